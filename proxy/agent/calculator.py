@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import math
 import operator
-import re
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -19,7 +18,6 @@ MOST_BITS = 4096
 
 Number = int | float
 
-_LETTERS = re.compile(r"[0-9a-z.+*/%(), -]*")
 _SPELLINGS = str.maketrans(
     {"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-", "（": "(", "）": ")", "，": ","}
 )
@@ -64,7 +62,6 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {
     "floor": math.floor, "ln": math.log, "log": math.log, "log10": math.log10, "log2": math.log2,
     "max": max, "min": min, "round": _round, "sin": math.sin, "sqrt": math.sqrt, "tan": math.tan,
 }  # fmt: skip
-_TWO = frozenset({"log", "max", "min", "round"})  # functions that accept two arguments
 _OPERATORS: dict[type[ast.AST], Callable[..., Number]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: _divided,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: _power,
@@ -77,17 +74,16 @@ def calculate(text: str) -> str:
     if len(text) > LONGEST:
         raise Wrong(f"the expression is too long: at most {LONGEST} characters are allowed")
     source = " ".join(text.split()).removesuffix("=").translate(_SPELLINGS).lower().strip()
-    known = _LETTERS.match(source)
-    if known is not None and known.end() < len(source):
-        raise Wrong(f"unexpected {source[known.end()]!r}")
     try:
         return _shown(_value(ast.parse(source, mode="eval").body, 1))
     except (SyntaxError, MemoryError, RecursionError):
         raise Wrong("the expression is invalid or incomplete") from None
     except ZeroDivisionError:
         raise Wrong("division by zero") from None
+    except Wrong:
+        raise
     except (OverflowError, ValueError, TypeError) as error:
-        raise error if isinstance(error, Wrong) else Wrong("the result is undefined") from None
+        raise Wrong(f"the result is undefined: {error}") from None
 
 
 def _value(node: ast.expr, depth: int) -> Number:
@@ -104,12 +100,7 @@ def _value(node: ast.expr, depth: int) -> Number:
             # A long sum is nested on its left, which needs no bracket and has no bound of its own.
             return _bounded(_OPERATORS[type(op)](_value(left, depth), _value(right, depth + 1)))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            values = [_value(value, depth + 1) for value in args]
-            if len(values) != 1 and name not in _TWO:
-                raise Wrong(f"{name} takes exactly one argument")
-            if len(values) == 1 and name in ("max", "min"):
-                return values[0]
-            return _bounded(_FUNCTIONS[name](*values))
+            return _bounded(_FUNCTIONS[name](*[_value(value, depth + 1) for value in args]))
         case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
             raise Wrong(f"unknown name {name!r}; available: {', '.join(sorted(_FUNCTIONS))}, pi, e")
     raise Wrong("the expression is invalid or incomplete")

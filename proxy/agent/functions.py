@@ -17,7 +17,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,13 +26,12 @@ from ..core.request import Tool
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children, serve
 
-# The interface of tools, and the configuration of MCP servers.
 log = logging.getLogger("slotproxy.tools")
+T = TypeVar("T", bound=Struct)
 
 # Names are inserted into prompts and grammars unescaped: no quotes or line breaks.
 NAME = re.compile(r"[\w./:@-]{1,128}")
 FAILED = -32603  # JSON-RPC's code of an internal error
-
 
 Reach = Literal["", "public", "any"]
 
@@ -81,12 +80,43 @@ class LocalTool(NamedTuple):
         return self.function(arguments, cancel)
 
 
+def local_tool(
+    name: str, description: str, kind: type[T], function: Callable[[T, Cancel], str]
+) -> LocalTool:
+    """A tool whose arguments are this struct."""
+
+    def call(given: Mapping[str, Any], cancel: Cancel) -> str:
+        return function(arguments(kind, given), cancel)
+
+    return LocalTool(Tool(name, description, schema_of(kind)), call)
+
+
+def schema_of(kind: type[Struct]) -> dict[str, Any]:
+    """The JSON schema of arguments."""
+    schema = msgspec.json.schema(kind)
+    own: dict[str, Any] = schema["$defs"].pop(kind.__name__)
+    own.pop("title", None)
+    return {**own, "$defs": schema["$defs"]} if schema["$defs"] else own
+
+
+def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Raises ToolError."""
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise ToolError(f"the arguments are invalid: {error}") from None
+
+
 class ChildTool(NamedTuple):
     """A tool that runs in a child process. `annotations` are what an MCP server says about it."""
 
     tool: Tool
     children: Children
     annotations: Mapping[str, Any] = {}
+
+    @property
+    def reads_only(self) -> bool:
+        return self.annotations.get("readOnlyHint") is True
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         question = {"call": self.tool.name, "arguments": arguments}
@@ -112,7 +142,7 @@ def functions(names: Sequence[str]) -> tuple[list[ChildTool], Children]:
     one cannot be imported."""
     children = Children(__name__, {"names": list(names)}, whole=True)
     listed = children.ask({}, Cancel(), PATIENCE)
-    tools = [Tool(d["name"], d["description"], d["parameters"]) for d in listed["tools"]]
+    tools = msgspec.convert(listed["tools"], list[Tool])
     return [ChildTool(tool, children) for tool in tools], children
 
 
@@ -128,13 +158,12 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
             return {"tools": [tool for tool, _, _ in known.values()]}
         _, function, form = known[question["call"]]
         try:
-            given = msgspec.convert(question["arguments"], form)
-        except msgspec.ValidationError as error:
-            return {"wrong": str(error)}
-        try:
+            given = arguments(form, question["arguments"])
             value = function(**msgspec.structs.asdict(given))
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             return {"text": text}
+        except ToolError as error:
+            return {"wrong": str(error)}
         except Exception as error:  # any exception is reported to the model
             return {"wrong": f"{type(error).__name__}: {error}"[:500]}
 
@@ -152,13 +181,8 @@ def described(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], 
         else:
             fields.append((parameter.name, kind, parameter.default))
     form = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
-    schema = msgspec.json.schema(form)
-    parameters = {**schema["$defs"].pop("Arguments"), "additionalProperties": False}
-    parameters.pop("title", None)
-    if schema["$defs"]:
-        parameters["$defs"] = schema["$defs"]
-    described = inspect.getdoc(function) or ""
-    return {"name": name, "description": described, "parameters": parameters}, function, form
+    tool = Tool(name, inspect.getdoc(function) or "", schema_of(form))
+    return msgspec.to_builtins(tool), function, form
 
 
 if __name__ == "__main__":

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from ..core.mcp import fitting, function_name, names_address
-from ..core.request import Tool
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, LocalTool, Reach, RunnableTool, Server, ToolError
+from .functions import ChildTool, Reach, RunnableTool, Server, ToolError, local_tool
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -40,10 +41,20 @@ class Toolbox:
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
-        clock_tool = LocalTool(
-            _TIME, lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z")
-        )
-        own = {CALCULATOR: LocalTool(_CALCULATOR, _calculate), TIME: clock_tool}
+        own = {
+            CALCULATOR: local_tool(
+                CALCULATOR,
+                "Evaluate an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
+                _Expression,
+                _calculate,
+            ),
+            TIME: local_tool(
+                TIME,
+                "Get the current date and time",
+                _Nothing,
+                lambda *_: now().astimezone().strftime("%A, %Y-%m-%d %H:%M:%S %z"),
+            ),
+        }
         self._own: dict[str, RunnableTool] = {name: own[name] for name in allowed if name in own}
         self._servers = {
             server.name: _Source(server.name, partial(_offers, server), clock)
@@ -80,11 +91,6 @@ class Toolbox:
         for name, source in self._servers.items():
             tools |= {function_name(name, tool.tool.name): tool for tool in source.tools()}
         return tools
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """Names of the MCP servers."""
-        return tuple(self._servers)
 
     def of_server(self, name: str) -> list[ChildTool]:
         """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
@@ -211,30 +217,18 @@ class Remote:
             self._children.close()
 
 
-def _calculate(arguments: Mapping[str, Any], cancel: Cancel) -> str:
-    text = arguments.get("expression")
-    if not isinstance(text, str):
-        raise ToolError("expression must be a string such as 2 * (3 + 4)")
+class _Expression(Struct, frozen=True, forbid_unknown_fields=True):
+    expression: Annotated[
+        str, Meta(max_length=200, description="the expression, such as 2 * (3 + 4)")
+    ]
+
+
+class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+def _calculate(given: _Expression, cancel: Cancel) -> str:
     try:
-        return calculator.calculate(text)
+        return calculator.calculate(given.expression)
     except calculator.Wrong as error:
         raise ToolError(str(error)) from None
-
-
-_CALCULATOR = Tool(
-    CALCULATOR,
-    "Evaluate an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
-    {
-        "type": "object",
-        "properties": {
-            "expression": {"type": "string", "description": "the expression", "maxLength": 200}
-        },
-        "required": ["expression"],
-        "additionalProperties": False,
-    },
-)
-_TIME = Tool(
-    TIME,
-    "Get the current date and time",
-    {"type": "object", "properties": {}, "additionalProperties": False},
-)

@@ -17,7 +17,7 @@ from ..core.fold import Completion, Said, Thought
 from ..core.request import Compaction, CompletionRequest, ToolCall
 from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
-from . import anthropic, responses
+from . import anthropic
 from .llamacpp import native
 from .ollama.dialects import chat as ollama_chat
 from .ollama.dialects import generate as ollama_generate
@@ -25,6 +25,8 @@ from .ollama.dialects import loaded
 from .openai import chat, completions
 from .openai.tools import LEGACY
 from .response_meta import ResponseMeta
+from .responses import answer as responses
+from .responses.request import parse as parse_response
 from .schema_fields import OBJECT, TEXT, Schema, object_of
 
 _KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number"} | {
@@ -60,9 +62,9 @@ _FULL = Completion(
 _UNLIKELY = structs.replace(_FULL, logprobs=(structs.replace(_TOKEN, top=()),))
 _SHORT = CompletionRequest()
 _LONG = CompletionRequest(logprobs=1, stop=("END",))
-_RESPONSE = responses.parse({"input": "Hi"})
+_RESPONSE = parse_response({"input": "Hi"})
 _TEXTS = "instructions previous_response_id user safety_identifier prompt_cache_key"
-_LONG_RESPONSE = responses.parse(
+_LONG_RESPONSE = parse_response(
     {
         **dict.fromkeys(_TEXTS.split(), "text"),
         **dict.fromkeys(("max_output_tokens", "max_tool_calls"), 1),

@@ -35,6 +35,11 @@ def table(fields: Fields) -> Table:
     return {name: field[1:] for name, field in fields.items() if isinstance(field, Field)}
 
 
+def read_all(body: Body, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The parsed values of all these fields: of absent ones, the default."""
+    return {field.key: field.read(body, name) for name, field in fields.items()}
+
+
 NULL: Schema = {"type": "null"}
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer"}

@@ -17,19 +17,16 @@ from .data_folder import DATABASE, INDEX, database_file, folder_of
 from .initialize import InitError, convert, write
 
 
-# ``slotproxy backup FILE`` and ``slotproxy restore FILE``: the data in SQLite, as one archive.
-#
-# A backup has what clients store: conversations, files, knowledge, responses, keys made at run
-# time, the ledger. It has neither the settings, nor the key file, nor saved slots, which are
-# caches.
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
-    """Write FILE. Returns what it contains. Raises BackupError."""
+    """Write FILE, an archive of what clients store: conversations, files, knowledge, responses,
+    keys made at run time, the ledger; without settings, the key file and saved slots. Returns what
+    it contains. Raises BackupError."""
     target = Path(file)
     if target.exists() and not force:
         raise BackupError(f"{target} exists: choose another name, or add --force")
     _refuse_postgres(settings, "pg_dump --format=custom --file=FILE URL")
     manifest = archive.write(target, _databases(settings), __version__)
-    return f"{target}: {_described(manifest)}, {_size(target.stat().st_size)} packed"
+    return f"{target}: {_described(manifest)}, {target.stat().st_size / 1e6:.1f} MB packed"
 
 
 def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) -> str:
@@ -64,15 +61,11 @@ def _refuse_postgres(settings: Settings, instead: str) -> None:
 
 def _described(manifest: Manifest) -> str:
     names = " and ".join(entry.name for entry in manifest.files)
-    return f"{names}, {_size(manifest.size)}, slotproxy {manifest.version}"
+    return f"{names}, {manifest.size / 1e6:.1f} MB, slotproxy {manifest.version}"
 
 
 def _when(manifest: Manifest) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.created))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
 
 
 def run(command: str, own: Namespace, settings: Settings) -> int:
@@ -81,26 +74,16 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
         from . import doctor
 
         return doctor.main(settings, print, as_json=own.json)
-    try:
-        if command == "backup":
-            print(write_backup(settings, own.file, force=own.force))
-        else:
-            print(restore_backup(settings, own.file, _agreement(own)))
-    except BackupError as error:
-        return _failed(error)
-    return 0
+    if command == "backup":
+        return _printed(lambda: write_backup(settings, own.file, force=own.force))
+    return _printed(lambda: restore_backup(settings, own.file, _agreement(own)))
 
 
 def init(own: Namespace, environ: Mapping[str, str]) -> int:
     """Write the first settings file; there need not be any settings before."""
-    try:
-        if own.source:
-            print(convert(own.source, own.file, _agreement(own), environ))
-        else:
-            print(write(own.file, _agreement(own), environ))
-    except InitError as error:
-        return _failed(error)
-    return 0
+    if own.source:
+        return _printed(lambda: convert(own.source, own.file, _agreement(own), environ))
+    return _printed(lambda: write(own.file, _agreement(own), environ))
 
 
 def _agreement(own: Namespace) -> Callable[[str], bool]:
@@ -114,6 +97,11 @@ def agree(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _failed(error: Exception) -> int:
-    print(f"slotproxy: {error}", file=sys.stderr)
-    return 1
+def _printed(work: Callable[[], str]) -> int:
+    """Print what a command says. Returns the exit code."""
+    try:
+        print(work())
+    except (BackupError, InitError) as error:
+        print(f"slotproxy: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import look
-from ..batches import BatchRunner
+from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
 from ..dialogue.events import Bounds
@@ -69,7 +70,6 @@ from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..web.shares import Shares
 from ..websearch.engines import Engine, Metasearch, WebSearch
-from ..websearch.engines import is_installed as ddgs_is_installed
 from ..websearch.fetch import fetch
 from . import discovery
 from .data_folder import SLOTS, folder_of
@@ -82,9 +82,9 @@ if TYPE_CHECKING:
     from ..oidc.service import SignIn
 
 
-# The keys of the settings: those of the file that have rights or limits, and changed files.
 def identities(settings: Settings) -> Mapping[str, Identity]:
-    """By the name of the key. Raises SettingsError with the line of a wrong option."""
+    """The keys of the file that have rights or limits, by name. Raises SettingsError with the line
+    of a wrong option."""
     return {key.name: _identity(key) for key in settings.keys if key.options}
 
 
@@ -143,24 +143,18 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
         from ..oidc.service import Mapped, SignIn, Wanted
     except ImportError:
         raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
+    oidc = settings.oidc
     client = Client(
-        issuer=settings.oidc.issuer,
-        id=settings.oidc.client_id,
-        secret=settings.oidc.client_secret,
-        scopes=settings.oidc.scopes,
+        issuer=oidc.issuer, id=oidc.client_id, secret=oidc.client_secret, scopes=oidc.scopes
     )
-    return SignIn(
-        Provider(client, fetch),
-        Mapped(
-            user=settings.oidc.user_claim,
-            teams=settings.oidc.team_claim,
-            admins=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.admins),
-            allowed=tuple(Wanted(*claim.split("=", 1)) for claim in settings.oidc.allow),
-        ),
-        accounts,
-        settings.oidc.name or urlsplit(settings.oidc.issuer).hostname or "",
-        settings.oidc.redirect_url,
+    mapped = Mapped(
+        user=oidc.user_claim,
+        teams=oidc.team_claim,
+        admins=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.admins),
+        allowed=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.allow),
     )
+    name = oidc.name or urlsplit(oidc.issuer).hostname or ""
+    return SignIn(Provider(client, fetch), mapped, accounts, name, oidc.redirect_url)
 
 
 log = logging.getLogger("slotproxy")
@@ -194,12 +188,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     # Workers that share a table share summaries and aliases too. They have no other secret in
     # common than these.
-    summaries = Summaries()
-    aliases = Aliases()
+    summaries, aliases = Summaries(), Aliases()
     if settings.state:
-        name = settings.state_name
-        summaries = SharedSummaries(settings.state, name)
-        aliases = Aliases([settings.state, name, *(key.secret for key in settings.keys)])
+        secrets = (key.secret for key in settings.keys)
+        summaries = SharedSummaries(settings.state, settings.state_name)
+        aliases = Aliases([settings.state, settings.state_name, *secrets])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
@@ -223,10 +216,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     layouts = Layouts(resources.dialogues())
     store = storage.responses()
-    # Whether there is no other key to share places with.
-    alone = not are_several(settings)
-    api_keys = storage.api_keys if settings.admins else None
-    key_cache = None if api_keys is None else KeyCache(api_keys)
+    alone = not are_several(settings)  # there is no other key to share places with
+    key_cache = accounts = None
+    if settings.admins and storage.api_keys and storage.users and storage.teams:
+        key_cache = KeyCache(storage.api_keys)
+        accounts = Accounts(storage.api_keys, storage.users, storage.teams, key_cache.follow)
     keys = Keys(
         ((key.name, key.secret) for key in settings.keys),
         settings.wrong_keys,
@@ -235,18 +229,15 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounded=identities(settings),
         hides=settings.hide_forbidden,
     )
-    accounts = None
-    if api_keys and key_cache and storage.users and storage.teams:
-        accounts = Accounts(api_keys, storage.users, storage.teams, key_cache.follow)
     ledger = None
     if storage.ledger is not None:
-        days = settings.ledger_days
-        ledger = LedgerWriter(storage.ledger, days=days, needs_key=lambda: keys.needed)
+        ledger = LedgerWriter(
+            storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
+        )
     observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
-    batches = storage.batches
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
-    if batches is not None:
+    if storage.batches is not None:
 
         def room(endpoint: str, name: str) -> int | None:
             """How many lines of batches may be under way."""
@@ -255,7 +246,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             chosen = local if local is not None and local.makes(name) else embeds
             return chosen.idle_slots(name)
 
-        batch_runner = BatchRunner(batches, room, longest=settings.max_body)
+        batch_runner = BatchRunner(storage.batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
     writers = Shares(pages.answers.MOST, alone=alone)
     services = Services(
@@ -288,7 +279,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         knowledge=storage.knowledge,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
-        batches=batches,
+        batches=storage.batches,
         batch_runner=batch_runner,
         aliases=aliases,
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
@@ -296,13 +287,17 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger=ledger,
     )
     watch = KeyWatch(keys, observer)
-    life.on_end(partial(observer.end_all, GatewayStopping))
-    life.on_end(partial(services.mcp_calls.end_all, GatewayStopping))
-    life.while_working(lambda: observer.running > 0)
+    life.on_end += [
+        partial(observer.end_all, GatewayStopping),
+        partial(services.mcp_calls.end_all, GatewayStopping),
+    ]
+    life.working += [
+        lambda: observer.running > 0,
+        lambda: jobs.taken > 0,
+        lambda: writers.taken > 0,
+    ]
+    life.on_leave.append(host.leave)
     life.on_close(Step.DATABASE, watch.close)
-    life.while_working(lambda: jobs.taken > 0)
-    life.while_working(lambda: writers.taken > 0)
-    life.on_leave(host.leave)
     life.on_close(Step.MODELS, host.close)
     life.on_close(Step.BACKENDS, registry.close)
     life.on_close(Step.DATABASE, storage.close)
@@ -310,7 +305,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         key_cache.on_finishing = observer.outlive
         life.on_close(Step.DATABASE, key_cache.close)
     if batch_runner is not None:
-        life.on_leave(batch_runner.leave)
+        life.on_leave.append(batch_runner.leave)
         life.on_close(Step.BATCHES, batch_runner.close)
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
@@ -338,7 +333,7 @@ def _dialogues(
         "brave": lambda: Engine("brave", key=settings.search.brave_key),
         "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
-    if "ddgs" in settings.search_engine and not ddgs_is_installed():
+    if "ddgs" in settings.search_engine and find_spec("ddgs") is None:
         raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
     web = None
     if settings.search_engine:
@@ -351,9 +346,8 @@ def _dialogues(
         known.update(functions.installed())
     for name in settings.tools:
         if name not in known:
-            raise SettingsError(
-                f"--tools: unknown tool {name!r}; available: {', '.join(sorted(known))}"
-            )
+            names = ", ".join(sorted(known))
+            raise SettingsError(f"--tools: unknown tool {name!r}; available: {names}")
     toolbox = Toolbox(settings.tools, servers, clock=time.monotonic, now=datetime.now)
     life.on_close(Step.TOOLS, toolbox.close)
     return Dialogues(
@@ -363,12 +357,7 @@ def _dialogues(
         toolbox,
         tools=settings.tools,
         remotes=Remotes(settings.mcp_url),
-        bounds=Bounds(
-            settings.agent.rounds,
-            settings.agent.timeout,
-            settings.agent.tokens,
-            settings.agent.tool_timeout,
-        ),
+        bounds=Bounds(*msgspec.structs.astuple(settings.agent)),
         interval=fixed.PING,
         preset=partial(own_request, host, gateway),
     )
@@ -378,7 +367,7 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     """The configured backends. If none was named, the default addresses where a server listens, or
     otherwise the bundled model."""
     configs = tuple(
-        msgspec.structs.replace(
+        replace(
             config,
             chat_mode=config.chat_mode or settings.chat_mode,
             on_overflow=config.on_overflow or settings.on_overflow,
@@ -432,13 +421,9 @@ def _scheduler(
     settings: Settings, life: Life, purpose: str, *, groups: bool = False, disk: int = 0
 ) -> Scheduler:
     """A local scheduler, or one that shares its table. Raises SettingsError."""
-    options: dict[str, Any] = {
-        "max_queue": settings.max_queue,
-        "queue_timeout": settings.queue_timeout,
-        "wait_for_backend": settings.wait_for_backend,
-        "groups": groups,
-        "disk": disk,
-    }
+    names = ("max_queue", "queue_timeout", "wait_for_backend")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    options |= {"groups": groups, "disk": disk}
     if not settings.state:
         return LocalScheduler(time.monotonic, **options)
     try:
@@ -454,9 +439,21 @@ def _scheduler(
 
 
 def _driver(settings: Settings, config: BackendConfig) -> Driver:
-    """Raises SettingsError for a ChatGLM model that cannot run here."""
+    """Raises SettingsError for an invalid ChatGLM model file, or if chatglm_cpp is not
+    installed."""
     if config.file:
-        return _chatglm(settings, config)
+        if why := missing(config.file):
+            raise SettingsError(f"--chatglm-model: {config.file}: {why}")
+        chatglm = settings.chatglm
+        return ChatGLM(
+            config.file,
+            InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
+            eager=chatglm.load == "start",
+            idle=chatglm.unload,
+            n_ctx=config.ctx_size,
+            timeout=settings.timeout,
+            tick=fixed.PING,
+        )
     key, options = config.api_key or "", _server_options(settings)
     if config.kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
@@ -480,11 +477,8 @@ def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer
 
 def _server_options(settings: Settings) -> dict[str, Any]:
     """The options of every driver for a server with a URL."""
-    return {
-        "timeout": settings.timeout,
-        "connect_timeout": fixed.CONNECT_TIMEOUT,
-        "tick": fixed.PING,
-    }
+    connect = fixed.CONNECT_TIMEOUT
+    return {"timeout": settings.timeout, "connect_timeout": connect, "tick": fixed.PING}
 
 
 def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> ModelHost:
@@ -523,34 +517,16 @@ def _local_embedder(settings: Settings, life: Life) -> Embedder | None:
     """The local embedding model, if the settings want it. Each worker has one."""
     if settings.embedding_api or not settings.local_embeddings or not is_installed():
         return None
-    alone = msgspec.structs.replace(settings, state="")
     driver = LocalEmbeddings(unload=fixed.UNLOAD_EMBEDDINGS)
-    return _embedder_on(alone, life, [Backend("local", "", driver)], "local")
+    return _embedder_on(replace(settings, state=""), life, [Backend("local", "", driver)], "local")
 
 
 def _embedder_on(settings: Settings, life: Life, servers: Sequence[Backend], name: str) -> Embedder:
     """`name` is that of the queue in a shared state."""
     # Without waiting for one that is down: searches continue with keywords, ingestion retries.
-    impatient = msgspec.structs.replace(settings, wait_for_backend=0.0)
-    scheduler = _scheduler(impatient, life, f":{name}")
+    scheduler = _scheduler(replace(settings, wait_for_backend=0.0), life, f":{name}")
     interval, deadline = settings.health_interval, fixed.HEALTH_DEADLINE
     registry = Registry(servers, scheduler, interval=interval, deadline=deadline)
     registry.start()
     life.on_close(Step.BACKENDS, registry.close)
     return Embedder(registry, scheduler)
-
-
-def _chatglm(settings: Settings, config: BackendConfig) -> Driver:
-    """Raises SettingsError for an invalid model file, or if chatglm_cpp is not installed."""
-    if why := missing(config.file):
-        raise SettingsError(f"--chatglm-model: {config.file}: {why}")
-    in_thread = settings.chatglm.isolation == "thread"
-    return ChatGLM(
-        config.file,
-        InThread if in_thread else partial(start, settings.chatglm.threads),
-        eager=settings.chatglm.load == "start",
-        idle=settings.chatglm.unload,
-        n_ctx=config.ctx_size,
-        timeout=settings.timeout,
-        tick=fixed.PING,
-    )

@@ -65,6 +65,11 @@ class Server(Struct, frozen=True):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def described(self) -> str:
+        names = ", ".join(self.models[:3]) + (" …" if len(self.models) > 3 else "")
+        return f"{self.title} ({names})" if names else self.title
+
 
 class Files(Struct, frozen=True):
     """The first GGUF models below a usual `folder`, by name, with the flags of llama-server for
@@ -163,18 +168,16 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> Files:
     models: dict[str, tuple[str, ...]] = {}
-    deepest = 0
-    for inner, depth in _folders(folder):
-        if len(models) >= ENOUGH:
-            break
-        for name, flags in of_files(inner):
+    for path, inner, _ in os.walk(folder):
+        depth = len(Path(path).relative_to(folder).parts)
+        visible = (name for name in inner if not name.startswith("."))
+        inner[:] = sorted(visible) if depth < DEEP and len(models) < ENOUGH else []
+        for name, flags in of_files(Path(path)):
             skipped = name in models or len(name) > MAX_NAME
             if not skipped and _can_be_written(name, *flags) and _is_gguf(flags):
                 models[name] = flags
-                deepest = max(deepest, depth)
-    flat = bool(models) and deepest <= 1
     try:  # --models-dir refuses a folder with an odd name in it
-        flat = flat and bool(of_folder(str(folder), "llama-server", 0.0))
+        flat = len(of_folder(str(folder), "llama-server", 0.0)) == len(models)
     except ValueError:
         flat = False
     return Files(folder, models, flat)
@@ -183,16 +186,6 @@ def _files(folder: Path) -> Files:
 def _can_be_written(*texts: str) -> bool:
     """Whether a settings file may have these: as text, and without macros."""
     return all(text.isprintable() and "${" not in text for text in texts)
-
-
-def _folders(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A folder and those in it, with their depth. What cannot be read is left out."""
-    for path, inner, _ in os.walk(folder):
-        depth = len(Path(path).relative_to(folder).parts)
-        inner[:] = (
-            sorted(name for name in inner if not name.startswith(".")) if depth < DEEP else []
-        )
-        yield Path(path), depth
 
 
 def _is_gguf(flags: Sequence[str]) -> bool:

@@ -52,14 +52,14 @@ SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
 FEW_FILES = 1024  # open files; each client and each answer takes one
 
-# Published faults of llama.cpp's builds that matter to an operator, with the build that has the
-# correction, from https://github.com/ggml-org/llama.cpp/security/advisories.
-FAULTS = (
-    (5662, "CVE-2025-49847", "a crafted model file overwrites memory"),
-    (5721, "CVE-2025-52566", "a crafted text overwrites memory"),
-    (8146, "CVE-2026-27940", "a crafted model file overwrites memory"),
-    (8911, "CVE-2026-21869", "a negative n_discard overwrites memory"),
-)
+# Published faults of llama.cpp by which texts or model files overwrite memory, with the build that
+# has the correction, from https://github.com/ggml-org/llama.cpp/security/advisories.
+FAULTS = {
+    "CVE-2025-49847": 5662,
+    "CVE-2025-52566": 5721,
+    "CVE-2026-27940": 8146,
+    "CVE-2026-21869": 8911,
+}
 
 
 class Finding(Struct, frozen=True):
@@ -91,7 +91,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield advice("settings", warning)
     yield from _backends(settings)
     yield from _vectors(settings)
-    yield from access(settings)
+    yield access(settings)
     yield from storage(settings)
     files = raise_limit()
     if files >= FEW_FILES:
@@ -155,9 +155,11 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
         doubtful = not (caps.queues or caps.n_ctx or caps.dialect == ROUTER)
         if isinstance(driver, LlamaCpp) and doubtful and _kind(config.url) != "llamacpp":
             raise UpstreamFault("the backend is not a llama.cpp server")
+    except UpstreamFault as error:
+        kind = _kind(config.url) if isinstance(driver, LlamaCpp) else ""
+        yield lost_backend(about, str(error), kind)
     except GatewayError as error:
-        other = isinstance(driver, LlamaCpp) and isinstance(error, UpstreamFault)
-        yield lost_backend(about, str(error), _kind(config.url) if other else "")
+        yield lost_backend(about, str(error))
     else:
         yield from reached_backend(config, caps, settings)
     finally:
@@ -181,25 +183,17 @@ def reached_backend(
     yield ok(about, f"{kind}, {model}, {count}{size}")
     # llama-server's `build_info`, such as "b6097-9515c613"; builds without git have b1.
     build = re.match(r"b(\d{1,6})-", caps.build)
-    number = int(build[1]) if build else 0
-    faults = [fault for fault in FAULTS if 1 < number < fault[0]]
+    faults = [name for name, corrected in FAULTS.items() if build and 1 < int(build[1]) < corrected]
     if faults:
-        names = ", ".join(name for _, name, _ in faults)
-        effects = "; ".join(dict.fromkeys(effect for *_, effect in faults))
-        remedy = f"update llama.cpp to b{max(fixed for fixed, *_ in faults)} or later"
-        yield problem(about, f"build {caps.build} has {names}: {effects}", remedy)
+        text = f"build {caps.build} overwrites memory: {', '.join(faults)}"
+        yield problem(about, text, f"update llama.cpp to b{max(FAULTS.values())} or later")
     if not slots:
-        yield advice(
-            about,
-            "does not report its slots; slotproxy counts them when it starts",
-            "set `slots` to the server's -np if nothing else uses it",
-        )
+        text = "does not report its slots; slotproxy counts them when it starts"
+        yield advice(about, text, "set `slots` to the server's -np if nothing else uses it")
     if 0 < n_ctx < SMALL_CONTEXT and slots > 1:
-        yield advice(
-            about,
-            f"each slot has only {n_ctx} tokens: the server divides its context (-c) by -np",
-            f"start it with -c {2 * SMALL_CONTEXT * slots}, or a smaller -np",
-        )
+        text = f"each slot has only {n_ctx} tokens: the server divides its context (-c) by -np"
+        remedy = f"start it with -c {2 * SMALL_CONTEXT * slots}, or a smaller -np"
+        yield advice(about, text, remedy)
     if caps.native:
         return
     if settings.chat_template == "auto":
@@ -235,18 +229,14 @@ def _template(about: str, caps: Capabilities) -> Iterator[Finding]:
 def lost_backend(about: str, error: str, answers: str = "") -> Finding:
     """A backend that did not answer as one. `answers`: the kind of the server at its address (see
     `discovery`), "other" for a program that is none, "" if that is not known."""
-    remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
     if "API key" in error:
-        remedy = "set api_key in a [[backend]] of the configuration file"
-    elif answers in ("openai", "slotproxy"):
-        error = "is no server of llama.cpp, but has OpenAI's API"
-        remedy = (
-            'name it in a [[backend]] of the configuration file, with kind = "openai" and a url'
-            " that ends with /v1"
-        )
-    elif answers == "other":
+        return problem(about, error, "set api_key in a [[backend]] of the configuration file")
+    if answers in ("openai", "slotproxy"):
+        remedy = 'set kind = "openai" in its [[backend]], and a url that ends with /v1'
+        return problem(about, "is no server of llama.cpp, but has OpenAI's API", remedy)
+    if answers:
         error = "another program answers at its address, which is no model server"
-        remedy = "correct the address (--llama-api, or url of its [[backend]])"
+    remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
     return problem(about, error, remedy)
 
 
@@ -292,22 +282,14 @@ def _vectors(settings: Settings) -> Iterator[Finding]:
 # this machine
 
 
-def access(settings: Settings) -> Iterator[Finding]:
+def access(settings: Settings) -> Finding:
     count, where = len(settings.keys), f"{settings.host}:{settings.port}"
     if count:
-        yield ok("access", f"{where}, {'1 API key' if count == 1 else f'{count} API keys'}")
-    elif settings.host in LOOPBACK or settings.host.startswith("unix:"):
-        yield ok("access", f"{where}, this machine only")
-    else:
-        yield problem(
-            "access",
-            f"everybody who reaches {where} can use it without a key",
-            "set --api-key or --api-key-file, or listen on 127.0.0.1",
-        )
-    file = settings.api_key_file
-    if file and os.name != "nt" and Path(file).stat().st_mode & 0o077:
-        text = f"other users of this machine can read the keys in {file}"
-        yield problem("access", text, f"chmod 600 {file}")
+        return ok("access", f"{where}, {'1 API key' if count == 1 else f'{count} API keys'}")
+    if settings.host in LOOPBACK or settings.host.startswith("unix:"):
+        return ok("access", f"{where}, this machine only")
+    text = f"everybody who reaches {where} can use it without a key"
+    return problem("access", text, "set --api-key or --api-key-file, or listen on 127.0.0.1")
 
 
 def storage(settings: Settings) -> Iterator[Finding]:

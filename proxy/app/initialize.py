@@ -11,11 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jinja2 import Environment
 from msgspec import Struct
 from msgspec.structs import fields
 
 from ..config import PORT, Foreign, SettingsError, load, of_other_program
-from .discovery import Files, Found, Server, look
+from ..runtime.resources import templates
+from .discovery import Found, look
 
 LISTED = 20  # models that get a table of their own
 SHARE = 0.75  # of the machine's memory, for models that slotproxy starts
@@ -37,10 +39,7 @@ def write(
     target = _target(file, agree)
     found = find(environ, Path.home())
     _put(target, text(found, str(target)))
-    rows = [
-        ("server", f"{server.url}  {server.title} {', '.join(server.models[:3])}".rstrip())
-        for server in found.servers
-    ]
+    rows = [("server", f"{server.url}  {server.described}") for server in found.servers]
     rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in found.files]
     if found.llama_server:
         rows.append(("program", found.llama_server))
@@ -116,103 +115,46 @@ def _next(file: str, first: Sequence[str]) -> list[str]:
 # the file
 
 
-def _head(file: str) -> str:
-    return (
-        f"# Settings of slotproxy, written by `slotproxy init` on {time.strftime('%Y-%m-%d')}.\n"
-        f"#   check:  slotproxy doctor --config {file}\n"
-        f"#   start:  slotproxy --config {file}\n"
-        "# A line that begins with # has no effect. `slotproxy --help all` lists all settings.\n"
-    )
+def _rendered(file: str, **values: Any) -> str:
+    """The settings file of this name, from its template."""
+    source = (templates() / "settings.toml.jinja").read_text("utf-8")
+    rules = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    date = time.strftime("%Y-%m-%d")
+    return rules.from_string(source).render(file=file, date=date, value=_value, **values)
 
 
 def text(found: Found, file: str) -> str:
     """The settings for what was found, with comments. `file` is its name, for the commands in
     it."""
-    # --models-dir takes but one folder.
+    # --models-dir takes but one folder. A model that it does not find gets a table of its own.
     flat = [files for files in found.files if files.flat]
     folder = max(flat, key=lambda files: len(files.models), default=None)
-    openai = (server for server in found.servers if server.kind == "openai")
-    tables = [*map(_openai, openai), *_tables(found, folder)]
-    return "\n".join(
-        [_head(file), *_servers(found.servers), *_models(found, folder), _REST, *tables]
-    )
-
-
-def _servers(servers: Sequence[Server]) -> Iterator[str]:
-    ours = [server for server in servers if server.kind == "llamacpp"]
-    yield "# -- Servers of llama.cpp and PowerInfer: one address for each --"
-    yield from (f"# {_described(server)}" for server in ours)
-    urls = [server.url for server in ours] or ["http://127.0.0.1:8080"]
-    yield f"{'' if ours else '# '}llama_api = {_value(urls)}\n"
-
-
-def _described(server: Server) -> str:
-    names = ", ".join(server.models[:3]) + (" …" if len(server.models) > 3 else "")
-    return f"port {server.port}: {server.title}" + (f" ({names})" if names else "")
-
-
-def _models(found: Found, folder: Files | None) -> Iterator[str]:
-    yield "# -- Models that slotproxy starts itself, when a request names them --"
-    off = "" if found.llama_server and folder else "# "
-    if not found.llama_server:
-        yield "# llama-server is not on the PATH: name it, and remove the # of these lines."
-    if folder:
-        yield f"# {len(folder.models)} in this folder:"
-    yield f"{off}models_dir = {_value(str(folder.folder) if folder else '/path/to/gguf/files')}"
-    yield f"{off}llama_server = {_value(found.llama_server or '/path/to/llama-server')}"
-    yield "# What they may need together; idle ones give way to others."
-    yield f"{off}memory = {_value(f'{max(1, int(found.memory * SHARE / GIB))}GiB')}"
-    yield "# Idle seconds after which one is unloaded; 0: never."
-    yield "# models_ttl = 600\n"
-
-
-_REST = """\
-# -- Access --
-# The address 127.0.0.1 is for this machine alone. Before you open it to others (0.0.0.0), write
-# a file with a line `NAME KEY` for each person, and name it here.
-host = "127.0.0.1"
-port = 8081
-# api_key_file = "keys"
-# admins = ["ops"]            # names in that file
-# trusted_proxies = ["127.0.0.1"]  # with nginx or Caddy in front
-# metrics = true              # GET /metrics
-
-# -- Data: conversations, files, knowledge; needs slotproxy[knowledge] --
-# Knowledge is found by its words, and with slotproxy[embed] by its meaning too.
-# Without this line they are in your user's data folder.
-# data = "/var/lib/slotproxy"
-"""
-
-
-def _openai(server: Server) -> str:
-    return (
-        f"# {_described(server)}\n"
-        "[[backend]]\n"
-        'kind = "openai"\n'
-        f"url = {_value(server.url + '/v1')}\n"
-        "# model = …  only this one of its models\n"
-        "# slots = 4  requests that it gets at once\n"
-    )
-
-
-def _tables(found: Found, folder: Files | None) -> Iterator[str]:
-    """A [[model]] table for each model that --models-dir does not find."""
     others: dict[str, Sequence[str]] = {}
     for files in found.files:
         if files is not folder:
             others |= files.models
-    off = "" if found.llama_server else "# "
-    named = folder.models if folder else {}
-    for name in [name for name in others if name not in named][:LISTED]:
-        words = [found.llama_server or "llama-server", *others[name], "--host", "127.0.0.1"]
-        command = _value([*words, "--port", PORT])
-        yield f"{off}[[model]]\n{off}name = {_value(name)}\n{off}command = {command}\n"
+    program = found.llama_server
+    servers = [server for server in found.servers if server.kind == "llamacpp"]
+    return _rendered(
+        file,
+        servers=servers,
+        urls=[server.url for server in servers] or ["http://127.0.0.1:8080"],
+        openai=[server for server in found.servers if server.kind == "openai"],
+        program=program,
+        folder=folder,
+        memory=max(1, int(found.memory * SHARE / GIB)),
+        others=[
+            (name, [program or "llama-server", *flags, "--host", "127.0.0.1", "--port", PORT])
+            for name, flags in others.items()
+            if folder is None or name not in folder.models
+        ][:LISTED],
+    )
 
 
 def of_foreign(foreign: Foreign, source: str, file: str) -> str:
     """What a configuration file of another program says, as settings of ours: only what differs
     from a default. `source` is its name."""
-    lines = [_head(file), f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
+    lines = [f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
     values = dict(foreign.values)
     if foreign.models_max:
         values["models_max"] = foreign.models_max
@@ -221,7 +163,7 @@ def of_foreign(foreign: Foreign, source: str, file: str) -> str:
     for name, structs in tables.items():
         for struct in structs:
             lines += ["", f"[[{name}]]", *_fields(struct)]
-    return "\n".join([*lines, ""])
+    return _rendered(file, foreign="\n".join(lines))
 
 
 def _fields(struct: Struct) -> Iterator[str]:

@@ -52,51 +52,39 @@ class Step(enum.Enum):
 
 
 class Life:
+    """`on_leave` and `on_end` are called by `leave` and `end_requests`; they must not wait.
+    Requests are under way, or what they store is not written yet, while one of `working` is
+    true."""
+
     def __init__(self) -> None:
-        self._on_leave: list[Callable[[], object]] = []
-        self._on_end: list[Callable[[], object]] = []
-        self._working: list[Callable[[], bool]] = []
+        self.on_leave: list[Callable[[], object]] = []
+        self.on_end: list[Callable[[], object]] = []
+        self.working: list[Callable[[], bool]] = []
         self._on_close: defaultdict[Step, list[Callable[[], object]]] = defaultdict(list)
         self._left = self._closed = False
         self._lock = threading.Lock()
-
-    # for the composition
-
-    def on_leave(self, work: Callable[[], object]) -> None:
-        """Call this in `leave`. It must not wait."""
-        self._on_leave.append(work)
-
-    def on_end(self, work: Callable[[], object]) -> None:
-        """Call this in `end_requests`. It must not wait, and may be called again."""
-        self._on_end.append(work)
-
-    def while_working(self, working: Callable[[], bool]) -> None:
-        """Requests are under way, or what they store is not written yet, while this is true."""
-        self._working.append(working)
 
     def on_close(self, step: Step, close: Callable[[], object]) -> None:
         """Call this in a step of `close`; within a step, the last one added first."""
         self._on_close[step].insert(0, close)
 
-    # for the server
-
     @property
     def busy(self) -> bool:
         """Whether requests are under way."""
-        return any(working() for working in self._working)
+        return any(working() for working in self.working)
 
     def leave(self) -> None:
         """End what no request needs. Does not wait."""
         with self._lock:
             left, self._left = self._left, True
         if not left:
-            for work in self._on_leave:
+            for work in self.on_leave:
                 _tried("stopping", work)
 
     def end_requests(self) -> None:
         """End all running requests, and those that begin from now on, with an error that says
         so."""
-        for work in self._on_end:
+        for work in self.on_end:
             _tried("ending requests", work)
 
     def close(self, seconds: float = 30.0) -> None:
@@ -111,10 +99,10 @@ class Life:
         counted = min(end, time.monotonic() + ENDING)
         while self.busy and time.monotonic() < counted:
             time.sleep(LOOK)
+        models = self._begin(Step.MODELS)
         steps = [step for step in Step if step in self._on_close]
-        models = self._begin(Step.MODELS) if Step.MODELS in steps else None
         for number, step in enumerate(steps, start=1):
-            running = models if step is Step.MODELS and models else self._begin(step)
+            running = models if step is Step.MODELS else self._begin(step)
             # The models end meanwhile: nothing is kept back for them.
             reserved = sum(later.seconds for later in steps[number:] if later is not Step.MODELS)
             left = end - time.monotonic() - reserved
@@ -124,7 +112,7 @@ class Life:
 
     def _begin(self, step: Step) -> threading.Thread:
         def work() -> None:
-            for close in self._on_close[step]:
+            for close in self._on_close.get(step, ()):
                 _tried(f"closing {step.label}", close)
 
         thread = threading.Thread(target=work, name="stop", daemon=True)

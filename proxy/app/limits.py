@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from ..store.ledger import Ledger  # imports SQLAlchemy
 
 
-# Alerts about budgets: a line in the log, and a request to the webhook of the settings.
-#
-# The body has the fields of LiteLLM's budget webhooks:
-# https://docs.litellm.ai/docs/proxy/alerting
 TIMEOUT = 10.0  # seconds for the webhook
 MOST_WAITING = 1000  # alerts that wait for the webhook
 
@@ -36,28 +32,23 @@ log = logging.getLogger("slotproxy.limits")
 
 
 class BudgetAlerts:
-    """`webhook` is a URL, "" for none. It may contain a secret, so no message shows it. One thread
-    sends the alerts, one after the other; it starts with the first."""
+    """A line in the log for each alert, and a request to the `webhook`, a URL, "" for none. It may
+    contain a secret, so no message shows it. One thread sends the alerts, one after the other."""
 
     def __init__(self, webhook: str) -> None:
         self._webhook = webhook
         self._waiting: queue.Queue[Alert] = queue.Queue(MOST_WAITING)
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        if webhook:
+            threading.Thread(target=self._run, name="alerts", daemon=True).start()
 
     def __call__(self, alert: Alert) -> None:
-        """Log an alert and send it; never waits for the webhook."""
+        """Never waits for the webhook."""
         log.warning("%s", message_of(alert))
-        if not self._webhook:
-            return
-        try:
-            self._waiting.put_nowait(alert)
-        except queue.Full:
-            _failed("too many alerts wait for it, and this one is not sent")
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
-                self._thread.start()
+        if self._webhook:
+            try:
+                self._waiting.put_nowait(alert)
+            except queue.Full:
+                _failed("too many alerts wait for it, and this one is not sent")
 
     def _run(self) -> None:
         sending = Lasting("the webhook of budgets", no_pause)
@@ -92,6 +83,7 @@ def message_of(alert: Alert) -> str:
 
 
 def body_of(alert: Alert) -> dict[str, Any]:
+    """As LiteLLM's budget webhooks: https://docs.litellm.ai/docs/proxy/alerting."""
     kind, _, name = alert.subject.partition(" ")
     return {
         "event": "budget_crossed" if alert.is_hard else "soft_budget_crossed",

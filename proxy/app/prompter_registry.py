@@ -4,6 +4,7 @@ the legacy format."""
 from __future__ import annotations
 
 import logging
+from functools import partial
 from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
@@ -35,17 +36,13 @@ def known_formats() -> tuple[CallFormat, ...]:
     installing such a package means trusting it with everything. Raises SettingsError."""
     installed = []
     for point in sorted(entry_points(group=FORMATS), key=attrgetter("name")):
+        name = f"the format {point.name} (entry point {FORMATS})"
         try:
             form = point.load()
         except Exception as error:  # a package is a program: any exception is its error
-            raise SettingsError(
-                f"the format {point.name} (entry point {FORMATS}) cannot be loaded: {error}"
-            ) from error
+            raise SettingsError(f"{name} cannot be loaded: {error}") from error
         if not isinstance(form, CallFormat):
-            raise SettingsError(
-                f"the format {point.name} (entry point {FORMATS}) is no CallFormat of"
-                " proxy.prompting.formats"
-            )
+            raise SettingsError(f"{name} is no CallFormat of proxy.prompting.formats")
         installed.append(form)
     return (*installed, *SPECIAL)
 
@@ -97,19 +94,17 @@ class Prompters:
         self, model: str, source: str, family: str, bos: str, eos: str, adds_bos: bool
     ) -> Prompter:
         form = self._form(source, family, model)
-        replaces = bool(source) and isinstance(form, LegacyFormat)
-        # Its probes render some twenty conversations.
-        made = run_in_native_thread(
-            lambda: Prompter(
-                form,
-                bos,
-                eos,
-                adds_bos=adds_bos,
-                replaces_backend_template=replaces,
-                breaks_users=self._breaks_users,
-                formats=self._formats,
-            )
+        make = partial(
+            Prompter,
+            form,
+            bos,
+            eos,
+            adds_bos=adds_bos,
+            replaces_backend_template=bool(source) and isinstance(form, LegacyFormat),
+            breaks_users=self._breaks_users,
+            formats=self._formats,
         )
+        made = run_in_native_thread(make)  # its probes render some twenty conversations
         while len(self._found) >= MAX_KEPT:
             self._found.pop(next(iter(self._found)), None)
         self._found[source, family, bos, eos, adds_bos] = made
@@ -123,13 +118,11 @@ class Prompters:
                 return run_in_native_thread(lambda: templates.compile(source, f"of {model}"))
             except TemplateError as error:
                 log.warning("the backend's chat template is invalid, using legacy: %s", error)
-        elif family:
-            log.info(
-                "no backend of %s reports a chat template: using %s, by its name", model, family
-            )
-            return _named(family, self._folder) or self._legacy
         elif self._auto:
-            log.info("no backend of %s reports a chat template: using legacy", model)
+            used = f"{family}, by its name" if family else "legacy"
+            log.info("no backend of %s reports a chat template: using %s", model, used)
+            if family:
+                return _named(family, self._folder) or self._legacy
         return self._legacy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from ..config import Settings, fixed
@@ -45,16 +45,17 @@ class Stores:
         ranker: Embedder | None,
         closing: ExitStack,
     ) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._embedder = embedder
-        self._ranker = ranker
-        self._closing = closing
+        self._settings, self._folder, self._closing = settings, folder, closing
+        self._embedder, self._ranker = embedder, ranker
         self._quota = Quota(fixed.QUOTA_FILES, fixed.QUOTA_DOCUMENTS, settings.quota_bytes)
         try:
             private_files.folder(folder, (*FILES, SLOTS))
             url = settings.database or f"sqlite:///{folder / DATABASE}"
-            database = self._database = _opened(url, closing)
+            database = self._database = Database(url)
+            with ExitStack() as opening:
+                opening.callback(database.close)
+                database.upgrade()
+                closing.push(opening.pop_all())
         except OSError as error:
             raise (outage(error) or error) from error
         self.responses = DatabaseResponses(database, fixed.STORED_RESPONSES)
@@ -84,7 +85,7 @@ class Stores:
         ingester = Ingester(self._rows, self._index, limits)
         ingester.start()
         self._closing.callback(ingester.close)
-        rank = self._rank if self._ranker else None
+        rank = partial(_rank, self._ranker) if self._ranker else None
         most = self._settings.max_document
         return Knowledge(self._rows, self._index, ingester.wake, most, rank)
 
@@ -98,27 +99,16 @@ class Stores:
             private_files.folder(self._folder, (*FILES, SLOTS))
             private_files.database(file)
         shelf = open_shelf(self._database.engine, file)
-        index = Index(shelf, self._embed if self._embedder else None)
+        index = Index(shelf, partial(_embed, self._embedder) if self._embedder else None)
         self._closing.callback(shelf.close)
         return index
 
-    def _embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        assert self._embedder is not None, "it is asked for only where there is one"
-        _, embedded = self._embedder.embed(model, list(texts), Cancel())
-        return [list(vector) for vector in embedded.vectors]
 
-    def _rank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        assert self._ranker is not None, "it is asked for only where there is one"
-        _, ranked = self._ranker.rerank("", query, texts, Cancel())
-        return ranked.scores
+def _embed(embedder: Embedder, model: str, texts: Sequence[str]) -> list[list[float]]:
+    _, embedded = embedder.embed(model, list(texts), Cancel())
+    return [list(vector) for vector in embedded.vectors]
 
 
-def _opened(url: str, closing: ExitStack) -> Database:
-    database = Database(url)
-    try:
-        database.upgrade()
-    except BaseException:
-        database.close()
-        raise
-    closing.callback(database.close)
-    return database
+def _rank(ranker: Embedder, query: str, texts: Sequence[str]) -> Sequence[float]:
+    _, ranked = ranker.rerank("", query, texts, Cancel())
+    return ranked.scores

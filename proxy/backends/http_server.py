@@ -78,7 +78,7 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         call = make(self._model)
         return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
 

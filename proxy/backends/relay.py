@@ -27,7 +27,7 @@ from ..core.usage import Timings
 from ..errors import Unsupported, UpstreamFault
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
-from ..prompting.profile.adapt import as_dicts
+from ..prompting.profile.adapt import as_texts
 from ..prompting.profile.verify import MAX_PROMPT
 from ..prompting.prompt import assistant_prefill, tool_dict
 from ..wire import openai_stream, servercpp
@@ -117,15 +117,7 @@ def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
 
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     """The messages for a server without tools, with `guide` in that of the system."""
-    media = any(message.media for message in request.messages)
-    messages = generic.rewrite(as_dicts(request.messages), guide)
-    if media:  # they stay with the text of their message, wherever that is now
-        parts = {m.content: [*map(_part, m.media)] for m in request.messages if m.media}
-        for message in messages:
-            more = parts.get(message["content"])
-            if more:
-                message["content"] = [{"type": "text", "text": message["content"]}, *more]
-    return messages
+    return [message_dict(message) for message in as_texts(request.messages, guide)]
 
 
 def message_dict(message: Message, *, parts: bool = False) -> dict[str, Any]:

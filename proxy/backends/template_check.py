@@ -35,7 +35,7 @@ def look(
     backend: Backend,
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
-    prompter of a model, `now` the time of day. For the thread that checks its health."""
+    prompter of a model, `now` the time of day."""
     caps = backend.caps
     if caps is None or not _renders(backend, caps):
         return
@@ -57,9 +57,7 @@ def look(
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     """Compare the prompts of a server with ours. An incomplete verdict lacks kinds that the server
-    did not render.
-
-    A probe that belongs to a kind already known to differ says nothing more."""
+    did not render. A probe of a kind that is known to differ says nothing more."""
     ours = run_in_native_thread(
         lambda: {
             kind.name: [verify.our_prompts(prompter, probe, now) for probe in kind.probes]
@@ -89,17 +87,14 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     return verify.verdict(outcomes, complete=True)
 
 
-def _task(probe: CompletionRequest) -> Task:
-    return Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
-
-
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
-    theirs = driver.server_prompt(_task(probe))
+    task = Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
+    theirs = driver.server_prompt(task)
     outcome = verify.compared(probe, ours, theirs)
     if outcome == "differs" and theirs is not None and assistant_prefill(probe):
         # Some servers cut the beginning of the model's turn for templates with an end token there.
         before = structs.replace(probe, messages=probe.messages[:-1])
-        question = driver.server_prompt(_task(before))
+        question = driver.server_prompt(structs.replace(task, request=before))
         if question is None or not theirs.startswith(question.rstrip()):
             return "refused"
     return outcome

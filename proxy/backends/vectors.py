@@ -25,7 +25,6 @@ from .refusals import check_cost
 T = TypeVar("T", bound=Struct)
 VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
 
-
 Ask = Callable[[str, object, Cancel], bytes]
 """(path, body, cancel) -> the answer. Raises the backend's refusal."""
 

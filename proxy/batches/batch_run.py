@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +25,17 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
-from ..errors import Cancelled, GatewayStopping, NoIdleSlot, NotFound, QuotaExceeded, Unauthorized
+from ..errors import (
+    Cancelled,
+    GatewayStopping,
+    NoIdleSlot,
+    NotFound,
+    QuotaExceeded,
+    StoreUnavailable,
+    Unauthorized,
+)
 from ..runtime.cancel import Cancel, client_left
+from ..runtime.lasting import Lasting
 from ..store.outage import retry_while_unavailable
 from ..store.records import UNCHECKED, RequestBatch, Result, Tokens, new_id
 from ..web.auth import BATCH, SIGNED_IN
@@ -33,7 +43,7 @@ from ..web.body import JSON
 from ..web.disconnect import CANCEL
 from ..web.observability import Record
 from ..web.observability import new_id as new_request_id
-from .input_file import Lines, RawLine, index
+from .input_file import Line, Lines, index
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from _typeshed.wsgi import StartResponse
@@ -42,17 +52,6 @@ if TYPE_CHECKING:  # it imports SQLAlchemy
 
 WSGI = Callable[[dict[str, Any], "StartResponse"], Iterable[bytes]]
 AGENT = "slotproxy-batch"
-
-
-class Asked(NamedTuple):
-    """A request to answer: the JSON `body` for the route `path`, with the key named `owner`, as
-    from the address `peer`."""
-
-    path: str
-    body: bytes
-    owner: str
-    peer: str
-    cancel: Cancel
 
 
 class Answered(NamedTuple):
@@ -68,38 +67,30 @@ class Answered(NamedTuple):
     has_effects: bool = False
 
 
-Ask = Callable[[Asked], Answered]
+Ask = Callable[[RequestBatch, bytes, Cancel], Answered]
+"""Answers a line of a batch, whose body is this JSON."""
 
 
 def asker(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
-    def ask(question: Asked) -> Answered:
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
         request_id = new_request_id()
         environ = create_environ(
-            prefix + question.path,
+            prefix + batch.endpoint,
             method="POST",
-            data=question.body,
+            data=body,
             content_type=JSON,
             headers={"X-Request-ID": request_id, "User-Agent": AGENT},
-            environ_base={"REMOTE_ADDR": question.peer},
-            environ_overrides={
-                SIGNED_IN: question.owner,
-                BATCH: True,
-                CANCEL: question.cancel,
-            },
+            environ_base={"REMOTE_ADDR": batch.peer},
+            environ_overrides={SIGNED_IN: batch.owner, BATCH: True, CANCEL: cancel},
         )
         record = Record.of(environ)
         parts, status, headers = run_wsgi_app(app, environ, buffered=True)
         after = headers.get("Retry-After", "")
-        return Answered(
-            int(status[:3]),
-            request_id,
-            b"".join(parts),
-            float(after) if after.isdecimal() else None,
-            record.info.outcome,
-            record.info.has_effects,
-        )
+        seconds = float(after) if after.isdecimal() else None
+        code, answer, info = int(status[:3]), b"".join(parts), record.info
+        return Answered(code, request_id, answer, seconds, info.outcome, info.has_effects)
 
     return ask
 
@@ -120,7 +111,7 @@ LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked aga
 AT_ONCE = 500  # results without an answer that are stored together
 
 
-Finished = tuple[int, RawLine, Answered | None]
+Finished = tuple[int, Line, Answered | None]
 """The number of a line, the line, and its answer; None for a defect."""
 
 
@@ -147,7 +138,6 @@ class BatchRun:
         room: Room,
         *,
         longest: int,
-        clock: Callable[[], float],
         over: threading.Event,
     ) -> None:
         self._store = store
@@ -155,12 +145,11 @@ class BatchRun:
         self._ask = ask
         self._room = room
         self._longest = longest
-        self._clock = clock
         self._over = over
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
-        self._next: tuple[int, RawLine] | None = None  # the first that waits, if it was read
+        self._next: tuple[int, Line] | None = None  # the first that waits, if it was read
         self._tries: Counter[int] = Counter()
         self._made_way: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
@@ -210,7 +199,7 @@ class BatchRun:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], self._clock())
+            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], time.time())
         return Lines(self._piece, self._store.piece_size, checked)
 
     def _piece(self, number: int) -> bytes | None:
@@ -220,7 +209,7 @@ class BatchRun:
 
     def _ask_all(self, lines: Lines) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
-        began = looked = self._clock()
+        began = looked = time.time()
         self._beat()
         makes_way = False
         while True:
@@ -239,7 +228,7 @@ class BatchRun:
                     return True
                 if makes_way:
                     return False
-            now = self._clock()
+            now = time.time()
             if not makes_way and now - looked > BEAT:
                 looked, seconds = now, now - began
                 others = partial(self._store.others_wait, unchecked=seconds <= TURN)
@@ -247,7 +236,7 @@ class BatchRun:
 
     def _ask_some(self, lines: Lines) -> None:
         while self._waiting and len(self._running) < MOST:
-            now = self._clock()
+            now = time.time()
             at, number = self._waiting[0]
             if now < max(at, self._pause):
                 return
@@ -260,15 +249,13 @@ class BatchRun:
             heappop(self._waiting)
             self._begin(number, line)
 
-    def _begin(self, number: int, line: RawLine) -> None:
+    def _begin(self, number: int, line: Line) -> None:
         cancel = self._running[number] = Cancel()
-        batch = self._batch
-        question = Asked(batch.endpoint, line.body, batch.owner, batch.peer, cancel)
 
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(question)
+                answered = self._ask(self._batch, line.body, cancel)
             finally:
                 self._finished.put((number, line, answered))
 
@@ -298,7 +285,7 @@ class BatchRun:
 
     def _is_final(self, number: int, answered: Answered) -> bool:
         """Whether an answer is the line's result. Otherwise it waits again."""
-        status, now = answered.status, self._clock()
+        status, now = answered.status, time.time()
         if answered.has_effects:
             return True
         if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
@@ -320,11 +307,11 @@ class BatchRun:
 
     def _check_time(self) -> None:
         self._beat()
-        if self._stop is None and self._clock() >= self._batch.times["expires"]:
+        if self._stop is None and time.time() >= self._batch.times["expires"]:
             self._stop = EXPIRED
 
     def _beat(self) -> None:
-        now = self._clock()
+        now = time.time()
         if now - self._beaten < BEAT:
             return
         status = self._store.beat(self._batch.id, now)
@@ -390,13 +377,13 @@ class BatchRun:
         self._close("failed", errors=[error.at(None)])
 
     def _write_files(self) -> None:
-        now = self._clock()
+        now = time.time()
         for failed in (False, True):
             self._store.write_file(self._batch, failed=failed, now=now)
 
     def _close(self, status: str, *also: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         """Record this status, and the time of it and of `also`."""
-        times = dict.fromkeys((status, *also), self._clock())
+        times = dict.fromkeys((status, *also), time.time())
         if not self._store.close(self._batch.id, status, times, errors):
             raise _lost()
 
@@ -412,3 +399,92 @@ def _error_of(answered: Answered) -> tuple[str, str]:
 
 def _lost() -> NotFound:
     return NotFound("the batch was deleted, or another process runs it")
+
+
+LOOK = 5.0  # seconds between two looks for batches that other processes left
+ENDING = 5.0  # seconds that the end of the process waits for the thread
+
+
+class BatchRunner:
+    """Runs batches in a thread: one at a time in this process, others in other processes. A batch
+    has its turn for `TURN` seconds if others wait. A line that was under way when a process was
+    killed is asked again: it has no result yet.
+
+    `wake` announces a new or cancelled batch; the first call starts the thread. `close` gives
+    the batch back, and the next process continues it."""
+
+    def __init__(
+        self,
+        store: RequestBatches,
+        room: Room,
+        longest: int,
+    ) -> None:
+        """`room` tells how many lines could be asked now; `longest`: bytes of a line."""
+        self._store = store
+        self._room = room
+        self._longest = longest
+        self._ask: Ask | None = None
+        self._woken = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def attach(self, ask: Ask) -> None:
+        """Set the function that answers lines."""
+        self._ask = ask
+
+    def wake(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._over.is_set():
+                self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+                self._thread.start()
+        self._woken.set()
+
+    def leave(self) -> None:
+        """End the lines under way, and give the batch back. Does not wait."""
+        self._over.set()
+        self._woken.set()
+
+    def close(self) -> None:
+        self.leave()
+        if self._thread is not None:
+            self._thread.join(timeout=ENDING)
+
+    def _run(self) -> None:
+        running = Lasting("running batches", lambda seconds: self._over.wait(seconds))
+        while not self._over.is_set():
+            running.turn(self._turn)
+
+    def _turn(self) -> None:
+        self._woken.clear()
+        try:
+            if self.run_one():
+                return
+            self._store.drop_results()
+        except StoreUnavailable:
+            pass  # try again later
+        self._woken.wait(LOOK)
+
+    def run_one(self) -> bool:
+        """Run the next batch until it is finished, has to make way, or the process ends. False if
+        there is none. Raises StoreUnavailable."""
+        assert self._ask is not None, "attached before the first request"
+        batch = self._store.claim(time.time())
+        if batch is None:
+            return False
+        run = BatchRun(
+            self._store,
+            batch,
+            self._ask,
+            self._room,
+            longest=self._longest,
+            over=self._over,
+        )
+        try:
+            with suppress(NotFound):  # deleted, or taken over by another process
+                run.run()
+        finally:
+            run.stop()
+            with suppress(StoreUnavailable):
+                self._store.release(batch.id, time.time())
+        return True

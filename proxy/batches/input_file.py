@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ..apis.batches import objects as batches
-from ..apis.batches.objects import Line, LineError
+from ..apis.batches.objects import LineError
 from ..runtime.blocking import run_in_native_thread
 from ..web.body import LARGE, costs_much
 
@@ -32,24 +32,18 @@ Piece = Callable[[int], bytes | None]
 _decode = msgspec.json.Decoder().decode
 
 
-class RawLine(Struct, frozen=True):
-    """A line that was valid when it was indexed. `body` is JSON; `model` is "" if it names none."""
+class Line(Struct, frozen=True):
+    """A valid line. `body` is JSON, as it was uploaded; `model` is "" if it names none."""
 
     custom_id: str
     model: str
     body: bytes
 
 
-class _Line(Struct, frozen=True):
-    custom_id: str
+class _Body(Struct, frozen=True):
     body: msgspec.Raw
 
 
-class _Body(Struct, frozen=True):
-    model: Any = None
-
-
-_decode_line = msgspec.json.Decoder(_Line).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
@@ -61,7 +55,7 @@ class Index:
         """`longest`: bytes that a line may have."""
         self.starts, self.sizes = array("Q"), array("L")
         self.errors: list[dict[str, Any]] = []
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._longest = longest
         self._models: set[str] = set()
         self._ids: set[bytes] = set()
@@ -107,7 +101,7 @@ class Index:
             if size > self._longest:
                 raise LineError("line_too_long", f"the line has more than {self._longest} bytes")
             if data.strip():
-                self._add(parse(data, self._endpoint), size)
+                self._add(parse(data, self.endpoint), size)
         except LineError as error:
             self.errors.append(error.at(self._line))
             self.full = len(self.errors) == batches.MOST_ERRORS
@@ -120,9 +114,8 @@ class Index:
             self.errors, self.full = [TOO_MANY.at(self._line)], True
             return
         self._ids.add(name)
-        model = line.body.get("model")
         if len(self._models) < 2:
-            self._models.add(model if type(model) is str else "")
+            self._models.add(line.model)
         self.starts.append(self._at - size)
         self.sizes.append(size)
 
@@ -135,14 +128,10 @@ def parse(data: bytes, endpoint: str) -> Line:
         value = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LineError("invalid_json_line", "the line is not valid JSON") from None
-    return batches.parse_line(value, endpoint)
-
-
-def _raw(data: bytes) -> RawLine:
-    line = _decode_line(data)
-    body = bytes(line.body)
-    model = _decode_body(body).model
-    return RawLine(line.custom_id, model if type(model) is str else "", body)
+    batches.check_line(value, endpoint)
+    model = value["body"].get("model")
+    body = bytes(_decode_body(data).body)
+    return Line(value["custom_id"], model if type(model) is str else "", body)
 
 
 def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]) -> Index:
@@ -169,28 +158,19 @@ class Lines:
         self.count = len(index.starts)
         self._held = -1, b""  # the piece that was read last
 
-    def read(self, number: int) -> RawLine:
+    def read(self, number: int) -> Line:
         """Raises LineError if the file is gone."""
         data = b"".join(self._parts(self._index.starts[number], self._index.sizes[number]))
-        read = partial(_raw, data)
-        try:
-            return read() if len(data) < LARGE else run_in_native_thread(read)
-        except msgspec.DecodeError:
-            raise GONE from None  # it was valid when it was indexed
+        read = partial(parse, data, self._index.endpoint)
+        return read() if len(data) < LARGE else run_in_native_thread(read)
 
     def _parts(self, start: int, left: int) -> Iterator[bytes]:
         while left:
             number, at = divmod(start, self._size)
-            part = self._read(number)[at : at + left]
+            if self._held[0] != number:
+                self._held = number, self._piece(number) or b""
+            part = self._held[1][at : at + left]
             if not part:
                 raise GONE
             yield part
             start, left = start + len(part), left - len(part)
-
-    def _read(self, number: int) -> bytes:
-        if self._held[0] != number:
-            data = self._piece(number)
-            if data is None:
-                raise GONE
-            self._held = number, data
-        return self._held[1]

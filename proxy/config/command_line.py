@@ -7,7 +7,6 @@ flags of the server too, so that they see the same settings.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -62,11 +61,7 @@ def _topics() -> dict[str, str]:
 
 
 def _overview() -> str:
-    groups = Counter(row.group for row in table())
-    topics = "".join(
-        f"  --help {word:<12} {group} ({groups[group]} settings)\n"
-        for word, group in _topics().items()
-    )
+    topics = "".join(f"  --help {word:<12} {group}\n" for word, group in _topics().items())
     return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
 
 
@@ -91,23 +86,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.ArgumentParser:
     """A parser of the settings that are `shown`; without an epilog, of one group."""
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100)
     made = _Parser(
         prog=PROG,
-        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
-        if epilog
-        else argparse.SUPPRESS,
-        description="A gateway in front of llama.cpp and PowerInfer servers and ChatGLM models."
-        if epilog
-        else None,
+        usage=argparse.SUPPRESS,
         epilog=epilog,
-        formatter_class=partial(
-            argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100
-        ),
+        formatter_class=form,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
     )
     if epilog:
+        made.usage = "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
+        made.description = "A gateway for llama.cpp and PowerInfer servers, and ChatGLM models."
         text = "this, the settings of one group, or all"
         made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
         made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
@@ -131,9 +122,8 @@ def _shown(row: SettingRow) -> str:
     """What --help shows for the value."""
     if get_origin(row.item) is Literal:
         return "|".join(get_args(row.item))
-    if row.check is forms.path:
-        return "FILE"
-    return {int: "N", float: "SECONDS"}.get(row.item, "TEXT")
+    kind = "FILE" if row.check is forms.path else "TEXT"
+    return {int: "N", float: "SECONDS"}.get(row.item, kind)
 
 
 def split(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -17,7 +17,7 @@ import yaml
 from msgspec import Struct, field, structs
 
 from . import forms, keys, macros, models
-from .models import LOOPBACK, PORT, PROTECTED, Foreign, ModelConfig
+from .models import LOOPBACK, PORT, PROTECTED, Foreign
 from .settings import BackendConfig
 
 MAX_SIZE = 524_288  # characters of a file
@@ -86,14 +86,13 @@ class _Peer(Struct, frozen=True, rename="camel"):
     api_key: Word = ""
 
 
-class _Together(Struct, frozen=True):
+class _Groups(Struct, frozen=True):
     groups: dict[str, _Group] = {}
-    matrix: Any = None
 
 
 class _Router(Struct, frozen=True):
     use: str = "group"
-    settings: _Together = _Together()
+    settings: _Groups = _Groups()
 
 
 class _Routing(Struct, frozen=True):
@@ -101,7 +100,7 @@ class _Routing(Struct, frozen=True):
     scheduler: dict[str, Any] = {}
 
 
-class _General(_Together, frozen=True, rename="camel"):
+class _General(_Groups, frozen=True, rename="camel"):
     api_keys: tuple[Word, ...] = ()
     global_ttl: float = field(default=0.0, name="globalTTL")
     health_check_timeout: float = 120.0
@@ -159,10 +158,7 @@ def _converted(table: object, kind: type[T]) -> T:
             return {str(key): pruned(item) for key, item in value.items() if item is not None}
         return [pruned(item) for item in value] if isinstance(value, list) else value
 
-    try:
-        return msgspec.convert(pruned(table), kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+    return msgspec.convert(pruned(table), kind)
 
 
 def _others(table: Mapping[str, Any], kind: type[Struct]) -> set[str]:
@@ -180,8 +176,7 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
     described = document.pop("models")
     filled = _filled(document, "", shared, environ)
     general = _converted(filled, _General)
-    lacking = _others(document, _General)
-    lacking -= _MEANINGLESS
+    lacking = _others(document, _General) - _MEANINGLESS
     tables = []
     for name, raw in described.items():
         try:
@@ -195,16 +190,21 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
             lacking.add(f"models.{str(name)[:100]} without {PORT} in cmd, and without proxy")
             continue
         tables.append(table)
-    lacking |= _preload(tables, general.hooks.get("on_startup", {}).get("preload", ()))
     for peer in (filled.get("peers") or {}).values():
         lacking |= {f"peers.*.{key}" for key in _others(peer, _Peer)}
     if general.routing.scheduler.get("settings"):
         lacking.add("routing.scheduler")
+    preload = {*map(str, general.hooks.get("on_startup", {}).get("preload", ()))}
+    for table in tables:
+        names = {table["name"], *table["aliases"]}
+        table["preload"] = bool(names & preload)
+        preload -= names
+    lacking |= {f"hooks.on_startup.preload of the unknown model {name[:100]!r}" for name in preload}
+    limit = _together(tables, general, lacking)
     try:
         hosted = models.checked(tables)
     except ValueError as error:
         raise ValueError(f"models: {error}") from None
-    hosted, limit, notes = _together(hosted, general)
     if general.log_level not in LEVELS:
         raise ValueError(f"logLevel: expected one of {', '.join(LEVELS)}")
     values: dict[str, Any] = {
@@ -213,6 +213,12 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
         "api_key": _keys(general.api_keys),
         "log_level": LEVELS[general.log_level] if document.get("logLevel") else "",
     }
+    notes = []
+    if limit:
+        count = "one model is" if limit == 1 else f"{limit} models are"
+        notes.append(
+            f"{count} loaded at once, as llama-swap does; set --memory, and what fits stays loaded"
+        )
     if lacking:
         notes.append(f"not supported and ignored: {', '.join(sorted(lacking))}")
     values = {name: value for name, value in values.items() if value}
@@ -294,51 +300,29 @@ def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
     return "llamacpp"
 
 
-def _preload(tables: Sequence[dict[str, Any]], names: Collection[Word]) -> set[str]:
-    """Mark the models to load at the start. Returns the names of unsupported parts."""
-    named = {alias: table for table in tables for alias in (table["name"], *table["aliases"])}
-    missing = set()
-    for name in map(str, names):
-        if name in named:
-            named[name]["preload"] = True
-        else:
-            missing.add(f"hooks.on_startup.preload of the unknown model {name[:100]!r}")
-    return missing
-
-
-def _together(
-    hosted: tuple[ModelConfig, ...], general: _General
-) -> tuple[tuple[ModelConfig, ...], int, list[str]]:
-    """The models, those of persistent groups pinned; how many may be loaded at once, 0 for any; and
-    notes. Without bounds of the operator's, never more models are loaded together than llama-swap
-    would: one beside the pinned ones, or all if its groups let all run together."""
-    groups, matrix, place = general.groups, general.matrix, ""
-    if router := general.routing.router:
-        place = "routing.router.settings."
-        uses_matrix = router.use == "matrix"
-        groups = {} if uses_matrix else router.settings.groups
-        matrix = router.settings.matrix if uses_matrix else None
-    advice = "set --memory, and what fits stays loaded"
-    if matrix:
-        return hosted, 1, [f"{place}matrix is not supported: one model is loaded at once; {advice}"]
+def _together(tables: Sequence[dict[str, Any]], general: _General, lacking: set[str]) -> int:
+    """How many models may be loaded at once, 0 for any; the tables of those in persistent groups
+    are marked to be pinned. Without bounds of the operator's, never more models are loaded together
+    than llama-swap would: one beside the pinned ones, or all if its groups let all run together."""
+    groups, router = general.groups, general.routing.router
+    if router is not None:
+        groups = router.settings.groups
+        if router.use == "matrix":
+            groups = {}
+            lacking.add("matrix")
     pinned: set[str] = set()
     free: set[str] = set()
     for group in groups.values():
-        members = map(str, group.members)
+        members = {*map(str, group.members)}
         if group.persistent:
-            pinned.update(map(str, group.members))
+            pinned |= members
         if not (group.swap or group.exclusive):
-            free.update(members)
-    every = {model.name for model in hosted}
-    hosted = tuple(structs.replace(m, pin=m.pin or m.name in pinned) for m in hosted)
-    if every <= free:
-        return hosted, 0, []
-    limit = 1 + len(pinned & every)
-    if not groups:
-        return hosted, limit, [f"one model is loaded at once, as llama-swap does; {advice}"]
-    beside = f" beside {limit - 1} of persistent groups" if limit > 1 else ""
-    note = f"{place}groups: one model is loaded at once{beside}, whatever the groups; {advice}"
-    return hosted, limit, [note]
+            free |= members
+    for table in tables:
+        table["pin"] = table["name"] in pinned
+    if all(table["name"] in free for table in tables):
+        return 0
+    return 1 + len([table for table in tables if table["pin"]])
 
 
 def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:

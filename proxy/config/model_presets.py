@@ -2,8 +2,7 @@
 
 Source of the format: "Model presets" in llama-server's README, August 2026. Each section is a
 model, its keys are flags of llama-server without dashes, or their environment variables. ``[*]``
-has the defaults of all sections. slotproxy starts the servers itself, so the flags that the router
-sets are left out.
+has the defaults of all sections.
 """
 
 from __future__ import annotations
@@ -83,7 +82,8 @@ def _table(
         if key in _OURS:
             continue
         if key in ("alias", "a"):
-            table["aliases"] = [one for part in value.split(",") if (one := part.strip()) != name]
+            aliases = map(str.strip, value.split(","))
+            table["aliases"] = [alias for alias in aliases if alias != name]
         elif key == "load-on-startup":
             table["preload"] = _switch(key, value)
         elif key == "stop-timeout":
@@ -108,8 +108,8 @@ def _flag(key: str, value: str) -> list[str]:
 
 
 def _dashed(key: str) -> str:
-    one = _ONE_DASH.fullmatch(key) and key not in _TWO_DASHES
-    return f"-{key}" if one else f"--{key}"
+    is_short = _ONE_DASH.fullmatch(key) and key not in _TWO_DASHES
+    return f"-{key}" if is_short else f"--{key}"
 
 
 def _switch(key: str, value: str) -> bool:

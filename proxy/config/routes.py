@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -11,31 +10,24 @@ from msgspec import Meta
 
 from ..core.task import Tier
 
-# ``[[price]]`` tables of the settings file: what tokens of models cost.
 MOST = 10**9
+_Amount = Annotated[float, Meta(ge=0, le=MOST)]
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a million tokens of a model cost; ``model`` may be a pattern with ``*``. Cached tokens
-    of a prompt cost as much as others unless ``cached`` says otherwise."""
+    """A ``[[price]]`` table of the file: what a million tokens of a model cost; ``model`` may be a
+    pattern with ``*``. Cached tokens of a prompt cost as much as others unless ``cached`` says
+    otherwise."""
 
     model: str = "*"
-    prompt: float = 0.0
-    cached: float | None = None
-    completion: float = 0.0
+    prompt: _Amount = 0.0
+    cached: _Amount | None = None
+    completion: _Amount = 0.0
 
 
 def prices(raw: Any) -> tuple[PriceConfig, ...]:
     """Raises ValueError."""
-    prices = msgspec.convert(raw, tuple[PriceConfig, ...])
-    for price in prices:
-        for name in ("prompt", "cached", "completion"):
-            amount = getattr(price, name)
-            if amount is not None and not (math.isfinite(amount) and 0 <= amount <= MOST):
-                raise ValueError(
-                    f"{name} of {price.model!r} must be between 0 and {MOST:g} for a million tokens"
-                )
-    return prices
+    return msgspec.convert(raw, tuple[PriceConfig, ...])
 
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -76,10 +68,7 @@ class Place(msgspec.Struct, frozen=True):
 
 def read(raw: Any) -> tuple[RouteConfig, ...]:
     """The routes of a file's `route` tables. Raises ValueError, which names the route."""
-    try:
-        routes = msgspec.convert(raw, tuple[RouteConfig, ...])
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+    routes = msgspec.convert(raw, tuple[RouteConfig, ...])
     models = [route.model for route in routes]
     seen: dict[str, str] = {}
     for route in routes:
@@ -106,14 +95,12 @@ def read(raw: Any) -> tuple[RouteConfig, ...]:
 def missing(routes: Iterable[RouteConfig], backends: Iterable[str]) -> str:
     """Why a route cannot be used with the backends of these names, "" if all can."""
     known = sorted(backends)
-    for route in routes:
-        for tier in route.tiers:
-            for name in tier.backends:
-                if name not in known:
-                    return (
-                        f"{route.model}: there is no backend named {name!r}; the names are"
-                        f" {', '.join(known)}"
-                    )
+    for name, place in places(routes).items():
+        if name not in known:
+            return (
+                f"{place.model}: there is no backend named {name!r}; the names are"
+                f" {', '.join(known)}"
+            )
     return ""
 
 

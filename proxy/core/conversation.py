@@ -64,7 +64,9 @@ def cuts(messages: Sequence[Message]) -> list[int]:
     """The places before which a conversation can be summed up: what remains begins with no tool
     result, and has the last message of the user, or the last calls of tools."""
     head = head_of(messages)
-    needed = (i for i, one in enumerate(messages) if one.role == "user" or one.tool_calls)
+    needed = (
+        i for i, message in enumerate(messages) if message.role == "user" or message.tool_calls
+    )
     last = max(needed, default=0)
     return [i for i in range(head + 1, last + 1) if messages[i].role != "tool"]
 
@@ -155,5 +157,4 @@ def plain(request: CompletionRequest) -> CompletionRequest:
 
 
 def _from(request: CompletionRequest, head: int, start: int) -> CompletionRequest:
-    kept = request.messages[:head] + request.messages[start:]
-    return structs.replace(request, messages=kept)
+    return structs.replace(request, messages=request.messages[:head] + request.messages[start:])

@@ -1,8 +1,9 @@
 """Requests and events of dialogues.
 
-    Sources? (Step | Sources | Reasoning | Text | Tick)* Done
+    Sources? (DialogueStep | Sources | ReasoningDelta | TextDelta | Tick)* Finished
 
-Errors are raised. Each search of an agent adds Sources of its own, numbered consecutively.
+Errors are raised. Each search of an agent adds Sources of its own, numbered consecutively. Finished
+has the usage of all rounds, and the timings of the last.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from ..core.decoding import decoded
-from ..core.events import FinishReason
+from ..core.events import Finished, ReasoningDelta, TextDelta
 from ..core.request import Message
-from ..core.usage import Timings, Usage
 from ..gateway import Info
 
 Kind = Literal["chat", "knowledge", "search", "agent"]
@@ -96,32 +96,11 @@ class DialogueStep(Struct, frozen=True):
     text: str = ""
 
 
-class Text(Struct, frozen=True):
-    """A piece of the answer."""
-
-    delta: str
-
-
-class Reasoning(Struct, frozen=True):
-    """A piece of the model's reasoning, separate from its answer."""
-
-    delta: str
-
-
 class Tick(Struct, frozen=True):
     """Nothing happened for a while; a stream may send a heartbeat or ignore it."""
 
 
-class DialogueDone(Struct, frozen=True):
-    """The answer is complete or was cut off by a limit. `usage` covers all rounds, `timings` the
-    last."""
-
-    usage: Usage
-    timings: Timings
-    finish_reason: FinishReason
-
-
-DialogueEvent = Sources | DialogueStep | Text | Reasoning | Tick | DialogueDone
+DialogueEvent = Sources | DialogueStep | TextDelta | ReasoningDelta | Tick | Finished
 
 
 def add(info: Info, completion: Info) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.functions import LocalTool, RunnableTool, ToolError
+from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.engines import WebResult, WebSearch
+from ..websearch.engines import WebSearch
 from .events import Citation, DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
@@ -101,10 +101,12 @@ def insert_documents(
 
 
 NONE_FOUND = "No results."
-T = TypeVar("T", bound=msgspec.Struct)
-LocalFunction = Callable[[Mapping[str, Any], Cancel], str]
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
+DESCRIPTIONS = {
+    KNOWLEDGE: "Search the documents of the knowledge bases",
+    WEB: "Search the web",
+}
 
 
 class Finder:
@@ -147,12 +149,11 @@ class Finder:
 
     def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
-        web = self.searched()
-        if cancel is None:
-            results = web.remembered(query, engine, count)
-        else:
-            results = web.search(query, engine, count, cancel=cancel)
-        return [_page(result) for result in results]
+        results = self.searched().search(query, engine, count, cancel=cancel)
+        return [
+            Citation(number=0, title=result.title, text=result.snippet, url=result.url)
+            for result in results
+        ]
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
         """The results of a search that an answer makes. In file searches the citation's document_id
@@ -194,17 +195,16 @@ class Finder:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
 
-        def call(find: Callable[[str, Cancel], list[Citation]]) -> LocalFunction:
-            def search(given: Mapping[str, Any], cancel: Cancel) -> str:
-                query = arguments(_Query, given).query
-                if not query.strip():
+        def tool(name: str, find: Callable[[str, Cancel], list[Citation]]) -> LocalTool:
+            def search(given: _Query, cancel: Cancel) -> str:
+                if not given.query.strip():
                     raise ToolError("query must be a search string")
-                cited, _ = numbers.add(find(query, cancel))
+                cited, _ = numbers.add(find(given.query, cancel))
                 if cited:
                     sources.append(Sources(cited))
                 return context(cited) or NONE_FOUND
 
-            return search
+            return local_tool(name, DESCRIPTIONS[name], _Query, search)
 
         def in_bases(query: str, cancel: Cancel) -> list[Citation]:
             return self.documents(
@@ -215,26 +215,25 @@ class Finder:
             return self.pages(query, request.engine, request.top_k, cancel)
 
         tools: dict[str, RunnableTool] = {}
+        bases: list[str] = []
         if KNOWLEDGE in allowed and self._knowledge is not None:
             bases = self.bases(request.owner, request.bases)
-            if bases:
-                tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _Query), call(in_bases))
+        if bases:
+            tools[KNOWLEDGE] = tool(KNOWLEDGE, in_bases)
         if WEB in allowed and self.web is not None:
-            tools[WEB] = LocalTool(_tool(WEB, _Query), call(on_web))
+            tools[WEB] = tool(WEB, on_web)
         return tools
 
     def published(self, owner: str) -> dict[str, RunnableTool]:
         """The searches that are configured, by name, for clients that call them without a model."""
 
-        def in_bases(given: Mapping[str, Any], cancel: Cancel) -> str:
+        def in_bases(query: _KnowledgeQuery, cancel: Cancel) -> str:
             """Raises NotFound for an unknown base, besides what tools raise."""
-            query = arguments(_KnowledgeQuery, given)
             bases = self.bases(owner, query.bases)
             hits = self.documents(owner, bases, query.query, query.count)
             return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
 
-        def on_web(given: Mapping[str, Any], cancel: Cancel) -> str:
-            query = arguments(_WebQuery, given)
+        def on_web(query: _WebQuery, cancel: Cancel) -> str:
             pages = self.pages(query.query, query.engine, query.count, cancel)
             cited, _ = CitationNumbers().add(pages)
             texts = [f"[{page.number}] {page.title}\n{page.url}\n{page.text}" for page in cited]
@@ -242,9 +241,11 @@ class Finder:
 
         tools: dict[str, RunnableTool] = {}
         if self._knowledge is not None:
-            tools[KNOWLEDGE] = LocalTool(_tool(KNOWLEDGE, _KnowledgeQuery), in_bases)
+            tools[KNOWLEDGE] = local_tool(
+                KNOWLEDGE, DESCRIPTIONS[KNOWLEDGE], _KnowledgeQuery, in_bases
+            )
         if self.web is not None:
-            tools[WEB] = LocalTool(_tool(WEB, _WebQuery), on_web)
+            tools[WEB] = local_tool(WEB, DESCRIPTIONS[WEB], _WebQuery, on_web)
         return tools
 
     def _known(self) -> Knowledge:
@@ -269,19 +270,8 @@ def _cited(hit: Hit) -> Citation:
     )
 
 
-def _page(result: WebResult) -> Citation:
-    return Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-
-
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, description="the search query")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=20, description="the number of results")]
-_Bases = Annotated[
-    list[str],
-    msgspec.Meta(max_length=32, description="names of knowledge bases; none: all of them"),
-]
-_Engine = Annotated[
-    str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
-]
 
 
 class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,35 +282,19 @@ class _Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _KnowledgeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-    bases: _Bases = []
+    bases: Annotated[
+        list[str],
+        msgspec.Meta(max_length=32, description="names of knowledge bases; none: all of them"),
+    ] = []
     count: _Count = 5
 
 
 class _WebQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: _Text
-    engine: _Engine = ""
+    engine: Annotated[
+        str, msgspec.Meta(max_length=40, description="the search engine; none: the first one")
+    ] = ""
     count: _Count = 5
-
-
-def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments."""
-    schema = msgspec.json.schema(kind)
-    own: dict[str, Any] = dict(schema["$defs"][kind.__name__])
-    own.pop("title", None)
-    return own
-
-
-def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
-    """Raises ToolError."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise ToolError(f"the arguments are invalid: {error}") from None
-
-
-def _tool(name: str, arguments: type[msgspec.Struct]) -> Tool:
-    where = "the web" if name == WEB else "the documents of the knowledge bases"
-    return Tool(name, f"Search {where}", schema_of(arguments))
 
 
 def offered(search: Search) -> Tool:

@@ -161,14 +161,14 @@ class Runner:
         """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
         yield [event]
         arguments = arguments_of(event.arguments)
-        code = 0
+        text, error, code = "", "", 0
         try:
             if tool is None:
                 raise ToolError(missing, FAILED)
             if arguments is None:
                 raise ToolError("the arguments must be a JSON object")
             call = partial(tool.call, arguments, seconds=seconds)
-            text = yield from self.aside(call, seconds)
+            text = _cut((yield from self.aside(call, seconds)), self.longest)
         except Cancelled:
             raise
         except ToolError as fault:
@@ -176,13 +176,9 @@ class Runner:
         except GatewayError as fault:
             error = fault.message
             code = TIMED_OUT if isinstance(fault, UpstreamTimeout) else FAILED
-        else:
-            text = _cut(text, self.longest)
-            yield [msgspec.structs.replace(event, over=True, output=text)]
-            return text
         error = _cut(error, self.longest)
-        yield [msgspec.structs.replace(event, over=True, error=error, code=code)]
-        return f"Error: {error}"
+        yield [msgspec.structs.replace(event, over=True, output=text, error=error, code=code)]
+        return f"Error: {error}" if error else text
 
 
 def _cut(text: str, longest: int) -> str:
@@ -273,7 +269,7 @@ class _Offer(NamedTuple):
     @property
     def asks(self) -> bool:
         """Whether the client must approve a call."""
-        return self.server.approval.asks(self.tool.tool.name, _read_only(self.tool))
+        return self.server.approval.asks(self.tool.tool.name, self.tool.reads_only)
 
 
 class ServerRunner(Runner):
@@ -348,15 +344,12 @@ class ServerRunner(Runner):
             remote.close()
 
     def _of(self, server: McpServer) -> list[ChildTool]:
+        work: Callable[[], list[ChildTool]] = partial(self._toolbox.of_server, server.label)
         if server.url:
             self._caller.may.check_tool(server.url)
             remote = self._remotes.open(server.label, server.url, server.headers)
             self._opened.append(remote)
-            return self._result(remote.tools)
-        return self._result(lambda: self._toolbox.of_server(server.label))
-
-    def _result(self, work: Callable[[], T]) -> T:
-        """The result of work that can be abandoned."""
+            work = remote.tools
         return result_of(run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event]))
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
@@ -365,7 +358,7 @@ class ServerRunner(Runner):
         fitting = [
             tool
             for tool in tools
-            if server.allowed.fits(tool.tool.name, _read_only(tool))
+            if server.allowed.fits(tool.tool.name, tool.reads_only)
             and NAME.fullmatch(server.function(tool.tool.name))
         ]
         if server.url:
@@ -391,18 +384,13 @@ class ServerRunner(Runner):
             )
             tool = offer.tool if offer else None
             results[approved.id] = yield from self.call_tool(event, tool, seconds)
-        messages = tuple(_with_result(message, results) for message in request.messages)
+        messages = tuple(
+            msgspec.structs.replace(message, content=results[message.tool_call_id])
+            if message.role == "tool" and message.tool_call_id in results
+            else message
+            for message in request.messages
+        )
         return msgspec.structs.replace(request, messages=messages)
-
-
-def _read_only(tool: ChildTool) -> bool:
-    return tool.annotations.get("readOnlyHint") is True
-
-
-def _with_result(message: Message, results: dict[str, str]) -> Message:
-    if message.role != "tool" or message.tool_call_id not in results:
-        return message
-    return msgspec.structs.replace(message, content=results[message.tool_call_id])
 
 
 class ToolAnswer:
@@ -500,7 +488,7 @@ class ToolAnswer:
 
     def _left(self) -> float:
         """Seconds until the answer has taken too long."""
-        return self._end - self._gateway.clock() if self._end < math.inf else math.inf
+        return self._end - self._gateway.clock()
 
     def _seconds(self) -> float:
         """What a call may take."""
@@ -546,8 +534,7 @@ class ToolAnswer:
                 if self._caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
                     self._caller.allowance.begin(self.info.model)
-                if request.approved:
-                    self._begin_call()
+                self._begin_call()
                 if not self._begun:
                     self._begun = True
                     yield [Started(), *listed]

@@ -22,13 +22,10 @@ from .events import (
     FOLDERS,
     Bounds,
     Citation,
-    DialogueDone,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,
-    Reasoning,
     Sources,
-    Text,
     Tick,
     add,
 )
@@ -37,11 +34,6 @@ from .loop import AgentRunner, Runner, SearchRunner, ServerRunner, ToolAnswer, r
 
 HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
-
-
-def unchanged(request: CompletionRequest) -> CompletionRequest:
-    """For models without a table."""
-    return request
 
 
 class Dialogues:
@@ -60,7 +52,7 @@ class Dialogues:
         remotes: Remotes | None = None,
         bounds: Bounds | None = None,
         interval: float = 15.0,
-        preset: Callable[[CompletionRequest], CompletionRequest] = unchanged,
+        preset: Callable[[CompletionRequest], CompletionRequest] = lambda request: request,
     ) -> None:
         self.gateway = gateway
         self.layouts = layouts
@@ -82,11 +74,6 @@ class Dialogues:
         """Names of the searches that an answer can make."""
         sources = {"web_search": self.finder.web, "file_search": self.finder.stores}
         return frozenset(name for name, source in sources.items() if source is not None)
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """Names of the MCP servers that requests may name."""
-        return self.toolbox.servers
 
     def published(self, owner: str, caller: Caller) -> dict[str, RunnableTool]:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
@@ -159,20 +146,13 @@ class Running:
         self._caller = caller
         self._finder = dialogues.finder.within(caller.may)
         self._events = self._run()
-        self._first: DialogueEvent | None = None
-
-    def prime(self) -> None:
-        """Waits for the first event, before the HTTP status is sent. Raises the dialogue's
-        error."""
-        self._first = next(self._events)
 
     def __iter__(self) -> Iterator[DialogueEvent]:
         return self
 
     def __next__(self) -> DialogueEvent:
-        first, self._first = self._first, None
         try:
-            return first if first is not None else next(self._events)
+            return next(self._events)
         except GatewayError as error:
             self.info.outcome = error.code or error.type
             raise
@@ -339,10 +319,10 @@ def dialogue_events(
                     case TextDelta(text=text) if text:
                         held += text
                         if streams or len(held) > hold:
-                            yield Text(held)
+                            yield TextDelta(held)
                             held, streams = "", True
-                    case ReasoningDelta(text=text):
-                        yield Reasoning(text)
+                    case ReasoningDelta():
+                        yield event
                     case ServerCall(over=False):
                         if held:
                             yield DialogueStep("thought", text=held)
@@ -355,9 +335,9 @@ def dialogue_events(
                         yield DialogueStep("observation", event.name, text=text)
                     case Finished():
                         if held:
-                            yield Text(held)
+                            yield TextDelta(held)
                         info.outcome = event.reason
-                        yield DialogueDone(event.usage, event.timings, event.reason)
+                        yield event
                     case Failed():
                         raise event.error
     finally:

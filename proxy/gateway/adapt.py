@@ -130,7 +130,7 @@ def _digest(*texts: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 
-_UNKNOWN = AnswerSyntax()
+UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
 NAMED = 4  # parts of a request in one warning
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
@@ -182,7 +182,7 @@ def adapt_to_backend(
             if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.messages and not task.backend_templates:
-            sampling["preserved_tokens"] = _preserved(syntax_of(task), task.call_format)
+            sampling["preserved_tokens"] = _preserved(task.syntax or UNKNOWN, task.call_format)
             if task.call_format is not None or task.thinks:
                 # There may be a second run, so the first, cut short, must have reported what was
                 # cached.
@@ -375,12 +375,6 @@ def form_of(task: Task) -> CallFormat | None:
     """The format in which the model writes calls, None without tools."""
     form: CallFormat | None = task.call_format
     return form
-
-
-def syntax_of(task: Task) -> AnswerSyntax:
-    """How the model writes its answer."""
-    syntax: AnswerSyntax | None = task.syntax
-    return syntax or _UNKNOWN
 
 
 def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGrammar:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import msgspec
 
@@ -36,11 +34,11 @@ from ..runtime.locks import native_lock
 from .admission import nothing
 from .attempt import Attempt
 from .bounded import BoundedAnswer
-from .context import ANYBODY, Caller, GatewayContext, Info
+from .context import ANYBODY, NO_USAGE, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
-_ALONE = nullcontext()  # in place of a lock, for a single choice
 AHEAD = 64  # batches that the choices may be ahead of a slow client
+_counting = native_lock()  # held for a few additions
 
 Choice = tuple[int, Batch]
 Compact = Callable[[list[Task], Info], Generator[Choice, None, tuple[list[Task], Compacted] | None]]
@@ -60,7 +58,6 @@ class Answer:
         "_choices",
         "_compacted",
         "_context",
-        "_counting",
         "_first",
         "_running",
         "info",
@@ -94,8 +91,6 @@ class Answer:
         self._began = context.clock()
         self._first: Choice | None = None
         self._bounded: BoundedAnswer | None = None
-        several = request.n > 1 or len(request.prompts) > 1
-        self._counting: AbstractContextManager[Any] = native_lock() if several else _ALONE
         loads = context.registry.unknown(model)
         # What is running now, to be closed: the preparation, or the choices.
         self._running: Generator[Choice, None, None] | None = None
@@ -150,7 +145,7 @@ class Answer:
         info = self.info
         try:
             if make_tasks is not None:
-                for note in self._context.registry.load(self.model, self._cancel, self._caller.key):
+                for note in self._context.registry.load(self.model, self._cancel):
                     info.loading = note
                     yield 0, []
                 info.loading = ""
@@ -235,11 +230,12 @@ class Answer:
         """Add up the counts of the choices. A prompt counts once, with the first choice that is
         made from it, as in the answer."""
         info = self.info
-        with self._counting:
-            info.longest = max(info.longest, usage.total)
+        with _counting:
+            info.longest = max(info.longest, usage.prompt + usage.completion)
             if number % self.request.n:
                 usage = msgspec.structs.replace(usage, prompt=0, cached=0)
-            info.usage += usage
+            # Mostly, this is all that the request uses.
+            info.usage = usage if info.usage is NO_USAGE else info.usage + usage
             info.choices += 1
             info.evaluating += times.prompt_ms / 1000
             info.writing += times.predicted_ms / 1000

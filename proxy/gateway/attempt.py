@@ -310,7 +310,7 @@ class Attempt:
                             self._info.loading = "" if out else slot.backend.driver.loading()
                         if out or not batch or generation.holds:
                             yield out
-                        if generation.stops:
+                        if generation.ended or generation.switch is not None:
                             break
                     out = self._on_run_over(batch)
                     if out:
@@ -321,7 +321,8 @@ class Attempt:
                     yield out
         finally:
             self._release()
-            self._enter(State.DONE)
+            if self.state is not State.DONE:
+                self._enter(State.DONE)
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
             self._reason = None
             if hasattr(self, "_generation"):  # there is none without a slot
@@ -434,8 +435,7 @@ class Attempt:
         slot, self._leased = self._leased, None
         self._released, self._run = self._run, None
         if slot is not None:
-            self._info.slot = slot.number
-            slot.release()
+            self._info.slot = slot.release()
             self.slot_seconds += self._context.clock() - self._leased_at
 
     @property
@@ -455,7 +455,7 @@ class Attempt:
         self._adapted = adapted = adapt_to_backend(
             task, slot.backend, slot.caps, self._cancel, resumes, key=self._caller.key
         )
-        self._next = first_run(adapted)
+        self._next = first_run(adapted) if adapted.thinks else adapted
         info.kinds = adapted.kinds
         limit = adapted.max_tokens or 0
         if resumes:
@@ -729,12 +729,16 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)
-    chain = partial(chain_of, text, boundaries, f"{model}\0{caller.group}")
+    salt = f"{model}\0{caller.group}"
+    if len(text) <= LARGE:
+        chain = chain_of(text, boundaries, salt)
+    else:
+        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt))
     return SlotRequest(
         model=model,
         ids=not isinstance(task.prompt, str),
         max_tokens=task.max_tokens,
-        chain=chain() if len(text) <= LARGE else run_in_native_thread(chain),
+        chain=chain,
         key=caller.key,
         group=caller.group,
         session=task.request.session,

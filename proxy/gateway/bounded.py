@@ -92,7 +92,7 @@ class BoundedAnswer:
         """What the answer may need. Without `cancel`, an upper bound, for which no backend is
         asked."""
         pool = self._context.registry.pool(self._model, self._barred)
-        n_ctx = max((one.n_ctx for one in pool), default=0)
+        n_ctx = max((backend.n_ctx for backend in pool), default=0)
         prompts = answers = 0
         known = True
         for task in self.tasks:
@@ -124,11 +124,11 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
 
 def _shortened(task: Task, most: int) -> Task:
     """The task with an answer of at most so many tokens."""
-    asked = task.max_tokens
-    if asked is not None and asked <= most:
+    limit = task.max_tokens
+    if limit is not None and limit <= most:
         return task
     request = task.request
-    if asked is not None:
+    if limit is not None:
         warning = f"max_tokens is {most}, the largest answer that this API key allows"
         request = msgspec.structs.replace(request, warnings=(*request.warnings, warning))
     return msgspec.structs.replace(task, max_tokens=most, request=request)

@@ -190,12 +190,14 @@ class _Work(Struct, frozen=True, kw_only=True):
         if not places:
             return 0
         half = max(0, self.limit // 2 - self.longest)
-        wanted = conversation.first_that_fits(request, places, lambda some: self.fits(some, half))
+        wanted = conversation.first_that_fits(
+            request, places, lambda shorter: self.fits(shorter, half)
+        )
         able = places[: places.index(wanted) + 1]
 
         def is_too_long(place: int) -> bool:
-            asked = self._asking(request, place, cut, summary)
-            return not self.fits(asked, self.n_ctx - self.longest)
+            summing = self._asking(request, place, cut, summary)
+            return not self.fits(summing, self.n_ctx - self.longest)
 
         count = bisect_left(able, True, key=is_too_long)
         return able[count - 1] if count else 0
@@ -205,10 +207,10 @@ class _Work(Struct, frozen=True, kw_only=True):
     ) -> Generator[Choice, None, str]:
         """What the model writes about the turns before the place, "" if that is nothing. A model
         that calls a tool, or only thinks, is asked again without tools and thoughts."""
-        asked = self._asking(request, place, cut, summary)
-        plainer = structs.replace(asked, tool_choice=ToolChoice("none"), reasoning_effort="none")
-        for one in (asked, plainer):
-            if text := (yield from self._written(one)):
+        summing = self._asking(request, place, cut, summary)
+        plainer = structs.replace(summing, tool_choice=ToolChoice("none"), reasoning_effort="none")
+        for attempt in (summing, plainer):
+            if text := (yield from self._written(attempt)):
                 return text[:MOST_TEXT]
         return ""
 
@@ -218,12 +220,12 @@ class _Work(Struct, frozen=True, kw_only=True):
         """The request for a summary of the turns before the place, of which those before the cut
         are summed up."""
         before = structs.replace(request, messages=request.messages[:place])
-        told = conversation.plain(self.without(before, cut, summary))
-        return conversation.asking(told, self.longest, self.instructions)
+        turns = conversation.plain(self.without(before, cut, summary))
+        return conversation.asking(turns, self.longest, self.instructions)
 
-    def _written(self, asked: CompletionRequest) -> Generator[Choice, None, str]:
+    def _written(self, request: CompletionRequest) -> Generator[Choice, None, str]:
         context, info = self.gateway.context, self.info
-        answer = self.gateway.answer(asked, self.cancel, self.caller)
+        answer = self.gateway.answer(request, self.cancel, self.caller)
         whole = Fold()
         ticked = context.clock()
         try:

@@ -75,6 +75,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 ANYBODY = Caller()
+NO_USAGE = Usage()
 
 
 class Info(Struct, kw_only=True):
@@ -117,7 +118,7 @@ class Info(Struct, kw_only=True):
     writing: float = 0.0
     slot_seconds: float = 0.0
     longest: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     outcome: str = ""
     has_effects: bool = False
     kinds: tuple[str, ...] = ()

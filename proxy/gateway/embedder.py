@@ -87,7 +87,7 @@ class Embedder:
         exclude = self._others(model, queues=True)
         results: dict[int, Embedded] = {}
 
-        def one(i: int, inner: Cancel) -> None:
+        def embed_part(i: int, inner: Cancel) -> None:
             def call(driver: Driver, caps: Capabilities, own: Cancel) -> Embedded:
                 return driver.embed(parts[i], caps, own)
 
@@ -98,10 +98,12 @@ class Embedder:
             results[i] = self._leased(want, call, inner, begun=bool(results), on_slot=on_slot)
 
         # There may never be several idle slots at once.
-        _side_by_side(one, len(parts), cancel, 1 if caller.idle else MOST)
+        _side_by_side(embed_part, len(parts), cancel, 1 if caller.idle else MOST)
         whole = [results[i] for i in range(len(parts))]
-        found = tuple(vector for part in whole for vector in part.vectors)
-        return name, Embedded(found, sum(part.tokens for part in whole))
+        return name, Embedded(
+            tuple(vector for part in whole for vector in part.vectors),
+            sum(part.tokens for part in whole),
+        )
 
     def makes(self, name: str) -> bool:
         """Whether this is the very name of one of its models."""

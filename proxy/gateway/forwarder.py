@@ -71,7 +71,7 @@ class Forwarder:
             registry.give_back(backend)
 
         try:
-            answer = backend.driver.forward(make, cancel, caller.key)
+            answer = backend.driver.forward(make, cancel)
         except BaseException as error:
             outcome = CUT
             if isinstance(error, UpstreamFault):

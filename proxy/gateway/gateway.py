@@ -32,13 +32,12 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
-from . import sent_prompt
 from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
 from .admission import idle_slots
 from .answer import AT_ONCE, Answer, Choice
 from .compaction import Compactor
 from .context import ANYBODY, Caller, GatewayContext, Info
-from .sent_prompt import rendered, with_sent_prompt
+from .sent_prompt import MEDIA, NO_MEDIA, check_media, rendered, with_sent_prompt
 from .shared_summaries import Summaries
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
@@ -87,7 +86,8 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel, caller.key)
             model, name = self.registry.answering(request.model)
-        caller.may.check_model(request.model, name, model)
+        if caller.may.rights:
+            caller.may.check_model(request.model, name, model)
         barred = caller.may.barred_tiers
         if barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
@@ -348,7 +348,9 @@ class Gateway:
             request = msgspec.structs.replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
-        kinds = sent_prompt.check(request.messages, self.context.generation.max_media)
+        kinds = NO_MEDIA
+        if any(map(MEDIA, request.messages)):
+            kinds = check_media(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)

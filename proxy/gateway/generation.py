@@ -29,13 +29,14 @@ from ..core.usage import Usage
 from ..errors import CharacterCut
 from ..prompting import constraints
 from ..prompting.formats import CallFormat
+from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
 from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..runtime.cancel import Cancel
-from .adapt import call_judges, form_of, syntax_of
+from .adapt import UNKNOWN, call_judges, form_of
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
@@ -77,7 +78,8 @@ class Generation:
     unchanged. `text_passes`: those of text alone do; other events of a backend that parses its
     answers itself may need a stage.
 
-    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. `retry`:
+    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. After
+    both, the rest of the current run is not needed. `retry`:
     the answer is to be written again, by `again`; then `wrong` is its text, if its form was
     described, and `fault` what was wrong."""
 
@@ -159,7 +161,7 @@ class Generation:
         task, request, settings = self._task, self._request, self._settings
         reasoning = request.reasoning_format or settings.reasoning
         parses = bool(request.messages) and (task.described or not self._native)
-        syntax = syntax_of(task)
+        syntax: AnswerSyntax = task.syntax or UNKNOWN
         if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
             self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
         reads_reasoning = self._calls is not None and self._calls.reads_reasoning
@@ -190,11 +192,6 @@ class Generation:
         works = self._thoughts or self._calls or self._rest
         if self._only_stages and not (works or self._native or self._thinking):
             self.idle = self.text_passes = True
-
-    @property
-    def stops(self) -> bool:
-        """Whether the rest of the current run is not needed."""
-        return self.switch is not None or self.ended
 
     @property
     def thought(self) -> bool:
@@ -253,7 +250,7 @@ class Generation:
                     constraints.calls_of(self._request, self._form, opened.frame_so_far),
                     opened.written,
                 )
-        return self._run_stages(batch)
+        return self._run_stages(batch) if self._rest or self._thinking else batch
 
     def _switch_behind(
         self, text: str, bound: constraints.Constraint, begun: str = ""

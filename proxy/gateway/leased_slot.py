@@ -43,12 +43,6 @@ class LeasedSlot:
         self._evaluated: object = None  # the prompt last evaluated in the slot under this lease
         self._calls = False  # the answer calls tools
 
-    @property
-    def number(self) -> int:
-        """The slot in use, as far as the backend has reported it."""
-        used = self._run.slot if self._run is not None else -1
-        return used if used >= 0 else self._lease.slot.id
-
     def prepare(self, cancel: Cancel) -> Iterator[None]:
         """Save what the slot holds and restore its new prompt, if the grant says so; yields at
         every tick while its server is loaded for that. If it fails, the prompt is evaluated
@@ -56,7 +50,7 @@ class LeasedSlot:
         lease, driver, clock = self._lease, self.backend.driver, self._context.clock
         if driver.status in ("unloaded", "loading"):
             try:
-                yield from driver.load(cancel, lease.want.key)
+                yield from driver.load(cancel)
             except Cancelled:
                 raise
             except GatewayError:
@@ -151,9 +145,11 @@ class LeasedSlot:
         """Record that the backend cannot serve this task, so that nothing was sent to it."""
         self._end, self._outcome = "unused", UNUSED
 
-    def release(self) -> None:
-        """Close the run and give the slot back."""
+    def release(self) -> int:
+        """Close the run and give the slot back. Returns the slot's number, as far as the backend
+        has reported it."""
         outcome = self._outcome
+        number = self._lease.slot.id
         if outcome.end != self._end:
             outcome = msgspec.structs.replace(outcome, end=self._end)
         try:
@@ -168,8 +164,10 @@ class LeasedSlot:
                         cached=usage.cached,
                         completion=usage.completion,
                     )
-                if run.slot >= 0 and run.slot != outcome.slot:
-                    outcome = msgspec.structs.replace(outcome, slot=run.slot)
+                if run.slot >= 0:
+                    number = run.slot
+                    if number != outcome.slot:
+                        outcome = msgspec.structs.replace(outcome, slot=number)
             if self._calls and self._end == "whole":
                 outcome = msgspec.structs.replace(outcome, calls=True)
             if self._context.scheduler.leaks(self._lease, outcome):
@@ -178,6 +176,7 @@ class LeasedSlot:
         finally:
             self._lease.release(outcome)
             self._context.registry.give_back(self.backend)
+        return number
 
     def _erase(self, outcome: Outcome) -> None:
         number = outcome.slot if outcome.slot >= 0 else self._lease.slot.id

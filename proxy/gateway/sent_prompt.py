@@ -34,6 +34,8 @@ AFTER_SLOW = 100  # renderings in a thread after a slow one
 # Longer conversations are always rendered in a thread:
 LONG = 256  # messages
 LARGE = 256 << 10  # characters
+_CONTENT = attrgetter("content")
+_CALLS = attrgetter("tool_calls")
 
 
 def rendered(
@@ -43,7 +45,11 @@ def rendered(
     if isinstance(prompter, Unrendered):
         return prompter.render(request, now)
 
-    is_long = _is_long(request)
+    messages = request.messages
+    size = sum(map(len, map(_CONTENT, messages)))
+    if any(map(_CALLS, messages)):
+        size += sum(len(call.arguments) for message in messages for call in message.tool_calls)
+    is_long = len(messages) >= LONG or size > LARGE
     in_thread = is_long or prompter.in_thread > 0
     # A thread also waits for others; on the event loop, only the system may interrupt. Asking for
     # the time of a thread takes as long as a tenth of a rendering.
@@ -64,29 +70,16 @@ def rendered(
     return run_in_native_thread(timed) if in_thread else timed()
 
 
-def _is_long(request: CompletionRequest) -> bool:
-    if len(request.messages) >= LONG:
-        return True
-    size = 0
-    for message in request.messages:
-        size += len(message.content)
-        for call in message.tool_calls:
-            size += len(call.arguments)
-    return size > LARGE
-
-
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
-NONE: frozenset[str] = frozenset()
-_MEDIA = attrgetter("media")
+NO_MEDIA: frozenset[str] = frozenset()
+MEDIA = attrgetter("media")
 
 
-def check(messages: Sequence[Message], limit: int) -> frozenset[str]:
+def check_media(messages: Sequence[Message], limit: int) -> frozenset[str]:
     """The kinds of media in the messages. Raises BadRequest for invalid media, or more than `limit`
     bytes."""
-    if not any(map(_MEDIA, messages)):
-        return NONE
     kinds: set[str] = set()
     for i, message in enumerate(messages):
         for media in message.media:

@@ -77,16 +77,16 @@ class SharedSummaries(Summaries):
     def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
         own = super().last(group, keys)
         first = max(0 if own is None else own[0] + 1, len(keys) - LOOKED_UP)
-        found = self._asked(lambda: self._last(group, keys, first)) if first < len(keys) else None
-        if found is None:
+        shared = self._asked(lambda: self._last(group, keys, first)) if first < len(keys) else None
+        if shared is None:
             return own
-        place, text = found
+        place, text = shared
         super().put(group, keys[place], text)
         return place, text
 
     def put(self, group: str, key: bytes, text: str) -> str:
-        found = self._asked(lambda: self._put(group, key, text))
-        return super().put(group, key, found or text)
+        shared = self._asked(lambda: self._put(group, key, text))
+        return super().put(group, key, shared or text)
 
     def _last(self, group: str, keys: Sequence[bytes], first: int) -> tuple[int, str] | None:
         names = [self._name(group, key) for key in keys]
@@ -101,11 +101,11 @@ class SharedSummaries(Summaries):
         name, names = self._name(group, key), self._name(group, b"names")
         if not self._redis.set(name, text.encode("utf-8", "replace"), nx=True, ex=LIFETIME):
             return _text(self._redis.get(name)) or text
-        with self._redis.pipeline(transaction=False) as asked:
-            asked.zadd(names, {name: self._clock()})
-            asked.expire(names, LIFETIME)
-            asked.zrange(names, 0, -MOST_SHARED - 1)
-            surplus = asked.execute()[-1]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zadd(names, {name: self._clock()})
+            pipeline.expire(names, LIFETIME)
+            pipeline.zrange(names, 0, -MOST_SHARED - 1)
+            surplus = pipeline.execute()[-1]
         if surplus:
             self._redis.delete(*surplus)
             self._redis.zrem(names, *surplus)

@@ -1,10 +1,10 @@
 """GBNF grammars: parsing, checking, rendering, matching, and compiling from JSON schemas. Pure."""
 
-from .check import check
+from .check import Matcher, check, matches
 from .document import SchemaError, UnsupportedSchema
-from .match import Matcher, matches
+from .gbnf import render
 from .regex import PatternError
-from .render import choice_grammar, pattern_grammar, render
+from .rules import choice_grammar, pattern_grammar
 from .schema import schema_to_grammar
 from .values import NEW, OLD, Grammar, GrammarError, GrammarLimits
 

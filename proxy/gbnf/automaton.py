@@ -7,7 +7,7 @@ one derivation, and a server never meets a dead end, since every state can reach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from typing import TypeVar
@@ -73,23 +73,6 @@ Regex = Chars | Concat | Either | Times
 
 NOTHING = Concat(())
 ANY_TEXT = Times(Chars(charset.ANY), 0, None)
-
-
-def text(value: str) -> Regex:
-    """Exactly this text."""
-    return Concat(tuple(Chars(charset.of(char)) for char in value))
-
-
-def concat(*parts: Regex) -> Regex:
-    return Concat(parts)
-
-
-def either(parts: Iterable[Regex]) -> Regex:
-    return Either(tuple(parts))
-
-
-def optional(part: Regex) -> Regex:
-    return Times(part, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +151,12 @@ def texts(values: Iterable[str]) -> Automaton:
         ends.add(at)
     if not ends:
         return EMPTY
-    spend(5 * len(tree))
-    same = [0] * len(tree)
-    known: dict[object, int] = {}
-    rows: dict[int, tuple[tuple[Charset, int], ...]] = {}
-    for node in range(len(tree) - 1, -1, -1):  # children have higher numbers
-        leads: dict[int, list[str]] = {}
-        for char, following in tree[node].items():
-            leads.setdefault(same[following], []).append(char)
-        row = tuple(sorted((charset.of("".join(chars)), to) for to, chars in leads.items()))
-        same[node] = known.setdefault((node in ends, row), node)
-        rows.setdefault(same[node], row)
-    if len(rows) > MAX_LISTED:
+    spend(len(tree))
+    rows = [{to: charset.of(char) for char, to in row.items()} for row in tree]
+    found = _tidy(rows, ends)
+    if len(found.transitions) > MAX_LISTED:
         raise TooManyStatesError
-    return _numbered(same[0], rows, {same[node] for node in ends})
+    return found
 
 
 @lru_cache(maxsize=2000)
@@ -393,7 +368,7 @@ def _explore(
     following: Callable[[S], Iterable[tuple[Charset, S]]],
     accepts: Callable[[S], bool],
 ) -> Automaton:
-    """Numbers the states reachable from `start`, removes dead states and merges equal ones."""
+    """The automaton of the states that `start` leads to."""
     numbers = {start: 0}
     states = [start]
     transitions: list[dict[int, Charset]] = []
@@ -414,9 +389,10 @@ def _explore(
 
 
 def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automaton:
+    """Removes states that lead nowhere, and merges those that behave alike."""
     sources: list[list[int]] = [[] for _ in transitions]
-    for state, found in enumerate(transitions):
-        for target in found:
+    for state, row in enumerate(transitions):
+        for target in row:
             sources[target].append(state)
     alive = set(accepting)
     todo = list(alive)
@@ -450,34 +426,22 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
             first = known.setdefault(key, state)
             if first != state:
                 # The start state keeps its number.
-                kept, gone = (state, first) if state == 0 else (first, state)
-                same[gone] = kept
-                known[key] = kept
+                stays, goes = (state, first) if state == 0 else (first, state)
+                same[goes] = known[key] = stays
                 changed = True
         if not changed:
             break
-    rows = {
-        state: [(chars, target) for target, chars in transitions[state].items()] for state in alive
-    }
-    return _numbered(0, rows, accepting)
-
-
-def _numbered(
-    start: int, rows: Mapping[int, Sequence[tuple[Charset, int]]], accepting: Set[int]
-) -> Automaton:
-    """The automaton of the states that `start` leads to, numbered from 0 in the order they are
-    reached."""
+    # States are numbered in the order they are reached.
     order: dict[int, int] = {}
-    todo = [start]
-    for state in todo:
+    rows = []
+    reached = [0]
+    for state in reached:
         if state not in order:
             order[state] = len(order)
-            todo += [target for _, target in rows[state]]
+            rows.append(sorted((chars, to) for to, chars in transitions[state].items()))
+            reached += [target for _, target in rows[-1]]
     return Automaton(
-        tuple(
-            tuple(sorted((chars, order[target]) for chars, target in rows[state]))
-            for state in order
-        ),
+        tuple(tuple((chars, order[target]) for chars, target in row) for row in rows),
         frozenset(order[state] for state in order if state in accepting),
     )
 

@@ -1,6 +1,10 @@
 """Reads what a set of schemas requires of one value: types, listed values, a range, lengths,
 languages and members, which each keyword narrows.
 
+Every name of an object's members belongs to one region: each declared name is one of its own, and
+the rest of all names is split by patternProperties into regular languages, so that the same schemas
+hold for all names of a region.
+
 Keywords follow JSON Schema 2020-12, plus older spellings still in use (`items` as a list,
 `additionalItems`, boolean `exclusiveMinimum`, `definitions`) and OpenAPI's `nullable`. Unknown
 keywords are ignored, as the standard requires.
@@ -32,38 +36,41 @@ from .json_types import (
 )
 from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
-from .objects import Arrays, ObjectReader, Objects, least, read_arrays, tree_size
 from .regex import PatternError, automaton_of
 from .rules import MAX_REPEAT
 from .work_budget import spend
 
 MEANT_BY = {
-    "string": ("minLength", "maxLength", "pattern", "format"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    "object": (
-        "properties",
-        "required",
-        "additionalProperties",
-        "patternProperties",
-        "propertyNames",
-        *("dependencies", "dependentRequired", "dependentSchemas"),
-        "minProperties",
-        "maxProperties",
-    ),
-    "array": (
-        "items",
-        "prefixItems",
-        "additionalItems",
-        "minItems",
-        "maxItems",
-        "contains",
-        "uniqueItems",
-    ),
+    "string": "minLength maxLength pattern format".split(),
+    "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split(),
+    "object": "properties required additionalProperties patternProperties propertyNames"
+    " dependencies dependentRequired dependentSchemas minProperties maxProperties".split(),
+    "array": "items prefixItems additionalItems minItems maxItems contains uniqueItems".split(),
 }
 """The keywords of each type; they imply the type if a schema names none."""
 
 MAX_PATTERN_STATES = 100_000
 """Maximum automaton states of all patterns of a schema; they are built before its size is known."""
+
+MAX_REGIONS = 60
+"""Maximum regions of undeclared names: each pattern may split every region in two."""
+
+MAX_TREE = 64
+"""Maximum characters of the tree of declared names that undeclared ones avoid exactly. The trees of
+a document have together `MAX_TREES`, with at least `MIN_TREE` each."""
+
+MAX_TREES = 1_000
+MIN_TREE = 8
+
+_OF_NAMES = (Atom.SOME, Atom.SOME_MATCHING, Atom.SOME_NAME)
+
+MAX_VARIANTS = 100
+"""Maximum variants of an object that must have some member of a kind."""
+
+MAX_DISTINCT = 6
+"""Maximum values of unique items that may come in any order, each at most once: a state of such an
+array is the set of values that are used up. Longer lists of values come in the order of the list,
+so that a state is only the last value used."""
 
 # Unsupported keywords, with the values that have no effect.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -72,6 +79,60 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "$dynamicRef": (),
     "$recursiveRef": (),
 }
+
+
+@dataclass(frozen=True)
+class Region:
+    """Undeclared names, and the schemas of their values."""
+
+    names: Automaton
+    nodes: Nodes
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Constraints on objects. A declared name without schemas (None) must not occur. `last` are
+    regions of which one member each must come after all others."""
+
+    members: dict[str, Nodes | None] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    regions: tuple[Region, ...] = (Region(rx.EVERYTHING, ()),)
+    last: tuple[Region, ...] = ()
+    low: int = 0
+    high: int | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The members of which one schema speaks: by name, by pattern, and all others."""
+
+    listed: dict[str, Node]
+    patterns: list[tuple[Automaton, Node]]
+    others: Node | None
+
+    def of(self, name: str) -> list[Node]:
+        """The schemas of a member, without that of all others."""
+        found = [inside for language, inside in self.patterns if language.accepts(name)]
+        if name in self.listed:
+            found.append(self.listed[name])
+        return found
+
+
+@dataclass
+class Arrays:
+    """Constraints on arrays: schemas by position, and of all further items (None: there must be
+    none). `contains` are schemas that between two numbers of items must satisfy; `distinct` says
+    that no two items may be equal."""
+
+    places: list[Nodes] = field(default_factory=list)
+    rest: Nodes | None = ()
+    low: int = 0
+    high: int | None = None
+    contains: list[tuple[Node, int, int | None]] = field(default_factory=list)
+    distinct: bool = False
+
+    def at(self, place: int) -> Nodes | None:
+        return self.places[place] if place < len(self.places) else self.rest
 
 
 @dataclass(kw_only=True)
@@ -135,8 +196,9 @@ class ConstraintReader:
         self.gaps = gaps
         self.closed = closed
         self.implied = implied
-        tree = tree_size(expander.document.objects)
-        self.objects = ObjectReader(gaps, self.texts, closed, tree, rough)
+        self.rough = rough
+        # The size of a tree of declared names that undeclared ones avoid.
+        self.tree = max(MIN_TREE, min(MAX_TREE, MAX_TREES // max(expander.document.objects, 1)))
         self._states = 0
 
     def texts(self, nodes: Nodes) -> Automaton:
@@ -165,10 +227,10 @@ class ConstraintReader:
         if "object" in merged.types:
             counts = [self._counts(node, "Properties") for node in nodes]
             high = reduce(least, (high for _, high in counts), None)
-            whole = self.objects.read(nodes, max((low for low, _ in counts), default=0), high)
-            merged.objects = self.objects.variants(nodes, whole)
+            whole = self._object(nodes, max((low for low, _ in counts), default=0), high)
+            merged.objects = self._variants(nodes, whole)
         if "array" in merged.types:
-            merged.arrays = read_arrays(nodes, self._counts, self.closed)
+            merged.arrays = self._array(nodes)
         return merged
 
     def types(self, nodes: Nodes) -> frozenset[str]:
@@ -319,3 +381,213 @@ class ConstraintReader:
             low = 0
         # Fewer than allowed are as valid.
         return low, None if high is None else min(high, MAX_REPEAT)
+
+    # Objects
+
+    def _object(self, nodes: Nodes, low: int, high: int | None) -> Objects:
+        """The object that satisfies the nodes and has `low` to `high` members."""
+        parts = [self._part(node) for node in nodes]
+        spend(2 * len(nodes) * sum(len(part.listed) for part in parts))
+        required = self._required(nodes)
+        names = dict.fromkeys(name for part in parts for name in part.listed)
+        names |= dict.fromkeys(required)
+        allowed = [
+            self._allowed(node)
+            for node in nodes
+            if node.schema.get("propertyNames", True) not in (True, {})
+        ]
+        sealed = all(part.others is None for part in parts) and _seals(nodes)
+        members: dict[str, Nodes | None] = {}
+        for name in names:
+            schemas: list[Node | None] = []
+            evaluated = not sealed
+            for part in parts:
+                found = part.of(name)
+                evaluated = evaluated or bool(found)
+                schemas += found or [part.others]
+            held = evaluated and all(language.accepts(name) for language in allowed)
+            members[name] = joined(schemas) if held else None
+        regions = self._regions(nodes, parts, tuple(names), allowed, low)
+        return Objects(members, frozenset(required), regions, (), low, high)
+
+    def _variants(self, nodes: Nodes, read: Objects) -> list[Objects]:
+        """The object in all forms that have a member as `not additionalProperties` and the like
+        ask for."""
+        found = [read]
+        for node in nodes:
+            for wanted, inside in self._wanted(node):
+                found = [one for each in found for one in _having(each, wanted, inside)]
+                if len(found) > MAX_VARIANTS:
+                    self.gaps.report("not", node, f"more than {MAX_VARIANTS} forms of an object")
+                    return [read]
+        return found
+
+    def _wanted(self, node: Node) -> Iterator[tuple[Automaton, Nodes]]:
+        schema = node.schema
+        if Atom.SOME in schema:
+            names, patterns = schema[Atom.SOME]
+            languages = [self._pattern_of_names(pattern, node) for pattern in patterns]
+            known = [language for language in languages if language is not None]
+            outside = rx.all_but(tuple(names), MAX_TREE)
+            for language in known:
+                outside = rx.difference(outside, language)
+            yield outside, (node.child("schema"),)
+        if Atom.SOME_MATCHING in schema:
+            matching = self._pattern_of_names(schema[Atom.SOME_MATCHING], node)
+            if matching is not None:
+                yield matching, (node.child("schema"),)
+        if Atom.SOME_NAME in schema:
+            yield self.texts((schema[Atom.SOME_NAME],)), ()
+
+    def _required(self, nodes: Nodes) -> list[str]:
+        found: dict[str, None] = {}
+        for node in nodes:
+            required = node.schema.get("required", ())
+            if isinstance(required, bool):  # draft 3, on the member itself
+                continue
+            is_list = isinstance(required, list | tuple)
+            if not is_list or not all(isinstance(name, str) for name in required):
+                node.fail("'required' must be a list of names")
+            spend(len(required) * len(nodes))
+            found |= dict.fromkeys(required)
+        return list(found)
+
+    def _part(self, node: Node) -> _Part:
+        patterns = []
+        for pattern, inside in node.named("patternProperties").items():
+            language = self._pattern_of_names(pattern, node)
+            if language is not None:
+                patterns.append((language, inside))
+        has_others = "additionalProperties" in node.schema
+        others = node.child("additionalProperties") if has_others else None
+        return _Part(node.named("properties"), patterns, others)
+
+    def _pattern_of_names(self, pattern: str, node: Node) -> Automaton | None:
+        try:
+            return automaton_of(pattern)
+        except PatternError as error:
+            if not error.unsupported:
+                node.fail(f"the pattern {pattern!r} is not a valid expression: {error}")
+            self.gaps.report("patternProperties", node, str(error))
+        except TooManyStatesError:
+            self.gaps.report("patternProperties", node, "its patterns need too many rules")
+        return None
+
+    def _allowed(self, node: Node) -> Automaton:
+        try:
+            return self.texts((node.child("propertyNames"),))
+        except TooManyStatesError:
+            self.gaps.report("propertyNames", node, "it needs too many rules")
+            return rx.EVERYTHING
+
+    def _regions(
+        self,
+        nodes: Nodes,
+        parts: list[_Part],
+        names: tuple[str, ...],
+        allowed: list[Automaton],
+        low: int,
+    ) -> tuple[Region, ...]:
+        """The undeclared names. Each region remembers whose patterns match it."""
+        others: list[Node | None] = [part.others for part in parts if part.others is not None]
+        patterns = any(part.patterns for part in parts)
+        lists = any({"properties", "patternProperties"} & node.schema.keys() for node in nodes)
+        is_closed = _seals(nodes) or (self.closed and lists and low <= len(names))
+        closed = not others and is_closed
+        held = None if closed else joined(others)
+        if self.rough and not any(word in node.schema for node in nodes for word in _OF_NAMES):
+            is_open = patterns or held is not None
+            return (Region(rx.EVERYTHING, held or ()),) if is_open else ()
+        if not patterns and held is None:
+            return ()
+        free = rx.intersection(rx.all_but(names, self.tree), *allowed)
+        split: list[tuple[Automaton, frozenset[int], Nodes]] = [(free, frozenset(), ())]
+        for at, part in enumerate(parts):
+            for language, inside in part.patterns:
+                after = []
+                for free, matched, schemas in split:
+                    both = rx.intersection(free, language)
+                    if not both.is_empty:
+                        after.append((both, matched | {at}, (*schemas, inside)))
+                    apart = free if both.is_empty else rx.difference(free, language)
+                    if not apart.is_empty:
+                        after.append((apart, matched, schemas))
+                split = after
+                if len(split) > MAX_REGIONS:
+                    raise TooManyStatesError
+        found: dict[Nodes, Automaton] = {}
+        for free, matched, schemas in split:
+            rest = [part.others for at, part in enumerate(parts) if at not in matched]
+            held = joined([*schemas, *rest])
+            if held is None or (closed and not matched):
+                continue
+            found[held] = rx.union(found[held], free) if held in found else free
+        return tuple(Region(free, held) for held, free in found.items() if not free.is_empty)
+
+    # Arrays
+
+    def _array(self, nodes: Nodes) -> Arrays:
+        """The array that satisfies the nodes."""
+        arrays = Arrays()
+        places: dict[Node, list[Node]] = {}
+        others: dict[Node, Node] = {}
+        for node in nodes:
+            low, high = self._counts(node, "Items")
+            arrays.low, arrays.high = max(arrays.low, low), least(arrays.high, high)
+            older = isinstance(node.schema.get("items"), list | tuple)
+            keyword = "items" if older else "prefixItems"
+            # An empty list has no effect.
+            places[node] = node.members(keyword) if node.schema.get(keyword) else []
+            rest = "additionalItems" if older else "items"
+            if rest in node.schema:
+                others[node] = node.child(rest)
+            if "contains" in node.schema:
+                low, high = self._counts(node, "Contains")
+                low = low if "minContains" in node.schema else 1
+                arrays.contains.append((node.child("contains"), low, high))
+            arrays.distinct = arrays.distinct or node.schema.get("uniqueItems") is True
+        count = max((len(one) for one in places.values()), default=0)
+        for place in range(count):
+            applicable = [
+                places[node][place] if place < len(places[node]) else others.get(node)
+                for node in nodes
+            ]
+            schemas = joined(applicable)
+            if schemas is None:
+                arrays.high = least(arrays.high, place)
+                break
+            arrays.places.append(schemas)
+        if others:
+            arrays.rest = joined(list(others.values()))
+        elif self.closed and count and arrays.low <= count and not arrays.contains:
+            arrays.rest = None
+        return arrays
+
+
+def _seals(nodes: Nodes) -> bool:
+    return any(node.schema.get("unevaluatedProperties") is False for node in nodes)
+
+
+def _having(of: Objects, wanted: Automaton, inside: Nodes) -> Iterator[Objects]:
+    """The object with a member whose name is in the language and that satisfies the nodes."""
+    for name, nodes in of.members.items():
+        if nodes is not None and wanted.accepts(name):
+            members = {**of.members, name: joined([*nodes, *inside])}
+            yield replace(of, members=members, required=of.required | {name})
+    for region in of.regions:
+        names = rx.intersection(region.names, wanted)
+        if not names.is_empty:
+            held = joined([*region.nodes, *inside])
+            if held is not None:
+                yield replace(of, last=(*of.last, Region(names, held)))
+
+
+def joined(nodes: list[Node | None]) -> Nodes | None:
+    """The schemas without those that are always valid; None if one of them is `false`."""
+    schemas = [node for node in nodes if node is not None and node.schema is not True]
+    return None if any(node.schema is False for node in schemas) else tuple(schemas)
+
+
+def least(one: int | None, other: int | None) -> int | None:
+    """The lower of two upper bounds; None means no bound."""
+    return min((bound for bound in (one, other) if bound is not None), default=None)

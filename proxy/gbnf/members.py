@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from .constraints import MAX_DISTINCT, Arrays, Objects, Region
 from .document import Nodes
 from .negation import opposite
-from .objects import MAX_DISTINCT, Arrays, Objects, Region
 from .rules import Rules, member_key
 from .values import Element, Group, Literal, Repeat, RuleRef
 from .values import Sequence as Elements

@@ -9,14 +9,14 @@ on digits, and validators read a double's overflow as infinity.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 
 from . import automaton as rx
 from . import charset
-from .automaton import Automaton, Regex
+from .automaton import Automaton
 from .regex import read_whole
 from .work_budget import spend
 
@@ -85,11 +85,7 @@ class Range:
 LOWEST = NumberBound(Decimal(-(10**18)))
 """A bound of numbers in plain decimals that have no other."""
 
-_DIGIT = rx.Chars(charset.of("0123456789"))
-_NONZERO = rx.Chars(charset.of("123456789"))
-_ANY_DIGITS = rx.Times(_DIGIT, 0, None)
-_ANY_FRACTION = read_whole(r"(\.[0-9]*)?")
-_MINUS = rx.text("-")
+_ANY_FRACTION = r"(\.[0-9]*)?"
 
 _INTEGERS = read_whole("0|-?[1-9][0-9]{0,%d}" % (INTEGER_DIGITS - 1))  # noqa: UP031
 # 16 digits before the point, as doubles are printed: e+289 keeps them below the largest double.
@@ -105,19 +101,15 @@ character always decides between their parts."""
 def integers(within: Range) -> Automaton:
     """The integers in a range. Raises TooManyStatesError for a large `step`."""
     low, high = _integer_bounds(within)
-    digits = max(
+    most = 10 ** max(
         INTEGER_DIGITS,
         *(len(str(abs(bound))) + 1 for bound in (low, high) if bound is not None),
         0,
     )
-    most = 10**digits - 1
-    low, high = -most if low is None else low, most if high is None else high
-    parts: list[Regex] = []
-    if high >= 0:
-        parts.append(_between(max(low, 0), high))
-    if low < 0:
-        parts.append(rx.concat(_MINUS, _between(max(-high, 1), -low)))
-    found = rx.compile_regex(rx.either(parts))
+    low, high = 1 - most if low is None else low, most - 1 if high is None else high
+    parts = list(_between(max(low, 0), high))
+    parts += ["-" + digits for digits in _between(max(-high, 1), -low)]
+    found = _any_of(parts)
     if within.step not in (None, 1):
         assert within.step is not None
         found = rx.intersection(found, _multiples(within.step))
@@ -164,12 +156,9 @@ def without(found: Automaton, within: Range, values: Iterable[Decimal]) -> Autom
     found = rx.intersection(found, plain)
     for value in values:
         text = f"{value.copy_abs().normalize():f}"
-        digits = rx.concat(rx.text(text), rx.Times(rx.text("0"), 0, None))
-        if "." not in text:
-            zeros = rx.concat(rx.text("."), rx.Times(rx.text("0"), 1, None))
-            digits = rx.concat(rx.text(text), rx.optional(zeros))
-        sign = rx.optional(_MINUS) if not value else _MINUS if value < 0 else rx.NOTHING
-        found = rx.difference(found, rx.compile_regex(rx.concat(sign, digits)))
+        zeros = "0*" if "." in text else r"(\.0+)?"
+        sign = "-" if value < 0 else "-?" if not value else ""
+        found = rx.difference(found, _any_of([sign + text.replace(".", r"\.") + zeros]))
     return found
 
 
@@ -197,35 +186,33 @@ def _integer_bounds(within: Range) -> tuple[int | None, int | None]:
     return low, high
 
 
-def _between(low: int, high: int) -> Regex:
-    """The integers from `low` to `high`, both non-negative; no texts if there are none."""
-    parts: list[Regex] = []
+def _any_of(patterns: Iterable[str]) -> Automaton:
+    """The texts that one of the patterns matches as a whole."""
+    found = tuple(map(read_whole, patterns))
+    return rx.compile_regex(rx.Either(found))
+
+
+def _between(low: int, high: int) -> Iterator[str]:
+    """Patterns of the integers from `low` to `high`, both non-negative."""
     first, last = str(low), str(high)
     if low <= high:
         for length in range(len(first), len(last) + 1):
             least = first if length == len(first) else "1" + "0" * (length - 1)
             most = last if length == len(last) else "9" * length
-            parts.append(_same_length(least, most))
-    return rx.either(parts)
+            yield from _same_length(least, most)
 
 
-def _same_length(low: str, high: str) -> Regex:
-    if set(low) <= {"0"} and set(high) <= {"9"}:
-        return rx.Times(_DIGIT, len(low), len(low))
-    if low[0] == high[0]:
-        return rx.concat(rx.text(low[0]), _same_length(low[1:], high[1:]))
+def _same_length(low: str, high: str) -> Iterator[str]:
     rest = len(low) - 1
-    parts = [
-        rx.concat(rx.text(low[0]), _same_length(low[1:], "9" * rest)),
-        rx.concat(rx.text(high[0]), _same_length("0" * rest, high[1:])),
-    ]
-    if between := _digits(int(low[0]) + 1, int(high[0]) - 1):
-        parts.append(rx.concat(between, rx.Times(_DIGIT, rest, rest)))
-    return rx.either(parts)
-
-
-def _digits(low: int, high: int) -> Regex | None:
-    return rx.Chars(((0x30 + low, 0x30 + high),)) if low <= high else None
+    if set(low) <= {"0"} and set(high) <= {"9"}:
+        yield f"[0-9]{{{len(low)}}}"
+    elif low[0] == high[0]:
+        yield from (low[0] + digits for digits in _same_length(low[1:], high[1:]))
+    else:
+        yield from (low[0] + digits for digits in _same_length(low[1:], "9" * rest))
+        yield from (high[0] + digits for digits in _same_length("0" * rest, high[1:]))
+        if int(low[0]) + 1 < int(high[0]):
+            yield f"[{int(low[0]) + 1}-{int(high[0]) - 1}][0-9]{{{rest}}}"
 
 
 def _multiples(step: int) -> Automaton:
@@ -265,52 +252,44 @@ def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
     """Plain decimals between non-negative bounds."""
     texts = [f"{bound.value:f}".partition(".") for bound in (low, high) if bound]
     digits = max(EXACT_DIGITS, *(len(whole) + 1 for whole, _, _ in texts), 0)
-    shapes: list[Regex] = [rx.concat(rx.text("0"), _fraction_of(EXACT_DIGITS))]
+    shapes = [f"0{_fraction_of(EXACT_DIGITS)}"]
     for length in range(1, digits + 1):
-        whole = rx.concat(_NONZERO, rx.Times(_DIGIT, length - 1, length - 1))
-        shapes.append(rx.concat(whole, _fraction_of(EXACT_DIGITS - length)))
-    found = rx.compile_regex(rx.either(shapes))
-    for bound, fractions_from in ((low, _fraction_at_least), (high, _fraction_at_most)):
+        shapes.append(f"[1-9][0-9]{{{length - 1}}}{_fraction_of(EXACT_DIGITS - length)}")
+    found = _any_of(shapes)
+    for bound, fractions_from in ((low, _fractions_at_least), (high, _fractions_at_most)):
         if bound:
             text, _, fraction = f"{bound.value:f}".partition(".")
             number = int(text)
             beyond = (number + 1, 10**digits) if bound is low else (0, number - 1)
+            parts = [whole + _ANY_FRACTION for whole in _between(*beyond)]
             equal = fractions_from(fraction.rstrip("0"), bound.strict)
-            parts = (
-                rx.concat(_between(*beyond), _ANY_FRACTION),
-                rx.concat(rx.text(str(number)), equal),
-            )
-            found = rx.intersection(found, rx.compile_regex(rx.either(parts)))
+            parts += [str(number) + fraction for fraction in equal]
+            found = rx.intersection(found, _any_of(parts))
     return found
 
 
-def _fraction_of(digits: int) -> Regex:
-    if digits < 1:
-        return rx.NOTHING
-    return rx.optional(rx.concat(rx.text("."), rx.Times(_DIGIT, 1, digits)))
+def _fraction_of(digits: int) -> str:
+    return rf"(\.[0-9]{{1,{digits}}})?" if digits > 0 else ""
 
 
-def _fraction_at_least(fraction: str, strict: bool) -> Regex:
-    """The fractions, with their point, that are at least 0.`fraction`."""
+def _fractions_at_least(fraction: str, strict: bool) -> Iterator[str]:
+    """Patterns of the fractions, with their point, that are at least 0.`fraction`."""
     if not fraction and not strict:
-        return _ANY_FRACTION
-    tail = rx.concat(_ANY_DIGITS, _NONZERO, _ANY_DIGITS) if strict else _ANY_DIGITS
-    for digit in reversed(fraction):
-        tail = rx.concat(rx.text(digit), tail)
-        if greater := _digits(int(digit) + 1, 9):
-            tail = rx.either((tail, rx.concat(greater, _ANY_DIGITS)))
-    return rx.concat(rx.text("."), tail)
+        yield ""
+    yield rf"\.{fraction}[0-9]*" + ("[1-9][0-9]*" if strict else "")
+    for at, digit in enumerate(fraction):
+        if digit != "9":
+            yield rf"\.{fraction[:at]}[{int(digit) + 1}-9][0-9]*"
 
 
-def _fraction_at_most(fraction: str, strict: bool) -> Regex:
-    """The fractions, with their point, that are at most 0.`fraction`."""
-    zeros = rx.Times(rx.text("0"), 0, None)
-    tail: Regex = rx.either(()) if strict else zeros
-    for digit in reversed(fraction):
+def _fractions_at_most(fraction: str, strict: bool) -> Iterator[str]:
+    """Patterns of the fractions, with their point, that are at most 0.`fraction`."""
+    if fraction or not strict:
+        yield ""
+    if not strict:
+        yield rf"\.{fraction}0*"
+    for at, digit in enumerate(fraction):
         # A text shorter than the bound's digits is less than the bound.
-        parts: list[Regex] = [rx.concat(rx.text(digit), tail), rx.NOTHING]
-        if smaller := _digits(0, int(digit) - 1):
-            parts.append(rx.concat(smaller, _ANY_DIGITS))
-        tail = rx.either(parts)
-    with_point = rx.concat(rx.text("."), tail)
-    return with_point if strict and not fraction else rx.optional(with_point)
+        yield rf"\.{fraction[:at]}"
+        if digit != "0":
+            yield rf"\.{fraction[:at]}[0-{int(digit) - 1}][0-9]*"

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from .alternatives import Expander
 from .automaton import TooManyStatesError
-from .constraints import ConstraintReader, Constraints
+from .constraints import ConstraintReader, Constraints, Objects
 from .document import Document, Gaps, Node, Nodes, UnsupportedSchema
 from .json_types import ALL_TYPES
 from .negation import Atom
-from .objects import Objects
 
 MAX_DEPTH = 6
 """Maximum depth of members that are compared: tags are near the top."""

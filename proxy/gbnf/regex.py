@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from ..core.cache import BoundedCache, digest
 from . import charset
 from .automaton import (
     ANY_TEXT,
@@ -82,24 +83,23 @@ class PatternError(ValueError):
 
 def read_pattern(pattern: str) -> Regex:
     """The language of all strings in which `pattern` is found. Raises PatternError."""
-    spend(2 * len(pattern))
-    reader = _Reader(pattern)
-    language = reader.alternatives(left=True, right=True)
-    if reader.at < len(pattern):
-        reader.fail("unbalanced ')'")
-    return language
+    return _read(pattern, within=True)
 
 
 def read_whole(pattern: str) -> Regex:
     """The language of all strings that `pattern` matches as a whole, anchored or not. Raises
     PatternError."""
-    spend(2 * len(pattern))
     inner = pattern.removeprefix("^")
     if inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2:
         inner = inner[:-1]
-    reader = _Reader(inner)
-    language = reader.alternatives(left=False, right=False)
-    if reader.at < len(inner):
+    return _read(inner, within=False)
+
+
+def _read(pattern: str, within: bool) -> Regex:
+    spend(2 * len(pattern))
+    reader = _Reader(pattern)
+    language = reader.alternatives(left=within, right=within)
+    if reader.at < len(pattern):
         reader.fail("unbalanced ')'")
     return language
 
@@ -275,8 +275,8 @@ class _Reader:
         else:
             self.at -= 1
             self.fail(f"escape '\\{char}'", unsupported=True)
-        one = ((code, code),)
-        return one, one
+        only = ((code, code),)
+        return only, only
 
     def hexadecimal(self, kind: str) -> int:
         digits = _CODE_POINT.match(self.pattern, self.at - 1)
@@ -293,18 +293,18 @@ class _Reader:
         sure: list[Charset] = []
         maybe: list[Charset] = []
         while not self.take("]"):
-            one = self.in_class()
+            surely, possibly = self.in_class()
             if self.peek() == "-" and self.peek(2) not in ("-", "-]"):
                 self.at += 1
-                low, high = one[0], self.in_class()[0]
+                low, high = surely, self.in_class()[0]
                 if len(low) != 1 or low[0][0] != low[0][1] or len(high) != 1:
                     self.fail("range of classes", unsupported=True)
                 if high[0][0] != high[0][1] or high[0][0] < low[0][0]:
                     self.fail("range in reverse order")
-                both = charset.intersection(charset.ANY, ((low[0][0], high[0][0]),))
-                one = (both, both)
-            sure.append(one[0])
-            maybe.append(one[1])
+                surely = charset.intersection(charset.ANY, ((low[0][0], high[0][0]),))
+                possibly = surely
+            sure.append(surely)
+            maybe.append(possibly)
         if negated:
             return charset.complement(charset.union(*maybe))
         if not charset.union(*sure):
@@ -318,8 +318,8 @@ class _Reader:
         if not char:
             self.fail("']' expected")
         self.at += 1
-        one = charset.of(char)
-        return one, one
+        only = charset.of(char)
+        return only, only
 
 
 # The automata of patterns, in a cache that grammars and validation share.
@@ -327,23 +327,15 @@ class _Reader:
 MEMORY = 16 << 20  # bytes of cached automata
 _STATE, _EDGE = 80, 200  # approximate bytes of each
 
-_kept: dict[str, tuple[Automaton, int]] = {}  # least recently used first
+_automata: BoundedCache[Automaton] = BoundedCache(MEMORY)
 
 
 def automaton_of(pattern: str) -> Automaton:
     """The strings in which the pattern is found. Raises PatternError and TooManyStatesError."""
-    known = _kept.pop(pattern, None)
-    if known is not None:
-        _kept[pattern] = known
-        return known[0]
-    made = compile_regex(read_pattern(pattern))
-    edges = sum(map(len, made.transitions))
-    _kept[pattern] = made, 4 * len(pattern) + _STATE * len(made.transitions) + _EDGE * edges
-    kept = list(_kept.items())
-    room = MEMORY - sum(size for _, (_, size) in kept)
-    for oldest, (_, size) in kept:
-        if room >= 0:
-            break
-        _kept.pop(oldest, None)  # another thread may have removed it
-        room += size
-    return made
+    key = digest(pattern.encode(errors="surrogatepass"))
+    known = _automata.get(key)
+    if known is None:
+        known = compile_regex(read_pattern(pattern))
+        edges = sum(map(len, known.transitions))
+        _automata.put(key, known, _STATE * len(known.transitions) + _EDGE * edges)
+    return known

@@ -14,7 +14,10 @@ from . import charset
 from .automaton import EVERYTHING, Automaton, Chars, Concat, Either, Regex
 from .charset import Charset
 from .check import references, settle_ends
+from .gbnf import render
+from .regex import read_whole
 from .values import (
+    NEW,
     ROOT,
     Alternatives,
     CharClass,
@@ -362,3 +365,22 @@ def _ending(element: Element, ending: set[str]) -> Elements | None:
             return () if element.min == 0 else None
         return (Repeat(inner[0], element.min, element.max),)
     return (element,)
+
+
+# Grammars of answers that are plain text: one of several texts, or what a pattern matches.
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """The GBNF text for an answer that is one of these texts, none of which is empty."""
+    return _rendered(tuple((Literal(choice),) for choice in dict.fromkeys(choices)))
+
+
+def pattern_grammar(pattern: str) -> str:
+    """The GBNF text for an answer that matches the pattern as a whole. Raises PatternError."""
+    regex = read_whole(pattern)
+    parts = regex.parts if isinstance(regex, Either) else (regex,)
+    return _rendered(tuple(joined(as_elements(part)) for part in parts))
+
+
+def _rendered(root: Alternatives) -> str:
+    return render(Grammar({ROOT: root}), NEW)

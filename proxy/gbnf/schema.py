@@ -28,14 +28,14 @@ from . import automaton as rx
 from . import numbers
 from .alternatives import Expander, without_choices
 from .automaton import Automaton, TooManyStatesError
-from .check import check
+from .check import check, checked_render
 from .constraints import MEANT_BY, ConstraintReader, Constraints
 from .document import MAX_DEPTH, Document, Gaps, Node, Nodes, SchemaError, UnsupportedSchema
+from .gbnf import render
 from .json_types import as_schema, type_of
 from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
 from .overlap import Overlap
-from .render import checked_render, render
 from .rules import Rules, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements

@@ -83,13 +83,12 @@ def total(models: Sequence[Candidate]) -> Amounts:
     return tuple(map(sum, zip_longest(*(model.need for model in models), fillvalue=0)))
 
 
+Models = Sequence[Candidate]
+
+
 def step(
-    limits: Limits,
-    line: Sequence[Candidate],
-    loaded: Sequence[Candidate],
-    now: float,
-    swap_wait: float,
-) -> tuple[Candidate | None, Sequence[Candidate]]:
+    limits: Limits, line: Models, loaded: Models, now: float, swap_wait: float
+) -> tuple[Candidate | None, Models]:
     """The model that enters now, if one does, and those that shall end. `line` is in the order of
     turns."""
     if not line:
@@ -106,9 +105,7 @@ def step(
     return None, ends
 
 
-def _ends(
-    limits: Limits, first: Candidate, loaded: Sequence[Candidate], now: float, swap_wait: float
-) -> Sequence[Candidate]:
+def _ends(limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float) -> Models:
     free = [model for model in loaded if not model.pinned]
     idle = _victims(limits, first, loaded, [model for model in free if model.is_idle(now)])
     if idle is not None:
@@ -120,9 +117,7 @@ def _ends(
     return victims if served and late else ()
 
 
-def _victims(
-    limits: Limits, first: Candidate, loaded: Sequence[Candidate], free: Sequence[Candidate]
-) -> Sequence[Candidate] | None:
+def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:
     """Those of the free models that must end so that the first fits; None if all of them do not
     suffice."""
     together = [first, *(model for model in loaded if model not in free)]
@@ -162,10 +157,8 @@ class MemoryBudget:
             try:
                 while model.waiters:
                     self._check(model)
-                    now = self._clock()
-                    enters, ends = step(
-                        self.limits, self._line(), self._loaded, now, self._swap_wait
-                    )
+                    waiting = self._line(), self._loaded, self._clock(), self._swap_wait
+                    enters, ends = step(self.limits, *waiting)
                     for other in ends:
                         other.stop()
                     if enters is model:
@@ -213,10 +206,9 @@ class MemoryBudget:
             if limit and need + rest > limit:
                 where = f" of graphics card {device - 1}" if device else ""
                 beside = f", of which pinned models take {rest / GIB:.1f}" if rest else ""
-                raise BadRequest(
+                why = (
                     f"the model {model.name} does not fit: it needs about {need / GIB:.1f}"
                     f" GiB{where}, and models may take {limit / GIB:.1f} GiB{beside}"
-                    f" ({'--gpu-memory' if device else '--memory'})",
-                    param="model",
-                    code="model_too_large",
+                    f" ({'--gpu-memory' if device else '--memory'})"
                 )
+                raise BadRequest(why, param="model", code="model_too_large")

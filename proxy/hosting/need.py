@@ -126,9 +126,7 @@ class Need:
     def __init__(
         self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None
     ) -> None:
-        self._config = config
-        self._kept = kept
-        self._cards = cards or Cards()
+        self._config, self._kept, self._cards = config, kept, cards or Cards()
         self._fingerprint = ""
         self.learned = self._saved = Learned()
         self._most: Amounts = ()  # that its present server held
@@ -195,8 +193,7 @@ class Need:
         """Whether its server probably puts the model on cards: all of it, unless told otherwise."""
         command = self._config.command
         layers = flag(command, "-ngl", "--gpu-layers", "--n-gpu-layers")
-        device = flag(command, "-dev", "--device")
-        return bool(self._visible) and layers != "0" and device != "none"
+        return bool(self._visible) and layers != "0" and flag(command, "-dev", "--device") != "none"
 
     def recall_once(self) -> None:
         """`recall`, if nothing has done so yet. What it needs is known then: asking for the cards
@@ -226,10 +223,9 @@ class Need:
         held = resident(pid)
         now = (sum(held.values()), *self._cards.held(held))
         memory, *cards = self._most = tuple(map(max, zip_longest(self._most, now, fillvalue=0)))
+        known = self.learned
         self.learned = msgspec.structs.replace(
-            self.learned,
-            memory=memory or self.learned.memory,
-            cards=tuple(cards) or self.learned.cards,
+            known, memory=memory or known.memory, cards=tuple(cards) or known.cards
         )
 
     def learn(self, seconds: float) -> None:

@@ -2,10 +2,10 @@
 
 Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
 seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, each file of its model gets a sidecar, by which
-another process adopts it.
+on with it restores it. At the end of every server, an index of its model's files is written, by
+which another process adopts them.
 
-A file is restored only as it was written, to a server like the one that wrote it (`Sidecar`): a
+A file is restored only as it was written, to a server like the one that wrote it (`Index`): a
 llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
 None of this may hinder a model: a failure is logged, and prompts are evaluated again.
 """
@@ -25,12 +25,12 @@ import msgspec
 from ..backends.driver import Capabilities, Driver
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
-from ..runtime.subprocesses import kill_session, start_program
+from ..runtime.subprocesses import kill_session
 from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
-from .process import filled_in
-from .slot_folder import PREFIX, Identity, Sidecar, SlotFolder, of_command, of_file, with_build
+from .process import filled_in, run
+from .slot_folder import PREFIX, Identity, Index, SlotFolder, of_command, of_file, with_build
 
 log = logging.getLogger("slotproxy.models")
 
@@ -50,13 +50,13 @@ MIB = 1 << 20
 
 
 class SlotKeeper:
-    """For all models of a gateway. `folder` has the slots of all commands that name no folder of
-    their own; it is created when it is needed."""
+    """For all models of a gateway. `folder`, created when it is needed, has the slots of all
+    commands that name none of their own."""
 
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
         self.folder = folder
-        self._lock = threading.Lock()  # held while sidecars are read, so not a native one
+        self._lock = threading.Lock()  # held while a folder is looked through, so not a native one
         self._folders: dict[Path, SlotFolder | None] = {}
 
     def of(self, config: ModelConfig) -> ModelSlots | None:
@@ -75,11 +75,8 @@ class SlotKeeper:
                         folder.sweep_all()
                 except BlockingIOError:
                     self._folders[path] = None
-                    log.warning(
-                        "another slotproxy uses %s, so this one saves no slots: give it a folder"
-                        " with --data",
-                        path,
-                    )
+                    why = "another slotproxy uses %s, so this one saves no slots: set --data"
+                    log.warning(why, path)
             return self._folders[path]
 
 
@@ -89,10 +86,8 @@ class ModelSlots:
     def __init__(self, keeper: SlotKeeper, config: ModelConfig) -> None:
         self.active = False  # the loaded server saves slots, and its files are known
         self.keeps_files = False  # the same of the last loaded server: its files are still valid
-        self._slots = keeper.slots
-        self._keeper = keeper
-        self._config = config
-        self._name = config.name
+        self._keeper, self._slots = keeper, keeper.slots
+        self._config, self._name = config, config.name
         self._flags: Sequence[str] | None = None  # that the command needs, once its help was read
         self._folder: SlotFolder | None = None
         self._command = ""  # the digest of the command and its files
@@ -143,7 +138,7 @@ class ModelSlots:
         folder = self._folder
         self.keeps_files = folder is not None and caps.slot_save
         if folder is None or not caps.slot_save or self._retired:
-            self._fingerprint = ""  # so that the sidecars tell what there is when it saves again
+            self._fingerprint = ""  # so that the index tells what there is when it saves again
             return
         with self._careful("cannot use its saved slots"):
             now = with_build(self._command, caps)
@@ -158,18 +153,14 @@ class ModelSlots:
 
     def _adopt(self, folder: SlotFolder) -> None:
         """Let the scheduler know the files of an earlier process, if they are for this server."""
-        now = time.time()
-        fitting = [
-            sidecar
-            for sidecar in folder.sidecars()
-            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint)
-        ]
-        self._identities = {sidecar.prompt.file: sidecar.file for sidecar in fitting}
+        index = folder.read_index(self._slots.beginning(self._name))
+        if index is None or index.server != self._fingerprint:
+            index = Index(server=self._fingerprint, saved=0.0, files=())
+        silence = max(0.0, time.time() - index.saved)
+        self._identities = {prompt.file: identity for identity, prompt in index.files}
         prompts = [
-            msgspec.structs.replace(
-                sidecar.prompt, silence=sidecar.prompt.silence + max(0.0, now - sidecar.saved)
-            )
-            for sidecar in fitting
+            msgspec.structs.replace(prompt, silence=prompt.silence + silence)
+            for _, prompt in index.files
         ]
         self._slots.adopt(self._name, prompts, self._slots.vain(self._name))
         if prompts:
@@ -188,26 +179,19 @@ class ModelSlots:
                 time.sleep(LOOK)
             if slots.vain(name) >= VAIN:
                 slots.forget(name, [saved.file for saved in slots.prompts(name)])
-                log.warning(
-                    "model %s: its slots are not saved any more: what was restored was evaluated"
-                    " again, as servers do with hybrid and recurrent models and sliding windows",
-                    name,
-                )
+                what = "its slots are not saved any more: what was restored was evaluated again, as"
+                also = "servers do with hybrid and recurrent models and sliding windows"
+                log.warning("model %s: %s %s", name, what, also)
             began = time.monotonic()
             saves = slots.to_save(name)
             done = [save for save in saves if self._save(server, folder, save, began + SAVING)]
             self._describe(folder)
             self._sweep(folder)
             if saves:
-                log.info(
-                    "model %s: saved %d of %d slots, %d tokens, in %.2f s; %.1f MiB are on disk",
-                    name,
-                    len(done),
-                    len(saves),
-                    sum(save.tokens for save in done),
-                    time.monotonic() - began,
-                    slots.kept(name).size / MIB,
-                )
+                tokens, took = sum(save.tokens for save in done), time.monotonic() - began
+                what = "model %s: saved %d of %d slots, %d tokens, in %.2f s; %.1f MiB are on disk"
+                size = slots.kept(name).size / MIB
+                log.info(what, name, len(done), len(saves), tokens, took, size)
 
     def _save(self, server: Driver, folder: SlotFolder, save: SlotSave, end: float) -> bool:
         """Save a slot, if there is time and room. Returns whether it is saved."""
@@ -218,7 +202,7 @@ class ModelSlots:
             return False
         folder.remove(going)
         try:
-            tokens, size = self._write(server, save.slot, save.file, end - began)
+            tokens, size = self.write(server, save.slot, save.file, end - began)
             if tokens < TOLERANCE * save.tokens:
                 raise UpstreamFault(f"it has only {tokens} of {save.tokens} tokens")
         except GatewayError as error:
@@ -229,11 +213,10 @@ class ModelSlots:
         folder.remove(slots.saved(name, save, tokens, size, time.monotonic() - began))
         return save.file in self._identities
 
-    def write(self, server: Driver, slot: int, file: str) -> tuple[int, int]:
-        """Save a slot of a server that keeps running. Raises GatewayError."""
-        return self._write(server, slot, file, RESTORING)
-
-    def _write(self, server: Driver, slot: int, file: str, seconds: float) -> tuple[int, int]:
+    def write(
+        self, server: Driver, slot: int, file: str, seconds: float = RESTORING
+    ) -> tuple[int, int]:
+        """Save a slot of a server. Raises GatewayError."""
         folder = self._folder
         if not self.active or folder is None or not file.startswith(PREFIX):
             return server.slot_action("save", slot, file, seconds)
@@ -263,21 +246,11 @@ class ModelSlots:
         return known is not None and of_file(folder.path / file) == known
 
     def _describe(self, folder: SlotFolder) -> None:
-        """Write the sidecars of the files. Raises OSError."""
-        now = time.time()
-        folder.describe(
-            {
-                saved.file: Sidecar(
-                    model=self._name,
-                    server=self._fingerprint,
-                    file=self._identities[saved.file],
-                    saved=now,
-                    prompt=saved,
-                )
-                for saved in self._slots.prompts(self._name)
-                if saved.file in self._identities
-            }
-        )
+        """Write the index of the files. Raises OSError."""
+        prompts = self._slots.prompts(self._name)
+        files = ((self._identities[p.file], p) for p in prompts if p.file in self._identities)
+        index = Index(server=self._fingerprint, saved=time.time(), files=tuple(files))
+        folder.write_index(self._slots.beginning(self._name), index)
 
     def _sweep(self, folder: SlotFolder) -> None:
         """Remove the files of this model that nobody knows."""
@@ -300,26 +273,19 @@ def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
     """The flags to add to a command, so that the server saves slots in `folder`: none if its --help
     does not list them. Raises OSError."""
     listed, given = _help(config), {word.partition("=")[0] for word in config.command}
-    if FOLDER_FLAG not in listed:
-        return ()
+    more: tuple[str, ...] = ()
     if RAM_FLAG in listed and not given & RAM_FLAGS:
-        return (FOLDER_FLAG, str(folder), RAM_FLAG, "0")
-    if IDLE_FLAG in listed and not given & IDLE_FLAGS:
-        return (FOLDER_FLAG, str(folder), IDLE_FLAG)
-    return (FOLDER_FLAG, str(folder))
+        more = (RAM_FLAG, "0")
+    elif IDLE_FLAG in listed and not given & IDLE_FLAGS:
+        more = (IDLE_FLAG,)
+    return (FOLDER_FLAG, str(folder), *more) if FOLDER_FLAG in listed else ()
 
 
 def _help(config: ModelConfig) -> str:
     """What a command prints with --help, whatever program it begins with; "" if it does not end in
     time. A llama-server prints its help before it opens the model."""
-    with start_program(
-        (*filled_in(config.command, PORT, 1), "--help"),
-        config.environment,
-        cwd=config.folder or None,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    words = (*filled_in(config.command, PORT, 1), "--help")
+    with run(config, words, config.environment) as process:
         try:
             return process.communicate(timeout=HELP_TIMEOUT)[0].decode("utf-8", "replace")
         except subprocess.TimeoutExpired:

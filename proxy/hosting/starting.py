@@ -18,7 +18,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED
 from ..config import PORT, ModelConfig
-from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
@@ -38,9 +38,8 @@ Server = LlamaCpp | OpenAIServer | HTTPServer
 
 class Hosting(msgspec.Struct, kw_only=True):
     """What all models of a gateway share. `connect` makes a driver for the server of a model at a
-    URL, with a check of its connections; `deadline` is within how many seconds a server must return
-    a token. At most `max_waiting` requests wait for a load. `needs` remembers what models needed,
-    `keeper` keeps their slots over the end of their servers."""
+    URL, with a check of its connections. A server must return a token within `deadline` seconds. At
+    most `max_waiting` requests wait for a load."""
 
     connect: Callable[[ModelConfig, str, CheckPeer], Server]
     room: MemoryBudget
@@ -55,12 +54,10 @@ Cause = Literal["ended", "late", "not_started", "unsuitable", "died", "too_large
 
 
 class LoadFailed(UpstreamFault):
-    """Why the server of a model does not run. Clients see the message, and the operator's page also
-    the cause, for which it has a remedy. `lines` are the last ones that the server printed, safe
-    for clients.
-
-    `cause`: "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such
-    program, "unsuitable": a server that cannot be a model, "died" after it was loaded."""
+    """Why the server of a model does not run. The operator's page has a remedy for each cause:
+    "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such program,
+    "unsuitable": a server that cannot be a model, "died" after it was loaded. `lines` are the last
+    ones that the server printed, safe for clients."""
 
     code = LOAD_FAILED
 
@@ -98,13 +95,9 @@ class Starter:
         unwanted: Callable[[], bool],
     ) -> None:
         self.process: ModelProcess | None = None
-        self._config = config
         self.connect: Callable[[str, CheckPeer], Server] = partial(hosting.connect, config)
-        self._deadline = hosting.deadline
-        self._log = log
-        self._slots = slots
-        self._changed = hosting.room.changed
-        self._unwanted = unwanted
+        self._config, self._log, self._slots, self._unwanted = config, log, slots, unwanted
+        self._deadline, self._changed = hosting.deadline, hosting.room.changed
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
         """Start the server, at another port if another program listens at one. Raises Stopped,
@@ -149,7 +142,7 @@ class Starter:
         UpstreamFault."""
         pause = LOOK
         while True:
-            error: GatewayError | None = None
+            why = "its server was not ready within start_timeout"
             # Read before the look at the port, which then finds the program that made it end.
             alive = process.alive
             status = server.status_of(self._config.check or "/health", CHECK_TIMEOUT)
@@ -158,7 +151,7 @@ class Starter:
                 try:
                     return self._probed(server)
                 except BackendDown as down:  # it answers before its model is loaded
-                    error = down
+                    why += f": {down.message}"
             if self._unwanted():
                 raise Stopped
             if guard.foreign:
@@ -168,8 +161,7 @@ class Starter:
                 cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
                 raise self.failure(f"its server ended with {process.exit}", cause)
             if time.monotonic() > end:
-                why = f": {error.message}" if error is not None else ""
-                raise self.failure(f"its server was not ready within start_timeout{why}", "late")
+                raise self.failure(why, "late")
             with self._changed:
                 self._changed.wait_for(lambda: self._unwanted() or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)

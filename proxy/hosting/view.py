@@ -1,91 +1,21 @@
 """The state of hosted models and of the memory that they share, as pages and clients see it.
 
-Plain values: a model and the room are read once, everything else is computed from that. Times are
-seconds since 1970, so that a view changes only if its model does.
+Times are seconds since 1970, so that a view changes only if its model does.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from itertools import zip_longest
-from typing import Literal
-
-from msgspec import Struct
+from typing import Any, Literal
 
 from ..scheduling.saved_slots import Kept
-from .memory_budget import Amounts, Candidate, MemoryBudget, total
+from .memory_budget import Candidate, MemoryBudget, total
 from .model import HostedModel
-from .need import Source
 from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
-Phase = Literal["loading", "loaded", "stopping"]
-
-
-class Failure(Struct, frozen=True):
-    """Why a model is not loaded. `lines` are the last ones that its server printed, `retry_at` is
-    when it may be loaded again, None for now."""
-
-    summary: str
-    cause: Cause
-    lines: str = ""
-    retry_at: float | None = None
-
-
-class ModelView(Struct, frozen=True, kw_only=True):
-    """A model. `busy` of its `slots` are in use; `slots` is 0 until they are known.
-
-    Of one that waits or loads, `began_at` is when its server began to load and `ready_at` when it
-    is expected to be loaded, None if unknown. `memory` and `cards` are bytes that it holds, or
-    needs; `source` says how that is known. `loaded_at` and `load_seconds` are those of the last
-    load. `expires_at` is when an idle model is unloaded, `ttl` after how many idle seconds, None
-    for never. `kept` are its saved slots."""
-
-    name: str
-    title: str
-    description: str
-    state: State
-    busy: int
-    slots: int
-    place: int
-    began_at: float | None
-    ready_at: float | None
-    memory: int
-    cards: Amounts
-    source: Source
-    loaded_at: float | None
-    load_seconds: float | None
-    expires_at: float | None
-    ttl: float | None
-    pinned: bool
-    pinned_by_file: bool
-    kept: Kept
-    failure: Failure | None
-
-
-class Segment(Struct, frozen=True):
-    """What a model holds of a memory, or has reserved while it loads."""
-
-    model: str
-    size: int
-    phase: Phase
-
-
-class MemoryBar(Struct, frozen=True):
-    """The machine's memory (`device` 0) or that of a graphics card (from 1): its bytes that models
-    may hold, None for any number, and what they hold."""
-
-    device: int
-    limit: int | None
-    segments: tuple[Segment, ...]
-
-
-class RoomView(Struct, frozen=True):
-    """What is loaded, and how much may be: `models` of at most `most_models`, None for any."""
-
-    bars: tuple[MemoryBar, ...]
-    models: int
-    most_models: int | None
 
 
 def state_of(model: HostedModel, place: int) -> State:
@@ -101,51 +31,58 @@ def state_of(model: HostedModel, place: int) -> State:
     return "stopped"
 
 
-def view_of(model: HostedModel, now: float) -> ModelView:
-    """A model at this time, in seconds since 1970."""
+def view_of(model: HostedModel, now: float) -> dict[str, Any]:
+    """A model at this time, in seconds since 1970.
+
+    `busy` of its `slots` are in use; `slots` is 0 until they are known. Of one that waits or loads,
+    `began_at` is when its server began to load and `ready_at` when it is expected to be loaded,
+    None if unknown. `memory` and `cards` are bytes that it holds, or needs; `source` says how that
+    is known. `loaded_at` and `load_seconds` are those of the last load. `expires_at` is when an
+    idle model is unloaded, `ttl` after how many idle seconds, None for never. `kept` are its saved
+    slots."""
     model.needs.recall_once()
-    needs, config = model.needs, model.config
+    needs, config, learned = model.needs, model.config, model.needs.learned
     place, wait = model.place() if model.status == "loading" else (0, 0.0)
     state = state_of(model, place)
     # To a tenth of a second, so that two looks agree.
     began_at = round(now - model.elapsed, 1) if state == "loading" else None
     ready_at = None
-    if needs.learned.loaded_at and began_at is not None:
+    if learned.loaded_at and began_at is not None:
         ready_at = round(began_at + model.takes, 1)
-    elif needs.learned.loaded_at and state == "waiting":
+    elif learned.loaded_at and state == "waiting":
         ready_at = float(round(now + wait))
     left = model.left if state == "ready" else math.inf
-    return ModelView(
-        name=model.name,
-        title=config.title,
-        description=config.description,
-        state=state,
-        busy=model.users,
-        slots=model.caps.slots if model.caps is not None else config.places,
-        place=place,
-        began_at=began_at,
-        ready_at=ready_at,
-        memory=needs.memory,
-        cards=needs.cards,
-        source=needs.source,
-        loaded_at=needs.learned.loaded_at or None,
-        load_seconds=needs.learned.seconds if needs.learned.loaded_at else None,
-        expires_at=None if math.isinf(left) else float(round(now + left)),
-        ttl=None if math.isinf(model.ttl) else model.ttl,
-        pinned=model.pinned,
-        pinned_by_file=config.pin,
-        kept=model.slots.kept() if model.slots is not None else Kept(),
-        failure=_failure(model, now) if state == "failed" else None,
-    )
+    return {
+        "name": model.name,
+        "title": config.title,
+        "description": config.description,
+        "state": state,
+        "busy": model.users,
+        "slots": model.caps.slots if model.caps is not None else config.places,
+        "place": place,
+        "began_at": began_at,
+        "ready_at": ready_at,
+        "memory": needs.memory,
+        "cards": needs.cards,
+        "source": needs.source,
+        "loaded_at": learned.loaded_at or None,
+        "load_seconds": learned.seconds if learned.loaded_at else None,
+        "expires_at": None if math.isinf(left) else float(round(now + left)),
+        "ttl": None if math.isinf(model.ttl) else model.ttl,
+        "pinned": model.pinned,
+        "pinned_by_file": config.pin,
+        "kept": model.slots.kept() if model.slots is not None else Kept(),
+        "failure": _failure(model, now) if state == "failed" else None,
+    }
 
 
-def room_of(room: MemoryBudget) -> RoomView:
-    """The models that have room, and the bounds: a bar for each device that has a bound, or of
-    which a model holds something."""
-    models = room.residents
-    limits = room.limits
+def room_of(room: MemoryBudget, named: Container[str]) -> dict[str, Any]:
+    """The models that have room: `models` of at most `most_models`, None for any. `bars` are the
+    machine's memory (`device` 0) and the graphics cards (from 1) that have a `limit` in bytes, or
+    of which a model holds something. Models that are not `named` are segments without a name."""
+    models, limits = room.residents, room.limits
 
-    def phase(model: Candidate) -> Phase:
+    def phase(model: Candidate) -> str:
         if model.leaving:
             return "stopping"
         return "loading" if math.isinf(model.loaded_at) else "loaded"
@@ -153,17 +90,23 @@ def room_of(room: MemoryBudget) -> RoomView:
     bars = []
     devices = zip_longest(limits.amounts, total(models), fillvalue=0)
     for device, (limit, used) in enumerate(devices):
-        segments = tuple(
-            Segment(model.name, need[device], phase(model))
+        segments = [
+            {
+                "model": model.name if model.name in named else "",
+                "size": model.need[device],
+                "phase": phase(model),
+            }
             for model in models
-            if device < len(need := model.need) and need[device]
-        )
+            if device < len(model.need) and model.need[device]
+        ]
         if device == 0 or limit or used:
-            bars.append(MemoryBar(device, limit or None, segments))
-    return RoomView(tuple(bars), len(models), limits.models or None)
+            bars.append({"device": device, "limit": limit or None, "segments": segments})
+    return {"bars": bars, "models": len(models), "most_models": limits.models or None}
 
 
-def _failure(model: HostedModel, now: float) -> Failure | None:
+def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
+    """Why a model is not loaded: `lines` are the last ones that its server printed, `retry_at` is
+    when it may be loaded again, None for now."""
     error = model.error
     if error is None:
         return None
@@ -172,4 +115,4 @@ def _failure(model: HostedModel, now: float) -> Failure | None:
     if isinstance(error, LoadFailed):
         summary, cause, lines = error.summary, error.cause, error.lines
     retry_at = float(round(now + model.retry)) if model.retry else None
-    return Failure(summary, cause, lines, retry_at)
+    return {"summary": summary, "cause": cause, "lines": lines, "retry_at": retry_at}

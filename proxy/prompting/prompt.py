@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ..core.decoding import Decoding
-from ..core.request import CompletionRequest, Message, Tool, ToolCall
+from ..core.request import CompletionRequest, Message, Tool
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .formats import GENERIC, SPECIAL, CallFormat, CallShape, generic
-from .formats.base import ID
-from .formats.tagged import write_calls
+from .formats import GENERIC, SPECIAL, CallFormat, generic
 from .profile.adapt import (
     MessageRules,
     arranged,
     as_dicts,
-    name_results,
+    as_texts,
+    guided,
     with_objects,
     with_written_calls,
 )
@@ -35,16 +32,10 @@ from .template import TemplateError, TemplateRefusal
 from .template.families import Family
 from .template.templates import ChatTemplate
 
-# The plain-text prompt of PowerInfer's ``api_like_OAI.py``, byte for byte.
-#
-# The format is defined by ``convert_chat`` in that script. For the roles it knows, the output is
-# identical. It silently drops other roles; here a developer message is treated as a system
-# message, and a tool result as a user message.
-
 
 class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts before each turn, with ``\\n`` escapes already decoded; the defaults are the
-    script's."""
+    """The plain-text prompt of PowerInfer's ``api_like_OAI.py`` (``convert_chat``), byte for byte
+    for the roles that it knows. These are the texts before each turn, as in that script."""
 
     chat_prompt: str = (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -57,19 +48,16 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop strings that the script sends before the client's."""
         return (self.stop,) if self.stop else ()
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """The text that begins the user's turn: models of other formats write the next one too."""
         begins = self.user_name.rstrip()
         return (begins,) if begins else ()
 
     # As of a template.
 
     source = ""
-    takes_tools = False
     rules = MessageRules(lead=" ")
 
     @property
@@ -137,9 +125,9 @@ class Prompter:
     """Renders chats for one model.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
-    begins without one. `replaces_backend_template` says that the backend's own is unusable, and
-    `form` is used instead. `formats` are the formats of calls that cannot be derived.
-    With `breaks_users` False, control tokens in users' messages and in tools are kept."""
+    begins without one. `replaces_backend_template` says that `form` is used in place of an unusable
+    one. `formats` are the formats of calls that cannot be derived. Unless it `breaks_users`,
+    control tokens in users' messages and in tools are kept."""
 
     def __init__(
         self,
@@ -168,8 +156,6 @@ class Prompter:
         self._closings = tuple(
             end for _, end in self._tags if end and not end.endswith(turns or "\0")
         )
-        self._knows_tools = form.takes_tools
-        self._writes_calls = calls is not None
         self._marks = _marks(form, self.syntax)
         self._usual = _variables(CompletionRequest(), form.rules)
         self._bos = bos or None
@@ -210,8 +196,8 @@ class Prompter:
         )
 
     def _may_reason(self, text: str) -> bool:
-        """Whether the model may reason behind this prompt: not behind the empty reasoning block
-        that templates write when thinking is switched off."""
+        """Whether the model may reason behind this prompt: not behind an empty block, which
+        templates write when thinking is switched off."""
         if opened_by(text, self._tags) is not None:
             return True
         if not self.syntax.reasoning:
@@ -228,27 +214,21 @@ class Prompter:
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
             call_format = self.syntax.calls or GENERIC
-        knows_tools = self._knows_tools
-        unwritten = not self._writes_calls and (
+        knows_tools = rules.tools
+        unwritten = self.syntax.calls is None and (
             call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
         )
         if unwritten and not knows_tools:
-            dicts = as_dicts(request.messages)
-            name_results(dicts)
             guide = generic.instructions(tools) if call_format is not None else ""
-            chat = [
-                Message(role=m["role"], content=m["content"]) for m in generic.rewrite(dicts, guide)
-            ]
-            chat = arranged(chat, rules)
+            chat = arranged(as_texts(request.messages, guide), rules)
         else:
             if call_format is not None and not knows_tools:
                 # Some models write calls of their own form to tools that their template does not
                 # take.
                 guide = generic.instructions(tools, form=call_format)
-                chat = arranged(_guided(request.messages, guide), rules)
+                chat = arranged(guided(request.messages, guide), rules)
             if not rules.calls and any(map(_CALLS, chat)):
-                shape = (self.syntax.calls or GENERIC).shape
-                chat = with_written_calls(chat, partial(_written, shape))
+                chat = with_written_calls(chat, (self.syntax.calls or GENERIC).shape)
         messages = as_dicts(chat, rules)
         effort = request.reasoning_effort
         text = self._rendered(messages, tools if knows_tools else (), request, now)
@@ -336,7 +316,7 @@ def _neutraliser(
     known = (*tokens, form.family.bos, form.family.eos, *stops)
     messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
     try:
-        written = form.render(messages, [TOOL] if form.takes_tools else ())
+        written = form.render(messages, [TOOL] if form.rules.tools else ())
     except TemplateError:
         written = ""
     return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
@@ -344,7 +324,7 @@ def _neutraliser(
 
 def assistant_prefill(request: CompletionRequest) -> str:
     """The beginning of the answer given by the last message, or "". Answers that must be a document
-    or a call cannot be continued: they are generated whole."""
+    or a call are generated whole."""
     last = request.messages[-1]
     if last.role != "assistant" or last.tool_calls or len(request.messages) < 2:
         return ""
@@ -382,31 +362,6 @@ def _nearest(effort: str, words: Sequence[str]) -> str:
     return min(reversed(words), key=lambda word: abs(EFFORTS.index(word) - place))
 
 
-def _written(shape: CallShape, calls: Sequence[ToolCall]) -> str:
-    """Calls as a model writes them."""
-    texts = write_calls(shape, *((call.name, _object(call.arguments)) for call in calls))
-    for call in calls:
-        texts = texts.replace(ID, call.id, 1)
-    return texts
-
-
-def _object(arguments: str) -> Mapping[str, Any]:
-    """The arguments of a call; {} if they are no object."""
-    try:
-        value = Decoding()(arguments or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, Mapping) else {}
-
-
-def _guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
-    """The messages with `guide` at the end of the system message."""
-    if messages and messages[0].role == "system":
-        content = f"{messages[0].content}\n\n{guide}".lstrip()
-        return [Message(role="system", content=content), *messages[1:]]
-    return [Message(role="system", content=guide), *messages]
-
-
 def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, ...]) -> str:
     """What the template writes between the prompt and the text of an answer with this reasoning."""
     opened = opened_by(prompt, known)
@@ -422,23 +377,21 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, .
 
 def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str, ...]:
     """Texts at the end of a turn or the beginning of the next."""
+    marks = (*syntax.stops[:1], *form.family.turn_stop_texts)
     if isinstance(form, LegacyFormat):
-        marks: tuple[str, ...] = (form.user_name, form.ai_name.rstrip())
-    else:
-        marks = syntax.stops[:1] + form.family.turn_stop_texts
+        marks = (form.user_name, form.ai_name.rstrip())
     return tuple(filter(None, marks))
 
 
 def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
     """The offsets where messages end, found by their marks instead of rendering again."""
-    places: list[int] = []
+    places: set[int] = set()
     for mark in marks:
-        size = len(mark)
         at = text.find(mark)
         while at >= 0:
-            places.append(at)
-            at = text.find(mark, at + size)
-    return tuple(sorted(set(places)))
+            places.add(at)
+            at = text.find(mark, at + len(mark))
+    return tuple(sorted(places))
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

@@ -1,14 +1,10 @@
-"""Validates a complete answer against the requested JSON schema.
-
-A grammar constrains the output, but servers fail open (llama.cpp issue 19051) and not every keyword
-can be expressed as a grammar. So the text is also checked with `jsonschema`, an implementation of
-the standard that shares no code with our grammars.
+"""Validates a complete answer against the requested JSON schema, with `jsonschema`: servers fail
+open (llama.cpp issue 19051) and not every keyword can be expressed as a grammar.
 
 Both schema and text are untrusted. Nothing is fetched. Patterns run as automata and never with
 `re`, where ten characters can take years. Every keyword spends from the budget of work, and
-references are counted too: thirty schemas that refer to each other twice mean a billion checks. So
-are the frames of the stack: an overflow within `referencing`, which is written in Rust, is a panic
-and no Exception.
+references are counted: thirty schemas that refer to each other twice mean a billion checks. So are
+the frames of the stack: an overflow within `referencing`, which is Rust, is a panic.
 """
 
 from __future__ import annotations
@@ -76,8 +72,7 @@ def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Errors
 
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
-    """Checks formats as their RFCs define them; jsonschema's own checks accept a time without its
-    zone."""
+    """As their RFCs define formats; jsonschema accepts a time without its zone."""
     if isinstance(instance, str) and name in PATTERNS and not _may_match(PATTERNS[name], instance):
         yield ValidationError(f"it is not a valid {name}")
 
@@ -128,8 +123,8 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
 
 
 def _charged(follow: Keyword, frames: int) -> Keyword:
-    """A keyword that spends by the size of its values; nested keywords spend on their own. Raises
-    RecursionError for too many within each other."""
+    """A keyword that spends by the size of its values. Raises RecursionError for too many within
+    each other."""
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
@@ -162,12 +157,12 @@ _OURS: Mapping[str, Keyword] = {
 
 def _bounded(standard: Any) -> Any:
     """The validator of a standard with our keywords, all of which are charged."""
-    keywords = {**standard.VALIDATORS, **_OURS}
-    for name, keyword in keywords.items():
-        if name in _REFERENCES:
-            keywords[name] = _charged(_reference(keyword), REFERENCE_FRAMES)
-        else:
-            keywords[name] = _charged(keyword, KEYWORD_FRAMES)
+    keywords = {
+        name: _charged(_reference(keyword), REFERENCE_FRAMES)
+        if name in _REFERENCES
+        else _charged(keyword, KEYWORD_FRAMES)
+        for name, keyword in {**standard.VALIDATORS, **_OURS}.items()
+    }
     return extend(standard, keywords)  # type: ignore[no-untyped-call]
 
 
@@ -236,8 +231,7 @@ def _work_of(schema: Mapping[str, Any]) -> int:
 
 
 def _unchecked(parts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The patterns that are not regular. Raises SchemaError for an invalid one. At worst, a value
-    that merely looks like a pattern causes a needless warning."""
+    """The patterns that are not regular. Raises SchemaError for an invalid one."""
     patterns: dict[str, None] = {}
     for part in parts:
         if isinstance(part.get("pattern"), str):

@@ -23,6 +23,10 @@ PAUSE = 30.0  # seconds of that pause, at most
 LONGEST_PAUSE = 60.0  # seconds for which a busy server is left alone because it asks for that
 MOVED = 0.3  # weight of the newest save or restore in its rate
 ENOUGH = 16  # evaluated tokens that are enough to measure a rate
+BASE = 200  # tokens that the rest of a request costs, beside its prompt
+LATE = 2  # answers in a row that begin late, after which a slot is taken away
+SHARE = 0.5  # of the time of an answer, by which one that waited for another begins later
+PART = 8  # of the slots, one is taken away
 ALIKE = 8  # tokens that prompts of any two groups may share: those of the template
 
 
@@ -197,7 +201,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if slot.held is not None:
         pool.slot_freed(slot.held)
     if pool.backends.get(backend.name) is backend and backend.has(slot):
-        pool.release_slot(backend, slot)
+        if backend.grants_slots:
+            pool.free[slot] = backend
         pool.line.freed(slot.held.chain.links if slot.held is not None else (), backend.name)
 
 
@@ -251,6 +256,15 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
         try_later(backend, now)
 
 
+# How many requests a server answers at once, where only a first guess is known.
+#
+# Three things take slots away, as they come free: an answer "too many requests" (`_busy`), a server
+# that reports a queue of its own, and answers that begin about when another one ends instead of
+# when their prompt is evaluated. Each lengthens the pause until one more slot is tried, which
+# happens only while all are in use and requests wait; each try halves it. So the number settles,
+# between 1 and `most`, and one that was lowered by mistake grows back ever faster.
+
+
 def try_later(backend: BackendRecord, now: float) -> None:
     """Lengthen the pause until one more slot is tried, because there are too many: to twice of what
     it was, where the last try halved it."""
@@ -271,6 +285,51 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
     backend.more = now + backend.patience
     resize(pool, backend, count + 1)
     return True
+
+
+def learn_from_first_token(
+    pool: Pool, backend: BackendRecord, slot: Slot, seconds: float, now: float
+) -> None:
+    """Record how long an answer took to begin, on a backend whose slots are learned."""
+    count, busy = len(backend.slots), backend.in_flight
+    quick = seconds / (BASE + slot.work)
+    if 2 * busy <= count or busy == 1:
+        backend.late = 0
+        backend.quick += (SMOOTH if backend.quick else 1.0) * (quick - backend.quick)
+        return
+    if busy < count or not backend.quick:
+        return
+    answer = pool.answer / pool.pace(backend)
+    if seconds < backend.quick * (BASE + slot.work) + SHARE * answer:
+        backend.late = 0
+        return
+    backend.late += 1
+    if backend.late >= LATE:
+        _lower(pool, backend, count - max(1, count // PART), now)
+
+
+def learn_from_queue(pool: Pool, backend: BackendRecord, running: int, now: float) -> None:
+    """Record that a server queues requests while so many are running. One that runs less than half
+    of those under way is still admitting them."""
+    if backend.target or 2 * running < backend.in_flight:
+        return
+    if backend.most and 0 < running < len(backend.slots):
+        _lower(pool, backend, running, now)
+
+
+def take_slots_away(pool: Pool, backend: BackendRecord) -> None:
+    """Take away free slots, of those that are to go."""
+    if backend.target:
+        resize(pool, backend, backend.target)
+        if len(backend.slots) <= backend.target:
+            backend.target = 0
+
+
+def _lower(pool: Pool, backend: BackendRecord, count: int, now: float) -> None:
+    backend.target = max(1, count)
+    take_slots_away(pool, backend)
+    backend.late = 0
+    try_later(backend, now)
 
 
 def resize(pool: Pool, backend: BackendRecord, count: int) -> None:

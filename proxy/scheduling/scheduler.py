@@ -20,11 +20,10 @@ import msgspec
 
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
-from . import idle, learned_slots, outcomes, saved_slots
-from .base import PLACE_LOST, BaseScheduler
+from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
 from .history import RecentClients, held_until
-from .lease import Lease, Outcome, Ticket
+from .lease import BaseScheduler, Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .saved_slots import SavedSlots
@@ -50,6 +49,10 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
+PLACE_LOST = (
+    "the queue is full and this API key has the most requests in it, so this request was dropped"
+    " in favor of another key: retry later"
+)
 
 
 class LocalScheduler(BaseScheduler):
@@ -157,7 +160,7 @@ class LocalScheduler(BaseScheduler):
         """Record that a server queues requests itself while so many are running."""
         with self._lock:
             if name in self.backends:
-                learned_slots.on_queue(*self.backends[name], running, self._clock())
+                outcomes.learn_from_queue(*self.backends[name], running, self._clock())
 
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
@@ -561,7 +564,7 @@ class LocalScheduler(BaseScheduler):
             pool, now = self._home(lease), self._clock()
             backend, slot = lease.grant.backend, lease.slot
             if backend.most and not slot.streaming:
-                learned_slots.on_first_token(pool, backend, slot, now - slot.used, now)
+                outcomes.learn_from_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
             if pool.line.active:
                 self._serve(pool, now)
@@ -615,7 +618,7 @@ class LocalScheduler(BaseScheduler):
             pool = self._home(lease)
             outcomes.settle(pool, lease, outcome, now)
             if backend.target:
-                learned_slots.on_release(pool, backend)
+                outcomes.take_slots_away(pool, backend)
             if backend.draining and not backend.in_flight:
                 self._remove(pool, backend)
                 self._review(self.queue)

@@ -18,13 +18,9 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-# Bytes that a client may lag behind an answer before the answer waits. Four thousand tokens with
-# twenty log probabilities each have two or three times as many; plain text is never so long.
-MAX_BEHIND = 4 << 20
-# The same for all clients of a process together. Beyond it, answers wait for their clients.
-MAX_BEHIND_ALL = 256 << 20
-# Bytes that are joined for one write.
-_PIECE = 256 << 10
+MAX_BEHIND = 4 << 20  # bytes that a client may lag behind an answer before the answer waits
+MAX_BEHIND_ALL = 256 << 20  # the same for all clients of a process together
+_PIECE = 256 << 10  # bytes that are joined for one write
 
 
 class _Woken(Exception):
@@ -35,24 +31,9 @@ class Wire:
     """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
     or a write has failed."""
 
-    __slots__ = (
-        "_behind",
-        "_client",
-        "_error",
-        "_for_good",
-        "_held_up",
-        "_io",
-        "_recv",
-        "_rest",
-        "_send",
-        "_sender",
-        "_taken",
-        "_timeout",
-        "_took",
-        "_wait",
-        "_waits_since",
-        "_woken",
-        "broken",
+    __slots__ = tuple(
+        """_behind _client _error _for_good _held_up _io _recv _rest _send _sender _taken _timeout
+        _took _wait _waits_since _woken broken""".split()
     )
 
     behind_all = 0
@@ -97,8 +78,7 @@ class Wire:
     def wake(self, for_good: bool) -> None:
         """Have reads not wait any more: they return b"" if nothing has come. `for_good`: until
         `finish`; otherwise until something comes, since the rest of a request that crosses with
-        a stop is waited for. (Linux resets a client that sends after a shutdown of the read
-        side.)"""
+        a stop is waited for."""
         self._woken = True
         self._for_good = self._for_good or for_good
         get_hub().cancel_wait(self._io, _Woken())

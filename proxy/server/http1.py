@@ -4,18 +4,14 @@
 WSGI application and writes the answers. With gunicorn's own reader and writer, a short answer costs
 two fifths more.
 
-A connection is in exactly one `State`, and `since` is when it began. Each state that waits for the
-client has a time limit (`ConnectionLimits`). There are no timers here: the worker checks `overdue`
-now and then, calls `expire`, and wakes the reader.
+Each `State` that waits for the client has a time limit (`ConnectionLimits`). There are no timers
+here: the worker checks `overdue` now and then, calls `expire`, and wakes the reader.
 
 A body that does not come with its head is read when the application asks for it; only then does a
-client that waits for "100 Continue" get it. The rest of a body that the application leaves unread
-is discarded, up to a bound; beyond it, the connection is closed. An incomplete body raises
-`BodyError`, so that an application never mistakes a part for the whole.
+client that waits for "100 Continue" get it. What the application leaves unread is discarded, up to
+a bound. An incomplete body raises `BodyError`, so that a part never passes for the whole.
 
-No client is reset, which could delete an answer that it has not read yet. So `linger`, after every
-end, first tells the client that no more data follows, and reads and discards what still comes until
-the client closes too, within bounds.
+No client is reset, which could delete an answer that it has not read yet: see `linger`.
 """
 
 from __future__ import annotations
@@ -37,12 +33,9 @@ from .reader import HOST, Reader, Refused, Request
 
 log = logging.getLogger("slotproxy")
 
-# Bytes per read.
-READ_SIZE = 65536
-# The same for the rest of a body.
-BODY_READ_SIZE = 1 << 18
-# Bytes of an unread body that are discarded so that the connection can serve another request.
-MAX_DROPPED = 1 << 20
+READ_SIZE = 65536  # bytes
+BODY_READ_SIZE = 1 << 18  # the same for the rest of a body
+MAX_DROPPED = 1 << 20  # bytes of an unread body that are discarded for the next request
 # Bytes that are discarded before a connection closes: twice the usual --max-body, since many
 # clients read a 401 or 413 only when they have sent everything.
 MAX_LINGERED = 64 << 20
@@ -50,7 +43,6 @@ MAX_LINGERED = 64 << 20
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = "Transfer-Encoding: chunked\r\n"
-
 # Final answers to invalid or late requests: the status, whose text is the reason.
 BAD_TARGET = "400 Bad Request: the request target must be a path or an http URL"
 LATE = "408 Request Timeout: the request headers took too long"
@@ -76,34 +68,30 @@ class State(enum.Enum):
 
 
 class ConnectionLimits(NamedTuple):
-    """Time limits for clients, in seconds. After `idle` and `dropping` the connection is closed,
-    after `head` and `body` the client gets a 408 first. A body may take one more second for every
-    `body_rate` bytes received. `dropping` also bounds how long the connection lingers."""
+    """Time limits for clients, in seconds. After `head` and `body` the client gets a 408 before the
+    end. A body may take one more second for every `body_rate` bytes received."""
 
     idle: float = 75.0  # longer than the 60 s after which common load balancers close a connection
     head: float = 30.0  # a head is one packet, or a few
     body: float = 60.0  # like nginx's client_body_timeout
     body_rate: float = 500.0  # bytes per second; a phone with a weak signal has ten times that
-    dropping: float = 10.0  # for a client that still sends, or stays, after its answer
+    dropping: float = 10.0  # for a client that still sends, or stays, after its last answer
 
 
 class Sock(Protocol):
-    """The socket interface used here. Methods that wait let other greenlets run."""
+    """The socket interface used here. Methods that wait let other greenlets run; `give_way` does
+    only that. `send` sends all data, now or as soon as the client accepts it, and `flush` waits
+    until then. `finish` tells the client that no more data follows."""
 
-    def recv(self, size: int, /) -> bytes:
-        """Some bytes, b"" at the end."""
+    def recv(self, size: int, /) -> bytes: ...
 
-    def send(self, data: bytes, /) -> object:
-        """Send all data, now or as soon as the client accepts it. May wait."""
+    def send(self, data: bytes, /) -> object: ...
 
-    def flush(self) -> None:
-        """Wait until all data is sent."""
+    def flush(self) -> None: ...
 
-    def finish(self) -> None:
-        """Tell the client that no more data follows."""
+    def finish(self) -> None: ...
 
-    def give_way(self) -> None:
-        """Let other greenlets run."""
+    def give_way(self) -> None: ...
 
 
 class Last(bytes):
@@ -111,8 +99,8 @@ class Last(bytes):
 
 
 class BrokenAnswer(ConnectionError):
-    """An answer that cannot carry an error ended early: its connection must end too, or it would
-    look complete. To any WSGI server, it is as if the client had reset it."""
+    """An answer that cannot carry an error ended early: its connection must end too. To any WSGI
+    server, it is as if the client had reset it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.ECONNRESET, reason)
@@ -127,23 +115,12 @@ class BodyTimeout(TimeoutError):
 
 
 class ServerConnection:
-    """One client connection. `environ` is the part of the WSGI environment shared by all its
-    requests. `parts` is the answer under way, None between two answers."""
+    """One client connection. `environ` is the WSGI environment that its requests share. `parts` is
+    the answer under way, None between two answers."""
 
-    __slots__ = (
-        "_app",
-        "_body_came",
-        "_body_since",
-        "_clock",
-        "_limits",
-        "_reader",
-        "_sock",
-        "at_once",
-        "expired",
-        "parts",
-        "refused",
-        "since",
-        "state",
+    __slots__ = tuple(
+        """_app _body_came _body_since _clock _limits _reader _sock at_once expired parts refused
+        since state""".split()
     )
 
     def __init__(
@@ -154,10 +131,7 @@ class ServerConnection:
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  (it cannot be changed)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sock = sock
-        self._app = app
-        self._limits = limits
-        self._clock = clock
+        self._sock, self._app, self._limits, self._clock = sock, app, limits, clock
         self._reader = Reader(environ)
         self._body_since = 0.0  # when the application began to wait for this body
         self._body_came = 0  # bytes received since then

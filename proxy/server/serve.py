@@ -24,18 +24,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from proxy import __version__
-from proxy.config import (
-    Settings,
-    SettingsError,
-    each_its_own,
-    fixed,
-    from_environment,
-    no_models_here,
-    one_worker,
-)
+from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
 from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
@@ -67,14 +57,11 @@ class Watched:
 
     def _marks(self) -> list[tuple[int, int, int] | None]:
         """What changes with each file; None for one that is not there."""
-        marks: list[tuple[int, int, int] | None] = []
-        for path in self._paths:
-            try:
+        marks: list[tuple[int, int, int] | None] = [None] * len(self._paths)
+        for number, path in enumerate(self._paths):
+            with contextlib.suppress(OSError):
                 info = os.stat(path)
-            except OSError:
-                marks.append(None)
-            else:
-                marks.append((info.st_mtime_ns, info.st_size, info.st_ino))
+                marks[number] = info.st_mtime_ns, info.st_size, info.st_ino
         return marks
 
 
@@ -86,8 +73,8 @@ STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
 )
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
-# Idle seconds between two requests: longer than the 60 s after which common load balancers close a
-# connection. If the server closed it first, a request could be lost.
+# Idle seconds: longer than the 60 s after which common load balancers close a connection. If the
+# server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
@@ -112,8 +99,7 @@ def application(settings: Settings) -> Flask:
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
-    # may also run less often. What survives the youngest generation is looked at sooner: it is what
-    # requests under way hold, and garbage soon.
+    # may also run less often. What requests under way hold is looked at sooner.
     gc.freeze()
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
@@ -128,7 +114,21 @@ def life_of(app: Flask) -> Life:
 
 def run(settings: Settings, reread: Reread) -> int:
     """Serve until a signal. Returns the exit code. `reread` returns the current settings."""
-    return (_run_waitress if settings.server == "waitress" else _run_gunicorn)(settings, reread)
+    if settings.server == "waitress":
+        return _run_waitress(settings, reread)
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            for name, value in gunicorn_options(settings, reread).items():
+                if name in self.cfg.settings:  # older versions of gunicorn lack some names
+                    self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            return application(settings)
+
+    Server().run()  # ends with SystemExit
+    return 0
 
 
 def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
@@ -157,10 +157,8 @@ def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
     from proxy.app import suspend_keys
 
     if not _reload(app, reread, told) and suspend_keys(app):
-        say(
-            "the API keys of the settings are refused by this worker until the settings can be"
-            " read: correct them and reload (kill -HUP)"
-        )
+        why = "until the settings can be read: correct them and reload (kill -HUP)"
+        say(f"the API keys of the settings are refused by this worker {why}")
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
@@ -218,7 +216,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
-        if why := _not_several(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
+        if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
         files = open_files.raise_limit()
@@ -268,10 +266,11 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     def worker_exit(arbiter: Any, worker: Any) -> None:
         if worker.pid != os.getpid():
             return  # gunicorn calls this in the master too
-        code = _code_of(sys.exception())
+        ending = sys.exception()
+        code = ending.code if isinstance(ending, SystemExit) else 1
         if (app := getattr(worker, "wsgi", None)) is not None:
             life_of(app).close(shutdown - CUT - MARGIN)
-        _leave(code)
+        _leave(code if isinstance(code, int) else int(code is not None))
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     shutdown = stopping.shutdown_seconds(settings.model)
@@ -300,11 +299,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     }
 
 
-def _code_of(ending: BaseException | None) -> int:
-    code = ending.code if isinstance(ending, SystemExit) else 1
-    return code if isinstance(code, int) else 0 if code is None else 1
-
-
 def _leave(code: int) -> None:
     """End the process before the interpreter is torn down: native threads (gevent's pool, the
     databases') that wake up during that can crash it."""
@@ -327,31 +321,6 @@ def _not_served(cfg: Any) -> str:
     if cfg.accesslog:
         return "gunicorn's access log is not supported: slotproxy logs its requests itself"
     return ""
-
-
-def _not_several(settings: Settings, number: int) -> str:
-    """Why there cannot be so many workers, "" if there can."""
-    if number == 1:
-        return ""
-    if settings.model:
-        return no_models_here(msgspec.structs.replace(settings, workers=number))
-    return each_its_own(settings) if settings.state else one_worker(number)
-
-
-def _run_gunicorn(settings: Settings, reread: Reread) -> int:
-    from gunicorn.app.base import BaseApplication
-
-    class Server(BaseApplication):
-        def load_config(self) -> None:
-            for name, value in gunicorn_options(settings, reread).items():
-                if name in self.cfg.settings:  # older versions of gunicorn lack some names
-                    self.cfg.set(name, value)
-
-        def load(self) -> Flask:
-            return application(settings)
-
-    Server().run()  # ends with SystemExit
-    return 0
 
 
 # -- waitress --------------------------------------------------------------------------------------
@@ -399,24 +368,27 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         signals.append(number)
         server.pull_trigger()  # wakes the loop below from poll()
 
+    def step(seconds: float) -> None:
+        wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
+
+    def busy() -> bool:
+        channels = server.active_channels.values()
+        return life.busy or any(c.requests or c.total_outbufs_len for c in channels)
+
+    def work(seconds: float, until: signal.Signals | None = None) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and until not in signals and busy():
+            step(0.1)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     _on_change(app, settings, reread)
     addresses = [_address(listener.getsockname())]
     _announce(settings, addresses, f"waitress, {fixed.THREADS} threads")
-
-    def step(seconds: float) -> None:
-        wasyncore.loop(timeout=seconds, use_poll=True, map=server._map, count=1)
-
     while not signals:
         step(1.0)
         look(server, limits, fixed.SEND_TIMEOUT)
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
-
-    def work(seconds: float, until: signal.Signals | None = None) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and until not in signals and (_busy(server) or life.busy):
-            step(0.1)
 
     life.leave()
     work(stopping.GRACE, until=signal.SIGINT)
@@ -425,9 +397,3 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     server.task_dispatcher.shutdown(timeout=1)
     life.close(stopping.shutdown_seconds(settings.model) - CUT)
     return 0
-
-
-def _busy(server: Any) -> bool:
-    return any(
-        channel.requests or channel.total_outbufs_len for channel in server.active_channels.values()
-    )

@@ -91,7 +91,8 @@ def read(environ: Environ, limit: int) -> bytes:
         if length > limit:
             hang_up(environ)
             raise BodyTooLarge(f"the request body has {length} bytes; at most {limit} are allowed")
-        data = _take(environ, length)
+        stream = environ["wsgi.input"]
+        data = stream.read(length) if type(stream) is BytesIO else _take(environ, length)
         if len(data) < length:
             raise BadRequest("the request body ended early")
         return data
@@ -116,11 +117,8 @@ def pieces(environ: Environ, limit: int, size: int = PIECE) -> Iterator[bytes]:
 
 
 def _take(environ: Environ, size: int) -> bytes:
-    stream = environ["wsgi.input"]
-    if type(stream) is BytesIO:  # already in memory
-        return stream.read(size)
     try:
-        return stream.read(size)  # type: ignore[no-any-return]
+        return environ["wsgi.input"].read(size)  # type: ignore[no-any-return]
     except Exception as error:
         raise _not_whole(environ, error) from None
 
@@ -184,7 +182,8 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     # another site can send that type without a preflight request, but then the browser adds Origin.
     if not is_json and "HTTP_ORIGIN" in environ:
         raise WrongType("requests from a web page must have the Content-Type application/json")
-    check_cost(data)
+    if len(data) > SHORT:
+        check_cost(data)
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from ..accounts.rights import Permissions
 from ..config import ApiKey
 from ..errors import BadRequest, KeyEnded, StoreUnavailable, Unauthorized
 from ..gateway import Caller
+from ..gateway.context import ANYBODY
 from ..runtime.lasting import Lasting
 from .auth import BATCH, IDENTITY, Keys
 from .observability import Observer, Record
@@ -98,6 +99,8 @@ class Callers:
             for key in keys
             if not key.options
         }
+        if not keys:
+            self._known[""] = ANYBODY
         # Without keys, all callers are the same and may ask for any class.
         self._most = 0.0 if keys else SHARES["high"]
 

@@ -20,7 +20,7 @@ from werkzeug.wsgi import ClosingIterator
 from .observability import RECORD, Record
 from .peers import TrustedProxies
 from .routes import Api, routes_of
-from .services import Services, current_services, services_of
+from .services import EXTENSION, Services, current_services, services_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -56,7 +56,7 @@ class Application(Flask):
             or self.before_request_funcs.get(None)
         ):
             return self._through_flask(record, environ, start_response)
-        services = services_of(self)
+        services: Services = self.extensions[EXTENSION]
         try:
             sent = view(services, environ)
         except Exception as defect:

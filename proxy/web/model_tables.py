@@ -99,7 +99,9 @@ def session_name(
             return str(name)[:LONGEST]
     if parsed:
         return parsed[:LONGEST]
-    return _in_body(body)[:LONGEST] if body else ""
+    if body and ("conversation" in body or "metadata" in body):
+        return _in_body(body)[:LONGEST]
+    return ""
 
 
 def _in_body(body: Mapping[str, Any]) -> str:
@@ -133,7 +135,7 @@ OLLAMA = ("/api/chat", "/api/generate")
 def read_request(services: Services, record: Record, environ: Environ) -> dict[str, Any]:
     """The JSON body of a request for an answer, or for its tokens or prompt, as the model's table
     changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
-    `with_documents` raises."""
+    reading its documents raises."""
     body = read_json(environ, services.settings.max_body)
     with_documents(services, record, environ, body)
     return with_preset(services, body, record.path) if services.host.presets else body

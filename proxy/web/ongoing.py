@@ -75,14 +75,14 @@ class Ongoing:
         self._known: WeakSet[Owned] = WeakSet()
         self._lock = native_rlock()
 
-    def add(self, one: Owned) -> None:
+    def add(self, answer: Owned) -> None:
         with self._lock:
-            self._known.add(one)
+            self._known.add(answer)
 
     def cancel(self, owner: str) -> int:
         """End all answers of this owner, whose data was deleted, and return how many there were."""
         with self._lock:
-            owned = [one for one in self._known if one.owner == owner]
-        for one in owned:
-            one.cancel.cancel(DataDeleted)
-        return len(owned)
+            answers = [answer for answer in self._known if answer.owner == owner]
+        for answer in answers:
+            answer.cancel.cancel(DataDeleted)
+        return len(answers)

@@ -50,11 +50,10 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
     return shown
 
 
-def shown_name(services: Services, key: str, backend: str) -> str:
-    """Return the name of one backend as shown to this key."""
-    if services.keys.is_admin(key):
-        return backend
-    return services.aliases.known(backend) or shown_names(services, key)(backend)
+def shown_name(services: Services, key: str) -> Callable[[str], str]:
+    """The same for one name and a key that may not see everything: most names are known."""
+    known = services.aliases.known
+    return lambda name: known(name) or shown_names(services, key)(name)
 
 
 def view(services: Services, caller: Caller) -> View:

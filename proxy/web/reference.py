@@ -88,27 +88,27 @@ def _operation(
     if route.foreign:
         errors = {"application/json": {}, ANY: {}}
     whole: dict[str, Any] = {"200": {"description": "OK", "content": answers}}
-    made: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": f"{method}_{slug}",
         "tags": [served.tag],
         "summary": route.summary,
         "responses": {
             **(whole if route.answer else {}),
-            **{status: {"description": said} for status, said in route.empty.items()},
+            **{status: {"description": text} for status, text in route.empty.items()},
             "default": {"description": "An error", "content": errors},
         },
     }
     names = re.findall(r"{(\w+)}", path)
     if names:
-        made["parameters"] = [
+        operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in names
         ]
     if route.body and method != "get":
-        made["requestBody"] = _body(route, schemas[route.body])
+        operation["requestBody"] = _body(route, schemas[route.body])
     if keys and route.is_open:
-        made["security"] = []
-    return made
+        operation["security"] = []
+    return operation
 
 
 def _body(route: Route, body: Schema) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def _ref(name: str) -> dict[str, Any]:
 @blueprint.get("/openapi.json", is_open=True)
 def document() -> Response:
     """This document."""
-    kept = current_app.extensions
-    if KEPT not in kept:
+    extensions = current_app.extensions
+    if KEPT not in extensions:
         settings = current_services().settings
-        made = make(current_app, settings.api_prefix, bool(settings.keys))
-        kept[KEPT] = msgspec.json.encode(made)
-    return Response(kept[KEPT], content_type="application/json")
+        schema = make(current_app, settings.api_prefix, bool(settings.keys))
+        extensions[KEPT] = msgspec.json.encode(schema)
+    return Response(extensions[KEPT], content_type="application/json")

@@ -135,13 +135,13 @@ class Sites:
         self._private = not _loopback(host)
         self._any_origin = "*" in origins
         self._named = allowed_by(origins)
-        self._remembered: set[str] = set()
+        self.accepted: set[str] = set()  # Hosts that were checked
 
     def check_host(self, environ: Environ) -> None:
         """Raises Forbidden for a Host that another site could own."""
         # Browsers always send a Host.
         host = environ.get("HTTP_HOST")
-        if not host or host in self._remembered or self._any_host:
+        if not host or self._any_host:
             return
         if not self._knows(host):
             raise Forbidden(
@@ -150,14 +150,12 @@ class Sites:
                 f" --api-key",
                 code="unknown_host",
             )
-        if len(self._remembered) < REMEMBERED:
-            self._remembered.add(host)
+        if len(self.accepted) < REMEMBERED:
+            self.accepted.add(host)
 
     def check_origin(self, environ: Environ) -> None:
         """Raises Forbidden for a request of another site's page that would change something."""
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
-        if origin is None and site is None:
-            return
         # Browsers let any page open a WebSocket to any site.
         safe = environ["REQUEST_METHOD"] in SAFE and "HTTP_UPGRADE" not in environ
         if safe or self._any_origin:
@@ -204,9 +202,11 @@ def site_check(
 
     def check(environ: Environ) -> Response | None:
         try:
-            if not keys:
+            if not keys and environ.get("HTTP_HOST") not in sites.accepted:
                 sites.check_host(environ)
-            if not keys or environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic ":
+            has_site = "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ
+            basic = keys and environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic "
+            if has_site and (basic or not keys):
                 sites.check_origin(environ)
         except Forbidden as fault:
             if fault.message not in logged and len(logged) < TOLD:

@@ -24,9 +24,10 @@ from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
 from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
 from ..gateway import Answer, Caller
+from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from . import disconnect, permissions
-from .body import JSON, parsed
+from .body import JSON, LARGE
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
@@ -35,6 +36,7 @@ from .services import Services, current_services
 from .stream import Encoder, EventSource, StreamBody
 
 _encode = msgspec.json.Encoder().encode
+_PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
 View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -72,17 +74,18 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
-        record.shown = partial(permissions.shown_name, services, record.key)
+        is_admin = services.keys.is_admin(record.key)
+        record.shown = str if is_admin else permissions.shown_name(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         known = early(raw, cancel) if early is not None else None
         if known is not None:
             return _whole(known, record)
-        # These are pure: their functions may run in another thread.
-        pure = isinstance(dialect, ModuleType | RouteDialect)
-        parsed_request = (
-            parsed(partial(dialect.parse, raw), environ) if pure else dialect.parse(raw)
-        )
+        is_small = 0 < int(environ.get("CONTENT_LENGTH") or 0) < LARGE
+        if is_small or not isinstance(dialect, _PURE):
+            parsed_request = dialect.parse(raw)
+        else:
+            parsed_request = run_in_native_thread(partial(dialect.parse, raw))
         session = session_name(environ, raw, parsed_request.session)
         if session != parsed_request.session:
             parsed_request = msgspec.structs.replace(parsed_request, session=session)

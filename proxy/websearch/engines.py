@@ -7,10 +7,10 @@ and Tavily's web search. Answers are untrusted: only texts, and http and https U
 from __future__ import annotations
 
 import html
+import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -73,20 +73,6 @@ def read(name: str, status: int, data: bytes) -> list[WebResult]:
     """Parses the named engine's answer. Raises UpstreamFault if it is invalid."""
     if name == "searxng" and status == 403:
         raise UpstreamFault("the SearXNG server does not allow the json format")
-    value = _object(name, status, data)
-    if name == "brave":
-        web = value.get("web")
-        results = web.get("results") if isinstance(web, dict) else None
-        return _results(results, "title", "url", "description")
-    return _results(value.get("results"), "title", "url", "content")
-
-
-def from_library(values: Any) -> list[WebResult]:
-    """Parses results of the ddgs library."""
-    return _results(values, "title", "href", "body")
-
-
-def _object(name: str, status: int, data: bytes) -> Mapping[str, Any]:
     if status in (401, 403):
         raise UpstreamFault(f"the search engine {name} rejects our API key")
     if status == 429:
@@ -99,10 +85,14 @@ def _object(name: str, status: int, data: bytes) -> Mapping[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise UpstreamFault(f"the search engine {name} did not return a JSON object")
-    return value
+    if name == "brave":
+        web = value.get("web")
+        results = web.get("results") if isinstance(web, dict) else None
+        return results_of(results, "title", "url", "description")
+    return results_of(value.get("results"), "title", "url", "content")
 
 
-def _results(values: Any, title: str, url: str, snippet: str) -> list[WebResult]:
+def results_of(values: Any, title: str, url: str, snippet: str) -> list[WebResult]:
     """The complete results; each URL once."""
     results: dict[str, WebResult] = {}
     for value in values if isinstance(values, Iterable) else ():
@@ -137,17 +127,11 @@ def _plain(text: str) -> str:
 # Its network stack cannot cooperate with our event loop, so it runs in a child process (`python
 # -P -m proxy.websearch.engines`) without access to files, which can connect over TCP to the
 # ports of HTTPS and DNS only. Its addresses are not checked like those of pages.
-NAME = "ddgs"
 PORTS = (53, 443)
 
 
-def is_installed() -> bool:
-    """Whether the library is installed."""
-    return find_spec("ddgs") is not None
-
-
 class Metasearch:
-    name = NAME
+    name = "ddgs"
 
     def __init__(self) -> None:
         self._children = Children(__name__)
@@ -168,13 +152,10 @@ class Metasearch:
 
 MOST = 20
 MOST_QUERY = 1000  # characters
-KEPT, KEPT_SECONDS = 256, 900.0
+CACHED, CACHED_SECONDS = 256, 900.0
 
 ALIASES = {"duckduckgo": "ddgs", "searx": "searxng"}
 """Names of engines in Langchain-Chatchat's clients."""
-
-Key = tuple[str, str, int]
-"""Of cached results: the engine's name, the query, and the number of results."""
 
 
 class WebSearch:
@@ -190,7 +171,8 @@ class WebSearch:
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: dict[Key, tuple[float, tuple[WebResult, ...]]] = {}
+        # By the engine's name, the query, and the number of results: when, and what was found.
+        self._cached: dict[tuple[str, str, int], tuple[float, tuple[WebResult, ...]]] = {}
 
     @property
     def longest(self) -> float:
@@ -202,30 +184,29 @@ class WebSearch:
         return tuple(self._engines)
 
     def search(
-        self, query: str, engine: str = "", count: int = 5, *, cancel: Cancel | None = None
+        self, query: str, engine: str = "", count: int = 5, *, cancel: Cancel | None
     ) -> tuple[WebResult, ...]:
-        """The results of an engine.
+        """The results of an engine; without `cancel` only cached ones.
 
         Raises Forbidden (no engine is configured), Unsupported (not this one), BadRequest,
         UpstreamFault, UpstreamTimeout, Cancelled."""
         chosen = self._engine(engine)
-        key = _, query, count = _key(chosen, query, count)
+        query, count = " ".join(query.split())[:MOST_QUERY], max(1, min(count, MOST))
+        key = chosen.name, query, count
+        with self._lock:
+            at, results = self._cached.get(key, (-math.inf, ()))
+        if self._clock() - at <= CACHED_SECONDS:
+            return results
+        if cancel is None:
+            return ()
         if not query:
             raise BadRequest("the search query is empty", param="query")
-        cached = self._remembered(key)
-        if cached is not None:
-            return cached
-        results = tuple(chosen.search(query, count, cancel or Cancel(), self._seconds))
+        results = tuple(chosen.search(query, count, cancel, self._seconds))
         with self._lock:
-            self._kept[key] = self._clock(), results
-            while len(self._kept) > KEPT:
-                del self._kept[next(iter(self._kept))]
+            self._cached[key] = self._clock(), results
+            while len(self._cached) > CACHED:
+                del self._cached[next(iter(self._cached))]
         return results
-
-    def remembered(self, query: str, engine: str = "", count: int = 5) -> tuple[WebResult, ...]:
-        """The cached results, without a search. Raises the same errors for the engine as
-        `search`."""
-        return self._remembered(_key(self._engine(engine), query, count)) or ()
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -245,17 +226,6 @@ class WebSearch:
             )
         return chosen
 
-    def _remembered(self, key: Key) -> tuple[WebResult, ...] | None:
-        with self._lock:
-            cached = self._kept.get(key)
-            if cached is None or self._clock() - cached[0] > KEPT_SECONDS:
-                return None
-            return cached[1]
-
-
-def _key(engine: Engine | Metasearch, query: str, count: int) -> Key:
-    return engine.name, " ".join(query.split())[:MOST_QUERY], max(1, min(count, MOST))
-
 
 # in the child process
 
@@ -267,15 +237,13 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     def answer(question: Any) -> Any:
         try:
             library = DDGS(timeout=max(1, int(question["seconds"])))
-            results = from_library(library.text(question["query"], max_results=question["count"]))
-            return {"results": results[: question["count"]]}
+            values = library.text(question["query"], max_results=question["count"])
+            return {"results": results_of(values, "title", "href", "body")[: question["count"]]}
         except TimeoutException:
             return {"late": True}
-        except DDGSException as error:
-            if "No results" in str(error):
-                return {"results": []}
-            return {"wrong": repr(error)[:500]}
         except Exception as error:  # the library parses untrusted pages
+            if isinstance(error, DDGSException) and "No results" in str(error):
+                return {"results": []}
             return {"wrong": repr(error)[:500]}
 
     return answer

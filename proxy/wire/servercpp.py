@@ -209,11 +209,11 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
         for raw in probabilities:
             token = lenient.convert(raw, _Token)
             likely = token.top_logprobs or token.top_probs or token.probs
-            alternatives = tuple(_alternative(one, one.tok_str) for one in likely)
+            alternatives = tuple(_alternative(entry, entry.tok_str) for entry in likely)
             chosen = _alternative(token, token.content)
             logprob = chosen.logprob
             if "probs" in raw:  # without that of the chosen token
-                same = (one.logprob for one in alternatives if one.token == chosen.token)
+                same = (entry.logprob for entry in alternatives if entry.token == chosen.token)
                 logprob = next(same, LEAST_LOGPROB)
             out.append(
                 TokenLogprob(chosen.token, logprob, chosen.data, alternatives[:top], chosen.id)

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ class Fuzzer:
 
 
 def fuzz(
-    subject: Subject, seed: int, url: str, *, seconds: float = 0.0, count: int = 0
+    subject: Subject, seed: int, *, url: str, seconds: float = 0.0, count: int = 0
 ) -> tuple[Report, Fuzzer]:
     """Tries cases for a time or up to a number, with the hostile server at this URL."""
     fuzzer = Fuzzer(subject, seed, url)
@@ -296,15 +297,7 @@ def fuzz(
     return report, fuzzer
 
 
-def main(argv: list[str] | None = None) -> int:
-    with hostile() as (url, more):
-
-        def work(subject: Subject, seed: int, seconds: float) -> tuple[Report, list[str]]:
-            report, fuzzer = fuzz(subject, seed, url, seconds=seconds)
-            return report, [f"results of tools at /mcp: {fuzzer.results}"]
-
-        return command("tests.fuzz.mcp", __doc__, work, argv, more)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with hostile() as (url, more):
+        shown = "results of tools at /mcp: {0.results}"
+        sys.exit(command("tests.fuzz.mcp", __doc__, partial(fuzz, url=url), shown, more))

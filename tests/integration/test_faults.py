@@ -79,22 +79,6 @@ def test_server_kill_during_a_stream_is_an_error_event_and_recovers(
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_one_of_two_backends_down_loses_no_request(
-    server: ModelServer,
-    old_server: ModelServer,
-    gateway: Callable[..., Gateway],
-    client_of: ClientOf,
-) -> None:
-    proxy = gateway("--llama-api", server.url, "--llama-api", old_server.url, "--slots", "2")
-    wait_until(lambda: json.loads(ask(f"{proxy.url}/readyz")[1])["backends"]["up"] == 2)
-    server.kill()
-    for _ in range(6):
-        answer = client_of(proxy).chat.completions.create(
-            model="any", messages=LONG["messages"], max_tokens=2
-        )
-        assert answer.choices[0].message.content
-
-
 @pytest.mark.parametrize("count", [4, 50])
 def test_requests_beyond_the_slots_are_all_answered(
     any_old_server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf, count: int

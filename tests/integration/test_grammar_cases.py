@@ -21,7 +21,7 @@ from jsonschema import Draft4Validator, Draft7Validator, Draft202012Validator, F
 from msgspec import Struct
 
 from proxy.gbnf import NEW, GrammarLimits, UnsupportedSchema, check, schema_to_grammar
-from proxy.gbnf.match import Matcher
+from proxy.gbnf.check import Matcher
 from tests.integration.conftest import StartServer
 from tests.integration.generations import GENERATIONS
 from tests.integration.test_grammar_real import limits_of

@@ -18,7 +18,7 @@ from proxy.gbnf import (
     matches,
     schema_to_grammar,
 )
-from proxy.gbnf.match import Matcher
+from proxy.gbnf.check import Matcher
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from tests.call_formats import FORMS
 from tools.processes import ModelServer

@@ -238,19 +238,6 @@ def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGate
     assert tags == found
 
 
-def test_router_model_has_its_own_chat_template(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url)
-    prompts = {}
-    for model in ("alpha", "beta"):
-        messages = [{"role": "user", "content": "Hello"}]
-        body = {"model": model, "messages": messages}
-        status, _, answer = request(one.url, "/apply-template", body)
-        assert status == 200, answer
-        prompts[model] = answer["prompt"]
-    assert "<|im_start|>user" in prompts["alpha"]
-    assert prompts["beta"] == "[user] Hello\n[assistant] "
-
-
 def test_status_requests_load_no_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url, "--health-interval", "0.05", "--metrics")
 
@@ -525,16 +512,3 @@ def test_router_without_autoload_is_reported(
     wait_for(lambda: listed(one)["alpha"] == "loaded")
     status, answer = chat(one, "alpha")
     assert status == 200, answer
-
-
-def test_native_routes_name_the_model(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url)
-    for path, body in (
-        ("/completion", {"prompt": "Hello", "n_predict": 2}),
-        ("/tokenize", {"content": "Hello world"}),
-        ("/v1/completions", {"prompt": "Hello", "max_tokens": 2}),
-        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "Hello"}]}),
-    ):
-        status, _, answer = request(one.url, path, {**body, "model": "beta"})
-        assert status == 200, (path, answer)
-    assert router.status("beta") == "loaded"

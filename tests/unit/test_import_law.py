@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "proxy"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "core": {"errors"},
-    "gbnf": set(),
+    "gbnf": {"core"},
     "runtime": {"errors"},
     "config": {"", "core", "errors", "runtime"},  # "" is proxy/__init__.py: the version
     "wire": {"core"},

@@ -14,8 +14,6 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends import registry as registries
-from proxy.backends.chatglm import supervisor as supervisors
-from proxy.backends.chatglm.protocol import Load
 from proxy.knowledge import ingest
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
@@ -44,7 +42,7 @@ THREADS = {
     ("app/storage.py", "once"): ENDS,
     ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._run"): LASTS,
+    ("backends/chatglm/supervisor.py", "self._run"): ENDS,
     ("backends/registry.py", "self._monitor"): LASTS,
     ("dialogue/loop.py", "run"): ENDS,
     ("gateway/answer.py", "work"): ENDS,
@@ -68,7 +66,7 @@ THREADS = {
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
-    ("batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
+    ("batches/batch_run.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
     ("web/callers.py", "self._run"): LASTS,
@@ -115,8 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
-    monkeypatch.setattr(supervisors, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(registries, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
 class Twice:
@@ -153,24 +150,6 @@ def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFix
     disconnect.watch({"waitress.client_disconnected": lambda: True}, cancel)
     wait_until(lambda: cancel.cancelled)
     assert _logged_once(caplog)
-
-
-def test_model_is_started_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    load = Load("x")
-    closed: list[bool] = []
-
-    def launch() -> Any:
-        closed.append(True)
-        supervisor._closed = True
-        raise OSError("none there")
-
-    launching = Twice(launch)
-    supervisor = supervisors.Supervisor("x", load, cast(Any, launching))
-    supervisor._wanted = True
-    supervisor._run()
-    assert (launching.calls, closed) == (3, [True])
-    assert _logged_once(caplog)
-    assert supervisor.failing
 
 
 def test_backend_is_checked_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:

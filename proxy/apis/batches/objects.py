@@ -31,13 +31,6 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _encode = msgspec.json.Encoder().encode
 
 
-class Line(Struct, frozen=True):
-    """A line of an input file."""
-
-    custom_id: str
-    body: dict[str, Any]
-
-
 class LineError(Exception):
     """A line of an input file that is no valid request."""
 
@@ -78,8 +71,8 @@ def parse(body: Body) -> tuple[dict[str, Any], int]:
     }, seconds
 
 
-def parse_line(value: Any, endpoint: str) -> Line:
-    """Parse a decoded line of an input file. Raises LineError."""
+def check_line(value: Any, endpoint: str) -> None:
+    """Check a decoded line of an input file. Raises LineError."""
     if type(value) is not dict:
         raise LineError("invalid_json_line", "the line is not a JSON object")
     custom_id = value.get("custom_id")
@@ -101,7 +94,6 @@ def parse_line(value: Any, endpoint: str) -> Line:
             raise LineError(
                 "unsupported_parameter", f"{name} is not supported in a batch", f"body.{name}"
             )
-    return Line(custom_id, body)
 
 
 def answered(request_id: str, custom_id: str, status: int, body: bytes) -> bytes:
@@ -120,44 +112,34 @@ def _line(request_id: str, custom_id: str, response: Any, error: Any) -> bytes:
     return _encode({**line, "response": response, "error": error}) + b"\n"
 
 
+class _Answer(Struct, frozen=True):
+    usage: dict[str, Any] = {}
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
 def usage_of(body: bytes) -> tuple[int, int, int, int]:
     """The tokens of an answer: input, cached, output, reasoning; zeros if it tells none."""
     try:
-        usage = _decode_usage(body).usage
+        usage = _decode_answer(body).usage
     except msgspec.DecodeError:
-        return 0, 0, 0, 0
+        usage = {}
     # OpenAI's APIs name them differently.
-    cached = usage.input_tokens_details.cached_tokens or usage.prompt_tokens_details.cached_tokens
-    details = usage.output_tokens_details, usage.completion_tokens_details
+    read, written = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
+
+    def count(name: str, detail: str = "") -> int:
+        value = usage.get(name)
+        if detail:
+            value = value.get(detail) if isinstance(value, dict) else None
+        return value if type(value) is int else 0
+
     return (
-        usage.input_tokens or usage.prompt_tokens,
-        cached,
-        usage.output_tokens or usage.completion_tokens,
-        max(detail.reasoning_tokens for detail in details),
+        count(f"{read}_tokens"),
+        count(f"{read}_tokens_details", "cached_tokens"),
+        count(f"{written}_tokens"),
+        count(f"{written}_tokens_details", "reasoning_tokens"),
     )
-
-
-class _Details(Struct, frozen=True):
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-class _Usage(Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    prompt_tokens_details: _Details = _Details()
-    completion_tokens_details: _Details = _Details()
-    input_tokens_details: _Details = _Details()
-    output_tokens_details: _Details = _Details()
-
-
-class _Answer(Struct, frozen=True):
-    usage: _Usage = _Usage()
-
-
-_decode_usage = msgspec.json.Decoder(_Answer).decode
 
 
 SCHEMAS: dict[str, Schema] = {

@@ -15,7 +15,6 @@ from ..schema_fields import Schema
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 SOONEST, LATEST = 3600, 2_592_000  # bounds of expires_after.seconds
 MOST_LISTED = 10_000
-LONGEST_NAME = 255
 
 
 def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int | None]:
@@ -36,18 +35,8 @@ def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int 
             raise InvalidParameter(
                 "expires_after.seconds", f"must be between {SOONEST} and {LATEST}"
             )
-    return plain_name(filename), purpose, lasts
-
-
-def plain_name(filename: str) -> str:
-    """The last path component, printable and shortened to 255 characters. Used for display, never
-    as a path."""
-    last = filename.replace("\\", "/").rpartition("/")[2]
-    shown = "".join(c for c in last if c.isprintable()).strip()
-    if len(shown) > LONGEST_NAME:
-        stem, dot, suffix = shown.rpartition(".")
-        shown = stem[: LONGEST_NAME - 1 - len(suffix)] + dot + suffix if stem else shown
-    return shown[:LONGEST_NAME] or "file"
+    # The last part of a path: a name is displayed, and never used as a path.
+    return filename.replace("\\", "/").rpartition("/")[2] or "file", purpose, lasts
 
 
 SCHEMAS: dict[str, Schema] = {

@@ -76,8 +76,7 @@ _FINISH: Fields = {
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": described(**_KEY),
     "UpdateKeyRequest": described("key", key=_NAME, **_FINISH, **_KEY),
-    "RegenerateKeyRequest": described("key", key=_NAME, grace_period=_GRACE, **_KEY),
-    "RegenerateNamedKey": described(grace_period=_GRACE, **_KEY),
+    "RegenerateKeyRequest": described(key=_NAME, grace_period=_GRACE, **_KEY),
     "BlockKeyRequest": described("key", key=_NAME, **_FINISH),
     "DeleteKeysRequest": described(
         keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),

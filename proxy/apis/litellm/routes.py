@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from functools import partial, wraps
 from itertools import islice
 from typing import Any
@@ -18,7 +20,7 @@ from ...accounts.limiting import budgets
 from ...accounts.records import Member, StoredKey, Team, User, blocking
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.accounts import Accounts
-from ...store.ledger_rows import LedgerRow, LedgerSums
+from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
 from ...web import permissions
 from ...web.body import read_json
 from ...web.observability import Record
@@ -27,7 +29,7 @@ from ...web.services import Services, current_services
 from ...web.spine import json_route
 from .. import fields
 from ..usage import routes as usage
-from . import objects, spend, values
+from . import objects, values
 
 blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=objects.BODIES)
 
@@ -57,29 +59,17 @@ def administered(services: Services, record: Record) -> Accounts:
     return opened(services)
 
 
-def reads(path: str, **about: Any) -> Callable[[AdminView], AdminView]:
-    """A GET route for administrators. Its view gets the accounts."""
+def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminView], AdminView]:
+    """A route for administrators. Its view gets the accounts; that of a POST, the name of the
+    caller's key and the body, too, whose fields are those of its schema."""
 
     def register(view: AdminView) -> AdminView:
-        @json_route(blueprint, "GET", path, **about)
-        @wraps(view)
-        def for_administrators(services: Services, record: Record) -> Any:
-            return view(administered(services, record))
-
-        return for_administrators
-
-    return register
-
-
-def changes(path: str, body: str) -> Callable[[AdminView], AdminView]:
-    """A POST route for administrators. Its view gets the accounts, the name of the caller's key and
-    the body, whose fields are those of its schema."""
-
-    def register(view: AdminView) -> AdminView:
-        @json_route(blueprint, "POST", path, body=body)
+        @json_route(blueprint, "POST" if body else "GET", *paths, body=body, tag=tag)
         @wraps(view)
         def for_administrators(services: Services, record: Record, **parts: str) -> Any:
             accounts = administered(services, record)
+            if not body:
+                return view(accounts)
             sent = read_json(request.environ, services.settings.max_body)
             objects.check(body, sent)
             shown = view(accounts, record.key, sent, **parts)
@@ -105,7 +95,7 @@ def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: s
 # -- keys
 
 
-@changes("/key/generate", "GenerateKeyRequest")
+@admin_route("/key/generate", body="GenerateKeyRequest")
 def generate_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make an API key; for administrators."""
     return objects.made(*accounts.keys.make(objects.edit_key(body, time.time())(NEW), actor))
@@ -125,7 +115,7 @@ def key_info(services: Services, record: Record) -> Any:
     return {"key": name, "info": objects.key_object(accounts.keys.read(name))}
 
 
-@reads("/key/list")
+@admin_route("/key/list")
 def list_keys(accounts: Accounts) -> Any:
     """The API keys in the store; for administrators."""
     number, size = _page("size", 10)
@@ -142,28 +132,19 @@ def list_keys(accounts: Accounts) -> Any:
     }
 
 
-@changes("/key/update", "UpdateKeyRequest")
+@admin_route("/key/update", body="UpdateKeyRequest")
 def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change an API key; for administrators."""
     key = _change(accounts.keys, "key", objects.edit_key(body, time.time()), actor, body, "update")
     return {"key": body["key"], **objects.key_object(key)}
 
 
-@changes("/key/regenerate", "RegenerateKeyRequest")
-def regenerate_key(accounts: Accounts, actor: str, body: Body) -> Any:
+@admin_route("/key/regenerate", "/key/<name>/regenerate", body="RegenerateKeyRequest")
+def regenerate_key(accounts: Accounts, actor: str, body: Body, name: str = "") -> Any:
     """A new secret for an API key; for administrators.
 
     The key keeps its id and data."""
-    return _regenerate(accounts, actor, body, values.required_name(body, "key"))
-
-
-@changes("/key/<name>/regenerate", "RegenerateNamedKey")
-def regenerate_named(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
-    """The same, with the key in the path."""
-    return _regenerate(accounts, actor, body, name)
-
-
-def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
+    name = name or values.required_name(body, "key")
     edit, grace = objects.edit_key(body, time.time()), objects.grace(body)
     secret, made = accounts.keys.regenerate(name, edit, grace, actor)
     # A session has only the key's id, so it would outlast the secret that began it.
@@ -172,14 +153,14 @@ def _regenerate(accounts: Accounts, actor: str, body: Body, name: str) -> Any:
     return objects.made(secret, made)
 
 
-@changes("/key/block", "BlockKeyRequest")
+@admin_route("/key/block", body="BlockKeyRequest")
 def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block an API key; for administrators."""
     key = _change(accounts.keys, "key", blocking(True), actor, body, "block")
     return objects.key_object(key)
 
 
-@changes("/key/unblock", "BlockKeyRequest")
+@admin_route("/key/unblock", body="BlockKeyRequest")
 def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock an API key; for administrators."""
     return objects.key_object(
@@ -187,7 +168,7 @@ def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
     )
 
 
-@changes("/key/delete", "DeleteKeysRequest")
+@admin_route("/key/delete", body="DeleteKeysRequest")
 def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete API keys; for administrators.
 
@@ -202,7 +183,7 @@ def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
 # -- users
 
 
-@changes("/user/new", "NewUserRequest")
+@admin_route("/user/new", body="NewUserRequest")
 def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a user, and a key of it; for administrators.
 
@@ -245,21 +226,21 @@ def user_alone(services: Services, record: Record) -> Any:
     return _user_object(*_named_user(services, record))
 
 
-@reads("/user/list")
+@admin_route("/user/list")
 def list_users(accounts: Accounts) -> Any:
     """The users; for administrators."""
     names = {"user_email": "email"}
     return _groups_page("users", accounts.users, 25, names, partial(_user_object, accounts))
 
 
-@changes("/user/update", "UpdateUserRequest")
+@admin_route("/user/update", body="UpdateUserRequest")
 def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a user; for administrators."""
     user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body, "update")
     return {"user_id": user.id, "data": _user_object(accounts, user)}
 
 
-@changes("/user/delete", "DeleteUsersRequest")
+@admin_route("/user/delete", body="DeleteUsersRequest")
 def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete users and their keys; for administrators.
 
@@ -323,7 +304,7 @@ def _groups_page(
 # -- teams
 
 
-@changes("/team/new", "NewTeamRequest")
+@admin_route("/team/new", body="NewTeamRequest")
 def new_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a team; for administrators."""
     new = objects.edit_team(body)(Team(id=values.name(body, "team_id") or ""))
@@ -350,7 +331,7 @@ def team_info(services: Services, record: Record) -> Any:
     }
 
 
-@reads("/team/list")
+@admin_route("/team/list")
 def list_teams(accounts: Accounts) -> Any:
     """The teams; for administrators."""
     if user := values.name(request.args, "user_id"):
@@ -360,35 +341,35 @@ def list_teams(accounts: Accounts) -> Any:
     return [_team_object(accounts, team) for team in teams]
 
 
-@reads("/v2/team/list")
+@admin_route("/v2/team/list")
 def teams_page(accounts: Accounts) -> Any:
     """The teams, page by page; for administrators."""
     names = {"team_id": "id", "team_alias": "alias"}
     return _groups_page("teams", accounts.teams, 10, names, partial(_team_object, accounts))
 
 
-@changes("/team/update", "UpdateTeamRequest")
+@admin_route("/team/update", body="UpdateTeamRequest")
 def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a team; for administrators."""
     team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body, "update")
     return {"team_id": team.id, "data": _team_object(accounts, team)}
 
 
-@changes("/team/block", "TeamRequest")
+@admin_route("/team/block", body="TeamRequest")
 def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block the keys of a team; for administrators."""
     team = _change(accounts.teams, "team_id", blocking(True), actor, body, "block")
     return _team_object(accounts, team)
 
 
-@changes("/team/unblock", "TeamRequest")
+@admin_route("/team/unblock", body="TeamRequest")
 def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Unblock the keys of a team; for administrators."""
     team = _change(accounts.teams, "team_id", blocking(False), actor, body, "unblock")
     return _team_object(accounts, team)
 
 
-@changes("/team/delete", "DeleteTeamsRequest")
+@admin_route("/team/delete", body="DeleteTeamsRequest")
 def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete teams and their keys; for administrators.
 
@@ -397,7 +378,7 @@ def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
     return accounts.teams.delete(names, actor, finish_running=finishes(body))
 
 
-@changes("/team/member_add", "AddMembersRequest")
+@admin_route("/team/member_add", body="AddMembersRequest")
 def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
     """Add members to a team; for administrators."""
     team, member = values.required_name(body, "team_id"), body["member"]
@@ -411,7 +392,7 @@ def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
     }
 
 
-@changes("/team/member_delete", "RemoveMemberRequest")
+@admin_route("/team/member_delete", body="RemoveMemberRequest")
 def remove_member(accounts: Accounts, actor: str, body: Body) -> Any:
     """Remove a member from a team; for administrators."""
     team, user = (values.required_name(body, name) for name in ("team_id", "user_id"))
@@ -424,8 +405,12 @@ def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
 
 
 # -- what was used, from the ledger: administrators see all keys, others their own
+# Queries have days as `start_date` and `end_date` (YYYY-MM-DD, in UTC); the last one counts too.
 
-Only = Mapping[str, Sequence[str]]
+Only = dict[str, Sequence[str]]
+Spent = Callable[[Iterable[LedgerGroup]], float]
+"""The money of sums, whose names have the model."""
+DAY = 86_400_000  # milliseconds
 
 
 @json_route(blueprint, "GET", "/spend/logs", group="")
@@ -434,15 +419,15 @@ def spend_logs(services: Services, record: Record) -> Any:
     query = request.args
     by_days = bool(query.get("start_date") or query.get("end_date"))
     end = int(1000 * time.time()) + 1
-    begin, end = spend.days(query) if by_days else (end - spend.DAY, end)
-    summarizes = spend.choice(query, "summarize", "true", "false") == "true"
+    begin, end = _days(query) if by_days else (end - DAY, end)
+    summarizes = fields.choice(query, "summarize", ("true", "false"), "true") == "true"
     only = _only(services, {"api_key": "key", "user_id": "user"})
     if not permissions.is_admin(services, record.key):
         if only.get("key", (record.key,)) != (record.key,):
             permissions.check_admin(services, record.key)
         only["key"] = (record.key,)
     if by_days and summarizes:
-        return spend.by_day(_used(services, begin, end, ("user", "model"), only))
+        return _by_day(*_used(services, begin, end, ("user", "model"), only))
     if name := values.name(query, "request_id"):
         only["request"] = (name,)
     rows = list(islice(usage.opened(services).rows(begin, end, only), MOST_LOGS + 1))
@@ -456,19 +441,35 @@ def spend_logs(services: Services, record: Record) -> Any:
 def spend_report(services: Services, record: Record) -> Any:
     """What teams or keys used; for administrators."""
     permissions.check_admin(services, record.key)
-    begin, end = spend.days(request.args)
-    by = spend.choice(request.args, "group_by", "team", "api_key")
+    begin, end = _days(request.args)
+    by = fields.choice(request.args, "group_by", ("team", "api_key"), "team")
     only = _only(services, {"api_key": "key", "internal_user_id": "user", "team_id": "team"})
-    used = _used(services, begin, end, ("key", "team", "model"), only)
+    sums, spent = _used(services, begin, end, ("key", "team", "model"), only)
     if by == "api_key" or "key" in only or "user" in only:  # as LiteLLM does
-        return spend.by_key(used)
-    return spend.by_team(used, lambda team: _team_alias(services, team))
+        return _by_key(sums, spent)
+    return _by_team(sums, spent, partial(_team_alias, services))
 
 
-def _only(services: Services, names: Mapping[str, str]) -> dict[str, Sequence[str]]:
+def _days(query: Mapping[str, str]) -> tuple[int, int]:
+    """The range of days, from the first to before the second in milliseconds. Raises
+    InvalidParameter."""
+    bounds = []
+    for name, later in (("start_date", 0), ("end_date", 1)):
+        try:
+            day = date.fromisoformat((query.get(name) or "")[:10]) + timedelta(days=later)
+        except (ValueError, OverflowError):  # there is no day after 9999-12-31
+            raise InvalidParameter(name, "must be a day such as 2026-11-23") from None
+        bounds.append(int(1000 * datetime.combine(day, datetime.min.time(), UTC).timestamp()))
+    begin, end = bounds
+    if end <= begin:
+        raise InvalidParameter("end_date", "must not be before start_date")
+    return begin, end
+
+
+def _only(services: Services, names: Mapping[str, str]) -> Only:
     """The values that the query limits rows to. A key is named as LiteLLM's clients do: by its
     secret, digest or id."""
-    only: dict[str, Sequence[str]] = {}
+    only: Only = {}
     for ours, value in values.filters(request.args, names).items():
         is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST
         if services.accounts is not None and is_key:
@@ -480,20 +481,14 @@ def _only(services: Services, names: Mapping[str, str]) -> dict[str, Sequence[st
 
 def _used(
     services: Services, begin: int, end: int, names: Sequence[str], only: Only
-) -> list[spend.Used]:
-    ledger = usage.opened(services)
-    groups = usage.groups(ledger, begin, end, width=spend.DAY, by=names, only=only)
-    price = _pricing(services)
-    return [
-        spend.Used(
-            group.begin,
-            group.names,
-            group.sums.prompt,
-            group.sums.completion,
-            price(group.names["model"], group.sums),
-        )
-        for group in groups
-    ]
+) -> tuple[Sequence[LedgerGroup], Spent]:
+    """Sums by day and these names, and what they cost."""
+    ledger, price = usage.opened(services), _pricing(services)
+
+    def spent(some: Iterable[LedgerGroup]) -> float:
+        return round(sum(price(group.names["model"], group.sums) for group in some), 9)
+
+    return usage.groups(ledger, begin, end, width=DAY, by=names, only=only), spent
 
 
 def _pricing(services: Services) -> Callable[[str, LedgerSums | LedgerRow], float]:
@@ -536,7 +531,91 @@ def _team_alias(services: Services, team: str) -> str:
     return team
 
 
-@reads("/v1/audit", tag="slotproxy")
+def _by_day(sums: Iterable[LedgerGroup], spent: Spent) -> list[dict[str, Any]]:
+    """The summed answer of /spend/logs."""
+    return [
+        {
+            "startTime": _time(day).date().isoformat(),
+            "spend": spent(some),
+            "users": {name: spent(part) for name, part in _by_name(some, "user")},
+            "models": {name: spent(part) for name, part in _by_name(some, "model")},
+        }
+        for day, some in _grouped(sums, lambda group: group.begin)
+    ]
+
+
+def _by_team(
+    sums: Iterable[LedgerGroup], spent: Spent, alias: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    """The report by day and team; `alias` is the name of a team for people."""
+    return [
+        {
+            "group_by_day": _time(day).isoformat(),
+            "teams": [
+                {
+                    "team_name": alias(team) if team else "Unassigned Team",
+                    "total_spend": spent(part),
+                    "metadata": [
+                        {
+                            "model": group.names["model"],
+                            "api_key": group.names["key"],
+                            "spend": spent([group]),
+                            "total_tokens": group.sums.prompt + group.sums.completion,
+                        }
+                        for group in part
+                    ],
+                }
+                for team, part in _by_name(some, "team")
+            ],
+        }
+        for day, some in _grouped(sums, lambda group: group.begin)
+    ]
+
+
+def _by_key(sums: Iterable[LedgerGroup], spent: Spent) -> list[dict[str, Any]]:
+    """The report by key, the dearest first."""
+
+    def totals(some: Sequence[LedgerGroup]) -> dict[str, Any]:
+        return {
+            "total_cost": spent(some),
+            "total_input_tokens": sum(group.sums.prompt for group in some),
+            "total_output_tokens": sum(group.sums.completion for group in some),
+        }
+
+    report = [
+        {
+            "api_key": key,
+            **totals(some),
+            "model_details": [
+                {"model": model, **totals(part)} for model, part in _by_name(some, "model")
+            ],
+        }
+        for key, some in _by_name(sums, "key")
+    ]
+    return sorted(report, key=lambda row: [row[name] for name in totals([])], reverse=True)
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _by_name(sums: Iterable[LedgerGroup], name: str) -> list[tuple[Any, list[LedgerGroup]]]:
+    return _grouped(sums, lambda group: group.names[name])
+
+
+def _grouped(
+    sums: Iterable[LedgerGroup], of: Callable[[LedgerGroup], Any]
+) -> list[tuple[Any, list[LedgerGroup]]]:
+    groups: dict[Any, list[LedgerGroup]] = defaultdict(list)
+    for group in sums:
+        groups[of(group)].append(group)
+    return sorted(groups.items())
+
+
+# -- the list of changes
+
+
+@admin_route("/v1/audit", tag="slotproxy")
 def list_changes(accounts: Accounts) -> Any:
     """Who changed which key, user or team; by `subject`, `before` and `limit`; for
     administrators."""

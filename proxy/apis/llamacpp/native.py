@@ -14,7 +14,6 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
@@ -22,25 +21,41 @@ from ...core.request import CompletionRequest, Report
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, entry, flag, ignored_fields, integer, items, model_name, stops, text
+from ..fields import Body, entry, flag, ignored_fields, integer, items, read, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
-from ..response_meta import ResponseMeta, RouteDialect
-from ..schema_fields import Fields, Schema
+from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
+from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
-STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 MAX_PROBS = 1000
+STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
+FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+
+
+def _limit(body: Body, name: str) -> int | None:
+    limit = integer(body, name, -2, MAX_TOKENS)
+    return limit if limit is not None and limit >= 0 else None
+
+
+_PARSED: dict[str, Field] = {
+    **{name: openai.PARSED[name] for name in ("model", "stop", "stream", "json_schema")},
+    "n_predict": Field(
+        openai.tokens("Maximum tokens; -1: limited by the context only.", -2), "max_tokens", _limit
+    ),
+    "n_cmpl": openai.PARSED["n"]._replace(
+        schema=doc.count("Number of completions.", 1, openai.MAX_CHOICES, 1)
+    ),
+    "n_probs": Field(
+        doc.count("Number of alternatives for each token.", 0, MAX_PROBS, 0),
+        "logprobs",
+        lambda body, name: integer(body, name, 0, MAX_PROBS) or None,
+    ),
+    "session": Field(openai.SESSION, "session", text),
+}
 _COMMON: Fields = {
-    "model": doc.MODEL,
-    "n_predict": openai.tokens("Maximum tokens; -1: limited by the context only.", -2),
-    "n_cmpl": doc.count("Number of completions.", 1, openai.MAX_CHOICES, 1),
-    "n_probs": doc.count("Number of alternatives for each token.", 0, 1000, 0),
-    "stop": openai.STOP,
-    "stream": doc.STREAM,
-    "session": openai.SESSION,
-    "json_schema": doc.mapping("A JSON schema for the answer.", {"type": "object"}),
+    **_PARSED,
     "logit_bias": openai.LOGIT_BIAS,
     "image_data": doc.array("Must be empty: send images to a chat endpoint.", []),
     "response_fields": doc.strings("Return only these fields.", "content"),
@@ -50,6 +65,7 @@ _COMMON: Fields = {
     "timings_per_token": openai.REPORT["timings_per_token"],
     **doc.SAMPLERS,
 }
+_TABLE = table(_PARSED)
 FIELDS: Fields = {"prompt": PROMPTS, **_COMMON}
 INFILL: Fields = {
     "input_prefix": doc.text("The text before the gap."),
@@ -130,13 +146,10 @@ def parse_infill(body: Body) -> CompletionRequest:
 
 
 def _common(body: Body, known: Set[str]) -> dict[str, Any]:
-    values = openai.samplers(body)
     if body.get("image_data"):
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
-    limit = integer(body, "n_predict", -2, openai.MAX_TOKENS)
-    output = openai.json_schema(body, "json_schema")
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
         raise InvalidParameter("response_fields", "must be a list of strings")
@@ -148,18 +161,11 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
         sampled=flag(body, "post_sampling_probs"),
     )
     return {
-        "model": model_name(body),
-        "sampling": values,
-        "max_tokens": limit if limit is not None and limit >= 0 else None,
-        "stop": stops(body),
-        "n": integer(body, "n_cmpl", 1, openai.MAX_CHOICES) or 1,
-        "stream": flag(body, "stream"),
-        "logprobs": integer(body, "n_probs", 0, MAX_PROBS) or None,
-        "output": output,
-        "session": text(body, "session"),
+        "sampling": openai.samplers(body),
         "warnings": ignored_fields(body, known),
         "report": report,
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
+        **read(body, _TABLE),
     }
 
 
@@ -230,14 +236,11 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
     return answers[0] if len(answers) == 1 else answers
 
 
-class Encoder:
+class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._meta = meta
-        self._request = request
+        super().__init__(meta, request)
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
 
@@ -291,11 +294,7 @@ class Encoder:
         return _event(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
         return _event(error(fault))
-
-    def end(self) -> bytes:
-        return b""
 
 
 def _event(value: dict[str, Any]) -> bytes:
@@ -308,93 +307,73 @@ infill = RouteDialect(parse_infill, reply, error, Encoder)
 
 # Bodies of POST /tokenize, /detokenize, /slots/{id} and /models/load. The source is the README of
 # llama.cpp's server.
-FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
 
-class TokenizeParams(Struct, frozen=True):
-    content: str
-    model: str
-    add_special: bool
-    with_pieces: bool
-
-
-class DetokenizeParams(Struct, frozen=True):
-    tokens: list[int]
-    model: str
-
-
-def parse_tokenize(body: Body) -> TokenizeParams:
-    """Raises InvalidParameter."""
-    return TokenizeParams(
-        text(body, "content"),
-        model_name(body),
-        flag(body, "add_special"),
-        flag(body, "with_pieces"),
-    )
-
-
-def parse_detokenize(body: Body) -> DetokenizeParams:
-    """Raises InvalidParameter."""
-    tokens = items(body, "tokens")
+def _tokens(body: Body, name: str) -> list[int]:
+    tokens = items(body, name)
     if not all(type(token) is int and 0 <= token < MAX_TOKEN_ID for token in tokens):
-        raise InvalidParameter("tokens", "must contain token ids only")
-    return DetokenizeParams(tokens, model_name(body))
+        raise InvalidParameter(name, "must contain token ids only")
+    return tokens
 
 
-def parse_filename(body: Body) -> str:
-    """The file that a slot is saved to or restored from. Raises InvalidParameter."""
-    name = text(body, "filename")
-    if not re.fullmatch(FILENAME, name):
-        raise InvalidParameter("filename", "must be a plain file name")
-    return name
+def _filename(body: Body, name: str) -> str:
+    value = text(body, name)
+    if not re.fullmatch(FILENAME, value):
+        raise InvalidParameter(name, "must be a plain file name")
+    return value
 
 
-class PromptToTokenize(Struct, frozen=True):
-    """The body of /tokenize in the form of GLM's servers."""
-
-    model: str
-    prompt: str
-    max_length: int
-
-
-def parse_tokenize_prompt(body: Body) -> PromptToTokenize:
-    """Raises InvalidParameter naming the field."""
-    limit = integer(body, "max_length", 1, MAX_TOKENS)
-    return PromptToTokenize(model_name(body), text(body, "prompt"), limit or MAX_TOKENS)
-
-
-SCHEMAS: dict[str, Schema] = {
-    "GLMTokenizeRequest": doc.body(
-        "prompt",
-        prompt=doc.text("The text to split into tokens."),
-        model=doc.MODEL,
-        max_length=openai.tokens("How many tokens to return.", 1),
+_MODEL = openai.PARSED["model"]
+TOKENIZE: dict[str, Field] = {
+    "content": Field(
+        doc.text("The text to split into tokens, 4 194 304 characters at most."), "content", text
     ),
-    "TokenizeRequest": doc.body(
-        content=doc.text("The text to split into tokens, 4 194 304 characters at most."),
-        model=doc.MODEL,
-        add_special=doc.flag("Add the tokens that begin and end a prompt."),
-        with_pieces=doc.flag("Return the text of each token too."),
+    "model": _MODEL,
+    "add_special": Field(
+        doc.flag("Add the tokens that begin and end a prompt."), "add_special", flag
     ),
-    "DetokenizeRequest": doc.body(
-        tokens=doc.array(
+    "with_pieces": Field(doc.flag("Return the text of each token too."), "with_pieces", flag),
+}
+GLM_TOKENIZE: dict[str, Field] = {
+    "prompt": Field(doc.text("The text to split into tokens."), "prompt", text),
+    "model": _MODEL,
+    "max_length": Field(
+        openai.tokens("How many tokens to return.", 1),
+        "max_length",
+        lambda body, name: integer(body, name, 1, MAX_TOKENS) or MAX_TOKENS,
+    ),
+}
+DETOKENIZE: dict[str, Field] = {
+    "tokens": Field(
+        doc.array(
             "The ids of the tokens.",
             [1, 2],
             {**doc.COUNT, "minimum": 0, "maximum": MAX_TOKEN_ID - 1},
         ),
-        model=doc.MODEL,
+        "tokens",
+        _tokens,
     ),
-    "ModelActionRequest": doc.body(
-        "model", model=doc.text("The name of a model that the gateway starts itself.", "any")
-    ),
-    "SlotFileRequest": doc.body(
-        "filename",
-        filename=doc.text(
+    "model": _MODEL,
+}
+SLOT_FILE: dict[str, Field] = {
+    "filename": Field(
+        doc.text(
             "A file in the server's --slot-save-path; not needed to erase.",
             "conversation-7.bin",
             pattern=FILENAME,
         ),
+        "filename",
+        _filename,
     ),
+}
+SCHEMAS: dict[str, Schema] = {
+    "GLMTokenizeRequest": doc.body("prompt", **GLM_TOKENIZE),
+    "TokenizeRequest": doc.body(**TOKENIZE),
+    "DetokenizeRequest": doc.body(**DETOKENIZE),
+    "ModelActionRequest": doc.body(
+        "model", model=doc.text("The name of a model that the gateway starts itself.", "any")
+    ),
+    "SlotFileRequest": doc.body("filename", **SLOT_FILE),
     "LlamaCompletionRequest": doc.body("prompt", **FIELDS),
     "LlamaInfillRequest": doc.body(**INFILL),
 }

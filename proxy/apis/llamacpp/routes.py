@@ -24,8 +24,8 @@ from ...web.services import Services
 from ...web.spine import completion_view, json_route
 from .. import fields
 from ..openai import chat as openai_chat
+from ..schema_fields import read_all
 from . import native as llamacpp_native
-from .native import parse_filename
 
 blueprint = Api(
     "native",
@@ -138,7 +138,7 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     file = ""
     if action != "erase":
         sent = body.read_json(request.environ, services.settings.max_body)
-        file = parse_filename(sent)
+        file = read_all(sent, llamacpp_native.SLOT_FILE)["filename"]
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:
         raise NotFound(f"no such slot: {number}")

@@ -22,9 +22,8 @@ from ... import __version__
 from ...core.events import Batch, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Tool
-from ...dialogue import ToolError
+from ...dialogue import ToolError, arguments, schema_of
 from ...dialogue.events import Tick
-from ...dialogue.finding import arguments, schema_of
 from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Answer, Caller

@@ -31,7 +31,7 @@ from .. import schema_fields as doc
 from ..fields import Body
 from ..openai.answer import LIKELIEST, LOGPROBS, MAX_LOGPROBS, MAX_TOKENS, token
 from ..openai.tools import EXAMPLE, as_object, tools
-from ..response_meta import ResponseMeta, RouteDialect, compaction_field
+from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder, compaction_field
 from ..schema_fields import Fields
 
 # str.splitlines and similar functions, with which clients split such streams, take these for line
@@ -330,14 +330,14 @@ def _reply(
     return answer
 
 
-class Encoder:
+class Encoder(StreamEncoder):
     """Encodes events as lines of JSON. Like Ollama, it sends a tool call once it is complete."""
 
     content_type = "application/x-ndjson"
 
     def __init__(self, say: Say, meta: ResponseMeta, request: CompletionRequest) -> None:
+        super().__init__(meta, request)
         self._say = say
-        self._meta = meta
         self._compacted: events.Compacted | None = None
         self._calls: dict[int, ToolCall] = {}
 
@@ -366,9 +366,6 @@ class Encoder:
 
     def fail(self, fault: GatewayError) -> bytes:
         return encode_line(error(fault))
-
-    def end(self) -> bytes:
-        return b""
 
     def _line(self, content: dict[str, Any], tokens: Sequence[events.TokenLogprob] = ()) -> bytes:
         out = {**head(self._meta), **content, "done": False}

@@ -22,7 +22,7 @@ from ...wire import sse
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..response_meta import ResponseMeta, compaction_field
+from ..response_meta import ResponseMeta, StreamEncoder, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
 MAX_CHOICES = 16
@@ -121,7 +121,7 @@ REPORT: dict[str, Schema] = {
     "timings_per_token": doc.flag("Add `timings` to each chunk."),
     "verbose": doc.flag("Add the prompt and the backend's settings."),
 }
-COMMON: Fields = {
+PARSED: dict[str, Field] = {
     "model": Field(doc.MODEL, "model", fields.model_name),
     "max_completion_tokens": Field(
         tokens("The same as max_tokens; takes precedence."), "max_tokens", _max_tokens
@@ -154,12 +154,10 @@ COMMON: Fields = {
         "output",
         json_schema,
     ),
-    "logit_bias": LOGIT_BIAS,
-    **REPORT,
-    **doc.SAMPLERS,
 }
+COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 """The fields that both kinds of body have."""
-_TABLE = table(COMMON)
+_TABLE = table(PARSED)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -321,16 +319,14 @@ def whole(
     }
 
 
-class Chunks:
+class Chunks(StreamEncoder):
     """Encodes events as chunks of a `kind`; choices have their piece, or `silence`, in `said`."""
 
-    content_type = "text/event-stream"
     kind = said = ""
     silence: Any = ""
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._request = request
-        self._meta = meta
+        super().__init__(meta, request)
         self._finished: dict[int, events.Finished] = {}
         self._compacted: events.Compacted | None = None
         begin = msgspec.json.encode(head(meta, self.kind))

@@ -60,7 +60,7 @@ def parse(body: Body) -> CompletionRequest:
         values["warnings"] += tools.pop("warnings", ())
     if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)
-        if not body.get("add_generation_prompt", True) and not body.get("continue_final_message"):
+        if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
             values["warnings"] += ("add_generation_prompt is ignored",)
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")

@@ -8,6 +8,7 @@ own. With several choices, llama.cpp's fields describe the first.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from itertools import accumulate
 from typing import Any
 
 from msgspec import structs
@@ -124,15 +125,12 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     """The older format with parallel lists; `offset` is the place of the first token."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
+    offsets = accumulate((len(token.token) for token in tokens), initial=offset)
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [{alt.token: alt.logprob for alt in token.top} for token in tokens],
-        "text_offset": offsets,
+        "text_offset": list(offsets)[:-1],
     }
 
 

@@ -20,7 +20,8 @@ from .. import anthropic
 from .. import schema_fields as doc
 from ..anthropic.answer import VERSION, model_object, models_list
 from ..llamacpp import native as llamacpp_native
-from ..llamacpp.native import parse_detokenize, parse_tokenize, parse_tokenize_prompt
+from ..llamacpp.native import DETOKENIZE, GLM_TOKENIZE, TOKENIZE
+from ..schema_fields import read_all
 from . import answer as openai
 from . import chat as openai_chat
 from . import completions as openai_completions
@@ -184,12 +185,12 @@ def tokenize(services: Services, record: Record) -> Any:
     raw = body.read_json(request.environ, services.settings.max_body)
     if "prompt" in raw and "content" not in raw:
         return _tokenized_prompt(services, record, raw)
-    params = parse_tokenize(raw)
-    text = params.content, params.add_special
+    wanted = read_all(raw, TOKENIZE)
+    text = wanted["content"], wanted["add_special"]
     gateway = services.gateway
-    with counted(services, record, params.model) as (cancel, barred):
-        model, _ = gateway.registry.answering(params.model)
-        if not params.with_pieces:
+    with counted(services, record, wanted["model"]) as (cancel, barred):
+        model, _ = gateway.registry.answering(wanted["model"])
+        if not wanted["with_pieces"]:
             return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
         pieces = gateway.pieces(model, *text, barred=barred)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
@@ -198,9 +199,9 @@ def tokenize(services: Services, record: Record) -> Any:
 def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -> dict[str, Any]:
     """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
     as ▁, like sentencepiece, and a part of a character as U+FFFD."""
-    params = parse_tokenize_prompt(raw)
+    wanted = read_all(raw, GLM_TOKENIZE)
     gateway = services.gateway
-    most = min(params.max_length, MOST_PIECES)
+    most = min(wanted["max_length"], MOST_PIECES)
 
     def text(token: int) -> str:
         try:
@@ -208,9 +209,9 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
         except CharacterCut:
             return "\ufffd"
 
-    with counted(services, record, params.model) as (cancel, barred):
-        model, _ = gateway.registry.answering(params.model)
-        tokens = gateway.tokenize(model, params.prompt, cancel=cancel, barred=barred)
+    with counted(services, record, wanted["model"]) as (cancel, barred):
+        model, _ = gateway.registry.answering(wanted["model"])
+        tokens = gateway.tokenize(model, wanted["prompt"], cancel=cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
@@ -228,9 +229,9 @@ def _piece(data: bytes) -> str | list[int]:
 )
 def detokenize(services: Services, record: Record) -> Any:
     """The text of tokens."""
-    params = parse_detokenize(body.read_json(request.environ, services.settings.max_body))
-    gateway = services.gateway
-    with counted(services, record, params.model) as (_, barred):
-        model, _ = gateway.registry.answering(params.model)
-        text = gateway.detokenize(model, params.tokens, barred=barred) if params.tokens else ""
-    return {"content": text}
+    raw = body.read_json(request.environ, services.settings.max_body)
+    wanted = read_all(raw, DETOKENIZE)
+    gateway, tokens = services.gateway, wanted["tokens"]
+    with counted(services, record, wanted["model"]) as (_, barred):
+        model, _ = gateway.registry.answering(wanted["model"])
+        return {"content": gateway.detokenize(model, tokens, barred=barred) if tokens else ""}

@@ -124,6 +124,21 @@ class Writer:
         given = call.arguments
         return self.item("fc", "function_call", **head, arguments=given, status=status)
 
+    def add(self, part: Part, status: str) -> None:
+        """Add an item for this part of a whole answer."""
+        match part:
+            case Thought():
+                item = self._thought(part.text, status)
+            case Said():
+                item = self._message([self._text_part(part.text, part.logprobs)], status)
+            case ToolCall():
+                item = self._call(part, status)
+            case _:
+                item = self._step(part)
+                if isinstance(part, events.Searched):
+                    self._found += part.found
+        self._output.append(item)
+
     def _step(self, made: events.Step) -> Item:
         """An item for what the gateway did."""
         match made:
@@ -182,32 +197,16 @@ class Writer:
             results=results if RESULTS in include and made.over else None,
         )
 
-    def whole(self, completion: Completion) -> Item:
-        """The Response of a completion, as its stream ends."""
-        parts: Sequence[Part] = completion.parts or (() if self._parsed.warms else (Said(""),))
-        for number, part in enumerate(parts, 1):
-            cut = number == len(parts) and completion.finished.reason == "length"
-            status = "incomplete" if cut else "completed"
-            match part:
-                case Thought():
-                    item = self._thought(part.text, status)
-                case Said():
-                    said = self._text_part(part.text, part.logprobs)
-                    item = self._message([said], status)
-                case ToolCall():
-                    item = self._call(part, status)
-                case _:
-                    item = self._step(part)
-                    if isinstance(part, events.Searched):
-                        self._found += part.found
-            self._output.append(item)
-        return self.ended(completion.finished, completion.compacted)
-
 
 def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Completion]) -> Item:
     """The Response of a completion, as its stream ends."""
     (completion,) = completions
-    return Writer(meta, parsed).whole(completion)
+    writer = Writer(meta, parsed)
+    parts: Sequence[Part] = completion.parts or (() if parsed.warms else (Said(""),))
+    for number, part in enumerate(parts, 1):
+        cut = number == len(parts) and completion.finished.reason == "length"
+        writer.add(part, "incomplete" if cut else "completed")
+    return writer.ended(completion.finished, completion.compacted)
 
 
 def cited(content: str, results: Sequence[events.Found]) -> list[Item]:
@@ -287,13 +286,6 @@ class Encoder(Writer):
                     self._part_event("response.reasoning_text.delta", delta=event.text)
                 case events.ToolCallDelta():
                     self._call_delta(event)
-                case (
-                    events.Searched()
-                    | events.ToolsListed()
-                    | events.ServerCall()
-                    | events.ApprovalRequested()
-                ):
-                    self._step_event(event)
                 case events.Progress():
                     begun = self.response("in_progress")
                     self._event("response.in_progress", response=begun, **reported(event))
@@ -304,6 +296,9 @@ class Encoder(Writer):
                     self._compacted = event.after(self._compacted)
                 case events.Finished():
                     self._finish(event)
+                case _:
+                    if isinstance(event, events.Step):
+                        self._step_event(event)
         return b"".join(self._out)
 
     def fail(self, fault: GatewayError) -> bytes:
@@ -360,14 +355,11 @@ class Encoder(Writer):
         kind = f"response.{item['type']}"
         match event:
             case events.Searched(over=False):
-                self._item_added(item)
-                self._item_event(kind + ".in_progress")
+                self._step_begins(item)
                 self._item_event(kind + ".searching")
-                self._begun_step = item
                 return
             case events.ServerCall(over=False):
-                self._item_added({**item, "arguments": ""})
-                self._item_event(kind + ".in_progress")
+                self._step_begins({**item, "arguments": ""})
                 self._item_event(kind + "_arguments.delta", delta=event.arguments)
                 self._item_event(kind + "_arguments.done", arguments=event.arguments)
                 self._begun_step = item
@@ -378,12 +370,16 @@ class Encoder(Writer):
             case events.ServerCall():
                 self._item_event(f"{kind}.{item['status']}")
             case events.ToolsListed():
-                self._item_added({**item, "tools": [], "error": None})
-                self._item_event(kind + ".in_progress")
+                self._step_begins({**item, "tools": [], "error": None})
                 self._item_event(kind + (".failed" if event.error else ".completed"))
             case events.ApprovalRequested():
                 self._item_added(item)
         self._item_done(item)
+
+    def _step_begins(self, item: Item) -> None:
+        self._item_added(item)
+        self._item_event(f"response.{item['type']}.in_progress")
+        self._begun_step = item
 
     def _call_delta(self, event: events.ToolCallDelta) -> None:
         kind = f"call {event.index}"

@@ -142,16 +142,6 @@ def repeated(tool: Body) -> Body:
     return shown
 
 
-def listed_labels(values: Sequence[Any]) -> list[str]:
-    """Labels of the servers whose tools the conversation lists."""
-    return [
-        item["server_label"]
-        for item in values
-        if isinstance(item, dict) and item.get("type") == "mcp_list_tools"
-        if type(item.get("server_label")) is str and not item.get("error")
-    ]
-
-
 def approvals(values: Sequence[Any], at: str = "input") -> Approvals:
     requests: dict[str, Body] = {}
     answers: dict[str, tuple[bool, str]] = {}

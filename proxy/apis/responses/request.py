@@ -17,7 +17,7 @@ from ..fields import Body
 from ..openai import answer as openai
 from ..openai.tools import CALLS, PARALLEL, functions, named_choice
 from ..schema_fields import Fields
-from ..vector_stores.request import parse_filters
+from ..vector_stores.request import parse_filters, threshold
 from . import mcp
 from .items import as_items, check_outputs, conversation_of, messages, referenced
 
@@ -83,7 +83,7 @@ CUSTOM = {
 }
 
 
-class ParsedRequest(Struct, frozen=True, kw_only=True):
+class ParsedRequest(Struct, frozen=True):
     """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
     items the model receives, including those of earlier responses. `custom` names the tools that
     take free text. `warms`: the prompt is evaluated for the request that follows, and nothing is
@@ -99,11 +99,6 @@ class ParsedRequest(Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> bool:
         return bool(self.repeated["store"])
-
-    @property
-    def shortens(self) -> bool:
-        """Whether the oldest messages may be dropped if they do not fit."""
-        return bool(self.repeated["truncation"] == "auto")
 
 
 def parse(
@@ -126,16 +121,19 @@ def parse(
     given = (*earlier, *referenced(as_items(body.get("input", [])), find))
     check_outputs(given)
     tools = _Tools(body, searches, warnings)
-    for label in mcp.listed_labels(given):
-        if label in tools.servers:
-            tools.servers[label] = structs.replace(tools.servers[label], listed=True)
+    for item in given:
+        match item:
+            case {"type": "mcp_list_tools", "server_label": str(label)} if not item.get("error"):
+                if server := tools.servers.get(label):
+                    tools.servers[label] = structs.replace(server, listed=True)
     approved = mcp.approved(mcp.approvals(given), tools.servers)
     instructions = fields.text(body, "instructions")
     chat = messages(list(given), warnings)
     if instructions:
         first = Message(role="system", content=instructions)
-        begins = bool(chat) and chat[0].role == "system"
-        chat = [joined(first, chat[0]), *chat[1:]] if begins else [first, *chat]
+        if chat and chat[0].role == "system":
+            first = joined(first, chat.pop(0))
+        chat = [first, *chat]
     if not chat:
         raise InvalidParameter("input", "must contain at least one message")
     chosen = parse_choice(body.get("tool_choice"), warnings)
@@ -197,22 +195,11 @@ def parse(
         "store": store,
         "background": background,
     }
-    return ParsedRequest(
-        request=request,
-        repeated=repeated,
-        input=given,
-        custom=frozenset(tools.custom),
-        warms=warms,
-        include=include,
-    )
+    custom = frozenset(tools.custom)
+    return ParsedRequest(request, repeated, given, custom, warms, include)
 
 
-_SAMPLING: Mapping[str, float] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
+_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 # Optional fields of formats and tools, by type; the schema wants all of them.
 _FORMAT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "text": {"type": "text"},
@@ -260,7 +247,10 @@ class _Tools:
             elif kind == "function":
                 offered.append(tool)
             elif kind == "mcp":
-                self._add_server(mcp.server(tool, at), at)
+                server = mcp.server(tool, at)
+                if server.label in self.servers:
+                    raise InvalidParameter(at + "server_label", f"is used twice: {server.label}")
+                self.servers[server.label] = server
             elif kind == "file_search":
                 whole["ranking_options"] = _whole(whole["ranking_options"], _RANKING)
             if kind in searches:
@@ -269,16 +259,11 @@ class _Tools:
             elif kind not in ("custom", "function", "mcp"):
                 given = fields.plain(tool.get("type") or "")
                 warnings.append(f"tools of type {given} are ignored")
+        if len(self.servers) > mcp.MOST_SERVERS:
+            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
         self.functions = functions(offered)
         for function in self.functions:
             self.searches.pop(function.name, None)  # the client's own function takes precedence
-
-    def _add_server(self, server: McpServer, at: str) -> None:
-        if server.label in self.servers:
-            raise InvalidParameter(at + "server_label", f"is used twice: {server.label}")
-        if len(self.servers) == mcp.MOST_SERVERS:
-            raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
-        self.servers[server.label] = server
 
 
 def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
@@ -298,14 +283,11 @@ def _file_search(tool: Body, at: str) -> Search:
     stores = fields.items(tool, "vector_store_ids", at)
     if not stores or not all(type(store_id) is str for store_id in stores):
         raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
-    threshold = fields.mapping(tool, "ranking_options", at).get("score_threshold") or 0.0
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
     return Search(
         "file",
         tuple(stores),
         fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
-        float(threshold),
+        threshold(tool, at),
         parse_filters(tool.get("filters"), at + "filters"),
     )
 

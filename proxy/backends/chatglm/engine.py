@@ -29,12 +29,11 @@ from .protocol import (
     Began,
     Broken,
     CancelMessage,
+    Converted,
     Decode,
-    Decoded,
     Delta,
     DoneMessage,
     Encode,
-    Encoded,
     Generate,
     Load,
     Order,
@@ -96,15 +95,14 @@ class _Loop:
         self._orders = orders
         self._send = send
         self._waiting: deque[Generate] = deque()
-        self._running = 0  # the id of the generation
-        self._cancelled = False
+        self._cancelled: set[int] = set()
 
     def run(self) -> None:
         while True:
-            if not self._waiting:
+            while not self._waiting:
                 self._take(self._orders.get())
-                continue
             wanted = self._waiting.popleft()
+            self._cancelled = {number for number in self._cancelled if number >= wanted.id}
             with self._refusing(wanted.id):
                 self._generate(wanted)
 
@@ -122,59 +120,42 @@ class _Loop:
         if isinstance(order, Generate):
             self._waiting.append(order)
         elif isinstance(order, CancelMessage):
-            self._cancel(order.id)
+            self._cancelled.add(order.id)
         else:
             with self._refusing(order.id):
-                self._send(self._answered(order))
+                self._send(self._converted(order))
 
-    def _take_new(self) -> None:
-        while not self._orders.empty():
-            self._take(self._orders.get())
-
-    def _cancel(self, number: int) -> None:
-        self._cancelled |= number == self._running
-        for order in [order for order in self._waiting if order.id == number]:
-            self._waiting.remove(order)
-            self._send(DoneMessage(number, "cancelled", 0, 0.0, 0.0))
-
-    def _answered(self, order: Encode | Decode) -> Report:
+    def _converted(self, order: Encode | Decode) -> Converted:
         model = self._model
         if isinstance(order, Decode):
             if not all(0 <= token < model.vocabulary for token in order.ids):
                 raise Unknown
-            return Decoded(order.id, model.decode(order.ids))
+            return Converted(order.id, text=model.decode(order.ids))
         plain = order.plain and order.prompt.text is not None
         ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
-        return Encoded(order.id, tuple(ids))
+        return Converted(order.id, tuple(ids))
 
     def _generate(self, wanted: Generate) -> None:
-        model = self._model
+        """Send the text of an answer as it comes, and its end if it is not cancelled before."""
+        if wanted.id in self._cancelled:
+            return
+        model, send = self._model, self._send
         ids = model.encode(wanted.prompt)
         n_prompt = len(ids)
-        if n_prompt >= model.n_ctx or not ids:
-            self._send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
-            return
-        self._send(Began(wanted.id, n_prompt))
-        self._running, self._cancelled = wanted.id, False
-        try:
-            self._send(self._tokens(wanted, ids))
-        finally:
-            self._running = 0
-
-    def _tokens(self, wanted: Generate, ids: list[int]) -> DoneMessage:
-        """Generate, and send the text as it comes. Appends the answer's ids to `ids`."""
-        model, send = self._model, self._send
-        n_prompt = len(ids)
         left = model.n_ctx - n_prompt
+        if left <= 0 or not ids:
+            send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
+            return
+        send(Began(wanted.id, n_prompt))
         limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
         following = model.sampler(wanted)
         unsure = UNSURE if model.family in ("chatglm", "chatglm2") else ()
         text = Incremental(model.decode, unsure, ids[-1:] if wanted.prompt.begun else ())
-        reason: Literal["stop", "length", "cancelled"] = "length"
+        reason: Literal["stop", "length"] = "length"
         began = first = time.perf_counter()
         count = 0
         while count < limit:
-            token = following(ids, n_prompt + count - 1 if count else 0, n_prompt)
+            token = following(ids, len(ids) - 1 if count else 0, n_prompt)
             count += 1
             if count == 1:
                 first = time.perf_counter()
@@ -188,15 +169,14 @@ class _Loop:
                 piece = text.add(token)
             if piece:
                 send(Delta(wanted.id, piece, count))
-            self._take_new()
-            if self._cancelled:
-                reason = "cancelled"
-                break
+            while not self._orders.empty():
+                self._take(self._orders.get())
+            if wanted.id in self._cancelled:
+                return
         if rest := text.close():
             send(Delta(wanted.id, rest, count))
         now = time.perf_counter()
-        prompt_ms, predicted_ms = 1000 * (first - began), 1000 * (now - first)
-        return DoneMessage(wanted.id, reason, count, prompt_ms, predicted_ms)
+        send(DoneMessage(wanted.id, reason, count, 1000 * (first - began), 1000 * (now - first)))
 
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"

@@ -5,9 +5,8 @@ answer belongs to, set as it is sent.
 
     driver: (Generate | Encode | Decode | Cancel)*, once the engine is ready
     engine: Ready | Broken; for each
-            Generate: Began Delta* Done | Refused      (Cancel makes it end with Done)
-            Encode:   Encoded | Refused
-            Decode:   Decoded | Refused
+            Generate: Began Delta* Done | Refused      (after Cancel, nothing more)
+            Encode, Decode: Converted | Refused
 """
 
 from __future__ import annotations
@@ -115,20 +114,18 @@ class DoneMessage(Struct, frozen=True, tag="done"):
     """The end. Times in milliseconds: prompt evaluation (with the first token), and the rest."""
 
     id: int
-    reason: Literal["stop", "length", "cancelled"]
+    reason: Literal["stop", "length"]
     tokens: int
     prompt_ms: float
     predicted_ms: float
 
 
-class Encoded(Struct, frozen=True, tag="encoded"):
-    id: int
-    ids: tuple[int, ...]
+class Converted(Struct, frozen=True, tag="converted"):
+    """The ids of a text, or the text of ids."""
 
-
-class Decoded(Struct, frozen=True, tag="decoded"):
     id: int
-    text: str
+    ids: tuple[int, ...] = ()
+    text: str = ""
 
 
 class RefusedMessage(Struct, frozen=True, tag="refused"):
@@ -142,7 +139,7 @@ class RefusedMessage(Struct, frozen=True, tag="refused"):
     n_ctx: int = 0
 
 
-Answer = Began | Delta | DoneMessage | Encoded | Decoded | RefusedMessage
+Answer = Began | Delta | DoneMessage | Converted | RefusedMessage
 Report = Ready | Broken | Answer
 
 # They raise msgspec.DecodeError, a ValueError.

@@ -4,9 +4,10 @@
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
-A thread of its own starts the engine, reads its reports and notices its end. Requests only wait
-for `ready`. After its first failure, an engine is restarted immediately; if it fails again before
-it completed an answer, or cannot load, the pause grows each time.
+Each engine has a thread that starts it, reads its reports and notices its end. Requests only wait
+for `ready`. An engine that failed is restarted by the next request or health check: immediately
+after its first failure; if it fails again before it completed an answer, or cannot load, after a
+pause that grows each time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import msgspec
 from ...errors import BackendDown
 from ...runtime.cancel import Cancel
 from ...runtime.confinement import environment
-from ...runtime.lasting import Lasting
 from ...runtime.locks import native
 from ...runtime.subprocesses import Helper
 from .engine import serve_socket
@@ -207,9 +207,10 @@ class Supervisor:
         self._load = load
         self._launch = launch
         self._changed = threading.Condition()
-        self._wanted = self._closed = False
+        self._closed = False
         self._failures = 0
-        self._thread: threading.Thread | None = None
+        self._start_at = 0.0  # when it may be started again
+        self._thread: threading.Thread | None = None  # that runs the engine
         self._engine: Engine | None = None  # from its start
         self.ready: Ready | None = None  # once its model is loaded
         self.error = ""
@@ -230,29 +231,29 @@ class Supervisor:
     def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
         """Start the engine if necessary, and wait at most so many seconds until its model is
         loaded. Raises like `call`."""
-        with self._changed:
-            if self._closed:
-                raise BackendDown("the model is unloaded")
-            self._wanted = True
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"chatglm-{self._name}", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify_all()
         end = time.monotonic() + timeout
-        while self.ready is None:
-            left = end - time.monotonic()
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self.ready is not None or self.failing, min(LOOK, max(0.0, left))
-                )
-                if self.failing or self._closed:
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise BackendDown("the model is unloaded")
+                self._begin()
+                left = end - time.monotonic()
+                if self.ready is None and not self.failing and left > 0:
+                    self._changed.wait(min(LOOK, left))
+                if self.ready is not None:
+                    return True
+                if self.failing:
                     raise BackendDown(f"the model is not running: {self.error}", retry_after=5.0)
-            cancel.check()
-            if left <= LOOK:
-                break
-        return self.ready is not None
+                cancel.check()
+                if left <= LOOK:
+                    return False
+
+    def alive(self) -> bool:
+        """Whether the engine runs, or is expected to soon. One that has failed is restarted."""
+        with self._changed:
+            if self._failures:
+                self._begin()
+            return not self.failing
 
     @property
     def failing(self) -> bool:
@@ -274,74 +275,65 @@ class Supervisor:
         with self._changed:
             self._closed = True
             engine, thread = self._engine, self._thread
-            self._changed.notify_all()
         if engine is not None:
             engine.process.kill()
         if thread is not None:
             thread.join(10)
 
-    # in the supervising thread
+    def _begin(self) -> None:
+        """Start the engine if it does not run, and may be started now. Needs the lock."""
+        if self._thread is None and not self._closed and time.monotonic() >= self._start_at:
+            self._thread = threading.Thread(
+                target=self._run, name=f"chatglm-{self._name}", daemon=True
+            )
+            self._thread.start()
 
     def _run(self) -> None:
-        living = Lasting(f"running model {self._name}")
-        while True:
+        """Run an engine from its start to its end. Linux ends its process with this thread."""
+        why = "internal error, see the log"
+        try:
+            engine = Engine(self._launch(), self._load)
             with self._changed:
-                while not self._wanted and not self._closed:
-                    self._changed.wait()
-                if self._failures > 1:
-                    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._failures - 2))
-                    self._changed.wait_for(lambda: self._closed, pause)
+                self._engine = engine
                 if self._closed:
-                    return
-            if not living.turn(self._live):
-                self._fail("internal error, see the log")
-
-    def _live(self) -> None:
-        """Run an engine from its start to its end."""
-        try:
-            process = self._launch()
+                    engine.process.kill()
+            why = self._follow(engine)
         except OSError as error:
-            self._fail(f"could not start its process: {error}")
-            return
-        engine = Engine(process, self._load)
-        with self._changed:
-            self._engine = engine
-            if self._closed:
-                process.kill()
-        try:
-            broken = self._follow(engine)
+            why = f"could not start its process: {error}"
         finally:
             with self._changed:
-                while_loading = " while it was loading" if self.ready is None else ""
-                self._engine = self.ready = None
-                self._wanted &= not engine.unloaded
+                self._engine = self.ready = self._thread = None
+                if why and not self._closed:
+                    log.error("model %s: %s", self._name, why)
+                    self._failures += 1
+                    self.error = why
+                    if self._failures > 1:
+                        pause = FIRST_PAUSE * 2.0 ** (self._failures - 2)
+                        self._start_at = time.monotonic() + min(LONGEST_PAUSE, pause)
+                self._changed.notify_all()
+
+    def _follow(self, engine: Engine) -> str:
+        """Handle an engine's reports until it ends. Returns why it failed, "" if it was idle."""
+        began = time.monotonic()
+        broken, while_loading = "", " while it was loading"
+        log.info("model %s: loading %s", self._name, self._load.path)
+        try:
+            for report in engine.reports():
+                if isinstance(report, Broken):
+                    broken = report.reason
+                    continue
+                log.info(
+                    "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
+                    self._name, time.monotonic() - began,
+                    report.family, report.n_ctx, report.version,
+                )  # fmt: skip
+                while_loading = ""
+                with self._changed:
+                    self.ready, self.error = report, ""
+                    self._changed.notify_all()
+        finally:
             ended = engine.close()
         if engine.unloaded:
             log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
-        elif not self._closed:
-            self._fail(broken or f"its process exited{while_loading} ({ended})")
-
-    def _follow(self, engine: Engine) -> str:
-        """Handle an engine's reports until it ends. Returns why it cannot load the model."""
-        began = time.monotonic()
-        broken = ""
-        log.info("model %s: loading %s", self._name, self._load.path)
-        for report in engine.reports():
-            if isinstance(report, Broken):
-                broken = report.reason
-                continue
-            log.info(
-                "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-                self._name, time.monotonic() - began, report.family, report.n_ctx, report.version,
-            )  # fmt: skip
-            with self._changed:
-                self.ready, self.error = report, ""
-                self._changed.notify_all()
-        return broken
-
-    def _fail(self, why: str) -> None:
-        log.error("model %s: %s", self._name, why)
-        with self._changed:
-            self._failures += 1
-            self.error = why
-            self._changed.notify_all()
+            return ""
+        return broken or f"its process exited{while_loading} ({ended})"

@@ -210,7 +210,7 @@ class OpenAIServer(HTTPDriver):
             )
         return tokenizer
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         call = make(self._model)
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name

@@ -1,6 +1,4 @@
-"""The gateway's own tool-call format, for templates without tools.
-
-The system message describes the tools, and a reply with calls consists of JSON only::
+"""The gateway's own tool-call format, for templates without tools: a reply of JSON only::
 
     {"tool_calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]}
 
@@ -25,8 +23,7 @@ PLAIN = "If no tool is needed, reply with plain text."
 def instructions(
     tools: Sequence[Mapping[str, Any]], otherwise: str = PLAIN, form: CallFormat | None = None
 ) -> str:
-    """The description of the tools for the system message, for calls in this format or in our own.
-    `otherwise` is its last sentence."""
+    """Describes the tools for the system message, for calls in this format or in our own."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     call = ("tool name", {"argument name": "value"})
     what = "this JSON" if form is None else "this"
@@ -38,35 +35,6 @@ def instructions(
         f"{sample}\n"
         f"{otherwise}"
     )
-
-
-def rewrite(messages: Sequence[Mapping[str, Any]], guide: str = "") -> list[dict[str, Any]]:
-    """The conversation as texts, for a template without tools: calls become the JSON that the
-    instructions ask for, and adjacent results one user message. The system message ends with
-    `guide`."""
-    out: list[dict[str, Any]] = []
-    for message in messages:
-        role, content = message["role"], message.get("content") or ""
-        if role == "tool":
-            name = message.get("name") or message.get("tool_call_id") or "tool"
-            result = f"Result of {name}:\n{content}"
-            if out and out[-1].get("results"):
-                out[-1]["content"] += "\n\n" + result
-            else:
-                out.append({"role": "user", "content": result, "results": True})
-        elif message.get("tool_calls"):
-            calls = [call["function"] for call in message["tool_calls"]]
-            written = [{"name": c["name"], "arguments": c["arguments"]} for c in calls]
-            text = json.dumps({"tool_calls": written}, ensure_ascii=False)
-            out.append({"role": role, "content": f"{content}\n{text}" if content else text})
-        else:
-            out.append({"role": role, "content": content})
-    for message in out:
-        message.pop("results", None)
-    if guide:
-        system = out.pop(0)["content"] if out and out[0]["role"] == "system" else ""
-        out.insert(0, {"role": "system", "content": f"{system}\n\n{guide}".lstrip()})
-    return out
 
 
 def _at_start(reader: CallReader, tools: Tools) -> Wait:

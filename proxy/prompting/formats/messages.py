@@ -41,7 +41,7 @@ def messages(
     read: Callable[[CallReader, Tools, str], Wait],
 ) -> Callable[[Tools], Body]:
     """The body of such a format. A header begins with one of `openings`, behind white space;
-    ``read`` reads the call of a named tool and raises Malformed if there is none."""
+    ``read`` reads the call of a named tool."""
 
     def one_header(reader: CallReader, tools: Tools) -> Reading[Header]:
         at = reader.position

@@ -1,12 +1,10 @@
 """Formats whose values look like JSON but are quoted differently: converted while they stream.
 
-Read are objects, lists, tuples, numbers, and the words for true, false and null of JSON and Python.
-Strings are read by a function of the format. Nothing is evaluated.
+Besides JSON, tuples and Python's words are read, and strings as the format has them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from .base import (
@@ -22,55 +20,56 @@ from .base import (
 )
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
-from .tagged import inside, stream_until
+from .tagged import WORDS, inside, quoted, stream_until
 
 Sink = Callable[[str], None]
 String = Callable[[CallReader, Sink], Reading[bool]]
 """Reads a string if one comes next, passing its JSON to the sink; False if none comes."""
 
 MAX_DEPTH = 64
-_WORDS = {"True": "true", "False": "false", "None": "null"}
 _CLOSING = {"[": "]", "(": ")"}
-_IN_KEY = frozenset("{}[](),:\"'\n")
+_NO_KEY = frozenset("{}[](),:=\"'\n")
 
 
-def read_value(reader: CallReader, sink: Sink, string: String, depth: int = 0) -> Wait:
-    """Takes a value. Raises Malformed if there is none, or it is nested too deeply."""
+def _read_value(reader: CallReader, sink: Sink, string: String, depth: int) -> Wait:
     if depth > MAX_DEPTH:
         raise Malformed
     yield from reader.spaces()
     if (yield from string(reader, sink)):
         return
     if (yield from reader.skip("{")):
-        yield from read_members(reader, sink, string, depth)
+        yield from read_members(reader, sink, string, depth=depth + 1)
     elif opening := (yield from reader.skip_one(tuple(_CLOSING))):
-        yield from _items(reader, sink, string, _CLOSING[opening], depth)
+        yield from _items(reader, sink, string, _CLOSING[opening], depth + 1)
     else:
         word = yield from reader.run(lambda c: c.isalnum() or c in "+-._")
-        word = _WORDS.get(word, word)
+        word = WORDS.get(word, word)
         if not is_json(word):
             raise Malformed
         sink(word)
 
 
-def read_members(reader: CallReader, sink: Sink, string: String, depth: int = 0) -> Wait:
-    """Takes the members of an object and its end; its "{" has been read."""
+def read_members(
+    reader: CallReader,
+    sink: Sink,
+    string: String,
+    closing: str = "}",
+    colon: str = ":",
+    depth: int = 0,
+) -> Wait:
+    """Takes the members of an object and its end; its beginning has been read."""
     sink("{")
     before = ""
-    while not (yield from reader.skip(" }")):
-        if before:
-            yield from reader.expect(",")
-            if (yield from reader.skip(" }")):
-                break
+    while (yield from _follows(reader, before, closing)):
         parts: list[str] = []
         if not (yield from string(reader, parts.append)):
-            key = (yield from reader.run(lambda c: c not in _IN_KEY)).strip()
+            key = (yield from reader.run(lambda c: c not in _NO_KEY)).strip()
             if not key:
                 raise Malformed
-            parts = [json.dumps(key, ensure_ascii=False)]
-        yield from reader.expect(" :")
+            parts = [quoted(key)]
+        yield from reader.expect(f" {colon}")
         sink(f"{before}{''.join(parts)}: ")
-        yield from read_value(reader, sink, string, depth + 1)
+        yield from _read_value(reader, sink, string, depth)
         before = ", "
     sink("}")
 
@@ -78,15 +77,21 @@ def read_members(reader: CallReader, sink: Sink, string: String, depth: int = 0)
 def _items(reader: CallReader, sink: Sink, string: String, closing: str, depth: int) -> Wait:
     sink("[")
     before = ""
-    while not (yield from reader.skip(f" {closing}")):
-        if before:
-            yield from reader.expect(",")
-            if (yield from reader.skip(f" {closing}")):
-                break
+    while (yield from _follows(reader, before, closing)):
         sink(before)
-        yield from read_value(reader, sink, string, depth + 1)
+        yield from _read_value(reader, sink, string, depth)
         before = ", "
     sink("]")
+
+
+def _follows(reader: CallReader, before: str, closing: str) -> Reading[bool]:
+    """Whether another member or item follows; a comma behind the last one is no fault."""
+    if (yield from reader.skip(f" {closing}")):
+        return False
+    if not before:
+        return True
+    yield from reader.expect(",")
+    return not (yield from reader.skip(f" {closing}"))
 
 
 # Gemma 4's answers: a channel of thoughts, and calls with strings between ``<|"|>`` marks::
@@ -243,32 +248,13 @@ def _lfm_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
         yield from reader.spaces()
         name = yield from reader.run(lambda c: c.isalnum() or c in "_.-")
         yield from reader.expect(" (")
-        yield from _read_call(reader, name)
+        reader.start(name)
+        yield from read_members(reader, reader.arguments, _lfm_string, ")", "=")
+        reader.finish()
         if not (yield from reader.skip(" ,")):
             break
     yield from reader.skip(" ]")
     yield from reader.skip(f" {_CLOSE}")
-
-
-def _read_call(reader: CallReader, name: str) -> Wait:
-    """Reads the arguments of a call; its "(" has been read."""
-    reader.start(name)
-    before = "{"
-    while not (yield from reader.skip(" )")):
-        if before != "{":
-            yield from reader.expect(",")
-            if (yield from reader.skip(" )")):
-                break
-        yield from reader.spaces()
-        key = yield from reader.run(lambda c: c.isalnum() or c in "_-")
-        if not key:
-            raise Malformed
-        yield from reader.expect(" =")
-        reader.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
-        yield from read_value(reader, reader.arguments, _lfm_string)
-        before = ", "
-    reader.arguments("}" if before != "{" else "{}")
-    reader.finish()
 
 
 def _matches(source: str) -> bool:

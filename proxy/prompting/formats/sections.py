@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .base import (
     ID,
     TYPE,
     CallFormat,
     CallShape,
+    Read,
     TaggedArguments,
     Tools,
     follows,
@@ -18,6 +21,40 @@ from .base import (
 from .objects import read_list
 from .reader import Body, CallReader, Malformed, Wait
 from .shaped import reads
+
+
+def sections(
+    thoughts_marks: tuple[str, str],
+    openings: tuple[str, ...],
+    endings: tuple[str, ...],
+    call: str,
+    read: Read,
+    behind: tuple[str, ...],
+) -> Callable[[Tools], Body]:
+    """The body of a format with thoughts between marks, and text between one of `openings`, which
+    may be missing, and one of `endings`, which only ends it before `behind` or the answer's end."""
+    think, think_end = thoughts_marks
+
+    def body(tools: Tools) -> Body:
+        calls = (call,) if tools else ()
+
+        def run(reader: CallReader) -> Wait:
+            if (yield from opening_tag(reader, thoughts_marks)) == think:
+                yield from reader.spaces()
+                yield from reader.skip(think)  # some models repeat the prompt's mark
+                yield from thoughts(reader, (think_end, *openings), calls, read, tools)
+            yield from opening_tag(reader, openings)
+            while mark := (yield from reader.text_until(calls, endings)):
+                if mark == call:
+                    if (yield from opened(reader, tools, mark, read)):
+                        yield from opening_tag(reader, openings)
+                elif not (yield from follows(reader, *behind)):
+                    reader.degrade(len(mark))
+
+        return run
+
+    return body
+
 
 # Command R7B's and Cohere's later answers: all parts stand between marks::
 #
@@ -47,26 +84,6 @@ def _cohere_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.skip(f" {_COHERE_END}")
 
 
-def _cohere_body(tools: Tools) -> Body:
-    calls = (_BEGIN,) if tools else ()
-
-    def run(reader: CallReader) -> Wait:
-        begins = yield from opening_tag(reader, (_COHERE_THINK, _COHERE_THINK_END))
-        if begins == _COHERE_THINK:
-            yield from reader.spaces()
-            yield from reader.skip(_COHERE_THINK)  # some models repeat the prompt's mark
-            yield from thoughts(reader, (_COHERE_THINK_END, *_TEXTS), calls, _cohere_read, tools)
-        yield from opening_tag(reader, _TEXTS)  # it may be missing
-        while mark := (yield from reader.text_until(calls, _COHERE_ENDS)):
-            if mark in calls:
-                if (yield from opened(reader, tools, mark, _cohere_read)):
-                    yield from opening_tag(reader, _TEXTS)
-            elif not (yield from follows(reader, _BEGIN, _TURN_END)):
-                reader.degrade(len(mark))
-
-    return run
-
-
 def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
     return CallFormat(
         name=name,
@@ -80,7 +97,14 @@ def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
             end=f"\n]{_COHERE_END}",
             ids="index",
         ),
-        body=_cohere_body,
+        body=sections(
+            (_COHERE_THINK, _COHERE_THINK_END),
+            _TEXTS,
+            _COHERE_ENDS,
+            _BEGIN,
+            _cohere_read,
+            (_BEGIN, _TURN_END),
+        ),
         turns=("<|CHATBOT_TOKEN|>",),
         reasoning=(_COHERE_THINK, _COHERE_THINK_END),
         content=text,
@@ -112,8 +136,6 @@ _KIMI_TEXT, _KIMI_TEXT_END = f"<|open|>response{_SEP}", f"<|close|>response{_SEP
 _TOOLS = f"<|open|>tools{_SEP}"
 _KIMI_END = f"<|close|>message{_SEP}"
 _STOP = "<|end_of_msg|>"
-_KIMI_ENDS = (_KIMI_TEXT_END, _KIMI_END, _STOP)
-
 
 _KIMI_SHAPE = CallShape(
     prefix=_TOOLS,
@@ -129,32 +151,20 @@ _KIMI_SHAPE = CallShape(
         after_value=f"<|close|>argument{_SEP}",
     ),
 )
-_kimi_read = reads(_KIMI_SHAPE)
-
-
-def _kimi_body(tools: Tools) -> Body:
-    calls = (_TOOLS,) if tools else ()
-
-    def run(reader: CallReader) -> Wait:
-        if (yield from reader.skip(f" {_KIMI_THINK}")):
-            yield from reader.spaces()
-            yield from thoughts(reader, (_KIMI_THINK_END, _KIMI_TEXT), calls, _kimi_read, tools)
-            yield from reader.spaces()
-        yield from reader.skip(_KIMI_TEXT)
-        while mark := (yield from reader.text_until(calls, _KIMI_ENDS)):
-            if mark == _TOOLS:
-                yield from opened(reader, tools, mark, _kimi_read)
-            elif not (yield from follows(reader, _TOOLS, _KIMI_END, _STOP)):
-                reader.degrade(len(mark))
-
-    return run
 
 
 KIMI_K3 = CallFormat(
     name="kimi-k3",
     opening=(_TOOLS,),
     shape=_KIMI_SHAPE,
-    body=_kimi_body,
+    body=sections(
+        (_KIMI_THINK, _KIMI_THINK_END),
+        (_KIMI_TEXT,),
+        (_KIMI_TEXT_END, _KIMI_END, _STOP),
+        _TOOLS,
+        reads(_KIMI_SHAPE),
+        (_TOOLS, _KIMI_END, _STOP),
+    ),
     turns=(f'<|open|>message role="assistant"{_SEP}',),
     reasoning=(_KIMI_THINK, _KIMI_THINK_END),
     content=(_KIMI_TEXT, _KIMI_TEXT_END),

@@ -1,8 +1,7 @@
 """The streaming parser of a call shape.
 
-It follows the literals of the shape, with any white space between them. Three kinds of calls:
-JSON objects that hold the name and the arguments, names with JSON arguments, and names with tagged
-arguments. JSON objects are read in any order of their members, and lists of them as well.
+It follows the literals of the shape, with any white space between them. Calls are JSON objects,
+with members in any order, or names with JSON arguments or tagged ones.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from ..marks import common_end
 from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
-from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
+from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
 from .scanner import is_json
 from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
@@ -42,14 +41,12 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
 
 
 def reads(shape: CallShape) -> Read:
-    """Reads calls of this shape behind a mark, for formats whose answers need a body of their
-    own."""
+    """Reads calls of this shape behind a mark, for formats with a body of their own."""
     return _Shaped(shape).read
 
 
 def openings(shape: CallShape) -> tuple[str, ...]:
-    """The marks that calls may begin with: those before the name, since models leave the first out
-    at times. None if calls begin with JSON."""
+    """The marks before the name: models leave the first out at times. None if calls are JSON."""
     lead = shape.prefix + shape.before_name
     marks: list[str] = []
     at = 0
@@ -70,8 +67,8 @@ class _Shaped:
     def __init__(self, shape: CallShape) -> None:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
-        found = _OBJECT.search(lead)
-        self._object_at = found.start() if found and shape.tagged is None else -1
+        begins = _OBJECT.search(lead)
+        self._object_at = begins.start() if begins and shape.tagged is None else -1
         usual = Keys()
         self._keys = Keys(
             usual.name.union(_NAME_KEY.findall(lead)),
@@ -82,12 +79,12 @@ class _Shaped:
         self._separator = _tokens(shape.separator)
         self._before_name = _tokens(shape.before_name)
         self._end = _tokens(shape.end)
-        self._has_list = self._object_at >= 0 and "[" in _tokens(lead[: self._object_at])
+        self._tagged = _Tagged(shape, shape.tagged) if shape.tagged is not None else None
 
     @property
     def may_lack_mark(self) -> bool:
-        """Whether an answer may begin with calls that have no mark: theirs have none, or it is a
-        control token, which some servers do not print."""
+        """Whether an answer may begin with calls without a mark: it is a control token, which some
+        servers do not print, or there is none."""
         marks = openings(self._shape)
         return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
 
@@ -100,19 +97,18 @@ class _Shaped:
                 # Some models of such a format write JSON between its marks at times.
                 yield from self._read_objects(reader, tools)
                 return
-            yield from self._literals(reader, _tokens(rest))
+            yield from _literals(reader, _tokens(rest))
             yield from self._read_named(reader, tools)
             return
         opened = len(self._lead) - len(rest)
-        for token in _tokens(self._lead[opened : self._object_at]):
-            if token != "[":
-                yield from reader.skip(" " + token)
+        before = _tokens(self._lead[opened : self._object_at])
+        yield from _optional(reader, [token for token in before if token != "["])
         yield from self._read_objects(reader, tools)
 
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
         """Reads calls without marks, of known tools."""
         if self._object_at < 0:
-            yield from self._literals(reader, _tokens(self._lead))
+            yield from _literals(reader, _tokens(self._lead))
             yield from self._read_named(reader, tools)
             return
         yield from reader.spaces()
@@ -122,7 +118,7 @@ class _Shaped:
             yield from read_object(reader, tools, keys=self._keys)
         if not reader.behind_call:
             raise Malformed
-        yield from self._optional(reader, [*self._suffix, *self._end])
+        yield from _optional(reader, [*self._suffix, *self._end])
 
     # Calls that are JSON objects
 
@@ -143,12 +139,12 @@ class _Shaped:
                 if reader.calls == calls:
                     raise
                 break
-            yield from self._optional(reader, self._closing())
-            yield from self._optional(reader, self._separator)
+            yield from _optional(reader, self._closing())
+            yield from _optional(reader, self._separator)
             yield from reader.spaces()
             if (yield from reader.peek()) != "{":
                 break
-        yield from self._optional(reader, [*self._closing(), *self._end])
+        yield from _optional(reader, [*self._closing(), *self._end])
 
     def _closing(self) -> list[str]:
         """The suffix without what belongs to the object itself."""
@@ -161,18 +157,18 @@ class _Shaped:
         first = self._before_name[:1]
         while True:
             name = yield from self._name(reader)
-            if self._shape.tagged is None:
+            if self._tagged is None:
                 yield from self._after(reader)
                 yield from read_arguments(reader, name)
-                yield from self._optional(reader, self._suffix)
+                yield from _optional(reader, self._suffix)
             else:
-                yield from self._literals(reader, self._after_name)
-                yield from _Tagged(self._shape, self._shape.tagged).read(reader, tools, name)
-            yield from self._optional(reader, self._separator)
+                yield from _literals(reader, self._after_name)
+                yield from self._tagged.read(reader, tools, name)
+            yield from _optional(reader, self._separator)
             if not first or not (yield from reader.skip(" " + first[0])):
                 break
-            yield from self._literals(reader, self._before_name[1:])
-        yield from self._optional(reader, self._end)
+            yield from _literals(reader, self._before_name[1:])
+        yield from _optional(reader, self._end)
 
     def _name(self, reader: CallReader) -> Reading[str]:
         after = self._shape.after_name.lstrip()[:1]
@@ -189,27 +185,28 @@ class _Shaped:
             yield from reader.spaces()
             if (yield from reader.peek()) == "{":
                 return
-            yield from self._literal(reader, token, optional=True)
+            yield from _literal(reader, token)
 
-    # Literals
 
-    def _literals(self, reader: CallReader, tokens: list[str]) -> Wait:
-        for token in tokens:
-            yield from self._literal(reader, token)
+def _literals(reader: CallReader, tokens: list[str]) -> Wait:
+    for token in tokens:
+        if not (yield from _literal(reader, token)):
+            raise Malformed
 
-    def _optional(self, reader: CallReader, tokens: list[str]) -> Wait:
-        for token in tokens:
-            yield from self._literal(reader, token, optional=True)
 
-    def _literal(self, reader: CallReader, token: str, *, optional: bool = False) -> Wait:
-        """Takes a literal, and the id of the call within it."""
-        for at, part in enumerate(token.split(ID)):
-            if at:
-                reader.call_id = yield from reader.run(lambda char: char.isalnum() or char in "_-")
-            if part and not (yield from reader.skip(part if at else " " + part)):
-                if not optional:
-                    raise Malformed
-                return
+def _optional(reader: CallReader, tokens: list[str]) -> Wait:
+    for token in tokens:
+        yield from _literal(reader, token)
+
+
+def _literal(reader: CallReader, token: str) -> Reading[bool]:
+    """Takes a literal, and the id of the call within it; False if it does not come."""
+    for at, part in enumerate(token.split(ID)):
+        if at:
+            reader.call_id = yield from reader.run(lambda char: char.isalnum() or char in "_-")
+        if part and not (yield from reader.skip(part if at else " " + part)):
+            return False
+    return True
 
 
 class _Tagged:
@@ -276,18 +273,13 @@ class _Tagged:
     def _value(self, reader: CallReader, allowed: frozenset[str], is_text: bool | None) -> Wait:
         """A value of these types: a string streams, others are emitted when they are complete."""
         streams = allowed == STRING or (is_text is True and "string" in allowed)
-        parts: list[str] = []
-        size = 0
+        parts = Held(MAX_HELD)
 
         def sink(text: str) -> None:
-            nonlocal size
             if streams:
                 reader.arguments(inside(text))
-                return
-            size += len(text)
-            if size > MAX_HELD:
-                raise Malformed
-            parts.append(text)
+            else:
+                parts.add(text)
 
         if streams:
             reader.arguments('"')

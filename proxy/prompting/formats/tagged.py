@@ -1,7 +1,7 @@
 """Arguments that models write between tags: text that becomes JSON of the type in the schema.
 
-A string is the text itself; anything else is JSON. Where the schema allows both, the text is JSON
-if that has another type that the schema allows, else a string.
+Where the schema allows strings and more, the text is JSON if that has another type that the schema
+allows, else a string.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .scanner import is_json
 
 STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
-_WORDS = {"True": "true", "False": "false", "None": "null"}
+WORDS = {"True": "true", "False": "false", "None": "null"}
 _MAX_NESTED = 16
 
 
@@ -32,7 +32,7 @@ def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait
 
 def typed(text: str, allowed: frozenset[str]) -> str:
     """An argument as JSON of one of these types, if it can be."""
-    value = _WORDS.get(text.strip(), text.strip())
+    value = WORDS.get(text.strip(), text.strip())
     if allowed == STRING:
         return quoted(text)
     if not is_json(value) or ("string" in allowed and not allowed & _kinds_of(json.loads(value))):
@@ -53,8 +53,7 @@ def inside(text: str) -> str:
 
 
 def stream_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> Wait:
-    """Passes the text up to `mark` to the sink as it streams, and takes the mark. Raises Malformed
-    if the reply ends first."""
+    """Passes the text up to `mark` to the sink as it streams, and takes the mark."""
     if not (yield from reader.up_to(mark, sink)):
         raise Malformed
 

@@ -35,7 +35,7 @@ def _minimax_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
         yield from reader.expect(" >")
         reader.start(name)
         schema = tools.get(name, {})
-        yield from _members(reader, schema, schema, _MINIMAX_INVOKE_END, 0)
+        yield from _elements(reader, schema, schema, _MINIMAX_INVOKE_END, 0)
         reader.finish()
     if not reader.behind_call:
         raise Malformed
@@ -51,10 +51,8 @@ def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -
         yield from typed_until(reader, close, allowed)
         return
     yield from reader.spaces()
-    if (yield from reader.look((_ITEM,))):
-        yield from _items(reader, items(schema, root), root, close, depth)
-    elif (yield from reader.look((close,))) is None and (yield from reader.look((_ELEMENT,))):
-        yield from _members(reader, schema, root, close, depth)
+    if (yield from reader.look((_ELEMENT,))) and (yield from reader.look((close,))) is None:
+        yield from _elements(reader, schema, root, close, depth)
     else:
         text = yield from reader.until(close, MAX_HELD)
         empty = {"array": "[]", "object": "{}"}
@@ -63,29 +61,22 @@ def _value(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -
         reader.arguments(typed(text, allowed))
 
 
-def _items(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -> Wait:
-    reader.arguments("[")
+def _elements(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -> Wait:
+    """Reads the items of an array or the members of an object, and the closing tag."""
+    is_array = depth > 0 and (yield from reader.look((_ITEM,))) is not None
+    reader.arguments("[" if is_array else "{")
     before = ""
     while not (yield from reader.skip(f" {close}")):
-        yield from reader.expect(_ITEM)
+        yield from reader.expect(_ITEM if is_array else _ELEMENT)
+        if is_array:
+            key, inside = "item", items(schema, root)
+        else:
+            key = yield from reader.until(">")
+            before, inside = f"{before}{quoted(key)}: ", member(schema, key, root)
         reader.arguments(before)
-        yield from _value(reader, schema, root, f"{_MINIMAX_END}item>", depth + 1)
+        yield from _value(reader, inside, root, f"{_MINIMAX_END}{key}>", depth + 1)
         before = ", "
-    reader.arguments("]")
-
-
-def _members(reader: CallReader, schema: Any, root: Any, close: str, depth: int) -> Wait:
-    reader.arguments("{")
-    before = ""
-    while not (yield from reader.skip(f" {close}")):
-        yield from reader.expect(_ELEMENT)
-        key = yield from reader.until(">")
-        reader.arguments(f"{before}{quoted(key)}: ")
-        yield from _value(
-            reader, member(schema, key, root), root, f"{_MINIMAX_END}{key}>", depth + 1
-        )
-        before = ", "
-    reader.arguments("}")
+    reader.arguments("]" if is_array else "}")
 
 
 MINIMAX_M3 = CallFormat(

@@ -1,14 +1,15 @@
 """Arranges and writes messages so that a template takes them, by its `MessageRules`.
 
 Nothing that a message says is lost: a system message that may not stand in its place becomes part
-of the user's message beside it, and turns are joined or split. What a template takes stays as it
-is. The result is for rendering only: the client's ids come back unchanged.
+of the user's message beside it, and turns are joined or split.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from hashlib import blake2b
 from operator import attrgetter
@@ -19,16 +20,15 @@ from msgspec import Struct, structs
 from ...core.conversation import joined
 from ...core.decoding import Decoding
 from ...core.request import Message, Role, ToolCall
-
-# What a template accepts in its messages.
+from ..formats.base import ID, CallShape
+from ..formats.tagged import write_calls
 
 
 class MessageRules(Struct, frozen=True, kw_only=True):
     """How messages must be arranged and written so that a template takes all of them."""
 
     system: Literal["anywhere", "first", "none"] = "anywhere"
-    """Where system messages may stand. With "first", later ones become part of a neighbour; with
-    "none", all of them do."""
+    """Where system messages may stand; others become part of a neighbour."""
     alternates: bool = False
     """Whether user and assistant must take turns, the user first."""
     content: Literal["text", "both", "parts"] = "text"
@@ -54,15 +54,13 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """Whether a user's message may follow a tool's result; otherwise it joins the result."""
 
     reasoning: Literal["reasoning_content", "thinking", "parts"] = "reasoning_content"
-    """Where the template reads the reasoning of an assistant's message: in the field of that name,
-    or in parts of the content."""
+    """Where the template reads reasoning: in this field, or in parts of the content."""
     text_with_thought_calls: bool = True
     """Whether a message with calls and reasoning may have a text too."""
     thinks: bool = False
     """Whether the template has a switch for thinking, `enable_thinking`."""
     efforts: tuple[str, ...] = ()
-    """The words for reasoning_effort that the template takes, the least first; () if it reads
-    none."""
+    """The words for reasoning_effort that the template takes, the least first."""
 
     opening: str = ""
     """What begins the model's turn, with thinking on."""
@@ -70,7 +68,7 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """What follows that in an answer without reasoning; None if such an answer begins otherwise."""
     thought: tuple[str, str] | None = None
     """What follows `opening` before the reasoning of the last answer, and what is between that and
-    the text; None if the template writes no reasoning there."""
+    the text."""
     end: str = ""
     """The end of the assistant's turn, or if nothing marks that, the beginning of the user's."""
     end_is_token: bool = False
@@ -95,11 +93,10 @@ def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Messa
             out = [part for message in out for part in _apart(message)]
         if rules.calls_per_turn == "one":
             out = _split(out)
-        out = [_with_ids(message, _models) for message in out]
-        if rules.call_ids == "nine":
-            out = [_with_ids(message, _short) for message in out]
+        rename = _short if rules.call_ids == "nine" else _models
+        out = [_with_ids(message, rename) for message in out]
     if not rules.user_after_result and "tool" in roles:
-        out = _joined_where(out, _asks_after_result)
+        out = _joined_where(out, lambda before, m: m.role == "user" and before.role == "tool")
     if rules.alternates:
         out = _joined_where(out, _speaks_twice)
         first = next((m.role for m in out if m.role != "system"), "user")
@@ -110,8 +107,8 @@ def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Messa
 
 
 def _without_systems(messages: Sequence[Message], allowed: int) -> list[Message]:
-    """The messages with at most so many of the system, at the beginning. The text of each other one
-    begins the user's message after it, or ends the one before it, or is a user's message."""
+    """The messages with at most so many of the system, at the beginning. Each other one begins the
+    user's message after it, or ends the one before it, or is a user's message."""
     head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
     leading = [joined(*messages[:head])] if head and allowed else []
     out: list[Message] = []
@@ -149,10 +146,6 @@ def _joined_where(
         else:
             runs.append([message])
     return [joined(*run) for run in runs]
-
-
-def _asks_after_result(before: Message, message: Message) -> bool:
-    return message.role == "user" and before.role == "tool"
 
 
 def _speaks_twice(before: Message, message: Message) -> bool:
@@ -193,18 +186,59 @@ def _split(messages: Sequence[Message]) -> list[Message]:
     return out[::-1]
 
 
-def with_written_calls(
-    messages: Sequence[Message], write: Callable[[Sequence[ToolCall]], str]
-) -> list[Message]:
+def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Message]:
     """The messages with their calls as texts, for templates that describe tools and write no
     calls."""
+    decode = Decoding()
     out = []
     for message in messages:
         if message.tool_calls:
-            text = "\n".join(filter(None, (message.content, write(message.tool_calls))))
+            calls = ((c.name, _object(c.arguments, decode)) for c in message.tool_calls)
+            text = write_calls(
+                shape, *((name, value if isinstance(value, dict) else {}) for name, value in calls)
+            )
+            for call in message.tool_calls:
+                text = text.replace(ID, call.id, 1)
+            text = "\n".join(filter(None, (message.content, text)))
             message = structs.replace(message, content=text, tool_calls=(), parts=())
         out.append(message)
     return out
+
+
+def as_texts(messages: Sequence[Message], guide: str = "") -> Sequence[Message]:
+    """The conversation for a template without tools: calls become the JSON of `formats.generic`,
+    and adjacent results one user message."""
+    decode = Decoding()
+    names: dict[str, str] = {}
+    out: list[Message] = []
+    role = ""
+    for message in messages:
+        content = message.content
+        if message.tool_calls:
+            names.update((call.id, call.name) for call in message.tool_calls)
+            calls = [
+                {"name": call.name, "arguments": _object(call.arguments, decode)}
+                for call in message.tool_calls
+            ]
+            written = json.dumps({"tool_calls": calls}, ensure_ascii=False)
+            content = f"{content}\n{written}" if content else written
+        if message.role == "tool":
+            id = message.tool_call_id
+            name = message.name or names.get(id) or id or "tool"
+            result = f"Result of {name}:\n{content}"
+            before = f"{out.pop().content}\n\n" if role == "tool" else ""
+            out.append(Message(role="user", content=before + result))
+        else:
+            out.append(Message(role=message.role, content=content, media=message.media))
+        role = message.role
+    return guided(out, guide) if guide else out
+
+
+def guided(messages: Sequence[Message], guide: str) -> Sequence[Message]:
+    """The messages with `guide` at the end of the system message."""
+    if messages and messages[0].role == "system":
+        guide, messages = f"{messages[0].content}\n\n{guide}".lstrip(), messages[1:]
+    return [Message(role="system", content=guide), *messages]
 
 
 def _with_ids(message: Message, rename: Callable[[str], str]) -> Message:
@@ -223,7 +257,8 @@ def _models(id: str) -> str:
 
 
 def _short(id: str) -> str:
-    """The id, or a digest of nine letters and digits."""
+    """The model's id, or a digest of it with nine letters and digits."""
+    id = _models(id)
     if _NINE.fullmatch(id):
         return id
     return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()[:9]
@@ -233,36 +268,30 @@ def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dic
     """Messages in the form that Hugging Face's templates read."""
     decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
-    if rules.results == "responses" and "tool" in map(_ROLE, messages):
-        name_results(out)
-        out = _with_responses(out, decode)
-    return out
+    responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
+    return _with_responses(out, decode) if responds else out
 
 
 def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if (message.parts or rules.content == "parts") and _takes_parts(message, rules):
-        texts = (piece for piece in message.pieces if isinstance(piece, str))
+    takes_parts = rules.content != "text" and message.role not in rules.text_roles
+    if takes_parts and (message.parts or rules.content == "parts"):
+        texts = [piece for piece in message.pieces if isinstance(piece, str)]
+        if rules.trims:
+            texts = [*map(str.strip, texts)]
         out["content"] = [{"type": "text", "text": text} for text in texts]
-    if rules.trims:
-        _trim(out)
+    elif rules.trims:
+        out["content"] = message.content.strip()
     if message.name:
         out["name"] = message.name
     if message.tool_calls:
-        written = rules.arguments == "text"
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": call.arguments or "{}"
-                    if written
-                    else _object(call.arguments, decode),
-                },
-            }
-            for call in message.tool_calls
-        ]
+        out["tool_calls"] = calls = []
+        for call in message.tool_calls:
+            arguments = call.arguments or "{}"
+            if rules.arguments == "object":
+                arguments = _object(arguments, decode)
+            function = {"name": call.name, "arguments": arguments}
+            calls.append({"id": call.id, "type": "function", "function": function})
     if message.tool_call_id:
         out["tool_call_id"] = message.tool_call_id
     if message.reasoning:
@@ -270,39 +299,24 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
     return out
 
 
-def _takes_parts(message: Message, rules: MessageRules) -> bool:
-    return rules.content != "text" and message.role not in rules.text_roles
-
-
-def _trim(out: dict[str, Any]) -> None:
-    content = out["content"]
-    if isinstance(content, str):
-        out["content"] = content.strip()
-    else:
-        out["content"] = [{**part, "text": part["text"].strip()} for part in content]
-
-
-def name_results(messages: Sequence[dict[str, Any]]) -> None:
-    """Adds the tool's name to results that have only the call's id."""
+def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
+    """The messages with results and the answer inside the message with their calls, as Gemma 4 has
+    them."""
+    out: list[dict[str, Any]] = []
+    turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
     names: dict[str, str] = {}
     for message in messages:
         for call in message.get("tool_calls", ()):
             names[call["id"]] = call["function"]["name"]
-        if message["role"] == "tool" and message.get("tool_call_id") in names:
+        if message.get("tool_call_id") in names:
             message.setdefault("name", names[message["tool_call_id"]])
-
-
-def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
-    """The messages with results inside the message that has their calls, together with the answer
-    after them, as Gemma 4 has them."""
-    out: list[dict[str, Any]] = []
-    turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
-    for message in messages:
         if turn is not None and message["role"] == "tool":
-            result = {
-                "name": message.get("name") or message.get("tool_call_id", ""),
-                "response": _value(message["content"], decode),
-            }
+            response = message["content"]
+            if isinstance(response, str):
+                with suppress(ValueError):
+                    response = decode(response)
+            name = message.get("name") or message.get("tool_call_id", "")
+            result = {"name": name, "response": response}
             turn.setdefault("tool_responses", []).append(result)
             continue
         answers = message["role"] == "assistant" and "tool_calls" not in message
@@ -320,16 +334,6 @@ def _plain(content: Any) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
-def _value(content: Any, decode: Decoding) -> Any:
-    """A result as a value, if it is JSON."""
-    if not isinstance(content, str):
-        return content
-    try:
-        return decode(content)
-    except ValueError:
-        return content
-
-
 def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules) -> None:
     if rules.reasoning == "parts":
         content = out["content"]
@@ -345,8 +349,8 @@ def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules)
 
 
 def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The messages with each call's arguments as an object: those of a call that was cut off, which
-    are no JSON, become its only member. The same messages if all are objects."""
+    """The messages with each call's arguments as an object: the text of a call that was cut off
+    becomes its only member. The same messages if all are objects."""
     whole = deepcopy([*messages])
     for message in whole:
         for call in message.get("tool_calls", ()):

@@ -1,8 +1,8 @@
 """Derives what a model writes from its chat template.
 
 A template renders earlier answers as the model writes them. So probe conversations are rendered,
-with and without reasoning and calls, with one call and two, and the texts are compared. A derived
-shape of calls is believed only if it writes what the template renders, for calls of every kind.
+with and without reasoning and calls, and compared. A derived shape of calls is believed only if it
+writes what the template renders, for calls of every kind.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...core.request import Message, ToolCall
 from ..formats import SPECIAL, shaped
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
+from ..template import TemplateError
+from ..template.bounds import Budget
 from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
-from .probes import CONTENT, KEYS, LONG_IDS, NAMES, REASON, VALUES, Probes
-
-# What a model writes with a template: reasoning, calls and the end of its turn.
+from .adapt import as_dicts
 
 
 class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
-    """How to read an answer of a template's model."""
+    """How to read an answer of a template's model: reasoning, calls and the end of its turn."""
 
     reasoning: tuple[tuple[str, str], ...] = ()
-    """The tags around reasoning, () if none could be derived."""
+    """The tags around reasoning."""
     content: tuple[str, str] = ("", "")
-    """The marks around the text of an answer, ("", "") if the model writes none."""
+    """The marks around the text of an answer."""
     calls: CallFormat | None = None
     """None if the template has no calls, or they cannot be derived."""
     stops: tuple[str, ...] = ()
@@ -57,6 +58,94 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
         return bool(self.stops or self.calls or self.reasoning)
 
 
+# Renders probe conversations. Their texts are needles that occur nowhere else: a rendering can be
+# taken apart at them.
+
+USER = Message(role="user", content="NeedleUserText")
+CONTENT, REASON = "NeedleContent", "NeedleReason"
+NAMES = ("needle_name_one", "needle_name_two")
+KEYS = ("needle_key_one", "needle_key_two")
+VALUES = ("NeedleValueOne", "NeedleValueTwo")
+IDS = ("callid001", "callid002")
+LONG_IDS = ("longcallid001", "longcallid002")
+
+Call = tuple[str, Mapping[str, Any]]
+_NOW = datetime(2026, 1, 1)
+_ARGUMENT = {"type": "string", "description": "d"}
+_PARAMETERS = {
+    "type": "object",
+    "properties": dict.fromkeys(KEYS, _ARGUMENT),
+    "required": [KEYS[0]],
+}
+_TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": name, "description": "d", "parameters": _PARAMETERS},
+    }
+    for name in NAMES
+]
+_THINKS = {"enable_thinking": True, "thinking": True}
+STEPS = 100_000
+"""The budget of all probes of a template; those of llama.cpp's templates need less than a tenth."""
+
+
+class Probes:
+    """Renders probes with one template; None if it refuses the messages."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._budget = Budget(STEPS)
+        self._known: dict[tuple[Any, ...], str | None] = {}
+
+    def text(self, *messages: Message, prompt: bool = False) -> str | None:
+        """The conversation behind the user's first text; with `prompt` as one to be answered."""
+        key = (*messages, prompt)
+        if key not in self._known:
+            texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
+            behind = (text.rpartition(USER.content)[1:] for text in texts)
+            self._known[key] = next((text for needle, text in behind if needle), None)
+        return self._known[key]
+
+    def _rendered(self, chat: tuple[Message, ...], tools: Any, prompt: bool) -> str:
+        """The prompt, "" if the template refuses."""
+        messages = as_dicts(chat, self._template.rules)
+        for message in messages:
+            if "reasoning_content" in message:
+                message["reasoning"] = message["reasoning_content"]  # as some templates call it
+        try:
+            return self._template.render(
+                messages,
+                tools,
+                add_generation_prompt=prompt,
+                now=_NOW,
+                variables=_THINKS,
+                budget=self._budget,
+            )
+        except TemplateError:
+            return ""
+
+    def mentions(self, text: str) -> bool:
+        """Whether the prompt of a model that thinks has this text."""
+        return text in self._rendered((USER,), None, prompt=True)
+
+    def calls(self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS) -> str | None:
+        """An assistant's message with calls, in which ID stands for their ids."""
+        made = tuple(
+            ToolCall(call_id, name, json.dumps(arguments))
+            for call_id, (name, arguments) in zip(ids, calls, strict=False)
+        )
+        text = self.text(Message(role="assistant", reasoning=reason, tool_calls=made))
+        if text is None:
+            return None
+        for call_id in ids:
+            text = text.replace(call_id, ID)
+        return text
+
+    def answer(self, reason: str = "") -> str | None:
+        """An assistant's message with text."""
+        return self.text(Message(role="assistant", content=CONTENT, reasoning=reason))
+
+
 # Derives the shape of calls from renderings of messages with one call, two calls, and others.
 #
 # With HEAD before the name of the first call, MIDDLE between the arguments of the first call and
@@ -67,8 +156,7 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
 #     TAIL   = suffix end
 #
 # so `before_name` is the common end of HEAD and MIDDLE, and `suffix` the common beginning of TAIL
-# and MIDDLE. Tags are never cut: `<tool_calls>` and `<tool_call>` share their last letters by
-# chance.
+# and MIDDLE. Tags are never cut.
 
 ONE = {KEYS[0]: VALUES[0]}
 BOTH = dict(zip(KEYS, VALUES, strict=True))
@@ -78,7 +166,7 @@ _JSON = json.JSONDecoder()
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
 """Of calls: a mark, JSON, or the name itself."""
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[/?[A-Z_]*\Z")
-_SAMPLES: tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...] = (
+_SAMPLES: tuple[tuple[Call, ...], ...] = (
     ((NAMES[0], {}),),
     ((NAMES[0], BOTH),),
     ((NAMES[1], {KEYS[0]: 7, KEYS[1]: {"a": [1, "b"]}}),),
@@ -87,9 +175,8 @@ _SAMPLES: tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...] = (
 
 
 def call_shape(probes: Probes, tags: Sequence[Tags], stops: Sequence[str]) -> CallShape | None:
-    """The shape of the template's calls; None if it has none, or one that cannot be derived.
-
-    A template may write empty reasoning between `tags` before a call, and one of `stops` behind."""
+    """The shape of the template's calls, None if there is none that can be derived. It may write
+    empty reasoning between `tags` before a call, and one of `stops` behind."""
     regions = _Regions(probes, tags, stops)
     one = regions.of(FIRST)
     if one is None:
@@ -115,7 +202,7 @@ class _Regions:
         blocks = (rf"(?:{re.escape(a)})?\s*{re.escape(b)}" for a, b in tags if b)
         self._empty_block = re.compile("|".join(blocks))
 
-    def of(self, *calls: tuple[str, Mapping[str, Any]]) -> str | None:
+    def of(self, *calls: Call) -> str | None:
         """The text of these calls; None if the template does not render all of them."""
         text = self._probes.calls(*calls)
         if text is None or any(text.count(name) != 1 for name, _ in calls):
@@ -130,8 +217,8 @@ class _Regions:
         return region[block.end() :].strip() if block else region
 
     def _end(self, text: str, last: int) -> int:
-        """Where the turn ends whose last call is at `last`: what ends an answer of text ends it as
-        well, or another tag in its place."""
+        """Where the turn ends whose last call is at `last`: as an answer of text does, or with
+        another tag in its place."""
         stops = [at for stop in self._stops if (at := text.find(stop, last)) >= 0]
         if stops:
             return min(stops)
@@ -196,8 +283,7 @@ def _behind(text: str, beginning: str) -> str | None:
 
 
 def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | None, str] | None:
-    """What is between the name and the arguments, the form of the arguments, and what follows
-    them."""
+    """What is before the arguments, their form, and what is behind them."""
     brace = rest.find("{")
     if brace >= 0:
         try:
@@ -356,19 +442,16 @@ def _first_tag(text: str) -> str:
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
 
 
-# The syntax of a template's answers: a known format of calls, or what its renderings tell.
-
-
 def syntax_of(template: ChatTemplate, formats: Sequence[CallFormat] = SPECIAL) -> AnswerSyntax:
-    """The first of `formats` that matches, for what cannot be derived, comes first; the shipped
-    families know their end tokens and the tags of their reasoning."""
+    """The syntax by the first of `formats` that matches, or as it is derived; the shipped families
+    know their end tokens and the tags of their reasoning."""
     special = (form for form in formats if form.matches(template.source))
     syntax = answer_syntax(template, next(special, None))
     family = template.family
     if family.reasoning is not None and not syntax.reasoning:
-        syntax = msgspec.structs.replace(syntax, reasoning=(family.reasoning,))
+        syntax = replace(syntax, reasoning=(family.reasoning,))
     calls = syntax.calls
     own = syntax.stops and family.name not in FAMILIES
     if family.stops and not (own or (calls is not None and calls.reads_reasoning)):
-        syntax = msgspec.structs.replace(syntax, stops=family.stops)
+        syntax = replace(syntax, stops=family.stops)
     return syntax

@@ -20,9 +20,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...errors import GatewayError, NoBackend
-from ..base import BaseScheduler
-from ..lease import Lease, Outcome, Ticket
+from ...errors import GatewayError
+from ..lease import BaseScheduler, Lease, Outcome, Ticket
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
@@ -37,19 +36,16 @@ class SharedTicket(Ticket, kw_only=True):
     """A ticket whose number in the log is `id`.
 
     `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
-    replaces it. `rewritten` counts how often it is written again because the log knew of no backend
-    although this worker did."""
+    replaces it."""
 
     id: int
     log_lost: bool = False
-    rewritten: int = 0
     local_ticket: Ticket | None = None
 
 
 log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds until an operation's result counts as missing
-REWRITTEN = 8  # times that a request is written again if the log did not know its backend
 ALONE = "state: Redis is unavailable, placing requests by load"
 
 
@@ -184,16 +180,6 @@ class SharedScheduler(BaseScheduler):
         self._waiting[ticket.id] = ticket
         self._post(ops.enqueue(ticket.id, ticket.want, again))
 
-    def _has_backend(self, want: SlotRequest) -> bool:
-        """Whether this worker has a backend for a request that is not down."""
-        return any(
-            up is not False
-            and facts.model == want.model
-            and name not in want.exclude
-            and facts.tier.name not in want.barred
-            for name, (up, facts) in self._backends.items()
-        )
-
     def _enter_local(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         return self._local.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
 
@@ -318,9 +304,8 @@ class SharedScheduler(BaseScheduler):
     def hear(self, result: OpResult) -> None:
         number, news = result.id, result.news
         if isinstance(news, tuple):
-            answer = self._steps.get(number)
-            if answer is not None:
-                answer.put(news)
+            if number in self._steps:
+                self._steps[number].put(news)
         elif isinstance(news, SlotWanted):
             if number in self._leases:
                 self._leases[number].want_back()
@@ -348,14 +333,6 @@ class SharedScheduler(BaseScheduler):
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif (
-            isinstance(news, NoBackend)
-            and ticket.rewritten < REWRITTEN
-            and self._has_backend(ticket.want)
-        ):
-            ticket.rewritten += 1
-            self._write(ticket, again=True)
-            return
         else:
             del self._waiting[number]
             ticket.error = news
@@ -383,7 +360,6 @@ class SharedScheduler(BaseScheduler):
             self._post(ops.BackendFound(name, up, facts, name in strayed))
 
     def lost(self) -> None:
-        """Let waiting requests continue with the local scheduler."""
         self._strayed = {*self._backends}
         for name in self._backends:
             self._update_local(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...accounts.key_cache import without_keys
+from ...accounts.key_cache import SECRET_PREFIX, without_keys
 from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
@@ -48,17 +48,18 @@ def line(record: Record, took: float) -> str:
     """The log line of a request. Its times are in milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
+    path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
     values = {
         "id": record.id,
         "peer": record.peer,
         "method": record.method[:20],
-        "path": without_keys(record.path)[:200],
+        "path": path[:200],
         "status": record.status,
         "key": record.key,
         "model": info.model,
         "backend": info.backend,
         "tier": info.tier,
-        "fallback": ", ".join(map(" ".join, info.passed)),
+        "fallback": ", ".join(map(" ".join, info.passed)) if info.passed else "",
         "slot": info.slot,
         "stream": record.stream,
         "queue_ms": round(10000 * info.queue_wait) / 10,

@@ -16,16 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...dialogue.events import (
-    DialogueDone,
-    DialogueEvent,
-    DialogueRequest,
-    DialogueStep,
-    Reasoning,
-    Sources,
-    Text,
-    Tick,
-)
+from ...core.events import Finished, ReasoningDelta, TextDelta
+from ...dialogue.events import DialogueEvent, DialogueRequest, DialogueStep, Sources, Tick
 from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
@@ -240,8 +232,8 @@ class _Writer:
             self.live.cancel.cancel()  # stopped or deleted by another process
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
-        if isinstance(event, Text | Reasoning):
-            (self._text if isinstance(event, Text) else self._thought).append(event.delta)
+        if isinstance(event, TextDelta | ReasoningDelta):
+            (self._text if isinstance(event, TextDelta) else self._thought).append(event.text)
             if time.monotonic() - self._flushed > GATHER:
                 self._flush()
             return
@@ -257,7 +249,7 @@ class _Writer:
             case Tick() if (place := running.info.place) != self._place:
                 self._place = place
                 self.live.publish({"type": "place", "place": place})
-            case DialogueDone(usage=usage, finish_reason=reason):
+            case Finished(usage=usage, reason=reason):
                 counts = msgspec.to_builtins(usage)
                 counts["completion"] += self._begun
                 self._extra |= {"usage": counts, "finish_reason": reason}

@@ -57,8 +57,8 @@ def _model(services: Services, name: str) -> ChatModel:
     else:
         now = time.time()
         seen = view.view_of(hosted, now)
-        title, place, state = seen.title or name, seen.place, seen.state
-        left = max(seen.ready_at - now, 0.0) if seen.ready_at is not None else None
+        title, place, state = seen["title"] or name, seen["place"], seen["state"]
+        left = max(seen["ready_at"] - now, 0.0) if seen["ready_at"] is not None else None
     return ChatModel(
         name=name,
         title=title,

@@ -13,8 +13,9 @@ from flask import Response, make_response
 
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
-from ...gateway import Gateway, sent_prompt
+from ...gateway import Gateway
 from ...gateway.generation import MAX_MEDIA
+from ...gateway.sent_prompt import check_media
 from . import api, guard
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
         images.append({"name": one["name"][:255], "url": one["url"]})
-    sent_prompt.check([Message(role="user", media=media_of(images))], MAX_MEDIA)
+    check_media([Message(role="user", media=media_of(images))], MAX_MEDIA)
     return images
 
 

@@ -31,18 +31,14 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
-    listed = visible(services, environ, named)
+    listed = {name: named[name] for name in visible(services, environ, named)}
     now = time.time()
-    room = msgspec.to_builtins(view.room_of(host.room))
-    for bar in room["bars"]:
-        for segment in bar["segments"]:
-            if segment["model"] not in listed:
-                segment["model"] = ""
     return {
+        "at": now,
         "admin": admin,
-        "models": [msgspec.to_builtins(view.view_of(named[name], now)) for name in listed],
-        "room": room,
-        "profiles": {name: msgspec.to_builtins(services.gateway.profile(name)) for name in listed},
+        "models": [view.view_of(model, now) for model in listed.values()],
+        "room": view.room_of(host.room, listed),
+        "profiles": {name: services.gateway.profile(name) for name in listed},
     }
 
 
@@ -51,14 +47,13 @@ def _stream(
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] | None = None
+    known: dict[str, Any] = {}
     end = time.monotonic() + LIFE
     while True:
-        seen = states(services, environ)
-        if seen != known:
-            known = seen
-            data = msgspec.json.encode({"at": time.time(), **seen})
-            yield b"event: now\ndata: " + data + b"\n\n"
+        now = states(services, environ)
+        if known != {**now, "at": known.get("at")}:
+            known = now
+            yield b"event: now\ndata: " + msgspec.json.encode(now) + b"\n\n"
         if time.monotonic() + PERIOD > end:
             return
         sleep(PERIOD)
@@ -79,7 +74,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    return json_response({"at": time.time(), **states(current_services(), request.environ)})
+    return json_response(states(current_services(), request.environ))
 
 
 @blueprint.get(f"{API}/events")

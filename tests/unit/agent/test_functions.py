@@ -124,7 +124,7 @@ def test_signature_becomes_a_schema() -> None:
         """Find a word"""
         return word + str(where)
 
-    told, _, _ = described("find", find)
-    assert told["name"] == "find"
-    assert told["parameters"]["additionalProperties"] is False
-    assert set(told["parameters"]["properties"]) == {"word", "where"}
+    tool, _, _ = described("find", find)
+    assert tool["name"] == "find"
+    assert tool["parameters"]["additionalProperties"] is False
+    assert set(tool["parameters"]["properties"]) == {"word", "where"}

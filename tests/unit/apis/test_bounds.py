@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.apis import anthropic, fields, responses
+from proxy.apis import anthropic, fields
 from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
@@ -22,6 +22,7 @@ from proxy.apis.openai import answer as openai
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as texts
 from proxy.apis.openai import tools as openai_tools
+from proxy.apis.responses import request as responses
 from proxy.apis.vector_stores import request as stores
 from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,7 @@ from proxy.apis.files import objects as file_objects
 from proxy.apis.glm import chat as glm
 from proxy.apis.litellm import objects as litellm
 from proxy.apis.llamacpp import native as llamacpp_native
-from proxy.apis.llamacpp.native import (
-    parse_detokenize,
-    parse_filename,
-    parse_tokenize,
-    parse_tokenize_prompt,
-)
+from proxy.apis.llamacpp.native import DETOKENIZE, GLM_TOKENIZE, SLOT_FILE, TOKENIZE
 from proxy.apis.mcp import server as mcp_server
 from proxy.apis.ollama.dialects import chat, generate
 from proxy.apis.ollama.routes import parse_show
@@ -36,6 +32,7 @@ from proxy.apis.openai import completions as openai_completions
 from proxy.apis.openai.completions import both as completions_both
 from proxy.apis.responses import request as responses
 from proxy.apis.responses.answer import compact_body
+from proxy.apis.schema_fields import read_all
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.errors import InvalidParameter
 from proxy.web.reference import schemas_of
@@ -65,17 +62,17 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "CountTokensRequest": lambda body: messages_request.parse(body, counting=True),
     "OllamaChatRequest": chat.parse,
     "OllamaGenerateRequest": generate.parse,
-    "OllamaEmbedRequest": embeddings.parse_ollama,
-    "PromptEmbeddingRequest": embeddings.parse_prompt,
+    "OllamaEmbedRequest": partial(embeddings.parse, known=embeddings.OLLAMA),
+    "PromptEmbeddingRequest": partial(embeddings.parse, known=embeddings.PROMPT),
     "GLMChatRequest": glm.parse,
     "LlamaCompletionRequest": llamacpp_native.parse,
     "LlamaInfillRequest": llamacpp_native.parse_infill,
     "OllamaShowRequest": parse_show,
-    "GLMTokenizeRequest": parse_tokenize_prompt,
-    "TokenizeRequest": parse_tokenize,
-    "DetokenizeRequest": parse_detokenize,
+    "GLMTokenizeRequest": partial(read_all, fields=GLM_TOKENIZE),
+    "TokenizeRequest": partial(read_all, fields=TOKENIZE),
+    "DetokenizeRequest": partial(read_all, fields=DETOKENIZE),
     "ModelActionRequest": lambda body: filled(body, "model"),
-    "SlotFileRequest": parse_filename,
+    "SlotFileRequest": partial(read_all, fields=SLOT_FILE),
     "GenerateKeyRequest": lambda body: litellm.edit_key(body, 0.0),
     "ForwardedRequest": model_name,
     **{name: form.parse for name, form in chatchat.BODIES.items() if name not in CHATCHAT_FORMS},
@@ -97,10 +94,6 @@ NOT_HEEDED = {
 BESIDE: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "function_call": {"functions": [{"name": "f"}]},
-    "add_generation_prompt": {
-        "continue_final_message": True,
-        "messages": [{"role": "assistant", "content": "So"}],
-    },
     "file_ids": {},
     "files": {"files": [{"file_id": "file-1"}]},
 }

@@ -22,7 +22,7 @@ def test_steps_are_in_their_order_and_the_last_one_added_is_first_within() -> No
     for step in reversed(Step):
         for number in (1, 2):
             life.on_close(step, partial(seen.append, f"{step.label} {number}"))
-    life.on_leave(partial(seen.append, "leave"))
+    life.on_leave.append(partial(seen.append, "leave"))
     life.close()
     life.close()
     models = ["models 2", "models 1"]  # they are told first

@@ -54,7 +54,7 @@ class Clients:
         return threads
 
 
-@pytest.mark.parametrize(("slots", "threads", "together"), [(16, 32, 16), (16, 8, 7), (4, 8, 4)])
+@pytest.mark.parametrize(("slots", "threads", "together"), [(16, 8, 7), (4, 8, 4)])
 def test_old_server_gives_as_many_answers_at_once_as_it_can(
     serve: Serve, slots: int, threads: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ class Lazy(ScriptedDriver):
         lost, self.lost = self.lost, False
         return self.caps, lost
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         self.loads += 1
         yield
         if self._error is not None:

@@ -149,11 +149,8 @@ def test_keys_peers_and_log_level_are_taken(settings: Settings) -> None:
 
 
 def test_everything_else_is_named(settings: Settings) -> None:
-    groups, lacking = (one.partition("config.yaml: ")[2] for one in settings.warnings)
-    assert groups == (
-        "groups: one model is loaded at once beside 1 of persistent groups, whatever the groups;"
-        " set --memory, and what fits stays loaded"
-    )
+    limit, lacking = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
+    assert limit.startswith("2 models are loaded at once, as llama-swap does; set --memory")
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
         " models.*.metadata, models.*.timeouts, profiles"
@@ -177,12 +174,12 @@ FREE = "{swap: false, exclusive: false, members: [a, b]}"
         ("", 1, "one model is loaded at once, as llama-swap does"),
         (f"groups: {{g: {FREE}}}", 0, ""),
         (f"routing: {{router: {{use: group, settings: {{groups: {{g: {FREE}}}}}}}}}", 0, ""),
-        ("groups: {g: {members: [a, b]}}", 1, "groups: one model is loaded at once, whatever"),
-        ("matrix: {sets: {s: a & b}}", 1, "matrix is not supported: one model is loaded at once"),
+        ("groups: {g: {members: [a, b]}}", 1, "one model is loaded at once"),
+        ("matrix: {sets: {s: a & b}}", 1, "not supported and ignored: matrix"),
         (
             "routing: {router: {use: matrix, settings: {matrix: {sets: {s: a}}}}}",
             1,
-            "routing.router.settings.matrix is not supported",
+            "not supported and ignored: matrix",
         ),
     ],
 )
@@ -191,7 +188,7 @@ def test_never_more_models_are_together_than_in_llama_swap(
 ) -> None:
     found = read(ONE + more, {})
     assert found.models_max == limit
-    assert "".join(found.notes).startswith(note)
+    assert note in " ".join(found.notes)
 
 
 def test_model_that_llama_swap_could_not_start_is_named() -> None:

@@ -13,20 +13,16 @@ from proxy.core.events import (
     Event,
     Finished,
     FinishReason,
-    ReasoningDelta,
     TextDelta,
     ToolCallDelta,
 )
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
-from proxy.core.usage import Timings, Usage
+from proxy.core.usage import Usage
 from proxy.dialogue.events import (
     Bounds,
     Citation,
-    DialogueDone,
     DialogueStep,
-    Reasoning,
     Sources,
-    Text,
     Tick,
 )
 from proxy.dialogue.loop import MOST_OBSERVED, AgentRunner, ToolAnswer, run_with_ticks
@@ -96,8 +92,8 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
         DialogueStep("thought", text="Let me see."),
         DialogueStep("tool", "echo", '{"text": "a"}'),
         DialogueStep("observation", "echo", text="echo a"),
-        Text("It is a."),
-        DialogueDone(Usage(20, 10), Timings(), "stop"),
+        TextDelta("It is a."),
+        Finished(reason="stop", usage=Usage(20, 10)),
     ]
     first, second = model.asked
     assert second.messages[: len(first.messages)] == first.messages
@@ -113,12 +109,7 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
 def test_long_answer_streams_once_it_is_not_a_thought() -> None:
     long = "x" * HOLD
     events = run(Scripted(said(long, "y", "z")))
-    assert events[:-1] == [Text(long + "y"), Text("z")]
-
-
-def test_reasoning_is_passed_through() -> None:
-    script: list[Event] = [ReasoningDelta("hm"), *said("a")]
-    assert run(Scripted(script))[:2] == [Reasoning("hm"), Text("a")]
+    assert events[:-1] == [TextDelta(long + "y"), TextDelta("z")]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +131,8 @@ def test_last_agent_round_has_no_tools() -> None:
     model = Scripted(*[called("echo", "{}")] * 2, said("that is all"))
     events = run(model, bounds=Bounds(rounds=3))
     assert [one.tool_choice.mode for one in model.asked] == ["auto", "auto", "none"]
-    assert events[-2] == Text("that is all")
-    assert events[-1].finish_reason == "stop"
+    assert events[-2] == TextDelta("that is all")
+    assert events[-1].reason == "stop"
 
 
 def test_forced_call_is_forced_only_once() -> None:
@@ -155,7 +146,7 @@ def test_max_tokens_applies_to_all_rounds_together() -> None:
     model = Scripted(called("echo", "{}"), called("echo", "{}"), said("never"))
     events = run(model, bounds=Bounds(tokens=8))
     assert [one.max_tokens for one in model.asked] == [8, 3]
-    assert events[-1] == DialogueDone(Usage(20, 10), Timings(), "length")
+    assert events[-1] == Finished(reason="length", usage=Usage(20, 10))
 
 
 def test_deadline_applies_within_a_round() -> None:
@@ -167,8 +158,8 @@ def test_deadline_applies_within_a_round() -> None:
 
     model = Scripted([*[TextDelta("x")] * 100, Finished(reason="stop", usage=Usage())])
     events = run(model, bounds=Bounds(seconds=10), clock=clock)
-    assert events[-1].finish_reason == "length"
-    assert 0 < len("".join(e.delta for e in events if isinstance(e, Text))) < 10
+    assert events[-1].reason == "length"
+    assert 0 < len("".join(e.text for e in events if isinstance(e, TextDelta))) < 10
     assert model.closed == 1
 
 

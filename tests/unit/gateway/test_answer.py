@@ -253,7 +253,7 @@ class Loads(ScriptedDriver):
         super().__init__(caps=msgspec.structs.replace(CAPS, provisional=True))
         self.fault = fault
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         yield None
         if self.fault is not None:
             raise self.fault

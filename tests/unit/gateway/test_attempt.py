@@ -107,7 +107,7 @@ class Scheduler:
         if len(self.wants) > self.most:
             raise QueueTimeout("timed out waiting for a free slot")
         if self.ticks:
-            return Ticket(self, want, ConversationRecord(), 0.0)
+            return Ticket(self, want, ConversationRecord(), 0.0)  # type: ignore[arg-type]
         return self._lease(want)
 
     def _lease(self, want: SlotRequest) -> Lease:
@@ -115,7 +115,8 @@ class Scheduler:
             if name not in want.exclude and not self.down:
                 self.out += 1
                 grant = Grant(backend=Slots(name=name, model="m"), slot=Slot(id=0))
-                return Lease(self, want, grant, grant.slot, ConversationRecord())
+                record = ConversationRecord()
+                return Lease(self, want, grant, grant.slot, record)  # type: ignore[arg-type]
         raise NoBackend("no backend for this model is available")
 
     # for tickets and leases

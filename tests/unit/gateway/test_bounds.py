@@ -13,7 +13,7 @@ from proxy.core.request import CompletionRequest, Media, Message
 from proxy.core.task import Task
 from proxy.errors import BadRequest
 from proxy.gateway import answer as answers
-from proxy.gateway.sent_prompt import check
+from proxy.gateway.sent_prompt import check_media
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
 
@@ -25,9 +25,9 @@ def test_size_of_images_and_sounds_is_bounded() -> None:
             role="user", content="hear", media=(Media(kind="audio", data=data, format="wav"),)
         )
 
-    check([sound(30)], 30)
+    check_media([sound(30)], 30)
     with pytest.raises(BadRequest, match="larger than 30 bytes"):
-        check([sound(33)], 30)  # base64 encodes three bytes at a time
+        check_media([sound(33)], 30)  # base64 encodes three bytes at a time
 
 
 class CountingTokenizer(ScriptedDriver):

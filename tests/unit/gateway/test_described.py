@@ -101,7 +101,7 @@ def test_earlier_calls_and_results_are_texts(start: Start) -> None:
     _, _, called, result = server.bodies[0]["messages"]
     assert "tool_calls" not in called
     assert '"get_weather"' in called["content"]
-    assert result == {"role": "user", "content": "Result of c1:\n-3"}
+    assert result == {"role": "user", "content": "Result of get_weather:\n-3"}
     ask(http, messages=messages, tools=[WEATHER], tool_choice="none")
     assert "tools" not in server.bodies[1]
     assert server.bodies[1]["messages"][-1] == result

@@ -30,7 +30,7 @@ class Answer:
 
 
 class Server(ScriptedDriver):
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         return Answer()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.request import Media, Message
 from proxy.errors import BadRequest
-from proxy.gateway.sent_prompt import check
+from proxy.gateway.sent_prompt import check_media
 from tests.fakes import CAPS, ScriptedDriver, client
 
 PNG = "data:image/png;base64," + base64.b64encode(b"x" * 30).decode()
@@ -31,7 +31,7 @@ def part(url: str) -> dict[str, Any]:
     ],
 )
 def test_inline_data_urls_are_accepted(media: Media) -> None:
-    check([Message(role="user", content="look", media=(media,))], 30)
+    check_media([Message(role="user", content="look", media=(media,))], 30)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_inline_data_urls_are_accepted(media: Media) -> None:
 )
 def test_rejected_media_names_the_reason(media: Media, why: str) -> None:
     with pytest.raises(BadRequest, match=why) as caught:
-        check(
+        check_media(
             [Message(role="user", content="a"), Message(role="user", content="b", media=(media,))],
             30,
         )

@@ -31,12 +31,12 @@ class Unloaded(ScriptedDriver):
     def status(self) -> str:
         return "loaded" if self.done else "unloaded"
 
-    def load(self, cancel: Cancel, key: str = "") -> Iterator[None]:
+    def load(self, cancel: Cancel) -> Iterator[None]:
         yield
         yield
         if self.fault is not None:
             raise self.fault
-        self.done.append(f"loaded for {key}")
+        self.done.append("loaded")
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
@@ -67,7 +67,7 @@ def test_request_ticks_until_its_server_is_loaded_and_restores_then() -> None:
     driver = Unloaded()
     slot = leased(driver)
     assert len(list(slot.prepare(Cancel()))) == 2
-    assert driver.done == ["loaded for alice", "restore"]
+    assert driver.done == ["loaded", "restore"]
     assert slot._lease.grant.restore is not None
 
 

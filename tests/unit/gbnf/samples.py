@@ -1,5 +1,7 @@
-"""Generated schemas, and texts of a grammar, from one source of choices: a `Pick` gives an integer
-below its argument.
+"""Generated schemas, their instances, and texts of a grammar, from one source of choices: a `Pick`
+gives an integer below its argument. Instances are made from the schema alone, in the canonical form
+that grammars promise to accept: members in the schema's order, and additional names that differ
+from them in a character which is written as it is.
 """
 
 from __future__ import annotations
@@ -24,21 +26,29 @@ from proxy.gbnf.values import (
 
 Pick = Callable[[int], int]
 
-PATTERNS = [
-    "^[a-z]+$",
-    r"^\d{3}-\d{4}$",
-    "^(red|green|dark (blue|grey))$",
-    "o",
-    r'^"[^"]*"$',
-    r"^\S+@\S+\.\w{2,4}$",
-    r"^[\w.-]{2,5}\t?$",
-    r"^(?:a|b)*c?",
-    r"end\.$",
-    r"^[^\x00-\x1f]{1,3}$",
-    "^.*$",
-    r"^\W\D\S$",
-]
-FORMATS = ["date", "time", "date-time", "uuid", "email", "ipv4"]
+# With matching texts.
+PATTERNS = {
+    "^[a-z]+$": ["a", "slotproxy"],
+    r"^\d{3}-\d{4}$": ["555-0199"],
+    "^(red|green|dark (blue|grey))$": ["red", "dark grey"],
+    "o": ["o", "foo", "中o文"],
+    r'^"[^"]*"$': ['""', '"中 文"', '"a\\b"'],
+    r"^\S+@\S+\.\w{2,4}$": ["a@b.cn", "é@x.y.zz"],
+    r"^[\w.-]{2,5}\t?$": ["a-", "x.y_z\t"],
+    r"^(?:a|b)*c?": ["", "abab", "zzz"],
+    r"end\.$": ["the end.", "end."],
+    r"^[^\x00-\x1f]{1,3}$": ["abc", "é中"],
+    "^.*$": ["", "a b"],
+    r"^\W\D\S$": ["-a中", "!!!"],
+}
+FORMATS = {
+    "date": ["2024-02-29", "1999-12-31", "0001-01-01"],
+    "time": ["23:59:59Z", "00:00:00.125+05:30"],
+    "date-time": ["2024-02-29T23:59:59Z", "1970-01-01T00:00:00.5-08:00"],
+    "uuid": ["123e4567-e89b-12d3-a456-426614174000", "AAAAAAAA-bbbb-CCCC-dddd-EEEEEEEEEEEE"],
+    "email": ["a@b", "first.last+tag@sub.example.org"],
+    "ipv4": ["0.0.0.0", "192.168.1.255"],
+}
 NAMES = ["a", "ab", "b", "city name", 'q"\\', "名前", "x-1", "value"]
 STRINGS = ["", "a", 'ab\n"c"', "中文", "emoji 😀", "tab\t\\", "null", "\x7f\x01"]
 SCALARS: list[Any] = [None, True, False, 0, 1, -7, 2.5, 1e22, *STRINGS]
@@ -86,9 +96,9 @@ def _string(pick: Pick, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {"type": "string"}
     what = pick(4)
     if what == 0:
-        found["pattern"] = one_of(pick, PATTERNS)
+        found["pattern"] = one_of(pick, list(PATTERNS))
     elif what == 1:
-        found["format"] = one_of(pick, FORMATS)
+        found["format"] = one_of(pick, list(FORMATS))
     elif what == 2:
         found["minLength"] = pick(4)
     if what >= 2 and pick(2):
@@ -203,6 +213,95 @@ def _all_of(pick: Pick, depth: int) -> dict[str, Any]:
 
 def _reference(pick: Pick, depth: int) -> dict[str, Any]:
     return {"$ref": one_of(pick, ["#/$defs/tree", "#/$defs/a~1b~0c"])}
+
+
+def instance(pick: Pick, node: Any, depth: int = 4) -> Any:
+    """A value that should satisfy a schema of `schema`; the caller checks that it does."""
+    if "$ref" in node:
+        name = "tree" if node["$ref"].endswith("tree") else "a/b~c"
+        return instance(pick, _DEFINITIONS[name], depth - 1)
+    for word in ("anyOf", "oneOf"):
+        if word in node:
+            return instance(pick, one_of(pick, node[word]), depth)
+    if "const" in node:
+        return node["const"]
+    if "enum" in node:
+        return one_of(pick, node["enum"])
+    if "allOf" in node and "maximum" in node["allOf"][-1]:
+        node = node["allOf"][0] | node["allOf"][1]
+    elif "allOf" in node:
+        properties = {n: s for part in node["allOf"] for n, s in part["properties"].items()}
+        node = {"type": "object", "properties": properties, "required": node["required"]}
+    kind = node.get("type", "integer")
+    kind = kind if isinstance(kind, str) else one_of(pick, kind)
+    return _INSTANCES[kind](pick, node, depth)
+
+
+def _a_string(pick: Pick, node: Any, depth: int) -> str:
+    if "pattern" in node:
+        return str(one_of(pick, PATTERNS[node["pattern"]]))
+    if "format" in node:
+        return str(one_of(pick, FORMATS[node["format"]]))
+    low = node.get("minLength", 0)
+    length = low + pick(node.get("maxLength", low + 10) - low + 1)
+    return "".join(one_of(pick, 'ab"\\\n中😀 /') for _ in range(length))
+
+
+def _bounds(node: Any, step: Any) -> tuple[Any, Any]:
+    low, high = node.get("minimum"), node.get("maximum")
+    low = node["exclusiveMinimum"] + step if "exclusiveMinimum" in node else low
+    high = node["exclusiveMaximum"] - step if "exclusiveMaximum" in node else high
+    if low is None:
+        low = -50 if high is None else high - 50
+    return low, low + 100 if high is None else high
+
+
+def _an_integer(pick: Pick, node: Any, depth: int) -> int:
+    low, high = _bounds(node, 1)
+    step = int(node.get("multipleOf", 1))
+    return int((low + pick(max(1, high - low + 1))) // step * step)
+
+
+def _a_number(pick: Pick, node: Any, depth: int) -> float:
+    if node.keys() == {"type"} and not pick(4):
+        return float(one_of(pick, [1e22, -2.5e-9, 0.1 + 0.2, 1e15, -0.0]))
+    low, high = _bounds(node, 0.001)
+    value = round(low + (high - low) * pick(1001) / 1000, 3)
+    return int(value) if value == int(value) and pick(2) else value
+
+
+def _an_object(pick: Pick, node: Any, depth: int) -> dict[str, Any]:
+    value = {
+        name: instance(pick, inside, depth - 1)
+        for name, inside in node["properties"].items()
+        if name in node["required"] or (depth > 0 and pick(2))
+    }
+    extra = node.get("additionalProperties", False)
+    if extra is not False and pick(2):
+        inside = one_of(pick, SCALARS) if extra is True else instance(pick, extra, depth - 1)
+        value[one_of(pick, ["extra", "", "abc\t"])] = inside
+    return value
+
+
+def _an_array(pick: Pick, node: Any, depth: int) -> list[Any]:
+    places, items = node.get("prefixItems", []), node.get("items", False)
+    low = node.get("minItems", 0)
+    most = low if depth < 0 else low + 3
+    most = min(most, node.get("maxItems", most), most if items else len(places))
+    schemas = [*places, *[{"enum": SCALARS} if items is True else items] * most]
+    count = low + pick(max(0, most - low) + 1)
+    return [instance(pick, schemas[at], depth - 1) for at in range(count)]
+
+
+_INSTANCES: dict[str, Callable[[Pick, Any, int], Any]] = {
+    "null": lambda pick, node, depth: None,
+    "boolean": lambda pick, node, depth: bool(pick(2)),
+    "integer": _an_integer,
+    "number": _a_number,
+    "string": _a_string,
+    "object": _an_object,
+    "array": _an_array,
+}
 
 
 class Sampler:

@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarError, GrammarLimits, check, matches, render
+from proxy.gbnf.check import MOST_WAYS, checked_render
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
-from proxy.gbnf.render import MOST_WAYS, checked_render
 from proxy.gbnf.values import (
     AnyChar,
     CharClass,

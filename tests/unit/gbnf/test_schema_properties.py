@@ -1,4 +1,4 @@
-"""Samples of a grammar are valid for its schema."""
+"""Samples of a grammar are valid for its schema, and valid instances match the grammar."""
 
 from __future__ import annotations
 
@@ -64,6 +64,22 @@ def test_samples_are_valid_for_the_schema(limits: GrammarLimits, data: st.DataOb
         text = sampler.text(budget)
         assert matches(grammar, text)
         validator.validate(json.loads(text))
+
+
+@BOTH
+@EXAMPLES
+@given(st.data())
+def test_valid_instances_match_the_grammar(limits: GrammarLimits, data: st.DataObject) -> None:
+    pick = picker(data)
+    schema = samples.schema(pick)
+    grammar = check(grammar_of(schema, limits), limits)
+    validator = Draft202012Validator(schema, format_checker=FORMATS)
+    for _ in range(3):
+        value = samples.instance(pick, schema)
+        if validator.is_valid(value):
+            for separators in ((",", ":"), (", ", ": ")):
+                text = json.dumps(value, ensure_ascii=False, separators=separators)
+                assert matches(grammar, text), text
 
 
 @pytest.mark.parametrize(

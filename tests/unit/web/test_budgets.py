@@ -82,7 +82,7 @@ class Painter(ScriptedDriver):
 
     now = 0.0
 
-    def forward(self, make: CallMaker, cancel: Cancel, key: str = "") -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         self.now += 0.25
         return Picture(self)
 

@@ -151,6 +151,15 @@ def test_chunks_are_uploaded_listed_and_edited(api: Api) -> None:
     assert list(refused["data"]["failed_files"]) == ["own.pdf"]
 
 
+def test_short_chunks_are_indexed(api: Api) -> None:
+    """A file whose chunks were all under 20 characters was refused: "the chunk size must be …"."""
+    docs = json.dumps({"own.txt": [{"page_content": "zebra"}], "none.md": []})
+    done = api.form("/upload_docs", {**B, "docs": docs}, {"own.txt": b"ignored"})
+    assert "own.txt" not in done["data"]["failed_files"]
+    (hit,) = api.search("zebra")
+    assert hit["page_content"] == "zebra"
+
+
 def test_rebuild_reports_each_file(api: Api) -> None:
     api.upload({"a.txt": b"one", "b.txt": b"two", "broken.pdf": BROKEN})
     answer = api.client.post(KB + "/recreate_vector_store", json=B)

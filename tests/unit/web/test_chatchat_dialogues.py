@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.core.usage import Timings, Usage
+from proxy.core.events import Finished, ReasoningDelta, TextDelta
+from proxy.core.usage import Usage
 from proxy.dialogue.events import (
     Citation,
-    DialogueDone,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,
-    Reasoning,
     Sources,
-    Text,
     Tick,
 )
 from proxy.errors import NotFound, UpstreamFault
@@ -28,7 +26,7 @@ from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app
 
 Script = Sequence[DialogueEvent | Exception]
-DONE = DialogueDone(Usage(7, 3, 2), Timings(), "stop")
+DONE = Finished(reason="stop", usage=Usage(7, 3, 2))
 PAGE = Citation(
     number=1, title="pump.pdf", text="five years", place="page 2", base_id="kb", document_id="doc 1"
 )
@@ -81,7 +79,7 @@ SEARCH = {"search_engine_name": "duckduckgo", "split_result": True}
 
 
 def test_sources_are_sent_once_at_the_end() -> None:
-    client, dialogues = served(Sources((PAGE,)), Text("Five"), Text(" years [1]"), DONE)
+    client, dialogues = served(Sources((PAGE,)), TextDelta("Five"), TextDelta(" years [1]"), DONE)
     documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
     assert [one.get("answer") for one in documents] == ["Five", " years [1]", "", None]
     (line,) = documents[-1]["docs"]
@@ -102,7 +100,7 @@ def test_source_url_includes_the_prefix() -> None:
 
 
 def test_web_search_source_has_its_own_url() -> None:
-    client, dialogues = served(Sources((PAGE,)), Sources((WEB,)), Text("x"), DONE)
+    client, dialogues = served(Sources((PAGE,)), Sources((WEB,)), TextDelta("x"), DONE)
     documents = told(client, "/chat/search_engine_chat", SEARCH)
     assert "](http://pumps.example/x)" in documents[-1]["docs"][1]
     (asked,) = dialogues.asked
@@ -110,7 +108,7 @@ def test_web_search_source_has_its_own_url() -> None:
 
 
 def test_empty_search_result_is_reported() -> None:
-    client, _ = served(Sources(()), Text("x"), DONE)
+    client, _ = served(Sources(()), TextDelta("x"), DONE)
     documents = told(client, "/chat/file_chat", {"knowledge_id": "kb"})
     assert len(documents[-1]["docs"]) == 1
 
@@ -121,9 +119,9 @@ def test_agent_stream_has_thoughts_tools_and_answer() -> None:
         DialogueStep("tool", "calculator", '{"expression": "2+3"}'),
         Tick(),
         DialogueStep("observation", "calculator", text="5"),
-        Reasoning("hm"),
-        Text("It is"),
-        Text(" 5."),
+        ReasoningDelta("hm"),
+        TextDelta("It is"),
+        TextDelta(" 5."),
         DONE,
     )
     documents = told(client, "/chat/agent_chat", {})
@@ -151,7 +149,7 @@ def test_missing_base_is_reported_in_the_wrapper(stream: bool) -> None:
 
 
 def test_failure_during_stream_is_the_last_document() -> None:
-    client, dialogues = served(Text("Fi"), UpstreamFault("it broke"))
+    client, dialogues = served(TextDelta("Fi"), UpstreamFault("it broke"))
     documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
     assert documents == [{"answer": "Fi"}, {"code": 502, "msg": "it broke", "data": None}]
     assert dialogues.closed == 1

@@ -350,7 +350,7 @@ def test_without_redis_keys_with_limits_are_refused(driver: ScriptedDriver, tmp_
     app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
     http, service = Http(app), services_of(app).callers._limits
     assert service is not None
-    service.limiter = Away()
+    service.limiter = Away()  # type: ignore[assignment]
     assert http.chat(http.make(rpm_limit=1)["key"]).status_code == 503
     assert http.chat(http.make()["key"]).status_code == 200
 

@@ -136,11 +136,6 @@ def test_named_host_allows_its_pages_on_any_port() -> None:
     assert not any(map(allowed, (*foreign, "http://localhost@evil.com", "http://[x", "file://x")))
 
 
-def test_cors_proxy_route_is_refused() -> None:
-    answer = client().get("/cors-proxy?url=http://127.0.0.1/")
-    assert answer.status_code == 403
-
-
 # answers
 
 
@@ -164,12 +159,6 @@ def test_stream_is_framed_like_openais() -> None:
     assert usage["timings"] == chunks[-1]["timings"]
     assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
     assert {c["id"] for c in [*chunks, usage]} == {usage["id"]}
-
-
-def test_every_answer_has_its_own_id() -> None:
-    to = client()
-    ids = {chat(to).json["id"] for _ in range(3)}
-    assert len(ids) == 3
 
 
 def test_invalid_request_id_is_not_echoed() -> None:
@@ -352,10 +341,4 @@ JSON_ROUTES = [
 def test_responses_have_an_id_and_forbid_content_sniffing(default: Any, path: str) -> None:
     answer = default.get(path, headers={"X-Request-Id": "one"})
     assert answer.headers.getlist("x-request-id") == ["one"]
-    assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_completions_forbid_content_sniffing(default: Any, stream: bool) -> None:
-    answer = chat(default, stream=stream)
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]

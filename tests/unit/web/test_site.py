@@ -201,4 +201,4 @@ def test_memory_and_log_stay_bounded_for_slow_clients(caplog: pytest.LogCaptureF
     sites = Sites("127.0.0.1", (), ())
     for i in range(2 * REMEMBERED):
         sites.check_host({"HTTP_HOST": f"127.0.0.1:{i + 1}"})
-    assert len(sites._remembered) == REMEMBERED
+    assert len(sites.accepted) == REMEMBERED

@@ -55,13 +55,14 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metasear
 
 def test_search_library_results_and_failures(engine: Metasearch) -> None:
     web = WebSearch([engine], seconds=60, clock=time.monotonic)
-    assert web.search("tides", "duckduckgo") == (WebResult("tides", "https://x.example/", "b"),)
-    assert web.search("none") == ()
+    (result,) = web.search("tides", "duckduckgo", cancel=Cancel())
+    assert result == WebResult("tides", "https://x.example/", "b")
+    assert web.search("none", cancel=Cancel()) == ()
     for query in ("down", "defect"):
         with pytest.raises(UpstreamFault, match="no search engine is reachable"):
-            web.search(query)
+            web.search(query, cancel=Cancel())
     with pytest.raises(UpstreamTimeout, match="the search engines timed out"):
-        web.search("late")
+        web.search("late", cancel=Cancel())
 
 
 def test_hanging_search_library_is_killed(engine: Metasearch) -> None:

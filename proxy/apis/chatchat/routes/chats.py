@@ -8,18 +8,9 @@ from urllib.parse import urlencode
 
 from flask import request
 
-from ....core.events import Failed, TextDelta
+from ....core.events import Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
-from ....dialogue.events import (
-    Citation,
-    DialogueDone,
-    DialogueRequest,
-    DialogueStep,
-    Kind,
-    Sources,
-    Text,
-    Tick,
-)
+from ....dialogue.events import Citation, DialogueRequest, DialogueStep, Kind, Sources, Tick
 from ....dialogue.run import Running
 from ....web.model_tables import own_request
 from ....web.observability import new_id
@@ -32,7 +23,7 @@ from .view import Documents, RequestContext, blueprint, respond
 def _chat(running: Running) -> Documents:
     history_id = new_id()
     for event in running:
-        if isinstance(event, Text | Tick | DialogueDone):
+        if isinstance(event, TextDelta | Tick | Finished):
             yield answer.text(history_id, _delta(event))
 
 
@@ -42,7 +33,7 @@ def _cited(running: Running) -> Documents:
     for event in running:
         if isinstance(event, Sources):
             citations += event.citations
-        elif isinstance(event, Text | Tick | DialogueDone):
+        elif isinstance(event, TextDelta | Tick | Finished):
             yield {"answer": _delta(event)}
     yield answer.docs([_source(citation, root) for citation in citations])
 
@@ -50,7 +41,7 @@ def _cited(running: Running) -> Documents:
 def _agent(running: Running) -> Documents:
     arguments = ""
     for event in running:
-        if isinstance(event, Text | DialogueDone):
+        if isinstance(event, TextDelta | Finished):
             yield {"final_answer": _delta(event)}
         elif isinstance(event, Tick):
             yield {"answer": ""}
@@ -63,10 +54,10 @@ def _agent(running: Running) -> Documents:
                 yield answer.tools(event.name, arguments, event.text)
 
 
-def _delta(event: Text | Tick | DialogueDone) -> str:
+def _delta(event: TextDelta | Tick | Finished) -> str:
     """Return the text of an event. A tick gives an empty piece, which keeps idle connections open.
     So does the end, so that an empty answer still has its field."""
-    return event.delta if isinstance(event, Text) else ""
+    return event.text if isinstance(event, TextDelta) else ""
 
 
 def _source(citation: Citation, root: str) -> str:

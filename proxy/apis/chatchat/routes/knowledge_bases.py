@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from flask import Response, request
 
 from ....errors import Forbidden, GatewayError, NotFound
-from ....store.records import Base, Document, Splitting
+from ....store.records import Document, Splitting
 from ....web import permissions
+from ....web.body import read_value
 from ....web.form import MultipartForm, UploadedPart, read_form
 from ....web.observability import Record
 from ....web.routes import SSE
@@ -26,10 +27,14 @@ from ....web.spine import passthrough
 from ...fields import entry
 from ..answer import error_of_list, ok
 from ..bodies import BASE, BODIES, FILE
-from .view import Documents, RequestContext, Taken, blueprint, json_value, respond, route
+from .view import Documents, RequestContext, Taken, blueprint, respond, route
+
+if TYPE_CHECKING:  # it imports SQLAlchemy
+    from ....knowledge.service import Knowledge
 
 PATIENCE = 120.0  # seconds an upload waits until its files are read
 LOOK = 0.1
+SHORTEST = 20  # characters of a chunk that the client writes, as the store needs
 OVER = ("ready", "failed", "cancelled")
 WRITTEN = (".txt", ".md")  # kinds of files whose chunks the client may write
 # Media types under which browsers may show an uploaded file: none of them can run scripts.
@@ -39,55 +44,13 @@ Failures = dict[str, str]  # reasons by name
 Cut = tuple[int, int]
 
 
-class OwnerBases:
-    """The knowledge bases of one owner, as far as the caller of this request may use them. Raises
-    Forbidden if knowledge bases are not available."""
+class BaseHandle(NamedTuple):
+    """A knowledge base of an owner, as far as the caller may use it. If a file fails, methods for
+    several continue with the next one, and return the reasons."""
 
-    def __init__(self, services: Services, owner: str) -> None:
-        knowledge = permissions.knowledge(services, request.environ)
-        if knowledge is None:
-            raise Forbidden(
-                "knowledge bases are not available: install them with pip install"
-                " slotproxy[knowledge]"
-            )
-        self.knowledge = knowledge
-        self.owner = owner
-        self._models = (services.local_embedder or services.embedder).registry.names
-
-    def names(self) -> list[str]:
-        return [base.name for base in self.knowledge.bases(self.owner) if not base.temporary]
-
-    def create(self, name: str, model: str) -> BaseHandle:
-        """Create a base. An unknown embedding model is the client's default and is ignored. Raises
-        Taken."""
-        if name in self.names():
-            raise Taken(f"the knowledge base {name} already exists")
-        known = model if model in self._models() else None
-        return BaseHandle(self, self.knowledge.create(self.owner, name, embedding_model=known))
-
-    def base(self, name: str) -> BaseHandle:
-        """Return a base by name or id. Raises NotFound."""
-        return BaseHandle(self, self.knowledge.base(self.owner, name))
-
-    def temporary(self, base_id: str) -> BaseHandle:
-        """Return the base for the files of one chat: a new one, or that of an earlier upload if its
-        id is given. Raises NotFound."""
-        if not base_id:
-            return BaseHandle(self, self.knowledge.create(self.owner, "", temporary=True))
-        base = self.knowledge.base(self.owner, base_id)
-        if not base.temporary:
-            raise NotFound(f"no such temporary knowledge base: {base_id[:100]!r}")
-        return BaseHandle(self, base)
-
-
-class BaseHandle:
-    """One knowledge base. If a file fails, methods for several continue with the next one, and
-    return the reasons."""
-
-    def __init__(self, library: OwnerBases, base: Base) -> None:
-        self.knowledge = library.knowledge
-        self.owner = library.owner
-        self.id = base.id
+    knowledge: Knowledge
+    owner: str
+    id: str
 
     def documents(self) -> tuple[Document, ...]:
         return self.knowledge.documents(self.owner, self.id)
@@ -107,7 +70,7 @@ class BaseHandle:
         def add(name: str) -> Document:
             if name in there:
                 raise Taken("a file with this name already exists")
-            return self._add(name, data[name], cut, replace)
+            return self._add(name, data[name], Splitting(*cut), replace)
 
         return self._each_read(data, add)
 
@@ -126,16 +89,11 @@ class BaseHandle:
         def write(name: str) -> Document:
             if not name.lower().endswith(WRITTEN):
                 raise Taken(f"chunks may be supplied only for {' and '.join(WRITTEN)} files")
-            longest = max(map(len, pieces[name]), default=1)
+            longest = max(SHORTEST, max(map(len, pieces[name]), default=0))
             data = BytesIO("\n\n".join(pieces[name]).encode())
-            return self._add(name, data, (longest, 0), replace=True)
+            return self._add(name, data, Splitting(longest, 0), replace=True)
 
         return self._each_read(pieces, write)
-
-    def remove(self, names: Iterable[str]) -> Failures:
-        return _each(
-            names, lambda name: self.knowledge.remove(self.owner, self.id, self.document(name).id)
-        )
 
     def hide(self, names: Iterable[str]) -> Failures:
         """Keep the files, but exclude them from searches until they are read again."""
@@ -150,18 +108,18 @@ class BaseHandle:
         """Read and split all files again, and yield a document for each step."""
         names = [document.filename for document in self.documents()]
         job_id = self.knowledge.rebuild(self.owner, self.id, Splitting(*cut)).id
-        total, reported = len(names), 0
+        reported = 0
         for job in self.knowledge.watch(self.owner, job_id):
             for name in names[reported : job.done]:
-                step = {"total": total, "finished": reported, "doc": name}
+                step = {"total": len(names), "finished": reported, "doc": name}
                 reported += 1
-                yield {"code": 200, "msg": f"({reported} / {total}): {name}", **step}
+                yield {"code": 200, "msg": f"({reported} / {len(names)}): {name}", **step}
         for document in self.documents():
             if document.status == "failed":
                 yield {"code": 500, "msg": f"{document.filename}: {document.error}"}
 
-    def _add(self, name: str, data: IO[bytes], cut: Cut, replace: bool) -> Document:
-        return self.knowledge.add(self.owner, self.id, name, data, Splitting(*cut), replace=replace)
+    def _add(self, name: str, data: IO[bytes], cut: Splitting, replace: bool) -> Document:
+        return self.knowledge.add(self.owner, self.id, name, data, cut, replace=replace)
 
     def _each_read(self, names: Iterable[str], begin: Callable[[str], Document]) -> Failures:
         """Call `begin` for each name and wait until the documents are read."""
@@ -194,36 +152,70 @@ def _failures(failed: Failures, msg: str) -> dict[str, Any]:
     return ok({"failed_files": failed}, msg)
 
 
+def _opened(services: Services) -> Knowledge:
+    """The knowledge bases that the caller of this request may use. Raises Forbidden."""
+    knowledge = permissions.knowledge(services, request.environ)
+    if knowledge is None:
+        raise Forbidden(
+            "knowledge bases are not available: install them with pip install slotproxy[knowledge]"
+        )
+    return knowledge
+
+
+def _base(services: Services, record: Record, name: str) -> BaseHandle:
+    """A base by name or id. Raises NotFound and Forbidden."""
+    knowledge = _opened(services)
+    return BaseHandle(knowledge, record.key, knowledge.base(record.key, name).id)
+
+
+def _names(services: Services, record: Record) -> list[str]:
+    bases = _opened(services).bases(record.key)
+    return [base.name for base in bases if not base.temporary]
+
+
+def _create(services: Services, record: Record, name: str, model: str) -> BaseHandle:
+    """A new base. An unknown embedding model is the client's default and is ignored. Raises
+    Taken."""
+    if name in _names(services, record):
+        raise Taken(f"the knowledge base {name} already exists")
+    models = (services.local_embedder or services.embedder).registry.names()
+    known = model if model in models else None
+    knowledge = _opened(services)
+    return BaseHandle(
+        knowledge, record.key, knowledge.create(record.key, name, embedding_model=known).id
+    )
+
+
 @route("GET", "/knowledge_base/list_knowledge_bases", shape=error_of_list)
 def list_knowledge_bases(services: Services, record: Record) -> Any:
     """The knowledge bases."""
-    return ok(OwnerBases(services, record.key).names())
+    return ok(_names(services, record))
 
 
 @route("POST", "/knowledge_base/create_knowledge_base", body="ChatchatNewBase")
 def create_knowledge_base(services: Services, record: Record, base: str, model: str) -> Any:
     """Create a knowledge base."""
-    OwnerBases(services, record.key).create(base, model)
+    _create(services, record, base, model)
     return ok(msg=f"knowledge base {base} created")
 
 
 @route("POST", "/knowledge_base/delete_knowledge_base", body="ChatchatBase", parses=False)
 def delete_knowledge_base(services: Services, record: Record) -> Any:
     """Delete a knowledge base; the body may also be its name as a JSON string."""
-    value = json_value(services)
+    value = read_value(request.environ, services.settings.max_body, empty={})
     name = BASE.parse(
         {"knowledge_base_name": value} if type(value) is str else entry(value, "the body")
     )["base"]
-    bases = OwnerBases(services, record.key)
-    bases.knowledge.delete(bases.owner, bases.base(name).id)
+    base = _base(services, record, name)
+    base.knowledge.delete(record.key, base.id)
     return ok(msg=f"knowledge base {name} deleted")
 
 
 @route("POST", "/knowledge_base/update_info", body="ChatchatBaseInfo")
 def update_info(services: Services, record: Record, base: str, info: str) -> Any:
     """Describe a knowledge base."""
-    bases = OwnerBases(services, record.key)
-    bases.knowledge.describe(bases.owner, bases.base(base).id, info)
+    handle = _base(services, record, base)
+    handle.knowledge.describe(handle.owner, handle.id, info)
     return ok(msg=f"description of knowledge base {base} updated")
 
 
@@ -241,13 +233,13 @@ def search_docs(
 
     Return a bare list without the wrapper, as the original does."""
     try:
-        handle = OwnerBases(services, record.key).base(base)
+        handle = _base(services, record, base)
     except NotFound:
         return []
-    knowledge, owner = handle.knowledge, handle.owner
+    knowledge, owner, base_id = handle
     if query:
         hits = knowledge.search(
-            owner, [handle.id], query, top_k=top_k, score_threshold=score_threshold
+            owner, [base_id], query, top_k=top_k, score_threshold=score_threshold
         )
         return [
             _document(hit.chunk_id, hit.filename, hit.place, hit.text, hit.distance) for hit in hits
@@ -271,7 +263,7 @@ def _document(key: str, name: str, place: str, content: str, distance: float) ->
 @route("POST", "/knowledge_base/update_docs_by_id", body="ChatchatEdit")
 def update_docs_by_id(services: Services, record: Record, base: str, texts: dict[str, str]) -> Any:
     """Change chunks."""
-    handle = OwnerBases(services, record.key).base(base)
+    handle = _base(services, record, base)
     for chunk_id, text in texts.items():
         handle.knowledge.edit_chunk(handle.owner, chunk_id, text)
     return ok(msg="chunks updated")
@@ -285,13 +277,12 @@ def recreate_vector_store() -> Response:
 
 def _recreate(call: RequestContext) -> tuple[bool, Documents]:
     values = BODIES["ChatchatRebuild"].parse(call.body)
-    bases = OwnerBases(call.services, call.record.key)
     try:
-        base = bases.base(values["base"])
+        base = _base(call.services, call.record, values["base"])
     except NotFound:
         if not values["create"]:
             raise
-        base = bases.create(values["base"], values["model"])
+        base = _create(call.services, call.record, values["base"], values["model"])
     return True, base.rebuild(values["cut"])
 
 
@@ -301,7 +292,7 @@ def _recreate(call: RequestContext) -> tuple[bool, Documents]:
 @route("GET", "/knowledge_base/list_files", shape=error_of_list)
 def list_files(services: Services, record: Record) -> Any:
     """The documents of a base."""
-    base = OwnerBases(services, record.key).base(BASE.parse(request.args)["base"])
+    base = _base(services, record, BASE.parse(request.args)["base"])
     return ok([document.filename for document in base.documents()])
 
 
@@ -310,7 +301,7 @@ def upload_docs(services: Services, record: Record) -> Any:
     """Upload documents."""
     with _form(services) as form:
         values = BODIES["ChatchatDocuments"].parse(form.fields)
-        base, pieces = OwnerBases(services, record.key).base(values["base"]), values["pieces"]
+        base, pieces = _base(services, record, values["base"]), values["pieces"]
         uploads = [upload for upload in form.files if upload.name not in pieces]
         failed = base.add(uploads, values["cut"], replace=values["override"])
     failed |= base.write(pieces)
@@ -324,8 +315,15 @@ def upload_temp_docs(services: Services, record: Record) -> Any:
     """Upload documents for a chat about files."""
     with _form(services) as form:
         values = BODIES["ChatchatChatFiles"].parse(form.fields)
-        base = OwnerBases(services, record.key).temporary(values["base"])
-        failed = base.add(form.files, values["cut"], replace=True)
+        knowledge, owner = _opened(services), record.key
+        if values["base"]:
+            base = knowledge.base(owner, values["base"])
+        else:
+            base = knowledge.create(owner, "", temporary=True)
+        if not base.temporary:
+            raise NotFound(f"no such temporary knowledge base: {values['base'][:100]!r}")
+        handle = BaseHandle(knowledge, owner, base.id)
+        failed = handle.add(form.files, values["cut"], replace=True)
     return ok({"id": base.id, "failed_files": [{name: why} for name, why in failed.items()]})
 
 
@@ -334,8 +332,12 @@ def delete_docs(
     services: Services, record: Record, base: str, files: tuple[str, ...], content: bool
 ) -> Any:
     """Delete documents."""
-    handle = OwnerBases(services, record.key).base(base)
-    return _failures(handle.remove(files) if content else handle.hide(files), "files deleted")
+    handle = _base(services, record, base)
+
+    def remove(name: str) -> None:
+        handle.knowledge.remove(handle.owner, handle.id, handle.document(name).id)
+
+    return _failures(_each(files, remove) if content else handle.hide(files), "files deleted")
 
 
 @route("POST", "/knowledge_base/update_docs", body="ChatchatUpdate")
@@ -348,7 +350,7 @@ def update_docs(
     pieces: Mapping[str, tuple[str, ...]],
 ) -> Any:
     """Read documents again."""
-    handle = OwnerBases(services, record.key).base(base)
+    handle = _base(services, record, base)
     failed = handle.read_again([name for name in files if name not in pieces], cut)
     return _failures(failed | handle.write(pieces), "files will be read again")
 
@@ -359,7 +361,7 @@ def download_doc(services: Services, record: Record) -> Response:
 
     With `preview`, browsers show it in place if its type is safe."""
     values = FILE.parse(request.args)
-    base = OwnerBases(services, record.key).base(values["base"])
+    base = _base(services, record, values["base"])
     document = base.document(values["file"])
     data = base.knowledge.original(base.owner, document.id)
     kind = SHOWN.get(document.filename.rpartition(".")[2].lower(), "")

@@ -47,7 +47,7 @@ def list_running_models(services: Services, record: Record) -> Any:
 def list_config_models(services: Services, record: Record, types: list[Any]) -> Any:
     """The models configured."""
     # All models are local here; other kinds that the client requests are left out.
-    return ok({bodies.LOCAL: _models(services)} if bodies.LOCAL in types else {})
+    return ok({bodies.LOCAL: _models(services)} if not types or bodies.LOCAL in types else {})
 
 
 @route("POST", "/llm_model/get_model_config", shape=error_of_table, body="ChatchatModelName")

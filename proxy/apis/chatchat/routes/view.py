@@ -98,11 +98,6 @@ def json_body(services: Services) -> dict[str, Any]:
     return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
-def json_value(services: Services) -> Any:
-    """Return the body as any JSON value."""
-    return body.read_value(request.environ, services.settings.max_body, empty={})
-
-
 # Answers that consist of JSON documents: one document a chunk, or all merged into one. The client
 # parses every chunk by itself, so each document is sent in one write. The first document is
 # computed before the status is sent, so that a full queue is still a 429. Later errors are sent

@@ -18,9 +18,10 @@ from ....web.observability import Record
 from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, json_route, json_view
-from ... import responses
 from ... import schema_fields as doc
 from ...conversations.routes import page_of_items
+from ..answer import COMPACT_FIELDS
+from ..items import listed
 from ..request import FIELDS
 from .dialect import CompactDialect, ResponsesDialect, kept_response
 from .websocket import opened
@@ -33,7 +34,7 @@ blueprint = Api(
     ledger="responses",
     schemas={
         "ResponseRequest": doc.body("input", **FIELDS),
-        "CompactRequest": doc.body("model", **responses.COMPACT_FIELDS),
+        "CompactRequest": doc.body("model", **COMPACT_FIELDS),
     },
 )
 
@@ -128,7 +129,7 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 def input_items(services: Services, record: Record, key: str) -> Any:
     """The input of a stored response."""
     items = msgspec.json.decode(_kept(services, record, key).items)
-    return page_of_items(responses.listed(items, key))
+    return page_of_items(listed(items, key))
 
 
 def _kept(services: Services, record: Record, key: str) -> Stored:

@@ -26,34 +26,28 @@ from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
 from ....web.stream import EventSource
-from ... import fields, responses
+from ... import fields
 from ...conversations.routes import append, kept_conversation
+from ...openai.answer import error
 from ...response_meta import ResponseMeta
+from .. import answer
+from ..items import conversation_of, listed
+from ..request import ParsedRequest, parse
 
 ROOM = 256  # tokens kept free for the answer when the oldest messages may be dropped
 log = logging.getLogger("slotproxy.responses")
 
 
-class Recent:
-    """The last response of a connection: continued from there, it need not be stored."""
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.value: Stored | None = None
-
-    def get(self, response_id: str) -> Stored | None:
-        return self.value if response_id == self.id else None
-
-
 class ResponsesDialect:
     """The dialect of one request."""
 
-    parsed: responses.ParsedRequest
+    parsed: ParsedRequest
+    error = staticmethod(error)
 
     def __init__(
-        self, services: Services, environ: dict[str, Any], recent: Recent | None = None
+        self, services: Services, environ: dict[str, Any], recent: dict[str, Stored] | None = None
     ) -> None:
-        """`recent` holds the last response of a connection, stored or not."""
+        """`recent` holds the last response of a connection by its id, stored or not."""
         self._services = services
         self._environ = environ
         self._recent = recent
@@ -73,25 +67,24 @@ class ResponsesDialect:
         # Read everything from the store before parsing: the store waits for locks of the event
         # loop, and parsing may run in another thread.
         find = self._referable(body.get("input"), earlier).get
-        parse = partial(responses.parse, body, earlier, searches, find)
-        self.parsed = parsed(parse, self._environ, self._read)
+        read = partial(parse, body, earlier, searches, find)
+        self.parsed = parsed(read, self._environ, self._read)
         request = self.parsed.request
         # A continued conversation is named after the first item that has an id, which all later
         # responses repeat.
-        return msgspec.structs.replace(request, session=request.session or _first_id(earlier))
+        ids = (item.get("id") for item in earlier if type(item) is dict)
+        first = next((name for name in ids if type(name) is str and name), "")
+        return msgspec.structs.replace(request, session=request.session or first)
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        whole = responses.whole(meta, self.parsed, completions)
+        whole = answer.whole(meta, self.parsed, completions)
         self._keep(whole)
         return whole
 
-    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(meta, self.parsed, self._keep)
-
-    def error(self, fault: GatewayError) -> dict[str, Any]:
-        return responses.error(fault)
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> answer.Encoder:
+        return answer.Encoder(meta, self.parsed, self._keep)
 
     def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Start the answer, including any searches and calls to MCP servers."""
@@ -110,7 +103,7 @@ class ResponsesDialect:
         """Drop the oldest messages if the request allows it and the model's context is too small
         for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
         that `Gateway.count` raises."""
-        if not self.parsed.shortens:
+        if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
@@ -138,15 +131,15 @@ class ResponsesDialect:
         )
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
-        self._conversation = responses.conversation_of(body)
+        self._conversation = conversation_of(body)
         if self._conversation:
             conversation = kept_conversation(self._services, self.owner, self._conversation)
             return tuple(self._decoded(conversation.items, "conversation"))
         previous = fields.text(body, "previous_response_id")
         if not previous:
             return ()
-        recent = self._recent.get(previous) if self._recent is not None else None
-        stored = recent or kept_response(self._services, self.owner, previous)
+        stored = (self._recent or {}).get(previous)
+        stored = stored or kept_response(self._services, self.owner, previous)
         if stored is None:
             raise BadRequest(
                 f"no such response: {previous[:100]!r}",
@@ -164,13 +157,13 @@ class ResponsesDialect:
         for item in given if type(given) is list else ():
             match item:
                 case {"type": "item_reference", "id": str(name)} if name not in by_id:
-                    keys.add(responses.response_id(name))
+                    keys.add(answer.response_id(name))
         for key in keys:
             stored = kept_response(self._services, self.owner, key)
             if stored is None:
                 break  # the request will be refused because of this item
             output = self._decoded(stored.response, "input")["output"]
-            items = responses.listed(self._decoded(stored.items, "input"), key)
+            items = listed(self._decoded(stored.items, "input"), key)
             for item in (*items, *output):
                 by_id.setdefault(item.get("id"), item)
         return by_id
@@ -204,7 +197,8 @@ class ResponsesDialect:
             return
         value = Stored(msgspec.json.encode(response), msgspec.json.encode(self.parsed.input))
         if self._recent is not None and response["status"] != "failed":
-            self._recent.id, self._recent.value = response["id"], value
+            self._recent.clear()
+            self._recent[response["id"]] = value
         if not self.parsed.store:
             return
         created = response["created_at"]
@@ -219,19 +213,14 @@ def kept_response(services: Services, owner: str, key: str) -> Stored | None:
     return None if key.startswith(OTHERS) else services.store.get(owner, key)
 
 
-def _first_id(items: Sequence[Any]) -> str:
-    ids = (item.get("id") for item in items if type(item) is dict)
-    return next((name for name in ids if type(name) is str and name), "")
-
-
 class CompactDialect(ResponsesDialect):
     """The dialect of POST /v1/responses/compact. Nothing is stored."""
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
-        return asking(super().parse(responses.compact_body(body)))
+        return asking(super().parse(answer.compact_body(body)))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        return responses.compacted(meta, self.parsed, completions)
+        return answer.compacted(meta, self.parsed, completions)

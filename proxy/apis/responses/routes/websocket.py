@@ -13,7 +13,6 @@ The format is that of Open Responses ("WebSocket Transport"). Codex uses it: it 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -25,15 +24,16 @@ from flask import Response
 from ....errors import BadRequest, GatewayError, QueueFull
 from ....runtime.cancel import Cancel
 from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
+from ....store.responses import Stored
 from ....web.body import check_cost
-from ....web.disconnect import KEPT, Stop
+from ....web.disconnect import CANCEL
 from ....web.fastpath import Environ
 from ....web.observability import Record
 from ....web.observability.record import RECORD
 from ....web.services import Services
 from ....web.shares import Shares
 from ....web.spine import completion_view
-from .dialect import Recent, ResponsesDialect
+from .dialect import ResponsesDialect
 
 if TYPE_CHECKING:
     from ....server.websocket import WebSocket
@@ -44,39 +44,14 @@ PING = 20.0  # seconds between two pings of an idle connection, for proxies
 MOST_SOCKETS = 256  # open at once, for all keys together
 ELSEWHERE = ("background", "stream_options")  # fields of HTTP requests alone
 
+OLD = BadRequest(
+    "the connection is an hour old: open a new one", code="websocket_connection_limit_reached"
+)
+
 
 class UpgradeRequired(BadRequest):
     status = 426
     code = "upgrade_required"
-
-
-class Watch:
-    """Cancels the current answer when the connection closes. It replaces the watcher of
-    `disconnect`, which must not look at bytes of a WebSocket."""
-
-    def __init__(self) -> None:
-        self._cancel: Cancel | None = None
-        self._closed = False
-        self._lock = threading.Lock()
-
-    def start(self, cancel: Cancel) -> Stop:
-        with self._lock:
-            self._cancel = cancel
-            closed = self._closed
-        if closed:
-            cancel.cancel()
-        return self.stop
-
-    def stop(self) -> None:
-        with self._lock:
-            self._cancel = None
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            cancel = self._cancel
-        if cancel is not None:
-            cancel.cancel()
 
 
 class Session:
@@ -94,8 +69,8 @@ class Session:
         self._owner = owner
         self._accept = accept
         self._places: Shares | None = places
-        self._recent = Recent()
-        self._watch = Watch()
+        self._recent: dict[str, Stored] = {}  # the last response, by its id
+        self._closed = Cancel()
         self._until = time.monotonic() + LONGEST
 
     def __iter__(self) -> Iterator[bytes]:
@@ -109,7 +84,7 @@ class Session:
                 headers,
                 longest=self._services.settings.max_body,
                 send_timeout=SEND_TIMEOUT,
-                on_close=self._watch.close,
+                on_close=self._closed.cancel,
             )
         except OSError:
             return  # the client has disconnected
@@ -118,7 +93,7 @@ class Session:
             with contextlib.suppress(OSError):  # likewise
                 code = self._serve(client)
         finally:
-            self._watch.close()
+            self._closed.cancel()
             client.close(code)
         yield from ()
 
@@ -144,11 +119,7 @@ class Session:
             if message is None:
                 return LEAVING
             if time.monotonic() > self._until:
-                old = BadRequest(
-                    "the connection is an hour old: open a new one",
-                    code="websocket_connection_limit_reached",
-                )
-                client.send(_error(old))
+                client.send(_error(OLD))
                 return NORMAL
             if message:
                 self._answer(client, message)
@@ -156,28 +127,28 @@ class Session:
                 client.ping()
 
     def _answer(self, client: WebSocket, message: str) -> None:
-        body: dict[str, Any] | None = {}
+        body: dict[str, Any] = {}
         try:
             body = _body(message)
-            if body is None or self._respond(client, body):
+            if not body or self._respond(client, body):
                 return
         except GatewayError as fault:
             client.send(_error(fault))
         # What a failed answer continued is to be sent again as a whole.
-        if self._recent.id == (body or {}).get("previous_response_id"):
-            self._recent.value = None
+        if body.get("previous_response_id") in list(self._recent):
+            self._recent.clear()
 
     def _respond(self, client: WebSocket, body: dict[str, Any]) -> bool:
         """Stream one response. Returns whether it succeeded."""
         data = msgspec.json.encode(body)
-        own = (RECORD, "gunicorn.socket", "slotproxy.is_last", "HTTP_UPGRADE")
+        own = (RECORD, "gunicorn.socket", "slotproxy.is_last", "slotproxy.kept", "HTTP_UPGRADE")
         environ = {
             **{key: value for key, value in self._environ.items() if key not in own},
             "REQUEST_METHOD": "POST",
             "CONTENT_TYPE": "application/json",
             "CONTENT_LENGTH": str(len(data)),
             "wsgi.input": BytesIO(data),
-            "slotproxy.kept": {KEPT: self._watch},
+            CANCEL: self._closed,
         }
         record = Record.of(environ)
         dialect = ResponsesDialect(self._services, environ, self._recent)
@@ -214,8 +185,8 @@ def opened(services: Services, environ: Environ, record: Record) -> Response:
     return Response(session, direct_passthrough=True)
 
 
-def _body(message: str) -> dict[str, Any] | None:
-    """The fields of a request; None for a message without an answer. Raises BadRequest."""
+def _body(message: str) -> dict[str, Any]:
+    """The fields of a request; none for a message without an answer. Raises BadRequest."""
     check_cost(message.encode())
     try:
         body = msgspec.json.decode(message)
@@ -225,7 +196,7 @@ def _body(message: str) -> dict[str, Any] | None:
         raise BadRequest("the message must be a JSON object")
     kind = body.pop("type", None)
     if kind == "response.processed":
-        return None
+        return {}
     if kind != "response.create":
         raise BadRequest("the message must have the type response.create", param="type")
     for name in ELSEWHERE:

@@ -273,7 +273,7 @@ def test_silent_engine_is_ended(rig: Rig) -> None:
     rig.model = FakeModel("again")
     driver._timeout = PATIENCE  # the next one is slow only if the machine is
     stuck.set()
-    wait_until(lambda: len(rig.hosts) == 2)
+    wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
     assert run_when_up(driver, "again")
 
 

@@ -137,16 +137,15 @@ def test_prompt_beyond_the_context_is_refused(start: Start) -> None:
 
 def test_cancelled_answer_ends_between_two_tokens(start: Start) -> None:
     held = Held()
-    peer = start(FakeModel(endless=True, pause=held, n_ctx=10_000))
+    model = FakeModel(endless=True, pause=held, n_ctx=10_000)
+    peer = start(model)
     peer.send(generate(1))
     held.reached()
     peer.send(CancelMessage(1), generate(2, "c", 1))
     held.go.set()
     done = peer.until(DoneMessage)[-1]
-    assert isinstance(done, DoneMessage)
-    assert done.reason == "cancelled"
-    assert done.tokens < 10
-    assert timeless(peer.until(DoneMessage)[-1]) == DoneMessage(2, "length", 1, 0, 0)
+    assert timeless(done) == DoneMessage(2, "length", 1, 0, 0)
+    assert len(model.steps) < 12
 
 
 def test_queued_answer_can_be_cancelled(start: Start) -> None:
@@ -154,13 +153,10 @@ def test_queued_answer_can_be_cancelled(start: Start) -> None:
     peer = start(FakeModel("ab", pause=held))
     peer.send(generate(1))
     held.reached()
-    peer.send(generate(2), CancelMessage(2))
+    peer.send(generate(2), CancelMessage(2), generate(3))
     held.go.set()
     ends = [peer.until(DoneMessage)[-1], peer.until(DoneMessage)[-1]]
-    assert {(one.id, one.reason) for one in ends if isinstance(one, DoneMessage)} == {
-        (1, "stop"),
-        (2, "cancelled"),
-    }
+    assert [one.id for one in ends if isinstance(one, DoneMessage)] == [1, 3]
 
 
 def test_token_ids_outside_the_vocabulary_are_refused(start: Start) -> None:

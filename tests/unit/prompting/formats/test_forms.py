@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.request import Message, ToolCall
 from proxy.prompting.formats import (
     CallArguments,
     CallFormat,
@@ -17,6 +18,7 @@ from proxy.prompting.formats import (
     Tools,
     generic,
 )
+from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS, parse
@@ -338,20 +340,22 @@ def test_parser_reads_calls_rendered_into_the_history(
 def test_generic_tool_instructions_join_the_system_message() -> None:
     told = generic.instructions([WEATHER])
     assert '"get_weather"' in told
-    user = {"role": "user", "content": "hi"}
-    assert generic.rewrite([user], told) == [{"role": "system", "content": told}, user]
-    system = {"role": "system", "content": "Be kind."}
-    assert generic.rewrite([system, user], told)[0]["content"] == f"Be kind.\n\n{told}"
-    assert generic.rewrite([system, user]) == [system, user]
+    user = Message(role="user", content="hi")
+    assert as_texts([user], told) == [Message(role="system", content=told), user]
+    system = Message(role="system", content="Be kind.")
+    assert as_texts([system, user], told)[0].content == f"Be kind.\n\n{told}"
+    assert as_texts([system, user]) == [system, user]
 
 
 def test_generic_tool_round_becomes_plain_turns() -> None:
+    call = ToolCall("1", "get_weather", '{"city": "北京\'s", "n": [1, null]}')
+    calling = Message(role="assistant", tool_calls=(call,))
     results = [
-        {"role": "tool", "tool_call_id": "1", "name": "get_weather", "content": "22"},
-        {"role": "tool", "tool_call_id": "2", "content": "9"},
+        Message(role="tool", tool_call_id="1", content="22"),
+        Message(role="tool", tool_call_id="2", content="9"),
     ]
-    told = generic.rewrite([CALLING, *results])
-    assert [message["role"] for message in told] == ["assistant", "user"]
-    assert told[1]["content"] == "Result of get_weather:\n22\n\nResult of 2:\n9"
-    found = read(FORMS["generic"], [told[0]["content"]])
+    messages = as_texts([calling, *results])
+    assert [message.role for message in messages] == ["assistant", "user"]
+    assert messages[1].content == "Result of get_weather:\n22\n\nResult of 2:\n9"
+    found = read(FORMS["generic"], [messages[0].content])
     assert found == ("", [("get_weather", {"city": "北京's", "n": [1, None]})])

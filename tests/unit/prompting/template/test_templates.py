@@ -42,7 +42,7 @@ def golden() -> list[tuple[str, str]]:
         (name, path.stem)
         for name, template in SHIPPED.items()
         for path in sorted(CASES.glob("*.json"))
-        if template.takes_tools or not path.stem.startswith("tool")
+        if template.rules.tools or not path.stem.startswith("tool")
     ]
 
 
@@ -60,7 +60,7 @@ def test_every_bundled_template_has_a_family_and_vice_versa() -> None:
     assert set(SHIPPED) == set(families.FAMILIES)
     for name, template in SHIPPED.items():
         assert template.family.name == name
-        assert not template.takes_tools or syntax_of(template).calls is not None
+        assert not template.rules.tools or syntax_of(template).calls is not None
 
 
 @pytest.mark.parametrize("name", SHIPPED)

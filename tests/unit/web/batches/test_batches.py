@@ -18,7 +18,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
-from proxy.batches.batch_run import Answered, Asked
+from proxy.batches.batch_run import Answered, Ask
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded
@@ -28,6 +28,7 @@ from proxy.gateway import admission
 from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
+from proxy.store.records import RequestBatch
 from tests.fakes import (
     CAPS,
     ScriptedDriver,
@@ -379,14 +380,14 @@ def test_list_has_pages(serve: Serve) -> None:
     assert to.get("/v1/batches?limit=0").status_code == 400
 
 
-def asked_of(to: FlaskClient, *answers: Answered) -> list[Asked]:
-    """Lets the runner get these answers, and then others. Returns what it asks."""
+def asked_of(to: FlaskClient, *answers: Answered) -> list[Any]:
+    """Lets the runner get these answers, and then others. Returns the bodies that it sends."""
     runner = runner_of(to)
-    asked: list[Asked] = []
+    asked: list[Any] = []
     left = list(answers)
 
-    def ask(one: Asked) -> Answered:
-        asked.append(one)
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
+        asked.append(json.loads(body))
         return left.pop(0) if left else Answered(200, "r", b"{}")
 
     runner.attach(ask)
@@ -426,7 +427,7 @@ def test_line_that_made_way_is_asked_after_the_others(
     texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
     done = ended(to, create(to, b"\n".join(texts))["id"])
     assert done["request_counts"]["completed"] == 3 and len(asked) == 5
-    users = [json.loads(one.body)["user"] for one in asked]
+    users = [body["user"] for body in asked]
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
 
 
@@ -452,13 +453,13 @@ def test_line_without_an_idle_slot_costs_nothing(
     http = Http(to.application)
     key = http.make(rpm_limit=30)["key"]
     headers = {"Authorization": f"Bearer {key}"}
-    tries: list[Asked] = []
+    tries: list[bytes] = []
     runner = runner_of(to)
-    ask: Callable[[Asked], Answered] = runner._ask
+    ask: Ask = runner._ask
 
-    def counted(one: Asked) -> Answered:
-        tries.append(one)
-        return ask(one)
+    def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
+        tries.append(body)
+        return ask(batch, body, cancel)
 
     runner.attach(counted)
     made = create(to, lines(1), headers)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.apis.batches import objects as batches
 from proxy.apis.batches.objects import LineError
-from proxy.batches.input_file import Index, Lines, RawLine, index
+from proxy.batches.input_file import Index, Line, Lines, index
 
 CHAT = "/v1/chat/completions"
 
@@ -22,7 +22,7 @@ def line(number: int, text: str = "Hi", **changes: Any) -> dict[str, Any]:
     return {**made, **changes}
 
 
-def text_of(read: RawLine) -> str:
+def text_of(read: Line) -> str:
     return str(json.loads(read.body)["messages"][0]["content"])
 
 
@@ -110,4 +110,4 @@ def test_deleted_file_is_an_error() -> None:
 def test_body_is_sent_as_it_was_uploaded() -> None:
     data = b'{"custom_id":"a","method":"POST","url":"%s","body": {"model": "m",  "n" :1.50} }'
     _, lines = indexed(data % CHAT.encode() + b"\r\n")
-    assert lines.read(0) == RawLine("a", "m", b'{"model": "m",  "n" :1.50}')
+    assert lines.read(0) == Line("a", "m", b'{"model": "m",  "n" :1.50}')
