@@ -49,8 +49,7 @@ def is_well_formed(text: str) -> bool:
 
 
 def key_digest(text: str, secret: bytes) -> str:
-    """The digest under which a key is stored: BLAKE2b with the secret of the store, 64 hexadecimal
-    digits."""
+    """The digest of a key, made with the secret of the store: 64 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=32, key=secret, person=b"slotproxy key").hexdigest()
 
 

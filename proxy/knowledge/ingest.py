@@ -26,8 +26,7 @@ AT_ONCE = 200  # chunks
 
 
 def reindex_missing(store: KnowledgeStore, index: Index) -> int:
-    """Index documents with missing chunks or vectors; return how many there were. The file of the
-    index may have been deleted or cut, or the documents be older than the embedding backend."""
+    """Index documents with missing chunks or vectors; return how many there were."""
     mended = 0
     held = index.shelf.census()
     for document_id, base_id, chunks in store.ready():

@@ -205,8 +205,7 @@ class _Kept(Generic[T]):
         self._failed: tuple[float, GatewayError] | None = None
 
     def get(self, ask: Callable[[], T], lasts: float) -> T:
-        """The answer, asked again after `lasts` seconds. Those that wait, and those that come soon
-        after, get the failure of the one before."""
+        """The answer, asked again after `lasts` seconds. A failure is kept for a moment."""
         with self._lock:
             if self._answer is None or self._clock() - self._answer[0] >= lasts:
                 if self._failed is not None and self._clock() - self._failed[0] < AGAIN:

@@ -43,8 +43,7 @@ class Mapped(Struct, frozen=True, kw_only=True):
 
 
 class Person(Struct, frozen=True, kw_only=True):
-    """Who has signed in. `key_id` is that of the person's API key, of no other subject. `teams` may
-    be unknown. `admin` None: claims do not decide it."""
+    """Who has signed in, with the id of the API key. `admin` None: claims do not decide it."""
 
     key_id: str
     subject: str

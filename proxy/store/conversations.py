@@ -105,8 +105,8 @@ class ConversationStore:
         changed: float = 0.0,
         messages: Sequence[AdoptedMessage] = (),
     ) -> StoredConversation:
-        """Add a conversation, with messages that come from elsewhere: parents before their replies.
-        Times of 0, and those in the future, become now. Raises QuotaExceeded."""
+        """Add a conversation, with messages from elsewhere: parents before their replies. Times of
+        0 or in the future become now. Raises QuotaExceeded."""
         now = self._clock()
         created, changed = (time if 0 < time <= now else now for time in (created, changed))
         made = StoredConversation(new_id("conv_"), title, dict(settings or {}), created, changed)
@@ -144,8 +144,8 @@ class ConversationStore:
     def recent(
         self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
     ) -> tuple[StoredConversation, ...]:
-        """Return conversations, the last changed first, with the words `search` in title or
-        messages. `before` is the `changed` time of the previous page's last one."""
+        """Those with the words `search` in title or messages, the last changed first. `before` is
+        the `changed` time of the last one of the previous page."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(*containing(search, MESSAGE.c.content))

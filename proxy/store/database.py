@@ -52,11 +52,8 @@ _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
 
 
 class Database:
-    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory) or postgresql://…
-
-    Every statement raises StoreUnavailable while the database cannot be used, and works again
-    afterwards. It raises NotFound if it adds to a row that another request has deleted.
-    """
+    """`url` is SQLAlchemy's. A statement raises StoreUnavailable while the database cannot be used,
+    and NotFound if it adds to a row that another request has deleted."""
 
     def __init__(self, url: str | URL) -> None:
         parsed = make_url(url)
@@ -196,9 +193,8 @@ class Database:
         return time.monotonic() - self._failed
 
     def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
-        """Whether the `writer` of this row, which is not the process `name`, has died: it is a
-        process of this host that ended, or was not `touched` for `lease` seconds, in which this
-        process could use the database."""
+        """Whether the `writer` of this row, which is not the process `name`, has ended on this
+        host, or was not `touched` for `lease` seconds in which the database could be used."""
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
         silent = row.touched < now - lease and self.seconds_since_failure() > lease

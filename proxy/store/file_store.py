@@ -21,8 +21,8 @@ PIECE = 256 << 10  # bytes
 def put_pieces(db: Connection, table: Table, key: str, data: IO[bytes]) -> None:
     (whose,) = table.foreign_keys
     number = 0
-    while piece := data.read(PIECE):
-        row = {whose.parent.name: key, "number": number, "data": piece}
+    while part := data.read(PIECE):
+        row = {whose.parent.name: key, "number": number, "data": part}
         db.execute(insert(table).values(row))
         number += 1
 
@@ -34,21 +34,21 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
 
 
 def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
-    """Yield the pieces in order, each in a transaction of its own; ends early if the file is
-    deleted. The first piece is read at once, and may raise StoreUnavailable."""
-    first = _piece(database, table, key, 0)
+    """Yield the pieces, each in a transaction of its own; ends early if the file is deleted. The
+    first is read at once, and may raise StoreUnavailable."""
+    first = piece(database, table, key, 0)
 
     def rest() -> Iterator[bytes]:
-        piece, number = first, 0
-        while piece is not None:
-            yield piece
+        data, number = first, 0
+        while data is not None:
+            yield data
             number += 1
-            piece = _piece(database, table, key, number)
+            data = piece(database, table, key, number)
 
     return rest()
 
 
-def _piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
+def piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
     (whose,) = table.foreign_keys
     wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
     row = database.first(wanted)
@@ -76,8 +76,7 @@ class StoredVectorStore(Struct, frozen=True):
 
 
 class Attached(Struct, frozen=True, kw_only=True):
-    """A file in a vector store: its document, batch and attributes, and the tokens of its chunks
-    and their overlap. `error` says why it has no document."""
+    """A file in a vector store, with the tokens of its chunks. `error`: why it has no document."""
 
     base_id: str
     file_id: str

@@ -46,8 +46,7 @@ class Tokens(NamedTuple):
 
 
 class RequestBatch(Struct, frozen=True, kw_only=True):
-    """`times` has the time of each status by its name, and that at which the batch `expires`.
-    `lasts`: seconds for which output files are kept, None for ever."""
+    """`times` are by the name of the status, and `expires`. Output files last `lasts` seconds."""
 
     id: str
     owner: str

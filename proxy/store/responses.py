@@ -5,7 +5,6 @@ oldest make room for the newest. Without a database they are in memory (`MemoryR
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,10 +25,7 @@ class Stored(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """`number` counts what is put: of two of one time, the first is the older one."""
-
     created: float
-    number: int
     value: Stored
     making: bool
 
@@ -48,7 +44,6 @@ class MemoryResponses:
         self._lock = native_lock()
         self._rows: dict[str, dict[str, _Row]] = {}  # by owner and id
         self._cleared: dict[str, float] = {}  # by owner: when its data were deleted last
-        self._count = itertools.count()
 
     def put(
         self,
@@ -60,9 +55,8 @@ class MemoryResponses:
         *,
         making: bool = False,
     ) -> None:
-        """Keep it, or replace what is kept under this id. One too large for all is not kept, nor
-        one whose making had `begun` when the owner's data were cleared. `making`: this process goes
-        on making it until `close_open`."""
+        """Keep it, unless it is too large for all, or its making had `begun` when the owner's data
+        were cleared. `making`: this process goes on making it until `close_open`."""
         if len(value.response) + len(value.items) > self._most_bytes:
             return
         with self._lock:
@@ -70,14 +64,15 @@ class MemoryResponses:
             if begun is not None and begun <= self._cleared.get(owner, 0.0) <= self._clock():
                 return
             rows = self._rows.setdefault(owner, {})
-            rows[key] = _Row(created, next(self._count), value, making)
+            rows.pop(key, None)  # of two of one time, the first that was put is the older one
+            rows[key] = _Row(created, value, making)
             self._make_room(rows)
 
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace one that is not being made by what `edit` makes of it, in one step. None, and
-        nothing done, if there is none. `created` is its new time, by which the oldest make room."""
+        """Replace what is not being made, in one step; None if there is no such. By `created` the
+        oldest make room."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)
@@ -144,4 +139,4 @@ class MemoryResponses:
 
 
 def _by_age(rows: dict[str, _Row]) -> list[str]:
-    return sorted(rows, key=lambda key: (rows[key].created, rows[key].number))
+    return sorted(rows, key=lambda key: rows[key].created)

@@ -34,8 +34,7 @@ FREE = Price()
 
 
 class Alert(NamedTuple):
-    """A budget reached its soft limit, or its hard limit (`is_hard`). `spent`, `soft` and `most`
-    are in its unit."""
+    """A budget reached its soft limit, or its hard one (`is_hard`); amounts are in its unit."""
 
     subject: str
     unit: Unit
@@ -47,8 +46,7 @@ class Alert(NamedTuple):
 
 
 class Used(Struct, frozen=True, gc=False):
-    """What a request has used: tokens, of which `cached` are of the prompt, and seconds for which
-    slots were leased."""
+    """What a request has used; `cached` are tokens of the prompt."""
 
     prompt: int = 0
     cached: int = 0
@@ -58,8 +56,7 @@ class Used(Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=64)
 def span_of(period: BudgetPeriod, hour: int) -> tuple[int, int]:
-    """The begin and the end of the period that an hour is in, in microseconds since 1970; 0 and 0
-    for all time."""
+    """The period that an hour is in, in microseconds since 1970; 0 and 0 for all time."""
     if not period:
         return 0, 0
     day = datetime.fromtimestamp(3600 * hour, UTC).replace(hour=0)

@@ -168,8 +168,7 @@ class SharedLimiter:
         return answer
 
     def _repair(self, keys: Sequence[str]) -> None:
-        """Delete those of these keys that another program has written: they have no levels. What
-        they had is lost, so these limits begin anew, and budgets are read from the ledger."""
+        """Delete those of these keys that another program has written: their limits begin anew."""
         for key in keys:
             kind, wanted = self._redis.type(key), b"zset" if "\0" in key else b"hash"
             if kind not in (wanted, b"none"):

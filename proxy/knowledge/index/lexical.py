@@ -121,8 +121,7 @@ def _plain(word: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Remove -s, -ed, -ing and a last -e: Porter's first step, simplified: making and make both
-    become mak."""
+    """Remove -s, -ed, -ing and a last -e (Porter's first step): making and make become mak."""
     if len(word) > 3 and word.endswith("s"):
         if word.endswith("ies"):
             word = word[:-3] + "y"

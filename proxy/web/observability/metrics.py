@@ -56,8 +56,7 @@ class _Histogram:
 
 
 class Work(Struct, kw_only=True):
-    """Work done by backends: tokens of prompts, cached ones among them, tokens written, seconds
-    spent on prompts and on tokens, and the tokens of the longest sequence."""
+    """Tokens and seconds of backends' work, and the tokens of the longest sequence."""
 
     prompt: int = 0
     cached: int = 0
@@ -105,10 +104,8 @@ class _Backend:
 
 
 class Counts(Struct, frozen=True):
-    """All counts so far: `requests` by route and outcome; for each backend, its tokens in the order
-    of COUNTERS, and the buckets and sum of each of HISTOGRAMS. `work` is the total over all
-    backends, `before` its value when the metrics were last read. `kinds` counts the requests whose
-    prompt the backend rendered, by backend and kind of conversation."""
+    """All counts so far. Of each backend: its tokens in the order of COUNTERS, and the buckets and
+    sum of each of HISTOGRAMS. `before` is the `work` when metrics were last read."""
 
     running: int
     requests: dict[tuple[str, str], int]

@@ -49,8 +49,7 @@ DECODES = "n_decode_total"
 
 
 def native(counts: Counts, waiting: int, backends: Iterable[Mapping[str, float]]) -> bytes:
-    """Return the lines of these metrics. `waiting` is the number of queued requests, `backends` the
-    metrics that backends report, by llama-server's names."""
+    """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
     own = {
         "prompt_tokens_total": work.prompt - work.cached,
@@ -102,8 +101,7 @@ def text(
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
 ) -> bytes:
-    """Return the counts and the current gauges. `shown` gives a backend's name as shown to the
-    caller."""
+    """The counts and gauges. `shown` gives a backend's name as shown to the caller."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:

@@ -136,8 +136,7 @@ class Answers:
 
 
 class _Writer:
-    """Writes a dialogue's events to the store, then to the followers. Text is gathered for a
-    moment."""
+    """Writes a dialogue's events to the store, then to the followers; gathers text."""
 
     def __init__(
         self,

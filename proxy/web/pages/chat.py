@@ -59,9 +59,8 @@ def read(
     owner: str,
     session: str,
 ) -> DialogueRequest:
-    """Read `options`: kind, template (one of `templates`), model, system, base (its id), top_k,
-    score_threshold, engine, max_tokens, history (turns), and sampling parameters by llama.cpp's
-    names. `messages` end with the question."""
+    """Read `options`, with sampling parameters by llama.cpp's names. `messages` end with the
+    question."""
     kind = fields.text(options, "kind", "chat")
     if kind not in FOLDERS:
         raise InvalidParameter("options.kind", f"must be one of {', '.join(FOLDERS)}")
@@ -161,8 +160,7 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """List a page of conversations, the last changed first: `?search=` words, `?before=` a time, or
-    those that are `?pinned=1`."""
+    """A page of conversations with `?search=`, changed `?before=` a time, or `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -221,9 +219,8 @@ def messages(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """Ask a question. `{"text", "parent_id"}` asks under a message, with its own `images`, or with
-    `images_of` another message. `{"again": id}` answers a question again. The base "files" means
-    the files of the conversation. A refused question is not stored."""
+    """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
+    question `again`. A refused question is not stored."""
     services, store = current_services(), api.conversations()
     owner, asked = api.owner(), api.json_body()
     known = store.get(owner, conversation)

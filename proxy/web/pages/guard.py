@@ -93,8 +93,7 @@ def token() -> str:
 
 
 def check_token() -> None:
-    """Raises Forbidden for a request that changes something without the token. A valid key in a
-    header replaces it: another site cannot make a browser send one."""
+    """Raises Forbidden for a change without the token. A valid key in a header replaces it."""
     if request.method in SAFE or session.has_key():
         return
     cookie = request.cookies.get(session.VISIT, "")
