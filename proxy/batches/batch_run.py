@@ -43,7 +43,7 @@ from ..web.body import JSON
 from ..web.disconnect import CANCEL
 from ..web.observability import Record
 from ..web.observability import new_id as new_request_id
-from .input_file import Line, Lines, index
+from .input_file import InputFile, Line
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from _typeshed.wsgi import StartResponse
@@ -152,7 +152,7 @@ class BatchRun:
         if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return False
         done = set(self._store.done(batch.id))
-        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
+        self._waiting = [(0.0, number) for number in range(len(lines)) if number not in done]
         self._check_quota(0)
         if not self._ask_all(lines):
             return False
@@ -167,27 +167,29 @@ class BatchRun:
 
     # the input file
 
-    def _indexed(self) -> Lines | None:
+    def _indexed(self) -> InputFile | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
+        size, longest = self._store.piece_size, self._runner.longest
+        file = InputFile(self._piece, size, batch.endpoint, longest)
         try:
-            checked = index(self._piece, batch.endpoint, self._runner.longest, self._beat)
-            errors = checked.errors
+            file.check(self._beat)
+            errors = file.errors
         except LineError as error:
             errors = [error.at(None)]
         if errors:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], time.time())
-        return Lines(self._piece, self._store.piece_size, checked)
+            self._store.begin(batch.id, len(file), file.model[:1024], time.time())
+        return file
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
 
     # asking
 
-    def _ask_all(self, lines: Lines) -> bool:
+    def _ask_all(self, lines: InputFile) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
         began = looked = time.time()
         makes_way = False
@@ -215,7 +217,7 @@ class BatchRun:
                 others = partial(self._store.others_wait, unchecked=seconds <= TURN)
                 makes_way = seconds > CHECK_TURN and others()
 
-    def _ask_some(self, lines: Lines) -> None:
+    def _ask_some(self, lines: InputFile) -> None:
         while self._waiting and len(self._running) < MOST:
             now = time.time()
             at, number = self._waiting[0]
@@ -299,7 +301,7 @@ class BatchRun:
 
     # the end
 
-    def _give_up(self, lines: Lines, numbers: Iterable[int]) -> None:
+    def _give_up(self, lines: InputFile, numbers: Iterable[int]) -> None:
         """Give these lines an error as their result."""
         assert self._stop is not None, "there is a reason"
         some: list[Result] = []
