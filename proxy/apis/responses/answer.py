@@ -429,7 +429,7 @@ class Encoder(Writer):
     def _event(self, kind: str, **fields: Any) -> None:
         body = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
-        self._out.append(sse.encode(msgspec.json.encode(body), kind))
+        self._out.append(sse.encode(body, kind))
 
     def _item_added(self, item: Item) -> None:
         self._id = item["id"]
