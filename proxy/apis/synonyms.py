@@ -33,9 +33,8 @@ NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
 def canonical(body: Body, *, chat: bool) -> Body:
-    """The body with our names. Only a `chat` has reasoning to be switched."""
-    if body.keys().isdisjoint(NAMES):
-        return body
+    """The body, which has some of these NAMES, with ours. Only a `chat` has reasoning to be
+    switched."""
     out = dict(body)
     for name, own in SAMPLERS.items():
         value = out.pop(name, None)

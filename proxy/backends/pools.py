@@ -58,7 +58,7 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # the counted number of slots may be wrong
+    miscounted: bool = False  # some slots were in use while they were counted
     count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
@@ -85,11 +85,6 @@ class Backend:
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
         self.miscounted, self.count_at = old.miscounted, old.count_at
         self.verdict, self.verified = old.verdict, old.verified
-
-    def is_same_server(self, other: Backend) -> bool:
-        """Whether both have one server and key: with another key it may behave differently."""
-        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
-        return self.url == other.url and len(keys) == 1
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
@@ -285,7 +280,10 @@ class BackendPools:
         """Whether a model must be loaded first, since nothing is known about it, or is about to be
         unloaded."""
         pool = self._pools.get(model)
-        return bool(pool and pool[0].up and (pool[0].provisional or pool[0].driver.leaving))
+        if not pool or not pool[0].up:
+            return False
+        caps = pool[0].caps
+        return (caps is not None and caps.provisional) or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:
@@ -310,12 +308,6 @@ class BackendPools:
             backend.users -= 1
         if backend.leaving:
             backend.wake.set()
-
-    def miscounted(self, name: str) -> None:
-        """Record that the number of slots is contradicted: they are counted again."""
-        backend = self.backends.get(name)
-        if backend is not None:
-            backend.miscounted = True
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""

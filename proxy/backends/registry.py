@@ -147,7 +147,9 @@ class Registry(BackendPools):
                 old.leaving = True
                 self._replaced.append(old)
                 backend.presumed = old.model
-                if backend.is_same_server(old):
+                # With another key, a server may behave differently.
+                keys = {b.config.api_key if b.config is not None else None for b in (old, backend)}
+                if backend.url == old.url and len(keys) == 1:
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
         self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)

@@ -1,7 +1,4 @@
-"""Validators of single values: each function takes a value of the right type and normalizes it.
-
-An invalid value raises ValueError, whose message says what is expected.
-"""
+"""Validators of single values: each normalizes a value of the right type, or raises ValueError."""
 
 from __future__ import annotations
 

@@ -100,8 +100,7 @@ class Foreign(msgspec.Struct, frozen=True):
 def read(
     raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
 ) -> tuple[ModelConfig, ...]:
-    """The models of the file; `shared` are the macros of all. Raises ValueError, whose message
-    names the model."""
+    """The models; `shared` are the macros of all. Raises ValueError, which names the model."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise ValueError("expected [[model]] tables")
     tables = []
@@ -118,8 +117,6 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     models = []
     for number, table in enumerate(tables, start=1):
         with _naming(table, number):
-            if "metadata" in table:
-                raise ValueError("metadata: is not shown any more; use title and description")
             for key in ("command", "stop"):
                 if isinstance(table.get(key), str):
                     table = {**table, key: words(table[key])}

@@ -1,10 +1,7 @@
 """Settings read from flags, environment and a file: TOML, or one of llama-swap or llama-server.
 
-Order: a flag overrides the environment, the environment the file, the file the default. Any mistake
-raises ``SettingsError`` with one line that names the setting as the user wrote it (``--port``,
-``SLOTPROXY_PORT`` or ``slotproxy.toml: port``). Keys are never part of a message.
-
-``load`` is the entry point. Pure except for reading the config file and the key file. Nothing here
+Flags override the environment, which overrides the file. Any mistake raises ``SettingsError`` with
+one line that names the setting as the user wrote it. Keys are never part of a message. Nothing here
 imports flask, requests or ssl: gunicorn's master reads the settings before gevent patches a worker.
 """
 
@@ -82,8 +79,7 @@ def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
 
 
 def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend``, ``model``, ``mcp``, ``price`` and
-    ``route`` hold the tables of these names."""
+    """The values of a TOML file by name, also those of its tables."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

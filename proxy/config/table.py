@@ -98,8 +98,7 @@ def _expected(row: SettingRow) -> str:
 
 
 def read_value(row: SettingRow, raw: Any, source: str) -> Any:
-    """Validate ``raw``, the text of a flag or variable or a value of the file. Returns the row's
-    type. Raises SettingsError."""
+    """Validate the text of a flag or variable, or a value of the file. Raises SettingsError."""
     if row.is_list:
         if isinstance(raw, str):
             raw = [raw]

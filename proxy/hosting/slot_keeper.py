@@ -50,8 +50,7 @@ MIB = 1 << 20
 
 
 class SlotKeeper:
-    """For all models of a gateway. `folder`, created when it is needed, has the slots of all
-    commands that name none of their own."""
+    """For all models. `folder`, created if needed, has the slots of commands that name none."""
 
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
@@ -270,8 +269,7 @@ class ModelSlots:
 
 
 def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
-    """The flags to add to a command, so that the server saves slots in `folder`: none if its --help
-    does not list them. Raises OSError."""
+    """The flags with which the server saves slots in `folder`, if its --help lists them."""
     listed, given = _help(config), {word.partition("=")[0] for word in config.command}
     more: tuple[str, ...] = ()
     if RAM_FLAG in listed and not given & RAM_FLAGS:
@@ -282,8 +280,7 @@ def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
 
 
 def _help(config: ModelConfig) -> str:
-    """What a command prints with --help, whatever program it begins with; "" if it does not end in
-    time. A llama-server prints its help before it opens the model."""
+    """What a command prints with --help; "" if it does not end in time. Nothing is loaded."""
     words = (*filled_in(config.command, PORT, 1), "--help")
     with run(config, words, config.environment) as process:
         try:

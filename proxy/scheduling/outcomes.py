@@ -107,7 +107,10 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     swap their numbers: the requested slot keeps its old prompt, the used slot loses its own."""
     slot = lease.slot
     if backend.counting and not lease.grant.pin and not lease.streaming:
-        _count(pool, backend, number)
+        if number in backend.seen:
+            backend.counting = False
+            resize(pool, backend, max(backend.seen) + 1)
+        backend.seen.add(number)
     lease.streaming = True
     if number == slot.id:
         if backend.release_delay:
@@ -133,14 +136,6 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
             lease.replaced.slot = other
             pool.put(lease.replaced)
         lease.replaced = None
-
-
-def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
-    if number not in backend.seen:
-        backend.seen.add(number)
-        return
-    backend.counting = False
-    resize(pool, backend, max(backend.seen) + 1)
 
 
 def _is_believed(lease: Lease) -> bool:
@@ -188,7 +183,9 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     else:
         pool.drop(held)
         if outcome.end == "failed":
-            _failed(backend, now)
+            backend.failures += 1
+            if backend.failures >= FAILURES:
+                backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
         if outcome.end == "busy":
@@ -236,12 +233,6 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     extended = reuse is not None and reuse.conversation is held.conversation
     if reuse is not None and extended and not (backend.pins or reuse.file):
         pool.drop(reuse)  # it was extended to the new prompt
-
-
-def _failed(backend: BackendRecord, now: float) -> None:
-    backend.failures += 1
-    if backend.failures >= FAILURES:
-        backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
 
 
 def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:

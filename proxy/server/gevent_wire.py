@@ -28,8 +28,7 @@ class _Woken(Exception):
 
 
 class Wire:
-    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
-    or a write has failed."""
+    """Wraps a gevent socket, which `close` leaves open. `broken`: a read or write has failed."""
 
     __slots__ = tuple(
         """_behind _client _error _for_good _held_up _io _recv _rest _send _sender _taken _timeout
@@ -84,8 +83,7 @@ class Wire:
         get_hub().cancel_wait(self._io, _Woken())
 
     def send(self, data: bytes, /) -> None:
-        """Send data, or buffer it until the client accepts it. Raises OSError if the client has
-        disconnected."""
+        """Send data, or buffer it. Raises OSError if the client has disconnected."""
         if not self._behind:
             try:
                 sent = self._send(data)
@@ -151,8 +149,7 @@ class Wire:
                 self._waits_since = 0.0
 
     def _wait_for(self, behind: int) -> None:
-        """Wait until the client lags at most so many bytes. Raises OSError if it has
-        disconnected."""
+        """Wait until the client lags at most so many bytes. Raises OSError if it has left."""
         while self._error is None and self._behind:
             if self._behind <= behind and Wire.behind_all <= MAX_BEHIND_ALL:
                 return

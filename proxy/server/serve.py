@@ -38,8 +38,7 @@ INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders, whose times are looked at: network folders and containers deliver no
-    events. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders deliver no events."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
@@ -87,8 +86,7 @@ def say(text: str) -> None:
 
 
 def application(settings: Settings) -> Flask:
-    """The WSGI application. A setting that only the application can check, such as a template, ends
-    the process with one line."""
+    """The WSGI application. A wrong setting ends the process with one line."""
     gc.disable()
     from proxy.app import create_app  # imported late: see the module's docstring
 
@@ -162,8 +160,7 @@ def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
-    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: a
-    handler of a signal may not wait."""
+    """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
     wake = Wakeup()
     told = set(settings.warnings)
 

@@ -225,8 +225,7 @@ class Worker(GeventWorker):
 
 
 class _Server(StreamServer):
-    """Pauses accepting when the system is out of files, and makes room. gevent would log a
-    traceback at each try."""
+    """Pauses accepting without files, and makes room. gevent would log a traceback each time."""
 
     worker: Worker
 
@@ -270,8 +269,7 @@ class _Seat:
         self.leaving = False
 
     def look(self, now: float) -> None:
-        """End a connection whose client takes too long: first with an answer, at the next check
-        for good."""
+        """End a connection that takes too long: with an answer, at the next check for good."""
         connection = self.connection
         holds_slot = getattr(connection.parts, "holds_slot", False)
         if self.wire.is_stuck(now, holds_slot):

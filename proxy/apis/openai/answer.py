@@ -370,9 +370,9 @@ class Chunks(StreamEncoder):
 
     def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:
         """The fields beside the choice in its last chunk."""
-        return {
-            "timings": timings(finished.timings),
-            "truncated": finished.truncated,
-            **verbose(self._meta, self._request, finished),
-            **compaction_field(self._compacted),
-        }
+        ending = {"timings": timings(finished.timings), "truncated": finished.truncated}
+        if self._request.report.settings:
+            ending |= verbose(self._meta, self._request, finished)
+        if self._compacted is not None:
+            ending |= compaction_field(self._compacted)
+        return ending

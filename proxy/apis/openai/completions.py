@@ -22,7 +22,7 @@ from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields
-from ..synonyms import canonical
+from ..synonyms import NAMES, canonical
 from . import answer as openai
 
 error = openai.error
@@ -56,7 +56,8 @@ BOTH_FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    body = canonical(body, chat=False)
+    if not body.keys().isdisjoint(NAMES):
+        body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
     if echo and logprobs is not None:

@@ -110,9 +110,7 @@ def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that concern tools, if the body has any."""
-    if body.keys().isdisjoint(FIELDS):
-        return {}
+    """The fields of CompletionRequest for a body with some of these FIELDS."""
     listed = fields.items(body, "tools")
     if body.get("functions") is not None:
         if listed:
