@@ -92,12 +92,7 @@ class LlamaCpp(HTTPDriver):
     """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots`: as configured."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model_file: bool = True,
-        slots: int = 0,
-        **options: Any,
+        self, url: str, *, model_file: bool = True, slots: int = 0, **options: Any
     ) -> None:
         super().__init__(url, **options)
         self.options = options
@@ -140,7 +135,7 @@ class LlamaCpp(HTTPDriver):
         return {token for token, _ in settings.logit_bias}
 
     def _answer_to_nothing(self, **fields: Any) -> bytes | None:
-        """The same. None if the slot is busy."""
+        """The answer of `_nothing`, None if the slot stays busy."""
         with contextlib.suppress(GatewayError):
             for _ in range(FREED_TRIES):
                 status, data = self._nothing(**fields)

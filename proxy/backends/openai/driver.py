@@ -54,12 +54,7 @@ class OpenAIServer(HTTPDriver):
     `core.request` that its servers do not know."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str = "",
-        by_prompt: frozenset[str] = frozenset(),
-        **options: Any,
+        self, url: str, *, model: str = "", by_prompt: frozenset[str] = frozenset(), **options: Any
     ) -> None:
         super().__init__(url.rstrip("/"), **options)
         self.options = options

@@ -298,8 +298,7 @@ def test_a_text_completion_is_read() -> None:
 def test_a_call_ends_with_tool_calls_whatever_the_server_says() -> None:
     """Ollama says "stop" behind a call."""
     events = played(
-        stream(delta(tool_calls=[call("get_weather", "{}")]), delta("stop")),
-        task(tools=(WEATHER,)),
+        stream(delta(tool_calls=[call("get_weather", "{}")]), delta("stop")), task(tools=(WEATHER,))
     )
     assert any(isinstance(e, ToolCallDelta) and e.name == "get_weather" for e in events)
     assert isinstance(events[-1], Finished)
