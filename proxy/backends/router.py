@@ -89,13 +89,13 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 # -- the router ------------------------------------------------------------------------------------
 
 
-class Router(ModelHost["RoutedModel"]):
+class Router(ModelHost):
     """The router at a backend's address. It calls `wake` when a model was loaded for a request."""
 
     interval = 1.0
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(lambda name: RoutedModel(self, name))
         self.url = driver.url
         self.options, self.model_file = driver.options, driver.model_file
         self.build = caps.build
@@ -103,9 +103,6 @@ class Router(ModelHost["RoutedModel"]):
         self.takes = LOAD  # seconds that the last load of a model took
         self.wake = wake
         self._pool: ConnectionPool = driver.new_pool(idle=2)
-
-    def _driver_of(self, name: str) -> RoutedModel:
-        return RoutedModel(self, name)
 
     @property
     def lost(self) -> frozenset[str]:
