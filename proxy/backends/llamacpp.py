@@ -169,19 +169,19 @@ class LlamaCpp(HTTPDriver):
         """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,
         it then has another status. A broken server has nothing again, or claims a free slot."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        for _ in range(MOST_EMPTY):
-            try:
+        try:
+            for _ in range(MOST_EMPTY):
                 status, whole = self._nothing()
                 if status != 200:
                     return busy
                 msgspec.json.decode(whole, type=_Answered)
                 if self._nothing(stream=True)[1]:
                     return busy  # it was, and has a free slot now
-            except msgspec.DecodeError:
-                break
-            except GatewayError:
-                return busy  # without -cb, the answer waits until nothing else runs
-            time.sleep(FREED)
+                time.sleep(FREED)
+        except GatewayError:
+            return busy  # without -cb, the answer waits until nothing else runs
+        except msgspec.DecodeError:
+            pass
         return UpstreamFault(EMPTY)
 
     def _nothing(self, **fields: Any) -> tuple[int, bytes]:

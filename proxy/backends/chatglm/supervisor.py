@@ -302,7 +302,9 @@ class Supervisor:
         finally:
             with self._changed:
                 self._engine = self.ready = self._thread = None
-                if why and not self._closed:
+                if not why:
+                    self._failures = 0  # it is not restarted before it is needed
+                elif not self._closed:
                     log.error("model %s: %s", self._name, why)
                     self._failures += 1
                     self.error = why
