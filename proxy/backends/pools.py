@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -47,7 +47,7 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
     presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
