@@ -47,8 +47,7 @@ def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) 
 
 
 def _databases(settings: Settings) -> Mapping[str, Path]:
-    """By their names in the archive. The index first: what is added later is indexed again at the
-    start, but an entry without its document would stay."""
+    """By name. The index first: it is completed at the start, but an extra entry would stay."""
     folder = folder_of(settings)
     database = database_file(settings) or folder / DATABASE
     return {INDEX: folder / INDEX, DATABASE: database}

@@ -34,8 +34,7 @@ def write(
     environ: Mapping[str, str],
     find: Callable[[Mapping[str, str], Path], Found] = look,
 ) -> str:
-    """Write `file`, if there is none or `agree` says yes to the question. Returns what was found
-    and what to do next. Raises InitError."""
+    """Write `file`, if there is none or `agree` says yes. Returns what to say. Raises InitError."""
     target = _target(file, agree)
     found = find(environ, Path.home())
     _put(target, text(found, str(target)))
@@ -51,8 +50,7 @@ def write(
 def convert(
     source: str, file: str, agree: Callable[[str], bool], environ: Mapping[str, str]
 ) -> str:
-    """Write `file` with what `source` says, a configuration file of another program. Returns what
-    to do next. Raises InitError."""
+    """Write `file` with what `source` says, of another program. Raises InitError."""
     target = _target(file, agree)
     try:
         read = of_other_program(source, environ)
@@ -97,10 +95,7 @@ def _first_step(found: Found, file: Path) -> list[str]:
         return [] if found.llama_server else [f"name your llama-server in {file}"]
     if found.llama_server:
         return ["put a GGUF file into ~/models and run this again"]
-    return [
-        f"start a model server, and name its address in {file}",
-        "(without one, slotproxy runs a tiny bundled model, to try the APIs)",
-    ]
+    return [f"start a model server, and name its address in {file}"]
 
 
 def _next(file: str, first: Sequence[str]) -> list[str]:
@@ -124,8 +119,7 @@ def _rendered(file: str, **values: Any) -> str:
 
 
 def text(found: Found, file: str) -> str:
-    """The settings for what was found, with comments. `file` is its name, for the commands in
-    it."""
+    """The settings for what was found. `file` is its name, for the commands in it."""
     # --models-dir takes but one folder. A model that it does not find gets a table of its own.
     flat = [files for files in found.files if files.flat]
     folder = max(flat, key=lambda files: len(files.models), default=None)
@@ -152,8 +146,7 @@ def text(found: Found, file: str) -> str:
 
 
 def of_foreign(foreign: Foreign, source: str, file: str) -> str:
-    """What a configuration file of another program says, as settings of ours: only what differs
-    from a default. `source` is its name."""
+    """What the file `source` of another program says, without defaults."""
     lines = [f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
     values = dict(foreign.values)
     if foreign.models_max:
@@ -174,8 +167,7 @@ def _fields(struct: Struct) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """A value in TOML, whose texts, numbers and lists are JSON's. TOML has no null: such fields of
-    a table are left out."""
+    """A value in TOML, whose texts, numbers and lists are JSON's; without null."""
     if isinstance(value, Mapping):
         pairs = (
             f"{_value(name)} = {_value(item)}" for name, item in value.items() if item is not None

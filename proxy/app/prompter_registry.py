@@ -9,9 +9,12 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 
+import msgspec
+
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting.formats import SPECIAL, CallFormat
+from ..prompting.formats import SPECIAL
+from ..prompting.formats.base import CallFormat
 from ..prompting.profile.neutralise import COMMON, Neutraliser
 from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
 from ..prompting.template import TemplateError, templates
@@ -48,18 +51,11 @@ def known_formats() -> tuple[CallFormat, ...]:
 
 
 class Prompters:
-    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError for an invalid template
-    or format."""
+    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError."""
 
     def __init__(self, settings: Settings, registry: Registry, folder: Path) -> None:
         self._registry = registry
-        self._legacy = LegacyFormat(
-            chat_prompt=settings.chat_prompt,
-            user_name=settings.user_name,
-            ai_name=settings.ai_name,
-            system_name=settings.system_name,
-            stop=settings.stop,
-        )
+        self._legacy = msgspec.convert(settings, LegacyFormat, from_attributes=True)
         self._folder = folder
         self._formats = known_formats()
         self._named = _named(settings.chat_template, folder)

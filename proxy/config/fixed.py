@@ -1,8 +1,4 @@
-"""Values that were settings once, until nobody had a reason to change them.
-
-They are here, not beside their users, so that whoever misses one in `removed` finds its value and
-the reason for it in one place.
-"""
+"""Values that were settings once, until nobody had a reason to change them."""
 
 # The comment that keeps a stream alive, in seconds without output: well within the 60 s after which
 # common load balancers and browsers give up.

@@ -1,7 +1,4 @@
-"""Validators of single values: each function takes a value of the right type and normalizes it.
-
-An invalid value raises ValueError, whose message says what is expected.
-"""
+"""Validators of single values: each normalizes a value of the right type, or raises ValueError."""
 
 from __future__ import annotations
 
@@ -40,9 +37,7 @@ def url(value: str) -> str:
     if parts is None:
         raise ValueError(f"expected an address like http://127.0.0.1:8080, got {value!r}")
     if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            "a URL with a password would appear in logs; set key in a [[backend]] table instead"
-        )
+        raise ValueError("a URL with a password would appear in logs; set api_key in a [[backend]]")
     if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"expected an address without query, fragment or spaces, got {value!r}")
     return value.rstrip("/")
@@ -68,12 +63,10 @@ def prefix(value: str) -> str:
 
 def origin(value: str) -> str:
     origin = value.rstrip("/")
-    if origin != "*" and not re.fullmatch(
-        r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?", origin
-    ):
+    form = r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+    if not re.fullmatch(form, origin):
         raise ValueError(
-            "expected *, an origin like https://chat.example.org or the name of a host, "
-            f"got {value!r}"
+            f"expected *, an origin like https://chat.example.org or a host, got {value!r}"
         )
     return origin
 
@@ -93,26 +86,16 @@ def path(value: str) -> str:
 def allowed_host(value: str) -> str:
     host = value.lower().removesuffix(".")
     host = host[1:] if host.startswith("*.") else host
-    if host != "*" and not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
-        raise ValueError(
-            f"expected a name without port, as gateway.example.org or .example.org, or *, "
-            f"got {value!r}"
-        )
+    if not re.fullmatch(r"\*|\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+        raise ValueError(f"expected a name without port, as .example.org, or *, got {value!r}")
     return host
-
-
-_STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
-_STATES |= {"valkey": "redis", "valkeys": "rediss"}
 
 
 def state_url(value: str) -> Secret:
     """A URL for redis-py. It may contain a password, so no message shows it."""
-    if not value:
-        return Secret("")
-    scheme, mark, rest = value.partition("://")
-    if scheme not in _STATES or not mark or not rest:
-        raise ValueError(f"expected {', '.join(f'{name}://…' for name in _STATES)}")
-    return Secret(f"{_STATES[scheme]}://{rest}")
+    if value and not re.match(r"(rediss?|valkeys?|unix)://.", value):
+        raise ValueError("expected redis://…, rediss://…, unix://…, valkey://… or valkeys://…")
+    return Secret(re.sub("^valkey", "redis", value))
 
 
 # The sampling fields that are a single number or a switch: others belong to one request.
@@ -191,9 +174,7 @@ def webhook(value: str) -> Secret:
     parts = _address(value)
     valid = parts and parts.username is None and value.isprintable() and " " not in value
     if value and not valid:
-        raise ValueError(
-            "expected a URL like https://hooks.example.org/budgets, without spaces or a user name"
-        )
+        raise ValueError("expected a URL like https://hooks.example.org, no spaces, no user name")
     return Secret(value)
 
 

@@ -1,9 +1,8 @@
 """llama-swap's configuration, ``config.yaml``, read as it is.
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
-tables, keys and settings. A note names unsupported settings. Models are swapped by memory
-and number here, not by group or matrix (see `_together`).
+2026; older names of its keys are read too. Models are swapped by memory and number here, not by
+group or matrix (see `_together`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from . import forms, keys, macros, models
 from .models import LOOPBACK, PORT, PROTECTED, Foreign
 from .settings import BackendConfig
 
-MAX_SIZE = 524_288  # characters of a file
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
@@ -135,8 +133,6 @@ _Loader.yaml_constructors = {
 
 def parse(text: str) -> Any:
     """The value of a YAML document, None for an empty one. Raises ValueError."""
-    if len(text) > MAX_SIZE:
-        raise ValueError(f"longer than {MAX_SIZE} characters")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -334,17 +330,15 @@ def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
             secret = keys.checked(str(peer.api_key)) if peer.api_key else None
         except ValueError as error:
             raise ValueError(f"peers: {name[:100]!r}: {error}") from None
-        backends += [
-            BackendConfig(
-                name=f"{name}/{model}",
-                url=address,
-                model=str(model),
-                aliases=(f"{name}/{model}",),
-                kind="openai",
-                api_key=secret,
-            )
-            for model in peer.models
-        ]
+        for model in map(str, peer.models):
+            own = f"{name}/{model}"
+            more: dict[str, Any] = {
+                "name": own,
+                "aliases": (own,),
+                "kind": "openai",
+                "api_key": secret,
+            }
+            backends.append(BackendConfig(url=address, model=model, **more))
     return tuple(backends)
 
 

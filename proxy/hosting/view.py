@@ -105,8 +105,7 @@ def room_of(room: MemoryBudget, named: Container[str]) -> dict[str, Any]:
 
 
 def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
-    """Why a model is not loaded: `lines` are the last ones that its server printed, `retry_at` is
-    when it may be loaded again, None for now."""
+    """`lines` are the last ones of its server, `retry_at` is when it may be loaded again."""
     error = model.error
     if error is None:
         return None

@@ -24,18 +24,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from proxy import __version__
-from proxy.config import (
-    Settings,
-    SettingsError,
-    each_its_own,
-    fixed,
-    from_environment,
-    no_models_here,
-    one_worker,
-)
+from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
 from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
@@ -48,8 +38,7 @@ INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders, whose times are looked at: network folders and containers deliver no
-    events. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders deliver no events."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
@@ -83,8 +72,8 @@ STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
 )
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
-# Idle seconds between two requests: longer than the 60 s after which common load balancers close a
-# connection. If the server closed it first, a request could be lost.
+# Idle seconds: longer than the 60 s after which common load balancers close a connection. If the
+# server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
@@ -97,8 +86,7 @@ def say(text: str) -> None:
 
 
 def application(settings: Settings) -> Flask:
-    """The WSGI application. A setting that only the application can check, such as a template, ends
-    the process with one line."""
+    """The WSGI application. A wrong setting ends the process with one line."""
     gc.disable()
     from proxy.app import create_app  # imported late: see the module's docstring
 
@@ -109,8 +97,7 @@ def application(settings: Settings) -> Flask:
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
-    # may also run less often. What survives the youngest generation is looked at sooner: it is what
-    # requests under way hold, and garbage soon.
+    # may also run less often. What requests under way hold is looked at sooner.
     gc.freeze()
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
@@ -168,15 +155,12 @@ def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
     from proxy.app import suspend_keys
 
     if not _reload(app, reread, told) and suspend_keys(app):
-        say(
-            "the API keys of the settings are refused by this worker until the settings can be"
-            " read: correct them and reload (kill -HUP)"
-        )
+        why = "until the settings can be read: correct them and reload (kill -HUP)"
+        say(f"the API keys of the settings are refused by this worker {why}")
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
-    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: a
-    handler of a signal may not wait."""
+    """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
     wake = Wakeup()
     told = set(settings.warnings)
 
@@ -229,7 +213,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
-        if why := _not_several(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
+        if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
         files = open_files.raise_limit()
@@ -334,15 +318,6 @@ def _not_served(cfg: Any) -> str:
     if cfg.accesslog:
         return "gunicorn's access log is not supported: slotproxy logs its requests itself"
     return ""
-
-
-def _not_several(settings: Settings, number: int) -> str:
-    """Why there cannot be so many workers, "" if there can."""
-    if number == 1:
-        return ""
-    if settings.model:
-        return no_models_here(msgspec.structs.replace(settings, workers=number))
-    return each_its_own(settings) if settings.state else one_worker(number)
 
 
 # -- waitress --------------------------------------------------------------------------------------
