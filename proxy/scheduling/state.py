@@ -202,8 +202,8 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
 
 def client_class(want: SlotRequest) -> ClientClass:
     """The key of a request, and whether the request is small."""
-    asked = want.max_tokens or ANSWER
-    return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
+    answer = want.max_tokens or ANSWER
+    return want.key, want.background or answer + want.chain.size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):
