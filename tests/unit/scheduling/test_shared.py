@@ -90,24 +90,14 @@ def test_members_do_not_expire_while_the_log_stands_still() -> None:
     apply(replica, 1001.0, "A", enqueued(1, "one"))
     apply(replica, 1030.0, "B", ops.Heartbeat())
     assert states(replica).count("busy") == 1
-    apply(
-        replica,
-        1031.0,
-        "A",
-        ops.Release(1, Outcome(end="whole", slot=0, prompt=10, cached=0, completion=5)),
-    )
+    apply(replica, 1031.0, "A", ops.Release(1, ended(0, 10)))
     assert states(replica).count("busy") == 0
 
 
 def test_joining_member_keeps_cached_prompts_and_backend_restart_drops_them() -> None:
     replica = new_replica()
     apply(replica, 1001.0, "A", enqueued(1, "one"))
-    apply(
-        replica,
-        1002.0,
-        "A",
-        ops.Release(1, Outcome(end="whole", slot=0, prompt=10, cached=0, completion=5)),
-    )
+    apply(replica, 1002.0, "A", ops.Release(1, ended(0, 10)))
 
     def known() -> int:
         return sum(slot.tokens > 0 for one in view_of(replica).backends for slot in one.slots)
@@ -188,15 +178,7 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
         want = SlotRequest(model="m", max_tokens=16, chain=chain)
         apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
     for number in (2, 0, 3, 1):
-        apply(
-            replica,
-            1002.0,
-            "A",
-            ops.Release(
-                number,
-                ended(-1, 400, completion=5),
-            ),
-        )
+        apply(replica, 1002.0, "A", ops.Release(number, ended(-1, 400)))
     again = chain_of(system, (len(system),))
 
     def holders(one: Replica) -> list[int]:

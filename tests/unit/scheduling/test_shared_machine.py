@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -273,17 +274,8 @@ class Machine(RuleBasedStateMachine):
         if flows:
             lease.on_first_token(lease.slot.id)
             lease.on_last_token()
-        lease.release(
-            Outcome(
-                end=end,
-                slot=lease.slot.id,
-                prompt=50,
-                cached=10,
-                completion=5,
-                evaluating=0.1,
-                calls=calls,
-            )
-        )
+        outcome = ended(lease.slot.id, 50, 10)
+        lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
         for mine in (worker.answers, worker.strayed):
             if lease in mine:
                 mine.remove(lease)
