@@ -49,6 +49,7 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
+FROM_FACTS = ("model", "weight", "pins", "cache_kind", "release_delay", "keeps_files", "tier")
 PLACE_LOST = (
     "the queue is full and this API key has the most requests in it, so this request was dropped"
     " in favor of another key: retry later"
@@ -127,12 +128,10 @@ class LocalScheduler(BaseScheduler):
             pool = self.pools.setdefault(facts.model, Pool())
             self.backends[name] = pool, backend
             pool.backends[name] = backend
-            backend.model, backend.up, backend.weight = facts.model, up, facts.weight
-            backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
-            backend.release_delay = facts.release_delay
-            backend.keeps_files, backend.leaving = facts.keeps_files, False
-            backend.tier = facts.tier
-            backend.draining, backend.failures, backend.ready = False, 0, 0.0
+            for field in FROM_FACTS:
+                setattr(backend, field, getattr(facts, field))
+            backend.up, backend.leaving, backend.draining = up, False, False
+            backend.failures, backend.ready = 0, 0.0
             slots, most = min(facts.slots, MOST_SLOTS), min(facts.most, MOST_SLOTS)
             learns = not slots or most > 0
             is_learned = backend.guessed and bool(backend.slots)
