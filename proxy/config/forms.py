@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +17,19 @@ from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
 from . import keys
 from .keys import Secret
+
+
+class SettingsError(ValueError):
+    """An invalid setting. The message is one line and names the setting."""
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """A ValueError becomes a SettingsError that says first of what it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{what}: {error}") from None
 
 
 def unescaped(value: str) -> str:

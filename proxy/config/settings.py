@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from . import forms, keys, routes
+from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
@@ -23,10 +24,6 @@ _NO_KEY = Secret("")
 Texts = tuple[str, ...]
 ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
-
-
-class SettingsError(ValueError):
-    """An invalid setting. The message is one line and names the setting."""
 
 
 class Declared(NamedTuple):
