@@ -52,9 +52,8 @@ def _read_text(path: str, source: str) -> str:
 def _from_file(
     path: str, source: str, environ: Mapping[str, str], given: Mapping[str, Any]
 ) -> Foreign:
-    """What a file says, by its ending or else as TOML: llama-swap's configuration (YAML),
-    llama-server's presets (INI), or our own settings (TOML). `given` are those of the flags and the
-    environment."""
+    """What a file says, by its ending: llama-swap's configuration, llama-server's presets, or our
+    own settings. `given` are those of the flags and the environment."""
     text = _read_text(path, source)
     kind = Path(path).suffix.lower()
     with naming(path):
@@ -182,10 +181,8 @@ def _given(
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Settings from flags, environment and the file that ``--config`` names.
-
-    Raises ``SettingsError``; ``--help`` and ``--version`` print and raise ``SystemExit(0)``.
-    """
+    """Settings from flags, environment and the file of ``--config``. Raises SettingsError;
+    ``--help`` and ``--version`` print and raise ``SystemExit(0)``."""
     parsed, unknown = parser().parse_known_args(list(argv))
     if unknown:
         # Only the name, because the value of a mistyped flag may be a key.
