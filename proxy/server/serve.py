@@ -1,12 +1,10 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
-created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
-may import flask, requests or ssl.
+The application is created inside the worker, after gevent has patched: nothing imported here, or by
+``proxy.config``, may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
-`stopping`.
+backends in the running process, so the table of slots stays.
 """
 
 from __future__ import annotations
