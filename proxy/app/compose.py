@@ -36,7 +36,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import look
-from ..batches import BatchRunner
+from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
 from ..dialogue.events import Bounds

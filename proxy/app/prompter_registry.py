@@ -13,7 +13,8 @@ import msgspec
 
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting.formats import SPECIAL, CallFormat
+from ..prompting.formats import SPECIAL
+from ..prompting.formats.base import CallFormat
 from ..prompting.profile.neutralise import COMMON, Neutraliser
 from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
 from ..prompting.template import TemplateError, templates

@@ -4,12 +4,9 @@ Every model is a backend of its own, with a `RoutedModel` as its driver. A `Rout
 and their states, from ``GET /v1/models``.
 
 Monitoring never loads or wakes a model: every request that is not a client's has
-``autoload=false``. What only a loaded model reports (its template, context and slots) is learned
-once and kept when the router evicts the model, so only the very first request waits for the load
-before its prompt can be rendered; later the router itself loads the model and answers.
-
-A router without room evicts an idle model, but never a busy one: `Turns` sees that no model waits
-forever and none is evicted at once.
+``autoload=false``. What only a loaded model reports (its template, context and slots) is kept when
+the router evicts the model, so only the very first request waits for the load before its prompt can
+be rendered; later the router itself loads the model and answers.
 """
 
 from __future__ import annotations
@@ -109,11 +106,6 @@ class Router(ModelHost["RoutedModel"]):
         return RoutedModel(self, name)
 
     @property
-    def present(self) -> tuple[str, ...]:
-        """The loaded models, which take room."""
-        return tuple(name for name, model in self.models.items() if model.status in PRESENT)
-
-    @property
     def lost(self) -> frozenset[str]:
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
@@ -143,8 +135,8 @@ class Router(ModelHost["RoutedModel"]):
 
 
 class ModelPool(ConnectionPool):
-    """Connections to a router that name the model in every request. `quiet`: requests do not load
-    the model, and raise BackendDown if it is not loaded."""
+    """Connections to a router that name the model in every request. `quiet` requests raise
+    BackendDown if it is not loaded."""
 
     def __init__(self, url: str, *, model: str, quiet: bool = False, **options: Any) -> None:
         super().__init__(url, **options)
@@ -177,8 +169,7 @@ def is_away(data: bytes) -> bool:
 
 
 class RoutedModel(LlamaCpp):
-    """One model of a router. `lost`: its slots lost their content, until the registry has handled
-    it."""
+    """One model of a router. `lost`: its slots lost their content since the last `refresh`."""
 
     def __init__(self, router: Router, name: str) -> None:
         super().__init__(
@@ -191,7 +182,6 @@ class RoutedModel(LlamaCpp):
         self.lost = False
         self.takes = LOAD  # seconds that the last load took
         self._router = router
-        # No health check, metrics request or list loads the model.
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
         self._root = self._quiet
         self._known: Capabilities | None = None
@@ -213,8 +203,8 @@ class RoutedModel(LlamaCpp):
         entry = self._router.models.get(self.name)
         if entry is None or entry.status != "failed":
             return ""
-        why = f"its process exited with code {entry.exit_code}"
-        return f"the model {self.name} failed to load: {why}"
+        code = entry.exit_code
+        return f"the model {self.name} failed to load: its process exited with code {code}"
 
     @property
     def awaits(self) -> float:
@@ -245,7 +235,7 @@ class RoutedModel(LlamaCpp):
         return self._known or outline(entry, self._router.build), lost
 
     def changed(self, old: Listed, new: Listed) -> None:
-        """Handle a change of its entry in the router's list."""
+        """Handle a change of its entry in the list."""
         now = time.monotonic()
         if new.status == "loading" and old.status != "loading":
             self._began = now
@@ -271,12 +261,15 @@ class RoutedModel(LlamaCpp):
         return self.explained(super()._refusal(status, data))
 
     def turn(self, cancel: Cancel) -> Iterator[None]:
-        """Wait until a request may be sent to the router; call `over` after it. Yields at every
-        tick. Raises UpstreamTimeout, Cancelled."""
+        """Wait until a request may be sent to the router; `over` must be called after it. Yields
+        at every tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
         tick, now, sent = began + self._tick, began, False
         try:
-            while not router.turns.take(self.name, router.present, now, router.takes):
+            while True:
+                present = [m.name for m in router.models.values() if m.status in PRESENT]
+                if router.turns.take(self.name, present, now, router.takes):
+                    break
                 cancel.check()
                 if now - began > self.timeout:
                     raise UpstreamTimeout("timed out waiting for the router's models to unload")
@@ -291,7 +284,7 @@ class RoutedModel(LlamaCpp):
                 router.turns.give_up(self.name)
 
     def answered(self) -> None:
-        """Record that the answer to a request has begun."""
+        """Record the first token of a request."""
         self._router.turns.answered(self.name, time.monotonic())
         if self.status != "loaded":
             self._router.wake()
@@ -314,9 +307,8 @@ class RoutedModel(LlamaCpp):
         return "" if self.status == "loaded" else f"loading {self.name}"
 
     def load(self, cancel: Cancel) -> Iterator[None]:
-        """Request the model's props until they are known, which makes the router load it. The
-        pending request keeps the router from evicting it. Raises UpstreamFault if the load failed,
-        BackendDown, UpstreamTimeout, Cancelled."""
+        """Request the model's props, which makes the router load it and keeps it from evicting it.
+        Raises UpstreamFault if the load failed, BackendDown, UpstreamTimeout, Cancelled."""
         if self._known is not None:
             return
         yield from self.turn(cancel)

@@ -6,10 +6,9 @@ of one client, but a busy one never. Three rules change both, on a router withou
 
 1. A request for a model that is not loaded is sent to the router once a loaded model is idle: none
    of its requests has been under way for a moment.
-2. When it has waited for a turn, new requests for one loaded model are held back, the one with the
-   fewest under way, until it is idle.
-3. But no model is held back before its own turn is over. A turn is as long as a load takes, so that
-   at most half of the time is spent loading.
+2. When it has waited for a turn, new requests for the loaded models are held back until one is
+idle. 3. But no model is held back before its own turn is over. A turn is as long as a load takes,
+so that at most half of the time is spent loading.
 
 Pure: the time and the loaded models are parameters. Thread-safe.
 """
@@ -38,9 +37,8 @@ class Turns:
         self._began: dict[str, float] = {}  # the first token of a model since it was loaded
 
     def take(self, model: str, present: Collection[str], now: float, turn: float = 0.0) -> bool:
-        """Whether a waiting request may be sent now, which is asked again and again until it may,
-        or gives up. Then it counts as under way until `leave`. `present` are the loaded models,
-        `turn` is the length of a turn in seconds."""
+        """Whether a waiting request may be sent now; then it counts as under way until `leave`.
+        `present` are the loaded models, `turn` is the length of a turn in seconds."""
         with self._lock:
             # A model that was just loaded may answer before the list shows it.
             loaded = {*present, *(name for name, count in self._asked.items() if count)}
@@ -52,27 +50,17 @@ class Turns:
             return True
 
     def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
-        loaded = self._loaded_soon(present, now)
-        if not 0 < self.room <= len(loaded):
+        # The router was asked for these; its list shows them later.
+        coming = [name for name, count in self._asked.items() if count and name not in present]
+        if model in coming or not 0 < self.room <= len(present) + len(coming):
             return False
-        if model not in loaded:
-            return not any(self._is_idle(other, now) for other in loaded)
-        if not any(now - since >= turn for m, since in self._since.items() if m not in loaded):
-            return False
-        if now - self._began.get(model, now) < turn:
-            return False
-        return model == min(loaded, key=lambda candidate: (self._asked[candidate], candidate))
-
-    def _loaded_soon(self, present: Collection[str], now: float) -> set[str]:
-        """The models that are loaded once the router has those that it was asked for: it evicts the
-        idle ones that were used least recently. The list in `present` comes later."""
-        coming = {model for model, count in self._asked.items() if count and model not in present}
-        idle = sorted(
-            (model for model in present if self._is_idle(model, now)),
-            key=lambda model: (self._ended.get(model, -math.inf), model),
-        )
-        lacking = max(0, len(present) + len(coming) - self.room)
-        return {*present, *coming} - {*idle[:lacking]}
+        if model not in present:
+            return bool(coming) or not any(self._is_idle(other, now) for other in present)
+        if len(present) + len(coming) > self.room and self._is_idle(model, now):
+            return True  # the router may evict it for those
+        loaded = (*present, *coming)
+        starving = any(now - t >= turn for name, t in self._since.items() if name not in loaded)
+        return starving and now - self._began.get(model, now) >= turn
 
     def _is_idle(self, model: str, now: float) -> bool:
         return not self._asked[model] and now - self._ended.get(model, -math.inf) >= SETTLE

@@ -124,7 +124,7 @@ def _backends(raw: Any) -> tuple[BackendConfig, ...]:
         with naming(f"number {number}"):
             values = _keys_of(BackendConfig, document)
             if ("url" in values) == ("file" in values):
-                raise ValueError("set url, or file for a ChatGLM model")
+                raise ValueError("set either url, or file for a ChatGLM model, not both")
             kinds = ("chatglm",) if "file" in values else ("llamacpp", "openai")
             if values.get("kind", "auto") not in ("auto", *kinds):
                 raise ValueError(f"kind: this backend is {' or '.join(kinds)}")

@@ -80,7 +80,6 @@ def _of_lines(lines: list[str], begin: int, end: int) -> Section:
 
 
 def spans(text: str, splitting: Splitting) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each chunk."""
     begin = 0
     while begin < len(text):
         end = _end(text, begin, splitting.size)
@@ -119,7 +118,6 @@ def _beside(one: str, other: str) -> bool:
 
 
 def _end(text: str, begin: int, size: int) -> int:
-    """Return the end of the chunk that starts at `begin`."""
     if len(text) - begin <= size:
         return len(text)
     window = text[begin : begin + size]

@@ -1,7 +1,5 @@
-"""The API keys of people who sign in at an OpenID provider.
-
-A person's key has an id that follows from issuer and subject; rights, limits and stored data work
-as with other keys. Nobody knows its secret until an administrator regenerates it.
+"""The API keys of people who sign in at an OpenID provider. A person's key has an id that follows
+from issuer and subject. Nobody knows its secret until an administrator regenerates it.
 """
 
 from __future__ import annotations
@@ -45,8 +43,7 @@ class Mapped(Struct, frozen=True, kw_only=True):
 
 
 class Person(Struct, frozen=True, kw_only=True):
-    """Who has signed in. `key_id` is that of the person's API key, of no other subject. `teams` may
-    be unknown. `admin` None: claims do not decide it."""
+    """Who has signed in, with the id of the API key. `admin` None: claims do not decide it."""
 
     key_id: str
     subject: str

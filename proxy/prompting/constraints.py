@@ -1,12 +1,11 @@
 """Chooses and builds the grammar that constrains an answer: a JSON document, tool calls, or either.
 
-A request's requirement is a plain value (`Constraint`), so its grammar is compiled once and cached
-by content. Calls have the shape that the model writes (`CallShape`). A grammar may
-also begin inside a call, after the text `begun`, to constrain one that the model began on its
-own.
+A request's requirement is a plain value (`Constraint`), so its grammar is cached by content. Calls
+have the shape that the model writes (`CallShape`). A grammar may also begin inside a call, after
+the text `begun`.
 
-If a grammar cannot express a schema, a strict schema is rejected. For any other, the grammar leaves
-out what it cannot express, and says which keywords these are: documents are validated when they are
+A strict schema that a grammar cannot express is rejected. For any other, the grammar leaves out
+what it cannot express, and says which keywords these are: documents are validated when they are
 complete, arguments of tools are not.
 """
 
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..core.request import CompletionRequest, Tool
 from ..errors import InvalidParameter
@@ -28,26 +27,25 @@ from ..gbnf.rules import Rules
 from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import CharClass, Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
-from .formats import CallFormat, CallShape
-from .formats.base import ID, NAME, TYPE, TaggedArguments
+from .formats.base import ID, NAME, TYPE, CallFormat, CallShape, TaggedArguments
 from .formats.tagged import STRING, kinds, member
 
-# The grammar of tool calls in the form that a model writes.
-#
-# The literals of a shape are as the template renders them. Models write other white space at
-# times, so white space between marks may be shorter, and a line break or a blank may come between
-# two marks. The text of a value that is not quoted runs up to the mark that closes it.
+# The grammar of tool calls. Models write other white space than their template at times, so that
+# between marks may be shorter, and a line break or a blank may come between two marks. The text of
+# a value that is not quoted runs up to the mark that closes it.
 
 _ATOM = re.compile(r"<[^<>]*(?:>|\Z)|\[/?[A-Z_]+\]|[{}\[\],:]|[^\s{}\[\],:<]+|<|\s+")
 _TWO_TAGS = re.compile(r"([^<]*</[^<>]*>)(\s+)(<.*)", re.DOTALL)
 _SPACE = CharClass(charset.of(" \t\n"))
 _LETTERS = charset.of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
-_WORD = CharClass(charset.union(_LETTERS, charset.of("_-")))
-_DIGIT = CharClass(charset.of("0123456789"))
 _EXAMPLE_IDS = {"word": "call_0", "nine": "000000000", "index": "0"}
-_MAX_ID = 64
+_IDS = {
+    "word": ("idchar", CharClass(charset.union(_LETTERS, charset.of("_-"))), 1, 64),
+    "nine": ("idchar", CharClass(_LETTERS), 9, 9),
+    "index": ("digit", CharClass(charset.of("0123456789")), 1, 3),
+}
+# Required arguments whose order is free and whose presence is enforced; each doubles the rules.
 _MAX_ANY_ORDER = 4
-"""Required arguments whose order is free and whose presence is enforced; each doubles the rules."""
 _OF_STRINGS = ("pattern", "format", "minLength", "maxLength")
 
 
@@ -66,25 +64,29 @@ def call_elements(
     lead = shape.prefix + shape.before_name
     end = _literals(shape.end, rules)
     call: Elements
-    named = {
-        name: (Literal(name), *_after_name(shape, name, rules), *body)
-        for name, body in bodies.items()
-    }
+    tags = shape.tagged
+    is_apart = tags is not None and tags.before_key.startswith("<")
+    named = []
+    for name, body in bodies.items():
+        after = shape.after_name.replace(NAME, name)
+        behind = _optional_id(after, shape, rules, behind_name=not is_apart)
+        named.append((Literal(name), *behind, *body))
     if lead.startswith(begun):
         rest = lead[len(begun) :]
         gap = (_gap(1, rules),) if begun and rest and not rest[0].isspace() and _ends(begun) else ()
-        call = (*gap, *_literals(rest, rules, shape), Group(tuple(named.values())))
+        call = (*gap, *_literals(rest, rules, shape), Group(tuple(named)))
     else:
-        firsts = []
-        for name, body in bodies.items():
-            whole = head(shape, name)
-            if whole.startswith(begun):
-                firsts.append((*_literals(whole[len(begun) :], rules), *body))
+        heads = {name: head(shape, name) for name in bodies}
+        firsts = (
+            (*_literals(heads[name][len(begun) :], rules), *body)
+            for name, body in bodies.items()
+            if heads[name].startswith(begun)
+        )
         call = (Group(tuple(firsts)),)
     elements: list[Element] = [rules.add("call", call)]
     if most > 1:
         before = _literals(shape.separator + shape.before_name, rules, shape)
-        more = rules.add("next", (_gap(1, rules), *before, Group(tuple(named.values()))))
+        more = rules.add("next", (_gap(1, rules), *before, Group(tuple(named))))
         elements.append(Repeat(more, 0, most - 1))
     return (*elements, *end)
 
@@ -98,13 +100,6 @@ def _arguments(shape: CallShape, tool: Callee, writer: _Writer) -> Elements:
     return (*writer.value(schema, tool.name, tool.strict, an_object=True), *suffix)
 
 
-def _after_name(shape: CallShape, name: str, rules: Rules) -> Elements:
-    tags = shape.tagged
-    is_apart = tags is not None and tags.before_key.startswith("<")
-    text = shape.after_name.replace(NAME, name)
-    return _optional_id(text, shape, rules, behind_name=not is_apart)
-
-
 class _Tagged:
     """The grammar of tagged arguments, in any order."""
 
@@ -114,9 +109,9 @@ class _Tagged:
         self._schema = schema
         self._writer = writer
         self._rules = writer.rules
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        fields = schema if isinstance(schema, Mapping) else {}
+        properties, required = fields.get("properties"), fields.get("required")
         self._keys = tuple(properties) if isinstance(properties, Mapping) else ()
-        required = schema.get("required") if isinstance(schema, Mapping) else None
         known = [key for key in self._keys if isinstance(required, list) and key in required]
         # With more of them the order stays free, and the model is trusted to write them all.
         self._required = frozenset(known if len(known) <= _MAX_ANY_ORDER else ())
@@ -159,7 +154,9 @@ class _Tagged:
             return (*head, choice, *_literals(after, self._rules))
         if isinstance(schema, Mapping):
             self._writer.leave_out(word for word in _OF_STRINGS if word in schema)
-        text = (*head, *self._text(after))
+        mark = after.rstrip()
+        rest = _literals(after[len(mark) :], self._rules)
+        text = (*head, *self._rules.plain("text", _up_to(mark)), *rest)
         if not tags.text_after_key or types == STRING:
             return text
         return (Group((text, self._json(key, schema, types - STRING))),)
@@ -167,11 +164,12 @@ class _Tagged:
     def _json(self, key: str, schema: Any, types: frozenset[str]) -> Elements:
         """An argument that is written as JSON."""
         name = f"{self._tool.name}/properties/{key}"
-        whole = self._with_definitions(schema)
-        value = self._writer.value(whole, name, self._tool.strict, an_object=False)
-        around = {self._tags.around(key, kind) for kind in types}
-        if TYPE not in self._tags.after_key:
-            around = {self._tags.around(key, "null")}
+        if isinstance(schema, Mapping):  # it may refer to the definitions
+            names = ("$defs", "definitions")
+            schema = {**{n: self._schema[n] for n in names if n in self._schema}, **schema}
+        value = self._writer.value(schema, name, self._tool.strict, an_object=False)
+        written = types if TYPE in self._tags.after_key else ("null",)
+        around = {self._tags.around(key, kind) for kind in written}
         heads = [self._before(key, before) for before in sorted({before for before, _ in around})]
         head = heads[0] if len(heads) == 1 else (Group(tuple(heads)),)
         after = min(after for _, after in around)
@@ -188,28 +186,13 @@ class _Tagged:
         gap = _gap(len(tags[2]), self._rules)
         return (*head, Literal(tags[1]), gap, Literal(tags[3]))
 
-    def _with_definitions(self, schema: Any) -> Any:
-        """The schema with the definitions that it may refer to."""
-        if not isinstance(schema, Mapping):
-            return schema
-        names = ("$defs", "definitions")
-        return {**{name: self._schema[name] for name in names if name in self._schema}, **schema}
-
-    def _text(self, after: str) -> Elements:
-        """Text up to the mark that closes it, and the mark."""
-        mark = after.rstrip()
-        more = after[len(mark) :]
-        return (*self._rules.plain("text", _up_to(mark)), *_literals(more, self._rules))
-
 
 def _listed(schema: Any) -> list[str] | None:
     """The texts that the schema lists."""
     if not isinstance(schema, Mapping):
         return None
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if not isinstance(values, list):
-        return None
-    return [value for value in values if isinstance(value, str)]
+    return [v for v in values if isinstance(v, str)] if isinstance(values, list) else None
 
 
 def _up_to(mark: str) -> Automaton:
@@ -222,8 +205,8 @@ def _up_to(mark: str) -> Automaton:
             target = next((n for n in range(len(seen), 0, -1) if mark.startswith(seen[-n:])), 0)
             if target:
                 targets[target] = targets.get(target, "") + char
-        row = [(charset.of(chars), target) for target, chars in targets.items()]
         others = charset.complement(charset.of("".join(targets.values())))
+        row = [(charset.of(chars), target) for target, chars in targets.items()]
         rows.append((*row, (others, 0)))
     return Automaton((*rows, ()), frozenset({len(mark)}))
 
@@ -242,11 +225,8 @@ def _optional_id(
 
 
 def _id(shape: CallShape, rules: Rules) -> Element:
-    if shape.ids == "nine":
-        return Repeat(rules.add("idchar", (CharClass(_LETTERS),)), 9, 9)
-    if shape.ids == "index":
-        return Repeat(rules.add("digit", (_DIGIT,)), 1, 3)
-    return Repeat(rules.add("idchar", (_WORD,)), 1, _MAX_ID)
+    name, char, least, most = _IDS[shape.ids]
+    return Repeat(rules.add(name, (char,)), least, most)
 
 
 def _literals(
@@ -286,8 +266,7 @@ def _gap(size: int, rules: Rules) -> Element:
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 JSON = msgspec.json.Encoder()
 
-MOST_CALLS = 128
-"""Maximum calls in one answer; each is a rule of an old server's grammar."""
+MOST_CALLS = 128  # in one answer; each is a rule of an old server's grammar
 
 
 class Callee(Struct, frozen=True):
@@ -299,10 +278,9 @@ class Callee(Struct, frozen=True):
 
 
 class Constraint(Struct, frozen=True, kw_only=True):
-    """What the answer must be: JSON that matches `schema` (JSON text; None allows no document),
-    up to `most` calls of `tools` in the frame of `shape`, or either if both are set. `begun` is the
-    part of a call's frame that is already written, `opening` what the model writes before a
-    document."""
+    """What the answer must be: JSON that matches `schema` (JSON text), up to `most` calls of
+    `tools` in the frame of `shape`, or either. `begun` is the part of a call's frame that is
+    already written, `opening` what the model writes before a document."""
 
     schema: bytes | None = None
     opening: str = ""
@@ -315,8 +293,7 @@ class Constraint(Struct, frozen=True, kw_only=True):
 
 class BoundGrammar(Struct, frozen=True):
     """A constraint as GBNF text, with the keywords that the grammar leaves out of the document's
-    schema (`schema_gaps`) and of the parameters of tools (`tool_gaps`). A schema that has no
-    grammar at all is one entry, with the keyword that is the reason."""
+    schema and of the parameters of tools."""
 
     text: str
     schema_gaps: tuple[str, ...] = ()
@@ -327,21 +304,18 @@ def callable_tools(request: CompletionRequest) -> tuple[Tool, ...]:
     """The tools that the model may call in this answer: none, all, or the named one.
 
     Raises InvalidParameter if tool_choice needs a tool that the request does not have."""
-    choice = request.tool_choice
-    if choice.mode == "auto":
-        return request.tools
+    choice, tools = request.tool_choice, request.tools
     if choice.mode == "none":
         return ()
     if choice.mode == "named":
-        named = tuple(tool for tool in request.tools if tool.name == choice.name)
-        if not named:
+        tools = tuple(tool for tool in tools if tool.name == choice.name)
+        if not tools:
             raise InvalidParameter(
                 "tool_choice", f"names a tool that is not in tools: {choice.name[:100]}"
             )
-        return named
-    if not request.tools:
+    elif choice.mode == "required" and not tools:
         raise InvalidParameter("tool_choice", "requires tools")
-    return request.tools
+    return tools
 
 
 def must_call(request: CompletionRequest) -> bool:
@@ -352,22 +326,20 @@ def from_start(request: CompletionRequest, form: CallFormat | None) -> Constrain
     """The constraint on the whole answer; None if it begins as free text."""
     if form is None and request.output.kind == "text":
         return None
-    schema = document_schema(request)
+    calls = opening = None
     if form is not None and callable_tools(request):
-        calls = calls_of(request, form)
+        calls, opening = calls_of(request, form), form.content[0]
         if must_call(request):
             return calls
-        if schema is not None:
-            return msgspec.structs.replace(
-                calls,
-                schema=JSON.encode(schema),
-                opening=form.content[0],
-                strict=request.output.strict,
-            )
-        return None
+    schema = document_schema(request)
     if schema is None:
         return None
-    return Constraint(schema=JSON.encode(schema), strict=request.output.strict)
+    return structs.replace(
+        calls or Constraint(),
+        schema=JSON.encode(schema),
+        opening=opening or "",
+        strict=request.output.strict,
+    )
 
 
 def calls_of(request: CompletionRequest, form: CallFormat, begun: str = "") -> Constraint:
@@ -399,9 +371,7 @@ def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
 
 
 def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
-    """The grammar for servers with these limits.
-
-    Raises InvalidParameter naming the unsupported keyword or the error in a schema."""
+    """The grammar for servers with these limits."""
     rules = Rules()
     param = "response_format"
     roots: list[Elements] = []
@@ -421,11 +391,12 @@ def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
         text = finished(rules, tuple(roots), limits)
         return BoundGrammar(text, tuple(schema_gaps), tuple(tool_gaps))
     except (SchemaError, UnsupportedSchema, GrammarError) as error:
-        raise InvalidParameter(param, f"cannot be used: {error}") from None
+        why = str(error)
     except TooManyStatesError:
-        raise InvalidParameter(param, "cannot be used: the schema needs too many rules") from None
+        why = "the schema needs too many rules"
     except RecursionError:
-        raise InvalidParameter(param, "cannot be used: the schema is nested too deeply") from None
+        why = "the schema is nested too deeply"
+    raise InvalidParameter(param, f"cannot be used: {why}")
 
 
 class _Writer:

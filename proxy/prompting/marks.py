@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 def first_of(text: str, marks: Sequence[str]) -> tuple[int, str]:
     """Position and text of the first mark, the longer of two at one position; -1 if there is
     none."""
-    found = [(text.find(mark), -len(mark), mark) for mark in marks]
-    at, _, mark = min((match for match in found if match[0] >= 0), default=(-1, 0, ""))
+    places = [(text.find(mark), -len(mark), mark) for mark in marks]
+    at, _, mark = min((place for place in places if place[0] >= 0), default=(-1, 0, ""))
     return at, mark
 
 
@@ -26,29 +26,24 @@ def overlap(text: str, marks: Iterable[str]) -> int:
 
 
 def common_start(text: str, other: str) -> str:
-    """The longest beginning that both texts have."""
     size = min(len(text), len(other))
-    at = next((i for i in range(size) if text[i] != other[i]), size)
-    return text[:at]
+    return text[: next((at for at in range(size) if text[at] != other[at]), size)]
 
 
 def common_end(text: str, other: str) -> str:
-    """The longest end that both texts have."""
     return common_start(text[::-1], other[::-1])[::-1]
 
 
-# Where in Markdown a streamed text stands: in code, or at the beginning of a line.
-#
-# A model that quotes the mark of a call writes it as code, or in the middle of a sentence. A call
-# that it means begins a line, or the answer.
+# Where in Markdown a streamed text stands. A model quotes the mark of a call as code or in a
+# sentence; a call that it means begins a line.
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _HEAD = 80  # characters of a line in which a fence may stand
 
 
 class Place:
-    """``feed`` it the text; the properties tell of the next character. A span of code ends with its
-    line at the latest, so that one stray backtick does not hide what follows."""
+    """``feed`` it the text. A span of code ends with its line at the latest, so that one stray
+    backtick does not hide what follows."""
 
     __slots__ = ("_fence", "_head", "_ticks", "is_fresh")
 
@@ -59,15 +54,9 @@ class Place:
         self._head = ""  # of the line
         self._ticks = 0  # backticks of the line
 
-    @property
-    def is_block(self) -> bool:
-        """Whether this is inside a block of code."""
-        return bool(self._open_fence())
-
-    @property
-    def is_code(self) -> bool:
-        """Whether this is inside a block or a span of code."""
-        return self.is_block or self._ticks % 2 == 1
+    def is_code_behind(self, spaces: str) -> bool:
+        """Whether the place behind these white spaces is inside a block or a span of code."""
+        return bool(self._open_fence()) or (self._ticks % 2 == 1 and "\n" not in spaces)
 
     def feed(self, text: str) -> None:
         lines = text.split("\n") if "\n" in text else [text]

@@ -1,20 +1,17 @@
-"""Validates a complete answer against the requested JSON schema.
-
-A grammar constrains the output, but servers fail open (llama.cpp issue 19051) and not every keyword
-can be expressed as a grammar. So the text is also checked with `jsonschema`, an implementation of
-the standard that shares no code with our grammars.
+"""Validates a complete answer against the requested JSON schema, with `jsonschema`: servers fail
+open (llama.cpp issue 19051) and not every keyword can be expressed as a grammar.
 
 Both schema and text are untrusted. Nothing is fetched. Patterns run as automata and never with
 `re`, where ten characters can take years. Every keyword spends from the budget of work, and
-references are counted too: thirty schemas that refer to each other twice mean a billion checks. So
-are the frames of the stack: an overflow within `referencing`, which is written in Rust, is a panic
-and no Exception.
+references are counted: thirty schemas that refer to each other twice mean a billion checks. So are
+the frames of the stack: an overflow within `referencing`, which is Rust, is a panic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -40,16 +37,7 @@ Errors = Iterator[ValidationError]
 Keyword = Callable[..., Errors]
 
 
-class _Left:
-    """What one validation may still use."""
-
-    __slots__ = ("frames", "references")
-
-    def __init__(self) -> None:
-        self.references, self.frames = MAX_REFERENCES, MAX_FRAMES
-
-
-_left: ContextVar[_Left] = ContextVar("left")
+_left: ContextVar[SimpleNamespace] = ContextVar("left")  # what one validation may still use
 
 
 class _TooMuch(Exception):
@@ -76,8 +64,7 @@ def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Errors
 
 
 def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Errors:
-    """Checks formats as their RFCs define them; jsonschema's own checks accept a time without its
-    zone."""
+    """As their RFCs define formats; jsonschema accepts a time without its zone."""
     if isinstance(instance, str) and name in PATTERNS and not _may_match(PATTERNS[name], instance):
         yield ValidationError(f"it is not a valid {name}")
 
@@ -128,8 +115,8 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
 
 
 def _charged(follow: Keyword, frames: int) -> Keyword:
-    """A keyword that spends by the size of its values; nested keywords spend on their own. Raises
-    RecursionError for too many within each other."""
+    """A keyword that spends by the size of its values. Raises RecursionError for too many within
+    each other."""
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
@@ -162,12 +149,12 @@ _OURS: Mapping[str, Keyword] = {
 
 def _bounded(standard: Any) -> Any:
     """The validator of a standard with our keywords, all of which are charged."""
-    keywords = {**standard.VALIDATORS, **_OURS}
-    for name, keyword in keywords.items():
-        if name in _REFERENCES:
-            keywords[name] = _charged(_reference(keyword), REFERENCE_FRAMES)
-        else:
-            keywords[name] = _charged(keyword, KEYWORD_FRAMES)
+    keywords = {
+        name: _charged(_reference(keyword), REFERENCE_FRAMES)
+        if name in _REFERENCES
+        else _charged(keyword, KEYWORD_FRAMES)
+        for name, keyword in {**standard.VALIDATORS, **_OURS}.items()
+    }
     return extend(standard, keywords)  # type: ignore[no-untyped-call]
 
 
@@ -211,7 +198,7 @@ class OutputValidator:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is not valid JSON: {error}"
-        token = _left.set(_Left())
+        token = _left.set(SimpleNamespace(references=MAX_REFERENCES, frames=MAX_FRAMES))
         try:
             fault = next(self._validator.iter_errors(value), None)
         except TooMuchWork:
@@ -229,15 +216,12 @@ class OutputValidator:
 
 def _work_of(schema: Mapping[str, Any]) -> int:
     """The steps to check one object of a schema against the metaschema."""
-    return 60 + sum(
-        150 + (len(value) if isinstance(value, list | dict | str) else 0)
-        for value in schema.values()
-    )
+    sizes = (len(v) for v in schema.values() if isinstance(v, list | dict | str))
+    return 60 + 150 * len(schema) + sum(sizes)
 
 
 def _unchecked(parts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The patterns that are not regular. Raises SchemaError for an invalid one. At worst, a value
-    that merely looks like a pattern causes a needless warning."""
+    """The patterns that are not regular. Raises SchemaError for an invalid one."""
     patterns: dict[str, None] = {}
     for part in parts:
         if isinstance(part.get("pattern"), str):

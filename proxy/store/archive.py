@@ -1,7 +1,5 @@
-"""Backups of SQLite databases: copied while they are used, and packed into one archive.
-
-An archive is a .tar.gz with `manifest.json` first, then one file for each database. Each copy is a
-snapshot: SQLite's backup in one step reads one version, while writers go on.
+"""Backups of SQLite databases, taken while they are used: a .tar.gz with `manifest.json`, then a
+snapshot of each database.
 """
 
 from __future__ import annotations
@@ -62,8 +60,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def write(target: Path, databases: Mapping[str, Path], version: str) -> Manifest:
-    """Copy the existing ones of `databases`, by their names in the archive, in this order. The
-    archive appears whole or not at all. Raises BackupError."""
+    """Copy those of `databases` that exist, in this order. Raises BackupError."""
     try:
         with TemporaryDirectory(prefix=".backup-", dir=target.absolute().parent) as work:
             folder = Path(work)
@@ -94,8 +91,8 @@ def read(source: Path) -> Manifest:
 
 
 def restore(source: Path, databases: Mapping[str, Path]) -> Manifest:
-    """Replace `databases` by those of an archive, which are checked first. Those that the archive
-    does not have are deleted. Raises BackupError, and then nothing was changed."""
+    """Replace `databases` by those of an archive, or delete them. After a BackupError nothing has
+    changed."""
     with _opened(source) as archive:
         manifest = _manifest(source, archive)
         unknown = [entry.name for entry in manifest.files if entry.name not in databases]

@@ -1,10 +1,8 @@
 """Stored responses in the database.
 
-The row of its owner is the lock under which a response is added and an owner's data are cleared: so
-the bounds of a key hold, and nothing that was begun before a clearing is added after it.
-
-On its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
-without a sign of life. Seconds in which this process could not use the database count as signs.
+The row of its owner is the lock under which a response is added and an owner's data are cleared. On
+its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
+without a sign of life in which this process could use the database.
 """
 
 from __future__ import annotations
@@ -134,7 +132,6 @@ class DatabaseResponses:
         return self._db.change(delete(RESPONSE).where(owned(RESPONSE, owner, key))) > 0
 
     def _make_room(self, db: Connection, owner: str, newest: str) -> None:
-        """Delete an owner's oldest beyond the bounds."""
         order = (_c.created.desc(), (_c.id == newest).desc(), _c.id)
         counted = (
             select(

@@ -94,12 +94,10 @@ class Ledger:
         largest: bool = False,
     ) -> Sequence[LedgerGroup]:
         """The sums of all requests from `begin` to before `end`, in buckets of `width` milliseconds
-        (0: a single one), grouped by some of DIMENSIONS and ordered by bucket. `only` lists the
-        allowed values of dimensions. Returns at most `limit` groups; `largest`: those with the most
-        tokens, beginning with the largest.
-
-        Widths that are whole hours are answered from the sums by hour: an hour counts if it begins
-        in the range. Others need the rows, which are kept for a limited time."""
+        (0: a single one), grouped by some of DIMENSIONS. `only` lists the allowed values of
+        dimensions. `largest`: the `limit` groups with the most tokens, the largest first. Widths of
+        whole hours are answered from the sums by hour; others need the rows, which are deleted
+        after a time."""
         table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]

@@ -63,15 +63,14 @@ def openai_(services: Services, record: Record) -> Any:
     raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
-    wanted, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
+    wanted, name, vectors, tokens = vectors_of(services, record, raw, embeddings.OPENAI)
     return embeddings.reply(wanted, name, vectors, tokens)
 
 
 @_ollama_route("/api/embed", body="OllamaEmbedRequest")
 def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
-    raw = _json(services)
-    _, name, vectors, tokens = vectors_of(services, record, embeddings.parse_ollama, raw)
+    _, name, vectors, tokens = vectors_of(services, record, _json(services), embeddings.OLLAMA)
     return {
         "model": name,
         "embeddings": vectors,
@@ -84,18 +83,15 @@ def ollama_(services: Services, record: Record) -> Any:
 @_ollama_route("/api/embeddings", body="PromptEmbeddingRequest")
 def ollama_older(services: Services, record: Record) -> Any:
     """A vector, in the older form."""
-    _, _, vectors, _ = vectors_of(services, record, embeddings.parse_prompt, _json(services))
+    _, _, vectors, _ = vectors_of(services, record, _json(services), embeddings.PROMPT)
     return {"embedding": vectors[0]}
 
 
 def vectors_of(
-    services: Services,
-    record: Record,
-    parse: Callable[[Mapping[str, Any]], embeddings.EmbeddingRequest],
-    raw: Mapping[str, Any],
+    services: Services, record: Record, raw: Mapping[str, Any], known: Mapping[str, doc.Field]
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    wanted = parsed(partial(parse, raw), request.environ)
+    wanted = parsed(partial(embeddings.parse, raw, known), request.environ)
     name, result = embedded(services, record, wanted.model, wanted.inputs)
     vectors, warnings = embeddings.shaped(wanted, result)
     record.warnings += (*wanted.warnings, *warnings)

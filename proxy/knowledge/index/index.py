@@ -108,7 +108,7 @@ class Index:
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> None:
         """Index these chunks, with vectors from `model` ("": the backend's own). With `wait`, retry
-        while the backend is unavailable. Raises what `embed` raises, and then indexes none."""
+        while the backend is unavailable. Raises what `embed` raises."""
         self.prepared(base_id, entries, model, wait=wait)()
 
     def prepared(
@@ -236,7 +236,6 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
 
 
 def open_shelf(engine: Engine, file: Path) -> IndexBackend:
-    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`."""
     if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)

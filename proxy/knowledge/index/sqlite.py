@@ -271,7 +271,6 @@ def _prepare(db: apsw.Connection) -> None:
 
 
 def _tables(db: apsw.Connection, size: int) -> None:
-    """Create the tables for vectors of this length."""
     db.execute(
         f"create table if not exists near_{size} (id integer primary key, base integer not null,"
         f" vector blob not null); create index if not exists near_{size}_base on near_{size} (base)"

@@ -1,4 +1,4 @@
-"""Shared by all tool-call formats: parser, shape, format, and the bodies of most formats."""
+"""Shared by all tool-call formats: their shape, and the bodies of most."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, Wait
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
 
-ID = "\0"
-"""Stands for the id of a call in the literals of a shape."""
-NAME = "\1"
-"""Stands for the name of the tool, in what follows it."""
-KEY = "\2"
-"""Stands for the name of the argument, in what follows its value."""
-TYPE = "\3"
-"""Stands for the JSON type of a value, in what precedes it."""
+# In the literals of a shape:
+ID = "\0"  # stands for the id of a call,
+NAME = "\1"  # for the name of the tool, in what follows it,
+KEY = "\2"  # for the name of the argument, in what follows its value,
+TYPE = "\3"  # for the JSON type of a value, in what precedes it.
 
 
 class TaggedArguments(Struct, frozen=True, kw_only=True):
@@ -36,17 +33,15 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     after_value: str
     separator: str = ""
     text_after_key: str = ""
-    """`after_key` of a text, if it differs."""
     text_after_value: str = ""
-    """`after_value` of a text, if it differs."""
+    """These are of a text, if they differ."""
     json_text: bool = False
     """Whether a text is a JSON string."""
     cdata: bool = False
     """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
-        """What precedes and follows a value of this JSON type, the name of the argument
-        included."""
+        """What precedes and follows a value of this JSON type, with the name of the argument."""
         before, after = self.after_key, self.after_value
         if kind == "string":
             before, after = self.text_after_key or before, self.text_after_value or after
@@ -78,10 +73,8 @@ class CallShape(Struct, frozen=True, kw_only=True):
 
 
 class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
-    """A family's format of tool calls, or of whole answers.
-
-    ``opening`` are the texts that open a call inside free text: the gateway may stop there and
-    continue under a grammar."""
+    """A family's format of tool calls, or of whole answers. ``opening`` are the texts that open a
+    call inside free text: the gateway may stop there and continue under a grammar."""
 
     name: str
     opening: tuple[str, ...]
@@ -89,26 +82,24 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     body: Callable[[Tools], Body]
     binds: bool = True
     """Whether the shape has all that the model writes, so a call that it has begun may continue
-    under the grammar. A call that must be made has that grammar in any case."""
+    under the grammar. A call that must be made does so in any case."""
     turns: tuple[str, ...] = ()
-    """The texts behind which the model's turn begins in a prompt, for formats of whole answers. The
-    parser reads the prompt from the last of them; with () it ignores the prompt."""
+    """The texts behind which the model's turn begins in a prompt, for formats of whole answers."""
     reasoning: tuple[str, str] = ("", "")
-    """The texts around reasoning, if the format reads it: what precedes it, and what ends it and
-    lets a call or the answer's text follow."""
+    """The texts around reasoning, if the format reads it."""
     content: tuple[str, str] = ("", "")
     """The texts around the answer's text."""
     stops: tuple[str, ...] = ()
     """End tokens of a turn."""
     tokens: tuple[str, ...] = ()
-    """Special tokens that the parser reads and that no other field has as a mark of its own."""
+    """Further special tokens that the parser reads."""
     matches: Callable[[str], bool] = lambda source: False
-    """Whether a chat template with this source is of the format, by marks that only it has."""
+    """Whether a chat template with this source is of the format."""
 
     @property
     def reads_reasoning(self) -> bool:
-        """Whether the parser reads the whole answer, reasoning included. No other stage must have
-        split the text, and the parser needs the prompt, to know what the answer continues."""
+        """Whether the parser reads the whole answer, reasoning included, which no other stage must
+        have split. It needs the prompt, to know what the answer continues."""
         return bool(self.turns)
 
     def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> CallReader:
@@ -126,11 +117,9 @@ def text_with_marks(
     read: Callable[[CallReader, Tools, str], Wait],
     at_start: Callable[[CallReader, Tools], Wait] | None = None,
 ) -> Callable[[Tools], Body]:
-    """The body of a format with text, in which marks open calls.
-
-    ``read`` continues after the mark. ``at_start`` may read a call without a mark at the beginning
-    of the reply, recognised by the name of a known tool. Both raise Malformed if there is no
-    call."""
+    """The body of a format with text, in which marks open calls. ``read`` continues after the mark.
+    ``at_start`` may read a call without a mark at the beginning of the reply, recognised by the
+    name of a known tool. Both raise Malformed if there is no call."""
 
     def body(tools: Tools) -> Body:
         def run(reader: CallReader) -> Wait:
@@ -147,10 +136,8 @@ def text_with_marks(
     return body
 
 
-# Answers whose reasoning stands between tags, before text in which marks open calls.
-#
-# Reasoning begins at the start of the answer, or in the prompt. White space before the opening
-# tag, around the reasoning, and newlines after the closing tag belong to the format.
+# Answers whose reasoning stands between tags, before text in which marks open calls. White space
+# before the opening tag, around the reasoning, and newlines after the closing tag are no text.
 
 Read = Callable[[CallReader, Tools, str], Wait]
 
@@ -158,11 +145,9 @@ Read = Callable[[CallReader, Tools, str], Wait]
 def answer(
     tags: tuple[str, str], marks: Sequence[str], read: Read, *, breaks: bool = False
 ) -> Callable[[Tools], Body]:
-    """The body of a format with reasoning between `tags` and text behind it.
-
-    ``read`` continues after one of ``marks`` and raises Malformed if there is no call; without
-    tools, marks are text. With `breaks`, a call ends the reasoning too, for models that forget the
-    closing tag."""
+    """The body of a format with reasoning between `tags` and text behind it, in which ``read``
+    continues after one of ``marks``; without tools, marks are text. With `breaks`, a call ends the
+    reasoning too, for models that forget the closing tag."""
 
     def body(tools: Tools) -> Body:
         opening = tuple(marks) if tools else ()

@@ -1,6 +1,4 @@
-"""The gateway's own tool-call format, for templates without tools.
-
-The system message describes the tools, and a reply with calls consists of JSON only::
+"""The gateway's own tool-call format, for templates without tools: a reply of JSON only::
 
     {"tool_calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]}
 
@@ -25,8 +23,7 @@ PLAIN = "If no tool is needed, reply with plain text."
 def instructions(
     tools: Sequence[Mapping[str, Any]], otherwise: str = PLAIN, form: CallFormat | None = None
 ) -> str:
-    """The description of the tools for the system message, for calls in this format or in our own.
-    `otherwise` is its last sentence."""
+    """Describes the tools for the system message, for calls in this format or in our own."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     call = ("tool name", {"argument name": "value"})
     what = "this JSON" if form is None else "this"

@@ -7,11 +7,9 @@ import json
 from msgspec import Struct
 
 from .base import Tools
-from .reader import MAX_NAME, CallReader, Malformed, Reading, Wait
+from .reader import MAX_NAME, CallReader, Held, Malformed, Reading, Wait
 from .scanner import is_json
 
-_NAMES = frozenset({"name", "tool_name", "function", "function_name"})
-_ARGUMENTS = frozenset({"arguments", "parameters", "args", "input"})
 _OTHERS = frozenset({"type", "id", "index", "tool_call_id", "call_id"})
 _NO_CALLS = frozenset({"directly-answer", "directly_answer"})
 """The pseudo tool that Command R calls if it needs none."""
@@ -20,8 +18,8 @@ _NO_CALLS = frozenset({"directly-answer", "directly_answer"})
 class Keys(Struct, frozen=True):
     """The keys of a call's name and arguments."""
 
-    name: frozenset[str] = _NAMES
-    arguments: frozenset[str] = _ARGUMENTS
+    name: frozenset[str] = frozenset({"name", "tool_name", "function", "function_name"})
+    arguments: frozenset[str] = frozenset({"arguments", "parameters", "args", "input"})
 
 
 _USUAL = Keys()
@@ -39,7 +37,6 @@ class _Call:
         self.done = False
 
     def emit(self, reader: CallReader, arguments: str) -> None:
-        """Emits the call, unless it is the pseudo tool of no call."""
         if self.name in _NO_CALLS:
             reader.keep()
         else:
@@ -125,17 +122,11 @@ def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUA
 
 def read_string(reader: CallReader) -> Reading[str]:
     """Reads and decodes a JSON string, a key or name."""
-    parts: list[str] = []
-
-    def sink(text: str) -> None:
-        parts.append(text)
-        if sum(map(len, parts)) > MAX_NAME:
-            raise Malformed
-
+    parts = Held(MAX_NAME)
     yield from reader.spaces()
     if (yield from reader.peek()) != '"':
         raise Malformed
-    yield from reader.value(sink)
+    yield from reader.value(parts.add)
     return str(json.loads("".join(parts)))
 
 

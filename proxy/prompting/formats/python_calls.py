@@ -17,11 +17,8 @@ _MAX_SOURCE = 65_536
 
 
 def parse_call(source: str) -> tuple[str, str]:
-    """Name (dotted as written) and JSON arguments of ``name(key=literal, …)``.
-
-    Only keyword arguments with literal values are accepted: strings, numbers, True, False, None,
-    lists, tuples and dicts of these, and a minus before a number. Raises Malformed for anything
-    else."""
+    """Name (dotted as written) and JSON arguments of ``name(key=literal, …)``; Malformed for
+    anything else."""
     if len(source) > _MAX_SOURCE:
         raise Malformed
     try:

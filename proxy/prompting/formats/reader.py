@@ -1,12 +1,10 @@
 """The streaming reader that all tool-call parsers use.
 
 A format is a generator that reads a :class:`CallReader` as if the whole reply were there and yields
-when it needs more text; each piece resumes it. Decisions depend on the characters only, so the
-result does not depend on how the stream is cut into pieces.
+when it needs more text. The result does not depend on how the stream is cut into pieces.
 
-While a call is only suspected, the text read is kept (at most MAX_HELD), and emitted as text if it
-is not a call. Once the name has been emitted, that is no longer possible: if the call then breaks
-off, the rest is text again.
+Text that may be a call is kept (at most MAX_HELD), and emitted as text if it is none. Once the name
+has been emitted, that is no longer possible: if the call then breaks off, the rest is text.
 
 A mark opens a call at the start of the reply, at the start of a line and behind another call. In
 code it is text. Anywhere else the model may only be quoting it: such a call is emitted when it is
@@ -27,20 +25,16 @@ from .scanner import JsonScanner, is_json
 
 
 class TextPiece(Struct, frozen=True):
-    """Text of the answer."""
-
     text: str
 
 
 class ReasoningPiece(Struct, frozen=True):
-    """Text of the reasoning, from formats that read the whole answer."""
-
     text: str
 
 
 class CallStart(Struct, frozen=True):
-    """A call begins; ``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it
-    writes one before the arguments."""
+    """``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it writes one
+    before the arguments."""
 
     index: int
     name: str
@@ -68,14 +62,26 @@ class Malformed(Exception):
     """The text read is not a call."""
 
 
-MAX_HELD = 262_144
-"""Maximum characters kept while a call is suspected."""
+MAX_HELD = 262_144  # characters kept while a call is suspected
 MAX_NAME = 256
 MAX_CALLS = 1024
+# Characters behind a mark that are searched again if it opened no call, and how often in a reply.
 _RESCANNED = 4096
-"""Maximum characters behind a mark that are searched again if it opened no call, and..."""
 _MAX_RESCANS = 64
-"""...how often in a reply."""
+
+
+class Held(list[str]):
+    """Texts with at most so many characters together; otherwise Malformed is raised."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def add(self, text: str) -> None:
+        self._left -= len(text)
+        if self._left < 0:
+            raise Malformed
+        self.append(text)
+
 
 T = TypeVar("T")
 Wait = Generator[None, None, None]
@@ -85,9 +91,8 @@ Body = Callable[["CallReader"], Wait]
 
 class CallReader:
     """Reads one reply: ``feed`` it the text as it streams, then ``close`` it. The methods for
-    `body`, which may wait for text, are generators.
-
-    It stops for good at the first mark of ``halts`` that opens a call, which is then `opened`."""
+    `body`, which may wait for text, are generators. It stops for good at the first mark of
+    ``halts`` that opens a call."""
 
     def __init__(
         self, body: Body, tools: Collection[str] = (), halts: Collection[str] = ()
@@ -149,8 +154,8 @@ class CallReader:
         return out
 
     def begin(self, text: str) -> bool:
-        """Reads the part of the turn that is in the prompt: the reply begins behind it, at position
-        0, and none of it is returned. False if a client's text in it looks like half a call."""
+        """Reads the part of the turn that is in the prompt and drops it: the reply begins at
+        position 0 behind it. False if a client's text in it looks like half a call."""
         self.feed(text)
         self.calls = self._calls_before = 0
         self._before = -len(self._buffer)
@@ -170,7 +175,7 @@ class CallReader:
 
     @property
     def unread(self) -> int:
-        """Characters of the reply that wait for more."""
+        """Characters that wait for more."""
         return len(self._buffer) - self._at
 
     def more(self) -> Reading[bool]:
@@ -187,7 +192,7 @@ class CallReader:
 
     def skip(self, literal: str) -> Reading[bool]:
         """Takes ``literal`` if it comes next. A blank at its beginning stands for any white space,
-        or none, as in scanf, which is taken in any case."""
+        which is taken in any case."""
         if literal[0] == " ":
             yield from self.spaces()
             literal = literal[1:]
@@ -227,28 +232,17 @@ class CallReader:
     def until(self, mark: str, limit: int = MAX_NAME) -> Reading[str]:
         """Takes the text up to ``mark``, and the mark. Raises Malformed if it does not come within
         the limit."""
-        parts: list[str] = []
-        left = limit
-
-        def sink(text: str) -> None:
-            nonlocal left
-            left -= len(text)
-            if left < 0:
-                raise Malformed
-            parts.append(text)
-
-        if (yield from self.up_to(mark, sink)) is None:
+        parts = Held(limit)
+        if (yield from self.up_to(mark, parts.add)) is None:
             raise Malformed
         return "".join(parts)
 
     def run(self, allowed: Callable[[str], bool], limit: int = MAX_NAME) -> Reading[str]:
         """Takes characters while they are allowed. Raises Malformed beyond the limit."""
-        parts: list[str] = []
+        parts = Held(limit)
         while (yield from self.more()) and allowed(self._buffer[self._at]):
-            parts.append(self._buffer[self._at])
+            parts.add(self._buffer[self._at])
             self._take(1)
-            if len(parts) > limit:
-                raise Malformed
         return "".join(parts)
 
     def char(self) -> Reading[str]:
@@ -259,8 +253,7 @@ class CallReader:
         return self._buffer[self._at - 1]
 
     def chunk(self, stops: str) -> Reading[str]:
-        """Takes what is there up to one of these characters: "" if one comes next, or at the end of
-        the reply."""
+        """Takes what is there up to one of these characters."""
         yield from self.more()
         rest = self._buffer[self._at :]
         end = min((at for stop in stops if (at := rest.find(stop)) >= 0), default=len(rest))
@@ -303,9 +296,8 @@ class CallReader:
     def up_to(
         self, mark: str, sink: Callable[[str], None], before: str = ""
     ) -> Reading[str | None]:
-        """Passes text to ``sink`` as it streams, up to ``mark``, which is taken, together with
-        ``before`` if that comes directly before it. Returns what was taken; None if the reply ends
-        first."""
+        """Passes text to ``sink`` as it streams, up to ``mark``, with ``before`` if that comes
+        directly before it. Takes and returns these; None if the reply ends first."""
         marks = (mark, before + mark)
         while True:
             rest = self._buffer[self._at :]
@@ -328,10 +320,8 @@ class CallReader:
         "" at the end of the reply.
 
         White space before a mark and after a call belongs to the format and is removed. No mark may
-        be a prefix of another. The text is of the current `voice`.
-
-        ``ends`` are marks of the format that open no call: they count in any place, though not in
-        code that belongs to the answer's text."""
+        be a prefix of another. ``ends`` are marks of the format that open no call: they count in
+        any place but code of the answer's text."""
         self._kept_from = -1
         marks = (*marks, *ends)
         heads = frozenset(mark[0] for mark in marks)
@@ -344,11 +334,10 @@ class CallReader:
             at, mark = first_of(rest, marks)
             if mark:
                 text = rest[:at].rstrip()
-                self.text(text)
-                self._at += len(text)
+                self._pass(text)
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
-                if self._ends_here(spaces) if is_end else self._mark_opens(spaces, mark):
+                if self._ends_here(spaces) if is_end else self._mark_opens(spaces):
                     if not is_end and mark in self._halts and self._draft is None:
                         self.opened = Opening(self.call_at + len(mark), mark)
                         while True:
@@ -356,33 +345,31 @@ class CallReader:
                     self._kept_from, self._begins_with_mark = self._at, True
                     self._take(len(spaces) + len(mark))
                     return mark
-                quoted = spaces + mark
-                self.text(quoted)
-                self._at += len(quoted)
+                self._pass(spaces + mark)
                 continue
             if self._ended:
-                self.text(rest)
-                self._at += len(rest)
+                self._pass(rest)
                 return ""
             ready = rest[: len(rest) - overlap(rest, marks)].rstrip() if marks else rest
-            self.text(ready)
-            self._at += len(ready)
+            self._pass(ready)
             if len(ready) == len(rest) and not self.behind_call:
                 self._heads = heads
             yield
 
+    def _pass(self, text: str) -> None:
+        """Emits and takes the text that comes next."""
+        self.text(text)
+        self._at += len(text)
+
     def _ends_here(self, spaces: str) -> bool:
         """Whether a mark behind these white spaces, which opens no call, is more than text."""
-        place = self._place
-        return self.voice is ReasoningPiece or not (
-            place.is_block or (place.is_code and "\n" not in spaces)
-        )
+        return self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
 
-    def _mark_opens(self, spaces: str, mark: str) -> bool:
+    def _mark_opens(self, spaces: str) -> bool:
         """Whether the mark behind these white spaces may open a call; begins a draft if the model
         may be quoting it."""
         place, new_line = self._place, "\n" in spaces
-        if place.is_block or (place.is_code and not new_line):
+        if place.is_code_behind(spaces):
             return False
         self.call_at = self.position + len(spaces)
         meant = place.is_fresh or new_line or self.behind_call
@@ -446,8 +433,7 @@ class CallReader:
             self.found_unmeant = True
 
     def text(self, text: str, at: int | None = None) -> None:
-        """Emits text of the current `voice`. It begins here or at position `at`; what is of the
-        prompt is left out."""
+        """Emits text, which begins here or at position `at`; what is of the prompt is left out."""
         if not text:
             return
         self.behind_call = False
@@ -465,8 +451,8 @@ class CallReader:
         self._place = Place()
 
     def degrade(self, mark: int = 0) -> None:
-        """It is not a call after all: emits the kept text. If that begins with a mark of so many
-        characters, the text behind it is read again, since a call may begin there."""
+        """It is not a call after all: emits the kept text. What is behind a mark of so many
+        characters is read again, since a call may begin there."""
         kept = self._give_up()
         size = 0
         if self._begins_with_mark:

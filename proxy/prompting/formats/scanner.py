@@ -17,11 +17,9 @@ _CLOSING = {"{": "}", "[": "]"}
 
 
 class JsonScanner:
-    """Scans one value. ``done`` or ``failed`` is set once :meth:`scan` has stopped for good.
-
-    It fails at a character that no value has, and at a bracket that does not match; whether the
-    value is JSON, :func:`is_json` tells at its end. Raw control characters in strings (models write
-    newlines into code) are escaped."""
+    """Scans one value until it is ``done`` or has ``failed``, at a character that no value has or a
+    bracket that does not match; whether it is JSON, :func:`is_json` tells at its end. Raw control
+    characters in strings (models write newlines into code) are escaped."""
 
     __slots__ = ("_closing", "_escaped", "_in_string", "_is_word", "done", "failed")
 

@@ -1,8 +1,7 @@
 """The streaming parser of a call shape.
 
-It follows the literals of the shape, with any white space between them. Three kinds of calls:
-JSON objects that hold the name and the arguments, names with JSON arguments, and names with tagged
-arguments. JSON objects are read in any order of their members, and lists of them as well.
+It follows the literals of the shape, with any white space between them. Calls are JSON objects,
+with members in any order, or names with JSON arguments or tagged ones.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from ..marks import common_end
 from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
-from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
+from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
 from .scanner import is_json
 from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
@@ -42,14 +41,12 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
 
 
 def reads(shape: CallShape) -> Read:
-    """Reads calls of this shape behind a mark, for formats whose answers need a body of their
-    own."""
+    """Reads calls of this shape behind a mark, for formats with a body of their own."""
     return _Shaped(shape).read
 
 
 def openings(shape: CallShape) -> tuple[str, ...]:
-    """The marks that calls may begin with: those before the name, since models leave the first out
-    at times. None if calls begin with JSON."""
+    """The marks before the name: models leave the first out at times. None if calls are JSON."""
     lead = shape.prefix + shape.before_name
     marks: list[str] = []
     at = 0
@@ -70,8 +67,8 @@ class _Shaped:
     def __init__(self, shape: CallShape) -> None:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
-        found = _OBJECT.search(lead)
-        self._object_at = found.start() if found and shape.tagged is None else -1
+        begins = _OBJECT.search(lead)
+        self._object_at = begins.start() if begins and shape.tagged is None else -1
         usual = Keys()
         self._keys = Keys(
             usual.name.union(_NAME_KEY.findall(lead)),
@@ -82,11 +79,14 @@ class _Shaped:
         self._separator = _tokens(shape.separator)
         self._before_name = _tokens(shape.before_name)
         self._end = _tokens(shape.end)
+        # The suffix without what belongs to a JSON object itself.
+        self._closing = _tokens(shape.suffix[shape.suffix.rfind("}") + 1 :])
+        self._tagged = _Tagged(shape, shape.tagged) if shape.tagged is not None else None
 
     @property
     def may_lack_mark(self) -> bool:
-        """Whether an answer may begin with calls that have no mark: theirs have none, or it is a
-        control token, which some servers do not print."""
+        """Whether an answer may begin with calls without a mark: it is a control token, which some
+        servers do not print, or there is none."""
         marks = openings(self._shape)
         return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
 
@@ -103,9 +103,8 @@ class _Shaped:
             yield from self._read_named(reader, tools)
             return
         opened = len(self._lead) - len(rest)
-        for token in _tokens(self._lead[opened : self._object_at]):
-            if token != "[":
-                yield from reader.skip(" " + token)
+        before = _tokens(self._lead[opened : self._object_at])
+        yield from _optional(reader, [token for token in before if token != "["])
         yield from self._read_objects(reader, tools)
 
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
@@ -142,17 +141,12 @@ class _Shaped:
                 if reader.calls == calls:
                     raise
                 break
-            yield from _optional(reader, self._closing())
+            yield from _optional(reader, self._closing)
             yield from _optional(reader, self._separator)
             yield from reader.spaces()
             if (yield from reader.peek()) != "{":
                 break
-        yield from _optional(reader, [*self._closing(), *self._end])
-
-    def _closing(self) -> list[str]:
-        """The suffix without what belongs to the object itself."""
-        at = self._shape.suffix.rfind("}") + 1
-        return _tokens(self._shape.suffix[at:])
+        yield from _optional(reader, [*self._closing, *self._end])
 
     # Calls with a name between literals
 
@@ -160,13 +154,13 @@ class _Shaped:
         first = self._before_name[:1]
         while True:
             name = yield from self._name(reader)
-            if self._shape.tagged is None:
+            if self._tagged is None:
                 yield from self._after(reader)
                 yield from read_arguments(reader, name)
                 yield from _optional(reader, self._suffix)
             else:
                 yield from _literals(reader, self._after_name)
-                yield from _Tagged(self._shape, self._shape.tagged).read(reader, tools, name)
+                yield from self._tagged.read(reader, tools, name)
             yield from _optional(reader, self._separator)
             if not first or not (yield from reader.skip(" " + first[0])):
                 break
@@ -276,18 +270,13 @@ class _Tagged:
     def _value(self, reader: CallReader, allowed: frozenset[str], is_text: bool | None) -> Wait:
         """A value of these types: a string streams, others are emitted when they are complete."""
         streams = allowed == STRING or (is_text is True and "string" in allowed)
-        parts: list[str] = []
-        size = 0
+        parts = Held(MAX_HELD)
 
         def sink(text: str) -> None:
-            nonlocal size
             if streams:
                 reader.arguments(inside(text))
-                return
-            size += len(text)
-            if size > MAX_HELD:
-                raise Malformed
-            parts.append(text)
+            else:
+                parts.add(text)
 
         if streams:
             reader.arguments('"')

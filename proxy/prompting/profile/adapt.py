@@ -1,8 +1,7 @@
 """Arranges and writes messages so that a template takes them, by its `MessageRules`.
 
 Nothing that a message says is lost: a system message that may not stand in its place becomes part
-of the user's message beside it, and turns are joined or split. What a template takes stays as it
-is. The result is for rendering only: the client's ids come back unchanged.
+of the user's message beside it, and turns are joined or split.
 """
 
 from __future__ import annotations
@@ -24,15 +23,12 @@ from ...core.request import Message, Role, ToolCall
 from ..formats.base import ID, CallShape
 from ..formats.tagged import write_calls
 
-# What a template accepts in its messages.
-
 
 class MessageRules(Struct, frozen=True, kw_only=True):
     """How messages must be arranged and written so that a template takes all of them."""
 
     system: Literal["anywhere", "first", "none"] = "anywhere"
-    """Where system messages may stand. With "first", later ones become part of a neighbour; with
-    "none", all of them do."""
+    """Where system messages may stand; others become part of a neighbour."""
     alternates: bool = False
     """Whether user and assistant must take turns, the user first."""
     content: Literal["text", "both", "parts"] = "text"
@@ -58,15 +54,13 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """Whether a user's message may follow a tool's result; otherwise it joins the result."""
 
     reasoning: Literal["reasoning_content", "thinking", "parts"] = "reasoning_content"
-    """Where the template reads the reasoning of an assistant's message: in the field of that name,
-    or in parts of the content."""
+    """Where the template reads reasoning: in this field, or in parts of the content."""
     text_with_thought_calls: bool = True
     """Whether a message with calls and reasoning may have a text too."""
     thinks: bool = False
     """Whether the template has a switch for thinking, `enable_thinking`."""
     efforts: tuple[str, ...] = ()
-    """The words for reasoning_effort that the template takes, the least first; () if it reads
-    none."""
+    """The words for reasoning_effort that the template takes, the least first."""
 
     opening: str = ""
     """What begins the model's turn, with thinking on."""
@@ -74,7 +68,7 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """What follows that in an answer without reasoning; None if such an answer begins otherwise."""
     thought: tuple[str, str] | None = None
     """What follows `opening` before the reasoning of the last answer, and what is between that and
-    the text; None if the template writes no reasoning there."""
+    the text."""
     end: str = ""
     """The end of the assistant's turn, or if nothing marks that, the beginning of the user's."""
     end_is_token: bool = False
@@ -113,8 +107,8 @@ def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Messa
 
 
 def _without_systems(messages: Sequence[Message], allowed: int) -> list[Message]:
-    """The messages with at most so many of the system, at the beginning. The text of each other one
-    begins the user's message after it, or ends the one before it, or is a user's message."""
+    """The messages with at most so many of the system, at the beginning. Each other one begins the
+    user's message after it, or ends the one before it, or is a user's message."""
     head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
     leading = [joined(*messages[:head])] if head and allowed else []
     out: list[Message] = []
@@ -272,13 +266,13 @@ def _short(id: str) -> str:
 
 def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
     """Messages in the form that Hugging Face's templates read."""
-    decode = Decoding()
-    out = [_as_dict(message, rules, decode) for message in messages]
     responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
-    return _with_responses(out, decode) if responds else out
+    decode = Decoding() if responds or any(map(_CALLS, messages)) else None
+    out = [_as_dict(message, rules, decode) for message in messages]
+    return _with_responses(out, decode) if responds and decode is not None else out
 
 
-def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
+def _as_dict(message: Message, rules: MessageRules, decode: Decoding | None) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     takes_parts = rules.content != "text" and message.role not in rules.text_roles
     if takes_parts and (message.parts or rules.content == "parts"):
@@ -294,7 +288,7 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
         out["tool_calls"] = calls = []
         for call in message.tool_calls:
             arguments = call.arguments or "{}"
-            if rules.arguments == "object":
+            if rules.arguments == "object" and decode is not None:
                 arguments = _object(arguments, decode)
             function = {"name": call.name, "arguments": arguments}
             calls.append({"id": call.id, "type": "function", "function": function})
@@ -306,8 +300,8 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
 
 
 def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
-    """The messages with results inside the message that has their calls, together with the answer
-    after them, as Gemma 4 has them."""
+    """The messages with results and the answer inside the message with their calls, as Gemma 4 has
+    them."""
     out: list[dict[str, Any]] = []
     turn: dict[str, Any] | None = None  # the message with calls that is not answered yet
     names: dict[str, str] = {}
@@ -355,8 +349,8 @@ def _write_reasoning(out: dict[str, Any], message: Message, rules: MessageRules)
 
 
 def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The messages with each call's arguments as an object: those of a call that was cut off, which
-    are no JSON, become its only member. The same messages if all are objects."""
+    """The messages with each call's arguments as an object: the text of a call that was cut off
+    becomes its only member. The same messages if all are objects."""
     whole = deepcopy([*messages])
     for message in whole:
         for call in message.get("tool_calls", ()):

@@ -1,8 +1,8 @@
 """Derives what a model writes from its chat template.
 
 A template renders earlier answers as the model writes them. So probe conversations are rendered,
-with and without reasoning and calls, with one call and two, and the texts are compared. A derived
-shape of calls is believed only if it writes what the template renders, for calls of every kind.
+with and without reasoning and calls, and compared. A derived shape of calls is believed only if it
+writes what the template renders, for calls of every kind.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...core.request import Message, ToolCall
-from ..formats import SPECIAL, shaped
+from ..formats import SPECIAL
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
+from ..formats.shaped import shaped
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
@@ -28,16 +29,14 @@ from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
 from .adapt import as_dicts
 
-# What a model writes with a template: reasoning, calls and the end of its turn.
-
 
 class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
-    """How to read an answer of a template's model."""
+    """How to read an answer of a template's model: reasoning, calls and the end of its turn."""
 
     reasoning: tuple[tuple[str, str], ...] = ()
-    """The tags around reasoning, () if none could be derived."""
+    """The tags around reasoning."""
     content: tuple[str, str] = ("", "")
-    """The marks around the text of an answer, ("", "") if the model writes none."""
+    """The marks around the text of an answer."""
     calls: CallFormat | None = None
     """None if the template has no calls, or they cannot be derived."""
     stops: tuple[str, ...] = ()
@@ -92,7 +91,7 @@ STEPS = 100_000
 
 
 class Probes:
-    """Renders probes with one template; a text is None if the template refuses the messages."""
+    """Renders probes with one template; None if it refuses the messages."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -158,8 +157,7 @@ class Probes:
 #     TAIL   = suffix end
 #
 # so `before_name` is the common end of HEAD and MIDDLE, and `suffix` the common beginning of TAIL
-# and MIDDLE. Tags are never cut: `<tool_calls>` and `<tool_call>` share their last letters by
-# chance.
+# and MIDDLE. Tags are never cut.
 
 ONE = {KEYS[0]: VALUES[0]}
 BOTH = dict(zip(KEYS, VALUES, strict=True))
@@ -178,9 +176,8 @@ _SAMPLES: tuple[tuple[Call, ...], ...] = (
 
 
 def call_shape(probes: Probes, tags: Sequence[Tags], stops: Sequence[str]) -> CallShape | None:
-    """The shape of the template's calls; None if it has none, or one that cannot be derived.
-
-    A template may write empty reasoning between `tags` before a call, and one of `stops` behind."""
+    """The shape of the template's calls, None if there is none that can be derived. It may write
+    empty reasoning between `tags` before a call, and one of `stops` behind."""
     regions = _Regions(probes, tags, stops)
     one = regions.of(FIRST)
     if one is None:
@@ -221,8 +218,8 @@ class _Regions:
         return region[block.end() :].strip() if block else region
 
     def _end(self, text: str, last: int) -> int:
-        """Where the turn ends whose last call is at `last`: what ends an answer of text ends it as
-        well, or another tag in its place."""
+        """Where the turn ends whose last call is at `last`: as an answer of text does, or with
+        another tag in its place."""
         stops = [at for stop in self._stops if (at := text.find(stop, last)) >= 0]
         if stops:
             return min(stops)
@@ -287,8 +284,7 @@ def _behind(text: str, beginning: str) -> str | None:
 
 
 def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | None, str] | None:
-    """What is between the name and the arguments, the form of the arguments, and what follows
-    them."""
+    """What is before the arguments, their form, and what is behind them."""
     brace = rest.find("{")
     if brace >= 0:
         try:
@@ -345,20 +341,15 @@ def _with_ids(shape: CallShape, probes: Probes) -> CallShape:
     text = shape.before_name + shape.after_name + shape.suffix
     if ID not in text:
         return shape
-    longer = probes.calls(FIRST, ids=LONG_IDS)
-    takes = longer is not None and ID in longer
-    return shape if takes else replace(shape, ids="nine")
+    longer = probes.calls(FIRST, ids=LONG_IDS) or ""
+    return shape if ID in longer else replace(shape, ids="nine")
 
 
 def _writes(shape: CallShape, regions: _Regions, *, parallel: bool) -> bool:
     """Whether the shape writes other calls as the template does, but for white space and ids."""
     for calls in _SAMPLES:
-        if len(calls) > 1 and not parallel:
-            continue
-        rendered = regions.of(*calls)
-        if rendered is None:
-            continue
-        if _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
+        rendered = regions.of(*calls) if parallel or len(calls) == 1 else None
+        if rendered is not None and _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
             return False
     return True
 
@@ -394,7 +385,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
     calls = known
     if shape is not None and known is None:
         calls = shaped(shape)
-    elif shape is not None and known is not None and not shape.parallel:
+    elif shape is not None and not shape.parallel and known is not None:
         calls = replace(known, shape=replace(known.shape, parallel=False))
     return AnswerSyntax(reasoning=reasoning, content=content, calls=calls, stops=stops)
 
@@ -436,10 +427,8 @@ def _mentioned(source: str) -> tuple[Tags, ...]:
 def _from_tag(text: str, other: str) -> str:
     """What `text` has behind its common beginning with another, from the start of a tag."""
     at = len(common_start(text, other))
-    start = max(text.rfind(sign, 0, at) for sign in "<[◁")
-    if start >= 0 and not re.search(r"[>\]▷]", text[start:at]):
-        at = start
-    return text[at:].strip()
+    cut = re.search(r"[<\[◁][^<\[◁>\]▷]*\Z", text[:at])
+    return text[cut.start() if cut else at :].strip()
 
 
 def _first_tag(text: str) -> str:
@@ -447,12 +436,9 @@ def _first_tag(text: str) -> str:
     return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
 
 
-# The syntax of a template's answers: a known format of calls, or what its renderings tell.
-
-
 def syntax_of(template: ChatTemplate, formats: Sequence[CallFormat] = SPECIAL) -> AnswerSyntax:
-    """The first of `formats` that matches, for what cannot be derived, comes first; the shipped
-    families know their end tokens and the tags of their reasoning."""
+    """The syntax by the first of `formats` that matches, or as it is derived; the shipped families
+    know their end tokens and the tags of their reasoning."""
     special = (form for form in formats if form.matches(template.source))
     syntax = answer_syntax(template, next(special, None))
     family = template.family

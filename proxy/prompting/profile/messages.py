@@ -1,8 +1,7 @@
 """Learns what a template accepts in its messages, by rendering conversations whose texts are known.
 
-Each probe is a short conversation. If its prompt lacks one of its texts, or the template refuses
-it, the template needs its messages in another way. What cannot be learned keeps the default of
-`MessageRules`.
+If a prompt lacks one of its texts, or the template refuses it, the template needs its messages in
+another way. What cannot be learned keeps the default of `MessageRules`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,10 @@ from ..template import TemplateError
 from .adapt import MessageRules, as_dicts
 
 Render = Callable[..., str]
-"""`ChatTemplate.render` with the messages, and of its keywords `tools`, `add_generation_prompt` and
-`variables`. Raises TemplateError."""
+"""`ChatTemplate.render`."""
 
-LONGEST = 100_000
-"""Maximum characters of a probe's prompt, since it is searched; real ones have 10 000 at most."""
+LONGEST = 100_000  # characters of a probe's prompt; real ones have 10 000 at most
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
-"""The words that clients use, the least effort first."""
 EFFORT_VARIABLES = ("reasoning_effort", "reasoning_strength", "thinking_effort")
 
 KEEPING: Mapping[str, bool] = {
@@ -120,8 +116,7 @@ class _Probes:
         return text is not None and _texts(messages) <= set(_WORDS.findall(text))
 
     def _shows_parts(self, rules: MessageRules, *messages: Message) -> bool:
-        """Whether the prompt has the parts of the messages, neither as text of lists nor of
-        objects."""
+        """Whether the prompt has the parts of the messages, and not as objects."""
         text = self._text(rules, *messages) or ""
         return _texts(messages) <= set(_WORDS.findall(text)) and not _QUOTED.search(text)
 
@@ -266,8 +261,8 @@ def _texts(messages: Sequence[Message]) -> set[str]:
 
 
 def _shows_call(text: str, described: str) -> bool:
-    """Whether a prompt has a call with its arguments, neither as Python's text of an object nor as
-    a text within a text, and its result."""
+    """Whether a prompt has a call with its arguments and its result, and the arguments neither as
+    Python's text of an object nor as a text within a text."""
     written = text.count("Wtool") > described.count("Wtool") and "Wresult0" in text
     if not (written and "Wkey" in text and "Wvalue0" in text):
         return False

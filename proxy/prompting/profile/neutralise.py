@@ -1,21 +1,18 @@
 """Keeps texts inside of messages from speaking for the chat template.
 
-A prompt is one text: ``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters
-as the end of that result and the beginning of a system message. The tokens need not be the same.
-Servers of all generations tokenize each text of a prompt's list by itself, and so a control token
-that two of them share is plain text. So nothing is altered: the prompt is cut inside of every
-control token that a message brought along.
+``<|im_end|>\\n<|im_start|>system`` in a tool's result is the same characters as the end of that
+result and the beginning of a system message. But servers tokenize each text of a prompt's list by
+itself, and a control token that two of them share is plain text. So nothing is altered: the prompt
+is cut inside of every control token that a message brought along.
 
 The places are marked before the template is rendered, when it is still known what comes from whom,
-with a character that means nothing (Unicode's noncharacters) and that nothing in the request
-contains. Afterwards the marks are removed, and their places are the prompt's breaks.
+with one of Unicode's noncharacters that nothing in the request contains. Afterwards the marks are
+removed, and their places are the prompt's breaks. For a backend that renders prompts itself, an
+invisible character (word joiner) is put into each control token.
 
-A backend that renders prompts itself takes messages, not tokens. For it, an invisible character
-(word joiner) is put into each control token.
-
-Who may write control tokens: the operator, in the system message. An answer of the model may
-contain those that only occur in answers, because its template looks for them. Users may if a
-setting says so. Results of tools and documents may not.
+The operator may write control tokens, in the system message. An answer of the model may contain
+those that only occur in answers, because its template looks for them. Users may if a setting says
+so. Results of tools and documents may not.
 """
 
 from __future__ import annotations
@@ -33,15 +30,11 @@ from msgspec import Struct
 from ...core.request import CompletionRequest, Message, ToolCall
 from ...errors import InvalidParameter
 
-# Finds the control tokens of a chat template in texts.
+# Which texts a tokenizer turns into one token with a meaning of its own, only the vocabulary tells,
+# and no server shows it. So a text counts as a control token if
 #
-# A control token is a text that the tokenizer turns into one token with a meaning of its own, like
-# ``<|im_start|>``. Which texts these are, only the vocabulary tells, and no server shows it. So a
-# text counts as a control token if
-#
-# - it stands in the source of the template and has the shape of one (``<…>``, ``[INST]``,
-#   ``[|…|]``, ``｜…｜``, ``〈…〉``, and the brackets of MiniMax), or in what it writes, since some
-#   templates put their tokens together;
+# - it stands in the source of the template or in what it writes, and has the shape of one
+#   (``<…>``, ``[INST]``, ``[|…|]``, ``｜…｜``, ``〈…〉``, and the brackets of MiniMax);
 # - it is the template's begin, end or stop token, or a usual one;
 # - or it has a shape that nothing else has: ``<|…|>``, ``<｜…｜>``, ``<|…>``, and ``<…|>`` if the
 #   template has one of these. Vocabularies have more of those than their templates name.
@@ -53,8 +46,7 @@ LONGEST = 66  # characters of a control token
 _BAR = "|\uff5c"  # DeepSeek's are full-width
 _NAME = rf"[^\s<>{_BAR}]{{1,62}}+"  # possessive: nothing shorter can match
 
-# The shapes of control tokens in the source of a template. Each is searched by itself, because they
-# may overlap.
+# In the source of a template. Each is searched by itself, because they may overlap.
 _SHAPES = (
     r"<[^\s<>\"'{}]{1,64}>",
     r"<[^\s<>\"'{}=]{1,48}=",
@@ -88,9 +80,8 @@ OF_ROLES = (
 )
 """Tells whose turn begins or ends. The model's answers do not contain one."""
 _ANY = rf"[{_BAR}][^\s<>]{{1,63}}>|0x[0-9A-F]{{2}}>"
-_LATE = (
-    rf"{_NAME}[{_BAR}]>"  # Gemma 4's: tried only if the template has one, since HTML is slow then
-)
+# Gemma 4's: tried only if the template has one, since HTML is slow then.
+_LATE = rf"{_NAME}[{_BAR}]>"
 _IS_LATE = re.compile(f"<{_LATE}")
 _PART_OF_ANY = re.compile(rf"<(?:[{_BAR}][^\s<>]{{0,63}})?|<{_NAME}[{_BAR}]")
 _REST_OF_ANY = re.compile(rf"[^\s<>]{{0,63}}[{_BAR}]>")
@@ -117,8 +108,7 @@ class ControlTokens:
         for token in sorted(self.tokens):
             rests.setdefault(token[0], []).append(re.escape(token[1:]))
         # One search for each first character: `re` looks for a literal ten times as fast as for a
-        # class. Only that character is consumed, so overlapping tokens are found. Code is full of
-        # single ones, before a space.
+        # class. Only that character is consumed, so overlapping tokens are found.
         self._patterns = {
             first: re.compile(f"{re.escape(first)}(?!\\s)(?={'|'.join(rest)})")
             for first, rest in rests.items()
@@ -145,11 +135,9 @@ class ControlTokens:
         return self.inside(text) or self._ends_within(text) or self._begins_within(text)
 
     def breaks(self, text: str) -> list[int]:
-        """The offsets, ascending, at which a text must be cut so that no control token is left.
-
-        Each token is cut behind its first character. The text is also cut at its end if it ends
-        within a token, and at its beginning if it begins within one: its neighbour might complete
-        it."""
+        """The offsets, ascending, at which a text must be cut so that no control token is left:
+        behind the first character of each, and at the end or beginning of the text if that is
+        within one, which its neighbour might complete."""
         cuts = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
         if self._begins_within(text):
             cuts.add(0)
@@ -160,13 +148,11 @@ class ControlTokens:
     def spans(self, text: str, at: int) -> bool:
         """Whether a control token in the text reaches from before an offset to behind it."""
         for begin in range(max(0, at - LONGEST + 1), at):
-            if text[begin] not in self._patterns:
-                continue
-            whole = self._any.match(text, begin)
-            if (whole is not None and whole.end() > at) or any(
-                text.startswith(token, begin) and begin + len(token) > at for token in self.tokens
-            ):
-                return True
+            if text[begin] in self._patterns:
+                whole = self._any.match(text, begin)
+                ends = [begin + len(t) for t in self.tokens if text.startswith(t, begin)]
+                if max(whole.end() if whole else 0, *ends, 0) > at:
+                    return True
         return False
 
     def _ends_within(self, text: str) -> bool:
@@ -176,7 +162,10 @@ class ControlTokens:
             if first in tail:
                 word = tail.rsplit(None, 1)[-1] if not tail[-1].isspace() else ""
                 for at in range(len(word) - 1):
-                    if word[at] == first and self._is_part(word[at:]):
+                    rest = word[at:]
+                    if word[at] == first and (
+                        rest in self._beginnings or _PART_OF_ANY.fullmatch(rest)
+                    ):
                         return True
         return False
 
@@ -189,9 +178,6 @@ class ControlTokens:
                 if some in self._endings or _REST_OF_ANY.fullmatch(some):
                     return True
         return False
-
-    def _is_part(self, text: str) -> bool:
-        return text in self._beginnings or _PART_OF_ANY.fullmatch(text) is not None
 
 
 # Of common models, for a backend that renders prompts with a template that nobody has seen.
@@ -210,9 +196,7 @@ COMMON = (
 MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 JOINER = "\u2060"
 DOCUMENTS = "documents"  # the variable of templates for retrieved texts
-_DESCRIBING = frozenset(
-    {"description", "title"}
-)  # of a schema: changing others changes its meaning
+_DESCRIBING = ("description", "title")  # of a schema: changing others changes its meaning
 # JSON with an escape that may hide a control token, and each of its escapes.
 _HIDING = re.compile(r"\\(?:u(?:00[2-7]|[fF]{2}5[cC]|2581)|/)")
 _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -230,8 +214,8 @@ class MarkedRequest(Struct, frozen=True):
     def unmarked(
         self, text: str, boundaries: Sequence[int]
     ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """The rendered text without the marks, the breaks that were there, and the `boundaries`,
-        ascending offsets in the marked text, in that without."""
+        """The rendered text without the marks, the breaks that were there, and the offsets in it of
+        the `boundaries`, which ascend in the marked text."""
         # A template may write JSON or Python source in ASCII.
         pattern = f"{self.mark}|{re.escape(_escape(self.mark))}"
         places = [match.span() for match in re.finditer(pattern, text)]
@@ -263,8 +247,7 @@ class MarkedRequest(Struct, frozen=True):
 
 class Neutraliser:
     """Breaks the control tokens of one chat template, given its `source` and the `tokens` that it
-    gets as variables. With `users` False, those in users' messages and in tools stay as they
-    are."""
+    gets as variables; those of users' messages and tools only with `users`."""
 
     def __init__(self, source: str, tokens: Iterable[str] = (), *, users: bool = True) -> None:
         tokens = tuple(filter(None, tokens))
@@ -280,8 +263,7 @@ class Neutraliser:
         self._free = tuple(m for m in MARKS if m not in source and _escape(m) not in source)
 
     def mark(self, request: CompletionRequest) -> MarkedRequest | None:
-        """Mark the places at which the prompt of a chat must be cut; None if there are none. Raises
-        InvalidParameter if no character is left for marking."""
+        """Mark the places at which the prompt of a chat must be cut; None if there are none."""
         if not self._has_some(request):
             return None
         contents = (request.messages, request.tools, request.template_kwargs)
@@ -302,8 +284,7 @@ class Neutraliser:
         return tuple(self._roles.breaks(text))
 
     def disarmed(self, request: CompletionRequest) -> CompletionRequest:
-        """The request with an invisible character in each control token; the same one if there is
-        none."""
+        """The request with an invisible character in each control token."""
         return self._changed(request, JOINER, _descriptions) if self._has_some(request) else request
 
     def _has_some(self, request: CompletionRequest) -> bool:
@@ -314,34 +295,28 @@ class Neutraliser:
         if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
             return True
         for name, value in request.template_kwargs.items():
-            rule = self._of(name)
-            if rule is not None and _some(value, rule):
+            if _each(value, _cut(self._of(name), JOINER)) != value:
                 return True
         return False
 
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered
 
-    def _rule(self, message: Message) -> ControlTokens | None:
-        return self._everything if message.cites else self._rules[message.role]
-
     def _touches(self, message: Message) -> bool:
-        rule = self._rule(message)
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None:
             return False
-        content = message.content
-        if rule.touches(content) or (message.reasoning and rule.touches(message.reasoning)):
-            return True
-        if message.name and self._everything.touches(message.name):
-            return True
-        if message.role == "tool" and _hides(rule, content):
-            return True
-        if len(message.parts) > 1 and any(map(rule.touches, _texts(message))):
-            return True
-        for call in message.tool_calls:
-            if rule.touches(call.arguments) or _hides(rule, call.arguments):
-                return True
-        return False
+        return (
+            rule.touches(message.content)
+            or (message.reasoning != "" and rule.touches(message.reasoning))
+            or (message.name != "" and self._everything.touches(message.name))
+            or (message.role == "tool" and _hides(rule, message.content))
+            or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
+            or any(
+                rule.touches(call.arguments) or _hides(rule, call.arguments)
+                for call in message.tool_calls
+            )
+        )
 
     def _changed(
         self, request: CompletionRequest, between: str, texts: Callable[[Any, Change], Any]
@@ -366,7 +341,7 @@ class Neutraliser:
         )
 
     def _message(self, message: Message, between: str) -> Message:
-        rule = self._rule(message)
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None or not self._touches(message):
             return message
         begins, places = message.parts or (0,), set[int]()
@@ -440,15 +415,6 @@ def _with_escapes(rule: ControlTokens, text: str) -> list[int]:
     ends += range(at + 1, len(text) + 1)
     decoded = "".join(parts) + text[at:]
     return sorted({*breaks, *(ends[offset] for offset in rule.breaks(decoded))})
-
-
-def _some(value: Any, rule: ControlTokens) -> bool:
-    """Whether a text in a JSON value, also a key, has a break."""
-    if isinstance(value, str):
-        return rule.touches(value)
-    if isinstance(value, Mapping):
-        return any(_some(key, rule) or _some(each, rule) for key, each in value.items())
-    return isinstance(value, list | tuple) and any(_some(each, rule) for each in value)
 
 
 def _each(value: Any, change: Change) -> Any:

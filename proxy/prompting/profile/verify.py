@@ -1,10 +1,9 @@
 """Compares our prompts with those of a server that renders them too.
 
-Jinja has more than one engine: llama.cpp's and ours may disagree, and a server knows rules for some
-models that no template states. So both render each kind of conversation, with small probes. Where
-the prompts differ, requests of this kind go to the server's own chat route.
-
-A probe's texts are words that occur nowhere else, so that a prompt shows which of them it lost.
+llama.cpp's Jinja engine and ours may disagree, and a server knows rules for some models that no
+template states. So both render probes of each kind of conversation. Where the prompts differ,
+requests of this kind go to the server's own chat route. A probe's texts are words that occur
+nowhere else, so that a prompt shows which of them it lost.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ...core.decoding import decoded
 from ...core.request import CompletionRequest, Message, Tool, ToolCall
 from ...errors import InvalidParameter
 from ..constraints import callable_tools
-from ..formats import GENERIC
+from ..formats.generic import GENERIC
 from ..prompt import Prompter, assistant_prefill
 
 Outcome = Literal["same", "adapted", "refused", "differs"]
@@ -32,8 +31,7 @@ MAX_PROMPT = 1 << 20  # characters of a server's prompt for a probe
 
 
 class Kind(Struct, frozen=True):
-    """A kind of conversation. `belongs` is true for the requests of this kind; a request may be of
-    several."""
+    """A kind of conversation, of which requests are for which `belongs` is true."""
 
     name: str
     probes: tuple[CompletionRequest, ...]
@@ -51,8 +49,7 @@ class Verdict(Struct, frozen=True):
     complete: bool = False
 
     def server_kinds(self, request: CompletionRequest) -> tuple[str, ...]:
-        """The kinds because of which a request goes to the server's own chat route, () if it stays
-        here."""
+        """The kinds because of which a request goes to the server's own chat route."""
         if not self.differing:
             return ()
         kinds = kinds_of(request, self.differing)
@@ -76,9 +73,9 @@ def kinds_of(request: CompletionRequest, names: Collection[str]) -> tuple[str, .
 def our_prompts(
     prompter: Prompter, request: CompletionRequest, now: datetime
 ) -> frozenset[str] | None:
-    """Our prompts for a probe: today's, and those of the days before and after, since a server
-    may be in another time zone. Empty if the template refuses it. None if no comparison is due: the
-    request describes tools in our words, or goes to the server's own route anyway."""
+    """Our prompts for a probe, also of the days before and after, since a server may be in another
+    time zone. Empty if the template refuses it. None if no comparison is due: the request describes
+    tools in our words, or goes to the server's own route anyway."""
     texts = set()
     for days in (0, -1, 1):
         try:
@@ -92,8 +89,7 @@ def our_prompts(
 
 
 def compared(request: CompletionRequest, ours: Collection[str], theirs: str | None) -> Outcome:
-    """The outcome for one probe. `ours` is empty if our template refuses it; `theirs` is None if
-    the server does."""
+    """`ours` is empty if our template refuses the probe; `theirs` is None if the server does."""
     if theirs is None:
         return "refused"
     if not ours:
@@ -105,8 +101,7 @@ def compared(request: CompletionRequest, ours: Collection[str], theirs: str | No
 
 
 def outcome_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """That of a kind, from those of its probes. A kind of which the server refuses or loses a part
-    stays here."""
+    """That of a kind from those of its probes."""
     order: tuple[Outcome, ...] = ("same", "differs", "adapted", "refused")
     return max(outcomes, key=order.index, default="same")
 
@@ -132,10 +127,6 @@ _TOOL = Tool(
 )
 
 
-def _user(text: str, **fields: Any) -> Message:
-    return Message(role="user", content=text, **fields)
-
-
 def _assistant(text: str = "", **fields: Any) -> Message:
     return Message(role="assistant", content=text, **fields)
 
@@ -157,7 +148,6 @@ def _tools(*messages: Message) -> CompletionRequest:
 
 
 def _goes_on(request: CompletionRequest) -> bool:
-    """Whether a question follows the result of a tool."""
     roles = [message.role for message in request.messages]
     return "tool" in roles and "user" in roles[roles.index("tool") :]
 
@@ -166,7 +156,9 @@ def _effort(request: CompletionRequest) -> Any:
     return request.template_kwargs.get("reasoning_effort", request.reasoning_effort)
 
 
-_ASKS, _ANSWERS, _AGAIN = _user("Altair?"), _assistant("Bellatrix."), _user("Capella?")
+_ASKS = Message(role="user", content="Altair?")
+_ANSWERS = _assistant("Bellatrix.")
+_AGAIN = Message(role="user", content="Capella?")
 _RULE = Message(role="system", content="Deneb!")
 _CALLS = _assistant(tool_calls=(_call(1, "Elnath"),))
 _TOLD = _result(1, "Fomalhaut")
@@ -204,7 +196,7 @@ KINDS: tuple[Kind, ...] = (
     _kind(
         "text parts",
         lambda r: any(m.parts for m in r.messages),
-        _chat(_user("Izar.\nJabbah.", parts=(0, 6))),
+        _chat(Message(role="user", content="Izar.\nJabbah.", parts=(0, 6))),
     ),
     _kind("tools", callable_tools, _tools(_ASKS), _tools(_RULE, _ASKS)),
     _kind(

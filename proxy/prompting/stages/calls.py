@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...core.events import (
     Batch,
@@ -23,14 +24,15 @@ from ...core.events import (
 )
 from ...core.usage import Usage
 from ..constraints import head
-from ..formats import CallArguments, CallFormat, CallStart, Piece, ReasoningPiece, TextPiece, Tools
+from ..formats.base import CallFormat, Tools
+from ..formats.reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
 
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|<\w+(?=\s)|｜[^｜\s]+｜")
 
 
 class CallOpening(Struct, frozen=True):
-    """Where a call began: `keep` characters of the text remain. They end with `written`, the call
-    so far, which means `frame_so_far`, a part of the call in the form of its shape."""
+    """Where a call began: `keep` characters of the text remain. They end with `written`, which
+    means `frame_so_far`, a part of the call in the form of its shape."""
 
     keep: int
     written: str
@@ -47,7 +49,7 @@ class NewIds:
 
     def feed(self, batch: Batch) -> Batch:
         return [
-            msgspec.structs.replace(event, id=self._new_id())
+            replace(event, id=self._new_id())
             if isinstance(event, ToolCallDelta) and event.name
             else event
             for event in batch
@@ -55,15 +57,13 @@ class NewIds:
 
 
 class CallStage:
-    """Parses text into TextDelta and ToolCallDelta, and into ReasoningDelta if the format reads the
-    whole answer, which continues `prompt`.
+    """Parses the text of an answer that continues `prompt`.
 
     If `free`, it stops where a call begins, described by `opened`; the answer then continues under
-    a grammar from `constraints`. A mark that the model may only be quoting does not stop it: the
-    parser decides in the end.
+    a grammar from `constraints`. A mark that the model may only be quoting does not stop it.
 
-    If the token limit ends the answer inside a call, the call's frame is not sent as text. The
-    arguments so far are sent, and so is the tool's name if one tool `must` be called."""
+    If the token limit ends the answer inside a call, its arguments so far are sent, and the tool's
+    name if one tool `must` be called."""
 
     ended = False
 
@@ -102,9 +102,9 @@ class CallStage:
         self._inside = True
         self._parser = self._form.parser(self._tools, prompt)
         self._pending.clear()
-        pieces = self._parser.feed(text)
-        said = (TextPiece, ReasoningPiece)  # of a format whose calls have no mark of their own
-        return self._events([piece for piece in pieces if not isinstance(piece, said)])
+        # A format whose calls have no mark of their own may read text or reasoning before them.
+        said = (TextPiece, ReasoningPiece)
+        return self._events([p for p in self._parser.feed(text) if not isinstance(p, said)])
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
@@ -126,7 +126,7 @@ class CallStage:
                 if self._pending:
                     out.append(TextDelta("", self._logprobs()))
                 if isinstance(event, Finished) and event.reason == "stop" and self.calls:
-                    event = msgspec.structs.replace(event, reason="tool_calls")
+                    event = replace(event, reason="tool_calls")
             out.append(event)
         return out
 
@@ -150,15 +150,14 @@ class CallStage:
         start = next((p for p in pieces if isinstance(p, CallStart)), None)
         if start is None:
             return self._events(pieces)
-        if reader.found_unmeant or start.name not in self._tools:
+        until = reader.arguments_at
+        # Arguments that do not begin here are not JSON, or were written before the name.
+        begins = self._text.startswith("{", until)
+        if reader.found_unmeant or start.name not in self._tools or not begins:
             self._free = False
             return self._events(pieces)
-        at, until = reader.call_at, reader.arguments_at
-        if self._text[until : until + 1] != "{":
-            self._free = False  # the arguments are not JSON, or were written before the name
-            return self._events(pieces)
         whole = head(self._form.shape, start.name)
-        self.opened = CallOpening(until, self._text[at:until], whole)
+        self.opened = CallOpening(until, self._text[reader.call_at : until], whole)
         return self._events(pieces[: pieces.index(start)])
 
     def _events(self, pieces: Sequence[Piece]) -> Batch:
@@ -185,8 +184,8 @@ class CallStage:
 
 
 def special_marks(form: CallFormat) -> tuple[str, ...]:
-    """The marks of a format that may be special tokens. A current server omits special tokens from
-    the text unless they are listed in the request."""
+    """The marks of a format that may be special tokens. A current server omits those from the text
+    that the request does not list."""
     shape = form.shape
     texts = [*form.opening, shape.prefix, shape.before_name, shape.after_name, shape.suffix]
     texts += [shape.separator, shape.end, *form.reasoning, *form.content]
@@ -199,36 +198,29 @@ def special_marks(form: CallFormat) -> tuple[str, ...]:
 
 def _marks(form: CallFormat) -> dict[str, str]:
     """The marks at which free text may stop, each with the part of the call's frame that it
-    implies.
-
-    Only tags: "Action:" may occur in any text, so such a format is bound later, once its parser has
-    read the name of a tool."""
+    implies. Only tags: "Action:" may occur in any text, so such a format is bound once its parser
+    has read the name of a tool."""
     shape = form.shape
     frame = shape.prefix + shape.before_name
     marks = {}
     for mark in form.opening:
-        at = frame.find(mark)
-        if mark[0] not in "<[>":
-            continue
-        if at >= 0:
-            marks[mark] = frame[: at + len(mark)]
-        elif mark == shape.separator:
+        before, _, _ = frame.partition(mark)
+        if mark[0] in "<[>" and mark in frame:
+            marks[mark] = before + mark
+        elif mark[0] in "<[>" and mark == shape.separator:
             marks[mark] = ""
     return marks
 
 
-# The stage that decides which calls of an answer reach the client: so many, all whole, and none
-# that the model repeats without end.
+# Which calls of an answer reach the client.
 #
-# A grammar bounds the number of calls, but not on every backend, and it cannot say "not again":
-# small models write the same call until the token limit. Two equal calls in a row may be meant
-# (two dice); of more, the third and all further ones are dropped. They count, so a model in a loop
-# reaches the maximum, where the answer ends. Nothing of a dropped call has been sent: from the
-# third on, a call is held back while it is equal to the beginning of the one before.
+# Small models write the same call until the token limit, and no grammar can say "not again". Two
+# equal calls in a row may be meant (two dice); of more, the third and all further ones are dropped.
+# They count, so a model in a loop reaches the maximum, where the answer ends. From the third on, a
+# call is held back while it is equal to the beginning of the one before.
 #
-# A call that the token limit cuts cannot be made. Clients refuse the whole answer for it, so
-# behind whole calls it is left out, if it is still held back: always in an answer that is not
-# streamed.
+# Clients refuse an answer with a call that the token limit cut. Behind whole calls it is left out,
+# if it is still held back: always in an answer that is not streamed.
 
 REPEATS = 2
 """Equal calls in a row that reach the client."""
@@ -264,10 +256,17 @@ class CallLimit:
                 if event.name:
                     out += self._over()
                     if self._calls == self._most:
-                        return self._end(out)
-                    self._begin(event.name)
-                self._held.append(msgspec.structs.replace(event, index=event.index - self.dropped))
-                self._append(event.arguments)
+                        self.ended = True
+                        return [*out, Finished(reason="tool_calls", usage=self._usage())]
+                    self._calls += 1
+                    self._name, self._arguments, self._length = event.name, [], 0
+                    self._repeats = self._equal >= REPEATS and self._last[0] == event.name
+                    self._holds, self._in_text = self._calls > 1, False
+                self._held.append(replace(event, index=event.index - self.dropped))
+                text = event.arguments
+                self._repeats = self._repeats and self._last[1].startswith(text, self._length)
+                self._length += len(text)
+                self._arguments.append(text)
                 if not (self._holds and (self._repeats or not self._streams)):
                     out += self._release()
             elif isinstance(event, Finished):
@@ -278,17 +277,6 @@ class CallLimit:
                     self._in_text = True
                 out.append(event)
         return out
-
-    def _begin(self, name: str) -> None:
-        self._calls += 1
-        self._name, self._arguments, self._length = name, [], 0
-        self._repeats = self._equal >= REPEATS and self._last[0] == name
-        self._holds, self._in_text = self._calls > 1, False
-
-    def _append(self, text: str) -> None:
-        self._repeats = self._repeats and self._last[1].startswith(text, self._length)
-        self._length += len(text)
-        self._arguments.append(text)
 
     def _release(self) -> Batch:
         self._holds = False
@@ -322,8 +310,4 @@ class CallLimit:
                 return [event]
             self._held.clear()
         # The limit came behind a whole call: nothing that was sent is missing anything.
-        return [*self._over(), msgspec.structs.replace(event, reason="tool_calls")]
-
-    def _end(self, out: Batch) -> Batch:
-        self.ended = True
-        return [*out, Finished(reason="tool_calls", usage=self._usage())]
+        return [*self._over(), replace(event, reason="tool_calls")]

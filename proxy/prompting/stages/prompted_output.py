@@ -1,8 +1,8 @@
 """Formats of answers for servers that do not enforce them.
 
-The messages describe the tools, in our generic form, and the schema of the document. The answer is
-held back where it looks like one of them, and judged when it is complete: a wrong one becomes a
-failure. The model gets one more try, with a message that names the fault.
+The messages describe the tools, in our generic form, and the schema of the document. An answer that
+looks like one of them is held back until it is complete. If it is wrong, the model gets one more
+try, with a message that names the fault.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from ...core.events import Batch, Failed, Finished, TextDelta, ToolCallDelta
 from ...core.request import CompletionRequest, Message, describes_document, describes_tools
-from ..constraints import JSON, callable_tools, document_schema, most_calls, must_call
+from ..constraints import JSON, NO_ARGUMENTS, callable_tools, document_schema, most_calls, must_call
 from ..formats import generic
 from ..prompt import tool_dict
 from .validation import InvalidOutput, Validator, joined
@@ -25,11 +25,8 @@ _NO_FENCE = "with nothing else, and without a code fence"
 
 
 def describe_constraints(request: CompletionRequest, by_prompt: frozenset[str]) -> str:
-    """The text for the system message that describes what a server does not know, "" for nothing:
-    then only earlier calls are written in another form."""
-    document = ""
-    if describes_document(request, by_prompt):
-        document = _document(request)
+    """The text for the system message that describes what a server does not know."""
+    document = _document(request) if describes_document(request, by_prompt) else ""
     if not (describes_tools(request, by_prompt) and callable_tools(request)):
         return f"Reply with {document}" if document else ""
     otherwise = generic.PLAIN
@@ -54,15 +51,13 @@ def _document(request: CompletionRequest) -> str:
 
 def calls_schema(request: CompletionRequest) -> dict[str, object] | None:
     """The schema of an answer in our generic form, for a server that enforces schemas and must make
-    a call. None if a schema of the tools cannot be a part of another, because it has references."""
-    tools = callable_tools(request)
+    a call. None if a schema of the tools has references."""
     calls = []
-    for tool in tools:
-        parameters = tool.parameters or {"type": "object", "properties": {}}
+    for tool in callable_tools(request):
+        parameters = tool.parameters or NO_ARGUMENTS
         if b'"$ref"' in JSON.encode(parameters):
             return None
-        fields = {"name": {"const": tool.name}, "arguments": parameters}
-        calls.append(_object(fields))
+        calls.append(_object({"name": {"const": tool.name}, "arguments": parameters}))
     items = calls[0] if len(calls) == 1 else {"anyOf": calls}
     several = {"type": "array", "items": items, "minItems": 1, "maxItems": most_calls(request)}
     return _object({"tool_calls": several})
@@ -130,11 +125,13 @@ class CallsStage:
     def _fault(self, finished: Finished) -> str:
         """What is wrong with the calls. An answer that a limit cut may end within one."""
         cut = finished.reason == "length"
-        calls = self._whole_calls()
-        for at, (name, arguments) in enumerate(calls, start=1):
-            if cut and at == len(calls):
-                break
-            fault = self._judges[name].fault(arguments)
+        calls: list[tuple[str, list[str]]] = []
+        for event in self._calls:
+            if event.name:
+                calls.append((event.name, []))
+            calls[-1][1].append(event.arguments)
+        for name, parts in calls[:-1] if cut else calls:
+            fault = self._judges[name].fault("".join(parts))
             if fault:
                 return f"the model's arguments of the tool {name} failed validation: {fault}"
         if cut or calls:
@@ -142,11 +139,3 @@ class CallsStage:
         if self._held is not None and _FRAME.match(joined(self._held).text):
             return "the model's call is of no tool of the request, or is not JSON"
         return "the model did not call a tool, as tool_choice requires" if self._must else ""
-
-    def _whole_calls(self) -> list[tuple[str, str]]:
-        calls: list[tuple[str, list[str]]] = []
-        for event in self._calls:
-            if event.name:
-                calls.append((event.name, []))
-            calls[-1][1].append(event.arguments)
-        return [(name, "".join(parts)) for name, parts in calls]

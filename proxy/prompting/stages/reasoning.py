@@ -1,11 +1,9 @@
 """Splits a model's reasoning from its answer while both stream.
 
-Models write their reasoning first, between tags. An opening tag is recognised only at the beginning
-of the reply or directly after a closing tag, so an answer that mentions ``<think>`` stays whole.
-Some models forget the closing tag before they call a tool, so a mark of a call that begins a line
-ends the reasoning as well. White space before an opening tag and around the reasoning, and newlines
-after the closing tag, belong to the format and are removed. Only text that may become a tag is held
-back.
+An opening tag is recognised only at the beginning of the reply or directly after a closing tag, so
+an answer that mentions ``<think>`` stays whole. Some models forget the closing tag before they call
+a tool, so a mark of a call that begins a line ends the reasoning as well. White space before an
+opening tag and around the reasoning, and newlines after the closing tag are removed.
 """
 
 from __future__ import annotations
@@ -46,10 +44,7 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    for tags in known:
-        if end.endswith(tags[0]):
-            return tags
-    return None
+    return next((tags for tags in known if end.endswith(tags[0])), None)
 
 
 @lru_cache(256)
@@ -63,13 +58,11 @@ INLINE: Tags = ("<think>\n", "\n</think>\n\n")
 
 
 class ThoughtStage:
-    """Turns reasoning into ReasoningDelta. Reasoning tokens have no logprobs: those are reported
-    for the answer only.
+    """Turns reasoning into ReasoningDelta, without logprobs.
 
     `known` are the tags of the model's reasoning, () if they are not known; `calls` the marks of
-    calls, which end it as well; `content` the marks that some models write around the text, which
-    are removed. `over`: the reasoning has ended, or there is none. `passes`: the rest of the text
-    is the answer."""
+    calls, which end it as well; `content` marks around the text, which are removed. `over`: the
+    reasoning has ended, or there is none. `passes`: the rest of the text is the answer."""
 
     ended = False
 
@@ -89,8 +82,7 @@ class ThoughtStage:
         self._parser: CallReader | None = None  # once there is text that may be reasoning
 
     def tags(self, text: str) -> Tags | None:
-        """The tags of the reasoning that a reply with this text begins with; None without
-        reasoning."""
+        """The tags of the reasoning that a reply with this text begins with."""
         begins = text.lstrip()
         written = (pair for pair in self._known if begins.startswith(pair[0]))
         return self.opened or next(written, None)

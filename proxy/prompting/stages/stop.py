@@ -1,7 +1,7 @@
 """Stages between a driver and an encoder; each maps a batch of events to a batch.
 
-A stage may hold text back, but must emit it before the terminal event. A stage that ends the answer
-itself (at a stop string) emits its own Finished and sets `ended`.
+A stage may hold text back until the terminal event. One that ends the answer itself (at a stop
+string) emits its own Finished and sets `ended`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ class StopStage:
     the answer is searched, not reasoning or the arguments of calls.
 
     The backend cannot do this: server.cpp loses text if one token contains both text and the start
-    of a stop string, and loses text held back when the token limit is reached. Only text that may
-    become a stop string is held back."""
+    of a stop string, and loses text held back when the token limit is reached."""
 
     def __init__(self, stops: Sequence[str], usage: Callable[[], Usage]) -> None:
         self._stops = tuple(s for s in stops if s)
@@ -58,8 +57,7 @@ class StopStage:
         return out
 
     def _until_stop(self, text: str) -> tuple[str, str]:
-        """The text that is safe to send, and the stop string behind it: the first one, and of those
-        at one place the shortest."""
+        """The text that is safe to send, and the first stop string, of several the shortest."""
         places = ((text.find(stop), len(stop), stop) for stop in self._stops)
         at, _, stop = min((place for place in places if place[0] >= 0), default=(-1, 0, ""))
         if stop:

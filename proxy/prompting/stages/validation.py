@@ -24,10 +24,8 @@ class Validator(Protocol):
 
 class ValidationStage:
     """Replaces an invalid answer's end by a failure. With `holds`, the text is held back until
-    then: none of a wrong one is sent, and a code fence around a document is removed.
-
-    Answers that were cut off, that call tools, or that ended at a stop string in `pardon` (the
-    client's own) are not validated."""
+    then, and a code fence around a document is removed. Answers that were cut off, that call tools,
+    or that ended at a stop string in `pardon` (the client's own) are not validated."""
 
     ended = False
 

@@ -1,8 +1,5 @@
 """Limits on what a chat template may do: checks that raise SecurityError and spend a budget of
-steps.
-
-A check comes before the operation if the size of the result can be predicted. An operation that at
-most adds up values already checked is checked afterwards.
+steps. They come before the operation, unless it at most adds up values already checked.
 """
 
 from __future__ import annotations
@@ -20,15 +17,10 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-MAX_STEPS = 1_000_000
-"""Loop iterations, calls and filters in one rendering; far more than a long history needs."""
-FEW_STEPS = 50_000
-"""The steps for a conversation of a few words; messages and tools add to them."""
-MAX_SIZE = 16_000_000
-"""Maximum characters of the output and of any string, and items of any list, that a template
-builds."""
-MAX_RANGE = 100_000
-"""Largest number allowed for a ``range``, a padding width or an indent."""
+MAX_STEPS = 1_000_000  # loop iterations, calls and filters in one rendering
+FEW_STEPS = 50_000  # of a conversation of a few words; messages and tools add to them
+MAX_SIZE = 16_000_000  # characters of the output and of any string, and items of any list
+MAX_RANGE = 100_000  # numbers of a ``range``, a padding width or an indent
 
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
@@ -79,8 +71,7 @@ BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget
 
 
 def spend(steps: int) -> None:
-    """Takes steps off the budget of the current rendering; raises SecurityError if it is
-    exceeded."""
+    """Takes steps off the budget of the current rendering."""
     budget = BUDGET.get(None)
     if budget is not None:
         budget.left -= steps
@@ -90,7 +81,7 @@ def spend(steps: int) -> None:
 
 @pass_context
 def charged(_: Context, value: Any, weight: int) -> Any:
-    """Returns `value` and spends `weight` steps for the code beside it."""
+    """`value`; spends for the code beside it."""
     spend(weight)
     return value
 
@@ -111,9 +102,8 @@ def _counting(values: Iterable[Any], weight: int) -> Iterator[Any]:
 
 
 def compared(value: Any) -> Any:
-    """One side of a comparison: spends by its size, and rejects values that are too large.
-
-    Comparing two values that each hold the same value twice, thirty levels deep, takes hours."""
+    """One side of a comparison: spends by its size, and rejects values that are too large. To
+    compare values that hold the same value twice, thirty levels deep, takes hours."""
     kind = value.__class__
     if kind is str or kind is Markup:
         if len(value) > 1024:
@@ -124,7 +114,7 @@ def compared(value: Any) -> Any:
 
 
 def sized(value: Any) -> Any:
-    """Spends by the length of the value; rejects lengths beyond MAX_SIZE."""
+    """Spends by the length of the value."""
     if value.__class__ in COLLECTIONS:
         fits(len(value))
         spend(cost(value))
@@ -132,16 +122,15 @@ def sized(value: Any) -> Any:
 
 
 def fits(size: int) -> None:
-    """Rejects a size beyond MAX_SIZE."""
     if size > MAX_SIZE:
         raise SecurityError("the template builds too large a value")
 
 
 @pass_context
 def grown(_: Context, value: Any, additions: int) -> Any:
-    """A sum: each addition spends by the sum's length. Rejects lengths beyond MAX_SIZE."""
-    # pass_context tells Jinja that this is no constant; otherwise it would walk a long sum once for
-    # each of its terms to find out.
+    """A sum: each addition spends by the sum's length."""
+    # pass_context tells Jinja that this is no constant: it would walk a long sum once for each of
+    # its terms to find out.
     if value.__class__ in COLLECTIONS and len(value) > LARGE:
         fits(len(value))
         spend(additions * (len(value) // LARGE + cost(value)))
@@ -154,9 +143,8 @@ def cost(collection: Any) -> int:
 
 
 def weighed(value: Any) -> Any:
-    """Rejects a nested value whose text would be too large, before the text is built.
-
-    A list may contain the same long string a thousand times, or itself twice, sixty levels deep."""
+    """Rejects a nested value whose text would be too large, before the text is built: a list may
+    hold the same value twice, sixty levels deep."""
     if value.__class__ in _PLAIN:
         return value
     weight = items = 0
@@ -182,9 +170,7 @@ def weighed(value: Any) -> Any:
 
 
 def modest(args: Iterable[Any]) -> None:
-    """Rejects numbers beyond MAX_RANGE."""
-    # A huge width, indent or count makes a filter or str method allocate gigabytes; no real
-    # template needs one.
+    """Rejects a width, indent or count that makes a filter or method allocate gigabytes."""
     for arg in args:
         if isinstance(arg, int) and not -MAX_RANGE <= arg <= MAX_RANGE:
             raise SecurityError("the template uses too large a number")
@@ -197,7 +183,7 @@ def modest_format(template: Any) -> None:
 
 
 def grow(method: str, text: Any, *args: Any) -> None:
-    """Rejects a str method call whose result would be too large, before it is built."""
+    """Rejects a call of a text's method whose result would be too large."""
     size = 0
     if method == "replace" and len(args) >= 2:
         old, new = args[:2]
@@ -218,19 +204,13 @@ def bounded_range(*args: int) -> range:
     return numbers
 
 
-# Rewrites the syntax tree of a template, so that its loops, sums, slices and comparisons spend.
-#
-# The sandbox has no hooks for these. The filters that do it belong to the environment of
-# `sandbox`.
+# Rewrites the syntax tree of a template, so that its loops, sums, slices and comparisons spend: the
+# sandbox has no hooks for these.
 
-_NODES = 32
-"""Nodes of the syntax tree that cost one step."""
+_NODES = 32  # of the syntax tree, that cost one step
 
 
 class Bounding(NodeTransformer):
-    """Wraps the iterable of every ``for`` in a counter, every ``~``, sum and slice in a size check,
-    and every compared value in a check of its size."""
-
     def visit_For(self, node: nodes.For) -> nodes.Node:
         weight = _weight(node)
         self.generic_visit(node)
@@ -250,8 +230,8 @@ class Bounding(NodeTransformer):
     visit_CallBlock = visit_Block = visit_Macro
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """A comparison with a constant of the template takes no longer than the constant is, but
-        what something is looked up in may be long."""
+        """A comparison with a constant takes no longer than the constant is, but what something is
+        looked up in may be long."""
         self.generic_visit(node)
         alone = sum(not _is_small(side) for side in (node.expr, *(o.expr for o in node.ops))) < 2
         if not (alone or _is_small(node.expr)):
@@ -283,7 +263,7 @@ class Bounding(NodeTransformer):
 
     def visit_Add(self, node: nodes.Add) -> nodes.Expr:
         """Checks a whole sum from the left: at most two values are added before their sum is
-        checked. Constant texts in between are no longer than the template."""
+        checked, and constants."""
         terms = _terms(node)
         if len(terms) == 2 and any(map(_is_number, terms)):
             self.generic_visit(node)
@@ -318,7 +298,7 @@ def _is_constant(node: nodes.Node) -> bool:
 
 
 def _is_small(node: nodes.Node) -> bool:
-    """A constant or an expression that is always a number or a boolean: cheap to compare with."""
+    """Whether it is a constant, a number or a boolean."""
     if isinstance(node, nodes.Filter):
         return node.name in ("length", "count")
     truth = (nodes.Compare, nodes.Test, nodes.Not)

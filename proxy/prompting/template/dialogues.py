@@ -1,12 +1,9 @@
 """Prompt templates of the dialogues: they place instructions, documents and the question.
 
-The text of templates/dialogues/<folder>/<name>.jinja becomes the system message, including the
-documents (`context`). The question stays last, so the cached prefix can be reused in the next turn.
-A template that uses `input` or `question`, as Langchain-Chatchat's own do, becomes the last message
-instead, in place of the question.
-
-Variables: `input` and `question` (the same text), `context` (the documents), `tools` (names and
-descriptions) and `tool_names`. Templates run in the sandbox of chat templates.
+The text of templates/dialogues/<folder>/<name>.jinja becomes the system message, with the documents
+(`context`). The question stays last, so the cached prefix can be reused in the next turn. A
+template that uses `input` or `question`, as Langchain-Chatchat's own do, becomes the last message
+in place of the question.
 """
 
 from __future__ import annotations
@@ -50,8 +47,8 @@ class Layouts:
 
     def names(self, folder: str) -> tuple[str, ...]:
         """The names in a folder, `default` first."""
-        names = sorted(name for parent, name in self._layouts if parent == folder)
-        return tuple(sorted(names, key=lambda name: name != "default"))
+        names = (name for parent, name in self._layouts if parent == folder)
+        return tuple(sorted(names, key=lambda name: (name != "default", name)))
 
     def render(
         self,
@@ -62,9 +59,7 @@ class Layouts:
         tools: Sequence[Tool] = (),
     ) -> tuple[Message, ...]:
         """The conversation to send to the model. The last of `messages` is the question. The text
-        of an existing system message follows the template's text.
-
-        Raises InvalidParameter if the template does not exist or fails."""
+        of an existing system message follows the template's."""
         layout = self.layout(folder, name)
         *before, last = messages
         text = _rendered(layout, last.content, context, tools)
@@ -110,8 +105,7 @@ def _rendered(layout: Layout, question: str, context: str, tools: Sequence[Tool]
     try:
         text = layout.template.render(variables)
     except Exception as error:
-        # A template is a program: any exception is the template's error, not a defect of the
-        # gateway.
+        # A template is a program: any exception is its own error.
         raise InvalidParameter(
             "prompt_name", f"names a template that failed: {error}"[:300]
         ) from error

@@ -1,7 +1,6 @@
 """Facts about model families that no rendering tells: tokens, and texts that begin a turn.
 
-`FAMILIES` covers the shipped templates (``templates/chat/NAME.jinja``). :func:`detect` recognises
-the family of a server's template by the marks in its text.
+`FAMILIES` covers the shipped templates (``templates/chat/NAME.jinja``).
 """
 
 from __future__ import annotations
@@ -15,20 +14,16 @@ import msgspec
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a prompt format."""
-
     name: str
     stops: tuple[str, ...] = ()
     """End tokens of a turn; each is one token of the vocabulary and is sent to the backend."""
     turn_stop_texts: tuple[str, ...] = ()
-    """Plain text that begins another turn, for formats whose only end token is the model's EOS. It
-    spans several tokens, so the gateway matches it rather than the backend.
-    """
+    """Plain text that begins another turn, for formats whose only end token is the model's EOS. The
+    gateway matches it."""
     bos: str = ""
     """The begin token that the template writes, if any."""
     eos: str = ""
     reasoning: tuple[str, str] | None = None
-    """The tags around reasoning; None if the family has none."""
 
 
 def _family(name: str, *stops: str, **facts: Any) -> Family:
@@ -106,10 +101,8 @@ _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-# Guesses the family of a model by its name, for a server that cannot tell its chat template.
-#
-# The rules are conservative: a name matches only if the chat models of that name have one format,
-# and that is the shipped template's. Base models have none.
+# Guesses the family of a model by its name, for a server that cannot tell its chat template. A name
+# matches only if the chat models of that name have one format, which is the shipped template's.
 
 MAX_NAME = 256  # characters
 # The first match counts: names of derived models contain that of their origin.

@@ -1,14 +1,12 @@
 """The Jinja environment for chat templates, with bounded work.
 
-A chat template is untrusted code: the author of a model file writes it and a backend serves it in
-``/props``. Jinja's sandbox blocks access to Python, but not endless loops or excessive memory. So
-every loop iteration, call, filter and binary operation spends from a budget; iterations and macros
-spend by their amount of code. Operations that build large values from small ones (``*``, ``**``,
-``+``, ``~``, ``%``, slices, padding, formatting) and comparisons are limited by size.
+A chat template is untrusted code: the author of a model file writes it. Jinja's sandbox blocks
+access to Python, but not endless loops or excessive memory. So every loop iteration, call, filter
+and binary operation spends from a budget; iterations and macros spend by their amount of code.
+Operations that build large values from small ones and comparisons are limited by size.
 
-The sandbox has no hooks for loops and ``~``, so they are rewritten in the syntax tree before
-compiling. So is ``+``, which builds every prompt: a hook for each addition would cost more than the
-additions. Everything else uses the sandbox's hooks. The budget is a context variable, because Jinja
+The sandbox has no hooks for loops and ``~``, and one for each ``+`` would cost more than the
+additions: these are rewritten in the syntax tree. The budget is a context variable, because Jinja
 passes no state of ours to filters and operators.
 """
 
@@ -71,22 +69,19 @@ _ITEM_BY_ITEM = frozenset(
     "batch dictsort groupby list map max min reject rejectattr reverse select selectattr slice "
     "sort sum unique".split()
 )
-"""Filters that do not convert their collection to text."""
+"""These filters do not convert their collection to text."""
 _COMPARING = frozenset("dictsort groupby max min sort unique".split())
 _COMPARISONS = frozenset(
     "== != < <= > >= eq equalto ne lt lessthan le gt greaterthan ge in".split()
 )
 """Tests (``x is eq y``, also as an argument of ``select``) that compare values."""
-_CHANGING = frozenset({"append", "extend", "insert", "pop"})
-"""Methods by which templates may change lists of their own."""
-_LOOKING = frozenset({"changed", "count", "index"})
-"""Methods of lists and loops that compare values."""
+_CHANGING = frozenset({"append", "extend", "insert", "pop"})  # lists of the template's own
+_LOOKING = frozenset({"changed", "count", "index"})  # methods that compare values
+# Nodes of a template's syntax tree; real ones have 4 000 at most. Python compiles the code in one
+# call, which blocks everything else.
 MAX_NODES = 10_000
-"""Maximum nodes of a template's syntax tree; real ones have 4 000 at most. Python compiles the
-generated code in one call, which blocks everything else."""
 _WIDENING = frozenset({"batch", "center", "indent", "slice", "tojson", "truncate", "wordwrap"})
-_CALL = 8
-"""Steps for a call: a macro costs about ten times as much as a loop iteration."""
+_CALL = 8  # steps: a macro costs about ten times as much as a loop iteration
 
 
 def _tojson(
@@ -96,16 +91,11 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON, as in Hugging Face's templates. Jinja's own filter escapes <, >, & and ' for
-    HTML."""
+    """Plain JSON, as in Hugging Face's templates; Jinja's own filter escapes for HTML."""
     if isinstance(value, Generator):  # of a filter like map
         value = weighed(list(counted(value, 1)))
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
@@ -117,7 +107,6 @@ def _pyliteral(value: Any) -> str:
 
 
 def _format(template: str, *args: Any, **kwargs: Any) -> str:
-    """Jinja's ``format`` filter, with widths limited."""
     modest_format(template)
     return str(template) % (kwargs or args)
 
@@ -143,15 +132,17 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
                 weighed(each)
             if name in _WIDENING:
                 modest((*args[skip + 1 :], *kwargs.values()))
-            elif name in ("replace", "join"):
-                grow(name, *_as_method(name, value, *args[skip + 1 :], *kwargs.values()))
+            elif name == "replace":
+                grow(name, value, *args[skip + 1 :], *kwargs.values())
+            elif name == "join":
+                separator, *_ = (*args[skip + 1 :], *kwargs.values())
+                grow(name, separator, value)
         return sized(function(*args, **kwargs))
 
     return guarded
 
 
 def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a test so that the comparison spends by the size of its arguments."""
 
     @functools.wraps(test)
     def guarded(*args: Any) -> Any:
@@ -162,24 +153,18 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
-    return (args[0], value) if name == "join" else (value, *args)
-
-
 def _written(value: Any) -> Any:
     """A value as it is written: none is nothing, as in llama-server."""
     return "" if value is None else weighed(value)
 
 
 def _same(value: Any) -> Any:
-    """Jinja's ``safe`` filter. Nothing is escaped here, so nothing must be marked as safe: a sum
-    with a marked text would be escaped."""
+    """Jinja's ``safe`` filter: a sum with a text marked as safe would be escaped."""
     return value
 
 
 class _Generation(Extension):
-    """``{% generation %}…{% endgeneration %}`` marks text for training; only its body is
-    rendered."""
+    """``{% generation %}…{% endgeneration %}`` marks text for training."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja's own way to declare them
 
@@ -229,8 +214,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return bounded
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # Skips a dozen checks of the sandbox for the three types that templates access all the
-        # time.
+        # Without the sandbox's dozen checks for the types that templates access all the time.
         kind = obj.__class__
         if kind is dict:
             if attribute not in _DICT_NAMES:
@@ -276,9 +260,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                     raise SecurityError("the template uses too large a number")
             return left * right
         if operator == "**":
-            if not (isinstance(right, int | float) and abs(right) <= 64):
-                raise SecurityError("the template uses too large a number")
-            if isinstance(left, int) and left.bit_length() > 64:
+            is_large = isinstance(left, int) and left.bit_length() > 64
+            if is_large or not (isinstance(right, int | float) and abs(right) <= 64):
                 raise SecurityError("the template uses too large a number")
             return left**right
         modest_format(left)

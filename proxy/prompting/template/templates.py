@@ -1,11 +1,9 @@
 """Chat templates: renders a conversation as prompt text with a model's Jinja template.
 
-Rendering follows the ``chat_template`` of Hugging Face ``transformers`` (defined in its pages "Chat
-templates" and "Template writing"): the variables ``messages``, ``tools``,
-``add_generation_prompt``, ``bos_token`` and ``eos_token``; ``raise_exception``, ``strftime_now``,
-``tojson`` without HTML escapes, ``break`` and ``continue``, and trimmed blocks. As llama-server
-does, it leaves ``tools`` undefined if there are none and gives today's ``date_string`` and
-``datetime``. ``pyliteral``, an addition, writes a JSON value as Python source.
+Rendering follows the ``chat_template`` of Hugging Face ``transformers`` (its pages "Chat templates"
+and "Template writing"). As llama-server does, it leaves ``tools`` undefined if there are none and
+gives today's ``date_string`` and ``datetime``. ``pyliteral``, an addition, writes a JSON value as
+Python source.
 
 Messages are dicts ``{"role", "content"}``. Assistant messages may have ``"tool_calls": [{"id",
 "type": "function", "function": {"name", "arguments": dict}}]``, tool messages ``"tool_call_id"``
@@ -33,18 +31,15 @@ from .families import FAMILIES, Family, detect
 from .sandbox import TemplateEnvironment
 
 _ENVIRONMENT = TemplateEnvironment()
-MAX_SOURCE = 131_072
-"""Maximum characters of a template, since compiling is slow; real ones have 20 000 at most."""
+MAX_SOURCE = 131_072  # characters of a template; real ones have 20 000 at most
 _CONSTANT = 10_000  # steps for evaluating a template's constants
-PROBING = 100_000
-"""Maximum steps for learning a template's rules; real ones need 13 000 at most."""
+PROBING = 100_000  # steps for learning a template's rules; real ones need 13 000 at most
 SOME = 32  # rendered pieces between two checks of the size
-_TODAY: Mapping[str, str] = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}
-"""Variables with the date, and their formats in llama-server."""
+_TODAY = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}  # as in llama-server
 _SOME_DAY = datetime(2026, 1, 1)
+# StepFun's models think without end if there is white space around messages: llama-server removes
+# it.
 _TRIMMED = "You have access to the following functions in JSONSchema format"
-"""Text of StepFun's templates. White space around their messages makes the model think without
-end, so llama-server removes it."""
 
 
 class ChatTemplate:
@@ -53,15 +48,12 @@ class ChatTemplate:
     def __init__(
         self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
     ) -> None:
-        """`reads` are the variables that the template uses."""
         self._template = template
         self.source = source
-        self._tells_time = "strftime_now" in reads
         self._dates = {name: form for name, form in _TODAY.items() if name in reads}
-        self._reads_functions = "functions" in reads
         self.name = name
         self.family = family
-        self.reads = reads
+        self.reads = reads  # variables
         self.rules = MessageRules()
 
     def render(
@@ -80,11 +72,10 @@ class ChatTemplate:
     ) -> str:
         """The prompt text.
 
-        ``bos_token`` and ``eos_token`` default to the family's. Most backends add a BOS to every
-        prompt, so one at the very beginning is removed unless ``keep_bos``. ``variables`` are the
-        client's (``enable_thinking`` and the like) and never override ours. Without ``now`` the
-        template has no ``strftime_now``. Unless it ``refuses``, ``raise_exception`` does nothing.
-        Without a ``budget``, that is in proportion to the conversation.
+        Most backends add a BOS to every prompt, so one at the very beginning is removed unless
+        ``keep_bos``. ``variables`` are the client's (``enable_thinking`` and the like) and never
+        override ours. Unless it ``refuses``, ``raise_exception`` does nothing. Without a
+        ``budget``, that is in proportion to the conversation.
 
         Raises TemplateRefusal with the text of ``raise_exception``, and TemplateError for all other
         errors."""
@@ -101,18 +92,16 @@ class ChatTemplate:
             context["tools"] = tools
         else:
             context.pop("tools", None)
-        if self._reads_functions:
+        if "functions" in self.reads:
             context["functions"] = _functions(tools or ())
+        context.pop("strftime_now", None)
         if now is not None:
             for name, form in self._dates.items():
                 context.setdefault(name, now.strftime(form))
-        if self._tells_time:
-            if now is not None:
+            if "strftime_now" in self.reads:
                 context["strftime_now"] = partial(_formatted, now)
-            else:
-                context.pop("strftime_now", None)
         if not refuses:
-            context["raise_exception"] = _nothing
+            context["raise_exception"] = lambda *_: ""
         text = self._run(context, budget or Budget(_steps(messages, tools or ())))
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
@@ -138,8 +127,7 @@ class ChatTemplate:
         except TemplateError:
             raise
         except Exception as error:
-            # A template is a program: any exception is the template's error, not a defect of the
-            # gateway.
+            # A template is a program: any exception is its own error.
             raise TemplateError(f"chat template {self.name}: {error}") from error
         finally:
             BUDGET.reset(token)
@@ -172,16 +160,11 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(functions, ensure_ascii=False, indent=4) if functions else ""
 
 
-def _nothing(*_: Any) -> str:
-    return ""
-
-
 def compile(source: str, name: str) -> ChatTemplate:
-    """Compiles a template.
+    """Compiles a template, and renders it some thirty times to learn its rules.
 
-    The family is the shipped family of that name, else the one detected from the text, else one
-    that has no tool format and the end of turns that the template writes. The template is rendered
-    some thirty times, to learn its rules. Raises TemplateError."""
+    The family is the shipped one of that name, else the one detected from the text, else one with
+    the end of turns that the template writes. Raises TemplateError."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(
             f"chat template {name}: the text has {len(source)} characters; at most {MAX_SOURCE}"
@@ -193,8 +176,7 @@ def compile(source: str, name: str) -> ChatTemplate:
         tree = _ENVIRONMENT.parse(source)
         names = meta.find_undeclared_variables(tree)
         template = _ENVIRONMENT.from_string(source)
-        # Each rendering copies the globals. From Jinja's chain of mappings, that takes as long as
-        # rendering a short conversation.
+        # Each rendering copies the globals; from Jinja's chain of mappings, that takes long.
         template.globals = dict(template.globals)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
         raise TemplateError(f"chat template {name}: {error}") from error

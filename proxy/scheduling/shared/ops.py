@@ -20,12 +20,10 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 15  # of entries and snapshots; other formats are never read
+FORMAT = 16  # of entries and snapshots; other formats are never read
 
 
 class Enqueue(Struct, frozen=True, array_like=True, tag=1):
-    """A request arrives."""
-
     id: int
     want: SlotRequest
     again: bool
@@ -45,27 +43,19 @@ class Leave(Struct, frozen=True, array_like=True, tag=2):
 
 
 class FirstToken(Struct, frozen=True, array_like=True, tag=3):
-    """The first token of a request came, from slot `number`."""
-
     id: int
-    number: int
+    number: int  # of the slot it came from
 
 
 class LastToken(Struct, frozen=True, array_like=True, tag=4):
-    """The last token of a request came."""
-
     id: int
 
 
 class RequestSteps(Struct, frozen=True, array_like=True, tag=5):
-    """A request asks for the steps to do on its slot."""
-
     id: int
 
 
 class StepDone(Struct, frozen=True, array_like=True, tag=6):
-    """A step on a request's slot was done."""
-
     id: int
     step: SlotStep
     tokens: int
@@ -74,8 +64,6 @@ class StepDone(Struct, frozen=True, array_like=True, tag=6):
 
 
 class Release(Struct, frozen=True, array_like=True, tag=7):
-    """A request's slot is released."""
-
     id: int
     outcome: Outcome
 
@@ -100,15 +88,11 @@ class BackendHealth(Struct, frozen=True, array_like=True, tag=9):
 
 
 class BackendQueues(Struct, frozen=True, array_like=True, tag=13):
-    """A backend queues requests itself while so many are running."""
-
     name: str
     running: int
 
 
 class Drain(Struct, frozen=True, array_like=True, tag=10):
-    """The writer sends no more requests to a backend."""
-
     name: str
 
 

@@ -112,7 +112,6 @@ def by_day(
 
 
 def added(groups: Sequence[LedgerGroup]) -> LedgerSums:
-    """The sums of all groups together."""
     return LedgerSums(
         **{name: sum(getattr(group.sums, name) for group in groups) for name in COUNTED}
     )

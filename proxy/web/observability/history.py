@@ -1,6 +1,4 @@
-"""History of the last hour: sums of finished requests in a ring of samples.
-
-A request costs a few additions some time after it ends; a token costs nothing. A sample is created
+"""History of the last hour: sums of finished requests in a ring of samples. A sample is created
 when a request falls into it, so an idle gateway does no work.
 """
 
@@ -21,8 +19,7 @@ OTHER = "other"  # requests that match no route
 
 
 class Finished(NamedTuple):
-    """A finished request: the `second` in which it ended, and how many seconds it `took`. Requests
-    are added up by the dozen, at a fraction of the cost of adding each by itself."""
+    """A finished request: the `second` in which it ended, and how many seconds it `took`."""
 
     second: int
     route: str
@@ -38,9 +35,8 @@ WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code}
 
 
 class Sample(Struct, kw_only=True):
-    """Sums over the requests that ended within one step. `at` is the start of the step, in seconds
-    of the clock. `first_token` and `writing` are seconds, summed over `first_tokens` requests and
-    `written` tokens. `errors` counts by error code."""
+    """Sums over the requests that ended within one step from `at`. `first_token` and `writing` are
+    seconds, of `first_tokens` requests and `written` tokens."""
 
     at: int
     requests: int = 0
@@ -72,8 +68,8 @@ class History:
                 _add(sample, row)
 
     def samples(self, since: float = 0.0) -> list[Sample]:
-        """Return the samples of the last hour in order, from the step that contains `since`. The
-        last one may still change."""
+        """The samples of the last hour in order, from the step of `since`; the last may still
+        change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
         recent = [sample for sample in self._ring if sample is not None and sample.at > oldest]
         copies = (structs.replace(sample, errors=dict(sample.errors)) for sample in recent)

@@ -1,7 +1,5 @@
-"""Metrics in Prometheus' text format.
-
-Imported on first use: most gateways are never asked for metrics, and prometheus_client takes a
-twentieth of the start-up time.
+"""Metrics in Prometheus' text format. Imported on first use: prometheus_client takes a twentieth of
+the start-up time.
 """
 
 from __future__ import annotations
@@ -51,8 +49,7 @@ DECODES = "n_decode_total"
 
 
 def native(counts: Counts, waiting: int, backends: Iterable[Mapping[str, float]]) -> bytes:
-    """Return the lines of these metrics. `waiting` is the number of queued requests, `backends` the
-    metrics that backends report, by llama-server's names."""
+    """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
     own = {
         "prompt_tokens_total": work.prompt - work.cached,
@@ -104,8 +101,7 @@ def text(
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
 ) -> bytes:
-    """Return the counts and the current gauges. `shown` gives a backend's name as shown to the
-    caller."""
+    """The counts and gauges. `shown` gives a backend's name as shown to the caller."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:

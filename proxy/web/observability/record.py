@@ -75,39 +75,15 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
-    unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
-    `cancel` ends a request that asks a model. `outlives_key`: it goes on when its key is no longer
-    accepted.
-    `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
-    only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
-    caller's limits, None without limits. `warnings` are about its body, before it was parsed.
-    `shown` returns the name of a backend as the caller may see it; without it, no header names a
-    backend."""
+    """One request, until its last byte is sent. `key`, `user` and `team` identify its caller.
+    `route` is the matched rule. `stop` ends the watch for disconnects, `cancel` a request that asks
+    a model. `outlives_key`: it goes on when its key is refused. `quiet`: it is logged only if it is
+    refused. `warnings` are about its body, before it was parsed. Without `shown`, the name of a
+    backend as the caller may see it, no header names one."""
 
-    __slots__ = (
-        "agent",
-        "allowance",
-        "asks_model",
-        "began",
-        "cancel",
-        "id",
-        "info",
-        "key",
-        "method",
-        "outlives_key",
-        "over",
-        "path",
-        "peer",
-        "quiet",
-        "route",
-        "shown",
-        "status",
-        "stop",
-        "stream",
-        "team",
-        "user",
-        "warnings",
+    __slots__ = tuple(
+        "agent allowance asks_model began cancel id info key method outlives_key over path peer"
+        " quiet route shown status stop stream team user warnings".split()
     )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -130,7 +106,6 @@ class Record:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
-        """Return the record of the request with this environ."""
         known = environ.get(RECORD)
         if known is None:
             known = environ[RECORD] = cls(environ)

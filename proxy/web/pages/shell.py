@@ -21,7 +21,6 @@ blueprint = Api("pages", __name__, group="pages", ledger="pages")
 
 
 def install(app: Flask) -> None:
-    """Set the templates of the pages, and the values they use."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_loader = FileSystemLoader(resources.templates() / "pages")
     app.context_processor(_known)
@@ -69,7 +68,6 @@ def _keep(cookie: str, value: str) -> Response:
 
 
 def home() -> str:
-    """Return the address of the first page."""
     return f"{current_services().settings.api_prefix}/"
 
 
@@ -80,7 +78,6 @@ def address(name: str) -> str:
 
 
 def _known() -> dict[str, Any]:
-    """Return the values available in every template, with those of the guard."""
     spoken, shown = language(), theme()
     return {
         **guard.template_values(),

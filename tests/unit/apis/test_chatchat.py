@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from proxy.apis.chatchat import answer
-from proxy.apis.chatchat.answer import error_of_list, error_of_table, error_reply
 from proxy.apis.chatchat.bodies import BODIES
+from proxy.apis.chatchat.routes import chats
+from proxy.apis.chatchat.routes.view import error_of_list, error_of_table, error_reply, whole_of
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
 from tests.unit.apis.test_golden import CASES, sparse
 
@@ -146,14 +146,14 @@ def test_any_body_parses_or_is_refused(route: str, body: dict[str, Any]) -> None
 @given(st.lists(st.sampled_from(["text", "answer", "final_answer", "tools", "docs"])))
 def test_whole_answer_equals_streamed_answer(kinds: list[str]) -> None:
     made = {
-        "text": answer.text("id", "t"),
+        "text": chats.text("id", "t"),
         "answer": {"answer": "a"},
         "final_answer": {"final_answer": "f"},
-        "tools": answer.tools("clock", "{}", "now"),
-        "docs": answer.docs(["source"]),
+        "tools": chats.tools("clock", "{}", "now"),
+        "docs": chats.docs(["source"]),
     }
     documents = [made[kind] for kind in kinds]
-    whole = answer.whole(documents)
+    whole = whole_of(documents)
     for name in ("text", "answer", "final_answer"):
         assert whole.get(name, "") == "".join(one.get(name, "") for one in documents)
     for name in ("tools", "docs"):
@@ -162,7 +162,7 @@ def test_whole_answer_equals_streamed_answer(kinds: list[str]) -> None:
 
 
 def test_name_of_a_source_does_not_end_its_link() -> None:
-    source = answer.source(2, "a [draft].pdf", "http://x/d?id=1", "the text")
+    source = chats.source(2, "a [draft].pdf", "http://x/d?id=1", "the text")
     assert source == "Source [2] [a (draft).pdf](http://x/d?id=1)\n\nthe text\n\n"
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.apis import anthropic, responses
+from proxy.apis import anthropic
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.glm import chat as glm
@@ -26,6 +26,7 @@ from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
+from proxy.apis.responses import request as responses
 from proxy.errors import InvalidParameter
 from tests.thorough import share
 

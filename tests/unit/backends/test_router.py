@@ -71,27 +71,11 @@ def test_stream_reports_model_loading() -> None:
     assert text.rstrip().endswith("data: [DONE]")
 
 
-def test_failed_load_is_the_answers_error() -> None:
-    http = client(Lazy(UpstreamFault("it could not be loaded", code="model_load_failed")))
-    answer = http.post("/v1/chat/completions", json=CHAT)
-    assert (answer.status_code, answer.json["error"]["code"]) == (502, "model_load_failed")
-
-
 def test_invalid_request_loads_no_model() -> None:
     driver = Lazy()
     body = {**CHAT, "grammar": "root ::= nonsense"}
     assert client(driver).post("/v1/chat/completions", json=body).status_code == 400
     assert driver.loads == 0
-
-
-@pytest.mark.parametrize(
-    "path", ["/health", "/v1/models", "/v1/backends", "/props", "/slots", "/v1/slots", "/api/tags"]
-)
-def test_status_requests_load_no_model(path: str) -> None:
-    driver = Lazy()
-    assert client(driver).get(path).status_code == 200
-    assert driver.loads == 0
-    assert driver.tasks == []
 
 
 def test_model_lists_show_load_status() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +17,6 @@ from proxy.errors import (
     BackendFailed,
     GatewayError,
     QueueTimeout,
-    UpstreamTimeout,
 )
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
@@ -212,25 +210,6 @@ def test_answer_of_a_backend_with_own_prompts_resumes_on_one_without(
     prompt = second.tasks[0].prompt
     assert isinstance(prompt, str)
     assert prompt.startswith("<|im_start|>user\nHi") and prompt.endswith("one ")
-
-
-@pytest.mark.parametrize("error", [UpstreamTimeout("too slow"), BackendFailed("it broke"), CUT])
-def test_answer_older_than_queue_timeout_resumes(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: GatewayError
-) -> None:
-    first, second = ScriptsInTurn(), ScriptsInTurn(say("two"))
-    gateway = serve(first, second, queue_timeout=30.0)
-    go_on = first_of(gateway)
-
-    def an_hour_passes() -> None:
-        clock = time.monotonic
-        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600.0)
-        monkeypatch.setattr(gateway.scheduler, "_clock", time.monotonic)
-        msgspec.structs.force_setattr(gateway.context, "clock", time.monotonic)
-        go_on()
-
-    first.scripts = [cut("one ", error=error, before=an_hour_passes), say("two")]
-    assert text(ask(gateway, TEXT)) == "one two"
 
 
 def test_waits_of_one_resume_share_one_deadline(serve: Serve) -> None:

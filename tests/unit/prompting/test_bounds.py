@@ -17,10 +17,9 @@ from proxy.gbnf.regex import MAX_COUNT
 from proxy.gbnf.regex import MAX_NESTING as MAX_GROUPS
 from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting.constraints import Constraint
-from proxy.prompting.formats import CallStart, TextPiece
 from proxy.prompting.formats.notation import LFM2
 from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
-from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
+from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME, CallStart, TextPiece
 from proxy.prompting.formats.scanner import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.formats.scanner import JsonScanner
 from proxy.prompting.profile.messages import LONGEST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import urlencode
 
@@ -15,16 +15,39 @@ from ....dialogue.run import Running
 from ....web.model_tables import own_request
 from ....web.observability import new_id
 from ....web.routes import SSE
-from .. import answer
 from ..bodies import BODIES
-from .view import Documents, RequestContext, blueprint, respond
+from .view import Document, Documents, RequestContext, blueprint, respond
+
+NOTHING_FOUND = "No relevant documents were found; this answer comes from the model alone."
+
+
+def text(history_id: str, delta: str) -> Document:
+    """A piece of a plain chat's answer. Later 0.2.x clients call the id message_id."""
+    return {"text": delta, "chat_history_id": history_id, "message_id": history_id}
+
+
+def source(number: int, name: str, url: str, content: str) -> str:
+    """A source of an answer as Markdown."""
+    # A name is free text: brackets in it would end the link early.
+    name = name.replace("[", "(").replace("]", ")")
+    return f"Source [{number}] [{name}]({url})\n\n{content}\n\n"
+
+
+def docs(sources: Sequence[str]) -> Document:
+    """The sources; sent once, after the answer."""
+    return {"docs": [*sources] or [NOTHING_FOUND]}
+
+
+def tools(name: str, arguments: str, observation: str) -> Document:
+    """A tool call of an agent with its result, as lines to display."""
+    return {"tools": [f"Tool: {name}", f"Input: {arguments}", f"Output: {observation}"]}
 
 
 def _chat(running: Running) -> Documents:
     history_id = new_id()
     for event in running:
         if isinstance(event, TextDelta | Tick | Finished):
-            yield answer.text(history_id, _delta(event))
+            yield text(history_id, _delta(event))
 
 
 def _cited(running: Running) -> Documents:
@@ -35,7 +58,7 @@ def _cited(running: Running) -> Documents:
             citations += event.citations
         elif isinstance(event, TextDelta | Tick | Finished):
             yield {"answer": _delta(event)}
-    yield answer.docs([_source(citation, root) for citation in citations])
+    yield docs([_source(citation, root) for citation in citations])
 
 
 def _agent(running: Running) -> Documents:
@@ -51,7 +74,7 @@ def _agent(running: Running) -> Documents:
             elif event.kind == "tool":
                 arguments = event.arguments
             else:
-                yield answer.tools(event.name, arguments, event.text)
+                yield tools(event.name, arguments, event.text)
 
 
 def _delta(event: TextDelta | Tick | Finished) -> str:
@@ -65,7 +88,7 @@ def _source(citation: Citation, root: str) -> str:
     query = {"knowledge_base_name": citation.base_id, "file_name": citation.document_id}
     link = citation.url or f"{root}/knowledge_base/download_doc?{urlencode(query)}"
     name = ", ".join(part for part in (citation.title, citation.place) if part)
-    return answer.source(citation.number, name, link, citation.text)
+    return source(citation.number, name, link, citation.text)
 
 
 def _dialogue(
@@ -90,9 +113,9 @@ def _dialogue(
 
 def _completion(call: RequestContext) -> tuple[bool, Documents]:
     values = BODIES["ChatchatCompletionRequest"].parse(call.body)
-    echo, template, text = (values.pop(name) for name in ("echo", "template", "prompt"))
+    echo, template, query = (values.pop(name) for name in ("echo", "template", "prompt"))
     laid = call.services.layouts.render(
-        "completion", template, (Message(role="user", content=text),)
+        "completion", template, (Message(role="user", content=query),)
     )
     prompt = "\n".join(message.content for message in laid)
     gateway = call.services.gateway
@@ -106,11 +129,11 @@ def _completion(call: RequestContext) -> tuple[bool, Documents]:
         try:
             running.prime()
             if echo:
-                yield answer.text("", prompt)
+                yield text("", prompt)
             for _, batch in running:
                 for event in batch:
                     if isinstance(event, TextDelta):
-                        yield answer.text("", event.text)
+                        yield text("", event.text)
                     elif isinstance(event, Failed):
                         raise event.error
         finally:

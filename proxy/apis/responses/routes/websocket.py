@@ -105,8 +105,7 @@ class Session:
             places.give(self._owner)
 
     def _serve(self, client: WebSocket) -> int:
-        """Answer messages until the connection ends. Returns the code to close it with. Raises
-        OSError if the client disconnects."""
+        """Answer messages. Returns the code to close with. Raises OSError if the client leaves."""
         waits: Callable[[bool], object] = self._environ.get("slotproxy.waits", bool)
         while True:
             waits(True)

@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.request import Message, ToolCall
-from proxy.prompting.formats import (
-    CallArguments,
-    CallFormat,
-    CallStart,
-    TextPiece,
-    Tools,
-    generic,
-)
+from proxy.prompting.formats import generic
+from proxy.prompting.formats.base import CallFormat, Tools
+from proxy.prompting.formats.reader import CallArguments, CallStart, TextPiece
 from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile

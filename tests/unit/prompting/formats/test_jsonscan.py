@@ -69,13 +69,6 @@ def test_raw_control_characters_in_strings_are_escaped() -> None:
     assert json.loads(out) == {"code": "a\nb\tc\x01"}
 
 
-@given(st.text(alphabet='{}[]",:\\u0123456789eE+-. truefalsn\n'))
-def test_any_json_text_is_read_the_same_whole_and_split(text: str) -> None:
-    whole, split = scan([text]), scan(list(text))
-    assert whole[:2] == split[:2]
-    assert (whole[2].done, whole[2].failed) == (split[2].done, split[2].failed)
-
-
 def test_json_reading_time_is_linear() -> None:
     text = json.dumps({"a": ["some text \u00e9"] * 20_000})
     scanner = JsonScanner()
