@@ -25,8 +25,6 @@ LOGPROBS = "message.output_text.logprobs"
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
-# Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
-ELSEWHERE = {"prompt": "send the text of the prompt"}
 INPUT = doc.one_of(
     "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
@@ -109,9 +107,8 @@ def parse(
 ) -> ParsedRequest:
     """`earlier` are the items of the response that this one continues, `searches` the searches that
     the gateway can make. `find` returns a stored item by id. Raises InvalidParameter."""
-    for name, instead in ELSEWHERE.items():
-        if body.get(name) is not None:
-            raise InvalidParameter(name, f"is not supported: {instead}")
+    if body.get("prompt") is not None:  # stored by OpenAI
+        raise InvalidParameter("prompt", "is not supported: send the text of the prompt")
     reasoning, spoken = fields.mapping(body, "reasoning"), fields.mapping(body, "text")
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),
