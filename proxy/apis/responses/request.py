@@ -257,7 +257,7 @@ class _Tools:
                     size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
                     self.searches[kind] = Search("web", count=PAGES[size])
             elif kind not in ("custom", "function", "mcp"):
-                given = fields.plain(tool.get("type") or "")
+                given = fields.header_safe(tool.get("type") or "")
                 warnings.append(f"tools of type {given} are ignored")
         if len(self.servers) > mcp.MOST_SERVERS:
             raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
@@ -322,7 +322,7 @@ def parse_choice(value: Any, warnings: list[str]) -> Chosen:
     if family == "search":
         return Chosen(ToolChoice("named", name))
     if kind not in ("function", "custom"):
-        warnings.append(f"tool_choice of type {fields.plain(kind)} is ignored")
+        warnings.append(f"tool_choice of type {fields.header_safe(kind)} is ignored")
         return Chosen(ToolChoice())
     return Chosen(named_choice(value, value, _CHOICE, "auto, none, required"))
 
