@@ -6,7 +6,7 @@ A model is a pool: all backends that serve a model of the same name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
@@ -182,6 +182,8 @@ class BackendPools:
         self._answering: tuple[str, ...] = ()  # the other models
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
+        # What happens to conversations that do not fit, by model, where its backends say it.
+        self.on_overflow: Mapping[str, OnOverflow] = {}
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of the configuration. Backends that have not
@@ -278,7 +280,10 @@ class BackendPools:
         """Whether a model must be loaded first, since nothing is known about it, or is about to be
         unloaded."""
         pool = self._pools.get(model)
-        return bool(pool and pool[0].up and (pool[0].provisional or pool[0].driver.leaving))
+        if not pool or not pool[0].up:
+            return False
+        caps = pool[0].caps
+        return (caps is not None and caps.provisional) or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:
@@ -331,6 +336,12 @@ class BackendPools:
             self._answering = tuple(model for model in named if model not in self._forwarding)
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
+            self.on_overflow = {
+                model: backend.on_overflow
+                for model, pool in pools.items()
+                for backend in reversed(pool)  # the first one counts
+                if backend.on_overflow
+            }
             self._also = {
                 alias: model
                 for model, pool in pools.items()

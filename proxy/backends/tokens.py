@@ -198,14 +198,12 @@ def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | Non
 def most_tokens(task: Task) -> int:
     """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
-    bound = _bytes(prompt) + BOS if isinstance(prompt, str) else len(prompt)
+    bound = len(prompt)
+    if isinstance(prompt, str):
+        bound = BOS + (bound if prompt.isascii() else len(prompt.encode()))
     if task.suffix is not None:
-        bound += _bytes(task.suffix) + 4  # the infill marks
+        bound += len(task.suffix.encode()) + 4  # the infill marks
     return bound
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:

@@ -26,7 +26,8 @@ from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, U
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.constraints import BoundGrammar
-from ..prompting.formats import GENERIC, CallFormat
+from ..prompting.formats.base import CallFormat
+from ..prompting.formats.generic import GENERIC
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
 from ..prompting.stages.reasoning import REASONING_TAGS
@@ -298,7 +299,8 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     request, native = task.request, caps.native or task.backend_templates
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
-        kinds = backend.verdict.server_kinds(request)
+        if backend.verdict.differing:
+            kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
         native = better or bool(kinds)
     for kind in task.media:

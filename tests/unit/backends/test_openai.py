@@ -37,7 +37,7 @@ from proxy.errors import (
     Unsupported,
     UpstreamFault,
 )
-from proxy.prompting.formats import GENERIC
+from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.stages.validation import InvalidOutput
 from proxy.runtime.cancel import Cancel
 

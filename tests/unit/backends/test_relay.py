@@ -30,7 +30,7 @@ from proxy.core.request import (
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, Unsupported, UpstreamFault
-from proxy.prompting.formats import GENERIC
+from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.profile.verify import MAX_PROMPT
 from proxy.runtime.cancel import Cancel
 
