@@ -114,6 +114,10 @@ class ChildTool(NamedTuple):
     children: Children
     annotations: Mapping[str, Any] = {}
 
+    @property
+    def reads_only(self) -> bool:
+        return self.annotations.get("readOnlyHint") is True
+
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         question = {"call": self.tool.name, "arguments": arguments}
         answer = self.children.ask(question, cancel, seconds)

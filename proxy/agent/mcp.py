@@ -158,7 +158,9 @@ def _usable(tools: Sequence[Any], allowed: Sequence[str]) -> dict[str, Any]:
         name, schema = tool.name, tool.input_schema
         if allowed and name not in allowed:
             continue
-        described = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, _said(tool))
+        said = getattr(tool, "annotations", None)  # such as readOnlyHint
+        annotations = said and said.model_dump(by_alias=True, exclude_none=True)
+        described = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, annotations)
         size = _size(described)
         fits = len(usable) < MOST_TOOLS and size <= left and _size(schema) <= LONGEST_SCHEMA
         if fits and NAME.fullmatch(name) and _is_schema(schema):
@@ -187,12 +189,6 @@ def _is_schema(value: Any) -> bool:
     except (SchemaError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("type", "object") == "object"
-
-
-def _said(tool: Any) -> Any:
-    """Its annotations, such as readOnlyHint."""
-    said = getattr(tool, "annotations", None)
-    return None if said is None else said.model_dump(by_alias=True, exclude_none=True)
 
 
 async def _called(client: Any, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,15 +17,18 @@ from ..core.fold import Completion, Said, Thought
 from ..core.request import Compaction, CompletionRequest, ToolCall
 from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
-from . import anthropic, responses
+from . import anthropic
 from .llamacpp import native
+from .mcp import server as mcp
 from .ollama.dialects import chat as ollama_chat
 from .ollama.dialects import generate as ollama_generate
 from .ollama.dialects import loaded
 from .openai import chat, completions
 from .openai.tools import LEGACY
 from .response_meta import ResponseMeta
-from .schema_fields import OBJECT, TEXT, Schema, object_of
+from .responses import answer as responses
+from .responses.request import parse as parse_response
+from .schema_fields import Schema
 
 _KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number"} | {
     str: "string",
@@ -60,9 +63,9 @@ _FULL = Completion(
 _UNLIKELY = structs.replace(_FULL, logprobs=(structs.replace(_TOKEN, top=()),))
 _SHORT = CompletionRequest()
 _LONG = CompletionRequest(logprobs=1, stop=("END",))
-_RESPONSE = responses.parse({"input": "Hi"})
+_RESPONSE = parse_response({"input": "Hi"})
 _TEXTS = "instructions previous_response_id user safety_identifier prompt_cache_key"
-_LONG_RESPONSE = responses.parse(
+_LONG_RESPONSE = parse_response(
     {
         **dict.fromkeys(_TEXTS.split(), "text"),
         **dict.fromkeys(("max_output_tokens", "max_tool_calls"), 1),
@@ -134,13 +137,7 @@ ANSWERS: dict[str, Schema] = {
         responses.whole(_META, _LONG_RESPONSE, [_PLAIN]),
         responses.whole(_META, _RESPONSE, [_FULL]),
     ),
-    "McpAnswer": object_of(
-        "jsonrpc id",
-        jsonrpc={"const": "2.0"},
-        id={"type": ["string", "integer"]},
-        result=OBJECT,
-        error=object_of("code message", code={"type": "integer"}, message=TEXT),
-    ),
+    "McpAnswer": schema_of(mcp.answer(1, {}), mcp.refusal("1", 1, "it is wrong")),
     "Compaction": schema_of(responses.compacted(_META, _RESPONSE, [_PLAIN])),
 }
 _FAULTS = (
@@ -152,10 +149,5 @@ ERRORS: dict[str, Schema] = {
     "Error": schema_of(*map(chat.error, _FAULTS), *map(native.error, _FAULTS)),
     "AnthropicError": schema_of(*map(anthropic.error, _FAULTS)),
     "OllamaError": schema_of(*map(ollama_chat.error, _FAULTS)),
-    "McpError": object_of(
-        "jsonrpc id error",
-        jsonrpc={"const": "2.0"},
-        id={"type": "null"},
-        error=object_of("code message", code={"type": "integer"}, message=TEXT),
-    ),
+    "McpError": schema_of(*map(mcp.error, _FAULTS)),
 }

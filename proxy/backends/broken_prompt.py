@@ -2,13 +2,12 @@
 
 The prompt becomes a list of texts and token ids, which servers of all generations take: they
 tokenize each text by itself. The text up to the first break stays a text, before which the server
-puts its begin token. What follows a break becomes ids up to the next end of a turn, because many
-sentencepiece tokenizers add a space before a text. From the end of the turn on, it is a text again:
-it begins with a control token.
+puts its begin token. What follows a break becomes ids, because many sentencepiece tokenizers add a
+space before a text. From the next end of a turn on, which is a control token, it is a text again.
 
-The ids are asked for in one call, with all texts in a list. Between them is an id that no
-vocabulary has, which ``/tokenize`` returns as it is, and before each a line feed, which takes the
-added space. A text that grows behind its last break keeps its ids, so a slot's cache stays valid.
+The ids are asked for in one call. Between the texts is an id that no vocabulary has, which
+``/tokenize`` returns as it is, and before each a line feed, which takes the added space. A text
+that grows behind its last break keeps its ids, so a slot's cache stays valid.
 """
 
 from __future__ import annotations
@@ -45,7 +44,8 @@ class BrokenPrompts:
         ends = [end for end in ends if self._known_token(end, cancel)]
         first, *behind = [text[a:b] for a, b in pairwise((0, *breaks, len(text)))]
         parted = [_parted(each, ends) for each in behind]
-        ids = self._ids([*chain.from_iterable(pieces for pieces, _ in parted)], cancel)
+        batches = _batches(chain.from_iterable(pieces for pieces, _ in parted))
+        ids = chain.from_iterable(self._of_batch(batch, LEADS, cancel) for batch in batches)
         out: list[Part] = [first]
         for pieces, rest in parted:
             out += chain.from_iterable(islice(ids, len(pieces)))
@@ -63,14 +63,10 @@ class BrokenPrompts:
             known = self._is_token[text] = len(alone) == 1 and both == before + alone
         return known
 
-    def _ids(self, texts: list[str], cancel: Cancel | None) -> Iterator[list[int]]:
-        for some in _batches(texts):
-            yield from self._of_batch(some, LEADS, cancel)
-
     def _of_batch(
         self, texts: list[str], leads: Sequence[str], cancel: Cancel | None
     ) -> list[list[int]]:
-        """The ids of each text. Where the lead's tokens are others before a text, another lead is
+        """The ids of each text. Where a lead's tokens are others before a text, the next is
         tried."""
         if not leads:
             raise UpstreamFault("the backend cannot tokenize the middle of a text")
@@ -89,8 +85,8 @@ class BrokenPrompts:
 
 
 def _parted(text: str, ends: Iterable[str]) -> tuple[list[str], str]:
-    """A text behind a break: what is sent as ids, in pieces that are not too long and begin at the
-    same places when it grows, and the text that follows at the end of the turn."""
+    """A text behind a break: what is sent as ids, in pieces that begin at the same places when it
+    grows, and the text from the end of the turn on."""
     at = min((place for end in ends if (place := text.find(end, 1)) > 0), default=len(text))
     broken, rest = text[:at], text[at:]
     pieces = []

@@ -1,11 +1,9 @@
 """Sockets to model servers: how many are in use at once, and how they are read.
 
-A read may be silent: it returns data, or None after a tick of silence. With threads, that is the
-socket's own timeout. Under gevent, a timer for every single read is a third of the cost of a
-relayed token; here one timer beats for the whole answer, and lives as long as the connection.
-
-A read waits first: a paced stream has nothing to read yet, and a fast one lets other greenlets run
-in between, and then brings more data in one read.
+A read returns data, or None after a tick of silence: with threads, the socket's own timeout.
+Under gevent, a timer for every single read is a third of the cost of a relayed token, so one timer
+beats for the whole answer, and lives as long as the connection. There, a read waits first: a paced
+stream has nothing to read yet, and a fast one brings more data after other greenlets have run.
 """
 
 from __future__ import annotations
@@ -183,9 +181,8 @@ def shut_down(sock: socket.socket) -> None:
 
 
 class ConnectionLimit:
-    """How much one backend does at a time, such as its connections: `limit` places, the last
-    `reserve` of them only for `short` requests (health, tokenize), which must not wait behind
-    answers that stream for minutes."""
+    """How much one backend does at a time: `limit` places, the last `reserve` of them only for
+    `short` requests (health, tokenize), which must not wait for answers that stream for minutes."""
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
         self._limit = limit

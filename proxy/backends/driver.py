@@ -6,7 +6,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -24,8 +24,7 @@ SlotAction = Literal["save", "restore", "erase"]
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """The result of a probe, published by GET /v1/backends. `provisional`: the model was never
-    loaded, so its slots, context and template are unknown."""
+    """The result of a probe, published by GET /v1/backends."""
 
     dialect: str  # the server's generation
     slot_field: str = "slot_id"
@@ -60,7 +59,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     eos_token: str = ""
     models: tuple[str, ...] = ()
     build: str = ""
-    provisional: bool = False
+    provisional: bool = False  # the model was never loaded: slots, context, template are unknown
 
 
 Learned = Callable[[Capabilities], None]
@@ -88,19 +87,15 @@ class Run(Protocol):
 
 
 class Driver(ABC):
-    """Talks to one backend. Every method raises only errors of `proxy.errors`.
-
-    The methods after `close` are for features that not every backend has; their defaults are those
-    of a backend without the feature. `no_text` says why a backend without text has none."""
+    """Talks to one backend. Every method raises only errors of `proxy.errors`. Those after `close`
+    are for features that not every backend has. `no_text` says why a backend makes no text."""
 
     no_text = ""
 
     @abstractmethod
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         """Find out what the server can do, and get one token within `deadline` seconds. `learned`
-        is called with the capabilities known before that token comes.
-
-        Raises BackendDown, UpstreamFault, UpstreamTimeout."""
+        is called with what is known before. Raises BackendDown, UpstreamFault, UpstreamTimeout."""
 
     @abstractmethod
     def alive(self) -> bool:
@@ -128,21 +123,18 @@ class Driver(ABC):
     # for a server that takes prompts as text
 
     def in_parts(self, task: Task, cancel: Cancel | None = None) -> list[str | int]:
-        """The text prompt of a task as it is sent, in texts and token ids: no token spans one of
-        its breaks."""
+        """The prompt of a task as it is sent, in texts and token ids: no token spans a break."""
         return [task.prompt] if isinstance(task.prompt, str) else list(task.prompt)
 
     # for a server that does not report its slots, or its vocabulary
 
     def queue(self) -> tuple[int, int] | None:
-        """The number of requests that the server runs and queues; None if it does not report
-        them."""
+        """The number of requests that the server runs and queues; None if it reports none."""
         return None
 
     def count_slots(self) -> tuple[int, bool]:
-        """The number of slots that can be used at once (0 if it cannot be found out), and whether
-        all were idle. If not, somebody else uses the server, and there may be more. What the slots
-        hold is untouched. Called while nothing of ours runs there."""
+        """The number of slots (0: unknown), and whether all were idle. If not, somebody else uses
+        the server, and there may be more. Called while nothing of ours runs there."""
         return 0, False
 
     def n_vocab(self) -> int | None:
@@ -156,8 +148,7 @@ class Driver(ABC):
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
     ) -> tuple[int, int]:
         """Save a slot to a file of this name on the server, restore it from there, or erase it.
-        Returns the number of tokens and bytes moved. Raises UpstreamTimeout after so many seconds,
-        by default the longest silence."""
+        Returns the number of tokens and bytes moved."""
         raise Unsupported("this model's backend cannot save slots")
 
     def counters(self) -> dict[str, float]:
@@ -196,14 +187,13 @@ class Driver(ABC):
 
     def server_prompt(self, task: Task) -> str | None:
         """The prompt that the server's own chat route makes of a chat; None if it refuses the chat.
-        Takes no slot and loads no model. Raises Unsupported without such a route."""
+        Takes no slot and loads no model."""
         raise Unsupported("this model's backend does not render prompts")
 
     # for a `native` backend
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
-        """The token ids of the prompt that the backend renders for a task; None if it renders
-        none. Raises Cancelled."""
+        """The token ids of the prompt that the backend renders for a task, None if it does not."""
         return None
 
     # for a server that loads its model on the first request and may unload it
@@ -248,34 +238,27 @@ class Driver(ABC):
         return ""
 
 
-D = TypeVar("D", bound=Driver)
-
-
-class ModelHost(ABC, Generic[D]):
+class ModelHost:
     """An address with several models, each with a driver of its own. `up`: it answered last;
-    `models` are those that `look` last found, by name. `interval`: the most seconds between two
-    looks."""
+    `models` are those that `look` last found, by name."""
 
-    interval = math.inf
+    interval = math.inf  # seconds between two looks, at most
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str], Driver]) -> None:
         self.up = True
         self.models: Mapping[str, Listed] = {}
-        self._drivers: dict[str, D] = {}
+        self._make = make
+        self._drivers: dict[str, Any] = {}
         self._looking = threading.Lock()
 
-    @abstractmethod
     def look(self) -> Mapping[str, Listed] | None:
         """The models as they are now; None if the address has but one now. Raises BackendDown."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _driver_of(self, name: str) -> D:
-        """A driver of one of its models."""
-
-    def model(self, name: str) -> D:
+    def model(self, name: str) -> Any:
         """The driver of one of its models."""
         if name not in self._drivers:
-            self._drivers[name] = self._driver_of(name)
+            self._drivers[name] = self._make(name)
         return self._drivers[name]
 
     def forget(self, name: str) -> None:

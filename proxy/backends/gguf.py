@@ -3,9 +3,9 @@
 The format is that of ggml (docs/gguf.md there), versions 2 and 3: magic, version, the number of
 tensors, the number of fields, the fields: a name, a type and a value each.
 
-Only fields that somebody asks for are read, so a hostile head costs a few tenths of a second and no
-memory that stays. The package `gguf` makes an array of every token: of SmolLM2 it takes 3.4 s, this
-module a tenth of a millisecond. And it maps the file, which ends the process if it is cut off.
+Only fields that somebody asks for are read, so a hostile head costs a few tenths of a second. The
+package `gguf` makes an array of every token, which takes 3.4 s for SmolLM2; and it maps the file,
+which ends the process if it is cut off.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ MAX_LIST = 4096  # numbers of an array; a longer one is skipped, and so is one o
 BLOCK = 1 << 16  # bytes of an array of strings that are read at once
 
 Value = int | float | str | tuple[int | float, ...]
-_Wants = Callable[[str], bool]
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q"}
-_NUMBERS[12] = "d"
+_NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIifBQqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 _FAMILY = "general.architecture"
@@ -58,8 +56,7 @@ _OF_PROMPTS = (
 
 
 class Tokenizer(Struct, frozen=True, kw_only=True):
-    """What a file says about prompts: its chat template, the text of its BOS and EOS tokens, each
-    "" if there is none, and whether a prompt begins with BOS."""
+    """What a file says about prompts; `adds_bos`: they begin with BOS."""
 
     template: str = ""
     bos_token: str = ""
@@ -68,10 +65,9 @@ class Tokenizer(Struct, frozen=True, kw_only=True):
 
 
 def metadata(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """The fields of these names, as far as they come before those of the tokenizer, which are long.
-    A name that begins with a dot (".block_count") is one of the model's architecture.
-
-    Raises OSError, or ValueError if it is no GGUF file of this format."""
+    """The fields of these names that come before those of the tokenizer, which are long. A name
+    that begins with a dot (".block_count") is one of the model's architecture. Raises OSError, or
+    ValueError if it is no GGUF file of this format."""
 
     def wants(name: str) -> bool:
         return name in names or f".{name.partition('.')[2]}" in names or name == _FAMILY
@@ -87,8 +83,7 @@ def metadata(path: Path, names: Collection[str]) -> dict[str, Value]:
 
 
 def tokenizer(path: Path) -> Tokenizer:
-    """What a file says about prompts. It takes up to half a second. Raises OSError, or ValueError
-    if it is no GGUF file of this format."""
+    """What a file says about prompts. Takes up to half a second. Raises OSError, ValueError."""
     with _opened(path) as file:
         fields = _Fields(file)
         values = fields.read(_OF_PROMPTS.__contains__, vocabulary=True)
@@ -119,8 +114,7 @@ def _check_regular(info: os.stat_result) -> None:
 
 
 class _Fields:
-    """The fields of an open file. Every method raises ValueError if the file is none of this format
-    or beyond a bound."""
+    """The fields of an open file. Every method raises ValueError for an invalid file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -129,9 +123,8 @@ class _Fields:
         self._items = MAX_ITEMS
         self._tokens: tuple[int, int] | None = None  # offset and number of the vocabulary's
 
-    def read(self, wants: _Wants, *, vocabulary: bool = False) -> dict[str, Value]:
-        """The fields that `wants` names, up to those of the tokenizer, or with `vocabulary` all of
-        them."""
+    def read(self, wants: Callable[[str], bool], *, vocabulary: bool = False) -> dict[str, Value]:
+        """The fields that `wants` names, without `vocabulary` up to those of the tokenizer."""
         if self._file.read(4) != b"GGUF":
             raise ValueError("not a GGUF file")
         if self._number("I") not in (2, 3):
@@ -170,13 +163,13 @@ class _Fields:
         is_array = kind == _ARRAY
         if is_array:
             kind, count = int(self._number("I")), int(self._number("Q"))
-        if kind == _STRING and is_array:
+        if kind == _STRING and not is_array:
+            return self._text(wanted)
+        if kind == _STRING:
             if tokens:
                 self._tokens = self._file.tell(), count
             self._skip_strings(count)
             return None
-        if kind == _STRING:
-            return self._text(wanted)
         if kind not in _NUMBERS:
             raise ValueError(f"an unknown type of {'array' if is_array else 'field'}, {kind}")
         size = count * struct.calcsize(f"<{_NUMBERS[kind]}")
@@ -235,8 +228,7 @@ class _Fields:
 
 # -- the chat template of a server that reports none ----------------------------------------------
 #
-# The servers of 2023 and PowerInfer report the name of the model file alone, as -m gave it. If they
-# run on this machine, the file is here as well.
+# The servers of 2023 and PowerInfer report only the name of the model file, as -m gave it.
 
 log = logging.getLogger("slotproxy.backends")
 
@@ -245,23 +237,25 @@ _threads = NativeThreads(1)
 
 
 def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> Capabilities:
-    """The capabilities with the template and the tokens of the model file that one of the server's
-    answers names, unless it reports a template or runs on another machine."""
+    """The capabilities, with the template of the model file that one of the server's answers names
+    if it reports none and runs on this machine."""
     if caps.template or not _is_here(url):
         return caps
+    names: list[object] = []
     for answer in answers:
         settings = as_dict(answer.get("default_generation_settings"))
-        for name in (answer.get("model_path"), answer.get("model"), settings.get("model")):
-            if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
-                continue
-            try:
-                known = run_in_native_thread(partial(tokenizer, Path(name)), _threads)
-            except (OSError, ValueError):
-                continue
-            if known.template:
-                log.info("the server at %s reports no chat template: read from %s", url, name)
-                fields = msgspec.structs.asdict(known)
-                return msgspec.structs.replace(caps, template_from="file", **fields)
+        names += answer.get("model_path"), answer.get("model"), settings.get("model")
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
+            continue
+        try:
+            known = run_in_native_thread(partial(tokenizer, Path(name)), _threads)
+        except (OSError, ValueError):
+            continue
+        if known.template:
+            log.info("the server at %s reports no chat template: read from %s", url, name)
+            fields = msgspec.structs.asdict(known)
+            return msgspec.structs.replace(caps, template_from="file", **fields)
     return caps
 
 

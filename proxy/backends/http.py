@@ -1,12 +1,10 @@
 """The upstream HTTP client: keep-alive sockets, a C parser, and exchanges that any thread can end.
 
-It is small because the hot path pays for every layer (for a relayed token: this client 10 µs,
-urllib3 40, requests 45) and because it needs what no common client has: `abort()` from another
-thread ends a blocking read; a keep-alive connection that the server has closed (server.cpp does so
-after 5 or 100 requests) is noticed before the answer begins, and the request is sent again; a read
-reports a tick of silence and can be continued; connections are bounded, with a reserve for short
-requests. It speaks HTTP/1.1, without redirects, cookies or proxies, and raises errors of
-`proxy.errors` only.
+The hot path pays for every layer (for a relayed token: this client 10 µs, urllib3 40, requests 45),
+and no common client has what is needed: `abort()` from another thread ends a blocking read; a
+request on a keep-alive connection that the server had closed (server.cpp does so after 5 or 100
+requests) is sent again; a read reports a tick of silence and can be continued. It speaks HTTP/1.1,
+without redirects, cookies or proxies, and raises errors of `proxy.errors` only.
 """
 
 from __future__ import annotations
@@ -53,12 +51,6 @@ def _trust() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _is_unframed(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a body with these headers ends with its connection, as in HTTP/1.0."""
-    names = {name.lower(): value for name, value in headers.items()}
-    return b"content-length" not in names and b"chunked" not in names.get(b"transfer-encoding", b"")
-
-
 def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float) -> None:
     """Send large data, letting other greenlets run between the pieces: a send never waits while
     the backend reads as fast as this writes. Raises TimeoutError and OSError."""
@@ -97,8 +89,8 @@ class Exchange:
         self._short = short
         self._keeps_headers = keeps_headers
         self._lock = pool.lock
-        self._connecting: socket.socket | None = None
         self._connection: Connection | None = None
+        self._sock: socket.socket | None = None  # of the connection, also while it is made
         self._reader: SocketReader | None = None
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
@@ -126,7 +118,10 @@ class Exchange:
             self._headers.clear()
             return
         self.status = status
-        self._unframed = _is_unframed(self._headers)
+        names = {name.lower(): value for name, value in self._headers.items()}
+        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
+        # Otherwise the body ends with its connection, as in HTTP/1.0.
+        self._unframed = b"content-length" not in names and not chunked
         if status == 200 and not self._keeps_headers:
             self._headers.clear()  # half a kilobyte for the time of a stream
 
@@ -148,7 +143,7 @@ class Exchange:
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
         BackendDown if the connection ended before the first byte."""
-        return self._parse_until(lambda: self.status > 0)
+        return self._parse_until(body=False)
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
@@ -160,7 +155,7 @@ class Exchange:
         if not body and not self._complete:
             if not self._fill():
                 return None
-            if not body and not self._parse_until(lambda: bool(body)):
+            if not body and not self._parse_until(body=True):
                 return None
         if gather:
             with contextlib.suppress(GatewayError):  # the next read raises it again
@@ -172,18 +167,19 @@ class Exchange:
             self._release()
         return data
 
-    def _parse_until(self, condition: Callable[[], bool]) -> bool:
-        """Parse until a condition holds or the answer is complete. False after a tick of silence.
-        An answer that arrives in pieces is not silent, but is bounded in time and size."""
+    def _parse_until(self, *, body: bool) -> bool:
+        """Parse until data of the body has come, or else the headers, or the answer is complete.
+        False after a tick of silence. An answer that arrives in pieces is not silent, but is
+        bounded in time and size."""
         end, size = time.monotonic() + self._tick, 0
-        while not condition() and not self._complete:
+        while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
             size += received
             if size > MAX_FRAME:
                 raise UpstreamFault("the backend's response headers are too large")
             if not received or time.monotonic() >= end:
-                return condition() or self._complete
-        return True
+                break
+        return bool((self._body if body else self.status) or self._complete)
 
     def read_within(self, timeout: float) -> bytes:
         """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
@@ -215,6 +211,8 @@ class Exchange:
     def finish(self, seconds: float) -> None:
         """Wait at most so many seconds for the end of the body, discarding it, so that the
         connection can be reused. The exchange is over in any case."""
+        if self._parser is None:
+            return  # the end was read already
         end = time.monotonic() + seconds
         with contextlib.suppress(GatewayError):  # the answer was complete
             while not self._complete and (left := end - time.monotonic()) > 0:
@@ -237,15 +235,13 @@ class Exchange:
         """End what blocks, from any thread: connecting, sending or reading."""
         with self._lock:
             self._aborted = True
-            if self._connecting is not None:
-                shut_down(self._connecting)
-            if self._connection is not None:
-                shut_down(self._connection.sock)
+            if self._sock is not None:
+                shut_down(self._sock)
 
     def _on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
         with self._lock:
-            self._connecting = sock
+            self._sock = sock
             if self._aborted:
                 raise self._broken("it was aborted")
 
@@ -256,14 +252,11 @@ class Exchange:
             )
         except BackendDown as error:
             raise self._broken(error.detail) if self._aborted else error from None
-        finally:
-            self._connecting = None
-        with self._lock:
-            self._connection = connection
-            aborted = self._aborted
-        if aborted:  # between two steps
-            raise self._broken("it was aborted")
         sock = connection.sock
+        with self._lock:
+            self._connection, self._sock = connection, sock
+            if self._aborted:  # between two steps
+                raise self._broken("it was aborted")
         try:
             if sock.gettimeout() != self._pool.timeout:
                 sock.settimeout(self._pool.timeout)
@@ -284,10 +277,10 @@ class Exchange:
     def _resend(self) -> None:
         """Send the request again on a new connection, because the server had closed the old one."""
         with self._lock:
-            stale, self._connection = self._connection, None
+            old, self._connection, self._sock = self._connection, None, None
         self._reader = None
-        if stale is not None:
-            self._pool.discard(stale)
+        if old is not None:
+            self._pool.discard(old)
         self._send(fresh=True)
 
     def _fill(self, limit: float = 0.0) -> int:
@@ -298,13 +291,11 @@ class Exchange:
             raise self._broken("the exchange was closed")
         if self._fault is not None:
             raise self._fault  # nothing that follows could be parsed
+        broken = ""
         try:
             data = self._reader.read(limit)
         except OSError as error:
-            if connection.used and self._message and not self._aborted:
-                self._resend()
-                return 1
-            raise self._broken(str(error)) from None
+            data, broken = b"", str(error)
         if data is None:
             return 0
         if data:
@@ -318,10 +309,10 @@ class Exchange:
                 raise self._fault from None
         elif connection.used and self._message and not self._aborted:
             self._resend()
-        elif self._unframed and not self._aborted:
+        elif self._unframed and not broken and not self._aborted:
             self._complete = True
         else:
-            raise self._broken("end of file")
+            raise self._broken(broken or "end of file")
         return len(data) or 1
 
     def _broken(self, detail: str) -> GatewayError:
@@ -333,7 +324,7 @@ class Exchange:
 
     def _take(self) -> Connection | None:
         with self._lock:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._sock = self._connection, None, None
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
@@ -489,7 +480,8 @@ class ConnectionPool:
                 self.close()
         else:
             connection.close()
-        self._leave()
+        if self._limit is not None:
+            self._limit.leave()
 
     def discard(self, connection: Connection) -> None:
         shut_down(connection.sock)
@@ -509,12 +501,15 @@ class ConnectionPool:
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""
-        detail = ""
-        try:
-            addresses = self._addresses()
-        except OSError as error:
-            raise BackendDown("the backend is not responding", detail=str(error)) from None
-        for family, address in addresses:
+        detail, family, plain = "", socket.AF_INET, (self._host, self._port)
+        infos: list[Any] = [(family, 0, 0, "", plain)]
+        # For a numeric IPv4 address, too, getaddrinfo would use a thread pool under gevent.
+        if not self._host.replace(".", "").isdigit():
+            try:
+                infos = socket.getaddrinfo(*plain, 0, socket.SOCK_STREAM)
+            except OSError as error:
+                raise BackendDown("the backend is not responding", detail=str(error)) from None
+        for family, _, _, _, address in infos:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 on_socket(sock)
@@ -538,14 +533,6 @@ class ConnectionPool:
                 raise
         raise BackendDown("the backend is not responding", detail=detail)
 
-    def _addresses(self) -> Iterable[tuple[int, Any]]:
-        """Family and address of the backend. A numeric IPv4 address is taken as it is, because
-        getaddrinfo would resolve even that, under gevent in a thread pool. Raises OSError."""
-        if self._host.replace(".", "").isdigit():
-            return [(socket.AF_INET, (self._host, self._port))]
-        infos = socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
-        return [(info[0], info[4]) for info in infos]
-
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------
 
@@ -557,28 +544,32 @@ KEPT = frozenset(
 )
 
 
-def forward(
-    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
-) -> ForwardedAnswer:
-    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
-    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
-    exchange = pool.forward(call, path, cancel, tick)
-    try:
-        silence = 0.0
-        while not exchange.headers_came():
-            silence += tick
-            if silence >= timeout:
-                raise UpstreamTimeout("the model's server did not answer in time")
-        return ForwardedAnswer(exchange, timeout)
-    except BaseException:
-        exchange.close()
-        raise
-
-
 class ForwardedAnswer:
-    def __init__(self, exchange: Exchange, timeout: float) -> None:
-        self._exchange = exchange
+    """The answer to a call that was sent to `path`. Redirects are not followed."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        call: Call,
+        path: str,
+        cancel: Cancel,
+        *,
+        tick: float,
+        timeout: float,
+    ) -> None:
+        """Wait for the head. Raises UpstreamTimeout after `timeout` seconds of silence, and like
+        `ConnectionPool.send`."""
+        self._exchange = exchange = pool.forward(call, path, cancel, tick)
         self._timeout = timeout
+        silence = 0.0
+        try:
+            while not exchange.headers_came():
+                silence += tick
+                if silence >= timeout:
+                    raise UpstreamTimeout("the model's server did not answer in time")
+        except BaseException:
+            exchange.close()
+            raise
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 

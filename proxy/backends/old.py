@@ -13,16 +13,12 @@ NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates noth
 STEP = 1024
 MOST = STEP * STEP  # ids; larger than any vocabulary
 
-Existing = Callable[[Sequence[int]], set[int]]
-
 
 class Vocabulary:
-    """The size of the vocabulary of the model behind one backend: a token id outside of it crashes
-    an old server.
-
-    A new server reports it in /v1/models. An old one repeats, in the settings at the end of an
-    answer, those pairs of `logit_bias` whose ids exist: two answers to an empty prompt give the
-    exact number. They are requested when the first ids come."""
+    """The size of the vocabulary behind one backend: a token id outside of it crashes an old
+    server. A new one reports it in /v1/models. An old one repeats, in the settings at the end of an
+    answer, those pairs of `logit_bias` whose ids exist: two answers to an empty prompt tell the
+    number."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -68,7 +64,7 @@ class Vocabulary:
             return self._size
 
 
-def counted(existing: Existing) -> int:
+def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
     """The number of ids. `existing` returns those ids of a collection that exist, and may raise. 0
     if its answers are not plausible."""
     coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
@@ -82,18 +78,14 @@ def counted(existing: Existing) -> int:
 
 MOST_SLOTS = 256
 
-AskSlot = Callable[[int], "int | None"]
-"""The id of the slot that answers a request for this one; None when none answers in time."""
 
+def count_slots(ask: Callable[[int], int | None]) -> tuple[int, bool]:
+    """The number of slots, and whether each of them was seen idle. 0 if the server does not answer
+    or names slots beyond MOST_SLOTS.
 
-def count_slots(ask: AskSlot) -> tuple[int, bool]:
-    """The number of slots, and whether each of them was seen idle. If not, somebody else uses the
-    server, and there may be more. 0 if the server does not answer or names slots beyond MOST_SLOTS.
-
-    An old server answers an empty prompt at once, and the slot's content stays. The answer names
-    the slot: the requested one if it exists and is idle, otherwise the least recently used idle
-    one. So every answer proves that its slot exists, and with it all lower numbers. The next number
-    is requested until it was missed so often that every idle slot has had its turn."""
+    The answer to an empty prompt names its slot: the requested one if it exists and is idle,
+    otherwise the least recently used idle one. So it proves that all lower numbers exist. The next
+    number is requested until it was missed so often that every idle slot has had its turn."""
     seen: set[int] = set()
     count = missed = 0
     while missed <= count:

@@ -6,9 +6,9 @@ A model is a pool: all backends that serve a model of the same name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -47,7 +47,7 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
     presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
@@ -58,7 +58,7 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # the counted number of slots may be wrong
+    miscounted: bool = False  # some slots were in use while they were counted
     count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
@@ -86,12 +86,6 @@ class Backend:
         self.miscounted, self.count_at = old.miscounted, old.count_at
         self.verdict, self.verified = old.verdict, old.verified
 
-    def is_same_server(self, other: Backend) -> bool:
-        """Whether both have one server, and one key for it: with another key it may behave
-        differently."""
-        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
-        return self.url == other.url and len(keys) == 1
-
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
         return Backend(
@@ -112,7 +106,6 @@ class Backend:
 
     @property
     def tier(self) -> Tier:
-        """Its tier in a route."""
         return self.place.tier if self.place is not None else NO_TIER
 
     @property
@@ -140,8 +133,7 @@ class Backend:
 
     @property
     def uncounted(self) -> bool:
-        """Whether its slots should be counted: the server does not report their number, none is
-        configured, and there is no reliable count."""
+        """Whether its slots should be counted: their number is neither reported nor configured."""
         caps = self.caps
         if self.set_slots or caps is None or caps.queues:
             return False
@@ -154,8 +146,7 @@ class Backend:
 
     @property
     def status(self) -> str:
-        """unloaded, loading, loaded, sleeping or failed, if its server loads models on demand; ""
-        if its model is fixed."""
+        """See `Driver.status`."""
         return self.driver.status
 
     @property
@@ -165,7 +156,6 @@ class Backend:
 
     @property
     def provisional(self) -> bool:
-        """Whether its model was never loaded, so that little is known about it."""
         return self.caps is not None and self.caps.provisional
 
 
@@ -188,12 +178,14 @@ class BackendPools:
         self._default = default
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
-        self._named: tuple[str, ...] = ()  # cached, as is all that follows
+        self._named: tuple[str, ...] = ()
         self._listed: tuple[str, ...] = ()
         self._forwarding: frozenset[str] = frozenset()  # models to which requests are forwarded
         self._answering: tuple[str, ...] = ()  # the other models
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
+        # What happens to conversations that do not fit, by model, where its backends say it.
+        self.on_overflow: Mapping[str, OnOverflow] = {}
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of the configuration. Backends that have not
@@ -210,11 +202,9 @@ class BackendPools:
         return self._listed
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """The pool and the name to answer with, for the model name in a request.
-
-        With one model, or a default, any name means that model, unless names are strict. Models to
-        which requests are only forwarded must be named. Raises ModelNotFound, and NoBackend if none
-        is configured."""
+        """The pool and the name to answer with, for the model name in a request. With one model, or
+        a default, any name means that model, unless names are strict or requests for it are only
+        forwarded. Raises ModelNotFound, and NoBackend if none is configured."""
         models = self._answering
         if name in self._named:
             return name, name
@@ -289,12 +279,13 @@ class BackendPools:
         return next((status for status in order if status in statuses), "unloaded")
 
     def unknown(self, model: str) -> bool:
-        """Whether a model must be loaded first: nothing is known about it, or it is about to be
+        """Whether a model must be loaded first, since nothing is known about it, or is about to be
         unloaded."""
-        pool = self._pools.get(model, ())
-        if not (pool and pool[0].up):
+        pool = self._pools.get(model)
+        if not pool or not pool[0].up:
             return False
-        return pool[0].provisional or pool[0].driver.leaving
+        caps = pool[0].caps
+        return (caps is not None and caps.provisional) or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:
@@ -320,13 +311,6 @@ class BackendPools:
         if backend.leaving:
             backend.wake.set()
 
-    def miscounted(self, name: str) -> None:
-        """Record a contradiction to the number of slots: a busy answer with fewer requests, or a
-        slot number beyond. The slots are counted again when nothing runs there."""
-        backend = self.backends.get(name)
-        if backend is not None:
-            backend.miscounted = True
-
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""
         for backend in self.pool(model):
@@ -345,19 +329,21 @@ class BackendPools:
             for backend in ordered:
                 if not backend.leaving:
                     pools.setdefault(backend.model, []).append(backend)
-            self._pools = {
-                model: tuple(sorted(pool, key=lambda b: _rank(b, b is rising)))
-                for model, pool in pools.items()
-            }
-            named = tuple(filter(self.is_named, pools)) or tuple(pools)
+            for pool in pools.values():
+                pool.sort(key=lambda b: _rank(b, b is rising))
+            self._pools = {model: tuple(pool) for model, pool in pools.items()}
+            self._named = named = tuple(filter(self.is_named, pools)) or tuple(pools)
             self._listed = tuple(m for m in named if not all(b.unlisted for b in pools[m]))
-            self._forwarding = frozenset(
-                model for model, pool in pools.items() if all(b.forwards for b in pool)
-            )
+            self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
-            self._named = named
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
+            self.on_overflow = {
+                model: backend.on_overflow
+                for model, pool in pools.items()
+                for backend in reversed(pool)  # the first one counts
+                if backend.on_overflow
+            }
             self._also = {
                 alias: model
                 for model, pool in pools.items()

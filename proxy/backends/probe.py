@@ -41,10 +41,8 @@ def probe(
     *,
     model_file: bool = True,
 ) -> Capabilities:
-    """Probe the server at `url`, on connections of `pool`. `learned` is called with the outline
-    before the token. A router has no token of its own and is only recognized. With `model_file`,
-    the template of a server that reports none is read from its model file. Raises BackendDown,
-    UpstreamTimeout, UpstreamFault."""
+    """See `Driver.probe`. A router has no token of its own and is only recognized. With
+    `model_file`, the template of a server that reports none is read from its model file."""
     health, props, models, first = _questions(pool)
     if props.get("role") == ROUTER:
         return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
@@ -160,17 +158,15 @@ def not_listed(status: int) -> BackendDown:
 
 
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
-    """The last chunk of a one-token completion, unchanged; {} if the server is busy.
-
-    Raises UpstreamTimeout if no token came within `deadline` seconds, UpstreamFault,
-    BackendDown."""
+    """The last chunk of a one-token completion; {} if the server is busy. Raises UpstreamTimeout
+    if no token came within `deadline` seconds, UpstreamFault, BackendDown."""
     until = time.monotonic() + deadline
     body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
     tick = min(deadline, 1.0)
     exchange = pool.send("POST", "/completion", body, tick=tick, patience=deadline, short=True)
     decoder = sse.Decoder()
-    chunks: list[dict[str, Any]] = []
-    status_seen = b""
+    chunk: dict[str, Any] = {}
+    refusal = b""
     try:
         while True:
             data = exchange.read()
@@ -179,19 +175,18 @@ def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
                     raise UpstreamTimeout("the backend timed out before the first token")
                 continue
             if exchange.status != 200:
-                status_seen += data
+                refusal += data
                 if not data:
-                    return _busy(exchange.status, status_seen)
+                    return _busy(exchange.status, refusal)
                 continue
             for name, payload in decoder.feed(data):
                 chunk = as_dict(_json(payload))
                 if name == "error" or "error" in chunk:
                     return _busy(200, payload)
-                chunks.append(chunk)
                 if chunk.get("stop") is True:
                     return chunk
             if not data:
-                return _busy(200, b"") if not chunks else chunks[-1]
+                return chunk or _busy(200, b"")
     except sse.SSEError as error:
         raise UpstreamFault("the backend is not a llama.cpp server", detail=str(error)) from None
     finally:
@@ -204,14 +199,12 @@ def saves_slots(pool: ConnectionPool) -> bool:
 
 
 def fills_in(pool: ConnectionPool) -> bool:
-    """Whether the model has infill tokens. Otherwise every infill request is a 501. This request
-    is invalid, so a model with infill tokens refuses it differently."""
+    """Whether the model has infill tokens. Otherwise even this invalid request is a 501."""
     return document(pool, "/infill", {"input_extra": 0})[0] == 400
 
 
 def adds_bos(pool: ConnectionPool) -> bool:
-    """Whether it puts BOS before a prompt. Some models have a BOS that must not be added: where it
-    is the mark that begins a turn, as in SmolLM2's ChatML, the template writes it."""
+    """Whether it puts BOS before a prompt. Some templates write it, as SmolLM2's ChatML."""
     return document(pool, "/tokenize", {"content": "", "add_special": True})[1].get("tokens") != []
 
 
@@ -226,8 +219,8 @@ def old_adds_bos(pool: ConnectionPool, chunk: Answer, default: bool) -> bool:
 
 
 def keeps_prompts(pool: ConnectionPool) -> bool:
-    """Whether it keeps old prompts in RAM, which no route reports: two prompts in turn in one slot,
-    then the first again. If the slot stays busy, the default is assumed: it does."""
+    """Whether it keeps old prompts in RAM, which is the default and no route reports: two prompts
+    in turn in one slot, then the first again."""
     cached = 0
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}

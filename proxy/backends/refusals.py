@@ -41,37 +41,28 @@ SLOT_UNAVAILABLE = "slot unavailable"
 BUSY = ("", "File Not Found", SLOT_UNAVAILABLE)
 
 
-Rule = tuple[type[GatewayError], str]
-_REFUSED: Rule = BadRequest, "the backend rejected the request"
-_FAILED: Rule = BackendFailed, "the backend failed"
-_NO_ANSWER: Rule = UpstreamFault, "the backend sent no response"
-_NO_ROUTE: Rule = (
-    MissingRoute,
-    "the backend does not support this endpoint: is it a llama.cpp server?",
-)
-_NO_KEY: Rule = (
+_NO_ANSWER = UpstreamFault, "the backend sent no response"
+_NO_ROUTE = MissingRoute, "the backend does not support this endpoint: is it a llama.cpp server?"
+_NO_KEY = (
     UpstreamFault,
     "the backend rejected the gateway's API key: check the API key configured for the backend",
 )
-_SLOW: Rule = UpstreamTimeout, "the backend timed out"
+_SLOW = UpstreamTimeout, "the backend timed out"
+_FAILED = BackendFailed, "the backend failed"
 # By status, or by its first digit.
-RULES: Mapping[int, Rule] = {
+RULES: Mapping[int, tuple[type[GatewayError], str]] = {
     1: _NO_ANSWER,
     2: _NO_ANSWER,
     3: (UpstreamFault, "the backend sent a redirect: check the backend's URL"),
-    4: _REFUSED,
+    4: (BadRequest, "the backend rejected the request"),
     5: _FAILED,
-    401: _NO_KEY,
-    403: _NO_KEY,
-    404: _NO_ROUTE,
-    405: _NO_ROUTE,
-    407: _NO_KEY,
-    408: _SLOW,
+    **dict.fromkeys((401, 403, 407), _NO_KEY),
+    **dict.fromkeys((404, 405), _NO_ROUTE),
+    **dict.fromkeys((408, 504), _SLOW),
     413: (BodyTooLarge, "the request is too large for the backend"),
     429: (BackendBusy, "the backend has no free slot"),
     501: (BackendLacks, "the backend does not support this"),
     503: (BackendDown, "the backend is not ready"),
-    504: _SLOW,
 }
 # To these, the backend's message is appended, since it concerns the request.
 SHOWN = (BadRequest, BodyTooLarge, BackendLacks)
@@ -79,31 +70,29 @@ SHOWN = (BadRequest, BodyTooLarge, BackendLacks)
 LOAD_FAILED = "model_load_failed"
 # Messages of llama-server, with any status, and the fields of their errors.
 BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
-    # of a router, about a model
     (
         r"model name=.* failed to load",
         UpstreamFault,
         "the model failed to load: see its server's log for the reason",
         {"code": LOAD_FAILED},
     ),
-    # The model was evicted between the router's check and its answer: it is loaded again.
+    # It was evicted between the router's check and its answer: it is loaded again.
     (r"model name=.* is not running", BackendBusy, "the model was just unloaded", {}),
     (
-        r"model is not loaded",
+        "model is not loaded",
         UpstreamFault,
         "the model is not loaded, and its server does not load models on demand"
         " (--no-models-autoload)",
         {"code": "model_not_loaded"},
     ),
-    # about embeddings and rankings
     (
-        r".*too large to process.*",
+        ".*too large to process.*",
         BadRequest,
         "an input exceeds the backend's maximum embedding length",
         {"param": "input"},
     ),
     (
-        r".*Pooling type 'none'.*",
+        ".*Pooling type 'none'.*",
         Unsupported,
         "start the backend with a --pooling type other than none",
         {},
@@ -200,19 +189,18 @@ _PROMPT = re.compile(
     re.IGNORECASE,
 )
 
-
 # vLLM without a parser of calls; Ollama; OpenAI's models without tools, and others like them.
 _NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
+_NO_FORCED = r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
 _NO_TOOLS = re.compile(
-    r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
-    r"|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
+    _NO_FORCED + r"|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
     r"|\b(?:tools?|tool.choice|tool.call\w*|function.call\w*)\b.{0,40}"
     r"(?:not support|unsupported|not available|not enabled))",
     re.IGNORECASE,
 )
 # These are about the server or its model. Any other may be about the schemas of one request.
 _LACKS = re.compile(
-    r"auto\W{0,3} tool choice requires|tool_choice=.{0,100} requires --|does not support tools"
+    rf"{_NO_AUTO.pattern}|{_NO_FORCED}|does not support tools"
     r"|response_format\.type\W{0,3} must be",
     re.IGNORECASE,
 )

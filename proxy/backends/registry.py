@@ -1,14 +1,13 @@
 """Health and changes of the backends: probes, health checks, reloads, models of routers.
 
-The registry reports health to the scheduler, which alone assigns slots. One thread monitors each
-backend. One that is down must generate a token within the deadline to come up, since a hung server
-still answers every GET. One that is up is only asked whether it responds, because a token would
-cost a slot the conversation it holds; other faults show in the traffic, through `failed`. A request
-that finds no backend up waits in the queue and asks for a check (`look_soon`), which all share.
+One thread monitors each backend and reports its health to the scheduler. A backend that is down
+must generate a token within the deadline to come up, since a hung server still answers every GET.
+One that is up is only asked whether it responds, because a token would cost a slot the conversation
+it holds; other faults show in the traffic, through `failed`.
 
-Every change of the configuration is handled the same way: a new `Backend` takes over the name, and
-the old one finishes its requests and is closed then. If the address is the same, the scheduler
-keeps its records, so that the server never gets more requests than it has slots.
+At a change of the configuration, a new `Backend` takes over the name, and the old one finishes its
+requests. If the address is the same, the scheduler keeps its records, so that the server never gets
+more requests than it has slots.
 
 A llama-server in router mode, or a server like Ollama, has many models. Each is a backend here,
 created when the address lists it and drained when it no longer does.
@@ -22,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -44,8 +42,7 @@ log = logging.getLogger("slotproxy.backends")
 COUNT_PAUSE = 20.0  # seconds until the slots are counted again
 CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
-# The same while requests wait for it, and the minimum between any two checks.
-FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.2, 0.5, 1.3
+PAUSE = 0.3  # the same while requests wait for it, and the minimum between any two checks
 
 
 class Registry(BackendPools):
@@ -98,28 +95,24 @@ class Registry(BackendPools):
         """Apply a changed configuration. New and changed backends are created first; if that raises
         SettingsError, nothing has changed. Removed backends drain."""
         configs = {config.name: config for config in wanted}
-        made: list[Backend] = []
-        moved: list[tuple[Backend, BackendConfig]] = []  # to another place in a route
+        known, made = self.configured, []
         try:
             for name, config in configs.items():
-                old = self.configured.get(name)
-                if old is not None and _is_moved(old.config, config):
-                    moved.append((old, config))
-                elif old is None or old.config != config:
+                if name not in known or not _is_moved(known[name].config, config):
                     made.append(make(config))
         except BaseException:
             for backend in made:
                 self._close(backend)
             raise
-        known = self.configured
         self.configured = {name: known[name] for name in known if name in configs}
         for name in known.keys() - configs.keys():
             for member in (known[name], *self._models_of(known[name])):
                 self._drain(member)
+        for name, backend in self.configured.items():
+            if _is_moved(backend.config, configs[name]) and backend.config != configs[name]:
+                self._move(backend, configs[name])
         for backend in made:
             self._replace(backend)
-        for backend, config in moved:
-            self._move(backend, config)
         self.configured = {name: self.configured[name] for name in configs}
         self.rebuild()
         log.info("backends now: %s", ", ".join(configs) or "none")
@@ -153,7 +146,9 @@ class Registry(BackendPools):
                 old.leaving = True
                 self._replaced.append(old)
                 backend.presumed = old.model
-                if backend.is_same_server(old):
+                # With another key, a server may behave differently.
+                keys = {b.config.api_key if b.config is not None else None for b in (old, backend)}
+                if backend.url == old.url and len(keys) == 1:
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
         self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)
@@ -223,7 +218,7 @@ class Registry(BackendPools):
         backend.wake.set()
 
     def _monitor(self, backend: Backend) -> None:
-        wake, pause = backend.wake, FIRST_PAUSE
+        wake = backend.wake
         checks = Lasting(f"health check of backend {backend.name}", no_pause)
         while not (self._stopped.is_set() or backend.closed):
             wake.clear()
@@ -232,14 +227,13 @@ class Registry(BackendPools):
                 self.looked.set()
             well = backend.up if backend.router is None else backend.router.up
             calm = well and not backend.leaving
-            pause = FIRST_PAUSE if calm else min(LONGEST_PAUSE, pause * GROWTH)
             longest = self._interval if calm else min(IDLE_PAUSE, self._interval)
             if backend.router is not None:
                 longest = min(longest, backend.router.interval)
             if not calm and self._scheduler.waiting:
-                longest = min(longest, pause)
+                longest = min(longest, PAUSE)
             if not backend.closed:
-                end = time.monotonic() + min(pause, longest)
+                end = time.monotonic() + min(PAUSE, longest)
                 if wake.wait(longest):
                     self._stopped.wait(max(0.0, end - time.monotonic()))
 
@@ -349,7 +343,7 @@ class Registry(BackendPools):
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
         return tuple(b for b in self.backends.values() if b.host is host)
 
-    def _check_models(self, host: Backend, router: ModelHost[Any]) -> None:
+    def _check_models(self, host: Backend, router: ModelHost) -> None:
         """Keep a backend for each model that the router lists."""
         before = router.models
         try:
@@ -378,9 +372,7 @@ class Registry(BackendPools):
             missing = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not list {missing}"
 
-    def _sync_models(
-        self, host: Backend, router: ModelHost[Any], wanted: Mapping[str, Listed]
-    ) -> None:
+    def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models. The router's own backend stands in
         while there are none."""
         known = {member.set_model: member for member in self._models_of(host)}
@@ -437,11 +429,11 @@ class Registry(BackendPools):
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
-    """Whether the place in a route is all that has changed."""
-    return old is not None and old != new and msgspec.structs.replace(old, place=new.place) == new
+    """Whether nothing but the place in a route has changed."""
+    return old is not None and msgspec.structs.replace(old, place=new.place) == new
 
 
-def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost[Any]:
+def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost:
     """The host of an address that has several models; it calls `wake` when they change."""
     if isinstance(driver, OpenAIServer):
         return OpenAIHost(driver)

@@ -20,7 +20,7 @@ from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
 from ..runtime.blocking import run_in_native_thread
-from .driver import Capabilities, Driver
+from .driver import Driver
 from .pools import Backend
 
 log = logging.getLogger("slotproxy.backends")
@@ -30,15 +30,16 @@ PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
 def look(
-    prompters: Callable[[str], Prompter | Unrendered],
-    now: Callable[[], datetime],
-    backend: Backend,
+    prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime], backend: Backend
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
-    prompter of a model, `now` the time of day. For the thread that checks its health."""
+    prompter of a model, `now` the time of day."""
     caps = backend.caps
-    if caps is None or not _renders(backend, caps):
+    if caps is None or not caps.chat or caps.native or caps.provisional:
         return
+    own = bool(caps.template) and caps.template_from == "server"
+    if not own or backend.chat_mode != "auto" or backend.status not in ("", "loaded"):
+        return  # the verdict does not matter, or would load the model
     key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
     waits = backend.verdict.complete or time.monotonic() < backend.verify_at
     if key == backend.verified and waits:
@@ -57,9 +58,7 @@ def look(
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     """Compare the prompts of a server with ours. An incomplete verdict lacks kinds that the server
-    did not render.
-
-    A probe that belongs to a kind already known to differ says nothing more."""
+    did not render. A probe of a kind that is known to differ says nothing more."""
     ours = run_in_native_thread(
         lambda: {
             kind.name: [verify.our_prompts(prompter, probe, now) for probe in kind.probes]
@@ -89,24 +88,14 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
     return verify.verdict(outcomes, complete=True)
 
 
-def _task(probe: CompletionRequest) -> Task:
-    return Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
-
-
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
-    theirs = driver.server_prompt(_task(probe))
+    task = Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
+    theirs = driver.server_prompt(task)
     outcome = verify.compared(probe, ours, theirs)
     if outcome == "differs" and theirs is not None and assistant_prefill(probe):
         # Some servers cut the beginning of the model's turn for templates with an end token there.
         before = structs.replace(probe, messages=probe.messages[:-1])
-        question = driver.server_prompt(_task(before))
+        question = driver.server_prompt(structs.replace(task, request=before))
         if question is None or not theirs.startswith(question.rstrip()):
             return "refused"
     return outcome
-
-
-def _renders(backend: Backend, caps: Capabilities) -> bool:
-    """Whether a verdict on the backend matters, and it can be asked without loading its model."""
-    matters = caps.chat and not caps.native and not caps.provisional
-    own = bool(caps.template) and caps.template_from == "server"
-    return matters and own and backend.chat_mode == "auto" and backend.status in ("", "loaded")

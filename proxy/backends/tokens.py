@@ -1,13 +1,10 @@
 """Counts the tokens of a prompt, asking the backend only if it matters.
 
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
-prompts. A long text is counted in pieces, in order, so the work stops at the limit and when the
-client leaves. Counts of texts and pieces are cached: of the next turn of a conversation, only the
-last piece and the new text are tokenized. Pieces also spare a server.cpp of 2023, which searches
-the rest of the text for every mark of a chat template.
-
-Good places for a cut are before a mark, which is a token of its own, and between two words. A token
-that crosses a cut counts twice, so near the limit the whole text is counted.
+prompts. A long text is counted in pieces, so the work stops at the limit and when the client
+leaves. Counts of texts and pieces are cached, for the next turn of a conversation. Pieces also
+spare a server.cpp of 2023, which searches the rest of the text for every mark of a chat template. A
+token that crosses a cut counts twice, so near the limit the whole text is counted.
 """
 
 from __future__ import annotations
@@ -48,12 +45,6 @@ class TokenCounter:
         self._places = ConnectionLimit(AT_ONCE)
         self.clear()
 
-    def known(self, prompt: str | tuple[int, ...], breaks: Sequence[int] = ()) -> int:
-        """The cached token count of a prompt, 0 if there is none."""
-        if not isinstance(prompt, str):
-            return len(prompt)
-        return self._known.get(_key(prompt, breaks)) or 0
-
     def count_prompt(self, task: Task, cancel: Cancel | None = None, limit: int = 0) -> int:
         """The number of tokens in the prompt of a task, as it is sent. Raises like `count`."""
         if not task.breaks or not isinstance(task.prompt, str):
@@ -84,11 +75,10 @@ class TokenCounter:
     def count(
         self, prompt: str | tuple[int, ...], cancel: Cancel | None = None, limit: int = 0
     ) -> int:
-        """The number of tokens in a prompt. Raises ContextExceeded as soon as there are `limit` or
-        more (0: no limit, BadRequest for a text of more than MOST characters), Cancelled, and the
-        errors of the driver's `tokenize`.
-
-        That of a long text may be a few tokens too high. Near the limit it is exact."""
+        """The number of tokens in a prompt; that of a long text may be a few tokens too high, but
+        is exact near the limit. Raises ContextExceeded as soon as there are `limit` or more (0: no
+        limit, BadRequest for a text of more than MOST characters), Cancelled, and the errors of the
+        driver's `tokenize`."""
         if not isinstance(prompt, str):
             return len(prompt)
         key = _key(prompt)
@@ -104,23 +94,16 @@ class TokenCounter:
         return count
 
     def ids(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        """The token ids of a text. With `special`, including those that begin a prompt.
-
-        Raises BadRequest for a text that is too long, Cancelled, and the errors of the driver's
-        `tokenize`."""
+        """The token ids of a text; with `special`, including those that begin a prompt. Raises
+        BadRequest for a text that is too long, and like `count`."""
         if len(text) <= SIZE:
             return self._driver.tokenize(text, special, cancel)
         _bounded(text, self._most)
         with self._places.place(cancel or Cancel()):
             return self._driver.tokenize(text, special, cancel)
 
-    def remember(self, prompt: str, count: int, breaks: Sequence[int] = ()) -> None:
-        """Store a count from another backend with the same tokenizer."""
-        self._known.put(_key(prompt, breaks), count, 1)
-
     def clear(self, *, slow: bool = False) -> None:
-        """Drop all counts, because the backend may have another model now. `slow`: its time for a
-        text grows with the square of its length."""
+        """Drop all counts: the backend may have another model now. `slow`: it is of 2023."""
         self._most = MOST_OLD if slow else MOST
         self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
         self._pieces: BoundedCache[int] = BoundedCache(PIECES)
@@ -160,9 +143,9 @@ def pieces(text: str) -> Iterator[str]:
     while len(text) - start > SIZE:
         cut = end = start + SIZE
         for places in CUTS:
-            found = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
-            if found:
-                cut = found[-1]
+            starts = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
+            if starts:
+                cut = starts[-1]
                 break
         yield text[start:cut]
         start = cut
@@ -181,14 +164,20 @@ def budget(
     task: Task, caps: Capabilities, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None
 ) -> int:
     """The maximum length of the answer in tokens: the requested one, or the rest of the context.
-
-    A server that refuses long prompts itself, and stops at the end of its context, needs no count.
-    For one that would silently truncate the prompt, raises ContextExceeded if it is too long."""
+    For a server that would silently truncate the prompt, raises ContextExceeded if it is too
+    long."""
     wanted = task.max_tokens
     n_ctx = n_ctx or 4096
     length = task.request.max_length
     if length is not None and task.prompt:
-        wanted = min(wanted or length, _left_of(length, task, counter, cancel))
+        count = counter.count_prompt(task, cancel)
+        if count >= length:
+            raise BadRequest(
+                f"max_length is {length} tokens for prompt and answer together, and the prompt has"
+                f" {count}: raise it or send less history",
+                param="max_length",
+            )
+        wanted = min(wanted or length, length - count)
     if not caps.truncates:
         return n_ctx if wanted is None else wanted
     bound = most_tokens(task)
@@ -200,21 +189,8 @@ def budget(
     return left if wanted is None else min(wanted, left)
 
 
-def _left_of(length: int, task: Task, counter: TokenCounter, cancel: Cancel | None = None) -> int:
-    """What the prompt leaves of `max_length`. Raises BadRequest if that is nothing."""
-    count = counter.count_prompt(task, cancel)
-    if count >= length:
-        raise BadRequest(
-            f"max_length is {length} tokens for prompt and answer together, and the prompt has"
-            f" {count}: raise it or send less history",
-            param="max_length",
-        )
-    return length - count
-
-
 def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:
-    """Raises ContextExceeded for a prompt that does not fit a context of `n_ctx` tokens. Counts
-    only if the length in bytes does not decide; `counter` then has the count."""
+    """Raises ContextExceeded for a prompt that does not fit a context of `n_ctx` tokens."""
     if most_tokens(task) >= n_ctx:
         _exact(task, n_ctx, counter, cancel)
 
@@ -222,14 +198,12 @@ def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | Non
 def most_tokens(task: Task) -> int:
     """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
-    bound = _bytes(prompt) + BOS if isinstance(prompt, str) else len(prompt)
+    bound = len(prompt)
+    if isinstance(prompt, str):
+        bound = BOS + (bound if prompt.isascii() else len(prompt.encode()))
     if task.suffix is not None:
-        bound += _bytes(task.suffix) + 4  # the infill marks
+        bound += len(task.suffix.encode()) + 4  # the infill marks
     return bound
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:

@@ -5,10 +5,6 @@
         └──> failed
 
 The lines are read in pieces (`input_file`), and each is answered as if its client had sent it. A
-thread runs one batch after the other (`runner`, `batch_run`). Results are in the
+thread runs one batch after the other (`batch_run`). Results are in the
 database until the output files are written (`store.request_batches`).
 """
-
-from .runner import BatchRunner
-
-__all__ = ["BatchRunner"]

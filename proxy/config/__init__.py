@@ -1,30 +1,19 @@
 """Settings: one table, read from flags, environment and a TOML file."""
 
-from .checks import each_its_own, no_models_here, one_worker
-from .keys import ApiKey, Secret
-from .models import PID, PORT, Foreign, ModelConfig
-from .settings import SECTIONS, BackendConfig, Settings, SettingsError
-from .sources import from_environment, load, of_other_program
-from .table import SettingRow, all_rows, table
-
-__all__ = [
-    "PID",
-    "PORT",
-    "SECTIONS",
-    "ApiKey",
-    "BackendConfig",
-    "Foreign",
-    "ModelConfig",
-    "Secret",
-    "SettingRow",
-    "Settings",
-    "SettingsError",
-    "all_rows",
-    "each_its_own",
-    "from_environment",
-    "load",
-    "no_models_here",
-    "of_other_program",
-    "one_worker",
-    "table",
-]
+from .checks import no_workers as no_workers
+from .keys import ApiKey as ApiKey
+from .keys import Secret as Secret
+from .models import PID as PID
+from .models import PORT as PORT
+from .models import Foreign as Foreign
+from .models import ModelConfig as ModelConfig
+from .settings import SECTIONS as SECTIONS
+from .settings import BackendConfig as BackendConfig
+from .settings import Settings as Settings
+from .settings import SettingsError as SettingsError
+from .sources import from_environment as from_environment
+from .sources import load as load
+from .sources import of_other_program as of_other_program
+from .table import SettingRow as SettingRow
+from .table import all_rows as all_rows
+from .table import table as table

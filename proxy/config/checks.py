@@ -20,13 +20,13 @@ _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
 
 
 def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
-    """Warnings about settings that show keys to other users of this machine; `config` is the path
-    of the file, if there is one."""
+    """Warnings about keys that other users of this machine can see; `config` is the file."""
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
-    environments = [item.environment for item in values.get("model", ())]
-    in_file |= any(_is_secret(name) for names in environments for name in names)
+    in_file |= any(
+        _is_secret(name) for item in values.get("model", ()) for name in item.environment
+    )
     for row in all_rows():
         value = getattr(values[row.section], row.name) if row.section else values.get(row.name)
         # The URL of --state may contain a password.
@@ -39,20 +39,13 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
                 f"{source} is visible to every user of this machine (ps); use {instead}"
             )
         in_file |= source not in (row.flag, row.variable)
-    if in_file:
-        messages += _readable_by_others(config)
-    if values.get("api_key_file"):
-        messages += _readable_by_others(values["api_key_file"])
+    for path in (config if in_file else "", values.get("api_key_file")):
+        if path and private_files.shown(Path(path).expanduser()):
+            messages.append(
+                f"{path} contains API keys and is readable by every user of this machine; run chmod"
+                f" o-r {path}"
+            )
     return tuple(messages)
-
-
-def _readable_by_others(path: str) -> list[str]:
-    if not private_files.shown(Path(path).expanduser()):
-        return []
-    return [
-        f"{path} contains API keys and is readable by every user of this machine; run chmod o-r"
-        f" {path}"
-    ]
 
 
 def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
@@ -61,17 +54,16 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     def wrong(name: str, why: str) -> SettingsError:
         return SettingsError(f"{sources.get(name, name)}: {why}")
 
-    if settings.model and (why := no_models_here(settings)):
+    if settings.model and sys.platform == "win32":
+        why = "models cannot be started on Windows; start their servers and use --llama-api"
         raise wrong("model", why)
-    if settings.workers != 1:
-        if not settings.state:
-            raise wrong("workers", one_worker(settings.workers))
-        if settings.server != "gunicorn":
-            raise wrong(
-                "workers", "waitress runs a single process; start several and share one --state"
-            )
-        if why := each_its_own(settings):
-            raise wrong("workers", why)
+    if settings.model and (settings.state or settings.workers != 1):
+        raise wrong("model", _MODELS_ALONE)
+    if why := no_workers(settings, settings.workers):
+        raise wrong("workers", why)
+    if settings.workers != 1 and settings.server != "gunicorn":
+        why = "waitress runs a single process; start several and share one --state"
+        raise wrong("workers", why)
     if settings.watch_config and not (settings.config_file or settings.models_dir):
         raise wrong("watch_config", "watches the file of --config, or the folder of --models-dir")
     if settings.server == "gunicorn" and sys.platform == "win32":
@@ -99,48 +91,33 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     if settings.oidc.issuer and not settings.oidc.client_id:
         raise wrong("oidc.issuer", "requires client_id in the table [oidc]")
     if settings.oidc.issuer and not settings.admins:
-        raise wrong(
-            "oidc.issuer", "requires --api-key-file and --admins: users get keys in the store"
-        )
+        why = "requires --api-key-file and --admins: users get keys in the store"
+        raise wrong("oidc.issuer", why)
     backends = settings.backends
     if not backends:
         raise wrong("llama_api", "no backend is left")
-    targets = [backend.target for backend in backends]
     named = [backend.name for backend in backends]
-    for field, seen in (("address", targets), ("name", named)):
-        for value in seen:
-            if seen.count(value) > 1:
-                plain = "chatglm_model" if settings.chatglm_model else "llama_api"
-                source = "backend" if settings.backend else plain
-                raise wrong(source, f"two backends have the {field} {value!r}")
+    plain = "chatglm_model" if settings.chatglm_model else "llama_api"
+    for field, seen in (("address", [backend.target for backend in backends]), ("name", named)):
+        if twice := [value for value in seen if seen.count(value) > 1]:
+            source = "backend" if settings.backend else plain
+            raise wrong(source, f"two backends have the {field} {twice[0]!r}")
     if why := routes.missing(settings.route, named):
         raise wrong("route", why)
     return settings
 
 
-def one_worker(number: int) -> str:
-    """Why ``number`` workers are refused; the gunicorn hooks use this message too."""
-    return (
-        f"{number} workers require --state redis://…: without it each process would count the"
-        " backends' slots separately (one gevent worker handles a thousand streams)"
-    )
-
-
-def no_models_here(settings: Settings) -> str:
-    """Why this gateway cannot start models itself, "" if it can."""
-    if sys.platform == "win32":
-        return "models cannot be started on Windows; start their servers and use --llama-api"
-    if settings.state or settings.workers != 1:
+def no_workers(settings: Settings, number: int) -> str:
+    """Why there cannot be so many workers, "" if there can. The gunicorn hooks ask this too."""
+    if number == 1:
+        return ""
+    if settings.model:
+        return _MODELS_ALONE
+    if not settings.state:
         return (
-            "models are started by a single process: remove --state and --workers (one gevent"
-            " worker handles a thousand streams), or start the models in a slotproxy of its own and"
-            ' name it here in a [[backend]] table with kind = "openai"'
+            f"{number} workers require --state redis://…: without it each process would count the"
+            " backends' slots separately (one gevent worker handles a thousand streams)"
         )
-    return ""
-
-
-def each_its_own(settings: Settings) -> str:
-    """Why several workers cannot share their backends, "" if they can."""
     if any(backend.file for backend in settings.backends):
         return (
             "each would load the ChatGLM model: use one worker (it handles a thousand streams), or"
@@ -148,3 +125,10 @@ def each_its_own(settings: Settings) -> str:
             ' with kind = "openai"'
         )
     return ""
+
+
+_MODELS_ALONE = (
+    "models are started by a single process: remove --state and --workers (one gevent worker"
+    " handles a thousand streams), or start the models in a slotproxy of its own and name it here"
+    ' in a [[backend]] table with kind = "openai"'
+)

@@ -1,13 +1,12 @@
-"""Validators of single values: each function takes a value of the right type and normalizes it.
-
-An invalid value raises ValueError, whose message says what is expected.
-"""
+"""Validators of single values: each normalizes a value of the right type, or raises ValueError."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +17,19 @@ from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
 from . import keys
 from .keys import Secret
+
+
+class SettingsError(ValueError):
+    """An invalid setting. The message is one line and names the setting."""
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """A ValueError becomes a SettingsError that says first of what it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{what}: {error}") from None
 
 
 def unescaped(value: str) -> str:
@@ -40,9 +52,7 @@ def url(value: str) -> str:
     if parts is None:
         raise ValueError(f"expected an address like http://127.0.0.1:8080, got {value!r}")
     if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            "a URL with a password would appear in logs; set key in a [[backend]] table instead"
-        )
+        raise ValueError("a URL with a password would appear in logs; set api_key in a [[backend]]")
     if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"expected an address without query, fragment or spaces, got {value!r}")
     return value.rstrip("/")
@@ -68,12 +78,10 @@ def prefix(value: str) -> str:
 
 def origin(value: str) -> str:
     origin = value.rstrip("/")
-    if origin != "*" and not re.fullmatch(
-        r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?", origin
-    ):
+    form = r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]+|[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+    if not re.fullmatch(form, origin):
         raise ValueError(
-            "expected *, an origin like https://chat.example.org or the name of a host, "
-            f"got {value!r}"
+            f"expected *, an origin like https://chat.example.org or a host, got {value!r}"
         )
     return origin
 
@@ -93,26 +101,16 @@ def path(value: str) -> str:
 def allowed_host(value: str) -> str:
     host = value.lower().removesuffix(".")
     host = host[1:] if host.startswith("*.") else host
-    if host != "*" and not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
-        raise ValueError(
-            f"expected a name without port, as gateway.example.org or .example.org, or *, "
-            f"got {value!r}"
-        )
+    if not re.fullmatch(r"\*|\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+        raise ValueError(f"expected a name without port, as .example.org, or *, got {value!r}")
     return host
-
-
-_STATES = {"redis": "redis", "rediss": "rediss", "unix": "unix"}
-_STATES |= {"valkey": "redis", "valkeys": "rediss"}
 
 
 def state_url(value: str) -> Secret:
     """A URL for redis-py. It may contain a password, so no message shows it."""
-    if not value:
-        return Secret("")
-    scheme, mark, rest = value.partition("://")
-    if scheme not in _STATES or not mark or not rest:
-        raise ValueError(f"expected {', '.join(f'{name}://…' for name in _STATES)}")
-    return Secret(f"{_STATES[scheme]}://{rest}")
+    if value and not re.match(r"(rediss?|valkeys?|unix)://.", value):
+        raise ValueError("expected redis://…, rediss://…, unix://…, valkey://… or valkeys://…")
+    return Secret(re.sub("^valkey", "redis", value))
 
 
 # The sampling fields that are a single number or a switch: others belong to one request.
@@ -141,31 +139,27 @@ _UNITS = {unit: 1 << 10 * power for power, unit in enumerate(("b", "kib", "mib",
 
 
 def size(value: str) -> str:
-    if value and not _size(value):
-        raise ValueError(f"expected a size like 24GiB or 512MiB, got {value!r}")
+    in_bytes(value)
     return value
 
 
 def sizes(value: str) -> str:
     """One for each graphics card."""
-    for part in value.split(",") if value else ():
-        size(part.strip() or "nothing")
+    each_in_bytes(value)
     return value
 
 
 def in_bytes(value: str) -> int:
     """The bytes of a `size`, 0 for an empty one."""
-    match = _size(value)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
+    if value and match is None:
+        raise ValueError(f"expected a size like 24GiB or 512MiB, got {value!r}")
     return int(float(match[1]) * _UNITS[match[2].lower() or "b"]) if match else 0
 
 
 def each_in_bytes(value: str) -> tuple[int, ...]:
     """The bytes of `sizes`."""
-    return tuple(in_bytes(part.strip()) for part in value.split(",") if part.strip())
-
-
-def _size(value: str) -> re.Match[str] | None:
-    return re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
+    return tuple(in_bytes(part.strip() or "nothing") for part in value.split(",") if value)
 
 
 def optional_issuer(value: str) -> str:
@@ -191,9 +185,7 @@ def webhook(value: str) -> Secret:
     parts = _address(value)
     valid = parts and parts.username is None and value.isprintable() and " " not in value
     if value and not valid:
-        raise ValueError(
-            "expected a URL like https://hooks.example.org/budgets, without spaces or a user name"
-        )
+        raise ValueError("expected a URL like https://hooks.example.org, no spaces, no user name")
     return Secret(value)
 
 

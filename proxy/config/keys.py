@@ -1,8 +1,7 @@
 """API keys: their names, the key file, and the rules for a set of keys.
 
 The data of clients belongs to the *name* of their key, and so do an administrator's rights. A key
-without a name is named by a digest of its secret, never by its position: if a line is deleted, the
-other keys keep their data. Imports nothing of the web: see proxy/config/sources.py.
+without a name is named by a digest of its secret: if a line is deleted, the others keep their data.
 """
 
 from __future__ import annotations
@@ -32,19 +31,15 @@ class Secret(str):
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """An API key. ``name`` owns its data and appears in the log. Keys of one ``group`` share cached
-    prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
-    ``on_overflow`` overrides the setting of that name for its requests, unless it is empty.
-    ``options`` are the other options of its line in a file, as they stand; ``place`` is that
-    line."""
+    """An API key. Its name owns its data and appears in the log."""
 
     name: str
     secret: Secret
-    group: str = ""
-    priority: Literal["high", "normal", "low"] = "normal"
-    on_overflow: Literal["", "refuse", "compact"] = ""
-    options: Mapping[str, str] = {}
-    place: str = ""
+    group: str = ""  # keys of one group share cached prompts, one without shares with no other
+    priority: Literal["high", "normal", "low"] = "normal"  # its class in the queue
+    on_overflow: Literal["", "refuse", "compact"] = ""  # overrides the setting, if it is not empty
+    options: Mapping[str, str] = {}  # the other ones of its line in a file, as they stand
+    place: str = ""  # that line
 
     @property
     def cache_group(self) -> str:
@@ -70,50 +65,49 @@ def read(text: str, path: str) -> tuple[ApiKey, ...]:
     """The keys of a file. Raises ValueError with the number of the line."""
     keys = []
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        place = f"{path}, line {number}"
-        options: dict[str, str] = {}
-        for word in [word for n, word in enumerate(words) if _is_option(word, n)]:
-            name, _, value = word.partition("=")
-            if name in options:
-                raise ValueError(f"{place}: {name[:60]} is there twice")
-            options[name] = value
-        words = [word for n, word in enumerate(words) if not _is_option(word, n)]
-        own = ("group", "priority", "on_overflow")
-        more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
-        is_valid = (
-            1 <= len(words) <= 2
-            # A line that begins with an option would be a key without it.
-            and not (len(words) == 2 and _OPTION.fullmatch(words[0]))
-            and more.get("priority", "low") in ("high", "normal", "low")
-            and more.get("on_overflow", "") in _OVERFLOW
-        )
-        if not is_valid:
-            raise ValueError(
-                f"{place}: expected KEY or NAME KEY, then options such as group=NAME, "
-                "priority=high|normal|low, on_overflow=refuse|compact"
-            )
-        if options:
-            more |= {"options": options, "place": place}
-        try:
-            secret = checked(words[-1])
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-        if len(words) == 2:
-            keys.append(ApiKey(words[0], secret, **more))
-        else:
-            keys.append(unnamed(secret, **more))
+        if line.strip() and not line.lstrip().startswith("#"):
+            place = f"{path}, line {number}"
+            try:
+                keys.append(_of_line(line.split(), place))
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
     if not keys:
         # Without this error the API would be open, although a key file is configured.
         raise ValueError(f"{path} contains no API keys")
     return tuple(keys)
 
 
-def _is_option(word: str, number: int) -> bool:
-    """`number` is the word's place. The first word may be a key in the form of an option."""
-    return bool(_OPTION.fullmatch(word)) and (number > 0 or word.startswith(_FIRST))
+def _of_line(line: Sequence[str], place: str) -> ApiKey:
+    words: list[str] = []
+    options: dict[str, str] = {}
+    for word in line:
+        # The first word may be a key in the form of an option.
+        is_first = not (words or options)
+        if not _OPTION.fullmatch(word) or (is_first and not word.startswith(_FIRST)):
+            words.append(word)
+            continue
+        name, _, value = word.partition("=")
+        if name in options:
+            raise ValueError(f"{name[:60]} is there twice")
+        options[name] = value
+    own = ("group", "priority", "on_overflow")
+    more: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
+    is_valid = (
+        1 <= len(words) <= 2
+        # A line that begins with an option would be a key without it.
+        and not (len(words) == 2 and _OPTION.fullmatch(words[0]))
+        and more.get("priority", "low") in ("high", "normal", "low")
+        and more.get("on_overflow", "") in _OVERFLOW
+    )
+    if not is_valid:
+        raise ValueError(
+            "expected KEY or NAME KEY, then options such as group=NAME, "
+            "priority=high|normal|low, on_overflow=refuse|compact"
+        )
+    if options:
+        more |= {"options": options, "place": place}
+    secret = checked(words[-1])
+    return ApiKey(words[0], secret, **more) if len(words) == 2 else unnamed(secret, **more)
 
 
 def conflict(keys: Sequence[ApiKey]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from . import macros
-from .forms import each_in_bytes, in_bytes, size, sizes, url
+from .forms import each_in_bytes, in_bytes, naming, size, sizes, url
 
 PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"
@@ -31,47 +31,36 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `command` and `stop` are words for the system, not for a shell; in the file, a text is split
     like a shell's. ``${PORT}`` in `command`, `url` and the values of `environment` is the port on
-    which the server must listen, ``${PID}`` in `stop` its process. `url` is where it listens. A
-    server of the kind `openai` has OpenAI's API there, and one of the kind `http` any other:
-    requests are forwarded to it. `server_model` is what these call the model; empty: the only one
-    that it lists, or the name in the request. `check` is the path that answers 200 once the server
-    is ready; empty: any answer but 503. `ttl` is after how many idle seconds the server is stopped,
-    0 for never. `preload`: it is loaded when the gateway starts. `memory` is what it needs, as
-    ``4GiB``; empty: estimated, then measured. `gpu_memory` is the same for its graphics cards, of
-    all together, or of each, as ``4GiB,2GiB``. `pin`: it never gives way to another model. At most
-    `concurrency` requests run at once, if it is above 0. `title` and `description` are
-    shown in lists of models, unless it is `unlisted`. `strip` are fields removed from requests,
-    `set` those set in them, and `set_by_alias` those set for requests that name an alias.
-    `save_slots`: the flags with which a llama-server saves its slots are added to the command, if
-    the server lists them. `on_overflow` overrides --on-overflow for this model."""
+    which the server must listen, ``${PID}`` in `stop` its process. A server of the kind `openai`
+    has OpenAI's API at its `url`, and one of the kind `http` any other: requests are forwarded."""
 
     name: _Text
     command: tuple[str, ...]
     aliases: tuple[_Text, ...] = ()
     environment: dict[str, str] = {}
     folder: str = ""
-    check: str = ""
-    ttl: _Seconds = 0.0
+    check: str = ""  # the path that answers 200 once it is ready; "": any answer but 503
+    ttl: _Seconds = 0.0  # idle seconds after which it is stopped; 0: never
     start_timeout: _Limit = 300.0
     stop_timeout: _Limit = 10.0
     stop: tuple[str, ...] = ()
     slots: Annotated[int, Meta(ge=0, le=1024)] = 0
     ctx_size: Annotated[int, Meta(ge=0)] = 0
-    memory: str = ""
-    gpu_memory: str = ""
-    pin: bool = False
-    save_slots: bool = False
+    memory: str = ""  # as 4GiB; "": estimated, then measured
+    gpu_memory: str = ""  # the same of all its graphics cards, or of each, as 4GiB,2GiB
+    pin: bool = False  # it never gives way to another model
+    save_slots: bool = False  # add the flags with which a llama-server saves its slots
     kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
     url: str = LOOPBACK
-    server_model: str = ""
-    preload: bool = False
-    concurrency: Annotated[int, Meta(ge=0, le=1024)] = 0
+    server_model: str = ""  # its name at `url`; "": the only one there, or that of the request
+    preload: bool = False  # load it when the gateway starts
+    concurrency: Annotated[int, Meta(ge=0, le=1024)] = 0  # most requests at once; 0: any
     title: str = ""
     description: str = ""
     unlisted: bool = False
-    strip: tuple[str, ...] = ()
-    set: dict[str, Any] = {}
-    set_by_alias: dict[str, dict[str, Any]] = {}
+    strip: tuple[str, ...] = ()  # fields that are removed from requests
+    set: dict[str, Any] = {}  # fields that are set in requests
+    set_by_alias: dict[str, dict[str, Any]] = {}  # the same for those that name an alias
     on_overflow: Literal["refuse", "compact"] | None = None
 
     @property
@@ -99,9 +88,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Foreign(msgspec.Struct, frozen=True):
-    """What a configuration file of another program says. `values` are settings by name. `notes`
-    name the parts of the file that are not supported. `models_max` is how many models may be loaded
-    at once if the operator bounds neither their memory nor their number; 0: any."""
+    """What a configuration file of another program says: settings by name, and notes about parts
+    that are not supported. `models_max` is how many models may be loaded at once if the operator
+    bounds neither their memory nor their number; 0: any."""
 
     values: dict[str, Any]
     notes: Sequence[str] = ()
@@ -111,8 +100,7 @@ class Foreign(msgspec.Struct, frozen=True):
 def read(
     raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
 ) -> tuple[ModelConfig, ...]:
-    """The models of the file; `shared` are the macros of all. Raises ValueError, whose message
-    names the model."""
+    """The models; `shared` are the macros of all. Raises ValueError, which names the model."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise ValueError("expected [[model]] tables")
     tables = []
@@ -129,8 +117,6 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     models = []
     for number, table in enumerate(tables, start=1):
         with _naming(table, number):
-            if "metadata" in table:
-                raise ValueError("metadata: is not shown any more; use title and description")
             for key in ("command", "stop"):
                 if isinstance(table.get(key), str):
                     table = {**table, key: words(table[key])}
@@ -143,15 +129,10 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     return tuple(models)
 
 
-@contextmanager
-def _naming(table: Mapping[str, Any], number: int) -> Iterator[None]:
+def _naming(table: Mapping[str, Any], number: int) -> AbstractContextManager[None]:
     """Errors say of which table they are."""
-    try:
-        yield
-    except ValueError as error:
-        name = table.get("name")
-        who = repr(name[:MAX_NAME]) if isinstance(name, str) and name else number
-        raise ValueError(f"{who}: {error}") from None
+    name = table.get("name")
+    return naming(repr(name[:MAX_NAME]) if isinstance(name, str) and name else number)
 
 
 def _check(model: ModelConfig) -> None:
@@ -161,10 +142,8 @@ def _check(model: ModelConfig) -> None:
         raise ValueError("command: expected a program and its arguments")
     names_port = any(PORT in word for word in (*model.command, *model.environment.values()))
     if PORT in model.url and not names_port:
-        raise ValueError(
-            f"command: must contain {PORT}, the port for the server to listen on; or set url if its"
-            " port never changes"
-        )
+        why = "the port for the server to listen on; or set url if its port never changes"
+        raise ValueError(f"command: must contain {PORT}, {why}")
     if model.server_model and model.kind == "llamacpp":
         raise ValueError('server_model: needs kind = "openai" or "http"')
     for name in (*model.set, *model.strip, *chain(*model.set_by_alias.values())):
@@ -175,11 +154,9 @@ def _check(model: ModelConfig) -> None:
             raise ValueError(f"set_by_alias: {alias!r} is not one of the aliases")
     if model.check and not re.fullmatch(r"/[!-~]*", model.check):
         raise ValueError(f"check: expected a path like /health, got {model.check!r}")
-    for key, check in (("memory", size), ("gpu_memory", sizes), ("url", _url)):
-        try:
-            check(getattr(model, key))
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
+    for key, check in (("memory", size), ("gpu_memory", sizes), ("url", url)):
+        with naming(key):
+            check(getattr(model, key).replace(PORT, "1"))
     if any("\0" in word for word in (*model.command, *model.stop, model.folder)):
         raise ValueError("command: contains a NUL character")
     for name, value in model.environment.items():
@@ -187,13 +164,7 @@ def _check(model: ModelConfig) -> None:
             raise ValueError(f"environment: {name!r} is not a variable that a process can have")
 
 
-def _url(value: str) -> str:
-    return url(value.replace(PORT, "1"))
-
-
 def words(command: str) -> tuple[str, ...]:
     """Split a command as a shell does; a backslash continues a line. Raises ValueError."""
-    try:
+    with naming("command"):
         return tuple(shlex.split(command.replace("\\\n", " ")))
-    except ValueError as error:
-        raise ValueError(f"command: {error}") from None

@@ -1,8 +1,5 @@
-"""The models of --models-dir: GGUF files, and folders of files that belong together.
-
-The layout is that of llama-server's router mode: a model with a projector (``mmproj*.gguf``), or in
-several parts, may have a folder of its own and is named by it.
-"""
+"""The models of --models-dir: GGUF files, and folders of files belonging together, laid out as in
+llama-server's router mode: a model with a projector, or in parts, may have a folder of its name."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
     try:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder} is not a folder")
-        for name, files in _found(Path(folder)):
+        for name, files in _all(Path(folder)):
             if not (name.isprintable() and len(name) <= MAX_NAME):
                 raise ValueError(f"{name!r}: rename this, it cannot be the name of a model")
             if len(models) == MAX_FILES:
@@ -38,33 +35,23 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
     return tuple(models)
 
 
-def of_files(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The name of each model in a folder, without its inner ones, and the flags with its files."""
-    files, projector = _files(folder)
-    eyes = ("--mmproj", str(projector)) if projector else ()
-    for name, path in files:
-        yield name, ("-m", str(path), *eyes)
-
-
-def _found(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:
-    """The name of each model, and the flags with its files."""
-    files, _ = _files(folder)
-    for name, path in files:
-        yield name, ("-m", str(path))
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        models = [*of_files(inner)]
-        for name, flags in models:
-            yield inner.name if len(models) == 1 else f"{inner.name}/{name}", flags
-
-
-def _files(folder: Path) -> tuple[list[tuple[str, Path]], Path | None]:
-    """The models of a folder, without its inner ones, and its first projector."""
+def of_files(folder: Path, eyes: bool = True) -> list[tuple[str, tuple[str, ...]]]:
+    """The name of each model in this very folder, and the flags with its file and projector."""
     models = []
-    projectors = []
+    projector: tuple[str, ...] = ()
     for path in sorted(folder.glob("*.gguf")):
         name = re.sub(r"-00001-of-\d{5}$", "", path.stem)
         if name.startswith("mmproj"):
-            projectors.append(path)
+            projector = projector or ("--mmproj", str(path))
         elif not re.search(r"-\d{5}-of-\d{5}$", name):
             models.append((name, path))
-    return models, projectors[0] if projectors else None
+    return [(name, ("-m", str(path), *(projector if eyes else ()))) for name, path in models]
+
+
+def _all(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """The name of each model, and the flags with its files."""
+    yield from of_files(folder, eyes=False)
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        models = of_files(inner)
+        for name, flags in models:
+            yield inner.name if len(models) == 1 else f"{inner.name}/{name}", flags

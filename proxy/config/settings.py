@@ -1,8 +1,7 @@
 """The table of settings: the class ``Settings``.
 
-A field's name, type, default, help and bounds are here only. Flags, ``SLOTPROXY_…`` variables, the
-keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
-derived from it. A new setting is one new field.
+Flags, variables, the keys of the file, ``--help`` and the table in the documentation
+(``tools/generated_docs.py``) are derived from its fields. A new setting is one new field.
 """
 
 from __future__ import annotations
@@ -15,21 +14,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from . import forms, keys, routes
+from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
 
 WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
-
-
-class SettingsError(ValueError):
-    """An invalid setting. The message is one line and names the setting."""
+Texts = tuple[str, ...]
+ChatMode = Literal["auto", "native", "completion"]
+Overflow = Literal["refuse", "compact"]
 
 
 class Declared(NamedTuple):
-    """What is said of a setting besides its name, type and default: its group in the help, its
-    help, a validator, and msgspec's bounds ge, gt, le and lt."""
+    """The group of a setting in the help, its help, a validator, and bounds of its value."""
 
     group: str
     help: str
@@ -63,32 +61,26 @@ _key = _group("")  # of a table of the file
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
-    ``--chatglm-model``, or a model that the gateway starts itself."""
+    """A ``[[backend]]`` table, an address, a ChatGLM model, or a model to start."""
 
     url: str = _key("", "URL of the server", forms.url)
     file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
     name: str = _key("", "name in logs and in /v1/backends; default: host and port")
     model: str = _key("", "model name to serve; default: the name the server reports")
-    aliases: tuple[str, ...] = _key((), "other names of the model")
+    aliases: Texts = _key((), "other names of the model")
     kind: Literal["auto", "llamacpp", "chatglm", "openai"] = _key(
         "auto",
-        "driver; auto: a server.cpp, detected; openai: a server with OpenAI's API, by a url"
-        " that ends with /v1",
+        "auto: a server.cpp, detected; openai: has OpenAI's API, by a url that ends with /v1",
     )
     slots: int = _key(0, "parallel requests; 0: use --slots", ge=0, le=1024)
     ctx_size: int = _key(0, "tokens per slot; 0: use --ctx-size", ge=0)
     weight: float = _key(1.0, "relative share of the load", gt=0, le=1000)
     api_key: Secret | None = _key(None, "API key to send to this server", keys.checked)
-    chat_mode: Literal["auto", "native", "completion"] | None = _key(
-        None, "overrides --chat-mode for this server"
-    )
+    chat_mode: ChatMode | None = _key(None, "overrides --chat-mode for this server")
     by_prompt: tuple[Literal["tools", "required", "schemas"], ...] = _key(
         (), "what a server of the kind openai ignores, so that the prompt describes it"
     )
-    on_overflow: Literal["refuse", "compact"] | None = _key(
-        None, "overrides --on-overflow for this server's model"
-    )
+    on_overflow: Overflow | None = _key(None, "overrides --on-overflow for this server's model")
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
@@ -108,8 +100,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An ``[[mcp]]`` table of the file: an MCP server whose tools an agent may use, once
-    ``--tools`` names it. Either a command, used over its standard streams, or the URL of a server
-    with streamable HTTP; ``tools`` are the allowed names, empty for all."""
+    ``--tools`` names it: a command, or a URL. ``tools`` are the allowed names, empty for all."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -126,12 +117,9 @@ class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[chatglm]`` table of the file: how the models of ``--chatglm-model`` run."""
 
     isolation: Literal["process", "thread"] = _key(
-        "process",
-        "run a model in a child process, or in a thread, which blocks the gateway meanwhile",
+        "process", "run a model in a child process, or in a thread, which blocks the gateway"
     )
-    load: Literal["start", "lazy"] = _key(
-        "start", "load a model at startup or on the first request"
-    )
+    load: Literal["start", "lazy"] = _key("start", "load a model at the start or when asked for")
     unload: float = _key(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
     threads: int = _key(0, "threads per model; 0: number of cores minus one", ge=0, le=1024)
     rows: ClassVar[tuple[Declared, ...]] = _above()
@@ -141,7 +129,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
 
     rounds: int = _key(6, "maximum model calls per agent answer", ge=1, le=100)
-    timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0, le=86400)
+    timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0)
     tokens: int = _key(4096, "maximum tokens per agent answer", ge=1, le=1 << 24)
     tool_timeout: float = _key(30.0, "time limit for a tool call in seconds", gt=0, le=3600)
     rows: ClassVar[tuple[Declared, ...]] = _above()
@@ -152,9 +140,7 @@ class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", forms.optional_key)
     tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", forms.optional_key)
-    timeout: float = _key(
-        15.0, "time limit for a web search in seconds, including reading pages", gt=0, le=600
-    )
+    timeout: float = _key(15.0, "seconds for a web search, including reading pages", gt=0, le=600)
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
@@ -162,36 +148,22 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[oidc]`` table of the file: the OpenID provider at which users sign in."""
 
     issuer: str = _key(
-        "",
-        "address of the provider, exactly as it names itself; requires slotproxy[oidc] and admins",
-        forms.optional_issuer,
+        "", "address of the provider, as it names itself; requires admins", forms.optional_issuer
     )
     client_id: str = _key("", "id of this gateway at the OpenID provider")
-    client_secret: Secret = _key(
-        _NO_KEY, "secret of this gateway at the OpenID provider, if it has one", Secret
-    )
-    name: str = _key("", "name of the OpenID provider on the sign-in page; default: its host")
-    scopes: str = _key(
-        "openid profile email", "scopes to ask the OpenID provider for, with spaces between them"
-    )
+    client_secret: Secret = _key(_NO_KEY, "secret of this gateway, if it has one", Secret)
+    name: str = _key("", "name of the provider on the sign-in page; default: its host")
+    scopes: str = _key("openid profile email", "scopes to ask for, with spaces between them")
     redirect_url: str = _key(
-        "",
-        "address of /signin/oidc/callback as the provider knows it; default: by the request",
-        forms.optional_url,
+        "", "address of /signin/oidc/callback; default: by the request", forms.optional_url
     )
-    user_claim: str = _key(
-        "email", "claim with the id of the user; a.b is the field b of the claim a"
-    )
-    team_claim: str = _key(
-        "", 'claim with the ids of teams, the first known of which is the user\'s; none: ""'
-    )
-    admins: tuple[str, ...] = _key(
+    user_claim: str = _key("email", "claim with the user's id; a.b: the field b of the claim a")
+    team_claim: str = _key("", "claim with ids of teams; the first known one is the user's")
+    admins: Texts = _key(
         (), "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
     )
-    allow: tuple[str, ...] = _key(
-        (),
-        "CLAIM=VALUE, one of which users need to sign in; none: all users of the provider may",
-        forms.claim_value,
+    allow: Texts = _key(
+        (), "CLAIM=VALUE, one of which users need to sign in; none: all may", forms.claim_value
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
@@ -221,67 +193,42 @@ _DEFAULT_SERVER: Literal["gunicorn", "waitress"] = "waitress" if WINDOWS else "g
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. Times are in seconds, sizes in bytes, contexts in tokens."""
 
-    llama_api: tuple[str, ...] = _backends(
+    llama_api: Texts = _backends(
         ("http://127.0.0.1:8080", "http://127.0.0.1:9931"),
         "URL of a llama.cpp or PowerInfer server. A default is used if a server listens there",
         forms.url,
     )
-    embedding_api: tuple[str, ...] = _backends(
+    embedding_api: Texts = _backends(
         (), "URL of a server used only for embeddings; none: use the backends", forms.url
     )
-    local_embeddings: bool = _backends(
-        True, "without --embedding-api: make embeddings with the model of the extra embed"
-    )
-    rerank_api: tuple[str, ...] = _backends(
+    local_embeddings: bool = _backends(True, "without --embedding-api: use the extra embed's model")
+    rerank_api: Texts = _backends(
         (), "URL of a server used only for reranking; none: use the backends", forms.url
     )
-    slots: int = _backends(
-        0, "parallel requests per backend; 0: detect the backend's number of slots", ge=0, le=1024
-    )
-    ctx_size: int = _backends(
-        0, "context length of one slot in tokens; 0: detect it from the backend", ge=0, le=1 << 30
-    )
-    timeout: float = _backends(
-        600.0, "seconds to wait for the next byte from a backend", gt=0, le=86400
-    )
-    health_interval: float = _backends(
-        5.0, "seconds between health checks of a backend", gt=0, le=3600
-    )
+    slots: int = _backends(0, "parallel requests per backend; 0: detect them", ge=0, le=1024)
+    ctx_size: int = _backends(0, "tokens of context per slot; 0: detect them", ge=0, le=1 << 30)
+    timeout: float = _backends(600.0, "seconds to wait for the next byte from a backend", gt=0)
+    health_interval: float = _backends(5.0, "seconds between health checks of a backend", gt=0)
 
-    models_dir: str = _models(
-        "", "folder of GGUF files, each a model that --llama-server starts", forms.path
-    )
+    models_dir: str = _models("", "folder of GGUF files that --llama-server starts", forms.path)
     llama_server: str = _models(
         "llama-server", "command that starts a model of --models-dir, without model, host and port"
     )
-    models_max: int = _models(
-        0, "models loaded at once, of those that are started here; 0: any number", ge=0
-    )
+    models_max: int = _models(0, "started models that are loaded at once; 0: any number", ge=0)
     models_ttl: float = _models(
         0.0, "idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0
     )
-    memory: str = _models(
-        "", "memory for all models that are started here, as 24GiB; empty: unlimited", forms.size
-    )
+    memory: str = _models("", "memory for all started models, as 24GiB; empty: any", forms.size)
     gpu_memory: str = _models(
-        "",
-        "the same of each graphics card, as 24GiB,16GiB; empty: all that nvidia-smi tells",
-        forms.sizes,
+        "", "the same of each graphics card, as 24GiB,16GiB; empty: as nvidia-smi says", forms.sizes
     )
     swap_wait: float = _models(
-        10.0,
-        "seconds that a model without room waits for idle ones, before busy ones end",
-        ge=0,
-        le=86400,
+        10.0, "seconds that a model waits for idle ones to unload, before busy ones drain", ge=0
     )
 
-    chatglm_model: tuple[str, ...] = _models(
-        (), "chatglm_cpp model file to run in this gateway; may be repeated", forms.path
-    )
+    chatglm_model: Texts = _models((), "chatglm_cpp model file to run in this gateway", forms.path)
 
-    continue_broken: bool = _backends(
-        True, "continue an answer on another backend if its backend fails"
-    )
+    continue_broken: bool = _backends(True, "continue an answer elsewhere if its backend fails")
 
     chat_template: str = _prompts(
         "auto",
@@ -292,65 +239,49 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chat_prompt: str = _prompts(
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant follows the given rules no matter what.\n",
-        "legacy format: text at the start of the prompt",
+        "legacy: text at the start of the prompt",
         forms.unescaped,
     )
-    user_name: str = _prompts(
-        "\nUSER: ", "legacy format: text before each user message", forms.unescaped
-    )
-    ai_name: str = _prompts(
-        "\nASSISTANT: ", "legacy format: text before each assistant message", forms.unescaped
-    )
+    user_name: str = _prompts("\nUSER: ", "legacy: text before users' messages", forms.unescaped)
+    ai_name: str = _prompts("\nASSISTANT: ", "legacy: text before answers", forms.unescaped)
     system_name: str = _prompts(
-        "\nASSISTANT's RULE: ", "legacy format: text before each system message", forms.unescaped
+        "\nASSISTANT's RULE: ", "legacy: text before system messages", forms.unescaped
     )
-    stop: str = _prompts("</s>", "legacy format: text that ends an answer", forms.unescaped)
-    sampling: tuple[str, ...] = _prompts(
-        (),
-        "sampling parameter of requests that do not set it, for example temperature=0.2",
-        forms.sampler,
+    stop: str = _prompts("</s>", "legacy: text that ends an answer", forms.unescaped)
+    sampling: Texts = _prompts(
+        (), "sampling parameter of requests without it, as temperature=0.2", forms.sampler
     )
-    chat_mode: Literal["auto", "native", "completion"] = _prompts(
+    chat_mode: ChatMode = _prompts(
         "auto",
         "where chats are rendered and parsed: completion (the gateway), native (the llama-server),"
         " auto (the gateway, except for images, audio and unknown templates)",
     )
     user_control_tokens: Literal["break", "keep"] = _prompts(
         "break",
-        "control tokens of the chat template in users' messages: break (they are ordinary text),"
-        " keep (they act, for clients that write prompts themselves)",
+        "control tokens of the template in users' messages: break (they are ordinary text), keep"
+        " (they act, for clients that write prompts themselves)",
     )
-    on_overflow: Literal["refuse", "compact"] = _prompts(
-        "refuse",
-        "conversations that do not fit the context: refuse them, or sum up their oldest turns",
+    on_overflow: Overflow = _prompts(
+        "refuse", "conversations beyond the context: refuse them, or sum up their oldest turns"
     )
     reasoning_format: Literal["deepseek", "none", "raw"] = _prompts(
-        "deepseek",
-        "reasoning: deepseek (in reasoning_content), none (in the text), raw (unmodified output)",
+        "deepseek", "deepseek (in reasoning_content), none (in the text), raw (unmodified output)"
     )
 
     host: str = _serving("127.0.0.1", "address to listen on")
     port: int = _serving(8081, "port to listen on; 0: any free port", ge=0, le=65535)
     data: str = _storage("", "data directory; empty: the user's data directory", forms.path)
-    database: str = _storage(
-        "", "database for all that is stored: postgresql://…; empty: SQLite in --data"
-    )
+    database: str = _storage("", "database, as postgresql://…; empty: SQLite in --data")
     max_document: int = _storage(67108864, "maximum size of a document in bytes", ge=1, le=1 << 30)
     quota_bytes: int = _storage(
         10737418240, "bytes of files, documents and questions per API key; 0: unlimited", ge=0
     )
-    chatchat: bool = _serving(
-        False, "also serve the Langchain-Chatchat API (/chat/chat, /knowledge_base/…)"
-    )
+    chatchat: bool = _serving(False, "also serve the API of Langchain-Chatchat")
     pages: bool = _serving(True, "serve the web pages at /: chat, knowledge, models, status")
     api_prefix: str = _serving("", "path prefix of all routes, for example /llm", forms.prefix)
-    alias: tuple[str, ...] = _serving(
-        (), "name of the served model; may be repeated to add aliases"
-    )
+    alias: Texts = _serving((), "name of the served model, and aliases of it")
     default_model: str = _serving("", "model used for unknown names when several models are served")
-    strict_models: bool = _serving(
-        False, "return 404 for an unknown model name even if only one model is served"
-    )
+    strict_models: bool = _serving(False, "404 for an unknown model name, even with one model")
     server: Literal["gunicorn", "waitress"] = _serving(
         _DEFAULT_SERVER, "WSGI server; on Windows only waitress is available"
     )
@@ -359,70 +290,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     workers: int = _serving(1, "worker processes; more than 1 requires --state", ge=1)
     state: Secret = _serving(
-        Secret(""),
+        _NO_KEY,
         "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH), where several workers or"
         " hosts share slots, queue and limits; empty: in the process",
         forms.state_url,
     )
-    state_name: str = _serving(
-        "default", "name of the slot table in --state, the same wherever backends are shared"
-    )
+    state_name: str = _serving("default", "slot table in --state, one for each set of backends")
 
-    max_queue: int = _admission(
-        256, "maximum number of queued requests; further requests get 429", ge=0
-    )
-    queue_timeout: float = _admission(
-        300.0, "maximum seconds a request waits for a slot", gt=0, le=86400
-    )
+    max_queue: int = _admission(256, "queued requests, beyond which others get 429", ge=0)
+    queue_timeout: float = _admission(300.0, "maximum seconds a request waits for a slot", gt=0)
     budget_webhook: Secret = _admission(
-        _NO_KEY,
-        "URL that gets a POST when a budget has reached its soft or hard limit",
-        forms.webhook,
+        _NO_KEY, "URL that gets a POST when a budget reaches a limit", forms.webhook
     )
     wait_for_backend: float = _admission(
-        10.0,
-        "seconds that a request waits while no backend for its model is up, before 503",
-        ge=0,
-        le=86400,
+        10.0, "seconds that a request waits while no backend for its model is up, before 503", ge=0
     )
-    slot_disk: int = _admission(
-        8 << 30, "bytes of saved slots per backend started with --slot-save-path; 0: none", ge=0
-    )
+    slot_disk: int = _admission(8 << 30, "bytes of saved slots per backend; 0: none", ge=0)
     max_body: int = _admission(33554432, "bytes of a request body", ge=1024, le=1 << 40)
 
-    api_key: tuple[Secret, ...] = _access(
-        (), "API key that clients must send, named by its digest", keys.checked
-    )
+    api_key: tuple[Secret, ...] = _access((), "API key that clients must send", keys.checked)
     api_key_file: str = _access(
         "",
         "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
         " group share their prompt cache), priority=high|normal|low, on_overflow=refuse|compact,"
         " and rights and limits such as models=qwen*,tiny rpm_limit=60",
     )
-    admins: tuple[str, ...] = _access(
-        (), "names of API keys that may save, restore and erase slots and see backend addresses"
-    )
+    admins: Texts = _access((), "names of API keys that may manage slots and see backend addresses")
     hide_forbidden: bool = _access(
         False, "answer 404 instead of 403 for models and routes that a key's rights do not include"
     )
     wrong_keys: int = _access(
-        20,
-        "invalid API keys per address and minute, before keys that are new there get 429; 0: any",
-        ge=0,
+        20, "invalid keys per address and minute, before new ones there get 429; 0: any", ge=0
     )
-    trusted_proxies: tuple[str, ...] = _access(
+    trusted_proxies: Texts = _access(
         (),
-        "address or network (10.0.0.0/8) of a proxy whose X-Forwarded-For or Forwarded header is"
-        " trusted; unix: peers on a Unix socket",
+        "address or network of a proxy whose X-Forwarded-For is trusted; unix: Unix sockets",
         forms.trusted_proxy,
     )
-    cors_origins: tuple[str, ...] = _access(
-        (),
-        "origin whose pages may call this API, or a host (localhost) for all its origins",
-        forms.origin,
+    cors_origins: Texts = _access(
+        (), "origin whose pages may call this API, or a host for all its origins", forms.origin
     )
 
-    allowed_hosts: tuple[str, ...] = _access(
+    allowed_hosts: Texts = _access(
         (),
         "without API keys: host name that clients may use, besides localhost, IP addresses and"
         " private network names; .example.org: all subdomains; *: any",
@@ -433,14 +342,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         (), "web search engine; the first is the default; none: web search is disabled"
     )
     searxng_url: str = _search(
-        "", "URL of a SearXNG server that allows the json format", forms.optional_url
+        "", "URL of a SearXNG server with the json format", forms.optional_url
     )
-    tools: tuple[str, ...] = _search(
+    tools: Texts = _search(
         (),
         "tool that agents may use: calculator, time, knowledge_search, web_search, an installed"
         " function (entry point slotproxy.tools) or an [[mcp]] server",
     )
-    mcp_url: tuple[str, ...] = _search(
+    mcp_url: Texts = _search(
         (),
         "URL of MCP servers that requests may name, as https://mcp.example.com/*; private"
         " addresses only if the host is an address; none: only configured servers",
@@ -449,10 +358,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     metrics: bool = _logging(False, "serve GET /metrics")
     ledger_days: int = _logging(
-        90,
-        "days for which the ledger keeps a row for each request, if there is a place for it",
-        ge=0,
-        le=36500,
+        90, "days for which the ledger keeps a row for each request, if it has a place", ge=0
     )
     log_level: Literal["debug", "info", "warning", "error"] = _logging("info", "minimum log level")
 
@@ -467,17 +373,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[PriceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
-    # Not settings: the keys of --api-key-file, whether any backend was named, and the path of the
-    # settings file.
-    file_keys: tuple[ApiKey, ...] = ()
-    names_backend: bool = False
+    # Not settings:
+    file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file
+    names_backend: bool = False  # whether any backend was named
     config_file: str = ""
     warnings: tuple[str, ...] = ()  # to print at the start
 
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
-        """All configured backends: the addresses, the model files, then the file's tables, with
-        names, kinds, slots and context sizes filled in. Models to start come last."""
+        """All backends, with names, kinds, slots and contexts. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")

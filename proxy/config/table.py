@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from .forms import naming
 from .keys import Secret
-from .removed import REMOVED_VALUES
 from .settings import SECTIONS, Declared, Settings, SettingsError
 
 ENV_PREFIX = "SLOTPROXY_"
+YEAR = 86400.0 * 365  # seconds; more is no time, and neither is nan
 
 
 class SettingRow(NamedTuple):
@@ -99,8 +99,7 @@ def _expected(row: SettingRow) -> str:
 
 
 def read_value(row: SettingRow, raw: Any, source: str) -> Any:
-    """Validate ``raw``, the text of a flag or variable or a value of the file. Returns the row's
-    type. Raises SettingsError."""
+    """Validate the text of a flag or variable, or a value of the file. Raises SettingsError."""
     if row.is_list:
         if isinstance(raw, str):
             raw = [raw]
@@ -126,15 +125,11 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         kind = str if row.item is Secret else row.item  # its check makes it a Secret
         bounded = kind if row.is_list else Annotated[kind, row.bounds]
         value = msgspec.convert(raw, bounded, strict=False)
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not value <= YEAR:
             raise msgspec.ValidationError
     except msgspec.ValidationError:
-        if isinstance(raw, str) and (why := REMOVED_VALUES.get((row.name, raw))):
-            raise SettingsError(f"{source}: {why}") from None
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:
         raise SettingsError(f"{source}: contains a NUL character")
-    try:
+    with naming(source):
         return row.check(value) if row.check else value
-    except ValueError as error:
-        raise SettingsError(f"{source}: {error}") from None

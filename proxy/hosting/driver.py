@@ -1,9 +1,8 @@
 """The driver of a model that the gateway starts itself.
 
-It is up whether its server runs or not, so that requests may wait for it. While the server does not
-run, its capabilities are `provisional`: a request first waits for the load, and its prompt is
-rendered with the model's template then. Everything that a client asks starts the server; health
-checks, metrics and lists do not.
+It is up whether its server runs or not, so that requests may wait for it; until it runs, its
+capabilities are `provisional`. Everything that a client asks starts the server; health checks,
+metrics and lists do not.
 """
 
 from __future__ import annotations
@@ -73,10 +72,7 @@ class HostedDriver(Driver):
         return {} if server is None else server.counters()
 
     def server_prompt(self, task: Task) -> str | None:
-        server = self.model.server
-        if server is None:
-            raise BackendDown("the model is not loaded")
-        return server.server_prompt(task)
+        return self._loaded().server_prompt(task)
 
     def close(self) -> None:
         self.model.close()
@@ -89,8 +85,7 @@ class HostedDriver(Driver):
 
     @property
     def trouble(self) -> str:
-        error = self.model.error
-        return error.message.partition("\n")[0] if error is not None else ""
+        return self.model.error.message.partition("\n")[0] if self.model.error else ""
 
     @property
     def awaits(self) -> float:
@@ -153,12 +148,9 @@ class HostedDriver(Driver):
         if slots is not None and action == "restore":
             with self._server() as server:  # it may have ended since the slot was granted
                 return slots.restore(server, slot, file)
-        loaded = self.model.server
-        if loaded is None:
-            raise BackendDown("the model is not loaded")
         if slots is not None and action == "save":
-            return slots.write(loaded, slot, file)
-        return loaded.slot_action(action, slot, file, seconds)
+            return slots.write(self._loaded(), slot, file)
+        return self._loaded().slot_action(action, slot, file, seconds)
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         with self._server(cancel) as server:
@@ -177,6 +169,12 @@ class HostedDriver(Driver):
         except BaseException:
             self.model.leave(answered=False)
             raise
+
+    def _loaded(self) -> Server:
+        server = self.model.server
+        if server is None:
+            raise BackendDown("the model is not loaded")
+        return server
 
     def _waiting(self, cancel: Cancel) -> Iterator[Server | None]:
         return self.model.use(cancel, self._tick, self._timeout)

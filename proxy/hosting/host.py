@@ -16,14 +16,13 @@ from .slot_keeper import SAVING
 from .starting import Hosting
 
 
-# API keys of the servers that are started here.
-#
-# A llama-server without a key answers pages of any origin, so any web site in a browser on this
-# machine could use it, past the keys and checks of the gateway. So each gets a key of its own. It
-# is in the environment, which other users cannot read; older servers ignore it.
 def with_key(config: ModelConfig) -> ModelConfig:
     """The model with a key for its server, if it is a llama.cpp server on a port of the gateway's
-    choice. On a port of its own, others may use it too."""
+    choice. On a port of its own, others may use it too.
+
+    A llama-server without a key answers pages of any origin, so any web site in a browser on this
+    machine could use it. The key is in the environment, which other users cannot read; older
+    servers ignore it."""
     if config.kind != "llamacpp" or PORT not in config.url or key_of(config):
         return config
     environment = {**config.environment, KEY_VARIABLE: secrets.token_urlsafe(24)}
@@ -43,15 +42,13 @@ class ModelHost:
     """`preload` begins once `start` is called."""
 
     def __init__(self, hosting: Hosting) -> None:
-        self.hosting = hosting
-        self.room = hosting.room
+        self.hosting, self.room = hosting, hosting.room
         self._models: list[HostedModel] = []
         self._started = False
         self.presets = False  # whether requests of any model may need to be changed
 
     def add(self, config: ModelConfig) -> HostedModel:
-        """Add a model. One of the same name, whose settings have changed, keeps running until it
-        is closed."""
+        """Add a model. A former one of the same name runs until it is closed."""
         config = with_key(config)
         if not self._models:
             self.room.limits = replace(self.room.limits, cards=self.hosting.cards.totals)

@@ -59,8 +59,7 @@ class Candidate(Protocol):
 
 
 class Limits(Struct, frozen=True):
-    """The bytes of memory and the number of models that may be loaded; 0: any. `cards` are the
-    bytes of each graphics card."""
+    """What may be loaded: bytes of memory, models, bytes of each graphics card; 0: any."""
 
     memory: int = 0
     models: int = 0
@@ -83,15 +82,13 @@ def total(models: Sequence[Candidate]) -> Amounts:
     return tuple(map(sum, zip_longest(*(model.need for model in models), fillvalue=0)))
 
 
+Models = Sequence[Candidate]
+
+
 def step(
-    limits: Limits,
-    line: Sequence[Candidate],
-    loaded: Sequence[Candidate],
-    now: float,
-    swap_wait: float,
-) -> tuple[Candidate | None, Sequence[Candidate]]:
-    """The model that enters now, if one does, and those that shall end. `line` is in the order of
-    turns."""
+    limits: Limits, line: Models, loaded: Models, now: float, swap_wait: float
+) -> tuple[Candidate | None, Models]:
+    """The model that enters now, if one does, and those that shall end. `line` is sorted."""
     if not line:
         return None, ()
     first = line[0]
@@ -106,9 +103,7 @@ def step(
     return None, ends
 
 
-def _ends(
-    limits: Limits, first: Candidate, loaded: Sequence[Candidate], now: float, swap_wait: float
-) -> Sequence[Candidate]:
+def _ends(limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float) -> Models:
     free = [model for model in loaded if not model.pinned]
     idle = _victims(limits, first, loaded, [model for model in free if model.is_idle(now)])
     if idle is not None:
@@ -120,11 +115,8 @@ def _ends(
     return victims if served and late else ()
 
 
-def _victims(
-    limits: Limits, first: Candidate, loaded: Sequence[Candidate], free: Sequence[Candidate]
-) -> Sequence[Candidate] | None:
-    """Those of the free models that must end so that the first fits; None if all of them do not
-    suffice."""
+def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:
+    """The free models that must end so that the first fits; None if that does not suffice."""
     together = [first, *(model for model in loaded if model not in free)]
     if not limits.allow(together):
         return None
@@ -138,8 +130,7 @@ def _victims(
 
 
 class MemoryBudget:
-    """`changed` is the lock of the budget and of all its models; waiting on it is woken by any
-    change."""
+    """`changed` is the lock of the budget and of its models, and woken by any change."""
 
     def __init__(
         self,
@@ -162,10 +153,8 @@ class MemoryBudget:
             try:
                 while model.waiters:
                     self._check(model)
-                    now = self._clock()
-                    enters, ends = step(
-                        self.limits, self._line(), self._loaded, now, self._swap_wait
-                    )
+                    waiting = self._line(), self._loaded, self._clock(), self._swap_wait
+                    enters, ends = step(self.limits, *waiting)
                     for other in ends:
                         other.stop()
                     if enters is model:
@@ -213,10 +202,9 @@ class MemoryBudget:
             if limit and need + rest > limit:
                 where = f" of graphics card {device - 1}" if device else ""
                 beside = f", of which pinned models take {rest / GIB:.1f}" if rest else ""
-                raise BadRequest(
+                why = (
                     f"the model {model.name} does not fit: it needs about {need / GIB:.1f}"
                     f" GiB{where}, and models may take {limit / GIB:.1f} GiB{beside}"
-                    f" ({'--gpu-memory' if device else '--memory'})",
-                    param="model",
-                    code="model_too_large",
+                    f" ({'--gpu-memory' if device else '--memory'})"
                 )
+                raise BadRequest(why, param="model", code="model_too_large")

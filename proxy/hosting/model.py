@@ -6,19 +6,18 @@
        │                      │ stop            │ stop, fails       │ dies           │ answer
        └───────────────── STOPPING <────────────┴───────────────────┴────────────────┘
 
-A thread of its own takes the model through these states: it starts the server when a request needs
-it, finds out what it can do, and ends it. It lives longer than the server, because the kernel ends
-the server with the thread. Requests only wait; they, operators and the memory budget say `use`,
-`leave` and `stop`.
+A thread of its own takes the model through these states. It lives longer than the server, because
+the kernel ends the server with the thread. Requests, operators and the memory budget only say
+`use`, `leave` and `stop`.
 
-A stop while it loads refuses the requests that wait for the load; later ones have it loaded again.
-A request that waits for a load that fails gets the reason, with the server's last lines. After its
-first failure, a server is started again at once; the pause grows with each further one, and from
-the third on requests within it are refused.
+A stop while it loads refuses the requests that wait for the load, and a load that fails gives them
+the reason. After its first failure, a server is started again at once; the pause grows with each
+further one, and from the third on requests within it are refused.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -31,20 +30,12 @@ from msgspec import Struct
 
 from ..backends.driver import Capabilities
 from ..config import ModelConfig
-from ..errors import (
-    BackendDown,
-    BadRequest,
-    GatewayError,
-    QueueFull,
-    UpstreamFault,
-    UpstreamTimeout,
-)
+from ..errors import BackendDown, BadRequest, GatewayError, QueueFull, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.lasting import Lasting, no_pause
 from .memory_budget import Amounts
 from .need import Need
 from .process import ModelLog, ModelProcess
-from .slot_keeper import ModelSlots
 from .starting import LOOK, SELDOM, Hosting, LoadFailed, Server, Starter, Stopped
 
 log = logging.getLogger("slotproxy.models")
@@ -90,8 +81,7 @@ class HostedModel:
 
     def __init__(self, config: ModelConfig, hosting: Hosting) -> None:
         self.config = config
-        keeper = hosting.keeper
-        self.slots: ModelSlots | None = keeper.of(config) if keeper is not None else None
+        self.slots = hosting.keeper.of(config) if hosting.keeper is not None else None
         self.name = config.name
         self.log = ModelLog()
         self.state = State.STOPPED
@@ -105,13 +95,7 @@ class HostedModel:
         self.server: Server | None = None  # while loaded: also for requests that do not keep it
         self.needs = Need(config, hosting.needs, hosting.cards)
         self.on_change: Callable[[], None] = lambda: None
-        self._starter = Starter(
-            config,
-            hosting,
-            self.log,
-            self.slots,
-            unwanted=lambda: self.state is State.STOPPING or self._over,
-        )
+        self._starter = Starter(config, hosting, self.log, self.slots, self._is_unwanted)
         self._max_waiting = hosting.max_waiting
         self._room = hosting.room
         self._changed = hosting.room.changed
@@ -159,8 +143,7 @@ class HostedModel:
         yield server
 
     def load(self) -> None:
-        """Begin to load the server, without using it. Raises GatewayError if it would be in
-        vain."""
+        """Begin to load the server. Raises GatewayError if it would be in vain."""
         with self._changed:
             if self.server is None and not any(waiter.by_hand for waiter in self._waiters):
                 self._wait(Waiter(time.monotonic(), by_hand=True))
@@ -173,15 +156,12 @@ class HostedModel:
             if self.retry and self.error is not None:
                 raise _copy(self.error, max(1.0, self.retry))
             if self.server is None and len(self._waiters) >= self._max_waiting:
-                raise QueueFull(
-                    f"too many requests are waiting for the model {self.name}",
-                    retry_after=self.takes,
-                )
+                why = f"too many requests are waiting for the model {self.name}"
+                raise QueueFull(why, retry_after=self.takes)
             self._waiters.append(waiter)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"model-{self.name}", daemon=True
-                )
+                name = f"model-{self.name}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
@@ -239,8 +219,7 @@ class HostedModel:
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
     def place(self) -> tuple[int, float]:
-        """Its place in the line of models that have no room, 0 if it has, and the seconds until it
-        is loaded, as far as is known."""
+        """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""
         number, seconds = self._room.place(self)
         return number, seconds if number else max(0.0, self.takes - self.elapsed)
 
@@ -265,26 +244,19 @@ class HostedModel:
         if self.status == "loaded":
             return ""
         number, seconds = self.place()
-        place = f", place {number}" if number else ""
-        about = (
-            f", about {math.ceil(seconds)} s" if self.needs.learned.loaded_at and seconds else ""
-        )
-        return f"loading {self.name}{place}{about}"
+        text = f"loading {self.name}" + (f", place {number}" if number else "")
+        known = self.needs.learned.loaded_at and seconds
+        return f"{text}, about {math.ceil(seconds)} s" if known else text
 
     def stop(self) -> None:
-        """End the server as soon as no request uses it, or at once while it loads; the next request
-        starts it again."""
+        """End the server after its last request, or at once while it loads."""
         with self._changed:
             loads = self.state in (State.WAITING, State.LOADING)
             if loads:
                 self.error = None
                 self._enter(State.STOPPING)
-                self._refuse_waiters(
-                    LoadFailed(
-                        f"the model {self.name} was unloaded while it was loading: ask again to"
-                        " load it"
-                    )
-                )
+                why = "was unloaded while it was loading: ask again to load it"
+                self._refuse_waiters(LoadFailed(f"the model {self.name} {why}"))
             elif self.state is State.READY:
                 self._enter(State.DRAINING)
                 if self.slots is not None:
@@ -352,6 +324,10 @@ class HostedModel:
             self.state = state
             self._changed.notify_all()
 
+    def _is_unwanted(self) -> bool:
+        """Whether its load has to end."""
+        return self.state is State.STOPPING or self._over
+
     def _run(self) -> None:
         living = Lasting(f"running model {self.name}", no_pause)
         while True:
@@ -368,7 +344,7 @@ class HostedModel:
                 self._began = math.inf
                 self._enter(State.WAITING)
             if not living.turn(self._live):
-                self._fail(UpstreamFault(f"the model {self.name}: internal error, see the log"))
+                self._fail(LoadFailed(f"the model {self.name}: internal error, see the log"))
                 self.on_change()
 
     def _live(self) -> None:
@@ -406,7 +382,10 @@ class HostedModel:
                     self.slots.save(server)
                 log.info("model %s: stopping", self.name)
             else:
-                self._on_death(process)
+                if self._answered or time.monotonic() - self.used > LASTING:
+                    self._failures = 0
+                why = f"the server of the model {self.name} ended with {process.exit}"
+                self._fail(LoadFailed(why, "died"), loaded=True)
         except Stopped:
             log.info("model %s: stopped while it was loading", self.name)
         except GatewayError as error:
@@ -461,15 +440,8 @@ class HostedModel:
                     return
                 self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
-    def _on_death(self, process: ModelProcess) -> None:
-        if self._answered or time.monotonic() - self.used > LASTING:
-            self._failures = 0
-        why = f"the server of the model {self.name} ended with {process.exit}"
-        self._fail(LoadFailed(why, cause="died"), loaded=True)
-
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
-        """Record a failure. Requests that wait for a load get the error; after the death of a
-        loaded server, the next load starts for them."""
+        """Record a failure. Waiting requests get the error, unless it is of a loaded server."""
         if self._over:
             return
         log.error("%s", error.message.partition("\n")[0])
@@ -496,4 +468,6 @@ class HostedModel:
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
     """An error for one of several requests."""
-    return type(error)(error.message, param=error.param, code=error.code, retry_after=retry_after)
+    copied = copy.copy(error)
+    copied.retry_after = retry_after
+    return copied

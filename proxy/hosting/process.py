@@ -10,9 +10,10 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from mmap import PAGESIZE
 from pathlib import Path
 
 from ..backends.refusals import said
@@ -21,7 +22,6 @@ from ..runtime.blocking import run_in_native_thread
 from ..runtime.locks import native_lock
 from ..runtime.subprocesses import kill_session, start_program
 
-# The last lines that a model's server printed, over all its starts.
 MAX_LINES = 2000
 MAX_LINE = 1000  # bytes
 SHOWN = 40  # lines of a failed start that a client sees
@@ -29,7 +29,7 @@ MAX_SHOWN = 4000  # characters of these
 
 
 class ModelLog:
-    """Keeps the last lines. `begin` marks the start of a process."""
+    """The last lines that a model's server printed, over all its starts, which `begin` marks."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)  # differs from that of other logs
@@ -55,8 +55,7 @@ class ModelLog:
             return "".join(f"{line}\n" for line in self._lines)
 
     def after(self, number: int) -> tuple[int, list[str]]:
-        """The number of lines so far, and the kept ones after the line of this number; for
-        admins."""
+        """The number of lines so far, and the kept ones after this number; for admins."""
         with self._lock:
             new = min(len(self._lines), self._count - number)
             return self._count, list(islice(self._lines, len(self._lines) - new, None))
@@ -84,6 +83,14 @@ def filled_in(words: Sequence[str], mark: str, value: int) -> list[str]:
     return [word.replace(mark, str(value)) for word in words]
 
 
+def run(
+    config: ModelConfig, words: Sequence[str], env: Mapping[str, str], output: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start a program in the folder of a model. Raises OSError."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return start_program(words, env, cwd=config.folder or None, **streams)
+
+
 def has_program(config: ModelConfig) -> bool:
     """Whether the program of a model's command exists and may be run."""
     program = config.command[0]
@@ -93,8 +100,7 @@ def has_program(config: ModelConfig) -> bool:
 
 class ModelProcess:
     """A process of a model, with a session of its own. What it prints goes to `log`; `ended` is
-    called, from a thread of its own, when it stops printing, because it then has most likely
-    ended. Raises OSError if it cannot be started."""
+    called, from another thread, when it stops printing. Raises OSError if it cannot be started."""
 
     def __init__(
         self, config: ModelConfig, port: int, log: ModelLog, ended: Callable[[], None]
@@ -104,14 +110,7 @@ class ModelProcess:
         self._ended = ended
         log.begin()
         env = {name: v.replace(PORT, str(port)) for name, v in config.environment.items()}
-        self._process = start_program(
-            filled_in(config.command, PORT, port),
-            env,
-            cwd=config.folder or None,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self._process = run(config, filled_in(config.command, PORT, port), env)
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, name=f"log-{config.name}", daemon=True)
         self._reader.start()
@@ -129,8 +128,7 @@ class ModelProcess:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def read_out(self) -> None:
-        """After its end: wait until the log has its last lines. Not for long, because a child that
-        it left behind may still hold its output."""
+        """Wait until the log has its last lines; a child left behind may hold its output."""
         self._reader.join(READ_OUT)
 
     def kill(self) -> None:
@@ -151,21 +149,15 @@ class ModelProcess:
             process.wait(KILLED)
 
     def _run_stop_command(self) -> None:
-        words = filled_in(self._config.stop, PID, self.pid)
+        config = self._config
+        words = filled_in(config.stop, PID, self.pid)
         try:
-            stopping = start_program(
-                words,
-                self._config.environment,
-                cwd=self._config.folder or None,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            stopping = run(config, words, config.environment, subprocess.DEVNULL)
         except OSError as error:
             self._log.add(f"the stop command could not be started: {error}".encode())
             return
         try:
-            stopping.wait(self._config.stop_timeout)
+            stopping.wait(config.stop_timeout)
         except subprocess.TimeoutExpired:
             kill_session(stopping)
             stopping.wait()
@@ -187,8 +179,7 @@ def stat(pid: int) -> list[str]:
 
 
 def in_session(pid: int) -> dict[int, int]:
-    """The pages of memory that each process of a session holds; {} if the system does not say. It
-    reads a file of each process of the system, so not on the event loop."""
+    """The pages of each process of a session, if the system tells. Not on the event loop."""
     held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -200,7 +191,5 @@ def in_session(pid: int) -> dict[int, int]:
 
 def resident(pid: int) -> dict[int, int]:
     """The bytes of memory that each process of a session holds; {} if the system does not say."""
-    import resource  # not on Windows
-
-    pages, size = run_in_native_thread(partial(in_session, pid)), resource.getpagesize()
-    return {process: count * size for process, count in pages.items()}
+    pages = run_in_native_thread(partial(in_session, pid))
+    return {process: count * PAGESIZE for process, count in pages.items()}

@@ -1,13 +1,12 @@
 """Keeps the slots of hosted models over the end of their servers, and of the gateway.
 
-Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
-seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, an index of its model's files is written, by
-which another process adopts them.
+Before a server is stopped, its slots are saved, the last used first, for at most `SAVING` seconds.
+The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes on with it
+restores it. An index of the files is written, by which another process adopts them.
 
 A file is restored only as it was written, to a server like the one that wrote it (`Index`): a
-llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
-None of this may hinder a model: a failure is logged, and prompts are evaluated again.
+llama-server crashes when it reads a truncated one. None of this may hinder a model: a failure is
+logged, and prompts are evaluated again.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ import msgspec
 from ..backends.driver import Capabilities, Driver
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
-from ..runtime.subprocesses import kill_session, start_program
+from ..runtime.subprocesses import kill_session
 from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
-from .process import filled_in
+from .process import filled_in, run
 from .slot_folder import PREFIX, Identity, Index, SlotFolder, of_command, of_file, with_build
 
 log = logging.getLogger("slotproxy.models")
@@ -50,8 +49,7 @@ MIB = 1 << 20
 
 
 class SlotKeeper:
-    """For all models of a gateway. `folder` has the slots of all commands that name no folder of
-    their own; it is created when it is needed."""
+    """For all models. `folder`, created if needed, has the slots of commands that name none."""
 
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
@@ -75,11 +73,8 @@ class SlotKeeper:
                         folder.sweep_all()
                 except BlockingIOError:
                     self._folders[path] = None
-                    log.warning(
-                        "another slotproxy uses %s, so this one saves no slots: give it a folder"
-                        " with --data",
-                        path,
-                    )
+                    why = "another slotproxy uses %s, so this one saves no slots: set --data"
+                    log.warning(why, path)
             return self._folders[path]
 
 
@@ -89,10 +84,8 @@ class ModelSlots:
     def __init__(self, keeper: SlotKeeper, config: ModelConfig) -> None:
         self.active = False  # the loaded server saves slots, and its files are known
         self.keeps_files = False  # the same of the last loaded server: its files are still valid
-        self._slots = keeper.slots
-        self._keeper = keeper
-        self._config = config
-        self._name = config.name
+        self._keeper, self._slots = keeper, keeper.slots
+        self._config, self._name = config, config.name
         self._flags: Sequence[str] | None = None  # that the command needs, once its help was read
         self._folder: SlotFolder | None = None
         self._command = ""  # the digest of the command and its files
@@ -184,26 +177,19 @@ class ModelSlots:
                 time.sleep(LOOK)
             if slots.vain(name) >= VAIN:
                 slots.forget(name, [saved.file for saved in slots.prompts(name)])
-                log.warning(
-                    "model %s: its slots are not saved any more: what was restored was evaluated"
-                    " again, as servers do with hybrid and recurrent models and sliding windows",
-                    name,
-                )
+                what = "its slots are not saved any more: what was restored was evaluated again, as"
+                also = "servers do with hybrid and recurrent models and sliding windows"
+                log.warning("model %s: %s %s", name, what, also)
             began = time.monotonic()
             saves = slots.to_save(name)
             done = [save for save in saves if self._save(server, folder, save, began + SAVING)]
             self._describe(folder)
             self._sweep(folder)
             if saves:
-                log.info(
-                    "model %s: saved %d of %d slots, %d tokens, in %.2f s; %.1f MiB are on disk",
-                    name,
-                    len(done),
-                    len(saves),
-                    sum(save.tokens for save in done),
-                    time.monotonic() - began,
-                    slots.kept(name).size / MIB,
-                )
+                tokens, took = sum(save.tokens for save in done), time.monotonic() - began
+                what = "model %s: saved %d of %d slots, %d tokens, in %.2f s; %.1f MiB are on disk"
+                size = slots.kept(name).size / MIB
+                log.info(what, name, len(done), len(saves), tokens, took, size)
 
     def _save(self, server: Driver, folder: SlotFolder, save: SlotSave, end: float) -> bool:
         """Save a slot, if there is time and room. Returns whether it is saved."""
@@ -214,7 +200,7 @@ class ModelSlots:
             return False
         folder.remove(going)
         try:
-            tokens, size = self._write(server, save.slot, save.file, end - began)
+            tokens, size = self.write(server, save.slot, save.file, end - began)
             if tokens < TOLERANCE * save.tokens:
                 raise UpstreamFault(f"it has only {tokens} of {save.tokens} tokens")
         except GatewayError as error:
@@ -225,11 +211,10 @@ class ModelSlots:
         folder.remove(slots.saved(name, save, tokens, size, time.monotonic() - began))
         return save.file in self._identities
 
-    def write(self, server: Driver, slot: int, file: str) -> tuple[int, int]:
-        """Save a slot of a server that keeps running. Raises GatewayError."""
-        return self._write(server, slot, file, RESTORING)
-
-    def _write(self, server: Driver, slot: int, file: str, seconds: float) -> tuple[int, int]:
+    def write(
+        self, server: Driver, slot: int, file: str, seconds: float = RESTORING
+    ) -> tuple[int, int]:
+        """Save a slot of a server. Raises GatewayError."""
         folder = self._folder
         if not self.active or folder is None or not file.startswith(PREFIX):
             return server.slot_action("save", slot, file, seconds)
@@ -283,29 +268,20 @@ class ModelSlots:
 
 
 def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
-    """The flags to add to a command, so that the server saves slots in `folder`: none if its --help
-    does not list them. Raises OSError."""
+    """The flags with which the server saves slots in `folder`, if its --help lists them."""
     listed, given = _help(config), {word.partition("=")[0] for word in config.command}
-    if FOLDER_FLAG not in listed:
-        return ()
+    more: tuple[str, ...] = ()
     if RAM_FLAG in listed and not given & RAM_FLAGS:
-        return (FOLDER_FLAG, str(folder), RAM_FLAG, "0")
-    if IDLE_FLAG in listed and not given & IDLE_FLAGS:
-        return (FOLDER_FLAG, str(folder), IDLE_FLAG)
-    return (FOLDER_FLAG, str(folder))
+        more = (RAM_FLAG, "0")
+    elif IDLE_FLAG in listed and not given & IDLE_FLAGS:
+        more = (IDLE_FLAG,)
+    return (FOLDER_FLAG, str(folder), *more) if FOLDER_FLAG in listed else ()
 
 
 def _help(config: ModelConfig) -> str:
-    """What a command prints with --help, whatever program it begins with; "" if it does not end in
-    time. A llama-server prints its help before it opens the model."""
-    with start_program(
-        (*filled_in(config.command, PORT, 1), "--help"),
-        config.environment,
-        cwd=config.folder or None,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    """What a command prints with --help; "" if it does not end in time. Nothing is loaded."""
+    words = (*filled_in(config.command, PORT, 1), "--help")
+    with run(config, words, config.environment) as process:
         try:
             return process.communicate(timeout=HELP_TIMEOUT)[0].decode("utf-8", "replace")
         except subprocess.TimeoutExpired:

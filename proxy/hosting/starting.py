@@ -18,7 +18,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED
 from ..config import PORT, ModelConfig
-from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
@@ -38,9 +38,8 @@ Server = LlamaCpp | OpenAIServer | HTTPServer
 
 class Hosting(msgspec.Struct, kw_only=True):
     """What all models of a gateway share. `connect` makes a driver for the server of a model at a
-    URL, with a check of its connections; `deadline` is within how many seconds a server must return
-    a token. At most `max_waiting` requests wait for a load. `needs` remembers what models needed,
-    `keeper` keeps their slots over the end of their servers."""
+    URL, with a check of its connections. A server must return a token within `deadline` seconds. At
+    most `max_waiting` requests wait for a load."""
 
     connect: Callable[[ModelConfig, str, CheckPeer], Server]
     room: MemoryBudget
@@ -55,30 +54,16 @@ Cause = Literal["ended", "late", "not_started", "unsuitable", "died", "too_large
 
 
 class LoadFailed(UpstreamFault):
-    """Why the server of a model does not run. Clients see the message, and the operator's page also
-    the cause, for which it has a remedy. `lines` are the last ones that the server printed, safe
-    for clients.
-
-    `cause`: "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such
-    program, "unsuitable": a server that cannot be a model, "died" after it was loaded."""
+    """Why the server of a model does not run. The operator's page has a remedy for each cause:
+    "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such program,
+    "unsuitable": a server that cannot be a model, "died" after it was loaded. `lines` are the last
+    ones that the server printed, safe for clients."""
 
     code = LOAD_FAILED
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        cause: Cause = "other",
-        lines: str = "",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        end = f"\nIts last lines:\n{lines}" if lines else ""
-        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
-        self.summary = message
-        self.cause = cause
-        self.lines = lines
+    def __init__(self, message: str, cause: Cause = "other", lines: str = "") -> None:
+        super().__init__(f"{message}\nIts last lines:\n{lines}" if lines else message)
+        self.summary, self.cause, self.lines = message, cause, lines
 
 
 class Stopped(Exception):
@@ -86,8 +71,7 @@ class Stopped(Exception):
 
 
 class Starter:
-    """`log` gets what the server prints. Waiting on the lock of the room is woken when the load
-    becomes `unwanted`. `process` is the last one, until `end`."""
+    """`log` gets what the server prints. `process` is the last one, until `end`."""
 
     def __init__(
         self,
@@ -98,17 +82,12 @@ class Starter:
         unwanted: Callable[[], bool],
     ) -> None:
         self.process: ModelProcess | None = None
-        self._config = config
         self.connect: Callable[[str, CheckPeer], Server] = partial(hosting.connect, config)
-        self._deadline = hosting.deadline
-        self._log = log
-        self._slots = slots
-        self._changed = hosting.room.changed
-        self._unwanted = unwanted
+        self._config, self._log, self._slots, self._unwanted = config, log, slots, unwanted
+        self._deadline, self._changed = hosting.deadline, hosting.room.changed
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
-        """Start the server, at another port if another program listens at one. Raises Stopped,
-        LoadFailed, UpstreamFault, OSError."""
+        """Start the server. Raises Stopped, LoadFailed, UpstreamFault, OSError."""
         config = self._config
         for left in reversed(range(PORTS if PORT in config.url else 1)):
             guard, port = PortGuard(), free_port()
@@ -140,16 +119,15 @@ class Starter:
 
     def failure(self, why: str, cause: Cause) -> LoadFailed:
         message = f"the model {self._config.name} failed to load: {why}"
-        return LoadFailed(message, cause=cause, lines=self._log.end())
+        return LoadFailed(message, cause, self._log.end())
 
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float
     ) -> Capabilities:
-        """Wait until the server is ready, and find out what it can do. Raises Stopped,
-        UpstreamFault."""
+        """Wait until the server is ready, and probe it. Raises Stopped, UpstreamFault."""
         pause = LOOK
         while True:
-            error: GatewayError | None = None
+            why = "its server was not ready within start_timeout"
             # Read before the look at the port, which then finds the program that made it end.
             alive = process.alive
             status = server.status_of(self._config.check or "/health", CHECK_TIMEOUT)
@@ -158,7 +136,7 @@ class Starter:
                 try:
                     return self._probed(server)
                 except BackendDown as down:  # it answers before its model is loaded
-                    error = down
+                    why += f": {down.message}"
             if self._unwanted():
                 raise Stopped
             if guard.foreign:
@@ -168,8 +146,7 @@ class Starter:
                 cause: Cause = "not_started" if process.exit == NO_PROGRAM else "ended"
                 raise self.failure(f"its server ended with {process.exit}", cause)
             if time.monotonic() > end:
-                why = f": {error.message}" if error is not None else ""
-                raise self.failure(f"its server was not ready within start_timeout{why}", "late")
+                raise self.failure(why, "late")
             with self._changed:
                 self._changed.wait_for(lambda: self._unwanted() or not process.alive, pause)
             pause = min(SELDOM, pause * 1.2)

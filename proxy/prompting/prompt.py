@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -185,10 +186,10 @@ class Prompter:
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        beginning = assistant_prefill(request)
+        *messages, last = request.messages
+        beginning = assistant_prefill(request) if last.role == "assistant" else ""
         if not beginning:
             return self._render(request, now)
-        *messages, last = request.messages
         prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
         lead = _lead(prompt.text, self.form.rules, last.reasoning, self._tags)
         return msgspec.structs.replace(
@@ -212,7 +213,7 @@ class Prompter:
         own = () if chat is request.messages else tuple(chat)
         tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
         call_format = None
-        if callable_tools(request):
+        if (request.tools or request.tool_choice.mode != "auto") and callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
             call_format = self.syntax.calls or GENERIC
@@ -262,18 +263,15 @@ class Prompter:
         if request.reasoning_effort or request.template_kwargs:
             variables = _variables(request, self.form.rules)
 
-        def render(messages: Sequence[dict[str, Any]], *, refuses: bool = True) -> str:
-            return self.form.render(
-                messages,
-                tools,
-                bos_token=self._bos,
-                eos_token=self._eos,
-                now=now,
-                variables=variables,
-                keep_bos=not self._adds_bos,
-                refuses=refuses,
-            )
-
+        render = partial(
+            self.form.render,
+            tools=tools,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            now=now,
+            variables=variables,
+            keep_bos=not self._adds_bos,
+        )
         # A client cannot take its history back.
         try:
             try:

@@ -15,10 +15,19 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from msgspec import Struct
 
 from .lease import Ticket
+
+ORDER = attrgetter("order")
+
+
+def index_of(tickets: Sequence[Ticket], ticket: Ticket) -> int:
+    """The index of a ticket among tickets in order, or -1."""
+    index = bisect.bisect_left(tickets, ticket.order, key=ORDER)
+    return index if index < len(tickets) and tickets[index] is ticket else -1
 
 
 class FairQueue(Struct, eq=False):
@@ -39,7 +48,7 @@ class FairQueue(Struct, eq=False):
         else:
             ticket.tag = max(self.virtual, self.ends.get(key, 0.0))
             self.ends[key] = ticket.tag + tokens
-        bisect.insort(self.tickets, ticket, key=_order)
+        bisect.insort(self.tickets, ticket, key=ORDER)
 
     def served(self, ticket: Ticket) -> None:
         """Remove a ticket that got its slot."""
@@ -48,21 +57,16 @@ class FairQueue(Struct, eq=False):
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a ticket that no longer waits."""
-        place = self._index(ticket)
-        assert place >= 0, "the ticket is not in the queue"
-        del self.tickets[place]
+        index = index_of(self.tickets, ticket)
+        assert index >= 0, "the ticket is not in the queue"
+        del self.tickets[index]
         if not self.tickets:
             self.virtual = 0.0
             self.ends.clear()
 
     def place(self, ticket: Ticket) -> int:
         """The position of a ticket, from 1; 0 if it is not in the queue."""
-        return 1 + self._index(ticket)
-
-    def _index(self, ticket: Ticket) -> int:
-        """The index of a ticket, or -1."""
-        place = bisect.bisect_left(self.tickets, ticket.order, key=_order)
-        return place if self.tickets[place : place + 1] == [ticket] else -1
+        return 1 + index_of(self.tickets, ticket)
 
     def __iter__(self) -> Iterator[Ticket]:
         """Iterate in order over a copy, so that the queue may change meanwhile."""
@@ -86,7 +90,3 @@ def displaced(tickets: Sequence[Ticket], key: str) -> Ticket | None:
         if held[ticket.key] == most and not ticket.again:
             return ticket
     return None
-
-
-def _order(ticket: Ticket) -> tuple[float, float, int]:
-    return ticket.order

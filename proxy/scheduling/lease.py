@@ -1,4 +1,6 @@
-"""The lease: the right to use one slot, released exactly once."""
+"""The lease: the right to use one slot, released exactly once; and the wait for it.
+
+A scheduler decides who gets a slot: alone (`scheduler`), or with a shared table (`shared`)."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Literal, Protocol
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from ..errors import GatewayError
+from ..errors import GatewayError, QueueTimeout
 from ..runtime.cancel import Cancel
 from .state import (
     MOST_SLOTS,
@@ -27,24 +29,20 @@ MOST_COUNTED = 1 << 40  # tokens, bytes or seconds in a backend's report; more i
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How a lease ended, and what the backend reported.
-
-    `slot` is the slot that was really used, -1 if the backend did not say. `end`: whole, cut
-    (closed before its end, so the server needs a moment to notice), busy (the server had no free
-    slot after all), failed, or unused (the request was never sent). `erased`: the slot is empty
-    now. Counts are tokens, `evaluating` is seconds; 0 where unknown. `calls`: the answer calls
-    tools. `pause` is the seconds for which a busy server asked to be left alone. Numbers out of
+    """How a lease ended, and what the backend reported; counts are 0 where unknown. Numbers out of
     range are clamped: a backend may report any, and the shared log has bounded integers."""
 
+    # cut: closed before its end, so the server needs a moment to notice; busy: the server had no
+    # free slot after all; unused: the request was never sent
     end: End = "unused"
-    slot: int = -1
+    slot: int = -1  # that was really used, -1 if the backend did not say
     prompt: int = 0
     cached: int = 0
     completion: int = 0
-    evaluating: float = 0.0
-    erased: bool = False
-    calls: bool = False
-    pause: float = 0.0
+    evaluating: float = 0.0  # seconds
+    erased: bool = False  # the slot is empty now
+    calls: bool = False  # the answer calls tools
+    pause: float = 0.0  # seconds for which a busy server asked to be left alone
 
     def __post_init__(self) -> None:
         if not -1 <= self.slot < MOST_SLOTS:
@@ -66,47 +64,22 @@ def within(count: int) -> int:
     return max(0, min(count, MOST_COUNTED))
 
 
-class Owner(Protocol):
-    """The methods of the scheduler that its leases and tickets call."""
-
-    def on_first_token(self, lease: Lease, number: int) -> None: ...
-
-    def on_last_token(self, lease: Lease) -> None: ...
-
-    def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
-
-    def record_step(
-        self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
-    ) -> None: ...
-
-    def give_back(self, lease: Lease, outcome: Outcome) -> None: ...
-
-    def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None: ...
-
-    def leave(self, ticket: Ticket) -> None: ...
-
-    def place(self, ticket: Ticket) -> int: ...
-
-
 class Lease(Struct, eq=False):
-    """The use of a slot of `backend`, as decided by `grant`. `client` is the class of its client,
-    `id` its number in a shared log. `waited` is the time in the queue in seconds, `place` the first
-    position in it (0: did not wait). `written` is the prompt that it leaves in the slot, `replaced`
-    the one that was there before. `wanted`: others need the slot of an idle request."""
+    """The use of a slot, as decided by `grant`."""
 
-    owner: Owner
+    owner: BaseScheduler
     want: SlotRequest
     grant: Grant
     slot: Slot
     conversation: ConversationRecord
     client: ClientClass = ("", False)
-    id: int = 0
-    written: CachedPrompt | None = None
-    replaced: CachedPrompt | None = None
+    id: int = 0  # its number in a shared log
+    written: CachedPrompt | None = None  # the prompt that it leaves in the slot
+    replaced: CachedPrompt | None = None  # the one that was there before
     streaming: bool = False
-    waited: float = 0.0
-    place: int = 0
-    wanted: bool = False
+    waited: float = 0.0  # seconds in the queue
+    place: int = 0  # the first position in it, 0 if it did not wait
+    wanted: bool = False  # others need the slot of an idle request
     give_way: Callable[[], None] | None = None
     over: bool = False
 
@@ -160,24 +133,21 @@ class Lease(Struct, eq=False):
 
 
 class Ticket(Struct, eq=False):
-    """A request's place in the queue, until it has led to a lease or an error. `stranded` is when
-    the last backend that could serve the request went down, None while one is up. `again`: the
-    request had its turn before and is served next. `client` is its `client_class`; `tag`, `number`
-    and `parked_for` are the queue's."""
+    """A request's place in the queue, until it has led to a lease or an error."""
 
-    owner: Owner
+    owner: BaseScheduler
     want: SlotRequest
     conversation: ConversationRecord
     began: float
-    again: bool = False
+    again: bool = False  # it had its turn before, and is served next
     client: ClientClass = ("", False)
-    until: float = 0.0
-    wakes: float = 0.0
-    tag: float = 0.0
+    until: float = 0.0  # when it is decided again
+    wakes: float = 0.0  # when the request looks again by itself
+    tag: float = 0.0  # of the fair queue, like `number`
     number: int = 0
-    parked_for: bytes | None = None
+    parked_for: bytes | None = None  # see `line`
     first_place: int = 0
-    stranded: float | None = None
+    stranded: float | None = None  # when the last backend that could serve it went down
     event: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None
     error: GatewayError | None = None
@@ -205,3 +175,88 @@ class Ticket(Struct, eq=False):
     def place(self) -> int:
         """The position in the queue, from 1; 0 if the ticket is over."""
         return self.owner.place(self)
+
+
+class BaseScheduler(Protocol):
+    """What leases and tickets call, and the waiting logic of all schedulers."""
+
+    _clock: Callable[[], float]
+    _lock: threading.RLock
+    _queue_timeout: float
+
+    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
+        """Request a slot. Returns a lease if one is free, otherwise a ticket.
+
+        A request that already had its turn (`again`) goes to the head of the queue. Raises
+        NoBackend, QueueFull, QueueTimeout."""
+
+    def look(self, ticket: Ticket, now: float) -> float:
+        """Update the ticket's lease or error. Returns the time of the next look, unless the
+        ticket's event is set before."""
+
+    def expected_wait(self, want: SlotRequest) -> float:
+        """Estimated seconds until a retry can succeed, for Retry-After."""
+
+    def leave(self, ticket: Ticket) -> None: ...
+
+    def place(self, ticket: Ticket) -> int: ...
+
+    def on_first_token(self, lease: Lease, number: int) -> None: ...
+
+    def on_last_token(self, lease: Lease) -> None: ...
+
+    def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
+
+    def record_step(
+        self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
+    ) -> None: ...
+
+    def give_back(self, lease: Lease, outcome: Outcome) -> None: ...
+
+    def acquire(self, want: SlotRequest, cancel: Cancel, again: bool = False) -> Lease:
+        """Request a slot and wait for it. Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
+        entry = self.enter(want, again)
+        if isinstance(entry, Lease):
+            return entry
+        lease = entry.wait(cancel)
+        assert lease is not None, "the wait has no limit"
+        return lease
+
+    def _began(self, want: SlotRequest, now: float) -> float:
+        """When this request began to wait. Raises QueueTimeout if its timeout has passed."""
+        if want.since and now - want.since >= self._queue_timeout:
+            raise self._too_late(want)
+        return want.since or now
+
+    def _too_late(self, want: SlotRequest) -> QueueTimeout:
+        wait = self.expected_wait(want)
+        return QueueTimeout("timed out waiting for a free slot", retry_after=wait)
+
+    def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
+        """Called by tickets only."""
+        end = self._clock() + seconds
+        cancel.add(ticket.event.set)
+        try:
+            while True:
+                ticket.event.clear()  # before look(), so that no change is missed
+                with self._lock:
+                    now = self._clock()
+                    until = self.look(ticket, now)
+                    left = ticket.began + self._queue_timeout - now
+                    if cancel.cancelled or (left <= 0 and ticket.lease is None):
+                        ticket.leave()
+                        cancel.check()
+                        raise self._too_late(ticket.want)
+                    lease, ticket.lease = ticket.lease, None
+                    if lease is not None:
+                        lease.waited = now - ticket.began
+                        lease.place = ticket.first_place
+                        return lease
+                    if ticket.error is not None:
+                        raise ticket.error
+                    if now >= end:
+                        return None
+                    pause = min(left, end - now, until - now)
+                ticket.event.wait(pause)
+        finally:
+            cancel.remove(ticket.event.set)

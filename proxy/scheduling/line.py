@@ -12,8 +12,9 @@ whose backends are all down is in neither group.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from .fair import ORDER, index_of
 from .lease import Ticket
 
 
@@ -31,9 +32,8 @@ class WaitingLine:
         """Let a request take part in the next decision. Has no effect if it is active."""
         if ticket.parked_for is not None:
             self._unpark(ticket)
-        place = _place(self.active, ticket)
-        if place is None:
-            bisect.insort(self.active, ticket, key=_order)
+        if index_of(self.active, ticket) < 0:
+            bisect.insort(self.active, ticket, key=ORDER)
             self.whole += ticket.want.whole_backend
 
     def park(self, ticket: Ticket, key: bytes) -> None:
@@ -41,16 +41,16 @@ class WaitingLine:
         self.remove(ticket)
         ticket.parked_for = key
         self._all_parked += 1
-        bisect.insort(self._parked.setdefault(key, []), ticket, key=_order)
+        bisect.insort(self._parked.setdefault(key, []), ticket, key=ORDER)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a request. Has no effect if it is not in the line."""
         if ticket.parked_for is not None:
             self._unpark(ticket)
             return
-        place = _place(self.active, ticket)
-        if place is not None:
-            del self.active[place]
+        index = index_of(self.active, ticket)
+        if index >= 0:
+            del self.active[index]
             self.whole -= ticket.want.whole_backend
 
     def __len__(self) -> int:
@@ -87,12 +87,3 @@ class WaitingLine:
 def backend_key(name: str) -> bytes:
     """The key of requests parked for any slot of this backend."""
     return b"backend " + name.encode()
-
-
-def _order(ticket: Ticket) -> tuple[float, float, int]:
-    return ticket.order
-
-
-def _place(tickets: Sequence[Ticket], ticket: Ticket) -> int | None:
-    place = bisect.bisect_left(tickets, ticket.order, key=_order)
-    return place if place < len(tickets) and tickets[place] is ticket else None

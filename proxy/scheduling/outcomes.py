@@ -23,6 +23,10 @@ PAUSE = 30.0  # seconds of that pause, at most
 LONGEST_PAUSE = 60.0  # seconds for which a busy server is left alone because it asks for that
 MOVED = 0.3  # weight of the newest save or restore in its rate
 ENOUGH = 16  # evaluated tokens that are enough to measure a rate
+BASE = 200  # tokens that the rest of a request costs, beside its prompt
+LATE = 2  # answers in a row that begin late, after which a slot is taken away
+SHARE = 0.5  # of the time of an answer, by which one that waited for another begins later
+PART = 8  # of the slots, one is taken away
 ALIKE = 8  # tokens that prompts of any two groups may share: those of the template
 
 
@@ -103,7 +107,10 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     swap their numbers: the requested slot keeps its old prompt, the used slot loses its own."""
     slot = lease.slot
     if backend.counting and not lease.grant.pin and not lease.streaming:
-        _count(pool, backend, number)
+        if number in backend.seen:
+            backend.counting = False
+            resize(pool, backend, max(backend.seen) + 1)
+        backend.seen.add(number)
     lease.streaming = True
     if number == slot.id:
         if backend.release_delay:
@@ -131,14 +138,6 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         lease.replaced = None
 
 
-def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
-    if number not in backend.seen:
-        backend.seen.add(number)
-        return
-    backend.counting = False
-    resize(pool, backend, max(backend.seen) + 1)
-
-
 def _is_believed(lease: Lease) -> bool:
     """Whether the slot is still assumed to hold the lease's prompt."""
     held = lease.written
@@ -157,7 +156,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     if outcome.end == "whole" and slot.streaming and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
-    _evaluation_ended(backend, slot, now)
+    if not slot.streaming:
+        _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
     if backend.release_delay and outcome.end != "unused":
@@ -184,7 +184,9 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     else:
         pool.drop(held)
         if outcome.end == "failed":
-            _failed(backend, now)
+            backend.failures += 1
+            if backend.failures >= FAILURES:
+                backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
         if outcome.end == "busy":
@@ -197,7 +199,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if slot.held is not None:
         pool.slot_freed(slot.held)
     if pool.backends.get(backend.name) is backend and backend.has(slot):
-        pool.release_slot(backend, slot)
+        if backend.grants_slots:
+            pool.free[slot] = backend
         pool.line.freed(slot.held.chain.links if slot.held is not None else (), backend.name)
 
 
@@ -233,12 +236,6 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         pool.drop(reuse)  # it was extended to the new prompt
 
 
-def _failed(backend: BackendRecord, now: float) -> None:
-    backend.failures += 1
-    if backend.failures >= FAILURES:
-        backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
-
-
 def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
     """Record a busy answer: the server has fewer slots than assumed, or has not noticed yet that
     one was freed. If no slot was freed just now, each other request under way has one slot, and
@@ -249,6 +246,15 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
     if backend.guessed and backend.in_flight and not (settling and now - backend.freed < RETRY):
         resize(pool, backend, backend.in_flight)
         try_later(backend, now)
+
+
+# How many requests a server answers at once, where only a first guess is known.
+#
+# Three things take slots away, as they come free: an answer "too many requests" (`_busy`), a server
+# that reports a queue of its own, and answers that begin about when another one ends instead of
+# when their prompt is evaluated. Each lengthens the pause until one more slot is tried, which
+# happens only while all are in use and requests wait; each try halves it. So the number settles,
+# between 1 and `most`, and one that was lowered by mistake grows back ever faster.
 
 
 def try_later(backend: BackendRecord, now: float) -> None:
@@ -273,20 +279,65 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
     return True
 
 
+def learn_from_first_token(
+    pool: Pool, backend: BackendRecord, slot: Slot, seconds: float, now: float
+) -> None:
+    """Record how long an answer took to begin, on a backend whose slots are learned."""
+    count, busy = len(backend.slots), backend.in_flight
+    quick = seconds / (BASE + slot.work)
+    if 2 * busy <= count or busy == 1:
+        backend.late = 0
+        backend.quick += (SMOOTH if backend.quick else 1.0) * (quick - backend.quick)
+        return
+    if busy < count or not backend.quick:
+        return
+    answer = pool.answer / pool.pace(backend)
+    if seconds < backend.quick * (BASE + slot.work) + SHARE * answer:
+        backend.late = 0
+        return
+    backend.late += 1
+    if backend.late >= LATE:
+        _lower(pool, backend, count - max(1, count // PART), now)
+
+
+def learn_from_queue(pool: Pool, backend: BackendRecord, running: int, now: float) -> None:
+    """Record that a server queues requests while so many are running. One that runs less than half
+    of those under way is still admitting them."""
+    if backend.target or 2 * running < backend.in_flight:
+        return
+    if backend.most and 0 < running < len(backend.slots):
+        _lower(pool, backend, running, now)
+
+
+def take_slots_away(pool: Pool, backend: BackendRecord) -> None:
+    """Take away free slots, of those that are to go."""
+    if backend.target:
+        resize(pool, backend, backend.target)
+        if len(backend.slots) <= backend.target:
+            backend.target = 0
+
+
+def _lower(pool: Pool, backend: BackendRecord, count: int, now: float) -> None:
+    backend.target = max(1, count)
+    take_slots_away(pool, backend)
+    backend.late = 0
+    try_later(backend, now)
+
+
 def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     """Set the number of slots. Busy slots are kept, and renumbered if their number is too high."""
     count = min(count, MOST_SLOTS)
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
-    kept = slots[: max(count, sum(slot.busy for slot in slots))]
-    for slot in slots[len(kept) :]:
+    remaining = slots[: max(count, sum(slot.busy for slot in slots))]
+    for slot in slots[len(remaining) :]:
         pool.drop(slot.held)
-    taken = {slot.id for slot in kept if slot.id < count}
-    numbers = [i for i in range(max(count, len(kept))) if i not in taken]
-    for slot in kept:
+    taken = {slot.id for slot in remaining if slot.id < count}
+    numbers = [i for i in range(max(count, len(remaining))) if i not in taken]
+    for slot in remaining:
         if slot.id >= count:
             slot.id = numbers.pop(0)
-    kept += [Slot(id=i) for i in numbers[: count - len(kept)]]
-    backend.slots = sorted(kept, key=lambda slot: slot.id)
+    remaining += [Slot(id=i) for i in numbers[: count - len(remaining)]]
+    backend.slots = sorted(remaining, key=lambda slot: slot.id)
     pool.refresh(backend)
 
 

@@ -48,15 +48,11 @@ class Holders(Struct, eq=False):
 
 
 class Pool(Struct, eq=False):
-    """One model's backends, their slots and cached prompts, and the `line` of waiting requests.
-
-    `free` has the least recently used slots first. `answer` is the mean number of tokens of an
-    answer, `duration` the mean seconds that a lease lasts. `guessed` are the backends with an
-    unknown number of slots; `tiered`: its backends are in the tiers of a route. `added` counts the
-    prompts added to the `index` so far."""
+    """One model's backends, their slots and cached prompts, and the requests that wait for them."""
 
     line: WaitingLine = field(default_factory=WaitingLine)
     backends: dict[str, BackendRecord] = {}
+    # The least recently used slots come first.
     free: OrderedDict[Slot, BackendRecord] = field(default_factory=OrderedDict)
     returns: Returns = field(default_factory=Returns)
     chars_a_token: float = CHARS_A_TOKEN
@@ -64,11 +60,11 @@ class Pool(Struct, eq=False):
     measured: int = 0
     mean_pace: float = 20.0
     paced: int = 0
-    answer: float = float(ANSWER)
-    duration: float = 1.0
-    guessed: list[BackendRecord] = []
-    tiered: bool = False
-    added: int = 0
+    answer: float = float(ANSWER)  # mean tokens of an answer
+    duration: float = 1.0  # mean seconds of a lease
+    guessed: list[BackendRecord] = []  # those with an unknown number of slots
+    tiered: bool = False  # its backends are in the tiers of a route
+    added: int = 0  # prompts added to the index so far
     index: dict[bytes, Holders] = {}
     conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
@@ -118,10 +114,10 @@ class Pool(Struct, eq=False):
                 self.drop(old)  # after _add, so that the index entries of shared links are reused
             slot.held = held
         else:
-            kept = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
-            kept[held] = None
-            if len(kept) > KEPT and not held.file:
-                self.drop(next(iter(kept)))
+            prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
+            prompts[held] = None
+            if len(prompts) > KEPT and not held.file:
+                self.drop(next(iter(prompts)))
 
     def _add(self, held: CachedPrompt) -> None:
         self.added = held.order = self.added + 1
@@ -144,7 +140,7 @@ class Pool(Struct, eq=False):
     def restore(self) -> None:
         """Derive the index from the cached prompts, in their original order."""
         held = [slot.held for b in self.backends.values() for slot in b.slots if slot.held]
-        held += [prompt for kept in self.kept_outside_slots.values() for prompt in kept]
+        held += [prompt for prompts in self.kept_outside_slots.values() for prompt in prompts]
         added = self.added
         for prompt in sorted(held, key=lambda prompt: prompt.order):
             self.added = prompt.order - 1
@@ -156,14 +152,6 @@ class Pool(Struct, eq=False):
         """Remove a cached prompt."""
         if held is None:
             return
-        self._unindex(held)
-        if held.slot is not None:
-            if held.slot.held is held:  # otherwise it was replaced before
-                held.slot.held = None
-        else:
-            self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
-
-    def _unindex(self, held: CachedPrompt) -> None:
         index = self.index
         for link in held.chain.links:
             holders = index.get(link)
@@ -172,6 +160,11 @@ class Pool(Struct, eq=False):
                 holders.busy.pop(held, None)
                 if not (holders.free or holders.busy):
                     del index[link]
+        if held.slot is not None:
+            if held.slot.held is held:  # otherwise it was replaced before
+                held.slot.held = None
+        else:
+            self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
 
     def forget(self, backend: BackendRecord, *, files: bool = True) -> None:
         """Drop everything cached on a backend, because it restarted or changed its model. Without
@@ -223,8 +216,9 @@ class Pool(Struct, eq=False):
             self.returns.called(conversation)
         else:
             conversation.calls = conversation.open = False
-        if conversation.session:
-            self.sessions.ended(conversation, now)
+        main = self.sessions.main.get(conversation.session)
+        if main is not None:
+            main.session_last = now
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
         """Remember that this chain is of this conversation."""
@@ -238,19 +232,14 @@ class Pool(Struct, eq=False):
 
     # slots
 
-    def release_slot(self, backend: BackendRecord, slot: Slot) -> None:
-        """Append a slot to the free list, if it is free. It must not be there yet."""
-        if backend.grants_slots and not slot.busy:
-            self.free[slot] = backend
-
     def refresh(self, backend: BackendRecord) -> None:
         """Update the free list after a backend's health or slots changed."""
         for slot in [s for s, b in self.free.items() if b is backend]:
             if slot.busy or not backend.grants_slots or not backend.has(slot):
                 del self.free[slot]
-        for slot in backend.slots:
-            if slot not in self.free:
-                self.release_slot(backend, slot)
+        for slot in backend.slots if backend.grants_slots else ():
+            if slot not in self.free and not slot.busy:
+                self.free[slot] = backend
         # New slots of all backends in turn, or a new backend would be filled before the next.
         order = sorted(self.free, key=lambda slot: (slot.used > 0, 0 if slot.used else slot.id))
         self.free = OrderedDict((slot, self.free[slot]) for slot in order)
@@ -321,10 +310,10 @@ class Pool(Struct, eq=False):
 
     def tokens(self, chain: Chain, ids: bool) -> int:
         """The number of tokens in a prompt, estimated for text from earlier answers."""
-        return chain.size if ids else int(chain.size / self.chars_a_token) + 1
+        size = chain.ends[-1] if chain.ends else 0
+        return size if ids else int(size / self.chars_a_token) + 1
 
     def record_token_count(self, chain: Chain, tokens: int) -> None:
         """Record the number of tokens reported for a text prompt."""
-        size = chain.size
-        if tokens and size:
-            self.chars_a_token += SMOOTH * (size / tokens - self.chars_a_token)
+        if tokens and chain.ends:
+            self.chars_a_token += SMOOTH * (chain.ends[-1] / tokens - self.chars_a_token)

@@ -12,8 +12,10 @@ is never found for another group.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
+from operator import itemgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,7 +52,6 @@ def record_step(
     pool: Pool,
     lease: Lease,
     step: SlotStep,
-    *,
     tokens: int,
     size: int,
     seconds: float,
@@ -60,11 +61,9 @@ def record_step(
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
-        _dropped(pool, [held for held in files_of(pool, backend) if held.file == step.file])
+        _forget(pool, backend, (step.file,))
         if tokens > 0:
-            old.slot, old.file, old.size = None, step.file, size
-            backend.saved += 1
-            pool.put(old)
+            _record_file(pool, backend, old, size)
         lease.replaced = None
     elif step.action == "restore" and restore is not None:
         lease.replaced = None
@@ -79,6 +78,16 @@ def record_step(
 def _moved(backend: BackendRecord, tokens: int, seconds: float) -> None:
     if tokens > 0 and seconds > 0:
         backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
+
+
+def _record_file(pool: Pool, backend: BackendRecord, held: CachedPrompt, size: int) -> None:
+    held.slot, held.file, held.size = None, held.conversation.file, size
+    pool.put(held)
+    backend.saved += 1
+
+
+def _forget(pool: Pool, backend: BackendRecord, names: Collection[str]) -> None:
+    _dropped(pool, [held for held in files_of(pool, backend) if held.file in names])
 
 
 def name_of(backend: BackendRecord, held: CachedPrompt) -> str:
@@ -136,8 +145,6 @@ def _dropped(pool: Pool, files: Sequence[CachedPrompt]) -> tuple[str, ...]:
 
 LEAST = 64  # tokens of a prompt that is worth a file
 
-Find = Callable[[str], tuple[Pool, BackendRecord] | None]
-
 
 class SlotSave(Struct, frozen=True):
     """A slot to save to a file of its server; about so many tokens."""
@@ -181,48 +188,51 @@ class SavedSlots:
     of a backend; `lock` guards both. `budget` is the bytes of files that a backend may have."""
 
     def __init__(
-        self, lock: threading.RLock, find: Find, clock: Callable[[], float], budget: int
+        self,
+        lock: threading.RLock,
+        find: Callable[[str], tuple[Pool, BackendRecord] | None],
+        clock: Callable[[], float],
+        budget: int,
     ) -> None:
         self._lock = lock
-        self._known = find
+        self._find = find
         self._clock = clock
         self._budget = budget
 
-    def _find(self, name: str) -> tuple[Pool, BackendRecord]:
+    @contextmanager
+    def _of(self, name: str) -> Iterator[tuple[Pool, BackendRecord]]:
         """An empty pool and record stand in for a backend that was removed."""
-        return self._known(name) or (Pool(), BackendRecord(name=name, model=""))
+        with self._lock:
+            yield self._find(name) or (Pool(), BackendRecord(name=name, model=""))
 
     def leave(self, name: str) -> None:
         """Grant none of the slots before the next `update`: the server is about to end, and what a
         waiting request finds in a slot then would be lost."""
-        with self._lock:
-            pool, backend = self._find(name)
+        with self._of(name) as (pool, backend):
             backend.leaving = True
             pool.refresh(backend)
 
     def to_save(self, name: str) -> tuple[SlotSave, ...]:
         """The slots that are worth a file, the last used first. A conversation that was silent for
         long counts too: it may return tomorrow."""
-        with self._lock:
-            pool, backend = self._find(name)
+        with self._of(name) as (pool, backend):
             newest: dict[str, tuple[float, SlotSave]] = {}
             for slot in backend.slots if self._budget else ():
                 held = slot.held
-                if held is None or slot.busy or not _is_worth_a_file(held):
+                if held is None or slot.busy or held.tokens < LEAST or not held.chain.links:
                     continue
-                if not restoring_pays(pool, backend, held.tokens, held.tokens):
-                    continue
-                file = name_of(backend, held)
-                if file not in newest or newest[file][0] < held.used:
-                    newest[file] = held.used, SlotSave(slot.id, file, held.tokens)
-            order = sorted(newest.values(), key=lambda item: -item[0])
+                pays = restoring_pays(pool, backend, held.tokens, held.tokens)
+                if pays and not held.conversation.background:
+                    file = name_of(backend, held)
+                    save = held.used, SlotSave(slot.id, file, held.tokens)
+                    newest[file] = max(save, newest.get(file, save), key=itemgetter(0))
+            order = sorted(newest.values(), key=itemgetter(0), reverse=True)
             return tuple(save for _, save in order)
 
     def make_room(self, name: str, save: SlotSave) -> tuple[str, ...] | None:
         """Forget files that are worth less than this one, so that it fits; returns their names.
         None if it cannot fit."""
-        with self._lock:
-            pool, backend = self._find(name)
+        with self._of(name) as (pool, backend):
             held = backend.slots[save.slot].held if save.slot < len(backend.slots) else None
             if held is None:
                 return None
@@ -236,55 +246,49 @@ class SavedSlots:
     def saved(
         self, name: str, save: SlotSave, tokens: int, size: int, seconds: float
     ) -> tuple[str, ...]:
-        """Record a file that was written. Returns the names of files to remove, because they exceed
-        the budget."""
-        with self._lock:
-            pool, backend = self._find(name)
+        """Record a file. Returns the names of those to remove, because they exceed the budget."""
+        with self._of(name) as (pool, backend):
             slot = backend.slots[save.slot] if save.slot < len(backend.slots) else None
             held = slot.held if slot is not None and not slot.busy else None
             if held is None or held.conversation.file != save.file:
                 return (save.file,)
-            self.forget(name, (save.file,))
+            _forget(pool, backend, (save.file,))
             pool.drop(held)
-            held.slot, held.file, held.size = None, save.file, size
             held.tokens, held.prompt = tokens, min(held.prompt, tokens)
-            pool.put(held)
-            backend.saved += 1
+            _record_file(pool, backend, held, size)
             _moved(backend, tokens, seconds)
             going, _ = _beyond(pool, backend, self._budget, self._clock())
             return _dropped(pool, going)
 
     def prompts(self, name: str) -> tuple[SavedPrompt, ...]:
         """All saved prompts of a backend, as plain data."""
-        with self._lock:
+        with self._of(name) as (pool, backend):
             now = self._clock()
-            return tuple(_exported(held, now) for held in files_of(*self._find(name)))
+            return tuple(_exported(held, now) for held in files_of(pool, backend))
 
     def kept(self, name: str) -> Kept:
         """What the files of a backend hold."""
-        with self._lock:
-            files = files_of(*self._find(name))
+        with self._of(name) as (pool, backend):
+            files = files_of(pool, backend)
             return Kept(sum(held.tokens for held in files), sum(held.size for held in files))
 
     def beginning(self, name: str) -> str:
         """The beginning of the names of a backend's files, "" if there is no such backend."""
-        with self._lock:
-            _, backend = self._find(name)
+        with self._of(name) as (_, backend):
             return beginning_of(backend.model) if backend.model else ""
 
     def in_flight(self, name: str) -> int:
-        with self._lock:
-            return self._find(name)[1].in_flight
+        with self._of(name) as (_, backend):
+            return backend.in_flight
 
     def vain(self, name: str) -> int:
         """How many of the last restored files were of no use, in a row."""
-        with self._lock:
-            return self._find(name)[1].vain
+        with self._of(name) as (_, backend):
+            return backend.vain
 
     def adopt(self, name: str, prompts: Sequence[SavedPrompt], vain: int) -> None:
         """Replace what is known about the files of a backend."""
-        with self._lock:
-            pool, backend = self._find(name)
+        with self._of(name) as (pool, backend):
             _dropped(pool, files_of(pool, backend))
             backend.vain = vain
             now = self._clock()
@@ -292,13 +296,8 @@ class SavedSlots:
                 _adopt(pool, backend, saved, now)
 
     def forget(self, name: str, files: Collection[str]) -> None:
-        with self._lock:
-            pool, backend = self._find(name)
-            _dropped(pool, [held for held in files_of(pool, backend) if held.file in files])
-
-
-def _is_worth_a_file(held: CachedPrompt) -> bool:
-    return held.tokens >= LEAST and bool(held.chain.links) and not held.conversation.background
+        with self._of(name) as (pool, backend):
+            _forget(pool, backend, files)
 
 
 def _exported(held: CachedPrompt, now: float) -> SavedPrompt:

@@ -51,12 +51,6 @@ class Sessions(Struct):
         if len(self.main) > REMEMBERED:
             self.main.popitem(last=False)
 
-    def ended(self, conversation: ConversationRecord, now: float) -> None:
-        """Record the end of a turn."""
-        main = self.main.get(conversation.session)
-        if main is not None:
-            main.session_last = now
-
     def is_side_job(self, session: bytes, conversation: ConversationRecord, tools: bool) -> bool:
         """Whether a request asks something beside an agent's work, such as a title: it has no
         tools, and begins a conversation in a session whose main one has them."""

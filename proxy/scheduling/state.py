@@ -26,47 +26,37 @@ NO_DRAW = 1.0  # of a conversation that no canary gets
 
 
 class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
-    """A conversation: `turns` so far, the last one at `last`, and `waiting` more in the queue. It
-    outlives its cached prompts, so that a late return is still recognized. `background`: a side
-    job, which never returns. `file`: the name of its saved slots.
-
-    `tools`: its requests offer tools. `calls`: its last answer called tools. `open`: its client has
-    to return, because its answer is under way or has calls. `session` is the digest of its
-    session's name, `beside`: another conversation is the main one there. The main one has
-    `session_last`, when any of its session was last active. `draw` decides whether a canary serves
-    it (see `tiers`)."""
+    """A conversation. It outlives its cached prompts, so that a late return is still recognized."""
 
     turns: int = 0
-    last: float = 0.0
-    waiting: int = 0
-    background: bool = False
+    last: float = 0.0  # when its last turn began or ended
+    waiting: int = 0  # turns in the queue
+    background: bool = False  # a side job, which never returns
     group: str = ""
-    file: str = ""
-    tools: bool = False
-    calls: bool = False
-    open: bool = False
-    session: bytes = b""
-    beside: bool = False
-    session_last: float = 0.0
-    draw: float = NO_DRAW
+    file: str = ""  # the name of its saved slots
+    tools: bool = False  # its requests offer tools
+    calls: bool = False  # its last answer called tools
+    open: bool = False  # its client has to return: its answer is under way or has calls
+    session: bytes = b""  # the digest of its session's name
+    beside: bool = False  # another conversation is the main one of its session
+    session_last: float = 0.0  # of the main one: when any of its session was last active
+    draw: float = NO_DRAW  # decides whether a canary serves it (see `tiers`)
 
 
 class CachedPrompt(Struct, eq=False, kw_only=True):
-    """A prompt and its answer, evaluated and kept by a backend: in `slot`, in a file (`file`,
-    `size` bytes), or otherwise in its RAM. `prompt` is the number of tokens at the end of the
-    chain, `tokens` the number with the answer. `order` is its position among all prompts added
-    to the pool."""
+    """A prompt and its answer, evaluated and kept by a backend: in a slot, in a file, or otherwise
+    in its RAM."""
 
     backend: BackendRecord
     chain: Chain
     conversation: ConversationRecord
-    prompt: int = 0
-    tokens: int = 0
+    prompt: int = 0  # tokens at the end of the chain
+    tokens: int = 0  # the same with the answer
     used: float = 0.0
     slot: Slot | None = None
     file: str = ""
-    size: int = 0
-    order: int = 0
+    size: int = 0  # bytes of the file
+    order: int = 0  # its position among all prompts added to the pool
 
     def tokens_at(self, depth: int, chain: Chain) -> int:
         """The tokens that another prompt reuses, if its chain agrees with ours up to its link
@@ -79,103 +69,76 @@ class CachedPrompt(Struct, eq=False, kw_only=True):
 
 
 class Slot(Struct, eq=False, kw_only=True):
-    """One slot of a backend. `id` is the server's number; `used` is when it was last taken or
-    freed; `ready` is when the server has surely freed it, which is not before the first tokens of
-    all slots in `after`. `streaming`: the first token came, at `first`; `finishing`: the last token
-    came; `work` is the number of tokens to evaluate before the first, `limit` the most that the
-    answer may have, 0 for any number. `held` is the prompt that is, or will be, in it; while busy,
-    `before` is the one that was in it."""
+    """One slot of a backend."""
 
-    id: int
+    id: int  # the server's number
     busy: bool = False
-    used: float = 0.0
-    ready: float = 0.0
-    streaming: bool = False
-    finishing: bool = False
+    used: float = 0.0  # when it was last taken or freed
+    ready: float = 0.0  # when the server has surely freed it,
+    after: frozenset[Slot] = frozenset()  # which is not before the first tokens of all these
+    streaming: bool = False  # the first token came, at `first`
     first: float = 0.0
-    work: int = 0
-    limit: int = 0
-    after: frozenset[Slot] = frozenset()
-    held: CachedPrompt | None = None
-    before: CachedPrompt | None = None
+    finishing: bool = False  # the last token came
+    work: int = 0  # tokens to evaluate before the first token
+    limit: int = 0  # the most tokens that the answer may have, 0 for any number
+    held: CachedPrompt | None = None  # the prompt that is, or will be, in it
+    before: CachedPrompt | None = None  # while busy, the one that was in it
 
 
 class BackendRecord(Struct, eq=False, kw_only=True):
-    """One backend as the scheduler sees it.
-
-    `up` is None until the first probe. `pins`: requests can be pinned to a slot, and only the
-    prompts in slots are kept; otherwise the server chooses the slot. `cache_kind`: where the server
-    keeps old prompts outside its slots. `slots` are in the order of their numbers, from 0.
-    `load_delay`: seconds until the model is loaded, 0 if it is. `release_delay`: seconds that an
-    old server needs to free a slot. `ready`: when it may be tried again after it was busy or
-    failed; `failures`: how often it failed in a row; `freed`: when an answer last ended there.
-    `exclusive`: one lease has the whole backend. `reserved`: a waiting request needs the whole
-    backend, so requests behind it get no slot; set only while the queue is served.
-
-    `guessed`: the server does not report its number of slots. While `counting`, it chooses slots
-    itself, the least recently used first: `seen` are those it chose, and once a number repeats,
-    these are all. `more` is when one more slot may be tried, `patience` the pause after that.
-    `most` is set if the number was a first guess and is learned (see `learned_slots`): `quick` is
-    seconds to the first token for each token of the prompt, while half of the slots are free;
-    `late` counts answers in a row that began later while none was; `target` is the number that
-    remains once enough slots are free, 0 for all.
-
-    `rate` is prompt tokens evaluated per second, measured `measured` times; `pace` is tokens that
-    one slot generates per second, measured `paced` times; `restore_rate` is tokens saved or
-    restored per second. `evaluating` is the `work` of all slots without a first token; some of it
-    has been done since `evaluating_since`. The other fields count requests (`asked`), those
-    that found something cached (`hits`), prompt tokens evaluated and cached, files saved and
-    restored, and requests that the server moved to another slot than requested.
-
-    `vain` counts restored files of which the next answer hardly used anything, in a row.
-    `keeps_files`: its files stay valid when it restarts. `leaving`: it is about to end, so that
-    waiting requests get its slots only once it is back. `tier` is its place in a route; `instead`
-    counts the requests that it got instead of a backend of an earlier tier, by the reason.
-    """
+    """One backend as the scheduler sees it."""
 
     name: str
     model: str
-    slots: list[Slot] = []
-    up: bool | None = None
+    slots: list[Slot] = []  # in the order of their numbers, from 0
+    up: bool | None = None  # None until the first probe
     draining: bool = False
-    exclusive: bool = False
+    leaving: bool = False  # about to end: waiting requests get its slots only once it is back
+    exclusive: bool = False  # one lease has the whole backend
+    # A waiting request needs the whole backend, so requests behind it get no slot; set only while
+    # the queue is served.
     reserved: bool = False
+    weight: float = 1.0
+    pins: bool = True  # requests can be pinned to a slot; otherwise the server chooses the slot
+    cache_kind: CacheKind = "nothing"  # where the server keeps old prompts outside its slots
+    keeps_files: bool = False  # its files stay valid when it restarts
+    tier: Tier = NO_TIER  # its place in a route
+    load_delay: float = 0.0  # seconds until the model is loaded
+    release_delay: float = 0.0  # seconds that an old server needs to free a slot
+    ready: float = 0.0  # when it may be tried again after it was busy or failed
+    freed: float = 0.0  # when an answer last ended there
+    failures: int = 0  # in a row
+    in_flight: int = 0
+
+    # Where the server does not report its number of slots, it is `guessed`. While `counting`, the
+    # server chooses slots, the least recently used first; once a number repeats, all are `seen`.
     guessed: bool = False
     counting: bool = False
     seen: set[int] = set()
-    weight: float = 1.0
-    pins: bool = True
-    cache_kind: CacheKind = "nothing"
-    release_delay: float = 0.0
-    load_delay: float = 0.0
-    ready: float = 0.0
-    freed: float = 0.0
-    failures: int = 0
-    more: float = 0.0
-    patience: float = SOONEST
-    most: int = 0
-    quick: float = 0.0
-    late: int = 0
-    target: int = 0
-    in_flight: int = 0
-    rate: float = 500.0
-    measured: int = 0
-    pace: float = 20.0
-    paced: int = 0
-    evaluating: int = 0
-    evaluating_since: float = 0.0
-    restore_rate: float = 20000.0
-    hits: int = 0
-    asked: int = 0
-    evaluated: int = 0
-    cached: int = 0
-    saved: int = 0
-    restored: int = 0
-    moved: int = 0
-    vain: int = 0
-    keeps_files: bool = False
-    leaving: bool = False
-    tier: Tier = NO_TIER
+    more: float = 0.0  # when one more slot may be tried
+    patience: float = SOONEST  # the pause after that
+    most: int = 0  # the number was a first guess; at most so many are learned (see `outcomes`)
+    quick: float = 0.0  # seconds to the first token, for each of the prompt, with half of them free
+    late: int = 0  # answers in a row that began later while none was free
+    target: int = 0  # the number that remains once enough slots are free, 0 for all
+
+    rate: float = 500.0  # prompt tokens evaluated per second
+    measured: int = 0  # times
+    pace: float = 20.0  # tokens that one slot generates per second
+    paced: int = 0  # times
+    restore_rate: float = 20000.0  # tokens saved or restored per second
+    evaluating: int = 0  # the `work` of all slots without a first token
+    evaluating_since: float = 0.0  # some of it has been done since
+
+    asked: int = 0  # requests
+    hits: int = 0  # those that found something cached
+    evaluated: int = 0  # prompt tokens
+    cached: int = 0  # prompt tokens
+    saved: int = 0  # files
+    restored: int = 0  # files
+    vain: int = 0  # restored files of which the next answer hardly used anything, in a row
+    moved: int = 0  # requests that the server moved to another slot than requested
+    # Requests that it got instead of a backend of an earlier tier, by the reason.
     instead: dict[str, int] = {}
 
     @property
@@ -199,59 +162,49 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
 
 class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
-    """A backend as a probe found it. `slots` 0: the server does not report a number, so it is
-    guessed and then learned. `most`: `slots` is a guess, too, and at most so many are learned.
-    `keeps_files`: its saved slots stay valid when it restarts. `tier` is its place in a route."""
+    """A backend as a probe found it. The fields are those of `BackendRecord`."""
 
     model: str
-    slots: int
+    slots: int  # 0: the server does not report a number, so it is guessed and then learned
     weight: float = 1.0
     pins: bool = True
     cache_kind: CacheKind = "nothing"
     release_delay: float = 0.0
     keeps_files: bool = False
     tier: Tier = NO_TIER
-    most: int = 0
+    most: int = 0  # `slots` is a guess, too, and at most so many are learned
 
 
 class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
-    """A request for a slot.
-
-    `ids`: its prompt is token ids. `max_tokens` is the most that its answer may have, None for any
-    number.
-
-    `key` is the API key, `share` its class's weight in the queue. `session` is the name that the
-    client gives to its conversations; `group` is whose cache the request may use. `background`
-    marks a side job, `tools` a request that offers tools to the model, `idle` one that uses idle
-    slots only (see `idle`). `exclude` names backends that cannot serve it, `barred` the tiers of
-    routes that it may not use. `since` is the scheduler's time at which its wait began, 0 for now:
-    the queue timeout counts from there, however often it is queued again. `whole_backend`: it needs
-    a backend on which nothing else runs. `views` is the worker's own view of its backends (up,
-    down, None if not probed yet; a backend that it does not have is down) where several workers
-    share the slots; None: the scheduler's view."""
+    """A request for a slot."""
 
     model: str
-    ids: bool = False
-    max_tokens: int | None = None
-    exclude: frozenset[str] = frozenset()
+    ids: bool = False  # its prompt is token ids
+    max_tokens: int | None = None  # the most that its answer may have, None for any number
+    exclude: frozenset[str] = frozenset()  # backends that cannot serve it
     chain: Chain = Chain()
-    key: str = ""
-    group: str = ""
-    session: str = ""
-    share: float = 1.0
-    background: bool = False
+    key: str = ""  # the API key
+    group: str = ""  # whose cache it may use
+    session: str = ""  # the name that the client gives to its conversations
+    share: float = 1.0  # the weight in the queue of its key's class
+    background: bool = False  # a side job
+    # When its wait began, 0 for now: the queue timeout counts from there, however often it is
+    # queued again.
     since: float = 0.0
-    whole_backend: bool = False
-    tools: bool = False
-    idle: bool = False
-    barred: frozenset[str] = frozenset()
+    whole_backend: bool = False  # it needs a backend on which nothing else runs
+    tools: bool = False  # it offers tools to the model
+    idle: bool = False  # it uses idle slots only (see `idle`)
+    barred: frozenset[str] = frozenset()  # the tiers of routes that it may not use
+    # Where several workers share the slots, the worker's own view of its backends: up, down, or
+    # None if not probed yet. A backend that it does not have is down.
     views: Mapping[str, bool | None] | None = None
 
 
 def client_class(want: SlotRequest) -> ClientClass:
     """The key of a request, and whether the request is small."""
-    asked = want.max_tokens or ANSWER
-    return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
+    ends, tokens = want.chain.ends, want.max_tokens or ANSWER
+    size = ends[-1] if ends else 0
+    return want.key, want.background or tokens + size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):
@@ -262,22 +215,18 @@ class SlotStep(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """A decision: use this slot of this backend. `reuse` is the cached prompt to continue from, of
-    which `cached` tokens are expected to be there. `pin`: request the slot by its number.
-    `restore`: a file to restore first; `save`: save what the slot holds first. `fresh`: the slot
-    may hold another group's prompt, which must not be reused. `whole`: the lease has the backend's
-    other slots as well. `passed` names the backends of earlier tiers and why they were passed over
-    (see `tiers.Reach`)."""
+    """A decision: use this slot of this backend."""
 
     backend: BackendRecord
     slot: Slot
-    reuse: CachedPrompt | None = None
-    cached: int = 0
-    pin: bool = True
-    restore: CachedPrompt | None = None
-    save: bool = False
-    fresh: bool = False
-    whole: bool = False
+    reuse: CachedPrompt | None = None  # to continue from
+    cached: int = 0  # tokens of it that are expected to be there
+    pin: bool = True  # request the slot by its number
+    restore: CachedPrompt | None = None  # a file to restore first
+    save: bool = False  # save what the slot holds first
+    fresh: bool = False  # the slot may hold another group's prompt, which must not be reused
+    whole: bool = False  # the lease has the backend's other slots as well
+    # The backends of earlier tiers and why they were passed over (see `tiers.Reach`).
     passed: tuple[tuple[str, str], ...] = ()
 
 

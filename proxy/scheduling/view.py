@@ -16,47 +16,36 @@ from .state import BackendRecord, CachedPrompt, Slot
 
 
 class SlotView(Struct, kw_only=True):
-    """`state` is busy, free or settling; `conversation` is a digest; `chance` is the probability
-    of a return."""
-
     id: int
-    state: str
+    state: str  # busy, free or settling
     since: float
-    conversation: str | None = None
+    conversation: str | None = None  # a digest
     group: str | None = None
     tokens: int = 0
     turns: int = 0
-    chance: float = 0.0
+    chance: float = 0.0  # the probability of a return
 
 
 class BackendView(Struct, kw_only=True):
-    """`hit_rate` is the share of requests that found something cached, `cached_rate` the share of
-    prompt tokens; `prompt_per_second` is learned; `kept` counts prompts outside the slots; `moved`
-    counts requests that used another slot than requested. `tier` is its tier in a route, "" for
-    none, and `canary` its share of the conversations there; `instead` counts the requests that it
-    got instead of a backend of an earlier tier, by the reason. `circuit`: closed; open while it is
-    paused after failures; half-open until one request on trial has succeeded.
-    `slots_learned`: their number was a guess, and is learned from the traffic."""
-
     backend: str
     model: str
     up: bool
     draining: bool
     on_trial: bool
-    circuit: str
-    tier: str
-    canary: float
-    instead: dict[str, int]
+    circuit: str  # closed, open while paused after failures, half-open until a trial succeeded
+    tier: str  # in a route, "" for none
+    canary: float  # its share of the conversations there
+    instead: dict[str, int]  # requests it got instead of a backend of an earlier tier, by reason
     slots_known: bool
-    slots_learned: bool
+    slots_learned: bool  # their number was a guess, and is learned from the traffic
     requests: int
-    hit_rate: float
-    cached_rate: float
-    prompt_per_second: float
-    kept: int
+    hit_rate: float  # the share of requests that found something cached
+    cached_rate: float  # the same of prompt tokens
+    prompt_per_second: float  # learned
+    kept: int  # prompts outside the slots
     saved: int
     restored: int
-    moved: int
+    moved: int  # requests that used another slot than requested
     slots: list[SlotView]
 
 

@@ -1,9 +1,8 @@
 """A client's socket under gevent, for `proxy.server.http1`.
 
-A read waits first: learning from an exception that there is nothing yet costs as much as parsing a
-request. A write does not wait for a slightly slow client: what the socket does not accept is
-buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can read
-its model server to the end and release the slot.
+A read waits first: an exception costs as much as parsing a request. What the socket does not accept
+of a write is buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the
+application can read its model server to the end and release the slot.
 """
 
 from __future__ import annotations
@@ -18,13 +17,9 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-# Bytes that a client may lag behind an answer before the answer waits. Four thousand tokens with
-# twenty log probabilities each have two or three times as many; plain text is never so long.
-MAX_BEHIND = 4 << 20
-# The same for all clients of a process together. Beyond it, answers wait for their clients.
-MAX_BEHIND_ALL = 256 << 20
-# Bytes that are joined for one write.
-_PIECE = 256 << 10
+MAX_BEHIND = 4 << 20  # bytes that a client may lag behind an answer before the answer waits
+MAX_BEHIND_ALL = 256 << 20  # the same for all clients of a process together
+_PIECE = 256 << 10  # bytes that are joined for one write
 
 
 class _Woken(Exception):
@@ -32,8 +27,7 @@ class _Woken(Exception):
 
 
 class Wire:
-    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
-    or a write has failed."""
+    """Wraps a gevent socket, which `close` leaves open. `broken`: a read or write has failed."""
 
     __slots__ = tuple(
         """_behind _client _error _for_good _held_up _io _recv _rest _send _sender _taken _timeout
@@ -82,15 +76,13 @@ class Wire:
     def wake(self, for_good: bool) -> None:
         """Have reads not wait any more: they return b"" if nothing has come. `for_good`: until
         `finish`; otherwise until something comes, since the rest of a request that crosses with
-        a stop is waited for. (Linux resets a client that sends after a shutdown of the read
-        side.)"""
+        a stop is waited for."""
         self._woken = True
         self._for_good = self._for_good or for_good
         get_hub().cancel_wait(self._io, _Woken())
 
     def send(self, data: bytes, /) -> None:
-        """Send data, or buffer it until the client accepts it. Raises OSError if the client has
-        disconnected."""
+        """Send data, or buffer it. Raises OSError if the client has disconnected."""
         if not self._behind:
             try:
                 sent = self._send(data)
@@ -156,8 +148,7 @@ class Wire:
                 self._waits_since = 0.0
 
     def _wait_for(self, behind: int) -> None:
-        """Wait until the client lags at most so many bytes. Raises OSError if it has
-        disconnected."""
+        """Wait until the client lags at most so many bytes. Raises OSError if it has left."""
         while self._error is None and self._behind:
             if self._behind <= behind and Wire.behind_all <= MAX_BEHIND_ALL:
                 return
@@ -203,8 +194,7 @@ class Wire:
 
 
 def hang_up(client: Any, how: int) -> None:
-    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered;
-    SHUT_RDWR: it is cut. Uses the native call, so that the reading greenlet sees an ordinary end;
-    gevent's shutdown() would raise in it."""
+    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered.
+    The reading greenlet sees an ordinary end; gevent's shutdown() would raise in it."""
     with contextlib.suppress(OSError):
         client._sock.shutdown(how)

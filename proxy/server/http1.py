@@ -4,18 +4,14 @@
 WSGI application and writes the answers. With gunicorn's own reader and writer, a short answer costs
 two fifths more.
 
-A connection is in exactly one `State`, and `since` is when it began. Each state that waits for the
-client has a time limit (`ConnectionLimits`). There are no timers here: the worker checks `overdue`
-now and then, calls `expire`, and wakes the reader.
+Each `State` that waits for the client has a time limit (`ConnectionLimits`). There are no timers
+here: the worker checks `overdue` now and then, calls `expire`, and wakes the reader.
 
 A body that does not come with its head is read when the application asks for it; only then does a
-client that waits for "100 Continue" get it. The rest of a body that the application leaves unread
-is discarded, up to a bound; beyond it, the connection is closed. An incomplete body raises
-`BodyError`, so that an application never mistakes a part for the whole.
+client that waits for "100 Continue" get it. What the application leaves unread is discarded, up to
+a bound. An incomplete body raises `BodyError`, so that a part never passes for the whole.
 
-No client is reset, which could delete an answer that it has not read yet. So `linger`, after every
-end, first tells the client that no more data follows, and reads and discards what still comes until
-the client closes too, within bounds.
+No client is reset, which could delete an answer that it has not read yet: see `linger`.
 """
 
 from __future__ import annotations
@@ -39,8 +35,7 @@ log = logging.getLogger("slotproxy")
 
 READ_SIZE = 65536  # bytes
 BODY_READ_SIZE = 1 << 18  # the same for the rest of a body
-# Bytes of an unread body that are discarded so that the connection can serve another request.
-MAX_DROPPED = 1 << 20
+MAX_DROPPED = 1 << 20  # bytes of an unread body that are discarded for the next request
 # Bytes that are discarded before a connection closes: twice the usual --max-body, since many
 # clients read a 401 or 413 only when they have sent everything.
 MAX_LINGERED = 64 << 20
@@ -73,15 +68,14 @@ class State(enum.Enum):
 
 
 class ConnectionLimits(NamedTuple):
-    """Time limits for clients, in seconds. After `idle` and `dropping` the connection is closed,
-    after `head` and `body` the client gets a 408 first. A body may take one more second for every
-    `body_rate` bytes received. `dropping` also bounds how long the connection lingers."""
+    """Time limits for clients, in seconds. After `head` and `body` the client gets a 408 before the
+    end. A body may take one more second for every `body_rate` bytes received."""
 
     idle: float = 75.0  # longer than the 60 s after which common load balancers close a connection
     head: float = 30.0  # a head is one packet, or a few
     body: float = 60.0  # like nginx's client_body_timeout
     body_rate: float = 500.0  # bytes per second; a phone with a weak signal has ten times that
-    dropping: float = 10.0  # for a client that still sends, or stays, after its answer
+    dropping: float = 10.0  # for a client that still sends, or stays, after its last answer
 
 
 class Sock(Protocol):
@@ -105,8 +99,7 @@ class Last(bytes):
 
 
 class BrokenAnswer(ConnectionError):
-    """An answer that cannot carry an error ended early: its connection must end too, or it would
-    look complete. To any WSGI server, it is as if the client had reset it."""
+    """An answer that cannot carry an error ended early: it must not look complete."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.ECONNRESET, reason)
@@ -121,8 +114,7 @@ class BodyTimeout(TimeoutError):
 
 
 class ServerConnection:
-    """One client connection. `environ` is the part of the WSGI environment shared by all its
-    requests. `parts` is the answer under way, None between two answers."""
+    """A client. Its requests share `environ`; `parts` is the answer under way, or None."""
 
     __slots__ = tuple(
         """_app _body_came _body_since _clock _limits _reader _sock at_once expired parts refused
@@ -137,10 +129,7 @@ class ServerConnection:
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  (it cannot be changed)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sock = sock
-        self._app = app
-        self._limits = limits
-        self._clock = clock
+        self._sock, self._app, self._limits, self._clock = sock, app, limits, clock
         self._reader = Reader(environ)
         self._body_since = 0.0  # when the application began to wait for this body
         self._body_came = 0  # bytes received since then
@@ -154,9 +143,8 @@ class ServerConnection:
     # for the worker
 
     def serve(self, last: Callable[[], bool]) -> None:
-        """Answer requests until the client sends no more, or `last` returns true for a request.
-        Raises OSError if the client has disconnected, and the application's exceptions. The
-        connection must `linger` before it is closed, after an exception too."""
+        """Answer requests until the client sends no more, or `last` returns true for one. Raises
+        OSError, and the application's exceptions. The connection must `linger` after that too."""
         try:
             while (request := self._next()) is not None:
                 request.keep = request.keep and not last() and not self.expired
@@ -172,8 +160,7 @@ class ServerConnection:
             self._reader.close()
 
     def linger(self) -> None:
-        """Tell the client that no more data follows, and discard what it still sends until it
-        closes the connection or a bound is reached. Never raises OSError."""
+        """Say that no more data follows, and discard what still comes. Never raises OSError."""
         self._enter(State.LINGERING)
         left = 0 if self.at_once else MAX_LINGERED
         with contextlib.suppress(OSError):
@@ -234,28 +221,24 @@ class ServerConnection:
 
     def more(self, request: Request) -> bytes:
         """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
-        if not request.body and not request.complete:
+        reader = self._reader
+        while not request.body and not request.complete:
+            if reader.refusal:
+                raise BodyError("the request body is not valid HTTP")
             self._enter(State.BODY)
             try:
-                self._wait_for_body(request)
+                data = reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             finally:
                 self._enter(State.ANSWERING)
-        data = b"".join(request.body)
-        request.body.clear()
-        self._body_came += len(data)
-        return data
-
-    def _wait_for_body(self, request: Request) -> None:
-        """Raises BodyError, BodyTimeout."""
-        while not request.body and not request.complete:
-            if self._reader.refusal:
-                raise BodyError("the request body is not valid HTTP")
-            data = self._reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
                 raise BodyError("the client disconnected")
-            self._reader.feed(data)
+            reader.feed(data)
+        data = b"".join(request.body)
+        request.body.clear()
+        self._body_came += len(data)
+        return data
 
     def _drop_body(self, request: Request) -> bool:
         """Read and discard the rest of a body, up to a bound. Returns whether it ended: a client
@@ -276,8 +259,7 @@ class ServerConnection:
     # the application
 
     def _answer(self, request: Request) -> bool:
-        """Answer a request. Returns whether the connection stays open. Raises Refused for an
-        invalid target."""
+        """Answer a request. Returns whether the connection stays open. Raises Refused."""
         answer = ResponseWriter(self._sock, request)
         # The environment is not kept for the time of a stream.
         parts = self.parts = self._app(self._environ_of(request), answer.start)
@@ -369,8 +351,7 @@ class _Coming(io.RawIOBase):
 
 
 class ResponseWriter:
-    """Writes a response: the head with the first bytes, then bytes or chunks. `whole`: all of it
-    was written."""
+    """Writes the head with the first bytes, then bytes or chunks. `whole`: all was written."""
 
     __slots__ = ("_chunked", "_head", "_request", "_send", "_silent", "keep", "whole")
 
@@ -426,8 +407,7 @@ _today = (0, "")
 
 
 def _path_of(request: Request, target: str, environ: dict[str, Any]) -> str:
-    """The path of a target in another form: `*` with OPTIONS, or an absolute URL, which also
-    replaces the Host (RFC 9112, 3.2.2). Raises Refused."""
+    """The path of `*` with OPTIONS, or of a URL, which also replaces the Host. Raises Refused."""
     if target == "*" and request.method == "OPTIONS":
         return target
     absolute = _absolute(target)

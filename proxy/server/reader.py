@@ -3,17 +3,14 @@
 llhttp (from httptools) does the parsing. `Reader` turns its callbacks into requests, and refuses
 what llhttp accepts too readily.
 
-`MAX_INCOMPLETE` applies to everything incomplete: a request's head, blank lines before it, the line
-of a chunk's size with its extensions, the trailers. Bytes are counted from the read after the last
-progress (a head, a piece of a body, the end of a message).
-
-A head of 26 bytes becomes a request of 800, so no more than some `MAX_PIPELINED` are parsed ahead
-of the answers: bytes that hold more are parsed in slices, and wait in `unparsed`.
+`MAX_INCOMPLETE` bytes may come without progress: a head, a piece of a body, the end of a message. A
+head of 26 bytes becomes a request of 800, so only some `MAX_PIPELINED` are parsed ahead of the
+answers: bytes that hold more are parsed in slices, and wait in `unparsed`.
 
 llhttp refuses the basis of request smuggling (a repeated length, a length together with a transfer
-coding, bare line feeds). This module also refuses transfer codings other than `chunked`, transfer
-codings in HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions.
-`tests/fuzz/http1.py` compares all of it with h11.
+coding, bare line feeds). This module also refuses transfer codings other than `chunked` or in
+HTTP/1.0, a missing, repeated or malformed Host, and other protocol versions. `tests/fuzz/http1.py`
+compares all of it with h11.
 """
 
 from __future__ import annotations
@@ -26,13 +23,9 @@ import httptools
 # Bytes of anything incomplete: a head, a chunk's size line, the trailers. The largest heads of real
 # clients (cookies, tokens) have 16 kB.
 MAX_INCOMPLETE = 65536
-# Times that one header may be repeated in a head: its values are joined, copying them each time.
-MAX_REPEATS = 100
-# Requests of a connection after which nothing more is parsed until some are answered.
-MAX_PIPELINED = 8
-# Bytes of a slice: twenty heads at most.
-_SLICE = 512
-
+MAX_REPEATS = 100  # of headers in a head: their values are joined, copying them each time
+MAX_PIPELINED = 8  # requests, after which nothing more is parsed until some are answered
+_SLICE = 512  # bytes: twenty heads at most
 _VERSION = b"/1."  # each accepted head has it
 
 # Why the reader stops: the status, whose text is the reason.
@@ -56,19 +49,15 @@ class Refused(Exception):
 
 
 class Request:
-    """A request with a complete head; `body` grows until `complete`. `environ` is the WSGI
-    environment without the path and the body."""
+    """A request with a complete head; `body` grows until `complete`."""
 
     __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
 
     def __init__(
         self, method: str, url: bytes, version: str, environ: dict[str, Any], keep: bool
     ) -> None:
-        self.method = method
-        self.url = url
-        self.version = version
-        self.environ = environ
-        self.keep = keep
+        self.method, self.url, self.version = method, url, version
+        self.environ, self.keep = environ, keep
         self.body: list[bytes] = []
         self.complete = False
 
@@ -202,7 +191,7 @@ class Reader:
         raise Refused(status)
 
     def _stop(self, status: str) -> None:
-        """Stop with a reason; only the first counts, and nothing more is parsed."""
+        """Only the first reason counts, and nothing more is parsed."""
         self.refusal = self.refusal or status
 
     def _parse(self, rest: bytes | memoryview) -> None:
@@ -221,8 +210,7 @@ class Reader:
 
     def _without_upgrade(self) -> None:
         """Ignore an Upgrade: pass the head of that request, without the header, to a new parser.
-        The old one would treat the following bytes as the other protocol. The application sees an
-        upgrade to a WebSocket, which it may take over; a client sends nothing until then."""
+        The application sees an upgrade to a WebSocket, which it may take over."""
         request = self.requests.pop()
         if request.method == "CONNECT":
             raise httptools.HttpParserError("the connection is closed")

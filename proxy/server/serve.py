@@ -1,12 +1,10 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
-created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
-may import flask, requests or ssl.
+The application is created inside the worker, after gevent has patched: nothing imported here, or by
+``proxy.config``, may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
-`stopping`.
+backends in the running process, so the table of slots stays.
 """
 
 from __future__ import annotations
@@ -24,18 +22,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from proxy import __version__
-from proxy.config import (
-    Settings,
-    SettingsError,
-    each_its_own,
-    fixed,
-    from_environment,
-    no_models_here,
-    one_worker,
-)
+from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
 from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
@@ -48,8 +36,7 @@ INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders, whose times are looked at: network folders and containers deliver no
-    events. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders deliver no events."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
@@ -83,8 +70,8 @@ STOPS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
 )
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
-# Idle seconds between two requests: longer than the 60 s after which common load balancers close a
-# connection. If the server closed it first, a request could be lost.
+# Idle seconds: longer than the 60 s after which common load balancers close a connection. If the
+# server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
@@ -97,8 +84,7 @@ def say(text: str) -> None:
 
 
 def application(settings: Settings) -> Flask:
-    """The WSGI application. A setting that only the application can check, such as a template, ends
-    the process with one line."""
+    """The WSGI application. A wrong setting ends the process with one line."""
     gc.disable()
     from proxy.app import create_app  # imported late: see the module's docstring
 
@@ -109,8 +95,7 @@ def application(settings: Settings) -> Flask:
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
-    # may also run less often. What survives the youngest generation is looked at sooner: it is what
-    # requests under way hold, and garbage soon.
+    # may also run less often. What requests under way hold is looked at sooner.
     gc.freeze()
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
@@ -142,18 +127,16 @@ def run(settings: Settings, reread: Reread) -> int:
     return 0
 
 
-def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
-    """Apply changed backends and keys; an unusable setting changes nothing. Prints warnings that
-    were not `told` yet. Returns whether the settings were usable."""
+def _reload(app: Flask, reread: Reread) -> bool:
+    """Apply changed backends and keys. Returns whether the settings were usable; if not, nothing
+    has changed."""
     from proxy.app import reload
 
     try:
         settings = reread()
         reload(app, settings)
         for warning in settings.warnings:
-            if warning not in told:
-                told.add(warning)
-                say(f"warning: {warning}")
+            say(f"warning: {warning}")
         return True
     except SettingsError as error:
         say(f"not reloaded: {error}")
@@ -162,28 +145,24 @@ def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
     return False
 
 
-def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
+def _reload_first(app: Flask, reread: Reread) -> None:
     """Reload in a worker that replaces another one, which may have reloaded. Its own keys are those
     of the start: if they cannot be read again, one that was revoked since must not come back."""
     from proxy.app import suspend_keys
 
-    if not _reload(app, reread, told) and suspend_keys(app):
-        say(
-            "the API keys of the settings are refused by this worker until the settings can be"
-            " read: correct them and reload (kill -HUP)"
-        )
+    if not _reload(app, reread) and suspend_keys(app):
+        why = "until the settings can be read: correct them and reload (kill -HUP)"
+        say(f"the API keys of the settings are refused by this worker {why}")
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
-    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: a
-    handler of a signal may not wait."""
+    """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
     wake = Wakeup()
-    told = set(settings.warnings)
 
     def reload() -> None:
         while True:
             wake.wait()
-            _reload(app, reread, told)
+            _reload(app, reread)
 
     threading.Thread(target=reload, name="reload", daemon=True).start()
     for number in HANGUP:
@@ -229,7 +208,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
-        if why := _not_several(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
+        if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why)
             raise SystemExit(2)
         files = open_files.raise_limit()
@@ -272,7 +251,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
-            _reload_first(worker.wsgi, reread, set(settings.warnings))
+            _reload_first(worker.wsgi, reread)
         _on_change(worker.wsgi, settings, reread)
         worker.life = life_of(worker.wsgi)
 
@@ -334,15 +313,6 @@ def _not_served(cfg: Any) -> str:
     if cfg.accesslog:
         return "gunicorn's access log is not supported: slotproxy logs its requests itself"
     return ""
-
-
-def _not_several(settings: Settings, number: int) -> str:
-    """Why there cannot be so many workers, "" if there can."""
-    if number == 1:
-        return ""
-    if settings.model:
-        return no_models_here(msgspec.structs.replace(settings, workers=number))
-    return each_its_own(settings) if settings.state else one_worker(number)
 
 
 # -- waitress --------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ from proxy.config import ModelConfig
 
 GRACE = 30  # seconds that answers under way get
 CUT = 3.0  # seconds for the errors of those that took longer
-# Seconds from the end of the grace to the end of the process. Models take most of them: 10 to save
-# their slots, 10 (the usual stop_timeout) to end.
+# Seconds from the grace to the end of the process: models take 10 to save their slots, 10 to end.
 SHUTDOWN = 40
 USUAL_STOP = 10.0
 MARGIN = 2.0  # seconds before gunicorn's kill

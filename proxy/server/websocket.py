@@ -1,12 +1,11 @@
-"""A WebSocket on the socket of a WSGI request, under gunicorn's gevent and threaded workers.
+"""A WebSocket on the socket of a WSGI request.
 
-One thread reads: it answers pings, joins fragments and puts whole messages into a queue, so that
-the end of the connection is noticed while nobody reads messages. When the WebSocket ends, its
-socket is shut down for writing, since the server does not know of the protocol, and still read for
-a moment: a client whose data finds a closed socket is reset, and may lose the reason.
+One thread reads, so that the end of the connection is noticed while nobody reads messages. At the
+end, the socket is shut down for writing, and still read for a moment: a client that is reset may
+lose the reason.
 
 A frame of six bytes costs as much as one of a kilobyte. So a read is short, other greenlets run
-after each, and frames are counted, not only bytes.
+after each, and frames are counted.
 """
 
 from __future__ import annotations
@@ -26,18 +25,14 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from .handshake import NO_TEXT, NORMAL, TOO_LONG, TOO_MUCH
 
 READ_SIZE = 4096  # bytes: nearly seven hundred frames at most
-# Messages that wait while an earlier one is answered.
-MOST_WAITING = 8
+MOST_WAITING = 8  # messages, while an earlier one is answered
 CLOSING = 1.0  # seconds for the client's own closing frame
-# Control frames and empty ones in a second. Clients ping every few seconds.
-MOST_CONTROL = 100
-# Fragments of a message, and one more for each kilobyte of it.
-MOST_FRAGMENTS = 1000
+MOST_CONTROL = 100  # control frames and empty ones in a second
+MOST_FRAGMENTS = 1000  # of a message, and one more for each kilobyte of it
 
 
 class WebSocket:
-    """An open WebSocket. `receive` and `send` are for one thread; `on_close` is called, in another
-    one, when the client closes the connection or disconnects."""
+    """`receive` and `send` are for one thread; `on_close` is called in another one."""
 
     def __init__(
         self,
@@ -63,10 +58,9 @@ class WebSocket:
         self._control = 0
         self.closed = False
         sock.settimeout(send_timeout)
-        lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-        lines += [("Sec-WebSocket-Accept", accept), *headers]
-        text = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        sock.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{text}\r\n".encode("latin-1"))
+        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        lines += [f"Sec-WebSocket-Accept: {accept}", *map(": ".join, headers), "\r\n"]
+        sock.sendall("\r\n".join(lines).encode("latin-1"))
         # A read must not end the timeout of a write, so it has an object of its own.
         self._reads = sock.dup()
         self._reads.settimeout(send_timeout)
@@ -90,8 +84,7 @@ class WebSocket:
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Tell the client, unless it has closed, and wait a moment for its answer. Never raises."""
-        with contextlib.suppress(OSError):
-            self._send(CloseConnection(code=code, reason=reason))
+        self._refuse(code, reason)
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
         self._reader.join(CLOSING)
@@ -143,9 +136,8 @@ class WebSocket:
             is_control = isinstance(event, Ping | Pong)
             is_empty = isinstance(event, TextMessage) and not event.data
             if (is_control or is_empty) and not self._may_control():
-                return self._refuse(
-                    TOO_MUCH, f"at most {MOST_CONTROL} pings, pongs or empty frames a second"
-                )
+                why = f"at most {MOST_CONTROL} pings, pongs or empty frames a second"
+                return self._refuse(TOO_MUCH, why)
             match event:
                 case TextMessage():
                     if not self._text(event):

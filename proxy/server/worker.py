@@ -1,16 +1,12 @@
 """gunicorn's gevent worker, with our own HTTP/1.1 (`proxy.server.http1`) and a faster shutdown.
 
-On a stop, the stock worker waits for all open connections, including idle ones. This worker closes
-idle connections and only waits for running answers, which end with an error when their time is over
-(see `stopping`). A check once a second ends connections whose client takes too long, so that no
-request needs a timer of its own.
+On a stop, it only waits for running answers, which end with an error when their time is over (see
+`stopping`). A check once a second ends connections whose client takes too long. When few of the
+``worker_connections`` are left, those that wait longest for their client are closed; if there are
+none, the last places are for health checks, and other requests get a 503.
 
-When few of the ``worker_connections`` are left, connections that wait for their client are closed,
-longest wait first; if there are none, the last places are for health checks, and other requests get
-a 503.
-
-Objects that the application keeps with a connection, for all its requests, are in
-environ["slotproxy.kept"] by name, and closed with it.
+Objects that the application keeps with a connection are in environ["slotproxy.kept"] by name, and
+closed with it.
 """
 
 from __future__ import annotations
@@ -48,21 +44,11 @@ GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EH
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_FILES_PAUSE = 0.2
 QUIET = 60.0  # seconds between two log lines of one kind about places and files
-# Places kept for health checks when all others serve answers, and for new requests when the others
-# wait for their clients.
-SPARE = 16
-# Connections closed in one go to make room: finding the longest wait looks at all of them.
-MAKE_ROOM = 64
+SPARE = 16  # places kept for health checks, and for requests when others wait for their clients
+MAKE_ROOM = 64  # connections closed in one go: finding the longest wait looks at all of them
 # The states that make room, last resort last: a body that is being read belongs to an accepted
-# request. Among the others the longest wait goes first, so that a new connection gets its chance.
-ROOM = {
-    State.IDLE: 0,
-    State.HEAD: 0,
-    State.DROPPING: 0,
-    State.LINGERING: 0,
-    State.UPGRADED: 0,
-    State.BODY: 1,
-}
+# request.
+ROOM = (State.IDLE, State.HEAD, State.DROPPING, State.LINGERING, State.UPGRADED, State.BODY)
 HEALTH = ("/livez", "/readyz", "/health")
 
 
@@ -83,17 +69,16 @@ class Worker(GeventWorker):
 
     def run(self) -> None:
         self._wake = Wakeup()
-        servers, pools = [], []
-        for sock in self.sockets:
+        pools = [Pool(self.worker_connections) for _ in self.sockets]
+        servers = []
+        for sock, pool in zip(self.sockets, pools, strict=True):
             sock.setblocking(True)
-            pool = Pool(self.worker_connections)
             server = _Server(sock, handle=partial(self.handle, sock), spawn=pool)
             server.worker = self
             if self.cfg.workers > 1:
                 server.max_accept = 1
             server.start()
             servers.append(server)
-            pools.append(pool)
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
@@ -113,8 +98,7 @@ class Worker(GeventWorker):
         """Wait for the answers under way, and end those that take longer than the grace."""
         if self.life is not None:
             self.life.leave()
-        self._wait_for(pools, self.grace, lambda: self._quitting)
-        if not self._works(pools):
+        if self._wait_for(pools, self.grace, lambda: self._quitting):
             return
         if not self._quitting:
             self.log.warning("answers take longer than %g s and are ended", self.grace)
@@ -122,19 +106,20 @@ class Worker(GeventWorker):
             self.life.end_requests()
         self._wait_for(pools, CUT)
 
-    def _works(self, pools: Sequence[Pool]) -> bool:
-        return any(pools) or (self.life is not None and self.life.busy)
-
     def _wait_for(
         self, pools: Sequence[Pool], seconds: float, given_up: Callable[[], bool] = lambda: False
-    ) -> None:
+    ) -> bool:
+        """Returns whether all answers have ended."""
         end = time.monotonic() + seconds
-        while self._works(pools) and time.monotonic() < end and not given_up():
+        while any(pools) or (self.life is not None and self.life.busy):
+            if time.monotonic() >= end or given_up():
+                return False
             self.notify()
             for pool in pools:
                 pool.join(LAST_LOOK / len(pools))
             if not any(pools):
                 sleep(LAST_LOOK / 4)
+        return True
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         super().handle_exit(sig, frame)
@@ -142,9 +127,8 @@ class Worker(GeventWorker):
             self._wake.set()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """Stop without the grace, by leaving `run`: gunicorn's own way, an exception a tenth of a
-        second later, would interrupt the cleanup. And only once: Ctrl-C comes from the keyboard and
-        again from the master."""
+        """Stop without the grace, by leaving `run`: gunicorn's own way, an exception, would
+        interrupt the cleanup. And only once: Ctrl-C comes from the master too."""
         if self._wake is None:
             super().handle_quit(sig, frame)
         elif not self._quitting:
@@ -194,8 +178,8 @@ class Worker(GeventWorker):
         if any(seat.connection.at_once for seat in waiting):
             return True  # soon
 
-        def last_resort(seat: _Seat) -> tuple[int, float]:
-            return ROOM[seat.connection.state], seat.connection.since
+        def last_resort(seat: _Seat) -> tuple[bool, float]:
+            return seat.connection.state is State.BODY, seat.connection.since
 
         for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=last_resort):
             seat.leave(at_once=True)
@@ -238,8 +222,7 @@ class Worker(GeventWorker):
 
 
 class _Server(StreamServer):
-    """Pauses accepting when the system is out of files, and makes room. gevent would log a
-    traceback at each try."""
+    """Pauses accepting without files, and makes room. gevent would log a traceback each time."""
 
     worker: Worker
 
@@ -283,8 +266,7 @@ class _Seat:
         self.leaving = False
 
     def look(self, now: float) -> None:
-        """End a connection whose client takes too long: first with an answer, at the next check
-        for good."""
+        """End a connection that takes too long: with an answer, at the next check for good."""
         connection = self.connection
         holds_slot = getattr(connection.parts, "holds_slot", False)
         if self.wire.is_stuck(now, holds_slot):

@@ -1,9 +1,8 @@
-"""Conversations of the chat page: messages form a tree, so that an edited question or another
-answer is a branch beside the first. Every call sees only its owner's rows.
+"""Conversations of the chat page: messages form a tree, so an edited question or another answer is
+a branch beside the first. Every call sees only its owner's rows.
 
-The writer of an unfinished message renews it every few seconds. A reader reports a message that was
-not renewed for LEASE seconds as interrupted, and stores nothing, since the writer may only be slow.
-Seconds in which this process could not use the database count as renewals.
+A reader reports an unfinished message that was not renewed for LEASE seconds as interrupted, and
+stores nothing, since the writer may only be slow.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, structs
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Row,
     Select,
     case,
     delete,
@@ -29,7 +26,7 @@ from sqlalchemy import (
 )
 
 from ..errors import InvalidParameter, NotFound
-from .database import Database, owned, record
+from .database import Database, containing, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
     MOST_MESSAGES,
@@ -48,6 +45,7 @@ Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 # Seconds without a renewal until the writer counts as dead; clocks of hosts may differ.
 LEASE = 20.0
 MOST_SHOWN = 100  # pinned conversations
+TOO_LONG = "a conversation may have at most {} messages: start a new one"
 _GROWING = MESSAGE.c.status == "growing"
 
 
@@ -107,8 +105,8 @@ class ConversationStore:
         changed: float = 0.0,
         messages: Sequence[AdoptedMessage] = (),
     ) -> StoredConversation:
-        """Add a conversation, with messages that come from elsewhere: parents before their replies.
-        Times of 0, and those in the future, become now. Raises QuotaExceeded."""
+        """Add a conversation, with messages from elsewhere: parents before their replies. Times of
+        0 or in the future become now. Raises QuotaExceeded."""
         now = self._clock()
         created, changed = (time if 0 < time <= now else now for time in (created, changed))
         made = StoredConversation(new_id("conv_"), title, dict(settings or {}), created, changed)
@@ -133,34 +131,26 @@ class ConversationStore:
         with self._db.begin_for(owner) as db:
             values = {"owner": owner, "size": size, **structs.asdict(made)}
             db.execute(insert(CONVERSATION).values(**values))
-            refusal = (
-                f"an API key may store at most {MOST_CONVERSATIONS} conversations: delete some"
-            )
+            refusal = "an API key may store at most {} conversations: delete some"
             mine = CONVERSATION.c.owner == owner
             check_count(db, CONVERSATION, MOST_CONVERSATIONS, refusal, mine)
             if rows:
                 db.execute(insert(MESSAGE), rows)
-                self._check_messages(db, MESSAGE.c.conversation_id == made.id)
+                in_it = MESSAGE.c.conversation_id == made.id
+                check_count(db, MESSAGE, MOST_MESSAGES, TOO_LONG, in_it)
                 self._quota.check(db, owner)
         return made
-
-    @staticmethod
-    def _check_messages(db: Connection, in_conversation: ColumnElement[bool]) -> None:
-        refusal = f"a conversation may have at most {MOST_MESSAGES} messages: start a new one"
-        check_count(db, MESSAGE, MOST_MESSAGES, refusal, in_conversation)
 
     def recent(
         self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
     ) -> tuple[StoredConversation, ...]:
-        """Return conversations, the last changed first, with the words `search` in title or
-        messages. `before` is the `changed` time of the previous page's last one."""
+        """Those with the words `search` in title or messages, the last changed first. `before` is
+        the `changed` time of the last one of the previous page."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
-            # Ignoring case; wildcards in the words are escaped.
-            said = MESSAGE.c.content.icontains(search, autoescape=True)
-            named = CONVERSATION.c.title.icontains(search, autoescape=True)
-            spoken = select(MESSAGE.c.conversation_id).where(said)
-            query = query.where(or_(named, CONVERSATION.c.id.in_(spoken)))
+            spoken = select(MESSAGE.c.conversation_id).where(*containing(search, MESSAGE.c.content))
+            named = containing(search, CONVERSATION.c.title)
+            query = query.where(or_(*named, CONVERSATION.c.id.in_(spoken)))
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
@@ -209,7 +199,6 @@ class ConversationStore:
     # messages
 
     def messages(self, owner: str, conversation_id: str) -> tuple[StoredMessage, ...]:
-        """Return the messages of all branches, oldest first."""
         self.get(owner, conversation_id)
         where = MESSAGE.c.conversation_id == conversation_id
         return self._read(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
@@ -233,15 +222,20 @@ class ConversationStore:
         return messages[0]
 
     def _read(self, query: Select[Any]) -> tuple[StoredMessage, ...]:
-        rows = self._db.rows(query)
+        messages = []
         oldest = self._clock() - LEASE
-        writers_can_renew = self._db.seconds_since_failure() > LEASE
-        return tuple(_message(row, writers_can_renew and row.touched < oldest) for row in rows)
+        for row in self._db.rows(query):
+            lost = row.status == "growing" and row.touched < oldest
+            # While the database was away, its writer could not renew it.
+            lost = lost and self._db.seconds_since_failure() > LEASE
+            status = "interrupted" if lost else row.status
+            messages.append(record(StoredMessage, row, status=status))
+        return tuple(messages)
 
     def path(self, owner: str, message_id: str) -> tuple[StoredMessage, ...]:
-        """Return a message and its ancestors, oldest first."""
         last = self.message(owner, message_id)
-        known = {one.id: one for one in self.messages(owner, last.conversation_id)}
+        messages = self.messages(owner, last.conversation_id)
+        known = {message.id: message for message in messages}
         path = [last]
         while (parent := path[-1].parent_id) is not None and parent in known:
             path.append(known[parent])
@@ -272,7 +266,7 @@ class ConversationStore:
             number = db.execute(count).scalar_one()
             rest = {"number": number, "extra": dict(extra or {}), "created": now, "touched": now}
             db.execute(insert(MESSAGE).values(**values, **rest))
-            self._check_messages(db, in_conversation)
+            check_count(db, MESSAGE, MOST_MESSAGES, TOO_LONG, in_conversation)
             where = CONVERSATION.c.id == conversation_id
             change = update(CONVERSATION).where(where)
             if role != "user":
@@ -292,10 +286,9 @@ class ConversationStore:
     ) -> bool:
         """Append to an unfinished answer. `extra` replaces the stored value. Returns False, and
         changes nothing, if the answer is finished or deleted. The owner was checked by `add`."""
-        values: dict[str, Any] = {"content": MESSAGE.c.content + content}
+        values: dict[str, Any] = {} if extra is None else {"extra": dict(extra)}
+        values["content"] = MESSAGE.c.content + content
         values["reasoning"] = MESSAGE.c.reasoning + reasoning
-        if extra is not None:
-            values["extra"] = dict(extra)
         return self._grow(message_id, values)
 
     def renew(self, message_id: str) -> bool:
@@ -348,7 +341,6 @@ class ConversationStore:
     def ratings(
         self, owner: str, skipped: int = 0, most: int | None = None
     ) -> tuple[Feedback, ...]:
-        """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
@@ -361,8 +353,3 @@ def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredCon
     if row is None:
         raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
     return record(StoredConversation, row)
-
-
-def _message(row: Row[Any], writer_is_lost: bool) -> StoredMessage:
-    lost = writer_is_lost and row.status == "growing"
-    return record(StoredMessage, row, status="interrupted" if lost else row.status)

@@ -1,6 +1,5 @@
-"""Knowledge bases, documents, chunks and jobs as database rows.
-
-Every call sees only its owner's rows, except the calls for readers of documents.
+"""Knowledge bases, documents, chunks and jobs. Every call sees only its owner's rows, except the
+calls for readers of documents.
 """
 
 from __future__ import annotations
@@ -38,19 +37,14 @@ class KnowledgeStore:
         del values["documents"]
         with self._db.begin_for(owner) as db:
             db.execute(insert(BASE).values(owner=owner, **values))
-            refusal = (
-                f"an API key may have at most {MOST_BASES} knowledge bases and vector stores:"
-                " delete some"
-            )
+            refusal = "an API key may have at most {} knowledge bases: delete some"
             check_count(db, BASE, MOST_BASES, refusal, BASE.c.owner == owner)
 
     def bases(self, owner: str) -> list[Base]:
-        """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
         return self._db.records(Base, query)
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
-        """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
@@ -97,7 +91,6 @@ class KnowledgeStore:
         self._quota.check(db, owner)
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
-        """Return all documents of a base, oldest first."""
         query = select(DOCUMENT).filter_by(owner=owner, base_id=base_id)
         query = query.order_by(DOCUMENT.c.created, DOCUMENT.c.id)
         return self._db.records(Document, query)
@@ -106,7 +99,6 @@ class KnowledgeStore:
         return self._db.one(Document, select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
 
     def filenames(self, document_ids: Collection[str]) -> dict[str, str]:
-        """Return file names by document id."""
         where = DOCUMENT.c.id.in_(list(document_ids))
         rows = self._db.rows(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
         return {row.id: row.filename for row in rows}
@@ -124,19 +116,14 @@ class KnowledgeStore:
         return self._db.change(again.values(**QUEUED, **_columns(splitting))) > 0
 
     def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
-        """Cancel the documents that are not finished."""
         which = DOCUMENT.c.id == document_id if document_id else DOCUMENT.c.job_id == job_id
-        open_ = DOCUMENT.c.status.not_in(OVER)
+        open_ = (DOCUMENT.c.owner == owner, which, DOCUMENT.c.status.not_in(OVER))
         with self._db.begin() as db:
-            values = {"status": "cancelled", "reader": ""}
-            db.execute(
-                update(DOCUMENT).where(DOCUMENT.c.owner == owner, which, open_).values(**values)
-            )
+            db.execute(update(DOCUMENT).where(*open_).values(status="cancelled", reader=""))
             if job_id:
                 db.execute(update(JOB).where(owned(JOB, owner, job_id)).values(cancelled=True))
 
     def purge(self) -> None:
-        """Remove deleted data from the files."""
         self._db.purge()
 
     # chunks
@@ -155,16 +142,13 @@ class KnowledgeStore:
 
     def ready(self) -> list[tuple[str, str, int]]:
         """Return (document, base, number of chunks) of all documents that are ready."""
-        query = (
-            select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count().label("size"))
-            .join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
-            .where(DOCUMENT.c.status == "ready")
-            .group_by(DOCUMENT.c.id, DOCUMENT.c.base_id)
-        )
-        return [(row.id, row.base_id, row.size) for row in self._db.rows(query)]
+        query = select(DOCUMENT.c.id, DOCUMENT.c.base_id, func.count().label("size"))
+        query = query.join(CHUNK, CHUNK.c.document_id == DOCUMENT.c.id)
+        query = query.where(DOCUMENT.c.status == "ready")
+        rows = self._db.rows(query.group_by(DOCUMENT.c.id, DOCUMENT.c.base_id))
+        return [(row.id, row.base_id, row.size) for row in rows]
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
-        """Return the chunks of a document of any owner."""
         return self._db.records(Chunk, _CHUNKS.where(CHUNK.c.document_id == document_id))
 
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:
@@ -179,9 +163,8 @@ class KnowledgeStore:
                 db.execute(update(CHUNK).where(CHUNK.c.id == chunk.id).values(text=text))
             else:
                 db.execute(delete(CHUNK).where(CHUNK.c.id == chunk.id))
-                left = {"chunks": DOCUMENT.c.chunks - 1}
-                changed = update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id)
-                db.execute(changed.values(**left))
+                document = update(DOCUMENT).where(DOCUMENT.c.id == chunk.document_id)
+                db.execute(document.values(chunks=DOCUMENT.c.chunks - 1))
             index()
 
     # jobs
@@ -196,12 +179,13 @@ class KnowledgeStore:
             if splitting is not None:
                 values |= _columns(splitting)
             total = db.execute(documents.values(**values)).rowcount
-            job = {"id": job_id, "base_id": base_id, "owner": owner, "created": now}
-            db.execute(insert(JOB).values(kind="rebuild", total=total, cancelled=False, **job))
+            ids = {"id": job_id, "base_id": base_id, "owner": owner}
+            new = insert(JOB).values(kind="rebuild", total=total, cancelled=False, created=now)
+            db.execute(new.values(**ids))
             drop_oldest(db, JOB, MOST_JOBS, JOB.c.base_id == base_id)
-        found = self.job(owner, job_id)
-        assert found is not None, "it was written just now"
-        return found
+        job = self.job(owner, job_id)
+        assert job is not None, "it was written just now"
+        return job
 
     def job(self, owner: str, job_id: str) -> Job | None:
         with self._db.begin() as db:
@@ -209,7 +193,7 @@ class KnowledgeStore:
             if row is None:
                 return None
             counts = select(DOCUMENT.c.status, func.count()).where(DOCUMENT.c.job_id == job_id)
-            by_status = {one[0]: one[1] for one in db.execute(counts.group_by(DOCUMENT.c.status))}
+            by_status = {row[0]: row[1] for row in db.execute(counts.group_by(DOCUMENT.c.status))}
         open_ = sum(count for status, count in by_status.items() if status not in OVER)
         return record(
             Job,
@@ -224,22 +208,12 @@ class KnowledgeStore:
     def claim(self, reader: str, now: float, stale: float) -> tuple[str, Document] | None:
         """Claim the next document, as (owner, document): the oldest of the owner served least
         recently. One without a heartbeat since `stale` may be taken over."""
-        free = or_(
-            DOCUMENT.c.status == "queued",
-            (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale),
-        )
-        served = (
-            select(DOCUMENT.c.owner, func.max(DOCUMENT.c.beat).label("last"))
-            .group_by(DOCUMENT.c.owner)
-            .subquery()
-        )
-        next_ = (
-            select(DOCUMENT.c.id)
-            .join(served, served.c.owner == DOCUMENT.c.owner)
-            .where(free)
-            .order_by(served.c.last, DOCUMENT.c.created)
-            .limit(1)
-        )
+        lost = (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale)
+        last = select(DOCUMENT.c.owner, func.max(DOCUMENT.c.beat).label("last"))
+        served = last.group_by(DOCUMENT.c.owner).subquery()
+        next_ = select(DOCUMENT.c.id).join(served, served.c.owner == DOCUMENT.c.owner)
+        next_ = next_.where(or_(DOCUMENT.c.status == "queued", lost))
+        next_ = next_.order_by(served.c.last, DOCUMENT.c.created).limit(1)
         if self._db.engine.dialect.name == "postgresql":
             next_ = next_.with_for_update(skip_locked=True, of=DOCUMENT)
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}

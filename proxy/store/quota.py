@@ -1,7 +1,5 @@
-"""Limits how many files, documents and conversations a key may store, and their bytes.
-
-The quota is checked in the transaction of `begin_for` that adds an object, after its row is
-written: two additions cannot both take the last place.
+"""Limits how many files, documents and conversations a key may store, and their bytes. They are
+checked in the transaction of `begin_for` that adds an object: two cannot both take the last place.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ MOST_BATCHES = 1000  # per base
 def check_count(
     db: Connection, table: Table, most: int, refusal: str, *where: ColumnElement[bool]
 ) -> None:
-    """Check a count after adding a row. Raises QuotaExceeded with the message `refusal`."""
+    """Check a count after adding a row. Raises QuotaExceeded; {} in the refusal is `most`."""
     count = db.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
     if count > most:
-        raise QuotaExceeded(refusal)
+        raise QuotaExceeded(refusal.format(most))
 
 
 def drop_oldest(db: Connection, table: Table, most: int, *where: ColumnElement[bool]) -> None:
@@ -51,7 +49,7 @@ class Quota(Struct, frozen=True):
         """Raises QuotaExceeded."""
         self.check_files(db, owner)
         if self.documents:
-            refusal = f"an API key may store at most {self.documents} documents: delete some"
+            refusal = "an API key may store at most {} documents: delete some"
             check_count(db, DOCUMENT, self.documents, refusal, DOCUMENT.c.owner == owner)
         self.check_bytes(db, owner)
 

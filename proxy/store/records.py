@@ -9,14 +9,13 @@ import os
 import socket
 import sys
 import uuid
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
 
 # A name is `host:pid:random`: on the same host, the pid shows whether the process has died.
 def new_name() -> str:
-    """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -39,7 +38,7 @@ UNCHECKED = "validating"
 OPEN = (UNCHECKED, "in_progress", "finalizing", "cancelling")
 
 
-class Tokens(Struct, frozen=True):
+class Tokens(NamedTuple):
     input: int = 0
     cached: int = 0
     output: int = 0
@@ -47,8 +46,7 @@ class Tokens(Struct, frozen=True):
 
 
 class RequestBatch(Struct, frozen=True, kw_only=True):
-    """`times` has the time of each status by its name, and that at which the batch `expires`.
-    `lasts`: seconds for which output files are kept, None for ever."""
+    """`times` are by the name of the status, and `expires`. Output files last `lasts` seconds."""
 
     id: str
     owner: str
@@ -74,9 +72,8 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
 
     @property
-    def tokens(self) -> tuple[int, int, int, int]:
-        """Input, cached, output and reasoning tokens of all answers."""
-        return self.input_tokens, self.cached_tokens, self.output_tokens, self.reasoning_tokens
+    def tokens(self) -> Tokens:
+        return Tokens(*(getattr(self, f"{name}_tokens") for name in Tokens._fields))
 
 
 class Result(Struct, frozen=True):

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..apis import responses
 from ..apis.response_meta import ResponseMeta
+from ..apis.responses.answer import Writer, whole
+from ..apis.responses.request import ParsedRequest
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
@@ -57,7 +58,7 @@ class Jobs:
         self,
         owner: str,
         meta: ResponseMeta,
-        asked: responses.ParsedRequest,
+        asked: ParsedRequest,
         record: Record,
         cancel: Cancel,
         answering: Callable[[], EventSource],
@@ -73,7 +74,7 @@ class Jobs:
                 retry_after=5.0,
             )
         job = _Job(self._store, owner, meta, asked, record, answering, then)
-        queued = responses.Writer(meta, asked).response("queued")
+        queued = Writer(meta, asked).response("queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
         with self._lock:
             self._running[owner, meta.id] = cancel
@@ -150,7 +151,7 @@ class _Job(NamedTuple):
     store: ResponseStore
     owner: str
     meta: ResponseMeta
-    asked: responses.ParsedRequest
+    asked: ParsedRequest
     record: Record
     answering: Callable[[], EventSource]
     then: Callable[[dict[str, Any]], None]
@@ -166,14 +167,14 @@ class _Job(NamedTuple):
             record.status = error.status
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
-                responses.Writer(self.meta, self.asked).response("cancelled")
+                Writer(self.meta, self.asked).response("cancelled")
                 if type(error) is Cancelled
-                else responses.Writer(self.meta, self.asked).failed(error)
+                else Writer(self.meta, self.asked).failed(error)
             )
         except BaseException:
             log.exception("a background response")
             record.status = 500
-            done = responses.Writer(self.meta, self.asked).failed(GatewayError("internal error"))
+            done = Writer(self.meta, self.asked).failed(GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -181,8 +182,8 @@ class _Job(NamedTuple):
         try:
             self.record.info = running.info
             running.prime()
-            self._keep(responses.Writer(self.meta, self.asked).response("in_progress"), over=False)
-            return responses.whole(self.meta, self.asked, fold(running))
+            self._keep(Writer(self.meta, self.asked).response("in_progress"), over=False)
+            return whole(self.meta, self.asked, fold(running))
         finally:
             running.close()
 

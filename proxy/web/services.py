@@ -30,7 +30,7 @@ from .ongoing import Ongoing, RunningCalls
 from .shares import Shares
 
 if TYPE_CHECKING:
-    from ..batches.runner import BatchRunner
+    from ..batches.batch_run import BatchRunner
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
     from ..oidc.service import SignIn  # imports authlib

@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from msgspec import Struct
 
-from proxy.apis import anthropic, responses
+from proxy.apis import anthropic
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import generate as ollama_generate
+from proxy.apis.openai import answer as openai_answer
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.apis.response_meta import ResponseMeta
+from proxy.apis.responses import answer as responses
+from proxy.apis.responses.request import parse as parse_response
 from proxy.core.events import Batch, Failed, Finished, Started, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest, Message
@@ -41,7 +44,7 @@ from tests.contract.scripts import SCRIPTS, Script
 from tests.fakes import ScriptedDriver, make_app
 
 STAMP = ResponseMeta("id_0123", 1_700_000_000, "tiny", "fp", lambda: 0.25)
-ASKED = responses.parse({"input": "Hi", "model": "tiny"})
+ASKED = parse_response({"input": "Hi", "model": "tiny"})
 
 
 class Responses:
@@ -49,7 +52,7 @@ class Responses:
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
-        self.error = responses.error
+        self.error = openai_answer.error
 
     def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
         return responses.Encoder(meta, ASKED, self.kept.append)

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.apis import responses
 from proxy.apis.response_meta import ResponseMeta
+from proxy.apis.responses import answer as responses
+from proxy.apis.responses.request import ParsedRequest, parse
 from proxy.core.fold import fold
 from proxy.gateway import Answer
 from proxy.web.stream import StreamBody
@@ -132,9 +133,9 @@ def check(response: Any) -> None:
     assert (response["completed_at"] is not None) == (response["status"] == "completed")
 
 
-def asked(body: dict[str, Any]) -> responses.ParsedRequest:
+def asked(body: dict[str, Any]) -> ParsedRequest:
     both = frozenset({"file_search", "web_search"})
-    return responses.parse({"model": "tiny", **body, "input": "Hi"}, (), both)
+    return parse({"model": "tiny", **body, "input": "Hi"}, (), both)
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from proxy.apis import anthropic, responses
+from proxy.apis import anthropic
 from proxy.apis.response_meta import ResponseMeta
+from proxy.apis.responses import answer as responses
+from proxy.apis.responses.request import parse as parse_response
 from proxy.core.events import (
     ApprovalRequested,
     Batch,
@@ -82,7 +84,7 @@ ANSWERS: dict[str, list[Batch]] = {
 
 ENDS = ("response.completed", "response.incomplete")
 INCLUDE = ["file_search_call.results", "web_search_call.action.sources"]
-ASKED = responses.parse({"input": "Hi", "include": INCLUDE}, (), frozenset({"web_search"}))
+ASKED = parse_response({"input": "Hi", "include": INCLUDE}, (), frozenset({"web_search"}))
 GOLDEN = Path(__file__).resolve().parents[1] / "cases" / "steps"
 
 

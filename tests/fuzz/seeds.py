@@ -53,7 +53,7 @@ def _body(file: Path) -> Any:
 def words() -> list[str]:
     """Names that our dialects and routes know: every short text in their source."""
     found: set[str] = set()
-    for folder in ("dialects", "web", "core"):
+    for folder in ("apis", "web", "core"):
         for file in sorted((ROOT / "proxy" / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 if (

@@ -269,13 +269,6 @@ def fuzz(
     return drive(subject, fuzzer.attempt, seconds=seconds, count=count), fuzzer
 
 
-def main(argv: list[str] | None = None) -> int:
-    def work(subject: Subject, seed: int, seconds: float) -> tuple[Report, list[str]]:
-        report, fuzzer = fuzz(subject, seed, seconds=seconds)
-        return report, [f"sound messages answered: {fuzzer.answers}"]
-
-    return command("tests.fuzz.sockets", __doc__, work, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    shown = "sound messages answered: {0.answers}"
+    sys.exit(command("tests.fuzz.sockets", __doc__, fuzz, shown))

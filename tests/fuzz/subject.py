@@ -13,8 +13,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -43,9 +41,6 @@ BAD = re.compile(
 NO_ROUTE = re.compile(rb"no such route|is not allowed for this route|unknown_origin|unknown_host")
 NO_HTTP = b"400 Bad Request: "  # the reader's own answer to invalid HTTP
 SHOWN = 3000  # characters of a log
-HELD = (
-    0.3  # CPU seconds of the loop before /livez answers; a busy machine takes three times as long
-)
 GROWTH = 64 << 20  # allowed growth of the warm worker in bytes
 OPENED = 40  # files and sockets that the warm worker may open and keep
 CLIENTS = 4  # requests at once
@@ -127,7 +122,6 @@ class Subject:
         self.counts: Counter[str] = Counter()
         self.warm = 0
         self._seen: set[str] = set()
-        self._spans: deque[tuple[float, float, str]] = deque(maxlen=100_000)
         self._log_at = 0
         self._last: deque[Case] = deque(maxlen=12)
         self._lock = threading.Lock()
@@ -221,10 +215,6 @@ class Subject:
         found: http.client.HTTPConnection = self._local.connection
         return found
 
-    def during(self, begin: float, end: float) -> list[str]:
-        """The cases that ran in this time."""
-        return [told for a, b, told in self._spans if a < end and b > begin]
-
     def close(self) -> None:
         """Close the connections of all threads."""
         for connection in self._connections:
@@ -241,15 +231,11 @@ class Subject:
         """Sends a case, as HTTP unless `send` does it, and checks the result."""
         with self._lock:
             self._last.append(case)
-        begin = time.monotonic()
         try:
             answer = (send or self.send)(case)
         except Silence as silence:
             self.find(f"{case.endpoint}: no answer", case, str(silence))
             return None
-        finally:
-            told = f"{case.number} {case.method} {case.path[:80]} {len(case.body)} B"
-            self._spans.append((begin, time.monotonic(), told))
         with self._lock:
             self.counts[f"{answer.status // 100}xx" if answer.status else "left"] += 1
         if answer.status and (wrong := wrong_in(case, answer)):
@@ -270,9 +256,9 @@ class Subject:
             log = self.gateway.log
             new, self._log_at = log[self._log_at :], len(log)
             last = list(self._last)
+        about = "\n".join(f"{one.number} {one.method} {one.path[:200]}" for one in last)
         for found in BAD.finditer(new):
             line = new[new.rfind("\n", 0, found.start()) + 1 : found.end() + SHOWN]
-            about = "\n".join(f"{one.number} {one.method} {one.path[:200]}" for one in last)
             # The first words without times, so that one fault is reported once.
             end = line.strip().splitlines()
             told = next(
@@ -280,11 +266,9 @@ class Subject:
             )
             self.find(f"log: {re.sub('[0-9]+', 'N', told)[:200]}", None, f"{line}\nbehind\n{about}")
         if not self.gateway.alive or _worker(self.gateway.pid) != self.worker:
-            about = "\n".join(f"{one.number} {one.method} {one.path[:200]}" for one in last)
             self.find("the gateway's worker died", last[-1] if last else None, about)
             self.worker = _worker(self.gateway.pid)
         if not self.backend.alive:
-            about = "\n".join(f"{one.number} {one.method} {one.path[:200]}" for one in last)
             self.find(f"{self.backend.name} died", last[-1] if last else None,
                       f"{self.backend.log[-SHOWN:]}\nbehind\n{about}")  # fmt: skip
             self.backend.start()
@@ -405,21 +389,6 @@ def running(
         web.end()
 
 
-@contextmanager
-def probed(subject: Subject) -> Iterator[dict[str, Any]]:
-    """Requests /livez meanwhile; the figures are available afterwards."""
-    command = [sys.executable, "-m", "tests.fuzz.livez", subject.gateway.url, str(subject.worker)]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=servers.ROOT
-    )
-    figures: dict[str, Any] = {}
-    try:
-        yield figures
-    finally:
-        out, _ = child.communicate(timeout=90)
-        figures.update(json.loads(out))
-
-
 # -- what an answer may be -------------------------------------------------------------------------
 
 
@@ -504,15 +473,12 @@ def is_error(endpoint: str, value: Any) -> bool:
 
 
 class Report(NamedTuple):
-    """`begun` and `ended` are bytes of the worker, once it is warm and at the end; `curve` those
-    after each tenth of the work."""
+    """`begun` and `ended` are bytes of the worker, once it is warm and at the end."""
 
     cases: int
     seconds: float
     begun: int
     ended: int
-    curve: list[int]
-    livez: dict[str, Any]
 
 
 def drive(
@@ -521,7 +487,6 @@ def drive(
     """Tries cases by number for a time or up to a number, then checks for leftovers."""
     lock = threading.Lock()
     number = begun = opened = 0
-    curve: list[int] = []
     begin = time.monotonic()
 
     def share() -> float:
@@ -537,8 +502,6 @@ def drive(
                 number += 1
                 if not begun and share() > WARM:
                     begun, opened = subject.rss(), subject.descriptors()
-                if share() * 10 > len(curve):
-                    curve.append(subject.rss())
             if mine % LOOK == LOOK - 1:
                 subject.look()
             try:
@@ -546,12 +509,11 @@ def drive(
             except Exception:
                 subject.find("the fuzzer broke", None, traceback.format_exc()[-SHOWN:])
 
-    with probed(subject) as livez:
-        clients = [threading.Thread(target=run, name=f"client-{n}") for n in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
+    clients = [threading.Thread(target=run, name=f"client-{n}") for n in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
     took = time.monotonic() - begin
     subject.idle()
     subject.look()
@@ -560,25 +522,14 @@ def drive(
         subject.find("the worker grows", None, f"from {begun >> 20} to {ended >> 20} MiB")
     if (left := subject.descriptors()) - opened > OPENED:
         subject.find("files or sockets stay open", None, f"{opened} when warm, {left} at the end")
-    worst = sorted(livez.pop("long"), key=lambda one: -one[2])
-    livez["over 100 ms"] = len(worst)
-    about = [(round(used, 3), subject.during(a, b)) for a, b, used in worst[:5]]
-    if livez["failed"] or livez["held"] > HELD:
-        subject.find("/livez had to wait, or failed", None, f"{livez} {about}")
-    return Report(number, took, begun, ended, curve, {**livez, "worst": about})
+    return Report(number, took, begun, ended)
 
 
 def told(report: Report, subject: Subject, folder: Path) -> str:
     """The report and the findings, each with a command that repeats it."""
-    livez = report.livez
     lines = [
         f"{report.cases} cases in {report.seconds:.0f} s; answers: {dict(subject.counts)}",
-        f"worker: {report.begun >> 20} MiB when warm, {report.ended >> 20} MiB at the end;"
-        f" by tenths of the work {[one >> 20 for one in report.curve]}",
-        f"/livez: asked {livez['asked']} times, longest {1000 * livez['longest']:.0f} ms,"
-        f" most CPU of the loop meanwhile {1000 * livez['held']:.0f} ms;"
-        f" over 100 ms {livez['over 100 ms']} times",
-        *(f"  {1000 * used:.0f} ms: {'; '.join(cases)}" for used, cases in livez["worst"]),
+        f"worker: {report.begun >> 20} MiB when warm, {report.ended >> 20} MiB at the end",
         *(_told(one, subject, folder) for one in subject.findings),
         f"{len(subject.findings)} findings; logs and bodies are in {folder}",
     ]
@@ -607,12 +558,13 @@ def _told(finding: Finding, subject: Subject, folder: Path) -> str:
 def command(
     module: str,
     doc: str | None,
-    work: Callable[[Subject, int, float], tuple[Report, list[str]]],
-    argv: list[str] | None,
+    fuzz: Callable[..., tuple[Report, Any]],
+    shown: str,
     more: tuple[str, ...] = (),
 ) -> int:
-    """The command line of a fuzzer: a gateway with these flags, on which `work` tries cases with a
-    seed for so many seconds; it gives its report, and lines to print before that."""
+    """The command line of a fuzzer: a gateway with these flags, on which `fuzz` tries cases with a
+    seed for so many seconds; what else it
+    returns is `shown` before the report."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -620,9 +572,10 @@ def command(
     parser.add_argument("--keys", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     parser.add_argument("--keep", type=Path, default=None)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     folder = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     with running(folder, args.server, keys=args.keys, postgres=args.postgres, more=more) as subject:
-        report, lines = work(subject, args.seed, args.seconds)
-    print(f"on {args.server}, keys={args.keys}", *lines, told(report, subject, folder), sep="\n")
+        report, found = fuzz(subject, args.seed, seconds=args.seconds)
+    print(f"on {args.server}, keys={args.keys}", shown.format(found), sep="\n")
+    print(told(report, subject, folder))
     return bool(subject.findings)

@@ -335,13 +335,6 @@ def fuzz(
     return report, uploader
 
 
-def main(argv: list[str] | None = None) -> int:
-    def work(subject: Subject, seed: int, seconds: float) -> tuple[Report, list[str]]:
-        report, uploader = fuzz(subject, seed, seconds=seconds)
-        return report, [f"taken: {uploader.ways}", f"documents: {uploader.states}"]
-
-    return command("tests.fuzz.uploads", __doc__, work, argv, FLAGS)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    shown = "taken: {0.ways}\ndocuments: {0.states}"
+    sys.exit(command("tests.fuzz.uploads", __doc__, fuzz, shown, FLAGS))

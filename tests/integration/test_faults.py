@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from tests.clients import openai
+from tests.fakes import wait_until
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
@@ -45,13 +45,6 @@ def client_of() -> Iterator[ClientOf]:
         yield make
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.02)
-
-
 def test_server_kill_during_a_stream_is_an_error_event_and_recovers(
     server: ModelServer, gateway: Callable[..., Gateway], client_of: ClientOf
 ) -> None:
@@ -77,22 +70,6 @@ def test_server_kill_during_a_stream_is_an_error_event_and_recovers(
         model="any", messages=LONG["messages"], max_tokens=2
     )
     assert answer.choices[0].finish_reason == "length"
-
-
-def test_one_of_two_backends_down_loses_no_request(
-    server: ModelServer,
-    old_server: ModelServer,
-    gateway: Callable[..., Gateway],
-    client_of: ClientOf,
-) -> None:
-    proxy = gateway("--llama-api", server.url, "--llama-api", old_server.url, "--slots", "2")
-    wait_until(lambda: json.loads(ask(f"{proxy.url}/readyz")[1])["backends"]["up"] == 2)
-    server.kill()
-    for _ in range(6):
-        answer = client_of(proxy).chat.completions.create(
-            model="any", messages=LONG["messages"], max_tokens=2
-        )
-        assert answer.choices[0].message.content
 
 
 @pytest.mark.parametrize("count", [4, 50])

@@ -6,14 +6,11 @@ import base64
 import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,29 +142,6 @@ def test_waiting_stream_shows_that_the_model_loads(
     text = chat(one, "m", stream=True).text
     assert text.startswith(": loading m\n\n")
     assert text.rstrip().endswith("data: [DONE]")
-
-
-def test_broken_model_tells_why(serve: Serve, tmp_path: Path) -> None:
-    weights = tmp_path / "broken.gguf"
-    weights.write_bytes(b"GGUF not really")
-    keys = tmp_path / "keys"
-    keys.write_text("alice key-of-alice\nadmin key-of-admin\n")
-    keys.chmod(0o600)
-    one = serve(
-        table("m", weights, tmp_path), flags=("--api-key-file", str(keys), "--admins", "admin")
-    )
-    alice, admin = ({"Authorization": f"Bearer key-of-{name}"} for name in ("alice", "admin"))
-    body = {"model": "m", "prompt": "Hello"}
-    answer = httpx.post(f"{one.url}/v1/completions", json=body, headers=alice, timeout=60)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (502, "model_load_failed")
-    assert "its server ended with exit code 1\nIts last lines:\n" in error["message"]
-    assert "failed to load model" in error["message"]
-    assert str(tmp_path) not in error["message"]
-    assert "127.0.0.1" not in error["message"]
-    assert httpx.get(f"{one.url}/logs/m", headers=alice).status_code == 403
-    assert httpx.get(f"{one.url}/logs/no", headers=admin).status_code == 404
-    assert str(weights) in httpx.get(f"{one.url}/logs/m", headers=admin).text
 
 
 def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]) -> None:
@@ -345,23 +319,6 @@ def test_model_of_a_folder_sees_by_its_projector(
     assert listed["architecture"]["input_modalities"] == ["text", "image"]
 
 
-def lose_none(one: Gateway) -> None:
-    """Requests at random over the models a, b and c, of which two have room."""
-    chooses = random.Random(7)
-    wanted = [chooses.choice("abc") for _ in range(20)]
-    most_seen = 0
-    with ThreadPoolExecutor(6) as pool:
-        answers = [pool.submit(chat, one, name, max_tokens=4) for name in wanted]
-        while not all(answer.done() for answer in answers):
-            most_seen = max(most_seen, len(pids(one)))
-            time.sleep(0.02)  # between two looks
-    lost = [answer.result().text for answer in answers if answer.result().status_code != 200]
-    assert lost == []
-    assert [answer.result().json()["model"] for answer in answers] == wanted
-    assert most_seen <= 2
-    assert 3 <= one.log.count(": loaded after") <= 20  # never more loads than requests
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "models"
@@ -369,49 +326,6 @@ def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a", "b", "c")):
         made_up.write(made / f"{name}.gguf", seed=seed)
     return made
-
-
-def test_random_requests_over_more_models_than_have_memory_lose_none(
-    serve: Serve, folder: Path, tmp_path: Path
-) -> None:
-    tables = [table(name, folder / f"{name}.gguf", tmp_path, memory="60MiB") for name in "abc"]
-    lose_none(serve(*tables, flags=("--memory", "128MiB", "--swap-wait", "0.5")))
-
-
-@pytest.mark.slow
-def test_need_of_a_model_is_known_after_a_restart(
-    serve: Serve, made_up_model: Path, tmp_path: Path
-) -> None:
-    data = ("--data", str(tmp_path / "data"))
-    first = serve(table("m", made_up_model, tmp_path), flags=data)
-    assert chat(first, "m").status_code == 200
-    (held,) = [one["memory"] for one in httpx.get(f"{first.url}/running").json()["running"]]
-    assert held > 1.25 * made_up_model.stat().st_size  # which is guessed before the first load
-    first.stop()
-    # Only who knows what it held refuses to load it.
-    second = serve(table("m", made_up_model, tmp_path), flags=(*data, "--memory", str(held // 2)))
-    assert "model_too_large" in chat(second, "m").text
-
-
-@pytest.mark.slow
-def test_models_take_turns_on_a_graphics_card(serve: Serve, folder: Path, tmp_path: Path) -> None:
-    """A script stands for nvidia-smi. It tells of one card, and of no process on it."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\ncase "$1" in *gpu=*) echo GPU-a, 0, 1024;; esac\n')
-    program.chmod(0o755)
-    sizes = {"a": "600MiB", "b": "600MiB", "c": "2GiB"}
-    tables = [
-        table(name, folder / f"{name}.gguf", tmp_path, gpu_memory=size)
-        for name, size in sizes.items()
-    ]
-    one = serve(*tables, env={"PATH": f"{program.parent}:{os.environ['PATH']}"})
-    assert [chat(one, name).status_code for name in "aba"] == [200] * 3
-    assert len(pids(one)) == 1
-    refused = chat(one, "c")
-    assert refused.status_code == 400
-    assert "2.0 GiB of graphics card 0, and models may take 1.0 GiB" in refused.text
-    assert httpx.get(f"{one.url}/api/ps").json()["models"][0]["size_vram"] == 600 << 20
 
 
 def test_server_answers_nobody_but_the_gateway(
@@ -428,12 +342,6 @@ def test_server_answers_nobody_but_the_gateway(
     assert b"api-key" not in b" ".join(words)
     props = httpx.get(f"{one.url}/upstream/m/props")
     assert props.json()["total_slots"] == 2  # with the key
-
-
-def test_key_in_a_command_is_sent(serve: Serve, made_up_model: Path, tmp_path: Path) -> None:
-    words = ("--api-key", "secret")
-    one = serve(table("m", made_up_model, tmp_path, *words, server="llama-2026"))
-    assert chat(one, "m").status_code == 200
 
 
 THIEF = """

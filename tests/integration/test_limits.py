@@ -22,7 +22,6 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from redis import Redis
 
-from benchmarks.limits import Reply, bounds
 from proxy.accounts.limiting import shared
 from proxy.accounts.limiting.limiter import (
     ANY,
@@ -446,61 +445,3 @@ def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
     refused = _chat(one, key, 60)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
     assert f"{used[0]} are spent" in refused.json()["error"]["message"]
-
-
-@pytest.mark.slow
-def test_ten_thousand_requests_a_minute_are_exact_with_two_gateways(
-    redis_server: RedisServer,
-) -> None:
-    """More than twice as many are asked for, as fast as Redis answers. Each decision is that of one
-    limiter in a process, at the time of Redis."""
-    limiters = [SharedLimiter(redis_server.url, "test") for _ in range(2)]
-    meter = window("requests/minute", 10_000, 60)
-    charges = [Charge("key k", meter, TICKS, TICKS, False)]
-    gauges = [Gauge("key k", "parallel", ANY)]
-
-    def ask(number: int) -> tuple[int, bool]:
-        limiter = limiters[number % 2]
-        found = limiter.take(charges, gauges)
-        if isinstance(found, Taken):
-            limiter.settle(found, found.amounts)
-        return found.at, isinstance(found, Taken)
-
-    with ThreadPoolExecutor(16) as pool:
-        asked = sorted(pool.map(ask, range(24_000)), key=lambda one: (one[0], not one[1]))
-    for limiter in limiters:
-        limiter.close()
-    now = 0
-    one = LocalLimiter(clock=lambda: now)
-    for now, taken in asked:
-        found = one.take(charges, gauges)
-        assert isinstance(found, Taken) is taken, now
-        if isinstance(found, Taken):
-            one.settle(found, found.amounts)
-    assert sum(taken for _, taken in asked) >= 10_000
-
-
-@pytest.mark.slow
-def test_small_limit_is_exact_with_two_gateways_under_parallel_clients(
-    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
-) -> None:
-    """Exact between two bounds: the limit, and what comes back while requests are on their way."""
-    gateways = [_start(gateway, tmp_path, old_server, redis_server) for _ in range(2)]
-    key = _make(gateways[0], rpm_limit=100)
-    until(lambda: _models(gateways[1], key) == 200)
-
-    def ask(number: int) -> Reply:
-        sent = time.time()
-        answer = _chat(gateways[number % 2], key)
-        assert answer.status_code in (200, 429), answer.text
-        return Reply(sent, time.time(), answer.status_code == 200)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        replies = list(pool.map(ask, range(5 * CLIENTS)))
-    least, most = bounds(replies, 100)
-    assert least <= sum(one.used for one in replies) <= most
-
-
-def _models(one: Gateway, key: str) -> int:
-    headers = {"Authorization": f"Bearer {key}"}
-    return httpx.get(f"{one.url}/v1/models", headers=headers).status_code

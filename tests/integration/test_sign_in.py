@@ -137,18 +137,6 @@ def test_claims_make_administrators_for_as_long_as_they_say_so(
         assert key_of(gateway, "ops@example.org")["admin"] is True
 
 
-@pytest.mark.parametrize("name", ["eve", "mallory"])
-def test_other_people_and_unverified_addresses_may_not_sign_in(
-    site: tuple[Gateway, Provider], name: str
-) -> None:
-    gateway, _ = site
-    with Browser() as browser:
-        page = browser.sign_in(gateway, name)
-        assert page.status_code == 403
-        assert "ask an administrator" in page.text
-        assert browser.get(f"{gateway.url}/status").url.path == "/signin"
-
-
 def test_blocked_person_is_signed_out_and_cannot_come_back(site: tuple[Gateway, Provider]) -> None:
     gateway, _ = site
     with Browser() as browser:
@@ -187,22 +175,3 @@ def test_requests_of_other_sites_lock_nobody_out(start: Site) -> None:
             made_up = browser.get(f"{gateway.url}/signin/oidc/callback?state=x&code=y")
             assert made_up.status_code == 401
         assert browser.sign_in(gateway, "carol").status_code == 200
-
-
-@pytest.mark.parametrize("client", ["public", "posting"])
-def test_public_clients_and_those_that_post_their_secret_work(start: Site, client: str) -> None:
-    more = {"client_secret": "another"} if client == "posting" else {}
-    gateway, _ = start(client_id=client, user_claim="sub", **more)
-    with Browser() as browser:
-        assert browser.sign_in(gateway, "frank").status_code == 200
-        assert key_of(gateway, "frank")["key_alias"] == "frank"
-
-
-def test_provider_that_is_away_is_said(start: Site) -> None:
-    gateway, provider = start(**SECRET)
-    provider.kill()
-    with Browser() as browser:
-        page = browser.to_provider(gateway)
-        assert page.status_code == 502
-        assert "cannot be reached" in page.text or "unreachable" in page.text
-        assert browser.get(f"{gateway.url}/signin").status_code == 200

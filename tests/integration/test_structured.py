@@ -4,19 +4,15 @@ model is of random weights: what is valid is so by the grammar alone, and nothin
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import BaseModel, Field
 
 from tests.clients import openai
-from tests.thorough import share
 from tools.processes import Gateway, ModelServer
 
-SCHEMAS = share(200)
 ASK: Any = [{"role": "user", "content": "Describe it."}]
 WAYS = {
     "llama-2023": ("_old_server", ()),
@@ -37,115 +33,6 @@ def address(request: pytest.FixtureRequest, module_gateway: Callable[..., Gatewa
 def client(address: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
         yield client
-
-
-class Maker:
-    """Schemas whose documents have an end: a model of random weights ends nothing by itself."""
-
-    def __init__(self, seed: int) -> None:
-        self.pick = random.Random(seed)
-
-    def schema(self, depth: int = 3) -> dict[str, Any]:
-        makers = [self.string, self.integer, self.number, self.listed, self.formatted, self.pattern]
-        if depth:
-            makers += [self.object, self.object, self.array, self.either, self.nullable, self.tuple]
-        return self.pick.choice(makers)(depth - 1)
-
-    def document(self) -> dict[str, Any]:
-        inner = self.object(2)
-        if self.pick.random() < 0.3:
-            return {
-                "$defs": {"it": inner},
-                "type": "object",
-                **self.members({"$ref": "#/$defs/it"}),
-            }
-        return inner
-
-    def members(self, one: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "properties": {
-                "one": one,
-                "other": one,
-                "list": {"type": "array", "items": one, "maxItems": 2},
-            },
-            "required": ["one"],
-            "additionalProperties": False,
-        }
-
-    def object(self, depth: int) -> dict[str, Any]:
-        names = self.pick.sample(["a", "name", "x-1", "名前", 'q"\\', "city name"], 3)
-        count = self.pick.randint(1, 3)
-        return {
-            "type": "object",
-            "properties": {name: self.schema(depth) for name in names[:count]},
-            "required": names[: self.pick.randint(0, count)],
-            "additionalProperties": False,
-        }
-
-    def array(self, depth: int) -> dict[str, Any]:
-        low = self.pick.randint(0, 2)
-        return {
-            "type": "array",
-            "items": self.schema(depth),
-            "minItems": low,
-            "maxItems": low + self.pick.randint(0, 2),
-        }
-
-    def tuple(self, depth: int) -> dict[str, Any]:
-        items = [self.schema(depth), self.schema(depth)]
-        return {"type": "array", "prefixItems": items, "items": False, "minItems": 2}
-
-    def either(self, depth: int) -> dict[str, Any]:
-        return {"anyOf": [{"type": "boolean"}, self.object(depth), self.string(0)]}
-
-    def nullable(self, depth: int) -> dict[str, Any]:
-        return {"type": ["string", "null"], "maxLength": self.pick.randint(0, 9)}
-
-    def string(self, depth: int) -> dict[str, Any]:
-        low = self.pick.randint(0, 3)
-        return {"type": "string", "minLength": low, "maxLength": low + self.pick.randint(0, 12)}
-
-    def pattern(self, depth: int) -> dict[str, Any]:
-        patterns = [
-            r"^[a-z]{2,5}$",
-            r"^\d{3}-\d{4}$",
-            "^(red|dark (blue|grey))$",
-            r"^[\w.]{1,4}\t?$",
-        ]
-        return {"type": "string", "pattern": self.pick.choice(patterns)}
-
-    def formatted(self, depth: int) -> dict[str, Any]:
-        formats = ["date", "time", "date-time", "uuid", "ipv4"]
-        return {"type": "string", "format": self.pick.choice(formats)}
-
-    def integer(self, depth: int) -> dict[str, Any]:
-        low = self.pick.randint(-999, 99)
-        return {"type": "integer", "minimum": low, "maximum": low + self.pick.randint(0, 5000)}
-
-    def number(self, depth: int) -> dict[str, Any]:
-        return {"type": "number", "minimum": -1.5, "exclusiveMaximum": self.pick.randint(0, 99)}
-
-    def listed(self, depth: int) -> dict[str, Any]:
-        return {"enum": self.pick.sample(["red", 'q"', "中文", 1, 2.5, None, True], 3)}
-
-
-def test_documents_of_generated_schemas_are_valid(client: openai.OpenAI) -> None:
-    maker = Maker(11)
-    for number in range(SCHEMAS):
-        schema = maker.document()
-        strict = number % 2 == 0
-        form: Any = {
-            "type": "json_schema",
-            "json_schema": {"name": "it", "schema": schema, "strict": strict},
-        }
-        answer = client.chat.completions.create(
-            model="any", messages=ASK, response_format=form, max_tokens=1500
-        )
-        choice = answer.choices[0]
-        assert choice.finish_reason == "stop", (number, schema, choice)
-        document = json.loads(choice.message.content or "")
-        checker = FormatChecker(["date", "uuid", "ipv4"])
-        Draft202012Validator(schema, format_checker=checker).validate(document)
 
 
 def test_stop_string_of_the_client_ends_a_document(client: openai.OpenAI) -> None:

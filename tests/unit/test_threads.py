@@ -66,7 +66,7 @@ THREADS = {
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
-    ("batches/runner.py", "self._run"): LASTS,  # web/batches/test_batches.py
+    ("batches/batch_run.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
     ("web/disconnect.py", "self._run"): LASTS,
     ("web/callers.py", "self._run"): LASTS,
@@ -113,7 +113,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
     monkeypatch.setattr(background, "BEAT", 0.001)
-    monkeypatch.setattr(registries, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
 class Twice:
@@ -240,5 +240,5 @@ def test_keys_are_looked_at_after_an_exception(caplog: pytest.LogCaptureFixture)
 
 def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        serve._reload(cast(Any, None), Twice(), set())
+        serve._reload(cast(Any, None), Twice())
     assert "not reloaded: unhandled exception" in caplog.text

@@ -15,9 +15,8 @@ from msgspec import Struct
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
 from ..fields import Body, filled, integer, mapping, required
-from ..files.objects import LATEST, SOONEST
 from ..schema_fields import Schema
-from ..vector_stores.request import METADATA, metadata
+from ..vector_stores.request import LATEST, METADATA, SOONEST, metadata
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 MOST_LINES = 50_000
@@ -112,44 +111,34 @@ def _line(request_id: str, custom_id: str, response: Any, error: Any) -> bytes:
     return _encode({**line, "response": response, "error": error}) + b"\n"
 
 
+class _Answer(Struct, frozen=True):
+    usage: dict[str, Any] = {}
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
 def usage_of(body: bytes) -> tuple[int, int, int, int]:
     """The tokens of an answer: input, cached, output, reasoning; zeros if it tells none."""
     try:
-        usage = _decode_usage(body).usage
+        usage = _decode_answer(body).usage
     except msgspec.DecodeError:
-        return 0, 0, 0, 0
+        usage = {}
     # OpenAI's APIs name them differently.
-    cached = usage.input_tokens_details.cached_tokens or usage.prompt_tokens_details.cached_tokens
-    details = usage.output_tokens_details, usage.completion_tokens_details
+    read, written = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
+
+    def count(name: str, detail: str = "") -> int:
+        value = usage.get(name)
+        if detail:
+            value = value.get(detail) if isinstance(value, dict) else None
+        return value if type(value) is int else 0
+
     return (
-        usage.input_tokens or usage.prompt_tokens,
-        cached,
-        usage.output_tokens or usage.completion_tokens,
-        max(detail.reasoning_tokens for detail in details),
+        count(f"{read}_tokens"),
+        count(f"{read}_tokens_details", "cached_tokens"),
+        count(f"{written}_tokens"),
+        count(f"{written}_tokens_details", "reasoning_tokens"),
     )
-
-
-class _Details(Struct, frozen=True):
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-class _Usage(Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    prompt_tokens_details: _Details = _Details()
-    completion_tokens_details: _Details = _Details()
-    input_tokens_details: _Details = _Details()
-    output_tokens_details: _Details = _Details()
-
-
-class _Answer(Struct, frozen=True):
-    usage: _Usage = _Usage()
-
-
-_decode_usage = msgspec.json.Decoder(_Answer).decode
 
 
 SCHEMAS: dict[str, Schema] = {

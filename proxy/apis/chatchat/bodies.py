@@ -15,7 +15,7 @@ from ...core.request import Message, Role
 from ...core.sampling import check
 from ...errors import InvalidParameter
 from .. import schema_fields as schemas
-from ..fields import Body, decimal, entry, flag, integer, items, mapping, model_name, text
+from ..fields import Body, choice, decimal, entry, flag, integer, items, mapping, model_name, text
 from ..openai.answer import MAX_TOKENS
 from ..schema_fields import COUNT, OBJECT, TEXT, Field, Fields, Schema, object_of, table
 
@@ -92,8 +92,8 @@ def _bases(body: Body, field: str) -> tuple[str]:
     return (_needed(body, field),)
 
 
-def _defaulting(default: str) -> Reader:
-    return lambda body, field: text(body, field) or default
+def _template(body: Body, field: str) -> str:
+    return text(body, field) or "default"
 
 
 def _flag(default: bool) -> Reader:
@@ -158,10 +158,6 @@ def _limit(body: Body, field: str) -> int | None:
     return limit if limit is not None and limit > 0 else None
 
 
-def _top_k(body: Body, field: str) -> int:
-    return integer(body, field, 1, MOST_HITS) or TOP_K
-
-
 def _nearness(body: Body, field: str) -> float | None:
     """The score from 0 to 1, higher is nearer, of Chatchat's threshold, a distance from 0 to 2.
     None if the threshold excludes nothing."""
@@ -173,10 +169,6 @@ def _nearness(body: Body, field: str) -> float | None:
 
 def _answer_id(body: Body, field: str) -> str:
     return _needed(body, field if field in body else "message_id")
-
-
-def _score(body: Body, field: str) -> int:
-    return integer(body, field, 0, 100) or 0
 
 
 def _reason(body: Body, field: str) -> str:
@@ -248,15 +240,8 @@ def _pieces(body: Body, field: str) -> dict[str, tuple[str, ...]]:
     return pieces
 
 
-def _kinds(body: Body, field: str) -> list[Any]:
-    return items(body, field) or [LOCAL]
-
-
 def _folder(body: Body, field: str) -> str:
-    folder = text(body, field) or FOLDERS[0]
-    if folder not in FOLDERS:
-        raise InvalidParameter(field, f"must be one of {', '.join(FOLDERS)}")
-    return folder
+    return choice(body, field, FOLDERS, FOLDERS[0])
 
 
 def _strings(body: Body, field: str) -> tuple[str, ...]:
@@ -279,8 +264,10 @@ def _switch(key: str, description: str, default: bool = False) -> Field:
     return Field(schemas.flag(description, default), key, _flag(default))
 
 
-def _number(key: str, description: str, low: int, high: int, example: int, read: Reader) -> Field:
-    return Field(schemas.count(description, low, high, example), key, read)
+def _number(key: str, description: str, high: int, example: int, default: int) -> Field:
+    low = min(1, default)
+    schema = schemas.count(description, low, high, example)
+    return Field(schema, key, lambda body, field: integer(body, field, low, high) or default)
 
 
 def _temperature(defaults: Mapping[str, float]) -> Field:
@@ -290,14 +277,13 @@ def _temperature(defaults: Mapping[str, float]) -> Field:
 
 _STREAM = Field(schemas.STREAM, "stream", flag)
 _LIMIT = "Maximum tokens of the answer; 0 or less: limited by the context only."
-_MAX_TOKENS = _number("max_tokens", _LIMIT, -MAX_TOKENS, MAX_TOKENS, 16, _limit)
+_MAX_TOKENS = Field(schemas.count(_LIMIT, -MAX_TOKENS, MAX_TOKENS, 16), "max_tokens", _limit)
 _ANSWER: Fields = {
     "model_name": Field(schemas.MODEL, "model", model_name),
     "stream": _STREAM,
     "temperature": _temperature(TEMPERATURE),
     "max_tokens": _MAX_TOKENS,
 }
-_DEFAULT = _defaulting("default")
 _CHAT: Fields = {
     "query": _text("messages", "The question.", "Hello!", _conversation),
     "history": schemas.one_of(
@@ -307,11 +293,11 @@ _CHAT: Fields = {
         {"type": "integer"},
     ),
     **_ANSWER,
-    "prompt_name": _text("template", "A template of this kind of dialogue.", "default", _DEFAULT),
+    "prompt_name": _text("template", "A template of this kind of dialogue.", "default", _template),
 }
 _THRESHOLD = "The largest distance of a passage; 2: any."
 _HITS: Fields = {
-    "top_k": _number("top_k", "How many passages to use.", 1, MOST_HITS, TOP_K, _top_k),
+    "top_k": _number("top_k", "How many passages to use.", MOST_HITS, TOP_K, TOP_K),
     "score_threshold": Field(
         schemas.number(_THRESHOLD, 0, FARTHEST, SCORE_THRESHOLD), "score_threshold", _nearness
     ),
@@ -323,7 +309,9 @@ _UPLOADS = schemas.binary("A file; may be repeated.")
 _FILES = Field(schemas.strings("Names of documents.", "rules.md"), "files", _files)
 _OVERLAP = "Characters that two chunks share."
 _CUT: Fields = {
-    "chunk_size": _number("cut", "Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE, _cut),
+    "chunk_size": Field(
+        schemas.count("Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE), "cut", _cut
+    ),
     "chunk_overlap": schemas.count(_OVERLAP, 0, MAX_CHUNK, CHUNK_OVERLAP),
 }
 
@@ -370,7 +358,7 @@ BODIES: dict[str, BodyForm] = {
             "search_engine_name": _text(
                 "engine", "A search engine of the gateway.", "searxng", _engine
             ),
-            "top_k": _number("top_k", "How many pages to use.", 1, MOST_HITS, TOP_K, _top_k),
+            "top_k": _number("top_k", "How many pages to use.", MOST_HITS, TOP_K, TOP_K),
             "split_result": schemas.flag("Without effect: the engine's snippets are used."),
             **_CHAT,
         },
@@ -382,7 +370,7 @@ BODIES: dict[str, BodyForm] = {
             "echo": _switch("echo", "Repeat the text before the answer."),
             **_ANSWER,
             "prompt_name": _text(
-                "template", "A template of the folder `completion`.", "default", _DEFAULT
+                "template", "A template of the folder `completion`.", "default", _template
             ),
         },
     ),
@@ -391,7 +379,7 @@ BODIES: dict[str, BodyForm] = {
         {
             "chat_history_id": _text("history_id", "The id of the answer.", "0" * 32, _answer_id),
             "message_id": schemas.text("The same, as later clients call it.", "0" * 32),
-            "score": _number("score", "The rating.", 0, 100, 100, _score),
+            "score": _number("score", "The rating.", 100, 100, 0),
             "reason": _text("reason", "The reason for it.", read=_reason),
         },
     ),
@@ -443,7 +431,7 @@ BODIES: dict[str, BodyForm] = {
     # Models and the server
     "ChatchatModelKinds": BodyForm(
         "",
-        {"types": Field(schemas.strings("Kinds; `local` are those here.", LOCAL), "types", _kinds)},
+        {"types": Field(schemas.strings("Kinds; `local` are those here.", LOCAL), "types", items)},
     ),
     "ChatchatModelName": BodyForm("", {"model_name": _text("name", "The model's name.", "any")}),
     "ChatchatModelChange": BodyForm(
@@ -457,7 +445,7 @@ BODIES: dict[str, BodyForm] = {
         "",
         {
             "type": _text("folder", "A kind of dialogue.", FOLDERS[0], _folder, enum=[*FOLDERS]),
-            "name": _text("name", "The name of the template.", "default", _DEFAULT),
+            "name": _text("name", "The name of the template.", "default", _template),
         },
     ),
     "ChatchatTexts": BodyForm(

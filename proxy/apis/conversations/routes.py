@@ -23,7 +23,7 @@ from ...web.model_tables import with_documents
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import json_route
+from ...web.spine import View, json_route
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
@@ -49,10 +49,10 @@ blueprint = Api(
     },
 )
 
-ROUTES = "/v1/conversations", "/conversations"
-ROUTE = tuple(f"{route}/<key>" for route in ROUTES)
-ITEMS = tuple(f"{route}/items" for route in ROUTE)
-ITEM = tuple(f"{route}/<item>" for route in ITEMS)
+
+def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
+    paths = f"/v1/conversations{path}", f"/conversations{path}"
+    return json_route(blueprint, method, *paths, **about)
 
 
 def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:
@@ -80,7 +80,7 @@ def parse_change(body: Body) -> dict[str, str]:
     return pairs
 
 
-@json_route(blueprint, "POST", *ROUTES, body="ConversationRequest")
+@_route("POST", "", body="ConversationRequest")
 def create(services: Services, record: Record) -> Any:
     """A new conversation."""
     pairs, given = parse_new(_body(services))
@@ -91,13 +91,13 @@ def create(services: Services, record: Record) -> Any:
     return made
 
 
-@json_route(blueprint, "GET", *ROUTE)
+@_route("GET", "/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """One conversation."""
     return msgspec.Raw(kept_conversation(services, record.key, key).response)
 
 
-@json_route(blueprint, "POST", *ROUTE, body="ConversationChange")
+@_route("POST", "/<key>", body="ConversationChange")
 def change(services: Services, record: Record, key: str) -> Any:
     """Change the metadata of a conversation."""
     pairs = parse_change(_body(services))
@@ -109,15 +109,15 @@ def change(services: Services, record: Record, key: str) -> Any:
     return msgspec.Raw(_changed(services, record.key, key, changed).response)
 
 
-@json_route(blueprint, "DELETE", *ROUTE)
+@_route("DELETE", "/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a conversation with its items."""
-    if not (_is_one(key) and services.store.delete(record.key, key)):
+    if not (key.startswith(CONVERSATION) and services.store.delete(record.key, key)):
         _missing(key)
     return {"id": key, "object": "conversation.deleted", "deleted": True}
 
 
-@json_route(blueprint, "POST", *ITEMS, body="ConversationItems")
+@_route("POST", "/<key>/items", body="ConversationItems")
 def add(services: Services, record: Record, key: str) -> Any:
     """Add items to a conversation."""
     items = append(services, record.key, key, parse_items(_body(services)))
@@ -125,20 +125,20 @@ def add(services: Services, record: Record, key: str) -> Any:
     return {"object": "list", "data": items, **ends, "has_more": False}
 
 
-@json_route(blueprint, "GET", *ITEMS)
+@_route("GET", "/<key>/items")
 def listed(services: Services, record: Record, key: str) -> Any:
     """The items of a conversation."""
     return page_of_items(_items(kept_conversation(services, record.key, key)))
 
 
-@json_route(blueprint, "GET", *ITEM)
+@_route("GET", "/<key>/items/<item>")
 def read_item(services: Services, record: Record, key: str, item: str) -> Any:
     """An item of a conversation."""
     items = _items(kept_conversation(services, record.key, key))
     return next((each for each in items if each["id"] == item), None) or _missing(key, item)
 
 
-@json_route(blueprint, "DELETE", *ITEM)
+@_route("DELETE", "/<key>/items/<item>")
 def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
     """Delete an item of a conversation."""
 
@@ -160,11 +160,7 @@ def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def kept_conversation(services: Services, owner: str, key: str) -> Stored:
     """Raises NotFound, and StoreUnavailable."""
-    return (_is_one(key) and services.store.get(owner, key)) or _missing(key)
-
-
-def _is_one(key: str) -> bool:
-    return key.startswith(CONVERSATION)
+    return (key.startswith(CONVERSATION) and services.store.get(owner, key)) or _missing(key)
 
 
 def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
@@ -188,8 +184,8 @@ def _with_ids(given: list[Any]) -> list[dict[str, Any]]:
 
 
 def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:
-    changed = services.store.change(owner, key, edit, time.time()) if _is_one(key) else None
-    return changed or _missing(key)
+    is_one = key.startswith(CONVERSATION)
+    return (is_one and services.store.change(owner, key, edit, time.time())) or _missing(key)
 
 
 def _items(stored: Stored) -> list[dict[str, Any]]:

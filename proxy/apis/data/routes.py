@@ -15,7 +15,7 @@ from flask import Response, request
 
 from ...errors import NotFound
 from ...store.records import MOST as MOST_BATCHES
-from ...store.responses import CONVERSATION, OTHERS
+from ...store.responses import CONVERSATION, OTHERS, Stored
 from ...web import body
 from ...web.background import encoded
 from ...web.observability import Record
@@ -27,7 +27,7 @@ from ..batches.routes import reply as batch_object
 
 if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
-    from ...store.conversations import ConversationStore, Feedback, StoredConversation
+    from ...store.conversations import ConversationStore, Feedback
     from ...store.records import Base
 
 blueprint = Api("data", __name__, group="", tag="slotproxy")
@@ -51,21 +51,26 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
     answers = [key for key in stored if not key.startswith(OTHERS)]
     threads = [key for key in stored if key.startswith(CONVERSATION)]
     lists: dict[str, Iterable[Iterable[bytes]]] = {
-        "responses": _responses(services, owner, answers),
-        "response_conversations": _conversations(services, owner, threads),
+        "responses": ([encoded(stored)] for stored in _stored(services, owner, answers)),
+        "response_conversations": (
+            [stored.response[:-1], b',"items":', stored.items, b"}"]
+            for stored in _stored(services, owner, threads)
+        ),
     }
     if (talks := services.conversations) is not None:
-        recent = talks.recent(owner, limit=None)
-        lists["conversations"] = (_talk(talks, owner, talk) for talk in recent)
-        lists["feedback"] = ([_encode(rating)] for rating in _ratings(talks, owner))
+        lists["conversations"] = (
+            _fields(talk, "messages", _each(talks.each_message(owner, talk.id)))
+            for talk in talks.recent(owner, limit=None)
+        )
+        lists["feedback"] = _each(_ratings(talks, owner))
     if knowledge is not None:
         bases = knowledge.bases(owner)
         lists["knowledge_bases"] = (_base(knowledge, owner, base) for base in bases)
     if services.vector_stores is not None:
-        lists["files"] = [[_encode(file)] for file in services.vector_stores.files(owner)]
+        lists["files"] = _each(services.vector_stores.files(owner))
     if services.batches is not None:
         batches = services.batches.page(owner, MOST_BATCHES)
-        lists["batches"] = ([_encode(batch_object(batch))] for batch in batches)
+        lists["batches"] = _each(map(batch_object, batches))
     yield b'{"object":"data"'
     for name, rows in lists.items():
         yield b',"' + name.encode() + b'":'
@@ -73,25 +78,13 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
     yield b"}"
 
 
-def _responses(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
-    for key in ids:
-        response = services.store.get(owner, key)
-        if response is not None:  # not deleted since
-            yield [encoded(response)]
+def _stored(services: Services, owner: str, ids: Iterable[str]) -> Iterator[Stored]:
+    read = (services.store.get(owner, key) for key in ids)
+    return (stored for stored in read if stored is not None)  # not deleted since
 
 
-def _conversations(services: Services, owner: str, ids: Iterable[str]) -> Iterator[list[bytes]]:
-    for key in ids:
-        stored = services.store.get(owner, key)
-        if stored is not None:
-            yield [stored.response[:-1], b',"items":', stored.items, b"}"]
-
-
-def _talk(
-    conversations: ConversationStore, owner: str, talk: StoredConversation
-) -> Iterator[bytes]:
-    messages = conversations.each_message(owner, talk.id)
-    return _fields(talk, "messages", ([_encode(message)] for message in messages))
+def _each(values: Iterable[Any]) -> Iterator[list[bytes]]:
+    return ([_encode(value)] for value in values)
 
 
 def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
@@ -108,8 +101,7 @@ def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:
         except NotFound:
             return  # deleted since the export began
         for document in rows:
-            chunks = knowledge.each_chunk(owner, document.id)
-            yield _fields(document, "pieces", ([_encode(chunk)] for chunk in chunks))
+            yield _fields(document, "pieces", _each(knowledge.each_chunk(owner, document.id)))
 
     return _fields(base, "documents", documents())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,7 +16,7 @@ from .. import schema_fields as doc
 from ..fields import Body
 from ..ollama.dialects import untagged
 from ..openai.completions import prompts
-from ..schema_fields import Fields
+from ..schema_fields import Field
 
 MAX_DIMENSIONS = 1 << 20
 MAX_INPUTS = 2048
@@ -36,50 +36,8 @@ class EmbeddingRequest(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-INPUTS = doc.one_of(
-    f"A string, a list of token ids, or up to {MAX_INPUTS} of either.",
-    "Hello!",
-    doc.TEXT,
-    {"type": "array", "maxItems": MAX_INPUTS},
-)
-DIMENSIONS = doc.count(
-    "Fewer than the model's shorten the vectors, with a warning.", 1, MAX_DIMENSIONS, 64
-)
-OLLAMA: Fields = {"model": doc.MODEL, "input": INPUTS, "dimensions": DIMENSIONS}
-OPENAI: Fields = {
-    **OLLAMA,
-    "encoding_format": doc.text("The encoding of vectors.", "float", enum=["float", "base64"]),
-}
-PROMPT: Fields = {"model": doc.MODEL, "prompt": INPUTS}
-
-
-def parse(body: Body) -> EmbeddingRequest:
-    form = fields.choice(body, "encoding_format", ("float", "base64"), "float")
-    return _parse(body, "input", OPENAI, form == "base64")
-
-
-def parse_ollama(body: Body) -> EmbeddingRequest:
-    """Parses Ollama's /api/embed, where `input` is a string or a list. Raises InvalidParameter."""
-    return _parse(body, "input", OLLAMA)
-
-
-def parse_prompt(body: Body) -> EmbeddingRequest:
-    """Parses Ollama's older /api/embeddings, where `prompt` is a string or a list."""
-    return _parse(body, "prompt", PROMPT)
-
-
-def _parse(body: Body, name: str, known: Fields, packs: bool = False) -> EmbeddingRequest:
-    shortens = "dimensions" in known
-    return EmbeddingRequest(
-        untagged(fields.model_name(body)) if known is not OPENAI else fields.model_name(body),
-        _inputs(body.get(name), name),
-        (fields.integer(body, "dimensions", 1, MAX_DIMENSIONS) or 0) if shortens else 0,
-        packs,
-        fields.ignored_fields(body, known.keys()),
-    )
-
-
-def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
+def _inputs(body: Body, name: str) -> tuple[str | tuple[int, ...], ...]:
+    value = body.get(name)
     if isinstance(value, list) and len(value) > MAX_INPUTS:  # of token ids, too
         raise InvalidParameter(name, f"may contain at most {MAX_INPUTS} inputs")
     try:
@@ -91,6 +49,46 @@ def _inputs(value: Any, name: str) -> tuple[str | tuple[int, ...], ...]:
     if any(type(part) is str for tokens in inputs if type(tokens) is tuple for part in tokens):
         raise InvalidParameter(name, "must not mix strings and token ids")
     return inputs  # type: ignore[return-value]  # mypy does not follow any()
+
+
+_MODEL = Field(doc.MODEL, "model", lambda body, name: untagged(fields.model_name(body, name)))
+_INPUTS = Field(
+    doc.one_of(
+        f"A string, a list of token ids, or up to {MAX_INPUTS} of either.",
+        "Hello!",
+        doc.TEXT,
+        {"type": "array", "maxItems": MAX_INPUTS},
+    ),
+    "inputs",
+    _inputs,
+)
+# Ollama's /api/embed, OpenAI's /v1/embeddings, and Ollama's older /api/embeddings.
+OLLAMA: dict[str, Field] = {
+    "model": _MODEL,
+    "input": _INPUTS,
+    "dimensions": Field(
+        doc.count(
+            "Fewer than the model's shorten the vectors, with a warning.", 1, MAX_DIMENSIONS, 64
+        ),
+        "dimensions",
+        lambda body, name: fields.integer(body, name, 1, MAX_DIMENSIONS) or 0,
+    ),
+}
+OPENAI: dict[str, Field] = {
+    **OLLAMA,
+    "model": _MODEL._replace(read=fields.model_name),
+    "encoding_format": Field(
+        doc.text("The encoding of vectors.", "float", enum=["float", "base64"]),
+        "base64",
+        lambda body, name: fields.choice(body, name, ("float", "base64"), "float") == "base64",
+    ),
+}
+PROMPT: dict[str, Field] = {"model": _MODEL, "prompt": _INPUTS}
+
+
+def parse(body: Body, known: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
+    warnings = fields.ignored_fields(body, known.keys())
+    return EmbeddingRequest(**doc.read_all(body, known), warnings=warnings)
 
 
 def shaped(
@@ -132,52 +130,58 @@ def reply(
 
 
 MAX_DOCUMENTS = 1024
-RANKING: Fields = {
-    "model": doc.MODEL,
-    "query": doc.text("The query to rank documents for."),
-    "documents": doc.array(
-        "Strings, or objects with a `text`.",
-        ["a", {"text": "b"}],
-        minItems=1,
-        maxItems=MAX_DOCUMENTS,
+
+
+def _documents(body: Body, name: str) -> tuple[str, ...]:
+    values = fields.items(body, name)
+    if not 0 < len(values) <= MAX_DOCUMENTS:
+        raise InvalidParameter(name, f"must contain 1 to {MAX_DOCUMENTS} strings")
+    return tuple(
+        document
+        if type(document) is str
+        else fields.text(fields.entry(document, f"{name}[{i}]"), "text", at=f"{name}[{i}].")
+        for i, document in enumerate(values)
+    )
+
+
+RANKING: dict[str, Field] = {
+    "model": OPENAI["model"],
+    "query": Field(doc.text("The query to rank documents for."), "query", fields.filled),
+    "documents": Field(
+        doc.array(
+            "Strings, or objects with a `text`.",
+            ["a", {"text": "b"}],
+            minItems=1,
+            maxItems=MAX_DOCUMENTS,
+        ),
+        "documents",
+        _documents,
     ),
-    "top_n": doc.count("Number of documents to return.", 1, 1 << 30, 1),
-    "return_documents": doc.flag("Return the documents' texts too."),
+    "top_n": Field(
+        doc.count("Number of documents to return.", 1, 1 << 30, 1),
+        "top",
+        lambda body, name: fields.integer(body, name, 1, 1 << 30),
+    ),
+    "return_documents": Field(doc.flag("Return the documents' texts too."), "texts", fields.flag),
 }
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: the best `top` of `documents`, with their `texts` or without."""
+    """A parsed request: the best `top` of `documents` (None: all), with their `texts` or
+    without."""
 
     model: str
     query: str
     documents: tuple[str, ...]
-    top: int
+    top: int | None
     texts: bool
     warnings: tuple[str, ...] = ()
 
 
 def parse_ranking(body: Body) -> RerankRequest:
-    """A document is a string or an object {text}. Raises InvalidParameter."""
-    query = fields.filled(body, "query")
-    values = fields.items(body, "documents")
-    if not 0 < len(values) <= MAX_DOCUMENTS:
-        raise InvalidParameter("documents", f"must contain 1 to {MAX_DOCUMENTS} strings")
-    return RerankRequest(
-        fields.model_name(body),
-        query,
-        tuple(
-            document
-            if type(document) is str
-            else fields.text(
-                fields.entry(document, f"documents[{i}]"), "text", at=f"documents[{i}]."
-            )
-            for i, document in enumerate(values)
-        ),
-        min(fields.integer(body, "top_n", 1, 1 << 30) or len(values), len(values)),
-        fields.flag(body, "return_documents"),
-        fields.ignored_fields(body, RANKING.keys()),
-    )
+    """Raises InvalidParameter."""
+    warnings = fields.ignored_fields(body, RANKING.keys())
+    return RerankRequest(**doc.read_all(body, RANKING), warnings=warnings)
 
 
 def ranking_reply(

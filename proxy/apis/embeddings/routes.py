@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import request
 
-from ...core.task import Embedded
+from ...core.task import Embedded, Ranked
 from ...core.usage import Usage
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
-from ...runtime.cancel import Cancel
 from ...web import body
 from ...web.admitted import within_limits
 from ...web.body import parsed
@@ -43,6 +41,7 @@ blueprint = Api(
 )
 
 
+Result = TypeVar("Result", Embedded, Ranked)
 _ollama_route = partial(
     json_route,
     blueprint,
@@ -63,15 +62,14 @@ def openai_(services: Services, record: Record) -> Any:
     raw = _json(services)
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
-    wanted, name, vectors, tokens = vectors_of(services, record, embeddings.parse, raw)
+    wanted, name, vectors, tokens = vectors_of(services, record, raw, embeddings.OPENAI)
     return embeddings.reply(wanted, name, vectors, tokens)
 
 
 @_ollama_route("/api/embed", body="OllamaEmbedRequest")
 def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
-    raw = _json(services)
-    _, name, vectors, tokens = vectors_of(services, record, embeddings.parse_ollama, raw)
+    _, name, vectors, tokens = vectors_of(services, record, _json(services), embeddings.OLLAMA)
     return {
         "model": name,
         "embeddings": vectors,
@@ -84,18 +82,15 @@ def ollama_(services: Services, record: Record) -> Any:
 @_ollama_route("/api/embeddings", body="PromptEmbeddingRequest")
 def ollama_older(services: Services, record: Record) -> Any:
     """A vector, in the older form."""
-    _, _, vectors, _ = vectors_of(services, record, embeddings.parse_prompt, _json(services))
+    _, _, vectors, _ = vectors_of(services, record, _json(services), embeddings.PROMPT)
     return {"embedding": vectors[0]}
 
 
 def vectors_of(
-    services: Services,
-    record: Record,
-    parse: Callable[[Mapping[str, Any]], embeddings.EmbeddingRequest],
-    raw: Mapping[str, Any],
+    services: Services, record: Record, raw: Mapping[str, Any], known: Mapping[str, doc.Field]
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    wanted = parsed(partial(parse, raw), request.environ)
+    wanted = parsed(partial(embeddings.parse, raw, known), request.environ)
     name, result = embedded(services, record, wanted.model, wanted.inputs)
     vectors, warnings = embeddings.shaped(wanted, result)
     record.warnings += (*wanted.warnings, *warnings)
@@ -113,10 +108,8 @@ def embedded(
     caller = services.callers.caller(record.key, request.environ)  # counts one request
 
     def by(embedder: Embedder, model: str) -> tuple[str, Embedded]:
-        with _admitted(services, record, caller, embedder, model, inputs) as (cancel, on_slot):
-            name, result = embedder.embed(model, inputs, cancel, caller, on_slot=on_slot)
-            record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-        return name, result
+        ask = partial(embedder.embed, model, inputs)
+        return _asked(services, record, caller, embedder, model, inputs, ask)
 
     if local is not None and local.makes(model):
         return by(local, model)
@@ -129,16 +122,16 @@ def embedded(
         return by(local, name)
 
 
-@contextmanager
-def _admitted(
+def _asked(
     services: Services,
     record: Record,
     caller: Caller,
     embedder: Embedder,
     model: str,
     texts: Sequence[str | tuple[int, ...]],
-) -> Iterator[tuple[Cancel, Callable[[], None]]]:
-    """Yield what ends the request, and what is to be called when it has its first slot."""
+    ask: Callable[..., tuple[str, Result]],
+) -> tuple[str, Result]:
+    """The model's name and what `ask` returns of an embedder, within the caller's limits."""
     check_model(services, request.environ, model, embedder)
     with (
         asking(services, record, request.environ) as cancel,
@@ -146,7 +139,9 @@ def _admitted(
             caller, record, cancel, embedder=embedder, model=model, texts=texts
         ) as admitted,
     ):
-        yield cancel, admitted.on_slot
+        name, result = ask(cancel, caller, on_slot=admitted.on_slot)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+    return name, result
 
 
 @json_route(
@@ -170,10 +165,7 @@ def ranked(services: Services, record: Record) -> Any:
     record.warnings += wanted.warnings
     texts = [wanted.query + document for document in wanted.documents]
     caller = services.callers.caller(record.key, request.environ)
-    ranker = services.ranker
-    with _admitted(services, record, caller, ranker, wanted.model, texts) as (cancel, on_slot):
-        name, result = ranker.rerank(
-            wanted.model, wanted.query, wanted.documents, cancel, caller, on_slot=on_slot
-        )
-        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+    ranker, model = services.ranker, wanted.model
+    ask = partial(ranker.rerank, model, wanted.query, wanted.documents)
+    name, result = _asked(services, record, caller, ranker, model, texts, ask)
     return ranking_reply(wanted, record.id, name, result.scores, result.tokens)

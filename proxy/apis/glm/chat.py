@@ -28,7 +28,7 @@ from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, ignored_fields, integer, items, model_name, required
 from ..openai.answer import MAX_TOKENS, tokens
-from ..response_meta import ResponseMeta, RouteDialect
+from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
 from ..schema_fields import Fields, Schema
 
 SAMPLING = {"top_p": 0.7, "temperature": 0.95}  # by default
@@ -117,14 +117,10 @@ def langchain_reply(
     }
 
 
-class Encoder:
+class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; pieces count as tokens until the end."""
 
-    content_type = "text/event-stream"
-
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._meta = meta
-        self._pieces = 0
+    _pieces = 0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
@@ -140,13 +136,10 @@ class Encoder:
         return b"".join(events)
 
     def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(msgspec.json.encode(error(fault)))
-
-    def end(self) -> bytes:
-        return b""
+        return sse.encode(error(fault))
 
     def _event(self, content: str, counts: Usage) -> bytes:
-        return sse.encode(msgspec.json.encode(_object(self._meta, content, counts)))
+        return sse.encode(_object(self._meta, content, counts))
 
 
 def _parse_stream(body: Body) -> CompletionRequest:

@@ -12,7 +12,7 @@ from ...web.observability import Record
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
-from ..embeddings.request import parse_prompt
+from ..embeddings.request import PROMPT
 from ..embeddings.routes import vectors_of
 from . import chat as glm
 
@@ -58,5 +58,5 @@ def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders
 def embedding(services: Services, record: Record) -> Any:
     """A vector."""
     raw = body.read_json(request.environ, services.settings.max_body)
-    _, name, vectors, _ = vectors_of(services, record, parse_prompt, raw)
+    _, name, vectors, _ = vectors_of(services, record, raw, PROMPT)
     return {"data": vectors, "model": name, "object": "embedding"}

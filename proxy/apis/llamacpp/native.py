@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence, Set
 from typing import Any
 
-import msgspec
+from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
@@ -25,7 +25,7 @@ from ..fields import Body, entry, flag, ignored_fields, integer, items, read, te
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
-from ..response_meta import ResponseMeta, RouteDialect
+from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
 from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
@@ -77,7 +77,7 @@ INFILL: Fields = {
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
-class Loading(msgspec.Struct, frozen=True):
+class Loading(Struct, frozen=True):
     """How far a load is: the place in the line of models without room, 0 with room; the expected
     seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
 
@@ -103,12 +103,12 @@ def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
         data |= {"place": loading.place, "wait": loading.wait}
         if loading.part is not None:
             data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
-    return _event({"model": name, "event": "model_status", "data": data})
+    return sse.encode({"model": name, "event": "model_status", "data": data})
 
 
 def models_reload() -> bytes:
     """An event of a router's /models/sse: the list of models has changed."""
-    return _event({"model": "*", "event": "models_reload"})
+    return sse.encode({"model": "*", "event": "models_reload"})
 
 
 def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
@@ -236,14 +236,11 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
     return answers[0] if len(answers) == 1 else answers
 
 
-class Encoder:
+class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._meta = meta
-        self._request = request
+        super().__init__(meta, request)
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
 
@@ -275,7 +272,7 @@ class Encoder:
                     last = _last(self._meta, self._request, choice, event)
                     if choice in self._lines and "has_new_line" in last:
                         last["has_new_line"] = True
-                    out.append(_event(last))
+                    out.append(sse.encode(last))
         return b"".join(out)
 
     def _piece(
@@ -294,18 +291,10 @@ class Encoder:
             piece["tokens"] = []
         if probabilities:
             piece["completion_probabilities"] = probabilities
-        return _event(piece)
+        return sse.encode(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """The failure as the last event."""
-        return _event(error(fault))
-
-    def end(self) -> bytes:
-        return b""
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return sse.encode(msgspec.json.encode(value))
+        return sse.encode(error(fault))
 
 
 completion = RouteDialect(parse, reply, error, Encoder)

@@ -8,19 +8,21 @@ own. With several choices, llama.cpp's fields describe the first.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from itertools import accumulate
 from typing import Any
 
 from msgspec import structs
 
-from ...core.events import Finished, TextDelta, TokenLogprob
+from ...core.events import Batch, Finished, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
+from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields
-from ..synonyms import canonical
+from ..synonyms import NAMES, canonical
 from . import answer as openai
 
 error = openai.error
@@ -54,7 +56,8 @@ BOTH_FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    body = canonical(body, chat=False)
+    if not body.keys().isdisjoint(NAMES):
+        body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
     if echo and logprobs is not None:
@@ -124,15 +127,12 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     """The older format with parallel lists; `offset` is the place of the first token."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
+    offsets = accumulate((len(token.token) for token in tokens), initial=offset)
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [{alt.token: alt.logprob for alt in token.top} for token in tokens],
-        "text_offset": offsets,
+        "text_offset": list(offsets)[:-1],
     }
 
 
@@ -144,6 +144,18 @@ class Encoder(openai.Chunks):
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._sent: dict[int, int] = {}
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            if type(event) is not TextDelta:
+                self._event(choice, event, out)
+            elif event.text or event.logprobs:
+                out.append(self._text(choice, event))
+        return b"".join(out)
 
     def _text(self, choice: int, event: TextDelta) -> bytes:
         sent = self._sent.get(choice, 0)

@@ -3,31 +3,3 @@
 `request` parses a body, `items` its input items, `answer` builds the Response object and its
 events. Pure: a callback receives the response to store.
 """
-
-from ..openai.answer import error
-from .answer import (
-    COMPACT_FIELDS,
-    Encoder,
-    Writer,
-    compact_body,
-    compacted,
-    response_id,
-    whole,
-)
-from .items import conversation_of, listed
-from .request import ParsedRequest, parse
-
-__all__ = [
-    "COMPACT_FIELDS",
-    "Encoder",
-    "ParsedRequest",
-    "Writer",
-    "compact_body",
-    "compacted",
-    "conversation_of",
-    "error",
-    "listed",
-    "parse",
-    "response_id",
-    "whole",
-]

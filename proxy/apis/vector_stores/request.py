@@ -7,7 +7,7 @@ accepted but has no effect: queries are searched as they are, and the answer rep
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from ...errors import InvalidParameter
@@ -20,6 +20,7 @@ MOST_FILES = 2000  # in a batch
 MOST_QUERIES = 16
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # in metadata and attributes
 LONGEST_NAME = 256
+SOONEST, LATEST = 3600, 2_592_000  # seconds until a file expires
 TOKENS, OVERLAP = 800, 400  # of a chunk, by default
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
@@ -29,12 +30,11 @@ Attachment = dict[str, Any]
 
 
 def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
-    """The arguments of `VectorStores.create`, and the files to attach. Raises InvalidParameter
-    naming the field."""
+    """The arguments of `VectorStores.create`, and the files to attach."""
     chunking = _chunking(body, "")
     files = [{"file_id": name, "attributes": {}, **chunking} for name in _file_ids(body)]
     new = {
-        "name": _name(body) or "",
+        "name": _name(body),
         "description": text(body, "description")[:LONGEST_VALUE],
         "metadata": metadata(body) or {},
         "lasts": _lasts(body),
@@ -43,12 +43,12 @@ def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
 
 
 def parse_update(body: Body) -> dict[str, Any]:
-    """The arguments of `VectorStores.change`: None leaves a field unchanged, `lasts` 0 removes the
-    expiry."""
+    """The arguments of `VectorStores.change`; `lasts` 0 removes the expiry."""
     lasts = _lasts(body)
     if lasts is None and "expires_after" in body:
         lasts = 0
-    return {"name": _name(body), "metadata": metadata(body), "lasts": lasts}
+    name = None if body.get("name") is None else _name(body)
+    return {"name": name, "metadata": metadata(body), "lasts": lasts}
 
 
 def parse_attach(body: Body, at: str = "") -> Attachment:
@@ -57,8 +57,7 @@ def parse_attach(body: Body, at: str = "") -> Attachment:
 
 
 def parse_batch(body: Body) -> list[Attachment]:
-    """Parses `file_ids` with shared attributes and chunking, or `files` with their own. A file
-    listed twice is attached once, with its last entry."""
+    """Files of a batch. One that is listed twice is attached once, with its last entry."""
     files = items(body, "files")
     ids = _file_ids(body)
     if bool(files) is bool(ids):
@@ -73,48 +72,42 @@ def parse_batch(body: Body) -> list[Attachment]:
 
 
 def parse_search(body: Body) -> dict[str, Any]:
-    """The arguments of `VectorStores.search`. A threshold is from 0 to 1, higher is nearer; `rank`
-    permits reranking."""
+    """The arguments of `VectorStores.search`. `rank` permits reranking."""
     query = body.get("query")
     queries = [query] if type(query) is str else query
     if not isinstance(queries, list) or not all(type(text) is str and text for text in queries):
         raise InvalidParameter("query", "must be a string or a list of strings")
     if not 0 < len(queries) <= MOST_QUERIES:
         raise InvalidParameter("query", f"must contain 1 to {MOST_QUERIES} strings")
-    options = mapping(body, "ranking_options")
-    threshold = options.get("score_threshold") or 0.0
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise InvalidParameter("ranking_options.score_threshold", "must be from 0 to 1")
     flag(body, "rewrite_query")
     return {
         "queries": queries,
         "wanted": parse_filters(body.get("filters")),
         "most": integer(body, "max_num_results", 1, MOST_RESULTS) or RESULTS,
-        "threshold": float(threshold),
-        "rank": text(options, "ranker", "auto", at="ranking_options.") != "none",
+        "threshold": threshold(body),
+        "rank": text(mapping(body, "ranking_options"), "ranker", at="ranking_options.") != "none",
     }
 
 
+def threshold(body: Body, at: str = "") -> float:
+    """The least score of a hit, from 0 to 1."""
+    value = mapping(body, "ranking_options", at).get("score_threshold") or 0.0
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InvalidParameter(at + "ranking_options.score_threshold", "must be from 0 to 1")
+    return float(value)
+
+
 def attributes(body: Body, at: str = "") -> dict[str, Any]:
-    """A file's attributes: strings, numbers or booleans."""
-    return _pairs(body, "attributes", at, (str, int, float, bool), "a string, number or boolean")
+    return _pairs(body, "attributes", at, _PLAIN, "a string, number or boolean")
 
 
 def metadata(body: Body) -> dict[str, str] | None:
-    return (
-        None if body.get("metadata") is None else _pairs(body, "metadata", "", (str,), "a string")
-    )
+    if body.get("metadata") is None:
+        return None
+    return _pairs(body, "metadata", "", (str,), "a string")
 
 
-def status_filter(query: Mapping[str, str]) -> str:
-    """The `filter` of a list of files, "" for all. Raises InvalidParameter."""
-    status = query.get("filter") or ""
-    if status and status not in STATUSES:
-        raise InvalidParameter("filter", f"must be one of {', '.join(STATUSES)}")
-    return status
-
-
-def _pairs(body: Body, field: str, at: str, kinds: tuple[type, ...], what: str) -> dict[str, Any]:
+def _pairs(body: Body, field: str, at: str, kinds: Container[type], what: str) -> dict[str, Any]:
     pairs = mapping(body, field, at)
     at += field
     if len(pairs) > MOST_PAIRS:
@@ -129,9 +122,7 @@ def _pairs(body: Body, field: str, at: str, kinds: tuple[type, ...], what: str) 
     return dict(pairs)
 
 
-def _name(body: Body) -> str | None:
-    if body.get("name") is None:
-        return None
+def _name(body: Body) -> str:
     name = text(body, "name")
     if len(name) > LONGEST_NAME:
         raise InvalidParameter("name", f"may be at most {LONGEST_NAME} characters long")
@@ -158,8 +149,7 @@ def _file_ids(body: Body) -> list[str]:
 
 
 def _chunking(body: Body, at: str) -> dict[str, Any]:
-    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
-    choose."""
+    """Tokens in a chunk, and how many the next repeats. `auto` lets the gateway choose."""
     strategy = mapping(body, "chunking_strategy", at)
     kind = text(strategy, "type", "auto", at=f"{at}chunking_strategy.")
     if kind == "auto":
@@ -188,57 +178,46 @@ DEEPEST_FILTER = 8
 MOST_COMPARISONS = 64  # comparisons in one and/or
 
 
-def parse_filters(value: Any, at: str = "filters", depth: int = 1) -> Filter | None:
-    """Parses a filter; None if `value` is null. Raises InvalidParameter with the path of the bad
-    part."""
-    if value is None:
-        return None
+def parse_filters(value: Any, at: str = "filters") -> Filter | None:
+    """None if `value` is null. Raises InvalidParameter with the path of the bad part."""
+    return None if value is None else _filter(value, at, 1)
+
+
+def _filter(value: Any, at: str, depth: int) -> Filter:
     if depth > DEEPEST_FILTER:
         raise InvalidParameter(at, "is nested too deeply")
     body = entry(value, at)
     kind = text(body, "type", at=f"{at}.")
-    if kind in ("and", "or"):
-        parts = items(body, "filters", at=f"{at}.")
-        if not 0 < len(parts) <= MOST_COMPARISONS:
-            raise InvalidParameter(f"{at}.filters", f"must contain 1 to {MOST_COMPARISONS} filters")
-        filters = []
-        for i, part in enumerate(parts):
-            parsed = parse_filters(part, f"{at}.filters[{i}]", depth + 1)
-            if parsed is None:
-                raise InvalidParameter(f"{at}.filters[{i}]", "must be an object")
-            filters.append(parsed)
-        join = all if kind == "and" else any
-        return lambda attributes: join(matches(attributes) for matches in filters)
-    return _comparison(kind, text(body, "key", at=f"{at}."), body.get("value"), at)
+    if kind not in ("and", "or"):
+        return _comparison(kind, text(body, "key", at=f"{at}."), body.get("value"), at)
+    parts = items(body, "filters", at=f"{at}.")
+    if not 0 < len(parts) <= MOST_COMPARISONS:
+        raise InvalidParameter(f"{at}.filters", f"must contain 1 to {MOST_COMPARISONS} filters")
+    filters = [_filter(part, f"{at}.filters[{i}]", depth + 1) for i, part in enumerate(parts)]
+    join = all if kind == "and" else any
+    return lambda attributes: join(matches(attributes) for matches in filters)
 
 
 def _comparison(kind: str, key: str, value: Any, at: str) -> Filter:
     if not key:
         raise InvalidParameter(f"{at}.key", "is missing")
     if kind not in _COMPARISONS:
-        raise InvalidParameter(
-            f"{at}.type", "must be one of eq, ne, gt, gte, lt, lte, in, nin, and, or"
-        )
+        raise InvalidParameter(f"{at}.type", f"must be one of {', '.join(_COMPARISONS)}, and, or")
     if kind in ("in", "nin"):
-        if not isinstance(value, list) or not all(_is_plain(entry) for entry in value):
+        if not isinstance(value, list) or not all(type(entry) in _PLAIN for entry in value):
             raise InvalidParameter(f"{at}.value", "must be a list of strings, numbers or booleans")
-    elif not _is_plain(value):
+    elif type(value) not in _PLAIN:
         raise InvalidParameter(f"{at}.value", "must be a string, a number or a boolean")
     compare = _COMPARISONS[kind]
     return lambda attributes: compare(attributes.get(key), value)
 
 
-def _is_plain(value: Any) -> bool:
-    return type(value) in (str, int, float, bool)
-
-
-def _kind_of(value: Any) -> type:
-    """The type to compare by: 1 and 1.0 have the same type, 1 and true do not."""
-    return float if type(value) is int else type(value)
+_PLAIN = {str: str, bool: bool, int: float, float: float}
+"""By the type of a value, the one to compare by: 1 and 1.0 have the same, 1 and true do not."""
 
 
 def _same_kind(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    return lambda has, value: _kind_of(has) is _kind_of(value) and compare(has, value)
+    return lambda has, value: _PLAIN.get(type(has)) is _PLAIN[type(value)] and compare(has, value)
 
 
 _same = _same_kind(operator.eq)

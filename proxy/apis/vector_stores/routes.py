@@ -13,7 +13,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from ..fields import page_of
+from ..fields import choice, page_of
 from . import request as dialect
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ def batch_files(services: Services, record: Record, key: str, batch: str) -> Any
 
 
 def opened(services: Services) -> VectorStores:
-    """Return the vector stores that the caller of this request may use. Raises Unsupported if the
-    knowledge extra is not installed."""
+    """The vector stores that the caller of this request may use. Raises Unsupported."""
     stores = permissions.vector_stores(services, request.environ)
     if stores is None:
         raise Unsupported("files and vector stores are not available: install slotproxy[knowledge]")
@@ -181,11 +180,12 @@ def _body(services: Services) -> dict[str, Any]:
 
 
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
-    status = dialect.status_filter(request.args)
+    wanted = {"filter": request.args.get("filter") or None}
+    status = choice(wanted, "filter", dialect.STATUSES, "all")
     members = opened(services).members(record.key, key, batch_id)
     return page_of(
         request.args,
-        [member for member in members if not status or member.status == status],
+        [member for member in members if status in ("all", member.status)],
         lambda member: member.file_id,
         lambda member: _file(key, member),
     )

@@ -19,15 +19,16 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from ...core.events import Batch, Finished, FinishReason, Started
+from ...core.events import Batch, Finished, Started, TextDelta
 from ...core.task import Task
 from ...core.usage import Timings, Usage
 from ...errors import BackendDown, BadRequest, ContextExceeded, UpstreamFault, UpstreamTimeout
 from ...prompting.constraints import callable_tools
 from ...prompting.prompt import assistant_prefill
+from ...prompting.stages.calls import CallStage
 from ...runtime.cancel import Cancel
 from ..driver import Capabilities, Driver, Learned, ignore
-from .prompt import LACKS, WITH_TOOLS, ReplyText, check, opening, prompt, sampling
+from .prompt import CALLS, LACKS, check, opening, prompt, sampling
 from .protocol import (
     Answer,
     Began,
@@ -104,7 +105,7 @@ class ChatGLM(Driver):
         order = Generate(
             prompt=prompt(task, file.family),
             max_tokens=task.max_tokens,
-            marks=bool(callable_tools(task.request)) and file.family in WITH_TOOLS,
+            marks=bool(callable_tools(task.request)) and file.family in CALLS,
             **sampling(task),
         )
         return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
@@ -166,8 +167,15 @@ class ChatGlmRun:
         self._cancel = cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
-        prefix = assistant_prefill(task.request) if task.request.is_chat else ""
-        self._reply = ReplyText(file.family, offered, lines, new_id, prefix)
+        begun = "".join(lines)
+        if task.request.is_chat:
+            begun += assistant_prefill(task.request)
+        self._begun = bool(begun)  # whether the answer has text
+        self._calls: CallStage | None = None
+        if offered and file.family in CALLS:
+            known = {tool.name: tool.parameters for tool in offered}
+            self._calls = CallStage(CALLS[file.family], known, new_id, free=False, must=bool(lines))
+            self._calls.feed([TextDelta(begun)])
         self._call: PendingCall | None = None
         self._over = False
         self.slot = 0
@@ -220,7 +228,7 @@ class ChatGlmRun:
         for answer in answers:
             if isinstance(answer, Delta):
                 self._tokens = answer.tokens
-                batch += self._reply.feed(answer.text)
+                batch += self._text(answer.text)
             elif isinstance(answer, Began):
                 self._prompt = answer.prompt_tokens
                 batch.append(Started(slot=self.slot))
@@ -228,17 +236,21 @@ class ChatGlmRun:
                 self._over = True
                 if not isinstance(answer, DoneMessage):
                     return batch, _fault(answer)
-                batch += self._reply.close(cut=answer.reason == "length")
-                batch.append(self._finished(answer))
+                batch += self._finished(answer)
                 self._supervisor.proven()
                 break  # its process may have ended since; the answer is whole
         return batch, None
 
-    def _finished(self, done: DoneMessage) -> Finished:
+    def _text(self, text: str) -> Batch:
+        """Text without the blank line that begins an answer, and the calls in it."""
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        batch: Batch = [TextDelta(text)] if text else []
+        return self._calls.feed(batch) if self._calls is not None else batch
+
+    def _finished(self, done: DoneMessage) -> Batch:
         self._tokens = done.tokens
-        reason: FinishReason = "length" if done.reason == "length" else "stop"
-        if self._reply.called and done.reason == "stop":
-            reason = "tool_calls"
         timings = Timings(
             cache_n=0,
             prompt_n=self._prompt,
@@ -246,7 +258,8 @@ class ChatGlmRun:
             predicted_n=done.tokens,
             predicted_ms=done.predicted_ms,
         )
-        return Finished(reason=reason, usage=self.usage(), timings=timings, slot=self.slot)
+        finished = Finished(reason=done.reason, usage=self.usage(), timings=timings, slot=self.slot)
+        return self._calls.feed([finished]) if self._calls is not None else [finished]
 
 
 def new_id() -> str:

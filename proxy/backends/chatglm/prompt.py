@@ -1,5 +1,5 @@
-"""What a ChatGLM model gets and writes: turns, with tools in the family's own wording, sampling
-fields of chatglm_cpp, and events made of its text.
+"""What a ChatGLM model gets: turns, with tools in the family's own wording, sampling
+fields of chatglm_cpp.
 
 ChatGLM3 and GLM-4 name a role before each turn; a call is the tool's name on that line, then Python
 (ChatGLM3) or JSON (GLM-4), and its result an observation. ChatGLM and ChatGLM2 only have rounds of
@@ -9,24 +9,24 @@ question and answer. The wording of the tool lists is that of the models' author
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from ...core.decoding import decoded
-from ...core.events import Event, TextDelta, ToolCallDelta
 from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
+from ...prompting.formats.base import CallFormat
 from ...prompting.formats.python_calls import CHATGLM3, GLM4
-from ...prompting.formats.reader import CallArguments, CallReader, CallStart, Piece, TextPiece
 from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 
-WITH_TOOLS = ("chatglm3", "glm-4")
+# The forms of the calls of the families that have tools.
+CALLS: dict[str, CallFormat] = {"chatglm3": CHATGLM3, "glm-4": GLM4}
 _CHATGLM3_SYSTEM = "Answer the following questions as best as you can."
 _CHATGLM3_TOOLS = " You have access to the following tools:\n"
 _GLM4_SYSTEM = (
@@ -48,7 +48,7 @@ def prompt(task: Task, family: Family) -> PromptMessage:
     prefix = assistant_prefill(request)
     if prefix:
         request = msgspec.structs.replace(request, messages=request.messages[:-1])
-    if family not in WITH_TOOLS:
+    if family not in CALLS:
         return PromptMessage(turns=_rounds(request, family), begun=prefix)
     turns = tuple(_turns(request, family))
     return PromptMessage(turns=turns, opening=opening(request, family), begun=prefix)
@@ -194,7 +194,7 @@ def check(task: Task, family: Family) -> None:
         raise _unsupported("logprobs")
     if request.output.kind != "text":
         raise _unsupported("response_format")
-    if must_call(request) and family in WITH_TOOLS and not opening(request, family):
+    if must_call(request) and family in CALLS and not opening(request, family):
         raise Unsupported(
             "this model's backend can be forced to call one specific tool, not any one of several",
             param="tool_choice",
@@ -203,68 +203,3 @@ def check(task: Task, family: Family) -> None:
 
 def _unsupported(name: str) -> Unsupported:
     return Unsupported(f"{name} is not supported by this model's backend (chatglm_cpp)", param=name)
-
-
-# -- the answer -----------------------------------------------------------------------------------
-
-FORM = {"chatglm3": CHATGLM3, "glm-4": GLM4}
-
-
-class ReplyText:
-    """feed(text) -> events: drops a leading blank line, and separates calls from text. `called` is
-    the number of calls so far. `new_id` creates the id of a call; `opening` and `begun` are the
-    beginning of the answer that the prompt contains."""
-
-    def __init__(
-        self,
-        family: Family,
-        tools: Sequence[Tool],
-        opening: Sequence[str],
-        new_id: Callable[[], str],
-        begun: str = "",
-    ) -> None:
-        self._new_id = new_id
-        self._begun = bool(begun)  # whether text has come
-        self.called = 0
-        self._parser: CallReader | None = None
-        self._must = tools[0].name if opening else ""
-        if tools and family in FORM:
-            known = {tool.name: tool.parameters for tool in tools}
-            self._parser = FORM[family].parser(known)
-            self._parser.feed("".join(opening) + begun)
-
-    def feed(self, text: str) -> list[Event]:
-        if self._parser is None:
-            return self._text(text)
-        return self._events(self._parser.feed(text))
-
-    def close(self, cut: bool = False) -> list[Event]:
-        """The text held back. For a required call that was `cut` by the token limit, its name."""
-        if self._parser is None:
-            return []
-        pieces = self._parser.close()
-        if not (cut and self._must):
-            return self._events(pieces)
-        out = self._events([p for p in pieces if not isinstance(p, TextPiece)])
-        if not self.called:
-            self.called += 1
-            out.append(ToolCallDelta(0, self._new_id(), self._must))
-        return out
-
-    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
-        out: list[Event] = []
-        for piece in pieces:
-            if isinstance(piece, TextPiece):
-                out += self._text(piece.text)
-            elif isinstance(piece, CallStart):
-                self.called += 1
-                out.append(ToolCallDelta(piece.index, self._new_id(), piece.name))
-            elif isinstance(piece, CallArguments):
-                out.append(ToolCallDelta(piece.index, arguments=piece.text))
-        return out
-
-    def _text(self, text: str) -> list[Event]:
-        if not self._begun:
-            text = text.lstrip()
-            self._begun = bool(text)
-        return [TextDelta(text)] if text else []

@@ -30,17 +30,19 @@ SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reac
 
 
 class Listener(Protocol):
-    """Receives the results of this worker's operations, and these events, under the follower's
-    lock: the log is (re)connected, so it introduces itself; the other workers considered it dead
-    and dropped its state; the log is lost. It may post operations in response."""
+    """Called under the follower's lock; it may post operations in response."""
 
-    def hear(self, result: OpResult) -> None: ...
+    def hear(self, result: OpResult) -> None:
+        """The result of an operation of this worker."""
 
-    def joined(self) -> None: ...
+    def joined(self) -> None:
+        """The log is connected, perhaps again: say what this worker has and what not."""
 
-    def forgotten(self) -> None: ...
+    def forgotten(self) -> None:
+        """The other workers considered this one dead and dropped its state."""
 
-    def lost(self) -> None: ...
+    def lost(self) -> None:
+        """The log is lost: let waiting requests continue without it."""
 
 
 class Follower:
@@ -196,14 +198,15 @@ class Follower:
     def _read(self, position: str) -> str:
         for entry in self._log.read(position):
             with self.lock:
-                for result in _apply(self.replica, entry):
-                    if result.member == self._me:
-                        self._listener.hear(result)
+                results = _apply(self.replica, entry)
                 self._applied = self._clock()
                 if entry.member == self._me:
                     self._beating = False
                     if self._is_forgotten() and not self._closed.is_set():
-                        self._listener.forgotten()
+                        self._listener.forgotten()  # before it hears of backends that it lacks
+                for result in results:
+                    if result.member == self._me:
+                        self._listener.hear(result)
                 data = b""
                 if self.replica.entries % EVERY == 0 and entry.member == self._me:
                     data = snapshot.dump(self.replica)
@@ -223,15 +226,12 @@ def _apply(replica: Replica, entry: LogEntry) -> list[OpResult]:
     """Raises LogError if entries before this one are missing: this worker has to join again."""
     if entry.number != replica.entries + 1:
         raise LogError("this worker missed entries of the log, as after a long pause")
-    return replica.apply(entry.time, entry.member, _decoded(entry))
-
-
-def _decoded(entry: LogEntry) -> list[Op]:
     try:
-        return ops.decode(entry.ops)
+        written = ops.decode(entry.ops)
     except (ValueError, RecursionError):
         log.error("state: invalid log entry from %s", entry.member[:40])
-        return []
+        written = []
+    return replica.apply(entry.time, entry.member, written)
 
 
 def _order(position: str) -> tuple[int, int]:

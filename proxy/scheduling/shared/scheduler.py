@@ -17,12 +17,12 @@ import logging
 import math
 import queue
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from ...errors import GatewayError, NoBackend
-from ..base import BaseScheduler
-from ..lease import Lease, Outcome, Ticket
+from ...errors import GatewayError
+from ..lease import BaseScheduler, Lease, Outcome, Ticket
 from ..prefix import Chain
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
@@ -37,19 +37,16 @@ class SharedTicket(Ticket, kw_only=True):
     """A ticket whose number in the log is `id`.
 
     `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
-    replaces it. `rewritten` counts how often it is written again because the log knew of no backend
-    although this worker did."""
+    replaces it."""
 
     id: int
     log_lost: bool = False
-    rewritten: int = 0
     local_ticket: Ticket | None = None
 
 
 log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds until an operation's result counts as missing
-REWRITTEN = 8  # times that a request is written again if the log did not know its backend
 ALONE = "state: Redis is unavailable, placing requests by load"
 
 
@@ -62,23 +59,14 @@ class SharedScheduler(BaseScheduler):
         clock: Callable[[], float],
         *,
         version: str,
-        max_queue: int = 256,
         queue_timeout: float = 300.0,
-        wait_for_backend: float = 0.0,
-        groups: bool = False,
-        disk: int = 0,
+        **rules: Any,
     ) -> None:
+        """`rules` are those of `SharedRules`."""
+        shared_rules = SharedRules(version, **rules)
         self._clock = clock
-        self._max_queue = max_queue
         self._queue_timeout = queue_timeout
-        self._wait_for_backend = wait_for_backend
-        self._local = LocalScheduler(
-            clock,
-            max_queue=max_queue,
-            queue_timeout=queue_timeout,
-            wait_for_backend=wait_for_backend,
-            groups=groups,
-        )
+        self._local = shared_rules.scheduler(clock, queue_timeout)
         self._local.on_stranded = lambda model: self.on_stranded(model)
         self._strayed: set[str] = set()  # backends used while the log was lost
         self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
@@ -87,14 +75,7 @@ class SharedScheduler(BaseScheduler):
         self._leases: dict[int, Lease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
-        rules = SharedRules(
-            version,
-            max_queue=max_queue,
-            wait_for_backend=wait_for_backend,
-            groups=groups,
-            disk=disk,
-        )
-        self._follower = Follower(shared, clock, rules, self)
+        self._follower = Follower(shared, clock, shared_rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
         self._follower.start()
@@ -183,16 +164,6 @@ class SharedScheduler(BaseScheduler):
         ticket.id = next(self._numbers)
         self._waiting[ticket.id] = ticket
         self._post(ops.enqueue(ticket.id, ticket.want, again))
-
-    def _has_backend(self, want: SlotRequest) -> bool:
-        """Whether this worker has a backend for a request that is not down."""
-        return any(
-            up is not False
-            and facts.model == want.model
-            and name not in want.exclude
-            and facts.tier.name not in want.barred
-            for name, (up, facts) in self._backends.items()
-        )
 
     def _enter_local(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         return self._local.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
@@ -318,9 +289,8 @@ class SharedScheduler(BaseScheduler):
     def hear(self, result: OpResult) -> None:
         number, news = result.id, result.news
         if isinstance(news, tuple):
-            answer = self._steps.get(number)
-            if answer is not None:
-                answer.put(news)
+            if number in self._steps:
+                self._steps[number].put(news)
         elif isinstance(news, SlotWanted):
             if number in self._leases:
                 self._leases[number].want_back()
@@ -348,14 +318,6 @@ class SharedScheduler(BaseScheduler):
             lease.waited, lease.place = news.waited, news.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
-        elif (
-            isinstance(news, NoBackend)
-            and ticket.rewritten < REWRITTEN
-            and self._has_backend(ticket.want)
-        ):
-            ticket.rewritten += 1
-            self._write(ticket, again=True)
-            return
         else:
             del self._waiting[number]
             ticket.error = news
@@ -383,7 +345,6 @@ class SharedScheduler(BaseScheduler):
             self._post(ops.BackendFound(name, up, facts, name in strayed))
 
     def lost(self) -> None:
-        """Let waiting requests continue with the local scheduler."""
         self._strayed = {*self._backends}
         for name in self._backends:
             self._update_local(name)

@@ -129,8 +129,3 @@ def edit(chunk: str) -> Response:
 @blueprint.get(f"{API}/jobs/<job>")
 def job(job: str) -> Response:
     return json_response(api.knowledge().job(api.owner(), job))
-
-
-@blueprint.post(f"{API}/jobs/<job>/cancel")
-def cancel(job: str) -> Response:
-    return json_response(api.knowledge().cancel(api.owner(), job))

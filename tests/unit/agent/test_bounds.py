@@ -19,6 +19,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.runtime.subprocesses import LONGEST, UNREAD, Child, Children
 from tests.fakes import wait_until
 
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 SOURCE = """
 from proxy.runtime.subprocesses import serve
 
@@ -47,16 +48,24 @@ def test_length_of_calculations_is_bounded() -> None:
 
 
 @pytest.fixture
-def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
-    (tmp_path / "made_up_helper.py").write_text(SOURCE)
-    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program of the child processes."""
+    path = tmp_path / "made_up_helper.py"
+    path.write_text(SOURCE)
+    monkeypatch.setattr(
+        "proxy.runtime.subprocesses.command", lambda module: [sys.executable, str(path)]
+    )
+    return path
+
+
+@pytest.fixture
+def children(program: Path) -> Iterator[Children]:
     made = Children("made_up_helper")
     yield made
     made.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+@POSIX
 def test_first_question_of_a_child_has_time_for_its_start(children: Children) -> None:
     with pytest.raises(UpstreamTimeout):
         children.ask(1, Cancel(), 0.0)
@@ -65,7 +74,7 @@ def test_first_question_of_a_child_has_time_for_its_start(children: Children) ->
     patient.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+@POSIX
 def test_size_of_child_answer_is_bounded(children: Children) -> None:
     fits = LONGEST - 3  # two quotes, and the end of the line
     assert len(children.ask(fits, Cancel(), 60)) == fits
@@ -73,29 +82,21 @@ def test_size_of_child_answer_is_bounded(children: Children) -> None:
         children.ask(fits + 1, Cancel(), 60)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_excess_child_answers_end_the_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@POSIX
+def test_excess_child_answers_end_the_child(program: Path) -> None:
     talks = "import sys\nsys.stdin.readline()\n" + "while True:\n    print(1, flush=True)\n"
-    (tmp_path / "made_up_helper.py").write_text(talks)
-    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
+    program.write_text(talks)
     child = Child("made_up_helper", None)
     wait_until(lambda: child.answers.qsize() == UNREAD + 1)  # the last one says that it ended
     child.end()
     assert [child.answers.get() for _ in range(UNREAD + 1)] == [b"1\n"] * UNREAD + [None]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_unrequested_answer_is_never_used_for_the_next_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@POSIX
+def test_unrequested_answer_is_never_used_for_the_next_request(program: Path) -> None:
     twice = "import sys\nsys.stdin.readline()\nfor line in sys.stdin:\n"
     twice += "    print(line.strip() + chr(10) + line.strip(), flush=True)\n"
-    (tmp_path / "made_up_helper.py").write_text(twice)
-    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
+    program.write_text(twice)
     made = Children("made_up_helper")
     assert made.ask([1], Cancel(), 60) == [1]
     (idle,) = made._idle
@@ -104,12 +105,10 @@ def test_unrequested_answer_is_never_used_for_the_next_request(
     made.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
-def test_number_of_children_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@POSIX
+def test_number_of_children_is_bounded(program: Path) -> None:
     sleeps = SOURCE.replace('"x" * question', '(sleep(question), "x")[1]')
-    (tmp_path / "made_up_helper.py").write_text("from time import sleep\n" + sleeps)
-    command = [sys.executable, str(tmp_path / "made_up_helper.py")]
-    monkeypatch.setattr("proxy.runtime.subprocesses.command", lambda module: command)
+    program.write_text("from time import sleep\n" + sleeps)
     made = Children("made_up_helper", most=1)
     cancel = Cancel()
     with ThreadPoolExecutor(1) as pool:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.accounts.limits import Budget, Limits, Window
 from proxy.accounts.rights import Rights
-from proxy.apis.litellm import limits, rights
+from proxy.apis.litellm import rights
 from proxy.errors import InvalidParameter
 
 WHOLE: dict[str, Any] = {
@@ -30,7 +30,7 @@ WHOLE: dict[str, Any] = {
 
 
 def test_all_fields_are_read() -> None:
-    assert limits.parse(WHOLE, Limits()) == Limits(
+    assert rights.parse_limits(WHOLE, Limits()) == Limits(
         windows=(
             Window("prompt_tokens", "month", 10**9),
             Window("requests", "hour", 100),
@@ -51,47 +51,49 @@ def test_all_fields_are_read() -> None:
 
 
 def test_shown_limits_can_be_sent_again() -> None:
-    known = limits.parse(WHOLE, Limits())
-    assert limits.parse(limits.shown(known), Limits()) == known
+    known = rights.parse_limits(WHOLE, Limits())
+    assert rights.parse_limits(rights.shown_limits(known), Limits()) == known
 
 
 def test_a_key_without_limits_shows_none() -> None:
-    shown = limits.shown(Limits())
+    shown = rights.shown_limits(Limits())
     assert not any(shown.values())
 
 
 def test_absent_and_null_fields_change_nothing() -> None:
-    known = limits.parse(WHOLE, Limits())
-    assert limits.parse(dict.fromkeys(WHOLE), known) == limits.parse({}, known) == known
-    changed = limits.parse({"rpm_limit": 5}, known)
+    known = rights.parse_limits(WHOLE, Limits())
+    assert (
+        rights.parse_limits(dict.fromkeys(WHOLE), known) == rights.parse_limits({}, known) == known
+    )
+    changed = rights.parse_limits({"rpm_limit": 5}, known)
     assert changed.window("requests", "minute") == 5
     assert changed.window("requests", "hour") == 100
 
 
 def test_limits_are_removed() -> None:
-    known = limits.parse(WHOLE, Limits())
+    known = rights.parse_limits(WHOLE, Limits())
     removed = {name: -1 for name, value in WHOLE.items() if isinstance(value, int | float)}
     empty = {"limits": {}, "budget_limits": [], "budget_duration": ""}
     empty |= {"model_rpm_limit": {}, "model_tpm_limit": {}, "model_limits": {}}
-    assert limits.parse({**removed, **empty}, known) == Limits()
+    assert rights.parse_limits({**removed, **empty}, known) == Limits()
 
 
 def test_limits_of_models_replace_those_of_the_same_quantity() -> None:
-    known = limits.parse(
+    known = rights.parse_limits(
         {"model_rpm_limit": {"a": 1, "b": 2}, "model_tpm_limit": {"a": 3}}, Limits()
     )
-    changed = limits.parse({"model_rpm_limit": {"b": 4, "c": -1}}, known)
+    changed = rights.parse_limits({"model_rpm_limit": {"b": 4, "c": -1}}, known)
     assert changed.windows == (
         Window("tokens", "minute", 3, "a"),
         Window("requests", "minute", 4, "b"),
     )
-    assert limits.parse({"rpm_limit": 5}, known).windows[1:] == known.windows
-    assert limits.parse({"limits": {}}, known) == known
-    assert limits.parse({"model_limits": {}}, known) == Limits()
+    assert rights.parse_limits({"rpm_limit": 5}, known).windows[1:] == known.windows
+    assert rights.parse_limits({"limits": {}}, known) == known
+    assert rights.parse_limits({"model_limits": {}}, known) == Limits()
 
 
 def test_zero_is_a_limit() -> None:
-    known = limits.parse({"rpm_limit": 0, "max_budget": 0}, Limits())
+    known = rights.parse_limits({"rpm_limit": 0, "max_budget": 0}, Limits())
     assert known.window("requests", "minute") == 0
     assert known.budget == Budget(most=0)
 
@@ -101,24 +103,24 @@ def test_zero_is_a_limit() -> None:
     [("24h", "1d"), ("7d", "7d"), ("1mo", "30d"), ("365d", "365d"), ("", None)],
 )
 def test_durations_of_budgets_are_periods_of_the_calendar(duration: str, shown: str | None) -> None:
-    known = limits.parse({"max_budget": 1, "budget_duration": duration}, Limits())
-    assert limits.shown(known)["budget_duration"] == shown
+    known = rights.parse_limits({"max_budget": 1, "budget_duration": duration}, Limits())
+    assert rights.shown_limits(known)["budget_duration"] == shown
 
 
 def test_number_of_budgets_is_bounded() -> None:
-    most = [{"max_budget": 1}] * limits.MOST_BUDGETS
-    assert len(limits.parse({"budget_limits": most}, Limits()).budgets) == len(most)
+    most = [{"max_budget": 1}] * rights.MOST_BUDGETS
+    assert len(rights.parse_limits({"budget_limits": most}, Limits()).budgets) == len(most)
     with pytest.raises(InvalidParameter, match="at most 8"):
-        limits.parse({"budget_limits": [*most, {"max_budget": 1}]}, Limits())
+        rights.parse_limits({"budget_limits": [*most, {"max_budget": 1}]}, Limits())
 
 
 def test_numbers_are_bounded() -> None:
-    assert limits.parse({"rpm_limit": limits.MOST}, Limits()).windows[0].most == limits.MOST
+    assert rights.parse_limits({"rpm_limit": rights.MOST}, Limits()).windows[0].most == rights.MOST
     with pytest.raises(InvalidParameter, match="rpm_limit must be between"):
-        limits.parse({"rpm_limit": limits.MOST + 1}, Limits())
-    assert limits.parse({"max_budget": limits.MOST_SPENT}, Limits()).budget is not None
+        rights.parse_limits({"rpm_limit": rights.MOST + 1}, Limits())
+    assert rights.parse_limits({"max_budget": rights.MOST_SPENT}, Limits()).budget is not None
     with pytest.raises(InvalidParameter, match="max_budget must be between"):
-        limits.parse({"max_budget": 2 * limits.MOST_SPENT}, Limits())
+        rights.parse_limits({"max_budget": 2 * rights.MOST_SPENT}, Limits())
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_numbers_are_bounded() -> None:
         ({"model_limits": {"a": {"words": {}}}}, "model_limits.a"),
         ({"model_limits": {"a": {"tokens": {"year": 1}}}}, "model_limits.a.tokens"),
         ({"model_limits": {"a": 1}}, "model_limits.a"),
-        ({"model_limits": {str(one): {} for one in range(limits.MOST_MODELS + 1)}}, "model_limits"),
+        ({"model_limits": {str(one): {} for one in range(rights.MOST_MODELS + 1)}}, "model_limits"),
         ({"rpm_limit": -2}, "rpm_limit"),
         ({"rpm_limit": "60"}, "rpm_limit"),
         ({"tpm_limit": 1.5}, "tpm_limit"),

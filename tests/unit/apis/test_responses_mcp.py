@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.apis import anthropic, responses
+from proxy.apis import anthropic
 from proxy.apis.responses import mcp
+from proxy.apis.responses import request as responses
 from proxy.errors import InvalidParameter
 
 FAR: Any = {"type": "mcp", "server_label": "far"}

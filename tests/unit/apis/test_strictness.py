@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.apis import anthropic, responses
+from proxy.apis import anthropic
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.fields import MAX_MODEL
 from proxy.apis.glm import chat as glm
@@ -17,6 +17,7 @@ from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import keep_alive
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
+from proxy.apis.responses import request as responses
 from proxy.errors import InvalidParameter
 
 USER = {"role": "user", "content": "U"}

@@ -175,7 +175,7 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
         ("--port", "x", "expected an integer of at least 0 and at most 65535, got 'x'"),
         ("--port", "65536", "got '65536'"),
         ("--port", "8081.5", "got '8081.5'"),
-        ("--timeout", "0", "expected a number greater than 0 and at most 86400, got '0'"),
+        ("--timeout", "0", "expected a number greater than 0, got '0'"),
         ("--timeout", "nan", "got 'nan'"),
         ("--timeout", "inf", "got 'inf'"),
         ("--queue-timeout", "-1", "got '-1'"),
@@ -227,7 +227,7 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("alias = [5]", "alias: expected text"),
         ("metrics = 'perhaps'", "metrics: expected on or off"),
         ("port = ", "Invalid value"),
-        ("[[backend]]\nname = 'x'", "number 1: set url"),
+        ("[[backend]]\nname = 'x'", "number 1: set either url"),
         ("[[backend]]\nurl = 'x'", "number 1: url: expected an address"),
         ("[[backend]]\nurl = 'http://a'\nslot = 2", "'slot'; did you mean 'slots'?"),
         ("[[backend]]\nurl = 'http://a'\nslots = 'x'", "number 1: slots: expected an integer"),
@@ -449,11 +449,10 @@ def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
     assert "hidden" not in repr(settings)
 
 
-def test_retired_bing_engine_is_named_in_the_error(toml: Any) -> None:
+def test_key_of_a_retired_engine_is_refused_with_the_reason(toml: Any) -> None:
     for message, source in (
         (wrong("--bing-key", "sk-1"), "--bing-key"),
         (wrong("--bing-key=sk-1"), "--bing-key"),
-        (wrong("--search-engine", "ddgs,bing"), "--search-engine"),
         (wrong(env={"SLOTPROXY_BING_KEY": "sk-1"}), "SLOTPROXY_BING_KEY"),
         (wrong("--config", toml('bing_key = "sk-1"')), "slotproxy.toml: bing_key"),
     ):

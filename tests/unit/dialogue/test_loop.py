@@ -13,7 +13,6 @@ from proxy.core.events import (
     Event,
     Finished,
     FinishReason,
-    ReasoningDelta,
     TextDelta,
     ToolCallDelta,
 )
@@ -80,7 +79,7 @@ def events_of(
     interval: float = 0,
 ) -> Iterator[Any]:
     cancel = cancel or Cancel()
-    runner = AgentRunner({"echo": tool}, cancel, interval)
+    runner = AgentRunner(cancel, interval, {"echo": tool})
     gateway: Any = model
     gateway.clock = clock
     answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)
@@ -111,11 +110,6 @@ def test_long_answer_streams_once_it_is_not_a_thought() -> None:
     long = "x" * HOLD
     events = run(Scripted(said(long, "y", "z")))
     assert events[:-1] == [TextDelta(long + "y"), TextDelta("z")]
-
-
-def test_reasoning_is_passed_through() -> None:
-    script: list[Event] = [ReasoningDelta("hm"), *said("a")]
-    assert run(Scripted(script))[:2] == [ReasoningDelta("hm"), TextDelta("a")]
 
 
 @pytest.mark.parametrize(

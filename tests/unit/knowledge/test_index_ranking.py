@@ -12,8 +12,9 @@ from proxy.knowledge.index.records import Hit
 
 
 def hit(text: str) -> Hit:
-    about = {"chunk_id": text, "document_id": "d", "base_id": "b", "filename": "f", "place": ""}
-    return Hit(**about, text=text, score=0.0)
+    return Hit(
+        chunk_id=text, document_id="d", base_id="b", score=0.0, filename="f", text=text, place=""
+    )
 
 
 def test_results_are_reranked() -> None:

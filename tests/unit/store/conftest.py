@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,14 +20,40 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    """An empty database with the current tables."""
+def unmade(url: str) -> Iterator[Database]:
+    """A database without tables."""
     from proxy.store.database import Database
 
     made = Database(url)
-    made.upgrade()
     yield made
     made.close()
+
+
+@pytest.fixture
+def database(unmade: Database) -> Database:
+    """An empty database with the current tables."""
+    unmade.upgrade()
+    return unmade
+
+
+def at_once(work: Callable[[int], object], workers: int) -> None:
+    """Run `work` of each number, all begun at the same moment. Raises what one of them raised."""
+    start, faults = Barrier(workers), list[BaseException]()
+
+    def run(number: int) -> None:
+        start.wait(10)
+        try:
+            work(number)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [Thread(target=run, args=(number,)) for number in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if faults:
+        raise faults[0]
 
 
 def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 
 import pytest
@@ -17,10 +16,11 @@ from sqlalchemy import select
 from proxy.accounts.key_cache import KeyCache, is_well_formed
 from proxy.accounts.records import KEY_ID, StoredKey, blocking, identity_of
 from proxy.errors import BadRequest, NotFound
-from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.tables import API_KEY
+
+from .conftest import at_once
 
 
 def _key(number: int, **fields: object) -> StoredKey:
@@ -106,7 +106,7 @@ def test_changes_are_recorded_without_secrets(
     keys.add(_key(1, alias="a", metadata={"note": "private"}), "ops")
     keys.change(_key(1).id, blocking(True), "root", "block")
     keys.delete([_key(1).id], [], "ops")
-    entries = AccountChanges(database).entries("", None, 10)
+    entries = ApiKeys(database).entries("", None, 10)
     assert [(one.number, one.actor, one.action, one.subject) for one in entries] == [
         (3, "ops", "delete", _key(1).id),
         (2, "root", "block", _key(1).id),
@@ -131,23 +131,14 @@ def test_failed_change_is_not_recorded(
     assert not _audited(caplog)
 
 
-def test_numbers_of_simultaneous_changes_have_no_gap(url: str) -> None:
-    first = Database(url)
-    first.upgrade()
-    others = [Database(url) for _ in range(3)]
+def test_numbers_of_simultaneous_changes_have_no_gap(database: Database, url: str) -> None:
+    databases = [Database(url) for _ in range(3)]
 
-    def add(database: Database, base: int) -> None:
+    def add(worker: int) -> None:
         for number in range(5):
-            ApiKeys(database).add(_key(base + number), "ops")
+            ApiKeys(databases[worker]).add(_key(100 * worker + number), "ops")
 
-    threads = [
-        threading.Thread(target=add, args=(database, 100 * index))
-        for index, database in enumerate(others)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [change.number for change in ApiKeys(first).changes(0, 100)] == list(range(1, 16))
-    for database in (first, *others):
-        database.close()
+    at_once(add, 3)
+    assert [change.number for change in ApiKeys(database).changes(0, 100)] == list(range(1, 16))
+    for other in databases:
+        other.close()

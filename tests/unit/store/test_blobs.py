@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("alembic", reason="the extra `knowledge` is not installed")
 
 from sqlalchemy import func, select
 
@@ -25,17 +23,9 @@ FILE = StoredFile(
 )
 
 
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    one = Database(url)
-    one.upgrade()
-    KnowledgeStore(one).add_base("me", Base(id="vs_1", name="n", created=1.0))
-    yield one
-    one.close()
-
-
 def test_file_and_its_document_have_separate_bytes(database: Database) -> None:
     rows, files = KnowledgeStore(database), FileStore(database)
+    rows.add_base("me", Base(id="vs_1", name="n"))
     files.put("me", FILE, BytesIO(LONG))
     assert rows.add_file("you", DOCUMENT, "file-1") is False
     assert rows.document("you", "doc_1") is None

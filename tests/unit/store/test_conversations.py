@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,13 @@ from proxy.store.records import AdoptedMessage
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[ConversationStore]:
-    database = Database(url)
-    database.upgrade()
+def store(database: Database) -> ConversationStore:
     ticks = itertools.count(1)
-    yield ConversationStore(database, clock=lambda: float(next(ticks)))
-    database.close()
+    return ConversationStore(database, clock=lambda: float(next(ticks)))
 
 
-def test_answer_without_heartbeat_is_interrupted(url: str) -> None:
+def test_answer_without_heartbeat_is_interrupted(database: Database) -> None:
     now = 1000.0
-    database = Database(url)
-    database.upgrade()
     store = ConversationStore(database, clock=lambda: now)
     talk = store.create("ann")
     told, renewed, _lost = (
@@ -45,13 +39,10 @@ def test_answer_without_heartbeat_is_interrupted(url: str) -> None:
     assert not store.renew(done.id) and not store.renew("x")
     now += LEASE
     assert store.message("ann", told.id).status == "interrupted"
-    database.close()
 
 
-def test_slow_writer_finishes_its_answer(url: str) -> None:
+def test_slow_writer_finishes_its_answer(database: Database) -> None:
     now = 1000.0
-    database = Database(url)
-    database.upgrade()
     store = ConversationStore(database, clock=lambda: now)
     answer = store.add("ann", store.create("ann").id, "assistant", "Half", status="growing")
     now += LEASE + 1
@@ -64,7 +55,6 @@ def test_slow_writer_finishes_its_answer(url: str) -> None:
     store.finish(answer.id, "done")
     whole = store.message("ann", answer.id)
     assert (whole.status, whole.content) == ("done", "Half and half")
-    database.close()
 
 
 def test_short_database_outage_does_not_interrupt_an_answer(
@@ -161,9 +151,7 @@ def test_oldest_ratings_of_a_key_are_dropped_at_the_bound(
     assert len(store.ratings("bob")) == 1
 
 
-def test_questions_and_images_count_towards_bytes_of_a_key(url: str) -> None:
-    database = Database(url)
-    database.upgrade()
+def test_questions_and_images_count_towards_bytes_of_a_key(database: Database) -> None:
     store = ConversationStore(database, quota=Quota(bytes=100))
     talk = store.create("ann")
     store.add("ann", talk.id, "user", "x" * 48)
@@ -178,10 +166,12 @@ def test_questions_and_images_count_towards_bytes_of_a_key(url: str) -> None:
         store.add("bob", store.create("bob").id, "user", "x", extra=images)
     store.delete("ann", talk.id)
     store.add("ann", store.create("ann").id, "user", "x" * 98)
-    database.close()
 
 
-def test_pinned_conversations_are_listed_and_keep_their_time(store: ConversationStore) -> None:
+def test_pinned_conversations_are_listed_and_keep_their_time(
+    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_SHOWN", 2)
     old, new = store.create("ann", "Old"), store.create("ann", "New")
     store.change("ann", old.id, edit=lambda _: {"pinned": True, "files": "base_1"})
     store.create("bob", settings={"pinned": True})
@@ -190,6 +180,8 @@ def test_pinned_conversations_are_listed_and_keep_their_time(store: Conversation
     assert [one.id for one in store.recent("ann")] == [new.id, old.id]
     store.change("ann", old.id, edit=lambda before: {**before, "pinned": False})
     assert store.pinned("ann") == ()
+    made = [store.create("ann", settings={"pinned": True}) for _ in range(3)]
+    assert [one.id for one in store.pinned("ann")] == [made[2].id, made[1].id]
 
 
 def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationStore) -> None:
@@ -214,11 +206,3 @@ def test_adopted_conversation_of_too_many_messages_is_not_stored(store: Conversa
     with pytest.raises(QuotaExceeded, match="at most"):
         store.create("ann", messages=messages)
     assert store.recent("ann") == ()
-
-
-def test_pinned_conversations_are_bounded(
-    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversations, "MOST_SHOWN", 2)
-    made = [store.create("ann", settings={"pinned": True}) for _ in range(3)]
-    assert [one.id for one in store.pinned("ann")] == [made[2].id, made[1].id]

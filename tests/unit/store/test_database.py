@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -22,67 +21,61 @@ from proxy.store.records import Document
 from proxy.store.revisions import newest_revision
 from proxy.store.tables import ALEMBIC_VERSION, CONVERSATION, metadata
 
-
-def test_new_database_has_the_tables_of_its_models(url: str) -> None:
-    database = Database(url)
-    database.upgrade()
-    database.upgrade()  # again: nothing to do
-    with database.begin() as connection:
-        context = MigrationContext.configure(connection, opts={"include_object": _ours})
-        assert compare_metadata(context, metadata) == []
-    database.close()
-
-
-@pytest.mark.parametrize("revision", ["0001", "0020"])
-def test_tables_of_an_older_version_are_refused_with_what_to_do(url: str, revision: str) -> None:
-    database = Database(url)
-    try:
-        database.upgrade()
-        with database.begin() as db:
-            db.execute(text(f"update alembic_version set version_num = '{revision}'"))
-        with pytest.raises(StoreUnavailable) as caught:
-            database.upgrade()
-        assert f"revision {revision}: start slotproxy 0.1" in (caught.value.detail or "")
-        assert database.revision() == revision
-    finally:
-        database.close()
-
-
-def test_tables_of_the_version_before_are_upgraded(url: str) -> None:
-    database = Database(url)
-    try:
-        database.upgrade()
-        with database.begin() as db:
-            db.execute(text("update alembic_version set version_num = '0021'"))
-            db.execute(text("create table text_vector (owner varchar)"))
-        database.upgrade()
-        assert database.revision() == newest_revision()
-        assert not inspect(database.engine).has_table("text_vector")
-    finally:
-        database.close()
+from .conftest import at_once
 
 
 def _ours(thing: object, name: str, kind: str, reflected: bool, other: object) -> bool:
     return kind != "table" or name in metadata.tables
 
 
-def test_several_processes_can_upgrade_at_once(url: str) -> None:
-    failed: list[BaseException] = []
+def _set_revision(database: Database, revision: str) -> None:
+    with database.begin() as db:
+        db.execute(text(f"update alembic_version set version_num = '{revision}'"))
 
-    def upgrade() -> None:
+
+def test_new_database_has_the_tables_of_its_models(database: Database) -> None:
+    database.upgrade()  # again: nothing to do
+    with database.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"include_object": _ours})
+        assert compare_metadata(context, metadata) == []
+
+
+@pytest.mark.parametrize(
+    ("revision", "reason"),
+    [
+        ("0001", "revision 0001: start slotproxy 0.1"),
+        ("0020", "revision 0020: start slotproxy 0.1"),
+        ("9999", "revision 9999, and this slotproxy knows those up to"),
+    ],
+)
+def test_tables_of_another_version_are_left_alone(
+    database: Database, revision: str, reason: str
+) -> None:
+    _set_revision(database, revision)
+    with pytest.raises(StoreUnavailable) as caught:
+        database.upgrade()
+    assert reason in (caught.value.detail or "")
+    assert database.revision() == revision
+
+
+def test_tables_of_the_version_before_are_upgraded(database: Database) -> None:
+    _set_revision(database, "0021")
+    with database.begin() as db:
+        db.execute(text("create table text_vector (owner varchar)"))
+    database.upgrade()
+    assert database.revision() == newest_revision()
+    assert not inspect(database.engine).has_table("text_vector")
+
+
+def test_several_processes_can_upgrade_at_once(url: str) -> None:
+    def upgrade(process: int) -> None:
         database = Database(url)
         try:
             database.upgrade()
-        except BaseException as error:
-            failed.append(error)
-        database.close()
+        finally:
+            database.close()
 
-    threads = [threading.Thread(target=upgrade) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    at_once(upgrade, 4)
 
 
 def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
@@ -96,69 +89,39 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     database.close()
 
 
-def test_interrupted_creation_is_no_later_version(url: str) -> None:
-    database = Database(url)
-    try:
-        with database.begin() as db:
-            CONVERSATION.create(db)
-            ALEMBIC_VERSION.create(db)
-        database.upgrade()
-        assert database.revision() == newest_revision()
-    finally:
-        database.close()
+def test_interrupted_creation_is_no_later_version(unmade: Database) -> None:
+    with unmade.begin() as db:
+        CONVERSATION.create(db)
+        ALEMBIC_VERSION.create(db)
+    unmade.upgrade()
+    assert unmade.revision() == newest_revision()
 
 
-def test_tables_of_a_later_version_are_left_alone(url: str) -> None:
-    database = Database(url)
-    try:
-        database.upgrade()
-        with database.begin() as db:
-            db.execute(text("update alembic_version set version_num = '9999'"))
-        with pytest.raises(StoreUnavailable) as caught:
-            database.upgrade()
-        assert "9999" in (caught.value.detail or "")
-        assert database.revision() == "9999"
-    finally:
-        database.close()
-
-
-def test_insert_under_a_deleted_parent_is_not_found(url: str) -> None:
+def test_insert_under_a_deleted_parent_is_not_found(database: Database) -> None:
     """Another request may delete a base or conversation between the check and the insert."""
-    database = Database(url)
-    database.upgrade()
-    try:
-        knowledge, talks = KnowledgeStore(database), ConversationStore(database)
-        document = Document(id="doc_1", base_id="vs_gone", filename="a.txt", size=1)
-        with pytest.raises(NotFound, match="deleted in the meantime"):
-            knowledge.add_document("ann", document, BytesIO(b"x"))
-        with pytest.raises(NotFound):
-            talks.add("ann", "conv_gone", "user", "Hi", None)
-        assert knowledge.documents("ann", "vs_gone") == []
-    finally:
-        database.close()
+    knowledge, talks = KnowledgeStore(database), ConversationStore(database)
+    document = Document(id="doc_1", base_id="vs_gone", filename="a.txt", size=1)
+    with pytest.raises(NotFound, match="deleted in the meantime"):
+        knowledge.add_document("ann", document, BytesIO(b"x"))
+    with pytest.raises(NotFound):
+        talks.add("ann", "conv_gone", "user", "Hi", None)
+    assert knowledge.documents("ann", "vs_gone") == []
 
 
-def test_text_with_nul_is_stored_and_found(url: str) -> None:
+def test_text_with_nul_is_stored_and_found(database: Database) -> None:
     """PostgreSQL has no NUL; JSON and URLs do."""
-    database = Database(url)
-    database.upgrade()
-    try:
-        talks = ConversationStore(database)
-        talk = talks.create("ann", "a\0b", {"files": "a\0b"})
-        said = talks.add("ann", talk.id, "user", "Hi\0there", None, extra={"x": "\0"})
-        assert talks.message("ann", said.id).content in ("Hi\0there", "Hi\ufffdthere")
-        assert [one.id for one in talks.recent("ann", "Hi\0there")] == [talk.id]
-        assert KnowledgeStore(database).document("ann", "doc\0") is None
-    finally:
-        database.close()
+    talks = ConversationStore(database)
+    talk = talks.create("ann", "a\0b", {"files": "a\0b"})
+    said = talks.add("ann", talk.id, "user", "Hi\0there", None, extra={"x": "\0"})
+    assert talks.message("ann", said.id).content in ("Hi\0there", "Hi\ufffdthere")
+    assert [one.id for one in talks.recent("ann", "Hi\0there")] == [talk.id]
+    assert KnowledgeStore(database).document("ann", "doc\0") is None
 
 
-def test_database_error_shows_no_values(url: str) -> None:
-    database = Database(url)
-    with pytest.raises(DBAPIError) as failed, database.begin() as connection:
+def test_database_error_shows_no_values(unmade: Database) -> None:
+    with pytest.raises(DBAPIError) as failed, unmade.begin() as connection:
         connection.execute(text("select nothing from nowhere where x = :x"), {"x": "secret"})
     assert "nowhere" in str(failed.value) and "secret" not in str(failed.value)
-    database.close()
 
 
 def test_pages_kept_by_a_connection_are_bounded(tmp_path: Path) -> None:

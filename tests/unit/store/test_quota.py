@@ -36,6 +36,11 @@ def opened(folder: Path, quota: Quota = UNLIMITED) -> tuple[Database, KnowledgeS
     return database, store, Knowledge(store, index, nobody, 1 << 20)
 
 
+def put(files: FileStore, owner: str, name: str, size: int) -> None:
+    file = StoredFile(file_id=name, filename="a", purpose="p", size=size, created=1.0)
+    files.put(owner, file, BytesIO(b"x" * size))
+
+
 def test_document_quota_allows_replacement(tmp_path: Path) -> None:
     database, _, knowledge = opened(tmp_path, Quota(documents=2))
     base = knowledge.create("ann", "b").id
@@ -54,22 +59,10 @@ def test_number_of_files_is_bounded(tmp_path: Path) -> None:
     database, _, _ = opened(tmp_path)
     files = FileStore(database, Quota(files=2))
     for number in range(2):
-        files.put(
-            "ann",
-            StoredFile(file_id=f"f{number}", filename="a", purpose="p", size=1, created=1.0),
-            BytesIO(b"x"),
-        )
+        put(files, "ann", f"f{number}", 1)
     with pytest.raises(QuotaExceeded, match=r"2 files: delete some"):
-        files.put(
-            "ann",
-            StoredFile(file_id="f2", filename="a", purpose="p", size=1, created=1.0),
-            BytesIO(b"x"),
-        )
-    files.put(
-        "bob",
-        StoredFile(file_id="f3", filename="a", purpose="p", size=1, created=1.0),
-        BytesIO(b"x"),
-    )
+        put(files, "ann", "f2", 1)
+    put(files, "bob", "f3", 1)
     database.close()
 
 
@@ -77,22 +70,14 @@ def test_files_and_documents_share_one_byte_quota(tmp_path: Path) -> None:
     quota = Quota(files=5, bytes=10)
     database, _, knowledge = opened(tmp_path, quota)
     files = FileStore(database, quota)
-    files.put(
-        "ann",
-        StoredFile(file_id="f1", filename="a", purpose="p", size=6, created=1.0),
-        BytesIO(b"x" * 6),
-    )
+    put(files, "ann", "f1", 6)
     base = knowledge.create("ann", "b").id
     with pytest.raises(QuotaExceeded, match=r"10 bytes.*--quota-bytes"):
         knowledge.add("ann", base, "a.txt", b"12345")
     assert knowledge.documents("ann", base) == ()
     knowledge.add("ann", base, "a.txt", b"1234")
     with pytest.raises(QuotaExceeded):
-        files.put(
-            "ann",
-            StoredFile(file_id="f2", filename="a", purpose="p", size=1, created=1.0),
-            BytesIO(b"x"),
-        )
+        put(files, "ann", "f2", 1)
     assert [one.file_id for one in files.all("ann")] == ["f1"]
     database.close()
 
@@ -102,13 +87,8 @@ def test_documents_of_several_keys_are_indexed_in_turn(tmp_path: Path) -> None:
     for owner, count in (("ann", 3), ("bob", 2)):
         store.add_base(owner, Base(id=owner, name=owner))
         for number in range(count):
-            document = Document(
-                id=f"{owner}{number}",
-                base_id=owner,
-                filename="a.txt",
-                size=1,
-                created=float(number),
-            )
+            about = {"base_id": owner, "filename": "a.txt", "size": 1, "created": float(number)}
+            document = Document(id=f"{owner}{number}", **about)  # type: ignore[arg-type]
             store.add_document(owner, document, BytesIO(b"x"))
     order = []
     for now in range(1, 6):
@@ -161,28 +141,20 @@ def test_bases_of_a_key_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     database.close()
 
 
-def test_oldest_jobs_of_a_base_are_dropped_at_the_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["jobs", "batches"])
+def test_oldest_jobs_and_batches_of_a_base_are_dropped_at_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(kept, "MOST_JOBS", 2)
-    database, store, _ = opened(tmp_path)
-    store.add_base("ann", Base(id="b", name="b"))
-    for number in range(3):
-        store.rebuild("ann", "b", f"j{number}", float(number))
-    found = [store.job("ann", f"j{number}") is not None for number in range(3)]
-    assert found == [False, True, True]
-    database.close()
-
-
-def test_oldest_batches_of_a_vector_store_are_dropped_at_the_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(stored_files, "MOST_BATCHES", 2)
     database, store, _ = opened(tmp_path)
     store.add_base("ann", Base(id="b", name="b"))
     files = FileStore(database)
+    read = store.job if what == "jobs" else files.batch
     for number in range(3):
-        files.put_batch("ann", Batch(f"x{number}", "b", float(number)))
-    found = [files.batch("ann", f"x{number}") is not None for number in range(3)]
-    assert found == [False, True, True]
+        if what == "jobs":
+            store.rebuild("ann", "b", f"x{number}", float(number))
+        else:
+            files.put_batch("ann", Batch(f"x{number}", "b", float(number)))
+    assert [read("ann", f"x{n}") is not None for n in range(3)] == [False, True, True]
     database.close()

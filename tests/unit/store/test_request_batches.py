@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
@@ -18,14 +17,6 @@ from proxy.store.file_store import PIECE, FileStore, StoredFile
 from proxy.store.quota import Quota
 from proxy.store.records import RequestBatch, Result, Tokens
 from proxy.store.request_batches import RequestBatches
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    opened = Database(url)
-    opened.upgrade()
-    yield opened
-    opened.close()
 
 
 def batches(database: Database, writer: str) -> RequestBatches:

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.store.responses import MAX_BYTES, MemoryResponses, Stored
 
-from .conftest import empty_database
+from .conftest import at_once, empty_database
 
 if TYPE_CHECKING:
     from proxy.store.database import Database
@@ -130,15 +130,11 @@ def test_changes_of_one_response_at_once_are_all_kept(make: Make) -> None:
     store = make(3)
     store.put("ann", "r1", 1.0, Stored(b"{}", b""))
 
-    def longer() -> None:
+    def longer(worker: int) -> None:
         for _ in range(10):
             store.change("ann", "r1", lambda kept: kept._replace(items=kept.items + b"x"))
 
-    threads = [threading.Thread(target=longer) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(longer, 4)
     found = store.get("ann", "r1")
     assert found is not None and found.items == b"x" * 40
 
@@ -200,26 +196,10 @@ def test_two_workers_that_store_at_once_keep_the_bounds_of_a_key(
         for number in range(20):
             workers[worker].put("ann", f"{worker}-{number}", float(number), value("x"))
 
-    threads = [threading.Thread(target=put, args=[worker]) for worker in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(put, 2)
     newest = {"0-19", "1-19", "0-18", "1-18"}
     kept = workers[0].ids("ann")
     assert len(kept) == 5 and newest < set(kept) and kept == workers[1].ids("ann")
-
-
-def test_what_was_begun_before_a_clearing_by_another_process_is_not_stored(
-    process: Callable[..., DatabaseResponses],
-) -> None:
-    now = [1000.0]
-    first, second = (process(clock=lambda: now[0]) for _ in range(2))
-    first.clear("ann")
-    now[0] += 1
-    second.put("ann", "before", 1.0, value("a"), begun=999.0)
-    second.put("ann", "after", 1.0, value("a"), begun=1000.5)
-    assert first.ids("ann") == ["after"]
 
 
 def test_a_store_that_waits_for_a_clearing_keeps_nothing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -22,27 +21,9 @@ from proxy.store.quota import Quota
 from proxy.store.records import Base, RequestBatch
 from proxy.store.request_batches import RequestBatches
 
+from .conftest import at_once
+
 WRITERS = 4
-
-
-def at_once(work: Callable[[int], None], writers: int = WRITERS) -> None:
-    """Run `work` of each number, all begun at the same moment. Raises what one of them raised."""
-    start, faults = Barrier(writers), list[BaseException]()
-
-    def run(number: int) -> None:
-        start.wait(10)
-        try:
-            work(number)
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [Thread(target=run, args=(number,)) for number in range(writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    if faults:
-        raise faults[0]
 
 
 def added(make: Callable[[int], object]) -> int:
@@ -56,7 +37,7 @@ def added(make: Callable[[int], object]) -> int:
             return
         made.append(number)
 
-    at_once(work)
+    at_once(work, WRITERS)
     return len(made)
 
 
@@ -69,7 +50,7 @@ def test_every_message_of_several_writers_is_exported(database: Database) -> Non
         for count in range(15):
             store.add("ann", talk.id, "assistant", f"{number}.{count}", first.id)
 
-    at_once(write)
+    at_once(write, WRITERS)
     exported = [one.content for one in store.each_message("ann", talk.id)]
     assert len(exported) == 1 + WRITERS * 15
     assert sorted(exported) == sorted(one.content for one in store.messages("ann", talk.id))
@@ -83,7 +64,7 @@ def test_settings_written_at_once_are_all_there(database: Database) -> None:
 
     for _ in range(10):
         talk = store.create("ann")
-        at_once(write)
+        at_once(write, WRITERS)
         assert len(store.get("ann", talk.id).settings) == WRITERS
 
 
@@ -118,13 +99,9 @@ def test_the_last_place_is_taken_once(
         elif what == "bases":
             KnowledgeStore(database).add_base(owner, Base(id=key, name="b"))
         elif what == "batches":
-            values: dict[str, Any] = {
-                "created": 1.0,
-                "endpoint": "/v1/embeddings",
-                "file_id": "f",
-                "window": "24h",
-            }
-            RequestBatches(database).add(RequestBatch(id=key, owner=owner, times={}, **values))
+            values: dict[str, Any] = {"endpoint": "/v1/embeddings", "file_id": "f", "times": {}}
+            batch = RequestBatch(id=key, owner=owner, created=1.0, window="24h", **values)
+            RequestBatches(database).add(batch)
         else:
             put(owner, number, Quota(files=1) if what == "files" else Quota(bytes=10))
 

@@ -58,9 +58,3 @@ def test_count_has_both_sizes() -> None:
     assert whole is not None and edited is not None
     assert edited["context_management"] == {"original_input_tokens": whole["input_tokens"]}
     assert edited["input_tokens"] < whole["input_tokens"]
-
-
-def test_wrong_edit_is_a_400_of_the_dialect() -> None:
-    answer = client().post("/v1/messages", json=body(**edits({"type": USES, "keep": 3})))
-    assert answer.status_code == 400 and answer.json is not None
-    assert answer.json["error"]["type"] == "invalid_request_error"

@@ -100,14 +100,6 @@ def test_ignored_tools_are_reported_in_a_header(api: Any) -> None:
 # Ollama
 
 
-def test_ollama_streams_by_default(api: Any) -> None:
-    answer = api.post("/api/chat", json={"model": "scripted:latest", "messages": USER})
-    assert answer.mimetype == "application/x-ndjson"
-    lines = [json.loads(line) for line in answer.get_data(as_text=True).splitlines()]
-    assert "".join(line["message"]["content"] for line in lines) == "Hello"
-    assert lines[-1]["done_reason"] == "stop"
-
-
 def test_empty_ollama_request_loads_or_unloads_the_model(api: Any) -> None:
     for asked, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
         answer = api.post("/api/generate", json={"model": "scripted", **asked}).json

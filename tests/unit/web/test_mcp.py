@@ -18,7 +18,6 @@ from werkzeug.test import TestResponse
 
 from proxy.apis.mcp import routes as mcp_routes
 from proxy.apis.mcp import server as mcp_server
-from proxy.core.events import TextDelta
 from proxy.core.request import Tool
 from proxy.dialogue.events import Bounds
 from proxy.errors import BackendDown
@@ -47,23 +46,6 @@ def post(
 def call(http: FlaskClient, name: str, **arguments: Any) -> Any:
     params = {"name": name, "arguments": arguments}
     return post(http, "tools/call", params=params).json["result"]
-
-
-def test_answers_are_of_the_protocol(http: FlaskClient) -> None:
-    need("knowledge", "mcp")
-    import mcp_types as types
-
-    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}}
-    for method, kind in (
-        ("initialize", types.InitializeResult),
-        ("ping", types.EmptyResult),
-        ("tools/list", types.ListToolsResult),
-    ):
-        answer = post(http, method, params=params).json
-        kind.model_validate(types.JSONRPCResponse.model_validate(answer).result, by_name=False)
-    result = call(http, "calculator", expression="6*7")
-    parsed = types.CallToolResult.model_validate(result, by_name=False)
-    assert not parsed.is_error
 
 
 @pytest.mark.parametrize("method", ["resources/list", "resources/templates/list", "prompts/list"])
@@ -130,10 +112,6 @@ def test_pages_of_other_sites_are_refused(http: FlaskClient) -> None:
     assert post(http, "ping", headers={"Origin": "http://localhost"}).status_code == 200
 
 
-def test_there_is_no_stream_of_the_server(http: FlaskClient) -> None:
-    assert http.get("/mcp").status_code == 405
-
-
 def test_tools_are_listed_and_called(http: FlaskClient) -> None:
     names = [tool["name"] for tool in post(http, "tools/list").json["result"]["tools"]]
     assert names[:4] == ["chat", "models", "calculator", "time"]
@@ -159,9 +137,20 @@ def test_calls_to_unknown_tools_are_errors(http: FlaskClient, params: Any) -> No
     assert error["code"] == mcp_server.INVALID_PARAMS
 
 
+def keyed(data: Path) -> tuple[Flask, Http]:
+    """An application whose administrator makes keys."""
+    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(data), **SETTINGS}
+    app = make_app(ScriptedDriver(say("Hello.")), **settings)
+    return app, Http(app)
+
+
+def call_with(http: Http, key: str, name: str) -> Any:
+    params = {"name": name, "arguments": {}}
+    return http.post("/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params)
+
+
 def test_key_is_offered_what_it_may_use(tmp_path: Path) -> None:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), **SETTINGS}
-    http = Http(make_app(ScriptedDriver(say("Hello.")), **settings))
+    _, http = keyed(tmp_path)
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     assert http.post("/mcp", http.make(allowed_routes=["chat"])["key"], **ping).status_code == 403
     key = http.make(allowed_routes=["mcp"], allowed_tools=["time"], models=["other"])["key"]
@@ -181,20 +170,15 @@ def test_key_is_offered_what_it_may_use(tmp_path: Path) -> None:
 
 
 def test_calls_count_against_the_limits_of_the_key(tmp_path: Path) -> None:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), **SETTINGS}
-    http = Http(make_app(ScriptedDriver(say("Hello.")), **settings))
+    _, http = keyed(tmp_path)
     key = http.make(rpm_limit=2, tpm_limit=100)["key"]
-
-    def ask(name: str) -> Any:
-        params = {"name": name, "arguments": {}}
-        return http.post("/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params)
-
-    assert [ask("time").json["result"]["isError"] for _ in range(3)] == [False, False, True]
-    refused = ask("time")
+    results = [call_with(http, key, "time").json["result"] for _ in range(3)]
+    assert [result["isError"] for result in results] == [False, False, True]
+    refused = call_with(http, key, "time")
     assert "requests a minute" in refused.json["result"]["content"][0]["text"]
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert refused.headers["x-ratelimit-remaining-tokens"] == "100"
-    assert not ask("models").json["result"]["isError"]
+    assert not call_with(http, key, "models").json["result"]["isError"]
 
 
 class WaitingTool:
@@ -223,19 +207,13 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[Flask, WaitingTool]:
 def test_calls_that_run_in_parallel_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), **SETTINGS}
-    app = make_app(ScriptedDriver(say("Hello.")), **settings)
+    app, http = keyed(tmp_path)
     tool = WaitingTool()
-    dialogues = services_of(app).dialogues
-    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
-    key = Http(app).make(max_parallel_requests=1)["key"]
+    monkeypatch.setattr(services_of(app).dialogues, "published", lambda *_: {"wait": tool})
+    key = http.make(max_parallel_requests=1)["key"]
 
     def ask() -> Any:
-        params = {"name": "wait", "arguments": {}}
-        answer = Http(app).post(
-            "/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params
-        )
-        return answer.json["result"]
+        return call_with(Http(app), key, "wait").json["result"]
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask)
@@ -273,30 +251,19 @@ def streamed(
     return [msgspec.json.decode(line[6:]) for line in lines if line.startswith("data: ")]
 
 
-def test_text_of_a_model_is_told_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_a_model_is_told_as_it_is_written() -> None:
     need("knowledge", "mcp")
     import mcp_types as types
 
-    monkeypatch.setattr(mcp_routes, "PAUSE", 0.0)
     http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
     *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
     assert last == mcp_server.answer(1, mcp_server.content("Hello."))
-    for one in told:
-        types.ProgressNotification.model_validate(one, by_name=False)
+    for message in told:
+        types.ProgressNotification.model_validate(message, by_name=False)
     params = [one["params"] for one in told]
     assert "".join(one["message"] for one in params) == "Hello."
     assert [one["progress"] for one in params] == [1, 2, 3]
     assert {(one["progressToken"], one["total"]) for one in params} == {("p1", 9)}
-
-
-def test_text_is_told_at_a_moderate_pace() -> None:
-    now = [100.0]
-    progress = mcp_routes.TextProgress(1, "p", 0, lambda: now[0])
-    assert b'"message":"a"' in progress.encode(0, [TextDelta("a")])
-    assert progress.encode(0, [TextDelta("b")]) == b""
-    now[0] += 2 * mcp_routes.PAUSE
-    frame = progress.encode(0, [TextDelta("c")])
-    assert b'"message":"bc"' in frame and b"total" not in frame
 
 
 def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,12 +166,6 @@ def test_stream_is_framed_like_openais() -> None:
     assert {c["id"] for c in [*chunks, usage]} == {usage["id"]}
 
 
-def test_every_answer_has_its_own_id() -> None:
-    to = client()
-    ids = {chat(to).json["id"] for _ in range(3)}
-    assert len(ids) == 3
-
-
 def test_invalid_request_id_is_not_echoed() -> None:
     for bad in ("a b", "x" * 200, "ü"):
         answer = chat(client(), headers={"x-request-id": bad})
@@ -352,10 +346,4 @@ JSON_ROUTES = [
 def test_responses_have_an_id_and_forbid_content_sniffing(default: Any, path: str) -> None:
     answer = default.get(path, headers={"X-Request-Id": "one"})
     assert answer.headers.getlist("x-request-id") == ["one"]
-    assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_completions_forbid_content_sniffing(default: Any, stream: bool) -> None:
-    answer = chat(default, stream=stream)
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]

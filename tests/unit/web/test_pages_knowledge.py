@@ -31,7 +31,6 @@ def without() -> FlaskClient:
         ("PUT", f"{API}/chunks/c"),
         ("POST", f"{API}/b/rebuild"),
         ("POST", f"{API}/b/search"),
-        ("POST", f"{API}/jobs/j/cancel"),
         ("POST", "/signout"),
     ],
 )

@@ -26,9 +26,13 @@ from ....web.body import costs_much, parsed
 from ....web.observability import Record
 from ....web.services import Services
 from ....web.stream import EventSource
-from ... import fields, responses
+from ... import fields
 from ...conversations.routes import append, kept_conversation
+from ...openai.answer import error
 from ...response_meta import ResponseMeta
+from .. import answer
+from ..items import conversation_of, listed
+from ..request import ParsedRequest, parse
 
 ROOM = 256  # tokens kept free for the answer when the oldest messages may be dropped
 log = logging.getLogger("slotproxy.responses")
@@ -37,7 +41,8 @@ log = logging.getLogger("slotproxy.responses")
 class ResponsesDialect:
     """The dialect of one request."""
 
-    parsed: responses.ParsedRequest
+    parsed: ParsedRequest
+    error = staticmethod(error)
 
     def __init__(
         self, services: Services, environ: dict[str, Any], recent: dict[str, Stored] | None = None
@@ -62,8 +67,8 @@ class ResponsesDialect:
         # Read everything from the store before parsing: the store waits for locks of the event
         # loop, and parsing may run in another thread.
         find = self._referable(body.get("input"), earlier).get
-        parse = partial(responses.parse, body, earlier, searches, find)
-        self.parsed = parsed(parse, self._environ, self._read)
+        read = partial(parse, body, earlier, searches, find)
+        self.parsed = parsed(read, self._environ, self._read)
         request = self.parsed.request
         # A continued conversation is named after the first item that has an id, which all later
         # responses repeat.
@@ -74,15 +79,12 @@ class ResponsesDialect:
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        whole = responses.whole(meta, self.parsed, completions)
+        whole = answer.whole(meta, self.parsed, completions)
         self._keep(whole)
         return whole
 
-    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> responses.Encoder:
-        return responses.Encoder(meta, self.parsed, self._keep)
-
-    def error(self, fault: GatewayError) -> dict[str, Any]:
-        return responses.error(fault)
+    def Encoder(self, meta: ResponseMeta, request: CompletionRequest) -> answer.Encoder:
+        return answer.Encoder(meta, self.parsed, self._keep)
 
     def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Start the answer, including any searches and calls to MCP servers."""
@@ -98,17 +100,17 @@ class ResponsesDialect:
     def fitted(
         self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
     ) -> CompletionRequest:
-        """Drop the oldest messages if the request allows it and the model's context is too small
-        for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
-        that `Gateway.count` raises."""
+        """Drop the oldest messages if the request allows it and the context is too small for all.
+        Raises what `Gateway.count` raises."""
         if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
         return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
 
-    def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start a background response and return it as queued, if the request asks for one."""
+    def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
+        """Start a background response and return it as queued, if the request asks for one. It
+        outlasts the request, so it has a Cancel of its own."""
         if body.get("background") is not True:
             return None
         services = self._services
@@ -129,7 +131,7 @@ class ResponsesDialect:
         )
 
     def _earlier(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
-        self._conversation = responses.conversation_of(body)
+        self._conversation = conversation_of(body)
         if self._conversation:
             conversation = kept_conversation(self._services, self.owner, self._conversation)
             return tuple(self._decoded(conversation.items, "conversation"))
@@ -148,20 +150,19 @@ class ResponsesDialect:
         return (*self._decoded(stored.items, "previous_response_id"), *output)
 
     def _referable(self, given: Any, earlier: Sequence[Any]) -> dict[str, Any]:
-        """Return the items that the input may reference, by id: earlier ones, and output or input
-        items of stored responses. Each response is read once."""
+        """The items that the input may reference, by id. Each stored response is read once."""
         by_id = {item["id"]: item for item in earlier if type(item) is dict and "id" in item}
         keys = set()
         for item in given if type(given) is list else ():
             match item:
                 case {"type": "item_reference", "id": str(name)} if name not in by_id:
-                    keys.add(responses.response_id(name))
+                    keys.add(answer.response_id(name))
         for key in keys:
             stored = kept_response(self._services, self.owner, key)
             if stored is None:
                 break  # the request will be refused because of this item
             output = self._decoded(stored.response, "input")["output"]
-            items = responses.listed(self._decoded(stored.items, "input"), key)
+            items = listed(self._decoded(stored.items, "input"), key)
             for item in (*items, *output):
                 by_id.setdefault(item.get("id"), item)
         return by_id
@@ -216,9 +217,9 @@ class CompactDialect(ResponsesDialect):
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
-        return asking(super().parse(responses.compact_body(body)))
+        return asking(super().parse(answer.compact_body(body)))
 
     def reply(
         self, meta: ResponseMeta, request: CompletionRequest, completions: Sequence[Completion]
     ) -> Any:
-        return responses.compacted(meta, self.parsed, completions)
+        return answer.compacted(meta, self.parsed, completions)

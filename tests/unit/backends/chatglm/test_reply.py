@@ -1,73 +1,95 @@
-"""Generated text as events."""
+"""Calls in the text of an answer."""
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.backends.chatglm.prompt import ReplyText
-from proxy.backends.chatglm.protocol import Family
-from proxy.core.events import Event, TextDelta, ToolCallDelta
-from proxy.core.request import Tool
+from proxy.backends.chatglm.driver import TYPES, ChatGlmRun, ModelFile
+from proxy.backends.chatglm.protocol import Began, Delta, DoneMessage, Family, Generate
+from proxy.core.events import Finished, TextDelta, ToolCallDelta
+from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
+from proxy.core.task import Task
+from proxy.runtime.cancel import Cancel
 
 TOOLS = (Tool("get_weather"), Tool("get_time"))
 PYTHON = "get_weather\n ```python\ntool_call(city='北京', days=2)\n```"
 JSON = 'get_weather\n{"city": "北京", "days": 2}'
+Read = tuple[str, list[tuple[str, str]], str]
 
 
-def events(
-    family: Family, text: str, cuts: list[int] | None = None, opening: tuple[str, ...] = ()
-) -> list[Event]:
-    numbers = itertools.count()
-    reply = ReplyText(family, TOOLS, opening, lambda: f"id{next(numbers)}")
-    out: list[Event] = []
-    at = 0
-    for size in itertools.cycle(cuts or [len(text) or 1]):
-        if at >= len(text):
-            break
-        out += reply.feed(text[at : at + size])
-        at += size
-    return [*out, *reply.close()]
+class Engine:
+    """Answers with a text, in pieces of `size` characters. It is its own supervisor and call."""
+
+    def __init__(self, text: str, size: int, reason: str) -> None:
+        deltas = [Delta(1, text[at : at + size], 1) for at in range(0, len(text), size)]
+        self._answers = [Began(1, 1), *deltas, DoneMessage(1, reason, 9, 0.0, 0.0)]  # type: ignore[arg-type]
+
+    def call(self, order: Generate, timeout: float, cancel: Cancel) -> Engine:
+        return self
+
+    def receive(self, timeout: float) -> object:
+        return self._answers
+
+    def proven(self) -> None:
+        """The answer was whole."""
+
+    def close(self, cancel: bool) -> None:
+        """Nothing runs."""
 
 
-def told(found: list[Event]) -> tuple[str, list[tuple[str, str]]]:
-    text = "".join(one.text for one in found if isinstance(one, TextDelta))
-    calls: dict[int, list[str]] = {}
-    for one in found:
-        if isinstance(one, ToolCallDelta):
-            head = calls.setdefault(one.index, [one.name, ""])
-            head[1] += one.arguments
-    return text, [(name, arguments) for name, arguments in calls.values()]
+def read(
+    family: Family, text: str, size: int = 4, choice: ToolChoice | None = None, reason: str = "stop"
+) -> Read:
+    """The text of an answer, its calls, and how it ended."""
+    request = CompletionRequest(
+        messages=(Message(role="user", content="u"),),
+        tools=TOOLS if family in ("chatglm3", "glm-4") else (),
+        tool_choice=choice or ToolChoice("auto"),
+    )
+    task = Task(prompt="", request=request)
+    engine, file = Engine(text, size, reason), ModelFile(family, 64)
+    run = ChatGlmRun(engine, None, task, file, 60, 60, Cancel())  # type: ignore[arg-type]
+    said, calls, end = "", [], ""
+    for event in (event for batch in run for event in batch):
+        if isinstance(event, TextDelta):
+            said += event.text
+        elif isinstance(event, ToolCallDelta) and event.name:
+            assert event.id
+            calls.append((event.name, event.arguments))
+        elif isinstance(event, ToolCallDelta):
+            calls[-1] = (calls[-1][0], calls[-1][1] + event.arguments)
+        elif isinstance(event, Finished):
+            end = event.reason
+    return said, calls, end
 
 
-@given(st.lists(st.integers(1, 9), min_size=1))
-def test_chatglm3_call_parses_however_split(cuts: list[int]) -> None:
-    text, ((name, arguments),) = told(events("chatglm3", PYTHON, cuts))
-    assert (text, name) == ("", "get_weather")
-    assert json.loads(arguments) == {"city": "北京", "days": 2}
-
-
-@given(st.lists(st.integers(1, 9), min_size=1))
-def test_glm_4_call_parses_however_split(cuts: list[int]) -> None:
-    text, ((name, arguments),) = told(events("glm-4", JSON, cuts))
-    assert (text, name) == ("", "get_weather")
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+@pytest.mark.parametrize(("family", "written"), [("chatglm3", PYTHON), ("glm-4", JSON)])
+def test_call_parses_however_split(family: Family, written: str, size: int) -> None:
+    text, ((name, arguments),), end = read(family, written, size)
+    assert (text, name, end) == ("", "get_weather", "tool_calls")
     assert json.loads(arguments) == {"city": "北京", "days": 2}
 
 
 def test_call_after_text_is_parsed() -> None:
-    text, calls = told(events("chatglm3", f"\n Let me see.<|assistant|>{PYTHON}"))
+    text, calls, _ = read("chatglm3", f"\n Let me see.<|assistant|>{PYTHON}")
     assert text == "Let me see."
     assert [name for name, _ in calls] == ["get_weather"]
 
 
+NAMED = ToolChoice("named", "get_weather")
+
+
 def test_call_opened_for_the_model_is_parsed() -> None:
-    opening = ("get_weather\n", "```python\ntool_call(")
-    text, ((name, arguments),) = told(events("chatglm3", "city='x')\n```", opening=opening))
+    text, ((name, arguments),), _ = read("chatglm3", "city='x')\n```", choice=NAMED)
     assert (text, name, json.loads(arguments)) == ("", "get_weather", {"city": "x"})
+
+
+def test_truncated_forced_call_has_its_name_and_no_text() -> None:
+    found = read("chatglm3", "city='Ro", choice=NAMED, reason="length")
+    assert found == ("", [("get_weather", "")], "length")
 
 
 @pytest.mark.parametrize(
@@ -78,35 +100,13 @@ def test_call_opened_for_the_model_is_parsed() -> None:
         "get_weather\n```python\ntool_call(**{'a': 1})\n```",
         "get_weather\n```python\n" + "(" * 5000 + "\n```",
         "get_weather\n```python\ntool_call(x=1",
+        "interpreter\n```python\nprint(1)\n```",
     ],
 )
 def test_malformed_call_stays_text_and_is_never_executed(text: str) -> None:
-    found, calls = told(events("chatglm3", text))
-    assert calls == []
-    assert found == text
+    assert read("chatglm3", text) == (text, [], "stop")
 
 
-def test_code_interpreter_call_stays_text_with_its_marker() -> None:
-    text = "interpreter\n```python\nprint(1)\n```"
-    assert told(events("chatglm3", text)) == (text, [])
-
-
-@pytest.mark.parametrize("family", ["chatglm", "chatglm2", "chatglm3", "glm-4"])
+@pytest.mark.parametrize("family", TYPES.values())
 def test_only_the_leading_blank_line_is_dropped(family: Family) -> None:
-    assert told(events(family, "\n a\n b ", [1])) == ("a\n b ", [])
-
-
-def test_call_ids_are_assigned_once() -> None:
-    found = [one for one in events("chatglm3", PYTHON) if isinstance(one, ToolCallDelta)]
-    assert [one.id for one in found] == ["id0", ""]
-
-
-def test_truncated_forced_call_has_its_name_and_no_text() -> None:
-    reply = ReplyText(
-        "chatglm3", TOOLS, (f"{TOOLS[0].name}\n", "```python\ntool_call("), lambda: "id"
-    )
-    events = [*reply.feed("city='Ro"), *reply.close(cut=True)]
-    assert [(e.name, e.arguments) for e in events if isinstance(e, ToolCallDelta)] == [
-        (TOOLS[0].name, "")
-    ]
-    assert not any(isinstance(e, TextDelta) for e in events)
+    assert read(family, "\n a\n b ", 1) == ("a\n b ", [], "stop")
