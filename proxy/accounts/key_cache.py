@@ -1,12 +1,8 @@
 """The keys of the store that this process knows, so that a request seldom asks the database.
 
-A key is looked up once and then kept, within a bound. Every change of an account has a number in
-the store; changes of this process are followed at once, those of other workers and hosts by a
-thread that asks for new numbers twice a second. If the database is away, known keys go on and
-unknown ones raise StoreUnavailable: the gateway stays closed for keys that it cannot check.
-
-Unknown keys are kept too, so that a client with a deleted key does not ask the database again and
-again. (A key with a wrong checksum never does.)
+Unknown keys are kept too. Every change of an account has a number in the store; those of other
+processes are followed by a thread that asks for new numbers twice a second. If the database is
+away, known keys go on and unknown ones raise StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -53,8 +49,7 @@ def is_well_formed(text: str) -> bool:
 
 
 def key_digest(text: str, secret: bytes) -> str:
-    """The digest under which a key is stored: BLAKE2b with the secret of the store, 64 hexadecimal
-    digits."""
+    """The digest of a key, made with the secret of the store: 64 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=32, key=secret, person=b"slotproxy key").hexdigest()
 
 

@@ -1,6 +1,5 @@
-"""What a key, user or team may use up: limits in windows that slide, and budgets by the calendar.
-
-Each level has its own, and a request must keep all of them.
+"""What a key, user or team may use up: limits in windows that slide, and budgets by the calendar. A
+request must keep those of each level.
 """
 
 from __future__ import annotations

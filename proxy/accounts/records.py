@@ -43,8 +43,7 @@ class StoredKey(Struct, frozen=True, kw_only=True):
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """What users and teams have in common. Their rights bound those of all their keys; the keys of
-    a blocked one are refused."""
+    """Users and teams. Their rights bound those of all their keys."""
 
     id: str
     alias: str | None = None
@@ -72,8 +71,7 @@ class Member(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """A change of a key, user or team: the name of the key that made it, the time, and what was
-    changed. `number` counts all changes. `details` has nothing secret."""
+    """A change of a key, user or team, by whom and when. `details` has nothing secret."""
 
     number: int
     at: float
@@ -117,12 +115,10 @@ class Identity(Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The name for people."""
         return self.alias or self.key
 
 
 def blocking(blocked: bool) -> Callable[[B], B]:
-    """The edit that blocks, or unblocks."""
     return lambda known: replace(known, blocked=blocked)
 
 

@@ -22,21 +22,9 @@ OnOverflow = Literal["", "refuse", "compact"]
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes. An API that a package adds may have one of its own name besides.
-APIS = (
-    "chat",
-    "completions",
-    "embeddings",
-    "responses",
-    "messages",
-    "ollama",
-    "mcp",
-    "media",
-    "native",
-    "files",
-    "knowledge",
-    "pages",
-    "status",
-    "admin",
+APIS = tuple(
+    "chat completions embeddings responses messages ollama mcp media native files knowledge pages"
+    " status admin".split()
 )
 # LiteLLM's names of groups. The first has all that are not about something else.
 LLM_ROUTES = "llm_api_routes"
@@ -53,13 +41,10 @@ API_GROUPS = {
 
 
 class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`models`, `tools` and paths in `apis` are patterns in which `*` stands for any text; `apis`
-    has names of APIS and API_GROUPS besides. `tools` are those that the gateway runs itself,
-    `knowledge` names or ids of knowledge bases, also patterns, `networks` those of the client.
-    `barred_tiers` are the tiers of routes that may not be used. `priority` is the highest class in
-    the queue. Keys of one `group` share cached prompts. `limits` are what may be used up.
-    `on_overflow` says what happens to conversations that do not fit; the key's counts first, then
-    the team's."""
+    """Names may be patterns, in which `*` stands for any text; `apis` has names of APIS and
+    API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
+    client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
+    `on_overflow` says what happens to conversations that do not fit."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -76,9 +61,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Permissions(Struct, frozen=True):
-    """The rights of a request: those of its key, user and team. `hides`: what is forbidden looks as
-    if it did not exist. `barred_tiers` follows from the rights: the tiers of routes that may not be
-    used."""
+    """The rights of a request's key, user and team. `hides`: what is forbidden seems absent."""
 
     rights: tuple[Rights, ...] = ()
     hides: bool = False
@@ -93,17 +76,15 @@ class Permissions(Struct, frozen=True):
         """Whether all rights permit `what` with any of these names."""
         for granted in self.rights:
             patterns = getattr(granted, what)
-            if patterns and not _match(patterns, names):
+            if patterns and not any(matches(p, name) for p in patterns for name in names):
                 return False
         return True
 
     def permits_model(self, *names: str) -> bool:
-        """Whether a model with any of these names may be used."""
         return self._permit("models", names)
 
     def check_model(self, requested: str, *names: str) -> None:
-        """`requested` is what the client calls the model of these names. Raises Forbidden, or
-        ModelNotFound if that is hidden."""
+        """Raises Forbidden, or ModelNotFound if the model, as the client calls it, is hidden."""
         if self.rights and not self.permits_model(*names):
             name = (requested or names[0])[:100]
             if self.hides:
@@ -115,7 +96,6 @@ class Permissions(Struct, frozen=True):
             )
 
     def permits_tool(self, name: str) -> bool:
-        """Whether a tool of the gateway may be used."""
         return self._permit("tools", (name,))
 
     def check_tool(self, name: str) -> None:
@@ -129,16 +109,13 @@ class Permissions(Struct, frozen=True):
 
     @property
     def bounds_knowledge(self) -> bool:
-        """Whether some knowledge bases may not be used."""
         return any(granted.knowledge for granted in self.rights)
 
     def permits_base(self, *names: str) -> bool:
-        """Whether a knowledge base with any of these names may be used."""
         return self._permit("knowledge", names)
 
     def check_base(self, requested: str, *names: str) -> None:
-        """`requested` is what the client calls the base of these names. Raises Forbidden, or
-        NotFound if that is hidden."""
+        """Raises Forbidden, or NotFound if the base that the client has `requested` is hidden."""
         if not self.permits_base(*names):
             if self.hides:
                 raise NotFound(f"no such knowledge base: {requested[:100]!r}")
@@ -159,8 +136,7 @@ class Permissions(Struct, frozen=True):
             )
 
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
-        """`api` is the group of the route, "" for one that every key may use; `path` is its rule
-        without the prefix. Raises Forbidden, or NotFound if that is hidden."""
+        """`api` is the group of the route, `path` its rule. Raises Forbidden or NotFound."""
         for granted in self.rights:
             if granted.apis and api and not _permits_api(granted.apis, api, path):
                 raise self._refusal(path, f"the API {api!r}: its allowed_routes do not include it")
@@ -209,14 +185,6 @@ def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
             return True
         if pattern.startswith("/") and matches(pattern, path):
             return True
-    return False
-
-
-def _match(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    for pattern in patterns:
-        for name in names:
-            if matches(pattern, name):
-                return True
     return False
 
 

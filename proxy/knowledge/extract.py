@@ -2,8 +2,7 @@
 
 Documents may be broken, endless, or made to attack a parser. So each is read in a process of its
 own, with limits on memory, time and (`proxy.runtime.confinement`, on Linux) on what it may do. On
-other systems only the audit hook below restricts it, which native code bypasses. When the parent
-dies, standard input closes and the child exits.
+other systems only the audit hook below restricts it, which native code bypasses.
 
     In:  a line of JSON {"kind", "end", "size", "memory", "seconds", "chunk", "overlap"}, then
          `size` bytes.
@@ -105,7 +104,6 @@ def _pdf(file: BinaryIO) -> Iterator[tuple[float, Section]]:
 
 
 def _converted(end: str, file: BinaryIO, *, packed: bool) -> str:
-    """Convert the file to Markdown."""
     if packed:
         _weigh(file)
     from markitdown import MarkItDown, StreamInfo

@@ -1,9 +1,8 @@
 """Reads queued documents, one after the other, in one thread per gateway.
 
-The queue consists of the documents' rows, so it survives every process, agrees with progress and
-cancellation after every crash (no job queue library would), and several gateways share it. A reader
-marks the document it reads and sends heartbeats. If they stop, another reader reads the document
-from the beginning. It is ready only after all its chunks are stored and searchable.
+The queue consists of the documents' rows, so it survives every process, and several gateways share
+it. If the heartbeats of a reader stop, another reads the document from the beginning. It is ready
+only after all its chunks are stored and searchable.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ AT_ONCE = 200  # chunks
 
 
 def reindex_missing(store: KnowledgeStore, index: Index) -> int:
-    """Index documents with missing chunks or vectors; return how many there were. The file of the
-    index may have been deleted or cut, or the documents be older than the embedding backend."""
+    """Index documents with missing chunks or vectors; return how many there were."""
     mended = 0
     held = index.shelf.census()
     for document_id, base_id, chunks in store.ready():

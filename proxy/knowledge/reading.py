@@ -112,7 +112,6 @@ class DocumentReader:
         )
 
     def hurry(self) -> None:
-        """End the child if its next piece takes too long."""
         since = self._since
         if since is not None and time.monotonic() - since > self._seconds:
             self._late = True

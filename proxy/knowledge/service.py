@@ -176,7 +176,6 @@ class Knowledge:
     def read_again(
         self, owner: str, base_id: str, document_id: str, splitting: Splitting
     ) -> Document:
-        """Queue a document again, to be split differently."""
         document = self.document(owner, base_id, document_id)
         self._store.read_again(owner, document.id, _checked(splitting))
         self._wake()
@@ -203,7 +202,6 @@ class Knowledge:
         )
 
     def documents(self, owner: str, base_id: str) -> tuple[Document, ...]:
-        """Return all documents of a base, oldest first."""
         return tuple(self._store.documents(owner, self.base(owner, base_id).id))
 
     def document(self, owner: str, base_id: str, document_id: str) -> Document:
@@ -228,11 +226,9 @@ class Knowledge:
         self._index.shelf.drop(document=document.id)
 
     def original(self, owner: str, document_id: str) -> Iterator[bytes]:
-        """Return the uploaded bytes, in pieces."""
         return self._store.original(self._document(owner, document_id).id)
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
-        """Do not read a document, or stop reading it."""
         document = self.document(owner, base_id, document_id)
         self._store.cancel(owner, document_id=document.id)
         self._index.shelf.drop(document=document.id)
@@ -330,7 +326,6 @@ class Knowledge:
         return tuple(hits[:top_k])
 
     def _delete_expired(self) -> None:
-        """Delete expired temporary bases."""
         for owner, base_id in self._store.expired(self._clock()):
             self._delete(owner, base_id)
 

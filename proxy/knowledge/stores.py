@@ -1,7 +1,5 @@
-"""OpenAI's vector stores and their files, on top of the knowledge bases.
-
-A vector store is a base, and both APIs see the same documents. `FileStore` has what only OpenAI's
-API has. A document of another API appears as a file with its id.
+"""OpenAI's vector stores and their files. A vector store is a knowledge base, and both APIs see the
+same documents; a document of another API appears as a file with its id.
 """
 
 from __future__ import annotations
@@ -94,7 +92,6 @@ class VectorStores:
         return file
 
     def files(self, owner: str) -> list[StoredFile]:
-        """Return all files, oldest first."""
         for file in self._files.expired(owner, self._clock()):
             with suppress(NotFound):  # another request may delete it in this moment
                 self._delete_file(owner, file.file_id)
@@ -110,7 +107,6 @@ class VectorStores:
         return file
 
     def content(self, owner: str, file_id: str) -> tuple[StoredFile, Iterator[bytes]]:
-        """Return a file and its bytes, in pieces."""
         return self.file(owner, file_id), self._files.content(file_id)
 
     def delete_file(self, owner: str, file_id: str) -> None:
@@ -153,7 +149,6 @@ class VectorStores:
         return base, kept
 
     def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
-        """Return all vector stores, oldest first."""
         bases = [base for base in self._knowledge.bases(owner) if not base.temporary]
         return [(base, self._kept(owner, base)) for base in bases]
 
@@ -258,7 +253,6 @@ class VectorStores:
     def describe(
         self, owner: str, base_id: str, file_id: str, attributes: Mapping[str, Any]
     ) -> VectorStoreFile:
-        """Replace a file's attributes."""
         member = self.member(owner, base_id, file_id)
         base = self._knowledge.base(owner, base_id)
         for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
@@ -269,7 +263,6 @@ class VectorStores:
         )
 
     def texts(self, owner: str, base_id: str, file_id: str) -> list[str]:
-        """Return the texts of a file's chunks, in order."""
         member = self.member(owner, base_id, file_id)
         if not member.document_id:
             return []

@@ -1,8 +1,7 @@
 """An OpenID provider: its metadata, its keys and the claims of who has signed in.
 
-Everything it sends is bounded in bytes and time, and redirects are not followed. Its address comes
-from the settings alone. Metadata and keys are asked again after an hour, keys also when a token
-names an unknown one, but not more often than once in a minute.
+What it sends is bounded in bytes and time, and redirects are not followed. Metadata and keys are
+asked again after an hour; keys also when a token names an unknown one, at most once a minute.
 """
 
 from __future__ import annotations
@@ -88,7 +87,6 @@ class Provider:
         return self._client.issuer
 
     def authorization_url(self, started: Started, redirect_uri: str) -> str:
-        """The page of the provider where the person signs in."""
         uri: str = prepare_grant_uri(
             self._known().authorization_endpoint,
             self._client.id,
@@ -207,8 +205,7 @@ class _Kept(Generic[T]):
         self._failed: tuple[float, GatewayError] | None = None
 
     def get(self, ask: Callable[[], T], lasts: float) -> T:
-        """The answer, asked again after `lasts` seconds. Those that wait, and those that come soon
-        after, get the failure of the one before."""
+        """The answer, asked again after `lasts` seconds. A failure is kept for a moment."""
         with self._lock:
             if self._answer is None or self._clock() - self._answer[0] >= lasts:
                 if self._failed is not None and self._clock() - self._failed[0] < AGAIN:

@@ -1,7 +1,5 @@
-"""The API keys of people who sign in at an OpenID provider.
-
-A person's key has an id that follows from issuer and subject; rights, limits and stored data work
-as with other keys. Nobody knows its secret until an administrator regenerates it.
+"""The API keys of people who sign in at an OpenID provider. A person's key has an id that follows
+from issuer and subject. Nobody knows its secret until an administrator regenerates it.
 """
 
 from __future__ import annotations
@@ -45,8 +43,7 @@ class Mapped(Struct, frozen=True, kw_only=True):
 
 
 class Person(Struct, frozen=True, kw_only=True):
-    """Who has signed in. `key_id` is that of the person's API key, of no other subject. `teams` may
-    be unknown. `admin` None: claims do not decide it."""
+    """Who has signed in, with the id of the API key. `admin` None: claims do not decide it."""
 
     key_id: str
     subject: str
@@ -81,8 +78,10 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
             code="sign_in_forbidden",
         )
     teams = claim(claims, mapped.teams) if mapped.teams else None
+    material = f"{len(issuer)} {issuer} {subject}".encode()
+    digest = blake2b(material, digest_size=12, person=b"oidc subject")
     return Person(
-        key_id=_key_id(issuer, subject),
+        key_id=f"key_{digest.hexdigest()}",
         subject=subject,
         user=user,
         teams=[one for one in _values(teams) if isinstance(one, str) and 0 < len(one) <= LONGEST],
@@ -101,7 +100,9 @@ def claim(claims: Claims, name: str) -> Any:
 
 
 def has(claims: Claims, wanted: Wanted) -> bool:
-    return any(_text(one) == wanted.value for one in _values(claim(claims, wanted.claim)))
+    values = _values(claim(claims, wanted.claim))
+    texts = (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    return wanted.value in texts
 
 
 def _values(value: Any) -> Sequence[Any]:
@@ -109,15 +110,6 @@ def _values(value: Any) -> Sequence[Any]:
     if value is None:
         return ()
     return value[:MOST_GROUPS] if isinstance(value, list) else (value,)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _key_id(issuer: str, subject: str) -> str:
-    material = f"{len(issuer)} {issuer} {subject}".encode()
-    return f"key_{blake2b(material, digest_size=12, person=b'oidc subject').hexdigest()}"
 
 
 ACTOR = "oidc"  # in the record of changes

@@ -17,5 +17,4 @@ class Started(Struct, frozen=True):
 
 
 def start(to: str) -> Started:
-    """A new sign-in, after which the page `to` is opened."""
     return Started(token_urlsafe(24), token_urlsafe(24), token_urlsafe(48), to)

@@ -156,7 +156,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     if outcome.end == "whole" and slot.streaming and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
-    _evaluation_ended(backend, slot, now)
+    if not slot.streaming:
+        _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
     if backend.release_delay and outcome.end != "unused":

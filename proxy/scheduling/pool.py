@@ -310,10 +310,10 @@ class Pool(Struct, eq=False):
 
     def tokens(self, chain: Chain, ids: bool) -> int:
         """The number of tokens in a prompt, estimated for text from earlier answers."""
-        return chain.size if ids else int(chain.size / self.chars_a_token) + 1
+        size = chain.ends[-1] if chain.ends else 0
+        return size if ids else int(size / self.chars_a_token) + 1
 
     def record_token_count(self, chain: Chain, tokens: int) -> None:
         """Record the number of tokens reported for a text prompt."""
-        size = chain.size
-        if tokens and size:
-            self.chars_a_token += SMOOTH * (size / tokens - self.chars_a_token)
+        if tokens and chain.ends:
+            self.chars_a_token += SMOOTH * (chain.ends[-1] / tokens - self.chars_a_token)

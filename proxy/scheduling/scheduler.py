@@ -235,8 +235,12 @@ class LocalScheduler(BaseScheduler):
             self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < held_until(conversation)
-        if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
+        returns = conversation.calls and now < held_until(conversation)
+        if (
+            pool.free
+            and not pool.line.active
+            and (returns or len(pool.free) > 1 or self._may(want, client, pool, now))
+        ):
             in_reach = want
             if pool.tiered:
                 reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
@@ -413,7 +417,7 @@ class LocalScheduler(BaseScheduler):
             client = ticket.client
             # The last slot may be held for this very conversation.
             returns = now < held_until(conversation)
-            if not returns and not self._may(want, client, pool, now):
+            if not (returns or len(pool.free) > 1 or self._may(want, client, pool, now)):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue
@@ -468,9 +472,9 @@ class LocalScheduler(BaseScheduler):
             ticket.event.set()  # it would sleep for too long
 
     def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        """Whether this client may take a free slot: the last one is held back for a recent client
-        with nothing under way. Requests without a prompt (embeddings) do not compete."""
-        if len(pool.free) > 1 or not want.chain.links:
+        """Whether this client may take the last free slot: it is held back for a recent client with
+        nothing under way. Requests without a prompt (embeddings) do not compete."""
+        if not want.chain.links:
             return True
         if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True

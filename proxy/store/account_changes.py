@@ -1,29 +1,29 @@
-"""The record of changes of accounts: the audit, and what other processes follow.
-
-Each transaction that changes an account takes its numbers from the row of `account_state`, which it
-locks. So the numbers of committed changes have no gaps.
+"""The record of changes of accounts: the audit, and what other processes follow. Numbers of
+committed changes have no gaps: each transaction takes its own from the row of `account_state`,
+which it locks.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import structs
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, func, insert, select, update
 
-from ..accounts.key_cache import FINISH, Change
+from ..accounts.key_cache import FINISH
 from ..accounts.records import Account, Entry, StoredKey
 from ..accounts.rights import Rights
-from .database import Database, S, record
+from ..errors import BadRequest, NotFound
+from .database import Database, S, containing, record
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER
 
 log = logging.getLogger("slotproxy.audit")
-_c = ACCOUNT_CHANGE.c
+A = TypeVar("A", bound=StoredKey | Account)
 HIDDEN = ("id", "digest", "former_digest", "changed", "created", "created_by")
 _encode = msgspec.json.Encoder().encode
 
@@ -77,11 +77,86 @@ class Recorder:
         self.record(action, kind, old.id, {k: v for k, v in values.items() if v[0] != v[1]})
 
 
-class AccountChanges:
-    """The base of the stores of keys, users and teams."""
+class AccountStore(Generic[A]):
+    """The base of the stores of keys, users and teams; `kind` is one of them. Fields that are
+    `unique` may be None. `actor` is the name of the key that asks for a change."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, kind: str, made: type[A], table: Table, unique: Sequence[str]
+    ) -> None:
         self._db = database
+        self._kind = kind
+        self._made = made
+        self._table = table
+        self._unique = unique
+        self._searched = dict.fromkeys(("id", "alias", *unique))
+        self._order: Sequence[Any] = (table.c.id,)
+
+    def read(self, name: str) -> A:
+        """Raises NotFound."""
+        with self._db.begin() as db:
+            return self._read(db, name)
+
+    def listed(
+        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
+    ) -> tuple[int, list[A]]:
+        """How many fit `wanted` and have `search` in a name, and a page of them."""
+        c = self._table.c
+        condition = [c[name] == value for name, value in wanted.items()]
+        condition += containing(search, *(c[name] for name in self._searched))
+        count = select(func.count()).select_from(self._table).where(*condition)
+        page = select(self._table).where(*condition).order_by(*self._order)
+        with self._db.begin() as db:
+            rows = db.execute(page.offset(offset).limit(limit))
+            return db.execute(count).scalar_one(), [of_row(self._made, row) for row in rows]
+
+    def add(self, new: A, actor: str) -> None:
+        """Raises BadRequest for an id, alias or email that is in use."""
+        with self.changing(actor) as changes:
+            same = select(self._table.c.id).where(self._table.c.id == new.id)
+            if changes.db.execute(same).first() is not None:
+                raise self._in_use("id", new.id)
+            self._check(changes, new)
+            changes.db.execute(insert(self._table).values(**row_of(new)))
+            changes.whole("create", self._kind, new)
+
+    def change(
+        self,
+        name: str,
+        edit: Callable[[A], A],
+        actor: str,
+        action: str = "update",
+        *,
+        finish_running: bool = False,
+    ) -> A:
+        """Raises NotFound, and BadRequest like `add`."""
+        with self.changing(actor, finish_running) as changes:
+            old = self._read(changes.db, name)
+            new = structs.replace(edit(old), changed=time.time())
+            self._check(changes, new)
+            row = update(self._table).where(self._table.c.id == old.id)
+            changes.db.execute(row.values(**row_of(new)))
+            changes.differing(action, self._kind, old, new)
+        return new
+
+    def _read(self, db: Connection, name: str) -> A:
+        row = db.execute(select(self._table).where(self._table.c.id == name)).first()
+        if row is None:
+            raise NotFound(f"there is no {self._kind} {name[:100]!r}", param=f"{self._kind}_id")
+        return of_row(self._made, row)
+
+    def _check(self, changes: Recorder, new: A) -> None:
+        """Raises BadRequest if something unique is in use."""
+        for field in self._unique:
+            value = getattr(new, field)
+            taken = select(self._table.c.id).where(self._table.c[field] == value)
+            taken = taken.where(self._table.c.id != new.id)
+            if value is not None and changes.db.execute(taken).first() is not None:
+                raise self._in_use(field, value)
+
+    def _in_use(self, field: str, value: str) -> BadRequest:
+        param = f"{self._kind}_{field}"
+        return BadRequest(f"the {param} {value[:100]!r} is in use", param=param)
 
     @contextmanager
     def changing(self, actor: str, finish_running: bool = False) -> Iterator[Recorder]:
@@ -94,53 +169,11 @@ class AccountChanges:
         for entry in recorder.entries:
             log.info("%s", _encode({"audit": structs.asdict(entry)}).decode())
 
-    def secret(self) -> bytes:
-        with self._db.begin() as db:
-            return bytes(db.execute(select(ACCOUNT_STATE.c.secret)).scalar_one())
-
-    def newest(self) -> int:
-        with self._db.begin() as db:
-            return int(db.execute(select(ACCOUNT_STATE.c.number)).scalar_one())
-
-    def changes(self, since: int, most: int) -> Sequence[Change]:
-        query = select(_c.number, _c.kind, _c.subject, _c.details).where(_c.number > since)
-        rows = self._db.rows(query.order_by(_c.number).limit(most))
-        return [
-            Change(row.number, row.kind, row.subject, row.details.get(FINISH) is True)
-            for row in rows
-        ]
-
-    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
-        """The last changes, the newest first; of one subject unless it is ""."""
-        query = select(ACCOUNT_CHANGE).order_by(_c.number.desc()).limit(limit)
-        if subject:
-            query = query.where(_c.subject == subject)
-        if before is not None:
-            query = query.where(_c.number < before)
-        return self._db.records(Entry, query)
-
-    def _page(
-        self,
-        kind: type[S],
-        query: Select[Any],
-        condition: Sequence[ColumnElement[bool]],
-        offset: int,
-        limit: int,
-    ) -> tuple[int, list[S]]:
-        """How many rows fulfil the condition, and a page of them."""
-        with self._db.begin() as db:
-            whole = select(func.count()).select_from(query.where(*condition).subquery())
-            count: int = db.execute(whole).scalar_one()
-            page = query.where(*condition).offset(offset).limit(limit)
-            return count, [of_row(kind, row) for row in db.execute(page)]
-
 
 def ensure_user(changes: Recorder, user_id: str) -> None:
     """Make a user without bounds, unless there is one with this id."""
-    if (
-        changes.db.execute(select(ACCOUNT_USER.c.id).where(ACCOUNT_USER.c.id == user_id)).first()
-        is not None
-    ):
+    known = select(ACCOUNT_USER.c.id).where(ACCOUNT_USER.c.id == user_id)
+    if changes.db.execute(known).first() is not None:
         return
     now = time.time()
     row = {"id": user_id, "created": now, "changed": now, "blocked": False}

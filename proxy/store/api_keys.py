@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from secrets import token_bytes, token_hex
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, or_, select
 
-from ..accounts.key_cache import SECRET_BYTES, SECRET_PREFIX, key_digest, make_secret, shown_secret
-from ..accounts.records import NO_BOUND, Bound, Identity, StoredKey, identity_of
+from ..accounts.key_cache import (
+    FINISH,
+    SECRET_BYTES,
+    SECRET_PREFIX,
+    Change,
+    key_digest,
+    make_secret,
+    shown_secret,
+)
+from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, identity_of
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
-from .account_changes import AccountChanges, Recorder, ensure_user, of_row, row_of
-from .database import containing
-from .tables import ACCOUNT_USER, API_KEY, TEAM
+from .account_changes import AccountStore, Recorder, ensure_user, of_row
+from .database import Database
+from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER, API_KEY, TEAM
 
 _c = API_KEY.c
+_change = ACCOUNT_CHANGE.c
 
 
-class ApiKeys(AccountChanges):
-    """Implements `accounts.key_cache.KeyStore`. `actor` is the name of the key that asks for a
-    change. A key is named by its secret, its digest or its id. The running requests of a key that a
-    change refuses end within a second, unless it says `finish_running`."""
+class ApiKeys(AccountStore[StoredKey]):
+    """Implements `accounts.key_cache.KeyStore`. A key is named by its secret, digest or id. Running
+    requests of a key that a change refuses end soon, unless it says `finish_running`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, "key", StoredKey, API_KEY, ("alias",))
+        self._searched |= dict.fromkeys(("shown", "user_id", "team_id"))
+        self._order = (_c.created.desc(), _c.id)  # the newest first
 
     def find(self, digest: str) -> Identity | None:
         return self._identity(or_(_c.digest == digest, _c.former_digest == digest), digest)
@@ -53,37 +66,19 @@ class ApiKeys(AccountChanges):
             _bound(row.team_blocked, row.team_rights),
         )
 
-    def read(self, name: str) -> StoredKey:
-        """Raises NotFound."""
-        name = self._named(name)
-        with self._db.begin() as db:
-            (key,) = _read(db, [name])
-        return key
-
-    def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
-    ) -> tuple[int, list[StoredKey]]:
-        """How many keys have the wanted values of their fields and a name with the text of
-        `search`, and a page of them, the newest first."""
-        condition = [_c[name] == value for name, value in wanted.items()]
-        condition += containing(search, _c.alias, _c.id, _c.shown, _c.user_id, _c.team_id)
-        query = select(API_KEY).order_by(_c.created.desc(), _c.id)
-        return self._page(StoredKey, query, condition, offset, limit)
-
     def check_alias(self, alias: str) -> None:
         """Raises BadRequest if a key has this alias."""
-        with self._db.begin() as db:
-            _check_alias(db, alias, "")
+        if self._db.first(select(_c.id).where(_c.alias == alias)) is not None:
+            raise self._in_use("alias", alias)
 
     def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
-        """Add a key with the fields of `key`, except for its secret and times, and its id if that
-        is empty. Returns the secret, which is not stored, and the key. Raises as `add`."""
+        """Add a key with a new secret, and a new id if it has none. The secret is not stored."""
         secret = make_secret(token_bytes(SECRET_BYTES))
         now = time.time()
         made = replace(
             key,
             id=key.id or f"key_{token_hex(12)}",
-            digest=self._named(secret),
+            digest=key_digest(secret, self.secret()),
             shown=shown_secret(secret),
             created=now,
             created_by=actor,
@@ -95,10 +90,9 @@ class ApiKeys(AccountChanges):
     def regenerate(
         self, name: str, edit: Callable[[StoredKey], StoredKey], grace: float, actor: str
     ) -> tuple[str, StoredKey]:
-        """Edit a key and give it a new secret; the present one is valid for `grace` seconds more.
-        Returns the new secret, which is not stored, and the key. Raises as `change`."""
+        """Edit a key and give it a new secret; the present one stays for `grace` seconds."""
         secret = make_secret(token_bytes(SECRET_BYTES))
-        digest, until = self._named(secret), time.time() + grace
+        digest, until = key_digest(secret, self.secret()), time.time() + grace
 
         def renew(key: StoredKey) -> StoredKey:
             return replace(
@@ -111,36 +105,6 @@ class ApiKeys(AccountChanges):
 
         return secret, self.change(name, renew, actor, "regenerate")
 
-    def add(self, key: StoredKey, actor: str) -> None:
-        """An unknown user is made. Raises BadRequest for a used id or alias and an unknown team."""
-        with self.changing(actor) as changes:
-            if changes.db.execute(select(_c.id).where(_c.id == key.id)).first() is not None:
-                raise BadRequest(f"the key_id {key.id[:100]!r} is in use", param="key_id")
-            _check_alias(changes.db, key.alias, key.id)
-            _check_owners(changes, key)
-            changes.db.execute(insert(API_KEY).values(**row_of(key)))
-            changes.whole("create", "key", key)
-
-    def change(
-        self,
-        name: str,
-        edit: Callable[[StoredKey], StoredKey],
-        actor: str,
-        action: str = "update",
-        *,
-        finish_running: bool = False,
-    ) -> StoredKey:
-        """Raises NotFound, and BadRequest like `add`."""
-        name = self._named(name)
-        with self.changing(actor, finish_running) as changes:
-            (key,) = _read(changes.db, [name])
-            new = replace(edit(key), changed=time.time())
-            _check_alias(changes.db, new.alias, new.id)
-            _check_owners(changes, new)
-            changes.db.execute(update(API_KEY).where(_c.id == key.id).values(**row_of(new)))
-            changes.differing(action, "key", key, new)
-        return new
-
     def delete(
         self,
         names: Collection[str],
@@ -150,18 +114,55 @@ class ApiKeys(AccountChanges):
         finish_running: bool = False,
     ) -> list[str]:
         """Delete all these keys, or none and raise NotFound; returns their digests."""
-        names = [self._named(name) for name in names]
         with self.changing(actor, finish_running) as changes:
             keys = _read(changes.db, names, aliases)
             delete_keys(changes, [key.id for key in keys])
         return [key.digest for key in keys]
 
-    def _named(self, name: str) -> str:
-        """The digest or id of a key that may be named by its secret."""
-        return key_digest(name, self.secret()) if name.startswith(SECRET_PREFIX) else name
+    def secret(self) -> bytes:
+        row = self._db.first(select(ACCOUNT_STATE.c.secret))
+        assert row is not None, "it is made with the tables"
+        return bytes(row.secret)
+
+    def newest(self) -> int:
+        row = self._db.first(select(ACCOUNT_STATE.c.number))
+        return 0 if row is None else int(row.number)
+
+    def changes(self, since: int, most: int) -> Sequence[Change]:
+        query = select(ACCOUNT_CHANGE).where(_change.number > since)
+        return [
+            Change(row.number, row.kind, row.subject, row.details.get(FINISH) is True)
+            for row in self._db.rows(query.order_by(_change.number).limit(most))
+        ]
+
+    def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
+        """The last changes, the newest first; of one subject unless it is ""."""
+        query = select(ACCOUNT_CHANGE).order_by(_change.number.desc()).limit(limit)
+        if subject:
+            query = query.where(_change.subject == subject)
+        if before is not None:
+            query = query.where(_change.number < before)
+        return self._db.records(Entry, query)
+
+    def _read(self, db: Connection, name: str) -> StoredKey:
+        (key,) = _read(db, [name])
+        return key
+
+    def _check(self, changes: Recorder, new: StoredKey) -> None:
+        """Raises BadRequest, also for an unknown team. An unknown user is made, as LiteLLM does."""
+        super()._check(changes, new)
+        if new.team_id is not None:
+            team = select(TEAM.c.id).where(TEAM.c.id == new.team_id)
+            if changes.db.execute(team).first() is None:
+                raise BadRequest(f"there is no team {new.team_id[:100]!r}", param="team_id")
+        if new.user_id is not None:
+            ensure_user(changes, new.user_id)
 
 
 def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ()) -> list[StoredKey]:
+    """Keys by secret, digest, id or alias. Raises NotFound if one is missing."""
+    secret = bytes(db.execute(select(ACCOUNT_STATE.c.secret)).scalar_one())
+    names = [key_digest(name, secret) if name.startswith(SECRET_PREFIX) else name for name in names]
     wanted = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
     keys = [of_row(StoredKey, row) for row in db.execute(select(API_KEY).where(wanted))]
     found = {name for key in keys for name in (key.digest, key.id)}
@@ -178,24 +179,6 @@ def delete_keys(changes: Recorder, names: Collection[str]) -> None:
     changes.db.execute(delete(API_KEY).where(_c.id.in_([key.id for key in keys])))
     for key in keys:
         changes.whole("delete", "key", key)
-
-
-def _check_alias(db: Connection, alias: str | None, key_id: str) -> None:
-    if alias is None:
-        return
-    taken = select(_c.id).where(_c.alias == alias, _c.id != key_id)
-    if db.execute(taken).first() is not None:
-        raise BadRequest(f"the key_alias {alias[:100]!r} is in use", param="key_alias")
-
-
-def _check_owners(changes: Recorder, key: StoredKey) -> None:
-    """Raises BadRequest if the key's team is unknown. An unknown user is made, as LiteLLM does."""
-    if key.team_id is not None:
-        team = select(TEAM.c.id).where(TEAM.c.id == key.team_id)
-        if changes.db.execute(team).first() is None:
-            raise BadRequest(f"there is no team {key.team_id[:100]!r}", param="team_id")
-    if key.user_id is not None:
-        ensure_user(changes, key.user_id)
 
 
 def _bound(blocked: bool | None, rights: Any) -> Bound:

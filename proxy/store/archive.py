@@ -1,7 +1,5 @@
-"""Backups of SQLite databases: copied while they are used, and packed into one archive.
-
-An archive is a .tar.gz with `manifest.json` first, then one file for each database. Each copy is a
-snapshot: SQLite's backup in one step reads one version, while writers go on.
+"""Backups of SQLite databases, taken while they are used: a .tar.gz with `manifest.json`, then a
+snapshot of each database.
 """
 
 from __future__ import annotations
@@ -62,8 +60,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def write(target: Path, databases: Mapping[str, Path], version: str) -> Manifest:
-    """Copy the existing ones of `databases`, by their names in the archive, in this order. The
-    archive appears whole or not at all. Raises BackupError."""
+    """Copy those of `databases` that exist, in this order. Raises BackupError."""
     try:
         with TemporaryDirectory(prefix=".backup-", dir=target.absolute().parent) as work:
             folder = Path(work)
@@ -94,8 +91,8 @@ def read(source: Path) -> Manifest:
 
 
 def restore(source: Path, databases: Mapping[str, Path]) -> Manifest:
-    """Replace `databases` by those of an archive, which are checked first. Those that the archive
-    does not have are deleted. Raises BackupError, and then nothing was changed."""
+    """Replace `databases` by those of an archive, or delete them. After a BackupError nothing has
+    changed."""
     with _opened(source) as archive:
         manifest = _manifest(source, archive)
         unknown = [entry.name for entry in manifest.files if entry.name not in databases]
@@ -171,9 +168,9 @@ def _manifest(source: Path, archive: tarfile.TarFile) -> Manifest:
     except msgspec.DecodeError as error:
         raise BackupError(f"{source}: its manifest cannot be read: {error}") from error
     if manifest.format != FORMAT:
-        raise BackupError(
-            f"{source} was made by slotproxy {_shown(manifest.version)}: use that version or later"
-        )
+        version = manifest.version
+        shown = version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
+        raise BackupError(f"{source} was made by slotproxy {shown}: use that version or later")
     return manifest
 
 
@@ -198,10 +195,6 @@ def _unpack(source: Path, archive: tarfile.TarFile, entry: Entry, target: Path) 
         digest = hashlib.file_digest(copy, "sha256").hexdigest()
     if digest != entry.sha256:
         raise BackupError(f"{source} is damaged: {entry.name} has another SHA-256")
-
-
-def _shown(version: str) -> str:
-    return version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
 
 
 def _reason(error: Exception) -> str:

@@ -1,9 +1,8 @@
-"""Conversations of the chat page: messages form a tree, so that an edited question or another
-answer is a branch beside the first. Every call sees only its owner's rows.
+"""Conversations of the chat page: messages form a tree, so an edited question or another answer is
+a branch beside the first. Every call sees only its owner's rows.
 
-The writer of an unfinished message renews it every few seconds. A reader reports a message that was
-not renewed for LEASE seconds as interrupted, and stores nothing, since the writer may only be slow.
-Seconds in which this process could not use the database count as renewals.
+A reader reports an unfinished message that was not renewed for LEASE seconds as interrupted, and
+stores nothing, since the writer may only be slow.
 """
 
 from __future__ import annotations
@@ -106,8 +105,8 @@ class ConversationStore:
         changed: float = 0.0,
         messages: Sequence[AdoptedMessage] = (),
     ) -> StoredConversation:
-        """Add a conversation, with messages that come from elsewhere: parents before their replies.
-        Times of 0, and those in the future, become now. Raises QuotaExceeded."""
+        """Add a conversation, with messages from elsewhere: parents before their replies. Times of
+        0 or in the future become now. Raises QuotaExceeded."""
         now = self._clock()
         created, changed = (time if 0 < time <= now else now for time in (created, changed))
         made = StoredConversation(new_id("conv_"), title, dict(settings or {}), created, changed)
@@ -145,8 +144,8 @@ class ConversationStore:
     def recent(
         self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
     ) -> tuple[StoredConversation, ...]:
-        """Return conversations, the last changed first, with the words `search` in title or
-        messages. `before` is the `changed` time of the previous page's last one."""
+        """Those with the words `search` in title or messages, the last changed first. `before` is
+        the `changed` time of the last one of the previous page."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(*containing(search, MESSAGE.c.content))
@@ -200,7 +199,6 @@ class ConversationStore:
     # messages
 
     def messages(self, owner: str, conversation_id: str) -> tuple[StoredMessage, ...]:
-        """Return the messages of all branches, oldest first."""
         self.get(owner, conversation_id)
         where = MESSAGE.c.conversation_id == conversation_id
         return self._read(select(MESSAGE).where(where).order_by(MESSAGE.c.number))
@@ -235,7 +233,6 @@ class ConversationStore:
         return tuple(messages)
 
     def path(self, owner: str, message_id: str) -> tuple[StoredMessage, ...]:
-        """Return a message and its ancestors, oldest first."""
         last = self.message(owner, message_id)
         messages = self.messages(owner, last.conversation_id)
         known = {message.id: message for message in messages}
@@ -344,7 +341,6 @@ class ConversationStore:
     def ratings(
         self, owner: str, skipped: int = 0, most: int | None = None
     ) -> tuple[Feedback, ...]:
-        """Return ratings, oldest first."""
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))

@@ -52,11 +52,8 @@ _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
 
 
 class Database:
-    """`url` is SQLAlchemy's: sqlite:///FILE, sqlite:// (in memory) or postgresql://…
-
-    Every statement raises StoreUnavailable while the database cannot be used, and works again
-    afterwards. It raises NotFound if it adds to a row that another request has deleted.
-    """
+    """`url` is SQLAlchemy's. A statement raises StoreUnavailable while the database cannot be used,
+    and NotFound if it adds to a row that another request has deleted."""
 
     def __init__(self, url: str | URL) -> None:
         parsed = make_url(url)
@@ -68,21 +65,20 @@ class Database:
             private_files.database(self._file)
         # Values must not appear in error messages, nor therefore in logs.
         options: dict[str, Any] = {"hide_parameters": True}
-        if parsed.get_backend_name() == "sqlite":
-            options |= {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
-            if self._file is None:
-                options["poolclass"] = StaticPool
-            else:
-                options["connect_args"]["factory"] = sqlite.SqliteConnection
-                options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
-                # The newest connection first, so that no more are opened than work at a time.
-                options["pool_use_lifo"] = True
+        pooled = {"poolclass": _Pool, "pool_timeout": BUSY}
+        if parsed.get_backend_name() != "sqlite":
+            arguments: dict[str, Any] = {
+                k: v for k, v in postgres.DEFAULTS.items() if k not in parsed.query
+            }
+            options |= {**pooled, "pool_pre_ping": True, "connect_args": arguments}
         else:
-            options["pool_pre_ping"] = True
-            given = parsed.query
-            options["connect_args"] = {k: v for k, v in postgres.DEFAULTS.items() if k not in given}
-        if "poolclass" not in options:
-            options |= {"poolclass": _Pool, "pool_timeout": BUSY}
+            arguments = {"timeout": BUSY, "check_same_thread": False}
+            options |= {"poolclass": StaticPool, "connect_args": arguments}
+            if self._file is not None:
+                arguments["factory"] = sqlite.SqliteConnection
+                # The newest connection first, so that no more are opened than work at a time.
+                bounds = {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+                options |= {**pooled, **bounds}
         self.engine: Engine = create_engine(parsed, **options)
         # When a statement last failed because the database was unavailable.
         self._failed = -math.inf
@@ -112,12 +108,10 @@ class Database:
             yield connection
 
     def rows(self, query: Executable) -> Sequence[Row[Any]]:
-        """The rows of a query, in a transaction of its own."""
         with self.begin() as db:
             return db.execute(query).all()
 
     def first(self, query: Executable) -> Row[Any] | None:
-        """The first row of a query, in a transaction of its own."""
         with self.begin() as db:
             return db.execute(query).first()
 
@@ -165,7 +159,6 @@ class Database:
             yield connection
 
     def _create(self) -> bool:
-        """Create the current tables in a new database. Returns whether it did."""
         if self.revision():
             return False
         with self.alone() as connection:
@@ -199,9 +192,8 @@ class Database:
         return time.monotonic() - self._failed
 
     def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
-        """Whether the `writer` of this row, which is not the process `name`, has died: it is a
-        process of this host that ended, or was not `touched` for `lease` seconds, in which this
-        process could use the database."""
+        """Whether the `writer` of this row, which is not the process `name`, has ended on this
+        host, or was not `touched` for `lease` seconds in which the database could be used."""
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
         silent = row.touched < now - lease and self.seconds_since_failure() > lease
@@ -260,7 +252,6 @@ def _revision(connection: Connection) -> str:
 
 
 def _file(url: URL) -> Path | None:
-    """Return SQLite's file, or None."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)

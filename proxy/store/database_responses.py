@@ -1,10 +1,8 @@
 """Stored responses in the database.
 
-The row of its owner is the lock under which a response is added and an owner's data are cleared: so
-the bounds of a key hold, and nothing that was begun before a clearing is added after it.
-
-On its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
-without a sign of life. Seconds in which this process could not use the database count as signs.
+The row of its owner is the lock under which a response is added and an owner's data are cleared. On
+its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
+without a sign of life in which this process could use the database.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from . import records
 from .database import Database, insert_into, owned
@@ -112,7 +110,10 @@ class DatabaseResponses:
         row = self._db.first(select(RESPONSE).where(owned(RESPONSE, owner, key)))
         if row is None:
             return None
-        return Stored(row.response, row.input_items, bool(row.writer) and self._is_lost(row))
+        lost = bool(row.writer) and self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
+        if row.writer == self._name:
+            lost = (owner, key) not in self._open
+        return Stored(row.response, row.input_items, lost)
 
     def ids(self, owner: str) -> list[str]:
         found = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
@@ -134,7 +135,6 @@ class DatabaseResponses:
         return self._db.change(delete(RESPONSE).where(owned(RESPONSE, owner, key))) > 0
 
     def _make_room(self, db: Connection, owner: str, newest: str) -> None:
-        """Delete an owner's oldest beyond the bounds."""
         order = (_c.created.desc(), (_c.id == newest).desc(), _c.id)
         counted = (
             select(
@@ -149,11 +149,6 @@ class DatabaseResponses:
         db.execute(
             delete(RESPONSE).where(_c.owner == owner, _c.id.in_(select(counted.c.id).where(beyond)))
         )
-
-    def _is_lost(self, row: Row[tuple[object, ...]]) -> bool:
-        if row.writer == self._name:
-            return (row.owner, row.id) not in self._open
-        return self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
 
 
 ResponseStore = MemoryResponses | DatabaseResponses

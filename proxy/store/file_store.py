@@ -1,6 +1,5 @@
-"""Data of OpenAI's files and vector stores that knowledge bases and documents do not have.
-
-Every row has an owner, and each call sees only its owner's rows. Times are seconds since 1970.
+"""Data of OpenAI's files and vector stores that knowledge bases and documents do not have. Each
+call sees only its owner's rows. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -20,38 +19,36 @@ PIECE = 256 << 10  # bytes
 
 
 def put_pieces(db: Connection, table: Table, key: str, data: IO[bytes]) -> None:
-    """Store the rest of `data`."""
     (whose,) = table.foreign_keys
     number = 0
-    while piece := data.read(PIECE):
-        row = {whose.parent.name: key, "number": number, "data": piece}
+    while part := data.read(PIECE):
+        row = {whose.parent.name: key, "number": number, "data": part}
         db.execute(insert(table).values(row))
         number += 1
 
 
 def copy(db: Connection, table: Table, key: str, source: Table, source_key: str) -> None:
-    """Copy the bytes to another owner within the database."""
     (whose,), (theirs,) = table.foreign_keys, source.foreign_keys
     same = select(literal(key), source.c.number, source.c.data).where(theirs.parent == source_key)
     db.execute(insert(table).from_select([whose.parent.name, "number", "data"], same))
 
 
 def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
-    """Yield the pieces in order, each in a transaction of its own; ends early if the file is
-    deleted. The first piece is read at once, and may raise StoreUnavailable."""
-    first = _piece(database, table, key, 0)
+    """Yield the pieces, each in a transaction of its own; ends early if the file is deleted. The
+    first is read at once, and may raise StoreUnavailable."""
+    first = piece(database, table, key, 0)
 
     def rest() -> Iterator[bytes]:
-        piece, number = first, 0
-        while piece is not None:
-            yield piece
+        data, number = first, 0
+        while data is not None:
+            yield data
             number += 1
-            piece = _piece(database, table, key, number)
+            data = piece(database, table, key, number)
 
     return rest()
 
 
-def _piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
+def piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
     (whose,) = table.foreign_keys
     wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
     row = database.first(wanted)
@@ -79,8 +76,7 @@ class StoredVectorStore(Struct, frozen=True):
 
 
 class Attached(Struct, frozen=True, kw_only=True):
-    """A file in a vector store: its document, batch and attributes, and the tokens of its chunks
-    and their overlap. `error` says why it has no document."""
+    """A file in a vector store, with the tokens of its chunks. `error`: why it has no document."""
 
     base_id: str
     file_id: str
@@ -118,7 +114,6 @@ class FileStore:
         return self._db.one(StoredFile, select(FILES).filter_by(owner=owner, file_id=file_id))
 
     def all(self, owner: str) -> list[StoredFile]:
-        """Return all files, oldest first."""
         query = select(FILES).filter_by(owner=owner).order_by(FILES.c.created)
         return self._db.records(StoredFile, query)
 
@@ -131,7 +126,6 @@ class FileStore:
         return read(self._db, CONTENTS, file_id)
 
     def delete(self, owner: str, file_id: str) -> bool:
-        """Delete a file; return whether it existed."""
         return self._db.change(delete(FILES).filter_by(owner=owner, file_id=file_id)) > 0
 
     def put_store(self, owner: str, kept: StoredVectorStore) -> None:
@@ -154,7 +148,6 @@ class FileStore:
         self._db.change(delete(ATTACHED).filter_by(**entry))
 
     def put_batch(self, owner: str, batch: Batch) -> None:
-        """Store a new or changed batch."""
         self._replace(BATCHES, owner, batch)
         with self._db.begin() as db:
             drop_oldest(db, BATCHES, MOST_BATCHES, BATCHES.c.base_id == batch.base_id)

@@ -3,87 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from secrets import token_hex
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 
 from ..accounts.records import Account, Member, Team, User
-from ..errors import BadRequest, NotFound
-from .account_changes import AccountChanges, Recorder, ensure_user, of_row, row_of
+from ..errors import NotFound
+from .account_changes import AccountStore, Recorder, ensure_user
 from .api_keys import delete_keys
-from .database import Database, containing
+from .database import Database
 from .tables import ACCOUNT_USER, API_KEY, TEAM, TEAM_MEMBER
 
 A = TypeVar("A", bound=Account)
 MOST_LISTED = 10_000  # of a team that are read
 
 
-class Groups(AccountChanges, Generic[A]):
-    """The users, or the teams. `actor` and `finish_running` are as for keys."""
-
-    def __init__(self, database: Database, kind: str, made: type[A], table: Table) -> None:
-        super().__init__(database)
-        self._kind = kind
-        self._made = made
-        self._table = table
-        self._unique = ("email",) if table is ACCOUNT_USER else ("alias",)
-        self._names = dict.fromkeys(("id", "alias", *self._unique))
-
-    def read(self, name: str) -> A:
-        """Raises NotFound."""
-        with self._db.begin() as db:
-            return self._read(db, name)
-
-    def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
-    ) -> tuple[int, list[A]]:
-        """How many match, and a page of them, by id."""
-        table = self._table
-        condition = [table.c[name] == value for name, value in wanted.items()]
-        condition += containing(search, *(table.c[name] for name in self._names))
-        query = select(table).order_by(table.c.id)
-        return self._page(self._made, query, condition, offset, limit)
+class Groups(AccountStore[A]):
+    """The users, or the teams."""
 
     def make(self, new: A, actor: str) -> A:
-        """Add one with the fields of `new`, except for its times, and its id if that is empty.
-        Raises as `add`."""
+        """Add one with the time of now, and a new id if it has none. Raises as `add`."""
         now = time.time()
         made = msgspec.structs.replace(new, id=new.id or token_hex(12), created=now, changed=now)
         self.add(made, actor)
         return made
-
-    def add(self, new: A, actor: str) -> None:
-        """Raises BadRequest if the id, or the user's email or the team's alias, is in use."""
-        with self.changing(actor) as changes:
-            if changes.db.execute(self._by_id(new.id)).first() is not None:
-                raise BadRequest(
-                    f"the {self._kind}_id {new.id[:100]!r} is in use", param=f"{self._kind}_id"
-                )
-            self._check_unique(changes.db, new)
-            changes.db.execute(insert(self._table).values(**row_of(new)))
-            changes.whole("create", self._kind, new)
-
-    def change(
-        self,
-        name: str,
-        edit: Callable[[A], A],
-        actor: str,
-        action: str = "update",
-        *,
-        finish_running: bool = False,
-    ) -> A:
-        """Raises NotFound, and BadRequest if an email or alias is in use."""
-        with self.changing(actor, finish_running) as changes:
-            old = self._read(changes.db, name)
-            new = msgspec.structs.replace(edit(old), changed=time.time())
-            self._check_unique(changes.db, new)
-            where = self._table.c.id == name
-            changes.db.execute(update(self._table).where(where).values(**row_of(new)))
-            changes.differing(action, self._kind, old, new)
-        return new
 
     def delete(self, names: Collection[str], actor: str, *, finish_running: bool = False) -> int:
         """Delete these and their keys, or none and raise NotFound; returns how many there were."""
@@ -123,31 +69,13 @@ class Groups(AccountChanges, Generic[A]):
                 raise NotFound(f"{user_id[:100]!r} is not a member of the team", param="user_id")
             _recorded(changes, "member_delete", Member(team_id, user_id))
 
-    def _read(self, db: Connection, name: str) -> A:
-        row = db.execute(self._by_id(name)).first()
-        if row is None:
-            raise NotFound(f"there is no {self._kind} {name[:100]!r}", param=f"{self._kind}_id")
-        return of_row(self._made, row)
-
-    def _by_id(self, name: str) -> Any:
-        return select(self._table).where(self._table.c.id == name)
-
-    def _check_unique(self, db: Connection, new: A) -> None:
-        for field in self._unique:
-            value = getattr(new, field)
-            column = self._table.c[field]
-            taken = select(column).where(column == value, self._table.c.id != new.id)
-            if value is not None and db.execute(taken).first() is not None:
-                param = f"{self._kind}_{field}"
-                raise BadRequest(f"the {param} {value[:100]!r} is in use", param=param)
-
 
 def users(database: Database) -> Groups[User]:
-    return Groups(database, "user", User, ACCOUNT_USER)
+    return Groups(database, "user", User, ACCOUNT_USER, ("email",))
 
 
 def teams(database: Database) -> Groups[Team]:
-    return Groups(database, "team", Team, TEAM)
+    return Groups(database, "team", Team, TEAM, ("alias",))
 
 
 def _team(db: Connection, team_id: str) -> None:

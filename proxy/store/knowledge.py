@@ -1,6 +1,5 @@
-"""Knowledge bases, documents, chunks and jobs as database rows.
-
-Every call sees only its owner's rows, except the calls for readers of documents.
+"""Knowledge bases, documents, chunks and jobs. Every call sees only its owner's rows, except the
+calls for readers of documents.
 """
 
 from __future__ import annotations
@@ -42,12 +41,10 @@ class KnowledgeStore:
             check_count(db, BASE, MOST_BASES, refusal, BASE.c.owner == owner)
 
     def bases(self, owner: str) -> list[Base]:
-        """Return all bases, oldest first."""
         query = select(BASE, _COUNT).where(BASE.c.owner == owner).order_by(BASE.c.created)
         return self._db.records(Base, query)
 
     def base(self, owner: str, id_or_name: str) -> Base | None:
-        """Return a base by id, or else by name."""
         named = or_(BASE.c.id == id_or_name, BASE.c.name == id_or_name)
         query = select(BASE, _COUNT).where(BASE.c.owner == owner, named)
         query = query.order_by(case((BASE.c.id == id_or_name, 0), else_=1), BASE.c.created)
@@ -94,7 +91,6 @@ class KnowledgeStore:
         self._quota.check(db, owner)
 
     def documents(self, owner: str, base_id: str) -> list[Document]:
-        """Return all documents of a base, oldest first."""
         query = select(DOCUMENT).filter_by(owner=owner, base_id=base_id)
         query = query.order_by(DOCUMENT.c.created, DOCUMENT.c.id)
         return self._db.records(Document, query)
@@ -103,7 +99,6 @@ class KnowledgeStore:
         return self._db.one(Document, select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
 
     def filenames(self, document_ids: Collection[str]) -> dict[str, str]:
-        """Return file names by document id."""
         where = DOCUMENT.c.id.in_(list(document_ids))
         rows = self._db.rows(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
         return {row.id: row.filename for row in rows}
@@ -121,7 +116,6 @@ class KnowledgeStore:
         return self._db.change(again.values(**QUEUED, **_columns(splitting))) > 0
 
     def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
-        """Cancel the documents that are not finished."""
         which = DOCUMENT.c.id == document_id if document_id else DOCUMENT.c.job_id == job_id
         open_ = (DOCUMENT.c.owner == owner, which, DOCUMENT.c.status.not_in(OVER))
         with self._db.begin() as db:
@@ -130,7 +124,6 @@ class KnowledgeStore:
                 db.execute(update(JOB).where(owned(JOB, owner, job_id)).values(cancelled=True))
 
     def purge(self) -> None:
-        """Remove deleted data from the files."""
         self._db.purge()
 
     # chunks
@@ -156,7 +149,6 @@ class KnowledgeStore:
         return [(row.id, row.base_id, row.size) for row in rows]
 
     def chunks_in(self, document_id: str) -> list[Chunk]:
-        """Return the chunks of a document of any owner."""
         return self._db.records(Chunk, _CHUNKS.where(CHUNK.c.document_id == document_id))
 
     def chunk(self, owner: str, chunk_id: str) -> Chunk | None:

@@ -14,23 +14,15 @@ BLOCK = 8  # bytes of a block's digest
 
 
 class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
-    """One request that asked a model, after its last byte was sent.
+    """One request that asked a model, after its last byte was sent. `ended` is in milliseconds
+    since 1970. `api` names the dialect, `client` the product of the User-Agent. `backend` and
+    `slot` are those of the last run; -1 is unknown.
 
-    `ended` is when, in milliseconds since 1970. `request` is the request's id; `key`, `user` and
-    `team` are the caller's. `api` names the dialect, `client` the product of the User-Agent.
-    `backend` and `slot` are those of the last run; `slot` is -1 if unknown.
-
-    Token counts are those of the answer's own `usage`: a prompt counts once for all choices made
-    from it, tokens of several choices, of rounds with tools and of documents that were written
-    again add up. `prompt` includes `cached`, and `completion` includes `reasoning`. A request that
-    was cut off has the tokens so far.
-
-    Times are seconds: `queue_seconds` in the queue; `prefill_seconds` and `decode_seconds` of the
-    backend's work on prompts and tokens, added up over choices; `slot_seconds` is how long slots
-    were leased, which choices that ran at the same time add up too; `saved_seconds` is an estimate
-    of the time that the backend would have needed for the cached tokens; `seconds` is the whole
-    request. `outcome` is "ok", "cancelled", or the code of an error. `blocks` are digests of the
-    prompt's beginnings, BLOCK bytes each, b"" if unknown (see `scheduling.prefix`)."""
+    Token counts are those of the answer's own `usage`, of all its choices and rounds with tools.
+    `prompt` includes `cached`, and `completion` includes `reasoning`. Times are seconds; those of
+    backends are added up over choices. `saved_seconds` is an estimate of the time that the cached
+    tokens would have needed. `outcome` is "ok", "cancelled", or the code of an error. `blocks` are
+    digests of the prompt's beginnings, b"" if unknown."""
 
     ended: int
     request: str

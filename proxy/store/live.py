@@ -1,6 +1,5 @@
-"""Open sign-in sessions in the memory of one process, for when there is no database.
-
-Session ids are digests: cookies cannot be derived from stored data. Times are seconds since 1970.
+"""Open sign-in sessions in the memory of one process, for when there is no database. Session ids
+are digests. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -59,6 +58,5 @@ class MemorySessions:
         return any(one is not None for one in gone)
 
     def end_all(self, owner: str) -> int:
-        """End all sessions of an owner; return how many there were."""
         with self._lock:
             return len(self._begun.pop(owner, {}))

@@ -1,8 +1,6 @@
-"""Maps database errors that mean "unavailable" to the error that clients get.
-
-A file that is locked, full, missing or read-only, and a server that is silent, starting or out of
-resources become StoreUnavailable, a 503. All other errors (such as invalid SQL) are bugs and stay
-unchanged. The log gets the reason, without statements and values.
+"""Maps database errors that mean "unavailable" (a file that is locked, full or missing, a silent
+server) to a 503, StoreUnavailable. Others, such as invalid SQL, are bugs and stay unchanged. The
+log gets the reason, without statements and values.
 """
 
 from __future__ import annotations

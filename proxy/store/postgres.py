@@ -1,7 +1,4 @@
-"""PostgreSQL through psycopg 3.
-
-It does not allow NUL in text: NUL is stored, and searched for, as U+FFFD.
-"""
+"""PostgreSQL through psycopg 3. Text has no NUL there: it is kept, and searched for, as U+FFFD."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Limits how many files, documents and conversations a key may store, and their bytes.
-
-The quota is checked in the transaction of `begin_for` that adds an object, after its row is
-written: two additions cannot both take the last place.
+"""Limits how many files, documents and conversations a key may store, and their bytes. They are
+checked in the transaction of `begin_for` that adds an object: two cannot both take the last place.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 # A name is `host:pid:random`: on the same host, the pid shows whether the process has died.
 def new_name() -> str:
-    """Return a new name for a writer in this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -47,8 +46,7 @@ class Tokens(NamedTuple):
 
 
 class RequestBatch(Struct, frozen=True, kw_only=True):
-    """`times` has the time of each status by its name, and that at which the batch `expires`.
-    `lasts`: seconds for which output files are kept, None for ever."""
+    """`times` are by the name of the status, and `expires`. Output files last `lasts` seconds."""
 
     id: str
     owner: str
@@ -75,7 +73,6 @@ class RequestBatch(Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> Tokens:
-        """Those of all answers."""
         return Tokens(*(getattr(self, f"{name}_tokens") for name in Tokens._fields))
 
 

@@ -1,9 +1,7 @@
 """Batches of requests, and the results of their lines until the output files are written.
 
-One process runs a batch at a time: its name is in the row, with a heartbeat. Each change of a
-running batch is made under that name, in one transaction with what it counts, so a process that
-lost its batch can store nothing more. Results become files piece by piece; the next process begins
-the files again.
+One process runs a batch at a time: its name is in the row, with a heartbeat, and it changes the row
+only under that name. So a process that lost its batch stores nothing more.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, up
 from ..errors import NotFound
 from . import records
 from .database import Database, owned
-from .file_store import PIECE, StoredFile
+from .file_store import PIECE, StoredFile, piece
 from .quota import UNLIMITED, Quota, check_count
 from .records import MOST, OPEN, UNCHECKED, RequestBatch, Result, Tokens, new_id
 from .tables import BATCH_RESULT, CONTENTS, FILES, REQUEST_BATCH
@@ -83,14 +81,13 @@ class RequestBatches:
         return self.get(owner, key)
 
     def clear(self, owner: str) -> int:
-        """Delete all batches of an owner; return how many there were."""
         return self._db.change(delete(REQUEST_BATCH).where(_b.owner == owner))
 
     # for the process that runs them
 
     def claim(self, now: float) -> RequestBatch | None:
-        """Take an unfinished batch that no living process runs. Keys take turns; of one key's,
-        those whose file is not checked come first, then the one that has waited longest."""
+        """Take an unfinished batch that no living process runs. Keys take turns; files that are not
+        checked come first, then who has waited longest."""
         columns = _b.id, _b.owner, _b.status, _b.writer, _b.touched
         rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
         self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
@@ -126,7 +123,6 @@ class RequestBatches:
         return "" if row is None else str(row.status)
 
     def release(self, key: str, now: float) -> None:
-        """Let the next process run it."""
         self._change(key, writer="", touched=now)
 
     def begin(self, key: str, total: int, model: str, now: float) -> None:
@@ -177,9 +173,9 @@ class RequestBatches:
             last = rows[-1].number
 
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
-        """Write the results that have failed, or the others, to a new file of the owner, instead of
-        that of a process that was killed. Returns whether there are any. Raises NotFound if this
-        process lost the batch, and QuotaExceeded."""
+        """Write the results that have failed, or the others, to a new file of the owner, in place
+        of that of a killed process. False if there are none. Raises NotFound if it lost the batch,
+        and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
         some = self._results(batch.id, failed=failed)
         if (first := next(some, None)) is None:
@@ -222,9 +218,7 @@ class RequestBatches:
 
     def piece(self, file_id: str, number: int) -> bytes | None:
         """A piece of an input file; None after the last, and if the file was deleted."""
-        wanted = CONTENTS.c.file_id == file_id, CONTENTS.c.number == number
-        row = self._db.first(select(CONTENTS.c.data).where(*wanted))
-        return None if row is None else bytes(row.data)
+        return piece(self._db, CONTENTS, file_id, number)
 
     def _results(self, key: str, *, failed: bool) -> Iterator[bytes]:
         last = -1

@@ -1,13 +1,10 @@
-"""Stored responses, and conversations of the Responses API: a bounded number for each key.
-
-Values are opaque bytes here. The oldest of a key make room for its newest, and a key sees its own
-alone. Without a database they are in the memory of one process (`MemoryResponses`);
+"""Stored responses, and conversations of the Responses API: a bounded number for each key, whose
+oldest make room for the newest. Without a database they are in memory (`MemoryResponses`);
 `DatabaseResponses` has the same methods. If the writer of a response no longer runs, it is `lost`.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,10 +25,7 @@ class Stored(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """`number` counts what is put: of two of one time, the first is the older one."""
-
     created: float
-    number: int
     value: Stored
     making: bool
 
@@ -50,7 +44,6 @@ class MemoryResponses:
         self._lock = native_lock()
         self._rows: dict[str, dict[str, _Row]] = {}  # by owner and id
         self._cleared: dict[str, float] = {}  # by owner: when its data were deleted last
-        self._count = itertools.count()
 
     def put(
         self,
@@ -62,9 +55,8 @@ class MemoryResponses:
         *,
         making: bool = False,
     ) -> None:
-        """Keep it, or replace what is kept under this id. One too large for all is not kept, nor
-        one whose making had `begun` when the owner's data were cleared. `making`: this process goes
-        on making it until `close_open`."""
+        """Keep it, unless it is too large for all, or its making had `begun` when the owner's data
+        were cleared. `making`: this process goes on making it until `close_open`."""
         if len(value.response) + len(value.items) > self._most_bytes:
             return
         with self._lock:
@@ -72,14 +64,15 @@ class MemoryResponses:
             if begun is not None and begun <= self._cleared.get(owner, 0.0) <= self._clock():
                 return
             rows = self._rows.setdefault(owner, {})
-            rows[key] = _Row(created, next(self._count), value, making)
+            rows.pop(key, None)  # of two of one time, the first that was put is the older one
+            rows[key] = _Row(created, value, making)
             self._make_room(rows)
 
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace one that is not being made by what `edit` makes of it, in one step. None, and
-        nothing done, if there is none. `created` is its new time, by which the oldest make room."""
+        """Replace what is not being made, in one step; None if there is no such. By `created` the
+        oldest make room."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)
@@ -131,12 +124,10 @@ class MemoryResponses:
             return len(self._rows.pop(owner, {}))
 
     def delete(self, owner: str, key: str) -> bool:
-        """Whether there was one."""
         with self._lock:
             return self._rows.get(owner, {}).pop(key, None) is not None
 
     def _make_room(self, rows: dict[str, _Row]) -> None:
-        """Delete an owner's oldest beyond the bounds."""
         size = sum(len(row.value.response) + len(row.value.items) for row in rows.values())
         if len(rows) <= self._most and size <= self._most_bytes:
             return
@@ -148,4 +139,4 @@ class MemoryResponses:
 
 
 def _by_age(rows: dict[str, _Row]) -> list[str]:
-    return sorted(rows, key=lambda key: (rows[key].created, rows[key].number))
+    return sorted(rows, key=lambda key: rows[key].created)

@@ -1,11 +1,9 @@
-"""SQLite for SQLAlchemy under gevent: file access in native threads, SQLAlchemy in the event loop.
+"""SQLite for SQLAlchemy under gevent: each call that may touch the file runs in a native thread,
+with the fetching of its rows. SQLAlchemy stays in its greenlet, since its locks are gevent's. There
+are as many threads as connections, so that a writer can always continue.
 
-Each call that may touch the file runs in a native thread, including fetching its rows. SQLAlchemy
-stays in its greenlet, since its locks are gevent's. There are as many threads as connections, so
-that a writer can always continue, even if all other threads wait for it.
-
-If the file was moved or replaced, connections to the old file are not used any more, and no empty
-file is created in its place.
+Connections to a file that was moved or replaced are not used any more, and no empty file is created
+in its place.
 """
 
 from __future__ import annotations

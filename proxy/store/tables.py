@@ -55,7 +55,6 @@ def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
 
 
 def _counts() -> list[Column[Any]]:
-    """Return the columns of the ledger that are added up: tokens and seconds."""
     return [
         Column(name, Float if name.endswith("_seconds") else BigInteger, nullable=False)
         for name in SUMMED

@@ -34,8 +34,8 @@ class State(Struct, frozen=True, gc=False):
 
 
 class LimitService:
-    """Makes the allowances of requests. `prices` are those of models, the first that fits counts.
-    `alert` is called once for each limit of a budget in each of its periods; it must not wait."""
+    """Makes allowances. Of `prices`, the first that fits counts. `alert` is called once for each
+    limit of a budget in each of its periods; it must not wait."""
 
     def __init__(
         self,
@@ -57,7 +57,6 @@ class LimitService:
         return Allowance(self, plan_of(limited), idle=idle)
 
     def pricing(self, plan: Plan, model: str) -> Pricing:
-        """How a request to this model is charged now."""
         if not plan.budgets:
             return self._unpriced
         return Pricing(self._price(model), self._now())
@@ -89,10 +88,9 @@ class LimitService:
 
 
 class Allowance:
-    """What one request of a client may take, in one or several rounds. `states` are those of its
-    windows, and `warnings` those about its budgets, for headers. All its choices together have one
-    place in the queue. An `idle` request has a slot that no other needs: it does not count among
-    those that run or wait."""
+    """What one request may take, in one or several rounds. `states` are those of its windows,
+    `warnings` those about its budgets. All its choices have one place in the queue. An `idle`
+    request does not count among those that run or wait."""
 
     def __init__(self, service: LimitService, plan: Plan, *, idle: bool = False) -> None:
         self._whole = plan
@@ -123,7 +121,8 @@ class Allowance:
         plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, self._models)
         result = service.limiter.take(charges, self._gauges)
-        if exact is not None and _lacks_tokens(result):
+        by = result.by if isinstance(result, Refused) else None
+        if exact is not None and isinstance(by, Charge) and by.gives_back:
             charges = plan.charges(exact(), terms, self._models)
             result = service.limiter.take(charges, self._gauges)
         self._note(charges, result)
@@ -134,7 +133,7 @@ class Allowance:
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
-        admission would come after. Takes nothing. Raises as `admit` does."""
+        precedes admission. Raises as `admit`."""
         whole = self.plan.charges(Size(), self._service.pricing(self.plan, ""))
         charges = [replace(charge, wish=0, gives_back=False) for charge in whole]
         result = self._service.look(charges)
@@ -238,15 +237,10 @@ class Reservation:
         self.settle(NOTHING)
 
 
-def _lacks_tokens(result: Taken | Refused) -> bool:
-    return isinstance(result, Refused) and isinstance(result.by, Charge) and result.by.gives_back
-
-
 class LimitStatus(Struct, frozen=True):
-    """A limit of the key, the team or the user (`level`): `used` of `most` of a `quantity` in a
-    `period`, "" for ever. In `reset` seconds, nothing of it is used any more; None for never.
-    `warns`: it is a budget that only warns. `model`: the name or pattern that it is for, "" for all
-    models."""
+    """A limit of the key, team or user (`level`): `used` of `most` in a `period`, "" for ever. In
+    `reset` seconds nothing of it is used, None for never. `warns`: a budget that only warns.
+    `model`: its pattern."""
 
     level: str
     quantity: str
@@ -262,8 +256,7 @@ class LimitStatus(Struct, frozen=True):
 def limit_statuses(
     service: LimitService, limits: Sequence[Limited], now: int
 ) -> Sequence[LimitStatus]:
-    """The windows and budgets of all levels, in order, at the time `now` (microseconds since 1970).
-    Raises LimitsUnavailable."""
+    """The windows and budgets of all levels at this time. Raises LimitsUnavailable."""
     bounds: list[tuple[str, Window | Budget, Meter]] = []
     for limited in limits:
         windows, budgets = limited.limits.windows, budgets_of(limited)

@@ -34,8 +34,7 @@ FREE = Price()
 
 
 class Alert(NamedTuple):
-    """A budget reached its soft limit, or its hard limit (`is_hard`). `spent`, `soft` and `most`
-    are in its unit."""
+    """A budget reached its soft limit, or its hard one (`is_hard`); amounts are in its unit."""
 
     subject: str
     unit: Unit
@@ -47,8 +46,7 @@ class Alert(NamedTuple):
 
 
 class Used(Struct, frozen=True, gc=False):
-    """What a request has used: tokens, of which `cached` are of the prompt, and seconds for which
-    slots were leased."""
+    """What a request has used; `cached` are tokens of the prompt."""
 
     prompt: int = 0
     cached: int = 0
@@ -58,8 +56,7 @@ class Used(Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=64)
 def span_of(period: BudgetPeriod, hour: int) -> tuple[int, int]:
-    """The begin and the end of the period that an hour is in, in microseconds since 1970; 0 and 0
-    for all time."""
+    """The period that an hour is in, in microseconds since 1970; 0 and 0 for all time."""
     if not period:
         return 0, 0
     day = datetime.fromtimestamp(3600 * hour, UTC).replace(hour=0)
@@ -78,7 +75,6 @@ def span_of(period: BudgetPeriod, hour: int) -> tuple[int, int]:
 
 
 def meter_of(budget: Budget, now: int) -> Meter:
-    """The meter of a budget in the period of this time."""
     most = LARGEST if budget.most is None else min(LARGEST, units(budget.unit, budget.most))
     begin, end = span_of(budget.period, now // HOUR)
     name = f"{budget.unit}/{budget.period or 'ever'}/budget"
@@ -96,7 +92,6 @@ def units(unit: Unit, amount: float) -> int:
 
 
 def price_of(prices: Sequence[Price], model: str) -> Price:
-    """The first price that fits the model's name."""
     return next((price for price in prices if matches(price.model, model)), FREE)
 
 

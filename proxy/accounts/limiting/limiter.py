@@ -106,8 +106,7 @@ MOST_LEVELS = 65_536  # beyond which those that are down to 0 are forgotten
 
 
 class Taken(Struct, frozen=True):
-    """What was taken: `amounts` units for each charge, whose meters are then at `levels`, at the
-    time `at`. `lease` names it in Redis."""
+    """The units taken for each charge, whose meters are then at `levels`; `lease` is for Redis."""
 
     charges: Sequence[Charge]
     gauges: Sequence[Gauge]
@@ -118,8 +117,8 @@ class Taken(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """The charge or gauge that was not there, seconds until it may be (None: never, or unknown for
-    a gauge), and the levels of all charges at the time `at`."""
+    """The charge or gauge that was not there, seconds until it may be (None: never or unknown), and
+    the levels of all charges at the time `at`."""
 
     by: Charge | Gauge
     wait: float | None
@@ -131,7 +130,6 @@ Spent = Callable[[Charge], int]  # the units that were used in the epoch of a ch
 
 
 def nothing(charge: Charge) -> int:
-    """Nothing is known of the past of a meter."""
     return 0
 
 
@@ -208,7 +206,6 @@ class LocalLimiter:
                     self._levels[key] = meter, Level(spent, meter.epoch)
 
     def _level(self, charge: Charge, now: int) -> Level:
-        """The level of a charge's meter now."""
         known = self._levels.get((charge.subject, charge.meter.name))
         if known is None:
             return Level(0, charge.meter.time(now))

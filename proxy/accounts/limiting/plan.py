@@ -50,9 +50,8 @@ class BudgetOf(NamedTuple):
 
 
 class Plan:
-    """The limits of a request, of all levels. Its charges are those of its windows, then those of
-    its budgets. `models` are those that windows are for, "" for all, `patterns` those without "".
-    `counts_tokens`: its prompt must be counted."""
+    """The limits of a request, of all levels: those of windows, then those of budgets. `patterns`
+    are the models that windows are for. `counts_tokens`: its prompt must be counted."""
 
     def __init__(self, limited: Sequence[Limited], models: frozenset[str] | None = None) -> None:
         """`models` are the patterns whose windows count; None is all of them."""
@@ -204,8 +203,7 @@ def meter_of_window(limit: Window) -> Meter:
 def refusal(
     by: Charge | Gauge, wait: float | None, used: int = 0, *, model: str = ""
 ) -> GatewayError:
-    """The error of a request that reached a limit; `used` is the level of the meter, `model` the
-    one that the limit is for."""
+    """The error of a reached limit; `used` is the level, `model` the one that it is for."""
     who = _who(by.subject)
     if isinstance(by, Gauge):
         some = _counted(by.most, "requests")

@@ -1,13 +1,9 @@
-"""The Lua scripts that do in Redis what `meters` and `LocalLimiter` do in a process.
+"""The Lua scripts that do in Redis what `LocalLimiter` does in a process.
 
 For each subject there are a hash with the levels of its meters ("USED:AT" by name), and for each
 gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=UNITS,…": what it
-took and gives back if its worker dies. Whichever script sees a lease first that has ended, gives
-it back.
-
-A level that is no such text, or has a larger number than 2^53, counts as none.
-
-Numbers are doubles, exact up to 2^53, and are written with all of their digits.
+took and gives back if its worker dies, to whichever script sees first that it has ended. A level
+that is no such text, or above 2^53, counts as none: numbers are doubles, written with all digits.
 """
 
 COMMON = """

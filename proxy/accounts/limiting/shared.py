@@ -1,11 +1,8 @@
 """Meters in Redis or Valkey, which all workers and hosts share.
 
-A request takes everything in one round trip. What it did not use is given back by a thread, in
-order and at once, that of many requests in one round trip, unless a count of running requests is
-limited: then the request waits until it is given back, since its client may send the next one as
-soon as it has its answer.
-
-What a request takes is leased until then. The thread renews the leases of this worker; those of a
+A request takes everything in one round trip. A thread gives back what it did not use, for many
+requests at once. If a count of running requests is limited, the request itself waits for that: its
+client may send the next one as soon as it has its answer. What is taken is leased; the leases of a
 worker that was killed end after LEASE seconds, and everything is given back.
 """
 
@@ -171,8 +168,7 @@ class SharedLimiter:
         return answer
 
     def _repair(self, keys: Sequence[str]) -> None:
-        """Delete those of these keys that another program has written: they have no levels. What
-        they had is lost, so these limits begin anew, and budgets are read from the ledger."""
+        """Delete those of these keys that another program has written: their limits begin anew."""
         for key in keys:
             kind, wanted = self._redis.type(key), b"zset" if "\0" in key else b"hash"
             if kind not in (wanted, b"none"):

@@ -108,7 +108,7 @@ class Index:
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> None:
         """Index these chunks, with vectors from `model` ("": the backend's own). With `wait`, retry
-        while the backend is unavailable. Raises what `embed` raises, and then indexes none."""
+        while the backend is unavailable. Raises what `embed` raises."""
         self.prepared(base_id, entries, model, wait=wait)()
 
     def prepared(
@@ -156,7 +156,10 @@ class Index:
                     known = hits.get(hit.chunk_id)
                     if known is None or known.score < hit.score:
                         hits[hit.chunk_id] = hit
-        rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
+        rankings = []
+        for scored in (by_words, by_vector):
+            scored.sort(key=lambda pair: -pair[0])
+            rankings.append([chunk for _, chunk in scored[:depth]])
         words, near = ({chunk: n for n, chunk in enumerate(ranked, 1)} for ranked in rankings)
         if by_vector:
             strong = sum(raw >= STRONG for raw, _ in by_words)
@@ -219,10 +222,6 @@ class Index:
             return ()
 
 
-def _ranking(scored: list[tuple[float, str]]) -> list[str]:
-    return [chunk for _, chunk in sorted(scored, key=lambda pair: -pair[0])]
-
-
 def _affordable(having: Mapping[str, int]) -> list[str]:
     """Return the rarest of the terms in a base, as many as a search may read."""
     chosen: list[str] = []
@@ -236,7 +235,6 @@ def _affordable(having: Mapping[str, int]) -> list[str]:
 
 
 def open_shelf(engine: Engine, file: Path) -> IndexBackend:
-    """Open the shelf in `engine`'s PostgreSQL database, or else in the SQLite file `file`."""
     if engine.dialect.name == "postgresql":
         return PostgresShelf(engine)
     return SqliteShelf(file)

@@ -87,7 +87,6 @@ def rarity(rows: int, having: int) -> float:
 
 
 def weights(query: Iterable[Term], rows: int, having: Mapping[str, int]) -> dict[str, float]:
-    """Return the weight of each term in a base."""
     counts = {}
     for term in query:
         if rows_with := having.get(term.text, 0):
@@ -115,7 +114,6 @@ def _runs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain(word: str) -> str:
-    """Return a word without accents and English endings."""
     if not word.isascii():
         apart = unicodedata.normalize("NFD", word)
         word = "".join(c for c in apart if not unicodedata.combining(c))
@@ -123,8 +121,7 @@ def _plain(word: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Remove -s, -ed, -ing and a last -e: Porter's first step, simplified: making and make both
-    become mak."""
+    """Remove -s, -ed, -ing and a last -e (Porter's first step): making and make become mak."""
     if len(word) > 3 and word.endswith("s"):
         if word.endswith("ies"):
             word = word[:-3] + "y"

@@ -1,9 +1,9 @@
 """The index in PostgreSQL: full-text search for words, pgvector, if the server has it, for vectors.
 
-Texts are split by `lexical` and stored as a tsvector with a GIN index; the server's own parser may
-drop Chinese. Each term begins with the number of its base. The server's ranking does not consider
-rarity, so candidates are the rows with the greatest sum of term weights. Long values are stored
-outside the table (toast_tuple_target), since a search reads thousands of rows for their ids only.
+Texts are split by `lexical`, since the server's parser may drop Chinese. Each term begins with the
+number of its base. Candidates are the rows with the greatest sum of term weights, since the
+server's ranking does not consider rarity. Long values are stored outside the table
+(toast_tuple_target).
 """
 
 from __future__ import annotations

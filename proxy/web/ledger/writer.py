@@ -1,9 +1,7 @@
-"""Writes finished requests to the ledger in the database, in batches and off the hot path.
+"""Writes finished requests to the ledger in the database, twice a second and off the hot path.
 
-A request costs a row in a queue, some microseconds. A thread stores the queue twice a second,
-so a process that is killed loses at most the requests of its last second. While the database is
-unavailable, rows wait in the queue; if it is full, further rows are counted as lost, in the log and
-in the metrics. An orderly stop writes everything.
+While the database is unavailable, rows wait in a queue; if it is full, further rows are counted as
+lost, in the log and in the metrics. An orderly stop writes everything.
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ _PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?",
 FEW = 32  # evaluated tokens that are too few to measure a speed
 MOST_BACKENDS = MOST_CLIENTS = 256
 AGENT = 128  # characters of a User-Agent header that are read
-SMOOTH = 0.8  # weight of earlier measurements
 
 
 @lru_cache(MOST_CLIENTS)
@@ -65,33 +62,26 @@ def outcome_of(record: Record) -> str:
 
 
 class PrefillSpeeds:
-    """The seconds that each backend needs to evaluate a token, measured from requests."""
+    """The seconds that each backend needed last to evaluate a token."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}  # tokens and seconds, decaying
+        self._seconds: dict[str, float] = {}
 
     def saved(self, info: Info) -> float:
-        """An estimate of the seconds that the cached tokens of a request saved; 0 until a speed is
-        known."""
+        """The estimated seconds that cached tokens saved; 0 until a speed is known."""
         evaluated = info.usage.prompt - info.usage.cached
         # Several choices evaluate their prompt several times, and count it once.
         if info.choices <= 1 and info.evaluating > 0 and evaluated >= FEW:
-            if len(self._sums) >= MOST_BACKENDS and info.backend not in self._sums:
-                self._sums.clear()
-            tokens, seconds = self._sums.get(info.backend, (0.0, 0.0))
-            self._sums[info.backend] = (
-                SMOOTH * tokens + evaluated,
-                SMOOTH * seconds + info.evaluating,
-            )
-        tokens, seconds = self._sums.get(info.backend, (1.0, 0.0))
-        return info.usage.cached * seconds / tokens
+            if len(self._seconds) >= MOST_BACKENDS:
+                self._seconds.clear()
+            self._seconds[info.backend] = info.evaluating / evaluated
+        return info.usage.cached * self._seconds.get(info.backend, 0.0)
 
 
 def row_of(
     record: Record, took: float, ended: float, routes: Routes, speeds: PrefillSpeeds
 ) -> LedgerRow:
-    """The row of a request that ended at the time `ended` (seconds since 1970) and took so many
-    seconds, by one of these routes."""
+    """The row of a request that `ended` (seconds since 1970) and took so many seconds."""
     info = record.info
     served = routes.get((record.method, record.route))
     usage = info.usage
@@ -156,8 +146,7 @@ class LedgerWriter:
         needs_key: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Rows are kept for so many days. `needs_key` tells whether callers need a key: requests
-        that were refused because they had none are not stored."""
+        """Rows are kept for so many days. Where callers need a key, others are not stored."""
         self.ledger = ledger
         self._days = days
         self._needs_key = needs_key
@@ -192,7 +181,6 @@ class LedgerWriter:
         return LedgerCounts(self._stored, self._lost, len(self._waiting) + len(self._batch))
 
     def start(self) -> None:
-        """Start the thread that stores rows and deletes old ones."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 

@@ -1,6 +1,4 @@
-"""History of the last hour: sums of finished requests in a ring of samples.
-
-A request costs a few additions some time after it ends; a token costs nothing. A sample is created
+"""History of the last hour: sums of finished requests in a ring of samples. A sample is created
 when a request falls into it, so an idle gateway does no work.
 """
 
@@ -9,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import NamedTuple, get_args
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
@@ -20,9 +18,8 @@ from ...gateway import Info
 OTHER = "other"  # requests that match no route
 
 
-class Finished(NamedTuple):
-    """A finished request: the `second` in which it ended, and how many seconds it `took`. Requests
-    are added up by the dozen, at a fraction of the cost of adding each by itself."""
+class Finished(Struct, frozen=True, gc=False):
+    """A finished request: the `second` in which it ended, and how many seconds it `took`."""
 
     second: int
     route: str
@@ -38,9 +35,8 @@ WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code}
 
 
 class Sample(Struct, kw_only=True):
-    """Sums over the requests that ended within one step. `at` is the start of the step, in seconds
-    of the clock. `first_token` and `writing` are seconds, summed over `first_tokens` requests and
-    `written` tokens. `errors` counts by error code."""
+    """Sums over the requests that ended within one step from `at`. `first_token` and `writing` are
+    seconds, of `first_tokens` requests and `written` tokens."""
 
     at: int
     requests: int = 0
@@ -72,8 +68,8 @@ class History:
                 _add(sample, row)
 
     def samples(self, since: float = 0.0) -> list[Sample]:
-        """Return the samples of the last hour in order, from the step that contains `since`. The
-        last one may still change."""
+        """The samples of the last hour in order, from the step of `since`; the last may still
+        change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
         recent = [sample for sample in self._ring if sample is not None and sample.at > oldest]
         copies = (structs.replace(sample, errors=dict(sample.errors)) for sample in recent)
@@ -98,33 +94,24 @@ def _add(sample: Sample, row: Finished) -> None:
         sample.errors[code] = sample.errors.get(code, 0) + 1
 
 
-class Totals(Struct, kw_only=True):
-    """Totals of samples. Speeds and waits are means, or None if nothing was measured."""
-
-    requests: int
-    prompt: int
-    cached: int
-    completion: int
-    first_token: float | None
-    speed: float | None
-    errors: dict[str, int]
-
-
-def total(samples: list[Sample]) -> Totals:
-    """Add up samples. `first_token` is in seconds, `speed` in tokens per second of one answer."""
+def total(samples: list[Sample]) -> dict[str, Any]:
+    """Add up samples. `first_token` (seconds) and `speed` (tokens per second of one answer) are
+    means, None if nothing was measured."""
     errors: Counter[str] = Counter()
     for sample in samples:
         errors.update(sample.errors)
-    first_tokens = sum(sample.first_tokens for sample in samples)
-    writing = sum(sample.writing for sample in samples)
-    return Totals(
-        requests=sum(sample.requests for sample in samples),
-        prompt=sum(sample.prompt for sample in samples),
-        cached=sum(sample.cached for sample in samples),
-        completion=sum(sample.completion for sample in samples),
-        first_token=sum(sample.first_token for sample in samples) / first_tokens
-        if first_tokens
-        else None,
-        speed=sum(sample.written for sample in samples) / writing if writing else None,
-        errors=dict(errors.most_common()),
-    )
+    sums = {
+        name: sum(getattr(sample, name) for sample in samples)
+        for name in Sample.__struct_fields__
+        if name != "errors"
+    }
+    first_tokens, writing = sums["first_tokens"], sums["writing"]
+    return {
+        "requests": sums["requests"],
+        "prompt": sums["prompt"],
+        "cached": sums["cached"],
+        "completion": sums["completion"],
+        "first_token": sums["first_token"] / first_tokens if first_tokens else None,
+        "speed": sums["written"] / writing if writing else None,
+        "errors": dict(errors.most_common()),
+    }

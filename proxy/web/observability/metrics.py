@@ -1,9 +1,6 @@
-"""Counters behind /metrics: plain numbers, converted to Prometheus metrics on request.
-
-A request changes about ten numbers. Each of prometheus_client's objects would need a lock and a
-lookup for that. Here, each backend has one record, updated for dozens of requests together, and
-`prometheus` converts it on request. Metrics have vLLM's names where vLLM has them, since dashboards
-know those; gateway metrics have our own prefix.
+"""Counters behind /metrics: plain numbers, added up for dozens of requests together, and converted
+by `prometheus` on request. Metrics have vLLM's names where vLLM has them, since dashboards know
+those; gateway metrics have our own prefix.
 """
 
 from __future__ import annotations
@@ -59,8 +56,7 @@ class _Histogram:
 
 
 class Work(Struct, kw_only=True):
-    """Work done by backends: tokens of prompts, cached ones among them, tokens written, seconds
-    spent on prompts and on tokens, and the tokens of the longest sequence."""
+    """Tokens and seconds of backends' work, and the tokens of the longest sequence."""
 
     prompt: int = 0
     cached: int = 0
@@ -108,10 +104,8 @@ class _Backend:
 
 
 class Counts(Struct, frozen=True):
-    """All counts so far: `requests` by route and outcome; for each backend, its tokens in the order
-    of COUNTERS, and the buckets and sum of each of HISTOGRAMS. `work` is the total over all
-    backends, `before` its value when the metrics were last read. `kinds` counts the requests whose
-    prompt the backend rendered, by backend and kind of conversation."""
+    """All counts so far. Of each backend: its tokens in the order of COUNTERS, and the buckets and
+    sum of each of HISTOGRAMS. `before` is the `work` when metrics were last read."""
 
     running: int
     requests: dict[tuple[str, str], int]
@@ -132,7 +126,6 @@ class Metrics:
         self._before = Work()
 
     def add(self, rows: Sequence[Finished]) -> None:
-        """Add finished requests."""
         alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
         for key, count in alike.items():
             if key not in self._requests and len(self._requests) >= MOST_SERIES:

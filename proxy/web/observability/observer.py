@@ -31,8 +31,7 @@ class Lines(logging.StreamHandler[Any]):
 
 
 def write(text: str) -> None:
-    """Write a line to the access log. If `Lines` is the only handler, the line is written directly:
-    through a log record it would take ten times as long."""
+    """Write to the access log, if possible directly: a log record would take ten times as long."""
     handlers = logging.root.handlers
     if len(handlers) == 1 and type(handlers[0]) is Lines and not access.handlers:
         stream = handlers[0].stream
@@ -46,8 +45,7 @@ def write(text: str) -> None:
 
 
 def line(record: Record, took: float) -> str:
-    """Return the log line of a request that took so many seconds, as JSON. Its times are in
-    milliseconds, rounded to a tenth."""
+    """The log line of a request. Its times are in milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
     path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
@@ -81,15 +79,11 @@ AT_ONCE = 64  # requests added up together
 
 
 class Observer:
-    """Knows running requests, and counts and logs finished ones.
-
-    Requests need no lock: adding to a list or a set is atomic, and those that end during adding up
-    stay in the list.
-    """
+    """Knows running requests, and counts and logs finished ones. Requests need no lock: adding to a
+    list or a set is atomic."""
 
     def __init__(self, *, metrics: bool, ledger: OnFinished | None = None) -> None:
-        """`ledger` is called with each finished request that asked a model, and how many seconds it
-        took."""
+        """`ledger` is called with each finished request that asked a model, and its seconds."""
         self._ledger = ledger
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
@@ -101,12 +95,10 @@ class Observer:
 
     @property
     def running(self) -> int:
-        """The number of running requests that ask a model."""
         return len(self._running)
 
     def begin(self, record: Record, cancel: Cancel) -> None:
-        """Mark the request as one that asks a model: it counts as running until it is finished, and
-        until then `cancel` ends it."""
+        """Count the request as one that runs on a model until it is finished; `cancel` ends it."""
         record.asks_model = True
         record.cancel = cancel
         self._running.add(record)

@@ -37,18 +37,17 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
     headers = []
     for state in states:
         limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[state.quantity]
+        if anthropic:  # such as 2026-01-02T03:04:05Z
+            at = datetime.fromtimestamp(now + state.reset, UTC).isoformat(timespec="seconds")
+            until = at.replace("+00:00", "Z")
+        else:
+            until = duration(state.reset)
         headers += [
             (limit, str(state.limit)),
             (remaining, str(state.remaining)),
-            (reset, _at(now + state.reset) if anthropic else duration(state.reset)),
+            (reset, until),
         ]
     return headers
-
-
-def _at(moment: float) -> str:
-    """A moment as Anthropic writes it, such as 2026-01-02T03:04:05Z."""
-    at = datetime.fromtimestamp(moment, UTC)
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def duration(seconds: float) -> str:
@@ -75,39 +74,15 @@ def new_id() -> str:
 
 
 class Record:
-    """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, "" if
-    unknown. `route` is the matched rule, or "". `stop` ends the watch for disconnects.
-    `cancel` ends a request that asks a model. `outlives_key`: it goes on when its key is no longer
-    accepted.
-    `asks_model`: the request counts as running and appears in the history. `quiet`: it is logged
-    only if it is refused. `agent` is the User-Agent header. `allowance` is what is left of the
-    caller's limits, None without limits. `warnings` are about its body, before it was parsed.
-    `shown` returns the name of a backend as the caller may see it; without it, no header names a
-    backend."""
+    """One request, until its last byte is sent. `key`, `user` and `team` identify its caller.
+    `route` is the matched rule. `stop` ends the watch for disconnects, `cancel` a request that asks
+    a model. `outlives_key`: it goes on when its key is refused. `quiet`: it is logged only if it is
+    refused. `warnings` are about its body, before it was parsed. Without `shown`, the name of a
+    backend as the caller may see it, no header names one."""
 
-    __slots__ = (
-        "agent",
-        "allowance",
-        "asks_model",
-        "began",
-        "cancel",
-        "id",
-        "info",
-        "key",
-        "method",
-        "outlives_key",
-        "over",
-        "path",
-        "peer",
-        "quiet",
-        "route",
-        "shown",
-        "status",
-        "stop",
-        "stream",
-        "team",
-        "user",
-        "warnings",
+    __slots__ = tuple(
+        "agent allowance asks_model began cancel id info key method outlives_key over path peer"
+        " quiet route shown status stop stream team user warnings".split()
     )
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -130,7 +105,6 @@ class Record:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
-        """Return the record of the request with this environ."""
         known = environ.get(RECORD)
         if known is None:
             known = environ[RECORD] = cls(environ)

@@ -1,6 +1,5 @@
-"""The page of API keys, users and teams, for administrators.
-
-Its script calls LiteLLM's routes (`proxy.apis.litellm`) under a path of the pages, with a session.
+"""The page of API keys, users and teams, for administrators. Its script calls LiteLLM's routes
+under a path of the pages, with a session.
 """
 
 from __future__ import annotations

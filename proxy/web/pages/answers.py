@@ -1,8 +1,8 @@
 """Answers of the chat page: written in the background, stored as they grow, streamed to followers.
 
-Text, sources and steps are stored before they are shown, so that none is lost. While this process
-writes answers, it sends the store a heartbeat every few seconds, even while a dialogue waits. From
-it, others learn that this process is alive, and this one learns of answers stopped elsewhere.
+All is stored before it is shown. While this process writes answers, it sends the store a heartbeat
+every few seconds, from which others learn that it is alive, and it learns what was stopped
+elsewhere.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ class Answers:
             services.writers.give(request.owner)
 
         try:
-            self._begin_beating()
+            with self._lock:
+                if not self._beating:
+                    threading.Thread(target=self._signs, name="answers", daemon=True).start()
+                    self._beating = True
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # no more threads available
             store.finish(
@@ -107,12 +110,6 @@ class Answers:
             )
             over()
         return message
-
-    def _begin_beating(self) -> None:
-        with self._lock:
-            if not self._beating:
-                threading.Thread(target=self._signs, name="answers", daemon=True).start()
-                self._beating = True
 
     def _signs(self) -> None:
         """While answers are being written, send heartbeats, and show what waits for more text."""
@@ -136,8 +133,7 @@ class Answers:
 
 
 class _Writer:
-    """Writes a dialogue's events to the store, then to the followers. Text is gathered for a
-    moment."""
+    """Writes a dialogue's events to the store, then to the followers; gathers text."""
 
     def __init__(
         self,

@@ -38,7 +38,6 @@ WHERE = "options."
 
 
 def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
-    """Return the names of the prompt templates that each mode may use."""
     return {
         kind: tuple(name for name in layouts.names(folder) if name != EMPTY)
         for kind, folder in FOLDERS.items()
@@ -46,7 +45,6 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 
 
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
-    """Convert a branch of a conversation to the model's messages."""
     return [
         Message(role=said.role, content=said.content, media=images.media_of(images.kept(said)))
         for said in branch
@@ -61,9 +59,8 @@ def read(
     owner: str,
     session: str,
 ) -> DialogueRequest:
-    """Read `options`: kind, template (one of `templates`), model, system, base (its id), top_k,
-    score_threshold, engine, max_tokens, history (turns), and sampling parameters by llama.cpp's
-    names. `messages` end with the question."""
+    """Read `options`, with sampling parameters by llama.cpp's names. `messages` end with the
+    question."""
     kind = fields.text(options, "kind", "chat")
     if kind not in FOLDERS:
         raise InvalidParameter("options.kind", f"must be one of {', '.join(FOLDERS)}")
@@ -154,7 +151,6 @@ def page() -> str:
 
 @blueprint.get(f"{API}/models")
 def models() -> Response:
-    """List the models that can be asked, with their states."""
     api.owner()
     return json_response(chat_models.models(current_services(), request.environ))
 
@@ -164,8 +160,7 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """List a page of conversations, the last changed first: `?search=` words, `?before=` a time, or
-    those that are `?pinned=1`."""
+    """A page of conversations with `?search=`, changed `?before=` a time, or `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -215,7 +210,6 @@ def delete(conversation: str) -> Response:
 
 @blueprint.get(f"{API}/conversations/<conversation>/messages")
 def messages(conversation: str) -> Response:
-    """List the messages of all branches, oldest first."""
     messages = api.conversations().messages(api.owner(), conversation)
     return json_response([images.shown(message) for message in messages])
 
@@ -225,9 +219,8 @@ def messages(conversation: str) -> Response:
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
-    """Ask a question. `{"text", "parent_id"}` asks under a message, with its own `images`, or with
-    `images_of` another message. `{"again": id}` answers a question again. The base "files" means
-    the files of the conversation. A refused question is not stored."""
+    """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
+    question `again`. A refused question is not stored."""
     services, store = current_services(), api.conversations()
     owner, asked = api.owner(), api.json_body()
     known = store.get(owner, conversation)

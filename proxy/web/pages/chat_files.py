@@ -32,7 +32,6 @@ def base_of(conversation: StoredConversation) -> str:
 
 
 def forget(owner: str, conversation: StoredConversation) -> None:
-    """Delete the conversation's files."""
     knowledge, base = current_services().knowledge, conversation.settings.get(SETTING)
     if knowledge is not None and base:
         with contextlib.suppress(NotFound):  # the base has expired

@@ -17,22 +17,15 @@ from . import images
 State = Literal[view.State, "down", "unknown"]
 
 # The settings on the page that have a default, by llama.cpp's names.
-SHOWN = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
+SHOWN = tuple(
+    "temperature top_p top_k min_p repeat_penalty presence_penalty frequency_penalty".split()
 )
 # States of a router's model that are not a state of ours.
 STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "loading": "loading"}
 
 
 class ChatModel(Struct, frozen=True, kw_only=True):
-    """A model that the caller may ask. `place` is its place in the line of models without room,
-    `left` the seconds until it is loaded. `context` is 0 if unknown."""
+    """A model, its `place` in line, and the seconds `left` until it is loaded."""
 
     name: str
     title: str
@@ -52,7 +45,6 @@ def names(services: Services, environ: Environ) -> list[str]:
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
-    """The models of `names` as they are now."""
     return tuple(_model(services, name) for name in names(services, environ))
 
 

@@ -55,7 +55,6 @@ def wants_page() -> bool:
 
 
 def error_page(fault: GatewayError) -> Response:
-    """The page of an error."""
     status = fault.status
     key = f"errors.status.{status}"
     if not texts.known(f"{key}.title"):  # the texts of its class
@@ -94,8 +93,7 @@ def token() -> str:
 
 
 def check_token() -> None:
-    """Raises Forbidden for a request that changes something without the token. A valid key in a
-    header replaces it: another site cannot make a browser send one."""
+    """Raises Forbidden for a change without the token. A valid key in a header replaces it."""
     if request.method in SAFE or session.has_key():
         return
     cookie = request.cookies.get(session.VISIT, "")
@@ -120,7 +118,6 @@ def guarded(name: str, open_to_all: Collection[str] = (), group: str = "pages") 
 
 
 def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> None:
-    """Guard this blueprint's routes."""
     open_ones = {f"{blueprint.name}.{name}" for name in open_to_all}
 
     @blueprint.before_request
@@ -135,7 +132,6 @@ def protect(blueprint: Blueprint, open_to_all: Collection[str] = ()) -> None:
 
 
 def template_values() -> dict[str, object]:
-    """Return the values available in every page template."""
     name = session.signed_in()
     return {
         "csrf_token": token,
@@ -146,7 +142,6 @@ def template_values() -> dict[str, object]:
 
 
 def answer(fault: GatewayError) -> Response:
-    """Return the response for an error on a page's route."""
     if not wants_page():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":

@@ -60,7 +60,6 @@ def kept(message: StoredMessage) -> list[dict[str, str]]:
 
 
 def media_of(images: list[dict[str, str]]) -> tuple[Media, ...]:
-    """Convert stored images to the model's input."""
     return tuple(Media(kind="image", url=one["url"]) for one in images)
 
 
@@ -73,7 +72,6 @@ def shown(message: StoredMessage) -> StoredMessage:
 
 
 def markdown(message: StoredMessage) -> str:
-    """Return a message as Markdown with embedded images."""
     parts = [f"![{NO_MARK.sub('', one['name'])}]({one['url']})" for one in kept(message)]
     return "\n\n".join([*parts, message.content])
 

@@ -26,9 +26,8 @@ LIFE = 15.0  # seconds per stream
 
 
 def states(services: Services, environ: Environ) -> dict[str, Any]:
-    """What the caller of a request may see, whose key has been checked: the models that it may use,
-    the others as segments without a name. `profiles` has the texts about the template of each model
-    that was loaded once. `at` is the time."""
+    """The models that the caller may use; others are segments without a name. `profiles` has the
+    texts about the templates of models that were loaded once."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -75,7 +74,7 @@ def page() -> Response:
 @blueprint.get(API)
 def now() -> Response:
     api.owner()
-    return json_response({"at": time.time(), **states(current_services(), request.environ)})
+    return json_response(states(current_services(), request.environ))
 
 
 @blueprint.get(f"{API}/events")

@@ -1,7 +1,6 @@
-"""Signs in at an OpenID provider: the browser goes there, and comes back with a code.
-
-What the gateway must remember meanwhile is in a signed cookie of the browser: any worker can finish
-the sign-in, and no other browser. A refused code counts as a wrong key of its address.
+"""Signs in at an OpenID provider. What must be remembered until the browser comes back is in a
+signed cookie: any worker can finish the sign-in, and no other browser. A refused code counts as a
+wrong key.
 """
 
 from __future__ import annotations
@@ -84,7 +83,6 @@ def _opened() -> SignIn:
 
 
 def _started() -> Started | None:
-    """The sign-in that this browser has begun."""
     try:
         kept = _signer().loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
         return Started(*kept)
@@ -106,7 +104,6 @@ def _checked(started: Started | None, sign_in: SignIn) -> Started:
 
 
 def _failed(fault: GatewayError, to: str) -> Response:
-    """The page to sign in, with what went wrong."""
     record = Record.of(request.environ)
     record.info.outcome = fault.code or fault.type
     log.warning("a sign-in failed: %s %s", fault.message, fault.detail)

@@ -1,12 +1,11 @@
 """Sign-in to the pages: an API key becomes a signed cookie with the key's name and a random id.
 
 The signing secret is derived from the configured keys, slowly (scrypt): sessions end when the keys
-change, and a stolen cookie does not help to guess a key. Open sessions are stored, so one that was
-ended is over for every copy of its cookie. The API does not accept sessions: browsers add cookies
-to requests that other sites make.
+change, and a stolen cookie does not help to guess a key. The API does not accept sessions: browsers
+add cookies to requests that other sites make.
 
-A second cookie, `VISIT`, is a random text, from which the CSRF token is derived. It is Lax: a link
-from another site must not replace it, or every open page would have a wrong token.
+From a second cookie, `VISIT`, the CSRF token is derived. It is Lax: a link from another site must
+not replace it, or every open page would have a wrong token.
 """
 
 from __future__ import annotations
@@ -103,7 +102,6 @@ def signed_in() -> str | None:
 
 
 def current() -> Session | None:
-    """Return the open session of the current request."""
     if "session" not in g:
         g.session = None  # also for the page that reports an unavailable store
         live = current_services().sessions

@@ -34,7 +34,6 @@ def form() -> Response:
 
 
 def page(to: str, **what: object) -> str:
-    """The page to sign in, which leads to the page `to`."""
     sign_in = current_services().sign_in
     provider = sign_in.name if sign_in is not None else ""
     return render_template("signin.html", to=guard.local_path(to), provider=provider, **what)

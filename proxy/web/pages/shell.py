@@ -21,7 +21,6 @@ blueprint = Api("pages", __name__, group="pages", ledger="pages")
 
 
 def install(app: Flask) -> None:
-    """Set the templates of the pages, and the values they use."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_loader = FileSystemLoader(resources.templates() / "pages")
     app.context_processor(_known)
@@ -46,30 +45,18 @@ def static(name: str) -> Response:
     return uploads.response(name)
 
 
-@blueprint.get("/language/<chosen>")
-def choose(chosen: str) -> Response:
-    """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
-    if chosen not in texts.LANGUAGES:
+@blueprint.get("/<any(language, theme):what>/<chosen>")
+def choose(what: str, chosen: str) -> Response:
+    """Set the language or theme and redirect to `?to=`. Raises werkzeug's NotFound."""
+    cookie, known = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
+    if chosen not in known:
         abort(404)
-    return _keep(LANGUAGE, chosen)
-
-
-@blueprint.get("/theme/<chosen>")
-def choose_theme(chosen: str) -> Response:
-    """Set the theme and redirect to `?to=`. Raises werkzeug's NotFound."""
-    if chosen not in THEMES:
-        abort(404)
-    return _keep(THEME, chosen)
-
-
-def _keep(cookie: str, value: str) -> Response:
     response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
-    response.set_cookie(cookie, value, max_age=uploads.FOREVER, path=home(), samesite="Lax")
+    response.set_cookie(cookie, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
     return response
 
 
 def home() -> str:
-    """Return the address of the first page."""
     return f"{current_services().settings.api_prefix}/"
 
 
@@ -80,7 +67,6 @@ def address(name: str) -> str:
 
 
 def _known() -> dict[str, Any]:
-    """Return the values available in every template, with those of the guard."""
     spoken, shown = language(), theme()
     return {
         **guard.template_values(),

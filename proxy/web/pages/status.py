@@ -24,8 +24,7 @@ LIFE = 15.0  # seconds per stream
 
 
 def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
-    """Return the current state, and the totals of the last minute and hour: no prompt text, and of
-    slots of other groups only that there are some."""
+    """The state now, and totals: no prompt text, and of other groups' slots only their number."""
     view = permissions.view(services, caller)
     samples = services.observer.samples()
     newest = time.time() - 60
@@ -36,8 +35,8 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
         "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
-        "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),
-        "hour": msgspec.to_builtins(total(samples)),
+        "minute": total([sample for sample in samples if sample.at >= newest]),
+        "hour": total(samples),
     }
 
 
@@ -90,7 +89,6 @@ def page() -> Response:
 
 @blueprint.get("/pages/api/status")
 def now() -> Response:
-    """Return `status_feed.now` and `points` once."""
     services = current_services()
     data = {**_snapshot(services, _caller(services)), "points": points(services)}
     return json_response(data)

@@ -1,6 +1,5 @@
-"""The texts of the pages: one JSON file for each language, which scripts read too.
-
-A text may have placeholders, `{name}`, and forms for numbers, `{"one", "other"}`.
+"""The texts of the pages: one JSON file for each language, which scripts read too. A text may have
+placeholders, `{name}`, and forms for numbers, `{"one", "other"}`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,10 @@ def words(language: str, key: str, **values: object) -> str:
 
 
 def known(key: str) -> bool:
-    """Whether there is a text with this key."""
     return _find("en", key) is not None
 
 
 def file(language: str) -> str:
-    """Return the path of a language's file in the folder of static files."""
     return f"texts/{language}.json"
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from proxy.accounts.key_cache import KeyCache, is_well_formed
 from proxy.accounts.records import KEY_ID, StoredKey, blocking, identity_of
 from proxy.errors import BadRequest, NotFound
-from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.tables import API_KEY
@@ -107,7 +106,7 @@ def test_changes_are_recorded_without_secrets(
     keys.add(_key(1, alias="a", metadata={"note": "private"}), "ops")
     keys.change(_key(1).id, blocking(True), "root", "block")
     keys.delete([_key(1).id], [], "ops")
-    entries = AccountChanges(database).entries("", None, 10)
+    entries = ApiKeys(database).entries("", None, 10)
     assert [(one.number, one.actor, one.action, one.subject) for one in entries] == [
         (3, "ops", "delete", _key(1).id),
         (2, "root", "block", _key(1).id),

@@ -10,7 +10,6 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from proxy.accounts.records import Member, StoredKey, Team, User
 from proxy.accounts.rights import Rights
 from proxy.errors import BadRequest, NotFound
-from proxy.store.account_changes import AccountChanges
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.groups import teams, users
@@ -47,7 +46,7 @@ def test_deleted_user_or_team_takes_its_keys_along(database: Database, kind: str
         assert groups.delete(["x"], "ops") == 1
         assert people.members("x") == []
     assert [key.id for key in keys.listed({}, 0, 10)[1]] == ["key_2"]
-    last = AccountChanges(database).entries("", None, 2)
+    last = ApiKeys(database).entries("", None, 2)
     assert [(one.kind, one.action) for one in last] == [(kind, "delete"), ("key", "delete")]
 
 

@@ -177,20 +177,21 @@ def test_answer_without_output_keeps_its_heartbeat(
     wait_until(lambda: not writer._beating)  # there are no events
 
 
-def test_answer_of_lost_writer_is_shown_as_interrupted(
+def test_answer_of_lost_writer_is_shown_as_interrupted_and_can_be_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Page(ScriptedDriver(), tmp_path)
-    store = services_of(page.client.application).conversations
-    assert store is not None
-    left = store.add("", page.talk, "assistant", "Half a", status="growing")
+    left = page.store.add("", page.talk, "assistant", "Half a", status="growing")
     where = f"{API}/answers/{left.id}/events"
     events = iter(page.client.get(where).iter_encoded())
     next(event for event in events if b"Half a" in event)
-    monkeypatch.setattr("proxy.store.conversations.LEASE", -1.0)  # simulates the time
-    assert b'"status":"interrupted"' in b"".join(events)
-    assert page.client.get(where).status_code == 404
-    assert [one["status"] for one in page.messages()] == ["interrupted"]
+    with monkeypatch.context() as later:
+        later.setattr("proxy.store.conversations.LEASE", -1.0)  # simulates the time
+        assert b'"status":"interrupted"' in b"".join(events)
+        assert page.client.get(where).status_code == 404
+        assert [one["status"] for one in page.messages()] == ["interrupted"]
+    assert page.post(f"/answers/{left.id}/stop").status_code == 204
+    assert [one["status"] for one in page.messages()] == ["stopped"]
 
 
 def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
@@ -206,20 +207,18 @@ def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
     assert b" second" in b"".join(events)  # its place ends with its wait
 
 
-def test_answer_of_lost_writer_can_be_stopped(tmp_path: Path) -> None:
-    page = Page(ScriptedDriver(), tmp_path)
-    store = services_of(page.client.application).conversations
-    assert store is not None
-    left = store.add("", page.talk, "assistant", "Half a", status="growing")
-    assert page.post(f"/answers/{left.id}/stop").status_code == 204
-    assert [one["status"] for one in page.messages()] == ["stopped"]
-
-
-def test_fault_is_stored_with_the_answer(tmp_path: Path) -> None:
-    page = Page(ScriptedDriver([UpstreamFault("the server fell over")]), tmp_path)
-    page.ask()
+@pytest.mark.parametrize("fault", [UpstreamFault("it fell over"), QueueFull("the queue is full")])
+def test_fault_is_stored_and_the_question_can_be_asked_again(
+    tmp_path: Path, fault: GatewayError
+) -> None:
+    driver = ScriptedDriver([fault])
+    page = Page(driver, tmp_path)
+    question = page.ask().json["question"]["id"]
     answer = page.over()
-    assert (answer["status"], answer["extra"]["error"]) == ("failed", "the server fell over")
+    assert (answer["status"], answer["extra"]["error"]) == ("failed", fault.message)
+    driver.script = say("Hello")
+    page.ask(text="", again=question)
+    assert page.over()["content"] == "Hello"
 
 
 def test_regenerated_answer_is_a_branch_with_the_same_history(tmp_path: Path) -> None:
@@ -330,17 +329,6 @@ def test_answer_beyond_the_limit_stores_nothing(
     page.over()
     wait_until(lambda: page.client.get(f"{API}/answers/{first}/events").status_code == 404)
     assert page.ask(text="Once more").status_code == 201
-
-
-def test_answer_refused_by_the_queue_can_be_asked_again(tmp_path: Path) -> None:
-    driver = ScriptedDriver([QueueFull("the queue is full")])
-    page = Page(driver, tmp_path)
-    question = page.ask().json["question"]["id"]
-    answer = page.over()
-    assert (answer["status"], answer["extra"]["error"]) == ("failed", "the queue is full")
-    driver.script = say("Hello")
-    page.ask(text="", again=question)
-    assert page.over()["content"] == "Hello"
 
 
 def test_answer_without_thread_ends_as_failed(

@@ -26,6 +26,12 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 LOCKED = {"api_key": (Secret("sesame"), Secret("melon"))}
 
 
+@pytest.fixture
+def visitor() -> FlaskClient:
+    """A browser before a gateway with two keys."""
+    return client(**LOCKED)
+
+
 def token_of(page: TestResponse) -> str:
     found = re.search(r'name="csrf_token" value="(\w+)"', page.get_data(as_text=True))
     assert found
@@ -72,51 +78,44 @@ def test_cookie_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 # signing in
 
 
-def test_page_redirects_to_sign_in_and_back() -> None:
-    with client(**LOCKED) as visitor:
-        refused = visitor.get("/status?a=b", headers=BROWSER)
-        assert refused.status_code == 302
-        assert refused.location == "/signin?to=/status?a%3Db"
-        done = sign_in(visitor, to="/status?a=b")
-        assert (done.status_code, done.location) == (303, "/status?a=b")
-        (cookie,) = [one for one in done.headers.getlist("Set-Cookie") if one.startswith(SESSION)]
-        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Max-Age=604800" in cookie
-        assert "sesame" not in cookie
-        assert visitor.get("/status", headers=BROWSER).status_code == 200
-        assert visitor.get("/pages/api/status").status_code == 200
+def test_page_redirects_to_sign_in_and_back(visitor: FlaskClient) -> None:
+    refused = visitor.get("/status?a=b", headers=BROWSER)
+    assert refused.status_code == 302
+    assert refused.location == "/signin?to=/status?a%3Db"
+    done = sign_in(visitor, to="/status?a=b")
+    assert (done.status_code, done.location) == (303, "/status?a=b")
+    (cookie,) = [one for one in done.headers.getlist("Set-Cookie") if one.startswith(SESSION)]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Max-Age=604800" in cookie
+    assert "sesame" not in cookie
+    assert visitor.get("/status", headers=BROWSER).status_code == 200
+    assert visitor.get("/pages/api/status").status_code == 200
 
 
-def test_cookie_is_secure_over_https() -> None:
-    with client(**LOCKED) as visitor:
-        page = visitor.get("/signin", base_url="https://localhost", headers=BROWSER)
-        assert "; Secure" in page.headers["Set-Cookie"]
+def test_cookie_is_secure_over_https(visitor: FlaskClient) -> None:
+    page = visitor.get("/signin", base_url="https://localhost", headers=BROWSER)
+    assert "; Secure" in page.headers["Set-Cookie"]
 
 
-def test_wrong_key_shows_error_and_starts_no_session() -> None:
-    with client(**LOCKED) as visitor:
-        answer = sign_in(visitor, key="wrong")
-        assert answer.status_code == 401
-        assert (
-            "wrong" not in answer.get_data(as_text=True).split("<form", 1)[1].split("name=", 1)[0]
-        )
-        assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
-        assert visitor.get("/status", headers=BROWSER).status_code == 302
+def test_wrong_key_shows_error_and_starts_no_session(visitor: FlaskClient) -> None:
+    answer = sign_in(visitor, key="wrong")
+    assert answer.status_code == 401
+    assert "wrong" not in answer.get_data(as_text=True).split("<form", 1)[1].split("name=", 1)[0]
+    assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
+    assert visitor.get("/status", headers=BROWSER).status_code == 302
 
 
 @pytest.mark.parametrize(
     "to", ["https://evil.example/", "//evil.example", "/\\evil.example", "x", "/a\nb", ""]
 )
-def test_sign_in_redirects_only_to_own_pages(to: str) -> None:
-    with client(**LOCKED) as visitor:
-        assert sign_in(visitor, to=to).location == "/"
+def test_sign_in_redirects_only_to_own_pages(visitor: FlaskClient, to: str) -> None:
+    assert sign_in(visitor, to=to).location == "/"
 
 
-def test_sign_out_ends_the_session() -> None:
-    with client(**LOCKED) as visitor:
-        sign_in(visitor)
-        token = token_of(visitor.get("/status", headers=BROWSER))
-        visitor.post("/signout", data={"csrf_token": token}, headers=BROWSER)
-        assert visitor.get("/pages/api/status").status_code == 401
+def test_sign_out_ends_the_session(visitor: FlaskClient) -> None:
+    sign_in(visitor)
+    token = token_of(visitor.get("/status", headers=BROWSER))
+    visitor.post("/signout", data={"csrf_token": token}, headers=BROWSER)
+    assert visitor.get("/pages/api/status").status_code == 401
 
 
 def cookies_of(visitor: FlaskClient) -> str:
@@ -143,26 +142,20 @@ def browser_of(app: Flask, key: str = "sesame") -> FlaskClient:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_ended_session_is_over_for_every_copy_of_its_cookie(kept: bool, tmp_path: Path) -> None:
-    app = client(**LOCKED, data=str(tmp_path)).application
-    if not kept:
-        app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
-    first, second = browser_of(app), browser_of(app)
-    copies = [cookies_of(first), cookies_of(second)]
-    assert [seen_with(first, one) for one in copies] == [200, 200]
-    leave(first, "/signout")
-    assert [seen_with(first, one) for one in copies] == [401, 200]
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_all_sessions_of_a_key_end_together(kept: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "left"), [("/signout", [401, 200, 200]), ("/signout/everywhere", [401, 401, 200])]
+)
+def test_ended_sessions_are_over_for_every_copy_of_their_cookies(
+    kept: bool, path: str, left: list[int], tmp_path: Path
+) -> None:
     app = client(**LOCKED, data=str(tmp_path)).application
     if not kept:
         app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
     visitors = [browser_of(app), browser_of(app), browser_of(app, "melon")]
     copies = [cookies_of(one) for one in visitors]
-    leave(visitors[0], "/signout/everywhere")
-    assert [seen_with(visitors[0], one) for one in copies] == [401, 401, 200]
+    assert [seen_with(visitors[0], one) for one in copies] == [200, 200, 200]
+    leave(visitors[0], path)
+    assert [seen_with(visitors[0], one) for one in copies] == left
 
 
 def test_session_end_is_shared_with_workers_and_survives_restart(tmp_path: Path) -> None:
@@ -208,40 +201,25 @@ def test_sign_in_is_refused_where_sessions_cannot_be_shared() -> None:
     assert answer.status_code == 403 and "slotproxy[knowledge]" in answer.text.replace("&#39;", "")
 
 
-def test_session_cookie_is_not_accepted_by_the_api() -> None:
-    with client(**LOCKED) as visitor:
-        sign_in(visitor)
-        assert visitor.get("/v1/models").status_code == 401
+def test_session_cookie_is_not_accepted_by_the_api(visitor: FlaskClient) -> None:
+    sign_in(visitor)
+    assert visitor.get("/v1/models").status_code == 401
 
 
 # CSRF
 
 
-def test_form_without_token_is_refused() -> None:
-    with client(**LOCKED) as visitor:
-        visitor.get("/signin", headers=BROWSER)
-        for token in ("", "0" * 64, "ключ"):
-            form = {"key": "sesame", "csrf_token": token}
-            answer = visitor.post("/signin", data=form, headers=BROWSER)
-            assert answer.status_code == 403
-            assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
-
-
-def test_form_token_is_valid_for_one_visitor_only() -> None:
-    one = client(**LOCKED)
-    other = one.application.test_client()
-    token = token_of(one.get("/signin", headers=BROWSER))
-    other.get("/signin", headers=BROWSER)
-    form = {"key": "sesame", "csrf_token": token}
-    assert other.post("/signin", data=form, headers=BROWSER).status_code == 403
-
-
-def test_cross_site_form_is_refused_even_with_token() -> None:
-    with client(**LOCKED) as visitor:
-        token = token_of(visitor.get("/signin", headers=BROWSER))
+def test_form_without_the_token_of_its_visitor_is_refused(visitor: FlaskClient) -> None:
+    other = visitor.application.test_client()
+    others = token_of(other.get("/signin", headers=BROWSER))
+    own = token_of(visitor.get("/signin", headers=BROWSER))
+    foreign = {**BROWSER, "Sec-Fetch-Site": "cross-site"}
+    tries = [(token, BROWSER) for token in ("", "0" * 64, "ключ", others)]
+    for token, headers in [*tries, (own, foreign)]:
         form = {"key": "sesame", "csrf_token": token}
-        headers = {**BROWSER, "Sec-Fetch-Site": "cross-site"}
-        assert visitor.post("/signin", data=form, headers=headers).status_code == 403
+        answer = visitor.post("/signin", data=form, headers=headers)
+        assert answer.status_code == 403
+        assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
 
 
 # errors
@@ -286,33 +264,30 @@ def form_of(size: int, token: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/signin", "/signout"])
-def test_form_has_a_bound(path: str) -> None:
-    with client(**LOCKED) as visitor:
-        token = token_of(visitor.get("/signin", headers=BROWSER))
-        kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        fits = visitor.post(path, data=form_of(MAX_BYTES, token), headers=kind)
-        assert fits.status_code in (401, 303)
-        large = visitor.post(path, data=form_of(MAX_BYTES + 1, token), headers=kind)
-        assert large.status_code == 413
+def test_form_has_a_bound(visitor: FlaskClient, path: str) -> None:
+    token = token_of(visitor.get("/signin", headers=BROWSER))
+    kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    fits = visitor.post(path, data=form_of(MAX_BYTES, token), headers=kind)
+    assert fits.status_code in (401, 303)
+    large = visitor.post(path, data=form_of(MAX_BYTES + 1, token), headers=kind)
+    assert large.status_code == 413
 
 
-def test_number_of_page_form_fields_is_bounded() -> None:
-    with client(**LOCKED) as visitor:
-        token = token_of(visitor.get("/signin", headers=BROWSER))
-        kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        for more, status in ((MAX_FIELDS - 2, 401), (MAX_FIELDS - 1, 400)):
-            text = f"csrf_token={token}&key=wrong" + "&a=b" * more
-            assert visitor.post("/signin", data=text, headers=kind).status_code == status
+def test_number_of_page_form_fields_is_bounded(visitor: FlaskClient) -> None:
+    token = token_of(visitor.get("/signin", headers=BROWSER))
+    kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    for more, status in ((MAX_FIELDS - 2, 401), (MAX_FIELDS - 1, 400)):
+        text = f"csrf_token={token}&key=wrong" + "&a=b" * more
+        assert visitor.post("/signin", data=text, headers=kind).status_code == status
 
 
-def test_key_in_header_needs_no_form_token() -> None:
-    with client(**LOCKED) as visitor:
-        for header in ({"Authorization": "Bearer sesame"}, {"X-Api-Key": "sesame"}):
-            headers = {**header, "Accept": "application/json"}
-            answer = visitor.post("/signout", headers=headers)
-            assert answer.status_code == 303
-        basic = {"Authorization": "Basic OnNlc2FtZQ==", "Accept": "application/json"}
-        assert visitor.post("/signout", headers=basic).status_code == 403
+def test_key_in_header_needs_no_form_token(visitor: FlaskClient) -> None:
+    for header in ({"Authorization": "Bearer sesame"}, {"X-Api-Key": "sesame"}):
+        headers = {**header, "Accept": "application/json"}
+        answer = visitor.post("/signout", headers=headers)
+        assert answer.status_code == 303
+    basic = {"Authorization": "Basic OnNlc2FtZQ==", "Accept": "application/json"}
+    assert visitor.post("/signout", headers=basic).status_code == 403
 
 
 # an OpenID provider
