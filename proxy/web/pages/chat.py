@@ -23,8 +23,7 @@ from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_files, chat_models, guard, images
-from .answers import Answers
-from .following import StreamPosition, stored
+from .answers import Answers, StreamPosition, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
