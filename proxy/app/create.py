@@ -34,10 +34,7 @@ log = logging.getLogger("slotproxy")
 
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
-    """The WSGI application. Its backends, by default those of the settings, are monitored by
-    threads from here on.
-
-    Raises SettingsError for a setting that only a part of the application can check."""
+    """The WSGI application. Raises SettingsError for a setting that only a part of it can check."""
     logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
     services = compose(settings, backends)
     app = with_routes(settings)
