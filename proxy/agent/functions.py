@@ -175,11 +175,8 @@ def described(name: str, function: Callable[..., Any]) -> tuple[dict[str, Any], 
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
     for parameter in inspect.signature(function).parameters.values():
-        kind = hints.get(parameter.name, str)
-        if parameter.default is inspect.Parameter.empty:
-            fields.append((parameter.name, kind))
-        else:
-            fields.append((parameter.name, kind, parameter.default))
+        default = () if parameter.default is parameter.empty else (parameter.default,)
+        fields.append((parameter.name, hints.get(parameter.name, str), *default))
     form = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
     tool = Tool(name, inspect.getdoc(function) or "", schema_of(form))
     return msgspec.to_builtins(tool), function, form

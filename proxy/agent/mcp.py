@@ -104,15 +104,11 @@ async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack)
         command, *args = setup["command"]
         at: Any = StdioServerParameters(command=command, args=args, env=dict(setup["env"]))
     else:
-        wait = httpx2.Timeout(30.0, read=300.0)
-        headers = dict(setup["headers"])
+        options: dict[str, Any] = {"timeout": httpx2.Timeout(30.0, read=300.0)}
         if setup["reach"]:
-            checked = _checked(httpx2, public=setup["reach"] == "public")
-            http = httpx2.AsyncClient(
-                headers=headers, timeout=wait, transport=checked, trust_env=False
-            )
-        else:
-            http = httpx2.AsyncClient(headers=headers, timeout=wait)
+            transport = _checked(httpx2, public=setup["reach"] == "public")
+            options |= {"transport": transport, "trust_env": False}
+        http = httpx2.AsyncClient(headers=dict(setup["headers"]), **options)
         await stack.enter_async_context(http)
         at = streamable_http_client(setup["url"], http_client=http)
     return await stack.enter_async_context(Client(at))

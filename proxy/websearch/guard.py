@@ -40,10 +40,7 @@ def resolve(host: str, port: int, *, open_only: bool) -> str:
     except (OSError, UnicodeError):
         raise UpstreamFault("the server's host name cannot be resolved") from None
     addresses = [str(entry[4][0]) for entry in entries]
-    if not addresses:
-        raise UpstreamFault("the server's host name cannot be resolved")
-    if open_only:
-        for text in addresses:
-            if not public(ipaddress.ip_address(text.partition("%")[0])):
-                raise Forbidden("the address is not on the public internet")
+    for text in addresses if open_only else ():
+        if not public(ipaddress.ip_address(text.partition("%")[0])):
+            raise Forbidden("the address is not on the public internet")
     return addresses[0]
