@@ -56,7 +56,7 @@ LOAD = 5.0  # seconds that a load is assumed to take before the first one
 
 
 def outline(model: Listed, build: str = "") -> Capabilities:
-    """What is known of a model that was never loaded. Only today's llama-server is a router."""
+    """What is known of a model that was never loaded."""
     return Capabilities(
         dialect="llama-server",
         slot_field="id_slot",
