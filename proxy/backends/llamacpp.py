@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..core.decoding import decoded
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Embedded, Ranked, Task
 from ..errors import (
@@ -27,8 +28,10 @@ from ..errors import (
     Unsupported,
     UpstreamFault,
 )
+from ..prompting.profile.verify import MAX_PROMPT
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
+from ..wire.router import as_dict
 from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
@@ -52,6 +55,7 @@ FREED = 0.02  # seconds
 FREED_TRIES = 5
 MOST_EMPTY = 5  # empty streams in a row of a server that claims to have a free slot
 COUNT_TIMEOUT = 5.0  # seconds; without -cb, the answer waits until nothing else runs
+PROMPT_TIMEOUT = 5.0  # seconds for a prompt
 METRICS_TIMEOUT = 1.0  # seconds; the server answers between two batches of its work
 NOT_UTF8 = "type_error.316"  # of the JSON library of an old server, in its 500
 # The fields of the last chunk that are read here.
@@ -285,7 +289,19 @@ class LlamaCpp(HTTPDriver):
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
     def server_prompt(self, task: Task) -> str | None:
-        return relay.server_prompt(self._root, task)
+        body = relay.payload(task, 0)
+        status, data = self._root.ask("POST", "/apply-template", body, PROMPT_TIMEOUT, short=True)
+        if status == 404:
+            raise Unsupported("this model's backend does not render prompts")
+        if status != 200:
+            return None
+        try:
+            prompt = as_dict(decoded(data)).get("prompt")
+        except ValueError:
+            prompt = None
+        if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
+            raise UpstreamFault("the backend returned an invalid prompt")
+        return prompt
 
     def counters(self) -> dict[str, float]:
         status, data = self._root.ask("GET", "/metrics", timeout=METRICS_TIMEOUT)

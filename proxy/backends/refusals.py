@@ -1,9 +1,8 @@
 """Maps a backend's refusal, an HTTP status or an error within a stream, to one of our errors.
 
-Bodies come as llama-server's and OpenAI's {"error": {code, message, type}}, as {"error": text}, as
-{"content": text} or {"detail": text}, or as plain text from server.cpp's HTTP library. A client
-sees the backend's message only if it concerns the client's own request, limited to `MAX_SAID`
-characters, without addresses, file paths and keys. Everything else is only logged.
+Bodies come as {"error": {code, message, type}}, {"error": text}, {"content": text}, {"detail":
+text}, or as plain text from server.cpp's HTTP library. A client sees the backend's message only if
+it concerns its own request, without addresses, file paths and keys. Everything else is only logged.
 """
 
 from __future__ import annotations

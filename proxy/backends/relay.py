@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.decoding import decoded
 from ..core.events import (
     Batch,
     Finished,
@@ -24,22 +23,16 @@ from ..core.events import (
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..core.usage import Timings
-from ..errors import Unsupported, UpstreamFault
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
 from ..prompting.profile.adapt import as_texts
-from ..prompting.profile.verify import MAX_PROMPT
 from ..prompting.prompt import assistant_prefill, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
-from ..wire.router import as_dict
-from .http import ConnectionPool
 from .refusals import stream_error
 from .run import LlamaRun
 
 PATH = "/v1/chat/completions"
-RENDERS = "/apply-template"  # takes the same body and returns the prompt
-PATIENCE = 5.0  # seconds for a prompt
 # Tokens and events allowed beyond the requested number: a draft model's tokens are counted
 # together, and one token may be several events.
 SURPLUS = 64
@@ -97,22 +90,6 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
         body["logprobs"] = True
         body["top_logprobs"] = task.logprobs
     return body
-
-
-def server_prompt(pool: ConnectionPool, task: Task) -> str | None:
-    """See `Driver.server_prompt`."""
-    status, data = pool.ask("POST", RENDERS, payload(task, 0), PATIENCE, short=True)
-    if status == 404:
-        raise Unsupported("this model's backend does not render prompts")
-    if status != 200:
-        return None
-    try:
-        prompt = as_dict(decoded(data)).get("prompt")
-    except ValueError:
-        prompt = None
-    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
-        raise UpstreamFault("the backend returned an invalid prompt")
-    return prompt
 
 
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ LOAD = 5.0  # seconds that a load is assumed to take before the first one
 
 
 def outline(model: Listed, build: str = "") -> Capabilities:
-    """What is known of a model that was never loaded. Only today's llama-server is a router."""
+    """What is known of a model that was never loaded."""
     return Capabilities(
         dialect="llama-server",
         slot_field="id_slot",
@@ -76,14 +76,6 @@ def outline(model: Listed, build: str = "") -> Capabilities:
         build=build,
         provisional=True,
     )
-
-
-def described(caps: Capabilities, props: object) -> Capabilities | None:
-    """The capabilities with a loaded model's /props added. None if /props has none."""
-    reported = of_props(as_dict(props))
-    if not (reported["slots"] and reported["n_ctx"]):
-        return None
-    return msgspec.structs.replace(caps, provisional=False, **reported)
 
 
 # -- the router ------------------------------------------------------------------------------------
@@ -171,11 +163,9 @@ class RoutedModel(LlamaCpp):
     """One model of a router. `lost`: its slots lost their content since the last `refresh`."""
 
     def __init__(self, router: Router, name: str) -> None:
+        connect = partial(ModelPool, model=name)
         super().__init__(
-            router.url,
-            model_file=router.model_file,
-            connect=partial(ModelPool, model=name),
-            **router.options,
+            router.url, model_file=router.model_file, connect=connect, **router.options
         )
         self.name = name
         self.lost = False
@@ -339,9 +329,11 @@ class RoutedModel(LlamaCpp):
             props = decoded(data)
         except ValueError:
             raise UpstreamFault("the router returned invalid JSON") from None
-        known = described(outline(entry, self._router.build), props)
-        if known is None:
+        reported = of_props(as_dict(props))
+        if not (reported["slots"] and reported["n_ctx"]):
             return
+        known = outline(entry, self._router.build)
+        known = msgspec.structs.replace(known, provisional=False, **reported)
         quiet = self._quiet
         # One at a time, and not if the model was evicted: then after the next load.
         with self._learning, contextlib.suppress(BackendDown):

@@ -7,6 +7,7 @@ because a token may cost money.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -109,13 +110,11 @@ class OpenAIServer(HTTPDriver):
         )
 
     def queue(self) -> tuple[int, int] | None:
-        if not self._server.queue:
-            return None
-        try:
-            status, data = self._root.ask("GET", self._server.queue, timeout=GET_TIMEOUT)
-        except (UpstreamFault, UpstreamTimeout):
-            return None
-        return queue(data) if status == 200 else None
+        if self._server.queue:
+            with contextlib.suppress(UpstreamFault, UpstreamTimeout):
+                status, data = self._root.ask("GET", self._server.queue, timeout=GET_TIMEOUT)
+                return queue(data) if status == 200 else None
+        return None
 
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
