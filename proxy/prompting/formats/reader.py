@@ -446,17 +446,17 @@ class CallReader:
     def degrade(self, mark: int = 0) -> None:
         """It is not a call after all: emits the kept text. What is behind a mark of so many
         characters is read again, since a call may begin there."""
-        kept = self._give_up()
+        held = self._give_up()
         size = 0
         if self._begins_with_mark:
-            size = len(kept) - len(kept.lstrip()) + mark
-        again = len(kept) - size
+            size = len(held) - len(held.lstrip()) + mark
+        again = len(held) - size
         if mark and 0 < again <= _RESCANNED and self._rescans < _MAX_RESCANS:
             self._rescans += 1
             self._at -= again
-            kept = kept[:size]
-        if not self.behind_call or not kept.isspace():
-            self.text(kept, self.position - len(kept))
+            held = held[:size]
+        if not self.behind_call or not held.isspace():
+            self.text(held, self.position - len(held))
 
     def rewind(self) -> None:
         """Reads the kept text again, as text that may contain marks: it is not a call after all."""
@@ -473,6 +473,6 @@ class CallReader:
         elif self._open:
             self._open = False
             self.calls += 1
-        kept = self._buffer[self._kept_from : self._at] if self._kept_from >= 0 else ""
+        held = self._buffer[self._kept_from : self._at] if self._kept_from >= 0 else ""
         self._kept_from = -1
-        return kept
+        return held

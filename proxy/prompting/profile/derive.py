@@ -162,11 +162,11 @@ def call_shape(probes: Probes, tags: Sequence[Tags], stops: Sequence[str]) -> Ca
     """The shape of the template's calls, None if there is none that can be derived. It may write
     empty reasoning between `tags` before a call, and one of `stops` behind."""
     regions = _Regions(probes, tags, stops)
-    one = regions.of(FIRST)
-    if one is None:
+    single = regions.of(FIRST)
+    if single is None:
         return None
     two = regions.of(FIRST, SECOND)
-    parsed = _parts(one, regions) if two is None else _parts_of_two(one, two, regions)
+    parsed = _parts(single, regions) if two is None else _parts_of_two(single, two, regions)
     if parsed is None:
         return None
     shape = _with_ids(parsed, probes)
@@ -218,9 +218,9 @@ def _whole_tag(text: str, at: int) -> int:
     return cut.start() if cut else at
 
 
-def _parts(one: str, regions: _Regions) -> CallShape | None:
+def _parts(text: str, regions: _Regions) -> CallShape | None:
     """The shape of a template that renders one call a turn."""
-    head, _, rest = one.partition(NAMES[0])
+    head, _, rest = text.partition(NAMES[0])
     arguments = _arguments(rest, regions)
     if arguments is None:
         return None
@@ -230,8 +230,8 @@ def _parts(one: str, regions: _Regions) -> CallShape | None:
     )
 
 
-def _parts_of_two(one: str, two: str, regions: _Regions) -> CallShape | None:
-    single = _parts(one, regions)
+def _parts_of_two(text: str, two: str, regions: _Regions) -> CallShape | None:
+    single = _parts(text, regions)
     if single is None:
         return None
     head, tail = single.before_name, single.suffix
@@ -303,9 +303,9 @@ def _arguments(rest: str, regions: _Regions) -> tuple[str, TaggedArguments | Non
     return lead[: len(lead) - len(before_key)], tags, tail[len(after_value) :]
 
 
-def _common_end(one: str, other: str) -> str:
-    common = common_end(one, other)
-    if len(common) < max(len(one), len(other)):
+def _common_end(text: str, other: str) -> str:
+    common = common_end(text, other)
+    if len(common) < max(len(text), len(other)):
         starts = [at for sign in "<[{" if (at := common.find(sign)) >= 0]
         at = min(starts, default=0)
         # White space before the first tag stays if nothing else is cut off.
@@ -313,8 +313,8 @@ def _common_end(one: str, other: str) -> str:
     return common
 
 
-def _common_beginning(one: str, other: str) -> str:
-    common = common_start(one, other)
+def _common_beginning(text: str, other: str) -> str:
+    common = common_start(text, other)
     cut = _CUT_TAG.search(common)
     return common[: cut.start()] if cut else common
 
