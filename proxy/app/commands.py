@@ -18,9 +18,8 @@ from .initialize import InitError, convert, write
 
 
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
-    """Write FILE, an archive of what clients store: conversations, files, knowledge, responses,
-    keys made at run time, the ledger; without settings, the key file and saved slots. Returns what
-    it contains. Raises BackupError."""
+    """Write FILE, an archive of what clients store, without settings, the key file and saved slots.
+    Returns what it contains. Raises BackupError."""
     target = Path(file)
     if target.exists() and not force:
         raise BackupError(f"{target} exists: choose another name, or add --force")

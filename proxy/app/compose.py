@@ -163,10 +163,8 @@ JOINS = 3.0  # seconds a new worker waits for the shared table, and for its firs
 
 
 def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Services:
-    """Create the services for the routes. The backends, by default those of the settings, are
-    monitored by threads from here on.
-
-    Raises SettingsError for a setting that only a part of the application can check."""
+    """Create the services for the routes. Threads monitor the backends, by default those of the
+    settings, from here on. Raises SettingsError."""
     discovery.check(settings)
     life = Life()
     groups = share_apart(settings)

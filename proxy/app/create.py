@@ -34,10 +34,7 @@ log = logging.getLogger("slotproxy")
 
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
-    """The WSGI application. Its backends, by default those of the settings, are monitored by
-    threads from here on.
-
-    Raises SettingsError for a setting that only a part of the application can check."""
+    """The WSGI application. Raises SettingsError for a setting that only a part of it can check."""
     logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
     services = compose(settings, backends)
     app = with_routes(settings)
@@ -73,7 +70,7 @@ def attach(app: Application, services: Services) -> None:
     if services.ledger is not None:
         services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:
-        services.batch_runner.attach(make_sender(app.wsgi_app, settings.api_prefix))
+        services.batch_runner.ask = make_sender(app.wsgi_app, settings.api_prefix)
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)

@@ -44,7 +44,7 @@ def write(
         rows.append(("program", found.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
-    return "\n".join([*lines, f"wrote {target}", *_next(str(target), _first_step(found, target))])
+    return "\n".join([*lines, *_next(target)])
 
 
 def convert(
@@ -58,7 +58,7 @@ def convert(
         raise InitError(str(error)) from error
     _put(target, of_foreign(read, source, str(target)))
     notes = [f"note: {note}" for note in read.notes]
-    return "\n".join([*notes, f"wrote {target}", *_next(str(target), [])])
+    return "\n".join([*notes, *_next(target)])
 
 
 def _target(file: str, agree: Callable[[str], bool]) -> Path:
@@ -88,23 +88,13 @@ def _put(target: Path, written: str) -> None:
         raise InitError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _first_step(found: Found, file: Path) -> list[str]:
-    if any(server.kind in ("llamacpp", "openai") for server in found.servers):
-        return []
-    if found.files:
-        return [] if found.llama_server else [f"name your llama-server in {file}"]
-    if found.llama_server:
-        return ["put a GGUF file into ~/models and run this again"]
-    return [f"start a model server, and name its address in {file}"]
-
-
-def _next(file: str, first: Sequence[str]) -> list[str]:
-    steps = [
-        *first,
-        f"slotproxy doctor --config {file}   checks it",
-        f"slotproxy --config {file}          starts; open http://127.0.0.1:8081",
+def _next(file: Path) -> list[str]:
+    return [
+        f"wrote {file}",
+        "\nnext:",
+        f"  slotproxy doctor --config {file}   checks it",
+        f"  slotproxy --config {file}          starts; open http://127.0.0.1:8081",
     ]
-    return ["", "next:", *(f"  {step}" for step in steps)]
 
 
 # the file

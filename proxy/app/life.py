@@ -2,13 +2,10 @@
 
     serving ──leave──> leaving ──end_requests──> ending ──close──> closed
 
-The server (`proxy.server.serve`) takes these steps, and has one clock for all of them:
-
-1. `leave`: what nobody waits for ends at once, such as batches, and models that no request uses.
-2. Answers under way continue for the grace. It is over early when `busy` is False.
-3. `end_requests`: what still runs ends with an error that says so, in the dialect of its client.
-4. `close` waits until all that has ended is counted. Then it ends everything else in the order of
-   `Step`. A step that takes too long is left behind.
+The server (`proxy.server.serve`) takes these steps, and has one clock for all of them. Between the
+first two, answers under way continue for the grace, unless `busy` is False. `close` waits until all
+that has ended is counted. Then it ends everything else in the order of `Step`. A step that takes
+too long is left behind.
 
 Every way out of the process calls `close`, which then takes the steps that were left out. All
 methods may be called again, and from any thread.

@@ -32,11 +32,9 @@ _Key = tuple[str, str, str, str, bool]
 
 
 def known_formats() -> tuple[CallFormat, ...]:
-    """Formats of calls, or of whole answers, that cannot be derived from a template: those of
-    installed packages, by their names, and then ours. A template has the first that matches.
-
-    An entry point of the group `slotproxy.formats` is a `CallFormat`. It runs in the gateway, so
-    installing such a package means trusting it with everything. Raises SettingsError."""
+    """Formats of calls that cannot be derived from a template: those of installed packages (entry
+    points of the group `slotproxy.formats`), by their names, and then ours. A template has the
+    first that matches. Raises SettingsError."""
     installed = []
     for point in sorted(entry_points(group=FORMATS), key=attrgetter("name")):
         name = f"the format {point.name} (entry point {FORMATS})"
@@ -65,9 +63,8 @@ class Prompters:
         self._found: dict[_Key, Prompter] = {}
 
     def __call__(self, model: str) -> Prompter | Unrendered:
-        """The first backend of the pool that reports a template determines it for the whole pool,
-        so that an old server gets the template of a newer one. If all of them render prompts
-        themselves, none is needed."""
+        """The first backend that reports a template determines it for the whole pool, so that an
+        old server gets that of a newer one. If all render prompts themselves, none is needed."""
         known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
         reported, rendered = None, not known
         for caps in known:

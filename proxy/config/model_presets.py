@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import models
+from .forms import naming
 from .models import PORT, Foreign, ModelConfig
 
 # Flags of one dash are short, and have no hyphen inside. These are short, and have two dashes.
@@ -54,10 +55,8 @@ def read(text: str, server: str, folder: Sequence[ModelConfig] = ()) -> Foreign:
     for name, own in sections.items():
         keys = {**{key: value for key, value in shared.items() if key not in own}, **own}
         lacking.update(key for key in keys if key in _OURS)
-        try:
+        with naming(f"[{name[:100]}]"):
             tables.append(_table(name, keys, program, files.get(name)))
-        except ValueError as error:
-            raise ValueError(f"[{name[:100]}]: {error}") from None
     notes = [f"set by slotproxy and ignored: {', '.join(sorted(lacking))}"] if lacking else []
     return Foreign({"model": models.checked(tables)}, notes)
 

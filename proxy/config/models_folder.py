@@ -1,6 +1,5 @@
-"""The models of --models-dir: GGUF files, and folders of files that belong together, laid out as
-for llama-server's router mode: a model with a projector, or in parts, may have a folder of its
-name."""
+"""The models of --models-dir: GGUF files, and folders of files belonging together, laid out as in
+llama-server's router mode: a model with a projector, or in parts, may have a folder of its name."""
 
 from __future__ import annotations
 

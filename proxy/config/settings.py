@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from . import forms, keys, routes
+from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
@@ -23,10 +24,6 @@ _NO_KEY = Secret("")
 Texts = tuple[str, ...]
 ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
-
-
-class SettingsError(ValueError):
-    """An invalid setting. The message is one line and names the setting."""
 
 
 class Declared(NamedTuple):
@@ -103,8 +100,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An ``[[mcp]]`` table of the file: an MCP server whose tools an agent may use, once
-    ``--tools`` names it. Either a command, used over its standard streams, or the URL of a server
-    with streamable HTTP; ``tools`` are the allowed names, empty for all."""
+    ``--tools`` names it: a command, or a URL. ``tools`` are the allowed names, empty for all."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -377,10 +373,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[PriceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
-    # Not settings: the keys of --api-key-file, whether any backend was named, and the path of the
-    # settings file.
-    file_keys: tuple[ApiKey, ...] = ()
-    names_backend: bool = False
+    # Not settings:
+    file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file
+    names_backend: bool = False  # whether any backend was named
     config_file: str = ""
     warnings: tuple[str, ...] = ()  # to print at the start
 

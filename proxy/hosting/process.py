@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from mmap import PAGESIZE
 from pathlib import Path
 
 from ..backends.refusals import said
@@ -99,8 +100,7 @@ def has_program(config: ModelConfig) -> bool:
 
 class ModelProcess:
     """A process of a model, with a session of its own. What it prints goes to `log`; `ended` is
-    called, from a thread of its own, when it stops printing, because it then has most likely
-    ended. Raises OSError if it cannot be started."""
+    called, from another thread, when it stops printing. Raises OSError if it cannot be started."""
 
     def __init__(
         self, config: ModelConfig, port: int, log: ModelLog, ended: Callable[[], None]
@@ -191,7 +191,5 @@ def in_session(pid: int) -> dict[int, int]:
 
 def resident(pid: int) -> dict[int, int]:
     """The bytes of memory that each process of a session holds; {} if the system does not say."""
-    import resource  # not on Windows
-
-    pages, size = run_in_native_thread(partial(in_session, pid)), resource.getpagesize()
-    return {process: count * size for process, count in pages.items()}
+    pages = run_in_native_thread(partial(in_session, pid))
+    return {process: count * PAGESIZE for process, count in pages.items()}

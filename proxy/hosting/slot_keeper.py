@@ -1,13 +1,12 @@
 """Keeps the slots of hosted models over the end of their servers, and of the gateway.
 
-Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
-seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, an index of its model's files is written, by
-which another process adopts them.
+Before a server is stopped, its slots are saved, the last used first, for at most `SAVING` seconds.
+The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes on with it
+restores it. An index of the files is written, by which another process adopts them.
 
 A file is restored only as it was written, to a server like the one that wrote it (`Index`): a
-llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
-None of this may hinder a model: a failure is logged, and prompts are evaluated again.
+llama-server crashes when it reads a truncated one. None of this may hinder a model: a failure is
+logged, and prompts are evaluated again.
 """
 
 from __future__ import annotations

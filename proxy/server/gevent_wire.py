@@ -1,9 +1,8 @@
 """A client's socket under gevent, for `proxy.server.http1`.
 
-A read waits first: learning from an exception that there is nothing yet costs as much as parsing a
-request. A write does not wait for a slightly slow client: what the socket does not accept is
-buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can read
-its model server to the end and release the slot.
+A read waits first: an exception costs as much as parsing a request. What the socket does not accept
+of a write is buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the
+application can read its model server to the end and release the slot.
 """
 
 from __future__ import annotations
@@ -195,8 +194,7 @@ class Wire:
 
 
 def hang_up(client: Any, how: int) -> None:
-    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered;
-    SHUT_RDWR: it is cut. Uses the native call, so that the reading greenlet sees an ordinary end;
-    gevent's shutdown() would raise in it."""
+    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered.
+    The reading greenlet sees an ordinary end; gevent's shutdown() would raise in it."""
     with contextlib.suppress(OSError):
         client._sock.shutdown(how)

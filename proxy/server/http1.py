@@ -143,9 +143,8 @@ class ServerConnection:
     # for the worker
 
     def serve(self, last: Callable[[], bool]) -> None:
-        """Answer requests until the client sends no more, or `last` returns true for a request.
-        Raises OSError if the client has disconnected, and the application's exceptions. The
-        connection must `linger` before it is closed, after an exception too."""
+        """Answer requests until the client sends no more, or `last` returns true for one. Raises
+        OSError, and the application's exceptions. The connection must `linger` after that too."""
         try:
             while (request := self._next()) is not None:
                 request.keep = request.keep and not last() and not self.expired

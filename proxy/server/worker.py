@@ -1,12 +1,9 @@
 """gunicorn's gevent worker, with our own HTTP/1.1 (`proxy.server.http1`) and a faster shutdown.
 
-On a stop, the stock worker waits for all open connections. This one closes idle ones and only waits
-for running answers, which end with an error when their time is over (see `stopping`). A check once
-a second ends connections whose client takes too long.
-
-When few of the ``worker_connections`` are left, connections that wait for their client are closed,
-longest wait first; if there are none, the last places are for health checks, and other requests get
-a 503.
+On a stop, it only waits for running answers, which end with an error when their time is over (see
+`stopping`). A check once a second ends connections whose client takes too long. When few of the
+``worker_connections`` are left, those that wait longest for their client are closed; if there are
+none, the last places are for health checks, and other requests get a 503.
 
 Objects that the application keeps with a connection are in environ["slotproxy.kept"] by name, and
 closed with it.
