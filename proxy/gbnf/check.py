@@ -71,7 +71,7 @@ def check_rules(
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
     empty = _settled(open_rules, by_characters=False)
-    repeats = _Repeats(limits, places)
+    repeats = _Repeats(limits.max_repeat, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
         repeats.see(alternatives, 0)
@@ -90,16 +90,16 @@ def check_rules(
         raise places.error(places.rules.get(ROOT, 0), what)
 
 
+@dataclass(eq=False)
 class _Repeats:
     """All repetitions of a grammar, in the order of their operators. Counts the rules that they
     expand to, as the newer parser does: multiplied by the groups inside."""
 
-    def __init__(self, limits: GrammarLimits, places: Places) -> None:
-        self.limit = limits.max_repeat
-        self.places = places
-        self.seen: list[Repeat] = []
-        self.names: set[str] = set()
-        self.unnamed = 0  # rules that groups and repetitions expand to
+    limit: int | None
+    places: Places
+    seen: list[Repeat] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    unnamed: int = 0  # rules that groups and repetitions expand to
 
     def see(self, alternatives: Alternatives, depth: int) -> None:
         if depth > MAX_NESTING:

@@ -39,6 +39,7 @@ from .values import (
     Literal,
     Repeat,
     RuleRef,
+    Scanner,
     Sequence,
 )
 from .work_budget import spend
@@ -90,26 +91,14 @@ def parse(text: str, limits: GrammarLimits) -> tuple[Grammar, Places]:
     return _Reader(text, limits, places).grammar(), places
 
 
-class _Reader:
+class _Reader(Scanner):
     def __init__(self, text: str, limits: GrammarLimits, places: Places) -> None:
-        self.text = text
+        super().__init__(text)
         self.limits = limits
         self.places = places
-        self.at = 0
-        self.depth = 0
 
     def fail(self, what: str, offset: int | None = None) -> NoReturn:
         raise self.places.error(self.at if offset is None else offset, what)
-
-    def peek(self, ahead: int = 0) -> str:
-        at = self.at + ahead
-        return self.text[at] if at < len(self.text) else ""
-
-    def take(self, mark: str) -> bool:
-        if not self.text.startswith(mark, self.at):
-            return False
-        self.at += len(mark)
-        return True
 
     def grammar(self) -> Grammar:
         if len(self.text) > MAX_TEXT:
@@ -243,7 +232,7 @@ class _Reader:
         while not self.take("]"):
             offset = self.at
             low = high = self.char("character class", start)
-            if self.peek() == "-" and self.peek(1) != "]":
+            if self.peek() == "-" and self.peek(2) != "-]":
                 self.at += 1
                 high = self.char("character class", start)
             if high < low:
@@ -263,7 +252,7 @@ class _Reader:
         if char != "\\":
             self.at += 1
             return ord(char)
-        kind = self.peek(1)
+        kind = self.peek(2)[1:]
         if kind in "xuU" and (digits := _CODE_POINT.match(self.text, self.at)):
             code = int(digits[0][2:], 16)
             if code > MAX_CODE_POINT:

@@ -25,6 +25,7 @@ from .automaton import (
     compile_regex,
 )
 from .charset import Charset
+from .values import Scanner
 from .work_budget import spend
 
 MAX_COUNT = 2_000
@@ -105,28 +106,14 @@ def _read(pattern: str, within: bool) -> Regex:
     return language
 
 
-class _Reader:
+class _Reader(Scanner):
     """A recursive-descent parser with a method for each production.
 
     `left` and `right` say whether the current part is at the beginning or end of the whole pattern.
     Anchors are allowed only there; without an anchor, any text may come before or after."""
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.at = 0
-        self.depth = 0
-
     def fail(self, what: str, unsupported: bool = False) -> NoReturn:
         raise PatternError(what, self.at, unsupported)
-
-    def peek(self, length: int = 1) -> str:
-        return self.pattern[self.at : self.at + length]
-
-    def take(self, mark: str) -> bool:
-        if not self.pattern.startswith(mark, self.at):
-            return False
-        self.at += len(mark)
-        return True
 
     def alternatives(self, left: bool, right: bool) -> Regex:
         found = [self.sequence(left, right)]
@@ -162,13 +149,13 @@ class _Reader:
 
     def only_a_group(self, start: int) -> bool:
         """Whether the sequence that starts here is exactly one group."""
-        if self.pattern[start : start + 1] != "(":
+        if self.text[start : start + 1] != "(":
             return False
         depth = 0
-        for mark in _MARKS.finditer(self.pattern, start):
+        for mark in _MARKS.finditer(self.text, start):
             depth += (mark[0] == "(") - (mark[0] == ")")
             if not depth:
-                return self.pattern[mark.end() : mark.end() + 1] in ("", "|", ")")
+                return self.text[mark.end() : mark.end() + 1] in ("", "|", ")")
         return False
 
     def quantified(self) -> Regex:
@@ -186,7 +173,7 @@ class _Reader:
         if mark in _QUANTIFIERS:
             self.at += 1
             return _QUANTIFIERS[mark]
-        braces = _BRACES.match(self.pattern, self.at)
+        braces = _BRACES.match(self.text, self.at)
         if braces is None:
             self.fail("a count such as {2,3} expected")
         numbers = [number for number in braces.group(1, 3) if number]
@@ -230,7 +217,7 @@ class _Reader:
         if self.peek() in "=!" or self.peek(2) in ("<=", "<!"):
             self.fail("lookaround", unsupported=True)
         # Named group; (?P<name>...) is Python's form.
-        end = self.pattern.find(">", self.at)
+        end = self.text.find(">", self.at)
         if self.peek() not in ("<", "P") or end < 0 or self.peek(2) in ("P=", "P>"):
             self.fail(f"group '(?{self.peek()}'", unsupported=True)
         self.at = end + 1
@@ -269,7 +256,7 @@ class _Reader:
         return only, only
 
     def hexadecimal(self, kind: str) -> int:
-        digits = _CODE_POINT.match(self.pattern, self.at - 1)
+        digits = _CODE_POINT.match(self.text, self.at - 1)
         if digits is None:
             self.fail(f"hexadecimal digits expected after '\\{kind}'")
         self.at = digits.end()

@@ -100,3 +100,22 @@ class Grammar:
     """Rules by name, in the order of the text."""
 
     rules: Mapping[str, Alternatives]
+
+
+@dataclass(eq=False)
+class Scanner:
+    """A position in a text that is parsed, and how deep it is nested."""
+
+    text: str
+    at: int = 0
+    depth: int = 0
+
+    def peek(self, length: int = 1) -> str:
+        return self.text[self.at : self.at + length]
+
+    def take(self, mark: str) -> bool:
+        """Passes the mark if it is here."""
+        if not self.text.startswith(mark, self.at):
+            return False
+        self.at += len(mark)
+        return True

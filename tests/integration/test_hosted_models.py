@@ -212,17 +212,6 @@ def test_changed_file_is_applied_and_an_invalid_one_is_not(
     wait_until(lambda: listed() == ["a", "b"])
 
 
-@pytest.mark.slow
-def test_embeddings_load_their_model_first(
-    serve: Serve, made_up_model: Path, tmp_path: Path
-) -> None:
-    one = serve(table("m", made_up_model, tmp_path, "--embedding"))
-    answer = httpx.post(
-        f"{one.url}/v1/embeddings", json={"model": "m", "input": ["a", "b"]}, timeout=60.0
-    )
-    assert [len(item["embedding"]) for item in answer.json()["data"]] == [64, 64]
-
-
 def test_server_is_used_by_its_openai_api(
     serve: Serve, made_up_model: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,6 @@ import pytest
 
 from benchmarks.stub_process import Stub
 from tests import thorough
-from tests.redis_servers import RedisServer
 from tools.processes import Gateway
 
 from .child_processes import descendants, until
@@ -240,13 +239,3 @@ def test_sums_equal_what_clients_received_when_workers_are_killed(
     )
     assert compared >= count
     assert lost < count / 2
-
-
-def test_two_workers_write_to_one_ledger(
-    stub: Stub, gateway: StartGateway, redis_server: RedisServer, postgres: str, tmp_path: Path
-) -> None:
-    flags = ["--llama-api", stub.upstream, "--data", str(tmp_path / "data")]
-    shared = ["--workers", "2", "--state", redis_server.url, "--database", postgres]
-    one = gateway(*flags, *shared)
-    compared, _ = _check(one, postgres, 2000, kills=2, workers=2)
-    assert compared >= 2000
