@@ -31,13 +31,10 @@ def index_of(tickets: Sequence[Ticket], ticket: Ticket) -> int:
 
 
 class FairQueue(Struct, eq=False):
-    """`tickets` are in order, `pushed` counts all so far. `virtual` is the virtual time, `ends` has
-    the end tag of each key's last ticket."""
-
-    tickets: list[Ticket] = []
-    pushed: int = 0
-    virtual: float = 0.0
-    ends: dict[str, float] = {}
+    tickets: list[Ticket] = []  # in order
+    pushed: int = 0  # so far
+    virtual: float = 0.0  # the virtual time
+    ends: dict[str, float] = {}  # the end tag of each key's last ticket
 
     def push(self, ticket: Ticket, key: str, tokens: float, again: bool = False) -> None:
         """Add a ticket. A ticket that had its turn before (`again`) is served next."""

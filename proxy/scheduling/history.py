@@ -27,10 +27,8 @@ REMEMBERED = 256
 
 
 class RecentClients(Struct):
-    """When each client was last `seen`, the most recent last, and what it has `under_way`."""
-
-    seen: dict[ClientClass, float] = {}
-    under_way: dict[ClientClass, int] = {}
+    seen: dict[ClientClass, float] = {}  # when each was seen last, the most recent last
+    under_way: dict[ClientClass, int] = {}  # requests of each
 
     def arrived(self, client: ClientClass, now: float) -> None:
         seen = self.seen
@@ -72,13 +70,12 @@ AT_MOST = 0.99  # the chance that any conversation returns: silence must be able
 
 
 class Returns(Struct, array_like=True):
-    """The statistics of a pool: the conversations that reached each number of turns, and those that
-    continued. `gap` is the mean seconds between the end of a text and the next turn, of `gaps`."""
+    """The statistics of a pool, by the number of turns."""
 
     reached: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
     continued: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
-    gap: float = 60.0
-    gaps: int = 0
+    gap: float = 60.0  # mean seconds between the end of a text and the next turn
+    gaps: int = 0  # of which it is the mean
 
     def __post_init__(self) -> None:
         if not (len(self.reached) == len(self.continued) == DEEPEST + 1 and self.gap > 0):

@@ -109,7 +109,7 @@ def files_of(pool: Pool, backend: BackendRecord) -> list[CachedPrompt]:
 
 
 def _worth(pool: Pool, held: CachedPrompt, now: float) -> tuple[float, float]:
-    return pool.returns.chance(held.conversation, now) * held.tokens, held.used
+    return pool.expected_loss(held, now), held.used
 
 
 def _beyond(

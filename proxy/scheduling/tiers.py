@@ -1,16 +1,12 @@
 """Chooses the tiers of a route that a request may use now. Pure, without a clock or locks.
 
-A route lists the backends of a model in tiers. A request may use the first tier. It may use the
-next one as well if
+A request may use the first tier of its model. It may use the next one as well if no backend of the
+tiers before can serve it (they are down, paused after failures, or failed it), or if it would wait
+longer than `overflow_after` seconds for a slot there, including its wait so far. Loading a model
+does not count, or a model would never be loaded; requests in idle slots never overflow for a wait.
+Among the backends that are open to a request, the policy places it as always.
 
-- no backend of the tiers before can serve it: they are down, paused after failures, or failed it
-- or it would wait longer than `overflow_after` seconds for a slot there, including the time that it
-  has waited already. Loading a model does not count, or a model would never be loaded. Requests
-  that use idle slots only never overflow in this way.
-
-Tiers only close backends to a request. Among the others, the policy places it as always.
-
-A canary gets the conversations whose draw is below its share. It is their first tier and the last
+A canary gets the conversations whose draw is below its share: it is their first tier and the last
 one of all others. The draw is made once, so a conversation stays on its side.
 """
 
@@ -48,12 +44,9 @@ def place(backend: BackendRecord, drawn: float) -> int:
 
 
 class Reach(Struct, frozen=True):
-    """`closed`: the backends that the request may not use now. `due`: when the next tier opens, at
-    the latest. `passed`: the place, name and fault of the backends that were passed over."""
-
-    closed: frozenset[str] = frozenset()
-    due: float = math.inf
-    passed: tuple[tuple[int, str, str], ...] = ()
+    closed: frozenset[str] = frozenset()  # the backends that the request may not use now
+    due: float = math.inf  # when the next tier opens, at the latest
+    passed: tuple[tuple[int, str, str], ...] = ()  # place, name and fault of those passed over
 
     def before(self, backend: BackendRecord, drawn: float) -> tuple[tuple[str, str], ...]:
         """The backends of the tiers before this one, and why they were passed over: `down`,

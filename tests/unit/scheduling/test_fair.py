@@ -61,16 +61,6 @@ def test_returning_request_is_served_next() -> None:
     assert _drain(queue)[0] == "again"
 
 
-def test_queue_places_start_at_one() -> None:
-    queue = FairQueue()
-    tickets = [made(f"t{n}", n) for n in range(3)]
-    for ticket in tickets:
-        queue.push(ticket, "k", 10)
-    assert [queue.place(t) for t in tickets] == [1, 2, 3]
-    queue.remove(tickets[0])
-    assert [queue.place(t) for t in tickets] == [0, 1, 2]
-
-
 def _waiting(names: str) -> list[Ticket]:
     """One ticket per letter, of the key with that letter; a capital marks a returning request."""
     return [made(f"{n}", n, name.lower(), name.isupper()) for n, name in enumerate(names)]

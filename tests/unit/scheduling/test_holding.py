@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from proxy.runtime.cancel import Cancel
@@ -17,11 +19,8 @@ USUAL = 3.0  # seconds for which a call of a tool is waited for, before its gaps
 
 
 def _enter(world: World, *messages: str, **fields: object) -> Lease | Ticket:
-    ends, size = [], 0
-    for message in messages:
-        size += len(message)
-        ends.append(size)
-    return world.scheduler.enter(want("".join(messages), tuple(ends), **fields))
+    ends = tuple(itertools.accumulate(map(len, messages)))
+    return world.scheduler.enter(want("".join(messages), ends, **fields))
 
 
 def _granted(entry: Lease | Ticket) -> Lease:

@@ -194,10 +194,8 @@ def test_nobody_waits_for_answers_that_take_much_longer_than_expected() -> None:
 def test_no_request_waits_to_save_less_than_a_wait_is_worth() -> None:
     counting = with_fast_answers(late=0.0)
     pool = counting.scheduler.pools["m"]
-    pool.mean_rate, pool.mean_pace = (
-        2e6,
-        16e6,
-    )  # a millisecond's evaluation, and no wait to speak of
+    pool.mean_rate = 2e6  # a millisecond's evaluation
+    pool.mean_pace = 16e6  # no wait to speak of
     for slot in pool.backends["b0"].slots[:8]:
         slot.first = counting.clock.now
     assert isinstance(decide(counting.question(0), pool, counting.clock.now), Grant)

@@ -125,18 +125,6 @@ def test_backend_is_down_or_removed_only_when_all_members_agree() -> None:
     assert view_of(replica).backends == []
 
 
-def test_max_queue_applies_to_all_members_together() -> None:
-    replica = new_replica()
-    told = [
-        one
-        for n in range(11)
-        for one in apply(replica, 1001.0, "AB"[n % 2], enqueued(n, f"text {n}"))
-    ]
-    assert sum(isinstance(one.news, Lease) for one in told) == 2
-    assert sum(isinstance(one.news, Ticket) for one in told) == 8
-    assert isinstance(told[-1].news, QueueFull)
-
-
 def test_full_queue_is_shared_fairly_between_keys_of_all_members() -> None:
     """A joining replica decides alike: the snapshot marks returning requests."""
     replica = new_replica()

@@ -120,9 +120,8 @@ def test_whole_backend_is_granted_while_slot_count_is_guessed() -> None:
     world = World(slots=0)
     answers = [world.take(f"chat {n}") for n in range(4)]
     ticket = world.waits(whole())
-    world.clock.now += (
-        30  # a further slot could be tried, but not for requests behind the embedding
-    )
+    # A further slot could be tried, but not for requests behind the embedding.
+    world.clock.now += 30
     chat = world.waits("chat")
     for answer in answers:
         answer.release()
