@@ -58,9 +58,7 @@ class SettingRow(NamedTuple):
             return "on" if self.default else "off"
         if isinstance(self.default, float):
             return f"{self.default:g}"
-        if isinstance(self.default, str):
-            return self.default.replace("\n", "\\n")
-        return "" if self.default is None else str(self.default)
+        return "" if self.default is None else str(self.default).replace("\n", "\\n")
 
 
 @functools.cache
