@@ -1,7 +1,4 @@
-"""What ``slotproxy init`` finds on this machine: model servers, GGUF files and llama-server.
-
-Servers are asked for small documents only: nothing is loaded and no token is generated.
-"""
+"""What ``slotproxy init`` finds on this machine. Servers are asked for small documents only."""
 
 from __future__ import annotations
 

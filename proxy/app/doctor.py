@@ -1,7 +1,4 @@
-"""``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
-
-Nothing is changed, and no model is started. A backend is asked for a token.
-"""
+"""``slotproxy doctor``: checks the settings, the backends and the storage, and changes nothing."""
 
 from __future__ import annotations
 
