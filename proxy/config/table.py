@@ -93,6 +93,8 @@ def _expected(row: SettingRow) -> str:
         words += f" greater than {row.bounds.gt}"
     if row.bounds.le is not None:
         words += f" and at most {row.bounds.le}"
+    elif row.item is float:
+        words += " and at most a year"
     return words
 
 
