@@ -76,7 +76,7 @@ class Permissions(Struct, frozen=True):
         """Whether all rights permit `what` with any of these names."""
         for granted in self.rights:
             patterns = getattr(granted, what)
-            if patterns and not _match(patterns, names):
+            if patterns and not any(matches(p, name) for p in patterns for name in names):
                 return False
         return True
 
@@ -185,14 +185,6 @@ def _permits_api(allowed: Collection[str], api: str, path: str) -> bool:
             return True
         if pattern.startswith("/") and matches(pattern, path):
             return True
-    return False
-
-
-def _match(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    for pattern in patterns:
-        for name in names:
-            if matches(pattern, name):
-                return True
     return False
 
 

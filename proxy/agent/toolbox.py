@@ -75,22 +75,16 @@ class Toolbox:
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
 
-    def tools(self) -> dict[str, RunnableTool]:
-        """The tools available now, by name; the first of a name wins. May wait for servers."""
+    def tools(self, *, published: bool = False) -> dict[str, RunnableTool]:
+        """The tools available now, by name; the first of a name wins. Those of an MCP server that
+        are `published` have its name before their own. May wait for servers."""
         tools = dict(self._own)
         for source in self._sources:
             for tool in source.tools():
-                tools.setdefault(tool.tool.name, tool)
-        return tools
-
-    def published(self) -> dict[str, RunnableTool]:
-        """The tools available now, by the names that clients see: those of an MCP server have its
-        name before their own. May wait for servers."""
-        tools = dict(self._own)
-        if self._functions is not None:
-            tools |= {tool.tool.name: tool for tool in self._functions.tools()}
-        for name, source in self._servers.items():
-            tools |= {function_name(name, tool.tool.name): tool for tool in source.tools()}
+                name = tool.tool.name
+                if published and source is not self._functions:
+                    name = function_name(source.name, name)
+                tools.setdefault(name, tool)
         return tools
 
     def of_server(self, name: str) -> list[ChildTool]:

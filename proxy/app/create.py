@@ -70,7 +70,7 @@ def attach(app: Application, services: Services) -> None:
     if services.ledger is not None:
         services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:
-        services.batch_runner.attach(make_sender(app.wsgi_app, settings.api_prefix))
+        services.batch_runner.ask = make_sender(app.wsgi_app, settings.api_prefix)
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)

@@ -544,28 +544,32 @@ KEPT = frozenset(
 )
 
 
-def forward(
-    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
-) -> ForwardedAnswer:
-    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
-    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
-    exchange = pool.forward(call, path, cancel, tick)
-    try:
-        silence = 0.0
-        while not exchange.headers_came():
-            silence += tick
-            if silence >= timeout:
-                raise UpstreamTimeout("the model's server did not answer in time")
-        return ForwardedAnswer(exchange, timeout)
-    except BaseException:
-        exchange.close()
-        raise
-
-
 class ForwardedAnswer:
-    def __init__(self, exchange: Exchange, timeout: float) -> None:
-        self._exchange = exchange
+    """The answer to a call that was sent to `path`. Redirects are not followed."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        call: Call,
+        path: str,
+        cancel: Cancel,
+        *,
+        tick: float,
+        timeout: float,
+    ) -> None:
+        """Wait for the head. Raises UpstreamTimeout after `timeout` seconds of silence, and like
+        `ConnectionPool.send`."""
+        self._exchange = exchange = pool.forward(call, path, cancel, tick)
         self._timeout = timeout
+        silence = 0.0
+        try:
+            while not exchange.headers_came():
+                silence += tick
+                if silence >= timeout:
+                    raise UpstreamTimeout("the model's server did not answer in time")
+        except BaseException:
+            exchange.close()
+            raise
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 

@@ -23,7 +23,7 @@ from ..errors import (
 from ..runtime.cancel import Cancel
 from ..wire import lenient
 from .driver import Capabilities, Driver, Input, Learned, ignore
-from .http import CheckPeer, ConnectionPool, forward
+from .http import CheckPeer, ConnectionPool, ForwardedAnswer
 from .refusals import check_cost, refusal
 
 DIALECT = "http"
@@ -109,7 +109,8 @@ class HTTPDriver(Driver):
 
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         call = make(self._model)
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
+        options = {"tick": self._tick, "timeout": self.timeout}
+        return ForwardedAnswer(self._pool, call, call.path, cancel, **options)
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
         """Raises Unsupported, and the server's refusal."""

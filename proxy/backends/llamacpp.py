@@ -92,12 +92,7 @@ class LlamaCpp(HTTPDriver):
     """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots`: as configured."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model_file: bool = True,
-        slots: int = 0,
-        **options: Any,
+        self, url: str, *, model_file: bool = True, slots: int = 0, **options: Any
     ) -> None:
         super().__init__(url, **options)
         self.options = options
@@ -140,7 +135,7 @@ class LlamaCpp(HTTPDriver):
         return {token for token, _ in settings.logit_bias}
 
     def _answer_to_nothing(self, **fields: Any) -> bytes | None:
-        """The same. None if the slot is busy."""
+        """The answer of `_nothing`, None if the slot stays busy."""
         with contextlib.suppress(GatewayError):
             for _ in range(FREED_TRIES):
                 status, data = self._nothing(**fields)
@@ -174,19 +169,19 @@ class LlamaCpp(HTTPDriver):
         """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,
         it then has another status. A broken server has nothing again, or claims a free slot."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        for _ in range(MOST_EMPTY):
-            try:
+        try:
+            for _ in range(MOST_EMPTY):
                 status, whole = self._nothing()
                 if status != 200:
                     return busy
                 msgspec.json.decode(whole, type=_Answered)
                 if self._nothing(stream=True)[1]:
                     return busy  # it was, and has a free slot now
-            except msgspec.DecodeError:
-                break
-            except GatewayError:
-                return busy  # without -cb, the answer waits until nothing else runs
-            time.sleep(FREED)
+                time.sleep(FREED)
+        except GatewayError:
+            return busy  # without -cb, the answer waits until nothing else runs
+        except msgspec.DecodeError:
+            pass
         return UpstreamFault(EMPTY)
 
     def _nothing(self, **fields: Any) -> tuple[int, bytes]:

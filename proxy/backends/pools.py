@@ -6,9 +6,9 @@ A model is a pool: all backends that serve a model of the same name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -47,7 +47,7 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
     presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
@@ -184,6 +184,8 @@ class BackendPools:
         self._answering: tuple[str, ...] = ()  # the other models
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
+        # What happens to conversations that do not fit, by model, where its backends say it.
+        self.on_overflow: Mapping[str, OnOverflow] = {}
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of the configuration. Backends that have not
@@ -336,6 +338,12 @@ class BackendPools:
             self._answering = tuple(model for model in named if model not in self._forwarding)
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
+            self.on_overflow = {
+                model: backend.on_overflow
+                for model, pool in pools.items()
+                for backend in reversed(pool)  # the first one counts
+                if backend.on_overflow
+            }
             self._also = {
                 alias: model
                 for model, pool in pools.items()

@@ -70,7 +70,7 @@ class LlamaRun:
         self._cut = False  # ended by us because the server would continue
         self._report = report = task.request.report
         # Tokens with details in the answer stay separate; others may be joined.
-        self._details = report.by_token
+        self._details = report.timings or report.tokens
         self._single = task.logprobs is not None or self._details
         self._decode = (
             servercpp.detailed_chunk if report.tokens or report.settings else servercpp.chunk
@@ -239,7 +239,7 @@ class LlamaRun:
             raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
             self.begun = True
-            self.slot = slot = chunk.slot
+            self.slot = slot = chunk.id_slot if chunk.id_slot >= 0 else chunk.slot_id
             self.cached, prompt = chunk.cached, chunk.tokens_evaluated
             if chunk.prompt_progress is not None:
                 self.cached, prompt = chunk.prompt_progress.cache, chunk.prompt_progress.total

@@ -30,9 +30,7 @@ PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
 def look(
-    prompters: Callable[[str], Prompter | Unrendered],
-    now: Callable[[], datetime],
-    backend: Backend,
+    prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime], backend: Backend
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
     prompter of a model, `now` the time of day."""

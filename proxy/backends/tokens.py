@@ -143,9 +143,9 @@ def pieces(text: str) -> Iterator[str]:
     while len(text) - start > SIZE:
         cut = end = start + SIZE
         for places in CUTS:
-            found = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
-            if found:
-                cut = found[-1]
+            starts = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
+            if starts:
+                cut = starts[-1]
                 break
         yield text[start:cut]
         start = cut

@@ -43,7 +43,7 @@ from ..web.body import JSON
 from ..web.disconnect import CANCEL
 from ..web.observability import Record
 from ..web.observability import new_id as new_request_id
-from .input_file import Line, Lines, index
+from .input_file import InputFile, Line
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from _typeshed.wsgi import StartResponse
@@ -121,25 +121,13 @@ CANCELLED = "batch_cancelled", "the batch was cancelled before this request was 
 
 
 class BatchRun:
-    """`over` is set when the process ends. Every call may raise StoreUnavailable, and NotFound if
-    another process has the batch or it was deleted."""
+    """One turn of a batch. Every call may raise StoreUnavailable, and NotFound if another process
+    has the batch or it was deleted."""
 
-    def __init__(
-        self,
-        store: RequestBatches,
-        batch: RequestBatch,
-        ask: Ask,
-        room: Room,
-        *,
-        longest: int,
-        over: threading.Event,
-    ) -> None:
-        self._store = store
+    def __init__(self, runner: BatchRunner, batch: RequestBatch) -> None:
+        self._runner = runner
+        self._store = runner.store
         self._batch = batch
-        self._ask = ask
-        self._room = room
-        self._longest = longest
-        self._over = over
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
@@ -164,7 +152,7 @@ class BatchRun:
         if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
             return False
         done = set(self._store.done(batch.id))
-        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
+        self._waiting = [(0.0, number) for number in range(len(lines)) if number not in done]
         self._check_quota(0)
         if not self._ask_all(lines):
             return False
@@ -175,31 +163,33 @@ class BatchRun:
     def stop(self) -> None:
         """End what is under way; it is asked again, by the next process if this one stops."""
         for cancel in tuple(self._running.values()):
-            cancel.cancel(GatewayStopping if self._over.is_set() else client_left)
+            cancel.cancel(GatewayStopping if self._runner.over.is_set() else client_left)
 
     # the input file
 
-    def _indexed(self) -> Lines | None:
+    def _indexed(self) -> InputFile | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
+        size, longest = self._store.piece_size, self._runner.longest
+        file = InputFile(self._piece, size, batch.endpoint, longest)
         try:
-            checked = index(self._piece, batch.endpoint, self._longest, self._beat)
-            errors = checked.errors
+            file.check(self._beat)
+            errors = file.errors
         except LineError as error:
             errors = [error.at(None)]
         if errors:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], time.time())
-        return Lines(self._piece, self._store.piece_size, checked)
+            self._store.begin(batch.id, len(file), file.model[:1024], time.time())
+        return file
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
 
     # asking
 
-    def _ask_all(self, lines: Lines) -> bool:
+    def _ask_all(self, lines: InputFile) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
         began = looked = time.time()
         makes_way = False
@@ -207,7 +197,7 @@ class BatchRun:
             self._beat()
             if self._stop is None and time.time() >= self._batch.times["expires"]:
                 self._stop = EXPIRED
-            if self._stop is not None or self._over.is_set():
+            if self._stop is not None or self._runner.over.is_set():
                 self.stop()
             elif not makes_way:
                 self._ask_some(lines)
@@ -215,7 +205,7 @@ class BatchRun:
             if results:
                 self._keep(results)
             if not self._running:
-                if self._over.is_set():
+                if self._runner.over.is_set():
                     return False
                 if self._stop is not None or not self._waiting:
                     return True
@@ -227,7 +217,7 @@ class BatchRun:
                 others = partial(self._store.others_wait, unchecked=seconds <= TURN)
                 makes_way = seconds > CHECK_TURN and others()
 
-    def _ask_some(self, lines: Lines) -> None:
+    def _ask_some(self, lines: InputFile) -> None:
         while self._waiting and len(self._running) < MOST:
             now = time.time()
             at, number = self._waiting[0]
@@ -236,7 +226,7 @@ class BatchRun:
             if self._next is None or self._next[0] != number:
                 self._next = number, lines.read(number)
             line = self._next[1]
-            room = self._room(self._batch.endpoint, line.model)
+            room = self._runner.room(self._batch.endpoint, line.model)
             if len(self._running) >= (1 if room is None else room):
                 return
             heappop(self._waiting)
@@ -248,7 +238,7 @@ class BatchRun:
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(self._batch, line.body, cancel)
+                answered = self._runner.ask(self._batch, line.body, cancel)
             finally:
                 self._finished.put((number, line, answered))
 
@@ -311,7 +301,7 @@ class BatchRun:
 
     # the end
 
-    def _give_up(self, lines: Lines, numbers: Iterable[int]) -> None:
+    def _give_up(self, lines: InputFile, numbers: Iterable[int]) -> None:
         """Give these lines an error as their result."""
         assert self._stop is not None, "there is a reason"
         some: list[Result] = []
@@ -400,36 +390,28 @@ class BatchRunner:
     `wake` announces a new or cancelled batch; the first call starts the thread. `close` gives
     the batch back, and the next process continues it."""
 
-    def __init__(
-        self,
-        store: RequestBatches,
-        room: Room,
-        longest: int,
-    ) -> None:
+    ask: Ask  # answers lines; set before the first request
+
+    def __init__(self, store: RequestBatches, room: Room, longest: int) -> None:
         """`room` tells how many lines could be asked now; `longest`: bytes of a line."""
-        self._store = store
-        self._room = room
-        self._longest = longest
-        self._ask: Ask | None = None
+        self.store = store
+        self.room = room
+        self.longest = longest
         self._woken = threading.Event()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def attach(self, ask: Ask) -> None:
-        """Set the function that answers lines."""
-        self._ask = ask
-
     def wake(self) -> None:
         with self._lock:
-            if self._thread is None and not self._over.is_set():
+            if self._thread is None and not self.over.is_set():
                 self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
                 self._thread.start()
         self._woken.set()
 
     def leave(self) -> None:
         """End the lines under way, and give the batch back. Does not wait."""
-        self._over.set()
+        self.over.set()
         self._woken.set()
 
     def close(self) -> None:
@@ -438,8 +420,8 @@ class BatchRunner:
             self._thread.join(timeout=ENDING)
 
     def _run(self) -> None:
-        running = Lasting("running batches", lambda seconds: self._over.wait(seconds))
-        while not self._over.is_set():
+        running = Lasting("running batches", lambda seconds: self.over.wait(seconds))
+        while not self.over.is_set():
             running.turn(self._turn)
 
     def _turn(self) -> None:
@@ -447,30 +429,22 @@ class BatchRunner:
         try:
             if self.run_one():
                 return
-            self._store.drop_results()
+            self.store.drop_results()
         except StoreUnavailable:
             pass  # try again later
         self._woken.wait(LOOK)
 
     def run_one(self) -> bool:
         """Run the next batch for its turn. False if there is none. Raises StoreUnavailable."""
-        assert self._ask is not None, "attached before the first request"
-        batch = self._store.claim(time.time())
+        batch = self.store.claim(time.time())
         if batch is None:
             return False
-        run = BatchRun(
-            self._store,
-            batch,
-            self._ask,
-            self._room,
-            longest=self._longest,
-            over=self._over,
-        )
+        run = BatchRun(self, batch)
         try:
             with suppress(NotFound):  # deleted, or taken over by another process
                 run.run()
         finally:
             run.stop()
             with suppress(StoreUnavailable):
-                self._store.release(batch.id, time.time())
+                self.store.release(batch.id, time.time())
         return True

@@ -68,7 +68,7 @@ class Dialogues:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
         finder = self.finder.within(caller.may)
-        tools = {**self.toolbox.published(), **finder.published(owner)}
+        tools = {**self.toolbox.tools(published=True), **finder.published(owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(

@@ -298,7 +298,8 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     request, native = task.request, caps.native or task.backend_templates
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
-        kinds = backend.verdict.server_kinds(request)
+        if backend.verdict.differing:
+            kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
         native = better or bool(kinds)
     for kind in task.media:

@@ -102,7 +102,10 @@ def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[Sectio
         text = section.text.strip()
         if not text:
             continue
-        if held and len(held) + 2 + len(text) <= splitting.size and _beside(place, section.place):
+        # Headings with the same parent may share a chunk, pages not.
+        is_near = section.place == place
+        is_near = is_near or (" > " in section.place and section.place.startswith(place))
+        if held and is_near and len(held) + 2 + len(text) <= splitting.size:
             held += "\n\n" + text
             continue
         if held:
@@ -110,11 +113,6 @@ def pieces(sections: Iterable[Section], splitting: Splitting) -> Iterator[Sectio
         place, held = section.place, text
     if held:
         yield from (Section(place, chunk) for chunk in split(held, splitting))
-
-
-def _beside(one: str, other: str) -> bool:
-    """Whether two sections may share a chunk: headings with the same parent may, pages not."""
-    return one == other or (" > " in other and other.startswith(one))
 
 
 def _end(text: str, begin: int, size: int) -> int:

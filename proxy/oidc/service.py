@@ -78,8 +78,10 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
             code="sign_in_forbidden",
         )
     teams = claim(claims, mapped.teams) if mapped.teams else None
+    material = f"{len(issuer)} {issuer} {subject}".encode()
+    digest = blake2b(material, digest_size=12, person=b"oidc subject")
     return Person(
-        key_id=_key_id(issuer, subject),
+        key_id=f"key_{digest.hexdigest()}",
         subject=subject,
         user=user,
         teams=[one for one in _values(teams) if isinstance(one, str) and 0 < len(one) <= LONGEST],
@@ -98,7 +100,9 @@ def claim(claims: Claims, name: str) -> Any:
 
 
 def has(claims: Claims, wanted: Wanted) -> bool:
-    return any(_text(one) == wanted.value for one in _values(claim(claims, wanted.claim)))
+    values = _values(claim(claims, wanted.claim))
+    texts = (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    return wanted.value in texts
 
 
 def _values(value: Any) -> Sequence[Any]:
@@ -106,15 +110,6 @@ def _values(value: Any) -> Sequence[Any]:
     if value is None:
         return ()
     return value[:MOST_GROUPS] if isinstance(value, list) else (value,)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _key_id(issuer: str, subject: str) -> str:
-    material = f"{len(issuer)} {issuer} {subject}".encode()
-    return f"key_{blake2b(material, digest_size=12, person=b'oidc subject').hexdigest()}"
 
 
 ACTOR = "oidc"  # in the record of changes

@@ -90,17 +90,6 @@ def _additional(validator: Any, extra: Any, instance: Any, schema: Any) -> Error
             yield from validator.descend(value, extra, path=name)
 
 
-def _reference(follow: Keyword) -> Keyword:
-    def counted(validator: Any, ref: Any, instance: Any, schema: Any) -> Errors:
-        left = _left.get()
-        left.references -= 1
-        if left.references < 0:
-            raise _TooMuch
-        yield from follow(validator, ref, instance, schema)
-
-    return counted
-
-
 def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Errors:
     spend(len(values) >> 2)
     if known_by(instance) not in set(map(known_by, values)):
@@ -114,9 +103,11 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
             yield ValidationError(f"{instance!r} has non-unique elements")
 
 
-def _charged(follow: Keyword, frames: int) -> Keyword:
+def _charged(follow: Keyword, *, is_reference: bool) -> Keyword:
     """A keyword that spends by the size of its values. Raises RecursionError for too many within
     each other."""
+
+    frames = REFERENCE_FRAMES if is_reference else KEYWORD_FRAMES
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
@@ -125,6 +116,9 @@ def _charged(follow: Keyword, frames: int) -> Keyword:
                 work += len(part) >> 2
         spend(work)
         left = _left.get()
+        left.references -= is_reference
+        if left.references < 0:
+            raise _TooMuch
         if left.frames < frames:
             raise RecursionError
         left.frames -= frames
@@ -150,9 +144,7 @@ _OURS: Mapping[str, Keyword] = {
 def _bounded(standard: Any) -> Any:
     """The validator of a standard with our keywords, all of which are charged."""
     keywords = {
-        name: _charged(_reference(keyword), REFERENCE_FRAMES)
-        if name in _REFERENCES
-        else _charged(keyword, KEYWORD_FRAMES)
+        name: _charged(keyword, is_reference=name in _REFERENCES)
         for name, keyword in {**standard.VALIDATORS, **_OURS}.items()
     }
     return extend(standard, keywords)  # type: ignore[no-untyped-call]

@@ -156,7 +156,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     if outcome.end == "whole" and slot.streaming and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
-    _evaluation_ended(backend, slot, now)
+    if not slot.streaming:
+        _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
     if backend.release_delay and outcome.end != "unused":
@@ -327,16 +328,16 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     """Set the number of slots. Busy slots are kept, and renumbered if their number is too high."""
     count = min(count, MOST_SLOTS)
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
-    kept = slots[: max(count, sum(slot.busy for slot in slots))]
-    for slot in slots[len(kept) :]:
+    remaining = slots[: max(count, sum(slot.busy for slot in slots))]
+    for slot in slots[len(remaining) :]:
         pool.drop(slot.held)
-    taken = {slot.id for slot in kept if slot.id < count}
-    numbers = [i for i in range(max(count, len(kept))) if i not in taken]
-    for slot in kept:
+    taken = {slot.id for slot in remaining if slot.id < count}
+    numbers = [i for i in range(max(count, len(remaining))) if i not in taken]
+    for slot in remaining:
         if slot.id >= count:
             slot.id = numbers.pop(0)
-    kept += [Slot(id=i) for i in numbers[: count - len(kept)]]
-    backend.slots = sorted(kept, key=lambda slot: slot.id)
+    remaining += [Slot(id=i) for i in numbers[: count - len(remaining)]]
+    backend.slots = sorted(remaining, key=lambda slot: slot.id)
     pool.refresh(backend)
 
 

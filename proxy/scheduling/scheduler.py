@@ -49,6 +49,7 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
+FROM_FACTS = ("model", "weight", "pins", "cache_kind", "release_delay", "keeps_files", "tier")
 PLACE_LOST = (
     "the queue is full and this API key has the most requests in it, so this request was dropped"
     " in favor of another key: retry later"
@@ -127,12 +128,10 @@ class LocalScheduler(BaseScheduler):
             pool = self.pools.setdefault(facts.model, Pool())
             self.backends[name] = pool, backend
             pool.backends[name] = backend
-            backend.model, backend.up, backend.weight = facts.model, up, facts.weight
-            backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
-            backend.release_delay = facts.release_delay
-            backend.keeps_files, backend.leaving = facts.keeps_files, False
-            backend.tier = facts.tier
-            backend.draining, backend.failures, backend.ready = False, 0, 0.0
+            for field in FROM_FACTS:
+                setattr(backend, field, getattr(facts, field))
+            backend.up, backend.leaving, backend.draining = up, False, False
+            backend.failures, backend.ready = 0, 0.0
             slots, most = min(facts.slots, MOST_SLOTS), min(facts.most, MOST_SLOTS)
             learns = not slots or most > 0
             is_learned = backend.guessed and bool(backend.slots)
@@ -236,8 +235,12 @@ class LocalScheduler(BaseScheduler):
             self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < held_until(conversation)
-        if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
+        returns = conversation.calls and now < held_until(conversation)
+        if (
+            pool.free
+            and not pool.line.active
+            and (returns or len(pool.free) > 1 or self._may(want, client, pool, now))
+        ):
             in_reach = want
             if pool.tiered:
                 reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
@@ -414,7 +417,7 @@ class LocalScheduler(BaseScheduler):
             client = ticket.client
             # The last slot may be held for this very conversation.
             returns = now < held_until(conversation)
-            if not returns and not self._may(want, client, pool, now):
+            if not (returns or len(pool.free) > 1 or self._may(want, client, pool, now)):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue
@@ -469,9 +472,9 @@ class LocalScheduler(BaseScheduler):
             ticket.event.set()  # it would sleep for too long
 
     def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        """Whether this client may take a free slot: the last one is held back for a recent client
-        with nothing under way. Requests without a prompt (embeddings) do not compete."""
-        if len(pool.free) > 1 or not want.chain.links:
+        """Whether this client may take the last free slot: it is held back for a recent client with
+        nothing under way. Requests without a prompt (embeddings) do not compete."""
+        if not want.chain.links:
             return True
         if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True

@@ -168,9 +168,9 @@ def _manifest(source: Path, archive: tarfile.TarFile) -> Manifest:
     except msgspec.DecodeError as error:
         raise BackupError(f"{source}: its manifest cannot be read: {error}") from error
     if manifest.format != FORMAT:
-        raise BackupError(
-            f"{source} was made by slotproxy {_shown(manifest.version)}: use that version or later"
-        )
+        version = manifest.version
+        shown = version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
+        raise BackupError(f"{source} was made by slotproxy {shown}: use that version or later")
     return manifest
 
 
@@ -195,10 +195,6 @@ def _unpack(source: Path, archive: tarfile.TarFile, entry: Entry, target: Path) 
         digest = hashlib.file_digest(copy, "sha256").hexdigest()
     if digest != entry.sha256:
         raise BackupError(f"{source} is damaged: {entry.name} has another SHA-256")
-
-
-def _shown(version: str) -> str:
-    return version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
 
 
 def _reason(error: Exception) -> str:

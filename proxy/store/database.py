@@ -65,21 +65,20 @@ class Database:
             private_files.database(self._file)
         # Values must not appear in error messages, nor therefore in logs.
         options: dict[str, Any] = {"hide_parameters": True}
-        if parsed.get_backend_name() == "sqlite":
-            options |= {"connect_args": {"timeout": BUSY, "check_same_thread": False}}
-            if self._file is None:
-                options["poolclass"] = StaticPool
-            else:
-                options["connect_args"]["factory"] = sqlite.SqliteConnection
-                options |= {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0}
-                # The newest connection first, so that no more are opened than work at a time.
-                options["pool_use_lifo"] = True
+        pooled = {"poolclass": _Pool, "pool_timeout": BUSY}
+        if parsed.get_backend_name() != "sqlite":
+            arguments: dict[str, Any] = {
+                k: v for k, v in postgres.DEFAULTS.items() if k not in parsed.query
+            }
+            options |= {**pooled, "pool_pre_ping": True, "connect_args": arguments}
         else:
-            options["pool_pre_ping"] = True
-            given = parsed.query
-            options["connect_args"] = {k: v for k, v in postgres.DEFAULTS.items() if k not in given}
-        if "poolclass" not in options:
-            options |= {"poolclass": _Pool, "pool_timeout": BUSY}
+            arguments = {"timeout": BUSY, "check_same_thread": False}
+            options |= {"poolclass": StaticPool, "connect_args": arguments}
+            if self._file is not None:
+                arguments["factory"] = sqlite.SqliteConnection
+                # The newest connection first, so that no more are opened than work at a time.
+                bounds = {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+                options |= {**pooled, **bounds}
         self.engine: Engine = create_engine(parsed, **options)
         # When a statement last failed because the database was unavailable.
         self._failed = -math.inf

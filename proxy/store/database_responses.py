@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from . import records
 from .database import Database, insert_into, owned
@@ -110,7 +110,10 @@ class DatabaseResponses:
         row = self._db.first(select(RESPONSE).where(owned(RESPONSE, owner, key)))
         if row is None:
             return None
-        return Stored(row.response, row.input_items, bool(row.writer) and self._is_lost(row))
+        lost = bool(row.writer) and self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
+        if row.writer == self._name:
+            lost = (owner, key) not in self._open
+        return Stored(row.response, row.input_items, lost)
 
     def ids(self, owner: str) -> list[str]:
         found = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
@@ -146,11 +149,6 @@ class DatabaseResponses:
         db.execute(
             delete(RESPONSE).where(_c.owner == owner, _c.id.in_(select(counted.c.id).where(beyond)))
         )
-
-    def _is_lost(self, row: Row[tuple[object, ...]]) -> bool:
-        if row.writer == self._name:
-            return (row.owner, row.id) not in self._open
-        return self._db.has_lost_writer(row, self._name, self._clock(), LEASE)
 
 
 ResponseStore = MemoryResponses | DatabaseResponses

@@ -31,6 +31,7 @@ FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is 
 
 _c = LEDGER.c
 _hour = LEDGER_HOUR.c
+_KINDS: dict[str, Any] = {name: float if name.endswith("_seconds") else int for name in COUNTED}
 
 
 class Ledger:
@@ -101,7 +102,12 @@ class Ledger:
         table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]
-        counts = _row_counts() if table is LEDGER else _hour_counts()
+        counts = [func.sum(table.c[name]).label(name) for name in SUMMED]
+        if table is LEDGER:
+            failed = case((_c.outcome.in_((OK, CANCELLED)), 0), else_=1)
+            counts += [func.count().label("requests"), func.sum(failed).label("failed")]
+        else:
+            counts += [func.sum(_hour[name]).label(name) for name in ("requests", "failed")]
         chosen = [table.c[name].in_(values) for name, values in (only or {}).items()]
         order: list[Any] = ["bucket", *columns]
         if largest:
@@ -118,7 +124,8 @@ class Ledger:
             LedgerGroup(
                 begin=int(row["bucket"]),
                 names={name: row[name] for name in by},
-                sums=LedgerSums(**{name: _number(name, row[name]) for name in COUNTED}),
+                # PostgreSQL's sums of integers are decimals.
+                sums=LedgerSums(**{name: _KINDS[name](row[name]) for name in COUNTED}),
             )
             for row in found
             if row["requests"]
@@ -160,21 +167,3 @@ def _insertion(paramstyle: str, count: int) -> str:
     marks = ",".join(["?" if paramstyle == "qmark" else "%s"] * len(names))
     columns = ",".join(f'"{name}"' for name in names)
     return f"insert into {LEDGER.name} ({columns}) values {','.join([f'({marks})'] * count)}"
-
-
-def _row_counts() -> list[ColumnElement[Any]]:
-    failed = case((_c.outcome.in_((OK, CANCELLED)), 0), else_=1)
-    return [
-        func.count().label("requests"),
-        func.sum(failed).label("failed"),
-        *(func.sum(_c[name]).label(name) for name in SUMMED),
-    ]
-
-
-def _hour_counts() -> list[ColumnElement[Any]]:
-    return [func.sum(_hour[name]).label(name) for name in COUNTED]
-
-
-def _number(name: str, value: Any) -> Any:
-    """A sum as a number: PostgreSQL's sums of integers are decimals."""
-    return float(value) if name.endswith("_seconds") else int(value)

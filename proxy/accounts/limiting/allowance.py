@@ -121,7 +121,8 @@ class Allowance:
         plan.check_prompt(size.prompt)
         charges = plan.charges(size, terms, self._models)
         result = service.limiter.take(charges, self._gauges)
-        if exact is not None and _lacks_tokens(result):
+        by = result.by if isinstance(result, Refused) else None
+        if exact is not None and isinstance(by, Charge) and by.gives_back:
             charges = plan.charges(exact(), terms, self._models)
             result = service.limiter.take(charges, self._gauges)
         self._note(charges, result)
@@ -234,10 +235,6 @@ class Reservation:
     def close(self) -> None:
         """Give everything back that is not settled."""
         self.settle(NOTHING)
-
-
-def _lacks_tokens(result: Taken | Refused) -> bool:
-    return isinstance(result, Refused) and isinstance(result.by, Charge) and result.by.gives_back
 
 
 class LimitStatus(Struct, frozen=True):

@@ -210,12 +210,12 @@ class _Turn:
                 self._content.thoughts.append(fields.text(block, "thinking", at=at))
             case "image":
                 self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
-            case "tool_use":
+            case "tool_use" | "mcp_tool_use" as kind:
                 arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
                 id, name = fields.filled(block, "id", at), fields.filled(block, "name", at)
+                if kind == "mcp_tool_use":
+                    name = function_name(fields.text(block, "server_name", at=at), name)
                 self._calls.append(ToolCall(id, name, arguments))
-            case "mcp_tool_use":
-                self._calls.append(_server_call(block, at))
             case "document":
                 self._document(block, at)
             case "search_result":
@@ -355,10 +355,3 @@ def _enabled(toolset: Body, at: str) -> ToolFilter:
         config = fields.entry(value, f"{at}configs.{name[:64]}")
         (on if fields.flag(config, "enabled", default) else off).add(name)
     return ToolFilter(None if default else frozenset(on), frozenset(off))
-
-
-def _server_call(block: Body, at: str) -> ToolCall:
-    """The call of an `mcp_tool_use` block that a client sends back."""
-    server, tool = (fields.text(block, name, at=at) for name in ("server_name", "name"))
-    arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
-    return ToolCall(fields.text(block, "id", at=at), function_name(server, tool), arguments)

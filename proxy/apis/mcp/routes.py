@@ -8,8 +8,7 @@ messages (GET is 405), as it has none to send. `site` refuses pages of other sit
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -197,7 +196,6 @@ def _running(
 # progress token hears of the call while it runs: the text of a model as it is written, and every
 # second that a tool takes. A call that is cancelled gets no result.
 SECOND = 1.0  # between two notifications about a tool
-PAUSE = 0.1  # seconds between two notifications about a text, at least
 
 
 @dataclass(eq=False)
@@ -211,28 +209,21 @@ class TextProgress:
     key: Id
     token: Id
     total: int
-    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._text: list[str] = []
-        self._sent = 0  # pieces of the text
         self._tokens = 0
-        self._last = 0.0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         if not batch:
             return mcp_server.HEARTBEAT
-        for event in batch:
-            if isinstance(event, TextDelta) and event.text:
-                self._text.append(event.text)
-                self._tokens += event.pieces
-        now = self.clock()
-        if self._sent == len(self._text) or now - self._last < PAUSE:
+        written = [event for event in batch if isinstance(event, TextDelta) and event.text]
+        if not written:
             return b""
-        self._last = now
-        piece = "".join(self._text[self._sent :])
-        self._sent = len(self._text)
-        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, piece, self.total))
+        text = "".join(event.text for event in written)
+        self._text.append(text)
+        self._tokens += sum(event.pieces for event in written)
+        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, text, self.total))
 
     def fail(self, fault: GatewayError) -> bytes:
         return mcp_server.frame(mcp_server.answer(self.key, _failure(fault)))

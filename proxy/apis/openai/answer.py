@@ -16,7 +16,7 @@ from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import logit_bias, sampling
-from ...core.usage import Timings, Usage, generation_pace, pace
+from ...core.usage import Timings, Usage, pace
 from ...errors import GatewayError
 from ...wire import sse
 from .. import fields
@@ -187,7 +187,8 @@ def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's timings object; times are in milliseconds."""
     prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
-    predicted_ms, predicted_speed = generation_pace(times)
+    # The first token comes with the end of the prompt's evaluation.
+    predicted_ms, predicted_speed = pace(times.predicted_n - 1, times.predicted_ms)
     out: dict[str, Any] = {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,

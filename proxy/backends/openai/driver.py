@@ -26,7 +26,7 @@ from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed
 from ..driver import Capabilities, Learned, ModelHost, Run, ignore
-from ..http import forward
+from ..http import ForwardedAnswer
 from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
@@ -54,12 +54,7 @@ class OpenAIServer(HTTPDriver):
     `core.request` that its servers do not know."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str = "",
-        by_prompt: frozenset[str] = frozenset(),
-        **options: Any,
+        self, url: str, *, model: str = "", by_prompt: frozenset[str] = frozenset(), **options: Any
     ) -> None:
         super().__init__(url.rstrip("/"), **options)
         self.options = options
@@ -157,18 +152,16 @@ class OpenAIServer(HTTPDriver):
         whose stream has begun; it is asked again without one."""
         whole = {k: v for k, v in body.items() if k != "stream_options"}
         whole |= {"stream": False, self._server.limit: 1}
-        cut = AnswerCut("the backend's response ended early", detail="empty response")
+        seconds = min(self.timeout, EXPLAINED)
         try:
-            status, data = self._pool.ask(
-                "POST", where, whole, timeout=min(self.timeout, EXPLAINED), cancel=cancel
-            )
+            status, data = self._pool.ask("POST", where, whole, seconds, cancel)
+            if status != 200:
+                return openai_refusal(status, data, self._secret, native_formats(body))
         except UpstreamTimeout:
-            return cut
+            pass
         except GatewayError as error:
             return error
-        if status == 200:
-            return cut
-        return openai_refusal(status, data, self._secret, native_formats(body))
+        return AnswerCut("the backend's response ended early", detail="empty response")
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer
@@ -216,7 +209,7 @@ class OpenAIServer(HTTPDriver):
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
             pool, path = self._pool, path.removeprefix("/v1")
-        return forward(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
+        return ForwardedAnswer(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         assert isinstance(body, dict)
@@ -230,12 +223,12 @@ class OpenAIServer(HTTPDriver):
 # -- a server with several models, such as Ollama or LM Studio ------------------------------------
 
 
-class OpenAIHost(ModelHost["OpenAIModel"]):
+class OpenAIHost(ModelHost):
     """The models at the address of `driver`. One request for the list serves them all: it shows
     which models there are and that the server responds."""
 
     def __init__(self, driver: OpenAIServer) -> None:
-        super().__init__()
+        super().__init__(lambda name: OpenAIModel(self, name, driver))
         self._driver = driver
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
@@ -251,9 +244,6 @@ class OpenAIHost(ModelHost["OpenAIModel"]):
             self.entries = {model.name: model for model in listed}
             self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
             return self.models
-
-    def _driver_of(self, name: str) -> OpenAIModel:
-        return OpenAIModel(self, name, self._driver)
 
 
 class OpenAIModel(OpenAIServer):

@@ -172,9 +172,9 @@ def models(document: Any) -> tuple[ListedModel, ...]:
         made = as_dict(entry.get("architecture")).get("output_modalities")
         makes_text = not isinstance(made, list) or "text" in made
         if isinstance(name, str) and 0 < len(name) <= LONGEST and makes_text:
-            told = [entry.get(context) for context in _CONTEXTS]
-            told.append(as_dict(entry.get("meta")).get("n_ctx"))  # llama-server and slotproxy
-            n_ctx = next(filter(None, map(as_count, told)), 0)
+            sizes = [entry.get(context) for context in _CONTEXTS]
+            sizes.append(as_dict(entry.get("meta")).get("n_ctx"))  # llama-server and slotproxy
+            n_ctx = next(filter(None, map(as_count, sizes)), 0)
             out.append(ListedModel(name, owner if isinstance(owner, str) else "", n_ctx))
     return tuple(out)
 
@@ -222,8 +222,8 @@ def _ollama(model: str, ask: Ask) -> Details:
     for entry in _entries(ask("/api/ps", None), "models"):
         if model in (entry.get("name"), entry.get("model")):
             loaded = as_count(entry.get("context_length"))
-    told = shown.get("capabilities")
-    skills = told if isinstance(told, list) else None  # older versions do not tell
+    listed = shown.get("capabilities")
+    skills = listed if isinstance(listed, list) else None  # older versions list none
     return Details(
         n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained,
         by_prompt=TOOLS if skills is not None and "tools" not in skills else frozenset(),

@@ -156,7 +156,10 @@ class Index:
                     known = hits.get(hit.chunk_id)
                     if known is None or known.score < hit.score:
                         hits[hit.chunk_id] = hit
-        rankings = [_ranking(scored)[:depth] for scored in (by_words, by_vector)]
+        rankings = []
+        for scored in (by_words, by_vector):
+            scored.sort(key=lambda pair: -pair[0])
+            rankings.append([chunk for _, chunk in scored[:depth]])
         words, near = ({chunk: n for n, chunk in enumerate(ranked, 1)} for ranked in rankings)
         if by_vector:
             strong = sum(raw >= STRONG for raw, _ in by_words)
@@ -217,10 +220,6 @@ class Index:
         except GatewayError as error:
             log.warning("falling back to keyword search: %s", error.message)
             return ()
-
-
-def _ranking(scored: list[tuple[float, str]]) -> list[str]:
-    return [chunk for _, chunk in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def _affordable(having: Mapping[str, int]) -> list[str]:

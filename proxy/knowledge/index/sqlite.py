@@ -270,13 +270,6 @@ def _prepare(db: apsw.Connection) -> None:
     db.execute(SCHEMA)
 
 
-def _tables(db: apsw.Connection, size: int) -> None:
-    db.execute(
-        f"create table if not exists near_{size} (id integer primary key, base integer not null,"
-        f" vector blob not null); create index if not exists near_{size}_base on near_{size} (base)"
-    )
-
-
 def _one(db: apsw.Connection, sql: str, *values: Any) -> tuple[Any, ...]:
     row = db.execute(sql, values).fetchone()
     assert row is not None, "each of these has a row"
@@ -304,7 +297,11 @@ def _put(db: apsw.Connection, base: str, rows: Sequence[IndexRow]) -> None:
     chunks = json.dumps([row.chunk_id for row in rows])
     _forget(db, "chunk in (select value from json_each(?))", chunks)
     for size in {len(row.vector) for row in rows if row.vector}:
-        _tables(db, size)
+        db.execute(
+            f"create table if not exists near_{size}"
+            " (id integer primary key, base integer not null, vector blob not null);"
+            f" create index if not exists near_{size}_base on near_{size} (base)"
+        )
     for row in rows:
         (key,) = _one(
             db,

@@ -140,7 +140,13 @@ def as_csv(rows: Rows, backend_name: Named) -> Iterator[bytes]:
         lines = csv.writer(text, lineterminator="\r\n")
         lines.writerows(head)
         head = []
-        lines.writerows(map(_harmless, _cells(row, backend_name).values()) for row in part)
+        for row in part:
+            cells = _cells(row, backend_name).values()
+            # A text that a spreadsheet would take for a formula gets a mark.
+            lines.writerow(
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+                for cell in cells
+            )
         yield text.getvalue().encode()
 
 
@@ -155,10 +161,6 @@ def _cells(row: LedgerRow, backend_name: Named) -> dict[str, Any]:
     cells["time"] = ended.isoformat(timespec="milliseconds")
     cells["backend"] = backend_name(row.backend) if row.backend else ""
     return cells
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _gathered(rows: Rows) -> Iterator[list[LedgerRow]]:

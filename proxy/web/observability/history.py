@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import NamedTuple, get_args
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
@@ -18,7 +18,7 @@ from ...gateway import Info
 OTHER = "other"  # requests that match no route
 
 
-class Finished(NamedTuple):
+class Finished(Struct, frozen=True, gc=False):
     """A finished request: the `second` in which it ended, and how many seconds it `took`."""
 
     second: int
@@ -94,33 +94,24 @@ def _add(sample: Sample, row: Finished) -> None:
         sample.errors[code] = sample.errors.get(code, 0) + 1
 
 
-class Totals(Struct, kw_only=True):
-    """Totals of samples. Speeds and waits are means, or None if nothing was measured."""
-
-    requests: int
-    prompt: int
-    cached: int
-    completion: int
-    first_token: float | None
-    speed: float | None
-    errors: dict[str, int]
-
-
-def total(samples: list[Sample]) -> Totals:
-    """Add up samples. `first_token` is in seconds, `speed` in tokens per second of one answer."""
+def total(samples: list[Sample]) -> dict[str, Any]:
+    """Add up samples. `first_token` (seconds) and `speed` (tokens per second of one answer) are
+    means, None if nothing was measured."""
     errors: Counter[str] = Counter()
     for sample in samples:
         errors.update(sample.errors)
-    first_tokens = sum(sample.first_tokens for sample in samples)
-    writing = sum(sample.writing for sample in samples)
-    return Totals(
-        requests=sum(sample.requests for sample in samples),
-        prompt=sum(sample.prompt for sample in samples),
-        cached=sum(sample.cached for sample in samples),
-        completion=sum(sample.completion for sample in samples),
-        first_token=sum(sample.first_token for sample in samples) / first_tokens
-        if first_tokens
-        else None,
-        speed=sum(sample.written for sample in samples) / writing if writing else None,
-        errors=dict(errors.most_common()),
-    )
+    sums = {
+        name: sum(getattr(sample, name) for sample in samples)
+        for name in Sample.__struct_fields__
+        if name != "errors"
+    }
+    first_tokens, writing = sums["first_tokens"], sums["writing"]
+    return {
+        "requests": sums["requests"],
+        "prompt": sums["prompt"],
+        "cached": sums["cached"],
+        "completion": sums["completion"],
+        "first_token": sums["first_token"] / first_tokens if first_tokens else None,
+        "speed": sums["written"] / writing if writing else None,
+        "errors": dict(errors.most_common()),
+    }

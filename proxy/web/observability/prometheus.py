@@ -4,7 +4,7 @@ the start-up time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -117,31 +117,33 @@ def text(
     )
 
 
+def _labelled(
+    metric: CounterMetricFamily | GaugeMetricFamily, rows: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    for labels, value in rows:
+        metric.add_metric(labels, value)
+    return metric
+
+
 def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
     yield GaugeMetricFamily("vllm:num_requests_running", "Requests in progress", counts.running)
-    counter = CounterMetricFamily(
-        "slotproxy:requests", "Requests by route and outcome", labels=["path", "outcome"]
+    about = "Requests by route and outcome"
+    counter = CounterMetricFamily("slotproxy:requests", about, labels=["path", "outcome"])
+    yield _labelled(counter, counts.requests.items())
+    about = (
+        "Requests whose prompt the backend rendered, as its prompts of this kind differ from ours"
     )
-    for key, count in counts.requests.items():
-        counter.add_metric(key, count)
-    yield counter
-    counter = CounterMetricFamily(
-        "slotproxy:server_prompts",
-        "Requests whose prompt the backend rendered, as its prompts of this kind differ from ours",
-        labels=["backend", "kind"],
-    )
-    for (backend, kind), count in counts.kinds.items():
-        counter.add_metric([shown(backend), kind], count)
-    yield counter
+    counter = CounterMetricFamily("slotproxy:server_prompts", about, labels=["backend", "kind"])
+    kinds = counts.kinds.items()
+    yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
+    backends = [(shown(name), *known) for name, known in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=["backend"])
-        for backend, (tokens, _) in counts.backends.items():
-            counter.add_metric([shown(backend)], tokens[i])
-        yield counter
+        yield _labelled(counter, [([backend], tokens[i]) for backend, tokens, _ in backends])
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=["backend"])
-        for backend, (_, histograms) in counts.backends.items():
-            histogram.add_metric([shown(backend)], *histograms[i])
+        for backend, _, histograms in backends:
+            histogram.add_metric([backend], *histograms[i])
         yield histogram
 
 
@@ -156,29 +158,22 @@ def _of_ledger(counts: LedgerCounts) -> Iterator[Metric]:
     )
 
 
-def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterable[Metric]:
+def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterator[Metric]:
     scheduler = gateway.scheduler
-    waiting = GaugeMetricFamily(
-        "vllm:num_requests_waiting", "Requests in the queue", scheduler.waiting
-    )
-    busy = GaugeMetricFamily("slotproxy:slots_busy", "Slots in use", labels=["backend"])
-    slots = GaugeMetricFamily("slotproxy:slots", "Slots", labels=["backend"])
-    up = GaugeMetricFamily("slotproxy:backend_up", "1 if the backend is up", labels=["backend"])
-    paused = GaugeMetricFamily(
-        "slotproxy:circuit_open", "1 if the backend is paused after failures", labels=["backend"]
-    )
-    instead = CounterMetricFamily(
-        "slotproxy:fallbacks",
-        "Requests that a backend got instead of one of an earlier tier, by the reason",
-        labels=["backend", "reason"],
-    )
-    for view in scheduler.view("", "").backends:
-        paused.add_metric([shown(view.backend)], float(view.circuit != "closed"))
-        for reason, count in view.instead.items():
-            instead.add_metric([shown(view.backend), reason], count)
-    for backend in gateway.registry.backends.values():
-        labels = [shown(backend.name)]
-        busy.add_metric(labels, scheduler.in_flight(backend.name))
-        slots.add_metric(labels, scheduler.slots(backend.name))
-        up.add_metric(labels, float(bool(backend.up)))
-    return [waiting, busy, slots, up, paused, instead]
+    yield GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue", scheduler.waiting)
+    known = [([shown(known.name)], known) for known in gateway.registry.backends.values()]
+    for name, help_, value in (
+        ("slots_busy", "Slots in use", lambda backend: scheduler.in_flight(backend.name)),
+        ("slots", "Slots", lambda backend: scheduler.slots(backend.name)),
+        ("backend_up", "1 if the backend is up", lambda backend: float(bool(backend.up))),
+    ):
+        gauge = GaugeMetricFamily(f"slotproxy:{name}", help_, labels=["backend"])
+        yield _labelled(gauge, [(labels, value(backend)) for labels, backend in known])
+    views = [(shown(view.backend), view) for view in scheduler.view("", "").backends]
+    about = "1 if the backend is paused after failures"
+    gauge = GaugeMetricFamily("slotproxy:circuit_open", about, labels=["backend"])
+    yield _labelled(gauge, [([name], float(view.circuit != "closed")) for name, view in views])
+    about = "Requests that a backend got instead of one of an earlier tier, by the reason"
+    counter = CounterMetricFamily("slotproxy:fallbacks", about, labels=["backend", "reason"])
+    rows = [([name, why], n) for name, view in views for why, n in view.instead.items()]
+    yield _labelled(counter, rows)

@@ -37,18 +37,17 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
     headers = []
     for state in states:
         limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[state.quantity]
+        if anthropic:  # such as 2026-01-02T03:04:05Z
+            at = datetime.fromtimestamp(now + state.reset, UTC).isoformat(timespec="seconds")
+            until = at.replace("+00:00", "Z")
+        else:
+            until = duration(state.reset)
         headers += [
             (limit, str(state.limit)),
             (remaining, str(state.remaining)),
-            (reset, _at(now + state.reset) if anthropic else duration(state.reset)),
+            (reset, until),
         ]
     return headers
-
-
-def _at(moment: float) -> str:
-    """A moment as Anthropic writes it, such as 2026-01-02T03:04:05Z."""
-    at = datetime.fromtimestamp(moment, UTC)
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def duration(seconds: float) -> str:

@@ -99,7 +99,10 @@ class Answers:
             services.writers.give(request.owner)
 
         try:
-            self._begin_beating()
+            with self._lock:
+                if not self._beating:
+                    threading.Thread(target=self._signs, name="answers", daemon=True).start()
+                    self._beating = True
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # no more threads available
             store.finish(
@@ -107,12 +110,6 @@ class Answers:
             )
             over()
         return message
-
-    def _begin_beating(self) -> None:
-        with self._lock:
-            if not self._beating:
-                threading.Thread(target=self._signs, name="answers", daemon=True).start()
-                self._beating = True
 
     def _signs(self) -> None:
         """While answers are being written, send heartbeats, and show what waits for more text."""

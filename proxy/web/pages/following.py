@@ -38,6 +38,10 @@ class StreamPosition(NamedTuple):
     text: int = 0
     reasoning: int = 0
 
+    def is_within(self, seen: StreamPosition, kind: str) -> bool:
+        """Whether a piece of text or reasoning that ends here has been seen."""
+        return kind in self._fields and getattr(self, kind) <= getattr(seen, kind)
+
     @classmethod
     def read(cls, last: str) -> StreamPosition:
         """Parse a Last-Event-ID; an unknown format means the start."""
@@ -87,7 +91,7 @@ class LiveMessage:
                     self._changed.wait(HEARTBEAT)
                 new, over = self._events[sent:], self._over
             sent += len(new)
-            yield b"".join(data for kind, at, data in new if not _known(kind, at, seen)) or ALIVE
+            yield b"".join(data for kind, at, data in new if not at.is_within(seen, kind)) or ALIVE
             if over and sent == len(self._events):
                 yield END
                 return
@@ -128,9 +132,3 @@ def stored(
 
 def _sent(event: dict[str, Any], at: StreamPosition) -> bytes:
     return b"id: %d.%d\ndata: %b\n\n" % (*at, msgspec.json.encode(event))
-
-
-def _known(kind: str, at: StreamPosition, seen: StreamPosition) -> bool:
-    if kind == "text":
-        return at.text <= seen.text
-    return kind == "reasoning" and at.reasoning <= seen.reasoning

@@ -45,25 +45,14 @@ def static(name: str) -> Response:
     return uploads.response(name)
 
 
-@blueprint.get("/language/<chosen>")
-def choose(chosen: str) -> Response:
-    """Set the language and redirect to `?to=`. Raises werkzeug's NotFound."""
-    if chosen not in texts.LANGUAGES:
+@blueprint.get("/<any(language, theme):what>/<chosen>")
+def choose(what: str, chosen: str) -> Response:
+    """Set the language or theme and redirect to `?to=`. Raises werkzeug's NotFound."""
+    cookie, known = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
+    if chosen not in known:
         abort(404)
-    return _keep(LANGUAGE, chosen)
-
-
-@blueprint.get("/theme/<chosen>")
-def choose_theme(chosen: str) -> Response:
-    """Set the theme and redirect to `?to=`. Raises werkzeug's NotFound."""
-    if chosen not in THEMES:
-        abort(404)
-    return _keep(THEME, chosen)
-
-
-def _keep(cookie: str, value: str) -> Response:
     response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
-    response.set_cookie(cookie, value, max_age=uploads.FOREVER, path=home(), samesite="Lax")
+    response.set_cookie(cookie, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
     return response
 
 

@@ -35,8 +35,8 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
         "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
-        "minute": msgspec.to_builtins(total([one for one in samples if one.at >= newest])),
-        "hour": msgspec.to_builtins(total(samples)),
+        "minute": total([sample for sample in samples if sample.at >= newest]),
+        "hour": total(samples),
     }
 
 

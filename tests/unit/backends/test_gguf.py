@@ -112,6 +112,7 @@ def test_real_writer_is_understood(tmp_path: Path) -> None:
         (gguf(FIELDS)[:60], "cut off"),
         (gguf({}, count=1) + struct.pack("<Q", MAX_NAME + 1), "name is too long"),
         (gguf({}, count=1) + text("x") + struct.pack("<I", 99), "unknown type"),
+        (gguf({}, count=1) + text(".heads") + struct.pack("<I", 4), "cut off"),
         (gguf({}, count=1) + text("x") + struct.pack("<IIQ", 9, 9, 1), "unknown type of array"),
         (gguf({}, count=1) + text("x") + struct.pack("<IIQ", 9, 8, 1 << 60), "too many strings"),
         (gguf({}, count=1) + text("x") + struct.pack("<IIQ", 9, 11, 1 << 60), "too large"),

@@ -243,9 +243,7 @@ def test_large_request_is_resent_whole_on_stale_connection() -> None:
     assert server.requests[-1].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
-def test_large_request_to_slow_reader_times_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_large_request_to_slow_reader_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
 

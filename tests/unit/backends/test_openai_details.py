@@ -156,16 +156,3 @@ def test_a_probe_asks_for_details_and_the_queue() -> None:
             assert driver.queue() == (4, 2)
         finally:
             driver.close()
-
-
-def test_a_probe_of_ollama_shows_the_model() -> None:
-    pages = {"GET /api/version": {"version": "0.13.0"}, "POST /api/show": SHOWN}
-    with OpenAIServerFake("x", owner="library", pages=pages) as server:
-        driver = OpenAIServer(server.url, model="m")
-        try:
-            caps = driver.probe(5)
-        finally:
-            driver.close()
-    assert (caps.dialect, caps.n_ctx, caps.slots, caps.most_slots) == ("ollama", 8192, 4, 16)
-    assert not caps.vision
-    assert caps.by_prompt == {"required", "named"}

@@ -15,7 +15,7 @@ import pytest
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.refusals import openai_refusal
-from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from proxy.core.events import Finished, TextDelta, ToolCallDelta
 from proxy.core.request import AUTO, TOOLS, CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -144,14 +144,6 @@ def test_a_call_is_read(server: str) -> None:
     assert [call.name for call in calls if call.name] == ["get_weather"]
     assert json.loads("".join(call.arguments for call in calls)) == {"city": "Oslo"}
     assert found[-1].reason == "tool_calls"
-
-
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_reasoning_is_read_under_both_names(field: str) -> None:
-    """vLLM and Ollama name it `reasoning`, SGLang and TabbyAPI `reasoning_content`."""
-    text = events(chunk(choice({field: "Hm."})), chunk(choice({"content": "Yes"}, "stop")))
-    thoughts = [e.text for e in played(text, 1 << 20) if isinstance(e, ReasoningDelta)]
-    assert thoughts == ["Hm."]
 
 
 REFUSALS = {

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
-from proxy.config import BackendConfig, SettingsError
+from proxy.config import BackendConfig
 from proxy.config.routes import Place
 from proxy.core.task import Tier
 from proxy.errors import ModelNotFound, NoBackend
@@ -28,8 +28,7 @@ class Driver(ScriptedDriver):
 
 
 class Harness:
-    """A registry to reload. `made` are the backends in order of creation; a backend with the url
-    "broken" cannot be made."""
+    """A registry to reload. `made` are the backends in order of creation."""
 
     def __init__(self) -> None:
         self.scheduler = LocalScheduler(time.monotonic, wait_for_backend=5.0)
@@ -38,19 +37,8 @@ class Harness:
         self.registry.start()
 
     def make(self, config: BackendConfig) -> Backend:
-        if config.url == "broken":
-            raise SettingsError("it cannot be used")
         self.made.append(
-            Backend(
-                config.name,
-                config.url,
-                Driver(),
-                set_model=config.model,
-                set_slots=config.slots,
-                set_n_ctx=config.ctx_size,
-                weight=config.weight,
-                config=config,
-            )
+            Backend(config.name, config.url, Driver(), set_model=config.model, config=config)
         )
         return self.made[-1]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.refusals import refusal
-from proxy.backends.router import ModelPool, described, outline
+from proxy.backends.router import ModelPool, outline
 from proxy.errors import BackendBusy, BackendDown, BadRequest, GatewayError, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.wire.router import Listed
@@ -113,23 +112,6 @@ def test_unloading_a_model_clears_its_cached_prompts() -> None:
     wait_until(lambda: not held())
     assert http.post("/v1/chat/completions", json=long).status_code == 200
     assert driver.loads == 1  # known properties of the model are kept
-
-
-def test_capabilities_follow_props() -> None:
-    props = {
-        "total_slots": 3,
-        "default_generation_settings": {"n_ctx": 512},
-        "chat_template": "t",
-        "bos_token": 5,
-        "modalities": {"vision": True},
-    }
-    found = described(UNKNOWN, props)
-    assert found is not None
-    assert (found.slots, found.n_ctx, found.template, found.bos_token) == (3, 512, "t", "")
-    assert (found.vision, found.audio, found.provisional) == (True, False, False)
-    nothings: tuple[Any, ...] = (None, [], {}, {"total_slots": "3"}, {"total_slots": 3})
-    for nothing in nothings:
-        assert described(UNKNOWN, nothing) is None
 
 
 @pytest.mark.parametrize(

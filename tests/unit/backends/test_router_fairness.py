@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.backends.router_fairness import SETTLE, SHORTEST, Turns
+from proxy.backends.router import SETTLE, SHORTEST, Turns
 
 A, B, C = "a", "b", "c"
 

@@ -8,16 +8,7 @@ import threading
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.tokens import (
-    AT_ONCE,
-    BOS,
-    MOST,
-    MOST_OLD,
-    SIZE,
-    TokenCounter,
-    budget,
-    must_fit,
-)
+from proxy.backends.tokens import AT_ONCE, BOS, MOST, MOST_OLD, SIZE, TokenCounter, budget, must_fit
 from proxy.core.task import Task
 from proxy.errors import BadRequest, Cancelled, ContextExceeded
 from proxy.runtime.cancel import Cancel

@@ -312,23 +312,6 @@ def test_tool_choice_none_keeps_the_prompt_and_parses_no_calls() -> None:
     assert driver.prompts[0] == driver.prompts[1]
 
 
-def test_call_without_tokens_left_finishes_with_length() -> None:
-    class CountingTokenizer(ScriptedRun):
-        def usage(self) -> Usage:
-            return Usage(7, 5, 0)
-
-    class Driver(ScriptPlayer):
-        def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-            super().stream(task, slot, caps, cancel)
-            self.runs[-1] = CountingTokenizer(self.script)
-            return self.runs[-1]
-
-    driver = Driver(split_text("<tool_call>\n"))
-    answer = chat(served(driver), tools=[NOW], max_tokens=5)
-    assert reason(answer) == "length"
-    assert len(driver.tasks) == 1
-
-
 # documents
 
 POINT = {
@@ -485,14 +468,6 @@ def test_document_of_thinking_model_is_constrained_after_its_thoughts() -> None:
     assert 3 <= details["reasoning_tokens"] <= 12  # pieces, tags included
     assert driver.prompts[1] == driver.prompts[0] + thought + "\n\n"
     assert matches(check(driver.grammars[1], NEW), '{"x":5}')
-
-
-def test_thinking_model_with_thinking_off_is_constrained_from_the_start() -> None:
-    driver = ScriptPlayer(split_text("Sure! Here"), split_text('{"x": 5}'))
-    told = message(chat(served(driver, "qwen"), response_format=schema(POINT)))
-    assert told["content"] == '{"x": 5}'
-    assert "reasoning_content" not in told
-    assert driver.prompts[1] == driver.prompts[0]
 
 
 def test_endless_thoughts_are_closed_before_a_document() -> None:

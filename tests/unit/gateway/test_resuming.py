@@ -132,16 +132,6 @@ def test_usage_of_resumed_answer_is_right_after_grammar_switch(serve: Serve) -> 
 # counts
 
 
-def test_thoughts_using_the_whole_budget_are_counted_once(serve: Serve) -> None:
-    driver = ScriptsInTurn(thinks(THOUGHT))
-    request = msgspec.structs.replace(DOCUMENT, max_tokens=len(THOUGHT))
-    found = ask(serve(driver, chat_template="qwen"), request)
-    last = found[-1]
-    assert isinstance(last, Finished)
-    assert last.reason == "length"
-    assert last.usage.completion == len(THOUGHT)
-
-
 def test_tokens_before_and_after_each_interruption_are_counted_once(serve: Serve) -> None:
     driver = ScriptsInTurn(cut("a", "b"), cut("c"), say("d", usage=Usage(10, 1, 0)))
     gateway = serve(driver)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from ....core.events import Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
 from ....dialogue.events import Citation, DialogueRequest, DialogueStep, Kind, Sources, Tick
 from ....dialogue.run import Running
+from ....gateway import Answer
 from ....web.model_tables import own_request
 from ....web.observability import new_id
 from ....web.routes import SSE
@@ -24,23 +26,6 @@ NOTHING_FOUND = "No relevant documents were found; this answer comes from the mo
 def text(history_id: str, delta: str) -> Document:
     """A piece of a plain chat's answer. Later 0.2.x clients call the id message_id."""
     return {"text": delta, "chat_history_id": history_id, "message_id": history_id}
-
-
-def source(number: int, name: str, url: str, content: str) -> str:
-    """A source of an answer as Markdown."""
-    # A name is free text: brackets in it would end the link early.
-    name = name.replace("[", "(").replace("]", ")")
-    return f"Source [{number}] [{name}]({url})\n\n{content}\n\n"
-
-
-def docs(sources: Sequence[str]) -> Document:
-    """The sources; sent once, after the answer."""
-    return {"docs": [*sources] or [NOTHING_FOUND]}
-
-
-def tools(name: str, arguments: str, observation: str) -> Document:
-    """A tool call of an agent with its result, as lines to display."""
-    return {"tools": [f"Tool: {name}", f"Input: {arguments}", f"Output: {observation}"]}
 
 
 def _chat(running: Running) -> Documents:
@@ -58,7 +43,7 @@ def _cited(running: Running) -> Documents:
             citations += event.citations
         elif isinstance(event, TextDelta | Tick | Finished):
             yield {"answer": _delta(event)}
-    yield docs([_source(citation, root) for citation in citations])
+    yield {"docs": [_source(citation, root) for citation in citations] or [NOTHING_FOUND]}
 
 
 def _agent(running: Running) -> Documents:
@@ -74,7 +59,8 @@ def _agent(running: Running) -> Documents:
             elif event.kind == "tool":
                 arguments = event.arguments
             else:
-                yield tools(event.name, arguments, event.text)
+                lines = f"Tool: {event.name}", f"Input: {arguments}", f"Output: {event.text}"
+                yield {"tools": [*lines]}
 
 
 def _delta(event: TextDelta | Tick | Finished) -> str:
@@ -84,11 +70,13 @@ def _delta(event: TextDelta | Tick | Finished) -> str:
 
 
 def _source(citation: Citation, root: str) -> str:
-    """A source with its address, which contains only ids, on the host that this client used."""
+    """A source as Markdown. Its address contains only ids, and the host that this client used."""
     query = {"knowledge_base_name": citation.base_id, "file_name": citation.document_id}
     link = citation.url or f"{root}/knowledge_base/download_doc?{urlencode(query)}"
     name = ", ".join(part for part in (citation.title, citation.place) if part)
-    return source(citation.number, name, link, citation.text)
+    # A name is free text: brackets in it would end the link early.
+    name = name.replace("[", "(").replace("]", ")")
+    return f"Source [{citation.number}] [{name}]({link})\n\n{citation.text}\n\n"
 
 
 def _dialogue(
@@ -101,14 +89,12 @@ def _dialogue(
     dialogue = DialogueRequest(kind=kind, owner=call.record.key, **values)
     running = call.services.dialogues.run(dialogue, call.cancel, call.caller)
     call.record.info = running.info
+    return streams, _closing(running, documents_of(running))
 
-    def documents() -> Documents:
-        try:
-            yield from documents_of(running)
-        finally:
-            running.close()
 
-    return streams, documents()
+def _closing(running: Running | Answer, documents: Documents) -> Documents:
+    with closing(running):
+        yield from documents
 
 
 def _completion(call: RequestContext) -> tuple[bool, Documents]:
@@ -124,22 +110,20 @@ def _completion(call: RequestContext) -> tuple[bool, Documents]:
     )
     running = gateway.answer(completion, call.cancel, call.caller)
     call.record.info = running.info
+    echoed = prompt if echo else ""
+    return completion.stream, _closing(running, _completed(running, echoed))
 
-    def documents() -> Documents:
-        try:
-            running.prime()
-            if echo:
-                yield text("", prompt)
-            for _, batch in running:
-                for event in batch:
-                    if isinstance(event, TextDelta):
-                        yield text("", event.text)
-                    elif isinstance(event, Failed):
-                        raise event.error
-        finally:
-            running.close()
 
-    return completion.stream, documents()
+def _completed(running: Answer, echoed: str) -> Documents:
+    running.prime()
+    if echoed:
+        yield text("", echoed)
+    for _, batch in running:
+        for event in batch:
+            if isinstance(event, TextDelta):
+                yield text("", event.text)
+            elif isinstance(event, Failed):
+                raise event.error
 
 
 def _route(

@@ -313,6 +313,19 @@ def test_idle_model_is_unloaded_and_loaded_again(rig: Rig, monkeypatch: pytest.M
     assert driver.alive()
 
 
+def test_health_check_restarts_a_model_that_crashed_but_none_that_was_unloaded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LEAST", 0.2)
+    driver = rig.driver(eager=False, idle=0.2)
+    assert driver.tokenize("ab") == [97, 98]
+    rig.hosts[0].kill()
+    wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
+    wait_until(lambda: rig.hosts[1].killed and driver._supervisor._thread is None)
+    assert driver.alive()
+    assert driver._supervisor._thread is None
+
+
 def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
     """The engine is ended before it gets the order; the next engine executes it."""
     driver = rig.driver(idle=60)

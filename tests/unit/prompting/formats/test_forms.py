@@ -78,6 +78,11 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         'a <tool_call>{"name": "add", "arguments": {"a": oops}} b',
         [],
     ),
+    *(
+        ("hermes", said, said, [])
+        for value in ("+1", "tru e", "None", "-Infinity", "[1,]", "[1 2]", "[NaN]", "[}", "]")
+        for said in [f'a <tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>']
+    ),
     ("hermes", "a <tool_call> is a tag", "a <tool_call> is a tag", []),
     ("hermes", f"<tool_call><tool_call>{J}</tool_call>", "<tool_call>", OSLO),
     ("hermes", "a <tool_", "a <tool_", []),

@@ -133,6 +133,7 @@ def test_template_like_llama_3_with_another_format_is_not_llama_3() -> None:
     form = derived(own).calls
     assert form is not None
     assert form.name == LLAMA3.name
+    assert not LLAMA3.matches(own + "[TOOL_CALLS]")
 
 
 @pytest.mark.parametrize(

@@ -390,7 +390,7 @@ def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
         asked.append(json.loads(body))
         return left.pop(0) if left else LineResponse(200, "r", b"{}")
 
-    runner.attach(ask)
+    runner.ask = ask
     return asked
 
 
@@ -457,13 +457,13 @@ def test_line_without_an_idle_slot_costs_nothing(
     headers = {"Authorization": f"Bearer {key}"}
     tries: list[bytes] = []
     runner = runner_of(to)
-    ask: Ask = runner._ask
+    ask: Ask = runner.ask
 
     def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
         tries.append(body)
         return ask(batch, body, cancel)
 
-    runner.attach(counted)
+    runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
     to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)

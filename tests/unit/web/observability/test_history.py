@@ -29,9 +29,9 @@ def test_request_counts_in_the_step_where_it_ends() -> None:
     first, second = history.samples()
     assert (second.at - first.at, first.requests, second.requests) == (STEP, 1, 1)
     sums = total([first, second])
-    assert (sums.prompt, sums.cached, sums.completion) == (16, 4, 6)
-    assert sums.first_token == 1.0
-    assert sums.speed == 2.0  # four tokens after the first, in two seconds
+    assert (sums["prompt"], sums["cached"], sums["completion"]) == (16, 4, 6)
+    assert sums["first_token"] == 1.0
+    assert sums["speed"] == 2.0  # four tokens after the first, in two seconds
 
 
 def test_records_older_than_an_hour_are_dropped() -> None:
@@ -61,7 +61,7 @@ def test_errors_count_by_code_and_regular_ends_do_not() -> None:
     over(history, outcome="upstream_fault")  # a stream that broke had said 200 already
     for outcome in ("stop", "length", "tool_calls", "cancelled", "client_closed_request", ""):
         over(history, outcome=outcome)
-    assert total(history.samples()).errors == {"queue_full": 1, "400": 1, "upstream_fault": 1}
+    assert total(history.samples())["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
 
 
 def test_error_codes_beyond_the_bound_become_one() -> None:
