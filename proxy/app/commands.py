@@ -29,8 +29,8 @@ def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
 
 
 def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) -> str:
-    """Replace the data by those of FILE, if there are none or `agree` says yes to the question.
-    Returns what was restored. Raises BackupError, and then nothing was changed."""
+    """Replace the data by those of FILE, if there are none or `agree` says yes. Returns what was
+    restored. Raises BackupError, and then nothing was changed."""
     source = Path(file)
     _refuse_postgres(settings, "pg_restore --clean --if-exists --dbname=URL FILE")
     manifest = archive.read(source)

@@ -98,8 +98,7 @@ def are_several(settings: Settings) -> bool:
 
 
 def replaced(services: Services, settings: Settings) -> Callable[[], None]:
-    """Returns the function that accepts the keys of these settings instead of those before. Raises
-    SettingsError if they need a restart, or have wrong options."""
+    """The function that accepts the keys of these settings instead. Raises SettingsError."""
     began = services.settings
     if bool(began.keys) != bool(settings.keys):
         raise SettingsError("the first API key, and the end of the last, need a restart")

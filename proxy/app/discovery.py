@@ -1,7 +1,4 @@
-"""What ``slotproxy init`` finds on this machine: model servers, GGUF files and llama-server.
-
-Servers are asked for small documents only: nothing is loaded and no token is generated.
-"""
+"""What ``slotproxy init`` finds on this machine. Servers are asked for small documents only."""
 
 from __future__ import annotations
 
@@ -50,13 +47,12 @@ SHOWN = 100  # characters of a name that a server reports
 
 
 class Server(Struct, frozen=True):
-    """A server that answered. `kind`: llamacpp, openai (OpenAI's API), slotproxy, or "" for
-    another program. `models` are the first names that it reports."""
+    """A server that answered."""
 
     port: int
-    kind: str
+    kind: str  # llamacpp, openai (OpenAI's API), slotproxy, or "" for another program
     title: str
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # the first names that it reports
 
     @property
     def url(self) -> str:
@@ -69,12 +65,11 @@ class Server(Struct, frozen=True):
 
 
 class Files(Struct, frozen=True):
-    """The first GGUF models below a usual `folder`, by name, with the flags of llama-server for
-    each. `flat`: --models-dir takes the folder, and finds all of them."""
+    """The first GGUF models below a usual folder."""
 
     folder: Path
-    models: Mapping[str, tuple[str, ...]]
-    flat: bool
+    models: Mapping[str, tuple[str, ...]]  # the flags of llama-server, by name
+    flat: bool  # --models-dir takes the folder, and finds all of them
 
 
 class Found(Struct, frozen=True):

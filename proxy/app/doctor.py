@@ -1,7 +1,4 @@
-"""``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
-
-Nothing is changed, and no model is started. A backend is asked for a token.
-"""
+"""``slotproxy doctor``: checks the settings, the backends and the storage, and changes nothing."""
 
 from __future__ import annotations
 
@@ -96,9 +93,6 @@ def _table(findings: Sequence[Finding]) -> str:
         if finding.remedy:
             lines.append(f"{'':<{width + 11}}  → {finding.remedy}")
     return "\n".join(lines)
-
-
-# backends
 
 
 def _backends(settings: Settings) -> Iterator[Finding]:
@@ -259,9 +253,6 @@ def _vectors(settings: Settings) -> Iterator[Finding]:
                 driver.close()
 
 
-# this machine
-
-
 def access(settings: Settings) -> Finding:
     count, where = len(settings.keys), f"{settings.host}:{settings.port}"
     if count:
@@ -318,8 +309,7 @@ def _database(url: str) -> Finding:
             database.close()
     except ImportError:
         return problem("database", "not installed", "pip install slotproxy[postgres]")
-    except Exception as error:
-        # Whatever a driver raises; its message may have the password, its type has not.
+    except Exception as error:  # of a driver: its message may have the password
         reason = error.detail if isinstance(error, StoreUnavailable) else type(error).__name__
         remedy = "start it, or correct --database"
         return problem("database", f"{kind} cannot be reached: {reason}", remedy)

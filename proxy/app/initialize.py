@@ -97,9 +97,6 @@ def _next(file: Path) -> list[str]:
     ]
 
 
-# the file
-
-
 def _rendered(file: str, **values: Any) -> str:
     """The settings file of this name, from its template."""
     source = (templates() / "settings.toml.jinja").read_text("utf-8")

@@ -47,9 +47,8 @@ class Step(enum.Enum):
 
 
 class Life:
-    """`on_leave` and `on_end` are called by `leave` and `end_requests`; they must not wait.
-    Requests are under way, or what they store is not written yet, while one of `working` is
-    true."""
+    """`on_leave` and `on_end` are called by `leave` and `end_requests`, and must not wait. Requests
+    are under way, or not written yet, while one of `working` is true."""
 
     def __init__(self) -> None:
         self.on_leave: list[Callable[[], object]] = []

@@ -61,11 +61,10 @@ class BudgetAlerts:
         request = EngineRequest(self._webhook, headers, body)
         try:
             status = fetch(request, TIMEOUT).status
-        except GatewayError as fault:
-            _failed(fault.message)
-        else:
             if not 200 <= status < 300:
                 _failed(f"it answered {status}")
+        except GatewayError as fault:
+            _failed(fault.message)
 
 
 def _failed(reason: str) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
 
 NEEDED = ("sqlalchemy", "alembic")  # from the extras `knowledge` and `redis`
 NEEDED_FOR_KNOWLEDGE = (*NEEDED, "apsw")
-AFTER = 3.0  # seconds from the start until existing data is opened: first answers have priority
+AFTER = 3.0  # seconds from the start until existing data are opened
 
 
 class LazyProxy:

@@ -33,9 +33,8 @@ from .data_folder import DATABASE, FILES, INDEX, SLOTS
 
 
 class Stores:
-    """Opens the database in `folder`, or that of the settings, and registers what to close with
-    `closing`. Raises StoreUnavailable. Parts that start threads are created when they
-    are first used; callers hold a lock."""
+    """Opens the database; `closing` ends it. Raises StoreUnavailable. Parts that start threads are
+    created when they are first used; callers hold a lock."""
 
     def __init__(
         self,

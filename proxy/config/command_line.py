@@ -1,7 +1,4 @@
-"""The command line: the flags of the server, derived from the table, and the commands beside it.
-
-Most commands take the flags of the server too, so that they see the same settings.
-"""
+"""The command line: flags derived from the table, and commands, most of which take them too."""
 
 from __future__ import annotations
 

@@ -290,9 +290,8 @@ def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
 
 
 def _together(tables: Sequence[dict[str, Any]], general: _General, lacking: set[str]) -> int:
-    """How many models may be loaded at once, 0 for any; the tables of those in persistent groups
-    are marked to be pinned. Without bounds of the operator's, never more models are loaded together
-    than llama-swap would: one beside the pinned ones, or all if its groups let all run together."""
+    """How many models may be loaded at once, as in llama-swap: one beside those of persistent
+    groups, whose tables are marked, or 0 for any, if its groups let all run together."""
     groups, router = general.groups, general.routing.router
     if router is not None:
         groups = router.settings.groups

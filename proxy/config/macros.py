@@ -1,9 +1,8 @@
-"""Macros of the models' tables: ``${name}`` stands for a value that is defined once. Pure.
+"""Macros of the models' tables: ``${name}`` stands for a value that is defined once.
 
-Three names are ours: ``${MODEL_ID}`` is the name of the model, ``${env.NAME}`` a variable of the
-environment; ``${PORT}`` and ``${PID}`` stay until a server starts. Another name that is not defined
-stays as it is. A text that is nothing but a macro becomes its value, with its type. The rules are
-those of llama-swap's configuration.
+``${MODEL_ID}`` is the name of the model, ``${env.NAME}`` a variable; ``${PORT}`` and ``${PID}``
+stay until a server starts. A name that is not defined stays as it is. A text that is nothing but a
+macro becomes its value, with its type. The rules are those of llama-swap's configuration.
 """
 
 from __future__ import annotations

@@ -88,13 +88,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Foreign(msgspec.Struct, frozen=True):
-    """What a configuration file of another program says: settings by name, and notes about parts
-    that are not supported. `models_max` is how many models may be loaded at once if the operator
-    bounds neither their memory nor their number; 0: any."""
+    """What a configuration file of another program says."""
 
-    values: dict[str, Any]
-    notes: Sequence[str] = ()
-    models_max: int = 0
+    values: dict[str, Any]  # settings by name
+    notes: Sequence[str] = ()  # about parts that are not supported
+    models_max: int = 0  # models at once, if the operator bounds neither memory nor number; 0: any
 
 
 def read(

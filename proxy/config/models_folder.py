@@ -12,8 +12,7 @@ from .models import MAX_FILES, MAX_NAME, PORT, ModelConfig, words
 
 def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
     """A model for each file, or folder of files, named by it. `server` is the command of a
-    llama-server, without model, host and port. Projectors and all but the first part of a split
-    model are no models. Raises ValueError."""
+    llama-server, without model, host and port. Raises ValueError."""
     own = words(server)
     if not own:
         raise ValueError("--llama-server: expected a program")

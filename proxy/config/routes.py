@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ..core.task import Tier
+from .forms import naming
 
 MOST = 10**9
 _Amount = Annotated[float, Meta(ge=0, le=MOST)]
@@ -71,23 +72,22 @@ def read(raw: Any) -> tuple[RouteConfig, ...]:
     models = [route.model for route in routes]
     seen: dict[str, str] = {}
     for route in routes:
-        if models.count(route.model) > 1:
-            raise ValueError(f"{route.model}: two routes have this model")
-        names = [tier.name for tier in route.tiers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{route.model}: two tiers have the same name")
-        for backend in (name for tier in route.tiers for name in tier.backends):
-            if backend in seen:
+        with naming(route.model):
+            if models.count(route.model) > 1:
+                raise ValueError("two routes have this model")
+            if len({tier.name for tier in route.tiers}) < len(route.tiers):
+                raise ValueError("two tiers have the same name")
+            backends = [name for tier in route.tiers for name in tier.backends]
+            for backend in backends:
+                if backend in seen:
+                    why = "name it once, or add another [[backend]] table for the same server"
+                    where = f"the route {seen[backend]}"
+                    raise ValueError(f"the backend {backend!r} is in {where} already; {why}")
+                seen[backend] = route.model
+            if route.canary is not None and route.canary.backend not in backends:
                 raise ValueError(
-                    f"{route.model}: the backend {backend!r} is in {seen[backend]} already; name it"
-                    " once, or add another [[backend]] table for the same server"
+                    f"canary: {route.canary.backend!r} is in none of the route's tiers"
                 )
-            seen[backend] = f"the route {route.model}"
-        canary = route.canary
-        if canary is not None and not any(canary.backend in tier.backends for tier in route.tiers):
-            raise ValueError(
-                f"{route.model}: canary: {canary.backend!r} is in none of the route's tiers"
-            )
     return routes
 
 

@@ -168,8 +168,7 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
-# Tables of the file with one struct each. A key of theirs has no flag, but a variable:
-# issuer of [oidc] is SLOTPROXY_OIDC_ISSUER.
+# Tables of the file. A key of theirs has no flag, but a variable, as SLOTPROXY_OIDC_ISSUER.
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "chatglm": ChatGLMConfig,
     "agent": AgentConfig,

@@ -58,9 +58,7 @@ class SettingRow(NamedTuple):
             return "on" if self.default else "off"
         if isinstance(self.default, float):
             return f"{self.default:g}"
-        if isinstance(self.default, str):
-            return self.default.replace("\n", "\\n")
-        return "" if self.default is None else str(self.default)
+        return "" if self.default is None else str(self.default).replace("\n", "\\n")
 
 
 @functools.cache
@@ -95,6 +93,8 @@ def _expected(row: SettingRow) -> str:
         words += f" greater than {row.bounds.gt}"
     if row.bounds.le is not None:
         words += f" and at most {row.bounds.le}"
+    elif row.item is float:
+        words += " and at most a year"
     return words
 
 

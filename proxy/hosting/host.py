@@ -18,11 +18,8 @@ from .starting import Hosting
 
 def with_key(config: ModelConfig) -> ModelConfig:
     """The model with a key for its server, if it is a llama.cpp server on a port of the gateway's
-    choice. On a port of its own, others may use it too.
-
-    A llama-server without a key answers pages of any origin, so any web site in a browser on this
-    machine could use it. The key is in the environment, which other users cannot read; older
-    servers ignore it."""
+    choice: without a key, any web site in a browser on this machine could use it. It is in the
+    environment, which other users cannot read; older servers ignore it."""
     if config.kind != "llamacpp" or PORT not in config.url or key_of(config):
         return config
     environment = {**config.environment, KEY_VARIABLE: secrets.token_urlsafe(24)}

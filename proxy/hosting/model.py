@@ -110,10 +110,8 @@ class HostedModel:
     # for requests
 
     def use(self, cancel: Cancel, tick: float, patience: float) -> Iterator[Server | None]:
-        """Wait for the server, starting it if necessary, and yield its driver; after that, the
-        caller must call `leave`. Yields None at each tick before.
-
-        Raises UpstreamFault if it cannot be started, UpstreamTimeout after `patience` seconds,
+        """Wait for the server, and yield its driver; the caller must `leave` later. Yields None at
+        each tick before. Raises UpstreamFault, UpstreamTimeout after `patience` seconds,
         QueueFull, Cancelled."""
         ticks = 1
         waiter = Waiter(time.monotonic())

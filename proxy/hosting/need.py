@@ -95,14 +95,12 @@ def visible(words: str | None, count: int) -> list[int]:
 
 
 class Learned(msgspec.Struct, frozen=True):
-    """What the last server of a model showed: the most bytes that it held in memory and on each
-    graphics card, () if nobody can tell, the seconds of its load, and when that ended, in seconds
-    since 1970; 0 before the first load."""
+    """What the last server of a model showed."""
 
-    memory: int = 0
-    seconds: float = GUESS
-    cards: Amounts = ()
-    loaded_at: float = 0.0
+    memory: int = 0  # the most bytes that it held
+    seconds: float = GUESS  # of its load
+    cards: Amounts = ()  # the most bytes on each graphics card, () if nobody can tell
+    loaded_at: float = 0.0  # seconds since 1970; 0 before the first load
 
 
 class KeptNeeds(Protocol):

@@ -1,13 +1,11 @@
 """Whether the server that was started here is what listens at its port.
 
-All users of the machine can read the port on the command line, and another user's program that
-listens there first would get the key of the server and the prompts. So nothing is sent on a new
-connection before Linux has told whose sockets these are: the listening ones of the port, and the
-other end of the connection, in case the listener is gone already.
+Another user's program that listens there first would get the key of the server and the prompts. So
+nothing is sent on a new connection before Linux has told whose sockets these are: the listening
+ones of the port, and the other end of the connection, in case the listener is gone already.
 
-A socket is the server's if a process of its session holds it. A container's port is held by another
-process, of root or of our user, that was started after the server's command. Any other socket is
-foreign. Where /proc does not tell, nothing is checked.
+A socket is the server's if a process of its session holds it, or, as for containers, another one of
+root or of our user that was started later. Where /proc does not tell, nothing is checked.
 """
 
 from __future__ import annotations

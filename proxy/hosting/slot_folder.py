@@ -50,9 +50,8 @@ class Index(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def of_command(config: ModelConfig) -> str:
-    """The digest of all that must be the same for a slot to be restored: the words of the command
-    (model, LoRA, context, cache types, …), its environment, its GGUF files and the program, with
-    their sizes and times."""
+    """The digest of all that must be the same for a slot to be restored: the words of the command,
+    its environment, its GGUF files and the program, with their sizes and times."""
     inherited = sorted(item for item in os.environ.items() if item[0].startswith(SERVER_VARIABLES))
     program = of_file(Path(shutil.which(config.command[0]) or config.command[0]))
     return _digest(fingerprint(config), config.folder, inherited, program)

@@ -37,14 +37,12 @@ Server = LlamaCpp | OpenAIServer | HTTPServer
 
 
 class Hosting(msgspec.Struct, kw_only=True):
-    """What all models of a gateway share. `connect` makes a driver for the server of a model at a
-    URL, with a check of its connections. A server must return a token within `deadline` seconds. At
-    most `max_waiting` requests wait for a load."""
+    """What all models of a gateway share."""
 
-    connect: Callable[[ModelConfig, str, CheckPeer], Server]
+    connect: Callable[[ModelConfig, str, CheckPeer], Server]  # a driver for the server at a URL
     room: MemoryBudget
-    deadline: float
-    max_waiting: int
+    deadline: float  # seconds within which a server must return a token
+    max_waiting: int  # requests for a load
     needs: KeptNeeds | None = None
     cards: Cards = msgspec.field(default_factory=Cards)
     keeper: SlotKeeper | None = None

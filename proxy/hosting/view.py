@@ -1,7 +1,4 @@
-"""The state of hosted models and of the memory that they share, as pages and clients see it.
-
-Times are seconds since 1970, so that a view changes only if its model does.
-"""
+"""What pages and clients see of hosted models and of their memory. Times are seconds since 1970."""
 
 from __future__ import annotations
 

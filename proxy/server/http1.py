@@ -79,9 +79,8 @@ class ConnectionLimits(NamedTuple):
 
 
 class Sock(Protocol):
-    """The socket interface used here. Methods that wait let other greenlets run; `give_way` does
-    only that. `send` sends all data, now or as soon as the client accepts it, and `flush` waits
-    until then. `finish` tells the client that no more data follows."""
+    """Methods that wait let other greenlets run; `give_way` does only that. `flush` waits until all
+    that was sent is accepted. `finish` tells the client that no more data follows."""
 
     def recv(self, size: int, /) -> bytes: ...
 

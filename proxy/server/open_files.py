@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-# Files other than client connections: model servers, databases, pipes, logs, modules.
-FOR_OTHERS = 100
-# The maximum number of connections. Each takes some 20 to 30 kB.
-MOST_CONNECTIONS = 8192
-# A hard limit may be "infinite", which some systems refuse as a soft one.
-_MOST_FILES = 1 << 20
+FOR_OTHERS = 100  # files other than client connections: model servers, databases, pipes, logs
+MOST_CONNECTIONS = 8192  # each takes some 20 to 30 kB
+_MOST_FILES = 1 << 20  # a hard limit may be "infinite", which some systems refuse as a soft one
 
 
 def raise_limit() -> int:

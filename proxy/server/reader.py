@@ -67,9 +67,8 @@ class Request:
 
 
 class Reader:
-    """Parses the bytes it is fed. `requests` are those with a complete head; the last one's body
-    may still grow. `refusal` is why it stopped: earlier requests are answered first. `unparsed`
-    are bytes to be fed again, before others, when fewer requests wait."""
+    """`requests` are those with a complete head. `refusal` is why it stopped: earlier requests are
+    answered first. `unparsed` are bytes to be fed again, before others, when fewer wait."""
 
     __slots__ = tuple(
         """_coming _environ _head _parser _progress _repeats _url _within held refusal requests
@@ -233,9 +232,8 @@ _is_host = re.compile(HOST).fullmatch
 
 
 class _Keys(dict[bytes, str]):
-    """A cache of header names in the WSGI environment. "" for a name with an underscore, which
-    could pass for another with a hyphen, except `session_id`, as some clients write `session-id`.
-    Keeps the first few hundred."""
+    """Header names in the WSGI environment, the first few hundred. "" for one with an underscore,
+    which could pass for another, except `session_id`, as some clients write `session-id`."""
 
     def __missing__(self, raw: bytes) -> str:
         name = raw.decode("latin-1").upper()

@@ -140,8 +140,8 @@ def _reload(app: Flask, reread: Reread) -> bool:
 
 
 def _reload_first(app: Flask, reread: Reread) -> None:
-    """Reload in a worker that replaces another one, which may have reloaded. Its own keys are those
-    of the start: if they cannot be read again, one that was revoked since must not come back."""
+    """Reload in a worker that replaces another one. If its keys, those of the start, cannot be read
+    again, one that was revoked since must not come back."""
     from proxy.app import suspend_keys
 
     if not _reload(app, reread) and suspend_keys(app):
@@ -288,8 +288,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
 
 def _leave(code: int) -> None:
-    """End the process before the interpreter is torn down: native threads (gevent's pool, the
-    databases') that wake up during that can crash it."""
+    """End the process before the interpreter is torn down, which native threads can crash."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # the pipe may be closed

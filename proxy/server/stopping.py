@@ -43,8 +43,7 @@ def shutdown_seconds(models: Sequence[ModelConfig]) -> int:
 
 
 class Wakeup:
-    """Wakes a thread from a signal handler. A handler may run at any line of the main thread, also
-    while that holds a lock, so it must take none: this one writes a byte to a socket."""
+    """Wakes a thread from a signal handler, which must take no lock: it writes to a socket."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()

@@ -75,11 +75,10 @@ class WebSocket:
             raise TimeoutError("no message arrived") from None
 
     def send(self, text: str) -> None:
-        """Raises OSError if the client has disconnected or reads nothing."""
+        """Raises OSError if the client has disconnected or reads nothing, as `ping` does."""
         self._send(TextMessage(data=text))
 
     def ping(self) -> None:
-        """Raises OSError."""
         self._send(Ping())
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:

@@ -199,9 +199,8 @@ class Worker(GeventWorker):
             return self.wsgi(environ, start)  # type: ignore[no-any-return]
         self.warn("connection limit reached: new connections get 503, except health checks")
         text = b'{"error":{"message":"too many connections","type":"unavailable_error","code":503}}'
-        length = ("Content-Length", str(len(text)))
-        kind = ("Content-Type", "application/json")
-        start("503 Service Unavailable", [kind, length, ("Retry-After", "1")])
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
+        start("503 Service Unavailable", [*headers, ("Retry-After", "1")])
         return (text,)
 
     def _is_last(self) -> bool:

@@ -52,11 +52,18 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 def routes(app: Flask) -> set[tuple[str, str]]:
     """Methods and paths, but not of WebSockets; a part that varies is {id}."""
     return {
-        (method, re.sub(r"<[^>]*>", "{id}", rule.rule))
+        (method, re.sub(r"<[^>]*>", "{id}", path))
         for rule in app.url_map.iter_rules()
         if not rule.websocket
+        for path in _each(rule.rule)
         for method in (rule.methods or set()) & {*METHODS}
     }
+
+
+def _each(rule: str) -> list[str]:
+    """A path for each of the words that a part may be."""
+    words = re.search(r"<any\(([^)]*)\):\w+>", rule)
+    return [rule.replace(words[0], word) for word in words[1].split(", ")] if words else [rule]
 
 
 def _routes(text: str) -> set[tuple[str, str]]:

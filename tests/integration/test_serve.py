@@ -253,7 +253,7 @@ def test_invalid_setting_stops_the_start(start: Start, way: str) -> None:
     server = start(code, args, {**env, "SLOTPROXY_TIMEOUT": "soon"})
     assert server.wait_end() == 2
     assert server.log.splitlines() == [
-        "slotproxy: SLOTPROXY_TIMEOUT: expected a number greater than 0 and at most 86400, got"
+        "slotproxy: SLOTPROXY_TIMEOUT: expected a number greater than 0 and at most a year, got"
         " 'soon'"
     ]
 

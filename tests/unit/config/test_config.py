@@ -175,7 +175,7 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
         ("--port", "x", "expected an integer of at least 0 and at most 65535, got 'x'"),
         ("--port", "65536", "got '65536'"),
         ("--port", "8081.5", "got '8081.5'"),
-        ("--timeout", "0", "expected a number greater than 0, got '0'"),
+        ("--timeout", "0", "expected a number greater than 0 and at most a year, got '0'"),
         ("--timeout", "nan", "got 'nan'"),
         ("--timeout", "inf", "got 'inf'"),
         ("--queue-timeout", "-1", "got '-1'"),
