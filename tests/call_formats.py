@@ -9,21 +9,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.prompting.formats import (
-    CHATGLM3,
-    GENERIC,
-    GLM4,
-    LLAMA3,
+from proxy.prompting.formats.base import ID, CallFormat, CallShape, TaggedArguments
+from proxy.prompting.formats.generic import GENERIC
+from proxy.prompting.formats.python_calls import CHATGLM3, GLM4, LLAMA3
+from proxy.prompting.formats.reader import (
     CallArguments,
-    CallFormat,
-    CallShape,
     CallStart,
     Piece,
     ReasoningPiece,
     TextPiece,
-    shaped,
 )
-from proxy.prompting.formats.base import ID, TaggedArguments
+from proxy.prompting.formats.shaped import shaped
 
 
 class Answer(Struct):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated
@@ -74,22 +75,16 @@ class Toolbox:
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
 
-    def tools(self) -> dict[str, RunnableTool]:
-        """The tools available now, by name; the first of a name wins. May wait for servers."""
+    def tools(self, *, published: bool = False) -> dict[str, RunnableTool]:
+        """The tools available now, by name; the first of a name wins. Those of an MCP server that
+        are `published` have its name before their own. May wait for servers."""
         tools = dict(self._own)
         for source in self._sources:
             for tool in source.tools():
-                tools.setdefault(tool.tool.name, tool)
-        return tools
-
-    def published(self) -> dict[str, RunnableTool]:
-        """The tools available now, by the names that clients see: those of an MCP server have its
-        name before their own. May wait for servers."""
-        tools = dict(self._own)
-        if self._functions is not None:
-            tools |= {tool.tool.name: tool for tool in self._functions.tools()}
-        for name, source in self._servers.items():
-            tools |= {function_name(name, tool.tool.name): tool for tool in source.tools()}
+                name = tool.tool.name
+                if published and source is not self._functions:
+                    name = function_name(source.name, name)
+                tools.setdefault(name, tool)
         return tools
 
     def of_server(self, name: str) -> list[ChildTool]:
@@ -108,18 +103,15 @@ class Toolbox:
             source.close()
 
 
+@dataclass(eq=False)
 class _Source:
     """The tools of another process."""
 
-    def __init__(
-        self,
-        name: str,
-        offers: Callable[[], tuple[list[ChildTool], Children]],
-        clock: Callable[[], float],
-    ) -> None:
-        self._name = name
-        self._offers = offers
-        self._clock = clock
+    name: str
+    offers: Callable[[], tuple[list[ChildTool], Children]]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._tools: list[ChildTool] | None = None
         self._children: Children | None = None
@@ -139,14 +131,14 @@ class _Source:
         with self._lock:
             if self._tools is not None:
                 return self._tools
-            if self._error and self._clock() - self._failed < AGAIN:
+            if self._error and self.clock() - self._failed < AGAIN:
                 raise UpstreamFault(self._error)  # a new one: each raise adds to a traceback
             try:
-                self._tools, self._children = self._offers()
+                self._tools, self._children = self.offers()
             except GatewayError as error:
-                self._failed, self._error = self._clock(), error.message
+                self._failed, self._error = self.clock(), error.message
                 log.warning(
-                    "could not list the tools of %s: %s %s", self._name, error.message, error.detail
+                    "could not list the tools of %s: %s %s", self.name, error.message, error.detail
                 )
                 raise
             return self._tools
@@ -193,28 +185,28 @@ class Remotes:
         return Remote(server, self._free.release)
 
 
+@dataclass(eq=False)
 class Remote:
     """A server in use."""
 
-    def __init__(self, server: Server, release: Callable[[], None]) -> None:
-        self._server = server
-        self._release: Callable[[], None] | None = release
-        self._children: Children | None = None
+    server: Server
+    release: Callable[[], None] | None
+    children: Children | None = None
 
     def tools(self) -> list[ChildTool]:
         """Its tools. Raises UpstreamFault and UpstreamTimeout."""
         from . import mcp  # lazy, as in _offers
 
-        self._children = mcp.children(self._server)
-        return mcp.tools(self._server, self._children)
+        self.children = mcp.children(self.server)
+        return mcp.tools(self.server, self.children)
 
     def close(self) -> None:
         """Idempotent."""
-        release, self._release = self._release, None
+        release, self.release = self.release, None
         if release is not None:
             release()
-        if self._children is not None:
-            self._children.close()
+        if self.children is not None:
+            self.children.close()
 
 
 class _Expression(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
 from . import anthropic
 from .llamacpp import native
+from .mcp import server as mcp
 from .ollama.dialects import chat as ollama_chat
 from .ollama.dialects import generate as ollama_generate
 from .ollama.dialects import loaded
@@ -27,7 +28,7 @@ from .openai.tools import LEGACY
 from .response_meta import ResponseMeta
 from .responses import answer as responses
 from .responses.request import parse as parse_response
-from .schema_fields import OBJECT, TEXT, Schema, object_of
+from .schema_fields import Schema
 
 _KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number"} | {
     str: "string",
@@ -136,13 +137,7 @@ ANSWERS: dict[str, Schema] = {
         responses.whole(_META, _LONG_RESPONSE, [_PLAIN]),
         responses.whole(_META, _RESPONSE, [_FULL]),
     ),
-    "McpAnswer": object_of(
-        "jsonrpc id",
-        jsonrpc={"const": "2.0"},
-        id={"type": ["string", "integer"]},
-        result=OBJECT,
-        error=object_of("code message", code={"type": "integer"}, message=TEXT),
-    ),
+    "McpAnswer": schema_of(mcp.answer(1, {}), mcp.refusal("1", 1, "it is wrong")),
     "Compaction": schema_of(responses.compacted(_META, _RESPONSE, [_PLAIN])),
 }
 _FAULTS = (
@@ -154,10 +149,5 @@ ERRORS: dict[str, Schema] = {
     "Error": schema_of(*map(chat.error, _FAULTS), *map(native.error, _FAULTS)),
     "AnthropicError": schema_of(*map(anthropic.error, _FAULTS)),
     "OllamaError": schema_of(*map(ollama_chat.error, _FAULTS)),
-    "McpError": object_of(
-        "jsonrpc id error",
-        jsonrpc={"const": "2.0"},
-        id={"type": "null"},
-        error=object_of("code message", code={"type": "integer"}, message=TEXT),
-    ),
+    "McpError": schema_of(*map(mcp.error, _FAULTS)),
 }

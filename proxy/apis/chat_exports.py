@@ -92,12 +92,7 @@ def _chatgpt(node: Mapping[str, Any]) -> Node:
 
 
 def _open_webui(node: Mapping[str, Any]) -> Node:
-    return {
-        "parent_id": node.get("parentId"),
-        "role": node.get("role"),
-        "content": node.get("content"),
-        "created": node.get("timestamp"),
-    }
+    return {**node, "parent_id": node.get("parentId"), "created": node.get("timestamp")}
 
 
 def _in_order(nodes: Mapping[Any, Node]) -> tuple[ExportedMessage, ...]:

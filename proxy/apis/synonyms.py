@@ -33,9 +33,8 @@ NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
 def canonical(body: Body, *, chat: bool) -> Body:
-    """The body with our names. Only a `chat` has reasoning to be switched."""
-    if body.keys().isdisjoint(NAMES):
-        return body
+    """The body, which has some of these NAMES, with ours. Only a `chat` has reasoning to be
+    switched."""
     out = dict(body)
     for name, own in SAMPLERS.items():
         value = out.pop(name, None)
@@ -57,26 +56,23 @@ def _constrain(out: dict[str, Any]) -> None:
         (given if path in KINDS else out)[path] = value
     out.pop("structured_outputs", None)
     paths = [name for name, value in given.items() if value not in (None, False)]
-    for path in paths[:1]:
-        others = [*paths[1:], *(name for name in OURS if out.get(name))]
-        if others:
-            raise InvalidParameter(path, f"cannot be combined with {others[0]}")
-        kind, value = KINDS[path], given[path]
-        if kind == "json":
-            out["json_schema"] = _schema(value, path)
-        elif kind == "json_object":
-            out["json_schema"] = {"type": "object"}
-        else:
-            out["grammar"] = _grammar(value, kind, path)
-
-
-def _schema(value: Any, path: str) -> Any:
-    if type(value) is str:
-        with suppress(msgspec.DecodeError, RecursionError):
-            value = msgspec.json.decode(value)
-    if not isinstance(value, dict):
-        raise InvalidParameter(path, "must be a JSON schema")
-    return value
+    if not paths:
+        return
+    path, *others = [*paths, *(name for name in OURS if out.get(name))]
+    if others:
+        raise InvalidParameter(path, f"cannot be combined with {others[0]}")
+    kind, value = KINDS[path], given[path]
+    if kind == "json":
+        if type(value) is str:
+            with suppress(msgspec.DecodeError, RecursionError):
+                value = msgspec.json.decode(value)
+        if not isinstance(value, dict):
+            raise InvalidParameter(path, "must be a JSON schema")
+        out["json_schema"] = value
+    elif kind == "json_object":
+        out["json_schema"] = {"type": "object"}
+    else:
+        out["grammar"] = _grammar(value, kind, path)
 
 
 def _grammar(value: Any, kind: str, path: str) -> str:

@@ -18,9 +18,8 @@ from .initialize import InitError, convert, write
 
 
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
-    """Write FILE, an archive of what clients store: conversations, files, knowledge, responses,
-    keys made at run time, the ledger; without settings, the key file and saved slots. Returns what
-    it contains. Raises BackupError."""
+    """Write FILE, an archive of what clients store, without settings, the key file and saved slots.
+    Returns what it contains. Raises BackupError."""
     target = Path(file)
     if target.exists() and not force:
         raise BackupError(f"{target} exists: choose another name, or add --force")
@@ -47,8 +46,7 @@ def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) 
 
 
 def _databases(settings: Settings) -> Mapping[str, Path]:
-    """By their names in the archive. The index first: what is added later is indexed again at the
-    start, but an entry without its document would stay."""
+    """By name. The index first: it is completed at the start, but an extra entry would stay."""
     folder = folder_of(settings)
     database = database_file(settings) or folder / DATABASE
     return {INDEX: folder / INDEX, DATABASE: database}

@@ -83,8 +83,7 @@ if TYPE_CHECKING:
 
 
 def identities(settings: Settings) -> Mapping[str, Identity]:
-    """The keys of the file that have rights or limits, by name. Raises SettingsError with the line
-    of a wrong option."""
+    """The keys with rights or limits, by name. Raises SettingsError with the line of an option."""
     return {key.name: _identity(key) for key in settings.keys if key.options}
 
 
@@ -164,10 +163,8 @@ JOINS = 3.0  # seconds a new worker waits for the shared table, and for its firs
 
 
 def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Services:
-    """Create the services for the routes. The backends, by default those of the settings, are
-    monitored by threads from here on.
-
-    Raises SettingsError for a setting that only a part of the application can check."""
+    """Create the services for the routes. Threads monitor the backends, by default those of the
+    settings, from here on. Raises SettingsError."""
     discovery.check(settings)
     life = Life()
     groups = share_apart(settings)
@@ -287,15 +284,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger=ledger,
     )
     watch = KeyWatch(keys, observer)
-    life.on_end += [
-        partial(observer.end_all, GatewayStopping),
-        partial(services.mcp_calls.end_all, GatewayStopping),
-    ]
-    life.working += [
-        lambda: observer.running > 0,
-        lambda: jobs.taken > 0,
-        lambda: writers.taken > 0,
-    ]
+    life.on_end.append(partial(observer.end_all, GatewayStopping))
+    life.on_end.append(partial(services.mcp_calls.end_all, GatewayStopping))
+    life.working.append(lambda: observer.running > 0)
+    life.working += [lambda: jobs.taken > 0, lambda: writers.taken > 0]
     life.on_leave.append(host.leave)
     life.on_close(Step.DATABASE, watch.close)
     life.on_close(Step.MODELS, host.close)
@@ -364,15 +356,11 @@ def _dialogues(
 
 
 def configs(settings: Settings) -> Sequence[BackendConfig]:
-    """The configured backends. If none was named, the default addresses where a server listens, or
-    otherwise the bundled model."""
+    """The backends. If none was named: the default addresses that answer, or a bundled model."""
+    chat_mode, overflow = settings.chat_mode, settings.on_overflow
     configs = tuple(
-        replace(
-            config,
-            chat_mode=config.chat_mode or settings.chat_mode,
-            on_overflow=config.on_overflow or settings.on_overflow,
-        )
-        for config in settings.backends
+        replace(c, chat_mode=c.chat_mode or chat_mode, on_overflow=c.on_overflow or overflow)
+        for c in settings.backends
     )
     if not settings.is_default:
         return configs
@@ -439,8 +427,7 @@ def _scheduler(
 
 
 def _driver(settings: Settings, config: BackendConfig) -> Driver:
-    """Raises SettingsError for an invalid ChatGLM model file, or if chatglm_cpp is not
-    installed."""
+    """Raises SettingsError for a ChatGLM model that cannot run here."""
     if config.file:
         if why := missing(config.file):
             raise SettingsError(f"--chatglm-model: {config.file}: {why}")
@@ -499,8 +486,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
 
 
 def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -> Embedder | None:
-    """The servers that only make embeddings or rankings, with a queue of their own; None if none is
-    configured."""
+    """The servers that only make embeddings or rankings, with a queue of their own."""
     if not urls:
         return None
     servers = []

@@ -14,17 +14,9 @@ from werkzeug.exceptions import HTTPException
 from ..accounts.key_cache import without_keys
 from ..apis import modules
 from ..backends.pools import Backend
-from ..batches.batch_run import asker
+from ..batches.batch_run import make_sender
 from ..config import Settings
-from ..errors import (
-    BadRequest,
-    GatewayError,
-    MethodNotAllowed,
-    NotFound,
-    StoreUnavailable,
-    TooManyWrongKeys,
-    Unauthorized,
-)
+from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from ..server.stopping import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
@@ -42,10 +34,7 @@ log = logging.getLogger("slotproxy")
 
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
-    """The WSGI application. Its backends, by default those of the settings, are monitored by
-    threads from here on.
-
-    Raises SettingsError for a setting that only a part of the application can check."""
+    """The WSGI application. Raises SettingsError for a setting that only a part of it can check."""
     logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
     services = compose(settings, backends)
     app = with_routes(settings)
@@ -57,8 +46,7 @@ def create_app(settings: Settings, backends: Sequence[Backend] | None = None) ->
 
 
 def with_routes(settings: Settings) -> Application:
-    """An application with its routes, but without services. The routes depend on `api_prefix`,
-    `pages`, `cors_origins` and the switches of APIs in the settings."""
+    """The routes without services; they depend on prefix, pages, origins and switches of APIs."""
     app = Application("slotproxy")
     app.config["MAX_CONTENT_LENGTH"] = body.NET
     prefix = app.config["API_PREFIX"] = settings.api_prefix
@@ -82,7 +70,7 @@ def attach(app: Application, services: Services) -> None:
     if services.ledger is not None:
         services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:
-        services.batch_runner.attach(asker(app.wsgi_app, settings.api_prefix))
+        services.batch_runner.ask = make_sender(app.wsgi_app, settings.api_prefix)
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
     machine = socket.gethostname()
     sites = Sites(settings.host, settings.allowed_hosts, settings.cors_origins, machine=machine)
@@ -115,8 +103,7 @@ def suspend_keys(app: Flask) -> bool:
 
 
 def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
-    """Whether a request with these headers has a valid key, or a session of one. For servers that
-    read the body before they call the application."""
+    """Whether the headers have a valid key or session, for servers that read the body first."""
     services = services_of(app)
     if not services.keys.needed:
         return True
@@ -130,13 +117,10 @@ def shows_key(app: Flask, environ: Mapping[str, str]) -> bool:
             return bool(services.keys.check(headers, password))
         if services.keys.has_key(headers):
             return True
-    except (Unauthorized, TooManyWrongKeys, StoreUnavailable):
-        return False
-    with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
-        try:
+        with app.test_request_context(headers={"Cookie": headers.get("HTTP_COOKIE", "")}):
             return bool(pages.session.signed_in())
-        except StoreUnavailable:
-            return False
+    except GatewayError:
+        return False
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -158,8 +142,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _defect(error: Exception) -> Response:
-    """Handle a defect: log it in full and show nothing of it to the client. (Errors that a hook
-    raises come here too.)"""
+    """Log a defect in full, and show nothing of it. Errors that a hook raises come here too."""
     if isinstance(error, GatewayError):
         return _refused(error)
     log.exception("unhandled exception in %s", without_keys(request.path)[:200])

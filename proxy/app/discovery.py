@@ -24,23 +24,20 @@ from ..core.decoding import decoded
 from ..hosting.process import has_program
 from ..wire.router import as_dict
 
-# Checks that the programs of models to start exist, before the first request for one.
-REMEDY = "write its path in `command`"
+REMEDY = "write its path in `command`"  # of a program that does not exist
 
 log = logging.getLogger("slotproxy")
 
 
 def check(settings: Settings) -> None:
-    """Warn of models whose program is missing. Raises SettingsError if it is --llama-server, which
-    all models of a folder need."""
+    """Warn of models without a program. Raises SettingsError if it is --llama-server."""
     for model in settings.model:
         if has_program(model):
             continue
         program = model.command[0]
         if settings.models_dir and settings.llama_server.split()[:1] == [program]:
-            raise SettingsError(
-                f"--llama-server: {program} is not a program: give the path of a llama-server"
-            )
+            why = f"{program} is not a program: give the path of a llama-server"
+            raise SettingsError(f"--llama-server: {why}")
         log.warning("model %s: %s is not a program: %s", model.name, program, REMEDY)
 
 
@@ -81,8 +78,7 @@ class Files(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """`llama_server` is the path of the program, "" if there is none. `memory` is that of the
-    machine in bytes, 0 if unknown."""
+    """`llama_server` is a path, "" for none, `memory` that of the machine, 0 if unknown."""
 
     servers: tuple[Server, ...]
     files: tuple[Files, ...]
@@ -97,18 +93,13 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
         Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
     )
     folders = (_files(folder) for folder in _usual(environ, home))
+    files = tuple(files for files in folders if files.models)
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
-    return Found(
-        servers,
-        tuple(files for files in folders if files.models),
-        program if _can_be_written(program) else "",
-        _memory(),
-    )
+    return Found(servers, files, program if _can_be_written(program) else "", _memory())
 
 
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """The kind, title and models of the server at an address, as in `Server`; None if nothing
-    answers."""
+    """The kind, title and models of a server, as in `Server`; None if nothing answers."""
     if not listens(url):
         return None
     if _get(url, "/livez").get("status") == "ok":
@@ -153,15 +144,10 @@ def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     """The folders where models usually are, each once, without those that do not exist."""
     cache = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
     hub = Path(environ.get("HF_HOME") or cache / "huggingface") / "hub"
-    candidates = (
-        Path("models"),
-        home / "models",
-        Path("/models"),
-        Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp"),
-        hub,
-        home / ".lmstudio" / "models",
-        cache / "lm-studio" / "models",
-    )
+    llama = Path(environ.get("LLAMA_CACHE") or cache / "llama.cpp")
+    plain = (Path("models"), home / "models", Path("/models"))
+    studio = (home / ".lmstudio" / "models", cache / "lm-studio" / "models")
+    candidates = (*plain, llama, hub, *studio)
     existing = (path.absolute() for path in candidates if path.is_dir())
     yield from {path.resolve(): path for path in existing}.values()
 

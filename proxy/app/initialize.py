@@ -34,8 +34,7 @@ def write(
     environ: Mapping[str, str],
     find: Callable[[Mapping[str, str], Path], Found] = look,
 ) -> str:
-    """Write `file`, if there is none or `agree` says yes to the question. Returns what was found
-    and what to do next. Raises InitError."""
+    """Write `file`, if there is none or `agree` says yes. Returns what to say. Raises InitError."""
     target = _target(file, agree)
     found = find(environ, Path.home())
     _put(target, text(found, str(target)))
@@ -45,14 +44,13 @@ def write(
         rows.append(("program", found.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
-    return "\n".join([*lines, f"wrote {target}", *_next(str(target), _first_step(found, target))])
+    return "\n".join([*lines, *_next(target)])
 
 
 def convert(
     source: str, file: str, agree: Callable[[str], bool], environ: Mapping[str, str]
 ) -> str:
-    """Write `file` with what `source` says, a configuration file of another program. Returns what
-    to do next. Raises InitError."""
+    """Write `file` with what `source` says, of another program. Raises InitError."""
     target = _target(file, agree)
     try:
         read = of_other_program(source, environ)
@@ -60,7 +58,7 @@ def convert(
         raise InitError(str(error)) from error
     _put(target, of_foreign(read, source, str(target)))
     notes = [f"note: {note}" for note in read.notes]
-    return "\n".join([*notes, f"wrote {target}", *_next(str(target), [])])
+    return "\n".join([*notes, *_next(target)])
 
 
 def _target(file: str, agree: Callable[[str], bool]) -> Path:
@@ -90,26 +88,13 @@ def _put(target: Path, written: str) -> None:
         raise InitError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _first_step(found: Found, file: Path) -> list[str]:
-    if any(server.kind in ("llamacpp", "openai") for server in found.servers):
-        return []
-    if found.files:
-        return [] if found.llama_server else [f"name your llama-server in {file}"]
-    if found.llama_server:
-        return ["put a GGUF file into ~/models and run this again"]
+def _next(file: Path) -> list[str]:
     return [
-        f"start a model server, and name its address in {file}",
-        "(without one, slotproxy runs a tiny bundled model, to try the APIs)",
+        f"wrote {file}",
+        "\nnext:",
+        f"  slotproxy doctor --config {file}   checks it",
+        f"  slotproxy --config {file}          starts; open http://127.0.0.1:8081",
     ]
-
-
-def _next(file: str, first: Sequence[str]) -> list[str]:
-    steps = [
-        *first,
-        f"slotproxy doctor --config {file}   checks it",
-        f"slotproxy --config {file}          starts; open http://127.0.0.1:8081",
-    ]
-    return ["", "next:", *(f"  {step}" for step in steps)]
 
 
 # the file
@@ -124,8 +109,7 @@ def _rendered(file: str, **values: Any) -> str:
 
 
 def text(found: Found, file: str) -> str:
-    """The settings for what was found, with comments. `file` is its name, for the commands in
-    it."""
+    """The settings for what was found. `file` is its name, for the commands in it."""
     # --models-dir takes but one folder. A model that it does not find gets a table of its own.
     flat = [files for files in found.files if files.flat]
     folder = max(flat, key=lambda files: len(files.models), default=None)
@@ -152,8 +136,7 @@ def text(found: Found, file: str) -> str:
 
 
 def of_foreign(foreign: Foreign, source: str, file: str) -> str:
-    """What a configuration file of another program says, as settings of ours: only what differs
-    from a default. `source` is its name."""
+    """What the file `source` of another program says, without defaults."""
     lines = [f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
     values = dict(foreign.values)
     if foreign.models_max:
@@ -174,8 +157,7 @@ def _fields(struct: Struct) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """A value in TOML, whose texts, numbers and lists are JSON's. TOML has no null: such fields of
-    a table are left out."""
+    """A value in TOML, whose texts, numbers and lists are JSON's; without null."""
     if isinstance(value, Mapping):
         pairs = (
             f"{_value(name)} = {_value(item)}" for name, item in value.items() if item is not None

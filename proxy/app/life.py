@@ -2,15 +2,10 @@
 
     serving ──leave──> leaving ──end_requests──> ending ──close──> closed
 
-The server (`proxy.server.serve`) takes these steps, and has one clock for all of them:
-
-1. It accepts no new connections and calls `leave`. What nobody waits for ends at once: batches
-   give back their lines, and models that no request uses save their slots and end.
-2. Answers under way continue for the grace. It is over early when `busy` is False.
-3. `end_requests`: what still runs ends with an error that says so, in the dialect of its client.
-4. `close` waits until all that has ended is counted: log lines, rows of the ledger, limits. Then it
-   ends everything else in the order of `Step`. A step that takes too long is left behind, so that
-   it does not cost those after it.
+The server (`proxy.server.serve`) takes these steps, and has one clock for all of them. Between the
+first two, answers under way continue for the grace, unless `busy` is False. `close` waits until all
+that has ended is counted. Then it ends everything else in the order of `Step`. A step that takes
+too long is left behind.
 
 Every way out of the process calls `close`, which then takes the steps that were left out. All
 methods may be called again, and from any thread.
@@ -33,9 +28,9 @@ LOOK = 0.02  # seconds between two looks for that
 
 
 class Step(enum.Enum):
-    """What ends, in this order: its name, and within how many seconds. What is counted comes first,
-    because a killed process would lose it; the database comes last, because the others use it.
-    Models are told first of all, and have all the time that the steps after theirs do not need."""
+    """What ends, in this order, and within how many seconds. What is counted comes first, because a
+    killed process would lose it; the database comes last, because the others use it. Models are
+    told first of all, and have all the time that the steps after theirs do not need."""
 
     BATCHES = "batches", 5.0
     LEDGER = "the ledger", 6.0
@@ -82,8 +77,7 @@ class Life:
                 _tried("stopping", work)
 
     def end_requests(self) -> None:
-        """End all running requests, and those that begin from now on, with an error that says
-        so."""
+        """End all requests, and those that begin from now on, with an error that says so."""
         for work in self.on_end:
             _tried("ending requests", work)
 

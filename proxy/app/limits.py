@@ -99,8 +99,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
 
 
 def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
-    """Limits in the process, or in Redis if workers share their state. What was spent of budgets
-    before is read from the ledger. Raises SettingsError."""
+    """Limits in the process, or in Redis; what was spent is in the ledger. Raises SettingsError."""
     prices = [Price(**msgspec.structs.asdict(price)) for price in settings.price]
     spent = nothing if ledger is None else _spent(ledger, prices)
     limiter: Limiter = LocalLimiter(spent=spent)

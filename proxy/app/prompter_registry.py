@@ -9,9 +9,12 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 
+import msgspec
+
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
-from ..prompting.formats import SPECIAL, CallFormat
+from ..prompting.formats import SPECIAL
+from ..prompting.formats.base import CallFormat
 from ..prompting.profile.neutralise import COMMON, Neutraliser
 from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
 from ..prompting.template import TemplateError, templates
@@ -29,11 +32,9 @@ _Key = tuple[str, str, str, str, bool]
 
 
 def known_formats() -> tuple[CallFormat, ...]:
-    """Formats of calls, or of whole answers, that cannot be derived from a template: those of
-    installed packages, by their names, and then ours. A template has the first that matches.
-
-    An entry point of the group `slotproxy.formats` is a `CallFormat`. It runs in the gateway, so
-    installing such a package means trusting it with everything. Raises SettingsError."""
+    """Formats of calls that cannot be derived from a template: those of installed packages (entry
+    points of the group `slotproxy.formats`), by their names, and then ours. A template has the
+    first that matches. Raises SettingsError."""
     installed = []
     for point in sorted(entry_points(group=FORMATS), key=attrgetter("name")):
         name = f"the format {point.name} (entry point {FORMATS})"
@@ -48,18 +49,11 @@ def known_formats() -> tuple[CallFormat, ...]:
 
 
 class Prompters:
-    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError for an invalid template
-    or format."""
+    """`Prompters(…)(model)` is the model's Prompter. Raises SettingsError."""
 
     def __init__(self, settings: Settings, registry: Registry, folder: Path) -> None:
         self._registry = registry
-        self._legacy = LegacyFormat(
-            chat_prompt=settings.chat_prompt,
-            user_name=settings.user_name,
-            ai_name=settings.ai_name,
-            system_name=settings.system_name,
-            stop=settings.stop,
-        )
+        self._legacy = msgspec.convert(settings, LegacyFormat, from_attributes=True)
         self._folder = folder
         self._formats = known_formats()
         self._named = _named(settings.chat_template, folder)
@@ -69,9 +63,8 @@ class Prompters:
         self._found: dict[_Key, Prompter] = {}
 
     def __call__(self, model: str) -> Prompter | Unrendered:
-        """The first backend of the pool that reports a template determines it for the whole pool,
-        so that an old server gets the template of a newer one. If all of them render prompts
-        themselves, none is needed."""
+        """The first backend that reports a template determines it for the whole pool, so that an
+        old server gets that of a newer one. If all render prompts themselves, none is needed."""
         known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
         reported, rendered = None, not known
         for caps in known:

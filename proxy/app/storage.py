@@ -1,12 +1,8 @@
 """Persistent services, opened when they are first used.
 
-One database holds knowledge, files, conversations, sessions, API keys, stored responses and the
-ledger. If neither a database nor a data folder nor shared state is configured, stored responses are
-in memory and there is no ledger.
-
 Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
-that is not asked for knowledge or conversations starts without them. If data exists from an earlier
-run, they are opened soon after the start nevertheless, because documents may wait to be read.
+that is not asked for what is stored starts without them. Existing data are opened soon after the
+start nevertheless, because documents may wait to be read.
 """
 
 from __future__ import annotations
@@ -60,15 +56,12 @@ class LazyProxy:
 
 
 class LazyServices:
-    """The services: the parts of `Stores`, each None without the extra that it needs. `embedder`
-    and `ranker` are None if no backend is configured for them."""
+    """The parts of `Stores`, each None without the extra that it needs."""
 
     def __init__(
         self, settings: Settings, embedder: Embedder | None, ranker: Embedder | None
     ) -> None:
-        self._settings = settings
-        self._embedder = embedder
-        self._ranker = ranker
+        self._settings, self._embedder, self._ranker = settings, embedder, ranker
         self._folder = folder_of(settings)
         self._lock = threading.RLock()
         self._failed: tuple[float, StoreUnavailable | None] = 0.0, None  # when opening last failed
@@ -122,17 +115,15 @@ class LazyServices:
         """Retries while a database is unavailable."""
 
         def open_and_mend() -> None:
-            if self._closed.is_set():
-                return
-            with self._lock:
-                stores = self._stores
-                _ = stores.knowledge
-            stores.reindex_missing()
-            then()
+            if not self._closed.is_set():
+                with self._lock:
+                    stores = self._stores
+                    _ = stores.knowledge
+                stores.reindex_missing()
+                then()
 
-        retry_while_unavailable(
-            open_and_mend, patience=math.inf, pause=AFTER, sleep=self._closed.wait
-        )
+        sleep = self._closed.wait
+        retry_while_unavailable(open_and_mend, patience=math.inf, pause=AFTER, sleep=sleep)
 
     def _part(self, name: str) -> Any:
         called = time.monotonic()
@@ -151,11 +142,11 @@ class LazyServices:
         """Opened once, under the lock."""
 
         def opened() -> Stores:
-            from .stores import Stores
+            from .stores import Stores  # takes half a second
 
             return Stores(self._settings, self._folder, self._embedder, self._ranker, self._opened)
 
-        return run_in_native_thread(opened)  # its imports take half a second
+        return run_in_native_thread(opened)
 
 
 def are_installed(modules: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -238,33 +238,27 @@ class Driver(ABC):
         return ""
 
 
-D = TypeVar("D", bound=Driver)
-
-
-class ModelHost(ABC, Generic[D]):
+class ModelHost:
     """An address with several models, each with a driver of its own. `up`: it answered last;
     `models` are those that `look` last found, by name."""
 
     interval = math.inf  # seconds between two looks, at most
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str], Driver]) -> None:
         self.up = True
         self.models: Mapping[str, Listed] = {}
-        self._drivers: dict[str, D] = {}
+        self._make = make
+        self._drivers: dict[str, Any] = {}
         self._looking = threading.Lock()
 
-    @abstractmethod
     def look(self) -> Mapping[str, Listed] | None:
         """The models as they are now; None if the address has but one now. Raises BackendDown."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _driver_of(self, name: str) -> D:
-        """A driver of one of its models."""
-
-    def model(self, name: str) -> D:
+    def model(self, name: str) -> Any:
         """The driver of one of its models."""
         if name not in self._drivers:
-            self._drivers[name] = self._driver_of(name)
+            self._drivers[name] = self._make(name)
         return self._drivers[name]
 
     def forget(self, name: str) -> None:

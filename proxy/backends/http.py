@@ -143,7 +143,7 @@ class Exchange:
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
         BackendDown if the connection ended before the first byte."""
-        return self._parse_until(lambda: self.status > 0)
+        return self._parse_until(body=False)
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
@@ -155,7 +155,7 @@ class Exchange:
         if not body and not self._complete:
             if not self._fill():
                 return None
-            if not body and not self._parse_until(lambda: bool(body)):
+            if not body and not self._parse_until(body=True):
                 return None
         if gather:
             with contextlib.suppress(GatewayError):  # the next read raises it again
@@ -167,18 +167,19 @@ class Exchange:
             self._release()
         return data
 
-    def _parse_until(self, condition: Callable[[], bool]) -> bool:
-        """Parse until a condition holds or the answer is complete. False after a tick of silence.
-        An answer that arrives in pieces is not silent, but is bounded in time and size."""
+    def _parse_until(self, *, body: bool) -> bool:
+        """Parse until data of the body has come, or else the headers, or the answer is complete.
+        False after a tick of silence. An answer that arrives in pieces is not silent, but is
+        bounded in time and size."""
         end, size = time.monotonic() + self._tick, 0
-        while not condition() and not self._complete:
+        while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
             size += received
             if size > MAX_FRAME:
                 raise UpstreamFault("the backend's response headers are too large")
             if not received or time.monotonic() >= end:
-                return condition() or self._complete
-        return True
+                break
+        return bool((self._body if body else self.status) or self._complete)
 
     def read_within(self, timeout: float) -> bytes:
         """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
@@ -210,6 +211,8 @@ class Exchange:
     def finish(self, seconds: float) -> None:
         """Wait at most so many seconds for the end of the body, discarding it, so that the
         connection can be reused. The exchange is over in any case."""
+        if self._parser is None:
+            return  # the end was read already
         end = time.monotonic() + seconds
         with contextlib.suppress(GatewayError):  # the answer was complete
             while not self._complete and (left := end - time.monotonic()) > 0:
@@ -477,7 +480,8 @@ class ConnectionPool:
                 self.close()
         else:
             connection.close()
-        self._leave()
+        if self._limit is not None:
+            self._limit.leave()
 
     def discard(self, connection: Connection) -> None:
         shut_down(connection.sock)
@@ -540,28 +544,32 @@ KEPT = frozenset(
 )
 
 
-def forward(
-    pool: ConnectionPool, call: Call, path: str, cancel: Cancel, *, tick: float, timeout: float
-) -> ForwardedAnswer:
-    """Send a call to `path`, and wait for the head of its answer. Redirects are not followed.
-    Raises UpstreamTimeout after `timeout` seconds of silence, and like `ConnectionPool.send`."""
-    exchange = pool.forward(call, path, cancel, tick)
-    try:
-        silence = 0.0
-        while not exchange.headers_came():
-            silence += tick
-            if silence >= timeout:
-                raise UpstreamTimeout("the model's server did not answer in time")
-        return ForwardedAnswer(exchange, timeout)
-    except BaseException:
-        exchange.close()
-        raise
-
-
 class ForwardedAnswer:
-    def __init__(self, exchange: Exchange, timeout: float) -> None:
-        self._exchange = exchange
+    """The answer to a call that was sent to `path`. Redirects are not followed."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        call: Call,
+        path: str,
+        cancel: Cancel,
+        *,
+        tick: float,
+        timeout: float,
+    ) -> None:
+        """Wait for the head. Raises UpstreamTimeout after `timeout` seconds of silence, and like
+        `ConnectionPool.send`."""
+        self._exchange = exchange = pool.forward(call, path, cancel, tick)
         self._timeout = timeout
+        silence = 0.0
+        try:
+            while not exchange.headers_came():
+                silence += tick
+                if silence >= timeout:
+                    raise UpstreamTimeout("the model's server did not answer in time")
+        except BaseException:
+            exchange.close()
+            raise
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 

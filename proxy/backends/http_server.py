@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
+from ..core.decoding import LONGEST
 from ..core.task import CallMaker, Embedded, Forwarded
-from ..errors import BackendDown, GatewayError, PoolTimeout, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendDown,
+    GatewayError,
+    PoolTimeout,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..runtime.cancel import Cancel
 from ..wire import lenient
-from . import vectors
 from .driver import Capabilities, Driver, Input, Learned, ignore
-from .http import CheckPeer, ConnectionPool, forward
+from .http import CheckPeer, ConnectionPool, ForwardedAnswer
 from .refusals import check_cost, refusal
 
 DIALECT = "http"
@@ -23,23 +32,39 @@ PATIENCE = 1.0  # seconds to wait for a connection before the request goes back 
 TOKENIZE_TIMEOUT = 60.0  # seconds for one text
 
 
-def decoded_leniently(data: bytes) -> Any:
-    """Any JSON value. Raises WireFault, UpstreamFault."""
-    check_cost(data)
+T = TypeVar("T", bound=Struct)
+VECTORS = 4 * LONGEST  # nanoseconds to decode the vectors of one call: 32 of 8192 dimensions
+
+
+def decoded_as(data: bytes, kind: type[T]) -> T:
+    """An answer with vectors or scores. Raises UpstreamFault."""
+    check_cost(data, VECTORS)
     try:
-        return msgspec.json.decode(data)
-    except (ValueError, RecursionError):
-        return lenient.value(data)
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.decode(data, type=kind)
+        return lenient.decode(data, kind)
+    except lenient.WireFault:
+        raise UpstreamFault("the backend returned an invalid response") from None
 
 
-class HTTPOptions(TypedDict, total=False):
-    """Arguments of every `HTTPDriver`. `check_peer`: see `ConnectionPool`."""
+def check_vectors(vectors: Sequence[Sequence[float]]) -> None:
+    """Raises Unsupported for vectors of zeros."""
+    if not all(map(any, vectors)):
+        raise Unsupported("the backend returned empty embeddings: start it with its embedding flag")
 
-    timeout: float
-    connect_timeout: float
-    tick: float
-    api_key: str
-    check_peer: CheckPeer | None
+
+class Counted(Struct, frozen=True):
+    prompt_tokens: int = 0
+
+
+class Item(Struct):
+    embedding: list[float]
+    index: int = 0
+
+
+class Vectors(Struct):
+    data: list[Item]
+    usage: Counted = Counted()
 
 
 class HTTPDriver(Driver):
@@ -54,21 +79,25 @@ class HTTPDriver(Driver):
     def __init__(
         self,
         url: str,
+        *,
         connect: Callable[..., ConnectionPool] = ConnectionPool,
-        **options: Unpack[HTTPOptions],
+        timeout: float = 600.0,
+        connect_timeout: float = 5.0,
+        tick: float = 15.0,
+        api_key: str = "",
+        check_peer: CheckPeer | None = None,
     ) -> None:
         self.url = url
-        self.options = options
-        self.timeout = timeout = options.get("timeout", 600.0)
-        self._tick = min(options.get("tick", 15.0) or timeout, timeout)
-        self._secret = key = options.get("api_key", "")
+        self.timeout = timeout
+        self._tick = min(tick or timeout, timeout)
+        self._secret = api_key
         self.new_pool: Callable[..., Any] = partial(
             connect,
             url=url,
             timeout=timeout,
-            connect_timeout=options.get("connect_timeout", 5.0),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            check_peer=options.get("check_peer"),
+            connect_timeout=connect_timeout,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            check_peer=check_peer,
         )
 
     def status_of(self, path: str, seconds: float) -> int:
@@ -80,10 +109,18 @@ class HTTPDriver(Driver):
 
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         call = make(self._model)
-        return forward(self._pool, call, call.path, cancel, tick=self._tick, timeout=self.timeout)
+        options = {"tick": self._tick, "timeout": self.timeout}
+        return ForwardedAnswer(self._pool, call, call.path, cancel, **options)
 
     def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
-        return vectors.embed(self._ask, inputs, caps, cancel)
+        """Raises Unsupported, and the server's refusal."""
+        answer = decoded_as(self._ask("/v1/embeddings", {"input": list(inputs)}, cancel), Vectors)
+        answer.data.sort(key=lambda item: item.index)
+        if [item.index for item in answer.data] != list(range(len(inputs))):
+            raise UpstreamFault("the backend did not return one embedding per input")
+        vectors = tuple(item.embedding for item in answer.data)
+        check_vectors(vectors)
+        return Embedded(vectors, answer.usage.prompt_tokens)
 
     def close(self) -> None:
         for pool in (self._pool, self._careful, self._root):
@@ -124,8 +161,11 @@ class HTTPDriver(Driver):
             patience=PATIENCE,
             short=True,
         )
+        check_cost(data)
         try:
-            return decoded_leniently(data).get(name)
+            with contextlib.suppress(ValueError, RecursionError):
+                return msgspec.json.decode(data).get(name)
+            return lenient.value(data).get(name)
         except (lenient.WireFault, AttributeError):
             raise UpstreamFault("the backend returned invalid JSON") from None
 
@@ -150,7 +190,7 @@ class HTTPServer(HTTPDriver):
 
     no_text = "this model's server has no text API: its requests are only forwarded"
 
-    def __init__(self, url: str, *, model: str = "", **options: Unpack[HTTPOptions]) -> None:
+    def __init__(self, url: str, *, model: str = "", **options: Any) -> None:
         super().__init__(url, **options)
         self._model = model
         self._pool = self._careful = self._root = self.new_pool()

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Unpack
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Ranked, Task
+from ..core.task import Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -28,12 +28,12 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient, servercpp
-from . import relay, vectors
+from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
-from .driver import Capabilities, Learned, Run, SlotAction, ignore
+from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
 from .http import ConnectionPool
-from .http_server import PATIENCE, HTTPDriver, HTTPOptions
+from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
 from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
 from .refusals import check_cost
@@ -74,19 +74,28 @@ class _Repeated(msgspec.Struct):
     generation_settings: _Settings
 
 
+class _OldVector(msgspec.Struct):
+    embedding: list[float]
+
+
+class _Score(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Ranking(msgspec.Struct):
+    results: list[_Score]
+    usage: Counted = Counted()
+
+
 class LlamaCpp(HTTPDriver):
     """A driver for one server.cpp at `url`. `model_file`: see `probe`. `slots`: as configured."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model_file: bool = True,
-        slots: int = 0,
-        connect: Callable[..., ConnectionPool] = ConnectionPool,
-        **options: Unpack[HTTPOptions],
+        self, url: str, *, model_file: bool = True, slots: int = 0, **options: Any
     ) -> None:
-        super().__init__(url, connect, **options)
+        super().__init__(url, **options)
+        self.options = options
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
         self._connections = max(OLD_CONNECTIONS, slots + OLD_RESERVE + 1)
@@ -126,7 +135,7 @@ class LlamaCpp(HTTPDriver):
         return {token for token, _ in settings.logit_bias}
 
     def _answer_to_nothing(self, **fields: Any) -> bytes | None:
-        """The same. None if the slot is busy."""
+        """The answer of `_nothing`, None if the slot stays busy."""
         with contextlib.suppress(GatewayError):
             for _ in range(FREED_TRIES):
                 status, data = self._nothing(**fields)
@@ -160,19 +169,19 @@ class LlamaCpp(HTTPDriver):
         """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,
         it then has another status. A broken server has nothing again, or claims a free slot."""
         busy = BackendBusy("the backend has no free slot", detail="empty response")
-        for _ in range(MOST_EMPTY):
-            try:
+        try:
+            for _ in range(MOST_EMPTY):
                 status, whole = self._nothing()
                 if status != 200:
                     return busy
                 msgspec.json.decode(whole, type=_Answered)
                 if self._nothing(stream=True)[1]:
                     return busy  # it was, and has a free slot now
-            except msgspec.DecodeError:
-                break
-            except GatewayError:
-                return busy  # without -cb, the answer waits until nothing else runs
-            time.sleep(FREED)
+                time.sleep(FREED)
+        except GatewayError:
+            return busy  # without -cb, the answer waits until nothing else runs
+        except msgspec.DecodeError:
+            pass
         return UpstreamFault(EMPTY)
 
     def _nothing(self, **fields: Any) -> tuple[int, bytes]:
@@ -230,10 +239,31 @@ class LlamaCpp(HTTPDriver):
                 ) from None
             raise
 
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        """A server of 2023 takes one text, and returns zeros without --embedding."""
+        if caps.queues:
+            return super().embed(inputs, caps, cancel)
+        (text,) = inputs
+        data = self._ask("/embedding", {"content": text}, cancel)
+        if b"slot unavailable" in data[:100]:
+            raise BackendBusy("the backend has no free slot", detail="slot unavailable")
+        vector = decoded_as(data, _OldVector).embedding
+        check_vectors([vector])
+        return Embedded((vector,), 0)
+
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        return vectors.rerank(self._ask, query, documents, caps, cancel)
+        if not caps.queues:
+            raise Unsupported(
+                f"reranking is not supported by this backend (server.cpp, {caps.dialect})"
+            )
+        body = {"query": query, "documents": documents}
+        answer = decoded_as(self._ask("/v1/rerank", body, cancel), _Ranking)
+        scores = {score.index: score.relevance_score for score in answer.results}
+        if set(scores) != set(range(len(documents))):
+            raise UpstreamFault("the backend did not return one score per document")
+        return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None

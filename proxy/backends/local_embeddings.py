@@ -92,7 +92,8 @@ class LocalEmbeddings(Driver):
         answer = self._children.ask(texts, cancel, SECONDS)
         try:
             made = msgspec.convert(answer, Vectors)
-            vectors = tuple(map(_floats, made.vectors))
+            packed = [base64.b64decode(vector, validate=True) for vector in made.vectors]
+            vectors = tuple(array.array("f", floats) for floats in packed)
         except ValueError:
             raise UpstreamFault("the embedding model returned an invalid answer") from None
         if len(vectors) != len(texts):
@@ -124,12 +125,6 @@ def _size(text: str) -> int:
     if text.isascii() or len(text) > LONGEST:
         return len(text)
     return sum(len(unicodedata.normalize("NFKC", character)) for character in text)
-
-
-def _floats(packed: str) -> array.array[float]:
-    floats = array.array("f")
-    floats.frombytes(base64.b64decode(packed, validate=True))
-    return floats
 
 
 # -- in the child ----------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ A model is a pool: all backends that serve a model of the same name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -47,7 +47,7 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    router: ModelHost[Any] | None = None  # if its address has several models: it serves nothing
+    router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
     presumed: str = UNNAMED  # its model until it reports one: that of whose name it took over
@@ -58,7 +58,7 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # the counted number of slots may be wrong
+    miscounted: bool = False  # some slots were in use while they were counted
     count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
@@ -85,11 +85,6 @@ class Backend:
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
         self.miscounted, self.count_at = old.miscounted, old.count_at
         self.verdict, self.verified = old.verdict, old.verified
-
-    def is_same_server(self, other: Backend) -> bool:
-        """Whether both have one server and key: with another key it may behave differently."""
-        keys = {b.config.api_key if b.config is not None else None for b in (self, other)}
-        return self.url == other.url and len(keys) == 1
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
@@ -189,6 +184,8 @@ class BackendPools:
         self._answering: tuple[str, ...] = ()  # the other models
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
+        # What happens to conversations that do not fit, by model, where its backends say it.
+        self.on_overflow: Mapping[str, OnOverflow] = {}
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of the configuration. Backends that have not
@@ -285,7 +282,10 @@ class BackendPools:
         """Whether a model must be loaded first, since nothing is known about it, or is about to be
         unloaded."""
         pool = self._pools.get(model)
-        return bool(pool and pool[0].up and (pool[0].provisional or pool[0].driver.leaving))
+        if not pool or not pool[0].up:
+            return False
+        caps = pool[0].caps
+        return (caps is not None and caps.provisional) or pool[0].driver.leaving
 
     @property
     def ready(self) -> bool:
@@ -310,12 +310,6 @@ class BackendPools:
             backend.users -= 1
         if backend.leaving:
             backend.wake.set()
-
-    def miscounted(self, name: str) -> None:
-        """Record that the number of slots is contradicted: they are counted again."""
-        backend = self.backends.get(name)
-        if backend is not None:
-            backend.miscounted = True
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""
@@ -344,6 +338,12 @@ class BackendPools:
             self._answering = tuple(model for model in named if model not in self._forwarding)
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
+            self.on_overflow = {
+                model: backend.on_overflow
+                for model, pool in pools.items()
+                for backend in reversed(pool)  # the first one counts
+                if backend.on_overflow
+            }
             self._also = {
                 alias: model
                 for model, pool in pools.items()

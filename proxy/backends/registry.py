@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -147,7 +146,9 @@ class Registry(BackendPools):
                 old.leaving = True
                 self._replaced.append(old)
                 backend.presumed = old.model
-                if backend.is_same_server(old):
+                # With another key, a server may behave differently.
+                keys = {b.config.api_key if b.config is not None else None for b in (old, backend)}
+                if backend.url == old.url and len(keys) == 1:
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
         self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)
@@ -342,7 +343,7 @@ class Registry(BackendPools):
     def _models_of(self, host: Backend) -> tuple[Backend, ...]:
         return tuple(b for b in self.backends.values() if b.host is host)
 
-    def _check_models(self, host: Backend, router: ModelHost[Any]) -> None:
+    def _check_models(self, host: Backend, router: ModelHost) -> None:
         """Keep a backend for each model that the router lists."""
         before = router.models
         try:
@@ -371,9 +372,7 @@ class Registry(BackendPools):
             missing = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not list {missing}"
 
-    def _sync_models(
-        self, host: Backend, router: ModelHost[Any], wanted: Mapping[str, Listed]
-    ) -> None:
+    def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models. The router's own backend stands in
         while there are none."""
         known = {member.set_model: member for member in self._models_of(host)}
@@ -434,7 +433,7 @@ def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:
     return old is not None and msgspec.structs.replace(old, place=new.place) == new
 
 
-def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost[Any]:
+def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> ModelHost:
     """The host of an address that has several models; it calls `wake` when they change."""
     if isinstance(driver, OpenAIServer):
         return OpenAIHost(driver)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +30,7 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed, room
 from .driver import Capabilities, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
@@ -44,7 +47,6 @@ from .probe import (
     saves_slots,
 )
 from .refusals import LOAD_FAILED, refusal
-from .router_fairness import Turns
 
 log = logging.getLogger("slotproxy.router")
 
@@ -87,13 +89,13 @@ def described(caps: Capabilities, props: object) -> Capabilities | None:
 # -- the router ------------------------------------------------------------------------------------
 
 
-class Router(ModelHost["RoutedModel"]):
+class Router(ModelHost):
     """The router at a backend's address. It calls `wake` when a model was loaded for a request."""
 
     interval = 1.0
 
     def __init__(self, driver: LlamaCpp, caps: Capabilities, wake: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(lambda name: RoutedModel(self, name))
         self.url = driver.url
         self.options, self.model_file = driver.options, driver.model_file
         self.build = caps.build
@@ -101,9 +103,6 @@ class Router(ModelHost["RoutedModel"]):
         self.takes = LOAD  # seconds that the last load of a model took
         self.wake = wake
         self._pool: ConnectionPool = driver.new_pool(idle=2)
-
-    def _driver_of(self, name: str) -> RoutedModel:
-        return RoutedModel(self, name)
 
     @property
     def lost(self) -> frozenset[str]:
@@ -392,3 +391,77 @@ class TakingTurns:
             raise model.explained(error) from None
         finally:
             model.over()
+
+
+# -- turns -----------------------------------------------------------------------------------------
+#
+# llama-server evicts a model for an unloaded one as soon as it is idle, if only between two
+# requests of one client, but a busy one never. On a router without free room:
+#
+# 1. A request for a model that is not loaded is sent once a loaded model is idle: none of its
+#    requests has been under way for a moment.
+# 2. When it has waited for a turn, new requests for the loaded models wait until one is idle.
+# 3. But no model is held back before its own turn is over, which is as long as a load takes: so at
+#    most half of the time is spent loading.
+
+SHORTEST = 2.0  # seconds of a turn
+SETTLE = 0.25  # seconds without a request after which a model is idle
+
+
+class Turns:
+    """Turns on a router that has room for `room` models; 0 for any number."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self._lock = native_lock()
+        self._asked: Counter[str] = Counter()  # requests sent to the router
+        self._since: dict[str, float] = {}  # since when a model's requests have waited for a token
+        self._ended: dict[str, float] = {}  # when a model's last request ended
+        self._began: dict[str, float] = {}  # the first token of a model since it was loaded
+
+    def take(self, model: str, present: Collection[str], now: float, turn: float = 0.0) -> bool:
+        """Whether a waiting request may be sent now; then it counts as under way until `leave`.
+        `present` are the loaded models, `turn` is the length of a turn in seconds."""
+        with self._lock:
+            # A model that was just loaded may answer before the list shows it.
+            loaded = {*present, *(name for name, count in self._asked.items() if count)}
+            self._began = {name: since for name, since in self._began.items() if name in loaded}
+            self._since.setdefault(model, now)
+            if self._held_back(model, present, now, max(SHORTEST, turn)):
+                return False
+            self._asked[model] += 1
+            return True
+
+    def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
+        # The router was asked for these; its list shows them later.
+        coming = [name for name, count in self._asked.items() if count and name not in present]
+        if model in coming or not 0 < self.room <= len(present) + len(coming):
+            return False
+        if model not in present:
+            return bool(coming) or not any(self._is_idle(other, now) for other in present)
+        if len(present) + len(coming) > self.room and self._is_idle(model, now):
+            return True  # the router may evict it for those
+        loaded = (*present, *coming)
+        starving = any(now - t >= turn for name, t in self._since.items() if name not in loaded)
+        return starving and now - self._began.get(model, now) >= turn
+
+    def _is_idle(self, model: str, now: float) -> bool:
+        return not self._asked[model] and now - self._ended.get(model, -math.inf) >= SETTLE
+
+    def give_up(self, model: str) -> None:
+        """Record that a waiting request is not sent. If others wait, they say so again."""
+        with self._lock:
+            self._since.pop(model, None)
+
+    def answered(self, model: str, now: float) -> None:
+        """Record the first token of a request."""
+        with self._lock:
+            self._began.setdefault(model, now)
+            self._since.pop(model, None)
+
+    def leave(self, model: str, now: float) -> None:
+        """Record the end of a request."""
+        with self._lock:
+            self._asked[model] -= 1
+            self._ended[model] = now
+            self._since.pop(model, None)

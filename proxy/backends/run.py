@@ -1,9 +1,8 @@
 """A completion stream of server.cpp as a `Run`.
 
-Chunks are read by `_event`, which a subclass replaces for another format.
-
-No backend can keep a run alive forever: silence ends it after the timeout, and a stream that
-continues after its last token (see `SURPLUS`), or has more text than its tokens can hold, is cut.
+Chunks are read by `_event`, which a subclass replaces for another format. No backend can keep a run
+alive forever: silence ends it after the timeout, and a stream that continues after its last token
+(see `SURPLUS`), or has more text than its tokens can hold, is cut.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _CONTENT = attrgetter("content")
 
 
 class LlamaRun:
-    """One completion under way: an iterable of batches, and what was counted so far."""
+    """See `driver.Run`."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class LlamaRun:
         self._cut = False  # ended by us because the server would continue
         self._report = report = task.request.report
         # Tokens with details in the answer stay separate; others may be joined.
-        self._details = report.by_token
+        self._details = report.timings or report.tokens
         self._single = task.logprobs is not None or self._details
         self._decode = (
             servercpp.detailed_chunk if report.tokens or report.settings else servercpp.chunk
@@ -83,11 +82,9 @@ class LlamaRun:
         self.cached = 0
 
     def close(self) -> None:
-        """Stop the run and free its slot. Safe to call again."""
         self._exchange.close()
 
     def usage(self) -> Usage:
-        """Token counts so far; `prompt` is 0 until an old server reports it."""
         return Usage(self.prompt_tokens, self.pieces, self.cached)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -181,16 +178,8 @@ class LlamaRun:
                 return True
             del chunks[0]
         kinds = list(map(_KIND, chunks))
-        more = len(kinds) - kinds.count(_TEXT)
-        if not more:
+        if kinds.count(_TEXT) == len(kinds):
             return self._text(chunks, batch)
-        if more == 1 and kinds[-1] != _TEXT:  # the usual case
-            last = chunks.pop()
-            if self._text(chunks, batch):
-                return True
-            if self._decode is not servercpp.chunk:
-                last = self._decode(payloads[-1])
-            return self._take(last, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         if self._text(chunks[:first], batch):
             return True
@@ -250,7 +239,7 @@ class LlamaRun:
             raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
             self.begun = True
-            self.slot = slot = chunk.slot
+            self.slot = slot = chunk.id_slot if chunk.id_slot >= 0 else chunk.slot_id
             self.cached, prompt = chunk.cached, chunk.tokens_evaluated
             if chunk.prompt_progress is not None:
                 self.cached, prompt = chunk.prompt_progress.cache, chunk.prompt_progress.total
@@ -282,7 +271,10 @@ class LlamaRun:
             )
             batch.append(TextDelta(chunk.content, logprobs))
         if self._details:
-            self._detail(chunk, batch)
+            timings = self._timings(chunk.timings)
+            tokens = chunk.tokens if isinstance(chunk, servercpp.DetailedChunk) else ()
+            if timings is not None or tokens:
+                batch.append(TokenDetail(timings, tokens if self._report.tokens else ()))
         return False
 
     def _progress(
@@ -301,13 +293,6 @@ class LlamaRun:
         if timings is None or not self._report.timings:
             return None
         return servercpp.times(timings, max(0, timings.cache_n))
-
-    def _detail(self, chunk: servercpp.Chunk, batch: Batch) -> None:
-        """Add the requested details of a token."""
-        timings = self._timings(chunk.timings)
-        tokens = chunk.tokens if isinstance(chunk, servercpp.DetailedChunk) else ()
-        if timings is not None or tokens:
-            batch.append(TokenDetail(timings, tokens if self._report.tokens else ()))
 
     def _finished(self, chunk: servercpp.Chunk) -> Finished:
         reason = chunk.finish_reason

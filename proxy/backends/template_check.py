@@ -20,7 +20,7 @@ from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
 from ..runtime.blocking import run_in_native_thread
-from .driver import Capabilities, Driver
+from .driver import Driver
 from .pools import Backend
 
 log = logging.getLogger("slotproxy.backends")
@@ -30,15 +30,16 @@ PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
 def look(
-    prompters: Callable[[str], Prompter | Unrendered],
-    now: Callable[[], datetime],
-    backend: Backend,
+    prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime], backend: Backend
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
     prompter of a model, `now` the time of day."""
     caps = backend.caps
-    if caps is None or not _renders(backend, caps):
+    if caps is None or not caps.chat or caps.native or caps.provisional:
         return
+    own = bool(caps.template) and caps.template_from == "server"
+    if not own or backend.chat_mode != "auto" or backend.status not in ("", "loaded"):
+        return  # the verdict does not matter, or would load the model
     key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
     waits = backend.verdict.complete or time.monotonic() < backend.verify_at
     if key == backend.verified and waits:
@@ -98,10 +99,3 @@ def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) ->
         if question is None or not theirs.startswith(question.rstrip()):
             return "refused"
     return outcome
-
-
-def _renders(backend: Backend, caps: Capabilities) -> bool:
-    """Whether a verdict on the backend matters, and it can be asked without loading its model."""
-    matters = caps.chat and not caps.native and not caps.provisional
-    own = bool(caps.template) and caps.template_from == "server"
-    return matters and own and backend.chat_mode == "auto" and backend.status in ("", "loaded")

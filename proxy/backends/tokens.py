@@ -45,12 +45,6 @@ class TokenCounter:
         self._places = ConnectionLimit(AT_ONCE)
         self.clear()
 
-    def known(self, prompt: str | tuple[int, ...], breaks: Sequence[int] = ()) -> int:
-        """The cached token count of a prompt, 0 if there is none."""
-        if not isinstance(prompt, str):
-            return len(prompt)
-        return self._known.get(_key(prompt, breaks)) or 0
-
     def count_prompt(self, task: Task, cancel: Cancel | None = None, limit: int = 0) -> int:
         """The number of tokens in the prompt of a task, as it is sent. Raises like `count`."""
         if not task.breaks or not isinstance(task.prompt, str):
@@ -108,10 +102,6 @@ class TokenCounter:
         with self._places.place(cancel or Cancel()):
             return self._driver.tokenize(text, special, cancel)
 
-    def remember(self, prompt: str, count: int, breaks: Sequence[int] = ()) -> None:
-        """Store a count from another backend with the same tokenizer."""
-        self._known.put(_key(prompt, breaks), count, 1)
-
     def clear(self, *, slow: bool = False) -> None:
         """Drop all counts: the backend may have another model now. `slow`: it is of 2023."""
         self._most = MOST_OLD if slow else MOST
@@ -153,9 +143,9 @@ def pieces(text: str) -> Iterator[str]:
     while len(text) - start > SIZE:
         cut = end = start + SIZE
         for places in CUTS:
-            found = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
-            if found:
-                cut = found[-1]
+            starts = [match.start() for match in places.finditer(text, end - SIZE // 2, end)]
+            if starts:
+                cut = starts[-1]
                 break
         yield text[start:cut]
         start = cut
@@ -208,14 +198,12 @@ def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | Non
 def most_tokens(task: Task) -> int:
     """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
-    bound = _bytes(prompt) + BOS if isinstance(prompt, str) else len(prompt)
+    bound = len(prompt)
+    if isinstance(prompt, str):
+        bound = BOS + (bound if prompt.isascii() else len(prompt.encode()))
     if task.suffix is not None:
-        bound += _bytes(task.suffix) + 4  # the infill marks
+        bound += len(task.suffix.encode()) + 4  # the infill marks
     return bound
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:

@@ -43,7 +43,7 @@ from ..web.body import JSON
 from ..web.disconnect import CANCEL
 from ..web.observability import Record
 from ..web.observability import new_id as new_request_id
-from .input_file import Line, Lines, index
+from .input_file import InputFile, Line
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from _typeshed.wsgi import StartResponse
@@ -54,7 +54,7 @@ WSGI = Callable[[dict[str, Any], "StartResponse"], Iterable[bytes]]
 AGENT = "slotproxy-batch"
 
 
-class Answered(NamedTuple):
+class LineResponse(NamedTuple):
     """`retry_after`: seconds, None if the answer does not say. `outcome` is how the gateway's own
     part ended, such as the code of an error; "" if another server's answer was passed on.
     `has_effects`: tools have run, which another try would repeat."""
@@ -67,14 +67,14 @@ class Answered(NamedTuple):
     has_effects: bool = False
 
 
-Ask = Callable[[RequestBatch, bytes, Cancel], Answered]
+Ask = Callable[[RequestBatch, bytes, Cancel], LineResponse]
 """Answers a line of a batch, whose body is this JSON."""
 
 
-def asker(app: WSGI, prefix: str) -> Ask:
+def make_sender(app: WSGI, prefix: str) -> Ask:
     """Returns the function that asks `app`, whose routes have this prefix."""
 
-    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
         request_id = new_request_id()
         environ = create_environ(
             prefix + batch.endpoint,
@@ -90,7 +90,7 @@ def asker(app: WSGI, prefix: str) -> Ask:
         after = headers.get("Retry-After", "")
         seconds = float(after) if after.isdecimal() else None
         code, answer, info = int(status[:3]), b"".join(parts), record.info
-        return Answered(code, request_id, answer, seconds, info.outcome, info.has_effects)
+        return LineResponse(code, request_id, answer, seconds, info.outcome, info.has_effects)
 
     return ask
 
@@ -111,110 +111,93 @@ LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked aga
 AT_ONCE = 500  # results without an answer that are stored together
 
 
-Finished = tuple[int, Line, Answered | None]
+Finished = tuple[int, Line, LineResponse | None]
 """The number of a line, the line, and its answer; None for a defect."""
 
 
-class Stop(NamedTuple):
-    """Why the rest of the lines is not asked."""
-
-    code: str
-    message: str
-
-
-EXPIRED = Stop("batch_expired", "the batch expired before this request was answered")
-CANCELLED = Stop("batch_cancelled", "the batch was cancelled before this request was answered")
+# Why the rest of the lines is not asked: a code and a message.
+EXPIRED = "batch_expired", "the batch expired before this request was answered"
+CANCELLED = "batch_cancelled", "the batch was cancelled before this request was answered"
 
 
 class BatchRun:
-    """`over` is set when the process ends. Every call may raise StoreUnavailable, and NotFound if
-    another process has the batch or it was deleted."""
+    """One turn of a batch. Every call may raise StoreUnavailable, and NotFound if another process
+    has the batch or it was deleted."""
 
-    def __init__(
-        self,
-        store: RequestBatches,
-        batch: RequestBatch,
-        ask: Ask,
-        room: Room,
-        *,
-        longest: int,
-        over: threading.Event,
-    ) -> None:
-        self._store = store
+    def __init__(self, runner: BatchRunner, batch: RequestBatch) -> None:
+        self._runner = runner
+        self._store = runner.store
         self._batch = batch
-        self._ask = ask
-        self._room = room
-        self._longest = longest
-        self._over = over
         self._running: dict[int, Cancel] = {}
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._waiting: list[tuple[float, int]] = []  # a heap of lines, by the time to ask them
         self._next: tuple[int, Line] | None = None  # the first that waits, if it was read
         self._tries: Counter[int] = Counter()
-        self._made_way: Counter[int] = Counter()
+        self._preemptions: Counter[int] = Counter()
         self._pause = 0.0  # until which time nothing is asked
         self._beaten = -math.inf
-        self._stop: Stop | None = None
+        self._stop: tuple[str, str] | None = None
         self._spare = 0.0  # bytes that results may have until the quota is checked again
 
     def run(self) -> None:
-        batch = self._batch
-        if batch.status == "finalizing":
-            try:
-                self._finish()
-            except QuotaExceeded as error:
-                self._fail(error)
-            return
-        lines = self._indexed()
-        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
-            return
-        done = set(self._store.done(batch.id))
-        self._waiting = [(0.0, number) for number in range(lines.count) if number not in done]
         try:
-            self._check_quota(0)
-            if not self._ask_all(lines):
-                return
-            if self._stop is not None:
-                self._give_up(lines, [number for _, number in self._waiting])
-            self._finish()
+            if self._batch.status == "finalizing" or self._has_all_results():
+                self._finish()
         except (LineError, QuotaExceeded) as error:
             self._fail(error)
+
+    def _has_all_results(self) -> bool:
+        """Get the results of all lines; False if the batch failed, or another turn continues."""
+        batch, lines = self._batch, self._indexed()
+        if lines is None or (batch.status == UNCHECKED and self._store.others_wait()):
+            return False
+        done = set(self._store.done(batch.id))
+        self._waiting = [(0.0, number) for number in range(len(lines)) if number not in done]
+        self._check_quota(0)
+        if not self._ask_all(lines):
+            return False
+        if self._stop is not None:
+            self._give_up(lines, [number for _, number in self._waiting])
+        return True
 
     def stop(self) -> None:
         """End what is under way; it is asked again, by the next process if this one stops."""
         for cancel in tuple(self._running.values()):
-            cancel.cancel(GatewayStopping if self._over.is_set() else client_left)
+            cancel.cancel(GatewayStopping if self._runner.over.is_set() else client_left)
 
     # the input file
 
-    def _indexed(self) -> Lines | None:
+    def _indexed(self) -> InputFile | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
+        size, longest = self._store.piece_size, self._runner.longest
+        file = InputFile(self._piece, size, batch.endpoint, longest)
         try:
-            checked = index(self._piece, batch.endpoint, self._longest, self._beat)
-            errors = checked.errors
+            file.check(self._beat)
+            errors = file.errors
         except LineError as error:
             errors = [error.at(None)]
         if errors:
             self._close("failed", errors=errors)
             return None
         if not batch.total:  # also if it was cancelled before
-            self._store.begin(batch.id, len(checked.starts), checked.model[:1024], time.time())
-        return Lines(self._piece, self._store.piece_size, checked)
+            self._store.begin(batch.id, len(file), file.model[:1024], time.time())
+        return file
 
     def _piece(self, number: int) -> bytes | None:
         return self._store.piece(self._batch.file_id, number)
 
     # asking
 
-    def _ask_all(self, lines: Lines) -> bool:
+    def _ask_all(self, lines: InputFile) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
         began = looked = time.time()
-        self._beat()
         makes_way = False
         while True:
-            self._check_time()
-            if self._stop is not None or self._over.is_set():
+            self._beat()
+            if self._stop is None and time.time() >= self._batch.times["expires"]:
+                self._stop = EXPIRED
+            if self._stop is not None or self._runner.over.is_set():
                 self.stop()
             elif not makes_way:
                 self._ask_some(lines)
@@ -222,7 +205,7 @@ class BatchRun:
             if results:
                 self._keep(results)
             if not self._running:
-                if self._over.is_set():
+                if self._runner.over.is_set():
                     return False
                 if self._stop is not None or not self._waiting:
                     return True
@@ -234,7 +217,7 @@ class BatchRun:
                 others = partial(self._store.others_wait, unchecked=seconds <= TURN)
                 makes_way = seconds > CHECK_TURN and others()
 
-    def _ask_some(self, lines: Lines) -> None:
+    def _ask_some(self, lines: InputFile) -> None:
         while self._waiting and len(self._running) < MOST:
             now = time.time()
             at, number = self._waiting[0]
@@ -243,7 +226,7 @@ class BatchRun:
             if self._next is None or self._next[0] != number:
                 self._next = number, lines.read(number)
             line = self._next[1]
-            room = self._room(self._batch.endpoint, line.model)
+            room = self._runner.room(self._batch.endpoint, line.model)
             if len(self._running) >= (1 if room is None else room):
                 return
             heappop(self._waiting)
@@ -255,7 +238,7 @@ class BatchRun:
         def work() -> None:
             answered = None
             try:
-                answered = self._ask(self._batch, line.body, cancel)
+                answered = self._runner.ask(self._batch, line.body, cancel)
             finally:
                 self._finished.put((number, line, answered))
 
@@ -274,7 +257,7 @@ class BatchRun:
             del self._running[number]
             if answered is None:
                 body = msgspec.json.encode({"error": {"message": "internal error"}})
-                answered = Answered(500, new_id(""), body)
+                answered = LineResponse(500, new_id(""), body)
             if self._is_final(number, answered):
                 data = batches.answered(
                     answered.request_id, line.custom_id, answered.status, answered.body
@@ -283,18 +266,18 @@ class BatchRun:
                 tokens = Tokens() if failed else Tokens(*batches.usage_of(answered.body))
                 results.append(Result(number, failed, data, tokens))
 
-    def _is_final(self, number: int, answered: Answered) -> bool:
+    def _is_final(self, number: int, answered: LineResponse) -> bool:
         """Whether an answer is the line's result. Otherwise it waits again."""
         status, now = answered.status, time.time()
         if answered.has_effects:
             return True
         if status == Cancelled.status or answered.outcome == NoIdleSlot.code:
-            again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._made_way[number], DOUBLINGS))
-            self._made_way[number] += 1
+            again = min(LAST_AGAIN, FIRST_AGAIN * 2.0 ** min(self._preemptions[number], DOUBLINGS))
+            self._preemptions[number] += 1
             heappush(self._waiting, (now + again, number))
             return False
         if answered.outcome == Unauthorized.code:
-            self._stop = self._stop or Stop(*_error_of(answered))
+            self._stop = self._stop or _error_of(answered)
         elif status in (429, 503) and answered.retry_after is not None:
             self._pause = now + min(LONGEST_PAUSE, answered.retry_after)
         elif status in FAULTS and self._tries[number] + 1 < TRIES:
@@ -304,11 +287,6 @@ class BatchRun:
             return True
         heappush(self._waiting, (now, number))
         return False
-
-    def _check_time(self) -> None:
-        self._beat()
-        if self._stop is None and time.time() >= self._batch.times["expires"]:
-            self._stop = EXPIRED
 
     def _beat(self) -> None:
         now = time.time()
@@ -323,7 +301,7 @@ class BatchRun:
 
     # the end
 
-    def _give_up(self, lines: Lines, numbers: Iterable[int]) -> None:
+    def _give_up(self, lines: InputFile, numbers: Iterable[int]) -> None:
         """Give these lines an error as their result."""
         assert self._stop is not None, "there is a reason"
         some: list[Result] = []
@@ -339,8 +317,7 @@ class BatchRun:
             self._keep(some)
 
     def _keep(self, results: list[Result]) -> None:
-        """Store results. They exist nowhere else, so this waits if the store is unavailable. Raises
-        QuotaExceeded if their owner may not store so much."""
+        """Store results, which exist nowhere else: wait for the store. Raises QuotaExceeded."""
         size = sum(len(result.data) for result in results)
         if size > self._spare:
             self._check_quota(size)
@@ -351,10 +328,10 @@ class BatchRun:
 
     def _finish(self) -> None:
         """Write the files, once all lines have results."""
-        known = self._batch.times
-        if self._stop is CANCELLED or "cancelling" in known:
+        times = self._batch.times
+        if self._stop is CANCELLED or "cancelling" in times:
             last = "cancelled"
-        elif self._stop is EXPIRED or "expired" in known:
+        elif self._stop is EXPIRED or "expired" in times:
             last = "expired"
         else:
             last = "completed"
@@ -388,7 +365,7 @@ class BatchRun:
             raise _lost()
 
 
-def _error_of(answered: Answered) -> tuple[str, str]:
+def _error_of(answered: LineResponse) -> tuple[str, str]:
     """The code and message of an error."""
     try:
         error = msgspec.json.decode(answered.body)["error"]
@@ -413,36 +390,28 @@ class BatchRunner:
     `wake` announces a new or cancelled batch; the first call starts the thread. `close` gives
     the batch back, and the next process continues it."""
 
-    def __init__(
-        self,
-        store: RequestBatches,
-        room: Room,
-        longest: int,
-    ) -> None:
+    ask: Ask  # answers lines; set before the first request
+
+    def __init__(self, store: RequestBatches, room: Room, longest: int) -> None:
         """`room` tells how many lines could be asked now; `longest`: bytes of a line."""
-        self._store = store
-        self._room = room
-        self._longest = longest
-        self._ask: Ask | None = None
+        self.store = store
+        self.room = room
+        self.longest = longest
         self._woken = threading.Event()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def attach(self, ask: Ask) -> None:
-        """Set the function that answers lines."""
-        self._ask = ask
-
     def wake(self) -> None:
         with self._lock:
-            if self._thread is None and not self._over.is_set():
+            if self._thread is None and not self.over.is_set():
                 self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
                 self._thread.start()
         self._woken.set()
 
     def leave(self) -> None:
         """End the lines under way, and give the batch back. Does not wait."""
-        self._over.set()
+        self.over.set()
         self._woken.set()
 
     def close(self) -> None:
@@ -451,8 +420,8 @@ class BatchRunner:
             self._thread.join(timeout=ENDING)
 
     def _run(self) -> None:
-        running = Lasting("running batches", lambda seconds: self._over.wait(seconds))
-        while not self._over.is_set():
+        running = Lasting("running batches", lambda seconds: self.over.wait(seconds))
+        while not self.over.is_set():
             running.turn(self._turn)
 
     def _turn(self) -> None:
@@ -460,31 +429,22 @@ class BatchRunner:
         try:
             if self.run_one():
                 return
-            self._store.drop_results()
+            self.store.drop_results()
         except StoreUnavailable:
             pass  # try again later
         self._woken.wait(LOOK)
 
     def run_one(self) -> bool:
-        """Run the next batch until it is finished, has to make way, or the process ends. False if
-        there is none. Raises StoreUnavailable."""
-        assert self._ask is not None, "attached before the first request"
-        batch = self._store.claim(time.time())
+        """Run the next batch for its turn. False if there is none. Raises StoreUnavailable."""
+        batch = self.store.claim(time.time())
         if batch is None:
             return False
-        run = BatchRun(
-            self._store,
-            batch,
-            self._ask,
-            self._room,
-            longest=self._longest,
-            over=self._over,
-        )
+        run = BatchRun(self, batch)
         try:
             with suppress(NotFound):  # deleted, or taken over by another process
                 run.run()
         finally:
             run.stop()
             with suppress(StoreUnavailable):
-                self._store.release(batch.id, time.time())
+                self.store.release(batch.id, time.time())
         return True

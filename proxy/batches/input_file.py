@@ -47,40 +47,76 @@ class _Body(Struct, frozen=True):
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
-class Index:
+class InputFile:
     """The places of a file's lines, and what is wrong with them: `errors` are objects of the API.
     `model` is what all lines name, "" if they differ."""
 
-    def __init__(self, endpoint: str, longest: int) -> None:
-        """`longest`: bytes that a line may have."""
-        self.starts, self.sizes = array("Q"), array("L")
-        self.errors: list[dict[str, Any]] = []
-        self.endpoint = endpoint
+    def __init__(self, piece: Piece, size: int, endpoint: str, longest: int) -> None:
+        """`size`: bytes of a piece, except the last; `longest`: bytes that a line may have."""
+        self._piece = piece
+        self._size = size
+        self._endpoint = endpoint
         self._longest = longest
+        self.errors: list[dict[str, Any]] = []
+        self._starts, self._sizes = array("Q"), array("L")
         self._models: set[str] = set()
         self._ids: set[bytes] = set()
         self._parts: list[bytes] = []  # of the line that goes on in the next piece
         self._held = self._at = self._line = 0
-        self.full = False  # nothing more needs to be read
+        self._full = False  # nothing more needs to be read
+        self._last = -1, b""  # the piece that was read last
+
+    def __len__(self) -> int:
+        """How many lines it has."""
+        return len(self._starts)
+
+    def check(self, alive: Callable[[], object]) -> None:
+        """Find the lines. `alive` is called for each piece. Raises LineError if the file is
+        gone."""
+        number = 0
+        while (data := self._piece(number)) is not None and not self._full:
+            run_in_native_thread(partial(self._feed, data))
+            alive()
+            number += 1
+        if not number:
+            raise GONE
+        run_in_native_thread(self._close)
+
+    def read(self, number: int) -> Line:
+        """Raises LineError if the file is gone."""
+        data = b"".join(self._read(self._starts[number], self._sizes[number]))
+        read = partial(parse, data, self._endpoint)
+        return read() if len(data) < LARGE else run_in_native_thread(read)
+
+    def _read(self, start: int, left: int) -> Iterator[bytes]:
+        while left:
+            number, at = divmod(start, self._size)
+            if self._last[0] != number:
+                self._last = number, self._piece(number) or b""
+            part = self._last[1][at : at + left]
+            if not part:
+                raise GONE
+            yield part
+            start, left = start + len(part), left - len(part)
 
     @property
     def model(self) -> str:
         return next(iter(self._models)) if len(self._models) == 1 else ""
 
-    def feed(self, piece: bytes) -> None:
+    def _feed(self, piece: bytes) -> None:
         start = 0
-        while (end := piece.find(b"\n", start)) >= 0 and not self.full:
+        while (end := piece.find(b"\n", start)) >= 0 and not self._full:
             self._part(piece[start:end])
             self._end_line()
             self._at += 1
             start = end + 1
-        if not self.full:
+        if not self._full:
             self._part(piece[start:])
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._held:
             self._end_line()
-        if not self.starts and not self.errors:
+        if not self._starts and not self.errors:
             self.errors.append(EMPTY.at(None))
         self._ids = set()
 
@@ -95,29 +131,29 @@ class Index:
         data, size = b"".join(self._parts), self._held
         self._parts, self._held = [], 0
         if self._line > 2 * batches.MOST_LINES:  # blank ones cost time, too
-            self.errors, self.full = [TOO_MANY.at(self._line)], True
+            self.errors, self._full = [TOO_MANY.at(self._line)], True
             return
         try:
             if size > self._longest:
                 raise LineError("line_too_long", f"the line has more than {self._longest} bytes")
             if data.strip():
-                self._add(parse(data, self.endpoint), size)
+                self._add(parse(data, self._endpoint), size)
         except LineError as error:
             self.errors.append(error.at(self._line))
-            self.full = len(self.errors) == batches.MOST_ERRORS
+            self._full = len(self.errors) == batches.MOST_ERRORS
 
     def _add(self, line: Line, size: int) -> None:
         name = blake2b(line.custom_id.encode("utf-8", "replace"), digest_size=16).digest()
         if name in self._ids:
             raise LineError("duplicate_custom_id", "custom_id is that of another line", "custom_id")
         if len(self._ids) == batches.MOST_LINES:
-            self.errors, self.full = [TOO_MANY.at(self._line)], True
+            self.errors, self._full = [TOO_MANY.at(self._line)], True
             return
         self._ids.add(name)
         if len(self._models) < 2:
             self._models.add(line.model)
-        self.starts.append(self._at - size)
-        self.sizes.append(size)
+        self._starts.append(self._at - size)
+        self._sizes.append(size)
 
 
 def parse(data: bytes, endpoint: str) -> Line:
@@ -132,45 +168,3 @@ def parse(data: bytes, endpoint: str) -> Line:
     model = value["body"].get("model")
     body = bytes(_decode_body(data).body)
     return Line(value["custom_id"], model if type(model) is str else "", body)
-
-
-def index(piece: Piece, endpoint: str, longest: int, alive: Callable[[], object]) -> Index:
-    """Index a file. `alive` is called for each piece. Raises LineError if the file is gone."""
-    indexed = Index(endpoint, longest)
-    number = 0
-    while (data := piece(number)) is not None and not indexed.full:
-        run_in_native_thread(partial(indexed.feed, data))
-        alive()
-        number += 1
-    if not number:
-        raise GONE
-    run_in_native_thread(indexed.close)
-    return indexed
-
-
-class Lines:
-    """Reads lines of an indexed file. `size` is that of its pieces, except the last."""
-
-    def __init__(self, piece: Piece, size: int, index: Index) -> None:
-        self._piece = piece
-        self._size = size
-        self._index = index
-        self.count = len(index.starts)
-        self._held = -1, b""  # the piece that was read last
-
-    def read(self, number: int) -> Line:
-        """Raises LineError if the file is gone."""
-        data = b"".join(self._parts(self._index.starts[number], self._index.sizes[number]))
-        read = partial(parse, data, self._index.endpoint)
-        return read() if len(data) < LARGE else run_in_native_thread(read)
-
-    def _parts(self, start: int, left: int) -> Iterator[bytes]:
-        while left:
-            number, at = divmod(start, self._size)
-            if self._held[0] != number:
-                self._held = number, self._piece(number) or b""
-            part = self._held[1][at : at + left]
-            if not part:
-                raise GONE
-            yield part
-            start, left = start + len(part), left - len(part)

@@ -20,8 +20,7 @@ _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
 
 
 def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
-    """Warnings about settings that show keys to other users of this machine; `config` is the path
-    of the file, if there is one."""
+    """Warnings about keys that other users of this machine can see; `config` is the file."""
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))

@@ -1,12 +1,12 @@
 """The command line: the flags of the server, derived from the table, and the commands beside it.
 
-``slotproxy`` alone serves. ``slotproxy COMMAND …`` does one thing and ends; most commands take the
-flags of the server too, so that they see the same settings.
+Most commands take the flags of the server too, so that they see the same settings.
 """
 
 from __future__ import annotations
 
 import argparse
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -40,29 +40,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Prints the everyday flags, one group of flags, or all of them, and ends."""
+    """Prints the everyday flags, or all of them, and ends."""
 
     def __call__(self, parser: Any, namespace: Any, topic: Any, flag: str | None = None) -> None:
-        if topic == ALL:
-            text = parser.format_help()
-        elif topic is None:
-            text = _parser(lambda row: row.name in EVERYDAY, _overview()).format_help()
-        elif topic in (topics := _topics()):
-            text = _parser(lambda row: row.group == topics[topic], "").format_help()
-        else:
-            raise SettingsError(f"--help: {topic!r} is not one of {', '.join((*topics, ALL))}")
-        print(text, end="")
+        if topic is None:
+            more = f"{PROG} --help {ALL} lists all settings.\n\n{_epilog()}"
+            parser = _parser(lambda row: row.name in EVERYDAY, more)
+        parser.print_help()
         parser.exit()
-
-
-def _topics() -> dict[str, str]:
-    """The groups of settings, by the word that --help takes: the first of their name."""
-    return {row.group.split()[0].lower(): row.group for row in table()}
-
-
-def _overview() -> str:
-    topics = "".join(f"  --help {word:<12} {group}\n" for word, group in _topics().items())
-    return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
 
 
 def _epilog() -> str:
@@ -79,31 +64,26 @@ def _epilog() -> str:
 
 @cache
 def parser() -> argparse.ArgumentParser:
-    """The parser of the server's flags. It sets only what the user gave, as text. Made once: it is
-    full of reference cycles, and each reload of the settings needs it."""
+    """The server's flags, as text. Made once: it is full of cycles, and each reload needs it."""
     return _parser(lambda row: True, _epilog())
 
 
 def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.ArgumentParser:
-    """A parser of the settings that are `shown`; without an epilog, of one group."""
-    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100)
+    """A parser of the settings that are `shown`."""
     made = _Parser(
         prog=PROG,
-        usage=argparse.SUPPRESS,
+        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
+        description="A gateway for llama.cpp and PowerInfer servers, and ChatGLM models.",
         epilog=epilog,
-        formatter_class=form,
+        formatter_class=partial(RawDescriptionHelpFormatter, max_help_position=30, width=100),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
     )
-    if epilog:
-        made.usage = "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
-        made.description = "A gateway for llama.cpp and PowerInfer servers, and ChatGLM models."
-        text = "this, the settings of one group, or all"
-        made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
-        made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-        text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
-        made.add_argument("--config", metavar="FILE", help=text)
+    made.add_argument(*HELP, action=_Help, nargs="?", choices=(ALL,), help="this, or all settings")
+    made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
+    made.add_argument("--config", metavar="FILE", help=text)
     groups: dict[str, Any] = {}
     for row in filter(shown, table()):
         if row.group not in groups:
@@ -134,8 +114,7 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The values of the command's own arguments, and the arguments that are settings. Raises
-    SettingsError; ``--help`` prints and raises ``SystemExit(0)``."""
+    """The command's own arguments, and the settings. Raises SettingsError, and SystemExit(0)."""
     made = _Parser(prog=f"{PROG} {name}", description=COMMANDS[name], allow_abbrev=False)
     takes_a_file = name in TAKE_A_FILE
     if name == "init":

@@ -1,13 +1,12 @@
-"""Validators of single values: each function takes a value of the right type and normalizes it.
-
-An invalid value raises ValueError, whose message says what is expected.
-"""
+"""Validators of single values: each normalizes a value of the right type, or raises ValueError."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +17,19 @@ from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
 from . import keys
 from .keys import Secret
+
+
+class SettingsError(ValueError):
+    """An invalid setting. The message is one line and names the setting."""
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """A ValueError becomes a SettingsError that says first of what it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{what}: {error}") from None
 
 
 def unescaped(value: str) -> str:
@@ -127,31 +139,27 @@ _UNITS = {unit: 1 << 10 * power for power, unit in enumerate(("b", "kib", "mib",
 
 
 def size(value: str) -> str:
-    if value and not _size(value):
-        raise ValueError(f"expected a size like 24GiB or 512MiB, got {value!r}")
+    in_bytes(value)
     return value
 
 
 def sizes(value: str) -> str:
     """One for each graphics card."""
-    for part in value.split(",") if value else ():
-        size(part.strip() or "nothing")
+    each_in_bytes(value)
     return value
 
 
 def in_bytes(value: str) -> int:
     """The bytes of a `size`, 0 for an empty one."""
-    match = _size(value)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
+    if value and match is None:
+        raise ValueError(f"expected a size like 24GiB or 512MiB, got {value!r}")
     return int(float(match[1]) * _UNITS[match[2].lower() or "b"]) if match else 0
 
 
 def each_in_bytes(value: str) -> tuple[int, ...]:
     """The bytes of `sizes`."""
-    return tuple(in_bytes(part.strip()) for part in value.split(",") if part.strip())
-
-
-def _size(value: str) -> re.Match[str] | None:
-    return re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kmgt]i)?b|)", value, re.IGNORECASE)
+    return tuple(in_bytes(part.strip() or "nothing") for part in value.split(",") if value)
 
 
 def optional_issuer(value: str) -> str:

@@ -1,8 +1,7 @@
 """API keys: their names, the key file, and the rules for a set of keys.
 
 The data of clients belongs to the *name* of their key, and so do an administrator's rights. A key
-without a name is named by a digest of its secret, never by its position: if a line is deleted, the
-other keys keep their data. Imports nothing of the web: see proxy/config/sources.py.
+without a name is named by a digest of its secret: if a line is deleted, the others keep their data.
 """
 
 from __future__ import annotations
@@ -32,19 +31,15 @@ class Secret(str):
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """An API key. ``name`` owns its data and appears in the log. Keys of one ``group`` share cached
-    prompts; a key without one shares them with no other. ``priority`` is its class in the queue.
-    ``on_overflow`` overrides the setting of that name for its requests, unless it is empty.
-    ``options`` are the other options of its line in a file, as they stand; ``place`` is that
-    line."""
+    """An API key. Its name owns its data and appears in the log."""
 
     name: str
     secret: Secret
-    group: str = ""
-    priority: Literal["high", "normal", "low"] = "normal"
-    on_overflow: Literal["", "refuse", "compact"] = ""
-    options: Mapping[str, str] = {}
-    place: str = ""
+    group: str = ""  # keys of one group share cached prompts, one without shares with no other
+    priority: Literal["high", "normal", "low"] = "normal"  # its class in the queue
+    on_overflow: Literal["", "refuse", "compact"] = ""  # overrides the setting, if it is not empty
+    options: Mapping[str, str] = {}  # the other ones of its line in a file, as they stand
+    place: str = ""  # that line
 
     @property
     def cache_group(self) -> str:

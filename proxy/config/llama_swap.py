@@ -1,15 +1,14 @@
 """llama-swap's configuration, ``config.yaml``, read as it is.
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. What is read becomes `[[model]]` and `[[backend]]`
-tables, keys and settings. A note names unsupported settings. Models are swapped by memory
-and number here, not by group or matrix (see `_together`).
+2026; older names of its keys are read too. Models are swapped by memory and number here, not by
+group or matrix (see `_together`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +19,6 @@ from . import forms, keys, macros, models
 from .models import LOOPBACK, PORT, PROTECTED, Foreign
 from .settings import BackendConfig
 
-MAX_SIZE = 524_288  # characters of a file
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
@@ -135,8 +133,6 @@ _Loader.yaml_constructors = {
 
 def parse(text: str) -> Any:
     """The value of a YAML document, None for an empty one. Raises ValueError."""
-    if len(text) > MAX_SIZE:
-        raise ValueError(f"longer than {MAX_SIZE} characters")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -179,12 +175,10 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
     lacking = _others(document, _General) - _MEANINGLESS
     tables = []
     for name, raw in described.items():
-        try:
+        with forms.naming(f"models: {str(name)[:100]!r}"):
             if not isinstance(raw, dict):
                 raise ValueError("expected a table")
             table = _model(str(name), raw, general, shared, environ)
-        except ValueError as error:
-            raise ValueError(f"models: {str(name)[:100]!r}: {error}") from None
         lacking |= {f"models.*.{key}" for key in _others(raw, _Model) - _MEANINGLESS}
         if PORT in table["url"] and PORT not in f"{table['command']} {table['environment']}":
             lacking.add(f"models.{str(name)[:100]} without {PORT} in cmd, and without proxy")
@@ -201,16 +195,16 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
         preload -= names
     lacking |= {f"hooks.on_startup.preload of the unknown model {name[:100]!r}" for name in preload}
     limit = _together(tables, general, lacking)
-    try:
+    with forms.naming("models"):
         hosted = models.checked(tables)
-    except ValueError as error:
-        raise ValueError(f"models: {error}") from None
     if general.log_level not in LEVELS:
         raise ValueError(f"logLevel: expected one of {', '.join(LEVELS)}")
+    with forms.naming("apiKeys"):
+        secrets = dict.fromkeys(keys.checked(str(key)) for key in general.api_keys)
     values: dict[str, Any] = {
         "model": hosted,
         "backend": _peers(general.peers),
-        "api_key": _keys(general.api_keys),
+        "api_key": tuple(secrets),
         "log_level": LEVELS[general.log_level] if document.get("logLevel") else "",
     }
     notes = []
@@ -329,27 +323,16 @@ def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
     """Backends for the models of other servers."""
     backends: list[BackendConfig] = []
     for name, peer in peers.items():
-        try:
+        with forms.naming(f"peers: {name[:100]!r}"):
             address = forms.url(str(peer.proxy)) + "/v1"
             secret = keys.checked(str(peer.api_key)) if peer.api_key else None
-        except ValueError as error:
-            raise ValueError(f"peers: {name[:100]!r}: {error}") from None
-        backends += [
-            BackendConfig(
-                name=f"{name}/{model}",
-                url=address,
-                model=str(model),
-                aliases=(f"{name}/{model}",),
-                kind="openai",
-                api_key=secret,
-            )
-            for model in peer.models
-        ]
+        for model in map(str, peer.models):
+            own = f"{name}/{model}"
+            more: dict[str, Any] = {
+                "name": own,
+                "aliases": (own,),
+                "kind": "openai",
+                "api_key": secret,
+            }
+            backends.append(BackendConfig(url=address, model=model, **more))
     return tuple(backends)
-
-
-def _keys(given: Collection[Word]) -> tuple[keys.Secret, ...]:
-    try:
-        return tuple(dict.fromkeys(keys.checked(str(key)) for key in given))
-    except ValueError as error:
-        raise ValueError(f"apiKeys: {error}") from None

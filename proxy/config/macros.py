@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-MAX_TEXT = 65_536  # characters of a text with its macros filled in
-MAX_DEPTH = 32  # tables and lists inside each other
 RESERVED = ("PORT", "PID", "MODEL_ID")
 _MARK = re.compile(r"\$\{(env\.[A-Za-z_][A-Za-z0-9_]*|[A-Za-z0-9_-]{1,63})\}")
 
@@ -21,8 +19,7 @@ Value = str | int | float | bool
 
 
 def defined(raw: object, before: Mapping[str, Value] = {}) -> dict[str, Value]:
-    """The macros of a table, not filled in yet, in their order; those of `before` that it does not
-    replace come first. Raises ValueError."""
+    """The macros of a table, not filled in yet, behind those of `before`. Raises ValueError."""
     if not isinstance(raw, Mapping):
         raise ValueError("macros: expected a table of names and values")
     macros = dict(before)
@@ -42,26 +39,21 @@ def defined(raw: object, before: Mapping[str, Value] = {}) -> dict[str, Value]:
 def for_model(
     name: str, macros: Mapping[str, Value], environ: Mapping[str, str]
 ) -> dict[str, Value]:
-    """The macros for the model of this name, each filled in with those before it; without a name,
-    those for all else. Raises ValueError."""
+    """The macros of a model, "" for all else, filled in with those before. Raises ValueError."""
     done: dict[str, Value] = {"MODEL_ID": name} if name else {}
     for macro, value in macros.items():
         done[macro] = filled(value, done, environ)
     return done
 
 
-def filled(
-    value: Any, macros: Mapping[str, Value], environ: Mapping[str, str], depth: int = 0
-) -> Any:
+def filled(value: Any, macros: Mapping[str, Value], environ: Mapping[str, str]) -> Any:
     """A value with the macros in all of its texts filled in. Raises ValueError."""
     if isinstance(value, str):
         return _text(value, macros, environ)
-    if depth >= MAX_DEPTH:
-        raise ValueError(f"more than {MAX_DEPTH} tables or lists inside each other")
     if isinstance(value, list):
-        return [filled(item, macros, environ, depth + 1) for item in value]
+        return [filled(item, macros, environ) for item in value]
     if isinstance(value, dict):
-        return {key: filled(item, macros, environ, depth + 1) for key, item in value.items()}
+        return {key: filled(item, macros, environ) for key, item in value.items()}
     return value
 
 
@@ -82,17 +74,9 @@ def _text(text: str, macros: Mapping[str, Value], environ: Mapping[str, str]) ->
             return environ[name[4:]]
         return macros.get(name, mark[0])
 
-    if whole := _MARK.fullmatch(text):
-        return of(whole)
-    room = MAX_TEXT
-    parts: list[str] = []
-    end = 0
-    for mark in _MARK.finditer(text):
+    def shown(mark: re.Match[str]) -> str:
         value = of(mark)
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        parts += text[end : mark.start()], shown
-        end = mark.end()
-        room -= len(shown)
-        if room < 0:
-            raise ValueError(f"macros make a text of more than {MAX_TEXT} characters")
-    return "".join((*parts, text[end:]))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    whole = _MARK.fullmatch(text)
+    return of(whole) if whole else _MARK.sub(shown, text)

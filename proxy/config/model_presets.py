@@ -1,8 +1,7 @@
 """llama-server's ``models.ini`` (its flag ``--models-preset``), read as it is.
 
 Source of the format: "Model presets" in llama-server's README, August 2026. Each section is a
-model, its keys are flags of llama-server without dashes, or their environment variables. ``[*]``
-has the defaults of all sections.
+model, its keys are flags of llama-server or environment variables, ``[*]`` has the defaults.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import models
-from .models import MAX_FILES, PORT, Foreign, ModelConfig
-
-MAX_SIZE = 524_288  # characters of a file
+from .forms import naming
+from .models import PORT, Foreign, ModelConfig
 
 # Flags of one dash are short, and have no hyphen inside. These are short, and have two dashes.
 _TWO_DASHES = frozenset(
@@ -57,10 +55,8 @@ def read(text: str, server: str, folder: Sequence[ModelConfig] = ()) -> Foreign:
     for name, own in sections.items():
         keys = {**{key: value for key, value in shared.items() if key not in own}, **own}
         lacking.update(key for key in keys if key in _OURS)
-        try:
+        with naming(f"[{name[:100]}]"):
             tables.append(_table(name, keys, program, files.get(name)))
-        except ValueError as error:
-            raise ValueError(f"[{name[:100]}]: {error}") from None
     notes = [f"set by slotproxy and ignored: {', '.join(sorted(lacking))}"] if lacking else []
     return Foreign({"model": models.checked(tables)}, notes)
 
@@ -127,8 +123,6 @@ def _seconds(key: str, value: str) -> float:
 
 def _sections(text: str) -> dict[str, Section]:
     """The keys of each section; of a key that is there twice, the last value."""
-    if len(text) > MAX_SIZE:
-        raise ValueError(f"longer than {MAX_SIZE} characters")
     sections: dict[str, Section] = {}
     keys: Section = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -137,8 +131,6 @@ def _sections(text: str) -> dict[str, Section]:
             continue
         if head := re.fullmatch(r"\[(.+)\]", line):
             keys = sections.setdefault(head[1].strip(), {})
-            if len(sections) > MAX_FILES:
-                raise ValueError(f"more than {MAX_FILES} sections")
             continue
         key, mark, value = (part.strip() for part in line.partition("="))
         if not (mark and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", key)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from . import macros
-from .forms import each_in_bytes, in_bytes, size, sizes, url
+from .forms import each_in_bytes, in_bytes, naming, size, sizes, url
 
 PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"
@@ -100,8 +100,7 @@ class Foreign(msgspec.Struct, frozen=True):
 def read(
     raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
 ) -> tuple[ModelConfig, ...]:
-    """The models of the file; `shared` are the macros of all. Raises ValueError, whose message
-    names the model."""
+    """The models; `shared` are the macros of all. Raises ValueError, which names the model."""
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
         raise ValueError("expected [[model]] tables")
     tables = []
@@ -118,8 +117,6 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     models = []
     for number, table in enumerate(tables, start=1):
         with _naming(table, number):
-            if "metadata" in table:
-                raise ValueError("metadata: is not shown any more; use title and description")
             for key in ("command", "stop"):
                 if isinstance(table.get(key), str):
                     table = {**table, key: words(table[key])}
@@ -132,15 +129,10 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     return tuple(models)
 
 
-@contextmanager
-def _naming(table: Mapping[str, Any], number: int) -> Iterator[None]:
+def _naming(table: Mapping[str, Any], number: int) -> AbstractContextManager[None]:
     """Errors say of which table they are."""
-    try:
-        yield
-    except ValueError as error:
-        name = table.get("name")
-        who = repr(name[:MAX_NAME]) if isinstance(name, str) and name else number
-        raise ValueError(f"{who}: {error}") from None
+    name = table.get("name")
+    return naming(repr(name[:MAX_NAME]) if isinstance(name, str) and name else number)
 
 
 def _check(model: ModelConfig) -> None:
@@ -163,10 +155,8 @@ def _check(model: ModelConfig) -> None:
     if model.check and not re.fullmatch(r"/[!-~]*", model.check):
         raise ValueError(f"check: expected a path like /health, got {model.check!r}")
     for key, check in (("memory", size), ("gpu_memory", sizes), ("url", url)):
-        try:
+        with naming(key):
             check(getattr(model, key).replace(PORT, "1"))
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
     if any("\0" in word for word in (*model.command, *model.stop, model.folder)):
         raise ValueError("command: contains a NUL character")
     for name, value in model.environment.items():
@@ -176,7 +166,5 @@ def _check(model: ModelConfig) -> None:
 
 def words(command: str) -> tuple[str, ...]:
     """Split a command as a shell does; a backslash continues a line. Raises ValueError."""
-    try:
+    with naming("command"):
         return tuple(shlex.split(command.replace("\\\n", " ")))
-    except ValueError as error:
-        raise ValueError(f"command: {error}") from None

@@ -1,8 +1,5 @@
-"""The models of --models-dir: GGUF files, and folders of files that belong together.
-
-The layout is that of llama-server's router mode: a model with a projector (``mmproj*.gguf``), or in
-several parts, may have a folder of its own and is named by it.
-"""
+"""The models of --models-dir: GGUF files, and folders of files belonging together, laid out as in
+llama-server's router mode: a model with a projector, or in parts, may have a folder of its name."""
 
 from __future__ import annotations
 
@@ -39,8 +36,7 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
 
 
 def of_files(folder: Path, eyes: bool = True) -> list[tuple[str, tuple[str, ...]]]:
-    """The name of each model in a folder, without its inner ones, and the flags with its file, and
-    with the first projector."""
+    """The name of each model in this very folder, and the flags with its file and projector."""
     models = []
     projector: tuple[str, ...] = ()
     for path in sorted(folder.glob("*.gguf")):

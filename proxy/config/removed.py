@@ -1,7 +1,4 @@
-"""Settings that are gone: for each, what to do instead.
-
-A flag, an environment variable or a key of the file with such a name is refused with its sentence.
-"""
+"""Settings that are gone: for each, what to do instead. Their use is refused with that."""
 
 from __future__ import annotations
 

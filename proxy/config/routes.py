@@ -34,8 +34,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tier of a route. `name` is what logs and the rights of keys call it, `backends` are the
-    names of `[[backend]]` or `[[model]]` tables."""
+    """A tier of a route: its name for logs and rights, and names of backends or models."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
     backends: Annotated[tuple[_Name, ...], Meta(min_length=1, max_length=1000)]

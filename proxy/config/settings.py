@@ -1,8 +1,7 @@
 """The table of settings: the class ``Settings``.
 
-A field's name, type, default, help and bounds are here only. Flags, ``SLOTPROXY_…`` variables, the
-keys of the file, ``--help`` and the table in the documentation (``tools/generated_docs.py``) are
-derived from it. A new setting is one new field.
+Flags, variables, the keys of the file, ``--help`` and the table in the documentation
+(``tools/generated_docs.py``) are derived from its fields. A new setting is one new field.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 
 from . import forms, keys, routes
+from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, PriceConfig, RouteConfig
@@ -26,13 +26,8 @@ ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
 
 
-class SettingsError(ValueError):
-    """An invalid setting. The message is one line and names the setting."""
-
-
 class Declared(NamedTuple):
-    """What is said of a setting besides its name, type and default: its group in the help, its
-    help, a validator, and msgspec's bounds ge, gt, le and lt."""
+    """The group of a setting in the help, its help, a validator, and bounds of its value."""
 
     group: str
     help: str
@@ -66,8 +61,7 @@ _key = _group("")  # of a table of the file
 
 
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend: a ``[[backend]]`` table of the file, a ``--llama-api`` address, a
-    ``--chatglm-model``, or a model that the gateway starts itself."""
+    """A ``[[backend]]`` table, an address, a ChatGLM model, or a model to start."""
 
     url: str = _key("", "URL of the server", forms.url)
     file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
@@ -106,8 +100,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An ``[[mcp]]`` table of the file: an MCP server whose tools an agent may use, once
-    ``--tools`` names it. Either a command, used over its standard streams, or the URL of a server
-    with streamable HTTP; ``tools`` are the allowed names, empty for all."""
+    ``--tools`` names it: a command, or a URL. ``tools`` are the allowed names, empty for all."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -230,9 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "", "the same of each graphics card, as 24GiB,16GiB; empty: as nvidia-smi says", forms.sizes
     )
     swap_wait: float = _models(
-        10.0,
-        "seconds that a model waits for idle ones to unload, before busy ones are drained",
-        ge=0,
+        10.0, "seconds that a model waits for idle ones to unload, before busy ones drain", ge=0
     )
 
     chatglm_model: Texts = _models((), "chatglm_cpp model file to run in this gateway", forms.path)
@@ -382,17 +373,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[PriceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
-    # Not settings: the keys of --api-key-file, whether any backend was named, and the path of the
-    # settings file.
-    file_keys: tuple[ApiKey, ...] = ()
-    names_backend: bool = False
+    # Not settings:
+    file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file
+    names_backend: bool = False  # whether any backend was named
     config_file: str = ""
     warnings: tuple[str, ...] = ()  # to print at the start
 
     @property
     def backends(self) -> tuple[BackendConfig, ...]:
-        """All configured backends: the addresses, the model files, then the file's tables, with
-        names, kinds, slots and context sizes filled in. Models to start come last."""
+        """All backends, with names, kinds, slots and contexts. Models to start come last."""
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")

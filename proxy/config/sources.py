@@ -1,10 +1,7 @@
 """Settings read from flags, environment and a file: TOML, or one of llama-swap or llama-server.
 
-Order: a flag overrides the environment, the environment the file, the file the default. Any mistake
-raises ``SettingsError`` with one line that names the setting as the user wrote it (``--port``,
-``SLOTPROXY_PORT`` or ``slotproxy.toml: port``). Keys are never part of a message.
-
-``load`` is the entry point. Pure except for reading the config file and the key file. Nothing here
+Flags override the environment, which overrides the file. Any mistake raises ``SettingsError`` with
+one line that names the setting as the user wrote it. Keys are never part of a message. Nothing here
 imports flask, requests or ssl: gunicorn's master reads the settings before gevent patches a worker.
 """
 
@@ -24,7 +21,7 @@ from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .forms import optional_url
+from .forms import naming, optional_url
 from .models import Foreign
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
@@ -55,12 +52,11 @@ def _read_text(path: str, source: str) -> str:
 def _from_file(
     path: str, source: str, environ: Mapping[str, str], given: Mapping[str, Any]
 ) -> Foreign:
-    """What a file says, by its ending or else as TOML: llama-swap's configuration (YAML),
-    llama-server's presets (INI), or our own settings (TOML). `given` are those of the flags and the
-    environment."""
+    """What a file says, by its ending: llama-swap's configuration, llama-server's presets, or our
+    own settings. `given` are those of the flags and the environment."""
     text = _read_text(path, source)
     kind = Path(path).suffix.lower()
-    try:
+    with naming(path):
         if kind == ".ini":
             files = _of_folder(given) if given.get("models_dir") else ()
             return model_presets.read(text, _program(given), files)
@@ -68,9 +64,7 @@ def _from_file(
             from . import llama_swap  # late: few need the YAML library
 
             return llama_swap.read(text, environ)
-    except ValueError as error:
-        raise SettingsError(f"{path}: {error}") from None
-    return Foreign(_from_toml(path, text, environ))
+        return Foreign(_from_toml(text, environ))
 
 
 def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
@@ -81,13 +75,9 @@ def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
     return _from_file(path, "--from", environ, given)
 
 
-def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a TOML file by name; ``backend``, ``model``, ``mcp``, ``price`` and
-    ``route`` hold the tables of these names."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: {error}") from None
+def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a TOML file by name, also those of its tables. Raises ValueError."""
+    document = tomllib.loads(text)
     shared = document.pop("macros", {})
     readers: dict[str, Callable[[Any], Any]] = {
         "backend": _backends,
@@ -102,14 +92,12 @@ def _from_toml(path: str, text: str, environ: Mapping[str, str]) -> dict[str, An
     for key, raw in document.items():
         name = key.replace("-", "_")
         if name in rows:
-            values[name] = read_value(rows[name], raw, f"{path}: {key}")
+            values[name] = read_value(rows[name], raw, key)
         elif name in readers:
-            try:
+            with naming(name):
                 values[name] = readers[name](raw)
-            except ValueError as error:
-                raise SettingsError(f"{path}: {name}: {error}") from None
         else:
-            raise SettingsError(f"{path}: {_no_such(key, [*rows, *TABLES])}")
+            raise SettingsError(_no_such(key, [*rows, *TABLES]))
     return values
 
 
@@ -133,16 +121,14 @@ def _backends(raw: Any) -> tuple[BackendConfig, ...]:
         raise ValueError("expected [[backend]] tables")
     backends = []
     for number, document in enumerate(raw, start=1):
-        try:
+        with naming(f"number {number}"):
             values = _keys_of(BackendConfig, document)
             if ("url" in values) == ("file" in values):
                 raise ValueError("set either url, or file for a ChatGLM model, not both")
             kinds = ("chatglm",) if "file" in values else ("llamacpp", "openai")
             if values.get("kind", "auto") not in ("auto", *kinds):
                 raise ValueError(f"kind: this backend is {' or '.join(kinds)}")
-        except ValueError as error:
-            raise ValueError(f"number {number}: {error}") from None
-        backends.append(BackendConfig(**values))
+            backends.append(BackendConfig(**values))
     return tuple(backends)
 
 
@@ -150,18 +136,17 @@ def _mcp(raw: Any) -> tuple[McpConfig, ...]:
     """Raises ValueError."""
     servers = msgspec.convert(raw, tuple[McpConfig, ...])
     for server in servers:
-        if bool(server.command) == bool(server.url):
-            raise ValueError(f"{server.name}: set command or url")
-        if SEPARATOR in f"{server.name}_":
-            raise ValueError(f"{server.name}: name: cannot contain {SEPARATOR} nor end in _")
-        try:
-            optional_url(server.url)
-        except ValueError as error:
-            raise ValueError(f"{server.name}: url: {error}") from None
-        for name, value in server.headers.items():
-            if not HEADER.fullmatch(name + value):
-                why = f"headers: {name[:40]!r} must be printable ASCII, without line breaks"
-                raise ValueError(f"{server.name}: {why}")
+        with naming(server.name):
+            if bool(server.command) == bool(server.url):
+                raise ValueError("set command or url")
+            if SEPARATOR in f"{server.name}_":
+                raise ValueError(f"name: cannot contain {SEPARATOR} nor end in _")
+            with naming("url"):
+                optional_url(server.url)
+            for name, value in server.headers.items():
+                if not HEADER.fullmatch(name + value):
+                    why = "must be printable ASCII, without line breaks"
+                    raise ValueError(f"headers: {name[:40]!r} {why}")
     if len({server.name for server in servers}) != len(servers):
         raise ValueError("two servers have the same name")
     return servers
@@ -196,10 +181,8 @@ def _given(
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Settings from flags, environment and the file that ``--config`` names.
-
-    Raises ``SettingsError``; ``--help`` and ``--version`` print and raise ``SystemExit(0)``.
-    """
+    """Settings from flags, environment and the file of ``--config``. Raises SettingsError;
+    ``--help`` and ``--version`` print and raise ``SystemExit(0)``."""
     parsed, unknown = parser().parse_known_args(list(argv))
     if unknown:
         # Only the name, because the value of a mistyped flag may be a key.
@@ -228,10 +211,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if values.get("models_dir"):
         own: tuple[models.ModelConfig, ...] = values.get("model", ())
         taken = {name for model in own for name in (model.name, *model.aliases)}
-        try:
+        with naming(sources["models_dir"]):
             files = _of_folder(values)
-        except ValueError as error:
-            raise SettingsError(f"{sources['models_dir']}: {error}") from None
         values["model"] = (*own, *(model for model in files if model.name not in taken))
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
     if "llama_api" not in named and any(values.get(name) for name in named):
@@ -242,10 +223,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if path := values.get("api_key_file"):
         source = sources["api_key_file"]
         text = _read_text(path, source)
-        try:
+        with naming(source):
             values["file_keys"] = keys.read(text, path)
-        except ValueError as error:
-            raise SettingsError(f"{source}: {error}") from None
     notes = (f"{config}: {note}" for note in file.notes)
     values["warnings"] = (*warnings(values, sources, config), *notes)
     return agree(Settings(**values), sources)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import msgspec
 
+from .forms import naming
 from .keys import Secret
 from .settings import SECTIONS, Declared, Settings, SettingsError
 
@@ -98,8 +99,7 @@ def _expected(row: SettingRow) -> str:
 
 
 def read_value(row: SettingRow, raw: Any, source: str) -> Any:
-    """Validate ``raw``, the text of a flag or variable or a value of the file. Returns the row's
-    type. Raises SettingsError."""
+    """Validate the text of a flag or variable, or a value of the file. Raises SettingsError."""
     if row.is_list:
         if isinstance(raw, str):
             raw = [raw]
@@ -131,7 +131,5 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:
         raise SettingsError(f"{source}: contains a NUL character")
-    try:
+    with naming(source):
         return row.check(value) if row.check else value
-    except ValueError as error:
-        raise SettingsError(f"{source}: {error}") from None

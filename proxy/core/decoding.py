@@ -129,3 +129,12 @@ class Decoding:
 def decoded(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError like `Decoding`."""
     return Decoding()(text)
+
+
+def decoded_object(text: str) -> dict[str, Any] | None:
+    """The object of a JSON text, {} of an empty one; None if it is no object."""
+    try:
+        value = decoded(text or "{}")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

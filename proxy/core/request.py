@@ -138,11 +138,6 @@ class Report(Struct, frozen=True, kw_only=True):
     settings: bool = False
     sampled: bool = False
 
-    @property
-    def by_token(self) -> bool:
-        """Whether something is reported for each token."""
-        return self.timings or self.tokens
-
 
 class Compaction(Struct, frozen=True):
     """What a client asks for: the oldest turns are summed up if the prompt has more than `trigger`

@@ -42,12 +42,6 @@ class Timings(Struct, frozen=True, kw_only=True):
     draft_n_accepted: int = 0
 
 
-def generation_pace(times: Timings) -> tuple[float, float]:
-    """The pace of generation, like `pace`. The first token comes with the end of the prompt's
-    evaluation, so n tokens take n - 1 steps."""
-    return pace(times.predicted_n - 1, times.predicted_ms)
-
-
 def pace(tokens: int, ms: float) -> tuple[float, float]:
     """Milliseconds per token, and tokens per second; 0 if unknown."""
     if tokens <= 0:

@@ -5,6 +5,6 @@ tools on the way.
 documents and inserts them into a conversation. `loop` is an answer with tools, and what runs them.
 """
 
-from ..agent.functions import ToolError, arguments, schema_of
+from ..agent.functions import RunnableTool, ToolError, arguments, schema_of
 
-__all__ = ["ToolError", "arguments", "schema_of"]
+__all__ = ["RunnableTool", "ToolError", "arguments", "schema_of"]

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ..core.decoding import decoded
 from ..core.events import Finished, ReasoningDelta, TextDelta
 from ..core.request import Message
 from ..gateway import Info
@@ -118,12 +117,3 @@ def add(info: Info, completion: Info) -> None:
     info.continued += completion.continued
     info.usage += completion.usage
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))
-
-
-def arguments_of(text: str) -> dict[str, Any] | None:
-    """The arguments of a call; None if they are not a JSON object."""
-    try:
-        value = decoded(text or "{}")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

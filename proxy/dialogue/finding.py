@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,23 +110,21 @@ DESCRIPTIONS = {
 }
 
 
+@dataclass(eq=False)
 class Finder:
     """Searches the configured sources; `knowledge`, `web` and `stores` are None if not
     configured."""
 
-    def __init__(
-        self, knowledge: Knowledge | None, web: WebSearch | None, stores: VectorStores | None = None
-    ) -> None:
-        self._knowledge = knowledge
-        self.web = web
-        self.stores = stores
+    knowledge: Knowledge | None
+    web: WebSearch | None
+    stores: VectorStores | None = None
 
     def within(self, may: Permissions) -> Finder:
         """The same for a caller with these rights, which may leave out knowledge bases."""
-        if self._knowledge is None or not may.bounds_knowledge:
+        if self.knowledge is None or not may.bounds_knowledge:
             return self
         stores = None if self.stores is None else self.stores.within(may)
-        return Finder(self._knowledge.within(may), self.web, stores)
+        return Finder(self.knowledge.within(may), self.web, stores)
 
     def bases(self, owner: str, names: Sequence[str]) -> list[str]:
         """Ids of the owner's knowledge bases of these names or ids; of all if there are none.
@@ -174,10 +173,10 @@ class Finder:
     def check(self, searches: Iterable[Search], owner: str) -> None:
         """Raises Forbidden for a search of vector stores that the caller may not use. Missing ones
         are an error of the search itself."""
-        if self._knowledge is not None:
+        if self.knowledge is not None:
             for store in chain.from_iterable(search.stores for search in searches):
                 with suppress(NotFound):
-                    self._knowledge.base(owner, store)
+                    self.knowledge.base(owner, store)
 
     def searched(self) -> WebSearch:
         """The web search. Raises Forbidden if none is configured."""
@@ -216,7 +215,7 @@ class Finder:
 
         tools: dict[str, RunnableTool] = {}
         bases: list[str] = []
-        if KNOWLEDGE in allowed and self._knowledge is not None:
+        if KNOWLEDGE in allowed and self.knowledge is not None:
             bases = self.bases(request.owner, request.bases)
         if bases:
             tools[KNOWLEDGE] = tool(KNOWLEDGE, in_bases)
@@ -240,7 +239,7 @@ class Finder:
             return "\n\n".join(texts) or NONE_FOUND
 
         tools: dict[str, RunnableTool] = {}
-        if self._knowledge is not None:
+        if self.knowledge is not None:
             tools[KNOWLEDGE] = local_tool(
                 KNOWLEDGE, DESCRIPTIONS[KNOWLEDGE], _KnowledgeQuery, in_bases
             )
@@ -249,12 +248,12 @@ class Finder:
         return tools
 
     def _known(self) -> Knowledge:
-        if self._knowledge is None:
+        if self.knowledge is None:
             raise Forbidden(
                 "knowledge bases are not available: install them with pip install"
                 " slotproxy[knowledge]"
             )
-        return self._knowledge
+        return self.knowledge
 
 
 def _cited(hit: Hit) -> Citation:

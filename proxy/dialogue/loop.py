@@ -16,6 +16,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ import msgspec
 
 from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
 from ..agent.toolbox import Remote, Remotes, Toolbox
+from ..core.decoding import decoded_object
 from ..core.events import (
     ApprovalRequested,
     Batch,
@@ -45,7 +47,7 @@ from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
-from .events import Bounds, Citation, add, arguments_of
+from .events import Bounds, Citation, add
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
@@ -111,16 +113,16 @@ def result_of(steps: Generator[object, None, T]) -> T:
     raise AssertionError("there are no ticks")
 
 
+@dataclass(eq=False)
 class Runner:
-    """Tools that an answer runs itself. This one has none."""
+    """Tools that an answer runs itself. This one has none. `interval`: the seconds between
+    ticks."""
+
+    cancel: Cancel
+    interval: float
 
     takes_unknown = False  # whether it answers calls of tools that nobody offers
     longest = 0  # characters of a result
-
-    def __init__(self, cancel: Cancel, interval: float) -> None:
-        """`interval`: the seconds between ticks."""
-        self._cancel = cancel
-        self._interval = interval
 
     def listed(self) -> list[Event]:
         """Find out which tools there are, and return the events that report them. Called once,
@@ -149,7 +151,7 @@ class Runner:
     def aside(self, work: Callable[[Cancel], T], seconds: float) -> Generator[Batch, None, T]:
         """Returns the result of `work`, and yields an empty batch now and then. Raises like
         run_with_ticks."""
-        return run_with_ticks(work, self._cancel, seconds, self._interval, list[Event])
+        return run_with_ticks(work, self.cancel, seconds, self.interval, list[Event])
 
     def call_tool(
         self,
@@ -160,7 +162,7 @@ class Runner:
     ) -> Generator[Batch, None, str]:
         """Makes a call: yields its events and returns the text for the model. Raises Cancelled."""
         yield [event]
-        arguments = arguments_of(event.arguments)
+        arguments = decoded_object(event.arguments)
         text, error, code = "", "", 0
         try:
             if tool is None:
@@ -191,34 +193,26 @@ MOST_RESULT = 24_000  # characters of the result of a server's tool
 LISTING = 35.0  # seconds; the listing itself has a shorter limit
 
 
+@dataclass(eq=False)
 class SearchRunner(Runner):
-    """Makes these searches for the owner: the built-in tools of /v1/responses."""
+    """Makes these searches, by name, for the owner: the built-in tools of /v1/responses."""
 
-    def __init__(
-        self,
-        finder: Finder,
-        searches: Sequence[Search],
-        owner: str,
-        cancel: Cancel,
-        interval: float,
-    ) -> None:
-        super().__init__(cancel, interval)
-        self._finder = finder
-        self._searches = {search.name: search for search in searches}
-        self._owner = owner
-        self._numbers = CitationNumbers()
+    finder: Finder
+    searches: Mapping[str, Search]
+    owner: str
+    numbers: CitationNumbers = field(default_factory=CitationNumbers)
 
     def tools(self) -> Sequence[Tool]:
-        return [offered(search) for search in self._searches.values()]
+        return [offered(search) for search in self.searches.values()]
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
-        search = self._searches[call.name]
-        given = (arguments_of(call.arguments) or {}).get("query")
+        search = self.searches[call.name]
+        given = (decoded_object(call.arguments) or {}).get("query")
         query = given.strip() if isinstance(given, str) else ""
         yield [Searched(search.kind, query)]
 
         def find(cancel: Cancel) -> list[Citation]:
-            return self._finder.result(search, self._owner, query, cancel) if query else []
+            return self.finder.result(search, self.owner, query, cancel) if query else []
 
         try:
             citations = yield from self.aside(find, seconds)
@@ -227,7 +221,7 @@ class SearchRunner(Runner):
         except GatewayError as error:
             yield [Searched(search.kind, query, over=True, failed=True)]
             return f"Error: {error.message}"
-        cited, _ = self._numbers.add(citations)
+        cited, _ = self.numbers.add(citations)
         results = tuple(
             Found(
                 number=citation.number,
@@ -243,23 +237,21 @@ class SearchRunner(Runner):
         return context(cited) or NONE_FOUND
 
 
+@dataclass(eq=False)
 class AgentRunner(Runner):
     """Calls the tools of an agent. The model reads of a tool that it made up."""
 
+    by_name: Mapping[str, RunnableTool]
     takes_unknown = True
     longest = MOST_OBSERVED
 
-    def __init__(self, tools: Mapping[str, RunnableTool], cancel: Cancel, interval: float) -> None:
-        super().__init__(cancel, interval)
-        self._tools = tools
-
     def tools(self) -> Sequence[Tool]:
-        return [tool.tool for tool in self._tools.values()]
+        return [tool.tool for tool in self.by_name.values()]
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
         event = ServerCall(id=call.id, label="", name=call.name, arguments=call.arguments)
         missing = f"unknown tool: {call.name}"
-        return self.call_tool(event, self._tools.get(call.name), seconds, missing)
+        return self.call_tool(event, self.by_name.get(call.name), seconds, missing)
 
 
 class _Offer(NamedTuple):
@@ -272,27 +264,18 @@ class _Offer(NamedTuple):
         return self.server.approval.asks(self.tool.tool.name, self.tool.reads_only)
 
 
+@dataclass(eq=False)
 class ServerRunner(Runner):
     """Calls the tools of the servers of a request, for the caller."""
 
+    toolbox: Toolbox
+    remotes: Remotes
+    request: CompletionRequest
+    caller: Caller
     longest = MOST_RESULT
 
-    def __init__(
-        self,
-        toolbox: Toolbox,
-        remotes: Remotes,
-        request: CompletionRequest,
-        caller: Caller,
-        cancel: Cancel,
-        interval: float,
-    ) -> None:
-        super().__init__(cancel, interval)
-        self._toolbox = toolbox
-        self._remotes = remotes
+    def __post_init__(self) -> None:
         self._opened: list[Remote] = []
-        self._servers = request.servers
-        self._approved = request.approved
-        self._caller = caller
         self._offers: dict[str, _Offer] = {}
 
     def listed(self) -> list[Event]:
@@ -300,7 +283,7 @@ class ServerRunner(Runner):
         allowed, or if the caller may use none of a server's tools. A server that does not list
         its tools is an event, unless it is required."""
         events: list[Event] = []
-        for server in self._servers:
+        for server in self.request.servers:
             try:
                 tools = self._permitted(server, self._of(server))
             except GatewayError as error:
@@ -325,7 +308,7 @@ class ServerRunner(Runner):
     def prepare(
         self, request: CompletionRequest, seconds: float
     ) -> Generator[Batch, None, CompletionRequest] | None:
-        return self._made(request, seconds) if self._approved else None
+        return self._made(request, seconds) if self.request.approved else None
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
         offer = self._offers[call.name]
@@ -344,17 +327,17 @@ class ServerRunner(Runner):
             remote.close()
 
     def _of(self, server: McpServer) -> list[ChildTool]:
-        work: Callable[[], list[ChildTool]] = partial(self._toolbox.of_server, server.label)
+        work: Callable[[], list[ChildTool]] = partial(self.toolbox.of_server, server.label)
         if server.url:
-            self._caller.may.check_tool(server.url)
-            remote = self._remotes.open(server.label, server.url, server.headers)
+            self.caller.may.check_tool(server.url)
+            remote = self.remotes.open(server.label, server.url, server.headers)
             self._opened.append(remote)
             work = remote.tools
-        return result_of(run_with_ticks(lambda _: work(), self._cancel, LISTING, 0, list[Event]))
+        return result_of(run_with_ticks(lambda _: work(), self.cancel, LISTING, 0, list[Event]))
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
         """The tools that request and caller permit. Raises Forbidden."""
-        may = self._caller.may
+        may = self.caller.may
         fitting = [
             tool
             for tool in tools
@@ -373,7 +356,7 @@ class ServerRunner(Runner):
     ) -> Generator[Batch, None, CompletionRequest]:
         """Makes the approved calls, and puts their results into the messages."""
         results: dict[str, str] = {}
-        for approved in self._approved:
+        for approved in self.request.approved:
             offer = self._offers.get(function_name(approved.label, approved.name))
             event = ServerCall(
                 id=approved.id,
@@ -393,33 +376,26 @@ class ServerRunner(Runner):
         return msgspec.structs.replace(request, messages=messages)
 
 
+@dataclass(eq=False)
 class ToolAnswer:
     """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`. An
     answer that `is_agent` keeps the bounds of seconds and tokens in total, too."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        runners: Sequence[Runner],
-        request: CompletionRequest,
-        cancel: Cancel,
-        caller: Caller,
-        bounds: Bounds,
-        *,
-        is_agent: bool = False,
-    ) -> None:
-        self.request = request
-        model, shown = gateway.registry.resolve(request.model)
+    gateway: Gateway
+    runners: Sequence[Runner]
+    request: CompletionRequest
+    cancel: Cancel
+    caller: Caller
+    bounds: Bounds
+    is_agent: bool = False
+
+    def __post_init__(self) -> None:
+        model, shown = self.gateway.registry.resolve(self.request.model)
         self.info = Info(model=shown)
-        if caller.allowance is not None:
-            caller.allowance.for_model(partial(gateway.registry.names_of, model))
-        self._gateway = gateway
-        self._runners = runners
-        self._cancel = cancel
-        self._caller = caller
-        self._bounds = bounds
-        self._end = gateway.clock() + bounds.seconds if is_agent else math.inf
-        self._tokens = bounds.tokens if is_agent else math.inf
+        if self.caller.allowance is not None:
+            self.caller.allowance.for_model(partial(self.gateway.registry.names_of, model))
+        self._end = self.gateway.clock() + self.bounds.seconds if self.is_agent else math.inf
+        self._tokens = self.bounds.tokens if self.is_agent else math.inf
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
         self._begun = False  # Started was sent
@@ -444,18 +420,18 @@ class ToolAnswer:
 
     def close(self) -> None:
         self._batches.close()
-        for runner in self._runners:
+        for runner in self.runners:
             runner.close()
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
     def _rounds(self) -> Generator[Batch, None, None]:
-        most = self.request.max_tool_calls or self._bounds.rounds
+        most = self.request.max_tool_calls or self.bounds.rounds
         try:
-            listed = [event for runner in self._runners for event in runner.listed()]
+            listed = [event for runner in self.runners for event in runner.listed()]
             request = yield from self._prepared(self._offering(), listed)
-            for count in range(self._bounds.rounds):
-                if count == min(most, self._bounds.rounds - 1):
+            for count in range(self.bounds.rounds):
+                if count == min(most, self.bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
                 left = self._tokens - self._usage.completion
                 if left < 1 or self._left() <= 0:
@@ -488,11 +464,11 @@ class ToolAnswer:
 
     def _left(self) -> float:
         """Seconds until the answer has taken too long."""
-        return self._end - self._gateway.clock()
+        return self._end - self.gateway.clock()
 
     def _seconds(self) -> float:
         """What a call may take."""
-        return min(self._bounds.tool_seconds, max(0.1, self._left()))
+        return min(self.bounds.tool_seconds, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:
         self.info.outcome = "length"
@@ -502,21 +478,21 @@ class ToolAnswer:
         """Whose tool it is; None: the client's."""
         owner = self._owners.get(name)
         if owner is None and all(tool.name != name for tool in self.request.tools):
-            owner = next((runner for runner in self._runners if runner.takes_unknown), None)
+            owner = next((runner for runner in self.runners if runner.takes_unknown), None)
         return owner
 
     def _begin_call(self) -> None:
         """Note that a tool is about to run. Another try would run it again, so from now on even a
         request that uses idle slots only waits for a slot, and keeps it. Raises Cancelled."""
-        self._cancel.check()
-        self._caller = msgspec.structs.replace(self._caller, idle=False)
+        self.cancel.check()
+        self.caller = msgspec.structs.replace(self.caller, idle=False)
         self.info.has_effects = True
 
     def _offering(self) -> CompletionRequest:
         """The request with all tools; those of the client take precedence."""
         own = {tool.name for tool in self.request.tools}
         offered = []
-        for runner in self._runners:
+        for runner in self.runners:
             for tool in runner.tools():
                 if tool.name not in own and tool.name not in self._owners:
                     self._owners[tool.name] = runner
@@ -528,18 +504,18 @@ class ToolAnswer:
     def _prepared(
         self, request: CompletionRequest, listed: list[Event]
     ) -> Generator[Batch, None, CompletionRequest]:
-        for runner in self._runners:
+        for runner in self.runners:
             work = runner.prepare(request, self._seconds())
             if work is not None:
-                if self._caller.allowance is not None:
+                if self.caller.allowance is not None:
                     # The first round would ask for it only after the tools have run.
-                    self._caller.allowance.begin(self.info.model)
+                    self.caller.allowance.begin(self.info.model)
                 self._begin_call()
                 if not self._begun:
                     self._begun = True
                     yield [Started(), *listed]
                 request = yield from work
-                self._caller = msgspec.structs.replace(self._caller, begun=True)
+                self.caller = msgspec.structs.replace(self.caller, begun=True)
         return request
 
     def _round(
@@ -547,7 +523,7 @@ class ToolAnswer:
     ) -> Generator[Batch, None, tuple[str, ToolCall, Runner, Finished] | None]:
         """Streams one round. If the model calls a tool to run, returns what it wrote before, the
         call and who runs it, and the end of its answer."""
-        answer = self._gateway.answer(request, self._cancel, self._caller)
+        answer = self.gateway.answer(request, self.cancel, self.caller)
         text: list[str] = []
         call: ToolCall | None = None
         owner: Runner | None = None

@@ -7,6 +7,7 @@ usual.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..agent.functions import RunnableTool
@@ -36,33 +37,21 @@ HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
+@dataclass(eq=False)
 class Dialogues:
     """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
     is the seconds of silence before a Tick, 0 for none. `preset` changes each request as the table
     of its model says."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        layouts: Layouts,
-        finder: Finder,
-        toolbox: Toolbox,
-        *,
-        tools: Sequence[str] = (),
-        remotes: Remotes | None = None,
-        bounds: Bounds | None = None,
-        interval: float = 15.0,
-        preset: Callable[[CompletionRequest], CompletionRequest] = lambda request: request,
-    ) -> None:
-        self.gateway = gateway
-        self.layouts = layouts
-        self.finder = finder
-        self.toolbox = toolbox
-        self.tools = tuple(tools)
-        self.bounds = bounds or Bounds()
-        self.interval = interval
-        self.preset = preset
-        self._remotes = remotes or Remotes()
+    gateway: Gateway
+    layouts: Layouts
+    finder: Finder
+    toolbox: Toolbox
+    tools: Sequence[str] = ()
+    remotes: Remotes = field(default_factory=Remotes)
+    bounds: Bounds = field(default_factory=Bounds)
+    interval: float = 15.0
+    preset: Callable[[CompletionRequest], CompletionRequest] = lambda request: request
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -79,7 +68,7 @@ class Dialogues:
         """The tools that the caller may call itself, by name: the searches, and those of `--tools`,
         of an MCP server as `server__tool`. May wait for servers."""
         finder = self.finder.within(caller.may)
-        tools = {**self.toolbox.published(), **finder.published(owner)}
+        tools = {**self.toolbox.tools(published=True), **finder.published(owner)}
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(
@@ -107,10 +96,11 @@ class Dialogues:
         interval = self.interval
         runners: list[Runner] = []
         if request.searches:
-            runners.append(SearchRunner(finder, request.searches, owner, cancel, interval))
+            searches = {search.name: search for search in request.searches}
+            runners.append(SearchRunner(cancel, interval, finder, searches, owner))
         if request.servers:
             runners.append(
-                ServerRunner(self.toolbox, self._remotes, request, caller, cancel, interval)
+                ServerRunner(cancel, interval, self.toolbox, self.remotes, request, caller)
             )
         return ToolAnswer(self.gateway, runners, request, cancel, caller, self.bounds)
 
@@ -131,20 +121,20 @@ class Dialogues:
         return Running(self, request, cancel or Cancel(), caller)
 
 
+@dataclass(eq=False)
 class Running:
     """A running dialogue: an iterator of its events that must be closed. `info` has its statistics
     for headers, the log and metrics."""
 
-    def __init__(
-        self, dialogues: Dialogues, request: DialogueRequest, cancel: Cancel, caller: Caller
-    ) -> None:
+    dialogues: Dialogues
+    request: DialogueRequest
+    cancel: Cancel
+    caller: Caller
+
+    def __post_init__(self) -> None:
         self.info = Info()
-        self._dialogues = dialogues
-        self._gateway = dialogues.gateway
-        self._request = request
-        self._cancel = cancel
-        self._caller = caller
-        self._finder = dialogues.finder.within(caller.may)
+        self._gateway = self.dialogues.gateway
+        self._finder = self.dialogues.finder.within(self.caller.may)
         self._events = self._run()
 
     def __iter__(self) -> Iterator[DialogueEvent]:
@@ -160,17 +150,17 @@ class Running:
     def close(self) -> None:
         """Ends the dialogue and stops the model and tools. Idempotent."""
         if not self.info.outcome:
-            self._cancel.cancel()
+            self.cancel.cancel()
             self.info.outcome = "cancelled"
         self._events.close()
 
     def _run(self) -> Generator[DialogueEvent, None, None]:
-        request = self._request
+        request = self.request
         if request.kind == "agent":
             yield from self._agent()
             return
         if request.kind == "chat":
-            messages = self._dialogues.layouts.render(
+            messages = self.dialogues.layouts.render(
                 FOLDERS["chat"], request.template, request.messages
             )
             if request.begun:
@@ -180,12 +170,12 @@ class Running:
             by_question = yield from self._found()
             completion, cited = self._fitted(by_question)
             yield Sources(cited)
-        answer = self._gateway.answer(completion, self._cancel, self._caller)
+        answer = self._gateway.answer(completion, self.cancel, self.caller)
         yield from dialogue_events(answer, self.info)
 
     def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
-        request = self._request
-        return self._dialogues.preset(
+        request = self.request
+        return self.dialogues.preset(
             CompletionRequest(
                 model=request.model,
                 messages=messages,
@@ -200,7 +190,7 @@ class Running:
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
         """The citations of each question, in order."""
-        request, finder = self._request, self._finder
+        request, finder = self.request, self._finder
         questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions
         knows = request.kind == "knowledge"
@@ -216,9 +206,9 @@ class Running:
             earlier = [sources(question, None) for question in before[:MOST_TURNS]]
             return [*earlier, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
-        seconds = self._dialogues.bounds.tool_seconds if knows else finder.searched().longest
+        seconds = self.dialogues.bounds.tool_seconds if knows else finder.searched().longest
         return (
-            yield from run_with_ticks(find, self._cancel, seconds, self._dialogues.interval, Tick)
+            yield from run_with_ticks(find, self.cancel, seconds, self.dialogues.interval, Tick)
         )
 
     def _fitted(
@@ -226,7 +216,7 @@ class Running:
     ) -> tuple[CompletionRequest, tuple[Citation, ...]]:
         """The completion with as many documents as fit: drops those of earlier questions first,
         then the least relevant ones."""
-        request = self._request
+        request = self.request
         *before, last = by_question
         none: list[list[Citation]] = [[] for _ in before]
         tries: list[list[Sequence[Citation]]] = [[*by_question]]
@@ -238,7 +228,7 @@ class Running:
             most //= 2
         for citations in tries:
             messages, cited = insert_documents(
-                self._dialogues.layouts,
+                self.dialogues.layouts,
                 FOLDERS[request.kind],
                 request.template,
                 request.messages,
@@ -252,31 +242,31 @@ class Running:
     def _fits(self, completion: CompletionRequest) -> bool:
         gateway = self._gateway
         model, _ = gateway.registry.resolve(completion.model)
-        barred = self._caller.may.barred_tiers
+        barred = self.caller.may.barred_tiers
         n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, barred)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.
         size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
-        return size + room <= n_ctx or gateway.fits(completion, room, self._cancel, barred=barred)
+        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel, barred=barred)
 
     # an agent
 
     def _agent(self) -> Iterator[DialogueEvent]:
-        dialogues, request = self._dialogues, self._request
+        dialogues, request = self.dialogues, self.request
         sources: list[Sources] = []
         tools = yield from run_with_ticks(
             lambda _: {
                 **dialogues.toolbox.tools(),
                 **self._finder.tools(request, dialogues.tools, CitationNumbers(), sources),
             },
-            self._cancel,
+            self.cancel,
             dialogues.bounds.seconds,
             dialogues.interval,
             Tick,
         )
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
-        tools = {name: tool for name, tool in tools.items() if self._caller.may.permits_tool(name)}
+        tools = {name: tool for name, tool in tools.items() if self.caller.may.permits_tool(name)}
         if not tools:
             raise Forbidden(
                 "this API key may use none of the agent's tools: see its allowed_tools",
@@ -288,10 +278,10 @@ class Running:
         )
         answer = ToolAnswer(
             self._gateway,
-            [AgentRunner(tools, self._cancel, dialogues.interval)],
+            [AgentRunner(self.cancel, dialogues.interval, tools)],
             self._completion(messages),
-            self._cancel,
-            self._caller,
+            self.cancel,
+            self.caller,
             dialogues.bounds,
             is_agent=True,
         )

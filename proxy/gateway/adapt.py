@@ -25,7 +25,8 @@ from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, U
 from ..gbnf import NEW, OLD, GrammarLimits
 from ..prompting import constraints
 from ..prompting.constraints import BoundGrammar
-from ..prompting.formats import GENERIC, CallFormat
+from ..prompting.formats.base import CallFormat
+from ..prompting.formats.generic import GENERIC
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
 from ..prompting.stages.reasoning import REASONING_TAGS
@@ -220,15 +221,10 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     kinds = {(b.caps.dialect, b.place and b.caps.models) for b in up if b.caps is not None}
     if len(kinds) != 1:
         return
-    first = up[0]
     try:
-        must_fit(task, n_ctx, first.counter, cancel)
+        must_fit(task, n_ctx, up[0].counter, cancel)
     except (UpstreamFault, UpstreamTimeout):
         return  # placing the task will meet the same fault, and try elsewhere
-    for other in up[1:]:
-        for text, breaks in ((task.prompt, task.breaks), (task.suffix, ())):
-            if isinstance(text, str) and (count := first.counter.known(text, breaks)):
-                other.counter.remember(text, count, breaks)
 
 
 def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
@@ -302,7 +298,8 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     request, native = task.request, caps.native or task.backend_templates
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
-        kinds = backend.verdict.server_kinds(request)
+        if backend.verdict.differing:
+            kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
         native = better or bool(kinds)
     for kind in task.media:

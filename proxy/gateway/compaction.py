@@ -15,7 +15,6 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from ..backends.pools import OnOverflow
 from ..backends.tokens import most_tokens
 from ..core import conversation
 from ..core.events import Compacted
@@ -48,27 +47,11 @@ class Model(Protocol):
 
 
 class Compactor:
-    """Compacts the conversations of a gateway. `default` says what happens to those that do not
-    fit, if neither the client nor its key nor a backend of the model does."""
+    """Compacts the conversations of a gateway."""
 
-    def __init__(self, gateway: Model, summaries: Summaries, default: OnOverflow) -> None:
+    def __init__(self, gateway: Model, summaries: Summaries) -> None:
         self._gateway = gateway
         self._summaries = summaries
-        self._default = default
-
-    def wanted(self, request: CompletionRequest, model: str, caller: Caller) -> bool:
-        """Whether this conversation may be compacted. The client's wish counts first, then the
-        setting of its key, then that of the model's backends."""
-        if not request.messages:
-            return False
-        if request.compaction is not None:
-            return True
-        if caller.on_overflow:
-            return caller.on_overflow == "compact"
-        for backend in self._gateway.context.registry.pool(model, caller.may.barred_tiers):
-            if backend.on_overflow:
-                return backend.on_overflow == "compact"
-        return self._default == "compact"
 
     def compact(
         self,

@@ -75,7 +75,8 @@ class Gateway:
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
         self._tool_orders = ToolOrders()
-        self._compactor = Compactor(self, summaries or Summaries(), on_overflow)
+        self._on_overflow = on_overflow
+        self._compactor = Compactor(self, summaries or Summaries())
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -95,7 +96,9 @@ class Gateway:
             request = self._tool_orders.checked(request, model, caller.group)
         make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
         compact = None
-        if self._compactor.wanted(request, model, caller):
+        # The client's wish counts first, then the setting of its key, then that of the model.
+        overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
+        if request.messages and (request.compaction is not None or overflow == "compact"):
             compact = partial(self._compact, request, model, caller, cancel)
         return Answer(
             self.context,

@@ -28,7 +28,7 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
 from ..prompting import constraints
-from ..prompting.formats import CallFormat
+from ..prompting.formats.base import CallFormat
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
 from ..prompting.stages.prompted_output import CallsStage

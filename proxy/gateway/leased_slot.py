@@ -91,12 +91,9 @@ class LeasedSlot:
         return bool(links) and links[-1] in reuse.chain.links
 
     def on_first_token(self) -> None:
-        run, caps = self._run, self.caps
-        assert run is not None, "tokens come from a run"
+        assert self._run is not None, "tokens come from a run"
         self._evaluated = self._asking
-        self._lease.on_first_token(run.slot)
-        if run.slot >= caps.slots > 0 and not caps.queues:
-            self._context.registry.miscounted(self.backend.name)
+        self._lease.on_first_token(self._run.slot)
 
     def note_calls(self, batch: Batch) -> None:
         """Note whether the answer calls tools: its client returns with their results."""
@@ -134,8 +131,6 @@ class LeasedSlot:
         elif isinstance(error, BackendBusy):
             self._end = "busy"
             self._outcome = Outcome(end="busy", pause=error.retry_after or 0.0)
-            if not isinstance(error, PoolTimeout) and not backend.leaving:
-                registry.miscounted(backend.name)
         else:
             self._end = "failed"
             if not backend.leaving:

@@ -90,21 +90,16 @@ class Automaton:
 
     def accepts(self, value: str) -> bool:
         """Whether the language contains the text."""
-        state, work = 0, 0
+        state = 0
+        spend(2 * len(value))
         for char in value:
             code = ord(char)
-            row = self.transitions[state]
-            work += 1 + (len(row) >> 1)
-            if work > 1000:
-                spend(work)
-                work = 0
-            for chars, target in row:
+            for chars, target in self.transitions[state]:
                 if charset.contains(chars, code):
                     state = target
                     break
             else:
                 return False
-        spend(work)
         return state in self.accepting
 
 

@@ -179,27 +179,18 @@ class Constraints:
                 yield value
 
 
+@dataclass(eq=False)
 class ConstraintReader:
     """Reads sets of nodes. If `closed`, objects and tuples have what is listed, unless their schema
     says more. If `implied`, keywords of a type imply it where no type is named. If `rough`, objects
     are read without the names of undeclared members."""
 
-    def __init__(
-        self,
-        expander: Expander,
-        gaps: Gaps,
-        closed: bool,
-        implied: bool = True,
-        rough: bool = False,
-    ) -> None:
-        self.expander = expander
-        self.gaps = gaps
-        self.closed = closed
-        self.implied = implied
-        self.rough = rough
-        # The size of a tree of declared names that undeclared ones avoid.
-        self.tree = max(MIN_TREE, min(MAX_TREE, MAX_TREES // max(expander.document.objects, 1)))
-        self._states = 0
+    expander: Expander
+    gaps: Gaps
+    closed: bool
+    implied: bool = True
+    rough: bool = False
+    _states: int = 0
 
     def texts(self, nodes: Nodes) -> Automaton:
         """The strings that satisfy the nodes. Raises TooManyStatesError."""
@@ -334,7 +325,8 @@ class ConstraintReader:
         low, high = self._counts(node, "Length")
         merged.low, merged.high = max(merged.low, low), least(merged.high, high)
         if "pattern" in schema:
-            self._pattern(node, merged)
+            language = self._pattern(schema["pattern"], "'pattern'", "pattern", node)
+            merged.languages += [] if language is None else [language]
         if "format" in schema:
             name = schema["format"]
             if not isinstance(name, str):
@@ -349,22 +341,24 @@ class ConstraintReader:
         if Atom.NO_FORMAT in schema:
             self._lacks("format", PATTERNS[schema[Atom.NO_FORMAT]], node, merged)
 
-    def _pattern(self, node: Node, merged: Constraints) -> None:
-        pattern = node.schema["pattern"]
+    def _pattern(self, pattern: Any, what: str, keyword: str, node: Node) -> Automaton | None:
+        """The texts that a pattern matches; None if that cannot be expressed."""
         if not isinstance(pattern, str):
-            node.fail("'pattern' must be a string")
+            node.fail(f"{what} must be a string")
         try:
             if self._states > MAX_PATTERN_STATES:
                 raise TooManyStatesError
-            merged.languages.append(automaton_of(pattern))
-            self._states += len(merged.languages[-1].transitions)
+            language = automaton_of(pattern)
+            self._states += len(language.transitions)
+            return language
         except PatternError as error:
             if not error.unsupported:
-                node.fail(f"'pattern' is not a valid expression: {error}")
-            self.gaps.report("pattern", node, str(error))
+                node.fail(f"{what} is not a valid expression: {error}")
+            self.gaps.report(keyword, node, str(error))
         except TooManyStatesError:
             self._states += rx.MAX_STATES
-            self.gaps.report("pattern", node, "it needs too many rules")
+            self.gaps.report(keyword, node, "it needs too many rules")
+        return None
 
     def _lacks(self, keyword: str, pattern: Any, node: Node, merged: Constraints) -> None:
         if not isinstance(pattern, str):
@@ -463,15 +457,7 @@ class ConstraintReader:
         return _Part(node.named("properties"), patterns, others)
 
     def _pattern_of_names(self, pattern: str, node: Node) -> Automaton | None:
-        try:
-            return automaton_of(pattern)
-        except PatternError as error:
-            if not error.unsupported:
-                node.fail(f"the pattern {pattern!r} is not a valid expression: {error}")
-            self.gaps.report("patternProperties", node, str(error))
-        except TooManyStatesError:
-            self.gaps.report("patternProperties", node, "its patterns need too many rules")
-        return None
+        return self._pattern(pattern, f"the pattern {pattern!r}", "patternProperties", node)
 
     def _allowed(self, node: Node) -> Automaton:
         try:
@@ -500,7 +486,9 @@ class ConstraintReader:
             return (Region(rx.EVERYTHING, held or ()),) if is_open else ()
         if not patterns and held is None:
             return ()
-        free = rx.intersection(rx.all_but(names, self.tree), *allowed)
+        size = MAX_TREES // max(self.expander.document.objects, 1)
+        size = max(MIN_TREE, min(MAX_TREE, size))
+        free = rx.intersection(rx.all_but(names, size), *allowed)
         split: list[tuple[Automaton, frozenset[int], Nodes]] = [(free, frozenset(), ())]
         for at, part in enumerate(parts):
             for language, inside in part.patterns:

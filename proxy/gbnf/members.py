@@ -7,7 +7,7 @@ the first has no comma, so there is one alternative for each member that may com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from .constraints import MAX_DISTINCT, Arrays, Objects, Region
@@ -97,32 +97,27 @@ def _member_of(region: Region, inside: Elements, rules: Rules) -> Elements:
     return (*rules.string(region.names), Literal(":"), rules.space, *inside)
 
 
+@dataclass(eq=False)
 class _Members:
     """The members from a position on. At least `need` optional members must follow, and at most
     `room` (None: all)."""
 
-    def __init__(
-        self,
-        members: list[_Member],
-        extra: Element | None,
-        last: list[Elements],
-        rules: Rules,
-        need: int,
-        room: int | None,
-    ) -> None:
-        self.members = members
-        self.extra = extra
-        self.last = last
-        self.rules = rules
-        self.counts = (need, room)
-        self.counted = need > 0 or room is not None
+    members: list[_Member]
+    extra: Element | None
+    last: list[Elements]
+    rules: Rules
+    need: int
+    room: int | None
+
+    def __post_init__(self) -> None:
         # With an optional member first, several alternatives share each rest.
-        self.starts = next((at for at, one in enumerate(members) if one.required), len(members))
+        required = (at for at, member in enumerate(self.members) if member.required)
+        self.starts = next(required, len(self.members))
         self.rest = cache(self._rest)
 
     def first(self) -> list[Elements]:
         """The texts of at least one member, with an alternative for each possible first one."""
-        need, room = self.counts
+        need, room = self.need, self.room
         alternatives: list[Elements] = []
         for at, member in enumerate(self.members[: self.starts + 1]):
             after = self._after(at + 1, member.required, need, room)
@@ -151,7 +146,7 @@ class _Members:
         return self.rest(at, max(need - 1, 0), None if room is None else room - 1)
 
     def _rest(self, at: int, need: int, room: int | None) -> Elements | None:
-        if not self.counted:
+        if not self.need and self.room is None:
             return self._uncounted[at]
         if at == len(self.members):
             return self._extras(need, room)
@@ -251,19 +246,19 @@ class TooManyItemsError(Exception):
     """The array needs too many states."""
 
 
+@dataclass(eq=False)
 class ItemMachine:
     """Writes an array as an automaton of items. `listed` are the values of distinct items."""
 
-    def __init__(
-        self, of: Arrays, rules: Rules, value: Value, listed: Sequence[Elements] | None
-    ) -> None:
-        self.of = of
-        self.rules = rules
-        self.value = value
-        self.listed = listed
-        self.last = max(len(of.places), of.low if of.high is None else of.high)
-        self._names: dict[_State, RuleRef] = {}
-        if listed is not None and len(listed) > MAX_LISTED:
+    of: Arrays
+    rules: Rules
+    value: Value
+    listed: Sequence[Elements] | None
+    _names: dict[_State, RuleRef] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.last = max(len(self.of.places), self.of.low if self.of.high is None else self.of.high)
+        if self.listed is not None and len(self.listed) > MAX_LISTED:
             raise TooManyItemsError
 
     def contents(self) -> Contents:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
+from math import ceil, floor
 
 from . import automaton as rx
 from . import charset
@@ -100,13 +101,15 @@ character always decides between their parts."""
 @lru_cache(maxsize=64)
 def integers(within: Range) -> Automaton:
     """The integers in a range. Raises TooManyStatesError for a large `step`."""
-    low, high = _integer_bounds(within)
-    most = 10 ** max(
-        INTEGER_DIGITS,
-        *(len(str(abs(bound))) + 1 for bound in (low, high) if bound is not None),
-        0,
-    )
-    low, high = 1 - most if low is None else low, most - 1 if high is None else high
+    low = high = 0
+    if within.low:
+        value = within.low.value
+        low = floor(value) + 1 if within.low.strict else ceil(value)
+    if within.high:
+        value = within.high.value
+        high = ceil(value) - 1 if within.high.strict else floor(value)
+    most = 10 ** max(INTEGER_DIGITS, *(len(str(abs(bound))) + 1 for bound in (low, high))) - 1
+    low, high = low if within.low else -most, high if within.high else most
     parts = list(_between(max(low, 0), high))
     parts += ["-" + digits for digits in _between(max(-high, 1), -low)]
     found = _any_of(parts)
@@ -134,13 +137,13 @@ def numbers(within: Range) -> Automaton:
     parts: list[Automaton] = []
     if high is None or high.value > 0 or (high.value == 0 and not high.strict):
         least = low if low and (low.value > 0 or (low.value == 0 and low.strict)) else None
-        parts.append(_magnitudes(least, high))
+        parts.append(_magnitudes("", least, high))
     if low is None or low.value < 0:
         least = (
             NumberBound(high.value.copy_negate(), high.strict) if high and high.value <= 0 else None
         )
         most = NumberBound(low.value.copy_negate(), low.strict) if low else None
-        parts.append(_with_minus(_magnitudes(least, most)))
+        parts.append(_magnitudes("-", least, most))
     return rx.union(*parts)
 
 
@@ -171,19 +174,6 @@ def _with_zeros(whole: Automaton) -> Automaton:
         for state, row in enumerate(whole.transitions)
     ]
     return Automaton((*rows, (zero,), (zero,)), whole.accepting | {end + 1})
-
-
-def _integer_bounds(within: Range) -> tuple[int | None, int | None]:
-    low = high = None
-    if within.low:
-        low = int(within.low.value.to_integral_value("ROUND_CEILING"))
-        if within.low.strict and low == within.low.value:
-            low += 1
-    if within.high:
-        high = int(within.high.value.to_integral_value("ROUND_FLOOR"))
-        if within.high.strict and high == within.high.value:
-            high -= 1
-    return low, high
 
 
 def _any_of(patterns: Iterable[str]) -> Automaton:
@@ -238,32 +228,22 @@ def _multiples(step: int) -> Automaton:
     )
 
 
-def _with_minus(magnitudes: Automaton) -> Automaton:
-    if magnitudes.is_empty:
-        return magnitudes
-    moved = tuple(
-        tuple((chars, target + 1) for chars, target in row) for row in magnitudes.transitions
-    )
-    first = ((charset.of("-"), 1),)
-    return Automaton((first, *moved), frozenset(state + 1 for state in magnitudes.accepting))
-
-
-def _magnitudes(low: NumberBound | None, high: NumberBound | None) -> Automaton:
-    """Plain decimals between non-negative bounds."""
+def _magnitudes(sign: str, low: NumberBound | None, high: NumberBound | None) -> Automaton:
+    """Plain decimals between non-negative bounds, behind a sign."""
     texts = [f"{bound.value:f}".partition(".") for bound in (low, high) if bound]
     digits = max(EXACT_DIGITS, *(len(whole) + 1 for whole, _, _ in texts), 0)
-    shapes = [f"0{_fraction_of(EXACT_DIGITS)}"]
+    shapes = [f"{sign}0{_fraction_of(EXACT_DIGITS)}"]
     for length in range(1, digits + 1):
-        shapes.append(f"[1-9][0-9]{{{length - 1}}}{_fraction_of(EXACT_DIGITS - length)}")
+        shapes.append(f"{sign}[1-9][0-9]{{{length - 1}}}{_fraction_of(EXACT_DIGITS - length)}")
     found = _any_of(shapes)
     for bound, fractions_from in ((low, _fractions_at_least), (high, _fractions_at_most)):
         if bound:
             text, _, fraction = f"{bound.value:f}".partition(".")
             number = int(text)
             beyond = (number + 1, 10**digits) if bound is low else (0, number - 1)
-            parts = [whole + _ANY_FRACTION for whole in _between(*beyond)]
+            parts = [sign + whole + _ANY_FRACTION for whole in _between(*beyond)]
             equal = fractions_from(fraction.rstrip("0"), bound.strict)
-            parts += [str(number) + fraction for fraction in equal]
+            parts += [f"{sign}{number}{fraction}" for fraction in equal]
             found = rx.intersection(found, _any_of(parts))
     return found
 

@@ -79,7 +79,10 @@ class Overlap:
         if kind in ("integer", "fraction"):
             return not way.range.is_empty
         if kind == "string":
-            return _possible_string(way)
+            try:
+                return way.has_length and not way.language().is_empty
+            except TooManyStatesError:
+                return True
         if kind == "object":
             return any(
                 (of.high is None or of.high >= len(of.required))
@@ -124,12 +127,3 @@ class Overlap:
         return all(
             self._together(left.at(place), right.at(place), 0) for place in range(min(certain, 20))
         )
-
-
-def _possible_string(way: Constraints) -> bool:
-    if not way.has_length:
-        return False
-    try:
-        return not way.language().is_empty
-    except TooManyStatesError:
-        return True

@@ -69,6 +69,7 @@ _CLASSES: dict[str, _Reading] = {
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _SYNTAX = frozenset("^$\\.*+?()[]{}|/-")
 _QUANTIFIERS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_MARKS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|[()]", re.DOTALL)  # escapes, classes, parentheses
 _BRACES = re.compile(r"\{([0-9]+)(,([0-9]*))?\}")
 _CODE_POINT = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]+)\}")
 
@@ -163,22 +164,11 @@ class _Reader:
         """Whether the sequence that starts here is exactly one group."""
         if self.pattern[start : start + 1] != "(":
             return False
-        depth, at, in_class = 0, start, False
-        while at < len(self.pattern):
-            char = self.pattern[at]
-            if char == "\\":
-                at += 1
-            elif in_class:
-                in_class = char != "]"
-            elif char == "[":
-                in_class = True
-            elif char == "(":
-                depth += 1
-            elif char == ")":
-                depth -= 1
-                if depth == 0:
-                    return self.pattern[at + 1 : at + 2] in ("", "|", ")")
-            at += 1
+        depth = 0
+        for mark in _MARKS.finditer(self.pattern, start):
+            depth += (mark[0] == "(") - (mark[0] == ")")
+            if not depth:
+                return self.pattern[mark.end() : mark.end() + 1] in ("", "|", ")")
         return False
 
     def quantified(self) -> Regex:

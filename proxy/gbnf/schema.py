@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from itertools import combinations
@@ -251,14 +250,7 @@ class SchemaCompiler:
         found = []
         for way in ways:
             refuse = partial(self._refuse_count, way)
-            for of in way.objects:
-                try:
-                    found.append(object_members(of, self.rules, self.value, refuse))
-                except TooManyStatesError:
-                    why = "the property names need too many rules"
-                    self.gaps.report("additionalProperties", way.nodes[0], why)
-                    of = replace(of, regions=())
-                    found.append(object_members(of, self.rules, self.value, refuse))
+            found += [object_members(of, self.rules, self.value, refuse) for of in way.objects]
         return self._containers("{}", ways, found, values, self.overlap.of_objects)
 
     def _refuse_count(self, way: Constraints, why: str) -> None:

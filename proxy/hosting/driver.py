@@ -1,9 +1,8 @@
 """The driver of a model that the gateway starts itself.
 
-It is up whether its server runs or not, so that requests may wait for it. While the server does not
-run, its capabilities are `provisional`: a request first waits for the load, and its prompt is
-rendered with the model's template then. Everything that a client asks starts the server; health
-checks, metrics and lists do not.
+It is up whether its server runs or not, so that requests may wait for it; until it runs, its
+capabilities are `provisional`. Everything that a client asks starts the server; health checks,
+metrics and lists do not.
 """
 
 from __future__ import annotations

@@ -48,8 +48,7 @@ class ModelHost:
         self.presets = False  # whether requests of any model may need to be changed
 
     def add(self, config: ModelConfig) -> HostedModel:
-        """Add a model. One of the same name, whose settings have changed, keeps running until it
-        is closed."""
+        """Add a model. A former one of the same name runs until it is closed."""
         config = with_key(config)
         if not self._models:
             self.room.limits = replace(self.room.limits, cards=self.hosting.cards.totals)

@@ -59,8 +59,7 @@ class Candidate(Protocol):
 
 
 class Limits(Struct, frozen=True):
-    """The bytes of memory and the number of models that may be loaded; 0: any. `cards` are the
-    bytes of each graphics card."""
+    """What may be loaded: bytes of memory, models, bytes of each graphics card; 0: any."""
 
     memory: int = 0
     models: int = 0
@@ -89,8 +88,7 @@ Models = Sequence[Candidate]
 def step(
     limits: Limits, line: Models, loaded: Models, now: float, swap_wait: float
 ) -> tuple[Candidate | None, Models]:
-    """The model that enters now, if one does, and those that shall end. `line` is in the order of
-    turns."""
+    """The model that enters now, if one does, and those that shall end. `line` is sorted."""
     if not line:
         return None, ()
     first = line[0]
@@ -118,8 +116,7 @@ def _ends(limits: Limits, first: Candidate, loaded: Models, now: float, swap_wai
 
 
 def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:
-    """Those of the free models that must end so that the first fits; None if all of them do not
-    suffice."""
+    """The free models that must end so that the first fits; None if that does not suffice."""
     together = [first, *(model for model in loaded if model not in free)]
     if not limits.allow(together):
         return None
@@ -133,8 +130,7 @@ def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> 
 
 
 class MemoryBudget:
-    """`changed` is the lock of the budget and of all its models; waiting on it is woken by any
-    change."""
+    """`changed` is the lock of the budget and of its models, and woken by any change."""
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ further one, and from the third on requests within it are refused.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -142,8 +143,7 @@ class HostedModel:
         yield server
 
     def load(self) -> None:
-        """Begin to load the server, without using it. Raises GatewayError if it would be in
-        vain."""
+        """Begin to load the server. Raises GatewayError if it would be in vain."""
         with self._changed:
             if self.server is None and not any(waiter.by_hand for waiter in self._waiters):
                 self._wait(Waiter(time.monotonic(), by_hand=True))
@@ -219,8 +219,7 @@ class HostedModel:
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
     def place(self) -> tuple[int, float]:
-        """Its place in the line of models that have no room, 0 if it has, and the seconds until it
-        is loaded, as far as is known."""
+        """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""
         number, seconds = self._room.place(self)
         return number, seconds if number else max(0.0, self.takes - self.elapsed)
 
@@ -250,8 +249,7 @@ class HostedModel:
         return f"{text}, about {math.ceil(seconds)} s" if known else text
 
     def stop(self) -> None:
-        """End the server as soon as no request uses it, or at once while it loads; the next request
-        starts it again."""
+        """End the server after its last request, or at once while it loads."""
         with self._changed:
             loads = self.state in (State.WAITING, State.LOADING)
             if loads:
@@ -387,7 +385,7 @@ class HostedModel:
                 if self._answered or time.monotonic() - self.used > LASTING:
                     self._failures = 0
                 why = f"the server of the model {self.name} ended with {process.exit}"
-                self._fail(LoadFailed(why, cause="died"), loaded=True)
+                self._fail(LoadFailed(why, "died"), loaded=True)
         except Stopped:
             log.info("model %s: stopped while it was loading", self.name)
         except GatewayError as error:
@@ -443,8 +441,7 @@ class HostedModel:
                 self._changed.wait(min(WATCH, max(LOOK, self.left)))
 
     def _fail(self, error: GatewayError, *, loaded: bool = False) -> None:
-        """Record a failure. Requests that wait get the error, unless it is of a loaded server: the
-        next load starts for them."""
+        """Record a failure. Waiting requests get the error, unless it is of a loaded server."""
         if self._over:
             return
         log.error("%s", error.message.partition("\n")[0])
@@ -471,4 +468,6 @@ class HostedModel:
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
     """An error for one of several requests."""
-    return type(error)(error.message, param=error.param, code=error.code, retry_after=retry_after)
+    copied = copy.copy(error)
+    copied.retry_after = retry_after
+    return copied

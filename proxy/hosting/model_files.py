@@ -15,19 +15,12 @@ from ..backends.gguf import Value
 from ..config import ModelConfig
 
 KEY_VARIABLE = "LLAMA_API_KEY"  # of llama-server
-MAX_PARTS = 1000  # files of a split model
 MAX_LABEL = 200  # characters of a name in a file that are shown
 
 # The fields that are read of a file; those with a dot are of its architecture.
 _FIELDS = frozenset(
-    {
-        "general.architecture",
-        "general.name",
-        "general.size_label",
-        "general.file_type",
-        ".context_length",
-        ".embedding_length",
-    }
+    """general.architecture general.name general.size_label general.file_type .context_length
+    .embedding_length""".split()
 )
 _FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1"}
 _FILE_TYPES |= {10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M"}
@@ -35,8 +28,7 @@ _FILE_TYPES |= {16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16", 38: "MXFP4_M
 
 
 class ModelFile(Struct, frozen=True):
-    """The first GGUF file of a model: bytes of all its parts, and its fields, empty if they cannot
-    be read."""
+    """The first GGUF file of a model: bytes of all parts, and its fields, if they can be read."""
 
     path: Path
     size: int
@@ -92,8 +84,7 @@ def files(config: ModelConfig) -> list[ModelFile]:
 
 
 def fingerprint(config: ModelConfig) -> str:
-    """A digest of all on which the need of a model depends: its command, its environment without
-    its key, and the size and time of its files."""
+    """A digest of the command, the environment without its key, and the files."""
     seen = []
     for paths in _paths(config):
         for path in paths:
@@ -128,5 +119,5 @@ def parts(path: Path) -> list[Path]:
     split = re.fullmatch(r"(.*-)00001(-of-(\d{5})\.gguf)", path.name)
     if split is None:
         return [path]
-    count = min(int(split[3]), MAX_PARTS)
-    return [path.with_name(f"{split[1]}{n:05d}{split[2]}") for n in range(1, count + 1)]
+    numbers = range(1, int(split[3]) + 1)
+    return [path.with_name(f"{split[1]}{number:05d}{split[2]}") for number in numbers]

@@ -1,8 +1,5 @@
 """What a model needs: as configured, else as its server showed, else a guess by the size of its
-files.
-
-What a server showed is kept under a fingerprint of its command and files, so that a gateway that
-starts again knows it.
+files. What a server showed is kept under a fingerprint of its command and files.
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from .process import resident
 log = logging.getLogger("slotproxy.models")
 
 PATIENCE = 10.0  # seconds for nvidia-smi
-MAX_CARDS = 64
 MIB = 1 << 20
 
 Source = Literal["set", "measured", "estimated"]
@@ -42,8 +38,7 @@ GUESS = 5.0  # seconds that a load is assumed to take before the first one
 
 class Cards:
     """The graphics cards, numbered as nvidia-smi numbers them. `given` are the bytes of each by
-    --gpu-memory; without them, nvidia-smi is asked. Where it is missing, what a model holds on
-    cards is never measured."""
+    --gpu-memory. Without nvidia-smi, what a model holds on cards is never measured."""
 
     def __init__(self, given: Sequence[int] = ()) -> None:
         self._given = tuple(given)
@@ -69,8 +64,7 @@ class Cards:
         if shutil.which("nvidia-smi") is None:
             return []
         rows = _nvidia_smi("gpu", "uuid,index,memory.total")
-        cards = [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
-        return cards[:MAX_CARDS]
+        return [(uuid, int(total) * MIB) for uuid, _, total in rows if total.isdecimal()]
 
 
 def _nvidia_smi(what: str, fields: str) -> list[tuple[str, str, str]]:
@@ -120,8 +114,7 @@ class KeptNeeds(Protocol):
 
 
 class Need:
-    """Of one model. `recall` before a load reads what is known of it, `measure` and `learn` note
-    what is seen of its server, `keep` remembers it."""
+    """Of one model: `recall` reads what is known, `measure` and `learn` note what is seen."""
 
     def __init__(
         self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None
@@ -168,8 +161,7 @@ class Need:
 
     @cached_property
     def files(self) -> Sequence[ModelFile]:
-        """The GGUF files of its command, that of the model first. Anybody may have made them, so
-        reading their heads does not hold up others."""
+        """The GGUF files of its command, that of the model first."""
         return run_in_native_thread(lambda: files(self._config))
 
     @property
@@ -196,8 +188,7 @@ class Need:
         return bool(self._visible) and layers != "0" and flag(command, "-dev", "--device") != "none"
 
     def recall_once(self) -> None:
-        """`recall`, if nothing has done so yet. What it needs is known then: asking for the cards
-        does not hold up others."""
+        """`recall`, if nothing has done so yet; asking for the cards does not hold up others."""
         if not self._fingerprint:
             self.recall()
             run_in_native_thread(lambda: self.amounts)

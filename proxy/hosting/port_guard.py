@@ -1,14 +1,13 @@
 """Whether the server that was started here is what listens at its port.
 
-The port stands on the command line, for all users of the machine to read, and a server may load for
-seconds before it listens. Another user's program that listens there first would get the key of the
-server and the prompts. So nothing is sent on a new connection before Linux has told whose sockets
-these are: the listening ones of the port, and the other end of the connection, in case the listener
-is gone already.
+All users of the machine can read the port on the command line, and another user's program that
+listens there first would get the key of the server and the prompts. So nothing is sent on a new
+connection before Linux has told whose sockets these are: the listening ones of the port, and the
+other end of the connection, in case the listener is gone already.
 
 A socket is the server's if a process of its session holds it. A container's port is held by another
-process, of root or of our user, that was started for it: after the server's command. Any other
-socket is foreign. Where /proc does not tell, nothing is checked.
+process, of root or of our user, that was started after the server's command. Any other socket is
+foreign. Where /proc does not tell, nothing is checked.
 """
 
 from __future__ import annotations
@@ -89,8 +88,7 @@ def _named(user: int) -> str:
 
 
 def _sockets(family: int, host: str, port: int, own: int) -> Iterator[tuple[int, int, bool]]:
-    """User, inode, and whether it listens, of the sockets that listen where we connected to, and
-    of the end of the connection from the port `own`."""
+    """User, inode, and whether it listens, of the sockets there, and of the end at port `own`."""
     packed = socket.inet_pton(family, host)
     places = {_hex(bytes(4)), _hex(bytes(16)), _hex(packed)}
     if len(packed) == 4:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from mmap import PAGESIZE
 from pathlib import Path
 
 from ..backends.refusals import said
@@ -54,8 +55,7 @@ class ModelLog:
             return "".join(f"{line}\n" for line in self._lines)
 
     def after(self, number: int) -> tuple[int, list[str]]:
-        """The number of lines so far, and the kept ones after the line of this number; for
-        admins."""
+        """The number of lines so far, and the kept ones after this number; for admins."""
         with self._lock:
             new = min(len(self._lines), self._count - number)
             return self._count, list(islice(self._lines, len(self._lines) - new, None))
@@ -87,14 +87,8 @@ def run(
     config: ModelConfig, words: Sequence[str], env: Mapping[str, str], output: int = subprocess.PIPE
 ) -> subprocess.Popen[bytes]:
     """Start a program in the folder of a model. Raises OSError."""
-    return start_program(
-        words,
-        env,
-        cwd=config.folder or None,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return start_program(words, env, cwd=config.folder or None, **streams)
 
 
 def has_program(config: ModelConfig) -> bool:
@@ -106,8 +100,7 @@ def has_program(config: ModelConfig) -> bool:
 
 class ModelProcess:
     """A process of a model, with a session of its own. What it prints goes to `log`; `ended` is
-    called, from a thread of its own, when it stops printing, because it then has most likely
-    ended. Raises OSError if it cannot be started."""
+    called, from another thread, when it stops printing. Raises OSError if it cannot be started."""
 
     def __init__(
         self, config: ModelConfig, port: int, log: ModelLog, ended: Callable[[], None]
@@ -135,8 +128,7 @@ class ModelProcess:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def read_out(self) -> None:
-        """After its end: wait until the log has its last lines. Not for long, because a child that
-        it left behind may still hold its output."""
+        """Wait until the log has its last lines; a child left behind may hold its output."""
         self._reader.join(READ_OUT)
 
     def kill(self) -> None:
@@ -187,8 +179,7 @@ def stat(pid: int) -> list[str]:
 
 
 def in_session(pid: int) -> dict[int, int]:
-    """The pages of memory that each process of a session holds; {} if the system does not say. It
-    reads a file of each process of the system, so not on the event loop."""
+    """The pages of each process of a session, if the system tells. Not on the event loop."""
     held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -200,7 +191,5 @@ def in_session(pid: int) -> dict[int, int]:
 
 def resident(pid: int) -> dict[int, int]:
     """The bytes of memory that each process of a session holds; {} if the system does not say."""
-    import resource  # not on Windows
-
-    pages, size = run_in_native_thread(partial(in_session, pid)), resource.getpagesize()
-    return {process: count * size for process, count in pages.items()}
+    pages = run_in_native_thread(partial(in_session, pid))
+    return {process: count * PAGESIZE for process, count in pages.items()}

@@ -77,8 +77,7 @@ def of_file(path: Path) -> Identity | None:
 
 
 class SlotFolder:
-    """Creates the folder if necessary. Raises OSError: a BlockingIOError if another gateway uses
-    it."""
+    """Creates the folder. Raises OSError: a BlockingIOError if another gateway uses it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,8 +93,7 @@ class SlotFolder:
             raise
 
     def create(self, file: str) -> None:
-        """Create an empty private file, whose mode stays when a server overwrites it. Raises
-        OSError."""
+        """Create an empty private file; a server that overwrites it keeps the mode."""
         self.remove((file,))
         os.close(os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -130,13 +128,9 @@ class SlotFolder:
                 text = file.read(LARGEST + 1)
             if len(text) <= LARGEST:
                 index = msgspec.json.decode(text, type=Index)
-                files = (
-                    (identity, prompt)
-                    for identity, prompt in index.files
-                    if prompt.file.startswith(beginning)
-                    and identity == of_file(self.path / prompt.file)
-                )
-                return msgspec.structs.replace(index, files=tuple(files))
+                ours = [pair for pair in index.files if pair[1].file.startswith(beginning)]
+                same = (pair for pair in ours if pair[0] == of_file(self.path / pair[1].file))
+                return msgspec.structs.replace(index, files=tuple(same))
         return None
 
     def sweep(self, keep: Collection[str], beginning: str) -> None:

@@ -1,13 +1,12 @@
 """Keeps the slots of hosted models over the end of their servers, and of the gateway.
 
-Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
-seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, an index of its model's files is written, by
-which another process adopts them.
+Before a server is stopped, its slots are saved, the last used first, for at most `SAVING` seconds.
+The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes on with it
+restores it. An index of the files is written, by which another process adopts them.
 
 A file is restored only as it was written, to a server like the one that wrote it (`Index`): a
-llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
-None of this may hinder a model: a failure is logged, and prompts are evaluated again.
+llama-server crashes when it reads a truncated one. None of this may hinder a model: a failure is
+logged, and prompts are evaluated again.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ MIB = 1 << 20
 
 
 class SlotKeeper:
-    """For all models of a gateway. `folder`, created when it is needed, has the slots of all
-    commands that name none of their own."""
+    """For all models. `folder`, created if needed, has the slots of commands that name none."""
 
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
@@ -270,8 +268,7 @@ class ModelSlots:
 
 
 def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
-    """The flags to add to a command, so that the server saves slots in `folder`: none if its --help
-    does not list them. Raises OSError."""
+    """The flags with which the server saves slots in `folder`, if its --help lists them."""
     listed, given = _help(config), {word.partition("=")[0] for word in config.command}
     more: tuple[str, ...] = ()
     if RAM_FLAG in listed and not given & RAM_FLAGS:
@@ -282,8 +279,7 @@ def _flags(config: ModelConfig, folder: Path) -> tuple[str, ...]:
 
 
 def _help(config: ModelConfig) -> str:
-    """What a command prints with --help, whatever program it begins with; "" if it does not end in
-    time. A llama-server prints its help before it opens the model."""
+    """What a command prints with --help; "" if it does not end in time. Nothing is loaded."""
     words = (*filled_in(config.command, PORT, 1), "--help")
     with run(config, words, config.environment) as process:
         try:

@@ -61,21 +61,9 @@ class LoadFailed(UpstreamFault):
 
     code = LOAD_FAILED
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        cause: Cause = "other",
-        lines: str = "",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        end = f"\nIts last lines:\n{lines}" if lines else ""
-        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
-        self.summary = message
-        self.cause = cause
-        self.lines = lines
+    def __init__(self, message: str, cause: Cause = "other", lines: str = "") -> None:
+        super().__init__(f"{message}\nIts last lines:\n{lines}" if lines else message)
+        self.summary, self.cause, self.lines = message, cause, lines
 
 
 class Stopped(Exception):
@@ -83,8 +71,7 @@ class Stopped(Exception):
 
 
 class Starter:
-    """`log` gets what the server prints. Waiting on the lock of the room is woken when the load
-    becomes `unwanted`. `process` is the last one, until `end`."""
+    """`log` gets what the server prints. `process` is the last one, until `end`."""
 
     def __init__(
         self,
@@ -100,8 +87,7 @@ class Starter:
         self._deadline, self._changed = hosting.deadline, hosting.room.changed
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
-        """Start the server, at another port if another program listens at one. Raises Stopped,
-        LoadFailed, UpstreamFault, OSError."""
+        """Start the server. Raises Stopped, LoadFailed, UpstreamFault, OSError."""
         config = self._config
         for left in reversed(range(PORTS if PORT in config.url else 1)):
             guard, port = PortGuard(), free_port()
@@ -133,13 +119,12 @@ class Starter:
 
     def failure(self, why: str, cause: Cause) -> LoadFailed:
         message = f"the model {self._config.name} failed to load: {why}"
-        return LoadFailed(message, cause=cause, lines=self._log.end())
+        return LoadFailed(message, cause, self._log.end())
 
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float
     ) -> Capabilities:
-        """Wait until the server is ready, and find out what it can do. Raises Stopped,
-        UpstreamFault."""
+        """Wait until the server is ready, and probe it. Raises Stopped, UpstreamFault."""
         pause = LOOK
         while True:
             why = "its server was not ready within start_timeout"

@@ -32,14 +32,11 @@ def state_of(model: HostedModel, place: int) -> State:
 
 
 def view_of(model: HostedModel, now: float) -> dict[str, Any]:
-    """A model at this time, in seconds since 1970.
+    """A model at this time, in seconds since 1970. None is unknown, or never.
 
-    `busy` of its `slots` are in use; `slots` is 0 until they are known. Of one that waits or loads,
-    `began_at` is when its server began to load and `ready_at` when it is expected to be loaded,
-    None if unknown. `memory` and `cards` are bytes that it holds, or needs; `source` says how that
-    is known. `loaded_at` and `load_seconds` are those of the last load. `expires_at` is when an
-    idle model is unloaded, `ttl` after how many idle seconds, None for never. `kept` are its saved
-    slots."""
+    `busy` of its `slots` are in use. `memory` and `cards` are bytes that it holds, or needs;
+    `source` says how that is known. `loaded_at` and `load_seconds` are those of the last load,
+    `ready_at` and `expires_at` are expected. `kept` are its saved slots."""
     model.needs.recall_once()
     needs, config, learned = model.needs, model.config, model.needs.learned
     place, wait = model.place() if model.status == "loading" else (0, 0.0)
@@ -105,8 +102,7 @@ def room_of(room: MemoryBudget, named: Container[str]) -> dict[str, Any]:
 
 
 def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
-    """Why a model is not loaded: `lines` are the last ones that its server printed, `retry_at` is
-    when it may be loaded again, None for now."""
+    """`lines` are the last ones of its server, `retry_at` is when it may be loaded again."""
     error = model.error
     if error is None:
         return None

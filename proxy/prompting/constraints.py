@@ -27,8 +27,7 @@ from ..gbnf.rules import Rules
 from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import CharClass, Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
-from .formats import CallFormat, CallShape
-from .formats.base import ID, NAME, TYPE, TaggedArguments
+from .formats.base import ID, NAME, TYPE, CallFormat, CallShape, TaggedArguments
 from .formats.tagged import STRING, kinds, member
 
 # The grammar of tool calls. Models write other white space than their template at times, so that
@@ -39,10 +38,12 @@ _ATOM = re.compile(r"<[^<>]*(?:>|\Z)|\[/?[A-Z_]+\]|[{}\[\],:]|[^\s{}\[\],:<]+|<|
 _TWO_TAGS = re.compile(r"([^<]*</[^<>]*>)(\s+)(<.*)", re.DOTALL)
 _SPACE = CharClass(charset.of(" \t\n"))
 _LETTERS = charset.of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
-_WORD = CharClass(charset.union(_LETTERS, charset.of("_-")))
-_DIGIT = CharClass(charset.of("0123456789"))
 _EXAMPLE_IDS = {"word": "call_0", "nine": "000000000", "index": "0"}
-_MAX_ID = 64
+_IDS = {
+    "word": ("idchar", CharClass(charset.union(_LETTERS, charset.of("_-"))), 1, 64),
+    "nine": ("idchar", CharClass(_LETTERS), 9, 9),
+    "index": ("digit", CharClass(charset.of("0123456789")), 1, 3),
+}
 # Required arguments whose order is free and whose presence is enforced; each doubles the rules.
 _MAX_ANY_ORDER = 4
 _OF_STRINGS = ("pattern", "format", "minLength", "maxLength")
@@ -75,11 +76,12 @@ def call_elements(
         gap = (_gap(1, rules),) if begun and rest and not rest[0].isspace() and _ends(begun) else ()
         call = (*gap, *_literals(rest, rules, shape), Group(tuple(named)))
     else:
-        firsts = []
-        for name, body in bodies.items():
-            whole = head(shape, name)
-            if whole.startswith(begun):
-                firsts.append((*_literals(whole[len(begun) :], rules), *body))
+        heads = {name: head(shape, name) for name in bodies}
+        firsts = (
+            (*_literals(heads[name][len(begun) :], rules), *body)
+            for name, body in bodies.items()
+            if heads[name].startswith(begun)
+        )
         call = (Group(tuple(firsts)),)
     elements: list[Element] = [rules.add("call", call)]
     if most > 1:
@@ -107,9 +109,9 @@ class _Tagged:
         self._schema = schema
         self._writer = writer
         self._rules = writer.rules
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        fields = schema if isinstance(schema, Mapping) else {}
+        properties, required = fields.get("properties"), fields.get("required")
         self._keys = tuple(properties) if isinstance(properties, Mapping) else ()
-        required = schema.get("required") if isinstance(schema, Mapping) else None
         known = [key for key in self._keys if isinstance(required, list) and key in required]
         # With more of them the order stays free, and the model is trusted to write them all.
         self._required = frozenset(known if len(known) <= _MAX_ANY_ORDER else ())
@@ -152,7 +154,9 @@ class _Tagged:
             return (*head, choice, *_literals(after, self._rules))
         if isinstance(schema, Mapping):
             self._writer.leave_out(word for word in _OF_STRINGS if word in schema)
-        text = (*head, *self._text(after))
+        mark = after.rstrip()
+        rest = _literals(after[len(mark) :], self._rules)
+        text = (*head, *self._rules.plain("text", _up_to(mark)), *rest)
         if not tags.text_after_key or types == STRING:
             return text
         return (Group((text, self._json(key, schema, types - STRING))),)
@@ -160,8 +164,10 @@ class _Tagged:
     def _json(self, key: str, schema: Any, types: frozenset[str]) -> Elements:
         """An argument that is written as JSON."""
         name = f"{self._tool.name}/properties/{key}"
-        whole = self._with_definitions(schema)
-        value = self._writer.value(whole, name, self._tool.strict, an_object=False)
+        if isinstance(schema, Mapping):  # it may refer to the definitions
+            names = ("$defs", "definitions")
+            schema = {**{n: self._schema[n] for n in names if n in self._schema}, **schema}
+        value = self._writer.value(schema, name, self._tool.strict, an_object=False)
         written = types if TYPE in self._tags.after_key else ("null",)
         around = {self._tags.around(key, kind) for kind in written}
         heads = [self._before(key, before) for before in sorted({before for before, _ in around})]
@@ -179,19 +185,6 @@ class _Tagged:
             return (*head, Literal(before[at:]))
         gap = _gap(len(tags[2]), self._rules)
         return (*head, Literal(tags[1]), gap, Literal(tags[3]))
-
-    def _with_definitions(self, schema: Any) -> Any:
-        """The schema with the definitions that it may refer to."""
-        if not isinstance(schema, Mapping):
-            return schema
-        names = ("$defs", "definitions")
-        return {**{name: self._schema[name] for name in names if name in self._schema}, **schema}
-
-    def _text(self, after: str) -> Elements:
-        """Text up to the mark that closes it, and the mark."""
-        mark = after.rstrip()
-        more = after[len(mark) :]
-        return (*self._rules.plain("text", _up_to(mark)), *_literals(more, self._rules))
 
 
 def _listed(schema: Any) -> list[str] | None:
@@ -212,8 +205,8 @@ def _up_to(mark: str) -> Automaton:
             target = next((n for n in range(len(seen), 0, -1) if mark.startswith(seen[-n:])), 0)
             if target:
                 targets[target] = targets.get(target, "") + char
-        row = [(charset.of(chars), target) for target, chars in targets.items()]
         others = charset.complement(charset.of("".join(targets.values())))
+        row = [(charset.of(chars), target) for target, chars in targets.items()]
         rows.append((*row, (others, 0)))
     return Automaton((*rows, ()), frozenset({len(mark)}))
 
@@ -232,11 +225,8 @@ def _optional_id(
 
 
 def _id(shape: CallShape, rules: Rules) -> Element:
-    if shape.ids == "nine":
-        return Repeat(rules.add("idchar", (CharClass(_LETTERS),)), 9, 9)
-    if shape.ids == "index":
-        return Repeat(rules.add("digit", (_DIGIT,)), 1, 3)
-    return Repeat(rules.add("idchar", (_WORD,)), 1, _MAX_ID)
+    name, char, least, most = _IDS[shape.ids]
+    return Repeat(rules.add(name, (char,)), least, most)
 
 
 def _literals(
@@ -401,11 +391,12 @@ def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
         text = finished(rules, tuple(roots), limits)
         return BoundGrammar(text, tuple(schema_gaps), tuple(tool_gaps))
     except (SchemaError, UnsupportedSchema, GrammarError) as error:
-        raise InvalidParameter(param, f"cannot be used: {error}") from None
+        why = str(error)
     except TooManyStatesError:
-        raise InvalidParameter(param, "cannot be used: the schema needs too many rules") from None
+        why = "the schema needs too many rules"
     except RecursionError:
-        raise InvalidParameter(param, "cannot be used: the schema is nested too deeply") from None
+        why = "the schema is nested too deeply"
+    raise InvalidParameter(param, f"cannot be used: {why}")
 
 
 class _Writer:

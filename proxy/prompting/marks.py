@@ -26,14 +26,11 @@ def overlap(text: str, marks: Iterable[str]) -> int:
 
 
 def common_start(text: str, other: str) -> str:
-    """The longest beginning that both texts have."""
     size = min(len(text), len(other))
-    at = next((i for i in range(size) if text[i] != other[i]), size)
-    return text[:at]
+    return text[: next((at for at in range(size) if text[at] != other[at]), size)]
 
 
 def common_end(text: str, other: str) -> str:
-    """The longest end that both texts have."""
     return common_start(text[::-1], other[::-1])[::-1]
 
 

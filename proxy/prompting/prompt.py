@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +15,9 @@ from ..core.request import CompletionRequest, Message, Tool
 from ..core.task import NO_GUARD, ContentGuard
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
-from .formats import GENERIC, SPECIAL, CallFormat, generic
+from .formats import SPECIAL, generic
+from .formats.base import CallFormat
+from .formats.generic import GENERIC
 from .profile.adapt import (
     MessageRules,
     arranged,
@@ -50,11 +53,6 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if self.stop else ()
 
-    @property
-    def turns(self) -> tuple[str, ...]:
-        begins = self.user_name.rstrip()
-        return (begins,) if begins else ()
-
     # As of a template.
 
     source = ""
@@ -62,7 +60,9 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def family(self) -> Family:
-        return Family(name="plain text", stops=self.stops, turn_stop_texts=self.turns)
+        # Models of other formats write the user's turn too.
+        turns = filter(None, (self.user_name.rstrip(),))
+        return Family(name="plain text", stops=self.stops, turn_stop_texts=tuple(turns))
 
     def render(self, messages: Sequence[Mapping[str, Any]], *_: Any, **__: Any) -> str:
         """The prompt for ``messages``, of which ``role`` and ``content`` are used."""
@@ -150,13 +150,15 @@ class Prompter:
         self._tags = self.syntax.reasoning or REASONING_TAGS
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 1
-        calls = self.syntax.calls
-        turns = calls.turns if calls is not None else ()
+        turns = self.syntax.calls.turns if self.syntax.calls is not None else ()
         # Without tags that end with the beginning of a turn: those end every prompt.
         self._closings = tuple(
             end for _, end in self._tags if end and not end.endswith(turns or "\0")
         )
-        self._marks = _marks(form, self.syntax)
+        turn_ends = (*self.syntax.stops[:1], *form.family.turn_stop_texts)
+        if isinstance(form, LegacyFormat):
+            turn_ends = (form.user_name, form.ai_name.rstrip())
+        self._turn_ends = tuple(filter(None, turn_ends))
         self._usual = _variables(CompletionRequest(), form.rules)
         self._bos = bos or None
         self._adds_bos = adds_bos
@@ -182,10 +184,10 @@ class Prompter:
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        beginning = assistant_prefill(request)
+        *messages, last = request.messages
+        beginning = assistant_prefill(request) if last.role == "assistant" else ""
         if not beginning:
             return self._render(request, now)
-        *messages, last = request.messages
         prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
         lead = _lead(prompt.text, self.form.rules, last.reasoning, self._tags)
         return msgspec.structs.replace(
@@ -200,9 +202,8 @@ class Prompter:
         templates write when thinking is switched off."""
         if opened_by(text, self._tags) is not None:
             return True
-        if not self.syntax.reasoning:
-            return False
-        return not text[-_PROMPT_END:].rstrip().endswith(self._closings)
+        end = text[-_PROMPT_END:].rstrip()
+        return bool(self.syntax.reasoning) and not end.endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         form, rules = self.form, self.form.rules
@@ -210,7 +211,7 @@ class Prompter:
         own = () if chat is request.messages else tuple(chat)
         tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
         call_format = None
-        if callable_tools(request):
+        if (request.tools or request.tool_choice.mode != "auto") and callable_tools(request):
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
             call_format = self.syntax.calls or GENERIC
@@ -239,7 +240,7 @@ class Prompter:
             text=text,
             stops=self.syntax.stops,
             turns=form.family.turn_stop_texts,
-            boundaries=_boundaries(text, self._marks),
+            boundaries=_boundaries(text, self._turn_ends),
             guard=self._neutraliser,
             syntax=self.syntax,
             call_format=call_format,
@@ -260,18 +261,15 @@ class Prompter:
         if request.reasoning_effort or request.template_kwargs:
             variables = _variables(request, self.form.rules)
 
-        def render(messages: Sequence[dict[str, Any]], *, refuses: bool = True) -> str:
-            return self.form.render(
-                messages,
-                tools,
-                bos_token=self._bos,
-                eos_token=self._eos,
-                now=now,
-                variables=variables,
-                keep_bos=not self._adds_bos,
-                refuses=refuses,
-            )
-
+        render = partial(
+            self.form.render,
+            tools=tools,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            now=now,
+            variables=variables,
+            keep_bos=not self._adds_bos,
+        )
         # A client cannot take its history back.
         try:
             try:
@@ -373,14 +371,6 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, .
     if opened is None:
         return ""
     return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
-
-
-def _marks(form: ChatTemplate | LegacyFormat, syntax: AnswerSyntax) -> tuple[str, ...]:
-    """Texts at the end of a turn or the beginning of the next."""
-    marks = (*syntax.stops[:1], *form.family.turn_stop_texts)
-    if isinstance(form, LegacyFormat):
-        marks = (form.user_name, form.ai_name.rstrip())
-    return tuple(filter(None, marks))
 
 
 def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -36,16 +37,7 @@ Errors = Iterator[ValidationError]
 Keyword = Callable[..., Errors]
 
 
-class _Left:
-    """What one validation may still use."""
-
-    __slots__ = ("frames", "references")
-
-    def __init__(self) -> None:
-        self.references, self.frames = MAX_REFERENCES, MAX_FRAMES
-
-
-_left: ContextVar[_Left] = ContextVar("left")
+_left: ContextVar[SimpleNamespace] = ContextVar("left")  # what one validation may still use
 
 
 class _TooMuch(Exception):
@@ -98,17 +90,6 @@ def _additional(validator: Any, extra: Any, instance: Any, schema: Any) -> Error
             yield from validator.descend(value, extra, path=name)
 
 
-def _reference(follow: Keyword) -> Keyword:
-    def counted(validator: Any, ref: Any, instance: Any, schema: Any) -> Errors:
-        left = _left.get()
-        left.references -= 1
-        if left.references < 0:
-            raise _TooMuch
-        yield from follow(validator, ref, instance, schema)
-
-    return counted
-
-
 def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Errors:
     spend(len(values) >> 2)
     if known_by(instance) not in set(map(known_by, values)):
@@ -122,9 +103,11 @@ def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
             yield ValidationError(f"{instance!r} has non-unique elements")
 
 
-def _charged(follow: Keyword, frames: int) -> Keyword:
+def _charged(follow: Keyword, *, is_reference: bool) -> Keyword:
     """A keyword that spends by the size of its values. Raises RecursionError for too many within
     each other."""
+
+    frames = REFERENCE_FRAMES if is_reference else KEYWORD_FRAMES
 
     def charged(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         work = 10
@@ -133,6 +116,9 @@ def _charged(follow: Keyword, frames: int) -> Keyword:
                 work += len(part) >> 2
         spend(work)
         left = _left.get()
+        left.references -= is_reference
+        if left.references < 0:
+            raise _TooMuch
         if left.frames < frames:
             raise RecursionError
         left.frames -= frames
@@ -158,9 +144,7 @@ _OURS: Mapping[str, Keyword] = {
 def _bounded(standard: Any) -> Any:
     """The validator of a standard with our keywords, all of which are charged."""
     keywords = {
-        name: _charged(_reference(keyword), REFERENCE_FRAMES)
-        if name in _REFERENCES
-        else _charged(keyword, KEYWORD_FRAMES)
+        name: _charged(keyword, is_reference=name in _REFERENCES)
         for name, keyword in {**standard.VALIDATORS, **_OURS}.items()
     }
     return extend(standard, keywords)  # type: ignore[no-untyped-call]
@@ -206,7 +190,7 @@ class OutputValidator:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is not valid JSON: {error}"
-        token = _left.set(_Left())
+        token = _left.set(SimpleNamespace(references=MAX_REFERENCES, frames=MAX_FRAMES))
         try:
             fault = next(self._validator.iter_errors(value), None)
         except TooMuchWork:
@@ -224,10 +208,8 @@ class OutputValidator:
 
 def _work_of(schema: Mapping[str, Any]) -> int:
     """The steps to check one object of a schema against the metaschema."""
-    return 60 + sum(
-        150 + (len(value) if isinstance(value, list | dict | str) else 0)
-        for value in schema.values()
-    )
+    sizes = (len(v) for v in schema.values() if isinstance(v, list | dict | str))
+    return 60 + 150 * len(schema) + sum(sizes)
 
 
 def _unchecked(parts: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -71,16 +71,12 @@ USUALLY = 0.95  # the chance of that return
 AT_MOST = 0.99  # the chance that any conversation returns: silence must be able to lower it
 
 
-def _counts() -> list[float]:
-    return [0.0] * (DEEPEST + 1)
-
-
 class Returns(Struct, array_like=True):
     """The statistics of a pool: the conversations that reached each number of turns, and those that
     continued. `gap` is the mean seconds between the end of a text and the next turn, of `gaps`."""
 
-    reached: list[float] = field(default_factory=_counts)
-    continued: list[float] = field(default_factory=_counts)
+    reached: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
+    continued: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
     gap: float = 60.0
     gaps: int = 0
 

@@ -23,23 +23,19 @@ KEPT = 30.0  # seconds after its last use for which a prompt is kept from idle r
 WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
 
-def count(leases: Iterable[Lease], backend: BackendRecord) -> int:
-    """How many of these leases are of this backend."""
-    return sum(lease.grant.backend is backend for lease in leases)
-
-
 def room(pool: Pool, now: float) -> int:
     """How many more idle requests the backends of a pool may have, by their free slots alone."""
     return sum(_room(backend, pool, now) for backend in pool.backends.values())
 
 
-def may_take(grant: Grant, want: SlotRequest, pool: Pool, idle: int, now: float) -> bool:
-    """Whether an idle request may take the slot of this grant. `idle` is the number of idle
-    requests on its backend."""
+def may_take(
+    grant: Grant, want: SlotRequest, pool: Pool, leases: Iterable[Lease], now: float
+) -> bool:
+    """Whether an idle request may take the slot of this grant. `leases` are those of the others."""
     backend = grant.backend
     if not (_is_spare(grant.slot, backend, pool, now) and _room(backend, pool, now)):
         return False
-    if backend.in_flight == idle:
+    if backend.in_flight == sum(lease.grant.backend is backend for lease in leases):
         return True
     tokens = pool.tokens(want.chain, want.ids) - grant.cached
     return tokens <= LITTLE and not backend.evaluating
@@ -50,12 +46,12 @@ def in_the_way(
 ) -> list[Lease]:
     """The leases of idle requests that are in the way of a new request, which got this lease or
     waits with this ticket."""
-    same = [one for one in leases if one.want.model == want.model]
-    idle = [one for one in same if not one.wanted]
+    same = [lease for lease in leases if lease.want.model == want.model]
+    idle = [lease for lease in same if not lease.wanted]
     if isinstance(entry, Lease):
         backend = entry.grant.backend
-        here = [one for one in idle if one.grant.backend is backend]
-        evaluated = [one for one in here if not one.slot.streaming]
+        here = [lease for lease in idle if lease.grant.backend is backend]
+        evaluated = [lease for lease in here if not lease.slot.streaming]
         if evaluated or not here or _spare(backend, pool, now):
             return evaluated
         return [_least_done(here)]
@@ -68,7 +64,7 @@ def in_the_way(
 
 def _least_done(leases: Iterable[Lease]) -> Lease:
     """The one with the least work to lose."""
-    return max(leases, key=lambda one: (not one.slot.streaming, one.slot.used, one.slot.id))
+    return max(leases, key=lambda lease: (not lease.slot.streaming, lease.slot.used, lease.slot.id))
 
 
 def _room(backend: BackendRecord, pool: Pool, now: float) -> int:

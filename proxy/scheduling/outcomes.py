@@ -107,7 +107,10 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     swap their numbers: the requested slot keeps its old prompt, the used slot loses its own."""
     slot = lease.slot
     if backend.counting and not lease.grant.pin and not lease.streaming:
-        _count(pool, backend, number)
+        if number in backend.seen:
+            backend.counting = False
+            resize(pool, backend, max(backend.seen) + 1)
+        backend.seen.add(number)
     lease.streaming = True
     if number == slot.id:
         if backend.release_delay:
@@ -135,14 +138,6 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         lease.replaced = None
 
 
-def _count(pool: Pool, backend: BackendRecord, number: int) -> None:
-    if number not in backend.seen:
-        backend.seen.add(number)
-        return
-    backend.counting = False
-    resize(pool, backend, max(backend.seen) + 1)
-
-
 def _is_believed(lease: Lease) -> bool:
     """Whether the slot is still assumed to hold the lease's prompt."""
     held = lease.written
@@ -161,7 +156,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     if outcome.end == "whole" and slot.streaming and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
-    _evaluation_ended(backend, slot, now)
+    if not slot.streaming:
+        _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
     if backend.release_delay and outcome.end != "unused":
@@ -188,7 +184,9 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     else:
         pool.drop(held)
         if outcome.end == "failed":
-            _failed(backend, now)
+            backend.failures += 1
+            if backend.failures >= FAILURES:
+                backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
         if outcome.end == "busy":
@@ -236,12 +234,6 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     extended = reuse is not None and reuse.conversation is held.conversation
     if reuse is not None and extended and not (backend.pins or reuse.file):
         pool.drop(reuse)  # it was extended to the new prompt
-
-
-def _failed(backend: BackendRecord, now: float) -> None:
-    backend.failures += 1
-    if backend.failures >= FAILURES:
-        backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
 
 
 def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
@@ -336,16 +328,16 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     """Set the number of slots. Busy slots are kept, and renumbered if their number is too high."""
     count = min(count, MOST_SLOTS)
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
-    kept = slots[: max(count, sum(slot.busy for slot in slots))]
-    for slot in slots[len(kept) :]:
+    remaining = slots[: max(count, sum(slot.busy for slot in slots))]
+    for slot in slots[len(remaining) :]:
         pool.drop(slot.held)
-    taken = {slot.id for slot in kept if slot.id < count}
-    numbers = [i for i in range(max(count, len(kept))) if i not in taken]
-    for slot in kept:
+    taken = {slot.id for slot in remaining if slot.id < count}
+    numbers = [i for i in range(max(count, len(remaining))) if i not in taken]
+    for slot in remaining:
         if slot.id >= count:
             slot.id = numbers.pop(0)
-    kept += [Slot(id=i) for i in numbers[: count - len(kept)]]
-    backend.slots = sorted(kept, key=lambda slot: slot.id)
+    remaining += [Slot(id=i) for i in numbers[: count - len(remaining)]]
+    backend.slots = sorted(remaining, key=lambda slot: slot.id)
     pool.refresh(backend)
 
 

@@ -22,15 +22,12 @@ from .pool import LOOKED_AT, Pool
 from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
-# How long a request leaves a free slot to the conversation that is about to return to it.
-#
-# Two prompts are about to return: for a moment, one in a tool call; and the main one of the
-# request's own session, which waits for the request's answer. To evict one costs its evaluation. So
-# a request waits for another client until its wait has cost as much, counted for all who wait
-# there: at most twice the cost of the better choice, whatever comes. In a session it waits longer,
-# since its agent needs the answers of all its conversations: one after the other, they are ready
-# sooner than in turns that evict each other. Nothing is reserved: after that, the slot goes to the
-# cheapest bid like any other.
+# How long a request leaves a free slot to the conversation that is about to return to it: one in a
+# tool call, or the main one of the request's own session, which waits for its answer. A request
+# waits for another client until the total wait of all who wait there equals the eviction cost, so
+# it never does worse than twice the best choice. In a session it waits longer: its agent needs the
+# answers of all its conversations, which are ready sooner one after the other than in turns that
+# evict each other. Nothing is reserved.
 OWN = 120.0  # seconds that a request waits for conversations of its own session, at most
 OTHERS = 15.0  # seconds that it waits for others, at most
 TOGETHER = 8.0  # factor of a loss in a session: its agent waits for all of them
@@ -79,7 +76,7 @@ def decide(
     prompt = pool.tokens(want.chain, want.ids)
     least = math.inf
     best: Grant | WaitForSlot | None = None
-    kept: dict[str, tuple[CachedPrompt, int]] = {}
+    outside: dict[str, tuple[CachedPrompt, int]] = {}  # the best prompts outside slots
     session = named(want) if want.session else b""
     known: dict[str, Terms] = {}  # of backends compared before
 
@@ -90,9 +87,9 @@ def decide(
         cached = min(held.tokens_at(depth, want.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
             if not held.file or restoring_pays(pool, backend, held.tokens, cached):
-                best_kept = kept.get(backend.name)
-                if best_kept is None or _is_better(held, cached, *best_kept):
-                    kept[backend.name] = held, cached
+                best_outside = outside.get(backend.name)
+                if best_outside is None or _is_better(held, cached, *best_outside):
+                    outside[backend.name] = held, cached
             continue
         wait, hold = slot_wait(slot, backend, pool, now), 0.0
         continues = depth >= held.chain.turn
@@ -123,7 +120,7 @@ def decide(
                 else Grant(backend=backend, slot=slot, reuse=held, cached=cached)
             )
 
-    for held, cached in kept.values():
+    for held, cached in outside.values():
         backend = held.backend
         if may_wait and backend.in_flight >= len(backend.slots):
             slots = backend.slots[:LOOKED_AT]
@@ -136,7 +133,7 @@ def decide(
                 least, best = cost, WaitForSlot(now + wait, key)
 
     for slot, backend in _free_slots(want, pool, now):
-        reuse, cached = kept.get(backend.name, (None, 0))
+        reuse, cached = outside.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
         if reuse is not None:  # (5)
@@ -176,12 +173,11 @@ def _free_slots(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, B
     """The free slots to compare, least recently used first. Backends that evaluate a prompt are
     passed over, so their slots become the least recently used ones of all. Therefore these come
     last, and only a few of each."""
-    found: list[tuple[Slot, BackendRecord]] = []
+    chosen: list[tuple[Slot, BackendRecord]] = []
     later: list[tuple[Slot, BackendRecord]] = []
     of_backend: dict[str, int] = {}  # slots in `later`
     several, passed = len(pool.backends) > 1, 0
-    for one in pool.free.items():
-        backend = one[1]
+    for slot, backend in pool.free.items():
         if backend.name in want.exclude:
             continue  # another tier of a route may have any number of free slots
         if passed == PASSED_OVER:
@@ -191,12 +187,12 @@ def _free_slots(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, B
             count = of_backend.get(backend.name, 0)
             if count < OF_EVALUATING and may_serve(backend, want, now):
                 of_backend[backend.name] = count + 1
-                later.append(one)
+                later.append((slot, backend))
         elif may_serve(backend, want, now):
-            found.append(one)
-            if len(found) == LOOKED_AT:
-                return found
-    return found + later[: LOOKED_AT - len(found)]
+            chosen.append((slot, backend))
+            if len(chosen) == LOOKED_AT:
+                return chosen
+    return chosen + later[: LOOKED_AT - len(chosen)]
 
 
 def restoring_pays(pool: Pool, backend: BackendRecord, tokens: int, cached: int) -> bool:
@@ -226,10 +222,8 @@ def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | W
 def emptiest(want: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
     """The backend that will be free of other answers first.
 
-    The choice is repeated each time the queue is served. It settles: later requests get no slot of
-    a reserved backend, so the least number of answers under way only falls, and ties are decided by
-    the order of the backends.
-    """
+    The choice is repeated each time the queue is served, and settles: the least number of answers
+    under way only falls, as others get no slot there, and ties go by the order of the backends."""
     suitable = (
         backend
         for backend in pool.backends.values()

@@ -114,10 +114,10 @@ class Pool(Struct, eq=False):
                 self.drop(old)  # after _add, so that the index entries of shared links are reused
             slot.held = held
         else:
-            kept = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
-            kept[held] = None
-            if len(kept) > KEPT and not held.file:
-                self.drop(next(iter(kept)))
+            prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
+            prompts[held] = None
+            if len(prompts) > KEPT and not held.file:
+                self.drop(next(iter(prompts)))
 
     def _add(self, held: CachedPrompt) -> None:
         self.added = held.order = self.added + 1
@@ -140,7 +140,7 @@ class Pool(Struct, eq=False):
     def restore(self) -> None:
         """Derive the index from the cached prompts, in their original order."""
         held = [slot.held for b in self.backends.values() for slot in b.slots if slot.held]
-        held += [prompt for kept in self.kept_outside_slots.values() for prompt in kept]
+        held += [prompt for prompts in self.kept_outside_slots.values() for prompt in prompts]
         added = self.added
         for prompt in sorted(held, key=lambda prompt: prompt.order):
             self.added = prompt.order - 1
@@ -310,10 +310,10 @@ class Pool(Struct, eq=False):
 
     def tokens(self, chain: Chain, ids: bool) -> int:
         """The number of tokens in a prompt, estimated for text from earlier answers."""
-        return chain.size if ids else int(chain.size / self.chars_a_token) + 1
+        size = chain.ends[-1] if chain.ends else 0
+        return size if ids else int(size / self.chars_a_token) + 1
 
     def record_token_count(self, chain: Chain, tokens: int) -> None:
         """Record the number of tokens reported for a text prompt."""
-        size = chain.size
-        if tokens and size:
-            self.chars_a_token += SMOOTH * (size / tokens - self.chars_a_token)
+        if tokens and chain.ends:
+            self.chars_a_token += SMOOTH * (chain.ends[-1] / tokens - self.chars_a_token)

@@ -18,7 +18,7 @@ from msgspec import Struct
 SIZE = 12  # bytes of a link
 BLOCK = 512  # characters, or token ids, between the links that are added to the boundaries
 BLOCKS = 128  # of a prompt; in longer ones, a block is twice as long, four times as long, ...
-FINE = 128  # the same, at the beginning of a prompt without boundaries
+FINE = 128  # spacing of the first links of a prompt without message boundaries
 MOST = 512  # links of a chain
 
 
@@ -46,6 +46,8 @@ def chain_of(
     """The chain of a prompt, given as text or token ids, for a group of keys.
 
     `boundaries` are the positions where messages end."""
+    if not prompt:
+        return Chain(turn=1)
     size = len(prompt)
     block = BLOCK
     while size > BLOCKS * block:
@@ -59,18 +61,15 @@ def chain_of(
         boundaries = tuple(b for b in boundaries if 0 < b <= size)
     cuts = [*dict.fromkeys(ends)][-MOST:]
     turn = bisect_right(cuts, max(boundaries) if boundaries else size) or len(cuts)
-    if not prompt:
-        return Chain(turn=1)
-    kind, data = "text", b""
-    if not isinstance(prompt, str):
-        kind, data = "ids", array("q", prompt).tobytes()
+    kind = "text" if isinstance(prompt, str) else "ids"
     state = sha256(f"{group}\0{kind}\0".encode())
     links, begin = [], 0
     for end in cuts:
-        if isinstance(prompt, str):
-            state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
+        part = prompt[begin:end]
+        if isinstance(part, str):
+            state.update(part.encode("utf-8", "surrogatepass"))
         else:
-            state.update(data[8 * begin : 8 * end])
+            state.update(array("q", part).tobytes())
         links.append(state.digest()[:SIZE])
         begin = end
     return Chain(tuple(links), tuple(cuts), turn)

@@ -52,7 +52,6 @@ def record_step(
     pool: Pool,
     lease: Lease,
     step: SlotStep,
-    *,
     tokens: int,
     size: int,
     seconds: float,

@@ -49,6 +49,7 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
+FROM_FACTS = ("model", "weight", "pins", "cache_kind", "release_delay", "keeps_files", "tier")
 PLACE_LOST = (
     "the queue is full and this API key has the most requests in it, so this request was dropped"
     " in favor of another key: retry later"
@@ -58,17 +59,13 @@ PLACE_LOST = (
 class LocalScheduler(BaseScheduler):
     """The scheduler of a single process.
 
-    At most `max_queue` requests wait, each for at most `queue_timeout` seconds; keys share the
-    places (see `fair.displaced`). While no backend of its model is up, a request waits for at most
-    `wait_for_backend` seconds. `on_stranded` is called with the model when such a wait begins,
-    and `on_wanted` with an idle request's lease whose slot others need. Both are called under the
-    lock, so they must not block.
+    `clock` returns monotonic seconds. At most `max_queue` requests wait, each for at most
+    `queue_timeout` seconds; keys share the places (see `fair.displaced`). While no backend of its
+    model is up, a request waits for at most `wait_for_backend` seconds. `groups`: there are several
+    groups of keys, whose caches are kept apart. `disk` is the budget in bytes for the saved slot
+    files of a backend. The callbacks are called under the lock, so they must not block."""
 
-    `clock` returns monotonic seconds. `groups`: there are several groups of keys, whose caches are
-    kept apart. `disk` is the budget in bytes for the saved slot files of a backend. `notices` are
-    warnings for clients about how their requests are placed."""
-
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # warnings for clients about how their requests are placed
 
     def __init__(
         self,
@@ -85,8 +82,11 @@ class LocalScheduler(BaseScheduler):
         self._max_queue = max_queue
         self._queue_timeout = queue_timeout
         self._wait_for_backend = wait_for_backend
+        # A request begins to wait for a backend of this model.
         self.on_stranded: Callable[[str], None] = lambda model: None
+        # It has its lease or its error.
         self.on_settled: Callable[[Ticket], None] = lambda ticket: None
+        # Others need the slot of this lease of an idle request.
         self.on_wanted: Callable[[Lease], None] = Lease.want_back
         self.idle_leases: dict[Lease, None] = {}  # of idle requests
         self._groups = groups
@@ -128,12 +128,10 @@ class LocalScheduler(BaseScheduler):
             pool = self.pools.setdefault(facts.model, Pool())
             self.backends[name] = pool, backend
             pool.backends[name] = backend
-            backend.model, backend.up, backend.weight = facts.model, up, facts.weight
-            backend.pins, backend.cache_kind = facts.pins, facts.cache_kind
-            backend.release_delay = facts.release_delay
-            backend.keeps_files, backend.leaving = facts.keeps_files, False
-            backend.tier = facts.tier
-            backend.draining, backend.failures, backend.ready = False, 0, 0.0
+            for field in FROM_FACTS:
+                setattr(backend, field, getattr(facts, field))
+            backend.up, backend.leaving, backend.draining = up, False, False
+            backend.failures, backend.ready = 0, 0.0
             slots, most = min(facts.slots, MOST_SLOTS), min(facts.most, MOST_SLOTS)
             learns = not slots or most > 0
             is_learned = backend.guessed and bool(backend.slots)
@@ -181,7 +179,9 @@ class LocalScheduler(BaseScheduler):
                 return self._enter_idle(want)
             entry = self._enter(want, again)
             if self.idle_leases:
-                self._make_way(want, entry)
+                pool, now = self.pools[want.model], self._clock()
+                for lease in idle.in_the_way(self.idle_leases, want, entry, pool, now):
+                    self.on_wanted(lease)
             return entry
 
     def _enter_idle(self, want: SlotRequest) -> Lease:
@@ -197,19 +197,13 @@ class LocalScheduler(BaseScheduler):
                 reach = Tiers(pool, now).reach(want, conversation.draw, 0)
             decision = self._policy(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
-                decision, want, pool, idle.count(self.idle_leases, decision.backend), now
+                decision, want, pool, self.idle_leases, now
             ):
                 client = client_class(want)
                 lease = self._take(pool, want, client, decision, conversation, now, reach)
                 self.idle_leases[lease] = None
                 return lease
         raise NoIdleSlot("all slots are in use by other requests")
-
-    def _make_way(self, want: SlotRequest, entry: Lease | Ticket) -> None:
-        """Ask for slots of idle requests that a new request needs."""
-        pool = self.pools[want.model]
-        for lease in idle.in_the_way(self.idle_leases, want, entry, pool, self._clock()):
-            self.on_wanted(lease)
 
     def idle_slots(self, model: str) -> int:
         """How many idle requests for a model may have a slot now, with those that have one."""
@@ -241,8 +235,12 @@ class LocalScheduler(BaseScheduler):
             self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = now < held_until(conversation)
-        if pool.free and not pool.line.active and (returns or self._may(want, client, pool, now)):
+        returns = conversation.calls and now < held_until(conversation)
+        if (
+            pool.free
+            and not pool.line.active
+            and (returns or len(pool.free) > 1 or self._may(want, client, pool, now))
+        ):
             in_reach = want
             if pool.tiered:
                 reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
@@ -287,7 +285,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             return view(self.pools.values(), self.queue, group, key, self._clock())
 
-    # for the replica, leases and tickets
+    # for the replica
 
     def serve(self) -> None:
         """Decide again for all waiting requests, because backends have changed."""
@@ -299,6 +297,8 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self._review(ticket for ticket in self.queue if ticket.until <= now)
+
+    # for leases and tickets
 
     def look(self, ticket: Ticket, now: float) -> float:
         with self._lock:
@@ -323,21 +323,16 @@ class LocalScheduler(BaseScheduler):
                 lease.release()
 
     def place(self, ticket: Ticket) -> int:
-        """Called by tickets only."""
         with self._lock:
             return self.queue.place(ticket)
 
     def _make_room(self, want: SlotRequest) -> None:
         """Make room in a full queue. Raises QueueFull if no other request is displaced."""
-        ticket = displaced(tuple(self.queue), want.key)
+        ticket = displaced(self.queue.tickets, want.key)
         if ticket is None:
-            count = len(self.queue)
-            wait = self.expected_wait(want)
-            raise QueueFull(
-                f"the queue is full: {count} requests are already waiting", retry_after=wait
-            )
-        wait = self.expected_wait(ticket.want)
-        self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=wait))
+            full = f"the queue is full: {len(self.queue)} requests are already waiting"
+            raise QueueFull(full, retry_after=self.expected_wait(want))
+        self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=self.expected_wait(ticket.want)))
         self._serve(self.pools[ticket.want.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
@@ -422,7 +417,7 @@ class LocalScheduler(BaseScheduler):
             client = ticket.client
             # The last slot may be held for this very conversation.
             returns = now < held_until(conversation)
-            if not returns and not self._may(want, client, pool, now):
+            if not (returns or len(pool.free) > 1 or self._may(want, client, pool, now)):
                 greedy.add(client)
                 self._ask_again(ticket, now + 1.0, now)
                 continue
@@ -477,9 +472,9 @@ class LocalScheduler(BaseScheduler):
             ticket.event.set()  # it would sleep for too long
 
     def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        """Whether this client may take a free slot: the last one is held back for a recent client
-        with nothing under way. Requests without a prompt (embeddings) do not compete."""
-        if len(pool.free) > 1 or not want.chain.links:
+        """Whether this client may take the last free slot: it is held back for a recent client with
+        nothing under way. Requests without a prompt (embeddings) do not compete."""
+        if not want.chain.links:
             return True
         if sum(len(b.slots) for b in pool.backends.values()) < 2:
             return True
@@ -487,15 +482,13 @@ class LocalScheduler(BaseScheduler):
 
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
-        newly = ticket.stranded is None
         if ticket.stranded is None:
             ticket.stranded = now
+            if self._wait_for_backend:
+                self.on_stranded(ticket.want.model)
+                ticket.event.set()  # so that the waiting request can report it
         ticket.until = ticket.stranded + self._wait_for_backend
-        lost = now >= ticket.until
-        if newly and not lost:
-            self.on_stranded(ticket.want.model)
-            ticket.event.set()  # so that the waiting request can report it
-        return lost
+        return now >= ticket.until
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
@@ -555,11 +548,9 @@ class LocalScheduler(BaseScheduler):
         return pool if pool is not None and known is backend else Pool()
 
     def on_last_token(self, lease: Lease) -> None:
-        """Called by leases only."""
         lease.slot.finishing = True
 
     def on_first_token(self, lease: Lease, number: int) -> None:
-        """Called by leases only."""
         with self._lock:
             pool, now = self._home(lease), self._clock()
             backend, slot = lease.grant.backend, lease.slot
@@ -570,7 +561,6 @@ class LocalScheduler(BaseScheduler):
                 self._serve(pool, now)
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
-        """Called by leases only."""
         with self._lock:
             pool = self._home(lease)
             return saved_slots.steps(pool, lease, self._disk, self._clock())
@@ -578,17 +568,9 @@ class LocalScheduler(BaseScheduler):
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
-        """Called by leases only."""
         with self._lock:
-            saved_slots.record_step(
-                self._home(lease),
-                lease,
-                step,
-                tokens=tokens,
-                size=size,
-                seconds=seconds,
-                groups=self._groups,
-            )
+            pool = self._home(lease)
+            saved_slots.record_step(pool, lease, step, tokens, size, seconds, self._groups)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""
@@ -603,7 +585,6 @@ class LocalScheduler(BaseScheduler):
         return True
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None:
-        """Called by leases only."""
         with self._lock:
             now = self._clock()
             self.outstanding -= 1

@@ -202,8 +202,9 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
 
 def client_class(want: SlotRequest) -> ClientClass:
     """The key of a request, and whether the request is small."""
-    asked = want.max_tokens or ANSWER
-    return want.key, want.background or asked + want.chain.size / CHARS_A_TOKEN <= SMALL
+    ends, tokens = want.chain.ends, want.max_tokens or ANSWER
+    size = ends[-1] if ends else 0
+    return want.key, want.background or tokens + size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):

@@ -86,10 +86,10 @@ class Tiers:
                 passed.append((number, backend.name, "barred"))
             else:
                 tiers.setdefault(number, []).append(backend)
-        since, due, found = want.since or self._now, math.inf, False
+        since, due, is_chosen = want.since or self._now, math.inf, False
         for number in sorted(tiers):
             backends = tiers[number]
-            if found:
+            if is_chosen:
                 closed += [backend.name for backend in backends]
                 continue
             able = []
@@ -102,7 +102,7 @@ class Tiers:
                 continue
             limit = math.inf if want.idle else able[0].tier.overflow_after
             if since + limit >= self._now + self._expected_wait(able, ahead):
-                found, due = True, since + limit
+                is_chosen, due = True, since + limit
             else:
                 passed += [(number, backend.name, "busy") for backend in able]
         return Reach(frozenset(closed), due, tuple(passed))

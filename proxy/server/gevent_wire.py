@@ -1,9 +1,8 @@
 """A client's socket under gevent, for `proxy.server.http1`.
 
-A read waits first: learning from an exception that there is nothing yet costs as much as parsing a
-request. A write does not wait for a slightly slow client: what the socket does not accept is
-buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the application can read
-its model server to the end and release the slot.
+A read waits first: an exception costs as much as parsing a request. What the socket does not accept
+of a write is buffered, up to `MAX_BEHIND`, and sent by a greenlet of its own, so that the
+application can read its model server to the end and release the slot.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ class _Woken(Exception):
 
 
 class Wire:
-    """Wraps a gevent socket. `close` ends the waiting and leaves the socket open. `broken`: a read
-    or a write has failed."""
+    """Wraps a gevent socket, which `close` leaves open. `broken`: a read or write has failed."""
 
     __slots__ = tuple(
         """_behind _client _error _for_good _held_up _io _recv _rest _send _sender _taken _timeout
@@ -84,8 +82,7 @@ class Wire:
         get_hub().cancel_wait(self._io, _Woken())
 
     def send(self, data: bytes, /) -> None:
-        """Send data, or buffer it until the client accepts it. Raises OSError if the client has
-        disconnected."""
+        """Send data, or buffer it. Raises OSError if the client has disconnected."""
         if not self._behind:
             try:
                 sent = self._send(data)
@@ -151,8 +148,7 @@ class Wire:
                 self._waits_since = 0.0
 
     def _wait_for(self, behind: int) -> None:
-        """Wait until the client lags at most so many bytes. Raises OSError if it has
-        disconnected."""
+        """Wait until the client lags at most so many bytes. Raises OSError if it has left."""
         while self._error is None and self._behind:
             if self._behind <= behind and Wire.behind_all <= MAX_BEHIND_ALL:
                 return
@@ -198,8 +194,7 @@ class Wire:
 
 
 def hang_up(client: Any, how: int) -> None:
-    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered;
-    SHUT_RDWR: it is cut. Uses the native call, so that the reading greenlet sees an ordinary end;
-    gevent's shutdown() would raise in it."""
+    """Shut a client's socket down. SHUT_RD: a request that has just arrived is still answered.
+    The reading greenlet sees an ordinary end; gevent's shutdown() would raise in it."""
     with contextlib.suppress(OSError):
         client._sock.shutdown(how)

@@ -1,7 +1,4 @@
-"""The handshake of a WebSocket, and the codes with which one is closed (RFC 6455).
-
-Apart from `websocket`, whose library a gateway only loads for the first WebSocket.
-"""
+"""The handshake of a WebSocket (RFC 6455), apart from `websocket`, whose library is loaded late."""
 
 from __future__ import annotations
 

@@ -99,8 +99,7 @@ class Last(bytes):
 
 
 class BrokenAnswer(ConnectionError):
-    """An answer that cannot carry an error ended early: its connection must end too. To any WSGI
-    server, it is as if the client had reset it."""
+    """An answer that cannot carry an error ended early: it must not look complete."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.ECONNRESET, reason)
@@ -115,8 +114,7 @@ class BodyTimeout(TimeoutError):
 
 
 class ServerConnection:
-    """One client connection. `environ` is the WSGI environment that its requests share. `parts` is
-    the answer under way, None between two answers."""
+    """A client. Its requests share `environ`; `parts` is the answer under way, or None."""
 
     __slots__ = tuple(
         """_app _body_came _body_since _clock _limits _reader _sock at_once expired parts refused
@@ -145,9 +143,8 @@ class ServerConnection:
     # for the worker
 
     def serve(self, last: Callable[[], bool]) -> None:
-        """Answer requests until the client sends no more, or `last` returns true for a request.
-        Raises OSError if the client has disconnected, and the application's exceptions. The
-        connection must `linger` before it is closed, after an exception too."""
+        """Answer requests until the client sends no more, or `last` returns true for one. Raises
+        OSError, and the application's exceptions. The connection must `linger` after that too."""
         try:
             while (request := self._next()) is not None:
                 request.keep = request.keep and not last() and not self.expired
@@ -163,8 +160,7 @@ class ServerConnection:
             self._reader.close()
 
     def linger(self) -> None:
-        """Tell the client that no more data follows, and discard what it still sends until it
-        closes the connection or a bound is reached. Never raises OSError."""
+        """Say that no more data follows, and discard what still comes. Never raises OSError."""
         self._enter(State.LINGERING)
         left = 0 if self.at_once else MAX_LINGERED
         with contextlib.suppress(OSError):
@@ -225,28 +221,24 @@ class ServerConnection:
 
     def more(self, request: Request) -> bytes:
         """The next part of a body, b"" at its end. Raises BodyError, BodyTimeout."""
-        if not request.body and not request.complete:
+        reader = self._reader
+        while not request.body and not request.complete:
+            if reader.refusal:
+                raise BodyError("the request body is not valid HTTP")
             self._enter(State.BODY)
             try:
-                self._wait_for_body(request)
+                data = reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             finally:
                 self._enter(State.ANSWERING)
-        data = b"".join(request.body)
-        request.body.clear()
-        self._body_came += len(data)
-        return data
-
-    def _wait_for_body(self, request: Request) -> None:
-        """Raises BodyError, BodyTimeout."""
-        while not request.body and not request.complete:
-            if self._reader.refusal:
-                raise BodyError("the request body is not valid HTTP")
-            data = self._reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
                 raise BodyError("the client disconnected")
-            self._reader.feed(data)
+            reader.feed(data)
+        data = b"".join(request.body)
+        request.body.clear()
+        self._body_came += len(data)
+        return data
 
     def _drop_body(self, request: Request) -> bool:
         """Read and discard the rest of a body, up to a bound. Returns whether it ended: a client
@@ -267,8 +259,7 @@ class ServerConnection:
     # the application
 
     def _answer(self, request: Request) -> bool:
-        """Answer a request. Returns whether the connection stays open. Raises Refused for an
-        invalid target."""
+        """Answer a request. Returns whether the connection stays open. Raises Refused."""
         answer = ResponseWriter(self._sock, request)
         # The environment is not kept for the time of a stream.
         parts = self.parts = self._app(self._environ_of(request), answer.start)
@@ -360,8 +351,7 @@ class _Coming(io.RawIOBase):
 
 
 class ResponseWriter:
-    """Writes a response: the head with the first bytes, then bytes or chunks. `whole`: all of it
-    was written."""
+    """Writes the head with the first bytes, then bytes or chunks. `whole`: all was written."""
 
     __slots__ = ("_chunked", "_head", "_request", "_send", "_silent", "keep", "whole")
 
@@ -417,8 +407,7 @@ _today = (0, "")
 
 
 def _path_of(request: Request, target: str, environ: dict[str, Any]) -> str:
-    """The path of a target in another form: `*` with OPTIONS, or an absolute URL, which also
-    replaces the Host (RFC 9112, 3.2.2). Raises Refused."""
+    """The path of `*` with OPTIONS, or of a URL, which also replaces the Host. Raises Refused."""
     if target == "*" and request.method == "OPTIONS":
         return target
     absolute = _absolute(target)

@@ -14,8 +14,7 @@ _MOST_FILES = 1 << 20
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one. Returns the limit after that. Systems without one
-    (Windows) have no relevant bound."""
+    """Raise the soft limit to the hard one. Returns it; Windows has none."""
     try:
         import resource
     except ImportError:

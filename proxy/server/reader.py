@@ -49,8 +49,7 @@ class Refused(Exception):
 
 
 class Request:
-    """A request with a complete head; `body` grows until `complete`. `environ` is the WSGI
-    environment without the path and the body."""
+    """A request with a complete head; `body` grows until `complete`."""
 
     __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
 
@@ -192,7 +191,7 @@ class Reader:
         raise Refused(status)
 
     def _stop(self, status: str) -> None:
-        """Stop with a reason; only the first counts, and nothing more is parsed."""
+        """Only the first reason counts, and nothing more is parsed."""
         self.refusal = self.refusal or status
 
     def _parse(self, rest: bytes | memoryview) -> None:

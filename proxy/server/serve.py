@@ -1,12 +1,10 @@
 """Starts the server: gunicorn with gevent workers, or waitress. Never Flask's development server.
 
-``gunicorn_options`` is used by gunicorn.conf.py and by the console script. The application is
-created inside the worker, after gevent has patched: nothing imported here, or by ``proxy.config``,
-may import flask, requests or ssl.
+The application is created inside the worker, after gevent has patched: nothing imported here, or by
+``proxy.config``, may import flask, requests or ssl.
 
 SIGHUP, or with --watch-config a change of the file, reads the settings again, and adds and drains
-backends in the running process, so the table of slots stays. What SIGTERM and SIGINT do:
-`stopping`.
+backends in the running process, so the table of slots stays.
 """
 
 from __future__ import annotations
@@ -38,8 +36,7 @@ INTERVAL = 1.0  # seconds between two looks at the files of --watch-config
 
 
 class Watched:
-    """Files and folders, whose times are looked at: network folders and containers deliver no
-    events. `paths` that are empty are left out."""
+    """Files and folders, whose times are looked at: network folders deliver no events."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = [os.path.expanduser(path) for path in paths if path]
@@ -87,8 +84,7 @@ def say(text: str) -> None:
 
 
 def application(settings: Settings) -> Flask:
-    """The WSGI application. A setting that only the application can check, such as a template, ends
-    the process with one line."""
+    """The WSGI application. A wrong setting ends the process with one line."""
     gc.disable()
     from proxy.app import create_app  # imported late: see the module's docstring
 
@@ -131,18 +127,16 @@ def run(settings: Settings, reread: Reread) -> int:
     return 0
 
 
-def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
-    """Apply changed backends and keys; an unusable setting changes nothing. Prints warnings that
-    were not `told` yet. Returns whether the settings were usable."""
+def _reload(app: Flask, reread: Reread) -> bool:
+    """Apply changed backends and keys. Returns whether the settings were usable; if not, nothing
+    has changed."""
     from proxy.app import reload
 
     try:
         settings = reread()
         reload(app, settings)
         for warning in settings.warnings:
-            if warning not in told:
-                told.add(warning)
-                say(f"warning: {warning}")
+            say(f"warning: {warning}")
         return True
     except SettingsError as error:
         say(f"not reloaded: {error}")
@@ -151,26 +145,24 @@ def _reload(app: Flask, reread: Reread, told: set[str]) -> bool:
     return False
 
 
-def _reload_first(app: Flask, reread: Reread, told: set[str]) -> None:
+def _reload_first(app: Flask, reread: Reread) -> None:
     """Reload in a worker that replaces another one, which may have reloaded. Its own keys are those
     of the start: if they cannot be read again, one that was revoked since must not come back."""
     from proxy.app import suspend_keys
 
-    if not _reload(app, reread, told) and suspend_keys(app):
+    if not _reload(app, reread) and suspend_keys(app):
         why = "until the settings can be read: correct them and reload (kill -HUP)"
         say(f"the API keys of the settings are refused by this worker {why}")
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
-    """Reload at SIGHUP, and with --watch-config when a file changes. Both only wake a thread: a
-    handler of a signal may not wait."""
+    """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
     wake = Wakeup()
-    told = set(settings.warnings)
 
     def reload() -> None:
         while True:
             wake.wait()
-            _reload(app, reread, told)
+            _reload(app, reread)
 
     threading.Thread(target=reload, name="reload", daemon=True).start()
     for number in HANGUP:
@@ -259,7 +251,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def post_worker_init(worker: Any) -> None:
         if worker.age > settings.workers:  # it replaces one that may have reloaded
-            _reload_first(worker.wsgi, reread, set(settings.warnings))
+            _reload_first(worker.wsgi, reread)
         _on_change(worker.wsgi, settings, reread)
         worker.life = life_of(worker.wsgi)
 

@@ -2,7 +2,6 @@
 
 A request without a valid key may send at most `WITHOUT_KEY` bytes. An incomplete chunk line, and
 incomplete trailers, which waitress copies with every read, have at most `MAX_INCOMPLETE` bytes.
-`look` ends a body that arrives slowly, and an answer that the client does not read.
 """
 
 from __future__ import annotations

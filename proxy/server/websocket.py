@@ -1,8 +1,8 @@
-"""A WebSocket on the socket of a WSGI request, under gunicorn's gevent and threaded workers.
+"""A WebSocket on the socket of a WSGI request.
 
-One thread reads: it answers pings, joins fragments and puts whole messages into a queue, so that
-the end of the connection is noticed while nobody reads messages. At the end, the socket is shut
-down for writing, and still read for a moment: a client that is reset may lose the reason.
+One thread reads, so that the end of the connection is noticed while nobody reads messages. At the
+end, the socket is shut down for writing, and still read for a moment: a client that is reset may
+lose the reason.
 
 A frame of six bytes costs as much as one of a kilobyte. So a read is short, other greenlets run
 after each, and frames are counted.
@@ -32,8 +32,7 @@ MOST_FRAGMENTS = 1000  # of a message, and one more for each kilobyte of it
 
 
 class WebSocket:
-    """An open WebSocket. `receive` and `send` are for one thread; `on_close` is called, in another
-    one, when the client closes the connection or disconnects."""
+    """`receive` and `send` are for one thread; `on_close` is called in another one."""
 
     def __init__(
         self,

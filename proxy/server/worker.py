@@ -1,12 +1,9 @@
 """gunicorn's gevent worker, with our own HTTP/1.1 (`proxy.server.http1`) and a faster shutdown.
 
-On a stop, the stock worker waits for all open connections. This one closes idle ones and only waits
-for running answers, which end with an error when their time is over (see `stopping`). A check once
-a second ends connections whose client takes too long.
-
-When few of the ``worker_connections`` are left, connections that wait for their client are closed,
-longest wait first; if there are none, the last places are for health checks, and other requests get
-a 503.
+On a stop, it only waits for running answers, which end with an error when their time is over (see
+`stopping`). A check once a second ends connections whose client takes too long. When few of the
+``worker_connections`` are left, those that wait longest for their client are closed; if there are
+none, the last places are for health checks, and other requests get a 503.
 
 Objects that the application keeps with a connection are in environ["slotproxy.kept"] by name, and
 closed with it.
@@ -225,8 +222,7 @@ class Worker(GeventWorker):
 
 
 class _Server(StreamServer):
-    """Pauses accepting when the system is out of files, and makes room. gevent would log a
-    traceback at each try."""
+    """Pauses accepting without files, and makes room. gevent would log a traceback each time."""
 
     worker: Worker
 
@@ -270,8 +266,7 @@ class _Seat:
         self.leaving = False
 
     def look(self, now: float) -> None:
-        """End a connection whose client takes too long: first with an answer, at the next check
-        for good."""
+        """End a connection that takes too long: with an answer, at the next check for good."""
         connection = self.connection
         holds_slot = getattr(connection.parts, "holds_slot", False)
         if self.wire.is_stuck(now, holds_slot):

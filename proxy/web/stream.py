@@ -72,7 +72,16 @@ class ClosingBody:
                 done()
 
 
-class StreamBody(ClosingBody):
+class SlotBody(ClosingBody):
+    """A body whose answer holds a slot: the server disconnects slow readers sooner, since other
+    requests wait for it."""
+
+    __slots__ = ()
+
+    holds_slot = True
+
+
+class StreamBody(SlotBody):
     """Encodes an answer as it arrives, and closes it."""
 
     __slots__ = (
@@ -80,9 +89,6 @@ class StreamBody(ClosingBody):
         "_comments",
         "_encoder",
     )
-
-    # The server disconnects slow readers sooner, since other requests wait for the slot.
-    holds_slot = True
 
     def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
         self._answer = answer

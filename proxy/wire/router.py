@@ -68,12 +68,6 @@ def _listed(entry: dict[str, Any], status: dict[str, Any]) -> Listed | None:
     )
 
 
-def _port(args: object) -> str:
-    """The port of the model's process, which differs between processes."""
-    words = _texts(args)
-    return next((port for word, port in pairwise(words) if word == "--port"), "")
-
-
 def room(props: object) -> int:
     """The maximum number of loaded models, from a router's /props; 0 for any number."""
     return as_count(as_dict(props).get("max_instances"))

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
+_json = msgspec.json.Encoder().encode
 Event = tuple[str, bytes]
 _ONE = re.compile(rb"data: [^\r\n]*\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -134,8 +137,9 @@ HEARTBEAT = b":\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-def encode(data: bytes, event: str = "") -> bytes:
-    """Encode one event; `data` is a line of JSON."""
+def encode(value: object, event: str = "") -> bytes:
+    """Encode one event, whose data is the value as JSON."""
+    data = _json(value)
     if event:
         return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
     return b"data: " + data + b"\n\n"

@@ -12,8 +12,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
 
-from tests.extras import need
-from tests.fuzz import bodies, mcp, sockets, uploads
+from tests.fuzz import bodies, sockets, uploads
 from tests.fuzz.subject import Answer, Case, drive, running, told, wrong_in
 from tests.thorough import FEW
 from tools import servers
@@ -51,17 +50,6 @@ def test_no_frame_breaks_a_websocket(tmp_path: Path) -> None:
         report, fuzzer = sockets.fuzz(subject, seed=1, count=40 if FEW else 200)
     assert not subject.findings, told(report, subject, tmp_path)
     assert len(fuzzer.routes) > 1 and fuzzer.answers > 3
-
-
-def test_no_mcp_server_or_client_breaks_the_gateway(tmp_path: Path) -> None:
-    need("knowledge", "mcp")
-    with (
-        mcp.hostile() as (url, more),
-        running(tmp_path, keys=True, more=more) as subject,
-    ):
-        report, fuzzer = mcp.fuzz(subject, seed=1, url=url, count=10 if FEW else 60)
-    assert not subject.findings, told(report, subject, tmp_path)
-    assert fuzzer.results > 0
 
 
 CHAT = Case(0, "openai.chat_completions", "POST", "/v1/chat/completions", {}, b"{}")

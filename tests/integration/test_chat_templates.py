@@ -133,11 +133,6 @@ def test_prompts_equal_those_of_llama_server(
     assert WANTED.get(name, {}).keys() <= reasons.keys(), "a wanted difference is gone"
 
 
-def test_there_are_templates_and_conversations() -> None:
-    assert len(ALL) >= 25
-    assert not BINARY or len(NAMES) >= 70
-
-
 @pytest.mark.skipif(FEW, reason="make test-all runs it")
 @pytest.mark.parametrize(
     "name",

@@ -60,13 +60,6 @@ def test_chat_format_of_the_chatglm_cpp_fork(api: Chatchat) -> None:
     assert "".join(one["text"] for one in pieces)
 
 
-def test_chat_chunk_is_one_document_on_waitress(server: ModelServer, gateway: StartGateway) -> None:
-    api = Chatchat(gateway(*FLAGS, "--server", "waitress", "--llama-api", server.url).url)
-    documents = list(api.chat_chat("你好", max_tokens=24))
-    assert len(documents) > 1
-    api.close()
-
-
 def test_client_disconnect_frees_its_slot(old_server: ModelServer, gateway: StartGateway) -> None:
     api = Chatchat(gateway(*FLAGS, "--llama-api", old_server.url).url)
 

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +84,6 @@ def hello(model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def caller(model: Callable[..., Path]) -> Path:
-    return model(*CALL, "<|observation|>")
-
-
-@pytest.fixture(scope="session")
 def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chatglm")
     return made_up.write(folder / "babbler.bin", n_ctx=2 * made_up.LONG)
@@ -132,31 +126,6 @@ def test_answers_in_two_languages(module_gateway: StartGateway, hello: Path) -> 
     assert len([one for one in texts if one]) > 5, "it came in pieces"
     assert not any("\N{REPLACEMENT CHARACTER}" in one for one in texts)
     assert chunks[-1].usage == whole.usage
-
-
-def test_max_tokens_and_stop_strings(module_gateway: StartGateway, hello: Path) -> None:
-    api = client(module_gateway("--chatglm-model", str(hello)))
-
-    def say(**options: Any) -> tuple[str | None, str]:
-        answer = api.chat.completions.create(model="m", messages=[USER], temperature=0, **options)
-        return answer.choices[0].message.content, answer.choices[0].finish_reason
-
-    assert say(max_tokens=3) == ("你好，我是", "length")
-    assert say(max_tokens=4) == ("你好，我是\N{REPLACEMENT CHARACTER}", "length")
-    # A stop string across two tokens, and one inside a token.
-    assert say(stop=["o wor"]) == ("你好，我是🤖。 Hell", "stop")
-    assert say(stop="好") == ("你", "stop")
-
-    with pytest.raises(openai.BadRequestError) as caught:
-        say(seed=1)
-    assert caught.value.param == "seed"
-    for name, value in (("logprobs", True), ("logit_bias", {"5": 3})):
-        with pytest.raises(openai.BadRequestError) as caught:
-            say(**{name: value})
-        assert caught.value.param == name
-    with pytest.raises(openai.BadRequestError) as caught:
-        api.chat.completions.create(model="m", messages=[{"role": "user", "content": "x " * 2048}])
-    assert caught.value.code == "context_length_exceeded"
 
 
 def test_named_tool_is_always_called(
@@ -242,18 +211,6 @@ def test_every_wsgi_server_serves_chatglm(
     answer = client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
     assert answer.choices[0].message.content == "你好，我是🤖。 Hello world!"
     assert len(engines(one)) == (0 if "thread" in flags else 1)
-
-
-def test_several_models_are_served(gateway: StartGateway, hello: Path, caller: Path) -> None:
-    one = gateway("--chatglm-model", f"{hello},{caller}")
-    until(lambda: len(engines(one)) == 2)
-    api = client(one)
-    for file in (hello, caller):
-        until(partial(up, one, file.stem))
-    assert [m.id for m in api.models.list()] == [hello.stem, caller.stem]
-    for file, word in ((hello, "你好"), (caller, "get_weather")):
-        answer = api.chat.completions.create(model=file.stem, messages=[USER], temperature=0)
-        assert (answer.choices[0].message.content or "").startswith(word)
 
 
 def up(gateway: Gateway, name: str) -> bool:

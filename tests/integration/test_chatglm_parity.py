@@ -138,13 +138,6 @@ def test_whole_answer_has_every_field_of_the_reference(hello: Pair) -> None:
     assert set(theirs["usage"]) <= set(ours["usage"])
 
 
-def test_models_are_listed_like_the_reference(hello: Pair) -> None:
-    theirs, ours = (json.loads(ask(f"{url}/v1/models")[1]) for url in hello)
-    assert set(theirs) <= set(ours)
-    # Without `permission`: it is empty there, and was removed from the real API in 2023.
-    assert set(theirs["data"][0]) - {"permission"} <= set(ours["data"][0])
-
-
 def test_stream_equals_the_reference_without_leading_newline(hello: Pair) -> None:
     """The reference keeps the model's first newline in a stream and strips it otherwise."""
     (_, theirs), (_, ours) = hello.ask(messages=[USER], stream=True, **GREEDY)
@@ -167,14 +160,6 @@ def test_max_tokens_counts_new_tokens(hello: Pair) -> None:
     assert ours["choices"][0]["finish_reason"] == "length"
 
 
-def test_long_prompt_is_not_truncated(hello: Pair) -> None:
-    """The reference truncates it silently to 512 tokens."""
-    long = [{"role": "user", "content": "hello " * 600}]
-    (_, theirs), (_, ours) = hello.ask(messages=long, **GREEDY)
-    assert theirs["usage"]["prompt_tokens"] == 512
-    assert ours["usage"]["prompt_tokens"] > 600
-
-
 def test_tool_call_equals_the_reference(caller: Pair) -> None:
     """The reference has no id, its own finish reason, and executes the generated call with eval."""
     (_, theirs), (_, ours) = caller.ask(messages=[USER], tools=[TOOL], **GREEDY)
@@ -195,10 +180,3 @@ def test_streamed_tool_call_equals_whole_one(caller: Pair) -> None:
     assert "tool_call(" in _said(theirs)
     assert _said(ours) == ""
     assert ours[-1]["choices"][0]["finish_reason"] == "tool_calls"
-
-
-def test_tool_results_are_accepted(hello: Pair) -> None:
-    """The reference has no such role."""
-    messages = [USER, {"role": "tool", "content": "22", "tool_call_id": "x"}]
-    (status, _), (code, _) = hello.ask(messages=messages, **GREEDY)
-    assert (status, code) == (422, 200)

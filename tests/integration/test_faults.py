@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from tests.clients import openai
+from tests.fakes import wait_until
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
@@ -43,13 +43,6 @@ def client_of() -> Iterator[ClientOf]:
             return stack.enter_context(client)
 
         yield make
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.02)
 
 
 def test_server_kill_during_a_stream_is_an_error_event_and_recovers(

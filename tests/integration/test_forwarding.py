@@ -90,12 +90,6 @@ def test_image_is_edited_and_a_refusal_of_the_server_arrives_as_it_is(
         client.images.generate(model="painter", prompt="impossible")
 
 
-def test_upload_beyond_the_bound_is_refused(client: openai.OpenAI, one: Gateway) -> None:
-    with pytest.raises(openai.APIStatusError) as refused:
-        client.audio.transcriptions.create(file=("a.wav", b"x" * 300_001), model="whisper")
-    assert refused.value.status_code == 413
-
-
 def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:
     sent = {"Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "a=secret"}
     answer = httpx.post(
@@ -107,14 +101,6 @@ def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:
     assert set(got["headers"]) <= {"host", "content-type", "content-length", "accept", "user-agent"}
     assert "set-cookie" not in answer.headers and "x-powered-by" not in answer.headers
     assert answer.headers["content-security-policy"] == "sandbox"
-
-
-@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/embeddings", "/v1/rerank"])
-def test_table_changes_the_fields_of_a_json_body(one: Gateway, path: str) -> None:
-    asked = {"model": "whisper-1", "user": "me", "prompt": "x"}
-    got = httpx.post(f"{one.url}{path}", json=asked).json()
-    assert got["path"] == path
-    assert json.loads(got["body"]) == {"model": "large-v3", "prompt": "x"}
 
 
 def test_any_path_of_a_server_is_reached_below_its_model(one: Gateway) -> None:

@@ -103,35 +103,6 @@ def test_load_is_followed_from_its_beginning_to_its_end(
     assert later["loaded_at"] > seen["loaded_at"]
 
 
-def test_model_in_line_has_a_place_and_a_pinned_one_stays(
-    gateway: StartGateway, made_up_model: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "slotproxy.toml"
-    words = ("-c", "32768")  # so that an answer takes long
-    tables = [table(name, made_up_model, tmp_path, *words, memory="60MiB") for name in "ab"]
-    file.write_text("\n".join(tables))
-    one = gateway("--config", str(file), "--memory", "100MiB", "--swap-wait", "60", *LEGACY)
-    body = {"model": "a", "prompt": "Hello", "max_tokens": 15000, "stream": True}
-    with httpx.stream("POST", f"{one.url}/v1/completions", json=body, timeout=60.0) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        reaches(one, "busy", "a")
-        assert model(one, "a")["busy"] == 1
-        act(one, "load", "b")
-        reaches(one, "waiting", "b")
-        assert model(one, "b")["place"] == 1
-        act(one, "unload", "a")
-        reaches(one, "stopping", "a")
-    reaches(one, "ready", "b")
-    act(one, "pin", "b")
-    refused = chat(one, "a")
-    assert refused.status_code == 400
-    assert "of which pinned models take" in refused.json()["error"]["message"]
-    act(one, "unpin", "b")
-    assert chat(one, "a").status_code == 200
-    assert [model(one, name)["pinned"] for name in "ab"] == [False, False]
-
-
 def test_saved_tokens_are_shown(gateway: StartGateway, made_up_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "slotproxy.toml"
     file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", save_slots=True))

@@ -188,9 +188,6 @@ def test_client_that_sends_behind_its_last_answer_is_not_reset(
     assert answer.count(b"\r\n\r\n") == 1
 
 
-# -- malformed requests ----------------------------------------------------------------------------
-
-
 # -- times -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 
 from tests import redis_servers
+from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway
 
@@ -28,7 +29,6 @@ NOBODY = "http://127.0.0.1:9"
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = shutil.which("litellm-proxy", path=f"{ROOT}/build/litellm-venv/bin:{os.environ['PATH']}")
 ADMIN = {"Authorization": "Bearer sk-ops"}
-BOUND = 60.0  # seconds until a change counts everywhere; it takes half a second on an idle machine
 
 
 def _flags(tmp_path: Path, *more: str) -> list[str]:
@@ -52,13 +52,6 @@ def _status(url: str, key: str) -> int:
     """The status that a key gets, on a connection of its own, from any worker."""
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.get(f"{url}/v1/slots", headers=headers, timeout=60).status_code
-
-
-def _wait_for(what: Callable[[], bool], seconds: float = BOUND) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
 
 
 @pytest.mark.timeout(400)  # it takes seconds to start
@@ -146,7 +139,7 @@ def test_change_counts_soon_on_every_worker_and_gateway(
         body = {"keys": [made["token"]]} if path == "/key/delete" else {"key": made["token"]}
         _post(gateways[1].url, path, **body)
         begun = time.monotonic()
-        _wait_for(lambda status=status: everywhere(made["key"], status))  # type: ignore[misc]
+        wait_until(lambda status=status: everywhere(made["key"], status))  # type: ignore[misc]
         counts = time.monotonic()
         everywhere(made["key"], status)  # what asking takes on a busy machine
         took.append(2 * counts - begun - time.monotonic())
@@ -170,7 +163,7 @@ def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
         assert _status(one.url, known) == _status(one.url, "sk-ops") == 200
         assert _status(one.url, "sk-wrong") == 401
         server.start()
-        _wait_for(lambda: _status(one.url, unknown) == 200, 60)
+        wait_until(lambda: _status(one.url, unknown) == 200, 60)
 
 
 def test_key_file_has_rights_and_is_read_again_at_a_signal(
@@ -180,14 +173,14 @@ def test_key_file_has_rights_and_is_read_again_at_a_signal(
     (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann allowed_routes=chat\n", encoding="utf-8")
     assert _status(one.url, "sk-ann") == 401
     one.send(signal.SIGHUP)
-    _wait_for(lambda: _status(one.url, "sk-ann") == 403)
+    wait_until(lambda: _status(one.url, "sk-ann") == 403)
     (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann rpm_limt=1\n", encoding="utf-8")
     one.send(signal.SIGHUP)
-    _wait_for(lambda: "line 2: rpm_limt is not an option" in one.log)
+    wait_until(lambda: "line 2: rpm_limt is not an option" in one.log)
     assert _status(one.url, "sk-ann") == 403
     (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
     one.send(signal.SIGHUP)
-    _wait_for(lambda: _status(one.url, "sk-ann") == 401)
+    wait_until(lambda: _status(one.url, "sk-ann") == 401)
     assert _status(one.url, "sk-ops") == 200
 
 
@@ -201,9 +194,9 @@ def test_worker_that_replaces_another_reads_the_key_file_again(
     (worker,) = descendants(one.pid)
     (tmp_path / "keys").write_text("ops sk-ops\ncarol sk-carol\n", encoding="utf-8")
     one.send(signal.SIGHUP)
-    _wait_for(lambda: _status(one.url, "sk-bob") == 401)
+    wait_until(lambda: _status(one.url, "sk-bob") == 401)
     os.kill(worker, signal.SIGKILL)
-    _wait_for(lambda: descendants(one.pid) not in ([], [worker]))
+    wait_until(lambda: descendants(one.pid) not in ([], [worker]))
     assert _status(one.url, "sk-bob") == 401
     assert _status(one.url, "sk-carol") == 200
 
@@ -218,14 +211,14 @@ def test_revoked_key_does_not_come_back_with_a_worker_that_cannot_read_the_file(
     (worker,) = descendants(one.pid)
     (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
     one.send(signal.SIGHUP)
-    _wait_for(lambda: _status(one.url, "sk-bob") == 401)
+    wait_until(lambda: _status(one.url, "sk-bob") == 401)
     (tmp_path / "keys").write_text("ops sk-ops rpm_limt=3\n", encoding="utf-8")
     os.kill(worker, signal.SIGKILL)
-    _wait_for(lambda: "are refused by this worker" in one.log)
+    wait_until(lambda: "are refused by this worker" in one.log)
     assert _status(one.url, "sk-bob") == 503
     assert _status(one.url, "sk-ops") == 503
     assert _status(one.url, stored) == 200
     (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
     one.send(signal.SIGHUP)
-    _wait_for(lambda: _status(one.url, "sk-ops") == 200)
+    wait_until(lambda: _status(one.url, "sk-ops") == 200)
     assert _status(one.url, "sk-bob") == 401

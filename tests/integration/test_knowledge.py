@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document, Splitting
 from tests.clients import openai
 from tests.documents import docx, pdf
+from tests.fakes import wait_until
 from tests.integration.conftest import StartGateway
 
 LIMITS = ReadingLimits()
@@ -72,13 +72,6 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
     one.database.close()
 
 
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it does not come"
-        time.sleep(0.02)
-
-
 def test_documents_are_found_with_their_positions(library: Library) -> None:
     files = {
         "a.txt": b"The zebra runs.\n",
@@ -122,7 +115,7 @@ def test_cancel_stops_a_running_reader(library: Library) -> None:
     def now() -> Document:
         return library.knowledge.document("ann", base.id, document.id)
 
-    until(lambda: now().chunks > 0)
+    wait_until(lambda: now().chunks > 0)
     assert now().status == "reading" and 0 < now().done < 1
     library.knowledge.cancel_document("ann", base.id, document.id)
     reading.join()
@@ -204,24 +197,6 @@ def test_an_edit_that_fails_changes_neither_the_chunk_nor_the_search(
     assert library.knowledge.search("ann", [document.base_id], "giraffe") == ()
 
 
-def test_data_of_another_owner_is_invisible(library: Library) -> None:
-    document = library.add("a.txt", b"The zebra runs.")
-    (chunk,) = library.knowledge.chunks("ann", document.id)
-    bob = library.knowledge
-    for call in (
-        lambda: bob.base("bob", document.base_id),
-        lambda: bob.search("bob", [document.base_id], "zebra"),
-        lambda: bob.document("bob", document.base_id, document.id),
-        lambda: bob.original("bob", document.id),
-        lambda: bob.chunks("bob", document.id),
-        lambda: bob.edit_chunk("bob", chunk.id, "x"),
-        lambda: bob.remove("bob", document.base_id, document.id),
-        lambda: bob.delete("bob", document.base_id),
-    ):
-        with pytest.raises(NotFound):
-            call()
-
-
 def test_temporary_base_expires(library: Library) -> None:
     now = 1000.0
     knowledge = Knowledge(
@@ -255,7 +230,7 @@ def test_kill_during_ingestion_loses_no_finished_document(
         listed = one.vector_stores.files.list(store.id, limit=100)
         return {file.id: file.status for file in listed}
 
-    until(lambda: list(told(api).values()).count("completed") >= 2)
+    wait_until(lambda: list(told(api).values()).count("completed") >= 2)
     done = {file for file, status in told(api).items() if status == "completed"}
     assert len(done) < len(names), "it was over before it could be killed"
     first.kill()
@@ -263,7 +238,7 @@ def test_kill_during_ingestion_loses_no_finished_document(
     second = gateway(*flags, ready=0)
     again = openai.OpenAI(base_url=f"{second.url}/v1", api_key="x", max_retries=0, timeout=60)
     assert {file for file, status in told(again).items() if status == "completed"} >= done
-    until(lambda: not set(told(again).values()) - {"completed", "failed"})
+    wait_until(lambda: not set(told(again).values()) - {"completed", "failed"})
     assert set(told(again).values()) == {"completed"}
     for number, name in enumerate(names):
         found = again.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=1)

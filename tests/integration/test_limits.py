@@ -445,35 +445,3 @@ def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
     refused = _chat(one, key, 60)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
     assert f"{used[0]} are spent" in refused.json()["error"]["message"]
-
-
-@pytest.mark.slow
-def test_ten_thousand_requests_a_minute_are_exact_with_two_gateways(
-    redis_server: RedisServer,
-) -> None:
-    """More than twice as many are asked for, as fast as Redis answers. Each decision is that of one
-    limiter in a process, at the time of Redis."""
-    limiters = [SharedLimiter(redis_server.url, "test") for _ in range(2)]
-    meter = window("requests/minute", 10_000, 60)
-    charges = [Charge("key k", meter, TICKS, TICKS, False)]
-    gauges = [Gauge("key k", "parallel", ANY)]
-
-    def ask(number: int) -> tuple[int, bool]:
-        limiter = limiters[number % 2]
-        found = limiter.take(charges, gauges)
-        if isinstance(found, Taken):
-            limiter.settle(found, found.amounts)
-        return found.at, isinstance(found, Taken)
-
-    with ThreadPoolExecutor(16) as pool:
-        asked = sorted(pool.map(ask, range(24_000)), key=lambda one: (one[0], not one[1]))
-    for limiter in limiters:
-        limiter.close()
-    now = 0
-    one = LocalLimiter(clock=lambda: now)
-    for now, taken in asked:
-        found = one.take(charges, gauges)
-        assert isinstance(found, Taken) is taken, now
-        if isinstance(found, Taken):
-            one.settle(found, found.amounts)
-    assert sum(taken for _, taken in asked) >= 10_000

@@ -6,12 +6,11 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
-from proxy.backends.local_embeddings import LONGEST, NAME
+from proxy.backends.local_embeddings import NAME
 from tests.clients import ollama, openai
 from tests.extras import need
 from tests.integration.chatchat import Chatchat
@@ -109,32 +108,6 @@ def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
     assert near(list(vector), dog) > 0.999
     older = requests.post(f"{served.url}/api/embeddings", json={"model": NAME, "prompt": "a dog"})
     assert near(older.json()["embedding"], dog) > 0.999
-
-
-def test_names_of_no_model_get_it_where_backends_make_no_embeddings(
-    old_server: ModelServer, gateway: StartGateway
-) -> None:
-    """A server of 2023 without --embedding returns zeros."""
-    served = gateway("--llama-api", old_server.url, env=ON)
-    with client(served) as api:
-        made = api.embeddings.create(model="text-embedding-3-small", input="a dog")
-        assert (made.model, len(made.data[0].embedding)) == (NAME, 512)
-        chats = next(one.id for one in api.models.list() if one.id != NAME)
-        with pytest.raises(openai.APIStatusError, match="embedding flag"):
-            api.embeddings.create(model=chats, input="a dog")
-    glm = requests.post(f"{served.url}/embedding", json={"prompt": "a dog"}, timeout=60).json()
-    assert (glm["model"], len(glm["data"][0])) == (NAME, 512)
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [("x" * (LONGEST + 1), f"{LONGEST + 1} characters"), ([1, 2], "no token ids")],
-    ids=["long", "ids"],
-)
-def test_refused_input_is_explained(served: Gateway, given: Any, says: str) -> None:
-    with client(served) as api, pytest.raises(openai.BadRequestError, match=says):
-        api.embeddings.create(model=NAME, input=given)
-    assert not children(served)
 
 
 def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) -> None:

@@ -182,11 +182,6 @@ def test_new_server_returns_pieces_of_partial_characters(new_url: str) -> None:
     assert bytes(byte for part in parts for byte in part).decode() == "媽"
 
 
-def test_old_server_refuses_pieces(old_url: str) -> None:
-    refused = post(old_url, "/tokenize", 400, content="媽", with_pieces=True)
-    assert refused["error"]["param"] == "with_pieces"
-
-
 def test_unsupported_reports_of_old_server_are_warnings(old_url: str) -> None:
     asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
     body = {"prompt": "Hi", "n_predict": 2, **asked}
@@ -231,11 +226,6 @@ def test_streamed_message_reports_prompt_tokens_first(new_url: str) -> None:
     message = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
     start = next(chunks(new_url, "/v1/messages", **message))
     assert start["message"]["usage"]["input_tokens"] > 0
-
-
-def test_new_server_reports_default_settings(new_url: str) -> None:
-    props = requests.get(f"{new_url}/props", timeout=60).json()
-    assert props["default_generation_settings"]["params"]["top_k"] == 40
 
 
 def test_old_server_defaults_are_not_those_of_the_last_request(old_url: str) -> None:

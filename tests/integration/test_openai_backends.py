@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 import requests
 
-from tests.integration.test_smollm2 import CAPITAL, LIGHTHOUSE, WEATHER, said
+from tests.integration.test_smollm2 import LIGHTHOUSE, WEATHER, said
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer
 
 CHAIN = "slotproxy in front of a server of 2023"
@@ -77,33 +76,6 @@ def test_the_backend_is_shown_with_its_type_and_model(ours: str) -> None:
     assert model["id"] == backend["model"]
 
 
-def test_a_chat_is_answered_with_its_usage(ours: str) -> None:
-    answer = ask(ours, QUESTION, max_tokens=64)
-    assert ANSWER in answer["choices"][0]["message"]["content"]
-    assert answer["usage"]["prompt_tokens"] > 10
-    assert 1 < answer["usage"]["completion_tokens"] <= 64
-
-
-def test_the_openai_client_streams(ours: str) -> None:
-    client = openai.OpenAI(base_url=f"{ours}/v1", api_key="none")
-    with client:
-        parts = client.chat.completions.create(
-            model="any",
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=40,
-            temperature=0,
-            stream=True,
-        )
-        text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
-    assert ANSWER in text
-
-
-def test_a_document_matches_its_schema(ours: str) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "capital", "schema": CAPITAL}}
-    answer = ask(ours, "What is the capital of France?", response_format=form, max_tokens=60)
-    assert list(json.loads(answer["choices"][0]["message"]["content"])) == ["capital"]
-
-
 def test_a_required_call_is_made_or_the_answer_is_an_error(ours: str) -> None:
     """llama-server lets free text come before the call that it enforces, without an end here."""
     body = {
@@ -124,25 +96,6 @@ def test_a_required_call_is_made_or_the_answer_is_an_error(ours: str) -> None:
     (call, *_) = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "get_weather"
     assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
-
-
-def test_a_raw_prompt_is_completed(ours: str) -> None:
-    body = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
-    answer = requests.post(f"{ours}/v1/completions", json=body, timeout=60).json()
-    assert "Paris" in answer["choices"][0]["text"]
-
-
-def test_a_stop_string_of_the_client_ends_the_answer(ours: str) -> None:
-    answer = ask(ours, QUESTION, stop=["MacPhail"], max_tokens=60)
-    choice = answer["choices"][0]
-    assert choice["finish_reason"] == "stop"
-    assert choice["message"]["content"].endswith("Flora ")
-
-
-def test_a_limit_ends_the_answer(ours: str) -> None:
-    answer = ask(ours, "Tell me a long story.", max_tokens=5)
-    assert answer["choices"][0]["finish_reason"] == "length"
-    assert answer["usage"]["completion_tokens"] == 5
 
 
 def test_a_prompt_that_does_not_fit_is_a_400_that_says_so(ours: str) -> None:

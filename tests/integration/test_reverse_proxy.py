@@ -27,6 +27,7 @@ import pytest
 
 from proxy.config import Settings
 from tests.docs_pages import ROOT, blocks
+from tests.fakes import wait_until
 from tools.processes import Child, Gateway, ask, held_port
 
 pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
@@ -51,7 +52,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = Child(command, tmp_path_factory.mktemp("stub") / "stub.log")
     process.launch()
     url = f"http://127.0.0.1:{port}"
-    _until(lambda: ask(f"{url}/pace/20")[0] == 200)
+    wait_until(lambda: ask(f"{url}/pace/20")[0] == 200)
     yield url
     process.kill()
 
@@ -97,7 +98,7 @@ def programs() -> Iterator[Callable[..., Child]]:
     def start(program: Child, port: int) -> Child:
         running.append(program)
         program.launch()
-        _until(lambda: _listens(port) or not program.alive)
+        wait_until(lambda: _listens(port) or not program.alive)
         assert program.alive, program.log
         return program
 
@@ -224,13 +225,6 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def _in_flight(front: Front) -> int:
     backends = json.loads(ask(f"{front.gateway.url}/v1/backends", seconds=30)[1])["data"]
     return sum(backend["in_flight"] for backend in backends)
@@ -242,7 +236,7 @@ def _log_line(front: Front, request_id: str) -> dict[str, Any]:
     def lines() -> list[str]:
         return [line for line in front.gateway.log.splitlines() if request_id in line]
 
-    _until(lambda: bool(lines()))
+    wait_until(lambda: bool(lines()))
     line: dict[str, Any] = json.loads(lines()[0][lines()[0].index("{") :])
     return line
 
@@ -282,8 +276,8 @@ def test_slot_is_free_after_a_client_of_the_proxy_leaves(stream: bool, documente
     head = f"POST {CHAT} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     with documented.connect() as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        _until(lambda: _in_flight(documented) == 1)
-    _until(lambda: _in_flight(documented) == 0, 60)
+        wait_until(lambda: _in_flight(documented) == 1)
+    wait_until(lambda: _in_flight(documented) == 0, 60)
 
 
 # -- uploads ---------------------------------------------------------------------------------------
@@ -386,7 +380,9 @@ def test_second_gateway_answers_when_the_first_is_gone(
     fronts = Front(second, port, folder / "gateway.pem")
     body = {**QUESTION, "max_tokens": 1}
     first.kill()
-    _until(lambda: not _listens(urlsplit(first.url).port or 0))  # its worker ends a moment later
+    wait_until(
+        lambda: not _listens(urlsplit(first.url).port or 0)
+    )  # its worker ends a moment later
     for _ in range(4):
         with fronts.asked("POST", CHAT, body) as answer:
             assert answer.status == 200

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests import thorough
+from tests.fakes import wait_until
 from tools import made_up_model, servers
 from tools.processes import Child, Gateway, ask, held_port
 
@@ -147,15 +148,8 @@ def router(_one_at_a_time: Router) -> Router:
     for model in ("alpha", "beta"):
         if one.status(model) != "unloaded":
             one.tell("/models/unload", {"model": model})
-            wait_for(lambda model=model: one.status(model) == "unloaded")  # type: ignore[misc]
+            wait_until(lambda model=model: one.status(model) == "unloaded")  # type: ignore[misc]
     return one
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def request(
@@ -228,7 +222,7 @@ def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGate
 
     status, answer = chat(one, "beta")
     assert status == 200, answer
-    wait_for(lambda: listed(one)["alpha"] == "unloaded")
+    wait_until(lambda: listed(one)["alpha"] == "unloaded")
     assert listed(one)["beta"] == "loaded"
     found = backends(one)["beta"]
     assert (found["slots"], found["n_ctx"]) == (3, 512)
@@ -258,7 +252,7 @@ def test_status_requests_load_no_model(router: Router, gateway: StartGateway) ->
     assert chat(one, "alpha")[0] == 200
     assert backends(one)["alpha"]["found"]["metrics"]
     assert router.tell("/models/unload", {"model": "alpha"})[0] == 200
-    wait_for(lambda: listed(one)["alpha"] == "unloaded")
+    wait_until(lambda: listed(one)["alpha"] == "unloaded")
     look(3.0)  # at one that is known
 
 
@@ -268,7 +262,7 @@ def test_status_requests_do_not_keep_a_model_loaded(
     sleepy = start_router("--sleep-idle-seconds", "2")
     one = gateway("--llama-api", sleepy.url, "--health-interval", "0.1")
     assert chat(one, "alpha")[0] == 200
-    wait_for(lambda: listed(one)["alpha"] == "sleeping")
+    wait_until(lambda: listed(one)["alpha"] == "sleeping")
     end = time.monotonic() + 3.0
     while time.monotonic() < end:
         assert request(one.url, "/props?model=alpha")[0] == 200
@@ -277,7 +271,7 @@ def test_status_requests_do_not_keep_a_model_loaded(
     assert warm(one, f"127.0.0.1:{sleepy.port}/alpha") == []
     status, answer = chat(one, "alpha")  # which wakes it
     assert status == 200, answer
-    wait_for(lambda: listed(one)["alpha"] == "loaded")
+    wait_until(lambda: listed(one)["alpha"] == "loaded")
 
 
 def test_external_eviction_is_noticed(router: Router, gateway: StartGateway) -> None:
@@ -290,8 +284,8 @@ def test_external_eviction_is_noticed(router: Router, gateway: StartGateway) -> 
     assert warm(one, name)
 
     assert router.tell("/completion", {"model": "beta", "prompt": "a", "n_predict": 1})[0] == 200
-    wait_for(lambda: listed(one)["alpha"] == "unloaded")
-    wait_for(lambda: not warm(one, name))
+    wait_until(lambda: listed(one)["alpha"] == "unloaded")
+    wait_until(lambda: not warm(one, name))
 
     status, answer = chat(one, "alpha", text)  # it is loaded again
     assert status == 200, answer
@@ -338,7 +332,7 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
     for thread in threads:
         thread.start()
     try:
-        wait_for(lambda: len(statuses) >= 2, 60)
+        wait_until(lambda: len(statuses) >= 2, 60)
         began = time.monotonic()
         status, answer = chat(one, "beta")
         took = time.monotonic() - began
@@ -358,8 +352,8 @@ def test_failed_load_is_an_error_with_its_reason(router: Router, gateway: StartG
         status, answer = chat(one, "broken", **more)
         assert (status, answer["error"]["code"]) == (502, "model_load_failed")
         assert "failed to load" in answer["error"]["message"]
-    wait_for(lambda: listed(one)["broken"] == "failed")
-    wait_for(lambda: "exited with code" in (backends(one)["broken"]["error"] or ""))
+    wait_until(lambda: listed(one)["broken"] == "failed")
+    wait_until(lambda: "exited with code" in (backends(one)["broken"]["error"] or ""))
     assert chat(one, "alpha")[0] == 200  # no other model is the worse for it
     assert ask(f"{one.url}/health")[0] == 200
 
@@ -386,11 +380,11 @@ def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: Star
         assert answer.status == 200
         while b"content" not in answer.readline():
             pass
-        wait_for(lambda: busy() == 1)
+        wait_until(lambda: busy() == 1)
         answer.close()
-    wait_for(lambda: busy() == 0, 60)
+    wait_until(lambda: busy() == 0, 60)
     # The gateway counts it out after it has closed the connection that the server sees closed.
-    wait_for(lambda: request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0)
+    wait_until(lambda: request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0)
 
 
 def test_router_killed_during_a_load_recovers(
@@ -401,15 +395,15 @@ def test_router_killed_during_a_load_recovers(
     found: list[tuple[int, Any]] = []
     thread = threading.Thread(target=lambda: found.append(chat(one, "alpha")))
     thread.start()
-    wait_for(lambda: slow.log.count("waiting until model name=alpha") > 0)
+    wait_until(lambda: slow.log.count("waiting until model name=alpha") > 0)
     slow.kill()
     thread.join(60)
     ((status, answer),) = found
     assert status in (502, 503), answer
-    wait_for(lambda: ask(f"{one.url}/health")[0] == 503)
+    wait_until(lambda: ask(f"{one.url}/health")[0] == 503)
     assert all(b["state"] == "down" for b in backends(one).values())
     slow.start()
-    wait_for(lambda: ask(f"{one.url}/health")[0] == 200)
+    wait_until(lambda: ask(f"{one.url}/health")[0] == 200)
     status, answer = chat(one, "alpha")
     assert status == 200, answer
 
@@ -426,12 +420,12 @@ def test_models_follow_the_routers_list(
     preset = tmp_path / "models.ini"
     preset.write_text("version = 1\n[alpha]\nc = 1024\nnp = 2\n")
     assert request(changing.url, "/v1/models?reload=1")[0] == 200
-    wait_for(lambda: "beta" not in listed(one))
+    wait_until(lambda: "beta" not in listed(one))
     status, answer = chat(one, "beta")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     shutil.move(aside, models / "beta.gguf")
     assert request(changing.url, "/v1/models?reload=1")[0] == 200
-    wait_for(lambda: "beta" in listed(one))
+    wait_until(lambda: "beta" in listed(one))
     assert chat(one, "beta")[0] == 200
 
 
@@ -444,7 +438,7 @@ def test_model_of_two_routers_and_a_plain_server_is_one_pool(
         *("--llama-api", router.url, "--llama-api", other.url, "--llama-api", plain.url, *LEGACY),
         *("--health-interval", "0.2"),
     )
-    wait_for(lambda: len(request(one.url, "/v1/models")[2]["data"]) == 4)
+    wait_until(lambda: len(request(one.url, "/v1/models")[2]["data"]) == 4)
     found = request(one.url, "/v1/models")[2]["data"]
     assert [m["id"] for m in found][:3] == ["alpha", "beta", "broken"]
     assert "status" not in found[3]
@@ -456,7 +450,7 @@ def test_model_of_two_routers_and_a_plain_server_is_one_pool(
         assert chat(one, "alpha")[0] == 200
     assert second.status("alpha") == "unloaded"
     first.kill()
-    wait_for(
+    wait_until(
         lambda: sum(b["state"] == "down" for b in request(one.url, "/v1/backends")[2]["data"]) == 3
     )
     status, answer = chat(one, "alpha")
@@ -477,16 +471,16 @@ def test_key_is_sent_to_the_router_and_reload_removes_its_models(
     second = f'[[backend]]\nurl = "{locked.url}"\nname = "box"\napi_key = "sesame"\n'
     config.write_text(first + second)
     one = gateway("--config", str(config), "--health-interval", "0.2", *LEGACY)
-    wait_for(
+    wait_until(
         lambda: {"box/alpha", "box/beta", "plain"} <= {b["id"] for b in backends(one).values()}
     )
     assert chat(one, "alpha")[0] == 200
     config.write_text(first)
     one.send(signal.SIGHUP)
-    wait_for(lambda: [b["id"] for b in backends(one).values()] == ["plain"])
+    wait_until(lambda: [b["id"] for b in backends(one).values()] == ["plain"])
     config.write_text(first + second)
     one.send(signal.SIGHUP)
-    wait_for(lambda: "box/beta" in {b["id"] for b in backends(one).values()})
+    wait_until(lambda: "box/beta" in {b["id"] for b in backends(one).values()})
     assert chat(one, "beta")[0] == 200
 
 
@@ -509,6 +503,6 @@ def test_router_without_autoload_is_reported(
     status, answer = chat(one, "alpha")
     assert (status, answer["error"]["code"]) == (502, "model_not_loaded")
     assert manual.tell("/models/load", {"model": "alpha"})[0] == 200
-    wait_for(lambda: listed(one)["alpha"] == "loaded")
+    wait_until(lambda: listed(one)["alpha"] == "loaded")
     status, answer = chat(one, "alpha")
     assert status == 200, answer

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fakes import wait_until
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer
 
@@ -66,13 +67,6 @@ def _up(url: str) -> int:
     return int(_ask(url, {}, path="/health")[2]["backends"]["up"])
 
 
-def _wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it does not come"
-        time.sleep(0.05)
-
-
 @pytest.fixture(params=OLD)
 def two_backends(
     request: pytest.FixtureRequest, start_server: StartServer, gateway: StartGateway
@@ -80,7 +74,7 @@ def two_backends(
     servers = [start_server(request.param, slots=8, ctx=8192) for _ in range(2)]
     urls = ",".join(server.url for server in servers)
     running = gateway("--llama-api", urls, "--slots", "8", *LEGACY)
-    _wait_for(lambda: _up(running.url) == 2)
+    wait_until(lambda: _up(running.url) == 2)
     return servers, running
 
 
@@ -137,7 +131,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
         assert usage["completion_tokens"] == length
         assert text == word * length
     assert sum(usage.get("continued", 0) for _, usage in found) >= 1
-    _wait_for(lambda: _continued(running.log) >= 1)
+    wait_until(lambda: _continued(running.log) >= 1)
 
 
 def _one_token_words(server: str) -> list[tuple[int, str]]:
@@ -265,33 +259,13 @@ def test_sighup_adds_and_drains_backends_during_answers(
     def names() -> list[str]:
         return [b["id"] for b in _ask(running.url, {}, path="/v1/backends")[2]["data"]]
 
-    _wait_for(lambda: second in names())
-    _wait_for(lambda: _up(running.url) == 2 or first not in names())
+    wait_until(lambda: second in names())
+    wait_until(lambda: _up(running.url) == 2 or first not in names())
     status, _, _ = _ask(running.url, {"prompt": "new", "max_tokens": 4})
     assert status == 200
     assert list(lines)[-1] == b"data: [DONE]"
-    _wait_for(lambda: names() == [second])
+    wait_until(lambda: names() == [second])
     file.write_text("nonsense = 1")
     running.send(signal.SIGHUP)
-    _wait_for(lambda: "not reloaded" in running.log)
+    wait_until(lambda: "not reloaded" in running.log)
     assert _ask(running.url, {"prompt": "still", "max_tokens": 4})[0] == 200
-
-
-def test_saved_slots_are_restored_from_files(
-    start_server: StartServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    place = tmp_path / "slots"
-    place.mkdir()
-    extra = ["--cache-ram", "0", "--slot-save-path", str(place)]
-    server = start_server("llama-2026", slots=1, ctx=2048, extra=extra)
-    running = gateway("--llama-api", server.url, *LEGACY)
-    texts = [_words(n, 24) for n in range(3)]
-    cached = []
-    for _ in range(3):
-        for number in range(3):
-            body = {"prompt": texts[number], "max_tokens": 8, "temperature": 0}
-            _, _, answer = _ask(running.url, body)
-            texts[number] += answer["choices"][0]["text"] + " and so on"
-            cached.append(answer["timings"]["cache_n"])
-    assert min(cached[3:]) > 50
-    assert all(file.name.startswith("slotproxy-") for file in place.iterdir())

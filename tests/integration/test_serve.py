@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import re
 import signal
@@ -16,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.serve import FORM
-from tools.processes import Child, ask
+from tools.processes import Child
 
 from .conftest import StartGateway
 
@@ -228,33 +226,6 @@ def test_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
             server.send(signal.SIGINT)
             time.sleep(0.5)
         assert server.wait_end() in (0, -signal.SIGINT)
-
-
-def test_worker_has_the_settings_of_the_application(served: tuple[Server, str]) -> None:
-    server, url = served
-    status, body = ask(f"{url}/readyz")
-    assert status == 200
-    answer = json.loads(body)
-    assert answer["frozen"]
-    if "waitress" in server.log:
-        assert answer["environ"] == ["waitress.client_disconnected"]
-    else:
-        assert answer["environ"] == ["gunicorn.socket"]
-    assert answer["greenlets"] is ("gevent" in server.log)
-
-
-def test_waitress_refuses_large_bodies(start: Start) -> None:
-    code, args, env = WAYS["waitress"]
-    bounds = ("--max-body", "2048", "--max-document", "4096")
-    url = start(code, [*args, *bounds], env).wait_url()
-    assert ask(f"{url}/size", "x" * 4000)[0] == 200, "an upload may have it"
-    # Refused by Content-Length: a client that is still sending the body may lose the answer.
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-    with contextlib.closing(connection):
-        connection.putrequest("POST", "/size")
-        connection.putheader("Content-Length", str(4096 + FORM + 1))
-        connection.endheaders()
-        assert connection.getresponse().status == 413
 
 
 @pytest.mark.parametrize(

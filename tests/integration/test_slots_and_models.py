@@ -7,11 +7,11 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.fakes import wait_until
 from tools.processes import ModelServer
 
 from .conftest import StartGateway, StartServer
@@ -32,13 +32,6 @@ def _ask(url: str, path: str, body: Any = None, key: str = "") -> tuple[int, dic
         return answer.status, told, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def _wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_slot_is_busy_while_its_server_works_with_it(
@@ -68,7 +61,7 @@ def test_slot_is_busy_while_its_server_works_with_it(
         assert seen
         if any_server.name != "llama-2026":  # which tells its slot at the end
             assert [slot for slot, _ in seen.most_common(1)] == [told["slot_id"]]
-        _wait_for(lambda: busy() == [])
+        wait_until(lambda: busy() == [])
 
 
 def test_slot_is_saved_and_restored_through_the_api(

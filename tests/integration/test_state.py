@@ -24,7 +24,6 @@ from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.redis_servers import RedisServer
-from tests.thorough import share
 from tests.unit.scheduling.fakes import ended
 from tools.processes import Gateway, ModelServer, ask
 
@@ -250,52 +249,6 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
     until(lambda: _chat(one.url, "third")[0] == 200)
     until(lambda: _slots(one.url).get("workers") == 2)
     until(lambda: _states(one.url).count("busy") == 0)
-
-
-@pytest.mark.slow
-def test_requests_are_scheduled_locally_and_reported_without_redis(
-    redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
-    one = gateway(*flags, "--health-interval", "600")
-    until(lambda: _slots(one.url).get("workers") == 2)
-    statuses: list[int] = []
-    stop = threading.Event()
-
-    def traffic() -> None:
-        while not stop.is_set():
-            statuses.append(_chat(one.url, f"number {len(statuses)}", 4)[0])
-
-    thread = threading.Thread(target=traffic)
-    thread.start()
-    try:
-        old_server.send(signal.SIGSTOP)  # the stream is under way when Redis goes
-        try:
-            stream = Stream(one.url, "before", 400)
-            until(lambda: _states(one.url) == ["busy", "busy"])
-            redis_server.kill()
-            gone = time.monotonic()
-            until(lambda: b"notices" in ask(f"{one.url}/health")[1])
-        finally:
-            old_server.send(signal.SIGCONT)
-        status, headers, _ = _chat(one.url, "during")
-        assert status == 200
-        assert "Redis is unavailable" in headers["x-slotproxy-warning"]
-        until(lambda: _slots(one.url)["state"] == "alone")  # each worker sees it for itself
-        until(lambda: time.monotonic() - gone > share(10))
-        redis_server.start()
-        until(lambda: _slots(one.url).get("workers") == 2)
-        until(lambda: b"notices" not in ask(f"{one.url}/health")[1])
-    finally:
-        stop.set()
-        thread.join()
-    assert b"[DONE]" in stream.whole()
-    assert len(statuses) > 10
-    assert set(statuses) == {200}
-    status, headers, _ = _chat(one.url, "after")
-    assert status == 200
-    assert "x-slotproxy-warning" not in headers
-    assert one.log.count("placing requests by load") == 2  # once a worker
 
 
 def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(

@@ -334,19 +334,6 @@ def test_idle_model_ends_at_once_while_an_answer_goes_on(
     check_end("openai", running["openai"].result(10))
 
 
-def test_hangup_while_a_worker_starts_reloads_it(scene: Callable[..., Scene]) -> None:
-    one = scene()
-    worker = descendants(one.gateway.pid)[0]
-    os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: bool({*descendants(one.gateway.pid)} - {worker}), 60)
-    for _ in range(100):  # during all of its start
-        one.gateway.send(signal.SIGHUP)
-        time.sleep(0.01)
-    wait_until(one.gateway.is_ready, 60)
-    assert "SIGHUP" not in one.log, one.log
-    assert one.stop() < SOON
-
-
 def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene]) -> None:
     """Clients cannot know that the gateway stops. What they send at that time, on idle and on new
     connections, must neither be reset nor count as a client that has left (499). The bodies of some

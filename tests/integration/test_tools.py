@@ -140,16 +140,6 @@ def test_streamed_argument_pieces_join_to_json(client: openai.OpenAI) -> None:
         valid(names[index], "".join(pieces))
 
 
-def test_text_is_streamed_when_no_call_is_required(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model="any", messages=ASK, tools=TOOLS, max_tokens=24, temperature=0
-    )
-    assert answer.choices[0].message.content
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens == 24
-
-
 def test_several_choices_have_their_own_calls(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="any",

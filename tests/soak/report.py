@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .gauges import Idle, Sample, growth
+from .gauges import Idle, growth
 from .questions import SHARES
 from .run import Soak
 
@@ -109,12 +109,6 @@ def outcome(soak: Soak) -> str:
         parts.append(_table(["Errors", "Times"], found))
     if soak.troubles:
         parts.append(_table(["Trouble", "Times"], [[a, str(b)] for a, b in soak.troubles.items()]))
-    if soak.samples:
-        shown = _spread(soak.samples, 12)
-        rows = [[f"{one.at / 60:.1f}", _mb(one.memory), str(one.descriptors), str(one.threads),
-                 str(one.temporary), _mb(one.database)] for one in shown]  # fmt: skip
-        heads = ["Minute", "Memory", "Descriptors", "Threads", "Temporary files", "Database"]
-        parts.append(_table(heads, rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -133,12 +127,6 @@ def failures(soak: Soak) -> list[str]:
 
 def _workers(count: int) -> str:
     return "one worker without Redis" if count == 1 else f"{count} workers with Redis"
-
-
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    if len(samples) <= count:
-        return [*samples]
-    return [samples[round(n * (len(samples) - 1) / (count - 1))] for n in range(count)]
 
 
 def _mb(size: int) -> str:

@@ -240,5 +240,5 @@ def test_keys_are_looked_at_after_an_exception(caplog: pytest.LogCaptureFixture)
 
 def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        serve._reload(cast(Any, None), Twice(), set())
+        serve._reload(cast(Any, None), Twice())
     assert "not reloaded: unhandled exception" in caplog.text

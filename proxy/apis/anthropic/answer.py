@@ -76,36 +76,28 @@ def status(code: int, reason: str = "") -> int:
     return OVERLOADED if overloaded else code
 
 
-def _end(
-    request: CompletionRequest,
-    finished: events.Finished,
-    compacted: events.Compacted | None,
-) -> dict[str, Any]:
-    """Why the message ended; a stop sequence is one of the client's, not the template's."""
-    stop = None
-    reason = REASONS[finished.reason]
-    if finished.reason == "stop" and finished.stop_sequence in request.stop:
-        reason, stop = "stop_sequence", finished.stop_sequence
-    if compacted is not None and request.compaction is not None and request.compaction.pauses:
-        reason, stop = COMPACTION, None
-    return {"stop_reason": reason, "stop_sequence": stop}
-
-
-def _around(
+def _ending(
     request: CompletionRequest,
     finished: events.Finished,
     compacted: events.Compacted | None,
     edits: Sequence[Edits] | None,
-) -> dict[str, Any]:
-    """The fields beside the end of the message."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Why the message ended, and the fields beside that. A stop sequence is one of the client's,
+    not the template's."""
+    stop = None
+    reason = REASONS[finished.reason]
+    if finished.reason == "stop" and finished.stop_sequence in request.stop:
+        reason, stop = "stop_sequence", finished.stop_sequence
     fields: dict[str, Any] = {"usage": usage(finished.usage)}
     if compacted is not None:
+        if request.compaction is not None and request.compaction.pauses:
+            reason, stop = COMPACTION, None
         fields["usage"]["iterations"] = iterations(compacted, finished.usage)
     if edits is not None:
         fields["context_management"] = {"applied_edits": edits}
     if request.compaction is None:
         fields |= compaction_field(compacted)
-    return fields
+    return {"stop_reason": reason, "stop_sequence": stop}, fields
 
 
 def _message(meta: ResponseMeta, counts: Usage = NOTHING) -> dict[str, Any]:
@@ -144,16 +136,12 @@ def reply(
                 content.append({**head, "input": as_object(part.arguments)})
             case events.ServerCall():
                 content += _use(part, as_object(part.arguments)), _result(part)
-    return {
-        **_message(meta),
-        "content": content,
-        **_end(request, finished, compacted),
-        **_around(request, finished, compacted, edits),
-    }
+    end, more = _ending(request, finished, compacted, edits)
+    return {**_message(meta), "content": content, **end, **more}
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return sse.encode(msgspec.json.encode({"type": kind, **fields}), kind)
+    return sse.encode({"type": kind, **fields}, kind)
 
 
 def _use(made: events.ServerCall, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +210,7 @@ class Encoder:
         """Closes the open block and sends the failure as an event."""
         out: list[bytes] = []
         self._close(out)
-        out.append(sse.encode(msgspec.json.encode(error(fault)), "error"))
+        out.append(sse.encode(error(fault), "error"))
         return b"".join(out)
 
     def end(self) -> bytes:
@@ -257,8 +245,7 @@ class Encoder:
                     self._close(out)
             case events.Finished():
                 self._close(out)
-                end = _end(self._request, event, self._compacted)
-                more = _around(self._request, event, self._compacted, self._edits)
+                end, more = _ending(self._request, event, self._compacted, self._edits)
                 out.append(_event("message_delta", delta=end, **more))
 
     def _delta(self, out: list[bytes], **delta: Any) -> None:

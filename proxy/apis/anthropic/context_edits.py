@@ -8,7 +8,7 @@ the call's arguments if the edit says so. Edits of other types are ignored with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -49,11 +49,21 @@ class Edit(Struct, frozen=True, kw_only=True):
     inputs: frozenset[str] | None = frozenset()
 
 
-def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
-    """The edits of a request, and warnings. Raises InvalidParameter."""
-    edits: dict[str, Edit] = {}
+class ContextManagement(Struct, frozen=True):
+    edits: tuple[Edit, ...] = ()
+    compaction: Compaction | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def parse(body: Body) -> ContextManagement:
+    """Raises InvalidParameter."""
+    place = "context_management."
+    management = fields.mapping(body, "context_management")
+    if len(fields.items(management, "edits", place)) > MOST:
+        raise InvalidParameter(f"{place}edits", f"may have at most {MOST} edits")
+    edits: dict[str, Edit | Compaction] = {}
     warnings = []
-    for edit, at in _edits(body):
+    for edit, at in fields.objects(management, "edits", place):
         kind = fields.filled(edit, "type", at)
         if kind in edits:
             raise InvalidParameter(f"{at}type", "may be in one edit only")
@@ -61,36 +71,30 @@ def parse(body: Body) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
             edits[kind] = _tool_uses(edit, at)
         elif kind == THINKING:
             edits[kind] = Edit(type=kind, trigger=0, keep=_turns(edit, at))
-        elif kind != COMPACT:  # see `compaction`
+        elif kind == COMPACT:
+            edits[kind] = _compaction(edit, at)
+        else:
             warnings.append(f"context edits of type {fields.plain(kind)} are ignored")
-    return tuple(edits.values()), tuple(warnings)
+    return ContextManagement(
+        tuple(edit for edit in edits.values() if isinstance(edit, Edit)),
+        next((edit for edit in edits.values() if isinstance(edit, Compaction)), None),
+        tuple(warnings),
+    )
 
 
-def _edits(body: Body) -> Iterator[tuple[Body, str]]:
-    at = "context_management."
-    management = fields.mapping(body, "context_management")
-    if len(fields.items(management, "edits", at)) > MOST:
-        raise InvalidParameter(f"{at}edits", f"may have at most {MOST} edits")
-    return fields.objects(management, "edits", at)
-
-
-def compaction(body: Body) -> Compaction | None:
-    """The edit that sums up the oldest turns, if the request has one. Raises InvalidParameter."""
-    for edit, at in _edits(body):
-        if edit.get("type") != COMPACT:
-            continue
-        _trigger(edit, at, TRIGGERS[:1])
-        instructions = fields.text(edit, "instructions", at=at)
-        if len(instructions) > LONGEST_INSTRUCTIONS:
-            raise InvalidParameter(
-                f"{at}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
-            )
-        return Compaction(
-            _value(edit, "trigger", at) or COMPACT_TRIGGER,
-            instructions.strip(),
-            fields.flag(edit, "pause_after_compaction", at=at),
+def _compaction(edit: Body, at: str) -> Compaction:
+    """The edit that sums up the oldest turns."""
+    _trigger(edit, at, TRIGGERS[:1])
+    instructions = fields.text(edit, "instructions", at=at)
+    if len(instructions) > LONGEST_INSTRUCTIONS:
+        raise InvalidParameter(
+            f"{at}instructions", f"may have at most {LONGEST_INSTRUCTIONS} characters"
         )
-    return None
+    return Compaction(
+        _value(edit, "trigger", at) or COMPACT_TRIGGER,
+        instructions.strip(),
+        fields.flag(edit, "pause_after_compaction", at=at),
+    )
 
 
 def apply(

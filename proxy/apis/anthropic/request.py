@@ -41,33 +41,25 @@ from .context_edits import COMPACTION, summary_of
 # Client-side tools: the shell and the text editor. Clients send only the type, because
 # Anthropic's models know the parameters. Other models need a description and a schema. The
 # parameters follow the API's documentation; the end of a type is the date of its version.
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "integer"}
 CLIENT_TOOLS: Mapping[str, Mapping[str, Any]] = {
     "bash_": {
         "description": "Runs a command in a persistent shell and returns its output.",
-        "parameters": {
-            "type": "object",
-            "properties": {"command": _TEXT, "restart": {"type": "boolean"}},
-        },
+        "parameters": doc.object_of(command=doc.TEXT, restart={"type": "boolean"}),
     },
     "text_editor_": {
         "description": "Reads and changes files. `view` shows a file, or its lines view_range, or"
         " lists a folder; `create` writes file_text; `str_replace` puts new_str where old_str"
         " stands, which must stand there once; `insert` adds new_str behind the line insert_line.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "command": {"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
-                "path": _TEXT,
-                "view_range": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
-                "file_text": _TEXT,
-                "old_str": _TEXT,
-                "new_str": _TEXT,
-                "insert_line": _NUMBER,
-            },
-            "required": ["command", "path"],
-        },
+        "parameters": doc.object_of(
+            "command path",
+            command={**doc.TEXT, "enum": ["view", "create", "str_replace", "insert"]},
+            path=doc.TEXT,
+            view_range={**doc.list_of(doc.COUNT), "minItems": 2, "maxItems": 2},
+            file_text=doc.TEXT,
+            old_str=doc.TEXT,
+            new_str=doc.TEXT,
+            insert_line=doc.COUNT,
+        ),
     },
 }
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
@@ -114,10 +106,11 @@ FIELDS: Fields = {
 def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     """`counting`: for count_tokens, which needs no max_tokens."""
     thinking = fields.mapping(body, "thinking")
+    management = context_edits.parse(body)
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),
         *fields.ignored_fields(thinking, {"type"}, "thinking."),
-        *context_edits.parse(body)[1],
+        *management.warnings,
     ]
     max_tokens = fields.integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
     if max_tokens is None and not counting:
@@ -141,7 +134,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
         user=fields.text(fields.mapping(body, "metadata"), "user_id", at="metadata."),
-        compaction=context_edits.compaction(body) if "context_management" in body else None,
+        compaction=management.compaction,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -217,12 +210,12 @@ class _Turn:
                 self._content.thoughts.append(fields.text(block, "thinking", at=at))
             case "image":
                 self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
-            case "tool_use":
+            case "tool_use" | "mcp_tool_use" as kind:
                 arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
                 id, name = fields.filled(block, "id", at), fields.filled(block, "name", at)
+                if kind == "mcp_tool_use":
+                    name = function_name(fields.text(block, "server_name", at=at), name)
                 self._calls.append(ToolCall(id, name, arguments))
-            case "mcp_tool_use":
-                self._calls.append(_server_call(block, at))
             case "document":
                 self._document(block, at)
             case "search_result":
@@ -362,10 +355,3 @@ def _enabled(toolset: Body, at: str) -> ToolFilter:
         config = fields.entry(value, f"{at}configs.{name[:64]}")
         (on if fields.flag(config, "enabled", default) else off).add(name)
     return ToolFilter(None if default else frozenset(on), frozenset(off))
-
-
-def _server_call(block: Body, at: str) -> ToolCall:
-    """The call of an `mcp_tool_use` block that a client sends back."""
-    server, tool = (fields.text(block, name, at=at) for name in ("server_name", "name"))
-    arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
-    return ToolCall(fields.text(block, "id", at=at), function_name(server, tool), arguments)

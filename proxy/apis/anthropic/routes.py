@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,26 +47,26 @@ blueprint = Api(
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
+@dataclass(eq=False)
 class MessagesDialect:
     """The dialect of one request, whose prompt is edited as its `context_management` says."""
 
-    def __init__(self, services: Services, environ: Environ) -> None:
-        self._services = services
-        self._environ = environ
-        self._edits: Sequence[context_edits.Edit] | None = None
-        self._applied: list[dict[str, Any]] | None = None
-        self.error = anthropic.error
+    services: Services
+    environ: Environ
+    error = staticmethod(anthropic.error)
+    _edits: Sequence[context_edits.Edit] | None = None
+    _applied: list[dict[str, Any]] | None = None
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         if body.get("context_management"):
-            self._edits, _ = context_edits.parse(body)
-        return parsed(partial(anthropic.parse, body), self._environ)
+            self._edits = context_edits.parse(body).edits
+        return parsed(partial(anthropic.parse, body), self.environ)
 
     def begin(self, message: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Raises the errors of `check_model` and `Gateway.count`, too."""
-        services = self._services
+        services = self.services
         if self._edits is not None:
-            check_model(services, self._environ, message.model)
+            check_model(services, self.environ, message.model)
             if caller.allowance is not None:
                 caller.allowance.check()  # tokens are counted before the answer is admitted
             barred = caller.may.barred_tiers
@@ -104,7 +105,7 @@ def count_tokens() -> Response:
             original = count(message)
             if not raw.get("context_management"):
                 return {"input_tokens": original}
-            edited, applied = context_edits.apply(message, context_edits.parse(raw)[0], count)
+            edited, applied = context_edits.apply(message, context_edits.parse(raw).edits, count)
             return {
                 "input_tokens": count(edited) if applied else original,
                 "context_management": {"original_input_tokens": original},

@@ -15,9 +15,8 @@ from msgspec import Struct
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
 from ..fields import Body, filled, integer, mapping, required
-from ..files.objects import LATEST, SOONEST
 from ..schema_fields import Schema
-from ..vector_stores.request import METADATA, metadata
+from ..vector_stores.request import LATEST, METADATA, SOONEST, metadata
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 MOST_LINES = 50_000

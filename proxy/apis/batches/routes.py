@@ -76,9 +76,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 
 @json_route(blueprint, "POST", "/v1/batches/<key>/cancel", "/batches/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
-    """Cancel a batch.
-
-    One that is finished stays as it is."""
+    """Cancel a batch."""
     batch = _store(services).cancel(record.key, key, time.time())
     _wake(services)
     return _reply(batch, key)

@@ -15,7 +15,7 @@ from ...core.request import Message, Role
 from ...core.sampling import check
 from ...errors import InvalidParameter
 from .. import schema_fields as schemas
-from ..fields import Body, decimal, entry, flag, integer, items, mapping, model_name, text
+from ..fields import Body, choice, decimal, entry, flag, integer, items, mapping, model_name, text
 from ..openai.answer import MAX_TOKENS
 from ..schema_fields import COUNT, OBJECT, TEXT, Field, Fields, Schema, object_of, table
 
@@ -241,10 +241,7 @@ def _pieces(body: Body, field: str) -> dict[str, tuple[str, ...]]:
 
 
 def _folder(body: Body, field: str) -> str:
-    folder = text(body, field) or FOLDERS[0]
-    if folder not in FOLDERS:
-        raise InvalidParameter(field, f"must be one of {', '.join(FOLDERS)}")
-    return folder
+    return choice(body, field, FOLDERS, FOLDERS[0])
 
 
 def _strings(body: Body, field: str) -> tuple[str, ...]:

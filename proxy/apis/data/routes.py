@@ -27,7 +27,7 @@ from ..batches.routes import reply as batch_object
 
 if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
-    from ...store.conversations import ConversationStore, Feedback, StoredConversation
+    from ...store.conversations import ConversationStore, Feedback
     from ...store.records import Base
 
 blueprint = Api("data", __name__, group="", tag="slotproxy")
@@ -58,8 +58,10 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
         ),
     }
     if (talks := services.conversations) is not None:
-        recent = talks.recent(owner, limit=None)
-        lists["conversations"] = (_talk(talks, owner, talk) for talk in recent)
+        lists["conversations"] = (
+            _fields(talk, "messages", _each(talks.each_message(owner, talk.id)))
+            for talk in talks.recent(owner, limit=None)
+        )
         lists["feedback"] = _each(_ratings(talks, owner))
     if knowledge is not None:
         bases = knowledge.bases(owner)
@@ -83,12 +85,6 @@ def _stored(services: Services, owner: str, ids: Iterable[str]) -> Iterator[Stor
 
 def _each(values: Iterable[Any]) -> Iterator[list[bytes]]:
     return ([_encode(value)] for value in values)
-
-
-def _talk(
-    conversations: ConversationStore, owner: str, talk: StoredConversation
-) -> Iterator[bytes]:
-    return _fields(talk, "messages", _each(conversations.each_message(owner, talk.id)))
 
 
 def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:

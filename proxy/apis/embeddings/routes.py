@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import request
 
-from ...core.task import Embedded
+from ...core.task import Embedded, Ranked
 from ...core.usage import Usage
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
-from ...runtime.cancel import Cancel
 from ...web import body
 from ...web.admitted import within_limits
 from ...web.body import parsed
@@ -43,6 +41,7 @@ blueprint = Api(
 )
 
 
+Result = TypeVar("Result", Embedded, Ranked)
 _ollama_route = partial(
     json_route,
     blueprint,
@@ -109,10 +108,8 @@ def embedded(
     caller = services.callers.caller(record.key, request.environ)  # counts one request
 
     def by(embedder: Embedder, model: str) -> tuple[str, Embedded]:
-        with _admitted(services, record, caller, embedder, model, inputs) as (cancel, on_slot):
-            name, result = embedder.embed(model, inputs, cancel, caller, on_slot=on_slot)
-            record.info.model, record.info.usage = name, Usage(result.tokens, 0)
-        return name, result
+        ask = partial(embedder.embed, model, inputs)
+        return _asked(services, record, caller, embedder, model, inputs, ask)
 
     if local is not None and local.makes(model):
         return by(local, model)
@@ -125,16 +122,16 @@ def embedded(
         return by(local, name)
 
 
-@contextmanager
-def _admitted(
+def _asked(
     services: Services,
     record: Record,
     caller: Caller,
     embedder: Embedder,
     model: str,
     texts: Sequence[str | tuple[int, ...]],
-) -> Iterator[tuple[Cancel, Callable[[], None]]]:
-    """Yield what ends the request, and what is to be called when it has its first slot."""
+    ask: Callable[..., tuple[str, Result]],
+) -> tuple[str, Result]:
+    """The model's name and what `ask` returns of an embedder, within the caller's limits."""
     check_model(services, request.environ, model, embedder)
     with (
         asking(services, record, request.environ) as cancel,
@@ -142,7 +139,9 @@ def _admitted(
             caller, record, cancel, embedder=embedder, model=model, texts=texts
         ) as admitted,
     ):
-        yield cancel, admitted.on_slot
+        name, result = ask(cancel, caller, on_slot=admitted.on_slot)
+        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+    return name, result
 
 
 @json_route(
@@ -166,10 +165,7 @@ def ranked(services: Services, record: Record) -> Any:
     record.warnings += wanted.warnings
     texts = [wanted.query + document for document in wanted.documents]
     caller = services.callers.caller(record.key, request.environ)
-    ranker = services.ranker
-    with _admitted(services, record, caller, ranker, wanted.model, texts) as (cancel, on_slot):
-        name, result = ranker.rerank(
-            wanted.model, wanted.query, wanted.documents, cancel, caller, on_slot=on_slot
-        )
-        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+    ranker, model = services.ranker, wanted.model
+    ask = partial(ranker.rerank, model, wanted.query, wanted.documents)
+    name, result = _asked(services, record, caller, ranker, model, texts, ask)
     return ranking_reply(wanted, record.id, name, result.scores, result.tokens)

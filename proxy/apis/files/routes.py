@@ -1,24 +1,68 @@
-"""Routes of OpenAI's files API: upload, list, read and delete."""
+"""OpenAI's files API: upload, list, read and delete. The format is defined in its API reference and
+the types of its client."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
 
+from ...errors import InvalidParameter
 from ...web.form import read_form
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import json_route, passthrough
-from ..fields import page_of
+from .. import schema_fields as doc
+from ..fields import decimal, page_of
+from ..schema_fields import Schema
+from ..vector_stores.request import LATEST, SOONEST
 from ..vector_stores.routes import opened
-from . import objects as file_objects
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.file_store import StoredFile
 
-blueprint = Api("files", __name__, group="files", tag="OpenAI", schemas=file_objects.SCHEMAS)
+PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+MOST_LISTED = 10_000
+SCHEMAS: dict[str, Schema] = {
+    "FileUploadForm": doc.body(
+        "file purpose",
+        file=doc.binary("The file."),
+        purpose=doc.text("What the file is for.", PURPOSES[0], enum=list(PURPOSES)),
+        **{
+            "expires_after[anchor]": doc.text(
+                "Needed beside expires_after[seconds].", "created_at", enum=["created_at"]
+            ),
+            "expires_after[seconds]": doc.count(
+                "The file is deleted after this time.", SOONEST, LATEST, SOONEST
+            ),
+        },
+    )
+}
+blueprint = Api("files", __name__, group="files", tag="OpenAI", schemas=SCHEMAS)
+
+
+def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int | None]:
+    """Parses a multipart form: the name of the file, its purpose, and for how many seconds it is
+    kept, None until it is deleted. `filename` is None if the form has no `file`. Raises
+    InvalidParameter."""
+    if filename is None:
+        raise InvalidParameter("file", "is missing")
+    purpose = form.get("purpose") or ""
+    if purpose not in PURPOSES:
+        raise InvalidParameter("purpose", f"must be one of {', '.join(PURPOSES)}")
+    seconds, lasts = form.get("expires_after[seconds]"), None
+    if seconds is not None:
+        if form.get("expires_after[anchor]") != "created_at":
+            raise InvalidParameter("expires_after.anchor", "must be created_at")
+        lasts = decimal(seconds, SOONEST, LATEST)
+        if lasts is None:
+            raise InvalidParameter(
+                "expires_after.seconds", f"must be between {SOONEST} and {LATEST}"
+            )
+    # The last part of a path: a name is displayed, and never used as a path.
+    return filename.replace("\\", "/").rpartition("/")[2] or "file", purpose, lasts
 
 
 @json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")
@@ -27,7 +71,7 @@ def upload(services: Services, record: Record) -> Any:
     bounds = services.settings.max_document, services.settings.max_body
     with read_form(request.environ, *bounds) as form:
         part = next((part for part in form.files if part.field == "file"), None)
-        name, purpose, lasts = file_objects.parse(form.fields, part and part.name)
+        name, purpose, lasts = parse(form.fields, part and part.name)
         assert part is not None, "the parser rejects a form without one"
         return _reply(opened(services).upload(record.key, name, purpose, part.data, lasts))
 
@@ -35,11 +79,12 @@ def upload(services: Services, record: Record) -> Any:
 @json_route(blueprint, "GET", "/v1/files", "/files")
 def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
-    most = file_objects.MOST_LISTED
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
     wanted = [file for file in files if not purpose or file.purpose == purpose]
-    return page_of(request.args, wanted, lambda file: file.file_id, _reply, most, most)
+    return page_of(
+        request.args, wanted, lambda file: file.file_id, _reply, MOST_LISTED, MOST_LISTED
+    )
 
 
 @json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")
@@ -63,9 +108,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
     answer="application/octet-stream",
 )
 def content(services: Services, record: Record, key: str) -> Response:
-    """The bytes of a file.
-
-    Its headers keep browsers from running them."""
+    """The bytes of a file."""
     file, data = opened(services).content(record.key, key)
     headers = [("Content-Length", str(file.size)), ("Content-Disposition", "attachment")]
     return passthrough(data, "application/octet-stream", headers)

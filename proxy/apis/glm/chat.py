@@ -136,10 +136,10 @@ class Encoder(StreamEncoder):
         return b"".join(events)
 
     def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(msgspec.json.encode(error(fault)))
+        return sse.encode(error(fault))
 
     def _event(self, content: str, counts: Usage) -> bytes:
-        return sse.encode(msgspec.json.encode(_object(self._meta, content, counts)))
+        return sse.encode(_object(self._meta, content, counts))
 
 
 def _parse_stream(body: Body) -> CompletionRequest:

@@ -185,8 +185,7 @@ def made(secret: str, key: StoredKey) -> dict[str, Any]:
 
 
 def key_object(key: StoredKey) -> dict[str, Any]:
-    """A key as lists show it. `key_id` is ours: the name under which its data and requests are
-    recorded."""
+    """A key as lists show it. `key_id` is ours: the name of its data and requests."""
     return {
         "token": key.digest,
         "key_id": key.id,

@@ -351,8 +351,7 @@ FIELDS: dict[str, Schema | Field] = {
 
 
 def parse(body: Body, known: Rights) -> Rights:
-    """The known rights with the changes of a body. Null and absent fields change nothing, empty
-    ones remove a limit. Raises InvalidParameter."""
+    """The known rights with the changes of a body, where empty fields remove a limit."""
     changes = values.changes(body, COLUMNS)
     objects = fields.mapping(body, "object_permission")
     values.refuse_others(objects, {"vector_stores"}, "object_permission.")

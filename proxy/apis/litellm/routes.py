@@ -30,6 +30,7 @@ from ...web.spine import json_route
 from .. import fields
 from ..usage import routes as usage
 from . import objects, values
+from .objects import FINISH
 
 blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=objects.BODIES)
 
@@ -81,15 +82,10 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
     return register
 
 
-def finishes(body: Body) -> bool:
-    """Whether requests under way go on when their key is refused. A field of ours."""
-    return fields.flag(body, objects.FINISH)
-
-
 def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
     """Change what the field of the body names."""
     name = values.required_name(body, field)
-    return store.change(name, edit, actor, action, finish_running=finishes(body))
+    return store.change(name, edit, actor, action, finish_running=fields.flag(body, FINISH))
 
 
 # -- keys
@@ -118,11 +114,8 @@ def key_info(services: Services, record: Record) -> Any:
 @admin_route("/key/list")
 def list_keys(accounts: Accounts) -> Any:
     """The API keys in the store; for administrators."""
-    number, size = _page("size", 10)
     names = {"key_alias": "alias", "user_id": "user_id", "team_id": "team_id", "key_hash": "digest"}
-    wanted = values.filters(request.args, names)
-    search = values.name(request.args, "search") or ""
-    count, keys = accounts.keys.listed(wanted, (number - 1) * size, size, search=search)
+    keys, count, number, size = _page(accounts.keys.listed, "size", 10, names)
     whole = request.args.get("return_full_object", "").lower() == "true"
     return {
         "keys": [objects.key_object(key) if whole else key.digest for key in keys],
@@ -141,9 +134,7 @@ def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/key/regenerate", "/key/<name>/regenerate", body="RegenerateKeyRequest")
 def regenerate_key(accounts: Accounts, actor: str, body: Body, name: str = "") -> Any:
-    """A new secret for an API key; for administrators.
-
-    The key keeps its id and data."""
+    """A new secret for an API key; for administrators."""
     name = name or values.required_name(body, "key")
     edit, grace = objects.edit_key(body, time.time()), objects.grace(body)
     secret, made = accounts.keys.regenerate(name, edit, grace, actor)
@@ -170,13 +161,11 @@ def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/key/delete", body="DeleteKeysRequest")
 def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete API keys; for administrators.
-
-    All of the named keys, or none if one of them is missing."""
+    """Delete API keys; for administrators."""
     keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
     if not keys and not aliases:
         raise InvalidParameter("keys", "or key_aliases must name a key")
-    gone = accounts.keys.delete(keys, aliases, actor, finish_running=finishes(body))
+    gone = accounts.keys.delete(keys, aliases, actor, finish_running=fields.flag(body, FINISH))
     return {"deleted_keys": gone}
 
 
@@ -185,9 +174,7 @@ def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/user/new", body="NewUserRequest")
 def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Make a user, and a key of it; for administrators.
-
-    The key is made unless `auto_create_key` is false."""
+    """Make a user, and a key of it; for administrators."""
     user = objects.edit_user(body)(User(id=values.name(body, "user_id") or ""))
     teams = values.names(body, "teams", objects.MAX_MEMBERS)
     key_fields = {name: body.get(name) for name in ("key_alias", "duration")}
@@ -242,11 +229,9 @@ def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/user/delete", body="DeleteUsersRequest")
 def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete users and their keys; for administrators.
-
-    All of the named users and their keys, or none if one of them is missing."""
+    """Delete users and their keys; for administrators."""
     names = values.names(body, "user_ids")
-    return accounts.users.delete(names, actor, finish_running=finishes(body))
+    return accounts.users.delete(names, actor, finish_running=fields.flag(body, FINISH))
 
 
 def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
@@ -274,10 +259,20 @@ def _keys_of(accounts: Accounts, **owner: str) -> list[dict[str, Any]]:
     return [objects.key_object(key) for key in keys]
 
 
-def _page(size_field: str, default: int) -> tuple[int, int]:
-    """The number and the size of the page that the query names."""
+def _page(
+    listed: Callable[..., tuple[int, Sequence[Any]]],
+    size_field: str,
+    default: int,
+    names: Mapping[str, str],
+) -> tuple[Sequence[Any], int, int, int]:
+    """The entries of the page that the query names, how many there are on all pages, the number of
+    the page, and its size. `names` are the fields of the query that limit the entries."""
     number = values.count(request.args, "page", 1, 1_000_000)
-    return number, values.count(request.args, size_field, default, MOST_LISTED)
+    size = values.count(request.args, size_field, default, MOST_LISTED)
+    search = values.name(request.args, "search") or ""
+    wanted = values.filters(request.args, names)
+    count, entries = listed(wanted, (number - 1) * size, size, search=search)
+    return entries, count, number, size
 
 
 def _groups_page(
@@ -287,13 +282,10 @@ def _groups_page(
     names: Mapping[str, str],
     shape: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:
-    """A page of the users, or teams; `names` are the fields of the query that limit it."""
-    number, size = _page("page_size", default)
-    search = values.name(request.args, "search") or ""
-    wanted = values.filters(request.args, names)
-    count, page = groups.listed(wanted, (number - 1) * size, size, search=search)
+    """A page of the users, or teams."""
+    entries, count, number, size = _page(groups.listed, "page_size", default, names)
     return {
-        title: [shape(group) for group in page],
+        title: [shape(group) for group in entries],
         "total": count,
         "page": number,
         "page_size": size,
@@ -371,11 +363,9 @@ def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @admin_route("/team/delete", body="DeleteTeamsRequest")
 def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete teams and their keys; for administrators.
-
-    All of the named teams and their keys, or none if one of them is missing."""
+    """Delete teams and their keys; for administrators."""
     names = values.names(body, "team_ids")
-    return accounts.teams.delete(names, actor, finish_running=finishes(body))
+    return accounts.teams.delete(names, actor, finish_running=fields.flag(body, FINISH))
 
 
 @admin_route("/team/member_add", body="AddMembersRequest")
@@ -451,8 +441,7 @@ def spend_report(services: Services, record: Record) -> Any:
 
 
 def _days(query: Mapping[str, str]) -> tuple[int, int]:
-    """The range of days, from the first to before the second in milliseconds. Raises
-    InvalidParameter."""
+    """The range of days in milliseconds, without its end. Raises InvalidParameter."""
     bounds = []
     for name, later in (("start_date", 0), ("end_date", 1)):
         try:
@@ -467,8 +456,7 @@ def _days(query: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _only(services: Services, names: Mapping[str, str]) -> Only:
-    """The values that the query limits rows to. A key is named as LiteLLM's clients do: by its
-    secret, digest or id."""
+    """The values that the query limits rows to. A key is named by its secret, digest or id."""
     only: Only = {}
     for ours, value in values.filters(request.args, names).items():
         is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST

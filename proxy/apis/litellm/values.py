@@ -26,8 +26,7 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
 def refuse_others(body: Body, known: Collection[str], at: str = "") -> None:
-    """Raises InvalidParameter for a field that is not known and not empty. `at` is the place of
-    the body, such as "limits."."""
+    """Raises InvalidParameter for a field of the body at `at` that is neither known nor empty."""
     for field, value in body.items():
         if field in known or value is None or value is False or value in ("", [], {}):
             continue

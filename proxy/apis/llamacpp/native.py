@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence, Set
 from typing import Any
 
-import msgspec
+from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
@@ -77,7 +77,7 @@ INFILL: Fields = {
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
-class Loading(msgspec.Struct, frozen=True):
+class Loading(Struct, frozen=True):
     """How far a load is: the place in the line of models without room, 0 with room; the expected
     seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
 
@@ -103,12 +103,12 @@ def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
         data |= {"place": loading.place, "wait": loading.wait}
         if loading.part is not None:
             data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
-    return _event({"model": name, "event": "model_status", "data": data})
+    return sse.encode({"model": name, "event": "model_status", "data": data})
 
 
 def models_reload() -> bytes:
     """An event of a router's /models/sse: the list of models has changed."""
-    return _event({"model": "*", "event": "models_reload"})
+    return sse.encode({"model": "*", "event": "models_reload"})
 
 
 def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class Encoder(StreamEncoder):
                     last = _last(self._meta, self._request, choice, event)
                     if choice in self._lines and "has_new_line" in last:
                         last["has_new_line"] = True
-                    out.append(_event(last))
+                    out.append(sse.encode(last))
         return b"".join(out)
 
     def _piece(
@@ -291,14 +291,10 @@ class Encoder(StreamEncoder):
             piece["tokens"] = []
         if probabilities:
             piece["completion_probabilities"] = probabilities
-        return _event(piece)
+        return sse.encode(piece)
 
     def fail(self, fault: GatewayError) -> bytes:
-        return _event(error(fault))
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return sse.encode(msgspec.json.encode(value))
+        return sse.encode(error(fault))
 
 
 completion = RouteDialect(parse, reply, error, Encoder)

@@ -8,10 +8,9 @@ messages (GET is 405), as it has none to send. `site` refuses pages of other sit
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from ... import __version__
 from ...core.events import Batch, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Tool
-from ...dialogue import ToolError, arguments, schema_of
+from ...dialogue import RunnableTool, ToolError, arguments, schema_of
 from ...dialogue.events import Tick
 from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
@@ -36,7 +35,7 @@ from ...web.permissions import visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import STREAM_HEADERS, completion_view, json_response, json_route, passthrough
-from ...web.stream import ClosingBody
+from ...web.stream import ClosingBody, SlotBody
 from ..openai import chat as openai_chat
 from ..response_meta import RouteDialect
 from . import server as mcp_server
@@ -83,10 +82,9 @@ def answer(services: Services, record: Record) -> Any:
         return response
     mcp_server.check_version(request.headers.get(VERSION))
     if message.id is None:
-        if message.method == "notifications/cancelled":
-            key = mcp_server.cancelled(message.params)
-            if key is not None:
-                services.mcp_calls.cancel(record.key, session, key)
+        key = message.params.get("requestId")
+        if message.method == "notifications/cancelled" and isinstance(key, str | int):
+            services.mcp_calls.cancel(record.key, session, key)
         return _empty(202)
     try:
         if message.method == "tools/call":
@@ -133,26 +131,30 @@ def _called(
 ) -> Response | dict[str, Any]:
     """The answer to a call, as a stream if its client reads them and asks for progress. Raises
     RpcError and GatewayError."""
-    name, arguments = mcp_server.called(params)
+    name, given = mcp_server.called(params)
     token = mcp_server.progress_token(params)
-    if "text/event-stream" not in request.headers.get("Accept", ""):
+    if SSE not in request.headers.get("Accept", ""):
         token = None
     with ExitStack() as stack:
         cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))
         try:
             if name == CHAT.name:
-                make = None if token is None else partial(TextProgress, key, token)
-                sent = chat_result(services, request.environ, arguments, cancel, make)
+                chat = arguments(_Chat, given)
+                progress = None if token is None else TextProgress(key, token, chat.max_tokens)
+                sent = chat_result(services, request.environ, chat, cancel, progress)
                 if isinstance(sent, tuple):
                     parts: Any = sent[0]
-                    chat = CallBody(iter(parts), parts.close, stack.pop_all().close)
-                    return Response(chat, 200, sent[1], direct_passthrough=True)
+                    body = SlotBody(iter(parts), parts.close, stack.pop_all().close)
+                    return Response(body, 200, sent[1], direct_passthrough=True)
                 return mcp_server.answer(key, sent)
             if name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
-            interval = 0.0 if token is None else SECOND
-            work = _running(services, record, name, arguments, cancel, interval)
+            caller = services.callers.caller(record.key, request.environ)
+            tool = services.dialogues.published(record.key, caller).get(name)
+            if tool is None:
+                raise RpcError(INVALID_PARAMS, f"there is no tool {name[:128]!r} for this key")
+            work = _running(services, request.environ, caller, tool, given, cancel, token)
             if token is None:
                 return mcp_server.answer(key, mcp_server.content(result_of(work)))
             parts = notifications(work, key, token)
@@ -171,47 +173,32 @@ def _failure(error: ToolError | GatewayError) -> dict[str, Any]:
 
 def _running(
     services: Services,
-    record: Record,
-    name: str,
-    arguments: Mapping[str, Any],
+    environ: Environ,
+    caller: Caller,
+    tool: RunnableTool,
+    given: Mapping[str, Any],
     cancel: Cancel,
-    interval: float,
+    token: Id | None,
 ) -> Generator[Tick, None, str]:
     """A call of a tool, within the limits of the caller: it is a request, and has a place among
-    those that run in parallel. Ticks every `interval` seconds. Raises RpcError now, and ToolError
-    and GatewayError later."""
-    caller = services.callers.caller(record.key, request.environ)
-    tool = services.dialogues.published(record.key, caller).get(name)
-    if tool is None:
-        raise RpcError(INVALID_PARAMS, f"there is no tool {name[:128]!r} for this key")
-    environ = request.environ
-
-    def running() -> Generator[Tick, None, str]:
-        stop = disconnect.watch(environ, cancel)
-        try:
-            with closing(Admitted(caller, model="", prompt=1)):
-                return (yield from services.dialogues.call(tool, arguments, cancel, interval))
-        finally:
-            stop()
-
-    return running()
+    those that run in parallel. Ticks if a client asks for progress. Raises ToolError and
+    GatewayError."""
+    stop = disconnect.watch(environ, cancel)
+    interval = 0.0 if token is None else SECOND
+    try:
+        with closing(Admitted(caller, model="", prompt=1)):
+            return (yield from services.dialogues.call(tool, given, cancel, interval))
+    finally:
+        stop()
 
 
 # Answers as streams of events: progress of a call, then its result. A client that sends a
 # progress token hears of the call while it runs: the text of a model as it is written, and every
 # second that a tool takes. A call that is cancelled gets no result.
 SECOND = 1.0  # between two notifications about a tool
-PAUSE = 0.1  # seconds between two notifications about a text, at least
 
 
-class CallBody(ClosingBody):
-    """The stream of a call whose model holds a slot."""
-
-    __slots__ = ()
-
-    holds_slot = True
-
-
+@dataclass(eq=False)
 class TextProgress:
     """Encodes the events of a model as notifications of the call with this id, each with the text
     since the one before, and the result at the end. `total` is the length of the longest answer in
@@ -219,39 +206,31 @@ class TextProgress:
 
     content_type = SSE
 
-    def __init__(
-        self, key: Id, token: Id, total: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._key = key
-        self._token = token
-        self._total = total
-        self._clock = clock
+    key: Id
+    token: Id
+    total: int
+
+    def __post_init__(self) -> None:
         self._text: list[str] = []
-        self._told = 0  # pieces of the text that were sent
         self._tokens = 0
-        self._last = 0.0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
         if not batch:
             return mcp_server.HEARTBEAT
-        for event in batch:
-            if isinstance(event, TextDelta) and event.text:
-                self._text.append(event.text)
-                self._tokens += event.pieces
-        now = self._clock()
-        if self._told == len(self._text) or now - self._last < PAUSE:
+        written = [event for event in batch if isinstance(event, TextDelta) and event.text]
+        if not written:
             return b""
-        self._last = now
-        piece = "".join(self._text[self._told :])
-        self._told = len(self._text)
-        return mcp_server.frame(mcp_server.progress(self._token, self._tokens, piece, self._total))
+        text = "".join(event.text for event in written)
+        self._text.append(text)
+        self._tokens += sum(event.pieces for event in written)
+        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, text, self.total))
 
     def fail(self, fault: GatewayError) -> bytes:
-        return mcp_server.frame(mcp_server.answer(self._key, _failure(fault)))
+        return mcp_server.frame(mcp_server.answer(self.key, _failure(fault)))
 
     def end(self) -> bytes:
         result = mcp_server.content("".join(self._text))
-        return mcp_server.frame(mcp_server.answer(self._key, result))
+        return mcp_server.frame(mcp_server.answer(self.key, result))
 
 
 def notifications(
@@ -297,15 +276,12 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 def chat_result(
     services: Services,
     environ: Environ,
-    given: Mapping[str, Any],
+    chat: _Chat,
     cancel: Cancel,
-    make_progress: Callable[[int], TextProgress] | None = None,
+    progress: TextProgress | None,
 ) -> Mapping[str, Any] | BodyAndHeaders:
-    """The result of the tool; with `make_progress`, which gets the length of the longest answer,
-    the stream that has it. `cancel` ends the answer, as a client that disconnects does. Raises
-    ToolError."""
-    chat = arguments(_Chat, given)
-    progress = None if make_progress is None else make_progress(chat.max_tokens)
+    """The result of the tool; with `progress`, the stream that has it. `cancel` ends the answer, as
+    a client that disconnects does."""
     messages = [{"role": "user", "content": chat.message}]
     if chat.system:
         messages.insert(0, {"role": "system", "content": chat.system})

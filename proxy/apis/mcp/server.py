@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from ...core.request import Tool
@@ -28,7 +27,7 @@ _SESSION = re.compile(r"[!-~]{1,128}")
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 REFUSED = -32000  # the first code that servers define themselves
 LONGEST_ID = 256  # characters
-HEARTBEAT = sse.HEARTBEAT
+HEARTBEAT, frame = sse.HEARTBEAT, sse.encode
 
 Id = str | int
 
@@ -138,20 +137,9 @@ def progress(token: Id, done: int, message: str, total: int = 0) -> dict[str, An
     return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
 
 
-def cancelled(params: Body) -> Id | None:
-    """The id of the request that `notifications/cancelled` is about."""
-    key = params.get("requestId")
-    return key if type(key) in (str, int) else None
-
-
 def content(text: str, *, failed: bool = False) -> dict[str, Any]:
     """The result of a tool."""
     return {"content": [{"type": "text", "text": text}], "isError": failed}
-
-
-def frame(message: Mapping[str, Any]) -> bytes:
-    """A message as an event of a stream."""
-    return sse.encode(msgspec.json.encode(message))
 
 
 def answer(key: Id | None, result: Mapping[str, Any]) -> dict[str, Any]:

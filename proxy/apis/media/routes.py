@@ -21,7 +21,6 @@ from flask import Response, request
 from ...accounts.limiting.budgets import Used
 from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
-from ...gateway.admission import nothing
 from ...runtime.cancel import Cancel
 from ...server.http1 import BrokenAnswer
 from ...web import disconnect, permissions
@@ -34,7 +33,7 @@ from ...web.permissions import check_model
 from ...web.routes import ANY, Api
 from ...web.services import Services
 from ...web.spine import View, json_route
-from ...web.stream import ClosingBody
+from ...web.stream import SlotBody
 from .. import schema_fields as doc
 from ..fields import model_name
 
@@ -185,21 +184,18 @@ def _answer(
     caller = services.callers.caller(record.key, request.environ)
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
-    taken = Admitted(caller, model) if counts else None
-    on_slot = nothing if taken is None else taken.on_slot
+    taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
-        if taken is not None:
-            taken.settle(Used(slot_seconds=seconds))
+        taken.settle(Used(slot_seconds=seconds))
 
     try:
         answer = services.forwarder.forward(
-            model, make, cancel, caller, counts=counts, on_slot=on_slot, on_release=on_release
+            model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
         )
     except BaseException:
-        if taken is not None:
-            taken.close()
+        taken.close()
         raise
     record.status, record.stream = answer.status, True
     finish = partial(services.observer.finish, record)
@@ -208,17 +204,11 @@ def _answer(
         try:
             answer.close()
         finally:
-            if taken is not None:
-                taken.close()
+            taken.close()
 
-    body = ForwardedBody(_parts(answer, record), close, finish)
+    body = SlotBody(_parts(answer, record), close, finish)
     headers = {"content-type": "application/octet-stream", **answer.headers, **NO_RIGHTS}
     return Response(body, answer.status, headers, direct_passthrough=True)
-
-
-class ForwardedBody(ClosingBody):
-    # The server disconnects slow readers sooner, since other requests wait for the place.
-    holds_slot = True
 
 
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
@@ -318,21 +308,18 @@ class FormBody:
         values = [(name, value) for name, value in self._form.values if name != "model"]
         if chosen := model or self.model:
             values.append(("model", chosen))
-        parts: list[bytes | IO[bytes]] = []
-        size = 0
-        for name, value in values:
-            data = self._head(name) + value.encode("utf-8", "replace") + b"\r\n"
-            parts.append(data)
-            size += len(data)
+        parts: list[bytes | IO[bytes]] = [
+            self._head(name) + value.encode("utf-8", "replace") + b"\r\n" for name, value in values
+        ]
         for file in self._form.files:
             if file.field == "model":
                 raise BadRequest("the form part model must be a text, not a file", param="model")
             kind = file.kind if _MEDIA_TYPE.fullmatch(file.kind) else "application/octet-stream"
             head = self._head(file.field, f'; filename="{_quoted(file.name)}"', kind)
             parts += [head, file.data, b"\r\n"]
-            size += len(head) + file.data.seek(0, os.SEEK_END) + 2
-        end = f"--{self._boundary}--\r\n".encode()
-        return CallBody(size + len(end), _Parts([*parts, end]))
+        parts.append(f"--{self._boundary}--\r\n".encode())
+        sizes = [len(p) if isinstance(p, bytes) else p.seek(0, os.SEEK_END) for p in parts]
+        return CallBody(sum(sizes), _Parts(parts))
 
     def _head(self, name: str, more: str = "", kind: str = "") -> bytes:
         lines = [

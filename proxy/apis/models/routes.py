@@ -30,28 +30,28 @@ Action = Literal["load", "unload", "pin", "unpin"]
 SWAP_STATES = {"loaded": "ready", "loading": "starting", "stopping": "stopping"}
 
 
-@json_route(blueprint, "POST", "/models/load", body="ModelActionRequest", tag="llama.cpp")
-def load(services: Services, record: Record) -> Any:
-    """Begin to load a model that the gateway starts; for the keys of `--admins`."""
-    return _done(services, record, "load")
+def _route(action: Action, summary: str, tag: str = "slotproxy") -> None:
+    def view(services: Services, record: Record) -> Any:
+        permissions.check_admin(services, record.key)  # before its body is read
+        fields = body.read_json(request.environ, services.settings.max_body)
+        act(services, record.key, action, filled(fields, "model"))
+        return {"success": True}
+
+    json_route(
+        blueprint,
+        "POST",
+        f"/models/{action}",
+        endpoint=action,
+        summary=f"{summary}; for the keys of `--admins`.",
+        body="ModelActionRequest",
+        tag=tag,
+    )(view)
 
 
-@json_route(blueprint, "POST", "/models/unload", body="ModelActionRequest", tag="llama.cpp")
-def unload(services: Services, record: Record) -> Any:
-    """Unload a model after its running answers; for the keys of `--admins`."""
-    return _done(services, record, "unload")
-
-
-@json_route(blueprint, "POST", "/models/pin", body="ModelActionRequest")
-def pin(services: Services, record: Record) -> Any:
-    """Let a model give way to no other, until slotproxy restarts; for the keys of `--admins`."""
-    return _done(services, record, "pin")
-
-
-@json_route(blueprint, "POST", "/models/unpin", body="ModelActionRequest")
-def unpin(services: Services, record: Record) -> Any:
-    """Let a model give way to others again; for the keys of `--admins`."""
-    return _done(services, record, "unpin")
+_route("load", "Begin to load a model that the gateway starts", "llama.cpp")
+_route("unload", "Unload a model after its running answers", "llama.cpp")
+_route("pin", "Let a model give way to no other, until slotproxy restarts")
+_route("unpin", "Let a model give way to others again")
 
 
 def act(services: Services, key: str, action: Action, name: str) -> None:
@@ -136,13 +136,6 @@ def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -
         raise QueueFull("too many clients are watching", retry_after=model_events.LIFE)
     body = ClosingBody(parts, parts.close, partial(services.watchers.give, key))
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
-
-
-def _done(services: Services, record: Record, action: Action) -> dict[str, Any]:
-    permissions.check_admin(services, record.key)  # before its body is read
-    fields = body.read_json(request.environ, services.settings.max_body)
-    act(services, record.key, action, filled(fields, "model"))
-    return {"success": True}
 
 
 def hosted(services: Services, name: str) -> HostedModel:

@@ -118,11 +118,16 @@ def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
 
 def _sampling(options: Body) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Sampler options under llama.cpp's names; others are ignored with a warning."""
-    given = {name: value for name, value in options.items() if value is not None}
-    names = {name: RENAMED.get(name, name) for name in given if name not in HERE}
-    values = {own: check(own, given[name]) for name, own in names.items() if own in SAMPLERS}
-    ignored = [fields.plain(name) for name, own in names.items() if own not in SAMPLERS]
-    return values, tuple(f"the option {name} is ignored" for name in ignored)
+    values, warnings = {}, []
+    for name, value in options.items():
+        own = RENAMED.get(name, name)
+        if value is None or name in HERE:
+            continue
+        if own in SAMPLERS:
+            values[own] = check(own, value)
+        else:
+            warnings.append(f"the option {fields.plain(name)} is ignored")
+    return values, tuple(warnings)
 
 
 def _output(value: Any) -> OutputFormat:
@@ -149,8 +154,7 @@ def _parse_chat(body: Body) -> CompletionRequest:
     values = fields.items(body, "messages")
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
-    offered = fields.items(body, "tools")
-    functions, warnings = tools(offered)
+    functions, warnings = tools(fields.items(body, "tools"))
     shared = _shared_fields(body, CHAT.keys())
     shared["warnings"] += warnings
     return CompletionRequest(messages=_messages(values), tools=functions, **shared)
@@ -161,10 +165,7 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
     waiting: list[ToolCall] = []
     for i, (body, at) in enumerate(fields.entries(values, "messages")):
         role = ROLES[fields.choice(body, "role", ROLES, at=at)]
-        name, call_id = (
-            fields.text(body, "tool_name", at=at),
-            fields.text(body, "tool_call_id", at=at),
-        )
+        name, call_id = (fields.text(body, key, at=at) for key in ("tool_name", "tool_call_id"))
         calls = tuple(
             _call(call, f"call_{i}_{j}", path)
             for j, (call, path) in enumerate(fields.objects(body, "tool_calls", at))
@@ -217,12 +218,10 @@ def _parse_generate(body: Body) -> CompletionRequest:
         if media:
             raise InvalidParameter("images", "require the chat template: remove raw and suffix")
         return CompletionRequest(prompts=(prompt,), suffix=suffix, **values)
-    system = fields.text(body, "system")
-    message = Message(role="user", content=prompt, media=media)
-    return CompletionRequest(
-        messages=(Message(role="system", content=system), message) if system else (message,),
-        **values,
-    )
+    messages: tuple[Message, ...] = (Message(role="user", content=prompt, media=media),)
+    if system := fields.text(body, "system"):
+        messages = (Message(role="system", content=system), *messages)
+    return CompletionRequest(messages=messages, **values)
 
 
 def timestamp(seconds: float) -> str:

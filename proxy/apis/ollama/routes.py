@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
 from flask import Response, request
 
 from ...errors import ModelNotFound, Unsupported
+from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
 from ...web import body, permissions
@@ -117,7 +118,7 @@ def tags(services: Services, record: Record) -> Any:
     listed = [_Model(services, name).tag() for name in names]
     local = local_model(services, request.environ)
     if local and local not in names:
-        listed.append(_LocalModel(services, local).tag())
+        listed.append(_Model(services, local, local=True).tag())
     return {"models": listed}
 
 
@@ -135,7 +136,7 @@ def show(services: Services, record: Record) -> Any:
     name = parse_show(body.read_json(request.environ, services.settings.max_body))
     if name not in services.gateway.registry.names():
         if name == local_model(services, request.environ):
-            return _LocalModel(services, name).shown()
+            return _Model(services, name, local=True).shown()
         raise ModelNotFound(f"model {name[:100]!r} not found")
     check_model(services, request.environ, name)
     return _Model(services, name).shown()
@@ -161,17 +162,34 @@ def not_ours(digest: str = "") -> Response:
     return json_view(view, dialects.error)
 
 
-class _LocalModel:
-    """The model that makes embeddings in the gateway itself; its digest is of its name."""
+class _Model:
+    """A model as Ollama lists it: a served one, or the `local` one, which makes embeddings in the
+    gateway itself. The size of its file is known if the gateway starts it. The digest is of its
+    name."""
 
-    family, parameters, quantization = "use", "", ""
-    status = template = ""
+    family, parameters, quantization, status = "use", "", "", ""
     size = on_disk = n_ctx = 0
-    can: Sequence[str] = ("embedding",)
+    hosted: HostedModel | None = None
 
-    def __init__(self, services: Services, name: str) -> None:
+    def __init__(self, services: Services, name: str, *, local: bool = False) -> None:
         self.name = name
         self.created = dialects.timestamp(services.started)
+        self.is_local = local
+        if local:
+            return
+        registry = services.gateway.registry
+        pool, _ = registry.resolve(name)
+        self.backends = registry.pool(pool)
+        self.hosted = services.host.find(pool)
+        self.status = registry.status(pool)
+        self.n_ctx = max((backend.n_ctx for backend in self.backends), default=0)
+        self.family = "llama"
+        if self.hosted is not None:
+            self.size = sum(self.hosted.need)
+            if (file := self.hosted.needs.file) is not None:
+                self.on_disk, self.quantization = file.size, file.quantization
+                self.family = file.family or self.family
+                self.parameters = file.text("general.size_label")
 
     def _details(self) -> dict[str, Any]:
         return {
@@ -199,63 +217,42 @@ class _LocalModel:
         """An entry of /api/tags."""
         return {**self._entry(), "size": self.on_disk or self.size, "modified_at": self.created}
 
-    def shown(self) -> dict[str, Any]:
-        """The answer of /api/show."""
-        return {
-            "modelfile": "",
-            "parameters": "",
-            "template": self.template,
-            "details": self._details(),
-            "model_info": {
-                "general.architecture": self.family,
-                "general.basename": self.name,
-                f"{self.family}.context_length": self.n_ctx,
-            },
-            "capabilities": list(self.can),
-            "modified_at": self.created,
-        }
-
-
-class _Model(_LocalModel):
-    """A served model. The size of its file is known if the gateway starts it."""
-
-    def __init__(self, services: Services, name: str) -> None:
-        super().__init__(services, name)
-        registry = services.gateway.registry
-        pool, _ = registry.resolve(name)
-        backends = registry.pool(pool)
-        self._caps = [backend.caps for backend in backends if backend.caps is not None]
-        self._hosted = services.host.find(pool)
-        self._file = file = self._hosted.needs.file if self._hosted is not None else None
-        self.status = registry.status(pool)
-        self.size = sum(self._hosted.need) if self._hosted is not None else 0
-        self.n_ctx = max((backend.n_ctx for backend in backends), default=0)
-        self.family = "llama"
-        if file is not None:
-            self.on_disk, self.quantization = file.size, file.quantization
-            self.family = file.family or self.family
-            self.parameters = file.text("general.size_label")
-
     def running(self) -> dict[str, Any]:
         """An entry of /api/ps, for a model that is loaded."""
-        left = self._hosted.left if self._hosted is not None else math.inf
+        left = self.hosted.left if self.hosted is not None else math.inf
         return {
             **self._entry(),
             "expires_at": NEVER if left == math.inf else dialects.timestamp(time.time() + left),
-            "size_vram": sum(self._hosted.needs.cards) if self._hosted is not None else 0,
+            "size_vram": sum(self.hosted.needs.cards) if self.hosted is not None else 0,
             "context_length": self.n_ctx,
         }
 
     def shown(self) -> dict[str, Any]:
-        file = self._file
-        self.template = next((caps.template for caps in self._caps if caps.template), "")
+        """The answer of /api/show."""
+        template, n_ctx, can = "", self.n_ctx, ["embedding"]
+        if not self.is_local:
+            caps = [backend.caps for backend in self.backends if backend.caps is not None]
+            template = next((each.template for each in caps if each.template), "")
+            more = {
+                "insert": any(each.infill for each in caps),
+                "vision": any(each.vision for each in caps),
+                "embedding": any(each.embeddings for each in caps),
+            }
+            can = ["completion", "tools", *(name for name in more if more[name])]
+        file = self.hosted.needs.file if self.hosted is not None else None
         if file is not None:
-            self.n_ctx = self.n_ctx or file.context
-            self.template = self.template or run_in_native_thread(lambda: file.template)
-        can = {
-            "insert": any(caps.infill for caps in self._caps),
-            "vision": any(caps.vision for caps in self._caps),
-            "embedding": any(caps.embeddings for caps in self._caps),
+            n_ctx = n_ctx or file.context
+            template = template or run_in_native_thread(lambda: file.template)
+        return {
+            "modelfile": "",
+            "parameters": "",
+            "template": template,
+            "details": self._details(),
+            "model_info": {
+                "general.architecture": self.family,
+                "general.basename": self.name,
+                f"{self.family}.context_length": n_ctx,
+            },
+            "capabilities": can,
+            "modified_at": self.created,
         }
-        self.can = ["completion", "tools", *(name for name in can if can[name])]
-        return super().shown()

@@ -16,7 +16,7 @@ from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import logit_bias, sampling
-from ...core.usage import Timings, Usage, generation_pace, pace
+from ...core.usage import Timings, Usage, pace
 from ...errors import GatewayError
 from ...wire import sse
 from .. import fields
@@ -187,7 +187,8 @@ def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's timings object; times are in milliseconds."""
     prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
-    predicted_ms, predicted_speed = generation_pace(times)
+    # The first token comes with the end of the prompt's evaluation.
+    predicted_ms, predicted_speed = pace(times.predicted_n - 1, times.predicted_ms)
     out: dict[str, Any] = {
         "cache_n": times.cache_n,
         "prompt_n": times.prompt_n,
@@ -333,23 +334,8 @@ class Chunks(StreamEncoder):
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
-    def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
-        if not batch:
-            return sse.HEARTBEAT
-        out: list[bytes] = []
-        for event in batch:
-            if type(event) is not events.TextDelta:
-                self._event(choice, event, out)
-            elif event.text or event.logprobs:
-                out.append(self._text(choice, event))
-        return b"".join(out)
-
-    def _text(self, choice: int, event: events.TextDelta) -> bytes:
-        raise NotImplementedError
-
     def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(msgspec.json.encode(error(fault)))
+        return sse.encode(error(fault))
 
     def end(self) -> bytes:
         """The end of the stream, after the last choice has finished."""
@@ -385,9 +371,9 @@ class Chunks(StreamEncoder):
 
     def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:
         """The fields beside the choice in its last chunk."""
-        return {
-            "timings": timings(finished.timings),
-            "truncated": finished.truncated,
-            **verbose(self._meta, self._request, finished),
-            **compaction_field(self._compacted),
-        }
+        ending = {"timings": timings(finished.timings), "truncated": finished.truncated}
+        if self._request.report.settings:
+            ending |= verbose(self._meta, self._request, finished)
+        if self._compacted is not None:
+            ending |= compaction_field(self._compacted)
+        return ending

@@ -13,13 +13,12 @@ from ...core.fold import Completion
 from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
 from ...errors import InvalidParameter
 from ...wire import sse
-from .. import fields
+from .. import fields, synonyms
 from .. import schema_fields as doc
 from ..contents import Content, PartReader, contents, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
 from ..schema_fields import Field, Fields, table
-from ..synonyms import canonical
 from . import answer as openai
 from . import tools as openai_tools
 from .tools import LEGACY
@@ -45,7 +44,8 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
-    body = canonical(body, chat=True)
+    if not body.keys().isdisjoint(synonyms.NAMES):
+        body = synonyms.canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
     values = openai.shared_fields(body, KNOWN)
     if body.get("response_format") is not None:
@@ -55,8 +55,9 @@ def parse(body: Body) -> CompletionRequest:
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
     if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
-    tools = openai_tools.chosen(body)
-    if tools:
+    tools: dict[str, Any] = {}
+    if not body.keys().isdisjoint(openai_tools.FIELDS):
+        tools = openai_tools.chosen(body)
         values["warnings"] += tools.pop("warnings", ())
     if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)

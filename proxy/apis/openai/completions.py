@@ -13,15 +13,16 @@ from typing import Any
 
 from msgspec import structs
 
-from ...core.events import Finished, TextDelta, TokenLogprob
+from ...core.events import Batch, Finished, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
+from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields
-from ..synonyms import canonical
+from ..synonyms import NAMES, canonical
 from . import answer as openai
 
 error = openai.error
@@ -55,7 +56,8 @@ BOTH_FIELDS: Fields = {
 
 
 def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
-    body = canonical(body, chat=False)
+    if not body.keys().isdisjoint(NAMES):
+        body = canonical(body, chat=False)
     echo = flag(body, "echo")
     logprobs = integer(body, "logprobs", 0, openai.MAX_LOGPROBS)
     if echo and logprobs is not None:
@@ -142,6 +144,18 @@ class Encoder(openai.Chunks):
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._sent: dict[int, int] = {}
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        """The bytes of one batch; an empty batch becomes an SSE comment."""
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            if type(event) is not TextDelta:
+                self._event(choice, event, out)
+            elif event.text or event.logprobs:
+                out.append(self._text(choice, event))
+        return b"".join(out)
 
     def _text(self, choice: int, event: TextDelta) -> bytes:
         sent = self._sent.get(choice, 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ...core.decoding import decoded
+from ...core.decoding import decoded_object
 from ...core.events import ToolCallDelta
 from ...core.request import Tool, ToolCall, ToolChoice
 from ...errors import InvalidParameter
@@ -110,9 +110,7 @@ def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
 
 
 def chosen(body: Body) -> dict[str, Any]:
-    """The fields of CompletionRequest that concern tools, if the body has any."""
-    if body.keys().isdisjoint(FIELDS):
-        return {}
+    """The fields of CompletionRequest for a body with some of these FIELDS."""
     listed = fields.items(body, "tools")
     if body.get("functions") is not None:
         if listed:
@@ -171,11 +169,7 @@ def written(call: ToolCall) -> dict[str, Any]:
 
 def as_object(arguments: str) -> dict[str, Any]:
     """A call's arguments parsed, for APIs that send an object; {} if they were cut off."""
-    try:
-        value = decoded(arguments or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    return decoded_object(arguments) or {}
 
 
 def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:

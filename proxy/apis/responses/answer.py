@@ -29,7 +29,7 @@ from ..fields import Body, model_name
 from ..openai.answer import SESSION, extended, reported, timings, token
 from ..response_meta import ResponseMeta, compaction_field
 from ..schema_fields import Fields
-from .items import listed, sealed
+from .items import encode_summary, listed
 from .request import INPUT, RESULTS, SOURCES, ParsedRequest
 
 Item = dict[str, Any]
@@ -81,7 +81,7 @@ class Writer:
     def ended(self, finished: events.Finished, compacted: events.Compacted | None) -> Item:
         """A completed or incomplete Response."""
         cuts = {"length": "max_output_tokens", "content_filter": "content_filter"}
-        cut = None if self._parsed.warms else cuts.get(finished.reason)
+        cut = None if self._parsed.prefill_only else cuts.get(finished.reason)
         whole = self.response("incomplete" if cut else "completed")
         whole["usage"] = usage(finished.usage)
         whole.update(compaction_field(compacted))
@@ -202,7 +202,7 @@ def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Compl
     """The Response of a completion, as its stream ends."""
     (completion,) = completions
     writer = Writer(meta, parsed)
-    parts: Sequence[Part] = completion.parts or (() if parsed.warms else (Said(""),))
+    parts: Sequence[Part] = completion.parts or (() if parsed.prefill_only else (Said(""),))
     for number, part in enumerate(parts, 1):
         cut = number == len(parts) and completion.finished.reason == "length"
         writer.add(part, "incomplete" if cut else "completed")
@@ -324,7 +324,7 @@ class Encoder(Writer):
             self._event("response.in_progress", response=begun)
 
     def _finish(self, finished: events.Finished) -> None:
-        if not self._open and not self._output and not self._parsed.warms:
+        if not self._open and not self._output and not self._parsed.prefill_only:
             self._turn("text")  # an answer has at least an empty message
         self._close("incomplete" if finished.reason == "length" else "completed")
         ended = self.ended(finished, self._compacted)
@@ -429,7 +429,7 @@ class Encoder(Writer):
     def _event(self, kind: str, **fields: Any) -> None:
         body = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
-        self._out.append(sse.encode(msgspec.json.encode(body), kind))
+        self._out.append(sse.encode(body, kind))
 
     def _item_added(self, item: Item) -> None:
         self._id = item["id"]
@@ -476,7 +476,9 @@ def compacted(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[C
     roles = ("system", "developer")
     output = listed([item for item in parsed.input if item.get("role") in roles], meta.id)
     suffix = f"{meta.id.partition('_')[2]}{len(output):02x}"
-    output.append({"id": f"cmp_{suffix}", "type": "compaction", "encrypted_content": sealed(text)})
+    output.append(
+        {"id": f"cmp_{suffix}", "type": "compaction", "encrypted_content": encode_summary(text)}
+    )
     return {
         "id": meta.id,
         "object": "response.compaction",

@@ -27,7 +27,7 @@ from . import mcp
 SUMMARIES = frozenset({"compaction", "compaction_summary"})  # the second is Codex's older name
 
 
-def sealed(summary: str) -> str:
+def encode_summary(summary: str) -> str:
     return base64.b64encode(summary.encode()).decode()
 
 
@@ -94,7 +94,7 @@ def check_outputs(values: Iterable[Any]) -> None:
             case {"type": "function_call_output" | "custom_tool_call_output"}:
                 if (call_id := text(item, "call_id")) not in calls:
                     raise InvalidParameter(
-                        "input", f"has an output of the call {call_id[:100]!r}, but not the call"
+                        "input", f"has an output of call_id {call_id[:100]!r}, but not that call"
                     )
 
 

@@ -86,14 +86,14 @@ CUSTOM = {
 class ParsedRequest(Struct, frozen=True):
     """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
     items the model receives, including those of earlier responses. `custom` names the tools that
-    take free text. `warms`: the prompt is evaluated for the request that follows, and nothing is
-    generated. `include` lists the extra output requested."""
+    take free text. `prefill_only`: the prompt is evaluated for the request that follows.
+    `include` lists the extra output requested."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]
     input: tuple[Any, ...]
     custom: frozenset[str]
-    warms: bool = False
+    prefill_only: bool = False
     include: frozenset[str] = frozenset()
 
     @property
@@ -143,7 +143,7 @@ def parse(
     if background and (stream or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
     most = fields.integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
-    warms = not fields.flag(body, "generate", True)
+    prefill_only = not fields.flag(body, "generate", True)
     logprobs = fields.integer(body, "top_logprobs", 0, openai.MAX_LOGPROBS) or 0
     include = frozenset(name for name in fields.items(body, "include") if type(name) is str)
     form = fields.mapping(spoken, "format", "text.")
@@ -153,7 +153,7 @@ def parse(
         sampling=openai.samplers(body),
         stop=fields.stops(body),
         template_kwargs=fields.mapping(body, "chat_template_kwargs"),
-        max_tokens=0 if warms else most,
+        max_tokens=0 if prefill_only else most,
         stream=stream,
         logprobs=logprobs if LOGPROBS in include else None,
         tools=tuple(tool for tool in tools.functions if chosen.allows("function", tool.name)),
@@ -196,7 +196,7 @@ def parse(
         "background": background,
     }
     custom = frozenset(tools.custom)
-    return ParsedRequest(request, repeated, given, custom, warms, include)
+    return ParsedRequest(request, repeated, given, custom, prefill_only, include)
 
 
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -254,8 +254,11 @@ class _Tools:
             elif kind == "file_search":
                 whole["ranking_options"] = _whole(whole["ranking_options"], _RANKING)
             if kind in searches:
-                search = _file_search(tool, at) if kind == "file_search" else _web_search(tool, at)
-                self.searches[kind] = search
+                if kind == "file_search":
+                    self.searches[kind] = _file_search(tool, at)
+                else:
+                    size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
+                    self.searches[kind] = Search("web", count=PAGES[size])
             elif kind not in ("custom", "function", "mcp"):
                 given = fields.plain(tool.get("type") or "")
                 warnings.append(f"tools of type {given} are ignored")
@@ -267,8 +270,7 @@ class _Tools:
 
 
 def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
-    """The parameters of a tool that takes free text. A regular expression for it becomes a pattern
-    of the schema; Lark's grammars are ignored with a warning."""
+    """The parameters of a tool that takes free text, and perhaps fits a regular expression."""
     form = fields.mapping(tool, "format", at)
     if fields.text(form, "type", "text", at=at + "format.") == "text":
         return CUSTOM
@@ -290,11 +292,6 @@ def _file_search(tool: Body, at: str) -> Search:
         threshold(tool, at),
         parse_filters(tool.get("filters"), at + "filters"),
     )
-
-
-def _web_search(tool: Body, at: str) -> Search:
-    size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
-    return Search("web", count=PAGES[size])
 
 
 _CHOICE = "tool_choice."

@@ -23,9 +23,7 @@ blueprint = Api("status", __name__, group="status", tag="slotproxy")
 @blueprint.get("/v1/health", is_open=True, quiet=True)
 @blueprint.get("/readyz", is_open=True, quiet=True)
 def ready() -> Response:
-    """200 when a backend can answer.
-
-    200 if a backend can answer, otherwise 503 in llama-server's form."""
+    """200 when a backend can answer."""
     registry = current_services().gateway.registry
     backends = {name: _state(b.up) for name, b in enumerate(registry.backends.values())}
     counts = {s: sum(v == s for v in backends.values()) for s in ("up", "down", "unknown")}
@@ -48,10 +46,7 @@ def live() -> Response:
 
 @json_route(blueprint, "GET", "/v1/slots")
 def slots(services: Services, record: Record) -> Any:
-    """Slots, the queue, and how often something was cached.
-
-    The contents of slots, without text of prompts, the queue, and cache hit rates. Slots of other
-    groups are only marked as such."""
+    """Slots, the queue, and how often something was cached."""
     caller = services.callers.caller(record.key, request.environ)
     return {"object": "slots", **msgspec.to_builtins(visibility.view(services, caller))}
 
@@ -64,8 +59,7 @@ def backends(services: Services, record: Record) -> Any:
 
 
 def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
-    """Return the backends of the models that a key may use, and their probe results, as
-    /v1/backends shows them to it."""
+    """The backends of the models that a key may use, as /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
     shown = visibility.shown_names(services, key)
     out = []

@@ -44,9 +44,7 @@ def own(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
 def export(services: Services, record: Record) -> Response:
-    """The ledger of the caller's key as CSV or JSON lines, by the query's `format`.
-
-    The rows of the caller's requests, or of all, as they are read."""
+    """The ledger of the caller's key as CSV or JSON lines, by the query's `format`."""
     form = request.args.get("format") or "csv"
     if form not in FORMATS:
         raise InvalidParameter("format", f"must be one of {', '.join(FORMATS)}")

@@ -20,6 +20,7 @@ MOST_FILES = 2000  # in a batch
 MOST_QUERIES = 16
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512  # in metadata and attributes
 LONGEST_NAME = 256
+SOONEST, LATEST = 3600, 2_592_000  # seconds until a file expires
 TOKENS, OVERLAP = 800, 400  # of a chunk, by default
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
@@ -29,8 +30,7 @@ Attachment = dict[str, Any]
 
 
 def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
-    """The arguments of `VectorStores.create`, and the files to attach. Raises InvalidParameter
-    naming the field."""
+    """The arguments of `VectorStores.create`, and the files to attach."""
     chunking = _chunking(body, "")
     files = [{"file_id": name, "attributes": {}, **chunking} for name in _file_ids(body)]
     new = {
@@ -43,8 +43,7 @@ def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
 
 
 def parse_update(body: Body) -> dict[str, Any]:
-    """The arguments of `VectorStores.change`: None leaves a field unchanged, `lasts` 0 removes the
-    expiry."""
+    """The arguments of `VectorStores.change`; `lasts` 0 removes the expiry."""
     lasts = _lasts(body)
     if lasts is None and "expires_after" in body:
         lasts = 0
@@ -58,8 +57,7 @@ def parse_attach(body: Body, at: str = "") -> Attachment:
 
 
 def parse_batch(body: Body) -> list[Attachment]:
-    """Parses `file_ids` with shared attributes and chunking, or `files` with their own. A file
-    listed twice is attached once, with its last entry."""
+    """Files of a batch. One that is listed twice is attached once, with its last entry."""
     files = items(body, "files")
     ids = _file_ids(body)
     if bool(files) is bool(ids):
@@ -74,8 +72,7 @@ def parse_batch(body: Body) -> list[Attachment]:
 
 
 def parse_search(body: Body) -> dict[str, Any]:
-    """The arguments of `VectorStores.search`. A threshold is from 0 to 1, higher is nearer; `rank`
-    permits reranking."""
+    """The arguments of `VectorStores.search`. `rank` permits reranking."""
     query = body.get("query")
     queries = [query] if type(query) is str else query
     if not isinstance(queries, list) or not all(type(text) is str and text for text in queries):
@@ -152,8 +149,7 @@ def _file_ids(body: Body) -> list[str]:
 
 
 def _chunking(body: Body, at: str) -> dict[str, Any]:
-    """Tokens in a chunk, and how many of them the next chunk repeats. `auto` lets the gateway
-    choose."""
+    """Tokens in a chunk, and how many the next repeats. `auto` lets the gateway choose."""
     strategy = mapping(body, "chunking_strategy", at)
     kind = text(strategy, "type", "auto", at=f"{at}chunking_strategy.")
     if kind == "auto":
@@ -183,8 +179,7 @@ MOST_COMPARISONS = 64  # comparisons in one and/or
 
 
 def parse_filters(value: Any, at: str = "filters") -> Filter | None:
-    """Parses a filter; None if `value` is null. Raises InvalidParameter with the path of the bad
-    part."""
+    """None if `value` is null. Raises InvalidParameter with the path of the bad part."""
     return None if value is None else _filter(value, at, 1)
 
 

@@ -167,8 +167,7 @@ def batch_files(services: Services, record: Record, key: str, batch: str) -> Any
 
 
 def opened(services: Services) -> VectorStores:
-    """Return the vector stores that the caller of this request may use. Raises Unsupported if the
-    knowledge extra is not installed."""
+    """The vector stores that the caller of this request may use. Raises Unsupported."""
     stores = permissions.vector_stores(services, request.environ)
     if stores is None:
         raise Unsupported("files and vector stores are not available: install slotproxy[knowledge]")

@@ -57,7 +57,8 @@ class ChatGlmModel:
         self._template: Callable[[Any, int], list[int]] = self._tokenizer.apply_chat_template
         self._ends = {config.eos_token_id, *config.extra_eos_token_ids}
         self._prefix: list[int] = self._tokenizer.encode("", UNCUT)
-        self._roles = self._role_ids() if self.family in ROLES else {}
+        roles = ("system", "user", "assistant", "observation") if self.family in ROLES else ()
+        self._roles = {role: self._one(role, "")[0] for role in roles}
         self._header = self._roles.get("assistant", -1)
         # In ChatGLM2 and later, marks have ids after the text's, "[MASK]" and "[gMASK]" first; even
         # larger ids are other marks or padding of the matrix.
@@ -142,7 +143,3 @@ class ChatGlmModel:
 
     def _message(self, role: str, content: str) -> Any:
         return self._library.ChatMessage(role=role, content=content)
-
-    def _role_ids(self) -> dict[str, int]:
-        roles = ("system", "user", "assistant", "observation")
-        return {role: self._one(role, "")[0] for role in roles}

@@ -20,7 +20,8 @@ from ...core.sampling import FIELDS, needed
 from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
-from ...prompting.formats import CHATGLM3, GLM4, CallFormat
+from ...prompting.formats.base import CallFormat
+from ...prompting.formats.python_calls import CHATGLM3, GLM4
 from ...prompting.prompt import assistant_prefill
 from .protocol import ChatTurn, Family, PromptMessage
 

@@ -87,24 +87,23 @@ class InThread:
         return 0
 
 
-class PendingCall:
+class PendingCall(queue.Queue[Answer | None]):
     """An order and its answers. `None` means that the engine has ended."""
 
     def __init__(self, engine: Engine, number: int) -> None:
+        super().__init__()
         self._engine = engine
         self.id = number
-        self._answers: queue.Queue[Answer | None] = queue.Queue()
-        self.put = self._answers.put
 
     def receive(self, timeout: float) -> list[Answer | None]:
         """The answers so far, after waiting at most `timeout` seconds; [] if there are none."""
-        out: list[Answer | None] = []
+        answers: list[Answer | None] = []
         try:
-            out.append(self._answers.get(timeout=timeout))
+            answers.append(self.get(timeout=timeout))
             while True:
-                out.append(self._answers.get_nowait())
+                answers.append(self.get_nowait())
         except queue.Empty:
-            return out
+            return answers
 
     def close(self, cancel: bool) -> None:
         """Receive no more answers, and end a call that is not over with `cancel`."""
@@ -303,7 +302,9 @@ class Supervisor:
         finally:
             with self._changed:
                 self._engine = self.ready = self._thread = None
-                if why and not self._closed:
+                if not why:
+                    self._failures = 0  # it is not restarted before it is needed
+                elif not self._closed:
                     log.error("model %s: %s", self._name, why)
                     self._failures += 1
                     self.error = why

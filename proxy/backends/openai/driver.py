@@ -7,9 +7,9 @@ because a token may cost money.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
@@ -26,8 +26,8 @@ from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed
 from ..driver import Capabilities, Learned, ModelHost, Run, ignore
-from ..http import forward
-from ..http_server import HTTPDriver, HTTPOptions
+from ..http import ForwardedAnswer
+from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dict
@@ -49,20 +49,15 @@ EXPLAINED = 10.0  # seconds for the reason of an empty stream
 
 
 class OpenAIServer(HTTPDriver):
-    """A driver for one model of the server at `url`, which ends with /v1 as a rule. Without
-    `model`, it is the only one that the server lists; if there are more, a probe says so, and
-    `OpenAIHost` makes a driver for each. `by_prompt` are formats of `core.request` that its servers
-    do not know."""
+    """A driver for one model of the server at `url`, by default the only one; if there are more, a
+    probe says so, and `OpenAIHost` makes a driver for each. `by_prompt` are formats of
+    `core.request` that its servers do not know."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str = "",
-        by_prompt: frozenset[str] = frozenset(),
-        **options: Unpack[HTTPOptions],
+        self, url: str, *, model: str = "", by_prompt: frozenset[str] = frozenset(), **options: Any
     ) -> None:
         super().__init__(url.rstrip("/"), **options)
+        self.options = options
         self.by_prompt = by_prompt
         self._wanted = model
         self._model = model
@@ -78,11 +73,15 @@ class OpenAIServer(HTTPDriver):
         # Ollama's list may grow at any time.
         if not self._wanted and (len(listed) > 1 or is_ollama):
             return Capabilities(dialect=ROUTER)
-        return self._found(self._chosen(listed), OLLAMA if is_ollama else UNKNOWN)
+        # Ollama adds a tag to a name without one.
+        names = self._wanted or listed[0].name, f"{self._wanted}:latest"
+        model = next((model for model in listed if model.name in names), None)
+        if model is None:
+            raise BackendDown(f"the backend does not list the model {self._wanted}")
+        return self._found(model, OLLAMA if is_ollama else UNKNOWN)
 
     def _found(self, model: ListedModel, otherwise: ServerType) -> Capabilities:
-        """What is known of a model. A server that the list does not tell is of type
-        `otherwise`. Raises BackendDown."""
+        """What is known of a model; `otherwise` is the server's type if the list does not tell."""
         self._model = model.name
         self._server = server = BY_OWNER.get(model.owner, otherwise)
         more = details(
@@ -120,21 +119,18 @@ class OpenAIServer(HTTPDriver):
 
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
-
-        listed = _listed(*document(self._pool, "/models"))
+        status, answer = document(self._pool, "/models")
+        if status == 404:
+            raise BackendDown("the backend has no /models: does its url end with /v1?")
+        if status != 200:
+            raise not_listed(status)
+        try:
+            listed = models(answer)
+        except ValueError:
+            raise BackendDown("the backend's list of models is invalid") from None
         if any(model.owner in BY_OWNER for model in listed):
             return listed, False
         return listed, "version" in document(self._root, "/api/version")[1]
-
-    def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
-        """The only model, or the one that is named. Raises BackendDown."""
-        if not self._wanted:
-            return listed[0]
-        for model in listed:
-            # Ollama adds a tag to a name without one.
-            if model.name in (self._wanted, f"{self._wanted}:latest"):
-                return model
-        raise BackendDown(f"the backend does not list the model {self._wanted}")
 
     def alive(self) -> bool:
         if self._server.health:
@@ -152,22 +148,20 @@ class OpenAIServer(HTTPDriver):
         return OpenAIRun(*run, formats=native_formats(body))
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
-        """The error for a stream without any event: llama-cpp-python's server refuses a request
-        in this way if its stream has begun, so it is asked again without one."""
+        """The error for a stream without any event. So llama-cpp-python's server refuses a request
+        whose stream has begun; it is asked again without one."""
         whole = {k: v for k, v in body.items() if k != "stream_options"}
         whole |= {"stream": False, self._server.limit: 1}
-        cut = AnswerCut("the backend's response ended early", detail="empty response")
+        seconds = min(self.timeout, EXPLAINED)
         try:
-            status, data = self._pool.ask(
-                "POST", where, whole, timeout=min(self.timeout, EXPLAINED), cancel=cancel
-            )
+            status, data = self._pool.ask("POST", where, whole, seconds, cancel)
+            if status != 200:
+                return openai_refusal(status, data, self._secret, native_formats(body))
         except UpstreamTimeout:
-            return cut
+            pass
         except GatewayError as error:
             return error
-        if status == 200:
-            return cut
-        return openai_refusal(status, data, self._secret, native_formats(body))
+        return AnswerCut("the backend's response ended early", detail="empty response")
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         tokenizer = self._tokenizer
@@ -215,7 +209,7 @@ class OpenAIServer(HTTPDriver):
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
             pool, path = self._pool, path.removeprefix("/v1")
-        return forward(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
+        return ForwardedAnswer(pool, call, path, cancel, tick=self._tick, timeout=self.timeout)
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         assert isinstance(body, dict)
@@ -226,28 +220,15 @@ class OpenAIServer(HTTPDriver):
         return openai_refusal(status, data, self._secret)
 
 
-def _listed(status: int, answer: Mapping[str, Any]) -> tuple[ListedModel, ...]:
-    """The models of an answer to /models. Raises BackendDown."""
-    if status == 404:
-        raise BackendDown("the backend has no /models: does its url end with /v1?")
-    if status != 200:
-        raise not_listed(status)
-    try:
-        return models(answer)
-    except ValueError:
-        raise BackendDown("the backend's list of models is invalid") from None
-
-
 # -- a server with several models, such as Ollama or LM Studio ------------------------------------
 
 
-class OpenAIHost(ModelHost["OpenAIModel"]):
-    """The models at the address of `driver`. Each is a backend of its own. One request for the list
-    serves them all: it shows which models there are and that the server responds. It keeps its
-    caches itself."""
+class OpenAIHost(ModelHost):
+    """The models at the address of `driver`. One request for the list serves them all: it shows
+    which models there are and that the server responds."""
 
     def __init__(self, driver: OpenAIServer) -> None:
-        super().__init__()
+        super().__init__(lambda name: OpenAIModel(self, name, driver))
         self._driver = driver
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
@@ -263,9 +244,6 @@ class OpenAIHost(ModelHost["OpenAIModel"]):
             self.entries = {model.name: model for model in listed}
             self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
             return self.models
-
-    def _driver_of(self, name: str) -> OpenAIModel:
-        return OpenAIModel(self, name, self._driver)
 
 
 class OpenAIModel(OpenAIServer):

@@ -39,10 +39,7 @@ def path(task: Task) -> str:
 
 
 def payload(
-    task: Task,
-    model: str,
-    server: ServerType,
-    by_prompt: frozenset[str] = frozenset(),
+    task: Task, model: str, server: ServerType, by_prompt: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
     """The body for `path(task)`. Raises Unsupported for a field that the server does not support.
     `by_prompt` are the formats that it does not know."""
@@ -173,9 +170,8 @@ _WRITTEN = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
 class OpenAIRun(RelayRun):
-    """A completion under way. `formats` are those of `core.request` that the server was asked for.
-    Until it reports its tokens, and if it never does, each piece of the answer counts as one, and
-    the prompt by its characters."""
+    """A completion under way. `formats` are those that the server was asked for. Until it reports
+    its tokens, each piece of the answer counts as one, and the prompt by its characters."""
 
     def __init__(
         self,

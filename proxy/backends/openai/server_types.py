@@ -172,9 +172,9 @@ def models(document: Any) -> tuple[ListedModel, ...]:
         made = as_dict(entry.get("architecture")).get("output_modalities")
         makes_text = not isinstance(made, list) or "text" in made
         if isinstance(name, str) and 0 < len(name) <= LONGEST and makes_text:
-            told = [entry.get(context) for context in _CONTEXTS]
-            told.append(as_dict(entry.get("meta")).get("n_ctx"))  # llama-server and slotproxy
-            n_ctx = next(filter(None, map(as_count, told)), 0)
+            sizes = [entry.get(context) for context in _CONTEXTS]
+            sizes.append(as_dict(entry.get("meta")).get("n_ctx"))  # llama-server and slotproxy
+            n_ctx = next(filter(None, map(as_count, sizes)), 0)
             out.append(ListedModel(name, owner if isinstance(owner, str) else "", n_ctx))
     return tuple(out)
 
@@ -183,8 +183,7 @@ def models(document: Any) -> tuple[ListedModel, ...]:
 #
 # - Ollama: ``POST /api/show`` (`api/types.go` has the types) tells the model's context, parameters
 #   and capabilities, ``GET /api/ps`` the context of a loaded model.
-# - LM Studio: ``GET /api/v1/models`` lists the loaded instances with their settings; in older
-#   versions, ``/api/v0/models`` has the loaded context.
+# - LM Studio: ``GET /api/v1/models`` lists the loaded instances with their settings.
 # - SGLang: ``GET /server_info`` has the arguments of its start.
 # - TabbyAPI: ``GET /v1/model`` is the loaded model.
 # - koboldcpp: ``GET /api/extra/true_max_context_length``.
@@ -208,13 +207,9 @@ class Details(Struct, frozen=True, kw_only=True):
     vision: bool | None = None
 
 
-NOTHING = Details()
-
-
 def details(server: str, model: str, ask: Ask) -> Details:
     """What a server of this type tells of a model."""
-    read = _READERS.get(server)
-    return read(model, ask) if read is not None else NOTHING
+    return _READERS[server](model, ask) if server in _READERS else Details()
 
 
 def _ollama(model: str, ask: Ask) -> Details:
@@ -227,8 +222,8 @@ def _ollama(model: str, ask: Ask) -> Details:
     for entry in _entries(ask("/api/ps", None), "models"):
         if model in (entry.get("name"), entry.get("model")):
             loaded = as_count(entry.get("context_length"))
-    told = shown.get("capabilities")
-    skills = told if isinstance(told, list) else None  # older versions do not tell
+    listed = shown.get("capabilities")
+    skills = listed if isinstance(listed, list) else None  # older versions list none
     return Details(
         n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained,
         by_prompt=TOOLS if skills is not None and "tools" not in skills else frozenset(),
@@ -246,12 +241,7 @@ def _lm_studio(model: str, ask: Ask) -> Details:
                     slots=as_count(config.get("parallel")),
                     vision=as_dict(entry.get("capabilities")).get("vision") is True,
                 )
-    for entry in _entries(ask("/api/v0/models", None), "data"):
-        if entry.get("id") == model:
-            loaded = as_count(entry.get("loaded_context_length"))
-            longest = as_count(entry.get("max_context_length"))
-            return Details(n_ctx=loaded or longest, vision=entry.get("type") == "vlm")
-    return NOTHING
+    return Details()
 
 
 def _sglang(model: str, ask: Ask) -> Details:
@@ -263,7 +253,7 @@ def _sglang(model: str, ask: Ask) -> Details:
     )
 
 
-def _tabby(model: str, ask: Ask) -> Details:
+def _tabby(_: str, ask: Ask) -> Details:
     loaded = as_dict(ask("/v1/model", None).get("parameters"))
     return Details(
         n_ctx=as_count(loaded.get("max_seq_len")), slots=as_count(loaded.get("max_batch_size"))

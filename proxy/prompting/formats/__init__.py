@@ -6,36 +6,13 @@ A malformed call is text. Most formats are a shape derived from the model's temp
 
 from __future__ import annotations
 
-from . import generic
-from .base import CallFormat, CallShape, Tools
-from .generic import GENERIC
+from .base import CallFormat
 from .messages import HARMONY, MUSE
 from .named_calls import FUNCTIONARY_V3, GIGACHAT3, KIMI_K2
 from .notation import GEMMA4, LFM2
 from .python_calls import CHATGLM3, GLM4, LLAMA3
-from .reader import CallArguments, CallReader, CallStart, Piece, ReasoningPiece, TextPiece
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
-from .shaped import shaped
 from .xml import MINIMAX_M3
-
-__all__ = [
-    "CHATGLM3",
-    "GENERIC",
-    "GLM4",
-    "LLAMA3",
-    "SPECIAL",
-    "CallArguments",
-    "CallFormat",
-    "CallReader",
-    "CallShape",
-    "CallStart",
-    "Piece",
-    "ReasoningPiece",
-    "TextPiece",
-    "Tools",
-    "generic",
-    "shaped",
-]
 
 SPECIAL: tuple[CallFormat, ...] = (
     HARMONY,

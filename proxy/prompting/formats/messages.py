@@ -43,7 +43,7 @@ def messages(
     """The body of such a format. A header begins with one of `openings`, behind white space;
     ``read`` reads the call of a named tool."""
 
-    def one_header(reader: CallReader, tools: Tools) -> Reading[Header]:
+    def next_header(reader: CallReader, tools: Tools) -> Reading[Header]:
         at = reader.position
         yield from reader.spaces()
         if (yield from reader.look(openings)) is None:
@@ -51,59 +51,46 @@ def messages(
         reader.call_at = at
         return header((yield from reader.until(message)), tools)
 
-    def end(reader: CallReader, tools: Tools) -> Reading[Header | None]:
-        """Behind the end of a message: the header of the next one, None at the end."""
-        yield from reader.spaces()
-        if not (yield from reader.more()):
-            return None
-        yield from reader.expect(start)
-        return (yield from one_header(reader, tools))
+    def following(reader: CallReader, tools: Tools, drops: bool) -> Reading[Header | None]:
+        """Reads, or drops, the rest of a message. The header of the next one, None at the end."""
+        while True:
+            if drops:
+                while (yield from reader.more()) and not (yield from reader.skip_one(ends)):
+                    yield from reader.char()
+            elif not (yield from reader.text_until((), ends)):
+                return None
+            try:
+                yield from reader.spaces()
+                if not (yield from reader.more()):
+                    return None
+                yield from reader.expect(start)
+                return (yield from next_header(reader, tools))
+            except Malformed:
+                if not drops:
+                    reader.degrade()
 
     def body(tools: Tools) -> Body:
         def run(reader: CallReader) -> Wait:
-            last: Header | None = Header(kind="text")
+            now: Header | None = Header(kind="text")
             try:
                 reader.keep()
-                last = yield from one_header(reader, tools)
+                now = yield from next_header(reader, tools)
             except Malformed:
                 reader.rewind()
             written: set[str] = set()
-            while last is not None:
-                last = yield from rest(reader, tools, last, written)
-
-        def rest(
-            reader: CallReader, tools: Tools, now: Header, written: set[str]
-        ) -> Reading[Header | None]:
-            """Reads a message behind its header, up to the next header."""
-            reader.begin_text(ReasoningPiece if now.kind == "reasoning" else TextPiece)
-            if now.kind == "call":
-                reader.keep()
-                try:
-                    yield from read(reader, tools, now.name)
-                except Malformed:
-                    reader.degrade()
-            elif now.kind == "other":
-                return (yield from other(reader, tools))
-            elif now.kind in written and (yield from reader.more()):
-                reader.text(_BREAK)
-            written.add(now.kind)
-            while (yield from reader.text_until((), ends)):
-                try:
-                    return (yield from end(reader, tools))
-                except Malformed:
-                    reader.degrade()
-            return None
-
-        def other(reader: CallReader, tools: Tools) -> Reading[Header | None]:
-            """Drops a message."""
-            while (yield from reader.more()):
-                if (yield from reader.skip_one(ends)):
+            while now is not None:
+                kind = now.kind
+                reader.begin_text(ReasoningPiece if kind == "reasoning" else TextPiece)
+                if kind == "call":
+                    reader.keep()
                     try:
-                        return (yield from end(reader, tools))
+                        yield from read(reader, tools, now.name)
                     except Malformed:
-                        continue
-                yield from reader.char()
-            return None
+                        reader.degrade()
+                elif kind != "other" and kind in written and (yield from reader.more()):
+                    reader.text(_BREAK)
+                written.add(kind)
+                now = yield from following(reader, tools, drops=kind == "other")
 
         return run
 

@@ -20,7 +20,7 @@ from .base import (
 )
 from .reader import Body, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
-from .tagged import WORDS, inside, quoted, stream_until
+from .tagged import WORDS, inside, quoted, quoted_until
 
 Sink = Callable[[str], None]
 String = Callable[[CallReader, Sink], Reading[bool]]
@@ -114,9 +114,7 @@ _QUOTE = '<|"|>'
 def _gemma_string(reader: CallReader, sink: Sink) -> Reading[bool]:
     yield from reader.spaces()
     if (yield from reader.skip(_QUOTE)):
-        sink('"')
-        yield from stream_until(reader, _QUOTE, lambda text: sink(inside(text)))
-        sink('"')
+        yield from quoted_until(reader, _QUOTE, sink)
         return True
     if (yield from reader.peek()) != '"':
         return False

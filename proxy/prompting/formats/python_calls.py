@@ -124,7 +124,7 @@ GLM4 = CallFormat(
 # ``<|python_tag|>``; calls of built-in tools are ``<|python_tag|>name.call(key="value")``.
 
 _TAG = "<|python_tag|>"
-_OTHERS = re.compile(r"<tool_call|<TOOLCALL|<function=|>>>|functools\\[|\\[TOOL_CALLS\\]")
+_OTHERS = re.compile(r"<tool_call|<TOOLCALL|<function=|>>>|functools\[|\[TOOL_CALLS\]")
 
 
 def _objects(reader: CallReader, tools: Tools | None) -> Wait:

@@ -79,6 +79,8 @@ class _Shaped:
         self._separator = _tokens(shape.separator)
         self._before_name = _tokens(shape.before_name)
         self._end = _tokens(shape.end)
+        # The suffix without what belongs to a JSON object itself.
+        self._closing = _tokens(shape.suffix[shape.suffix.rfind("}") + 1 :])
         self._tagged = _Tagged(shape, shape.tagged) if shape.tagged is not None else None
 
     @property
@@ -139,17 +141,12 @@ class _Shaped:
                 if reader.calls == calls:
                     raise
                 break
-            yield from _optional(reader, self._closing())
+            yield from _optional(reader, self._closing)
             yield from _optional(reader, self._separator)
             yield from reader.spaces()
             if (yield from reader.peek()) != "{":
                 break
-        yield from _optional(reader, [*self._closing(), *self._end])
-
-    def _closing(self) -> list[str]:
-        """The suffix without what belongs to the object itself."""
-        at = self._shape.suffix.rfind("}") + 1
-        return _tokens(self._shape.suffix[at:])
+        yield from _optional(reader, [*self._closing, *self._end])
 
     # Calls with a name between literals
 

@@ -17,15 +17,21 @@ from .scanner import is_json
 STRING = frozenset({"string"})
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 WORDS = {"True": "true", "False": "false", "None": "null"}
+_KINDS: Mapping[type, frozenset[str]] = {
+    bool: frozenset({"boolean"}),
+    type(None): frozenset({"null"}),
+    str: STRING,
+    int: frozenset({"integer", "number"}),
+    float: frozenset({"integer", "number"}),
+    list: frozenset({"array"}),
+}
 _MAX_NESTED = 16
 
 
 def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait:
     """Takes an argument of these types up to `close`, and `close`. Strings stream."""
     if allowed == STRING:
-        reader.arguments('"')
-        yield from stream_until(reader, close, lambda text: reader.arguments(inside(text)))
-        reader.arguments('"')
+        yield from quoted_until(reader, close, reader.arguments)
     else:
         reader.arguments(typed((yield from reader.until(close, MAX_HELD)), allowed))
 
@@ -33,13 +39,11 @@ def typed_until(reader: CallReader, close: str, allowed: frozenset[str]) -> Wait
 def typed(text: str, allowed: frozenset[str]) -> str:
     """An argument as JSON of one of these types, if it can be."""
     value = WORDS.get(text.strip(), text.strip())
-    if allowed == STRING:
+    if allowed == STRING or not is_json(value):
         return quoted(text)
-    if not is_json(value) or ("string" in allowed and not allowed & _kinds_of(json.loads(value))):
-        return quoted(text)
-    if value.startswith('"') and "string" in allowed:
-        return quoted(text)
-    return value
+    # As JSON a string is no other type.
+    other = not value.startswith('"') and allowed & _kinds_of(json.loads(value))
+    return value if other or "string" not in allowed else quoted(text)
 
 
 def quoted(text: str) -> str:
@@ -52,6 +56,13 @@ def inside(text: str) -> str:
     return quoted(text)[1:-1]
 
 
+def quoted_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> Wait:
+    """Passes the text up to `mark` to the sink as a JSON string, and takes the mark."""
+    sink('"')
+    yield from stream_until(reader, mark, lambda text: sink(inside(text)))
+    sink('"')
+
+
 def stream_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> Wait:
     """Passes the text up to `mark` to the sink as it streams, and takes the mark."""
     if not (yield from reader.up_to(mark, sink)):
@@ -60,14 +71,14 @@ def stream_until(reader: CallReader, mark: str, sink: Callable[[str], None]) -> 
 
 def member(schema: Any, key: str, root: Any) -> Any:
     """The schema of a member of an object; True if there is none."""
+    others: Any = True
     for part in _parts(schema, root):
-        properties = part.get("properties")
+        properties, more = part.get("properties"), part.get("additionalProperties")
         if isinstance(properties, Mapping) and key in properties:
             return properties[key]
-    for part in _parts(schema, root):
-        if isinstance(part.get("additionalProperties"), Mapping):
-            return part["additionalProperties"]
-    return True
+        if others is True and isinstance(more, Mapping):
+            others = more
+    return others
 
 
 def items(schema: Any, root: Any) -> Any:
@@ -110,21 +121,9 @@ def kind_of(value: Any) -> str:
 
 
 def _kinds_of(value: Any) -> frozenset[str]:
-    match value:
-        case bool():
-            return frozenset({"boolean"})
-        case None:
-            return frozenset({"null"})
-        case str():
-            return STRING
-        case int():
-            return frozenset({"integer", "number"})
-        case float():
-            return frozenset({"number", "integer"} if value.is_integer() else {"number"})
-        case list():
-            return frozenset({"array"})
-        case _:
-            return frozenset({"object"})
+    if isinstance(value, float) and not value.is_integer():
+        return frozenset({"number"})
+    return _KINDS.get(type(value), frozenset({"object"}))
 
 
 def _parts(schema: Any, root: Any, depth: int = 0) -> list[Mapping[str, Any]]:

@@ -266,13 +266,13 @@ def _short(id: str) -> str:
 
 def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
     """Messages in the form that Hugging Face's templates read."""
-    decode = Decoding()
-    out = [_as_dict(message, rules, decode) for message in messages]
     responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
-    return _with_responses(out, decode) if responds else out
+    decode = Decoding() if responds or any(map(_CALLS, messages)) else None
+    out = [_as_dict(message, rules, decode) for message in messages]
+    return _with_responses(out, decode) if responds and decode is not None else out
 
 
-def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
+def _as_dict(message: Message, rules: MessageRules, decode: Decoding | None) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     takes_parts = rules.content != "text" and message.role not in rules.text_roles
     if takes_parts and (message.parts or rules.content == "parts"):
@@ -288,7 +288,7 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
         out["tool_calls"] = calls = []
         for call in message.tool_calls:
             arguments = call.arguments or "{}"
-            if rules.arguments == "object":
+            if rules.arguments == "object" and decode is not None:
                 arguments = _object(arguments, decode)
             function = {"name": call.name, "arguments": arguments}
             calls.append({"id": call.id, "type": "function", "function": function})

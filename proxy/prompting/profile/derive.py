@@ -17,8 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...core.request import Message, ToolCall
-from ..formats import SPECIAL, shaped
+from ..formats import SPECIAL
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
+from ..formats.shaped import shaped
 from ..formats.tagged import write_arguments, write_calls
 from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
@@ -340,20 +341,15 @@ def _with_ids(shape: CallShape, probes: Probes) -> CallShape:
     text = shape.before_name + shape.after_name + shape.suffix
     if ID not in text:
         return shape
-    longer = probes.calls(FIRST, ids=LONG_IDS)
-    takes = longer is not None and ID in longer
-    return shape if takes else replace(shape, ids="nine")
+    longer = probes.calls(FIRST, ids=LONG_IDS) or ""
+    return shape if ID in longer else replace(shape, ids="nine")
 
 
 def _writes(shape: CallShape, regions: _Regions, *, parallel: bool) -> bool:
     """Whether the shape writes other calls as the template does, but for white space and ids."""
     for calls in _SAMPLES:
-        if len(calls) > 1 and not parallel:
-            continue
-        rendered = regions.of(*calls)
-        if rendered is None:
-            continue
-        if _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
+        rendered = regions.of(*calls) if parallel or len(calls) == 1 else None
+        if rendered is not None and _squeezed(write_calls(shape, *calls)) != _squeezed(rendered):
             return False
     return True
 
@@ -389,7 +385,7 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
     calls = known
     if shape is not None and known is None:
         calls = shaped(shape)
-    elif shape is not None and known is not None and not shape.parallel:
+    elif shape is not None and not shape.parallel and known is not None:
         calls = replace(known, shape=replace(known.shape, parallel=False))
     return AnswerSyntax(reasoning=reasoning, content=content, calls=calls, stops=stops)
 
@@ -431,10 +427,8 @@ def _mentioned(source: str) -> tuple[Tags, ...]:
 def _from_tag(text: str, other: str) -> str:
     """What `text` has behind its common beginning with another, from the start of a tag."""
     at = len(common_start(text, other))
-    start = max(text.rfind(sign, 0, at) for sign in "<[◁")
-    if start >= 0 and not re.search(r"[>\]▷]", text[start:at]):
-        at = start
-    return text[at:].strip()
+    cut = re.search(r"[<\[◁][^<\[◁>\]▷]*\Z", text[:at])
+    return text[cut.start() if cut else at :].strip()
 
 
 def _first_tag(text: str) -> str:

@@ -302,11 +302,8 @@ class Neutraliser:
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered
 
-    def _rule(self, message: Message) -> ControlTokens | None:
-        return self._everything if message.cites else self._rules[message.role]
-
     def _touches(self, message: Message) -> bool:
-        rule = self._rule(message)
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None:
             return False
         return (
@@ -344,7 +341,7 @@ class Neutraliser:
         )
 
     def _message(self, message: Message, between: str) -> Message:
-        rule = self._rule(message)
+        rule = self._everything if message.cites else self._rules[message.role]
         if rule is None or not self._touches(message):
             return message
         begins, places = message.parts or (0,), set[int]()

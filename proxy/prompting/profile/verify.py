@@ -19,7 +19,7 @@ from ...core.decoding import decoded
 from ...core.request import CompletionRequest, Message, Tool, ToolCall
 from ...errors import InvalidParameter
 from ..constraints import callable_tools
-from ..formats import GENERIC
+from ..formats.generic import GENERIC
 from ..prompt import Prompter, assistant_prefill
 
 Outcome = Literal["same", "adapted", "refused", "differs"]
@@ -127,10 +127,6 @@ _TOOL = Tool(
 )
 
 
-def _user(text: str, **fields: Any) -> Message:
-    return Message(role="user", content=text, **fields)
-
-
 def _assistant(text: str = "", **fields: Any) -> Message:
     return Message(role="assistant", content=text, **fields)
 
@@ -152,7 +148,6 @@ def _tools(*messages: Message) -> CompletionRequest:
 
 
 def _goes_on(request: CompletionRequest) -> bool:
-    """Whether a question follows the result of a tool."""
     roles = [message.role for message in request.messages]
     return "tool" in roles and "user" in roles[roles.index("tool") :]
 
@@ -161,7 +156,9 @@ def _effort(request: CompletionRequest) -> Any:
     return request.template_kwargs.get("reasoning_effort", request.reasoning_effort)
 
 
-_ASKS, _ANSWERS, _AGAIN = _user("Altair?"), _assistant("Bellatrix."), _user("Capella?")
+_ASKS = Message(role="user", content="Altair?")
+_ANSWERS = _assistant("Bellatrix.")
+_AGAIN = Message(role="user", content="Capella?")
 _RULE = Message(role="system", content="Deneb!")
 _CALLS = _assistant(tool_calls=(_call(1, "Elnath"),))
 _TOLD = _result(1, "Fomalhaut")
@@ -199,7 +196,7 @@ KINDS: tuple[Kind, ...] = (
     _kind(
         "text parts",
         lambda r: any(m.parts for m in r.messages),
-        _chat(_user("Izar.\nJabbah.", parts=(0, 6))),
+        _chat(Message(role="user", content="Izar.\nJabbah.", parts=(0, 6))),
     ),
     _kind("tools", callable_tools, _tools(_ASKS), _tools(_RULE, _ASKS)),
     _kind(

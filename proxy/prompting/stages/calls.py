@@ -24,7 +24,8 @@ from ...core.events import (
 )
 from ...core.usage import Usage
 from ..constraints import head
-from ..formats import CallArguments, CallFormat, CallStart, Piece, ReasoningPiece, TextPiece, Tools
+from ..formats.base import CallFormat, Tools
+from ..formats.reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
 
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|<\w+(?=\s)|｜[^｜\s]+｜")
 

@@ -125,11 +125,13 @@ class CallsStage:
     def _fault(self, finished: Finished) -> str:
         """What is wrong with the calls. An answer that a limit cut may end within one."""
         cut = finished.reason == "length"
-        calls = self._whole_calls()
-        for at, (name, arguments) in enumerate(calls, start=1):
-            if cut and at == len(calls):
-                break
-            fault = self._judges[name].fault(arguments)
+        calls: list[tuple[str, list[str]]] = []
+        for event in self._calls:
+            if event.name:
+                calls.append((event.name, []))
+            calls[-1][1].append(event.arguments)
+        for name, parts in calls[:-1] if cut else calls:
+            fault = self._judges[name].fault("".join(parts))
             if fault:
                 return f"the model's arguments of the tool {name} failed validation: {fault}"
         if cut or calls:
@@ -137,11 +139,3 @@ class CallsStage:
         if self._held is not None and _FRAME.match(joined(self._held).text):
             return "the model's call is of no tool of the request, or is not JSON"
         return "the model did not call a tool, as tool_choice requires" if self._must else ""
-
-    def _whole_calls(self) -> list[tuple[str, str]]:
-        calls: list[tuple[str, list[str]]] = []
-        for event in self._calls:
-            if event.name:
-                calls.append((event.name, []))
-            calls[-1][1].append(event.arguments)
-        return [(name, "".join(parts)) for name, parts in calls]

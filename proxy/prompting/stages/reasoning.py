@@ -44,7 +44,10 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    return next((tags for tags in known if end.endswith(tags[0])), None)
+    for tags in known:
+        if end.endswith(tags[0]):
+            return tags
+    return None
 
 
 @lru_cache(256)

@@ -47,8 +47,8 @@ class Layouts:
 
     def names(self, folder: str) -> tuple[str, ...]:
         """The names in a folder, `default` first."""
-        names = sorted(name for parent, name in self._layouts if parent == folder)
-        return tuple(sorted(names, key=lambda name: name != "default"))
+        names = (name for parent, name in self._layouts if parent == folder)
+        return tuple(sorted(names, key=lambda name: (name != "default", name)))
 
     def render(
         self,

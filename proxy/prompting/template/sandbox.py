@@ -132,8 +132,11 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
                 weighed(each)
             if name in _WIDENING:
                 modest((*args[skip + 1 :], *kwargs.values()))
-            elif name in ("replace", "join"):
-                grow(name, *_as_method(name, value, *args[skip + 1 :], *kwargs.values()))
+            elif name == "replace":
+                grow(name, value, *args[skip + 1 :], *kwargs.values())
+            elif name == "join":
+                separator, *_ = (*args[skip + 1 :], *kwargs.values())
+                grow(name, separator, value)
         return sized(function(*args, **kwargs))
 
     return guarded
@@ -148,10 +151,6 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
         return test(*args)
 
     return guarded
-
-
-def _as_method(name: str, value: Any, *args: Any) -> tuple[Any, ...]:
-    return (args[0], value) if name == "join" else (value, *args)
 
 
 def _written(value: Any) -> Any:
@@ -261,9 +260,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                     raise SecurityError("the template uses too large a number")
             return left * right
         if operator == "**":
-            if not (isinstance(right, int | float) and abs(right) <= 64):
-                raise SecurityError("the template uses too large a number")
-            if isinstance(left, int) and left.bit_length() > 64:
+            is_large = isinstance(left, int) and left.bit_length() > 64
+            if is_large or not (isinstance(right, int | float) and abs(right) <= 64):
                 raise SecurityError("the template uses too large a number")
             return left**right
         modest_format(left)

@@ -226,15 +226,12 @@ def _apply(replica: Replica, entry: LogEntry) -> list[OpResult]:
     """Raises LogError if entries before this one are missing: this worker has to join again."""
     if entry.number != replica.entries + 1:
         raise LogError("this worker missed entries of the log, as after a long pause")
-    return replica.apply(entry.time, entry.member, _decoded(entry))
-
-
-def _decoded(entry: LogEntry) -> list[Op]:
     try:
-        return ops.decode(entry.ops)
+        written = ops.decode(entry.ops)
     except (ValueError, RecursionError):
         log.error("state: invalid log entry from %s", entry.member[:40])
-        return []
+        written = []
+    return replica.apply(entry.time, entry.member, written)
 
 
 def _order(position: str) -> tuple[int, int]:

@@ -8,8 +8,9 @@ still find their entries. A slower reader, such as one on a machine that was sus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from ...runtime import redis_client
 from .ops import FORMAT
@@ -18,7 +19,6 @@ EVERY = 8192  # entries
 BATCH = 64  # entries read per batch, at most, so that other threads may run in between
 BLOCK = 500  # milliseconds a read waits for new entries
 RULES_LAST = 30  # seconds that the rules outlive the last worker using them
-T = TypeVar("T")
 
 # Whoever begins an empty log writes the entry of number 1. Returns {its first entry}.
 BEGIN = """
@@ -80,56 +80,52 @@ class RedisLog:
         self._append = self._redis.register_script(APPEND)
         self._keep = self._redis.register_script(KEEP)
 
-    def _ask(self, ask: Callable[[], T]) -> T:
+    @contextmanager
+    def _reach(self) -> Iterator[None]:
         try:
-            return ask()
+            yield
         except (self._error, OSError) as error:
             raise LogError(f"Redis is unavailable: {type(error).__name__}") from error
 
     def ping(self) -> None:
         """Check that Redis answers; nothing is read or written."""
-        self._ask(self._redis.ping)
+        with self._reach():
+            self._redis.ping()
 
     def agree(self, rules: bytes) -> None:
         """Set these rules, or check that they are the current ones. Call again within
         `RULES_LAST` seconds. Raises LogError if the other workers have other rules."""
-
-        def ask() -> bytes | None:
+        with self._reach():
             self._redis.set(self._rules, rules, nx=True, ex=RULES_LAST)
-            current: bytes | None = self._redis.get(self._rules)
+            current = self._redis.get(self._rules)
             if current == rules:
                 self._redis.expire(self._rules, RULES_LAST)
-            return current
-
-        if self._ask(ask) != rules:
+        if current != rules:
             raise LogError("other gateways on this Redis use different settings or another version")
 
     def begin(self) -> tuple[bytes, str]:
         """The snapshot (b"" for none), and the position after which to read."""
-
-        def ask() -> tuple[bytes, str]:
+        with self._reach():
             position, data = self._redis.hmget(self._snapshot, "position", "data")
             if data is not None:
                 return data, position.decode()
             ((_, fields),) = self._begin([self._log])
-            if b"begin" not in fields:
-                raise LogError(f"the snapshot of the log {self._log} is missing: delete the log")
-            return b"", "0"
-
-        return self._ask(ask)
+        if b"begin" not in fields:
+            raise LogError(f"the snapshot of the log {self._log} is missing: delete the log")
+        return b"", "0"
 
     def append(self, member: str, ops: bytes) -> str:
         """Write an entry. Returns its position."""
-        position = self._ask(lambda: self._append([self._log], [member, ops]))
+        with self._reach():
+            position = self._append([self._log], [member, ops])
         if position is None:
             raise LogError("the log in Redis was deleted")
         return str(position.decode())
 
     def read(self, position: str) -> Sequence[LogEntry]:
         """The entries after a position. Waits for a moment; empty if there are none."""
-        streams = self._ask(
-            lambda: self._redis.xread({self._log: position}, count=BATCH, block=BLOCK)
-        )
+        with self._reach():
+            streams = self._redis.xread({self._log: position}, count=BATCH, block=BLOCK)
         entries = []
         for _, rows in streams or ():
             for key, fields in rows:
@@ -143,8 +139,9 @@ class RedisLog:
     def keep(self, entry: LogEntry, data: bytes) -> None:
         """Store a snapshot of the state after all entries up to this one, unless there is a newer
         one."""
-        keys, values = [self._snapshot, self._log], [entry.number, entry.position, data]
-        self._ask(lambda: self._keep(keys, values))
+        with self._reach():
+            values = [entry.number, entry.position, data]
+            self._keep([self._snapshot, self._log], values)
 
     def close(self) -> None:
         self._redis.close()

@@ -8,8 +8,9 @@ requests do not repeat it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import Any, Union
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +24,11 @@ log = logging.getLogger("slotproxy.scheduling")
 FORMAT = 16  # of entries and snapshots; other formats are never read
 
 
-class Enqueue(Struct, frozen=True, array_like=True, tag=1):
+class Op(Struct, frozen=True, array_like=True):
+    """What one worker did. Its subclasses are all that there are."""
+
+
+class Enqueue(Op, frozen=True, tag=1):
     id: int
     want: SlotRequest
     again: bool
@@ -36,26 +41,26 @@ def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
     return Enqueue(number, replace(want, session=digest, since=0.0, views=None), again)
 
 
-class Leave(Struct, frozen=True, array_like=True, tag=2):
+class Leave(Op, frozen=True, tag=2):
     """A request no longer waits, or does not need its slot."""
 
     id: int
 
 
-class FirstToken(Struct, frozen=True, array_like=True, tag=3):
+class FirstToken(Op, frozen=True, tag=3):
     id: int
     number: int  # of the slot it came from
 
 
-class LastToken(Struct, frozen=True, array_like=True, tag=4):
+class LastToken(Op, frozen=True, tag=4):
     id: int
 
 
-class RequestSteps(Struct, frozen=True, array_like=True, tag=5):
+class RequestSteps(Op, frozen=True, tag=5):
     id: int
 
 
-class StepDone(Struct, frozen=True, array_like=True, tag=6):
+class StepDone(Op, frozen=True, tag=6):
     id: int
     step: SlotStep
     tokens: int
@@ -63,12 +68,12 @@ class StepDone(Struct, frozen=True, array_like=True, tag=6):
     seconds: float
 
 
-class Release(Struct, frozen=True, array_like=True, tag=7):
+class Release(Op, frozen=True, tag=7):
     id: int
     outcome: Outcome
 
 
-class BackendFound(Struct, frozen=True, array_like=True, tag=8):
+class BackendFound(Op, frozen=True, tag=8):
     """The writer's own view of a backend. `anew`: nothing known of its slots can be trusted;
     `replaces`: to the writer it is a different server under an old name."""
 
@@ -79,7 +84,7 @@ class BackendFound(Struct, frozen=True, array_like=True, tag=8):
     replaces: bool = False
 
 
-class BackendHealth(Struct, frozen=True, array_like=True, tag=9):
+class BackendHealth(Op, frozen=True, tag=9):
     """The writer finds a backend up or down. `load_delay` as in `LocalScheduler.mark`."""
 
     name: str
@@ -87,40 +92,26 @@ class BackendHealth(Struct, frozen=True, array_like=True, tag=9):
     load_delay: float = 0.0
 
 
-class BackendQueues(Struct, frozen=True, array_like=True, tag=13):
+class BackendQueues(Op, frozen=True, tag=13):
     name: str
     running: int
 
 
-class Drain(Struct, frozen=True, array_like=True, tag=10):
+class Drain(Op, frozen=True, tag=10):
     name: str
 
 
-class Heartbeat(Struct, frozen=True, array_like=True, tag=11):
+class Heartbeat(Op, frozen=True, tag=11):
     """The writer is alive. Also advances the log's time."""
 
 
-class MemberLeft(Struct, frozen=True, array_like=True, tag=12):
+class MemberLeft(Op, frozen=True, tag=12):
     """The writer leaves."""
 
 
-Op = (
-    Enqueue
-    | Leave
-    | FirstToken
-    | LastToken
-    | RequestSteps
-    | StepDone
-    | Release
-    | BackendFound
-    | BackendHealth
-    | BackendQueues
-    | Drain
-    | Heartbeat
-    | MemberLeft
-)
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(list[Op]).decode
+_OPS: Any = Union[tuple(Op.__subclasses__())]  # noqa: UP007
+decode: Callable[[bytes], list[Op]] = msgspec.msgpack.Decoder(list[_OPS]).decode
 
 
 def encode(written: Sequence[Op]) -> bytes:

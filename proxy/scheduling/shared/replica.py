@@ -11,7 +11,7 @@ are dropped. If no worker was heard of for so long, the log itself stood still a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +45,16 @@ class SharedRules(Struct, frozen=True):
     groups: bool = False
     disk: int = 0
 
+    def scheduler(self, clock: Callable[[], float], queue_timeout: float = 300.0) -> LocalScheduler:
+        return LocalScheduler(
+            clock,
+            max_queue=self.max_queue,
+            queue_timeout=queue_timeout,
+            wait_for_backend=self.wait_for_backend,
+            groups=self.groups,
+            disk=self.disk,
+        )
+
 
 class OpResult(Struct, frozen=True):
     """The result of request `id` of a member: its lease, its ticket, an error, its steps, that its
@@ -74,13 +84,7 @@ class Replica:
         self.entries = 0
         self.members: dict[str, ReplicaMember] = {}
         self.facts: dict[str, BackendFacts] = {}
-        self.scheduler = LocalScheduler(
-            lambda: self.now,
-            max_queue=rules.max_queue,
-            wait_for_backend=rules.wait_for_backend,
-            groups=rules.groups,
-            disk=rules.disk,
-        )
+        self.scheduler = rules.scheduler(lambda: self.now)
         self._owners: dict[Ticket, tuple[str, int]] = {}
         self._settled: list[Ticket] = []  # got a lease or an error by the current entry
         self.scheduler.on_settled = self._settled.append
@@ -154,7 +158,6 @@ class Replica:
     def _enqueue(
         self, name: str, writer: ReplicaMember, op: ops.Enqueue
     ) -> Lease | Ticket | GatewayError:
-        self._leave(writer, op.id)  # if a number is used twice, its old slot must not be lost
         try:
             want = msgspec.structs.replace(op.want, views=writer.backends)
             entry = self.scheduler.enter(want, op.again)

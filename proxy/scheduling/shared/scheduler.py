@@ -17,6 +17,7 @@ import logging
 import math
 import queue
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -58,23 +59,14 @@ class SharedScheduler(BaseScheduler):
         clock: Callable[[], float],
         *,
         version: str,
-        max_queue: int = 256,
         queue_timeout: float = 300.0,
-        wait_for_backend: float = 0.0,
-        groups: bool = False,
-        disk: int = 0,
+        **rules: Any,
     ) -> None:
+        """`rules` are those of `SharedRules`."""
+        shared_rules = SharedRules(version, **rules)
         self._clock = clock
-        self._max_queue = max_queue
         self._queue_timeout = queue_timeout
-        self._wait_for_backend = wait_for_backend
-        self._local = LocalScheduler(
-            clock,
-            max_queue=max_queue,
-            queue_timeout=queue_timeout,
-            wait_for_backend=wait_for_backend,
-            groups=groups,
-        )
+        self._local = shared_rules.scheduler(clock, queue_timeout)
         self._local.on_stranded = lambda model: self.on_stranded(model)
         self._strayed: set[str] = set()  # backends used while the log was lost
         self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
@@ -83,14 +75,7 @@ class SharedScheduler(BaseScheduler):
         self._leases: dict[int, Lease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
-        rules = SharedRules(
-            version,
-            max_queue=max_queue,
-            wait_for_backend=wait_for_backend,
-            groups=groups,
-            disk=disk,
-        )
-        self._follower = Follower(shared, clock, rules, self)
+        self._follower = Follower(shared, clock, shared_rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
         self._follower.start()

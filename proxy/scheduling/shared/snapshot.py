@@ -1,11 +1,9 @@
 """Snapshots: a replica encoded as bytes, for workers that join later.
 
 The scheduler's records refer to one another. In a snapshot each kind of them has a table, and a
-reference is an index there. What the types of the fields say is all that is needed to write and to
-read them. The encoding is msgpack of plain values, so decoding untrusted bytes creates nothing but
-these records. The first value is the format's number.
-
-Derived data is not written: the prefix index, the waiting lines, and whose a lease or ticket is.
+reference is an index there, as the types of the fields say. The encoding is msgpack of plain
+values, so decoding untrusted bytes creates nothing but these records. The first value is the
+format's number. Derived data is not written: the prefix index, the waiting lines, and owners.
 """
 
 from __future__ import annotations
@@ -60,21 +58,17 @@ class State(Struct):
     idle_leases: dict[Lease, None]
 
 
+OF_REPLICA = ("now", "entries", "facts", "members")  # the other fields are the scheduler's
+
+
 def dump(replica: Replica) -> bytes:
     """Encode a replica. Call it between two entries."""
-    scheduler, tables = replica.scheduler, _Tables()
-    state = State(
-        replica.now,
-        replica.entries,
-        replica.facts,
-        replica.members,
-        scheduler.pools,
-        scheduler.queue,
-        scheduler.clients,
-        scheduler.outstanding,
-        scheduler.idle_leases,
-    )
-    plain = tables.plain(State, state)
+    tables = _Tables()
+    fields = {
+        name: getattr(replica if name in OF_REPLICA else replica.scheduler, name)
+        for name in State.__struct_fields__
+    }
+    plain = tables.plain(State, State(**fields))
     return _encode([FORMAT, plain, *tables.rows()])
 
 
@@ -93,15 +87,13 @@ def load(data: bytes, rules: SharedRules) -> Replica:
 def _replica(state: State, rules: SharedRules) -> Replica:
     """A replica of this state, with everything that is derived from it."""
     replica = Replica(rules)
-    replica.now, replica.entries, replica.facts = state.now, state.entries, state.facts
     scheduler = replica.scheduler
-    scheduler.pools, scheduler.queue, scheduler.clients = state.pools, state.queue, state.clients
-    scheduler.outstanding, scheduler.idle_leases = state.outstanding, state.idle_leases
+    for name in State.__struct_fields__:
+        setattr(replica if name in OF_REPLICA else scheduler, name, getattr(state, name))
     for pool in state.pools.values():
         pool.restore()
         scheduler.backends.update((name, (pool, b)) for name, b in pool.backends.items())
     for name, member in state.members.items():
-        replica.members[name] = member
         entries: list[Lease | Ticket] = [*member.leases.values(), *member.tickets.values()]
         for entry in entries:
             entry.owner = scheduler

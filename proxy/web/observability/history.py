@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
@@ -18,7 +18,7 @@ from ...gateway import Info
 OTHER = "other"  # requests that match no route
 
 
-class Finished(NamedTuple):
+class Finished(Struct, frozen=True, gc=False):
     """A finished request: the `second` in which it ended, and how many seconds it `took`."""
 
     second: int

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent.functions import ToolError, described
+from proxy.agent.functions import ToolError
 from proxy.agent.toolbox import Toolbox
 from proxy.errors import Cancelled, UpstreamFault
 from proxy.runtime.cancel import Cancel
@@ -117,14 +117,3 @@ def test_only_allowed_functions_are_available(package: None) -> None:
     assert "2026-11-21 07:05:00" in box.tools()["time"].call({}, Cancel(), 1)
     box.close()
     assert not Toolbox([], clock=time.monotonic, now=datetime.now)
-
-
-def test_signature_becomes_a_schema() -> None:
-    def find(word: str, where: list[str] | None = None) -> str:
-        """Find a word"""
-        return word + str(where)
-
-    tool, _, _ = described("find", find)
-    assert tool["name"] == "find"
-    assert tool["parameters"]["additionalProperties"] is False
-    assert set(tool["parameters"]["properties"]) == {"word", "where"}

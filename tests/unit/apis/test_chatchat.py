@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from proxy.apis.chatchat import answer
-from proxy.apis.chatchat.answer import error_of_list, error_of_table, error_reply
 from proxy.apis.chatchat.bodies import BODIES
+from proxy.apis.chatchat.routes.view import error_of_list, error_of_table, error_reply
 from proxy.errors import InvalidParameter, QueueFull, Unauthorized
 from tests.unit.apis.test_golden import CASES, sparse
 
@@ -141,29 +140,6 @@ def test_any_body_parses_or_is_refused(route: str, body: dict[str, Any]) -> None
         FORMS[route].parse(body)
     except InvalidParameter as refused:
         assert refused.param
-
-
-@given(st.lists(st.sampled_from(["text", "answer", "final_answer", "tools", "docs"])))
-def test_whole_answer_equals_streamed_answer(kinds: list[str]) -> None:
-    made = {
-        "text": answer.text("id", "t"),
-        "answer": {"answer": "a"},
-        "final_answer": {"final_answer": "f"},
-        "tools": answer.tools("clock", "{}", "now"),
-        "docs": answer.docs(["source"]),
-    }
-    documents = [made[kind] for kind in kinds]
-    whole = answer.whole(documents)
-    for name in ("text", "answer", "final_answer"):
-        assert whole.get(name, "") == "".join(one.get(name, "") for one in documents)
-    for name in ("tools", "docs"):
-        assert whole.get(name, []) == [line for one in documents for line in one.get(name, [])]
-    assert whole.get("chat_history_id", "id") == "id"
-
-
-def test_name_of_a_source_does_not_end_its_link() -> None:
-    source = answer.source(2, "a [draft].pdf", "http://x/d?id=1", "the text")
-    assert source == "Source [2] [a (draft).pdf](http://x/d?id=1)\n\nthe text\n\n"
 
 
 def test_errors_have_the_form_of_the_dialect() -> None:

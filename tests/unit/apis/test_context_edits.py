@@ -37,8 +37,8 @@ def count(request: CompletionRequest) -> int:
 def edited(
     request: CompletionRequest, *edits: dict[str, Any]
 ) -> tuple[CompletionRequest, list[dict[str, Any]]]:
-    found, _ = context_edits.parse({"context_management": {"edits": list(edits)}})
-    return context_edits.apply(request, found, count)
+    management = context_edits.parse({"context_management": {"edits": list(edits)}})
+    return context_edits.apply(request, management.edits, count)
 
 
 def results(request: CompletionRequest) -> str:
@@ -125,8 +125,8 @@ def test_edits_apply_one_after_the_other() -> None:
 
 def test_unknown_edits_are_warnings() -> None:
     body = {"edits": [{"type": "summon_20260112"}]}
-    edits, warnings = context_edits.parse({"context_management": body})
-    assert edits == () and "summon_20260112" in warnings[0]
+    management = context_edits.parse({"context_management": body})
+    assert management.edits == () and "summon_20260112" in management.warnings[0]
 
 
 @pytest.mark.parametrize(

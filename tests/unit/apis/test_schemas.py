@@ -19,7 +19,7 @@ from proxy.apis.conversations import routes as conversations
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.fields import filled, model_name
-from proxy.apis.files import objects as file_objects
+from proxy.apis.files import routes as files_api
 from proxy.apis.glm import chat as glm
 from proxy.apis.litellm import objects as litellm
 from proxy.apis.llamacpp import native as llamacpp_native
@@ -78,7 +78,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     **{name: form.parse for name, form in chatchat.BODIES.items() if name not in CHATCHAT_FORMS},
 }
 FORM_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "FileUploadForm": lambda form: file_objects.parse(form, "a.txt"),
+    "FileUploadForm": lambda form: files_api.parse(form, "a.txt"),
     **{name: chatchat.BODIES[name].parse for name in CHATCHAT_FORMS},
 }
 SCHEMAS = schemas_of(make_app(ScriptedDriver(), chatchat=True))

@@ -3,6 +3,7 @@ answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.apis.fields import page_of
-from proxy.apis.files import objects as file_objects
+from proxy.apis.files import routes as files_api
 from proxy.apis.vector_stores import request as vector_stores
 from proxy.apis.vector_stores.request import parse_filters
 from proxy.errors import InvalidParameter
@@ -48,9 +49,8 @@ def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
     assert (both(KEPT), any_(KEPT)) == (False, True)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "param"),
-    [
+INVALID: dict[Callable[[Any], Any], list[tuple[Any, str]]] = {
+    parse_filters: [
         ([], "filters"),
         ({"type": "like", "key": "a", "value": "b"}, "filters.type"),
         ({"type": "eq", "value": "b"}, "filters.key"),
@@ -60,10 +60,56 @@ def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
         ({"type": "or", "filters": [None]}, "filters.filters[0]"),
         ({"type": "or", "filters": [{"type": "eq", "key": 1}]}, "filters.filters[0].key"),
     ],
-)  # fmt: skip
-def test_invalid_filter_is_refused(wanted: Any, param: str) -> None:
+    vector_stores.parse_create: [
+        ({"name": 5}, "name"),
+        ({"name": "x" * 257}, "name"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
+        ({"metadata": {"k" * 65: "x"}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
+        ({"expires_after": {"anchor": "now", "days": 1}}, "expires_after.anchor"),
+        ({"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
+        ({"file_ids": [1]}, "file_ids"),
+        ({"chunking_strategy": {"type": "other"}}, "chunking_strategy.type"),
+        (
+            {"chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 99}}},
+            "chunking_strategy.static.max_chunk_size_tokens",
+        ),
+        (
+            {
+                "chunking_strategy": {
+                    "type": "static",
+                    "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101},
+                }
+            },
+            "chunking_strategy.static.chunk_overlap_tokens",
+        ),
+    ],
+    vector_stores.parse_search: [
+        ({}, "query"),
+        ({"query": []}, "query"),
+        ({"query": ["a", 5]}, "query"),
+        ({"query": "a", "max_num_results": 51}, "max_num_results"),
+        (
+            {"query": "a", "ranking_options": {"score_threshold": 1.5}},
+            "ranking_options.score_threshold",
+        ),
+        (
+            {"query": "a", "ranking_options": {"score_threshold": True}},
+            "ranking_options.score_threshold",
+        ),
+        ({"query": "a", "filters": 5}, "filters"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("parse", "body", "param"),
+    [(parse, *row) for parse, rows in INVALID.items() for row in rows],
+)
+def test_invalid_body_is_refused(parse: Callable[[Any], Any], body: Any, param: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        parse_filters(wanted)
+        parse(body)
     assert caught.value.param == param
 
 
@@ -93,40 +139,6 @@ def test_any_filter_parses_or_is_refused(value: Any) -> None:
     except InvalidParameter:
         return
     assert one is None or one(KEPT) in (True, False)
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"name": 5}, "name"),
-        ({"name": "x" * 257}, "name"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
-        ({"metadata": {"k" * 65: "x"}}, "metadata"),
-        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
-        ({"expires_after": {"anchor": "now", "days": 1}}, "expires_after.anchor"),
-        ({"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
-        ({"file_ids": [1]}, "file_ids"),
-        ({"chunking_strategy": {"type": "other"}}, "chunking_strategy.type"),
-        (
-            {"chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 99}}},
-            "chunking_strategy.static.max_chunk_size_tokens",
-        ),
-        (
-            {
-                "chunking_strategy": {
-                    "type": "static",
-                    "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101},
-                }
-            },
-            "chunking_strategy.static.chunk_overlap_tokens",
-        ),
-    ],
-)
-def test_invalid_vector_store_is_refused(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        vector_stores.parse_create(body)
-    assert caught.value.param == param
 
 
 def test_valid_vector_store_parses() -> None:
@@ -167,26 +179,6 @@ def test_batch_has_ids_or_own_files() -> None:
     assert caught.value.param == "files[0].attributes.y"
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, "query"),
-        ({"query": []}, "query"),
-        ({"query": ["a", 5]}, "query"),
-        ({"query": "a", "max_num_results": 51}, "max_num_results"),
-        ({"query": "a", "ranking_options": {"score_threshold": 1.5}},
-         "ranking_options.score_threshold"),
-        ({"query": "a", "ranking_options": {"score_threshold": True}},
-         "ranking_options.score_threshold"),
-        ({"query": "a", "filters": 5}, "filters"),
-    ],
-)  # fmt: skip
-def test_invalid_vector_store_search_is_refused(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        vector_stores.parse_search(body)
-    assert caught.value.param == param
-
-
 def test_vector_store_search_parses() -> None:
     asked = vector_stores.parse_search(
         {
@@ -213,7 +205,7 @@ EXPIRING = {"purpose": "batch", "expires_after[anchor]": "created_at"}
 
 def test_upload_parses() -> None:
     form = {**EXPIRING, "expires_after[seconds]": "3600"}
-    assert file_objects.parse(form, "a.pdf") == ("a.pdf", "batch", 3600)
+    assert files_api.parse(form, "a.pdf") == ("a.pdf", "batch", 3600)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +221,7 @@ def test_upload_parses() -> None:
 )
 def test_invalid_upload_is_refused(form: dict[str, str], filename: str | None, param: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        file_objects.parse(form, filename)
+        files_api.parse(form, filename)
     assert caught.value.param == param
 
 
@@ -242,7 +234,7 @@ def test_invalid_upload_is_refused(form: dict[str, str], filename: str | None, p
     ],
 )
 def test_filename_is_never_a_path(given: str, plain: str) -> None:
-    assert file_objects.parse({"purpose": "batch"}, given)[0] == plain
+    assert files_api.parse({"purpose": "batch"}, given)[0] == plain
 
 
 # -- lists -----------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from proxy.backends.llamacpp import LlamaCpp
 
 Step = bytes | Callable[[socket.socket], None]
 
@@ -99,3 +101,14 @@ class RawServer:
                 raise OSError("gone")
             rest += part
         return top + b"\r\n\r\n" + rest
+
+
+@contextlib.contextmanager
+def llama(*scripts: Sequence[Step]) -> Iterator[tuple[LlamaCpp, RawServer]]:
+    """A driver for a server.cpp that plays these scripts."""
+    with RawServer(*scripts) as server:
+        driver = LlamaCpp(server.url, timeout=60, tick=1)
+        try:
+            yield driver, server
+        finally:
+            driver.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import pytest
 from proxy.backends.connections import READ_SIZE
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.refusals import MAX_BODY, MAX_SAID
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
 from proxy.core.events import Batch, Finished, TextDelta
@@ -20,55 +19,36 @@ from proxy.errors import BadRequest, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
 
-from .rawserver import LAST_CHUNK, RawServer, chunk, head
+from .rawserver import LAST_CHUNK, RawServer, chunk, head, llama
 
 OLD = Capabilities(dialect="2023")
-Play = Callable[..., list[Batch]]
 
 
-@pytest.fixture
-def play() -> Iterator[Play]:
-    """Runs a driver on scripted answers to a request for one token."""
-    drivers: list[LlamaCpp] = []
-
-    def one(answer: bytes, logprobs: int | None = None) -> list[Batch]:
-        with RawServer([answer]) as server:
-            driver = LlamaCpp(server.url, timeout=60)
-            drivers.append(driver)
-            task = Task(prompt="Hi", max_tokens=1, logprobs=logprobs)
-            stream = driver.stream(task, 0, OLD, Cancel())
-            try:
-                return [batch for batch in stream if batch]
-            finally:
-                stream.close()
-
-    yield one
-    for driver in drivers:
-        driver.close()
+def play(answer: bytes, logprobs: int | None = None) -> list[Batch]:
+    """The events of a scripted answer to a request for one token."""
+    with llama([answer]) as (driver, _):
+        task = Task(prompt="Hi", max_tokens=1, logprobs=logprobs)
+        stream = driver.stream(task, 0, OLD, Cancel())
+        try:
+            return [batch for batch in stream if batch]
+        finally:
+            stream.close()
 
 
-@pytest.fixture
-def ask() -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
-    pools: list[ConnectionPool] = []
-
-    def one(answer: bytes) -> tuple[int, bytes]:
-        with RawServer([answer]) as server:
-            pools.append(ConnectionPool(server.url, timeout=60, connect_timeout=20))
-            return pools[-1].ask("GET", "/x")
-
-    yield one
-    for pool in pools:
-        pool.close()
+def ask(answer: bytes) -> tuple[int, bytes]:
+    with RawServer([answer]) as server:
+        pool = ConnectionPool(server.url, timeout=60, connect_timeout=20, idle=0)
+        return pool.ask("GET", "/x")
 
 
-def test_size_of_whole_answer_is_bounded(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+def test_size_of_whole_answer_is_bounded() -> None:
     status, body = ask(head(MAX_WHOLE) + b"x" * MAX_WHOLE)
     assert (status, len(body)) == (200, MAX_WHOLE)
     with pytest.raises(UpstreamFault, match="too large"):
         ask(head(MAX_WHOLE + 1) + b"x" * (MAX_WHOLE + 1))
 
 
-def test_response_head_size_is_bounded(ask: Callable[[bytes], tuple[int, bytes]]) -> None:
+def test_response_head_size_is_bounded() -> None:
     def sized(size: int) -> bytes:
         rest = head(0, extra="X: \r\n")
         return head(0, extra="X: " + "x" * (size - len(rest)) + "\r\n")
@@ -78,7 +58,7 @@ def test_response_head_size_is_bounded(ask: Callable[[bytes], tuple[int, bytes]]
         ask(sized(MAX_FRAME + READ_SIZE + 1))  # data of the first read is not counted
 
 
-def test_refusal_body_size_is_bounded(play: Play) -> None:
+def test_refusal_body_size_is_bounded() -> None:
     def refused(size: int) -> bytes:
         start, end = b'{"error":"no such thing', b'"}'
         return head(size, "400 Bad Request") + start + b" " * (size - len(start) - len(end)) + end
@@ -89,7 +69,7 @@ def test_refusal_body_size_is_bounded(play: Play) -> None:
         play(refused(MAX_BODY + 1))
 
 
-def test_refusal_message_length_is_bounded(play: Play) -> None:
+def test_refusal_message_length_is_bounded() -> None:
     for size in (MAX_SAID, 5 * MAX_SAID):
         said = json.dumps({"error": "no " * (size // 3)}).encode()
         with pytest.raises(BadRequest) as told:
@@ -101,7 +81,7 @@ def event(**fields: Any) -> bytes:
     return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
 
 
-def test_text_length_is_bounded_by_requested_tokens(play: Play) -> None:
+def test_text_length_is_bounded_by_requested_tokens() -> None:
     """One token is requested; its text may have this length in one piece."""
 
     def answer(size: int) -> bytes:
@@ -130,7 +110,7 @@ def test_stream_event_size_is_bounded() -> None:
         fed(MAX_EVENT + READ_SIZE + 1)  # data of the first read is not counted
 
 
-def test_repeated_probabilities_of_an_answer_are_not_bounded(play: Play) -> None:
+def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
     """A server of 2023 repeats the probabilities of all tokens in its last event."""
     token = {"content": "a", "probs": [{"prob": 0.5, "tok_str": "a"}] * 1000}
 

@@ -9,7 +9,7 @@ import pytest
 from proxy.backends.broken_prompt import AT_ONCE, LONG, BrokenPrompts, Part
 from proxy.backends.tokens import BOS, TokenCounter
 from proxy.core.task import Task
-from proxy.errors import Cancelled, ContextExceeded, UpstreamFault
+from proxy.errors import ContextExceeded, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver
 
@@ -86,12 +86,6 @@ def test_every_break_of_many_messages(prefix: bool) -> None:
     assert len(server.calls) == len(ENDS) + 3  # which texts are tokens is known
 
 
-def test_prompt_without_breaks_asks_nothing() -> None:
-    server = Server()
-    assert BrokenPrompts(server.tokenize).parts(TEXT, [], ENDS) == [TEXT]
-    assert server.calls == []
-
-
 def test_without_an_end_of_turn_the_rest_becomes_ids() -> None:
     server = Server(prefix=True)
     for ends in ((), ("plain",)):
@@ -149,13 +143,6 @@ def test_long_texts_are_tokenized_in_several_calls() -> None:
     assert longer[: len(parts) - 1] == parts[:-1]
 
 
-def test_client_that_leaves_ends_it() -> None:
-    gone = Cancel()
-    gone.cancel()
-    with pytest.raises(Cancelled):
-        BrokenPrompts(Server().tokenize).parts(TEXT, [BREAK], ENDS, gone)
-
-
 # counting
 
 
@@ -186,7 +173,7 @@ def test_count_is_of_the_tokens_that_are_sent(prefix: bool) -> None:
     assert exact <= count <= exact + len(text) // 4000, "a cut may cost a token"
     assert len(counter.prompt_ids(task)) + BOS == exact
     asked = len(server.calls)
-    assert counter.count_prompt(task) == counter.known(text, task.breaks) == count
+    assert counter.count_prompt(task) == count
     assert len(server.calls) == asked
     with pytest.raises(ContextExceeded):
         counter.count_prompt(task, limit=exact)
@@ -194,6 +181,3 @@ def test_count_is_of_the_tokens_that_are_sent(prefix: bool) -> None:
     with pytest.raises(ContextExceeded):
         TokenCounter(driver).count_prompt(task, limit=len(task.breaks))
     assert len(server.calls) == asked  # as many tokens as breaks are certain
-    other = TokenCounter(driver)
-    other.remember(text, exact, task.breaks)
-    assert other.known(text, task.breaks) == exact and other.known(text) == 0

@@ -33,46 +33,37 @@ from .rawserver import LAST_CHUNK, RawServer, Step, chunk, hang_up, head, reset
 OK = head(2) + b"ok"
 
 
-@pytest.fixture
-def pools() -> Iterator[list[ConnectionPool]]:
-    made: list[ConnectionPool] = []
-    yield made
-    for pool in made:
-        pool.close()
+@contextlib.contextmanager
+def serving(*scripts: Any, **options: Any) -> Iterator[tuple[ConnectionPool, RawServer]]:
+    """Connections to a server that plays these scripts."""
+    with RawServer(*scripts) as server:
+        pool = ConnectionPool(server.url, timeout=60, connect_timeout=20, **options)
+        try:
+            yield pool, server
+        finally:
+            pool.close()
 
 
-def pool_of(server: RawServer, pools: list[ConnectionPool], **options: Any) -> ConnectionPool:
-    pool = ConnectionPool(server.url, timeout=60, connect_timeout=20, **options)
-    pools.append(pool)
-    return pool
-
-
-def test_connection_is_kept_and_reused(pools: list[ConnectionPool]) -> None:
-    with RawServer([OK, OK, OK]) as server:
-        pool = pool_of(server, pools)
+def test_connection_is_kept_and_reused() -> None:
+    with serving([OK, OK, OK]) as (pool, server):
         assert [pool.ask("POST", "/x", {"a": 1}) for _ in range(3)] == [(200, b"ok")] * 3
     assert all(b'{"a":1}' in request for request in server.requests)
 
 
-def test_stale_kept_connection_is_replaced_silently(
-    pools: list[ConnectionPool],
-) -> None:
+def test_stale_kept_connection_is_replaced_silently() -> None:
     """server.cpp closes a connection after some requests, without notice."""
-    with RawServer([OK, hang_up], [OK]) as server:
-        pool = pool_of(server, pools)
+    with serving([OK, hang_up], [OK]) as (pool, _):
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
 @pytest.mark.parametrize("fault", [hang_up, reset])
-def test_new_connection_closed_before_first_byte_means_backend_down(
-    pools: list[ConnectionPool], fault: Step
-) -> None:
-    with RawServer([fault]) as server, pytest.raises(ConnectionLost):
-        pool_of(server, pools).ask("POST", "/x", {})
+def test_new_connection_closed_before_first_byte_means_backend_down(fault: Step) -> None:
+    with serving([fault]) as (pool, _), pytest.raises(ConnectionLost):
+        pool.ask("POST", "/x", {})
 
 
-def test_refused_connection_means_backend_down(pools: list[ConnectionPool]) -> None:
+def test_refused_connection_means_backend_down() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout=1)
@@ -87,30 +78,28 @@ GARBLED = (b"no http at all\r\n\r\n", head(None) + b"zz\r\n")
 @pytest.mark.parametrize(
     "answer", [*GARBLED, head(10) + b"short", head(None) + chunk(b"data") + b"5\r\nda"]
 )
-def test_truncated_or_garbled_answer_is_upstream_fault(
-    pools: list[ConnectionPool], answer: bytes
-) -> None:
+def test_truncated_or_garbled_answer_is_upstream_fault(answer: bytes) -> None:
     def play(sock: socket.socket) -> None:
         sock.sendall(answer)
         sock.close()
 
-    with RawServer([play]) as server, pytest.raises(UpstreamFault) as caught:
-        pool_of(server, pools).ask("POST", "/x", {})
+    with serving([play]) as (pool, _), pytest.raises(UpstreamFault) as caught:
+        pool.ask("POST", "/x", {})
     assert not isinstance(caught.value, BackendDown)
     assert isinstance(caught.value, AnswerCut) == (answer not in GARBLED)
     assert "127.0.0.1" not in caught.value.message
 
 
-def test_body_without_length_ends_with_the_connection(pools: list[ConnectionPool]) -> None:
+def test_body_without_length_ends_with_the_connection() -> None:
     def play(sock: socket.socket) -> None:
         sock.sendall(b"HTTP/1.0 200 OK\r\n\r\nwhole")
         sock.close()
 
-    with RawServer([play]) as server:
-        assert pool_of(server, pools).ask("GET", "/x") == (200, b"whole")
+    with serving([play]) as (pool, _):
+        assert pool.ask("GET", "/x") == (200, b"whole")
 
 
-def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionPool]) -> None:
+def test_chunks_arrive_as_sent_with_ticks_during_silence() -> None:
     go_on = threading.Event()
 
     def play(sock: socket.socket) -> None:
@@ -118,8 +107,8 @@ def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionP
         go_on.wait(60)
         sock.sendall(chunk(b"two") + LAST_CHUNK)
 
-    with RawServer([play]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {}, tick=0.05)
+    with serving([play]) as (pool, _):
+        exchange = pool.send("POST", "/x", {}, tick=0.05)
         first = exchange.read()
         while first is None:
             first = exchange.read()
@@ -130,28 +119,27 @@ def test_chunks_arrive_as_sent_with_ticks_during_silence(pools: list[ConnectionP
         exchange.close()
 
 
-def test_silence_beyond_timeout_raises_timeout(pools: list[ConnectionPool]) -> None:
+def test_silence_beyond_timeout_raises_timeout() -> None:
     over = threading.Event()
 
     def silent(sock: socket.socket) -> None:
         over.wait(60)
 
-    with RawServer([silent]) as server:
-        pool = pool_of(server, pools)
+    with serving([silent]) as (pool, _):
         with pytest.raises(UpstreamTimeout):
             pool.ask("POST", "/x", {}, timeout=0.1)
         over.set()
 
 
-def test_cancel_from_another_thread_wakes_blocked_read(pools: list[ConnectionPool]) -> None:
+def test_cancel_from_another_thread_wakes_blocked_read() -> None:
     asked = threading.Event()
 
     def play(sock: socket.socket) -> None:
         asked.set()
 
-    with RawServer([play]) as server:
+    with serving([play]) as (pool, server):
         cancel = Cancel()
-        exchange = pool_of(server, pools).send("POST", "/x", {}, cancel, tick=5)
+        exchange = pool.send("POST", "/x", {}, cancel, tick=5)
         asked.wait(60)
         threading.Thread(target=cancel.cancel).start()
         with pytest.raises(Cancelled):
@@ -161,7 +149,7 @@ def test_cancel_from_another_thread_wakes_blocked_read(pools: list[ConnectionPoo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the connect ends by its timeout")
-def test_cancel_ends_a_connect(pools: list[ConnectionPool]) -> None:
+def test_cancel_ends_a_connect() -> None:
     with socket.socket() as full, ThreadPoolExecutor(1) as threads:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -170,7 +158,6 @@ def test_cancel_ends_a_connect(pools: list[ConnectionPool]) -> None:
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
         pool = ConnectionPool(f"http://127.0.0.1:{full.getsockname()[1]}", connect_timeout=60)
-        pools.append(pool)
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
         time.sleep(0.3)
@@ -182,10 +169,9 @@ def test_cancel_ends_a_connect(pools: list[ConnectionPool]) -> None:
             sock.close()
 
 
-def test_cancel_ends_the_sending_of_a_request(pools: list[ConnectionPool]) -> None:
+def test_cancel_ends_the_sending_of_a_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as threads:
         pool = ConnectionPool(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=60)
-        pools.append(pool)
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", "x" * (32 << 20), 60.0, cancel)
         time.sleep(0.5)  # nobody reads: the buffers are full, and it still sends
@@ -195,10 +181,10 @@ def test_cancel_ends_the_sending_of_a_request(pools: list[ConnectionPool]) -> No
             waits.result(10)
 
 
-def test_error_says_why_a_request_was_cancelled(pools: list[ConnectionPool]) -> None:
-    with RawServer([head(None) + chunk(b"one")]) as server:
+def test_error_says_why_a_request_was_cancelled() -> None:
+    with serving([head(None) + chunk(b"one")]) as (pool, _):
         cancel = Cancel()
-        exchange = pool_of(server, pools).send("POST", "/x", {}, cancel)
+        exchange = pool.send("POST", "/x", {}, cancel)
         exchange.read()
         cancel.cancel(GatewayStopping)
         cancel.cancel()
@@ -207,9 +193,8 @@ def test_error_says_why_a_request_was_cancelled(pools: list[ConnectionPool]) -> 
         exchange.close()
 
 
-def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> None:
-    with RawServer([head(None) + chunk(b"one")], [OK]) as server:
-        pool = pool_of(server, pools)
+def test_early_close_discards_the_connection() -> None:
+    with serving([head(None) + chunk(b"one")], [OK]) as (pool, server):
         exchange = pool.send("POST", "/x", {})
         exchange.read()
         exchange.close()
@@ -218,21 +203,8 @@ def test_early_close_discards_the_connection(pools: list[ConnectionPool]) -> Non
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_answer_that_ends_after_the_pool_was_closed_closes_its_connection(
-    pools: list[ConnectionPool],
-) -> None:
-    with RawServer([OK]) as server:
-        pool = pool_of(server, pools)
-        exchange = pool.send("POST", "/x", {})
-        connection = exchange._connection
-        pool.close()
-        assert exchange.read_all(60) == b"ok"
-        assert connection is not None and connection.sock.fileno() == -1
-
-
-def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> None:
-    with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = pool_of(server, pools, limit=ConnectionLimit(1))
+def test_open_connections_stay_within_the_limit() -> None:
+    with serving([head(None) + chunk(b"a")], [OK], limit=ConnectionLimit(1)) as (pool, _):
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
             pool.ask("POST", "/x", {}, patience=0.2)
@@ -240,22 +212,11 @@ def test_open_connections_stay_within_the_limit(pools: list[ConnectionPool]) -> 
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_wait_for_connection_respects_the_callers_timeout(
-    pools: list[ConnectionPool],
-) -> None:
-    with RawServer([head(None) + chunk(b"a")]) as server:
-        pool = pool_of(server, pools, limit=ConnectionLimit(1))
-        held = pool.send("POST", "/x", {})
-        began = time.monotonic()
-        with pytest.raises(PoolTimeout):
-            pool.ask("GET", "/x", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 40.0, "the pool's own timeout is 60 s"
-        held.close()
-
-
-def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
-    with RawServer([head(None) + chunk(b"a")]) as server, ThreadPoolExecutor(1) as threads:
-        pool = pool_of(server, pools, limit=ConnectionLimit(1))
+def test_cancel_ends_wait_for_connection() -> None:
+    with (
+        serving([head(None) + chunk(b"a")], limit=ConnectionLimit(1)) as (pool, _),
+        ThreadPoolExecutor(1) as threads,
+    ):
         held = pool.send("POST", "/x", {})
         cancel = Cancel()
         waits = threads.submit(pool.ask, "POST", "/x", {}, 60.0, cancel)
@@ -266,9 +227,8 @@ def test_cancel_ends_wait_for_connection(pools: list[ConnectionPool]) -> None:
         held.close()
 
 
-def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool]) -> None:
-    with RawServer([head(None) + chunk(b"a")], [OK]) as server:
-        pool = pool_of(server, pools, limit=ConnectionLimit(2, 1))
+def test_short_requests_do_not_queue_behind_streams() -> None:
+    with serving([head(None) + chunk(b"a")], [OK], limit=ConnectionLimit(2, 1)) as (pool, _):
         held = pool.send("POST", "/x", {})
         with pytest.raises(PoolTimeout):
             pool.send("POST", "/x", {}, patience=0.0)
@@ -276,35 +236,14 @@ def test_short_requests_do_not_queue_behind_streams(pools: list[ConnectionPool])
         held.close()
 
 
-def test_large_request_is_resent_whole_on_stale_connection(
-    pools: list[ConnectionPool],
-) -> None:
-    with RawServer([OK, reset], [OK]) as server:
-        pool = pool_of(server, pools)
+def test_large_request_is_resent_whole_on_stale_connection() -> None:
+    with serving([OK, reset], [OK]) as (pool, server):
         pool.ask("GET", "/x")
         assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
     assert server.requests[-1].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
 
 
-def test_large_request_is_sent_in_pieces_and_yields_between_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    done: list[object] = []
-    monkeypatch.setattr(time, "sleep", lambda seconds: done.append("turn"))
-
-    class Fast(socket.socket):
-        def send(self, data: Any, flags: int = 0) -> int:
-            done.append(len(data))
-            return len(data)
-
-    with Fast() as sock:
-        _send_in_pieces(sock, [b"x" * (2 * PIECE + 1)], timeout=5.0)
-    assert done == ["turn", PIECE, "turn", PIECE, "turn", 1]
-
-
-def test_large_request_to_slow_reader_times_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_large_request_to_slow_reader_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
 
@@ -316,29 +255,15 @@ def test_large_request_to_slow_reader_times_out(
         _send_in_pieces(sock, [b"x" * 100], timeout=5.0)
 
 
-def test_headers_of_a_refusal_are_kept(pools: list[ConnectionPool]) -> None:
-    refusal = head(0, "429 Too Many Requests", "Retry-After: 7\r\n")
-    with RawServer([refusal]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x")
-        assert exchange.headers_came()
-        assert exchange.headers["retry-after"] == "7"
-        exchange.close()
-
-
-def test_configured_headers_and_base_path_are_sent(pools: list[ConnectionPool]) -> None:
+def test_configured_headers_and_base_path_are_sent() -> None:
     with RawServer([OK]) as server:
-        pool = ConnectionPool(
-            server.url + "/base/", timeout=5, headers={"Authorization": "Bearer k"}
-        )
-        pools.append(pool)
+        pool = ConnectionPool(f"{server.url}/base/", headers={"Authorization": "Bearer k"}, idle=0)
         pool.ask("GET", "/x")
     assert server.requests[0].startswith(b"GET /base/x HTTP/1.1\r\n")
     assert b"Authorization: Bearer k\r\n" in server.requests[0]
 
 
-def test_gather_does_not_wait_for_missing_end(
-    pools: list[ConnectionPool],
-) -> None:
+def test_gather_does_not_wait_for_missing_end() -> None:
     over = threading.Event()
 
     def stays(sock: socket.socket) -> None:
@@ -346,8 +271,8 @@ def test_gather_does_not_wait_for_missing_end(
         sock.sendall(chunk(b"two"))
         over.wait(60)
 
-    with RawServer([stays]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {})
+    with serving([stays]) as (pool, _):
+        exchange = pool.send("POST", "/x", {})
         said = b""
         while len(said) < 6:
             said += exchange.read(gather=0.05) or b""
@@ -356,29 +281,14 @@ def test_gather_does_not_wait_for_missing_end(
     assert said == b"onetwo"
 
 
-def test_gathered_data_before_a_fault_is_delivered(pools: list[ConnectionPool]) -> None:
-    def breaks(sock: socket.socket) -> None:
-        sock.sendall(head(None) + chunk(b"one"))
-        sock.close()
-
-    with RawServer([breaks]) as server:
-        exchange = pool_of(server, pools).send("POST", "/x", {})
-        assert exchange.read(gather=5.0) == b"one"
-        with pytest.raises(UpstreamFault):
-            exchange.read(gather=5.0)
-        exchange.close()
-
-
-def test_fault_behind_gathered_data_is_raised_by_the_next_read(
-    pools: list[ConnectionPool],
-) -> None:
+def test_fault_behind_gathered_data_is_raised_by_the_next_read() -> None:
     def send(sock: socket.socket) -> None:
         sock.sendall(head(None) + chunk(b"a"))
         time.sleep(0.2)
         sock.sendall(chunk(b"b") + b"no chunk\r\n")
 
-    with RawServer([send]) as server:
-        exchange = pool_of(server, pools).send("GET", "/", tick=0.1)
+    with serving([send]) as (pool, _):
+        exchange = pool.send("GET", "/", tick=0.1)
         while not exchange.headers_came():
             pass
         data = b""
@@ -392,7 +302,7 @@ def test_fault_behind_gathered_data_is_raised_by_the_next_read(
         exchange.close()
 
 
-def test_answer_that_drips_is_bounded_in_time(pools: list[ConnectionPool]) -> None:
+def test_answer_that_drips_is_bounded_in_time() -> None:
     def drip(sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
             sock.sendall(head(100_000))
@@ -400,16 +310,14 @@ def test_answer_that_drips_is_bounded_in_time(pools: list[ConnectionPool]) -> No
                 sock.sendall(b"x")
                 time.sleep(0.1)
 
-    with RawServer([drip]) as server:
+    with serving([drip]) as (pool, _):
         began = time.monotonic()
         with pytest.raises(UpstreamTimeout):
-            pool_of(server, pools).ask("GET", "/", timeout=1.0)
+            pool.ask("GET", "/", timeout=1.0)
         assert time.monotonic() - began < 10
 
 
-def test_cancel_during_reconnect_is_honoured(
-    pools: list[ConnectionPool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancel_during_reconnect_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kept connection closes after the request was sent, and the client leaves meanwhile."""
     cancel = Cancel()
     connect, connected = ConnectionPool._connect, [0]
@@ -421,8 +329,7 @@ def test_cancel_during_reconnect_is_honoured(
         return connect(pool, on_socket)
 
     monkeypatch.setattr(ConnectionPool, "_connect", slow)
-    with RawServer([head(2) + b"ok", hang_up], [head(2) + b"ok"]) as server:
-        pool = pool_of(server, pools)
+    with serving([head(2) + b"ok", hang_up], [head(2) + b"ok"]) as (pool, _):
         pool.ask("GET", "/x")
         with pytest.raises(Cancelled):
             pool.ask("POST", "/x", {}, cancel=cancel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ from proxy.errors import (
 )
 from proxy.runtime.cancel import Cancel
 
-from .rawserver import LAST_CHUNK, RawServer, chunk, hang_up, head
+from .rawserver import LAST_CHUNK, chunk, hang_up, head, llama
 
 OLD = Capabilities(dialect="2023")
 NEW = Capabilities(
@@ -55,31 +55,21 @@ def streamed(*parts: bytes, end: bytes = LAST_CHUNK) -> bytes:
     return head(None) + b"".join(chunk(p) for p in parts) + end
 
 
-@pytest.fixture
-def run() -> Iterator[Callable[..., list[Batch]]]:
+def run(answer: Any, caps: Capabilities = OLD, task: Task = TASK) -> list[Batch]:
     """Plays an answer to a driver and returns its events."""
-    drivers: list[LlamaCpp] = []
-
-    def play(answer: Any, caps: Capabilities = OLD, task: Task = TASK) -> list[Batch]:
-        with RawServer([answer]) as server:
-            driver = LlamaCpp(server.url, timeout=60)
-            drivers.append(driver)
-            stream = driver.stream(task, 1, caps, Cancel())
-            try:
-                return [batch for batch in stream if batch]
-            finally:
-                stream.close()
-
-    yield play
-    for driver in drivers:
-        driver.close()
+    with llama([answer]) as (driver, _):
+        stream = driver.stream(task, 1, caps, Cancel())
+        try:
+            return [batch for batch in stream if batch]
+        finally:
+            stream.close()
 
 
 def flat(batches: list[Batch]) -> list[Any]:
     return [one for batch in batches for one in batch]
 
 
-def test_stream_of_old_server(run: Callable[..., list[Batch]]) -> None:
+def test_stream_of_old_server() -> None:
     piece = {"stop": False, "slot_id": 1, "multimodal": False}
     events = flat(
         run(streamed(event(content="你", **piece), event(content="好", **piece), old_last()))
@@ -89,7 +79,7 @@ def test_stream_of_old_server(run: Callable[..., list[Batch]]) -> None:
     assert (last.reason, last.usage, last.slot) == ("stop", Usage(6, 2, 4), 1)
 
 
-def test_stream_of_new_server(run: Callable[..., list[Batch]]) -> None:
+def test_stream_of_new_server() -> None:
     progress = {"total": 9, "cache": 4, "processed": 6, "time_ms": 1}
     parts = [
         event(content="", stop=False, id_slot=-1, prompt_progress=progress),
@@ -105,11 +95,6 @@ def test_stream_of_new_server(run: Callable[..., list[Batch]]) -> None:
     assert (events[3].reason, events[3].usage, events[3].slot) == ("length", Usage(9, 2, 4), 3)
 
 
-def test_events_of_one_read_form_one_batch(run: Callable[..., list[Batch]]) -> None:
-    piece = event(content="a", stop=False, slot_id=0)
-    assert len(run(streamed(piece * 3 + old_last()))) == 1
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -119,9 +104,7 @@ def test_events_of_one_read_form_one_batch(run: Callable[..., list[Batch]]) -> N
         streamed(b'error: {"content":"slot unavailable"}\n\n'),
     ],
 )
-def test_every_busy_refusal_raises_backend_busy(
-    run: Callable[..., list[Batch]], answer: bytes
-) -> None:
+def test_every_busy_refusal_raises_backend_busy(answer: bytes) -> None:
     with pytest.raises(BackendBusy):
         run(answer)
 
@@ -154,9 +137,7 @@ def refused(status: str, **error: Any) -> bytes:
         (hang_up, BackendDown),
     ],
 )  # fmt: skip
-def test_every_fault_raises_its_error(
-    run: Callable[..., list[Batch]], answer: Any, expected: type[GatewayError]
-) -> None:
+def test_every_fault_raises_its_error(answer: Any, expected: type[GatewayError]) -> None:
     def play(sock: Any) -> None:
         if callable(answer):
             answer(sock)
@@ -170,9 +151,7 @@ def test_every_fault_raises_its_error(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_tokens_beyond_max_tokens_of_old_server_are_dropped(
-    run: Callable[..., list[Batch]], limit: int
-) -> None:
+def test_tokens_beyond_max_tokens_of_old_server_are_dropped(limit: int) -> None:
     piece = event(content="a", stop=False, slot_id=0)
     last = old_last(tokens_predicted=3, stopped_eos=False, stopped_limit=True)
     events = flat(run(streamed(*[piece] * 4, last), task=Task(prompt="Hi", max_tokens=limit)))
@@ -182,7 +161,7 @@ def test_tokens_beyond_max_tokens_of_old_server_are_dropped(
     assert (events[-1].reason, events[-1].usage.completion) == ("length", limit)
 
 
-def test_text_of_one_read_is_one_delta(run: Callable[..., list[Batch]]) -> None:
+def test_text_of_one_read_is_one_delta() -> None:
     pieces = [event(content=text, stop=False, slot_id=0) for text in ("a", "b", "c", "d")]
     last = old_last(tokens_predicted=4, stopped_eos=True)
     started, *text, _ = flat(run(streamed(*pieces, last)))
@@ -200,13 +179,6 @@ def test_request_body_for_old_server() -> None:
         "stop": ("</s>",),
         "temperature": 0.5,
     }
-
-
-def test_request_body_for_new_server() -> None:
-    body = payload(TASK, 1, NEW)
-    assert (body["id_slot"], body["n_predict"]) == (1, 9)
-    assert "slot_id" not in body
-    assert "generation_settings" not in body["response_fields"]
 
 
 def test_prompt_without_a_bound_is_never_sent() -> None:
@@ -237,13 +209,11 @@ def full() -> Iterator[LlamaCpp]:
     begun = head(None) + chunk(event(content="a", slot_id=0))
     props = head(2) + b"{}"
     streams = [[begun]] * (OLD_CONNECTIONS - OLD_RESERVE)
-    with RawServer(*streams, [props, begun]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama(*streams, [props, begun]) as (driver, _):
         runs = [driver.stream(TASK, 0, OLD, Cancel()) for _ in streams]
         yield driver
         for run in runs:
             run.close()
-        driver.close()
 
 
 def test_alive_returns_in_time_without_free_connection(
@@ -287,7 +257,7 @@ def reported() -> bytes:
     )  # fmt: skip
 
 
-def test_token_reports_follow_their_text(run: Callable[..., list[Batch]]) -> None:
+def test_token_reports_follow_their_text() -> None:
     times = Timings(cache_n=1, prompt_n=2, prompt_ms=4.0, predicted_n=1, predicted_ms=0.5)
     events = flat(run(reported(), NEW, REPORTING))
     assert events[:-1] == [
@@ -299,12 +269,6 @@ def test_token_reports_follow_their_text(run: Callable[..., list[Batch]]) -> Non
         TokenDetail(times, (6, 7)),
     ]
     assert (events[-1].settings, events[-1].prompt) == ({"top_k": 40}, "<s> Hi")
-
-
-def test_token_reports_are_sent_only_on_request(run: Callable[..., list[Batch]]) -> None:
-    events = flat(run(reported(), NEW))
-    assert TokenDetail not in map(type, events)
-    assert (events[-1].settings, events[-1].prompt) == (None, None)
 
 
 def test_token_reports_are_requested_where_supported() -> None:
@@ -320,10 +284,8 @@ def test_logit_bias_texts_become_ids_for_old_server() -> None:
     tokens = head(len(answer)) + answer
     biased = {"logit_bias": [["the", -1], [9, False]]}
     task = msgspec.structs.replace(TASK, sampling=biased)
-    with RawServer([tokens, streamed(old_last())]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([tokens, streamed(old_last())]) as (driver, server):
         list(driver.stream(task, 1, OLD, Cancel()))
-        driver.close()
         sent = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
     assert sent["logit_bias"] == [[5, -1], [6, -1], [9, False]]
     assert payload(task, 1, NEW)["logit_bias"] == biased["logit_bias"]
@@ -342,11 +304,9 @@ PIECES = [{"id": 5, "piece": "a"}, {"id": 6, "piece": [229, 165]}]
 )
 def test_token_pieces_come_from_the_server_where_supported(answer: Any, expected: Any) -> None:
     data = json.dumps(answer).encode()
-    with RawServer([head(len(data)) + data]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
-        with contextlib.nullcontext() if expected is not None else pytest.raises(Unsupported):
-            assert driver.pieces("text", False) == expected
-        driver.close()
+    refused = contextlib.nullcontext() if expected is not None else pytest.raises(Unsupported)
+    with llama([head(len(data)) + data]) as (driver, _), refused:
+        assert driver.pieces("text", False) == expected
 
 
 @pytest.mark.parametrize(
@@ -361,9 +321,7 @@ def test_ids_that_old_server_cannot_detokenize_are_bad_request(
     said: bytes, error: type[GatewayError]
 ) -> None:
     body = b"500 Internal Server Error\n" + said
-    with RawServer([head(len(body), "500 Internal Server Error") + body]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
-        with pytest.raises(error) as raised:
-            driver.detokenize([3, 255])
-        driver.close()
+    answer = head(len(body), "500 Internal Server Error") + body
+    with llama([answer]) as (driver, _), pytest.raises(error) as raised:
+        driver.detokenize([3, 255])
     assert raised.type is error

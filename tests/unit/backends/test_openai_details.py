@@ -41,18 +41,6 @@ LM_STUDIO = {
         },
     ]
 }
-LM_STUDIO_0 = {
-    "object": "list",
-    "data": [
-        {
-            "id": "m",
-            "type": "vlm",
-            "state": "loaded",
-            "max_context_length": 32768,
-            "loaded_context_length": 8192,
-        }
-    ],
-}
 
 
 def told(server: str, model: str = "m", **pages: Any) -> Details:
@@ -87,7 +75,6 @@ def test_a_model_of_ollama_without_tools_gets_them_by_prompt() -> None:
 def test_lm_studio_tells_context_and_parallel_requests() -> None:
     found = told("lm studio", _api_v1_models=LM_STUDIO)
     assert found == Details(n_ctx=16384, slots=6, vision=False)
-    assert told("lm studio", _api_v0_models=LM_STUDIO_0) == Details(n_ctx=8192, vision=True)
 
 
 def test_sglang_tells_its_bound_and_whether_it_reads_calls() -> None:
@@ -138,19 +125,10 @@ def test_vllm_tells_its_queue() -> None:
     assert queue(METRICS + METRICS.replace(b'engine="0"', b'engine="1"')) == (8, 4)
 
 
-def test_sglang_tells_its_queue() -> None:
-    text = b'sglang:num_running_reqs{model_name="m"} 7\nsglang:num_queue_reqs{model_name="m"} 3\n'
-    assert queue(text) == (7, 3)
-
-
 def test_lists_and_metrics_are_bounded() -> None:
     assert queue(b"# padding\n" * (MAX_METRICS // 10 + 1) + METRICS) is None
     far = {"models": [{}] * MOST_ENTRIES + LM_STUDIO["models"]}
     assert told("lm studio", _api_v1_models=far) == Details()
-
-
-def test_other_metrics_tell_no_queue() -> None:
-    assert queue(b"up 1\n") is None
 
 
 @pytest.mark.parametrize(
@@ -178,16 +156,3 @@ def test_a_probe_asks_for_details_and_the_queue() -> None:
             assert driver.queue() == (4, 2)
         finally:
             driver.close()
-
-
-def test_a_probe_of_ollama_shows_the_model() -> None:
-    pages = {"GET /api/version": {"version": "0.13.0"}, "POST /api/show": SHOWN}
-    with OpenAIServerFake("x", owner="library", pages=pages) as server:
-        driver = OpenAIServer(server.url, model="m")
-        try:
-            caps = driver.probe(5)
-        finally:
-            driver.close()
-    assert (caps.dialect, caps.n_ctx, caps.slots, caps.most_slots) == ("ollama", 8192, 4, 16)
-    assert not caps.vision
-    assert caps.by_prompt == {"required", "named"}

@@ -2,7 +2,7 @@
 
 vLLM's were recorded from vLLM 0.32.0 on a CPU, without a parser of calls. The others are written
 after their sources: SGLang 0.5.23's `entrypoints/openai/protocol.py`, Ollama's `openai/openai.go`,
-koboldcpp's `koboldcpp.py`, TabbyAPI's `endpoints/OAI/types`; LM Studio's after its documentation.
+TabbyAPI's `endpoints/OAI/types`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from proxy.backends.driver import Capabilities
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.refusals import openai_refusal
-from proxy.core.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from proxy.core.events import Finished, TextDelta, ToolCallDelta
 from proxy.core.request import AUTO, TOOLS, CompletionRequest, Message, Tool
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -80,18 +80,6 @@ STREAMS = {
         chunk(choice({"role": "assistant", "content": " there"}), system_fingerprint="fp_ollama"),
         chunk(choice({"role": "assistant", "content": ""}, "stop")),
         chunk(usage=USAGE),
-    ),
-    "lm studio": events(
-        chunk(choice({"role": "assistant", "content": "Hello"}, logprobs=None)),
-        chunk(choice({"content": " there"}, logprobs=None)),
-        chunk(choice({}, "stop", logprobs=None), system_fingerprint="m"),
-        chunk(usage=USAGE),
-    ),
-    "koboldcpp": events(
-        chunk(choice({"role": "assistant", "content": "Hello"}), id="koboldcpp"),
-        chunk(choice({"role": "assistant", "content": " there"}), id="koboldcpp"),
-        chunk(choice({"role": "assistant", "content": ""}, "stop"), id="koboldcpp"),
-        chunk(id="koboldcpp", usage=USAGE),
     ),
     "tabbyapi": events(
         chunk(choice({"role": "assistant", "content": ""}, eos_reason=None), usage=None),
@@ -158,50 +146,19 @@ def test_a_call_is_read(server: str) -> None:
     assert found[-1].reason == "tool_calls"
 
 
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_reasoning_is_read_under_both_names(field: str) -> None:
-    """vLLM and Ollama name it `reasoning`, SGLang and TabbyAPI `reasoning_content`."""
-    text = events(chunk(choice({field: "Hm."})), chunk(choice({"content": "Yes"}, "stop")))
-    thoughts = [e.text for e in played(text, 1 << 20) if isinstance(e, ReasoningDelta)]
-    assert thoughts == ["Hm."]
+REFUSALS = {
+    '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser': AUTO,
+    'tool_choice="required" requires --tool-call-parser to be set': TOOLS,
+    'tool_choice=function "get_weather" requires --tool-call-parser to be set': TOOLS,
+    "registry.ollama.ai/library/gemma:2b does not support tools": TOOLS,
+}
 
 
-def _error(message: str, kind: str = "BadRequestError") -> bytes:
-    error = {"message": message, "type": kind, "param": None, "code": 400}
-    return json.dumps({"error": error}).encode()
-
-
-REFUSALS = [
-    (
-        _error('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'),
-        AUTO,
-    ),
-    (_error('tool_choice="required" requires --tool-call-parser to be set'), TOOLS),
-    (
-        _error('tool_choice=function "get_weather" requires --tool-call-parser to be set'),
-        TOOLS,
-    ),
-    (
-        json.dumps(
-            {
-                "error": {
-                    "message": "registry.ollama.ai/library/gemma:2b does not support tools",
-                    "type": "invalid_request_error",
-                    "param": None,
-                    "code": None,
-                }
-            }
-        ).encode(),
-        TOOLS,
-    ),
-]
-
-
-@pytest.mark.parametrize(("body", "formats"), REFUSALS)
-def test_a_refusal_of_tools_says_what_to_describe(body: bytes, formats: frozenset[str]) -> None:
+@pytest.mark.parametrize(("message", "formats"), REFUSALS.items())
+def test_a_refusal_of_tools_says_what_to_describe(message: str, formats: frozenset[str]) -> None:
+    told = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
+    body = json.dumps({"error": told}).encode()
     error = openai_refusal(400, body, "", TOOLS)
     assert isinstance(error, FormatRefused)
     assert error.formats == formats
-    assert not isinstance(openai_refusal(400, body, ""), FormatRefused), (
-        "nothing of it was asked for"
-    )
+    assert not isinstance(openai_refusal(400, body, ""), FormatRefused), "it did not ask for it"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import socket
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -16,7 +12,7 @@ from proxy.backends.probe import MAX_ANSWER, document
 from proxy.errors import BackendDown
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 
-from .rawserver import RawServer, chunk, hang_up, head
+from .rawserver import RawServer, chunk, head
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -51,11 +47,6 @@ def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     assert time.monotonic() - began < 40
 
 
-def test_compressed_answer_is_never_decompressed() -> None:
-    packed = gzip.compress(b" " * (64 << 20))
-    assert asked(head(len(packed), extra="Content-Encoding: gzip\r\n") + packed) == (200, {})
-
-
 def test_answer_up_to_the_bound_is_read() -> None:
     data = b'{"a": "' + b"x" * (MAX_ANSWER - 70_000) + b'"}'
     assert asked(head(len(data)) + data) == (200, {"a": data[7:-2].decode()})
@@ -63,61 +54,7 @@ def test_answer_up_to_the_bound_is_read() -> None:
     assert asked(head(len(data)) + data) == (0, {})
 
 
-@pytest.mark.parametrize(
-    "start",
-    [head(500_000, extra="Connection: close\r\n"), b"HTTP/1.1 200 OK\r\n\r\n"],
-    ids=["announced", "without a length"],
-)
-def test_answer_that_ends_with_its_connection_is_read(start: bytes) -> None:
-    data = b'{"a": "' + b"x" * 499_991 + b'"}'
-
-    def play(sock: socket.socket) -> None:
-        sock.sendall(start)
-        for at in range(0, len(data), 50_000):
-            time.sleep(0.005)  # it comes in several reads
-            sock.sendall(data[at : at + 50_000])
-        hang_up(sock)
-
-    with RawServer([play]) as server:
-        answer = document(ConnectionPool(server.url, idle=0), "/props")
-    assert answer == (200, {"a": data[7:-2].decode()})
-
-
 def test_refused_connection_is_down() -> None:
     assert asked(head(0, "302 Found", "Location: http://x.example/\r\n")) == (302, {})
     with pytest.raises(BackendDown):
         document(ConnectionPool("http://127.0.0.1:9"), "/props")
-
-
-STALL = """
-import gevent.monkey
-gevent.monkey.patch_all()
-import gevent, sys, time
-from proxy.backends.http import ConnectionPool
-from proxy.backends.probe import outline
-gaps = []
-def tick():
-    before = time.monotonic()
-    while True:
-        gevent.sleep(0.002)
-        now = time.monotonic()
-        gaps.append(now - before)
-        before = now
-gevent.spawn(tick)
-try:
-    outline(ConnectionPool(sys.argv[1]))
-except Exception as error:
-    print(type(error).__name__)
-print(f"{max(gaps):.3f}")
-"""
-
-
-def test_gevent_worker_keeps_serving_while_it_probes() -> None:
-    """The server sends endless interim answers."""
-    play = endless(lambda _: b"", lambda *_: CONTINUE * 1000)
-    with RawServer(*[[lambda sock: play(sock, FORMS[0])]] * 4) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", STALL, server.url], capture_output=True, text=True, timeout=60
-        )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 4  # seconds; without the bound eight per request

@@ -15,7 +15,7 @@ from proxy.backends import registry
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.registry import PAUSE, Registry
-from proxy.errors import AnswerCut, BackendDown, ConnectionLost, NoBackend, UpstreamTimeout
+from proxy.errors import AnswerCut, BackendDown, ConnectionLost, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease
 from proxy.scheduling.scheduler import LocalScheduler
@@ -123,10 +123,6 @@ def test_timeout_marks_backend_down(harnesses: list[Harness]) -> None:
     assert harness.backend.up is False
 
 
-def test_fault_of_removed_backend_is_ignored(harnesses: list[Harness]) -> None:
-    started(harnesses, Watched()).registry.failed("gone", REFUSED)
-
-
 def test_concurrent_requests_share_one_probe_of_a_down_backend(
     harnesses: list[Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,34 +154,6 @@ def test_request_probes_long_down_backend_at_once(
     assert not isinstance(ticket, Lease)
     wait_until(harness.up)
     ticket.leave()
-
-
-def test_waiting_request_gives_up_after_its_timeout(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched(), wait=0.3)
-    harness.driver.up = False
-    harness.registry.failed("b", REFUSED)
-    with pytest.raises(NoBackend) as caught:
-        harness.acquire()
-    assert caught.value.retry_after
-    assert harness.scheduler.waiting == 0
-
-
-def test_backend_is_usable_as_soon_as_it_is_shown_up(harnesses: list[Harness]) -> None:
-    """The scheduler is updated before the backend is shown as up."""
-    harness = Harness(Watched())
-    harnesses.append(harness)
-    seen: list[bool | None] = []
-    update = harness.scheduler.update
-
-    def slow(*args: object, **options: object) -> None:
-        update(*args, **options)  # type: ignore[arg-type]
-        seen.append(harness.backend.up)
-
-    harness.scheduler.update = slow  # type: ignore[method-assign]
-    harness.registry.start()
-    wait_until(harness.up)
-    assert True not in seen
-    assert harness.registry.pool("scripted") == (harness.backend,)
 
 
 def test_first_probe_answers_are_visible_before_the_first_token(harnesses: list[Harness]) -> None:

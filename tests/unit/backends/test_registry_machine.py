@@ -43,6 +43,10 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 PATIENCE = 1e6  # seconds: no request times out
 
 
+def outcome(end: Any, slot: int) -> Outcome:
+    return Outcome(end=end, slot=slot, prompt=50, cached=10, completion=5, evaluating=0.1)
+
+
 class Server:
     """`slots` 0: the server does not report them."""
 
@@ -247,17 +251,7 @@ class Machine(RuleBasedStateMachine):
     def end(self, draw: Draw) -> None:
         if self.answers:
             lease, backend = self.answers.pop(draw(st.integers(0, len(self.answers) - 1)))
-            end: Any = draw(st.sampled_from(ENDS))
-            lease.release(
-                Outcome(
-                    end=end,
-                    slot=draw(st.integers(-1, 4)),
-                    prompt=50,
-                    cached=10,
-                    completion=5,
-                    evaluating=0.1,
-                )
-            )
+            lease.release(outcome(draw(st.sampled_from(ENDS)), draw(st.integers(-1, 4))))
             self.registry.give_back(backend)
             self.collect()
 
@@ -336,16 +330,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(3 * len(self.waiting) + 3):
             self.clock.now += 40.0
             for lease, backend in self.answers:
-                lease.release(
-                    Outcome(
-                        end="whole",
-                        slot=lease.slot.id,
-                        prompt=50,
-                        cached=10,
-                        completion=5,
-                        evaluating=0.1,
-                    )
-                )
+                lease.release(outcome("whole", lease.slot.id))
                 self.registry.give_back(backend)
             self.answers.clear()
             self.collect()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.relay import payload
 from proxy.core.events import (
     Event,
@@ -31,11 +30,11 @@ from proxy.core.request import (
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, Unsupported, UpstreamFault
-from proxy.prompting.formats import GENERIC
+from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.profile.verify import MAX_PROMPT
 from proxy.runtime.cancel import Cancel
 
-from .rawserver import RawServer, head
+from .rawserver import head, llama
 
 CAPS = Capabilities(dialect="llama-server", queues=True, modern_sampling=True, chat=True)
 USER = Message(role="user", content="Hi")
@@ -58,10 +57,8 @@ def test_prompt_of_the_server_is_asked_with_the_body_of_its_chat_route(
     answer: bytes, prompt: str | None
 ) -> None:
     request = CompletionRequest(messages=(USER,), tools=(WEATHER,), reasoning_effort="low")
-    with RawServer([answer]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([answer]) as (driver, server):
         assert driver.server_prompt(task(request)) == prompt
-        driver.close()
         sent = server.requests[0]
     assert sent.startswith(b"POST /apply-template ")
     body = json.loads(sent.partition(b"\r\n\r\n")[2])
@@ -79,11 +76,8 @@ def test_prompt_of_the_server_is_asked_with_the_body_of_its_chat_route(
     ],
 )
 def test_prompt_of_the_server_is_read_with_care(answer: bytes, error: type[Exception]) -> None:
-    with RawServer([answer]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
-        with pytest.raises(error):
-            driver.server_prompt(task(CompletionRequest(messages=(USER,))))
-        driver.close()
+    with llama([answer]) as (driver, _), pytest.raises(error):
+        driver.server_prompt(task(CompletionRequest(messages=(USER,))))
 
 
 PNG = "data:image/png;base64,AAAA"
@@ -191,15 +185,13 @@ def chunk(delta: dict[str, Any] | None = None, reason: str | None = None, **more
 
 def relay(*frames: bytes) -> list[Event]:
     body = b"".join(frames)
-    with RawServer([head(len(body)) + body]) as server:
-        driver = LlamaCpp(server.url, timeout=60, tick=1)
+    with llama([head(len(body)) + body]) as (driver, _):
         request = CompletionRequest(messages=(USER,), tools=(WEATHER,))
         run = driver.stream(task(request), 1, CAPS, Cancel())
         try:
             return [event for batch in run for event in batch]
         finally:
             run.close()
-            driver.close()
 
 
 COUNTS = {

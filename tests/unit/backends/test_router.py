@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.refusals import refusal
-from proxy.backends.router import ModelPool, described, outline
+from proxy.backends.router import ModelPool, outline
 from proxy.errors import BackendBusy, BackendDown, BadRequest, GatewayError, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.wire.router import Listed
@@ -71,27 +70,11 @@ def test_stream_reports_model_loading() -> None:
     assert text.rstrip().endswith("data: [DONE]")
 
 
-def test_failed_load_is_the_answers_error() -> None:
-    http = client(Lazy(UpstreamFault("it could not be loaded", code="model_load_failed")))
-    answer = http.post("/v1/chat/completions", json=CHAT)
-    assert (answer.status_code, answer.json["error"]["code"]) == (502, "model_load_failed")
-
-
 def test_invalid_request_loads_no_model() -> None:
     driver = Lazy()
     body = {**CHAT, "grammar": "root ::= nonsense"}
     assert client(driver).post("/v1/chat/completions", json=body).status_code == 400
     assert driver.loads == 0
-
-
-@pytest.mark.parametrize(
-    "path", ["/health", "/v1/models", "/v1/backends", "/props", "/slots", "/v1/slots", "/api/tags"]
-)
-def test_status_requests_load_no_model(path: str) -> None:
-    driver = Lazy()
-    assert client(driver).get(path).status_code == 200
-    assert driver.loads == 0
-    assert driver.tasks == []
 
 
 def test_model_lists_show_load_status() -> None:
@@ -129,23 +112,6 @@ def test_unloading_a_model_clears_its_cached_prompts() -> None:
     wait_until(lambda: not held())
     assert http.post("/v1/chat/completions", json=long).status_code == 200
     assert driver.loads == 1  # known properties of the model are kept
-
-
-def test_capabilities_follow_props() -> None:
-    props = {
-        "total_slots": 3,
-        "default_generation_settings": {"n_ctx": 512},
-        "chat_template": "t",
-        "bos_token": 5,
-        "modalities": {"vision": True},
-    }
-    found = described(UNKNOWN, props)
-    assert found is not None
-    assert (found.slots, found.n_ctx, found.template, found.bos_token) == (3, 512, "t", "")
-    assert (found.vision, found.audio, found.provisional) == (True, False, False)
-    nothings: tuple[Any, ...] = (None, [], {}, {"total_slots": "3"}, {"total_slots": 3})
-    for nothing in nothings:
-        assert described(UNKNOWN, nothing) is None
 
 
 @pytest.mark.parametrize(

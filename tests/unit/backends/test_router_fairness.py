@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.backends.router_fairness import SETTLE, SHORTEST, Turns
+from proxy.backends.router import SETTLE, SHORTEST, Turns
 
 A, B, C = "a", "b", "c"
 
@@ -69,15 +69,6 @@ def test_model_has_its_turn_however_long_others_waited_while_it_was_loaded() -> 
     assert turns.take(B, [A], 23.0 + SETTLE)
 
 
-def test_turn_begins_with_the_first_token_though_the_list_shows_the_model_later() -> None:
-    turns = Turns(1)
-    assert asked(turns, A, [], now=0.0)
-    assert not turns.take(B, [], 0.0)
-    turns.answered(A, 10.0)
-    assert turns.take(A, [], 10.1)  # not in the list yet
-    assert not asked(turns, A, [A], now=10.0 + SHORTEST)
-
-
 def test_request_behind_one_that_changes_the_model_waits_for_its_turn() -> None:
     """The router's list tells of the change only later."""
     turns = Turns(1)
@@ -135,12 +126,3 @@ def test_models_are_held_back_until_one_of_them_is_idle() -> None:
     turns.leave(B, 9.0)
     assert turns.take(C, [A, B], 9.0 + SETTLE)
     assert asked(turns, A, [A, B], now=9.5)
-
-
-def test_request_waits_for_one_whose_model_was_just_evicted() -> None:
-    turns = Turns(1)
-    assert asked(turns, B, [B], now=0.0)  # loaded, as far as we knew
-    assert not asked(turns, A, [A], now=1.0)  # A ends for it now
-    turns.answered(B, 3.0)
-    turns.leave(B, 3.0)
-    assert asked(turns, A, [B], now=3.0 + SETTLE)

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities
-from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.old import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.task import Task
-from proxy.errors import BackendBusy
 from proxy.gateway import Gateway
 from proxy.runtime.cancel import Cancel
 from tests.apps import app_on
-from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+from tests.fakes import ScriptedDriver, ScriptedRun, make_app, services_of, wait_until
 
-from .rawserver import RawServer, head
+from .rawserver import head, llama
 
 
 class OldServer:
@@ -64,12 +62,6 @@ def test_slots_used_by_others_are_noticed(order: list[int], data: st.DataObject)
     server = OldServer(order)
     server.busy = data.draw(st.sets(st.sampled_from(range(last)), min_size=1))
     assert count_slots(server.take) == (len(order), False)
-
-
-def test_last_slot_that_stays_busy_is_not_counted() -> None:
-    server = OldServer([0, 1, 2])
-    server.busy = {2}
-    assert count_slots(server.take)[0] == 2
 
 
 @given(warm, st.data())
@@ -114,10 +106,8 @@ BUSY = head(14, "404 Not Found") + b"File Not Found"
 
 
 def test_count_waits_for_a_slot_about_to_be_free() -> None:
-    with RawServer([answer(0), BUSY, answer(0), BUSY, answer(0)]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([answer(0), BUSY, answer(0), BUSY, answer(0)]) as (driver, server):
         assert driver.count_slots() == (1, True)
-        driver.close()
     bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in server.requests]
     assert [body["slot_id"] for body in bodies] == [0, 1, 1, 1, 1]
     assert {body["prompt"] for body in bodies} == {""}, "an empty prompt leaves what a slot holds"
@@ -125,10 +115,8 @@ def test_count_waits_for_a_slot_about_to_be_free() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
 def test_answer_without_slot_number_ends_the_count(body: bytes) -> None:
-    with RawServer([head(len(body)) + body]) as server:
-        driver = LlamaCpp(server.url, timeout=60)
+    with llama([head(len(body)) + body]) as (driver, server):
         assert driver.count_slots() == (0, False)
-        driver.close()
     assert len(server.requests) == 1
 
 
@@ -203,51 +191,12 @@ def test_count_disturbed_by_others_is_used_and_repeated() -> None:
     wait_until(lambda: here.scheduler.slots("b0") == 4)
 
 
-def test_contradicting_traffic_repeats_the_count_and_keeps_it_meanwhile() -> None:
-    driver = Counted(2)
-    here = gateway(driver)
-    driver.count = 0
-    here.registry.miscounted("b0")
-    wait_until(lambda: driver.counted > 2)
-    assert here.scheduler.slots("b0") == 2
-    driver.count = 4
-    wait_until(lambda: here.scheduler.slots("b0") == 4)
-    counted = driver.counted
-    wait_until(lambda: not here.registry.backends["b0"].miscounted)
-    assert driver.counted == counted
-
-
-def test_answer_from_slot_beyond_the_count_repeats_it() -> None:
-    driver = Counted(2)
-    app = make_app(driver, health_interval=0.02)
-    driver.count, driver.slot = 4, 3
-    body = {"messages": [{"role": "user", "content": "x"}]}
-    assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
-    scheduler = services_of(app).gateway.scheduler
-    wait_until(lambda: scheduler.slots("b0") == 4)
-
-
-def test_busy_backend_is_counted_again() -> None:
-    driver = Counted(2)
-    app = make_app(driver, health_interval=0.02)
-    driver.count, driver.script = 1, [BackendBusy("the backend has no free slot")]
-    scheduler = services_of(app).gateway.scheduler
-    body = {"messages": [{"role": "user", "content": "x"}]}
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
-        wait_until(lambda: len(driver.runs) > 1)
-        driver.script = say("a")
-        assert answer.result(60).status_code == 200
-    wait_until(lambda: scheduler.slots("b0") == 1)
-
-
 def test_configured_slot_count_wins() -> None:
     driver = Counted(6)
     backend = Backend("b0", "test://0", driver, set_slots=3)
     app = app_on([backend], Settings(health_interval=0.02))
     here = services_of(app).gateway
     wait_until(lambda: here.registry.settled)
-    here.registry.miscounted("b0")
     assert here.scheduler.slots("b0") == 3
     assert not backend.uncounted
     assert driver.counted == 0
@@ -263,7 +212,7 @@ def test_slots_are_not_counted_while_own_requests_run() -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
         wait_until(lambda: here.scheduler.in_flight("b0") == 1)
-        here.registry.miscounted("b0")
+        here.registry.backends["b0"].miscounted = True
         looks = driver.looks
         wait_until(lambda: driver.looks > looks + 3)
         assert driver.counted == 1

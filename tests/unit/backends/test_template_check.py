@@ -15,7 +15,7 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.backends.template_check import check, look
 from proxy.core.request import CompletionRequest
-from proxy.core.task import NO_GUARD, Task
+from proxy.core.task import Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
 from proxy.prompting.prompt import Prompter, Unrendered
@@ -77,11 +77,6 @@ def test_only_the_kind_that_differs_is_named() -> None:
     """Probes with a system message say no more about other kinds."""
     verdict = check(Rendering(shouting), prompter(), NOW)
     assert verdict.differing == ("system",)
-
-
-def test_difference_of_all_prompts_is_named_once() -> None:
-    verdict = check(Rendering(lambda request, text: f"{text}!"), prompter(), NOW)
-    assert verdict.differing == ("plain",)
 
 
 def test_server_that_refuses_leaves_the_kind_here() -> None:
@@ -177,17 +172,13 @@ def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None
         {"provisional": True},
         {"template": ""},
         {"template_from": "file"},
+        {"chat_mode": "native"},
+        {"chat_mode": "completion"},
     ],
 )
 def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]) -> None:
+    mode = changed.pop("chat_mode", "auto")
     one = backend(Rendering(shouting), **changed)
-    looked(one)
-    assert one.verdict is UNKNOWN
-
-
-@pytest.mark.parametrize("mode", ["native", "completion"])
-def test_decision_of_the_operator_needs_no_verdict(mode: Any) -> None:
-    one = backend(Rendering(shouting))
     one.chat_mode = mode
     looked(one)
     assert one.verdict is UNKNOWN
@@ -197,9 +188,3 @@ def test_server_without_the_route_leaves_every_kind_here() -> None:
     one = backend(Rendering(error=Unsupported("no route")))
     looked(one)
     assert (one.verdict.differing, one.verdict.complete) == ((), True)
-
-
-def test_model_of_native_backends_is_not_asked() -> None:
-    one = backend(Rendering(shouting))
-    looked(one, Unrendered(NO_GUARD))
-    assert one.verdict is UNKNOWN

@@ -227,7 +227,7 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("alias = [5]", "alias: expected text"),
         ("metrics = 'perhaps'", "metrics: expected on or off"),
         ("port = ", "Invalid value"),
-        ("[[backend]]\nname = 'x'", "number 1: set url"),
+        ("[[backend]]\nname = 'x'", "number 1: set either url"),
         ("[[backend]]\nurl = 'x'", "number 1: url: expected an address"),
         ("[[backend]]\nurl = 'http://a'\nslot = 2", "'slot'; did you mean 'slots'?"),
         ("[[backend]]\nurl = 'http://a'\nslots = 'x'", "number 1: slots: expected an integer"),

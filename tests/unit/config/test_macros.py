@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.config import SettingsError, load
-from proxy.config.macros import MAX_DEPTH, MAX_TEXT, defined, filled, for_model, unknown
+from proxy.config.macros import defined, filled, for_model, unknown
 from proxy.config.models import read
 
 COMMAND = "llama-server --port ${PORT}"
@@ -64,20 +64,6 @@ def test_port_and_other_names_stay() -> None:
 def test_wrong_macro_is_named(macros: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         defined(macros)
-
-
-def test_text_of_macros_is_bounded() -> None:
-    doubled = {"m0": "x" * 1024, **{f"m{n}": f"${{m{n - 1}}}${{m{n - 1}}}" for n in range(1, 64)}}
-    with pytest.raises(ValueError, match=f"more than {MAX_TEXT} characters"):
-        for_model("m", defined(doubled), {})
-
-
-def test_depth_of_tables_is_bounded() -> None:
-    deep: Any = "x"
-    for _ in range(MAX_DEPTH + 1):
-        deep = [deep]
-    with pytest.raises(ValueError, match=f"more than {MAX_DEPTH} tables"):
-        value(deep, {})
 
 
 def test_model_replaces_macros_of_all() -> None:

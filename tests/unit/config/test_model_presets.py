@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import SettingsError, load
-from proxy.config.model_presets import MAX_SIZE, read
-from proxy.config.models import MAX_FILES
+from proxy.config.model_presets import read
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no models are started there")
 
@@ -105,14 +104,3 @@ def test_message_names_the_file(tmp_path: Path) -> None:
     file.write_text("[a]")
     with pytest.raises(SettingsError, match=r"models.ini: \[a\]: set model or hf-repo"):
         load(["--config", str(file)], {})
-
-
-def test_size_is_bounded() -> None:
-    with pytest.raises(ValueError, match="longer than"):
-        read(";" * (MAX_SIZE + 1), "llama-server")
-
-
-def test_number_of_sections_is_bounded() -> None:
-    text = "\n".join(f"[m{n}]" for n in range(MAX_FILES + 1))
-    with pytest.raises(ValueError, match=f"more than {MAX_FILES} sections"):
-        read(text, "llama-server")

@@ -64,7 +64,6 @@ def test_server_of_another_api_has_ten_places_or_as_many_as_the_table_says(tmp_p
         ({"name": "m", "command": "server '${PORT}"}, "command: No closing quotation"),
         ({"name": "m", "command": COMMAND, "ttl": -1}, r">= 0.*ttl"),
         ({"name": "m", "command": COMMAND, "tll": 1}, "unknown field `tll`"),
-        ({"name": "m", "command": COMMAND, "metadata": {}}, "metadata: is not shown any more"),
         ({"name": "m", "command": COMMAND, "check": "health"}, "check: expected a path"),
         ({"name": "m\n", "command": COMMAND}, "control character"),
         ({"name": "m" * 201, "command": COMMAND}, "length <= 200"),

@@ -79,7 +79,7 @@ def events_of(
     interval: float = 0,
 ) -> Iterator[Any]:
     cancel = cancel or Cancel()
-    runner = AgentRunner({"echo": tool}, cancel, interval)
+    runner = AgentRunner(cancel, interval, {"echo": tool})
     gateway: Any = model
     gateway.clock = clock
     answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)

@@ -82,7 +82,7 @@ def run(
     cancel: Cancel | None = None,
 ) -> list[Event]:
     cancel = cancel or Cancel()
-    runner = ServerRunner(box or Box(), Remotes(), request, caller, cancel, 0)
+    runner = ServerRunner(cancel, 0, box or Box(), Remotes(), request, caller)
     return events_of(gateway, runner, request, caller, cancel)
 
 
@@ -118,18 +118,22 @@ def test_answer_ends_with_a_request_for_approval() -> None:
     assert box.children.asked == []
 
 
-def test_approved_call_is_made_before_the_model_begins() -> None:
-    gateway = Scripted(ENDS)
+def approving() -> CompletionRequest:
+    """A request whose client approves a call."""
     turn = (
         Message(role="assistant", tool_calls=(ToolCall("r1", "far__get", "{}"),)),
         Message(role="tool", tool_call_id="r1"),
     )
-    request = msgspec.structs.replace(
+    return msgspec.structs.replace(
         asking(listed=True, approval=Approval()),
         messages=(*ASKED.messages, *turn),
         approved=(ApprovedCall("r1", "far", "get", "{}"),),
     )
-    events = run(gateway, request=request)
+
+
+def test_approved_call_is_made_before_the_model_begins() -> None:
+    gateway = Scripted(ENDS)
+    events = run(gateway, request=approving())
     begun = ServerCall(id="r1", label="far", name="get", arguments="{}", approval="r1")
     assert events[:3] == [Started(), begun, msgspec.structs.replace(begun, over=True, output="4")]
     assert events.count(Started()) == 1
@@ -262,17 +266,6 @@ def test_round_after_a_call_waits_for_its_slot_like_any_other(approved: bool) ->
             asked.append(caller)
             return super().answer(request, cancel, caller)
 
-    request = ASKED
-    if approved:
-        call = ApprovedCall("r1", "far", "get", "{}")
-        turn = (
-            Message(role="assistant", tool_calls=(ToolCall("r1", "far__get", "{}"),)),
-            Message(role="tool", tool_call_id="r1"),
-        )
-        request = msgspec.structs.replace(
-            asking(listed=True, approval=Approval()),
-            messages=(*ASKED.messages, *turn),
-            approved=(call,),
-        )
+    request = approving() if approved else ASKED
     run(Gateway(*([ENDS] if approved else [GET, ENDS])), Box(), request, Caller(idle=True))
     assert [caller.idle for caller in asked] == ([False] if approved else [True, False])

@@ -103,7 +103,8 @@ def run(
     gateway: Scripted, finds: Finds | None = None, request: CompletionRequest = ASKED
 ) -> list[Event]:
     finder: Any = finds or Finds()
-    return events_of(gateway, SearchRunner(finder, request.searches, "owner", Cancel(), 0), request)
+    searches = {search.name: search for search in request.searches}
+    return events_of(gateway, SearchRunner(Cancel(), 0, finder, searches, "owner"), request)
 
 
 SEARCH = call("web_search", '{"query": " tide "}', TextDelta("Let me see. "))

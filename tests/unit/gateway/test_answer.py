@@ -20,11 +20,10 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import AnswerCut, BackendFailed, GatewayError, InvalidParameter, QueueFull
 from proxy.gateway import Answer, GatewayContext, GenerationSettings
-from proxy.gateway.answer import AT_ONCE
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
-from tests.fakes import CAPS, Script, ScriptedDriver, ScriptedRun, ScriptsInTurn, say, wait_until
+from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, say, wait_until
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
 
@@ -217,28 +216,6 @@ def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
     answer.close()
     assert harness.is_released()
     assert len(harness.driver.tasks) == 1
-
-
-def test_choices_at_once_are_bounded(serve: Serve) -> None:
-    lock = threading.Lock()
-    going = [0]
-    most = [0]
-
-    class Counting(ScriptedDriver):
-        def stream(self, *args: Any) -> ScriptedRun:
-            with lock:
-                going[0] += 1
-                most[0] = max(most[0], going[0])
-            return super().stream(*args)
-
-    def ends() -> None:
-        with lock:
-            going[0] -= 1
-
-    script: Script = [*say("a")[:-1], ends, say("a")[-1]]
-    harness = serve(Counting(script, caps=slots(4 * AT_ONCE)))
-    assert len(events_by_choice(harness.answer(n=3 * AT_ONCE))) == 3 * AT_ONCE
-    assert 1 <= most[0] <= AT_ONCE
 
 
 # a model that must be loaded first

@@ -4,7 +4,6 @@ client receives."""
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from proxy.backends.driver import Capabilities
 from proxy.core.events import Alternative, Batch, Finished, Started, TextDelta, TokenLogprob
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import BackendBusy
 from proxy.gbnf import NEW, check, matches
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptedRun, make_app, say
@@ -64,6 +62,24 @@ def message(answer: TestResponse) -> dict[str, Any]:
     assert answer.json is not None
     found: dict[str, Any] = answer.json["choices"][0]["message"]
     return found
+
+
+def error(answer: TestResponse, status: int = 400) -> dict[str, Any]:
+    assert answer.status_code == status, answer.get_data(as_text=True)
+    assert answer.json is not None
+    told: dict[str, Any] = answer.json["error"]
+    return told
+
+
+def usage(answer: TestResponse) -> dict[str, Any]:
+    assert answer.json is not None
+    counts: dict[str, Any] = answer.json["usage"]
+    return counts
+
+
+def cut_off(text: str) -> Script:
+    """A text that ends at the limit of tokens."""
+    return [*split_text(text)[:-1], [Finished(reason="length", usage=Usage(7, 5, 0))]]
 
 
 def reason(answer: TestResponse) -> str:
@@ -171,9 +187,8 @@ def test_call_repeated_in_a_row_is_sent_twice_and_others_follow(stream: bool) ->
 
 
 def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
-    text = CALL + "\n" + CALL.replace("Oslo", "Bergen")[:-20]
-    script: Script = [*split_text(text)[:-1], [Finished(reason="length", usage=Usage(7, 9, 0))]]
-    answer = chat(served(ScriptPlayer(script)), tools=[WEATHER], tool_choice="required")
+    driver = ScriptPlayer(cut_off(CALL + "\n" + CALL.replace("Oslo", "Bergen")[:-20]))
+    answer = chat(served(driver), tools=[WEATHER], tool_choice="required")
     assert [c["function"]["arguments"] for c in message(answer)["tool_calls"]] == [
         '{"city": "Oslo"}'
     ]
@@ -181,11 +196,8 @@ def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
 
 
 def test_answer_cut_inside_a_call_finishes_with_length() -> None:
-    script: Script = [
-        *split_text(CALL[:50])[:-1],
-        [Finished(reason="length", usage=Usage(7, 9, 0))],
-    ]
-    answer = chat(served(ScriptPlayer(script)), tools=[WEATHER], tool_choice="required")
+    driver = ScriptPlayer(cut_off(CALL[:50]))
+    answer = chat(served(driver), tools=[WEATHER], tool_choice="required")
     assert reason(answer) == "length"
     assert message(answer)["tool_calls"][0]["function"]["name"] == "get_weather"
 
@@ -241,10 +253,9 @@ def test_call_opened_in_free_text_continues_under_grammar(stream: bool, size: in
         told = message(answer)
         assert told["content"] == "Let me see."
         assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
-        assert answer.json is not None
         # 7 of the prompt; 10 of the first run, which the second run's prompt contains, and 20 more.
-        usage = answer.json["usage"]
-        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 30)
+        counts = usage(answer)
+        assert (counts["prompt_tokens"], counts["completion_tokens"]) == (7, 30)
 
 
 def test_call_format_without_marker_is_constrained_after_the_name() -> None:
@@ -266,6 +277,7 @@ QUOTING = (
     'Before <tool_call>{"name": "get_weather", "arguments": {oops}}</tool_call> it said',
     'Call <tool_call>{"name": "rm", "arguments": {}}</tool_call> is not known.',
     ">>> 1 + 1\n2",
+    "3 < 5, <b>bold</b>, and {braces} [TOOL",  # no call at all
 )
 
 
@@ -291,15 +303,6 @@ def test_whole_call_in_a_sentence_is_a_call() -> None:
     assert len(driver.tasks) == 1
 
 
-def test_text_without_call_takes_one_run_and_is_unchanged() -> None:
-    text = "3 < 5, <b>bold</b>, and {braces} [TOOL"
-    driver = ScriptPlayer(split_text(text))
-    answer = chat(served(driver), tools=[WEATHER])
-    assert message(answer)["content"] == text
-    assert reason(answer) == "stop"
-    assert len(driver.tasks) == 1
-
-
 def test_tool_choice_none_keeps_the_prompt_and_parses_no_calls() -> None:
     driver = ScriptPlayer(split_text(CALL), split_text("Hi"))
     to = served(driver)
@@ -307,50 +310,6 @@ def test_tool_choice_none_keeps_the_prompt_and_parses_no_calls() -> None:
     chat(to, tools=[WEATHER])
     assert message(answer)["content"] == CALL
     assert driver.prompts[0] == driver.prompts[1]
-
-
-def test_second_run_waits_until_first_run_released_the_slot() -> None:
-    busy: Script = [BackendBusy("the backend has no free slot")]
-    rest = split_text('\n{"name": "now", "arguments": {}}\n</tool_call>')
-    driver = ScriptPlayer(split_text("<tool_call>x"), busy, busy, rest)
-    told = message(chat(served(driver), tools=[NOW]))
-    assert told["tool_calls"][0]["function"]["name"] == "now"
-    assert len(driver.tasks) == 4
-
-
-def test_call_without_tokens_left_finishes_with_length() -> None:
-    class CountingTokenizer(ScriptedRun):
-        def usage(self) -> Usage:
-            return Usage(7, 5, 0)
-
-    class Driver(ScriptPlayer):
-        def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-            super().stream(task, slot, caps, cancel)
-            self.runs[-1] = CountingTokenizer(self.script)
-            return self.runs[-1]
-
-    driver = Driver(split_text("<tool_call>\n"))
-    answer = chat(served(driver), tools=[NOW], max_tokens=5)
-    assert reason(answer) == "length"
-    assert len(driver.tasks) == 1
-
-
-def test_cancelled_answer_does_not_wait_for_slot() -> None:
-    busy: Script = [BackendBusy("the backend has no free slot")]
-    driver = ScriptPlayer(split_text("<tool_call>x"), busy)
-    gone = threading.Event()
-
-    class Leaving(ScriptPlayer):
-        def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-            if len(self.tasks) == 2:
-                cancel.cancel()
-                gone.set()
-            return super().stream(task, slot, caps, cancel)
-
-    driver = Leaving(split_text("<tool_call>x"), busy)
-    assert chat(served(driver), tools=[NOW]).status_code == 499
-    assert gone.is_set()
-    assert len(driver.tasks) == 3
 
 
 # documents
@@ -388,14 +347,10 @@ def test_invalid_document_is_retried_once_then_refused() -> None:
     driver = ScriptPlayer(split_text('{"x": "five"}'), split_text('{"x": 5}'))
     answer = chat(served(driver), response_format=schema(POINT))
     assert message(answer)["content"] == '{"x": 5}'
-    assert answer.json is not None
-    assert answer.json["usage"]["completion_tokens"] == 3 + 5
+    assert usage(answer)["completion_tokens"] == 3 + 5
     driver = ScriptPlayer(split_text('{"x": "five"}'))
-    answer = chat(served(driver), response_format=schema(POINT))
-    assert answer.status_code == 502
-    assert answer.json is not None
-    assert answer.json["error"]["code"] == "invalid_output"
-    assert "$.x" in answer.json["error"]["message"]
+    told = error(chat(served(driver), response_format=schema(POINT)), 502)
+    assert told["code"] == "invalid_output" and "$.x" in told["message"]
     assert len(driver.tasks) == 2
 
 
@@ -420,12 +375,6 @@ def test_document_that_ends_at_a_turn_of_the_template_is_invalid() -> None:
     assert answer.status_code == 502
 
 
-def test_retry_uses_another_seed() -> None:
-    driver = ScriptPlayer(split_text("{"), split_text('{"x": 5}'))
-    chat(served(driver), response_format=schema(POINT), seed=41)
-    assert [task.sampling["seed"] for task in driver.tasks] == [41, 42]
-
-
 def test_invalid_streamed_document_ends_with_error_event() -> None:
     answer = chat(
         served(ScriptPlayer(split_text('{"x": '))), response_format=schema(POINT), stream=True
@@ -436,11 +385,7 @@ def test_invalid_streamed_document_ends_with_error_event() -> None:
 
 
 def test_document_cut_by_token_limit_finishes_with_length() -> None:
-    script: Script = [
-        *split_text('{"x": 5')[:-1],
-        [Finished(reason="length", usage=Usage(7, 5, 0))],
-    ]
-    answer = chat(served(ScriptPlayer(script)), response_format=schema(POINT))
+    answer = chat(served(ScriptPlayer(cut_off('{"x": 5'))), response_format=schema(POINT))
     assert answer.status_code == 200
     assert reason(answer) == "length"
 
@@ -448,10 +393,7 @@ def test_document_cut_by_token_limit_finishes_with_length() -> None:
 def test_schema_beyond_grammars_is_refused_by_keyword_or_validated() -> None:
     odd = {"type": "array", "uniqueItems": True}
     driver = ScriptPlayer(split_text("[1, 5]"))
-    answer = chat(served(driver), response_format=schema(odd))
-    assert answer.status_code == 400
-    assert answer.json is not None
-    assert "uniqueItems" in answer.json["error"]["message"]
+    assert "uniqueItems" in error(chat(served(driver), response_format=schema(odd)))["message"]
     assert not driver.tasks
     assert message(chat(served(driver), response_format=schema(odd, False)))["content"] == "[1, 5]"
     driver = ScriptPlayer(split_text("[5, 5]"))
@@ -484,10 +426,7 @@ def test_client_grammar_is_applied() -> None:
     driver.scripts = [split_text("maybe")]
     assert chat(to, grammar='root ::= "yes" | "no"').status_code == 502
     for other in ({"tools": [WEATHER]}, {"response_format": schema(POINT)}, {"json_schema": POINT}):
-        answer = chat(to, grammar='root ::= "yes"', **other)
-        assert answer.status_code == 400
-        assert answer.json is not None
-        assert answer.json["error"]["param"] == "grammar"
+        assert error(chat(to, grammar='root ::= "yes"', **other))["param"] == "grammar"
 
 
 # thoughts
@@ -525,19 +464,10 @@ def test_document_of_thinking_model_is_constrained_after_its_thoughts() -> None:
     assert told["reasoning_content"] == "Let me see."
     assert told["content"] == '{"x": 5}'
     assert driver.grammars[0] == ""
-    assert answer.json is not None
-    details = answer.json["usage"]["completion_tokens_details"]
+    details = usage(answer)["completion_tokens_details"]
     assert 3 <= details["reasoning_tokens"] <= 12  # pieces, tags included
     assert driver.prompts[1] == driver.prompts[0] + thought + "\n\n"
     assert matches(check(driver.grammars[1], NEW), '{"x":5}')
-
-
-def test_thinking_model_with_thinking_off_is_constrained_from_the_start() -> None:
-    driver = ScriptPlayer(split_text("Sure! Here"), split_text('{"x": 5}'))
-    told = message(chat(served(driver, "qwen"), response_format=schema(POINT)))
-    assert told["content"] == '{"x": 5}'
-    assert "reasoning_content" not in told
-    assert driver.prompts[1] == driver.prompts[0]
 
 
 def test_endless_thoughts_are_closed_before_a_document() -> None:
@@ -545,11 +475,8 @@ def test_endless_thoughts_are_closed_before_a_document() -> None:
     told = message(chat(served(driver, "qwen"), response_format=schema(POINT)))
     assert told["content"] == '{"x": 5}'
     assert driver.prompts[1].endswith("<think>\nHm</think>\n\n")
-    cut: Script = [
-        *split_text("<think>\nHm")[:-1],
-        [Finished(reason="length", usage=Usage(7, 5, 0))],
-    ]
-    answer = chat(served(ScriptPlayer(cut), "qwen"), response_format=schema(POINT))
+    thoughts = ScriptPlayer(cut_off("<think>\nHm"))
+    answer = chat(served(thoughts, "qwen"), response_format=schema(POINT))
     assert reason(answer) == "length"
     assert message(answer)["reasoning_content"] == "Hm"
 
@@ -704,7 +631,5 @@ def test_invalid_tool_and_schema_options_are_400_before_any_backend(
 ) -> None:
     driver = ScriptPlayer(say("Hi"))
     answer = chat(served(driver), **fields)
-    assert answer.status_code == 400, answer.get_data(as_text=True)
-    assert answer.json is not None
-    assert answer.json["error"]["param"] == param
+    assert error(answer)["param"] == param
     assert not driver.tasks

@@ -151,6 +151,7 @@ def test_backend_overrides_the_setting(serve: Serve) -> None:
     gateway = serve(ScriptedDriver(say("Sum")), on_overflow="compact")
     for backend in gateway.registry.backends.values():
         backend.on_overflow = "refuse"
+    gateway.registry.rebuild()
     assert not answer(gateway, asked(turns(8)))[1]
 
 

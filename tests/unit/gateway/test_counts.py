@@ -21,30 +21,6 @@ from proxy.runtime.cancel import Cancel
 from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
 
 
-@pytest.mark.parametrize(
-    ("prompts", "n", "expected"),
-    [
-        (("one",), 1, Usage(7, 3, 2)),
-        (("one",), 3, Usage(7, 9, 2)),
-        (("one", "two"), 1, Usage(14, 6, 4)),
-        (("one", "two"), 4, Usage(14, 24, 4)),
-    ],
-)
-def test_prompt_tokens_count_once_for_all_choices(
-    prompts: tuple[str, ...], n: int, expected: Usage
-) -> None:
-    app = make_app(ScriptedDriver(say("a", "b", usage=Usage(7, 3, 2))))
-    gateway = services_of(app).gateway
-    answer = gateway.answer(CompletionRequest(prompts=prompts, n=n), Cancel())
-    try:
-        for _ in answer:
-            pass
-    finally:
-        answer.close()
-        gateway.registry.close()
-    assert answer.info.usage == expected
-
-
 class SlowCounts(Info):
     """Lets other threads run between reading and writing its counts."""
 

@@ -133,19 +133,15 @@ def test_a_wrong_call_is_told_to_the_model_once_and_is_an_error_then(
     assert len(server.bodies) == 2
 
 
-def test_a_required_call_that_does_not_come_is_an_error(start: Start) -> None:
-    http, server = start("I would rather not.")
-    answer = ask(http, tools=[WEATHER], tool_choice="required")
+@pytest.mark.parametrize("fields", [{}, {"stop": ["END"]}])
+def test_a_required_call_that_does_not_come_is_an_error(
+    start: Start, fields: dict[str, Any]
+) -> None:
+    http, server = start("I would rather not. END more")
+    answer = ask(http, tools=[WEATHER], tool_choice="required", **fields)
     assert answer.status_code == 502
     assert "did not call a tool" in answer.json["error"]["message"]
     assert "You must call at least one tool." in server.bodies[0]["messages"][0]["content"]
-
-
-def test_a_stop_string_does_not_excuse_a_required_call(start: Start) -> None:
-    http, _ = start("Hello there. END more")
-    answer = ask(http, tools=[WEATHER], tool_choice="required", stop=["END"])
-    assert answer.status_code == 502
-    assert "did not call a tool" in answer.json["error"]["message"]
 
 
 def test_a_native_call_without_a_name_is_an_error(start: Start) -> None:

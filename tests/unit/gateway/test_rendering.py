@@ -68,14 +68,6 @@ def test_a_slow_rendering_sends_the_next_ones_to_a_thread_for_a_while(place: Pla
     assert place.threaded == 1 + AFTER_SLOW
 
 
-def test_a_slow_template_stays_in_a_thread(place: Place) -> None:
-    prompter = template()
-    place.takes = 2 * SLOW
-    for _ in range(3 * AFTER_SLOW):
-        render(prompter)
-    assert place.threaded == 3 * AFTER_SLOW
-
-
 def test_a_long_conversation_is_rendered_in_a_thread_and_tells_nothing_of_others(
     place: Place,
 ) -> None:

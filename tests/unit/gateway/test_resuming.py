@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -18,7 +17,6 @@ from proxy.errors import (
     BackendFailed,
     GatewayError,
     QueueTimeout,
-    UpstreamTimeout,
 )
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
@@ -134,16 +132,6 @@ def test_usage_of_resumed_answer_is_right_after_grammar_switch(serve: Serve) -> 
 # counts
 
 
-def test_thoughts_using_the_whole_budget_are_counted_once(serve: Serve) -> None:
-    driver = ScriptsInTurn(thinks(THOUGHT))
-    request = msgspec.structs.replace(DOCUMENT, max_tokens=len(THOUGHT))
-    found = ask(serve(driver, chat_template="qwen"), request)
-    last = found[-1]
-    assert isinstance(last, Finished)
-    assert last.reason == "length"
-    assert last.usage.completion == len(THOUGHT)
-
-
 def test_tokens_before_and_after_each_interruption_are_counted_once(serve: Serve) -> None:
     driver = ScriptsInTurn(cut("a", "b"), cut("c"), say("d", usage=Usage(10, 1, 0)))
     gateway = serve(driver)
@@ -212,25 +200,6 @@ def test_answer_of_a_backend_with_own_prompts_resumes_on_one_without(
     prompt = second.tasks[0].prompt
     assert isinstance(prompt, str)
     assert prompt.startswith("<|im_start|>user\nHi") and prompt.endswith("one ")
-
-
-@pytest.mark.parametrize("error", [UpstreamTimeout("too slow"), BackendFailed("it broke"), CUT])
-def test_answer_older_than_queue_timeout_resumes(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: GatewayError
-) -> None:
-    first, second = ScriptsInTurn(), ScriptsInTurn(say("two"))
-    gateway = serve(first, second, queue_timeout=30.0)
-    go_on = first_of(gateway)
-
-    def an_hour_passes() -> None:
-        clock = time.monotonic
-        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600.0)
-        monkeypatch.setattr(gateway.scheduler, "_clock", time.monotonic)
-        msgspec.structs.force_setattr(gateway.context, "clock", time.monotonic)
-        go_on()
-
-    first.scripts = [cut("one ", error=error, before=an_hour_passes), say("two")]
-    assert text(ask(gateway, TEXT)) == "one two"
 
 
 def test_waits_of_one_resume_share_one_deadline(serve: Serve) -> None:

@@ -32,18 +32,17 @@ CHAT = "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}
 LONG = "word " * SHORT
 
 
-def test_short_raw_prompt_is_evaluated_whole_in_a_slot_of_unknown_content() -> None:
-    assert sent(raw("Hi")) == [WHOLE]
-
-
-@pytest.mark.parametrize("request_", [raw(LONG), CHAT], ids=["long", "chat"])
-def test_long_prompts_and_chats_may_find_a_cache_nobody_knows_of(request_: Any) -> None:
-    assert sent(request_) == [None]
-
-
-def test_repeated_prompt_is_evaluated_whole() -> None:
-    assert sent(raw(LONG), raw(LONG)) == [None, WHOLE]
-
-
-def test_later_servers_always_reuse_their_cache() -> None:
-    assert sent(raw("Hi"), raw("Hi"), doubles=False) == [None, None]
+@pytest.mark.parametrize(
+    ("bodies", "doubles", "values"),
+    [
+        ([raw("Hi")], True, [WHOLE]),  # the slot may hold anything
+        ([raw(LONG)], True, [None]),  # a long prompt may find a cache that nobody knows of
+        ([CHAT], True, [None]),
+        ([raw(LONG), raw(LONG)], True, [None, WHOLE]),  # it repeats what the slot holds
+        ([raw("Hi"), raw("Hi")], False, [None, None]),  # a later server
+    ],
+)
+def test_prompt_that_a_server_may_spoil_is_evaluated_whole(
+    bodies: list[tuple[str, dict[str, Any]]], doubles: bool, values: list[bool | None]
+) -> None:
+    assert sent(*bodies, doubles=doubles) == values

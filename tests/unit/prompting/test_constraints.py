@@ -10,8 +10,7 @@ import pytest
 from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar, head
-from proxy.prompting.formats import CallShape
-from proxy.prompting.formats.base import ID
+from proxy.prompting.formats.base import ID, CallShape
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome
+from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, SlotRequest
@@ -47,6 +47,14 @@ def ended(
     )
 
 
+def granted(ticket: Lease | Ticket) -> Lease:
+    """The lease of a request that has waited."""
+    assert isinstance(ticket, Ticket)
+    lease = ticket.wait(Cancel(), 0.0)
+    assert lease is not None
+    return lease
+
+
 class World:
     """A scheduler with a manual clock and `backends` backends; a token is four characters."""
 
@@ -58,6 +66,20 @@ class World:
 
     def take(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
         return self.scheduler.acquire(want(prompt, boundaries, **fields), Cancel())
+
+    def waits(
+        self,
+        request: str | SlotRequest,
+        boundaries: tuple[int, ...] = (),
+        again: bool = False,
+        **fields: object,
+    ) -> Ticket:
+        """A request that has to wait."""
+        if isinstance(request, str):
+            request = want(request, boundaries, **fields)
+        entry = self.scheduler.enter(request, again)
+        assert isinstance(entry, Ticket)
+        return entry
 
     def turn(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
         """Take a slot, generate an answer of four tokens, release the slot."""

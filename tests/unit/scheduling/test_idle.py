@@ -38,8 +38,8 @@ def test_waiting_request_gets_the_slot_of_an_idle_one() -> None:
     world = World(slots=1)
     line, gone = idle(world), []
     line.on_wanted(lambda: gone.append(True))
-    ticket = world.scheduler.enter(want())
-    assert isinstance(ticket, Ticket) and gone and line.wanted
+    ticket = world.waits("a question")
+    assert gone and line.wanted
     line.release()
     assert ticket.lease is not None
     with pytest.raises(NoIdleSlot):
@@ -130,10 +130,10 @@ def test_idle_requests_do_not_wait_in_the_queue() -> None:
     world = World(slots=2)
     for i in range(2):
         world.take(f"question {i}")
-    waits = world.scheduler.enter(want("question 2"))
+    ticket = world.waits("question 2")
     with pytest.raises(NoIdleSlot):
         idle(world)
-    assert isinstance(waits, Ticket) and waits.place == 1
+    assert ticket.place == 1
 
 
 def test_idle_requests_do_not_count_as_a_client() -> None:

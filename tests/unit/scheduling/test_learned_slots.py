@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts
 
@@ -92,38 +94,28 @@ def test_a_long_pause_is_bounded() -> None:
     assert world.scheduler.backends["b0"][1].ready <= world.clock.now + 60
 
 
-def test_a_queue_of_the_server_takes_slots_away() -> None:
+@pytest.mark.parametrize(
+    ("reports", "slots", "patience"),
+    [
+        ((2,), 2, 20.0),
+        ((1,), 4, 5.0),  # it is still admitting requests
+        ((3, 2, 2, 2), 3, 20.0),  # no more are taken away while some are to go
+    ],
+)
+def test_a_queue_of_the_server_takes_slots_away(
+    reports: tuple[int, ...], slots: int, patience: float
+) -> None:
     world = _world()
     busy = [world.take(f"prompt {number}") for number in range(4)]
-    world.scheduler.queued("b0", 2)
+    for running in reports:
+        world.scheduler.queued("b0", running)
     assert _slots(world) == 4
+    assert world.scheduler.backends["b0"][1].patience == patience
     for lease in busy:
         _turn(world, lease)
-    assert _slots(world) == 2
     world.scheduler.queued("b0", 9)
     world.scheduler.queued("other", 1)
-    assert _slots(world) == 2
-
-
-def test_a_server_that_is_still_admitting_requests_keeps_its_slots() -> None:
-    world = _world()
-    busy = [world.take(f"prompt {number}") for number in range(4)]
-    world.scheduler.queued("b0", 1)
-    for lease in busy:
-        _turn(world, lease)
-    assert _slots(world) == 4
-
-
-def test_looks_while_slots_are_to_go_take_no_more_away() -> None:
-    world = _world()
-    busy = [world.take(f"prompt {number}") for number in range(4)]
-    for running in (3, 2, 2, 2):
-        world.scheduler.queued("b0", running)
-    backend = world.scheduler.backends["b0"][1]
-    assert (backend.target, backend.patience) == (3, 20.0)
-    for lease in busy:
-        _turn(world, lease)
-    assert _slots(world) == 3
+    assert _slots(world) == slots
 
 
 def test_a_known_number_is_never_changed() -> None:

@@ -9,7 +9,7 @@ from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.saved_slots import SavedPrompt
 from proxy.scheduling.state import BackendFacts
 
-from .fakes import World, want
+from .fakes import World, ended, want
 
 LONG = "a question " * 100  # 275 tokens of four characters
 OTHER = "something else " * 100
@@ -53,15 +53,7 @@ def restored(made: World, prompt: str, cached: int = -1, **fields: object) -> Le
         lease.step_done(step, 275, 1000, 0.01)
     tokens = len(prompt) // 4
     expected = min(tokens, lease.grant.cached)
-    lease.release(
-        Outcome(
-            end="whole",
-            slot=lease.slot.id,
-            prompt=tokens,
-            cached=expected if cached < 0 else cached,
-            completion=4,
-        )
-    )
+    lease.release(ended(lease.slot.id, tokens, expected if cached < 0 else cached, evaluating=0.0))
     return lease
 
 
@@ -113,20 +105,14 @@ def test_waiting_request_gets_no_slot_of_a_server_that_is_about_to_end() -> None
     assert ticket.lease.grant.restore is not None
 
 
-def test_files_are_forgotten_where_they_do_not_outlive_the_server() -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+def test_files_are_forgotten_where_they_do_not_outlive_their_server(keeps: bool) -> None:
     made = world()
     made.turn(LONG)
     assert save_all(made)
-    restart(made, keeps=False)
-    assert made.scheduler.saved_slots.prompts("b0") == ()
-
-
-def test_files_are_forgotten_with_their_backend() -> None:
-    made = world()
-    made.turn(LONG)
-    assert save_all(made)
-    made.scheduler.drain("b0")
-    restart(made)
+    if keeps:
+        made.scheduler.drain("b0")
+    restart(made, keeps=keeps)
     assert made.scheduler.saved_slots.prompts("b0") == ()
 
 

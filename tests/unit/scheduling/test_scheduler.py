@@ -24,7 +24,7 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from tests.unit.scheduling.fakes import World, ended, want
+from tests.unit.scheduling.fakes import World, ended, granted, want
 
 A = "system of a " * 100
 B = "system of b " * 100
@@ -58,12 +58,12 @@ def test_conversation_likely_finished_is_evicted_first() -> None:
             world.turn(*_conversation(f"short{number}", turn))
     world.turn(*_conversation("long", 1))
     keep = world.turn(*_conversation("long", 2)).slot
-    one = world.turn(*_conversation("new", 1)).slot
-    two = world.turn(*_conversation("newer", 1)).slot
+    new = world.turn(*_conversation("new", 1)).slot
+    newer = world.turn(*_conversation("newer", 1)).slot
     # By experience, `long` has finished after its two turns and `new` will return.
-    assert one is not keep
-    assert world.turn(*_conversation("new", 2)).slot is one
-    assert two is not one
+    assert new is not keep
+    assert world.turn(*_conversation("new", 2)).slot is new
+    assert newer is not new
 
 
 def test_backend_with_loaded_model_is_preferred() -> None:
@@ -80,12 +80,9 @@ def test_long_turn_waits_for_its_warm_slot() -> None:
     world.take(text, ends).release(ended(0, 10000, evaluating=10.0))
     busy = world.take(text, ends)
     world.clock.now += 0.9
-    ticket = world.scheduler.enter(want(text + " y", (40000, 40002)))
-    assert isinstance(ticket, Ticket)
+    ticket = world.waits(text + " y", (40000, 40002))
     busy.release(ended(busy.slot.id, 10000, 10000))
-    lease = ticket.wait(Cancel())
-    assert lease is not None and lease.slot is busy.slot
-    lease.release()
+    assert granted(ticket).slot is busy.slot
 
 
 def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
@@ -241,14 +238,12 @@ def test_slot_count_is_learned_from_busy_answers() -> None:
     tickets = []
     for lease in leases[2:]:
         lease.release(Outcome(end="busy"))
-        tickets.append(scheduler.enter(want("again"), again=True))
+        tickets.append(world.waits("again", again=True))
     assert scheduler.slots("b0") == 2
     assert scheduler.waiting == 2
     leases[0].release(ended(0, 10))
     world.clock.now += 1
-    granted = tickets[0].wait(Cancel())
-    assert granted is not None
-    granted.release()
+    granted(tickets[0]).release()
     for ticket in tickets[1:]:
         ticket.leave()
     leases[1].release()
@@ -302,18 +297,12 @@ def test_groups_do_not_reuse_cached_prompts_of_each_other() -> None:
 
 def test_leak_is_detected_when_cached_tokens_exceed_own_prompt() -> None:
     world = World(slots=1, groups=True)
-    text, ends = _conversation("a", 1)
-    lease = world.take(text, ends, group="a")
-    assert not world.scheduler.leaks(
-        lease, Outcome(end="whole", slot=0, prompt=200, cached=1, completion=4)
-    )
-    assert world.scheduler.leaks(
-        lease, Outcome(end="whole", slot=0, prompt=200, cached=150, completion=4)
-    )
-    lease.release(Outcome(end="whole", slot=0, prompt=200, cached=150, completion=4, erased=True))
+    lease = world.take(*_conversation("a", 1), group="a")
+    assert not world.scheduler.leaks(lease, ended(0, 200, 1))
+    assert world.scheduler.leaks(lease, ended(0, 200, 150))
+    lease.release(msgspec.structs.replace(ended(0, 200, 150), erased=True))
     again = world.take(*_conversation("a", 2), group="a")
     assert again.grant.fresh
-    again.release()
 
 
 def test_prompt_before_one_that_the_server_never_read_is_no_leak() -> None:
@@ -322,58 +311,48 @@ def test_prompt_before_one_that_the_server_never_read_is_no_leak() -> None:
     world.take(*_conversation("short", 1), group="a").release(Outcome(end="cut", slot=0))
     again = world.take(*_conversation("long", 20), group="a")
     assert not again.grant.fresh
-    found = Outcome(end="whole", slot=0, prompt=518, cached=518, completion=4)
-    assert not world.scheduler.leaks(again, found)
-    again.release(found)
+    assert not world.scheduler.leaks(again, ended(0, 518, 518))
 
 
 def test_own_prompt_in_the_slot_that_the_server_chose_is_no_leak() -> None:
     world = World(slots=2, groups=True)
-    found = Outcome(end="whole", slot=1, prompt=518, cached=518, completion=4)
     for group, leaks in ("a", False), ("b", True):
         first = world.take(*_conversation("short", 1), group="a")
-        world.take(*_conversation(f"long {group}", 20), group=group).release(
-            msgspec.structs.replace(found, cached=0)
-        )
-        first.release(msgspec.structs.replace(found, slot=0, prompt=8, cached=0))
+        world.take(*_conversation(f"long {group}", 20), group=group).release(ended(1, 518))
+        first.release(ended(0, 8))
         again = world.take(*_conversation("short", 2), group="a")
         assert again.slot.id == 0
         again.on_first_token(1)
-        assert world.scheduler.leaks(again, found) == leaks
-        again.release(found)
+        assert world.scheduler.leaks(again, ended(1, 518, 518)) == leaks
+        again.release(ended(1, 518, 518))
 
 
 def test_own_prompts_in_slots_that_the_server_exchanged_are_no_leak() -> None:
     world = World(slots=2, groups=True)
-    found = Outcome(end="whole", slot=0, prompt=518, cached=0, completion=4)
     for group, leaks in ("a", False), ("b", True):
         first = world.take("s" * 16, group="a")
         other = world.take(*_conversation(f"long {group}", 20), group=group)
-        first.release(msgspec.structs.replace(found, prompt=4))
-        other.release(msgspec.structs.replace(found, slot=1))
+        first.release(ended(0, 4))
+        other.release(ended(1, 518))
         first, other = world.take("s" * 24, group="a"), world.take("l" * 9000, group=group)
         assert [first.slot.id, other.slot.id] == [0, 1]
         first.on_first_token(1)
         other.on_first_token(0)
-        cached = msgspec.structs.replace(found, slot=1, cached=518)
-        assert world.scheduler.leaks(first, cached) == leaks
-        other.release(found)
-        first.release(msgspec.structs.replace(found, slot=1))
+        assert world.scheduler.leaks(first, ended(1, 518, 518)) == leaks
+        other.release(ended(0, 518))
+        first.release(ended(1, 518))
 
 
 def test_own_prompt_that_an_old_server_evaluated_in_another_slot_is_no_leak() -> None:
     world = World(slots=2, groups=True)
     world.scheduler.update("b0", BackendFacts(model="m", slots=2, release_delay=0.005), up=True)
-    found = Outcome(end="whole", slot=0, prompt=4, cached=0, completion=4)
     first, second = world.take("s" * 16, group="a"), world.take("t" * 16, group="a")
-    first.release(found)
-    second.release(msgspec.structs.replace(found, slot=1))
+    first.release(ended(0, 4))
+    second.release(ended(1, 4))
     world.clock.now += 1
     long, other = world.take(*_conversation("l", 20), group="a"), world.take("t" * 17, group="a")
     long.release(Outcome(end="cut"))
-    cached = msgspec.structs.replace(found, slot=other.slot.id, prompt=518, cached=518)
-    assert not world.scheduler.leaks(other, cached)
-    other.release(msgspec.structs.replace(found, slot=other.slot.id))
+    assert not world.scheduler.leaks(other, ended(other.slot.id, 518, 518))
 
 
 def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
@@ -382,9 +361,7 @@ def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
     again = world.take(*_conversation("a", 2), group="a")
     assert again.slot.id == 0
     again.on_first_token(1)
-    found = Outcome(end="whole", slot=1, prompt=200, cached=150, completion=4)
-    assert not again.grant.fresh and not world.scheduler.leaks(again, found)
-    again.release(found)
+    assert not again.grant.fresh and not world.scheduler.leaks(again, ended(1, 200, 150))
 
 
 def test_leak_from_the_cache_that_a_server_keeps_in_ram() -> None:
@@ -398,10 +375,8 @@ def test_leak_from_the_cache_that_a_server_keeps_in_ram() -> None:
     first.release(Outcome(end="cut", slot=0, completion=1))  # without a count of its prompt
     again = world.take(text + "b" * 40, (400, 440), group="a")
     assert again.grant.reuse is not None and not again.grant.fresh
-    found = Outcome(end="whole", slot=0, prompt=900, cached=390, completion=4)
-    assert not world.scheduler.leaks(again, found)
-    assert world.scheduler.leaks(again, msgspec.structs.replace(found, cached=800))
-    again.release(found)
+    assert not world.scheduler.leaks(again, ended(0, 900, 390))
+    assert world.scheduler.leaks(again, ended(0, 900, 800))
 
 
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
@@ -420,9 +395,7 @@ def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
     world.turn(f"{begin}the first report", (len(begin) + 16,), group="a")
     second = world.take(f"{begin}another one", (len(begin) + 11,), group="a")
     assert not second.grant.fresh and second.grant.reuse is None
-    found = Outcome(end="whole", slot=0, prompt=40, cached=30, completion=4)
-    assert not world.scheduler.leaks(second, found)
-    second.release(found)
+    assert not world.scheduler.leaks(second, ended(0, 40, 30))
 
 
 # the queue
@@ -432,24 +405,9 @@ def test_last_free_slot_is_reserved_for_key_without_slots() -> None:
     world = World(slots=4)
     world.turn("modest", key="modest")
     greedy = [world.take(f"{n}" * 9, key="greedy") for n in range(3)]
-    ticket = world.scheduler.enter(want("one more", key="greedy"))
-    assert isinstance(ticket, Ticket)
-    modest = world.scheduler.enter(want("modest", key="modest"))
-    if isinstance(modest, Ticket):
-        found = modest.wait(Cancel())
-        assert found is not None
-        found.release()
-    else:
-        modest.release()
-    ticket.leave()
-    for lease in greedy:
-        lease.release()
-
-
-def test_only_active_key_may_use_all_slots() -> None:
-    world = World(slots=4)
-    leases = [world.take(f"{n}" * 9, key="greedy") for n in range(4)]
-    assert len({id(lease.slot) for lease in leases}) == 4
+    ticket = world.waits("one more", key="greedy")
+    assert world.take("modest", key="modest").slot not in [lease.slot for lease in greedy]
+    assert ticket.lease is None
 
 
 def test_queue_full_error_has_retry_after() -> None:
@@ -467,9 +425,7 @@ def test_one_key_cannot_fill_the_queue() -> None:
     lease = world.take("a", key="greedy")
 
     def enter(key: str, again: bool = False) -> Ticket:
-        found = scheduler.enter(want(key, key=key), again)
-        assert isinstance(found, Ticket)
-        return found
+        return world.waits(key, again=again, key=key)
 
     greedy = [enter("greedy") for _ in range(4)]
     modest = [enter("modest")]
@@ -508,14 +464,12 @@ def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -
 def test_waiting_ends_on_timeout_or_cancel() -> None:
     world = World(slots=1, queue_timeout=10.0)
     world.take("a")
-    ticket = world.scheduler.enter(want("b"))
-    assert isinstance(ticket, Ticket)
+    ticket = world.waits("b")
     cancel = Cancel()
     cancel.cancel()
     with pytest.raises(Cancelled):
         ticket.wait(cancel)
-    late = world.scheduler.enter(want("c"))
-    assert isinstance(late, Ticket)
+    late = world.waits("c")
     assert late.wait(Cancel(), 0.0) is None
     world.clock.now += 11
     with pytest.raises(QueueTimeout):
@@ -526,8 +480,7 @@ def test_waiting_ends_on_timeout_or_cancel() -> None:
 def test_request_fails_at_once_when_no_backend_is_up() -> None:
     world = World(slots=1)
     world.take("a")
-    ticket = world.scheduler.enter(want("b"))
-    assert isinstance(ticket, Ticket)
+    ticket = world.waits("b")
     world.scheduler.mark("b0", up=False)
     with pytest.raises(NoBackend):
         ticket.wait(Cancel())
@@ -540,16 +493,13 @@ def test_requests_wait_for_backend_to_come_back() -> None:
     asked: list[str] = []
     world.scheduler.on_stranded = asked.append
     world.scheduler.mark("b0", up=False)
-    first = world.scheduler.enter(want("a"))
-    second = world.scheduler.enter(want("b"))
-    assert isinstance(first, Ticket) and isinstance(second, Ticket)
+    first, second = world.waits("a"), world.waits("b")
     assert first.wait(Cancel(), 0.0) is None
     assert asked == ["m", "m"]
     assert first.stranded == second.stranded == world.clock.now
     world.clock.now += 9
     world.scheduler.mark("b0", up=True)
-    lease = first.wait(Cancel(), 0.0)
-    assert lease is not None
+    assert granted(first).backend == "b0"
     assert second.stranded is None
     world.clock.now += 5  # now it waits for a slot
     assert second.wait(Cancel(), 0.0) is None
@@ -574,8 +524,7 @@ def test_queue_timeout_counts_from_first_wait_of_the_request() -> None:
     before = world.clock.now
     world.clock.now += 6
     held = world.take("a")
-    ticket = world.scheduler.enter(want("b", since=before), again=True)
-    assert isinstance(ticket, Ticket)
+    ticket = world.waits("b", since=before, again=True)
     world.clock.now += 4
     with pytest.raises(QueueTimeout):
         ticket.wait(Cancel())
@@ -595,8 +544,7 @@ def test_backend_that_keeps_failing_gets_one_trial_request() -> None:
     assert {world.take(f"{n}" * 9).backend for n in range(3)} == {"b1"}
     world.clock.now += 2
     trial = world.take("y", exclude=frozenset({"b1"}))
-    ticket = world.scheduler.enter(want("z", exclude=frozenset({"b1"})))
-    assert isinstance(ticket, Ticket)
+    ticket = world.waits("z", exclude=frozenset({"b1"}))
     trial.release(ended(0, 10))
     assert ticket.wait(Cancel()) is not None
 
@@ -615,8 +563,7 @@ def test_drained_backend_finishes_leases_and_gets_no_new_ones() -> None:
 
 
 def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
-    clock_world = World(slots=1, disk=1_000_000)
-    world = clock_world
+    world = World(slots=1, disk=1_000_000)
     world.scheduler.update("b0", BackendFacts(model="m", slots=1, cache_kind="files"), up=True)
     files: dict[str, int] = {}
 
@@ -696,13 +643,11 @@ def test_backend_model_change_during_lease_loses_no_slot() -> None:
 def test_replaced_backend_starts_with_free_slots() -> None:
     world = World(slots=1)
     hanging = world.take("a")
-    waiting = world.scheduler.enter(want("b"))
-    assert isinstance(waiting, Ticket)
+    waiting = world.waits("b")
     world.scheduler.update("b0", BackendFacts(model="m", slots=1), up=None, replaces=True)
     assert waiting.wait(Cancel(), 0.0) is None  # waits for the probe of the new server
     world.scheduler.update("b0", BackendFacts(model="m", slots=1), up=True)
-    lease = waiting.wait(Cancel(), 0.0)
-    assert lease is not None
+    lease = granted(waiting)
     for end in ("busy", "whole"):
         hanging.on_first_token(0)
         hanging.release(Outcome(end=end, slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.errors import Cancelled, NoBackend, QueueFull, QueueTimeout
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
@@ -218,24 +218,6 @@ def test_requests_wait_until_backend_is_up_again(join: Join) -> None:
     until(lambda: one.outstanding == one.waiting == 0)
 
 
-def test_one_key_cannot_fill_queue_of_all_workers(join: Join) -> None:
-    one, two = join(), join()
-    lease = acquire(one, "a")
-    greedy = []
-    for number in range(4):
-        found = one.enter(want(f"greedy {number}", key="greedy"))
-        assert isinstance(found, Ticket)
-        greedy.append(found)
-    modest = two.enter(want("modest", key="modest"))
-    assert isinstance(modest, Ticket)
-    with pytest.raises(QueueFull, match="in favor of another key"):
-        greedy[3].wait(Cancel(), PATIENCE)
-    for ticket in (*greedy, modest):
-        ticket.leave()
-    lease.release()
-    until(lambda: one.waiting == one.in_flight("b") == 0)
-
-
 def test_worker_waits_for_backend_that_only_another_worker_reaches(join: Join) -> None:
     one, two = join(wait=PATIENCE), join(wait=PATIENCE)
     one.mark("b", up=False)
@@ -260,13 +242,6 @@ def test_queued_request_keeps_waiting_when_backend_goes_down(join: Join) -> None
         until(lambda: checked == ["m"])
         one.update("b", BackendFacts(model="m", slots=1), up=True)
         waits.result(PATIENCE).release()
-
-
-def test_wait_for_backend_ends_on_timeout(join: Join) -> None:
-    one = join(wait=0.1)
-    one.mark("b", up=False)
-    with pytest.raises(NoBackend):
-        acquire(one, "a")
 
 
 def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory: Memory) -> None:

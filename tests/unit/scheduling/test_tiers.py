@@ -38,6 +38,11 @@ class Route:
     def enter(self, prompt: str = "hello", **fields: object) -> Lease | Ticket:
         return self.scheduler.enter(want(prompt, **fields))  # type: ignore[arg-type]
 
+    def waits(self, prompt: str = "hello", **fields: object) -> Ticket:
+        ticket = self.enter(prompt, **fields)
+        assert isinstance(ticket, Ticket) and ticket.lease is None
+        return ticket
+
     def take(self, prompt: str = "hello", **fields: object) -> Lease:
         lease = self.enter(prompt, **fields)
         assert isinstance(lease, Lease)
@@ -79,9 +84,7 @@ def test_backend_not_probed_yet_is_waited_for() -> None:
     route = Route()
     tier = Tier(0, OWN, 10.0)
     route.scheduler.update("own-0", BackendFacts(model="m", slots=1, tier=tier), up=None)
-    ticket = route.enter()
-    assert isinstance(ticket, Ticket)
-    assert ticket.lease is None
+    ticket = route.waits()
     route.scheduler.mark("own-0", up=False)
     assert ticket.lease is not None
     assert ticket.lease.backend == CLOUD
@@ -103,25 +106,28 @@ def test_next_tier_is_used_when_the_first_is_paused_after_failures() -> None:
     assert route.take("after it").backend == "own-0"
 
 
-def test_next_tier_is_used_by_a_request_that_the_first_has_failed() -> None:
-    route = Route()
-    lease = route.take(exclude=frozenset({"own-0"}))
-    assert lease.grant.passed == (("own-0", "failed"),)
-
-
-def test_request_overflows_at_once_if_the_expected_wait_is_too_long() -> None:
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"exclude": frozenset({"own-0"})}, "failed"),
+        ({"barred": frozenset({OWN})}, "barred"),
+        ({}, "busy"),  # the expected wait is too long
+    ],
+)
+def test_next_tier_is_used_at_once_by_a_request_that_the_first_does_not_serve(
+    fields: dict[str, object], why: str
+) -> None:
     route = Route(overflow_after=0.1)
-    route.take()
-    lease = route.take("another")
-    assert (lease.backend, lease.grant.passed) == (CLOUD, (("own-0", "busy"),))
+    if not fields:
+        route.take()
+    lease = route.take("another", **fields)
+    assert (lease.backend, lease.grant.passed) == (CLOUD, (("own-0", why),))
 
 
 def test_request_waits_while_the_expected_wait_is_short_enough() -> None:
     route = Route(overflow_after=10.0)
     busy = route.take()
-    ticket = route.enter("another")
-    assert isinstance(ticket, Ticket)
-    assert ticket.lease is None
+    ticket = route.waits("another")
     busy.release(Outcome(end="whole"))
     assert ticket.lease is not None
     assert ticket.lease.backend == "own-0"
@@ -139,8 +145,7 @@ def test_requests_far_back_in_the_queue_overflow_before_those_ahead() -> None:
 def test_request_overflows_when_it_has_waited_long_enough() -> None:
     route = Route(overflow_after=10.0)
     route.take()
-    ticket = route.enter("another")
-    assert isinstance(ticket, Ticket)
+    ticket = route.waits("another")
     assert ticket.until <= route.clock.now + 10
     route.clock.now = ticket.began + 5.0
     assert route.look(ticket) is None
@@ -164,8 +169,7 @@ def test_requests_in_idle_slots_overflow_only_from_a_tier_that_is_down() -> None
 def test_barred_key_never_gets_the_tier() -> None:
     route = Route(overflow_after=0.0)
     route.take()
-    ticket = route.enter("another", barred=frozenset({CLOUD}))
-    assert isinstance(ticket, Ticket)
+    ticket = route.waits("another", barred=frozenset({CLOUD}))
     route.clock.now += 100
     assert route.look(ticket) is None
     route.scheduler.mark("own-0", up=False)
@@ -177,12 +181,6 @@ def test_number_of_backends_named_as_passed_over_is_bounded() -> None:
     for number in range(MOST_PASSED + 5):
         route.scheduler.mark(f"own-{number}", up=False)
     assert len(route.take().grant.passed) == MOST_PASSED
-
-
-def test_request_barred_from_the_first_tier_says_so() -> None:
-    route = Route()
-    lease = route.take(barred=frozenset({OWN}))
-    assert lease.grant.passed == (("own-0", "barred"),)
 
 
 def _turn(name: str, number: int) -> tuple[str, tuple[int, ...]]:

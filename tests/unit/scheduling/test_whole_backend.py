@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.lease import Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, SlotRequest
-from tests.unit.scheduling.fakes import World, ended, want
+from tests.unit.scheduling.fakes import World, ended, granted
 
 
 def whole(**fields: object) -> SlotRequest:
@@ -16,24 +16,12 @@ def states(world: World) -> list[str]:
     return [slot.state for one in world.scheduler.view("", "").backends for slot in one.slots]
 
 
-def waits(world: World, wanted: SlotRequest) -> Ticket:
-    found = world.scheduler.enter(wanted)
-    assert isinstance(found, Ticket)
-    return found
-
-
-def granted(ticket: Ticket) -> Lease:
-    lease = ticket.wait(Cancel(), 0.0)
-    assert lease is not None
-    return lease
-
-
 def test_whole_backend_is_granted_when_idle() -> None:
     world = World(slots=3)
     lease = world.scheduler.acquire(whole(), Cancel())
     assert states(world) == ["busy"] * 3
     assert world.scheduler.in_flight("b0") == 1
-    chat = waits(world, want("chat"))
+    chat = world.waits("chat")
     assert chat.wait(Cancel(), 0.0) is None
     lease.release(Outcome(end="whole"))
     granted(chat).release()
@@ -43,10 +31,10 @@ def test_whole_backend_is_granted_when_idle() -> None:
 def test_steady_chats_do_not_starve_an_embedding() -> None:
     world = World(slots=2)
     answers = [world.take("chat 0"), world.take("chat 1")]
-    ticket = waits(world, whole())
+    ticket = world.waits(whole())
     later: list[Ticket] = []
     for number in range(2):
-        later.append(waits(world, want(f"later chat {number}")))
+        later.append(world.waits(f"later chat {number}"))
         answers.pop(0).release(ended(-1, 10))
         assert [one.wait(Cancel(), 0.0) for one in later] == [None] * len(later)
     lease = granted(ticket)
@@ -59,17 +47,16 @@ def test_steady_embeddings_do_not_starve_a_chat() -> None:
     world = World(slots=2)
     for key in ("", "another"):
         lease = world.scheduler.acquire(whole(key=key), Cancel())
-        chat = waits(world, want("chat"))
-        embeddings = []
-        for _ in range(4):  # several requests, each of which returns for its next texts
-            embeddings.append(waits(world, whole(key=key)))
+        chat = world.waits("chat")
+        # Several requests, each of which returns for its next texts.
+        embeddings = [world.waits(whole(key=key)) for _ in range(4)]
         for _ in range(3):
             if chat.lease is not None:
                 break
             lease.release(Outcome(end="whole"))
             if chat.lease is None:
                 lease = granted(embeddings.pop(0))
-                embeddings.append(waits(world, whole(key=key)))
+                embeddings.append(world.waits(whole(key=key)))
         answer = granted(chat)
         assert not any(one.lease for one in embeddings)
         answer.release()
@@ -80,8 +67,8 @@ def test_steady_embeddings_do_not_starve_a_chat() -> None:
 def test_waiting_embeddings_reserve_only_one_backend() -> None:
     world = World(slots=1, backends=3)
     answers = {(lease := world.take(f"chat {n}")).backend: lease for n in range(3)}
-    first, second = waits(world, whole()), waits(world, whole())
-    chats = [waits(world, want(f"more {n}")) for n in range(2)]
+    first, second = world.waits(whole()), world.waits(whole())
+    chats = [world.waits(f"more {n}") for n in range(2)]
     # Both wait for the first backend that becomes free; the other two keep serving chats.
     answers["b1"].release()
     lease = granted(first)
@@ -132,11 +119,11 @@ def test_whole_backend_lease_survives_drain_and_replacement() -> None:
 def test_whole_backend_is_granted_while_slot_count_is_guessed() -> None:
     world = World(slots=0)
     answers = [world.take(f"chat {n}") for n in range(4)]
-    ticket = waits(world, whole())
+    ticket = world.waits(whole())
     world.clock.now += (
         30  # a further slot could be tried, but not for requests behind the embedding
     )
-    chat = waits(world, want("chat"))
+    chat = world.waits("chat")
     for answer in answers:
         answer.release()
     assert chat.lease is None

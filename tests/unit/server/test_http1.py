@@ -278,27 +278,6 @@ def test_finished_request_releases_its_objects_without_gc() -> None:
         gc.enable()
 
 
-def test_environment_is_not_kept_while_its_answer_streams() -> None:
-    class Held:
-        pass
-
-    kept: list[bool] = []
-
-    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        environ["held"] = Held()
-        seen = weakref.ref(environ["held"])
-        start("200 OK", [])
-
-        def parts() -> Iterable[bytes]:
-            kept.append(seen() is not None)
-            yield b"x"
-
-        return parts()
-
-    serve(app, POST)
-    assert kept == [False]
-
-
 def test_response_body_is_closed_when_the_client_leaves() -> None:
     closed: list[bool] = []
 

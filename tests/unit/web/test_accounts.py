@@ -52,15 +52,23 @@ def test_key_is_described_to_administrators_and_to_itself(http: Http) -> None:
     assert own["info"]["key_id"] == made["key_id"]
 
 
+MANAGES = (
+    "/key/generate /key/update /key/block /key/unblock /key/delete /user/new /user/update"
+    " /user/delete /team/new /team/update /team/block /team/unblock /team/delete"
+    " /team/member_add /team/member_delete"
+)
+
+
 @pytest.mark.parametrize("key", ["sk-alice", "made"])
 def test_other_keys_may_not_manage(http: Http, key: str) -> None:
     made = http.make()
     key = made["key"] if key == "made" else key
-    for path in ("/key/generate", "/key/update", "/key/block", "/key/unblock", "/key/delete"):
+    for path in MANAGES.split():
         refused = http.post(path, key, key=made["key"])
         assert refused.status_code == 403, path
         assert refused.json["error"]["type"] == "permission_error"
-    assert http.get("/key/list", key).status_code == 403
+    for path in ("/key/list", "/user/list", "/team/list", "/team/info"):
+        assert http.get(path, key).status_code == 403, path
 
 
 def test_blocked_key_is_refused_until_it_is_unblocked(http: Http) -> None:
@@ -126,25 +134,6 @@ def test_limit_that_would_not_hold_is_refused_by_name(http: Http, field: dict[st
 
 def test_empty_fields_of_litellm_are_accepted(http: Http) -> None:
     http.make(config={}, aliases={}, permissions={}, guardrails=[], max_budget=None, spend=0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("key_alias", "x" * 256),
-        ("key_alias", "a\x00b"),
-        ("key_alias", 7),
-        ("duration", "soon"),
-        ("duration", "0s"),
-        ("duration", "999999999w"),
-        ("metadata", {"x": "x" * 20_000}),
-        ("metadata", []),
-        ("blocked", "yes"),
-    ],
-)
-def test_wrong_values_are_refused_by_name(http: Http, field: str, value: Any) -> None:
-    refused = http.admin("/key/generate", **{field: value})
-    assert (refused.status_code, refused.json["error"]["param"]) == (400, field)
 
 
 def test_without_administrators_no_keys_are_kept(tmp_path: Path) -> None:
@@ -470,14 +459,6 @@ def test_refusals_have_the_form_of_each_api(http: Http, path: str, body: Any) ->
     assert blocked.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/chat"])
-def test_refusals_of_ollama_and_glm_are_texts(http: Http, path: str) -> None:
-    key = http.make(models=["other"])["key"]
-    forbidden = http.post(path, key, **CHAT, prompt="Hi")
-    assert forbidden.status_code == 403
-    assert "may not use the model" in str(forbidden.json.get("error") or forbidden.json)
-
-
 def test_agent_has_the_tools_that_a_key_may_use(tmp_path: Path) -> None:
     driver = ScriptedDriver()
     settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "chatchat": True}
@@ -492,11 +473,3 @@ def test_agent_has_the_tools_that_a_key_may_use(tmp_path: Path) -> None:
     searching = {"query": "Hi", "search_engine_name": "ddgs"}
     refused = http.post("/chat/search_engine_chat", some, **searching)
     assert "may not use the tool 'web_search'" in refused.text
-
-
-def test_limits_are_shown_and_changed(http: Http) -> None:
-    made = http.make(rpm_limit=60, max_budget=2.5, budget_duration="30d", limits={})
-    info = http.get("/key/info", "sk-ops", key=made["key_id"]).json["info"]
-    assert (info["rpm_limit"], info["max_budget"], info["budget_duration"]) == (60, 2.5, "30d")
-    changed = http.admin("/key/update", key=made["key_id"], rpm_limit=-1, tpm_limit=5).json
-    assert (changed["rpm_limit"], changed["tpm_limit"], changed["max_budget"]) == (None, 5, 2.5)

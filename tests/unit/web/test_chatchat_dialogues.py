@@ -28,7 +28,12 @@ from tests.fakes import ScriptedDriver, make_app
 Script = Sequence[DialogueEvent | Exception]
 DONE = Finished(reason="stop", usage=Usage(7, 3, 2))
 PAGE = Citation(
-    number=1, title="pump.pdf", text="five years", place="page 2", base_id="kb", document_id="doc 1"
+    number=1,
+    title="pump [a].pdf",
+    text="five years",
+    place="page 2",
+    base_id="kb",
+    document_id="doc 1",
 )
 WEB = Citation(number=2, title="Pumps", text="all about pumps", url="http://pumps.example/x")
 
@@ -84,7 +89,7 @@ def test_sources_are_sent_once_at_the_end() -> None:
     assert [one.get("answer") for one in documents] == ["Five", " years [1]", "", None]
     (line,) = documents[-1]["docs"]
     assert line == (
-        "Source [1] [pump.pdf, page 2](http://localhost/knowledge_base/download_doc?"
+        "Source [1] [pump (a).pdf, page 2](http://localhost/knowledge_base/download_doc?"
         "knowledge_base_name=kb&file_name=doc+1)\n\nfive years\n\n"
     )
     (asked,) = dialogues.asked

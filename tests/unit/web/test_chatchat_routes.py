@@ -205,10 +205,3 @@ def test_served_models_are_listed(api: FlaskClient) -> None:
     change = {"model_name": "other", "new_model_name": "scripted"}
     assert api.post("/llm_model/change", json=change).json["code"] == 200
     assert api.post("/llm_model/stop", json={"model_name": "scripted"}).json["code"] == 400
-
-
-def test_invalid_body_error_has_the_dialects_form(api: FlaskClient) -> None:
-    for data in (b"[", b"[1]", b"5"):
-        answer = api.post("/chat/chat", data=data, content_type="application/json")
-        assert answer.status_code == 422
-        assert answer.json["code"] == 422

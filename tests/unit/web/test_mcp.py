@@ -251,11 +251,10 @@ def streamed(
     return [msgspec.json.decode(line[6:]) for line in lines if line.startswith("data: ")]
 
 
-def test_text_of_a_model_is_told_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_a_model_is_told_as_it_is_written() -> None:
     need("knowledge", "mcp")
     import mcp_types as types
 
-    monkeypatch.setattr(mcp_routes, "PAUSE", 0.0)
     http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
     *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
     assert last == mcp_server.answer(1, mcp_server.content("Hello."))

@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.websearch.fetch import LARGEST, EngineRequest, WebPage, fetch
 from tests.contract.test_faults import FORMS, Play, endless, slowly
-from tests.unit.backends.rawserver import LAST_CHUNK, RawServer, chunk, head
+from tests.unit.backends.rawserver import RawServer, chunk, head
 
 from .conftest import Web
 
@@ -22,19 +22,6 @@ def fetched(play: Play | bytes, seconds: float = 60) -> WebPage:
     step = play if isinstance(play, bytes) else lambda sock: play(sock, FORM)
     with RawServer([step]) as server:
         return fetch(EngineRequest(server.url + "/"), seconds)
-
-
-@pytest.mark.parametrize("status", [b"102 Processing", b"103 Early Hints"])
-def test_every_interim_status_is_skipped(status: bytes) -> None:
-    interim = b"HTTP/1.1 " + status + b"\r\nLink: </a.css>\r\n\r\n"
-    assert fetched(interim + head(2) + b"ok").data == b"ok"
-
-
-@pytest.mark.parametrize("trailers", [b"0\r\nX: ", b"0\r\n", b"5;"], ids=["one", "many", "chunk"])
-def test_page_with_endless_trailers_is_read(trailers: bytes) -> None:
-    more = b"X: y\r\n" * 1000 if trailers == b"0\r\n" else b"x" * 5000
-    page = fetched(endless(lambda _: head(None) + chunk(b"page") + trailers, lambda *_: more))
-    assert page.data == b"page"
 
 
 def test_endless_body_is_truncated() -> None:
@@ -78,14 +65,3 @@ def test_silent_server_is_abandoned_and_no_redirect_is_followed(web: Web) -> Non
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(UpstreamFault, match="invalid"):
         fetch(EngineRequest(url), 5)
-
-
-def test_chunked_body_and_body_until_close_are_read() -> None:
-    assert fetched(head(None) + chunk(b"a") + chunk(b"b") + LAST_CHUNK).data == b"ab"
-
-    def play(sock: socket.socket, _: object) -> None:
-        sock.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\npage")
-        sock.close()
-
-    page = fetched(play)
-    assert (page.status, page.content_type, page.data) == (200, "text/plain", b"page")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from urllib.parse import urlencode
 
@@ -12,19 +13,26 @@ from ....core.events import Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
 from ....dialogue.events import Citation, DialogueRequest, DialogueStep, Kind, Sources, Tick
 from ....dialogue.run import Running
+from ....gateway import Answer
 from ....web.model_tables import own_request
 from ....web.observability import new_id
 from ....web.routes import SSE
-from .. import answer
 from ..bodies import BODIES
-from .view import Documents, RequestContext, blueprint, respond
+from .view import Document, Documents, RequestContext, blueprint, respond
+
+NOTHING_FOUND = "No relevant documents were found; this answer comes from the model alone."
+
+
+def text(history_id: str, delta: str) -> Document:
+    """A piece of a plain chat's answer. Later 0.2.x clients call the id message_id."""
+    return {"text": delta, "chat_history_id": history_id, "message_id": history_id}
 
 
 def _chat(running: Running) -> Documents:
     history_id = new_id()
     for event in running:
         if isinstance(event, TextDelta | Tick | Finished):
-            yield answer.text(history_id, _delta(event))
+            yield text(history_id, _delta(event))
 
 
 def _cited(running: Running) -> Documents:
@@ -35,7 +43,7 @@ def _cited(running: Running) -> Documents:
             citations += event.citations
         elif isinstance(event, TextDelta | Tick | Finished):
             yield {"answer": _delta(event)}
-    yield answer.docs([_source(citation, root) for citation in citations])
+    yield {"docs": [_source(citation, root) for citation in citations] or [NOTHING_FOUND]}
 
 
 def _agent(running: Running) -> Documents:
@@ -51,7 +59,8 @@ def _agent(running: Running) -> Documents:
             elif event.kind == "tool":
                 arguments = event.arguments
             else:
-                yield answer.tools(event.name, arguments, event.text)
+                lines = f"Tool: {event.name}", f"Input: {arguments}", f"Output: {event.text}"
+                yield {"tools": [*lines]}
 
 
 def _delta(event: TextDelta | Tick | Finished) -> str:
@@ -61,11 +70,13 @@ def _delta(event: TextDelta | Tick | Finished) -> str:
 
 
 def _source(citation: Citation, root: str) -> str:
-    """A source with its address, which contains only ids, on the host that this client used."""
+    """A source as Markdown. Its address contains only ids, and the host that this client used."""
     query = {"knowledge_base_name": citation.base_id, "file_name": citation.document_id}
     link = citation.url or f"{root}/knowledge_base/download_doc?{urlencode(query)}"
     name = ", ".join(part for part in (citation.title, citation.place) if part)
-    return answer.source(citation.number, name, link, citation.text)
+    # A name is free text: brackets in it would end the link early.
+    name = name.replace("[", "(").replace("]", ")")
+    return f"Source [{citation.number}] [{name}]({link})\n\n{citation.text}\n\n"
 
 
 def _dialogue(
@@ -78,21 +89,19 @@ def _dialogue(
     dialogue = DialogueRequest(kind=kind, owner=call.record.key, **values)
     running = call.services.dialogues.run(dialogue, call.cancel, call.caller)
     call.record.info = running.info
+    return streams, _closing(running, documents_of(running))
 
-    def documents() -> Documents:
-        try:
-            yield from documents_of(running)
-        finally:
-            running.close()
 
-    return streams, documents()
+def _closing(running: Running | Answer, documents: Documents) -> Documents:
+    with closing(running):
+        yield from documents
 
 
 def _completion(call: RequestContext) -> tuple[bool, Documents]:
     values = BODIES["ChatchatCompletionRequest"].parse(call.body)
-    echo, template, text = (values.pop(name) for name in ("echo", "template", "prompt"))
+    echo, template, query = (values.pop(name) for name in ("echo", "template", "prompt"))
     laid = call.services.layouts.render(
-        "completion", template, (Message(role="user", content=text),)
+        "completion", template, (Message(role="user", content=query),)
     )
     prompt = "\n".join(message.content for message in laid)
     gateway = call.services.gateway
@@ -101,22 +110,20 @@ def _completion(call: RequestContext) -> tuple[bool, Documents]:
     )
     running = gateway.answer(completion, call.cancel, call.caller)
     call.record.info = running.info
+    echoed = prompt if echo else ""
+    return completion.stream, _closing(running, _completed(running, echoed))
 
-    def documents() -> Documents:
-        try:
-            running.prime()
-            if echo:
-                yield answer.text("", prompt)
-            for _, batch in running:
-                for event in batch:
-                    if isinstance(event, TextDelta):
-                        yield answer.text("", event.text)
-                    elif isinstance(event, Failed):
-                        raise event.error
-        finally:
-            running.close()
 
-    return completion.stream, documents()
+def _completed(running: Answer, echoed: str) -> Documents:
+    running.prime()
+    if echoed:
+        yield text("", echoed)
+    for _, batch in running:
+        for event in batch:
+            if isinstance(event, TextDelta):
+                yield text("", event.text)
+            elif isinstance(event, Failed):
+                raise event.error
 
 
 def _route(

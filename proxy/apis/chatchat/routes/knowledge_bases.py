@@ -25,9 +25,8 @@ from ....web.routes import SSE
 from ....web.services import Services
 from ....web.spine import passthrough
 from ...fields import entry
-from ..answer import error_of_list, ok
 from ..bodies import BASE, BODIES, FILE
-from .view import Documents, RequestContext, Taken, blueprint, respond, route
+from .view import Documents, RequestContext, Taken, blueprint, error_of_list, ok, respond, route
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ....knowledge.service import Knowledge
@@ -174,8 +173,7 @@ def _names(services: Services, record: Record) -> list[str]:
 
 
 def _create(services: Services, record: Record, name: str, model: str) -> BaseHandle:
-    """A new base. An unknown embedding model is the client's default and is ignored. Raises
-    Taken."""
+    """A new base. An unknown embedding model is the client's default. Raises Taken."""
     if name in _names(services, record):
         raise Taken(f"the knowledge base {name} already exists")
     models = (services.local_embedder or services.embedder).registry.names()
@@ -229,9 +227,7 @@ def search_docs(
     top_k: int,
     score_threshold: float | None,
 ) -> Any:
-    """Passages that fit a query.
-
-    Return a bare list without the wrapper, as the original does."""
+    """Passages that fit a query."""
     try:
         handle = _base(services, record, base)
     except NotFound:
@@ -357,9 +353,7 @@ def update_docs(
 
 @route("GET", "/knowledge_base/download_doc", answer="application/octet-stream")
 def download_doc(services: Services, record: Record) -> Response:
-    """A document as it came.
-
-    With `preview`, browsers show it in place if its type is safe."""
+    """A document as it came."""
     values = FILE.parse(request.args)
     base = _base(services, record, values["base"])
     document = base.document(values["file"])

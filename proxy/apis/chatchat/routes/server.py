@@ -18,8 +18,7 @@ from ....web.permissions import visible
 from ....web.services import Services
 from ...embeddings.routes import embedded
 from .. import bodies
-from ..answer import error_of_list, error_of_table, ok
-from .view import route
+from .view import error_of_list, error_of_table, ok, route
 
 OURS = re.compile("[0-9a-f]{32}")  # answer ids
 
@@ -79,8 +78,7 @@ def _names(services: Services) -> tuple[str, ...]:
 
 
 def _model(services: Services, name: str) -> dict[str, Any]:
-    """A model's configuration, without addresses, paths and keys. Raises ModelNotFound, even if
-    chats accept any model name."""
+    """A model without addresses, paths and keys. Raises ModelNotFound."""
     registry = services.gateway.registry
     if name not in _names(services):
         raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model_name")
@@ -97,9 +95,7 @@ def _model(services: Services, name: str) -> dict[str, Any]:
 
 @route("POST", "/server/configs", shape=error_of_table)
 def configs(services: Services, record: Record) -> Any:
-    """The settings.
-
-    Return the defaults for the client's pages, under the names they use."""
+    """The settings."""
     engines = services.settings.search_engine
     return {
         "VERSION": __version__,

@@ -6,14 +6,14 @@ as the password of a Basic authorization, and is read from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import msgspec
 from flask import Response, request
 
-from ....errors import BadRequest, Cancelled, GatewayError, NotFound
+from ....errors import BadRequest, Cancelled, GatewayError, InvalidParameter, NotFound
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
 from ....web import body, disconnect, spine
@@ -23,11 +23,10 @@ from ....web.observability import Record
 from ....web.routes import Api, Shape
 from ....web.services import Services, current_services
 from ....web.stream import ClosingBody
-from .. import answer
-from ..answer import error_reply, status
 from ..bodies import BODIES, SCHEMAS, EmptyName, PathName
 
 View = Callable[..., Any]
+Document = dict[str, Any]
 CONTENT_TYPE = "text/event-stream; charset=utf-8"  # as Chatchat's own servers send it
 encode = msgspec.json.encode
 
@@ -39,7 +38,37 @@ class Taken(BadRequest):
     code = "already_exists"
 
 
-TOLD = (NotFound, Taken, EmptyName, PathName)  # sent with HTTP 200; see the envelope in answer
+TOLD = (NotFound, Taken, EmptyName, PathName)  # sent with HTTP 200
+
+# The envelope. Chatchat's servers report errors in `code` with HTTP status 200, and its client
+# checks nothing else. The same holds here for errors specific to this API (unknown base, name
+# taken). Errors of the gateway (API key, full queue) also set the HTTP status, equal to `code`. An
+# invalid body is a 422 with FastAPI's `detail` beside the envelope, since these servers are written
+# with FastAPI.
+INVALID = 422  # FastAPI's status for a body that it cannot validate
+
+
+def ok(data: Any = None, msg: str = "success") -> dict[str, Any]:
+    return {"code": 200, "msg": msg, "data": data}
+
+
+def status(fault: GatewayError) -> int:
+    """The status of an error in this API."""
+    return INVALID if type(fault) in (BadRequest, InvalidParameter) else fault.status
+
+
+def error_reply(fault: GatewayError, data: Any = None) -> dict[str, Any]:
+    code = status(fault)
+    reply: dict[str, Any] = {"code": code, "msg": fault.message, "data": data}
+    if code == INVALID:
+        place = ["body", *filter(None, [fault.param])]
+        reply["detail"] = [{"loc": place, "msg": fault.message, "type": "value_error"}]
+    return reply
+
+
+# For routes that return a list, or an object: the client reads `data` whatever `code` is.
+error_of_list = partial(error_reply, data=[])
+error_of_table = partial(error_reply, data={})
 
 blueprint = Api(
     "chatchat",
@@ -93,8 +122,7 @@ def owner(services: Services, environ: dict[str, Any]) -> str:
 
 
 def json_body(services: Services) -> dict[str, Any]:
-    """Return the body as a JSON object; an empty body is an empty object. Raises BadRequest or
-    BodyTooLarge."""
+    """The body, a JSON object; {} if there is none. Raises BadRequest or BodyTooLarge."""
     return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
@@ -102,7 +130,8 @@ def json_body(services: Services) -> dict[str, Any]:
 # parses every chunk by itself, so each document is sent in one write. The first document is
 # computed before the status is sent, so that a full queue is still a 429. Later errors are sent
 # as the last document.
-Documents = Generator[answer.Document, None, None]
+Documents = Generator[Document, None, None]
+ONE = frozenset({"chat_history_id", "message_id"})  # fields with the same value in every document
 
 
 class RequestContext(NamedTuple):
@@ -140,7 +169,7 @@ def respond(
             parts = _Body(encoded, documents.close, partial(services.observer.finish, record))
             documents = None  # closed by the body from now on
             return spine.passthrough(parts, CONTENT_TYPE, spine.STREAM_HEADERS)
-        whole = write(answer.whole(documents))
+        whole = write(whole_of(documents))
     except GatewayError as error:
         return refused(error, error_reply, record)
     finally:
@@ -155,12 +184,21 @@ class _Body(ClosingBody):
     holds_slot = True
 
 
-def _text(document: answer.Document) -> bytes:
+def whole_of(documents: Iterable[Document]) -> Document:
+    """Merges all documents into one."""
+    merged: Document = {}
+    for document in documents:
+        for name, value in document.items():
+            merged[name] = value if name in ONE or name not in merged else merged[name] + value
+    return merged
+
+
+def _text(document: Document) -> bytes:
     return str(document.get("text", "")).encode()
 
 
 def _encoded(
-    first: answer.Document, rest: Documents, write: Callable[[answer.Document], bytes]
+    first: Document, rest: Documents, write: Callable[[Document], bytes]
 ) -> Iterator[bytes]:
     try:
         if first:

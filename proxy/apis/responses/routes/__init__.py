@@ -8,7 +8,6 @@ import msgspec
 from flask import Response, request
 
 from ....errors import BadRequest, InvalidParameter, NotFound
-from ....runtime.cancel import Cancel
 from ....store.responses import OTHERS, Stored
 from ....web import background
 from ....web.admitted import counted
@@ -17,7 +16,7 @@ from ....web.model_tables import read_request
 from ....web.observability import Record
 from ....web.routes import SSE, Api
 from ....web.services import Services
-from ....web.spine import completion_view, json_route, json_view
+from ....web.spine import completion_view, json_route
 from ... import schema_fields as doc
 from ...conversations.routes import page_of_items
 from ..answer import COMPACT_FIELDS
@@ -45,11 +44,8 @@ blueprint = Api(
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
     dialect = ResponsesDialect(services, environ)
-
-    def early(raw: dict[str, Any], cancel: Cancel) -> dict[str, Any] | None:
-        return dialect.in_background(raw)
-
-    return completion_view(services, environ, dialect, "resp_", early, dialect.begin)
+    early, begin = dialect.in_background, dialect.begin
+    return completion_view(services, environ, dialect, "resp_", early, begin)
 
 
 @post(
@@ -65,13 +61,10 @@ def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
 
 
-def connect() -> Response:
+@json_route(blueprint, "GET", "/v1/responses", "/responses", websocket=True)
+def connect(services: Services, record: Record) -> Response:
     """Answer over a WebSocket from here on."""
-    return json_view(lambda services, record: opened(services, request.environ, record))
-
-
-for path in ("/v1/responses", "/responses"):
-    blueprint.add_url_rule(path, view_func=connect, methods=["GET"], websocket=True)
+    return opened(services, request.environ, record)
 
 
 @json_route(

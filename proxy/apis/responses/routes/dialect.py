@@ -100,17 +100,17 @@ class ResponsesDialect:
     def fitted(
         self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
     ) -> CompletionRequest:
-        """Drop the oldest messages if the request allows it and the model's context is too small
-        for all. Backends outside of the `barred` tiers count them. Raises Cancelled and everything
-        that `Gateway.count` raises."""
+        """Drop the oldest messages if the request allows it and the context is too small for all.
+        Raises what `Gateway.count` raises."""
         if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
         return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
 
-    def in_background(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start a background response and return it as queued, if the request asks for one."""
+    def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
+        """Start a background response and return it as queued, if the request asks for one. It
+        outlasts the request, so it has a Cancel of its own."""
         if body.get("background") is not True:
             return None
         services = self._services
@@ -150,8 +150,7 @@ class ResponsesDialect:
         return (*self._decoded(stored.items, "previous_response_id"), *output)
 
     def _referable(self, given: Any, earlier: Sequence[Any]) -> dict[str, Any]:
-        """Return the items that the input may reference, by id: earlier ones, and output or input
-        items of stored responses. Each response is read once."""
+        """The items that the input may reference, by id. Each stored response is read once."""
         by_id = {item["id"]: item for item in earlier if type(item) is dict and "id" in item}
         keys = set()
         for item in given if type(given) is list else ():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ from ....web.fastpath import Environ
 from ....web.observability import Record
 from ....web.observability.record import RECORD
 from ....web.services import Services
-from ....web.shares import Shares
 from ....web.spine import completion_view
+from ....web.stream import ClosingBody
 from .dialect import ResponsesDialect
 
 if TYPE_CHECKING:
@@ -54,34 +55,31 @@ class UpgradeRequired(BadRequest):
     code = "upgrade_required"
 
 
-class Session:
+class Session(ClosingBody):
     """One connection. Iterating it, as the server does with the body of an answer, serves it until
     it ends, and yields nothing: everything is written to the socket."""
 
-    def __init__(
-        self, services: Services, environ: Environ, owner: str, accept: str, places: Shares
-    ) -> None:
+    def __init__(self, services: Services, record: Record, environ: Environ, accept: str) -> None:
         """Takes a place. Raises QueueFull."""
-        if not places.take(owner):
+        if not services.sockets.take(record.key):
             raise QueueFull("too many WebSockets are open: close one", retry_after=5.0)
+        super().__init__(self._run(), self._end, partial(services.sockets.give, record.key))
         self._services = services
+        self._record = record
         self._environ = environ
-        self._owner = owner
         self._accept = accept
-        self._places: Shares | None = places
         self._recent: dict[str, Stored] = {}  # the last response, by its id
         self._closed = Cancel()
         self._until = time.monotonic() + LONGEST
 
-    def __iter__(self) -> Iterator[bytes]:
+    def _run(self) -> Iterator[bytes]:
         from ....server.websocket import WebSocket  # imported late: few gateways need its library
 
-        headers = Record.of(self._environ).headers()
         try:
             client = WebSocket(
                 self._environ["gunicorn.socket"],
                 self._accept,
-                headers,
+                self._record.headers(),
                 longest=self._services.settings.max_body,
                 send_timeout=SEND_TIMEOUT,
                 on_close=self._closed.cancel,
@@ -97,16 +95,11 @@ class Session:
             client.close(code)
         yield from ()
 
-    def close(self) -> None:
-        """Called by the server, also if nothing was iterated."""
-        Record.of(self._environ).status = 101
-        places, self._places = self._places, None
-        if places is not None:
-            places.give(self._owner)
+    def _end(self) -> None:
+        self._record.status = 101
 
     def _serve(self, client: WebSocket) -> int:
-        """Answer messages until the connection ends. Returns the code to close it with. Raises
-        OSError if the client disconnects."""
+        """Answer messages. Returns the code to close with. Raises OSError if the client leaves."""
         waits: Callable[[bool], object] = self._environ.get("slotproxy.waits", bool)
         while True:
             waits(True)
@@ -181,8 +174,7 @@ def opened(services: Services, environ: Environ, record: Record) -> Response:
     accept = accepted(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""))
     if accept is None:
         raise BadRequest("Sec-WebSocket-Key is missing or invalid")
-    session = Session(services, environ, record.key, accept, services.sockets)
-    return Response(session, direct_passthrough=True)
+    return Response(Session(services, record, environ, accept), direct_passthrough=True)
 
 
 def _body(message: str) -> dict[str, Any]:

@@ -292,20 +292,6 @@ def test_client_disconnect_ends_the_generation(rig: Rig) -> None:
     assert run_when_up(driver, "")
 
 
-def test_closing_a_run_ends_the_generation(rig: Rig) -> None:
-    rig.model = FakeModel(endless=True, n_ctx=1 << 20)
-    driver = rig.driver()
-    rig.up(driver)
-    one = driver.stream(chat(max_tokens=1 << 19), 0, CAPS, Cancel())
-    next(iter(one))
-    one.close()
-    one.close()
-    steps = len(rig.model.steps)
-    rig.model.endless = False
-    assert run_when_up(driver, "")
-    assert len(rig.model.steps) < steps + (1 << 18)
-
-
 def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     pause = threading.Event()
     rig.model = FakeModel("ok", pause=lambda: pause.wait(0.1) and None)
@@ -325,6 +311,19 @@ def test_idle_model_is_unloaded_and_loaded_again(rig: Rig, monkeypatch: pytest.M
     wait_until(lambda: rig.hosts[1].killed)
     assert driver.tokenize("ab") == [97, 98]
     assert driver.alive()
+
+
+def test_health_check_restarts_a_model_that_crashed_but_none_that_was_unloaded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LEAST", 0.2)
+    driver = rig.driver(eager=False, idle=0.2)
+    assert driver.tokenize("ab") == [97, 98]
+    rig.hosts[0].kill()
+    wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
+    wait_until(lambda: rig.hosts[1].killed and driver._supervisor._thread is None)
+    assert driver.alive()
+    assert driver._supervisor._thread is None
 
 
 def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:

@@ -16,7 +16,6 @@ from proxy.backends.chatglm.protocol import (
     Began,
     Broken,
     CancelMessage,
-    Decode,
     Delta,
     DoneMessage,
     Generate,
@@ -127,14 +126,6 @@ def test_max_tokens_is_limited_by_request_and_context(
     assert (done.reason, done.tokens) == ("length", given)
 
 
-def test_prompt_beyond_the_context_is_refused(start: Start) -> None:
-    peer = start(FakeModel("x", n_ctx=8))
-    peer.send(generate(1, "a" * 8))
-    assert peer.receive() == RefusedMessage(1, "context", "", 8, 8)
-    peer.send(generate(2, "a" * 7))
-    assert peer.until(DoneMessage)[0] == Began(2, 7)
-
-
 def test_cancelled_answer_ends_between_two_tokens(start: Start) -> None:
     held = Held()
     model = FakeModel(endless=True, pause=held, n_ctx=10_000)
@@ -157,12 +148,6 @@ def test_queued_answer_can_be_cancelled(start: Start) -> None:
     held.go.set()
     ends = [peer.until(DoneMessage)[-1], peer.until(DoneMessage)[-1]]
     assert [one.id for one in ends if isinstance(one, DoneMessage)] == [1, 3]
-
-
-def test_token_ids_outside_the_vocabulary_are_refused(start: Start) -> None:
-    peer = start(FakeModel())
-    peer.send(Decode(1, (0x110000,)))
-    assert peer.receive() == RefusedMessage(1, "tokens")
 
 
 @pytest.mark.parametrize("error", [ValueError("range"), IndexError(), MemoryError()])

@@ -50,15 +50,6 @@ def test_parameters_without_effect_are_accepted(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("samplers", ["top_k"]), ("t_max_predict_ms", 5), ("n_indent", 4), ("min_p", 0.1)],
-)
-def test_hints_are_accepted(name: str, value: Any) -> None:
-    assert of(**{name: value}) == of()
-    assert name in LACKS
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
     [
         ("seed", 7),
         ("logit_bias", [[1, 2.0]]),
@@ -107,12 +98,3 @@ def test_other_unsupported_fields_are_refused() -> None:
         with pytest.raises(Unsupported) as caught:
             check(task, "chatglm3")
         assert caught.value.param == param
-
-
-def test_single_tool_can_be_required() -> None:
-    request = CompletionRequest(
-        messages=(Message(role="user", content="u"),),
-        tools=TOOLS[:1],
-        tool_choice=ToolChoice("required"),
-    )
-    check(Task(prompt="", request=request), "chatglm3")

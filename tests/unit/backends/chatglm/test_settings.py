@@ -5,17 +5,11 @@ from __future__ import annotations
 import importlib.util
 import socket
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from proxy.backends.chatglm import driver
-from proxy.backends.chatglm.driver import ChatGLM
-from proxy.backends.pools import Backend
-from proxy.backends.registry import Registry
 from proxy.config import Settings, SettingsError, load
-from proxy.errors import ModelNotFound
-from proxy.scheduling.scheduler import LocalScheduler
 from tests.unit.backends.chatglm.test_driver import model_file
 
 
@@ -63,11 +57,6 @@ def test_several_workers_have_no_model_of_their_own() -> None:
     assert load(several, {}).workers == 2
 
 
-def test_default_backend_is_used_when_none_is_named() -> None:
-    assert load([], {}).is_default
-    assert not load(["--llama-api", "http://127.0.0.1:8080"], {}).is_default
-
-
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
@@ -92,11 +81,6 @@ def test_bundled_model_is_served_without_a_server(
     assert "serving the bundled ChatGLM model" in caplog.text
 
 
-def test_running_server_is_found() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert driver.listens(f"http://127.0.0.1:{server.getsockname()[1]}")
-
-
 @pytest.mark.usefixtures("installed")
 def test_bundled_model_needs_its_file(tmp_path: Path) -> None:
     assert driver.bundled_instead(tmp_path / "m.bin") is None
@@ -111,16 +95,3 @@ def test_missing_library_error_says_what_to_install(
     assert driver.bundled_instead(file) is None
     assert "pip install 'slotproxy[chatglm]'" in caplog.text
     assert "chatglm_cpp is not installed" in driver.missing(str(file))
-
-
-def test_unknown_names_mean_the_default_among_several(tmp_path: Path) -> None:
-    def registry(**options: Any) -> Registry:
-        driver = ChatGLM(str(model_file(tmp_path / "m.bin")), cast(Any, None))
-        backends = [Backend(name, "", driver, set_model=name) for name in ("a", "b")]
-        return Registry(backends, LocalScheduler(lambda: 0.0), **options)
-
-    assert registry(default="b").resolve("gpt-3.5-turbo") == ("b", "b")
-    assert registry(default="b").resolve("a") == ("a", "a")
-    for options in ({}, {"default": "c"}, {"default": "b", "strict": True}):
-        with pytest.raises(ModelNotFound):
-            registry(**options).resolve("gpt-3.5-turbo")

@@ -10,14 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.request import Message, ToolCall
-from proxy.prompting.formats import (
-    CallArguments,
-    CallFormat,
-    CallStart,
-    TextPiece,
-    Tools,
-    generic,
-)
+from proxy.prompting.formats import generic
+from proxy.prompting.formats.base import CallFormat, Tools
+from proxy.prompting.formats.reader import CallArguments, CallStart, TextPiece
 from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
@@ -82,6 +77,11 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         'a <tool_call>{"name": "add", "arguments": {"a": oops}} b',
         'a <tool_call>{"name": "add", "arguments": {"a": oops}} b',
         [],
+    ),
+    *(
+        ("hermes", said, said, [])
+        for value in ("+1", "tru e", "None", "-Infinity", "[1,]", "[1 2]", "[NaN]", "[}", "]")
+        for said in [f'a <tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>']
     ),
     ("hermes", "a <tool_call> is a tag", "a <tool_call> is a tag", []),
     ("hermes", f"<tool_call><tool_call>{J}</tool_call>", "<tool_call>", OSLO),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import SPECIAL, CallArguments, CallFormat, ReasoningPiece
-from proxy.prompting.formats.base import ID
+from proxy.prompting.formats import SPECIAL
+from proxy.prompting.formats.base import ID, CallFormat
+from proxy.prompting.formats.reader import CallArguments, ReasoningPiece
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import Answer, parse
@@ -223,10 +224,10 @@ def test_arguments_stream(form: CallFormat) -> None:
     assert pieces[-1].text.replace(" ", "") == '{"city":"Oslo'
 
 
-@EACH
+@pytest.mark.parametrize(
+    "form", [form for form in WHOLE if form.reasoning[0]], ids=lambda form: form.name
+)
 def test_reasoning_streams(form: CallFormat) -> None:
-    if not form.reasoning[0]:
-        pytest.skip("the format has no reasoning")
     prompt = SAMPLES[form.name][0]
     opened = prompt.rstrip().endswith(form.reasoning[0].strip())
     parser = form.parser(TOOLS, prompt)
@@ -298,10 +299,10 @@ def test_forced_call_means_its_arguments(
     assert answer.calls == [("edit", arguments)]
 
 
-@EACH
+@pytest.mark.parametrize(
+    "form", [form for form in WHOLE if form.shape.parallel], ids=lambda form: form.name
+)
 def test_several_forced_calls(form: CallFormat) -> None:
-    if not form.shape.parallel:
-        pytest.skip("the model calls one tool a turn")
     calls: list[tuple[str, dict[str, Any]]] = [
         ("edit", {"text": "a"}),
         ("get_weather", {"n": 1}),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
-from proxy.prompting.formats import CallArguments, CallShape, shaped
-from proxy.prompting.formats.base import TaggedArguments
+from proxy.prompting.formats.base import CallShape, TaggedArguments
+from proxy.prompting.formats.reader import CallArguments
+from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS, parse
 

@@ -6,11 +6,11 @@ import pathlib
 
 import pytest
 
-from proxy.prompting.formats import LLAMA3, CallShape
-from proxy.prompting.formats.base import ID, TaggedArguments
+from proxy.prompting.formats.base import ID, CallShape
+from proxy.prompting.formats.python_calls import LLAMA3
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
-from tests.call_formats import parse
+from tests.call_formats import FORMS, parse
 
 ROOT = pathlib.Path(__file__).parents[4]
 CITY = {
@@ -54,63 +54,21 @@ KEYS = (
     "{{ c.name }}{% for k, v in c.arguments | items %}{{ '\\n' }}<arg_key>{{ k }}</arg_key>\n"
     "<arg_value>{{ v if v is string else v | tojson }}</arg_value>{% endfor %}{{ '\\n' }}"
 )
+LIST = CallShape(
+    prefix="<TOOLCALL>[",
+    before_name='{"name": "',
+    after_name='", "arguments": ',
+    suffix="}",
+    separator=", ",
+    end="]</TOOLCALL>",
+)
+NAMED = '{"{{ c.name }}": {{ c.arguments | tojson }}}'
 SHAPES: list[tuple[str, CallShape]] = [
-    (
-        each(f"<tool_call>\n{JSON}\n</tool_call>", between="\n"),
-        CallShape(
-            before_name='<tool_call>\n{"name": "',
-            after_name='", "arguments": ',
-            suffix="}\n</tool_call>",
-            separator="\n",
-        ),
-    ),
-    (
-        each(JSON, before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>"),
-        CallShape(
-            prefix="<TOOLCALL>[",
-            before_name='{"name": "',
-            after_name='", "arguments": ',
-            suffix="}",
-            separator=", ",
-            end="]</TOOLCALL>",
-        ),
-    ),
-    (
-        each(f"<tool_call>\n{TAGS}\n</tool_call>", between="\n"),
-        CallShape(
-            before_name="<tool_call>\n<function=",
-            after_name=">\n",
-            suffix="</function>\n</tool_call>",
-            separator="\n",
-            tagged=TaggedArguments(
-                before_key="<parameter=", after_key=">\n", after_value="\n</parameter>\n"
-            ),
-        ),
-    ),
-    (
-        each(f"<tool_call>{KEYS}</tool_call>", between="\n"),
-        CallShape(
-            before_name="<tool_call>",
-            suffix="\n</tool_call>",
-            separator="\n",
-            tagged=TaggedArguments(
-                before_key="\n<arg_key>",
-                after_key="</arg_key>\n<arg_value>",
-                after_value="</arg_value>",
-            ),
-        ),
-    ),
-    (
-        each('{"{{ c.name }}": {{ c.arguments | tojson }}}', "<|tools|>[", ", ", "]<|tools_end|>"),
-        CallShape(
-            prefix="<|tools|>[",
-            before_name='{"',
-            after_name='": ',
-            suffix="}",
-            separator=", ",
-            end="]<|tools_end|>",
-        ),
-    ),
+    (each(f"<tool_call>\n{JSON}\n</tool_call>", between="\n"), FORMS["hermes"].shape),
+    (each(JSON, "<TOOLCALL>[", ", ", "]</TOOLCALL>"), LIST),
+    (each(f"<tool_call>\n{TAGS}\n</tool_call>", between="\n"), FORMS["qwen-xml"].shape),
+    (each(f"<tool_call>{KEYS}</tool_call>", between="\n"), FORMS["glm-4.6"].shape),
+    (each(NAMED, "<|tools_prefix|>[", ", ", "]<|tools_suffix|>"), FORMS["apertus"].shape),
     (
         each("[TOOL_CALLS]{{ c.name }}[CALL_ID]{{ t.id }}[ARGS]{{ c.arguments | tojson }}"),
         CallShape(before_name="[TOOL_CALLS]", after_name=f"[CALL_ID]{ID}[ARGS]"),
@@ -175,6 +133,7 @@ def test_template_like_llama_3_with_another_format_is_not_llama_3() -> None:
     form = derived(own).calls
     assert form is not None
     assert form.name == LLAMA3.name
+    assert not LLAMA3.matches(own + "[TOOL_CALLS]")
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from proxy.prompting.formats.base import ID, CallShape
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.profile.adapt import MessageRules
 from proxy.prompting.profile.derive import AnswerSyntax
-from proxy.prompting.profile.describe import describe, profile_of
-from proxy.prompting.prompt import Prompter
-from proxy.prompting.template import templates
-
-SHIPPED = sorted(Path("templates/chat").glob("*.jinja"))
+from proxy.prompting.profile.describe import describe
 
 
 def lines(rules: MessageRules, syntax: AnswerSyntax) -> dict[str, str]:
@@ -53,10 +45,3 @@ def test_strict_template_says_what_is_adapted() -> None:
         "switches": "thinking on and off; effort low, high",
         "ends": "a, b",
     }
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_template_has_a_description(path: Path) -> None:
-    found = profile_of(Prompter(templates.compile(path.read_text("utf-8"), path.stem)))
-    assert [label for label, _ in found][:1] == ["system messages"]
-    assert all(label and text and "\n" not in text for label, text in found)

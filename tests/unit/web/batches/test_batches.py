@@ -18,7 +18,7 @@ pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run
-from proxy.batches.batch_run import Answered, Ask
+from proxy.batches.batch_run import Ask, LineResponse
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
 from proxy.core.task import Embedded
@@ -380,17 +380,17 @@ def test_list_has_pages(serve: Serve) -> None:
     assert to.get("/v1/batches?limit=0").status_code == 400
 
 
-def asked_of(to: FlaskClient, *answers: Answered) -> list[Any]:
+def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
     """Lets the runner get these answers, and then others. Returns the bodies that it sends."""
     runner = runner_of(to)
     asked: list[Any] = []
     left = list(answers)
 
-    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
         asked.append(json.loads(body))
-        return left.pop(0) if left else Answered(200, "r", b"{}")
+        return left.pop(0) if left else LineResponse(200, "r", b"{}")
 
-    runner.attach(ask)
+    runner.ask = ask
     return asked
 
 
@@ -423,7 +423,9 @@ def test_line_that_made_way_is_asked_after_the_others(
 ) -> None:
     monkeypatch.setattr(batch_run, "FIRST_AGAIN", 0.01)
     to = serve()
-    asked = asked_of(to, Answered(499, "r", b"{}"), Answered(429, "r", b"{}", None, "no_idle_slot"))
+    asked = asked_of(
+        to, LineResponse(499, "r", b"{}"), LineResponse(429, "r", b"{}", None, "no_idle_slot")
+    )
     texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
     done = ended(to, create(to, b"\n".join(texts))["id"])
     assert done["request_counts"]["completed"] == 3 and len(asked) == 5
@@ -433,7 +435,7 @@ def test_line_that_made_way_is_asked_after_the_others(
 
 def test_line_whose_tools_have_run_is_not_asked_again(serve: Serve) -> None:
     to = serve()
-    lost = Answered(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
+    lost = LineResponse(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
     asked = asked_of(to, lost)
     done = ended(to, create(to, lines(1))["id"])
     assert done["request_counts"]["failed"] == 1 and len(asked) == 1
@@ -455,13 +457,13 @@ def test_line_without_an_idle_slot_costs_nothing(
     headers = {"Authorization": f"Bearer {key}"}
     tries: list[bytes] = []
     runner = runner_of(to)
-    ask: Ask = runner._ask
+    ask: Ask = runner.ask
 
-    def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> Answered:
+    def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
         tries.append(body)
         return ask(batch, body, cancel)
 
-    runner.attach(counted)
+    runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
     to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
@@ -491,7 +493,7 @@ def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -
 
 def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(serve: Serve) -> None:
     to = serve()
-    asked = asked_of(to, Answered(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
+    asked = asked_of(to, LineResponse(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
     done = ended(to, create(to, lines(3))["id"])
     assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
     assert len(asked) == 3
@@ -500,7 +502,7 @@ def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(serv
 def test_batch_ends_when_its_key_is_refused(serve: Serve) -> None:
     to = serve()
     refusal = b'{"error": {"code": "invalid_api_key", "message": "it was deleted"}}'
-    asked_of(to, *(Answered(401, "r", refusal, None, "invalid_api_key") for _ in range(3)))
+    asked_of(to, *(LineResponse(401, "r", refusal, None, "invalid_api_key") for _ in range(3)))
     done = ended(to, create(to, lines(3))["id"])
     (first, *_) = read(to, done["error_file_id"])
     assert done["request_counts"]["failed"] == 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.apis.batches import objects as batches
 from proxy.apis.batches.objects import LineError
-from proxy.batches.input_file import Index, Line, Lines, index
+from proxy.batches.input_file import InputFile, Line
 
 CHAT = "/v1/chat/completions"
 
@@ -30,12 +30,13 @@ def encoded(*values: Any) -> bytes:
     return b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in values)
 
 
-def indexed(data: bytes, size: int = 100, longest: int = 10_000) -> tuple[Index, Lines]:
+def indexed(data: bytes, size: int = 100, longest: int = 10_000) -> InputFile:
     def piece(number: int) -> bytes | None:
         return data[number * size : (number + 1) * size] or None
 
-    found = index(piece, CHAT, longest, lambda: None)
-    return found, Lines(piece, size, found)
+    file = InputFile(piece, size, CHAT, longest)
+    file.check(lambda: None)
+    return file
 
 
 @given(st.integers(1, 500), st.lists(st.text(max_size=80), min_size=1, max_size=20), st.booleans())
@@ -43,8 +44,8 @@ def test_lines_are_read_whatever_the_size_of_pieces(
     size: int, texts: list[str], newline: bool
 ) -> None:
     data = encoded(*(line(i, text) for i, text in enumerate(texts))) + b"\n\n" * newline
-    found, lines = indexed(data, size)
-    assert not found.errors and lines.count == len(texts)
+    lines = indexed(data, size)
+    assert not lines.errors and len(lines) == len(texts)
     for i, text in enumerate(texts):
         read = lines.read(i)
         assert (read.custom_id, text_of(read)) == (f"l{i}", text)
@@ -69,13 +70,13 @@ def test_lines_are_read_whatever_the_size_of_pieces(
     ],
 )
 def test_error_names_its_line(wrong: Any, code: str) -> None:
-    found, _ = indexed(encoded(line(0), b"", wrong, line(2)))
+    found = indexed(encoded(line(0), b"", wrong, line(2)))
     assert [(one["line"], one["code"]) for one in found.errors] == [(3, code)]
 
 
 @pytest.mark.parametrize("data", [b"\n", b"\n \n"])
 def test_file_without_lines_is_an_error(data: bytes) -> None:
-    assert [one["code"] for one in indexed(data)[0].errors] == ["empty_file"]
+    assert [one["code"] for one in indexed(data).errors] == ["empty_file"]
 
 
 @pytest.mark.parametrize(
@@ -89,25 +90,27 @@ def test_number_of_lines_is_bounded(
     monkeypatch: pytest.MonkeyPatch, fits: bytes, more: bytes, place: int
 ) -> None:
     monkeypatch.setattr(batches, "MOST_LINES", 3)
-    assert not indexed(fits)[0].errors
-    errors = indexed(more)[0].errors
+    assert not indexed(fits).errors
+    errors = indexed(more).errors
     assert [(error["line"], error["code"]) for error in errors] == [(place, "too_many_requests")]
 
 
 def test_number_of_errors_is_bounded() -> None:
-    found, _ = indexed(b"x\n" * 1000)
+    found = indexed(b"x\n" * 1000)
     assert len(found.errors) == batches.MOST_ERRORS
 
 
 def test_deleted_file_is_an_error() -> None:
     with pytest.raises(LineError, match="deleted"):
-        index(lambda number: None, CHAT, 100, lambda: None)
-    found, _ = indexed(encoded(line(0)))
+        indexed(b"")
+    pieces = [encoded(line(0)), None, None]
+    file = InputFile(lambda number: pieces.pop(0), 1000, CHAT, 10_000)
+    file.check(lambda: None)
     with pytest.raises(LineError, match="deleted"):
-        Lines(lambda number: None, 100, found).read(0)
+        file.read(0)
 
 
 def test_body_is_sent_as_it_was_uploaded() -> None:
     data = b'{"custom_id":"a","method":"POST","url":"%s","body": {"model": "m",  "n" :1.50} }'
-    _, lines = indexed(data % CHAT.encode() + b"\r\n")
+    lines = indexed(data % CHAT.encode() + b"\r\n")
     assert lines.read(0) == Line("a", "m", b'{"model": "m",  "n" :1.50}')

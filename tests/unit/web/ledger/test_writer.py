@@ -190,18 +190,3 @@ def test_defect_in_a_turn_does_not_end_the_thread(
         wait_until(lambda: len(kept.rows) == 1)
     one.close()
     assert caplog.text.count("the ledger failed; retrying") == 1
-
-
-def test_old_rows_are_deleted_in_turns_with_the_storing_of_new_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "PRUNED_FOR", 0.0)
-    kept = Kept()
-    kept.old = 3000
-    one = writer(kept)
-    found = []
-    for number in range(4):
-        one.add(record(number), 0.1)
-        one._turn()
-        found.append((len(kept.rows), kept.old))
-    assert found == [(1, 2000), (2, 1000), (3, 0), (4, 0)]
