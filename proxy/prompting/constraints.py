@@ -92,7 +92,6 @@ def call_elements(
 
 
 def _arguments(shape: CallShape, tool: Callee, writer: _Writer) -> Elements:
-    """The arguments of a call and what follows them."""
     schema = msgspec.json.decode(tool.schema)
     suffix = _optional_id(shape.suffix, shape, writer.rules)
     if shape.tagged is not None:
@@ -101,8 +100,6 @@ def _arguments(shape: CallShape, tool: Callee, writer: _Writer) -> Elements:
 
 
 class _Tagged:
-    """The grammar of tagged arguments, in any order."""
-
     def __init__(self, tags: TaggedArguments, tool: Callee, schema: Any, writer: _Writer) -> None:
         self._tags = tags
         self._tool = tool
@@ -162,7 +159,6 @@ class _Tagged:
         return (Group((text, self._json(key, schema, types - STRING))),)
 
     def _json(self, key: str, schema: Any, types: frozenset[str]) -> Elements:
-        """An argument that is written as JSON."""
         name = f"{self._tool.name}/properties/{key}"
         if isinstance(schema, Mapping):  # it may refer to the definitions
             names = ("$defs", "definitions")
@@ -188,7 +184,6 @@ class _Tagged:
 
 
 def _listed(schema: Any) -> list[str] | None:
-    """The texts that the schema lists."""
     if not isinstance(schema, Mapping):
         return None
     values = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -371,7 +366,6 @@ def document_schema(request: CompletionRequest) -> Mapping[str, Any] | None:
 
 
 def grammar(bound: Constraint, limits: GrammarLimits) -> BoundGrammar:
-    """The grammar for servers with these limits."""
     rules = Rules()
     param = "response_format"
     roots: list[Elements] = []
@@ -427,5 +421,4 @@ class _Writer:
         return elements
 
     def leave_out(self, keywords: Iterable[str]) -> None:
-        """Note keywords that the grammar leaves out."""
         self._gaps.update(dict.fromkeys(keywords))

@@ -163,7 +163,9 @@ class Prompter:
         self._bos = bos or None
         self._adds_bos = adds_bos
         self._eos = eos or None
-        self._neutraliser = _neutraliser(form, (bos, eos), self.syntax.stops, breaks_users)
+        tokens = (bos, eos, form.family.bos, form.family.eos, *self.syntax.stops)
+        source = f"{form.source}\n{_written_by(form)}"
+        self._neutraliser = Neutraliser(source, tokens, users=breaks_users)
 
     def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
         """Raises InvalidParameter if the template rejects the messages.
@@ -292,7 +294,6 @@ class Prompter:
 
 
 def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a prompt has the texts of the messages, in their order."""
     at = 0
     for message in messages:
         content = message["content"]
@@ -305,19 +306,13 @@ def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
-def _neutraliser(
-    form: ChatTemplate | LegacyFormat,
-    tokens: tuple[str, ...],
-    stops: tuple[str, ...],
-    breaks_users: bool,
-) -> Neutraliser:
-    known = (*tokens, form.family.bos, form.family.eos, *stops)
+def _written_by(form: ChatTemplate | LegacyFormat) -> str:
+    """What the form writes around messages of every kind."""
     messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
     try:
-        written = form.render(messages, [TOOL] if form.rules.tools else ())
+        return form.render(messages, [TOOL] if form.rules.tools else ())
     except TemplateError:
-        written = ""
-    return Neutraliser(f"{form.source}\n{written}", known, users=breaks_users)
+        return ""
 
 
 def assistant_prefill(request: CompletionRequest) -> str:
@@ -374,7 +369,6 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, .
 
 
 def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
-    """The offsets where messages end, found by their marks instead of rendering again."""
     places: set[int] = set()
     for mark in marks:
         at = text.find(mark)

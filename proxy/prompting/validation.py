@@ -53,7 +53,6 @@ def automaton(pattern: str) -> Automaton | None:
 
 
 def _may_match(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text, or is not regular."""
     compiled = automaton(pattern)
     return compiled is None or compiled.accepts(text)
 
@@ -207,7 +206,6 @@ class OutputValidator:
 
 
 def _work_of(schema: Mapping[str, Any]) -> int:
-    """The steps to check one object of a schema against the metaschema."""
     sizes = (len(v) for v in schema.values() if isinstance(v, list | dict | str))
     return 60 + 150 * len(schema) + sum(sizes)
 

@@ -36,9 +36,7 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
     text_after_value: str = ""
     """These are of a text, if they differ."""
     json_text: bool = False
-    """Whether a text is a JSON string."""
     cdata: bool = False
-    """Whether the model writes values in CDATA sections too."""
 
     def around(self, key: str, kind: str) -> tuple[str, str]:
         """What precedes and follows a value of this JSON type, with the name of the argument."""
@@ -66,7 +64,6 @@ class CallShape(Struct, frozen=True, kw_only=True):
     separator: str = ""
     end: str = ""
     parallel: bool = True
-    """Whether a reply may contain more than one call."""
     tagged: TaggedArguments | None = None
     ids: Literal["word", "nine", "index"] = "word"
     """The ids of calls: letters, digits, "_" and "-"; nine letters and digits; or a number."""
@@ -86,15 +83,10 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     turns: tuple[str, ...] = ()
     """The texts behind which the model's turn begins in a prompt, for formats of whole answers."""
     reasoning: tuple[str, str] = ("", "")
-    """The texts around reasoning, if the format reads it."""
     content: tuple[str, str] = ("", "")
-    """The texts around the answer's text."""
     stops: tuple[str, ...] = ()
-    """End tokens of a turn."""
     tokens: tuple[str, ...] = ()
-    """Further special tokens that the parser reads."""
     matches: Callable[[str], bool] = lambda source: False
-    """Whether a chat template with this source is of the format."""
 
     @property
     def reads_reasoning(self) -> bool:

@@ -65,11 +65,6 @@ def _whole(reader: CallReader, tools: Tools) -> Wait:
     yield from reader.expect(" }")
 
 
-def _never(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    """No mark opens a call inside text."""
-    yield from ()
-
-
 GENERIC = CallFormat(
     name="generic",
     opening=(),
@@ -81,5 +76,5 @@ GENERIC = CallFormat(
         separator=", ",
         end="]}",
     ),
-    body=text_with_marks((), _never, _at_start),
+    body=text_with_marks((), lambda reader, tools, mark: _whole(reader, tools), _at_start),
 )

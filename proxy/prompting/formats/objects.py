@@ -16,8 +16,6 @@ _NO_CALLS = frozenset({"directly-answer", "directly_answer"})
 
 
 class Keys(Struct, frozen=True):
-    """The keys of a call's name and arguments."""
-
     name: frozenset[str] = frozenset({"name", "tool_name", "function", "function_name"})
     arguments: frozenset[str] = frozenset({"arguments", "parameters", "args", "input"})
 
@@ -109,7 +107,6 @@ def read_object(
 
 
 def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUAL) -> Wait:
-    """Reads a JSON list of call objects."""
     yield from reader.expect(" [")
     if (yield from reader.skip(" ]")):
         return
@@ -121,7 +118,6 @@ def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUA
 
 
 def read_string(reader: CallReader) -> Reading[str]:
-    """Reads and decodes a JSON string, a key or name."""
     parts = Held(MAX_NAME)
     yield from reader.spaces()
     if (yield from reader.peek()) != '"':

@@ -170,12 +170,10 @@ class CallReader:
 
     @property
     def position(self) -> int:
-        """Characters of the reply that were read."""
         return self._before + self._at
 
     @property
     def unread(self) -> int:
-        """Characters that wait for more."""
         return len(self._buffer) - self._at
 
     def more(self) -> Reading[bool]:
@@ -221,7 +219,6 @@ class CallReader:
             raise Malformed
 
     def spaces(self) -> Wait:
-        """Takes white space."""
         while (yield from self.more()):
             rest = self._buffer[self._at :]
             count = len(rest) - len(rest.lstrip())
@@ -357,7 +354,6 @@ class CallReader:
             yield
 
     def _pass(self, text: str) -> None:
-        """Emits and takes the text that comes next."""
         self.text(text)
         self._at += len(text)
 
@@ -403,7 +399,6 @@ class CallReader:
         self.call_id = ""
 
     def arguments(self, text: str) -> None:
-        """Emits a part of the open call's arguments."""
         pieces = self._pieces
         last = pieces[-1] if pieces else None
         if isinstance(last, CallArguments):
@@ -412,14 +407,12 @@ class CallReader:
             pieces.append(CallArguments(self.calls, text))
 
     def finish(self) -> None:
-        """Ends the open call."""
         self._open = False
         self.behind_call = True
         self.calls += 1
         self.keep()
 
     def call(self, name: str, arguments: str) -> None:
-        """Emits a whole call."""
         self.start(name)
         self.arguments(arguments)
         self.finish()

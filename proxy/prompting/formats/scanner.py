@@ -61,7 +61,6 @@ class JsonScanner:
         return 1
 
     def _outside(self, text: str, at: int, out: list[str]) -> int:
-        """Takes what is no string: the number of characters."""
         char = text[at]
         pattern = _BETWEEN if self._closing else _WORD if self._is_word else _SPACE
         match = pattern.match(text, at)
@@ -91,7 +90,6 @@ class JsonScanner:
 
 
 def is_json(text: str) -> bool:
-    """Whether ``text`` is one JSON value."""
     try:
         json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -62,8 +62,6 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Shaped:
-    """Reads calls of one shape."""
-
     def __init__(self, shape: CallShape) -> None:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
@@ -91,7 +89,6 @@ class _Shaped:
         return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
 
     def read(self, reader: CallReader, tools: Tools, mark: str) -> Wait:
-        """Reads calls behind a mark."""
         rest = self._lead.partition(mark)[2]
         if self._object_at < 0:
             yield from reader.spaces()

@@ -47,7 +47,6 @@ def typed(text: str, allowed: frozenset[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text as a JSON string."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -82,7 +81,6 @@ def member(schema: Any, key: str, root: Any) -> Any:
 
 
 def items(schema: Any, root: Any) -> Any:
-    """The schema of the items of an array; True if there is none."""
     return next(
         (p["items"] for p in _parts(schema, root) if isinstance(p.get("items"), dict)), True
     )
@@ -116,7 +114,6 @@ def kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
 
 
 def kind_of(value: Any) -> str:
-    """The JSON type of a value."""
     return "number" if isinstance(value, float) else min(_kinds_of(value))
 
 
@@ -157,7 +154,6 @@ def _resolved(schema: Any, root: Any) -> Any:
 
 
 def write_calls(shape: CallShape, *calls: tuple[str, Mapping[str, Any]]) -> str:
-    """Calls in the form of the shape, with ID for their ids."""
     texts = [
         shape.before_name
         + name
@@ -170,7 +166,6 @@ def write_calls(shape: CallShape, *calls: tuple[str, Mapping[str, Any]]) -> str:
 
 
 def write_arguments(shape: CallShape, arguments: Mapping[str, Any]) -> str:
-    """The arguments of a call in the form of the shape."""
     tags = shape.tagged
     if tags is None:
         return json.dumps(arguments, ensure_ascii=False)

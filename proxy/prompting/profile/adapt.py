@@ -39,9 +39,7 @@ class MessageRules(Struct, frozen=True, kw_only=True):
     """Whether white space around contents misleads the model."""
 
     tools: bool = False
-    """Whether the template describes tools."""
     calls: bool = False
-    """Whether the template writes calls and their results."""
     call_ids: Literal["any", "nine"] = "any"
     """Whether ids of calls must have nine letters or digits."""
     calls_per_turn: Literal["many", "one"] = "many"
@@ -83,7 +81,6 @@ _NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def arranged(messages: Sequence[Message], rules: MessageRules) -> Sequence[Message]:
-    """The messages in an order and number that the rules allow."""
     out = messages
     roles, has_calls = [*map(_ROLE, out)], any(map(_CALLS, out))
     if rules.system != "anywhere" and "system" in roles[rules.system == "first" :]:
@@ -129,7 +126,7 @@ def _without_systems(messages: Sequence[Message], allowed: int) -> list[Message]
 
 
 def _tell(messages: list[Message], instructions: Sequence[Message]) -> None:
-    """Adds what the system told before or without a message of the user."""
+    """Adds instructions that precede no message of the user."""
     if messages and messages[-1].role == "user":
         instructions = [messages.pop(), *instructions]
     messages.append(joined(*instructions))
@@ -155,7 +152,6 @@ def _speaks_twice(before: Message, message: Message) -> bool:
 
 
 def _apart(message: Message) -> tuple[Message, ...]:
-    """The text of a message with calls, and the calls."""
     if not (message.tool_calls and message.content):
         return (message,)
     said = structs.replace(message, tool_calls=(), reasoning="")

@@ -28,15 +28,14 @@ from ..template.bounds import Budget
 from ..template.families import FAMILIES
 from ..template.templates import ChatTemplate
 from .adapt import as_dicts
+from .messages import probe_tool
 
 
 class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
     """How to read an answer of a template's model: reasoning, calls and the end of its turn."""
 
     reasoning: tuple[tuple[str, str], ...] = ()
-    """The tags around reasoning."""
     content: tuple[str, str] = ("", "")
-    """The marks around the text of an answer."""
     calls: CallFormat | None = None
     """None if the template has no calls, or they cannot be derived."""
     stops: tuple[str, ...] = ()
@@ -55,7 +54,6 @@ class AnswerSyntax(Struct, frozen=True, kw_only=True, cache_hash=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether anything is known of the answers."""
         return bool(self.stops or self.calls or self.reasoning)
 
 
@@ -72,22 +70,9 @@ LONG_IDS = ("longcallid001", "longcallid002")
 
 Call = tuple[str, Mapping[str, Any]]
 _NOW = datetime(2026, 1, 1)
-_ARGUMENT = {"type": "string", "description": "d"}
-_PARAMETERS = {
-    "type": "object",
-    "properties": dict.fromkeys(KEYS, _ARGUMENT),
-    "required": [KEYS[0]],
-}
-_TOOLS = [
-    {
-        "type": "function",
-        "function": {"name": name, "description": "d", "parameters": _PARAMETERS},
-    }
-    for name in NAMES
-]
+_TOOLS = [probe_tool(name, "d", *KEYS, about_keys="d") for name in NAMES]
 _THINKS = {"enable_thinking": True, "thinking": True}
-STEPS = 100_000
-"""The budget of all probes of a template; those of llama.cpp's templates need less than a tenth."""
+STEPS = 100_000  # of all probes of a template; those of llama.cpp's need less than a tenth
 
 
 class Probes:
@@ -99,7 +84,6 @@ class Probes:
         self._known: dict[tuple[Any, ...], str | None] = {}
 
     def text(self, *messages: Message, prompt: bool = False) -> str | None:
-        """The conversation behind the user's first text; with `prompt` as one to be answered."""
         key = (*messages, prompt)
         if key not in self._known:
             texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
@@ -143,7 +127,6 @@ class Probes:
         return text
 
     def answer(self, reason: str = "") -> str | None:
-        """An assistant's message with text."""
         return self.text(Message(role="assistant", content=CONTENT, reasoning=reason))
 
 
@@ -164,8 +147,8 @@ BOTH = dict(zip(KEYS, VALUES, strict=True))
 NUMBER = 70707
 FIRST, SECOND = (NAMES[0], ONE), (NAMES[1], {KEYS[0]: VALUES[1]})
 _JSON = json.JSONDecoder()
+# Of calls: a mark, JSON, or the name itself.
 _BEGINNING = re.compile(r"[<\[{]|\w+[:\[(]|\Z")
-"""Of calls: a mark, JSON, or the name itself."""
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[/?[A-Z_]*\Z")
 _SAMPLES: tuple[tuple[Call, ...], ...] = (
     ((NAMES[0], {}),),
@@ -337,7 +320,6 @@ def _common_beginning(one: str, other: str) -> str:
 
 
 def _with_ids(shape: CallShape, probes: Probes) -> CallShape:
-    """The shape with the kind of its ids."""
     text = shape.before_name + shape.after_name + shape.suffix
     if ID not in text:
         return shape

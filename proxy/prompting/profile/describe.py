@@ -19,7 +19,6 @@ WIDTH = 200  # characters of a call
 
 
 def profile_of(prompter: Prompter) -> tuple[Line, ...]:
-    """The lines about the form of a prompter."""
     form = prompter.form
     if isinstance(form, LegacyFormat):
         return (("format", "plain text"),)

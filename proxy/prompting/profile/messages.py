@@ -19,7 +19,6 @@ from ..template import TemplateError
 from .adapt import MessageRules, as_dicts
 
 Render = Callable[..., str]
-"""`ChatTemplate.render`."""
 
 LONGEST = 100_000  # characters of a probe's prompt; real ones have 10 000 at most
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
@@ -43,18 +42,17 @@ MORE = Message(role="user", content="Wmore")
 PARTS = Message(role="user", content="Wfirst\nWsecond", parts=(0, 7))
 NINE = ("call00001", "call00002")
 LONG = ("call_Wa0123456789", "call_Wb0123456789")
-TOOL: Mapping[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "Wtool",
-        "description": "Wdescription",
-        "parameters": {
-            "type": "object",
-            "properties": {"Wkey": {"type": "string", "description": "Wkeys"}},
-            "required": ["Wkey"],
-        },
-    },
-}
+
+
+def probe_tool(name: str, about: str, *keys: str, about_keys: str) -> Mapping[str, Any]:
+    argument = {"type": "string", "description": about_keys}
+    properties = dict.fromkeys(keys, argument)
+    parameters = {"type": "object", "properties": properties, "required": [keys[0]]}
+    function = {"name": name, "description": about, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOL = probe_tool("Wtool", "Wdescription", "Wkey", about_keys="Wkeys")
 CALL = Message(role="assistant", tool_calls=(ToolCall(NINE[0], "Wtool", "{}"),))
 CONVERSATION = (
     SYSTEM,
@@ -71,7 +69,6 @@ _TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
 
 def message_rules(render: Render, reads: Collection[str]) -> MessageRules:
-    """The rules of a template that reads these variables. Renders it some forty times."""
     probes = _Probes(render, "enable_thinking" in reads)
     rules = probes.contents(MessageRules())
     rules = probes.systems(rules)
@@ -84,8 +81,6 @@ def message_rules(render: Render, reads: Collection[str]) -> MessageRules:
 
 
 class _Probes:
-    """Renders probes with a template, which may have a switch for thinking."""
-
     def __init__(self, render: Render, has_switch: bool) -> None:
         self._render = render
         self._has_switch = has_switch
@@ -111,7 +106,6 @@ class _Probes:
         return text if len(text) <= LONGEST else None
 
     def _shows(self, rules: MessageRules, *messages: Message, tools: bool = False) -> bool:
-        """Whether the prompt has all texts of the messages."""
         text = self._text(rules, *messages, tools=tools)
         return text is not None and _texts(messages) <= set(_WORDS.findall(text))
 
@@ -162,7 +156,6 @@ class _Probes:
         return rules
 
     def _rounds(self, rules: MessageRules, ids: Sequence[str]) -> MessageRules:
-        """The rules for several calls and for what may follow a result."""
         answered = replace(rules, results="responses")
         if self._shows(answered, USER, *_round(ids), tools=True) and self._is_any_role(rules):
             return answered
@@ -226,7 +219,6 @@ class _Probes:
         )
 
     def answers(self, rules: MessageRules) -> MessageRules:
-        """How an answer begins and ends."""
         question = self._text(rules, USER) or ""
         ended = self._text(rules, USER, opens=False) or ""
         answered = self._text(rules, USER, ANSWER, opens=False) or ""

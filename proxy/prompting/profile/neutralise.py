@@ -119,7 +119,6 @@ class ControlTokens:
         self._endings = {t[n:] for t in self.tokens for n in range(1, len(t) - 1)}
 
     def inside(self, text: str) -> bool:
-        """Whether a text contains a control token."""
         for first, pattern in self._patterns.items():
             if first in text and pattern.search(text):
                 return True
@@ -205,8 +204,6 @@ Change = Callable[[str], str]
 
 
 class MarkedRequest(Struct, frozen=True):
-    """What to render."""
-
     request: CompletionRequest
     control_tokens: ControlTokens
     mark: str
@@ -284,7 +281,6 @@ class Neutraliser:
         return tuple(self._roles.breaks(text))
 
     def disarmed(self, request: CompletionRequest) -> CompletionRequest:
-        """The request with an invisible character in each control token."""
         return self._changed(request, JOINER, _descriptions) if self._has_some(request) else request
 
     def _has_some(self, request: CompletionRequest) -> bool:
@@ -312,9 +308,12 @@ class Neutraliser:
             or (message.name != "" and self._everything.touches(message.name))
             or (message.role == "tool" and _hides(rule, message.content))
             or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
-            or any(
-                rule.touches(call.arguments) or _hides(rule, call.arguments)
-                for call in message.tool_calls
+            or (
+                message.tool_calls != ()
+                and any(
+                    rule.touches(call.arguments) or _hides(rule, call.arguments)
+                    for call in message.tool_calls
+                )
             )
         )
 
@@ -389,7 +388,6 @@ def _joined(text: str, breaks: Sequence[int], between: str) -> str:
 
 
 def _cut(rule: ControlTokens | None, between: str) -> Change:
-    """A function that puts `between` at the breaks of a text."""
     if rule is None:
         return lambda text: text
     return lambda text: _joined(text, rule.breaks(text), between)

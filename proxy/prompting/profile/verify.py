@@ -66,7 +66,6 @@ def verdict(outcomes: Mapping[str, Outcome], *, complete: bool) -> Verdict:
 
 
 def kinds_of(request: CompletionRequest, names: Collection[str]) -> tuple[str, ...]:
-    """Those of the named kinds to which a request belongs."""
     return tuple(kind.name for kind in KINDS if kind.name in names and kind.belongs(request))
 
 
@@ -101,7 +100,6 @@ def compared(request: CompletionRequest, ours: Collection[str], theirs: str | No
 
 
 def outcome_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """That of a kind from those of its probes."""
     order: tuple[Outcome, ...] = ("same", "differs", "adapted", "refused")
     return max(outcomes, key=order.index, default="same")
 

@@ -131,7 +131,6 @@ class CallStage:
         return out
 
     def _cut(self) -> Batch:
-        """The end of an answer cut off inside a call."""
         pieces: list[Piece] = [p for p in self._parser.close() if not isinstance(p, TextPiece)]
         self._pending.clear()
         out = self._events(pieces)
@@ -223,7 +222,6 @@ def _marks(form: CallFormat) -> dict[str, str]:
 # if it is still held back: always in an answer that is not streamed.
 
 REPEATS = 2
-"""Equal calls in a row that reach the client."""
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -291,7 +289,6 @@ class CallLimit:
         return True
 
     def _over(self) -> Batch:
-        """The end of a call, if one was open."""
         if not self._in_text and self._is_whole():
             if self._repeats and self._length == len(self._last[1]):
                 self.dropped += 1

@@ -73,7 +73,6 @@ def _object(properties: Mapping[str, object]) -> dict[str, object]:
 
 
 def corrected(request: CompletionRequest, answer: str, fault: str) -> CompletionRequest:
-    """The request for another try, which shows the model its answer and the fault in it."""
     more = (
         Message(role="assistant", content=answer[:QUOTED] or " "),
         Message(

@@ -35,7 +35,6 @@ REASONING_TAGS: tuple[Tags, ...] = (
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""Tags of families, for templates that do not tell."""
 
 _PROMPT_END = 128
 
@@ -52,7 +51,6 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
 
 @lru_cache(256)
 def _first(known: tuple[Tags, ...], content: str) -> frozenset[str]:
-    """The characters with which the tags begin, or the mark before the text."""
     return frozenset((*(opening[0] for opening, _ in known), content[:1]))
 
 
@@ -92,7 +90,6 @@ class ThoughtStage:
 
     @property
     def held(self) -> int:
-        """Characters of text held back."""
         return self._parser.unread if self._parser is not None else 0
 
     def feed(self, batch: Batch) -> Batch:

@@ -12,8 +12,6 @@ _FENCE = "```"
 
 
 class InvalidOutput(UpstreamFault):
-    """The model's output does not match the requested JSON format."""
-
     code = "invalid_output"
 
 
@@ -51,8 +49,9 @@ class ValidationStage:
                 text = joined(self._texts)
                 if self._holds:
                     text = _unfenced(text)
-                fault = self._judge.fault(text.text) if self._is_whole(event) else ""
-                if fault:
+                pardoned = event.stop_sequence in self._pardon or self._calls
+                is_whole = event.reason == "stop" and not pardoned
+                if is_whole and (fault := self._judge.fault(text.text)):
                     message = f"the model's output failed validation: {fault}"
                     return [*out, Failed(InvalidOutput(message))]
                 if self._holds and (text.text or text.logprobs):
@@ -60,13 +59,8 @@ class ValidationStage:
             out.append(event)
         return out
 
-    def _is_whole(self, finished: Finished) -> bool:
-        pardoned = finished.stop_sequence in self._pardon
-        return finished.reason == "stop" and not pardoned and not self._calls
-
 
 def joined(texts: list[TextDelta]) -> TextDelta:
-    """The texts as one, with all their logprobs."""
     logprobs = tuple(token for event in texts for token in event.logprobs)
     return TextDelta("".join(event.text for event in texts), logprobs)
 

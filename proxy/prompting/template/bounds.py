@@ -39,7 +39,7 @@ class Budget:
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self.left = steps
         self._values: Any = None
-        self._lists: frozenset[int] | None = None
+        self._lists: set[int] | None = None
 
     def protect(self, values: Any) -> None:
         """From now on, the template must not change lists in these values."""
@@ -49,22 +49,16 @@ class Budget:
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
         if self._lists is None:
-            self._lists = _lists_in(self._values)
+            self._lists = set()
+            stack = [self._values]
+            while stack:
+                item = stack.pop()
+                if isinstance(item, dict | MappingProxyType):
+                    stack.extend(item.values())
+                elif isinstance(item, list | tuple) and id(item) not in self._lists:
+                    self._lists.add(id(item))
+                    stack.extend(item)
         return id(changed) in self._lists
-
-
-def _lists_in(value: Any) -> frozenset[int]:
-    """The ids of all lists within a value."""
-    ids: set[int] = set()
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict | MappingProxyType):
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple) and id(item) not in ids:
-            ids.add(id(item))
-            stack.extend(item)
-    return frozenset(ids)
 
 
 BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget")
@@ -87,7 +81,6 @@ def charged(_: Context, value: Any, weight: int) -> Any:
 
 
 def counted(values: Any, weight: int) -> Any:
-    """The values of a ``for`` loop; each iteration spends `weight` steps."""
     if values.__class__ in COLLECTIONS:
         # Spent in advance, so that loop.length stays cheap; a loop with a break pays too much.
         spend(weight * len(values))
@@ -171,9 +164,8 @@ def weighed(value: Any) -> Any:
 
 def modest(args: Iterable[Any]) -> None:
     """Rejects a width, indent or count that makes a filter or method allocate gigabytes."""
-    for arg in args:
-        if isinstance(arg, int) and not -MAX_RANGE <= arg <= MAX_RANGE:
-            raise SecurityError("the template uses too large a number")
+    if any(isinstance(arg, int) and abs(arg) > MAX_RANGE for arg in args):
+        raise SecurityError("the template uses too large a number")
 
 
 def modest_format(template: Any) -> None:
@@ -282,7 +274,6 @@ class Bounding(NodeTransformer):
 
 
 def _weight(node: nodes.Node) -> int:
-    """The steps for one pass over the body; loops inside are counted on their own."""
     return 1 + sum(1 for _ in node.find_all(nodes.Node)) // _NODES
 
 

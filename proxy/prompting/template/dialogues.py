@@ -46,7 +46,6 @@ class Layouts:
         }
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """The names in a folder, `default` first."""
         names = (name for parent, name in self._layouts if parent == folder)
         return tuple(sorted(names, key=lambda name: (name != "default", name)))
 
@@ -73,14 +72,13 @@ class Layouts:
         return (Message(role="system", content=text, cites=cites), *before, last)
 
     def layout(self, folder: str, name: str) -> Layout:
-        """Raises InvalidParameter if it does not exist."""
-        layout = self._layouts.get((folder, name))
-        if layout is None:
-            names = ", ".join(self.names(folder))
+        try:
+            return self._layouts[folder, name]
+        except KeyError:
+            known = ", ".join(self.names(folder))
             raise InvalidParameter(
-                "prompt_name", f"is not a template of {folder}; available: {names}"
-            )
-        return layout
+                "prompt_name", f"is not a template of {folder}; available: {known}"
+            ) from None
 
 
 @lru_cache(maxsize=64)  # every app of a process has the same ones

@@ -21,7 +21,6 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """Plain text that begins another turn, for formats whose only end token is the model's EOS. The
     gateway matches it."""
     bos: str = ""
-    """The begin token that the template writes, if any."""
     eos: str = ""
     reasoning: tuple[str, str] | None = None
 

@@ -146,7 +146,6 @@ def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
 
 
 def _formatted(now: datetime, form: str) -> str:
-    """``strftime_now(format)`` of a fixed time."""
     # A width in the format ("%1000000d") would make the C library build as much text.
     parts = (form[i : i + 3] for i, char in enumerate(form) if char == "%")
     if len(form) > 256 or any(part[-1].isdigit() for part in parts):
@@ -155,7 +154,6 @@ def _formatted(now: datetime, form: str) -> str:
 
 
 def _functions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The tools as Firefunction's templates have them."""
     functions = [tool["function"] for tool in tools]
     return json.dumps(functions, ensure_ascii=False, indent=4) if functions else ""
 
