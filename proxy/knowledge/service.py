@@ -205,14 +205,14 @@ class Knowledge:
         return tuple(self._store.documents(owner, self.base(owner, base_id).id))
 
     def document(self, owner: str, base_id: str, document_id: str) -> Document:
-        return self._document(owner, document_id, self.base(owner, base_id))
-
-    def _document(self, owner: str, document_id: str, base: Base | None = None) -> Document:
+        base = self.base(owner, base_id)
         document = self._store.document(owner, document_id)
-        if document is None or (base is not None and document.base_id != base.id):
-            raise NotFound(f"no such document: {document_id[:100]!r}")
-        if base is None:
-            self._check(owner, document.base_id)
+        in_it = document if document and document.base_id == base.id else None
+        return _existing(in_it, "document", document_id)
+
+    def _document(self, owner: str, document_id: str) -> Document:
+        document = _existing(self._store.document(owner, document_id), "document", document_id)
+        self._check(owner, document.base_id)
         return document
 
     def _check(self, owner: str, base_id: str) -> None:

@@ -63,7 +63,11 @@ class Quota(Struct, frozen=True):
         """Check the bytes, with `more` of them; return how many are left. Raises QuotaExceeded."""
         if not self.bytes:
             return math.inf
-        held = more + _bytes_of_results(db, owner)
+        # The results of batches that are not in files yet.
+        batch, result = REQUEST_BATCH.c, BATCH_RESULT.c
+        mine = select(batch.id).where(batch.owner == owner, batch.status.in_(OPEN))
+        size = func.coalesce(func.sum(func.length(result.data)), 0)
+        held = more + int(db.execute(select(size).where(result.batch_id.in_(mine))).scalar_one())
         for table in (FILES, DOCUMENT, CONVERSATION):
             size = func.coalesce(func.sum(table.c.size), 0)
             held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
@@ -73,14 +77,6 @@ class Quota(Struct, frozen=True):
                 " conversations: delete some, or ask for a higher --quota-bytes"
             )
         return self.bytes - held
-
-
-def _bytes_of_results(db: Connection, owner: str) -> int:
-    """The bytes of results that are not in files yet."""
-    batch, result = REQUEST_BATCH.c, BATCH_RESULT.c
-    mine = select(batch.id).where(batch.owner == owner, batch.status.in_(OPEN))
-    size = func.coalesce(func.sum(func.length(result.data)), 0)
-    return int(db.execute(select(size).where(result.batch_id.in_(mine))).scalar_one())
 
 
 UNLIMITED = Quota()

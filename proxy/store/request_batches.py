@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, Update, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import records
@@ -166,18 +166,16 @@ class RequestBatches:
 
     def done(self, key: str) -> Iterator[int]:
         """The numbers of the lines that have results, in order."""
-        last = -1
-        query = select(_r.number).where(_r.batch_id == key).order_by(_r.number).limit(DROPPED)
-        while rows := self._db.rows(query.where(_r.number > last)):
-            yield from (row.number for row in rows)
-            last = rows[-1].number
+        query = select(_r.number).where(_r.batch_id == key)
+        return (row.number for row in self._results(query, DROPPED))
 
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
         """Write the results that have failed, or the others, to a new file of the owner, in place
         of that of a killed process. False if there are none. Raises NotFound if it lost the batch,
         and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
-        some = self._results(batch.id, failed=failed)
+        query = select(_r.number, _r.data).where(_r.batch_id == batch.id, _r.failed == failed)
+        some = (row.data for row in self._results(query, AT_ONCE))
         if (first := next(some, None)) is None:
             return False
         file = StoredFile(
@@ -220,12 +218,11 @@ class RequestBatches:
         """A piece of an input file; None after the last, and if the file was deleted."""
         return piece(self._db, CONTENTS, file_id, number)
 
-    def _results(self, key: str, *, failed: bool) -> Iterator[bytes]:
-        last = -1
-        wanted = select(_r.number, _r.data).where(_r.batch_id == key, _r.failed == failed)
-        query = wanted.order_by(_r.number).limit(AT_ONCE)
+    def _results(self, query: Select[Any], at_once: int) -> Iterator[Row[Any]]:
+        """The results of a query in order, read in parts."""
+        last, query = -1, query.order_by(_r.number).limit(at_once)
         while rows := self._db.rows(query.where(_r.number > last)):
-            yield from (row.data for row in rows)
+            yield from rows
             last = rows[-1].number
 
     def _mine(self, key: str) -> Update:

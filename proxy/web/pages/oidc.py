@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from flask import Response, make_response, redirect, render_template, request, url_for
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from itsdangerous import BadSignature
 
 from ...errors import GatewayError, NotFound, Unauthorized
 from ...oidc.started import Started, start
@@ -43,7 +43,7 @@ def begin() -> Response:
         )
     except GatewayError as fault:
         return _failed(fault, started.to)
-    cookie = _signer().dumps(msgspec.structs.astuple(started))
+    cookie = session.sessions().signer("sign-in").dumps(msgspec.structs.astuple(started))
     session.set_cookie(response, COOKIE, cookie, "Lax", LASTS)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -84,7 +84,11 @@ def _opened() -> SignIn:
 
 def _started() -> Started | None:
     try:
-        kept = _signer().loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
+        kept = (
+            session.sessions()
+            .signer("sign-in")
+            .loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
+        )
         return Started(*kept)
     except (BadSignature, TypeError):
         return None
@@ -123,7 +127,3 @@ def _redirect_uri(sign_in: SignIn) -> str:
     """Where the provider sends the browser, which knows this address too."""
     scheme = "https" if session.is_https() else "http"
     return sign_in.redirect_uri or f"{scheme}://{request.host}{url_for('oidc.finish')}"
-
-
-def _signer() -> URLSafeTimedSerializer:
-    return session.sessions().signer("sign-in")

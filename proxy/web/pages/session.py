@@ -15,7 +15,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from flask import Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -45,10 +45,6 @@ class Sessions:
         self._keys = sorted(keys)
 
     @functools.cached_property
-    def _signer(self) -> URLSafeTimedSerializer:
-        return self.signer("session")
-
-    @functools.cached_property
     def _secret(self) -> bytes:
         material = repr(self._keys).encode("utf-8", "surrogateescape")
         return hashlib.scrypt(material, salt=b"slotproxy sessions", n=1 << 14, r=8, p=1)
@@ -66,14 +62,14 @@ class Sessions:
     def sign(self, name: str) -> tuple[str, Session]:
         """Return a cookie for the key of this name, and its new session."""
         value = secrets.token_urlsafe(16)
-        return self._signer.dumps([name, value]), Session(_digest(value), name)
+        return self.signer("session").dumps([name, value]), Session(_digest(value), name)
 
     def read(self, cookie: str) -> Session | None:
         """Return the session of a cookie, open or not; None if it is forged, cut or expired."""
         if not cookie or not self.needed:
             return None
         try:
-            name, value = self._signer.loads(cookie, max_age=LIFETIME)
+            name, value = self.signer("session").loads(cookie, max_age=LIFETIME)
         except (BadSignature, ValueError):  # or the cookie is from an earlier version
             return None
         return Session(_digest(value), name)
@@ -111,8 +107,7 @@ def current() -> Session | None:
         if session and not current_services().keys.is_valid(session.name):
             session = None
         g.session = session
-    found: Session | None = g.session
-    return found
+    return cast("Session | None", g.session)
 
 
 def require() -> None:
@@ -137,8 +132,7 @@ def visit() -> str:
         return known
     if "visit" not in g:
         g.visit = secrets.token_urlsafe(24)
-    made: str = g.visit
-    return made
+    return str(g.visit)
 
 
 def keep(response: Response) -> Response:
