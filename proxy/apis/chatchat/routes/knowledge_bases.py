@@ -174,14 +174,13 @@ def _names(services: Services, record: Record) -> list[str]:
 
 def _create(services: Services, record: Record, name: str, model: str) -> BaseHandle:
     """A new base. An unknown embedding model is the client's default. Raises Taken."""
+    knowledge, owner = _opened(services), record.key
     if name in _names(services, record):
         raise Taken(f"the knowledge base {name} already exists")
     models = (services.local_embedder or services.embedder).registry.names()
     known = model if model in models else None
-    knowledge = _opened(services)
-    return BaseHandle(
-        knowledge, record.key, knowledge.create(record.key, name, embedding_model=known).id
-    )
+    base = knowledge.create(owner, name, embedding_model=known)
+    return BaseHandle(knowledge, owner, base.id)
 
 
 @route("GET", "/knowledge_base/list_knowledge_bases", shape=error_of_list)
