@@ -1,8 +1,8 @@
 """A folder of saved slots: its files are this gateway's alone, and only its user can read them.
 
-Beside the slot files of each model is an index: which server and prompts they are of, and as which
-file each was written. A slot file that no index names, or that has changed since, is never
-restored.
+Beside each slot file is a small JSON file, its sidecar: which model, server and prompt it is of,
+and which file it was written for. A slot file without a sidecar, or with one that is torn, foreign
+or of another file, is never restored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,10 +29,11 @@ from .model_files import fingerprint
 if sys.platform != "win32":
     import fcntl
 
-PREFIX = "slotproxy-"
-INDEX, NEW = "index.json", ".new"  # ends of the name of an index, and of one that is being written
+PREFIX, SUFFIX = "slotproxy-", ".bin"
+BESIDE, NEW = ".json", ".new"  # ends of the name of a sidecar, and of one that is being written
 LOCK = ".slotproxy.lock"
-LARGEST = 1 << 24  # bytes of an index
+LARGEST = 1 << 16  # bytes of a sidecar
+MOST = 4096  # sidecars of a folder
 LASTING = 30 * 86400.0  # seconds for which the files of a model that is not used are kept
 SERVER_VARIABLES = ("LLAMA_", "GGML_")  # prefixes of those that change what a server does
 SIZE = 16  # bytes of a digest
@@ -40,13 +41,15 @@ SIZE = 16  # bytes of a digest
 Identity = tuple[int, int, int, int]
 
 
-class Index(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of the slot files of a model: the digest of the server that may restore them,
-    the time of the index in seconds since 1970, and the identity and prompt of each file."""
+class Sidecar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a slot file: its model, the digest of the server that may restore it, the
+    identity of the file, the time in seconds since 1970, and its prompt."""
 
+    model: str
     server: str
+    file: Identity
     saved: float
-    files: tuple[tuple[Identity, SavedPrompt], ...]
+    prompt: SavedPrompt
 
 
 def of_command(config: ModelConfig) -> str:
@@ -97,57 +100,73 @@ class SlotFolder:
         os.close(os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     def remove(self, files: Iterable[str]) -> None:
+        """Remove slot files with their sidecars."""
         for file in files:
-            with contextlib.suppress(OSError):
-                (self.path / file).unlink()
+            for name in (file + BESIDE, file):
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink()
 
-    def write_index(self, beginning: str, index: Index) -> None:
-        """Write the index of the files that begin so, whole or not at all. Raises OSError."""
+    def describe(self, files: Mapping[str, Sidecar]) -> None:
+        """Write the sidecars of slot files, each whole or not at all. Raises OSError."""
 
         def work() -> None:
-            new = self.path / (beginning + INDEX + NEW)
-            new.unlink(missing_ok=True)
-            descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with open(descriptor, "wb") as opened:
-                opened.write(msgspec.json.encode(index))
-            new.replace(self.path / (beginning + INDEX))
+            for file, sidecar in files.items():
+                new = self.path / (file + BESIDE + NEW)
+                new.unlink(missing_ok=True)
+                descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                with open(descriptor, "wb") as opened:
+                    opened.write(msgspec.json.encode(sidecar))
+                new.replace(self.path / (file + BESIDE))
 
         run_in_native_thread(work)
 
-    def read_index(self, beginning: str) -> Index | None:
-        """The index of the files that begin so; None if it is missing, too large or broken. Of its
-        files only those that are as they were written."""
-        return run_in_native_thread(lambda: self._read_index(beginning))
+    def sidecars(self) -> list[Sidecar]:
+        """Those that fit their slot files."""
+        return run_in_native_thread(self._sidecars)
 
-    def _read_index(self, beginning: str) -> Index | None:
-        with contextlib.suppress(OSError, ValueError):
-            # Never waits for what a name that is no plain file would give.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-            with open(os.open(self.path / (beginning + INDEX), flags), "rb") as file:
-                text = file.read(LARGEST + 1)
-            if len(text) <= LARGEST:
-                index = msgspec.json.decode(text, type=Index)
-                ours = [pair for pair in index.files if pair[1].file.startswith(beginning)]
-                same = (pair for pair in ours if pair[0] == of_file(self.path / pair[1].file))
-                return msgspec.structs.replace(index, files=tuple(same))
-        return None
+    def _sidecars(self) -> list[Sidecar]:
+        newest: list[tuple[float, Path]] = []
+        for path in self.path.glob(f"{PREFIX}*{SUFFIX}{BESIDE}"):
+            with contextlib.suppress(OSError):  # it is gone
+                newest.append((path.lstat().st_mtime, path))
+        fitting = []
+        for _, path in sorted(newest, reverse=True)[:MOST]:
+            sidecar = _read(path)
+            if sidecar is None or sidecar.prompt.file + BESIDE != path.name:
+                continue
+            if sidecar.file == of_file(self.path / sidecar.prompt.file):
+                fitting.append(sidecar)
+        return fitting
 
-    def sweep(self, keep: Collection[str], beginning: str) -> None:
-        """Remove our files that begin so, but for the index and those to keep."""
-        names = [name for name in os.listdir(self.path) if name.startswith(beginning)]
-        self.remove(name for name in names if name not in keep and name != beginning + INDEX)
+    def sweep(self, keep: Collection[str], beginning: str = PREFIX) -> None:
+        """Remove our slot files that begin so, and their sidecars, but for those to keep."""
+        for name in os.listdir(self.path):
+            file, suffix, end = name.partition(SUFFIX)
+            if not (name.startswith(beginning) and suffix):
+                continue
+            if end == BESIDE + NEW or (end in ("", BESIDE) and file + suffix not in keep):
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink()
 
     def sweep_all(self) -> None:
-        """Remove the files of all models that have no index, or were not used for long."""
-        used = []
-        for path in self.path.glob(f"{PREFIX}*{INDEX}"):
-            with contextlib.suppress(OSError):  # it is gone
-                if time.time() - path.lstat().st_mtime < LASTING:
-                    used.append(path.name.removesuffix(INDEX))
-        names = [name for name in os.listdir(self.path) if name.startswith(PREFIX)]
-        self.remove(name for name in names if not name.startswith(tuple(used)))
+        """Remove the slot files of all models that no sidecar fits, or that were not used for
+        long."""
+        now = time.time()
+        self.sweep({s.prompt.file for s in self.sidecars() if now - s.saved < LASTING})
 
     def close(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _read(path: Path) -> Sidecar | None:
+    """None if it is missing, too large or broken. Never waits for what a name that is no plain file
+    would give."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) <= LARGEST:
+            return msgspec.json.decode(text, type=Sidecar)
+    return None

@@ -1,12 +1,13 @@
 """Keeps the slots of hosted models over the end of their servers, and of the gateway.
 
-Before a server is stopped, its slots are saved, the last used first, for at most `SAVING` seconds.
-The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes on with it
-restores it. An index of the files is written, by which another process adopts them.
+Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
+seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
+on with it restores it. At the end of every server, each file of its model gets a sidecar, by which
+another process adopts it.
 
-A file is restored only as it was written, to a server like the one that wrote it (`Index`): a
-llama-server crashes when it reads a truncated one. None of this may hinder a model: a failure is
-logged, and prompts are evaluated again.
+A file is restored only as it was written, to a server like the one that wrote it (`Sidecar`): a
+llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.
+None of this may hinder a model: a failure is logged, and prompts are evaluated again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
 from .process import filled_in, run
-from .slot_folder import PREFIX, Identity, Index, SlotFolder, of_command, of_file, with_build
+from .slot_folder import PREFIX, Identity, Sidecar, SlotFolder, of_command, of_file, with_build
 
 log = logging.getLogger("slotproxy.models")
 
@@ -54,7 +55,7 @@ class SlotKeeper:
     def __init__(self, slots: SavedSlots, folder: Path) -> None:
         self.slots = slots
         self.folder = folder
-        self._lock = threading.Lock()  # held while a folder is looked through, so not a native one
+        self._lock = threading.Lock()  # held while sidecars are read, so not a native one
         self._folders: dict[Path, SlotFolder | None] = {}
 
     def of(self, config: ModelConfig) -> ModelSlots | None:
@@ -136,7 +137,7 @@ class ModelSlots:
         folder = self._folder
         self.keeps_files = folder is not None and caps.slot_save
         if folder is None or not caps.slot_save or self._retired:
-            self._fingerprint = ""  # so that the index tells what there is when it saves again
+            self._fingerprint = ""  # so that the sidecars tell what there is when it saves again
             return
         with self._careful("cannot use its saved slots"):
             now = with_build(self._command, caps)
@@ -151,14 +152,18 @@ class ModelSlots:
 
     def _adopt(self, folder: SlotFolder) -> None:
         """Let the scheduler know the files of an earlier process, if they are for this server."""
-        index = folder.read_index(self._slots.beginning(self._name))
-        if index is None or index.server != self._fingerprint:
-            index = Index(server=self._fingerprint, saved=0.0, files=())
-        silence = max(0.0, time.time() - index.saved)
-        self._identities = {prompt.file: identity for identity, prompt in index.files}
+        now = time.time()
+        fitting = [
+            sidecar
+            for sidecar in folder.sidecars()
+            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint)
+        ]
+        self._identities = {sidecar.prompt.file: sidecar.file for sidecar in fitting}
         prompts = [
-            msgspec.structs.replace(prompt, silence=prompt.silence + silence)
-            for _, prompt in index.files
+            msgspec.structs.replace(
+                sidecar.prompt, silence=sidecar.prompt.silence + max(0.0, now - sidecar.saved)
+            )
+            for sidecar in fitting
         ]
         self._slots.adopt(self._name, prompts, self._slots.vain(self._name))
         if prompts:
@@ -244,11 +249,21 @@ class ModelSlots:
         return known is not None and of_file(folder.path / file) == known
 
     def _describe(self, folder: SlotFolder) -> None:
-        """Write the index of the files. Raises OSError."""
-        prompts = self._slots.prompts(self._name)
-        files = ((self._identities[p.file], p) for p in prompts if p.file in self._identities)
-        index = Index(server=self._fingerprint, saved=time.time(), files=tuple(files))
-        folder.write_index(self._slots.beginning(self._name), index)
+        """Write the sidecars of the files. Raises OSError."""
+        now = time.time()
+        folder.describe(
+            {
+                saved.file: Sidecar(
+                    model=self._name,
+                    server=self._fingerprint,
+                    file=self._identities[saved.file],
+                    saved=now,
+                    prompt=saved,
+                )
+                for saved in self._slots.prompts(self._name)
+                if saved.file in self._identities
+            }
+        )
 
     def _sweep(self, folder: SlotFolder) -> None:
         """Remove the files of this model that nobody knows."""

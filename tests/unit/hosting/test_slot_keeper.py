@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -204,15 +203,20 @@ def test_orphans_are_removed_and_other_files_are_not(live: Callable[..., Life]) 
     assert on_disk(one) == sorted([file, "mine.bin", "slotproxy-0123-4567.bin"])
 
 
-def index_of(life: Life) -> Path:
-    (index,) = life.server.folder.glob("slotproxy-*index.json")
-    return index
+def without_prompt(path: Path) -> None:
+    sidecar = json.loads(path.read_bytes())
+    sidecar["prompt"] = []
+    path.write_text(json.dumps(sidecar))
 
 
-def changed(path: Path, change: Callable[[Any], object]) -> None:
-    index = json.loads(path.read_bytes())
-    change(index)
-    path.write_text(json.dumps(index))
+def of_another_model(path: Path) -> None:
+    sidecar = json.loads(path.read_bytes())
+    sidecar["model"] = "other"
+    path.write_text(json.dumps(sidecar))
+
+
+def of_another_name(path: Path) -> None:
+    path.write_text(path.read_text().replace(path.name.removesuffix(".json"), "slotproxy-1.bin"))
 
 
 @pytest.mark.parametrize(
@@ -224,32 +228,34 @@ def changed(path: Path, change: Callable[[Any], object]) -> None:
         lambda path: path.write_bytes(b"\0" * 4096),
         lambda path: path.write_bytes(path.read_bytes() + b" " * slot_folder.LARGEST),
         lambda path: (path.unlink(), os.mkfifo(path)),
-        lambda path: changed(path, lambda index: index["files"][0].__setitem__(1, [])),
-        lambda path: changed(path, lambda index: index["files"][0][1].__setitem__(0, "mine.bin")),
+        without_prompt,
+        of_another_model,
+        of_another_name,
     ],
 )
-def test_file_without_an_index_that_fits_is_removed(
+def test_file_without_a_sidecar_that_fits_is_removed(
     live: Callable[..., Life], change: Callable[[Path], object]
 ) -> None:
-    one, _ = saved(live)
-    (one.server.folder / "mine.bin").write_bytes(b"x")
-    change(index_of(one))
+    one, file = saved(live)
+    change(one.server.folder / f"{file}.json")
     one = live()
     assert one.load() == []
-    assert on_disk(one) == ["mine.bin"]
+    assert list(one.server.folder.glob("slotproxy-*")) == []
 
 
-def test_index_is_private_and_a_torn_one_is_removed(live: Callable[..., Life]) -> None:
-    one, _ = saved(live)
-    index = index_of(one)
-    assert index.stat().st_mode & 0o777 == 0o600
-    torn = index.with_name(f"{index.name}.new")
+def test_sidecar_is_private_and_ends_with_its_file(live: Callable[..., Life]) -> None:
+    one, file = saved(live)
+    sidecar = one.server.folder / f"{file}.json"
+    assert sidecar.stat().st_mode & 0o777 == 0o600
+    torn = sidecar.with_name(f"{sidecar.name}.new")
     torn.write_bytes(b"{")  # written when the gateway was killed
+    (one.server.folder / file).unlink()
     live().load()
+    assert not sidecar.exists()
     assert not torn.exists()
 
 
-def test_index_with_the_longest_chain_is_read(live: Callable[..., Life]) -> None:
+def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> None:
     one = live()
     one.load()
     one.world.turn(LONG, tuple(range(1, MOST + 1)))
@@ -259,16 +265,25 @@ def test_index_with_the_longest_chain_is_read(live: Callable[..., Life]) -> None
     assert live().load() == [prompt.file]
 
 
+def test_number_of_sidecars_is_bounded(
+    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = saved(live)
+    monkeypatch.setattr(slot_folder, "MOST", 0)
+    one = live()
+    assert one.load() == []
+    assert on_disk(one) == []
+
+
 def test_files_of_models_that_are_not_used_are_removed(
     live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, file = saved(live)
     folder = one.keeper.open(one.server.folder)
     assert folder is not None
-    (folder.path / "slotproxy-0123-4567.bin").write_bytes(b"x")  # of a model without an index
     folder.sweep_all()
     names = sorted(path.name for path in folder.path.glob("slotproxy-*"))
-    assert names == sorted([file, index_of(one).name])
+    assert names == [file, f"{file}.json"]
     monkeypatch.setattr(slot_folder, "LASTING", 0.0)
     folder.sweep_all()
     assert list(folder.path.glob("slotproxy-*")) == []
