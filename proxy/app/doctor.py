@@ -32,6 +32,7 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..scheduling.shared.log import LogError, RedisLog
+from ..server.open_files import raise_limit
 from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
 from . import discovery
 from .compose import backend_of, configs
@@ -45,6 +46,7 @@ WRITER = 2.0  # seconds to wait for another writer
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
+FEW_FILES = 1024  # open files; each client and each answer takes one
 
 # The build of llama.cpp without CVE-2025-49847, CVE-2025-52566, CVE-2026-27940 and CVE-2026-21869:
 # https://github.com/ggml-org/llama.cpp/security/advisories.
@@ -82,6 +84,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _vectors(settings)
     yield access(settings)
     yield from storage(settings)
+    files = raise_limit()
+    if files >= FEW_FILES:
+        yield ok("open files", f"up to {files}")
+    else:
+        text = f"only {files} are allowed, so only about {max(16, files - 100)} clients at once"
+        remedy = "raise the hard limit (ulimit -Hn, or LimitNOFILE= of systemd)"
+        yield advice("open files", text, remedy)
 
 
 def _table(findings: Sequence[Finding]) -> str:

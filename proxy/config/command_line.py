@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -37,14 +36,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Prints the everyday flags, or all of them, and ends."""
+    """Prints the everyday flags, one group of flags, or all of them, and ends."""
 
     def __call__(self, parser: Any, namespace: Any, topic: Any, flag: str | None = None) -> None:
-        if topic is None:
-            more = f"{PROG} --help {ALL} lists all settings.\n\n{_epilog()}"
-            parser = _parser(lambda row: row.name in EVERYDAY, more)
-        parser.print_help()
+        if topic == ALL:
+            text = parser.format_help()
+        elif topic is None:
+            text = _parser(lambda row: row.name in EVERYDAY, _overview()).format_help()
+        elif topic in (topics := _topics()):
+            text = _parser(lambda row: row.group == topics[topic], "").format_help()
+        else:
+            raise SettingsError(f"--help: {topic!r} is not one of {', '.join((*topics, ALL))}")
+        print(text, end="")
         parser.exit()
+
+
+def _topics() -> dict[str, str]:
+    """The groups of settings, by the word that --help takes: the first of their name."""
+    return {row.group.split()[0].lower(): row.group for row in table()}
+
+
+def _overview() -> str:
+    topics = "".join(f"  --help {word:<12} {group}\n" for word, group in _topics().items())
+    return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
 
 
 def _epilog() -> str:
@@ -66,21 +80,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.ArgumentParser:
-    """A parser of the settings that are `shown`."""
+    """A parser of the settings that are `shown`; without an epilog, of one group."""
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100)
     made = _Parser(
         prog=PROG,
-        usage="%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]",
-        description="A gateway for llama.cpp and PowerInfer servers, and ChatGLM models.",
+        usage=argparse.SUPPRESS,
         epilog=epilog,
-        formatter_class=partial(RawDescriptionHelpFormatter, max_help_position=30, width=100),
+        formatter_class=form,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
     )
-    made.add_argument(*HELP, action=_Help, nargs="?", choices=(ALL,), help="this, or all settings")
-    made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
-    made.add_argument("--config", metavar="FILE", help=text)
+    if epilog:
+        made.usage = "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
+        made.description = "A gateway for llama.cpp and PowerInfer servers, and ChatGLM models."
+        text = "this, the settings of one group, or all"
+        made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
+        made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+        text = "settings file: TOML, llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--config", metavar="FILE", help=text)
     groups: dict[str, Any] = {}
     for row in filter(shown, table()):
         if row.group not in groups:

@@ -17,7 +17,6 @@ further one, and from the third on requests within it are refused.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import threading
@@ -383,7 +382,7 @@ class HostedModel:
                 if self._answered or time.monotonic() - self.used > LASTING:
                     self._failures = 0
                 why = f"the server of the model {self.name} ended with {process.exit}"
-                self._fail(LoadFailed(why, "died"), loaded=True)
+                self._fail(LoadFailed(why, cause="died"), loaded=True)
         except Stopped:
             log.info("model %s: stopped while it was loading", self.name)
         except GatewayError as error:
@@ -466,6 +465,4 @@ class HostedModel:
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
     """An error for one of several requests."""
-    copied = copy.copy(error)
-    copied.retry_after = retry_after
-    return copied
+    return type(error)(error.message, param=error.param, code=error.code, retry_after=retry_after)

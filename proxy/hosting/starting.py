@@ -59,9 +59,21 @@ class LoadFailed(UpstreamFault):
 
     code = LOAD_FAILED
 
-    def __init__(self, message: str, cause: Cause = "other", lines: str = "") -> None:
-        super().__init__(f"{message}\nIts last lines:\n{lines}" if lines else message)
-        self.summary, self.cause, self.lines = message, cause, lines
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: Cause = "other",
+        lines: str = "",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        end = f"\nIts last lines:\n{lines}" if lines else ""
+        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
+        self.summary = message
+        self.cause = cause
+        self.lines = lines
 
 
 class Stopped(Exception):
@@ -117,7 +129,7 @@ class Starter:
 
     def failure(self, why: str, cause: Cause) -> LoadFailed:
         message = f"the model {self._config.name} failed to load: {why}"
-        return LoadFailed(message, cause, self._log.end())
+        return LoadFailed(message, cause=cause, lines=self._log.end())
 
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.app import doctor
-from proxy.app.doctor import LITTLE_SPACE, Finding
+from proxy.app.doctor import FEW_FILES, LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
@@ -225,6 +225,12 @@ def test_folder_of_another_user_is_a_problem(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("os.access", lambda path, mode: False)
     (found,) = _found(Settings(data="/data"), "data")
     assert "cannot be written" in found.text
+
+
+def test_few_open_files_are_told(nowhere: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "raise_limit", lambda: FEW_FILES - 1)
+    (*_, files) = doctor.examine(load(nowhere, {}))
+    assert (files.about, files.level) == ("open files", "advice")
 
 
 @pytest.mark.parametrize(
