@@ -21,7 +21,6 @@ NOTE = "The lighthouse of Varn was lit in 1871 by Ada Moor. It has 214 steps."
 def test_pdf_attached_to_the_chat_is_used_and_cited(
     site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:
-    pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
     page = visit(f"{site.url}/", size=size, language=language)
     pdf = {
         "name": "varn.pdf",

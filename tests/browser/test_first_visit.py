@@ -46,7 +46,6 @@ ZH = Words(
 def test_ask_stop_add_a_pdf_ask_about_it_and_see_where_it_is_from(
     endless_site: Gateway, visit: Open, words: Words, language: str, size: tuple[int, int]
 ) -> None:
-    pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
     page = visit(f"{endless_site.url}/", size=size, language=language)
     page.get_by_text(words.drop).wait_for()
 

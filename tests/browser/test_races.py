@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tools.processes import Gateway
 
 from .conftest import Open
@@ -176,7 +174,6 @@ def test_regenerating_twice_gives_one_answer(site: Gateway, visit: Open) -> None
 
 
 def test_removed_file_does_not_return_with_a_stale_list(site: Gateway, visit: Open) -> None:
-    pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
     page = visit(f"{site.url}/")
     chip = page.locator(".file")
     files = [markdown(name) for name in ("a", "b")]

@@ -43,7 +43,6 @@ def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: 
 def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
     tmp_path: Path, visit: Open, accessible: Any
 ) -> None:
-    pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
     script = oidc_provider.find()
     if script is None:
         pytest.skip("no OpenID provider here: python -m tools.oidc_provider says why")

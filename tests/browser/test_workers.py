@@ -56,7 +56,6 @@ def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[st
 
 @pytest.fixture
 def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
-    pytest.importorskip("redis", reason="the extra redis is not installed")
     redis = RedisServer(redis_servers.first(), tmp_path)
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
     flags += ["--workers", "3", "--state", redis.url]

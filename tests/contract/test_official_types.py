@@ -40,7 +40,6 @@ STREAMS = [
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     data: Path = tmp_path_factory.mktemp("data")
     return make_app(ScriptedDriver(say("Hello.")), data=str(data)).test_client()
 

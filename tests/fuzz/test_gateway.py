@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from tests.fuzz import bodies, sockets, uploads
 from tests.fuzz.subject import Answer, Case, drive, running, told, wrong_in
 from tests.thorough import FEW

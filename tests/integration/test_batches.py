@@ -19,9 +19,6 @@ from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 EMBEDDING = {
     name: extra

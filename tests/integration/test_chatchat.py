@@ -110,7 +110,6 @@ def library(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Chatchat]:
     """A client of a gateway that has knowledge bases, on each database."""
-    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
     flags = [*FLAGS, "--data", str(tmp_path_factory.mktemp("data")), "--llama-api", server.url]
     if request.param == "postgres":
         flags += ["--database", request.getfixturevalue("postgres")]

@@ -83,7 +83,6 @@ def test_search_is_executed_and_the_model_continues(
 def test_files_are_searched(client: openai.OpenAI, searxng: SearXNG) -> None:
     """What the model searches for is babble; that a file is found by it cannot be asked for, but
     that the search is made, told and passed on can."""
-    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
     store = client.vector_stores.create(name="harbour")
     file = client.vector_stores.files.upload_and_poll(
         vector_store_id=store.id, file=("tide.txt", b"The tide is high."), poll_interval_ms=100

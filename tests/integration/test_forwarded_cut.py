@@ -27,8 +27,6 @@ from .conftest import QUIET
 from .test_forwarding import other
 from .test_stopping import CODE, GRACE, IMPATIENT, SERVERS
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 SOUND = "la" * 1000
 FORMS = {"chunked": {}, "sized": {"sized": True}}
 ADMIN = {"Authorization": "Bearer sk-ops"}

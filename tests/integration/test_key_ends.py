@@ -21,8 +21,6 @@ from tools.processes import Child, Gateway, held_port
 
 from .conftest import StartGateway
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 ADMIN = {"Authorization": "Bearer sk-ops"}
 SOON = 10.0  # a second, on an idle machine; the streams would go on for ever
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}

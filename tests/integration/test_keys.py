@@ -15,8 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from tests import redis_servers
 from tests.fakes import wait_until
 from tests.redis_servers import RedisServer

@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from sqlalchemy import create_engine, text
 
 from tests.clients import openai

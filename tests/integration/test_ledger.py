@@ -18,22 +18,18 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import select
 
 from benchmarks.stub_process import Stub
+from proxy.store.database import Database
+from proxy.store.ledger import Ledger
+from proxy.store.ledger_rows import LedgerRow
+from proxy.store.tables import LEDGER_WRITER
 from tests import thorough
 from tools.processes import Gateway
 
 from .child_processes import descendants, until
 from .conftest import StartGateway
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
-from sqlalchemy import select
-
-from proxy.store.database import Database
-from proxy.store.ledger import Ledger
-from proxy.store.ledger_rows import LedgerRow
-from proxy.store.tables import LEDGER_WRITER
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,10 +16,6 @@ from typing import Any
 import httpx
 import pytest
 from msgspec.structs import replace
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 from redis import Redis
 
 from proxy.accounts.limiting import shared

@@ -18,7 +18,6 @@ from tools import servers
 
 from .conftest import StartGateway
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
 pytestmark = pytest.mark.slow
 COUNT = 60
 

@@ -30,8 +30,6 @@ from tests.docs_pages import ROOT, blocks
 from tests.fakes import wait_until
 from tools.processes import Child, Gateway, ask, held_port
 
-pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
-
 PAGE = ROOT / "docs" / "deploy" / "reverse-proxy.md"
 NGINX_CONFIG = ROOT / "deploy" / "nginx" / "slotproxy.conf"
 TWO_GATEWAYS = ROOT / "deploy" / "nginx" / "two-gateways.conf"

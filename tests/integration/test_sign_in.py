@@ -10,9 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from tools import oidc_provider
 from tools.oidc_provider import Provider
 from tools.processes import Gateway, held_port

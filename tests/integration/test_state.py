@@ -30,8 +30,6 @@ from tools.processes import Gateway, ModelServer, ask
 from .child_processes import until
 from .conftest import StartGateway
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 NEVER = Cancel()
 
 

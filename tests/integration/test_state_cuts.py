@@ -18,8 +18,6 @@ from .child_processes import until
 from .conftest import StartGateway
 from .test_state import Stream, _chat, _slots, _states
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 pytestmark = pytest.mark.slow
 
 

@@ -31,7 +31,6 @@ from tools.processes import Child, Gateway, ask, held_port
 from .child_processes import command, descendants
 from .conftest import QUIET
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads Linux's /proc")
 
 GRACE = 1
@@ -292,7 +291,6 @@ def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> N
 
 
 def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
-    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
     one = scene()
     url = one.gateway.url
     lines = [
@@ -403,7 +401,6 @@ def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
 
 def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
     """The place of a stream that the stop has ended is free at once, not when its lease ends."""
-    pytest.importorskip("redis", reason="the extra redis is not installed")
     keys = tmp_path / "keys"
     keys.write_text("one sk-one max_parallel_requests=1\n")
     keys.chmod(0o600)

@@ -15,9 +15,6 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from proxy.config import Secret
 from proxy.config.keys import unnamed
 from proxy.store.database import Database

@@ -10,9 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from tests.clients import openai
 from tests.integration.conftest import StartGateway
 

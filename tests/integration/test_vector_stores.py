@@ -13,9 +13,6 @@ from tests.clients import openai
 from tests.documents import pdf
 from tests.integration.conftest import StartGateway, StartServer
 
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 KEYS = [f"key-of-a-test-{i}" for i in range(30)]
 _keys = iter(KEYS)
 

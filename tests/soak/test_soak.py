@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 from tests.soak import report
 from tests.soak.gauges import Idle, Sample
 from tests.soak.questions import CHAT, Question

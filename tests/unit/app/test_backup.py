@@ -16,8 +16,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.__main__ import main
 from proxy.app import commands
 from proxy.config import Settings

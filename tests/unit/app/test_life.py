@@ -67,7 +67,6 @@ def test_failing_or_endless_step_costs_no_other(
 
 def test_rows_of_batch_lines_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They end when the batches do, so the ledger has to be open then."""
-    pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
     flags = ["--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path)]
     services: Any = compose(load(flags, {}))
     seen: list[str] = []

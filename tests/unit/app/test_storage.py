@@ -62,7 +62,6 @@ def test_database_that_is_not_used_is_not_imported(program: str, tmp_path: Path)
 
 @pytest.mark.parametrize("setting", ["data", "database"])
 def test_responses_in_a_database_outlive_a_restart(setting: str, tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     where = {
         "data": {"data": str(tmp_path)},
         "database": {"database": f"sqlite:///{tmp_path / 'db'}", "data": str(tmp_path / "data")},

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from benchmarks.meaning import LANGUAGES, cases, ranks, shared
 
 

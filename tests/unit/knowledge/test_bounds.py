@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from proxy.errors import BadRequest
 from proxy.knowledge import extract, ingest, reading
 from proxy.knowledge.index.index import Index

@@ -10,9 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
-
 from proxy.errors import NoBackend, UpstreamTimeout
 from proxy.knowledge.index.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf

@@ -6,11 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
-
 ROOT = Path(__file__).resolve().parents[3]
 
 # Many greenlets search and write while another one, which represents a stream, ticks.

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlite_vec", reason="the extra `knowledge` is not installed")
-
 from proxy.knowledge.index.records import IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from proxy.errors import BadRequest
 from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.sqlite import SqliteShelf

@@ -10,9 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
-
-pytest.importorskip("authlib", reason="the extra `oidc` is not installed")
-
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 

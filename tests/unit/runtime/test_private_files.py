@@ -33,7 +33,6 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def test_stored_files_are_private(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     folder = tmp_path / "new" / "data"
     to = client(data=str(folder))
     assert to.post("/v1/vector_stores", json={"name": "x"}).status_code == 200

@@ -57,7 +57,6 @@ def at_once(work: Callable[[int], object], workers: int) -> None:
 
 
 def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     if kind == "sqlite":
         return f"sqlite:///{folder / 'kept.db'}"
     from sqlalchemy import create_engine, text

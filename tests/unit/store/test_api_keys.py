@@ -8,9 +8,6 @@ import time
 
 import pytest
 from msgspec.structs import replace
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from sqlalchemy import select
 
 from proxy.accounts.key_cache import KeyCache, is_well_formed

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from io import BytesIO
 
-import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from sqlalchemy import func, select
 
 from proxy.store.database import Database

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
 from proxy.store.conversations import LEASE, ConversationStore

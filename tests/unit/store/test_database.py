@@ -4,9 +4,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text

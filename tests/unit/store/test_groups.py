@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.accounts.records import Member, StoredKey, Team, User
 from proxy.accounts.rights import Rights
 from proxy.errors import BadRequest, NotFound

@@ -6,10 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
-
 from sqlalchemy import event
 
 from proxy.store import ledger as ledger_module

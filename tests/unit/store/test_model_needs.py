@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.store import model_needs
 from proxy.store.database import Database
 from proxy.store.model_needs import ModelNeeds

@@ -10,9 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from flask.testing import FlaskClient
 
 from proxy.config import keys as api_keys

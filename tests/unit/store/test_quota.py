@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.config import load
 from proxy.errors import QuotaExceeded
 from proxy.knowledge.index.index import Index

@@ -8,8 +8,6 @@ from io import BytesIO
 import pytest
 from msgspec import structs
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.errors import NotFound, QuotaExceeded
 from proxy.store import request_batches
 from proxy.store.database import Database

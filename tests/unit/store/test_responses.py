@@ -291,7 +291,6 @@ def test_a_beat_tells_what_others_have_cancelled_or_deleted(
 
 
 def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     from proxy.store.database_responses import DatabaseResponses
 
     database = opened(f"sqlite:///{tmp_path / 'kept.db'}")

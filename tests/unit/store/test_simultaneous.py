@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
-
 from proxy.errors import QuotaExceeded
 from proxy.store import conversations, knowledge, request_batches
 from proxy.store.conversations import ConversationStore

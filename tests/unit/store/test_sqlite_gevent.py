@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
 pytest.importorskip("gevent", reason="gevent is not installed")
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.accounts import key_cache
 from proxy.accounts.rights import APIS
 from proxy.apis import added

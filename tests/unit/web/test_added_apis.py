@@ -66,7 +66,6 @@ ROOT = {"Authorization": "Bearer sk-root-0123456789"}
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskClient]:
     """A gateway beside which a package with an API is installed."""
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     site = tmp_path / "site"
     (site / "shout").mkdir(parents=True)
     (site / "shout" / "__init__.py").write_text("")

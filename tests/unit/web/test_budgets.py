@@ -13,8 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.accounts.limiting import allowance
 from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import BudgetOf

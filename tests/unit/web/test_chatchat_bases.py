@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from flask.testing import FlaskClient
 
 from proxy.config import Secret

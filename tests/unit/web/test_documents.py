@@ -98,7 +98,6 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_model_reads_a_pdf(house: House, name: str) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     prompt, warnings = house.send(REQUESTS[name]())
     for text in ("[page 1]", "The bridge has 28 arches.", "[page 2]", "It was built in 605."):
         assert text in prompt
@@ -129,14 +128,12 @@ def test_a_pdf_that_cannot_be_read_leaves_a_note(
     ],
 )  # fmt: skip
 def test_the_note_says_why(house: House, part: dict[str, Any], why: str) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     prompt, (warning,) = house.send(in_result(part))
     assert f"[This document was left out: {why}" in prompt
     assert why in warning
 
 
 def test_texts_and_office_files_are_read_too(house: House) -> None:
-    pytest.importorskip("markitdown", reason="the extra `knowledge` is not installed")
     source = "def f():\n\n\n    return 1\n"
     prompt, warnings = house.send(
         messages(
@@ -149,7 +146,6 @@ def test_texts_and_office_files_are_read_too(house: House) -> None:
 
 
 def test_an_uploaded_file_is_read_by_its_id(house: House) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     form = {"purpose": "user_data", "file": (BytesIO(PDF), "bridge.pdf")}
     file_id = house.http.post("/v1/files", data=form).json["id"]
     prompt, warnings = house.send(response({"type": "input_file", "file_id": file_id}))
@@ -160,7 +156,6 @@ def test_an_uploaded_file_is_read_by_its_id(house: House) -> None:
 def test_a_document_is_read_once_in_a_conversation(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     first, _ = house.send(in_result(block()))
     monkeypatch.setattr(attached, "whole_text", lambda *_: pytest.fail("it was read again"))
     again, _ = house.send(in_result(block()))
@@ -171,7 +166,6 @@ def test_a_document_is_read_once_in_a_conversation(
 
 
 def test_a_stored_response_is_continued_with_its_document(house: House) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     path, body = response({"type": "input_file", **file_part()})
     first = house.http.post(path, json=body).json["id"]
     prompt, warnings = house.send((path, {"input": "And when?", "previous_response_id": first}))
@@ -180,7 +174,6 @@ def test_a_stored_response_is_continued_with_its_document(house: House) -> None:
 
 
 def test_a_conversation_keeps_the_text_of_a_document(house: House) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     _, body = response({"type": "input_file", **file_part()})
     item = {"type": "message", **body["input"][0]}
     made = house.http.post("/v1/conversations", json={"items": [item]})
@@ -219,7 +212,6 @@ def test_length_of_a_text_is_bounded(house: House, monkeypatch: pytest.MonkeyPat
 
 
 def test_time_for_a_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pypdfium2", reason="the extra `knowledge` is not installed")
     with pytest.raises(ReadingFailed, match="takes too long"):
         whole_text("a.pdf", PDF, ReadingLimits(seconds=0))
 

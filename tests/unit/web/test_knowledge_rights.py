@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from tests.fakes import ScriptedDriver, make_app, say, services_of
 from tests.unit.web.account_client import KEYS, Http
 

@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.accounts.limiting.allowance import LimitService, limit_statuses
 from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken, clock
 from proxy.accounts.limits import Limited, Limits, Window

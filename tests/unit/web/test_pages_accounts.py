@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from tests.unit.web.account_client import Http
 
 API = "/pages/api/accounts"

@@ -17,7 +17,6 @@ KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 @pytest.fixture
 def visitor(tmp_path: Path) -> Iterator[FlaskClient]:
-    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
     app = make_app(ScriptedDriver(), data=str(tmp_path))
     if services_of(app).knowledge is None:
         pytest.skip("the extra knowledge is not installed")

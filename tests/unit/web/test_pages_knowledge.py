@@ -41,7 +41,6 @@ def test_changes_require_the_form_token(without: FlaskClient, method: str, path:
 
 @pytest.fixture
 def visitor(tmp_path: object) -> FlaskClient:
-    pytest.importorskip("sqlalchemy", reason="the extra knowledge is not installed")
     app = make_app(ScriptedDriver(), data=str(tmp_path))
     if services_of(app).knowledge is None:
         pytest.skip("the extra knowledge is not installed")

@@ -169,7 +169,6 @@ def test_session_end_is_shared_with_workers_and_survives_restart(tmp_path: Path)
 
 
 def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     from proxy.store.database import Database
     from proxy.store.sessions import SessionStore
 

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from flask import Flask
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.config import ApiKey, Secret
 from proxy.web.pages import usage
 from tests.fakes import ScriptedDriver, make_app, services_of

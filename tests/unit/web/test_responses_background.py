@@ -124,7 +124,6 @@ def test_deleted_response_stays_deleted() -> None:
 
 
 def app_with(file: Path, driver: ScriptedDriver | None = None) -> Flask:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     return make_app(driver or ScriptedDriver(), data=str(file.parent))
 
 
@@ -205,7 +204,6 @@ def test_data_deletion_ends_only_streams_that_would_be_stored() -> None:
 def test_answer_that_cannot_be_stored_is_still_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
     from proxy.store import database
 
     monkeypatch.setattr(database, "BUSY", 0.05)

@@ -16,9 +16,6 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import NotFound, StoreUnavailable

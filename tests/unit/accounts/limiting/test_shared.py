@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 from proxy.accounts.limiting import shared
 from proxy.accounts.limiting.limiter import ANY, TICKS, Charge, Gauge, Taken, window
 from proxy.accounts.limiting.shared import SharedLimiter

@@ -11,10 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-pytest.importorskip("apsw", reason="the extra `knowledge` is not installed")
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from flask.testing import FlaskClient
 
 from proxy.batches import batch_run

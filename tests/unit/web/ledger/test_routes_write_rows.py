@@ -10,8 +10,6 @@ import msgspec
 import pytest
 from flask import Flask
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.backends.driver import Capabilities, Input
 from proxy.core.task import Embedded, Ranked
 from proxy.errors import BackendFailed

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.apis.litellm import routes as litellm
 from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of

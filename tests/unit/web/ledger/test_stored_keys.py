@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.store.ledger_rows import LedgerRow
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http

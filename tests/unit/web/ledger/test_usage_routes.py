@@ -14,8 +14,6 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-pytest.importorskip("sqlalchemy", reason="the extra `knowledge` is not installed")
-
 from proxy.apis.usage import routes as usage
 from proxy.config import ApiKey, Secret
 from proxy.store.ledger import Ledger
