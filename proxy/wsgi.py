@@ -14,5 +14,7 @@ except config.SettingsError as error:
 
 application = serve.application(_settings)
 
+from proxy.app import life_of  # noqa: E402  (late, as `serve` says)
+
 # gunicorn with our gunicorn.conf.py has closed everything before. Others have no hook for that.
-atexit.register(serve.life_of(application).close)
+atexit.register(life_of(application).close)

@@ -64,7 +64,7 @@ def read(data: object) -> ExportedConversation:
         case _:
             raise InvalidParameter(
                 "conversation",
-                "is no export of slotproxy, Open WebUI or ChatGPT (conversations.json)",
+                "is not an export from slotproxy, Open WebUI or ChatGPT (conversations.json)",
             )
     if len(given) > MOST_NODES:
         raise InvalidParameter("conversation", f"has more than {MOST_NODES} messages")

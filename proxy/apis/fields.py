@@ -177,7 +177,7 @@ def stops(body: Body, name: str = "stop") -> tuple[str, ...]:
     return tuple(value)
 
 
-def plain(kind: str) -> str:
+def header_safe(kind: str) -> str:
     """A string from the client, made safe for a header."""
     return re.sub(r"[^\w.-]", "?", kind[:40], flags=re.ASCII)
 
@@ -252,7 +252,7 @@ def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]
         return ()
     unknown = body.keys() - known - HARMLESS
     return tuple(
-        f"{at}{plain(name)} is ignored"
+        f"{at}{header_safe(name)} is ignored"
         for name, value in body.items()
         if name in unknown and value not in NEUTRAL.get(name, OFF)
     )

@@ -65,7 +65,10 @@ class Prompters:
     def __call__(self, model: str) -> Prompter | Unrendered:
         """The first backend that reports a template determines it for the whole pool, so that an
         old server gets that of a newer one. If all render prompts themselves, none is needed."""
-        known = [b.caps for b in self._registry.pool(model) if b.caps is not None]
+        known = []
+        for backend in self._registry.pool(model):
+            if backend.caps is not None:
+                known.append(backend.caps)
         reported, rendered = None, not known
         for caps in known:
             rendered = rendered or not caps.native

@@ -88,9 +88,11 @@ class Run(Protocol):
 
 class Driver(ABC):
     """Talks to one backend. Every method raises only errors of `proxy.errors`. Those after `close`
-    are for features that not every backend has. `no_text` says why a backend makes no text."""
+    are for features that not every backend has. `no_text` says why a backend makes no text.
+    `leaving`: its model is about to be unloaded, so requests wait for the next load."""
 
     no_text = ""
+    leaving: bool = False
 
     @abstractmethod
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -212,11 +214,6 @@ class Driver(ABC):
     def awaits(self) -> float:
         """Expected seconds until the model is loaded, 0 if it is."""
         return 0.0
-
-    @property
-    def leaving(self) -> bool:
-        """Whether its model is about to be unloaded, so that requests wait for the next load."""
-        return False
 
     @property
     def keeps_files(self) -> bool:

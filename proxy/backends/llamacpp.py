@@ -10,6 +10,7 @@ more than n_predict, and at least four, so it is asked for one less; a busy one 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -102,10 +103,13 @@ class LlamaCpp(HTTPDriver):
         limit = ConnectionLimit(self._connections, OLD_RESERVE)
         self._careful: ConnectionPool = self.new_pool(limit=limit, idle=OLD_IDLE)
         self._root = self._careful
+        self._counting = threading.Lock()
+        self._vocabulary = 0  # its size, once it was counted
         self._broken = BrokenPrompts(self._tokenize_parts)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         self._broken = BrokenPrompts(self._tokenize_parts)  # it may have another model
+        self._vocabulary = 0
         return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
 
     def count_slots(self) -> tuple[int, bool]:
@@ -120,7 +124,9 @@ class LlamaCpp(HTTPDriver):
         return None
 
     def n_vocab(self) -> int:
-        return counted(self._existing)
+        with self._counting:
+            self._vocabulary = self._vocabulary or counted(self._existing)
+            return self._vocabulary
 
     def _existing(self, ids: Sequence[int]) -> set[int]:
         """The ids among `ids` that an old server recognizes. Raises BackendBusy."""

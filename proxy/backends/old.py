@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Sequence
 
 from ..errors import BackendBusy, BadRequest, Unsupported
@@ -14,59 +13,45 @@ STEP = 1024
 MOST = STEP * STEP  # ids; larger than any vocabulary
 
 
-class Vocabulary:
-    """The size of the vocabulary behind one backend: a token id outside of it crashes an old
-    server. A new one reports it in /v1/models. An old one repeats, in the settings at the end of an
-    answer, those pairs of `logit_bias` whose ids exist: two answers to an empty prompt tell the
-    number."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._lock = threading.Lock()
-        self._size: int | None = 0  # 0: unknown, None: it does not matter
-
-    def clear(self) -> None:
-        """Forget the size, because the backend may have another model now."""
-        self._size = 0
-
-    def check(
-        self, ids: Collection[int], caps: Capabilities, param: str, *, harmless: bool = False
-    ) -> None:
-        """Raises BadRequest for an id outside of the vocabulary. If such an id is not `harmless`,
-        also Unsupported if the size of the vocabulary is unknown, and like `Driver.n_vocab`."""
-        if not ids or (caps.queues and not caps.n_vocab):
+def check_ids(
+    driver: Driver,
+    ids: Collection[int],
+    caps: Capabilities,
+    param: str,
+    *,
+    harmless: bool = False,
+) -> None:
+    """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server. If
+    such an id is not `harmless`, also Unsupported if the size of the vocabulary is unknown, and
+    like `Driver.n_vocab`."""
+    if not ids or (caps.queues and not caps.n_vocab):
+        return
+    try:
+        size = caps.n_vocab or driver.n_vocab()
+    except BackendBusy:
+        if harmless:
             return
-        try:
-            size = caps.n_vocab or self._counted()
-        except BackendBusy:
-            if harmless:
-                return
-            raise
-        if size is None:
-            return
-        wrong = next((token for token in ids if not 0 <= token < size), None)
-        if size and wrong is not None:
-            raise BadRequest(
-                f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
-                param=param,
-            )
-        if not size and not harmless:
-            raise Unsupported(
-                "this model's backend does not report its vocabulary, so token ids cannot be"
-                " checked: send text",
-                param=param,
-            )
-
-    def _counted(self) -> int | None:
-        with self._lock:
-            if self._size == 0:
-                self._size = self._driver.n_vocab()
-            return self._size
+        raise
+    if size is None:
+        return
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if size and wrong is not None:
+        raise BadRequest(
+            f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
+            param=param,
+        )
+    if not size and not harmless:
+        raise Unsupported(
+            "this model's backend does not report its vocabulary, so token ids cannot be checked:"
+            " send text",
+            param=param,
+        )
 
 
 def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
-    """The number of ids. `existing` returns those ids of a collection that exist, and may raise. 0
-    if its answers are not plausible."""
+    """The number of ids, 0 if the answers are not plausible. `existing` returns those ids of a
+    collection that exist: an old server repeats, in the settings at the end of an answer, the pairs
+    of `logit_bias` with such ids."""
     coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
     if not coarse or MOST - STEP in coarse:
         return 0  # a server that repeats every id reveals nothing

@@ -18,7 +18,6 @@ from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
 from .driver import Capabilities, Driver, ModelHost
-from .old import Vocabulary
 from .tokens import TokenCounter
 
 UNNAMED = "default"
@@ -67,7 +66,6 @@ class Backend:
 
     def __post_init__(self) -> None:
         self.counter = TokenCounter(self.driver)
-        self.vocabulary = Vocabulary(self.driver)
         if self.config is not None:
             self.place = self.config.place
 

@@ -43,10 +43,9 @@ def probe(
 ) -> Capabilities:
     """See `Driver.probe`. A router has no token of its own and is only recognized. With
     `model_file`, the template of a server that reports none is read from its model file."""
-    health, props, models, first = _questions(pool)
-    if props.get("role") == ROUTER:
-        return Capabilities(dialect=ROUTER, slots=room(props), build=_text(props.get("build_info")))
-    caps = _outline(health, props, models, first)
+    caps, props, models, first = _outline(pool)
+    if caps.dialect == ROUTER:
+        return caps
     if model_file:
         caps = with_template(caps, url, first, props)
     if props or models:
@@ -77,27 +76,38 @@ def probe(
 def outline(pool: ConnectionPool) -> Capabilities:
     """What a server reports without generating a token, which suffices for an embedding server.
     Raises BackendDown."""
-    health, props, models, first = _questions(pool)
-    if props.get("role") == ROUTER:
+    caps, *_ = _outline(pool)
+    if caps.dialect == ROUTER:
         raise BackendDown("the server is a multi-model router: configure it with --llama-api")
-    return _outline(health, props, models, first)
+    return caps
 
 
-def _outline(health: int, props: Answer, models: Answer, first: Answer) -> Capabilities:
+def _outline(pool: ConnectionPool) -> tuple[Capabilities, Answer, Answer, Answer]:
+    """The same, with the documents at /props, /v1/models and /model.json."""
+    status, props = document(pool, "/props")
+    if status == 503:
+        raise BackendDown("the backend is loading its model")
+    health, _ = document(pool, "/health")
+    _, models = document(pool, "/v1/models")
+    _, first = document(pool, "/model.json")
+    build = _text(props.get("build_info"))
+    if props.get("role") == ROUTER:
+        return Capabilities(dialect=ROUTER, slots=room(props), build=build), props, models, first
     queues = type(props.get("total_slots")) is int or health == 200
     listed = models.get("data")
     model = as_dict(listed[0]) if isinstance(listed, list) and listed else {}
     reported = of_props(props)
     reported["n_ctx"] = reported["n_ctx"] or as_count(first.get("n_ctx"))
-    return Capabilities(
+    caps = Capabilities(
         dialect=_dialect(queues, "modalities" in props, bool(models)),
         n_vocab=as_count(as_dict(model.get("meta")).get("n_vocab")),
         queues=queues,
         truncates="modalities" not in props,
         models=_models(props, models, first),
-        build=_text(props.get("build_info")),
+        build=build,
         **reported,
     )
+    return caps, props, models, first
 
 
 def of_props(props: Answer) -> dict[str, Any]:
@@ -116,17 +126,6 @@ def of_props(props: Answer) -> dict[str, Any]:
         "settings": as_dict(settings.get("params")),
         "metrics": props.get("endpoint_metrics") is True,
     }
-
-
-def _questions(pool: ConnectionPool) -> tuple[int, Answer, Answer, Answer]:
-    """The status of /health and the documents at /props, /v1/models and /model.json."""
-    status, props = document(pool, "/props")
-    if status == 503:
-        raise BackendDown("the backend is loading its model")
-    health, _ = document(pool, "/health")
-    _, models = document(pool, "/v1/models")
-    _, first = document(pool, "/model.json")
-    return health, props, models, first
 
 
 def document(

@@ -300,7 +300,6 @@ class Registry(BackendPools):
                 backend.wake.set()
                 return
             backend.counter.clear(slow=not caps.queues)
-            backend.vocabulary.clear()
             backend.verified = None
             backend.caps, backend.error = caps, ""
             if backend.uncounted:

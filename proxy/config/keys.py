@@ -127,10 +127,3 @@ def conflict(keys: Sequence[ApiKey]) -> str:
         names.add(key.name)
         secrets[key.secret] = key.name
     return ""
-
-
-def no_such_admin(name: str, keys: Sequence[ApiKey]) -> str:
-    """Why `name` is not an administrator's key, "" if it is a key's name."""
-    names = [key.name for key in keys]
-    known = ", ".join(map(repr, names)) or "no API keys are configured"
-    return "" if name in names else f"there is no key named {name!r}: {known}"

@@ -124,11 +124,6 @@ _PLAIN = {
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in _PLAIN.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
-_Loader.yaml_constructors = {
-    tag: make
-    for tag, make in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or tag.removeprefix(_TAG) in (*_PLAIN, "str", "seq", "map")
-}
 
 
 def parse(text: str) -> Any:
@@ -140,7 +135,7 @@ def parse(text: str) -> Any:
         raise ValueError(f"{place}{error.problem or error.context}") from None
     except yaml.YAMLError:
         raise ValueError("contains characters that YAML does not allow") from None
-    except KeyError as error:
+    except (KeyError, AttributeError) as error:  # of a value that does not fit its tag
         raise ValueError(f"{error} is not a value") from None
     except RecursionError:
         raise ValueError("too many lists inside each other") from None

@@ -91,18 +91,6 @@ def read(raw: Any) -> tuple[RouteConfig, ...]:
     return routes
 
 
-def missing(routes: Iterable[RouteConfig], backends: Iterable[str]) -> str:
-    """Why a route cannot be used with the backends of these names, "" if all can."""
-    known = sorted(backends)
-    for name, place in places(routes).items():
-        if name not in known:
-            return (
-                f"{place.model}: there is no backend named {name!r}; the names are"
-                f" {', '.join(known)}"
-            )
-    return ""
-
-
 def places(routes: Iterable[RouteConfig]) -> Mapping[str, Place]:
     """The place of each backend in a route, by its name."""
     by_name = {}

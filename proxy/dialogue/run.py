@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..agent.functions import RunnableTool
 from ..agent.toolbox import Remotes, Toolbox
@@ -33,6 +33,7 @@ from .events import (
 from .finding import MOST_TURNS, WEB, CitationNumbers, Finder, insert_documents
 from .loop import AgentRunner, Runner, SearchRunner, ServerRunner, ToolAnswer, run_with_ticks
 
+T = TypeVar("T")
 HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
@@ -207,9 +208,10 @@ class Running:
             return [*earlier, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
         seconds = self.dialogues.bounds.tool_seconds if knows else finder.searched().longest
-        return (
-            yield from run_with_ticks(find, self.cancel, seconds, self.dialogues.interval, Tick)
-        )
+        return (yield from self._aside(find, seconds))
+
+    def _aside(self, work: Callable[[Cancel], T], seconds: float) -> Generator[Tick, None, T]:
+        return run_with_ticks(work, self.cancel, seconds, self.dialogues.interval, Tick)
 
     def _fitted(
         self, by_question: Sequence[Sequence[Citation]]
@@ -218,14 +220,12 @@ class Running:
         then the least relevant ones."""
         request = self.request
         *before, last = by_question
-        none: list[list[Citation]] = [[] for _ in before]
-        tries: list[list[Sequence[Citation]]] = [[*by_question]]
+        none: list[Sequence[Citation]] = [[] for _ in before]
+        tries = [by_question]
         if any(before):
             tries.append([*none, last])
-        most = len(last) // 2
-        while most:
-            tries.append([*none, last[:most]])
-            most //= 2
+        halvings = range(1, len(last).bit_length())
+        tries += [[*none, last[: len(last) >> count]] for count in halvings]
         for citations in tries:
             messages, cited = insert_documents(
                 self.dialogues.layouts,
@@ -254,16 +254,12 @@ class Running:
     def _agent(self) -> Iterator[DialogueEvent]:
         dialogues, request = self.dialogues, self.request
         sources: list[Sources] = []
-        tools = yield from run_with_ticks(
-            lambda _: {
-                **dialogues.toolbox.tools(),
-                **self._finder.tools(request, dialogues.tools, CitationNumbers(), sources),
-            },
-            self.cancel,
-            dialogues.bounds.seconds,
-            dialogues.interval,
-            Tick,
-        )
+
+        def find_tools(cancel: Cancel) -> dict[str, RunnableTool]:
+            searches = self._finder.tools(request, dialogues.tools, CitationNumbers(), sources)
+            return {**dialogues.toolbox.tools(), **searches}
+
+        tools = yield from self._aside(find_tools, dialogues.bounds.seconds)
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
         tools = {name: tool for name, tool in tools.items() if self.caller.may.permits_tool(name)}

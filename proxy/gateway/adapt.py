@@ -16,6 +16,7 @@ from msgspec import structs
 
 from .. import compiling
 from ..backends.driver import Capabilities
+from ..backends.old import check_ids
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
 from ..core.request import CompletionRequest, Message, describes_document, describes_tools, rewrites
@@ -165,10 +166,10 @@ def adapt_to_backend(
             "infilling is not supported: this model has no infill tokens", param="suffix"
         )
     if not isinstance(task.prompt, str):
-        backend.vocabulary.check(task.prompt, caps, "prompt")
+        check_ids(backend.driver, task.prompt, caps, "prompt")
     if task.sampling.get("logit_bias"):
         biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
-        backend.vocabulary.check(biased, caps, "logit_bias", harmless=True)
+        check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     if task.request.logprobs:
         n = within_alternatives(task.request, n)

@@ -109,10 +109,8 @@ class TokenCounts:
         return Usage(prompt, completion, cached, continued=self.resumed)
 
     def at_end(self, run: Usage) -> Usage:
-        """All counts, including those that the backend reported at the end of the last run. The
-        prompt that it reports includes the text of the earlier runs."""
-        if not (self.switched or self.resumed or self.wasted):
-            return run
+        """All counts of several runs, including those that the backend reported at the end of the
+        last one. The prompt that it reports includes the text of the earlier runs."""
         before = self.written
         if self.switched and self.prompt:  # exact; the count of a text cut off is estimated
             before = max(0, run.prompt - self.prompt)
@@ -503,9 +501,9 @@ class Attempt:
         last = batch[-1] if batch else None
         if type(last) is Finished:
             slot.on_finished(last)
-            usage = self._tokens.at_end(last.usage)
-            if usage is not last.usage:
-                batch[-1] = msgspec.structs.replace(last, usage=usage)
+            tokens = self._tokens
+            if tokens.switched or tokens.resumed or tokens.wasted:
+                batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
         else:
             for event in batch:
                 if type(event) is TextDelta:

@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from ..backends.driver import Capabilities, Driver, Input
+from ..backends.old import check_ids
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..core.task import Embedded, Ranked
@@ -79,7 +80,7 @@ class Embedder:
         backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
-                backend.vocabulary.check(ids, caps, "input", harmless=True)
+                check_ids(backend.driver, ids, caps, "input", harmless=True)
         if not caps.queues:
             vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, on_slot)
             return name, vectors

@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 import msgspec
 
 from ..backends.driver import Driver, SlotAction
+from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
 from ..core.events import Compacted
@@ -302,7 +303,7 @@ class Gateway:
         """The text of token ids. Raises BadRequest for an invalid id."""
         backend = self._any(model, barred)
         if backend.caps is not None:
-            backend.vocabulary.check(tokens, backend.caps, "tokens", harmless=True)
+            check_ids(backend.driver, tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
     def _load(self, model: str) -> None:

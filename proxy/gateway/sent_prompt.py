@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from time import monotonic, thread_time
 
@@ -50,24 +51,25 @@ def rendered(
     if any(map(_CALLS, messages)):
         size += sum(len(call.arguments) for message in messages for call in message.tool_calls)
     is_long = len(messages) >= LONG or size > LARGE
-    in_thread = is_long or prompter.in_thread > 0
-    # A thread also waits for others; on the event loop, only the system may interrupt. Asking for
-    # the time of a thread takes as long as a tenth of a rendering.
-    clock = thread_time if in_thread else monotonic
-
-    def timed() -> RenderedPrompt:
-        began = clock()
+    if is_long:  # it tells nothing of shorter ones
+        return run_in_native_thread(partial(prompter.render, request, now))
+    if not prompter.in_thread:
+        began = monotonic()
         try:
             return prompter.render(request, now)
         finally:
-            if is_long:
-                pass  # it tells nothing of shorter ones
-            elif clock() - began > SLOW:
+            if monotonic() - began > SLOW:
                 prompter.in_thread = AFTER_SLOW
-            elif prompter.in_thread:
-                prompter.in_thread -= 1
 
-    return run_in_native_thread(timed) if in_thread else timed()
+    def timed() -> RenderedPrompt:
+        began = thread_time()  # a thread also waits for others
+        try:
+            return prompter.render(request, now)
+        finally:
+            slow = thread_time() - began > SLOW
+            prompter.in_thread = AFTER_SLOW if slow else prompter.in_thread - 1
+
+    return run_in_native_thread(timed)
 
 
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")

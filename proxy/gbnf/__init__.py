@@ -1,6 +1,6 @@
 """GBNF grammars: parsing, checking, rendering, matching, and compiling from JSON schemas. Pure."""
 
-from .check import Matcher, check, matches
+from .check import check, matches
 from .document import SchemaError, UnsupportedSchema
 from .gbnf import render
 from .regex import PatternError
@@ -14,7 +14,6 @@ __all__ = [
     "Grammar",
     "GrammarError",
     "GrammarLimits",
-    "Matcher",
     "PatternError",
     "SchemaError",
     "UnsupportedSchema",

@@ -359,32 +359,21 @@ States = dict[int, int]
 counted up to one more than MAX_STACKS."""
 
 
-class Matcher:
-    """Matches streamed text against a grammar."""
-
-    def __init__(self, grammar: Grammar) -> None:
-        self._program = _Program(grammar)
-        self._states = self._program.start()
-
-    def feed(self, text: str) -> bool:
-        """Appends text. Returns False, from then on, if no text of the language begins like
-        this."""
-        for char in text:
-            if not self._states:
-                break
-            self._states = self._program.step(self._states, ord(char))
-        return bool(self._states)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the text so far is in the language."""
-        return DONE in self._states
+def states_after(grammar: Grammar, text: str) -> States:
+    """The states behind a text: none if no text of the language begins like it, and DONE among
+    them if it is in the language."""
+    program = _Program(grammar)
+    states = program.start()
+    for char in text:
+        if not states:
+            break
+        states = program.step(states, ord(char))
+    return states
 
 
 def matches(grammar: Grammar, text: str) -> bool:
     """Whether `text` is in the language of `grammar`."""
-    matcher = Matcher(grammar)
-    return matcher.feed(text) and matcher.complete
+    return DONE in states_after(grammar, text)
 
 
 class _Program:

@@ -92,7 +92,7 @@ class HostedDriver(Driver):
         return 0.0 if self.model.status == "loaded" else self.model.takes
 
     @property
-    def leaving(self) -> bool:
+    def leaving(self) -> bool:  # type: ignore[override]  # read-only here
         return self.model.leaving
 
     @property

@@ -173,7 +173,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
-    believed = _is_believed(lease)
+    believed = held.slot is not None and held.slot.held is held  # its slot still holds its prompt
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
         if believed:

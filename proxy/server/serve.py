@@ -26,7 +26,7 @@ from proxy import __version__
 from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
 from proxy.runtime.confinement import bound_malloc
 from proxy.server import open_files, stopping
-from proxy.server.stopping import CUT, MARGIN, Life, Wakeup
+from proxy.server.stopping import CUT, MARGIN, Wakeup
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -100,12 +100,6 @@ def application(settings: Settings) -> Flask:
     gc.set_threshold(10_000, 5, 20)
     gc.enable()
     return app
-
-
-def life_of(app: Flask) -> Life:
-    from proxy.app import life_of
-
-    return life_of(app)
 
 
 def run(settings: Settings, reread: Reread) -> int:
@@ -250,18 +244,20 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         worker.send_timeout = fixed.SEND_TIMEOUT
 
     def post_worker_init(worker: Any) -> None:
+        from proxy.app import life_of
+
+        worker.life = life_of(worker.wsgi)
         if worker.age > settings.workers:  # it replaces one that may have reloaded
             _reload_first(worker.wsgi, reread)
         _on_change(worker.wsgi, settings, reread)
-        worker.life = life_of(worker.wsgi)
 
     def worker_exit(arbiter: Any, worker: Any) -> None:
         if worker.pid != os.getpid():
             return  # gunicorn calls this in the master too
         ending = sys.exception()
         code = ending.code if isinstance(ending, SystemExit) else 1
-        if (app := getattr(worker, "wsgi", None)) is not None:
-            life_of(app).close(shutdown - CUT - MARGIN)
+        if worker.life is not None:
+            worker.life.close(shutdown - CUT - MARGIN)
         _leave(code if isinstance(code, int) else int(code is not None))
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -322,7 +318,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     import waitress
     from waitress import wasyncore
 
-    from proxy.app import shows_key
+    from proxy.app import life_of, shows_key
     from proxy.server.http1 import ConnectionLimits
     from proxy.server.waitress_edge import channel, look
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,25 @@ AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 _serial = itertools.count(1)
 
 
+@contextmanager
+def running(*programs: Any) -> Iterator[None]:
+    """Starts programs, and kills them in the end, the last one first."""
+    try:
+        for program in programs:
+            program.start()
+        yield
+    finally:
+        for program in reversed(programs):
+            program.kill()
+
+
+def key_file(folder: Path, text: str) -> str:
+    file = folder / "keys"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+    return str(file)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     program = chromium.find()
@@ -50,11 +70,8 @@ def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServ
         pytest.skip("llama-2023 or models/tinychat-llama.gguf is not there")
     log = tmp_path_factory.mktemp("server") / "llama.log"
     server = ModelServer("llama-2023", binary, model, log, slots=4, ctx=8192)
-    try:
-        server.start()
+    with running(server):
         yield server
-    finally:
-        server.kill()
 
 
 Site = Callable[..., Gateway]
@@ -101,11 +118,8 @@ def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSe
     # Of 16 thousand tokens, a slot has its fill in seconds. Small batches need less memory.
     model, context = made_up_model.cached(), 131_072
     server = ModelServer("llama-2023", binary, model, log, ctx=context, extra=("-b", "64"))
-    try:
-        server.start()
+    with running(server):
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -113,11 +127,8 @@ def endless_site(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gatewa
     """A gateway of the test's own in front of that, which it may kill and start again."""
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
     gateway = Gateway(flags, tmp_path / "gateway.log", port=held_port())
-    try:
-        gateway.start()
+    with running(gateway):
         yield gateway
-    finally:
-        gateway.kill()
 
 
 Open = Callable[..., Any]

@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.openai_server import Feed, OpenAIServerFake
 from tools.processes import Gateway
 
+from .conftest import running
+
 # No health check asks the model in between.
 FLAGS = ("--health-interval", "3600", "--no-local-embeddings")
 
@@ -41,10 +43,9 @@ def fed_site(folder: Path, slots: int = 4, *flags: str) -> Iterator[FedSite]:
         config.write_text(f'[[backend]]\nkind = "openai"\nurl = "{model.url}"\nslots = {slots}\n')
         words = ["--config", str(config), "--data", str(folder / "data"), *FLAGS, *flags]
         gateway = Gateway(words, folder / "gateway.log")
+        site = FedSite(gateway, model)
         try:
-            gateway.start()
-            site = FedSite(gateway, model)
-            yield site
+            with running(gateway):
+                yield site
         finally:
-            gateway.kill()
             site.end()

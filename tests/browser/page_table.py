@@ -10,7 +10,7 @@ import httpx
 
 from tools.processes import Gateway
 
-from .conftest import OPENED
+from .conftest import OPENED, key_file
 from .test_chat import until
 
 KEY = "sk-table-0123456789"
@@ -41,8 +41,7 @@ PAGES = (
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
     "/static/<path:name>",
-    "/language/<chosen>",
-    "/theme/<chosen>",
+    "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",
     "/signin/oidc/callback",
 }
@@ -50,10 +49,8 @@ OTHERS = {
 
 def locked_site(start_site: Any, folder: Path) -> Gateway:
     """A gateway with keys, a knowledge base with a document, a conversation, and some usage."""
-    file = folder / "keys"
-    file.write_text(f"root {KEY}\n", encoding="utf-8")
-    file.chmod(0o600)
-    site: Gateway = start_site("--api-key-file", str(file), "--admins", "root")
+    keys = key_file(folder, f"root {KEY}\n")
+    site: Gateway = start_site("--api-key-file", keys, "--admins", "root")
     with httpx.Client(base_url=site.url, headers=HEADERS, timeout=60) as client:
 
         def posted(path: str, **body: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, PHONE, Open, key_file
 
 ROOT = "sk-root-0123456789"
 HEADERS = {"Authorization": f"Bearer {ROOT}"}
@@ -17,10 +17,8 @@ HEADERS = {"Authorization": f"Bearer {ROOT}"}
 
 @pytest.fixture(scope="module")
 def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text(f"root {ROOT}\nann sk-ann-0123456789\n")
-    file.chmod(0o600)
-    site: Gateway = start_site("--api-key-file", str(file), "--admins", "root")
+    keys = key_file(tmp_path_factory.mktemp("keys"), f"root {ROOT}\nann sk-ann-0123456789\n")
+    site: Gateway = start_site("--api-key-file", keys, "--admins", "root")
     return site
 
 

@@ -13,7 +13,7 @@ from tests import documents
 from tools import made_up_mmproj, made_up_model, servers
 from tools.processes import Gateway, ModelServer
 
-from .conftest import PHONE, Open
+from .conftest import PHONE, Open, running
 
 RED, BLUE = documents.png(255, 0, 0), documents.png(0, 0, 255)
 GIVE = """([data, type, name, event]) => {
@@ -49,13 +49,8 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     server = ModelServer("llama-2026", binary, model, folder / "llama.log", extra=projector)
     flags = ["--llama-api", server.url, "--data", str(folder / "data")]
     gateway = Gateway(flags, folder / "gateway.log")
-    try:
-        server.start()
-        gateway.start()
+    with running(server, gateway):
         yield gateway
-    finally:
-        gateway.kill()
-        server.kill()
 
 
 def briefly(page: Any) -> None:

@@ -37,6 +37,10 @@ class Held:
             route.continue_()
 
 
+def markdown(name: str, text: bytes = b"# A\n\nSome words.") -> dict[str, Any]:
+    return {"name": f"{name}.md", "mimeType": "text/markdown", "buffer": text}
+
+
 def talk_about(page: Any, what: str) -> None:
     page.get_by_role("button", name="New conversation").first.click()
     page.locator("#talk-title", has_text="Chat").wait_for()
@@ -175,10 +179,7 @@ def test_removed_file_does_not_return_with_a_stale_list(site: Gateway, visit: Op
     pytest.importorskip("markitdown", reason="the extra knowledge is not installed")
     page = visit(f"{site.url}/")
     chip = page.locator(".file")
-    files = [
-        {"name": f"{name}.md", "mimeType": "text/markdown", "buffer": b"# A\n\nSome words."}
-        for name in ("a", "b")
-    ]
+    files = [markdown(name) for name in ("a", "b")]
     put = page.locator('[data-part="attach"]')
     put.set_input_files(files[:1])
     page.locator('.file[data-status="ready"]').wait_for(timeout=60_000)
@@ -202,10 +203,7 @@ def test_error_of_one_file_stays_when_the_next_succeeds(site: Gateway, visit: Op
     make_base(page, "Mixed")
     refused = {"error": {"code": "bad", "message": "it is no document"}}
     page.route("**/documents?name=a.md*", lambda one: one.fulfill(status=400, json=refused))
-    files = [
-        {"name": f"{name}.md", "mimeType": "text/markdown", "buffer": b"# A\n\nSome words."}
-        for name in ("a", "b")
-    ]
+    files = [markdown(name) for name in ("a", "b")]
     page.locator('input[type="file"]').set_input_files(files)
     page.locator(".document", has_text="b.md").wait_for()
     assert page.locator('[data-part="told"]').inner_text() == "a.md: it is no document"
@@ -235,7 +233,7 @@ def test_base_is_created_once_and_shown_despite_a_stale_list(site: Gateway, visi
 def test_later_of_two_searches_is_shown(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Whales")
-    file = {"name": "c.md", "mimeType": "text/markdown", "buffer": b"# A\n\nA whale is large."}
+    file = markdown("c", b"# A\n\nA whale is large.")
     page.locator('input[type="file"]').set_input_files([file])
     page.locator(".document .state", has_text="ready").wait_for()
     held = Held(page, "**/search", method="POST")

@@ -11,7 +11,7 @@ from tools import oidc_provider
 from tools.oidc_provider import Provider
 from tools.processes import Gateway, held_port
 
-from .conftest import DESKTOP, OPENED, PHONE, Open
+from .conftest import DESKTOP, OPENED, PHONE, Open, key_file
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,8 @@ def test_sessions_are_listed_and_ended(
 def test_settings_and_drafts_are_kept_for_each_key(
     start_site: Any, visit: Open, tmp_path: Path
 ) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("ann sk-ann-0123456789\nbob sk-bob-0123456789\n", encoding="utf-8")
-    keys.chmod(0o600)
-    site = start_site("--api-key-file", str(keys))
+    keys = key_file(tmp_path, "ann sk-ann-0123456789\nbob sk-bob-0123456789\n")
+    site = start_site("--api-key-file", keys)
     page = visit(f"{site.url}/")
 
     def sign_in(key: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, PHONE, Open, key_file
 
 KEYS = "root sk-root-0123456789\nann sk-ann-0123456789\n"
 
@@ -44,10 +44,7 @@ def shown_after(page: Any, name: str, least: int) -> None:
 def test_admin_sees_own_usage_and_that_of_all_keys(
     start_site: Any, visit: Open, accessible: Any, tmp_path: Path
 ) -> None:
-    file = tmp_path / "keys"
-    file.write_text(KEYS)
-    file.chmod(0o600)
-    own = start_site("--api-key-file", str(file), "--admins", "root")
+    own = start_site("--api-key-file", key_file(tmp_path, KEYS), "--admins", "root")
     chat(own, "sk-ann-0123456789")
     chat(own, "sk-root-0123456789")
     page = visit(f"{own.url}/usage")
@@ -71,10 +68,7 @@ def test_own_use_is_shown_against_the_limits(
     size: tuple[int, int],
     language: str,
 ) -> None:
-    file = tmp_path / "keys"
-    file.write_text(KEYS)
-    file.chmod(0o600)
-    own = start_site("--api-key-file", str(file), "--admins", "root")
+    own = start_site("--api-key-file", key_file(tmp_path, KEYS), "--admins", "root")
     headers = {"Authorization": "Bearer sk-root-0123456789"}
     limits = {
         "limits": {"requests": {"hour": 5}, "tokens": {"day": 10_000}},

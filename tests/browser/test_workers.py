@@ -18,7 +18,7 @@ from tests.integration import child_processes
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
-from .conftest import Open
+from .conftest import Open, running
 from .test_chat import ask, letters, until
 
 API = "/pages/api/chat"
@@ -61,13 +61,8 @@ def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
     flags += ["--workers", "3", "--state", redis.url]
     gateway = Gateway(flags, tmp_path / "gateway.log")
-    try:
-        redis.start()
-        gateway.start()
+    with running(redis, gateway):
         yield gateway
-    finally:
-        gateway.kill()
-        redis.kill()
 
 
 def test_answer_is_followed_and_stopped_through_any_worker(workers: Gateway, visit: Open) -> None:

@@ -297,12 +297,12 @@ class Fuzzer(NamedTuple):
 SWEEPING = {"data.delete", "chat.clear"}  # rare, or no object would be left
 FORMS = {"session.sign_in": {"key": KEY, "to": "/status"}, "session.sign_out": {}}
 QUERIES = {
-    "chat_files.add": {"name": "a.txt"},
+    "chat.add_file": {"name": "a.txt"},
     "panel_knowledge.add": {"name": "b.txt", "replace": "1"},
     "chatchat.list_files": {"knowledge_base_name": "samples"},
     "chatchat.download_doc": {"knowledge_base_name": "samples", "file_name": "a.txt"},
 }
-FIXED = {"chosen": "en", "name": "shell.css"}
+FIXED = {"what": "language", "chosen": "en", "name": "shell.css"}
 QUERY = [
     "limit", "after", "before", "order", "search", "name", "replace", "as", "purpose", "filter",
     "to", "v", "knowledge_base_name", "file_name", "preview", "model", "stream", "starting_after",

@@ -25,7 +25,8 @@ from proxy.backends.driver import Capabilities
 from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.gbnf import NEW, OLD, Matcher, check
+from proxy.gbnf import NEW, OLD, check
+from proxy.gbnf.check import states_after
 from proxy.runtime.cancel import Cancel
 from tests import thorough
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app
@@ -118,10 +119,9 @@ class Player(ScriptedDriver):
         yield [Finished(reason="length" if self._case["partial"] else "stop", usage=USAGE)]
 
     def _judge(self, grammar: str, text: str) -> None:
-        matcher = Matcher(check(grammar, self._limits))
         # The mark behind a document ends the turn.
-        admitted = matcher.feed(text.rstrip().removesuffix("<|END_TEXT|>"))
-        if not admitted:
+        said = text.rstrip().removesuffix("<|END_TEXT|>")
+        if not states_after(check(grammar, self._limits), said):
             self.forbidden = f"{text!r} under\n{grammar}"
 
 

@@ -21,7 +21,7 @@ from jsonschema import Draft4Validator, Draft7Validator, Draft202012Validator, F
 from msgspec import Struct
 
 from proxy.gbnf import NEW, GrammarLimits, UnsupportedSchema, check, schema_to_grammar
-from proxy.gbnf.check import Matcher
+from proxy.gbnf.check import DONE, states_after
 from tests.integration.conftest import StartServer
 from tests.integration.generations import GENERATIONS
 from tests.integration.test_grammar_real import limits_of
@@ -108,12 +108,12 @@ read = cache(check)
 
 def fault(of: Sampled, limits: GrammarLimits) -> str:
     """What is wrong with a text; "" if nothing is."""
-    matcher = Matcher(read(of.grammar, limits))
-    if not matcher.feed(of.text):
+    states = states_after(read(of.grammar, limits), of.text)
+    if not states:
         return "no text of the grammar begins like this"
-    if of.ended and not matcher.complete:
+    if of.ended and DONE not in states:
         return "the server ended it too early"
-    if matcher.complete and not is_valid(of.schema, json.loads(of.text)):
+    if DONE in states and not is_valid(of.schema, json.loads(of.text)):
         return "jsonschema finds it invalid"
     return ""
 

@@ -120,7 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "web",
     },
     "server": {"", "app", "config", "runtime"},
-    "wsgi": {"config", "server"},
+    "wsgi": {"app", "config", "server"},
     "__main__": {"app", "config", "server"},
 }
 KNOWS_ALL = {"app"}  # the composition root

@@ -74,7 +74,7 @@ def parse(body: Body) -> ContextManagement:
         elif kind == COMPACT:
             edits[kind] = _compaction(edit, at)
         else:
-            warnings.append(f"context edits of type {fields.plain(kind)} are ignored")
+            warnings.append(f"context edits of type {fields.header_safe(kind)} are ignored")
     return ContextManagement(
         tuple(edit for edit in edits.values() if isinstance(edit, Edit)),
         next((edit for edit in edits.values() if isinstance(edit, Compaction)), None),

@@ -224,7 +224,9 @@ class _Turn:
             case "":
                 raise InvalidParameter(at + "type", "is missing")
             case kind if kind != COMPACTION:  # which was read before
-                self._warnings.append(f"content blocks of type {fields.plain(kind)} are ignored")
+                self._warnings.append(
+                    f"content blocks of type {fields.header_safe(kind)} are ignored"
+                )
 
     def _nested(self, block: Body, at: str) -> None:
         for part, path in fields.objects(block, "content", at):
@@ -274,7 +276,7 @@ def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
         elif (definition := next(known, None)) is not None:
             offered.append({**definition, "name": tool.get("name")})
         elif kind != TOOLSET:
-            warnings.append(f"tools of type {fields.plain(kind)} are ignored")
+            warnings.append(f"tools of type {fields.header_safe(kind)} are ignored")
     return functions(offered)
 
 

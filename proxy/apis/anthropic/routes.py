@@ -49,7 +49,7 @@ Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 @dataclass(eq=False)
 class MessagesDialect:
-    """The dialect of one request, whose prompt is edited as its `context_management` says."""
+    """The dialect of one request, which applies its `context_management` edits."""
 
     services: Services
     environ: Environ

@@ -103,7 +103,8 @@ def reply(batch: RequestBatch) -> dict[str, Any]:
     """A batch as clients see it."""
     over = batch.status not in batches.OPEN  # its files are whole
     read, cached, written, reasoning = batch.tokens
-    times = ("expires", "in_progress", "finalizing", "completed", "failed", "expired")
+    names = "expires in_progress finalizing completed failed expired cancelling cancelled".split()
+    times = {f"{name}_at": batch.times.get(name) for name in names}
     return {
         "id": batch.id,
         "object": "batch",
@@ -116,7 +117,7 @@ def reply(batch: RequestBatch) -> dict[str, Any]:
         "output_file_id": (over and batch.output_file) or None,
         "error_file_id": (over and batch.error_file) or None,
         "created_at": int(batch.created),
-        **{f"{name}_at": _time(batch, name) for name in (*times, "cancelling", "cancelled")},
+        **{name: None if at is None else int(at) for name, at in times.items()},
         "request_counts": {
             "total": batch.total,
             "completed": batch.completed,
@@ -131,8 +132,3 @@ def reply(batch: RequestBatch) -> dict[str, Any]:
         },
         "metadata": batch.metadata or None,
     }
-
-
-def _time(batch: RequestBatch, name: str) -> int | None:
-    at = batch.times.get(name)
-    return None if at is None else int(at)

@@ -102,8 +102,8 @@ def embedded(
 ) -> tuple[str, Embedded]:
     """Embed the inputs for the caller. Returns the model's name and the vectors.
 
-    The local model answers to its name, and for names of no model if the backends make no
-    embeddings. Raises like `check_model`, `within_limits` and `Embedder.embed`."""
+    The local model serves its own name, and any unknown name when no backend makes embeddings.
+    Raises like `check_model`, `within_limits` and `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
     caller = services.callers.caller(record.key, request.environ)  # counts one request
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from ...accounts.records import Account, Entry, Member, StoredKey, Team, User
+from ...accounts.records import Account, StoredKey, Team, User
 from ...accounts.rights import Rights
 from ...errors import InvalidParameter
 from .. import fields
@@ -190,45 +190,17 @@ def key_object(key: StoredKey) -> dict[str, Any]:
         "token": key.digest,
         "key_id": key.id,
         "key_name": key.shown,
-        **_shown(key, KEY),
+        **shown(key, KEY),
         "expires": values.shown_time(key.expires),
         "admin": key.rights.admin,
         "created_by": key.created_by,
     }
 
 
-def user_object(user: User, teams: Sequence[Member]) -> dict[str, Any]:
-    return {
-        "user_id": user.id,
-        "user_role": ROLES[user.rights.read_only],
-        "teams": [member.team_id for member in teams],
-        **_shown(user, USER),
-    }
-
-
-def team_object(team: Team, members: Sequence[Member]) -> dict[str, Any]:
-    roles = [{"user_id": member.user_id, "role": member.role} for member in members]
-    return {"team_id": team.id, "members_with_roles": roles, **_shown(team, TEAM)}
-
-
-def _shown(account: StoredKey | Account, columns: Mapping[str, Field]) -> dict[str, Any]:
+def shown(account: StoredKey | Account, columns: Mapping[str, Field]) -> dict[str, Any]:
     return {
         **{field: getattr(account, column.key) for field, column in columns.items()},
         **rights.shown(account.rights),
         "created_at": values.shown_time(account.created),
         "updated_at": values.shown_time(account.changed),
-    }
-
-
-def audit_object(entry: Entry) -> dict[str, Any]:
-    """A change in the list of changes, which is our own."""
-    return {
-        "object": "audit.entry",
-        "number": entry.number,
-        "at": values.shown_time(entry.at),
-        "actor": entry.actor,
-        "action": entry.action,
-        "kind": entry.kind,
-        "subject": entry.subject,
-        "details": entry.details,
     }

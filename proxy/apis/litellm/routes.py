@@ -247,7 +247,12 @@ def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
 
 
 def _user_object(accounts: Accounts, user: User) -> dict[str, Any]:
-    return objects.user_object(user, accounts.users.members(user.id))
+    return {
+        "user_id": user.id,
+        "user_role": objects.ROLES[user.rights.read_only],
+        "teams": [member.team_id for member in accounts.users.members(user.id)],
+        **objects.shown(user, objects.USER),
+    }
 
 
 def _teams_of(accounts: Accounts, user: str) -> list[Team]:
@@ -391,7 +396,9 @@ def remove_member(accounts: Accounts, actor: str, body: Body) -> Any:
 
 
 def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
-    return objects.team_object(team, accounts.teams.members(team.id))
+    members = accounts.teams.members(team.id)
+    roles = [{"user_id": member.user_id, "role": member.role} for member in members]
+    return {"team_id": team.id, "members_with_roles": roles, **objects.shown(team, objects.TEAM)}
 
 
 # -- what was used, from the ledger: administrators see all keys, others their own
@@ -611,4 +618,17 @@ def list_changes(accounts: Accounts) -> Any:
     before = request.args.get("before")
     number = values.count(request.args, "before", 1, 999_999_999) if before else None
     entries = accounts.keys.entries(values.name(request.args, "subject") or "", number, limit)
-    return {"object": "list", "data": [objects.audit_object(entry) for entry in entries]}
+    data = [
+        {
+            "object": "audit.entry",
+            "number": entry.number,
+            "at": values.shown_time(entry.at),
+            "actor": entry.actor,
+            "action": entry.action,
+            "kind": entry.kind,
+            "subject": entry.subject,
+            "details": entry.details,
+        }
+        for entry in entries
+    ]
+    return {"object": "list", "data": data}

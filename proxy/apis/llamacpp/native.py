@@ -54,18 +54,20 @@ _PARSED: dict[str, Field] = {
     ),
     "session": Field(openai.SESSION, "session", text),
 }
+_REPORT: dict[str, Field] = {
+    "return_tokens": Field(doc.flag("Return the ids of the tokens."), "tokens", flag),
+    "post_sampling_probs": Field(doc.flag("Report probabilities after sampling."), "sampled", flag),
+    **{name: openai.REPORT[name] for name in ("return_progress", "timings_per_token")},
+}
 _COMMON: Fields = {
     **_PARSED,
     "logit_bias": openai.LOGIT_BIAS,
     "image_data": doc.array("Must be empty: send images to a chat endpoint.", []),
     "response_fields": doc.strings("Return only these fields.", "content"),
-    "return_tokens": doc.flag("Return the ids of the tokens."),
-    "post_sampling_probs": doc.flag("Report probabilities after sampling."),
-    "return_progress": openai.REPORT["return_progress"],
-    "timings_per_token": openai.REPORT["timings_per_token"],
+    **_REPORT,
     **doc.SAMPLERS,
 }
-_TABLE = table(_PARSED)
+_TABLE, _REPORT_TABLE = table(_PARSED), table(_REPORT)
 FIELDS: Fields = {"prompt": PROMPTS, **_COMMON}
 INFILL: Fields = {
     "input_prefix": doc.text("The text before the gap."),
@@ -153,17 +155,11 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
     wanted = items(body, "response_fields")
     if not all(type(name) is str for name in wanted):
         raise InvalidParameter("response_fields", "must be a list of strings")
-    report = Report(
-        progress=flag(body, "return_progress"),
-        timings=flag(body, "timings_per_token"),
-        tokens=flag(body, "return_tokens"),
-        settings=not wanted or any(name.startswith(SETTINGS) for name in wanted),
-        sampled=flag(body, "post_sampling_probs"),
-    )
+    settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
         "sampling": openai.samplers(body),
         "warnings": ignored_fields(body, known),
-        "report": report,
+        "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
         **read(body, _TABLE),
     }

@@ -126,7 +126,7 @@ def _sampling(options: Body) -> tuple[dict[str, Any], tuple[str, ...]]:
         if own in SAMPLERS:
             values[own] = check(own, value)
         else:
-            warnings.append(f"the option {fields.plain(name)} is ignored")
+            warnings.append(f"the option {fields.header_safe(name)} is ignored")
     return values, tuple(warnings)
 
 

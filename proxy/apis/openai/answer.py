@@ -35,7 +35,7 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
         "sampling": samplers(body),
-        "report": Report() if REPORT.keys().isdisjoint(body) else report(body),
+        "report": report(body),
         **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }
@@ -50,12 +50,9 @@ def samplers(body: Body) -> dict[str, Any]:
 
 
 def report(body: Body) -> Report:
-    """The extra information that llama-server's clients can request. Raises InvalidParameter."""
-    return Report(
-        progress=fields.flag(body, "return_progress"),
-        timings=fields.flag(body, "timings_per_token"),
-        settings=fields.flag(body, "verbose"),
-    )
+    if REPORT.keys().isdisjoint(body):
+        return Report()
+    return Report(**fields.read(body, _REPORT))
 
 
 def _max_tokens(body: Body, _: str) -> int | None:
@@ -116,11 +113,17 @@ LIKELIEST = {
 SESSION = doc.text("Identifies the conversation, to reuse the slot that has its cache.", "c")
 USER = doc.text("Ignored by the backends.", "u")
 TEMPLATE = doc.mapping("Variables for the chat template.", {"enable_thinking": False})
-REPORT: dict[str, Schema] = {
-    "return_progress": doc.flag("Stream the progress of prompt evaluation."),
-    "timings_per_token": doc.flag("Add `timings` to each chunk."),
-    "verbose": doc.flag("Add the prompt and the backend's settings."),
+REPORT: dict[str, Field] = {
+    "return_progress": Field(
+        doc.flag("Stream the progress of prompt evaluation."), "progress", fields.flag
+    ),
+    "timings_per_token": Field(doc.flag("Add `timings` to each chunk."), "timings", fields.flag),
+    "verbose": Field(
+        doc.flag("Add the prompt and the backend's settings."), "settings", fields.flag
+    ),
 }
+"""The extra information that llama-server's clients can request."""
+_REPORT = table(REPORT)
 PARSED: dict[str, Field] = {
     "model": Field(doc.MODEL, "model", fields.model_name),
     "max_completion_tokens": Field(

@@ -51,7 +51,7 @@ def tools(values: list[Any]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
         if kind == "function":
             offered.append((fields.mapping(body, "function", at), at + "function."))
         else:
-            others.add(fields.plain(kind))
+            others.add(fields.header_safe(kind))
     warnings = tuple(f"tools of type {kind} are ignored" for kind in sorted(others))
     return _tools(offered), warnings
 

@@ -18,7 +18,7 @@ from ...core.conversation import LEAD, joined
 from ...core.request import Media, Message, Role, ToolCall
 from ...errors import InvalidParameter
 from ..contents import Content, PartReader, contents, text_reader
-from ..fields import Body, choice, entries, filled, items, plain, text
+from ..fields import Body, choice, entries, filled, header_safe, items, text
 from . import mcp
 
 # The text of a compaction item is the `encrypted_content` that clients send back: base64 of the
@@ -144,7 +144,7 @@ def _message(item: Body, kind: str, at: str, warnings: list[str]) -> Message | N
             return summary_message(text(item, "encrypted_content", at=at), at)
         case "file_search_call" | "web_search_call":
             return None  # made by the gateway; the answer that follows covers its results
-    warnings.append(f"input items of type {plain(kind)} are ignored")
+    warnings.append(f"input items of type {header_safe(kind)} are ignored")
     return None
 
 

@@ -25,8 +25,6 @@ LOGPROBS = "message.output_text.logprobs"
 FILES = 5
 PAGES = {"low": 3, "medium": 5, "high": 8}
 RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
-# Stored by OpenAI only; ignoring them would answer a different question, so they are errors.
-ELSEWHERE = {"prompt": "send the text of the prompt"}
 INPUT = doc.one_of(
     "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
@@ -109,9 +107,8 @@ def parse(
 ) -> ParsedRequest:
     """`earlier` are the items of the response that this one continues, `searches` the searches that
     the gateway can make. `find` returns a stored item by id. Raises InvalidParameter."""
-    for name, instead in ELSEWHERE.items():
-        if body.get(name) is not None:
-            raise InvalidParameter(name, f"is not supported: {instead}")
+    if body.get("prompt") is not None:  # stored by OpenAI
+        raise InvalidParameter("prompt", "is not supported: send the text of the prompt")
     reasoning, spoken = fields.mapping(body, "reasoning"), fields.mapping(body, "text")
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),
@@ -260,7 +257,7 @@ class _Tools:
                     size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
                     self.searches[kind] = Search("web", count=PAGES[size])
             elif kind not in ("custom", "function", "mcp"):
-                given = fields.plain(tool.get("type") or "")
+                given = fields.header_safe(tool.get("type") or "")
                 warnings.append(f"tools of type {given} are ignored")
         if len(self.servers) > mcp.MOST_SERVERS:
             raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
@@ -325,7 +322,7 @@ def parse_choice(value: Any, warnings: list[str]) -> Chosen:
     if family == "search":
         return Chosen(ToolChoice("named", name))
     if kind not in ("function", "custom"):
-        warnings.append(f"tool_choice of type {fields.plain(kind)} is ignored")
+        warnings.append(f"tool_choice of type {fields.header_safe(kind)} is ignored")
         return Chosen(ToolChoice())
     return Chosen(named_choice(value, value, _CHOICE, "auto, none, required"))
 

@@ -148,7 +148,7 @@ class ChatGLM(Driver):
 
 
 class ChatGlmRun:
-    """A completion under way: an iterable of batches, with the token counts so far."""
+    """See `driver.Run`."""
 
     def __init__(
         self,

@@ -308,9 +308,12 @@ class Neutraliser:
             or (message.name != "" and self._everything.touches(message.name))
             or (message.role == "tool" and _hides(rule, message.content))
             or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
-            or any(
-                rule.touches(call.arguments) or _hides(rule, call.arguments)
-                for call in message.tool_calls
+            or (
+                message.tool_calls != ()
+                and any(
+                    rule.touches(call.arguments) or _hides(rule, call.arguments)
+                    for call in message.tool_calls
+                )
             )
         )
 

@@ -34,14 +34,8 @@ from .replica import OpResult, SharedRules, SlotWanted
 
 
 class SharedTicket(Ticket, kw_only=True):
-    """A ticket whose number in the log is `id`.
-
-    `log_lost`: the log was lost since, and `local_ticket` is the ticket of the local scheduler that
-    replaces it."""
-
-    id: int
-    log_lost: bool = False
-    local_ticket: Ticket | None = None
+    id: int  # its number in the log
+    local_ticket: Ticket | None = None  # replaces it because the log was lost
 
 
 log = logging.getLogger("slotproxy.scheduling")
@@ -149,8 +143,6 @@ class SharedScheduler(BaseScheduler):
         with self._lock:
             if not answered:
                 self._follower.lose("Redis is not responding")
-            if ticket.log_lost:
-                return self._enter_local(want, again)
             if ticket.error is not None:
                 raise ticket.error
             if ticket.lease is None:
@@ -239,12 +231,8 @@ class SharedScheduler(BaseScheduler):
     def look(self, ticket: Ticket, now: float) -> float:
         assert isinstance(ticket, SharedTicket)
         with self._lock:
-            if ticket.log_lost and ticket.local_ticket is None:
-                entry = self._enter_local(ticket.want, True)
-                if isinstance(entry, Lease):
-                    ticket.lease, ticket.log_lost = entry, False
-                    return now
-                ticket.local_ticket, entry.event = entry, ticket.event
+            if ticket.lease is not None:
+                return now
             if ticket.local_ticket is not None:
                 until = self._local.look(ticket.local_ticket, now)
                 ticket.stranded = ticket.local_ticket.stranded
@@ -349,6 +337,14 @@ class SharedScheduler(BaseScheduler):
         for name in self._backends:
             self._update_local(name)
         for ticket in self._waiting.values():
-            ticket.log_lost = True
+            try:
+                entry = self._enter_local(ticket.want, True)
+            except GatewayError as error:
+                ticket.error = error
+            else:
+                if isinstance(entry, Lease):
+                    ticket.lease = entry
+                else:
+                    ticket.local_ticket, entry.event = entry, ticket.event
             ticket.event.set()
         self._waiting.clear()

@@ -134,7 +134,10 @@ class Record:
         if info.compacted:
             headers.append(("x-slotproxy-compacted", str(info.compacted)))
         if info.backend and self.shown is not None:
-            headers.append(("x-slotproxy-backend", _visible(self.shown(info.backend))))
+            name = self.shown(info.backend)
+            if not (name.isascii() and name.isprintable()):
+                name = _visible(name)
+            headers.append(("x-slotproxy-backend", name))
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))

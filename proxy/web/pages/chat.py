@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
-from flask import Response, render_template, request
+from flask import Response, make_response, render_template, request
+from msgspec import structs
 
-from ...apis import fields
+from ...apis import chat_exports, fields
 from ...apis.chat_exports import TITLE
 from ...core.request import Message
 from ...core.sampling import sampling
@@ -16,18 +20,17 @@ from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...prompting.template.dialogues import Layouts
-from ...store.records import PINNED
-from .. import permissions
+from ...store.records import PINNED, AdoptedMessage
+from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_files, chat_models, guard, images
-from .answers import Answers
-from .following import StreamPosition, stored
+from . import api, chat_models, guard, images
+from .answers import Answers, StreamPosition, stored
 
 if TYPE_CHECKING:
-    from ...store.conversations import StoredMessage
+    from ...store.conversations import ConversationStore, StoredConversation, StoredMessage
 
 
 # What an empty chat offers to try: first what is configured here, then what any model can answer.
@@ -177,7 +180,7 @@ def clear() -> Response:
     store, owner = api.conversations(), api.owner()
     _answers.stop(owner)
     for conversation in store.recent(owner, limit=None):
-        chat_files.forget(owner, conversation)
+        _forget_files(owner, conversation)
     store.clear(owner)
     return api.done()
 
@@ -203,7 +206,7 @@ def delete(conversation: str) -> Response:
     store, owner = api.conversations(), api.owner()
     known = store.get(owner, conversation)
     _answers.stop(owner, known.id)
-    chat_files.forget(owner, known)
+    _forget_files(owner, known)
     store.delete(owner, known.id)
     return api.done()
 
@@ -227,7 +230,7 @@ def ask(conversation: str) -> Response:
     again = fields.text(asked, "again")
     chosen = dict(fields.mapping(asked, "options"))
     if chosen.get("kind") == "knowledge" and chosen.get("base") == "files":
-        chosen["base"] = chat_files.base_of(known)
+        chosen["base"] = _base_of(known)
     question: StoredMessage | None = None
     text, parent, pictures = "", None, images.read(asked)
     if again:
@@ -324,3 +327,142 @@ def feedback(message: str) -> Response:
     known = api.conversations().message(owner, message)
     api.conversations().rate(owner, known.id, score or 0, fields.text(asked, "reason")[:2000])
     return api.done()
+
+
+# -- files of a conversation, in a temporary knowledge base of its own
+
+FILES = f"{API}/conversations/<conversation>/files"
+SETTING = "files"  # in a conversation's settings: the id of its base
+
+
+def _base_of(conversation: StoredConversation) -> str:
+    """Return the id of the conversation's base. Raises InvalidParameter if it has none."""
+    base = conversation.settings.get(SETTING)
+    if not base:
+        raise InvalidParameter("options.base", "this conversation has no files")
+    return str(base)
+
+
+def _forget_files(owner: str, conversation: StoredConversation) -> None:
+    knowledge, base = current_services().knowledge, conversation.settings.get(SETTING)
+    if knowledge is not None and base:
+        with contextlib.suppress(NotFound):  # the base has expired
+            knowledge.delete(owner, str(base))
+
+
+@blueprint.get(FILES)
+def files(conversation: str) -> Response:
+    """List the conversation's files and their state; empty if the base has expired."""
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
+    base = store.get(owner, conversation).settings.get(SETTING)
+    try:
+        documents = knowledge.documents(owner, base) if base else ()
+    except NotFound:
+        documents = ()
+    return json_response(documents)
+
+
+@blueprint.post(FILES)
+def add_file(conversation: str) -> Response:
+    """Add a file: the body is its content, `?name=` its name. Replaces a file of the same name."""
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
+    known = store.get(owner, conversation)
+    name = request.args.get("name", "")
+    base = known.settings.get(SETTING)
+    with body.spooled(request.environ, current_services().settings.max_document) as data:
+        try:
+            if not base:
+                raise NotFound("no file was attached yet")
+            document = knowledge.add(owner, str(base), name, data, replace=True)
+        except NotFound:  # or the base has expired
+            base = _new_base(owner, known.id, instead_of=base)
+            document = knowledge.add(owner, base, name, data, replace=True)
+    return json_response(document, 201)
+
+
+def _new_base(owner: str, conversation: str, instead_of: str | None) -> str:
+    """Give the conversation a base, unless another request has just done so. Returns its id."""
+    knowledge = api.knowledge()
+    made = knowledge.create(owner, "", temporary=True).id
+
+    def choose(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return settings if settings.get(SETTING) != instead_of else {**settings, SETTING: made}
+
+    chosen = str(api.conversations().change(owner, conversation, edit=choose).settings[SETTING])
+    if chosen != made:
+        knowledge.delete(owner, made)
+    return chosen
+
+
+@blueprint.delete(f"{FILES}/<document>")
+def remove_file(conversation: str, document: str) -> Response:
+    knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
+    knowledge.remove(owner, _base_of(store.get(owner, conversation)), document)
+    return api.done()
+
+
+# -- export and import
+
+
+@blueprint.get(f"{API}/conversations/<conversation>/export")
+def export(conversation: str) -> Response:
+    """Download the conversation as `?as=md` (only the last used branch) or `json`."""
+    store, owner = api.conversations(), api.owner()
+    known = store.get(owner, conversation)
+    if request.args.get("as") == "json":
+        return _download(make_response(_whole(store, owner, known)), known.title, "json")
+    all_ = store.messages(owner, conversation)
+    branch = store.path(owner, all_[-1].id) if all_ else ()
+    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in branch)]
+    data = "\n\n".join(parts).encode() + b"\n"
+    return _download(make_response(data), known.title, "md")
+
+
+@blueprint.get(f"{API}/conversations/export")
+def export_all() -> Response:
+    """Download all conversations as a JSON list, which `import_` takes one by one."""
+    store, owner = api.conversations(), api.owner()
+    stream = passthrough(_all(store, owner), body.JSON, [])
+    return _download(stream, "slotproxy conversations", "json")
+
+
+@blueprint.post(f"{API}/conversations/import")
+def import_() -> Response:
+    """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
+    found = chat_exports.read(api.json_body())
+    if not found.messages:
+        return api.done()
+    messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]
+    settings = {PINNED: True} if found.pinned else {}
+    made = api.conversations().create(
+        api.owner(),
+        found.title,
+        settings,
+        created=found.created,
+        changed=found.changed,
+        messages=messages,
+    )
+    return json_response(made, 201)
+
+
+def _whole(store: ConversationStore, owner: str, known: StoredConversation) -> bytes:
+    found = store.messages(owner, known.id)
+    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": found})
+
+
+def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
+    """Yield one conversation at a time: together they may be large."""
+    before = b"["
+    for known in store.recent(owner, limit=None):
+        yield before + _whole(store, owner, known)
+        before = b",\n"
+    yield b"]" if before != b"[" else b"[]"
+
+
+def _download(response: Response, title: str, ending: str) -> Response:
+    name = re.sub(r"[^\w\- ]", "", title).strip()[:60] or "conversation"
+    response.mimetype = "application/json" if ending == "json" else "text/markdown"
+    response.headers["Content-Disposition"] = (
+        f"attachment; filename*=UTF-8''{quote(name, safe='')}.{ending}"
+    )
+    return response

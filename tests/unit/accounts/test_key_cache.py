@@ -148,29 +148,6 @@ def test_change_of_user_or_team_forgets_their_keys(kind: str, subject: str) -> N
     assert store.asked == asked + 1
 
 
-def test_known_keys_are_read_once_for_a_batch_of_changes() -> None:
-    store, cache, _, _ = _with_key()
-    reads: list[str] = []
-
-    class Counted:
-        key = "key_1"
-        team = ""
-
-        @property
-        def user(self) -> str:
-            reads.append(self.key)
-            return "u7"
-
-    store.find = lambda digest: Counted()  # type: ignore[assignment,method-assign,return-value]
-    secret, _ = store.make()
-    cache.find(secret)
-    for number in range(100):
-        store.note(f"u{number}", "user")
-    cache.follow()
-    assert len(reads) == 1
-    assert cache.known(secret) is None
-
-
 def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
     _, cache, _, key = _with_key()
     cache.named(key.id)

@@ -103,7 +103,7 @@ def test_own_export_is_read_without_empty_answers() -> None:
     "data", [None, 1, "x", {}, {"mapping": []}, {"chat": {}}, [[]], [{"a": 1}]]
 )
 def test_anything_else_is_refused(data: Any) -> None:
-    with pytest.raises(InvalidParameter, match="no export"):
+    with pytest.raises(InvalidParameter, match="not an export"):
         read(data)
 
 

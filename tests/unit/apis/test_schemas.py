@@ -86,7 +86,7 @@ BODIES = {name: SCHEMAS[name] for name in PARSERS}
 FORMS = {name: SCHEMAS[name] for name in FORM_PARSERS}
 # Read only to be refused by name, or elsewhere.
 NOT_HEEDED = {
-    *responses.ELSEWHERE,
+    "prompt",
     "template",
     "keep_alive",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 import sys
 import threading
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.connections import ConnectionLimit
-from proxy.backends.http import PIECE, ConnectionPool, _send_in_pieces
+from proxy.backends.http import PIECE, ConnectionPool
 from proxy.errors import (
     AnswerCut,
     BackendDown,
@@ -241,18 +240,6 @@ def test_large_request_is_resent_whole_on_stale_connection() -> None:
         pool.ask("GET", "/x")
         assert pool.ask("POST", "/x", {"text": "x" * (2 * PIECE)}) == (200, b"ok")
     assert server.requests[-1].endswith(b'{"text":"%b"}' % (b"x" * (2 * PIECE)))
-
-
-def test_large_request_to_slow_reader_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = itertools.count()
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
-
-    class Slow(socket.socket):
-        def send(self, data: Any, flags: int = 0) -> int:
-            return 1
-
-    with Slow() as sock, pytest.raises(TimeoutError):
-        _send_in_pieces(sock, [b"x" * 100], timeout=5.0)
 
 
 def test_configured_headers_and_base_path_are_sent() -> None:

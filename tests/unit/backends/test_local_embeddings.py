@@ -11,7 +11,6 @@ import pytest
 
 from proxy.app import compose
 from proxy.app.life import Life
-from proxy.backends import local_embeddings as module
 from proxy.backends.local_embeddings import AT_ONCE, LONGEST, LocalEmbeddings
 from proxy.config import Settings
 from proxy.core.task import Embedded
@@ -124,8 +123,3 @@ def test_there_is_none_unless_it_is_wanted_and_installed(
 ) -> None:
     monkeypatch.setattr(compose, "is_installed", lambda: installed)
     assert compose._local_embedder(settings, Life()) is None
-
-
-def test_its_absence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MODULE", "a_module_that_nobody_installs")
-    assert not module.is_installed()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.old import MOST, STEP, Vocabulary, counted
+from proxy.backends.old import MOST, STEP, check_ids, counted
 from proxy.errors import BadRequest, Unsupported
 from tests.fakes import ScriptedDriver
 
@@ -39,31 +39,27 @@ def test_vocabulary_size_is_unknown_without_answers(told: set[int]) -> None:
     assert counted(lambda _: told) == 0
 
 
-class Counting(ScriptedDriver):
-    def __init__(self, *sizes: int) -> None:
+class Sized(ScriptedDriver):
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.sizes = list(sizes)
+        self.size = size
 
     def n_vocab(self) -> int:
-        return self.sizes.pop(0)
+        return self.size
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 10**9, 2**31, 2**32 + 5])
 def test_id_outside_vocabulary_is_refused_with_its_parameter(wrong: int) -> None:
-    vocabulary = Vocabulary(Counting(10, 20))
     for harmless in (False, True):
         with pytest.raises(BadRequest, match=f"{wrong}.* 0 to 9") as caught:
-            vocabulary.check([0, 9, wrong], OLD, "prompt", harmless=harmless)
+            check_ids(Sized(10), [0, 9, wrong], OLD, "prompt", harmless=harmless)
         assert caught.value.param == "prompt"
-    vocabulary.check([0, 9], OLD, "prompt")
-    vocabulary.clear()  # another model
-    vocabulary.check([19], OLD, "prompt")
+    check_ids(Sized(10), [0, 9], OLD, "prompt")
     with pytest.raises(BadRequest, match="0 to 99"):
-        vocabulary.check([100], NEW, "prompt")
+        check_ids(Sized(10), [100], NEW, "prompt")
 
 
 def test_ids_are_refused_where_vocabulary_size_is_unknown() -> None:
-    vocabulary = Vocabulary(Counting(0, 0))
     with pytest.raises(Unsupported, match="send text"):
-        vocabulary.check([5], OLD, "prompt")
-    vocabulary.check([5], OLD, "tokens", harmless=True)
+        check_ids(Sized(0), [5], OLD, "prompt")
+    check_ids(Sized(0), [5], OLD, "tokens", harmless=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -12,10 +13,11 @@ from proxy.backends.driver import Capabilities
 from proxy.core.request import CompletionRequest, Media, Message
 from proxy.core.task import Task
 from proxy.errors import BadRequest
+from proxy.gateway import Gateway
 from proxy.gateway import answer as answers
 from proxy.gateway.sent_prompt import check_media
 from proxy.runtime.cancel import Cancel
-from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, say, wait_until
 
 
 def test_size_of_images_and_sounds_is_bounded() -> None:
@@ -43,9 +45,9 @@ class CountingTokenizer(ScriptedDriver):
         return run
 
 
-def test_choices_running_in_parallel_are_bounded() -> None:
+def test_choices_running_in_parallel_are_bounded(serve: Callable[..., Gateway]) -> None:
     driver = CountingTokenizer(slots=64)
-    gateway = services_of(make_app(driver)).gateway
+    gateway = serve(driver)
     request = CompletionRequest(prompts=("a", "b", "c"), n=answers.AT_ONCE)
     answer = gateway.answer(request, Cancel())
     done: list[object] = []
@@ -57,10 +59,11 @@ def test_choices_running_in_parallel_are_bounded() -> None:
     reader.join(60)
     assert len(driver.tasks) == 3 * answers.AT_ONCE
     answer.close()
-    gateway.registry.close()
 
 
-def test_buffered_choices_ahead_of_slow_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_choices_ahead_of_slow_client_are_bounded(
+    serve: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answers, "AHEAD", 5)
     runs: list[ScriptedRun] = []
 
@@ -69,7 +72,7 @@ def test_buffered_choices_ahead_of_slow_client_are_bounded(monkeypatch: pytest.M
             runs.append(super().stream(*args))  # type: ignore[arg-type]
             return runs[-1]
 
-    gateway = services_of(make_app(Driver(say(*"a" * 200)))).gateway
+    gateway = serve(Driver(say(*"a" * 200)))
     answer = gateway.answer(CompletionRequest(prompts=("a",), n=2), Cancel())
     next(batches := iter(answer))
     wait_until(lambda: sum(run._tokens for run in runs) >= 4)
@@ -79,4 +82,3 @@ def test_buffered_choices_ahead_of_slow_client_are_bounded(monkeypatch: pytest.M
     assert sum(run._tokens for run in runs) <= 5 + 2 + 2
     assert sum(1 for _ in batches) > 300
     answer.close()
-    gateway.registry.close()

@@ -18,7 +18,9 @@ from proxy.core.usage import Timings, Usage
 from proxy.errors import BackendFailed, Cancelled
 from proxy.gateway import Gateway, Info
 from proxy.runtime.cancel import Cancel
-from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
+from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, say
+
+Serve = Callable[..., Gateway]
 
 
 class SlowCounts(Info):
@@ -31,9 +33,8 @@ class SlowCounts(Info):
         return value
 
 
-def test_choices_in_several_threads_lose_no_counts() -> None:
-    app = make_app(ScriptedDriver())
-    gateway = services_of(app).gateway
+def test_choices_in_several_threads_lose_no_counts(serve: Serve) -> None:
+    gateway = serve(ScriptedDriver())
     answer = gateway.answer(CompletionRequest(prompts=("one",), n=8), Cancel())
     answer.info = SlowCounts()
     with ThreadPoolExecutor(8) as pool:
@@ -42,45 +43,38 @@ def test_choices_in_several_threads_lose_no_counts() -> None:
     assert answer.info.usage == Usage(7, 24, 2)
     assert answer.info.slot_seconds == 8.0
     answer.close()
-    gateway.registry.close()
 
 
-def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first() -> None:
+def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first(serve: Serve) -> None:
     first_ended = threading.Event()
     slow: Script = [lambda: first_ended.wait(60), *say("a", usage=Usage(7, 3, 0))]
     quick: Script = [*say("b", usage=Usage(7, 3, 6)), first_ended.set]
-    app = make_app(ScriptsInTurn(slow, quick))
-    gateway = services_of(app).gateway
+    gateway = serve(ScriptsInTurn(slow, quick))
     answer = gateway.answer(CompletionRequest(prompts=("one",), n=2), Cancel())
     finished = {one.index: one.finished for one in fold(answer)}
     answer.close()
-    gateway.registry.close()
     assert answer.info.usage == openai.total(finished, 2)
     assert answer.info.usage.cached == finished[0].usage.cached
 
 
-def test_cancelled_answer_counts_its_tokens_so_far() -> None:
-    app = make_app(ScriptedDriver(say("a", "b", "c")))
-    gateway = services_of(app).gateway
+def test_cancelled_answer_counts_its_tokens_so_far(serve: Serve) -> None:
+    gateway = serve(ScriptedDriver(say("a", "b", "c")))
     answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
     for _, batch in answer:
         if TextDelta("b") in batch:
             break
     answer.close()
-    gateway.registry.close()
     assert answer.info.usage == Usage(7, 2, 0)
     assert answer.info.outcome == "cancelled"
     assert answer.info.slot_seconds > 0
 
 
-def test_failed_answer_counts_its_tokens_so_far() -> None:
+def test_failed_answer_counts_its_tokens_so_far(serve: Serve) -> None:
     driver = ScriptedDriver([*say("a", "b")[:-1], BackendFailed("out of memory")])
-    app = make_app(driver, continue_broken=False)
-    gateway = services_of(app).gateway
+    gateway = serve(driver, continue_broken=False)
     answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
     last = [event for _, batch in answer for event in batch][-1]
     answer.close()
-    gateway.registry.close()
     assert isinstance(last, Failed)
     assert answer.info.usage == Usage(7, 2, 0)
 
@@ -96,7 +90,7 @@ class Leaves(ScriptedDriver):
 
 
 @pytest.mark.parametrize("what", ["a request", "the prompt of an answer"])
-def test_count_ends_with_its_client(serve: Callable[..., Gateway], what: str) -> None:
+def test_count_ends_with_its_client(serve: Serve, what: str) -> None:
     gateway = serve(Leaves())
     request, cancel = CompletionRequest(prompts=("one",)), Cancel()
     answer = gateway.answer(request, Cancel())

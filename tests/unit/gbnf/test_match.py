@@ -1,10 +1,11 @@
-"""The recogniser: whole and split texts, prefixes, copies, and cheap counts."""
+"""The recogniser: whole texts, their beginnings, and cheap counts."""
 
 from __future__ import annotations
 
 import pytest
 
-from proxy.gbnf import NEW, Matcher, check, matches
+from proxy.gbnf import NEW, check, matches
+from proxy.gbnf.check import states_after
 
 JSON = check(
     r"""
@@ -18,21 +19,11 @@ string ::= "\"" ([^"\\\x00-\x1f] | "\\" ["\\n])* "\""
 TEXT = '{"a":[1,20,{"b":null}],"中😀":"x\\n"}'
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_text_is_matched_the_same_whole_and_split(size: int) -> None:
-    matcher = Matcher(JSON)
-    for at in range(0, len(TEXT), size):
-        assert matcher.feed("") and not matcher.complete
-        assert matcher.feed(TEXT[at : at + size])
-    assert matcher.complete
-    assert not matcher.feed("x")
-    assert not matcher.complete and not matcher.feed("")
-
-
 def test_every_valid_prefix_can_continue_and_no_wrong_one_can() -> None:
+    assert matches(JSON, TEXT)
     for end in range(len(TEXT)):
-        assert Matcher(JSON).feed(TEXT[:end])
-        assert not Matcher(JSON).feed(TEXT[:end] + "\x01")
+        assert states_after(JSON, TEXT[:end])
+        assert not states_after(JSON, TEXT[:end] + "\x01")
 
 
 @pytest.mark.parametrize(

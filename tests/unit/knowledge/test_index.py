@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from proxy.knowledge.index.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexEntry, IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
+from tests.unit.store.conftest import at_once
 
 
 @pytest.fixture(scope="module")
@@ -256,22 +256,13 @@ def test_index_of_another_version_is_dropped(
 
 def test_concurrent_writers_and_readers_agree(shelf: IndexBackend) -> None:
     index = filled(shelf)
-    failed: list[BaseException] = []
 
     def write(number: int) -> None:
-        try:
-            for i in range(5):
-                index.add("b", [IndexEntry(f"{number}-{i}", f"w{number}", f"字{number} thing{i}")])
-                assert names(index, "竹子") == ["panda"]
-        except BaseException as error:
-            failed.append(error)
+        for i in range(5):
+            index.add("b", [IndexEntry(f"{number}-{i}", f"w{number}", f"字{number} thing{i}")])
+            assert names(index, "竹子") == ["panda"]
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    at_once(write, 4)
     assert shelf.size("b")[0] == len(TEXTS) + 20
 
 

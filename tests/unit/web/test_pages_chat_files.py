@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Barrier, Thread
 
 import pytest
 from flask.testing import FlaskClient
 
 from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.unit.store.conftest import at_once
 
 API = "/pages/api/chat/conversations"
 KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
@@ -50,23 +50,18 @@ def test_attached_files_belong_to_one_conversation(visitor: FlaskClient) -> None
 
 
 def test_files_added_and_a_pin_set_at_once_are_all_there(visitor: FlaskClient) -> None:
-    app = visitor.application
+    app, files = visitor.application, ("", "a.txt", "b.txt")
     for _ in range(10):
-        talk, start = begin(visitor), Barrier(3)
+        talk = begin(visitor)
 
-        def send(name: str, talk: str = talk, start: Barrier = start) -> None:
+        def send(number: int, talk: str = talk) -> None:
             with app.test_client() as client:
-                start.wait(10)
-                if name:
-                    assert drop(client, talk, name, b"text") == 201
+                if files[number]:
+                    assert drop(client, talk, files[number], b"text") == 201
                 else:
                     assert client.put(talk, headers=KEYED, json={"pinned": True}).status_code == 200
 
-        threads = [Thread(target=send, args=(name,)) for name in ("", "a.txt", "b.txt")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        at_once(send, 3)
         assert sorted(names(visitor, talk)) == ["a.txt", "b.txt"]
         assert visitor.get(talk, headers=KEYED).json["settings"]["pinned"] is True
     assert bases(visitor) == 10, "none that no conversation names"

@@ -48,15 +48,6 @@ def visitor(tmp_path: object) -> FlaskClient:
     return app.test_client()
 
 
-def test_bases_are_created_listed_and_deleted(visitor: FlaskClient) -> None:
-    made = visitor.post(API, json={"name": "Sea", "info": "of waves"}, headers=KEYED)
-    assert (made.status_code, made.json["name"], made.json["info"]) == (201, "Sea", "of waves")
-    assert [one["name"] for one in visitor.get(API).json] == ["Sea"]
-    assert visitor.delete(f"{API}/{made.json['id']}", headers=KEYED).status_code == 204
-    assert visitor.get(API).json == []
-    assert visitor.get(f"{API}/{made.json['id']}/documents").status_code == 404
-
-
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from queue import Queue, SimpleQueue
 from typing import Any
 
@@ -37,10 +36,10 @@ def generate(number: int, text: str = "ab", max_tokens: int | None = None, **mor
 class Bench:
     """An engine, order by order."""
 
-    def __init__(self, file: Path, open_model: Callable[[str, int], object]) -> None:
+    def __init__(self, open_model: Callable[[str, int], object]) -> None:
         self._orders: SimpleQueue[Order] = SimpleQueue()
         self._reports: Queue[Report] = Queue()
-        serving = partial(serve, Load(str(file)), self._orders, self._reports.put, open_model)  # type: ignore[arg-type]
+        serving = partial(serve, Load("m.bin"), self._orders, self._reports.put, open_model)  # type: ignore[arg-type]
         threading.Thread(target=serving, daemon=True).start()
 
     def send(self, *orders: Order) -> None:
@@ -72,35 +71,19 @@ class Held:
         assert self._went.wait(60)
 
 
-Start = Callable[[FakeModel], Bench]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    file = tmp_path / "m.bin"
-    file.write_bytes(b"x" * 100)
-    return file
-
-
-@pytest.fixture
-def start(file: Path) -> Start:
-    def start(model: FakeModel) -> Bench:
-        engine = Bench(file, lambda path, n_ctx: model)
-        assert engine.receive() == Ready(model.family, model.n_ctx, "fake")
-        return engine
-
-    return start
+def start(model: FakeModel) -> Bench:
+    engine = Bench(lambda path, n_ctx: model)
+    assert engine.receive() == Ready(model.family, model.n_ctx, "fake")
+    return engine
 
 
 def timeless(report: object) -> object:
-    return (
-        DoneMessage(report.id, report.reason, report.tokens, 0, 0)
-        if isinstance(report, DoneMessage)
-        else report
-    )
+    if not isinstance(report, DoneMessage):
+        return report
+    return DoneMessage(report.id, report.reason, report.tokens, 0, 0)
 
 
-def test_answer_ends_by_itself(start: Start) -> None:
+def test_answer_ends_by_itself() -> None:
     model = FakeModel("你好")
     peer = start(model)
     peer.send(generate(7))
@@ -116,9 +99,7 @@ def test_answer_ends_by_itself(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 0), (1, 1), (5, 5), (None, 62), (1000, 62)])
-def test_max_tokens_is_limited_by_request_and_context(
-    start: Start, asked: int | None, given: int
-) -> None:
+def test_max_tokens_is_limited_by_request_and_context(asked: int | None, given: int) -> None:
     peer = start(FakeModel(endless=True, n_ctx=64))
     peer.send(generate(1, "ab", asked))
     done = peer.until(DoneMessage)[-1]
@@ -126,7 +107,7 @@ def test_max_tokens_is_limited_by_request_and_context(
     assert (done.reason, done.tokens) == ("length", given)
 
 
-def test_cancelled_answer_ends_between_two_tokens(start: Start) -> None:
+def test_cancelled_answer_ends_between_two_tokens() -> None:
     held = Held()
     model = FakeModel(endless=True, pause=held, n_ctx=10_000)
     peer = start(model)
@@ -139,7 +120,7 @@ def test_cancelled_answer_ends_between_two_tokens(start: Start) -> None:
     assert len(model.steps) < 12
 
 
-def test_queued_answer_can_be_cancelled(start: Start) -> None:
+def test_queued_answer_can_be_cancelled() -> None:
     held = Held()
     peer = start(FakeModel("ab", pause=held))
     peer.send(generate(1))
@@ -151,9 +132,7 @@ def test_queued_answer_can_be_cancelled(start: Start) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("range"), IndexError(), MemoryError()])
-def test_library_error_during_generation_fails_only_its_answer(
-    start: Start, error: Exception
-) -> None:
+def test_library_error_during_generation_fails_only_its_answer(error: Exception) -> None:
     model = FakeModel("abc")
     steps = iter([None, error])
 
@@ -168,7 +147,7 @@ def test_library_error_during_generation_fails_only_its_answer(
     assert timeless(peer.until(DoneMessage)[-1]) == DoneMessage(2, "stop", 4, 0, 0)
 
 
-def test_turn_header_is_reported_where_calls_are_parsed(start: Start) -> None:
+def test_turn_header_is_reported_where_calls_are_parsed() -> None:
     for marks, text in ((True, "a<|assistant|>b"), (False, "ab")):
         peer = start(FakeModel("a\1b"))
         peer.send(generate(1, marks=marks))
@@ -177,10 +156,10 @@ def test_turn_header_is_reported_where_calls_are_parsed(start: Start) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bad magic"), MemoryError(), ImportError("no")])
-def test_model_that_cannot_be_loaded_is_reported(file: Path, error: Exception) -> None:
+def test_model_that_cannot_be_loaded_is_reported(error: Exception) -> None:
     def open_model(path: str, n_ctx: int) -> FakeModel:
         raise error
 
-    broken = Bench(file, open_model).until(Broken)[-1]
+    broken = Bench(open_model).until(Broken)[-1]
     assert isinstance(broken, Broken)
     assert type(error).__name__ in broken.reason
