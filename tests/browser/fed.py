@@ -25,15 +25,15 @@ class FedSite:
 
     def feed(self) -> Feed:
         """The next answer of the model."""
-        made = Feed()
-        self._feeds.append(made)
-        self._model.replies.insert(-1, made)
-        return made
+        feed = Feed()
+        self._feeds.append(feed)
+        self._model.replies.insert(-1, feed)
+        return feed
 
     def end(self) -> None:
         """End what a failed test left."""
-        for one in self._feeds:
-            one.end()
+        for feed in self._feeds:
+            feed.end()
 
 
 @contextmanager
@@ -43,9 +43,9 @@ def fed_site(folder: Path, slots: int = 4, *flags: str) -> Iterator[FedSite]:
         config.write_text(f'[[backend]]\nkind = "openai"\nurl = "{model.url}"\nslots = {slots}\n')
         words = ["--config", str(config), "--data", str(folder / "data"), *FLAGS, *flags]
         gateway = Gateway(words, folder / "gateway.log")
-        site = FedSite(gateway, model)
-        try:
-            with running(gateway):
+        with running(gateway):
+            site = FedSite(gateway, model)
+            try:
                 yield site
-        finally:
-            site.end()
+            finally:
+                site.end()
