@@ -12,10 +12,10 @@ from .base import (
     CallShape,
     TaggedArguments,
     Tools,
-    answer,
     follows,
     marks_in,
     opened,
+    text_with_marks,
     thoughts,
 )
 from .reader import Body, CallReader, Malformed, Reading, Wait
@@ -195,7 +195,6 @@ GEMMA4 = CallFormat(
 # guide.
 
 _OPEN, _CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
-_TAGS = ("<think>", "</think>")
 _QUOTES = ('"""', "'''", '"', "'")
 _VALUE_ENDS = frozenset([*",)]}:", ""])
 _ESCAPES = {
@@ -276,9 +275,6 @@ LFM2 = CallFormat(
     ),
     # Strings in single quotes are the model's own as well.
     binds=False,
-    body=answer(_TAGS, (_OPEN,), _lfm_read),
-    turns=("<|im_start|>assistant\n",),
-    reasoning=_TAGS,
-    stops=("<|im_end|>",),
+    body=text_with_marks((_OPEN,), _lfm_read),
     matches=_matches,
 )

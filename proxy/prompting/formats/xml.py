@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, answer, marks_in
+from .base import KEY, CallFormat, CallShape, TaggedArguments, Tools, marks_in, text_with_marks
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .tagged import items, kinds, member, quoted, typed, typed_until
 
@@ -25,7 +25,6 @@ _NS = "]<]minimax[>["
 _MINIMAX_OPEN, _MINIMAX_CLOSE = f"{_NS}<tool_call>", f"{_NS}</tool_call>"
 _MINIMAX_INVOKE, _MINIMAX_INVOKE_END = f'{_NS}<invoke name="', f"{_NS}</invoke>"
 _ELEMENT, _MINIMAX_END, _ITEM = f"{_NS}<", f"{_NS}</", f"{_NS}<item>"
-_MINIMAX_TAGS = ("<mm:think>", "</mm:think>")
 _MAX_DEPTH = 32
 
 
@@ -94,9 +93,7 @@ MINIMAX_M3 = CallFormat(
     ),
     # Nested values as elements are not JSON.
     binds=False,
-    body=answer(_MINIMAX_TAGS, (_MINIMAX_OPEN,), _minimax_read),
-    turns=("]~b]ai\n",),
-    reasoning=_MINIMAX_TAGS,
+    body=text_with_marks((_MINIMAX_OPEN,), _minimax_read),
     stops=("[e~[",),
     tokens=(_NS,),
     matches=marks_in(_NS, "<tool_call>", "<invoke name="),
