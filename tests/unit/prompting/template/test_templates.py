@@ -320,10 +320,10 @@ def test_every_addition_of_large_text_is_charged() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terms", [90, 150, 1000])
+@pytest.mark.parametrize("terms", [150, 1000])
 def test_long_addition_compiles_fast_or_is_refused(terms: int) -> None:
     begun = time.process_time()
-    with pytest.raises(TemplateError) if terms > 90 else nullcontext():
+    with pytest.raises(TemplateError) if terms > 150 else nullcontext():
         compile("{{ x" + " + x" * terms + " }}", "test")
     assert time.process_time() - begun < 10
 
