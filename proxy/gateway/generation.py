@@ -117,7 +117,7 @@ class Generation:
         self._prompt_text = prompt_text
         self._cancel = cancel
         self._request = request = task.request
-        self._prompt = task.prompt if isinstance(task.prompt, str) else ""
+        self._prompt = task.text
         self._native = native = task.backend_templates
         self._rest: list[Stage] = []
         self._held: Batch = []

@@ -18,7 +18,7 @@ from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
-from proxy.prompting.prompt import Prompter, Unrendered
+from proxy.prompting.prompt import Prompter
 from proxy.prompting.template import templates
 from tests.fakes import ScriptedDriver
 
@@ -115,7 +115,7 @@ def test_time_of_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.rendered == 0
 
 
-def looked(one: Backend, form: Prompter | Unrendered | None = None) -> None:
+def looked(one: Backend, form: Prompter | Task | None = None) -> None:
     look(lambda model: form or prompter(), lambda: NOW, one)
 
 

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
+from proxy.core.task import Task
 from proxy.errors import InvalidParameter
 from proxy.prompting.profile.neutralise import (
     COMMON,
@@ -29,7 +30,7 @@ from proxy.prompting.profile.neutralise import (
     ControlTokens,
     Neutraliser,
 )
-from proxy.prompting.prompt import LegacyFormat, Prompter, RenderedPrompt
+from proxy.prompting.prompt import LegacyFormat, Prompter
 from proxy.prompting.template.templates import compile
 
 TEMPLATES = Path(__file__).resolve().parents[4] / "templates" / "chat"
@@ -127,7 +128,7 @@ def special(family: str, parts: list[str]) -> list[str]:
     return [token for part in parts for token in re.findall(pattern, part)]
 
 
-def parts_of(prompt: RenderedPrompt) -> list[str]:
+def parts_of(prompt: Task) -> list[str]:
     cuts = (0, *prompt.breaks, len(prompt.text))
     assert list(cuts) == sorted(set(cuts))
     return [prompt.text[begin:end] for begin, end in pairwise(cuts)]
