@@ -90,15 +90,19 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """A search result. `number` is how the text refers to it in brackets; a file has an id and a
-    `score` from 0 to 1, a page its `url`."""
+class Citation(Struct, frozen=True, kw_only=True):
+    """A source of an answer. `number` is the one that the text cites in brackets, [1]. A document
+    has ids, a human-readable `place` and a `score` from 0 to 1; a web result has a `url`. `text` is
+    what the model received."""
 
     number: int
     title: str
     text: str
+    place: str = ""
     url: str = ""
-    file_id: str = ""
+    base_id: str = ""
+    document_id: str = ""
+    chunk_id: str = ""
     score: float = 0.0
 
 
@@ -109,7 +113,7 @@ class Searched(Struct, frozen=True):
     kind: Literal["file", "web"]
     query: str
     over: bool = False
-    found: tuple[Found, ...] = ()
+    found: tuple[Citation, ...] = ()
     failed: bool = False
 
 

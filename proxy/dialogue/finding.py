@@ -12,12 +12,13 @@ import msgspec
 
 from ..accounts.rights import Permissions
 from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
+from ..core.events import Citation
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from ..websearch.engines import WebSearch
-from .events import Citation, DialogueRequest, Sources
+from .events import DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
     from ..knowledge.index.records import Hit

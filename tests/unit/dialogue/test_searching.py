@@ -10,11 +10,11 @@ import msgspec
 
 from proxy.core.events import (
     Batch,
+    Citation,
     Event,
     Failed,
     Finished,
     FinishReason,
-    Found,
     Searched,
     Started,
     TextDelta,
@@ -22,7 +22,7 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
-from proxy.dialogue.events import Bounds, Citation
+from proxy.dialogue.events import Bounds
 from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Caller, Info
@@ -32,7 +32,7 @@ from proxy.runtime.cancel import Cancel
 ASKED = CompletionRequest(
     messages=(Message(role="user", content="q"),), tools=(Tool("own"),), searches=(Search("web"),)
 )
-FOUND = Found(number=1, title="T", text="text", url="https://t.example/")
+FOUND = Citation(number=1, title="T", text="text", url="https://t.example/")
 
 
 class Scripted:
