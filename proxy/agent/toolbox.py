@@ -18,10 +18,9 @@ from msgspec import Meta, Struct
 
 from ..core.mcp import fitting, function_name, names_address
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
-from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, Reach, RunnableTool, Server, ToolError, local_tool
+from .functions import ChildTool, Reach, RunnableTool, Server, local_tool
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -47,7 +46,7 @@ class Toolbox:
                 CALCULATOR,
                 "Evaluate an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
                 _Expression,
-                _calculate,
+                lambda given, _: calculator.calculate(given.expression),
             ),
             TIME: local_tool(
                 TIME,
@@ -217,10 +216,3 @@ class _Expression(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
     pass
-
-
-def _calculate(given: _Expression, cancel: Cancel) -> str:
-    try:
-        return calculator.calculate(given.expression)
-    except calculator.Wrong as error:
-        raise ToolError(str(error)) from None

@@ -114,13 +114,9 @@ def pattern(text: str) -> str:
 
 def permits(pattern: str, url: str) -> bool:
     """Whether the URL fits the pattern. Raises ValueError for a URL that is none."""
-    wanted, given = parsed(pattern), parsed(url)
-    if wanted.scheme != given.scheme or _port(wanted) != _port(given):
-        return False
-    path = given.path + (f"?{given.query}" if given.query else "")
-    return _fits(wanted.hostname or "", given.hostname or "") and _fits(
-        wanted.path + (f"?{wanted.query}" if wanted.query else ""), path
-    )
+    scheme, port, *wanted = _places(pattern)
+    url_scheme, url_port, *places = _places(url)
+    return (scheme, port) == (url_scheme, url_port) and all(map(_fits, wanted, places))
 
 
 def names_address(pattern: str) -> bool:
@@ -139,8 +135,11 @@ def fitting(patterns: Iterable[str], url: str) -> list[str]:
     return [pattern for pattern in patterns if permits(pattern, url)]
 
 
-def _port(parts: SplitResult) -> int:
-    return parts.port or PORTS[parts.scheme]
+def _places(url: str) -> tuple[str, int, str, str]:
+    """Scheme, port, host, and path with the query."""
+    parts = parsed(url)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return parts.scheme, parts.port or PORTS[parts.scheme], parts.hostname or "", path
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -101,23 +101,18 @@ def check(name: str, value: Any) -> Any:
         if name == "seed" and not -1 <= value < RANDOM:
             value %= RANDOM  # clients draw from 64 bits; servers accept 32, and the largest is none
         return value
-    if kind == "boolean":
-        if type(value) is bool:
-            return value
+    if kind == "boolean" and type(value) is not bool:
         raise InvalidParameter(name, "must be true or false")
-    if kind == "string":
-        if type(value) is str:
-            return value
+    if kind == "string" and type(value) is not str:
         raise InvalidParameter(name, "must be a string")
-    if kind == "samplers" and type(value) is str:
-        return value  # one letter per sampler
-    if isinstance(value, list) and all(type(v) is str for v in value):
+    if kind == "strings" or (kind == "samplers" and type(value) is not str):  # or a letter for each
+        if not (isinstance(value, list) and all(type(v) is str for v in value)):
+            raise InvalidParameter(name, "must be a list of strings")
         if len(value) > MAX_STRINGS:
             raise InvalidParameter(
                 name, f"has {len(value)} strings; at most {MAX_STRINGS} are allowed"
             )
-        return value
-    raise InvalidParameter(name, "must be a list of strings")
+    return value
 
 
 def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
