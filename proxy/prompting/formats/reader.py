@@ -334,7 +334,11 @@ class CallReader:
                 self._pass(text)
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
-                if self._ends_here(spaces) if is_end else self._mark_opens(spaces):
+                if is_end:
+                    counts = self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
+                else:
+                    counts = self._mark_opens(spaces)
+                if counts:
                     if not is_end and mark in self._halts and self._draft is None:
                         self.opened = Opening(self.call_at + len(mark), mark)
                         while True:
@@ -356,10 +360,6 @@ class CallReader:
     def _pass(self, text: str) -> None:
         self.text(text)
         self._at += len(text)
-
-    def _ends_here(self, spaces: str) -> bool:
-        """Whether a mark behind these white spaces, which opens no call, is more than text."""
-        return self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
 
     def _mark_opens(self, spaces: str) -> bool:
         """Whether the mark behind these white spaces may open a call; begins a draft if the model

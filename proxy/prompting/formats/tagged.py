@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .base import NAME, CallShape, TaggedArguments
+from .base import NAME, CallShape
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .scanner import is_json
 
@@ -113,10 +113,6 @@ def kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
     return allowed & _ALL or _ALL
 
 
-def kind_of(value: Any) -> str:
-    return "number" if isinstance(value, float) else min(_kinds_of(value))
-
-
 def _kinds_of(value: Any) -> frozenset[str]:
     if isinstance(value, float) and not value.is_integer():
         return frozenset({"number"})
@@ -169,12 +165,11 @@ def write_arguments(shape: CallShape, arguments: Mapping[str, Any]) -> str:
     tags = shape.tagged
     if tags is None:
         return json.dumps(arguments, ensure_ascii=False)
-    return tags.separator.join(
-        _write_argument(tags, key, value) for key, value in arguments.items()
-    )
-
-
-def _write_argument(tags: TaggedArguments, key: str, value: Any) -> str:
-    before, after = tags.around(key, kind_of(value))
-    is_text = isinstance(value, str) and not tags.json_text
-    return before + (value if is_text else json.dumps(value, ensure_ascii=False)) + after
+    written = []
+    for key, value in arguments.items():
+        kind = "number" if isinstance(value, float) else min(_kinds_of(value))
+        before, after = tags.around(key, kind)
+        is_text = isinstance(value, str) and not tags.json_text
+        text = value if is_text else json.dumps(value, ensure_ascii=False)
+        written.append(before + text + after)
+    return tags.separator.join(written)

@@ -160,26 +160,20 @@ def _apart(message: Message) -> tuple[Message, ...]:
 
 def _split(messages: Sequence[Message]) -> list[Message]:
     """The messages with one call a turn, each followed by its result."""
-    out: list[Message] = []
-    results: dict[str, list[Message]] = {}  # by the id of their call
-    for message in reversed(messages):
-        if message.role == "tool":
-            results.setdefault(message.tool_call_id, []).append(message)
+    turns: list[list[Message]] = []
+    by_call: dict[str, list[Message]] = {}  # of the last message with calls
+    for message in messages:
+        if message.role == "tool" and turns:
+            by_call.get(message.tool_call_id, turns[-1]).append(message)
             continue
-        turns: list[Message] = []
+        by_call = {}
+        if not message.tool_calls:
+            turns.append([message])
         for i, call in enumerate(message.tool_calls):
-            turn = message if not i else Message(role="assistant", name=message.name)
-            turns.append(structs.replace(turn, tool_calls=(call,)))
-            if results.get(call.id):
-                turns.append(results[call.id].pop())
-        turns = turns or [message]
-        for others in reversed(results.values()):
-            turns += reversed(others)
-        results = {}
-        out += reversed(turns)
-    for others in results.values():  # results that begin the conversation
-        out += others
-    return out[::-1]
+            first = message if not i else Message(role="assistant", name=message.name)
+            by_call[call.id] = [structs.replace(first, tool_calls=(call,))]
+            turns.append(by_call[call.id])
+    return [message for turn in turns for message in turn]
 
 
 def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Message]:

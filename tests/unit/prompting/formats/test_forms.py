@@ -87,6 +87,12 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
     ("hermes", f"<tool_call><tool_call>{J}</tool_call>", "<tool_call>", OSLO),
     ("hermes", "a <tool_", "a <tool_", []),
     ("hermes", J, J, []),
+    (  # raw control characters, in code
+        "hermes",
+        '<tool_call>{"name": "add", "arguments": {"a": "x\ny\tz\x01"}}</tool_call>',
+        "",
+        [("add", {"a": "x\ny\tz\x01"})],
+    ),
     (
         "qwen-xml",
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
