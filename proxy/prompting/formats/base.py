@@ -43,7 +43,7 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
         before, after = self.after_key, self.after_value
         if kind == "string":
             before, after = self.text_after_key or before, self.text_after_value or after
-        kind = "number" if kind == "integer" else kind
+        kind = "number" if kind in ("integer", "fraction") else kind
         return self.before_key + key + before.replace(TYPE, kind), after.replace(KEY, key)
 
 
