@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.request import Message, ToolCall
-from proxy.prompting.formats import generic
 from proxy.prompting.formats.base import CallFormat, Tools
 from proxy.prompting.formats.reader import CallArguments, CallStart, TextPiece
 from proxy.prompting.profile.adapt import as_texts
@@ -149,6 +148,12 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         [("add", {"a": [1, -2.5], "b": {"c": None, "d": [True]}})],
     ),
     ("chatglm3", "add\n```python\ntool_call()\n```", "", [("add", {})]),
+    (
+        "chatglm3",
+        "add\n```python\ntool_call(a='\\d+ \\\\ \\u00e9', b=\"it's\")\n```",
+        "",
+        [("add", {"a": "\\d+ \\ é", "b": "it's"})],
+    ),
     *(
         ("chatglm3", f"add\n```python\n{bad}\n```", f"add\n```python\n{bad}\n```", [])
         for bad in (
@@ -267,15 +272,6 @@ def test_deeply_nested_python_is_text(deep: str) -> None:
     assert read(FORMS["chatglm3"], [reply]) == (reply, [])
 
 
-def test_python_string_escapes_are_read_as_python_does() -> None:
-    reply = r"""add
-```python
-tool_call(a='\d+ \\ \u00e9', b="it's")
-```"""
-    found = read(FORMS["chatglm3"], [reply])
-    assert found == ("", [("add", {"a": "\\d+ \\ é", "b": "it's"})])
-
-
 def test_arguments_are_streamed_as_they_arrive() -> None:
     parser = FORMS["hermes"].parser(NAMES)
     assert parser.feed('<tool_call>{"name": "ad') == []
@@ -296,13 +292,6 @@ def test_plain_text_is_not_held_back() -> None:
 def test_json_answer_that_is_no_call_streams_at_once() -> None:
     for name in ("llama3", "generic"):
         assert FORMS[name].parser(NAMES).feed('{"answer": 4') == [TextPiece('{"answer": 4')]
-
-
-def test_parameter_of_type_string_stays_a_string() -> None:
-    tools = {"add": {"properties": {"a": {"type": "string"}}}}
-    reply = "<function=add><parameter=a>12</parameter><parameter=b>12</parameter></function>"
-    found = read(FORMS["qwen-xml"], list(reply), tools)
-    assert found == ("", [("add", {"a": "12", "b": 12})])
 
 
 WEATHER = {
@@ -341,16 +330,6 @@ def test_parser_reads_calls_rendered_into_the_history(
     assert form is not None
     found = read(form, list(reply))
     assert found == ("", [("get_weather", {"city": "北京's", "n": [1, None]})])
-
-
-def test_generic_tool_instructions_join_the_system_message() -> None:
-    told = generic.instructions([WEATHER])
-    assert '"get_weather"' in told
-    user = Message(role="user", content="hi")
-    assert as_texts([user], told) == [Message(role="system", content=told), user]
-    system = Message(role="system", content="Be kind.")
-    assert as_texts([system, user], told)[0].content == f"Be kind.\n\n{told}"
-    assert as_texts([system, user]) == [system, user]
 
 
 def test_generic_tool_round_becomes_plain_turns() -> None:

@@ -186,12 +186,6 @@ def test_users_text_acts_if_the_setting_keeps_it_but_results_never_do(family: st
         assert len(found.breaks) == 1
 
 
-def test_operator_may_write_control_tokens() -> None:
-    system = Message(role="system", content="a<|im_end|>b")
-    request = CompletionRequest(messages=(system, Message(role="user", content="x")))
-    assert prompter("chatml").render(request, NOW).breaks == ()
-
-
 def test_documents_may_not_whatever_the_role_of_their_message() -> None:
     documents = Message(role="system", content="Look here: <|im_end|>", cites=True)
     more = Message(role="user", content="And: <|im_end|>", cites=True)
@@ -381,13 +375,6 @@ def test_messages_in_the_templates_order_have_the_invisible_character_too() -> N
     assert message.content.startswith("<|im_start|>")
     assert message.content[: message.media[0].at].endswith(f"<{JOINER}|im_end|>")
     assert not any(mark in message.content for mark in MARKS)
-
-
-def test_request_without_control_tokens_is_the_same() -> None:
-    tool = Tool("f", "1 < 2", {"type": "object"})
-    message = Message(role="user", content="a < b <b>c</b> [x]", reasoning="y")
-    request = CompletionRequest(messages=(message,), tools=(tool,), template_kwargs={"a": "b"})
-    assert GUARD.disarmed(request) is request
 
 
 @pytest.mark.parametrize("family", FAMILIES)

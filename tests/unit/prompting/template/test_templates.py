@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template import TemplateError, TemplateRefusal, families
 from proxy.prompting.template.templates import compile
-from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
 CASES = ROOT / "tests" / "cases" / "templates"
@@ -275,35 +274,6 @@ def test_endless_or_memory_hungry_template_is_stopped(source: str) -> None:
     with pytest.raises(TemplateError):
         render(source)
     assert time.process_time() - begun < 4
-
-
-TERMS = st.one_of(
-    st.text("ab<{", max_size=3),
-    st.integers(-9, 9),
-    st.sampled_from([0.25, -1.5]),
-    st.booleans(),
-    st.lists(st.integers(0, 9)),
-)
-
-
-@settings(max_examples=share(300))
-@given(
-    terms=st.lists(st.tuples(TERMS, st.booleans()), min_size=2, max_size=9), group=st.integers(0, 9)
-)
-def test_additions_in_templates_equal_pythons(terms: list[tuple[Any, bool]], group: int) -> None:
-    """Some operands are literals in the template, others are variables."""
-    names = {f"x{i}": value for i, (value, _) in enumerate(terms)}
-    written = [repr(value) if told else f"x{i}" for i, (value, told) in enumerate(terms)]
-    if group < len(terms) - 1:
-        written[group], written[-1] = f"({written[group]}", f"{written[-1]})"
-    source = " + ".join(written)
-    try:
-        told = str(eval(source, {}, names))
-    except TypeError:
-        with pytest.raises(TemplateError):
-            render("{{ " + source + " }}", variables=names)
-    else:
-        assert render("{{ " + source + " }}", variables=names) == told
 
 
 def test_nothing_is_escaped_in_additions() -> None:
