@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -165,8 +166,14 @@ class Remotes:
         self._patterns = tuple(patterns)
         self._free = threading.Semaphore(MOST_REMOTE)
 
-    def open(self, label: str, url: str, headers: Mapping[str, str]) -> Remote:
-        """A server, to be closed. Raises Forbidden, InvalidParameter and QueueFull."""
+    @contextmanager
+    def open(
+        self, label: str, url: str, headers: Mapping[str, str]
+    ) -> Iterator[Callable[[], list[ChildTool]]]:
+        """A server in use: a function that lists its tools, and raises UpstreamFault and
+        UpstreamTimeout. Raises Forbidden, InvalidParameter and QueueFull."""
+        from . import mcp  # lazy, as in _offers
+
         try:
             patterns = fitting(self._patterns, url)
         except ValueError as error:
@@ -181,31 +188,12 @@ class Remotes:
             raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
         reach: Reach = "any" if any(map(names_address, patterns)) else "public"
         server = Server(name=label, url=url, headers=dict(headers), reach=reach)
-        return Remote(server, self._free.release)
-
-
-@dataclass(eq=False)
-class Remote:
-    """A server in use."""
-
-    server: Server
-    release: Callable[[], None] | None
-    children: Children | None = None
-
-    def tools(self) -> list[ChildTool]:
-        """Its tools. Raises UpstreamFault and UpstreamTimeout."""
-        from . import mcp  # lazy, as in _offers
-
-        self.children = mcp.children(self.server)
-        return mcp.tools(self.server, self.children)
-
-    def close(self) -> None:
-        """Idempotent."""
-        release, self.release = self.release, None
-        if release is not None:
-            release()
-        if self.children is not None:
-            self.children.close()
+        children = mcp.children(server)
+        try:
+            yield partial(mcp.tools, server, children)
+        finally:
+            self._free.release()
+            children.close()
 
 
 class _Expression(Struct, frozen=True, forbid_unknown_fields=True):

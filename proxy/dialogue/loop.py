@@ -16,6 +16,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -23,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
-from ..agent.toolbox import Remote, Remotes, Toolbox
+from ..agent.toolbox import Remotes, Toolbox
 from ..core.decoding import decoded_object
 from ..core.events import (
     ApprovalRequested,
@@ -255,7 +256,7 @@ class ServerRunner(Runner):
     longest = MOST_RESULT
 
     def __post_init__(self) -> None:
-        self._opened: list[Remote] = []
+        self._opened = ExitStack()
         self._offers: dict[str, tuple[McpServer, ChildTool]] = {}
 
     def listed(self) -> list[Event]:
@@ -319,16 +320,14 @@ class ServerRunner(Runner):
 
     def close(self) -> None:
         """Close the servers that the request names by URL; those that are configured stay open."""
-        for remote in self._opened:
-            remote.close()
+        self._opened.close()
 
     def _of(self, server: McpServer) -> list[ChildTool]:
         work: Callable[[], list[ChildTool]] = partial(self.toolbox.of_server, server.label)
         if server.url:
             self.caller.may.check_tool(server.url)
             remote = self.remotes.open(server.label, server.url, server.headers)
-            self._opened.append(remote)
-            work = remote.tools
+            work = self._opened.enter_context(remote)
         return result_of(run_with_ticks(lambda _: work(), self.cancel, LISTING, 0, list[Event]))
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
