@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "errors", "store", "websearch"},
     "websearch": {"backends", "core", "errors", "runtime"},
-    "agent": {"core", "errors", "runtime", "websearch"},
+    "agent": {"core", "errors", "runtime"},
     "dialogue": {
         "accounts",
         "core",
