@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -122,7 +123,7 @@ class Prompter:
         turn_ends = (*self.syntax.stops[:1], *form.family.turn_stop_texts)
         if isinstance(form, LegacyFormat):
             turn_ends = (form.user_name, form.ai_name.rstrip())
-        self._turn_ends = tuple(filter(None, turn_ends))
+        self._turn_ends = [re.compile(re.escape(end)) for end in turn_ends if end]
         self._usual = _variables(CompletionRequest(), form.rules)
         self._bos = bos or None
         self._adds_bos = adds_bos
@@ -207,7 +208,9 @@ class Prompter:
             prompt=text,
             stop_tokens=self.syntax.stops,
             stop_strings=form.family.turn_stop_texts,
-            boundaries=_boundaries(text, self._turn_ends),
+            boundaries=tuple(
+                sorted({match.start() for end in self._turn_ends for match in end.finditer(text)})
+            ),
             guard=self._neutraliser,
             syntax=self.syntax,
             call_format=call_format,
@@ -331,16 +334,6 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, .
     if opened is None:
         return ""
     return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
-
-
-def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
-    places: set[int] = set()
-    for mark in marks:
-        at = text.find(mark)
-        while at >= 0:
-            places.add(at)
-            at = text.find(mark, at + len(mark))
-    return tuple(sorted(places))
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .base import (
 )
 from .objects import read_list
 from .reader import Body, CallReader, Malformed, Wait
-from .shaped import reads
+from .shaped import ShapeReader
 
 
 def sections(
@@ -162,7 +162,7 @@ KIMI_K3 = CallFormat(
         (_KIMI_TEXT,),
         (_KIMI_TEXT_END, _KIMI_END, _STOP),
         _TOOLS,
-        reads(_KIMI_SHAPE),
+        ShapeReader(_KIMI_SHAPE).read,
         (_TOOLS, _KIMI_END, _STOP),
     ),
     turns=(f'<|open|>message role="assistant"{_SEP}',),
