@@ -6,8 +6,6 @@ import pathlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from proxy.core.request import Message, ToolCall
 from proxy.prompting.formats.base import CallFormat, Tools
@@ -16,7 +14,6 @@ from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS, parse
-from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
 NAMES: Tools = {"get_weather": {}, "add": {}, "get": {}}
@@ -242,28 +239,6 @@ def test_reply_parses_the_same_however_split(
     assert read(form, list(reply)) == (text, calls)
     for at in range(1, min(len(reply), 400)):
         assert read(form, [reply[:at], reply[at:]]) == (text, calls)
-
-
-MARKS = sorted({mark for form in FORMS.values() for mark in form.opening})
-
-
-BITS = [
-    *MARKS, J, P, "{", "}", '"name": ', '"get"', '"add', "get_weather\n", "all\n", "[", "]", ",",
-    ":", " ", "\n", "</tool_call>", "</function>", "<parameter=a>", "</parameter>", FENCE, "python",
-    "json", "tool_call(a=1)", DS, DE, SEP, '{"tool_calls": ', "null", "12", "é", "<", ";", ">",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=share(60))
-@given(bits=st.lists(st.sampled_from(BITS), max_size=12), data=st.data())
-def test_any_text_parses_the_same_whole_and_split(
-    name: str, bits: list[str], data: st.DataObject
-) -> None:
-    reply = "".join(bits)
-    cuts = sorted(data.draw(st.sets(st.integers(0, len(reply)), max_size=8)))
-    pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
-    assert read(FORMS[name], pieces) == read(FORMS[name], [reply])
 
 
 @pytest.mark.parametrize("deep", ["-" * 9000 + "1", "(" * 9000, "[" * 250 + "]" * 250, "'" * 9])

@@ -18,7 +18,7 @@ from proxy.prompting.formats.base import ID, CallFormat
 from proxy.prompting.formats.reader import CallArguments, ReasoningPiece
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
-from tests.call_formats import Answer, parse
+from tests.call_formats import FORMS, Answer, parse
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find
@@ -337,22 +337,27 @@ def test_server_is_asked_for_the_special_tokens(case: Any, form: CallFormat) -> 
 # Any text
 
 
+def sample(form: CallFormat) -> tuple[str, str, str]:
+    call = write_calls(form.shape, OSLO).replace(ID, "123456789")
+    return SAMPLES.get(form.name, ("", "One moment.\n", call))
+
+
 def bits_of(form: CallFormat) -> list[str]:
     """Pieces of the format, and others."""
-    prompt, before, call = SAMPLES[form.name]
+    prompt, before, call = sample(form)
     parts = re.split(r"(<[^<>\s]*>|\n|[{}()\[\],:=\"])", prompt + before + call)
     texts = ["a", " ", "\n", "`", "```", "{", "}", '"', "'", "\\", "1", "null", "北京"]
     whole = [before, call, *form.opening, *form.content, *form.reasoning]
     return sorted({part for part in (*parts, *texts, *whole) if part})
 
 
-@EACH
+@pytest.mark.parametrize("form", [*SAMPLED, *FORMS.values()], ids=lambda form: form.name)
 @settings(max_examples=share(80))
 @given(data=st.data())
 def test_any_text_is_read_the_same_whole_and_split(form: CallFormat, data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.sampled_from(bits_of(form)), max_size=14))
     reply = "".join(bits)
-    prompt = SAMPLES[form.name][0]
+    prompt = sample(form)[0]
     at = data.draw(st.integers(0, len(reply)))
     ends = sorted(data.draw(st.sets(st.integers(0, len(reply)), max_size=8)))
     pieces = [reply[a:b] for a, b in zip([0, *ends], [*ends, len(reply)], strict=True)]
