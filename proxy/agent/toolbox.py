@@ -57,20 +57,15 @@ class Toolbox:
             ),
         }
         self._own: dict[str, RunnableTool] = {name: own[name] for name in allowed if name in own}
-        self._servers = {
+        self._sources = {
             server.name: _Source(server.name, partial(_offers, server), clock)
             for server in servers
             if server.name in allowed
         }
-        self._functions: _Source | None = None
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
-            self._functions = _Source("functions", partial(functions.functions, chosen), clock)
-
-    @property
-    def _sources(self) -> list[_Source]:
-        return [*self._servers.values(), *([self._functions] if self._functions else ())]
+            self._sources[""] = _Source("functions", partial(functions.functions, chosen), clock)
 
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
@@ -79,27 +74,27 @@ class Toolbox:
         """The tools available now, by name; the first of a name wins. Those of an MCP server that
         are `published` have its name before their own. May wait for servers."""
         tools = dict(self._own)
-        for source in self._sources:
+        for server, source in self._sources.items():
             for tool in source.tools():
                 name = tool.tool.name
-                if published and source is not self._functions:
-                    name = function_name(source.name, name)
+                if published and server:
+                    name = function_name(server, name)
                 tools.setdefault(name, tool)
         return tools
 
     def of_server(self, name: str) -> list[ChildTool]:
         """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
         that cannot list its tools."""
-        source = self._servers.get(name)
+        source = self._sources.get(name)
         if source is None:
-            known = ", ".join(self._servers) or "none"
+            known = ", ".join(filter(None, self._sources)) or "none"
             raise NotFound(
                 f"no MCP server {name[:64]!r} is configured for requests: --tools names {known}"
             )
         return source.listed()
 
     def close(self) -> None:
-        for source in self._sources:
+        for source in self._sources.values():
             source.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
 from proxy.dialogue import loop
 from proxy.dialogue.loop import ServerRunner
-from proxy.errors import Cancelled, Forbidden, UpstreamFault, UpstreamTimeout
+from proxy.errors import Forbidden, UpstreamFault, UpstreamTimeout
 from proxy.gateway import Caller
 from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
@@ -227,34 +226,6 @@ def test_number_of_tools_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = Scripted(ENDS)
     run(gateway)
     assert [tool.name for tool in gateway.asked[0].tools] == ["far__get"]
-
-
-def test_cancelled_request_ends_the_call() -> None:
-    begun, ended = threading.Event(), threading.Event()
-    cancel = Cancel()
-
-    class Hangs(Box):
-        def of_server(self, name: str) -> list[ChildTool]:
-            class Waits(Answers):
-                def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
-                    cancel.add(ended.set)
-                    begun.set()
-                    ended.wait(60)
-                    raise Cancelled("the request was cancelled")
-
-            return [ChildTool(Tool("get", "", SCHEMA), Waits(None))]
-
-    def leave() -> None:
-        begun.wait(60)
-        cancel.cancel()
-
-    thread = threading.Thread(target=leave)
-    thread.start()
-    events = run(Scripted(GET), Hangs(), cancel=cancel)
-    thread.join(60)
-    assert ended.is_set()
-    assert isinstance(events[-1], Failed)
-    assert isinstance(events[-1].error, Cancelled)
 
 
 @pytest.mark.parametrize("approved", [False, True])
