@@ -51,13 +51,6 @@ class CallArguments(Struct, frozen=True):
 Piece = TextPiece | ReasoningPiece | CallStart | CallArguments
 
 
-class Opening(Struct, frozen=True):
-    """A mark that opens a call; ``end`` is the position behind it in the reply."""
-
-    end: int
-    mark: str
-
-
 class Malformed(Exception):
     """The text read is not a call."""
 
@@ -117,7 +110,7 @@ class CallReader:
         self.calls = 0
         self.call_at = 0  # of the last call's mark, or of its beginning if it has none
         self.arguments_at = 0  # where the last call's name was known; mostly its arguments' start
-        self.opened: Opening | None = None  # the mark at which it halted
+        self.opened: tuple[int, str] | None = None  # behind and at which mark it halted
         self.found_unmeant = False  # whether a whole call was found where a mark means nothing
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
@@ -340,7 +333,7 @@ class CallReader:
                     counts = self._mark_opens(spaces)
                 if counts:
                     if not is_end and mark in self._halts and self._draft is None:
-                        self.opened = Opening(self.call_at + len(mark), mark)
+                        self.opened = self.call_at + len(mark), mark
                         while True:
                             yield
                     self._kept_from, self._begins_with_mark = self._at, True
