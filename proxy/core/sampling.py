@@ -151,20 +151,16 @@ def logit_bias(value: Any) -> list[list[Any]]:
     """OpenAI's object {token id: bias}, or server.cpp's list of pairs [id, bias], as pairs. A text
     instead of an id means each of its tokens; a bias of false forbids the token. Raises
     InvalidParameter."""
-    if isinstance(value, Mapping | list) and len(value) > MAX_BIASES:
+    if not isinstance(value, Mapping | list):
+        raise InvalidParameter("logit_bias", "must map token ids to numbers")
+    if len(value) > MAX_BIASES:
         raise InvalidParameter(
             "logit_bias", f"has {len(value)} entries; at most {MAX_BIASES} are allowed"
         )
-    if isinstance(value, Mapping):
-        pairs: list[Any] = list(map(list, value.items()))
-    elif isinstance(value, list):
-        pairs = value
-    else:
-        raise InvalidParameter("logit_bias", "must map token ids to numbers")
     out: list[list[Any]] = []
     texts = 0
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:
+    for pair in value.items() if isinstance(value, Mapping) else value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise InvalidParameter("logit_bias", "must contain pairs of a token id and a number")
         token, bias = pair
         if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10:

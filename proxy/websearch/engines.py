@@ -28,6 +28,7 @@ _TAG = re.compile(r"<[^<>]{1,200}>")
 _HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
 GRACE = 1.0  # extra seconds for a child to return its results
+_REFUSALS = dict.fromkeys((401, 403), "rejects our API key") | {429: "is rate limiting requests"}
 URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
 
 
@@ -73,12 +74,9 @@ def read(name: str, status: int, data: bytes) -> list[WebResult]:
     """Parses the named engine's answer. Raises UpstreamFault if it is invalid."""
     if name == "searxng" and status == 403:
         raise UpstreamFault("the SearXNG server does not allow the json format")
-    if status in (401, 403):
-        raise UpstreamFault(f"the search engine {name} rejects our API key")
-    if status == 429:
-        raise UpstreamFault(f"the search engine {name} is rate limiting requests")
     if status != 200:
-        raise UpstreamFault(f"the search engine {name} responded with status {status}")
+        why = _REFUSALS.get(status, f"responded with status {status}")
+        raise UpstreamFault(f"the search engine {name} {why}")
     try:
         value = msgspec.json.decode(data)
     except msgspec.DecodeError:

@@ -81,15 +81,11 @@ class Probes:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._budget = Budget(STEPS)
-        self._known: dict[tuple[Any, ...], str | None] = {}
 
     def text(self, *messages: Message, prompt: bool = False) -> str | None:
-        key = (*messages, prompt)
-        if key not in self._known:
-            texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
-            behind = (text.rpartition(USER.content)[1:] for text in texts)
-            self._known[key] = next((text for needle, text in behind if needle), None)
-        return self._known[key]
+        texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
+        behind = (text.rpartition(USER.content)[1:] for text in texts)
+        return next((text for needle, text in behind if needle), None)
 
     def _rendered(self, chat: tuple[Message, ...], tools: Any, prompt: bool) -> str:
         """The prompt, "" if the template refuses."""
