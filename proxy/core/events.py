@@ -91,13 +91,13 @@ class ToolCallDelta(Struct, frozen=True):
 
 
 class Citation(Struct, frozen=True, kw_only=True):
-    """A source of an answer. `number` is the one that the text cites in brackets, [1]. A document
-    has ids, a human-readable `place` and a `score` from 0 to 1; a web result has a `url`. `text` is
-    what the model received."""
+    """A source of an answer. `number` is the one that the text cites in brackets, [1]; 0 for a
+    search result that has none yet. A document has ids, a human-readable `place` and a `score` from
+    0 to 1; a web result has a `url`. `text` is what the model receives."""
 
-    number: int
     title: str
     text: str
+    number: int = 0
     place: str = ""
     url: str = ""
     base_id: str = ""

@@ -149,11 +149,7 @@ class Finder:
 
     def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
-        results = self.searched().search(query, engine, count, cancel=cancel)
-        return [
-            Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-            for result in results
-        ]
+        return list(self.searched().search(query, engine, count, cancel=cancel))
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
         """The results of a search that an answer makes. In file searches the citation's document_id
@@ -259,7 +255,6 @@ class Finder:
 
 def _cited(hit: Hit) -> Citation:
     return Citation(
-        number=0,
         title=hit.filename,
         text=hit.text,
         place=hit.place,

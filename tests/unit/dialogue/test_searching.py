@@ -72,7 +72,7 @@ class Finds:
         self.asked.append((owner, query))
         if self.error is not None:
             raise self.error
-        return [Citation(number=0, title="T", text="text", url="https://t.example/")]
+        return [Citation(title="T", text="text", url="https://t.example/")]
 
 
 def done(reason: FinishReason, usage: Usage = Usage(10, 5)) -> Finished:  # noqa: B008  # frozen

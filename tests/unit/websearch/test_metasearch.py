@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.events import Citation
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.confinement import landlock
-from proxy.websearch.engines import Metasearch, WebResult, WebSearch
+from proxy.websearch.engines import Metasearch, WebSearch
 
 LIBRARY = """
 import time
@@ -56,7 +57,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metasear
 def test_search_library_results_and_failures(engine: Metasearch) -> None:
     web = WebSearch([engine], seconds=60, clock=time.monotonic)
     (result,) = web.search("tides", "duckduckgo", cancel=Cancel())
-    assert result == WebResult("tides", "https://x.example/", "b")
+    assert result == Citation(title="tides", text="b", url="https://x.example/")
     assert web.search("none", cancel=Cancel()) == ()
     for query in ("down", "defect"):
         with pytest.raises(UpstreamFault, match="no search engine is reachable"):
