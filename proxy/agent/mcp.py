@@ -56,7 +56,7 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
             names,
         )
     return [
-        ChildTool(Tool(name, description, parameters), children, annotations or {})
+        ChildTool(Tool(name, description, parameters, annotations=annotations or {}), children)
         for name, description, parameters, annotations in listed["tools"]
     ]
 

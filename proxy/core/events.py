@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from .request import Tool
 from .usage import Timings, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -117,20 +118,11 @@ class Searched(Struct, frozen=True):
     failed: bool = False
 
 
-class ListedTool(Struct, frozen=True):
-    """A tool of an MCP server, as the server describes it."""
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
-    annotations: Mapping[str, Any] = {}
-
-
 class ToolsListed(Struct, frozen=True):
     """The tools of an MCP server that the model may call. `error`: the server did not list them."""
 
     label: str
-    tools: tuple[ListedTool, ...] = ()
+    tools: tuple[Tool, ...] = ()
     error: str = ""
 
 

@@ -84,12 +84,14 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class Tool(Struct, frozen=True):
-    """A function the model may call; `parameters` is a JSON schema."""
+    """A function the model may call; `parameters` is a JSON schema. `annotations` are what an MCP
+    server says about it."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
     strict: bool = False
+    annotations: Mapping[str, Any] = {}
 
 
 class ToolChoice(Struct, frozen=True):

@@ -34,7 +34,6 @@ from ..core.events import (
     Event,
     Failed,
     Finished,
-    ListedTool,
     Searched,
     ServerCall,
     Started,
@@ -275,9 +274,7 @@ class ServerRunner(Runner):
             for tool in tools:
                 self._offers[server.function(tool.tool.name)] = server, tool
             if not server.listed:
-                own = [(tool.tool, tool.annotations) for tool in tools]
-                listed = [ListedTool(t.name, t.description, t.parameters, said) for t, said in own]
-                events.append(ToolsListed(server.label, tuple(listed)))
+                events.append(ToolsListed(server.label, tuple(tool.tool for tool in tools)))
         return events
 
     def tools(self) -> Sequence[Tool]:

@@ -16,7 +16,6 @@ from proxy.core.events import (
     Event,
     Failed,
     Finished,
-    ListedTool,
     ServerCall,
     Started,
     TextDelta,
@@ -41,7 +40,7 @@ SERVER = McpServer(label="far", approval=FREE)
 ASKED = CompletionRequest(messages=(Message(role="user", content="q"),), servers=(SERVER,))
 GET = call("far__get", '{"a": 1}', TextDelta("Let me see. "))
 ENDS: list[Event] = [TextDelta("Four."), done("stop")]
-LISTED = ToolsListed("far", tuple(ListedTool(name, "", SCHEMA) for name in ("get", "put")))
+LISTED = ToolsListed("far", tuple(Tool(name, "", SCHEMA) for name in ("get", "put")))
 
 
 class Answers(Children):
