@@ -21,24 +21,15 @@ from .usage import Timings, Usage
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-class Alternative(Struct, frozen=True):
-    """A token that could have been chosen. `logprob` is a natural logarithm; `id` is the token's
-    number in the vocabulary, -1 if the backend does not report it."""
-
-    token: str
-    logprob: float
-    data: bytes = b""
-    id: int = -1
-
-
 class TokenLogprob(Struct, frozen=True):
-    """A chosen token with its logprob, its bytes, its alternatives, and its id (-1 if the backend
-    does not report it)."""
+    """A token with its bytes and the natural logarithm of its probability. `id` is its number in
+    the vocabulary, -1 if the backend does not report it. `top` are the tokens that could have been
+    chosen instead."""
 
     token: str
     logprob: float
     data: bytes = b""
-    top: tuple[Alternative, ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
     id: int = -1
 
 
