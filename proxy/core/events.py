@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from .mcp import ServerCall as ServerCall
 from .request import Tool
 from .usage import Timings, Usage
 
@@ -115,22 +116,6 @@ class ToolsListed(Struct, frozen=True):
     label: str
     tools: tuple[Tool, ...] = ()
     error: str = ""
-
-
-class ServerCall(Struct, frozen=True, kw_only=True):
-    """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
-    when it is `over`. `code` is a JSON-RPC code if the server failed. `id` is the model's,
-    `approval` that of the request the client approved."""
-
-    id: str
-    label: str
-    name: str
-    arguments: str
-    approval: str = ""
-    over: bool = False
-    output: str = ""
-    error: str = ""
-    code: int = 0
 
 
 class ApprovalRequested(Struct, frozen=True):

@@ -68,14 +68,21 @@ class McpServer(Struct, frozen=True, kw_only=True):
         return function_name(self.label, tool)
 
 
-class ApprovedCall(Struct, frozen=True):
-    """A call that the client has approved: it is made before the model continues. `id` is that of
-    the request for approval, and of the tool message that gets the result."""
+class ServerCall(Struct, frozen=True, kw_only=True):
+    """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
+    when it is `over`. `code` is a JSON-RPC code if the server failed. `id` is the model's.
+    `approval` is that of the request for approval, if the client has approved the call: it is made
+    before the model continues, and the tool message of that id gets the result."""
 
     id: str
     label: str
     name: str
     arguments: str
+    approval: str = ""
+    over: bool = False
+    output: str = ""
+    error: str = ""
+    code: int = 0
 
 
 def function_name(label: str, tool: str) -> str:

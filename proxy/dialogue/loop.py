@@ -290,14 +290,7 @@ class ServerRunner(Runner):
         for approved in request.approved:
             name = function_name(approved.label, approved.name)
             _, tool = self._offers.get(name, (None, None))
-            event = ServerCall(
-                id=approved.id,
-                label=approved.label,
-                name=approved.name,
-                arguments=approved.arguments,
-                approval=approved.id,
-            )
-            results[approved.id] = yield from self.call_tool(event, tool, seconds)
+            results[approved.id] = yield from self.call_tool(approved, tool, seconds)
         messages = tuple(
             msgspec.structs.replace(message, content=results[message.tool_call_id])
             if message.role == "tool" and message.tool_call_id in results

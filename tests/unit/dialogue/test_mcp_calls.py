@@ -21,7 +21,7 @@ from proxy.core.events import (
     TextDelta,
     ToolsListed,
 )
-from proxy.core.mcp import Approval, ApprovedCall, McpServer, ToolFilter
+from proxy.core.mcp import Approval, McpServer, ToolFilter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
 from proxy.dialogue import loop
@@ -40,6 +40,7 @@ SERVER = McpServer(label="far", approval=FREE)
 ASKED = CompletionRequest(messages=(Message(role="user", content="q"),), servers=(SERVER,))
 GET = call("far__get", '{"a": 1}', TextDelta("Let me see. "))
 ENDS: list[Event] = [TextDelta("Four."), done("stop")]
+APPROVED = ServerCall(id="r1", label="far", name="get", arguments="{}", approval="r1")
 LISTED = ToolsListed("far", tuple(Tool(name, "", SCHEMA) for name in ("get", "put")))
 
 
@@ -125,7 +126,7 @@ def approving() -> CompletionRequest:
     return msgspec.structs.replace(
         asking(listed=True, approval=Approval()),
         messages=(*ASKED.messages, *turn),
-        approved=(ApprovedCall("r1", "far", "get", "{}"),),
+        approved=(APPROVED,),
     )
 
 
@@ -142,7 +143,7 @@ def test_approved_call_of_a_tool_that_is_not_allowed_is_not_made() -> None:
     box = Box()
     request = msgspec.structs.replace(
         asking(allowed=ToolFilter(frozenset({"put"}))),
-        approved=(ApprovedCall("r1", "far", "get", "{}"),),
+        approved=(APPROVED,),
     )
     events = run(Scripted(ENDS), box, request)
     (over,) = (event for event in events if isinstance(event, ServerCall) and event.over)
