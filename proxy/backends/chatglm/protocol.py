@@ -41,12 +41,10 @@ class PromptMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class Load(Struct, frozen=True):
-    """The parameters of an engine. `n_ctx` reduces the model's context; 0 keeps it. The engine is
-    ended after `idle` seconds without a call; 0: never."""
+    """The parameters of an engine. `n_ctx` reduces the model's context; 0 keeps it."""
 
     path: str
     n_ctx: int = 0
-    idle: float = 0.0
 
 
 class Generate(Struct, frozen=True, tag="generate", kw_only=True):

@@ -1,6 +1,6 @@
 """Supervises one engine: starts it when needed, and restarts it after a failure.
 
-    idle ──need──> loading ──> ready ──it was idle──> idle
+    idle ──need──> loading ──> ready
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
@@ -49,7 +49,6 @@ log = logging.getLogger("slotproxy.chatglm")
 Launch = Callable[[], "Helper | InThread"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 LOOK = 0.2  # seconds between two looks for a cancellation
 SOON = 0.01  # seconds
 
@@ -113,17 +112,15 @@ class PendingCall(queue.Queue[Answer | None]):
 class Engine:
     """The process of an engine, as long as it lives: sends orders, and assigns the answers to their
     calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
-    evaluates a long prompt reads nothing meanwhile. `unloaded`: it ended because it was idle."""
+    evaluates a long prompt reads nothing meanwhile."""
 
     def __init__(self, process: Helper | InThread, load: Load) -> None:
         self.process = process
-        self._idle = load.idle
         self._numbers = itertools.count(1)
         self._calls: dict[int, PendingCall] = {}
         self._lock = threading.Lock()
         self._out: queue.Queue[Load | Order | None] = queue.Queue()
-        self._timer: threading.Timer | None = None
-        self._gone = self.unloaded = False
+        self._gone = False
         self._out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
@@ -134,17 +131,11 @@ class Engine:
             if self._gone:
                 return None
             self._calls[call.id] = call
-            if self._timer is not None:
-                self._timer.cancel()
         self._out.put(msgspec.structs.replace(order, id=call.id))
         return call
 
     def forget(self, call: PendingCall, cancel: bool) -> None:
-        with self._lock:
-            if self._calls.pop(call.id, None) is None:
-                return
-            self._unload_later()
-        if cancel:
+        if self._calls.pop(call.id, None) is not None and cancel:
             self._out.put(CancelMessage(call.id))
 
     def reports(self) -> Iterator[Ready | Broken]:
@@ -154,9 +145,6 @@ class Engine:
                 report = read_report(data)
                 if isinstance(report, (Ready, Broken)):
                     yield report
-                    if isinstance(report, Ready):
-                        with self._lock:
-                            self._unload_later()
                 elif (call := self._calls.get(report.id)) is not None:
                     call.put(report)
         except (OSError, ValueError):
@@ -167,27 +155,12 @@ class Engine:
         with self._lock:
             self._gone = True
             calls, self._calls = list(self._calls.values()), {}
-            if self._timer is not None:
-                self._timer.cancel()
         for call in calls:
             call.put(None)
         self._out.put(None)
         self.process.close(LOOK)
         code = self.process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-    def _unload_later(self) -> None:
-        if self._idle and not self._calls:
-            self._timer = threading.Timer(max(LEAST, self._idle), self._unload)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _unload(self) -> None:
-        with self._lock:
-            if self._calls or self._gone:
-                return
-            self._gone = self.unloaded = True
-        self.process.kill()
 
     def _write(self) -> None:
         try:
@@ -302,9 +275,7 @@ class Supervisor:
         finally:
             with self._changed:
                 self._engine = self.ready = self._thread = None
-                if not why:
-                    self._failures = 0  # it is not restarted before it is needed
-                elif not self._closed:
+                if not self._closed:
                     log.error("model %s: %s", self._name, why)
                     self._failures += 1
                     self.error = why
@@ -314,7 +285,7 @@ class Supervisor:
                 self._changed.notify_all()
 
     def _follow(self, engine: Engine) -> str:
-        """Handle an engine's reports until it ends. Returns why it failed, "" if it was idle."""
+        """Handle an engine's reports until it ends. Returns why it did."""
         began = time.monotonic()
         broken, while_loading = "", " while it was loading"
         log.info("model %s: loading %s", self._name, self._load.path)
@@ -334,7 +305,4 @@ class Supervisor:
                     self._changed.notify_all()
         finally:
             ended = engine.close()
-        if engine.unloaded:
-            log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
-            return ""
         return broken or f"its process exited{while_loading} ({ended})"

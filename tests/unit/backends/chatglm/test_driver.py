@@ -292,51 +292,6 @@ def test_client_disconnect_ends_the_generation(rig: Rig) -> None:
     assert run_when_up(driver, "")
 
 
-def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    pause = threading.Event()
-    rig.model = FakeModel("ok", pause=lambda: pause.wait(0.1) and None)
-    monkeypatch.setattr(supervisor, "LEAST", 0.05)
-    driver = rig.driver(idle=1e-9)
-    rig.up(driver)
-    assert run_when_up(driver, "ok")
-
-
-def test_idle_model_is_unloaded_and_loaded_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LEAST", 0.05)
-    driver = rig.driver(idle=0.05)
-    rig.up(driver)
-    wait_until(lambda: rig.hosts[0].killed)
-    assert run_when_up(driver, "hello")
-    assert len(rig.hosts) == 2
-    wait_until(lambda: rig.hosts[1].killed)
-    assert driver.tokenize("ab") == [97, 98]
-    assert driver.alive()
-
-
-def test_health_check_restarts_a_model_that_crashed_but_none_that_was_unloaded(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "LEAST", 0.2)
-    driver = rig.driver(eager=False, idle=0.2)
-    assert driver.tokenize("ab") == [97, 98]
-    rig.hosts[0].kill()
-    wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
-    wait_until(lambda: rig.hosts[1].killed and driver._supervisor._thread is None)
-    assert driver.alive()
-    assert driver._supervisor._thread is None
-
-
-def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
-    """The engine is ended before it gets the order; the next engine executes it."""
-    driver = rig.driver(idle=60)
-    rig.up(driver)
-    engine = driver._supervisor._engine
-    assert engine is not None
-    engine._unload()
-    assert run_when_up(driver, "hello")
-    assert len(rig.hosts) == 2
-
-
 def test_tokenize_and_detokenize(rig: Rig) -> None:
     driver = rig.driver()
     rig.up(driver)
