@@ -26,7 +26,6 @@ from ..errors import (
     FormatRefused,
     GatewayError,
     MissingRoute,
-    Unsupported,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -89,12 +88,6 @@ BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
         BadRequest,
         "an input exceeds the backend's maximum embedding length",
         {"param": "input"},
-    ),
-    (
-        ".*Pooling type 'none'.*",
-        Unsupported,
-        "start the backend with a --pooling type other than none",
-        {},
     ),
 )
 
