@@ -135,10 +135,10 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the answer by their names in lower case; of equal ones the first."""
-        headers: dict[str, str] = {}
-        for name, value in self._headers.items():
-            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        return headers
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in reversed(self._headers.items())
+        }
 
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
@@ -374,8 +374,7 @@ class ConnectionPool:
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
-        self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items()).encode("latin-1")
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items())
 
     def send(
         self,
@@ -394,10 +393,7 @@ class ConnectionPool:
 
         Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)
-        head = self._heads.get((method, path))
-        if head is None:
-            head = f"{method} {self._base}{path} HTTP/1.1\r\n".encode("latin-1") + self._headers
-            self._heads[method, path] = head
+        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
         size, rest = len(data), NOTHING
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
@@ -545,7 +541,11 @@ KEPT = frozenset(
 
 
 class ForwardedAnswer:
-    """The answer to a call that was sent to `path`. Redirects are not followed."""
+    """The answer to a call that was sent to `path`. Redirects are not followed. At its end,
+    `on_close` is called with whether it came whole."""
+
+    on_close: Callable[[bool], None] | None = None
+    _whole = False
 
     def __init__(
         self,
@@ -576,6 +576,10 @@ class ForwardedAnswer:
     def __iter__(self) -> Iterator[bytes]:
         while part := self._exchange.read_within(self._timeout):
             yield part
+        self._whole = True
 
     def close(self) -> None:
         self._exchange.close()
+        if self.on_close is not None:
+            self.on_close(self._whole)
+            self.on_close = None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.task import CallMaker, Embedded, Forwarded
+from ..core.task import CallMaker, Embedded
 from ..errors import (
     BackendDown,
     GatewayError,
@@ -40,9 +40,7 @@ def decoded_as(data: bytes, kind: type[T]) -> T:
     """An answer with vectors or scores. Raises UpstreamFault."""
     check_cost(data, VECTORS)
     try:
-        with contextlib.suppress(ValueError, RecursionError):
-            return msgspec.json.decode(data, type=kind)
-        return lenient.decode(data, kind)
+        return lenient.decoder(kind)(data)
     except lenient.WireFault:
         raise UpstreamFault("the backend returned an invalid response") from None
 
@@ -107,7 +105,7 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make(self._model)
         options = {"tick": self._tick, "timeout": self.timeout}
         return ForwardedAnswer(self._pool, call, call.path, cancel, **options)

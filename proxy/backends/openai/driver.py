@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
-from ...core.task import CallMaker, Forwarded, Task
+from ...core.task import CallMaker, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
@@ -203,7 +203,7 @@ class OpenAIServer(HTTPDriver):
             )
         return tokenizer
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make(self._model)
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name
