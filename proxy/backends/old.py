@@ -64,22 +64,19 @@ def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
 MOST_SLOTS = 256
 
 
-def count_slots(ask: Callable[[int], int | None]) -> tuple[int, bool]:
-    """The number of slots, and whether each of them was seen idle. 0 if the server does not answer
-    or names slots beyond MOST_SLOTS.
+def count_slots(ask: Callable[[int], int | None]) -> int:
+    """The number of slots. 0 if the server does not answer or names slots beyond MOST_SLOTS.
 
     The answer to an empty prompt names its slot: the requested one if it exists and is idle,
     otherwise the least recently used idle one. So it proves that all lower numbers exist. The next
     number is requested until it was missed so often that every idle slot has had its turn."""
-    seen: set[int] = set()
     count = missed = 0
     while missed <= count:
         slot = ask(count)
         if slot is None or not 0 <= slot < MOST_SLOTS:
-            return 0, False
-        seen.add(slot)
+            return 0
         if slot >= count:
             count, missed = slot + 1, 0
         else:
             missed += 1
-    return count, len(seen) == count
+    return count

@@ -57,7 +57,6 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # some slots were in use while they were counted
     count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
@@ -81,7 +80,7 @@ class Backend:
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
-        self.miscounted, self.count_at = old.miscounted, old.count_at
+        self.count_at = old.count_at
         self.verdict, self.verified = old.verdict, old.verified
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
@@ -133,9 +132,7 @@ class Backend:
     def uncounted(self) -> bool:
         """Whether its slots should be counted: their number is neither reported nor configured."""
         caps = self.caps
-        if self.set_slots or caps is None or caps.queues:
-            return False
-        return not caps.slots or self.miscounted
+        return not self.slots and caps is not None and not caps.queues
 
     @property
     def n_ctx(self) -> int:

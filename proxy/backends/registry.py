@@ -328,14 +328,11 @@ class Registry(BackendPools):
         assert caps is not None, "counted after a probe"
         if self._scheduler.in_flight(backend.name):
             return False
-        count, idle = backend.driver.count_slots()
+        count = backend.driver.count_slots()
         # Randomized: workers that started together would disturb each other's counts repeatedly.
         backend.count_at = time.monotonic() + COUNT_PAUSE * random.uniform(0.5, 1.5)
-        if not count:
-            return False
-        backend.miscounted = not idle
         backend.caps = msgspec.structs.replace(caps, slots=count)
-        return count != caps.slots
+        return bool(count)
 
     # routers
 

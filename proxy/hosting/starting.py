@@ -164,7 +164,7 @@ class Starter:
                 "unsuitable",
             )
         if not caps.slots and not caps.queues:
-            caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
+            caps = msgspec.structs.replace(caps, slots=server.count_slots())
         most = self._config.concurrency or caps.slots
         return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 
