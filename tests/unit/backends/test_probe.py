@@ -84,20 +84,13 @@ def test_probe_of_llama_cpp_2023() -> None:
     assert (caps.dialect, caps.models, caps.honours_seed) == ("2023", ("x",), False)
 
 
-@pytest.mark.parametrize(
-    ("evaluated", "adds"), [(1, False), (2, True), (0, False)], ids=["none", "bos", "busy"]
-)
-def test_template_of_a_model_file_and_whether_bos_is_added(
-    tmp_path: Path, evaluated: int, adds: bool
-) -> None:
-    """The prompt of the probe has one token. The file says that BOS is not added."""
+def test_template_is_that_of_the_model_file(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     fields = {"tokenizer.ggml.tokens": ("<s>",), "tokenizer.ggml.bos_token_id": 0}
     file.write_bytes(gguf({**fields, "tokenizer.chat_template": "{{ messages }}"}))
-    tokens = head(17) + b'{"tokens": [5]} \n'
     answers = {"/model.json": (200, {"model": str(file)}), "/props": (200, {"user_name": ""})}
-    caps = found(answers, token(**OLD_LAST, tokens_evaluated=evaluated), tokens)
-    assert (caps.template, caps.bos_token, caps.adds_bos) == ("{{ messages }}", "<s>", adds)
+    caps = found(answers, token(**OLD_LAST))
+    assert (caps.template, caps.bos_token, caps.adds_bos) == ("{{ messages }}", "<s>", False)
     caps = found(answers, token(**OLD_LAST), model_file=False)
     assert caps.template == ""
 
