@@ -1,12 +1,10 @@
 """Which models may be loaded at once.
 
-A model that a request needs enters when it fits. Models that do not fit stand in one line, in the
-order of their first requests, and others end for the first of them:
+Models that requests need stand in one line, in the order of their first requests. The first enters
+when it fits, and others end for it:
 
-1. A model behind the first may enter before it, if the first still has enough room from those that
-   end for it.
-2. Idle models end, those used last stay.
-3. If these do not suffice, busy ones end too, after their answers, once the first of the requests
+1. Idle models end, those used last stay.
+2. If these do not suffice, busy ones end too, after their answers, once the first of the requests
    has waited `swap_wait` seconds. But a busy model stays at least as long as its load took, so that
    no more time is spent on loads than on answers. It takes no new requests; those that are held
    back load it again, in their turn.
@@ -95,24 +93,15 @@ def step(
     if limits.allow([*loaded, first]):
         return first, ()
     staying = [model for model in loaded if not model.leaving]
-    ends = _ends(limits, first, staying, now, swap_wait)
-    staying = [model for model in staying if model not in ends]
-    for other in line[1:]:
-        if limits.allow([*loaded, other]) and limits.allow([*staying, other, first]):
-            return other, ends
-    return None, ends
-
-
-def _ends(limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float) -> Models:
-    free = [model for model in loaded if not model.pinned]
-    idle = _victims(limits, first, loaded, [model for model in free if model.is_idle(now)])
+    free = [model for model in staying if not model.pinned]
+    idle = _victims(limits, first, staying, [model for model in free if model.is_idle(now)])
     if idle is not None:
-        return idle
-    victims = _victims(limits, first, loaded, free) or ()
+        return None, idle
+    victims = _victims(limits, first, staying, free) or ()
     busy = [model for model in victims if not model.is_idle(now)]
     served = all(now - model.loaded_at >= model.takes for model in busy)
     late = now - min(first.waiters) >= swap_wait
-    return victims if served and late else ()
+    return None, victims if served and late else ()
 
 
 def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:

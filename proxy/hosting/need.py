@@ -84,14 +84,10 @@ def _nvidia_smi(what: str, fields: str) -> list[tuple[str, str, str]]:
 
 def visible(words: str | None, count: int) -> list[int]:
     """The numbers of the cards that a server with these CUDA_VISIBLE_DEVICES uses."""
-    if words is None:
+    if words is None or re.search("[A-Za-z]", words):  # all, or by their ids
         return list(range(count))
-    try:
-        numbers = [int(word) for word in words.split(",")]
-    except ValueError:  # by their ids, or none
-        return list(range(count)) if words.strip() else []
     # As CUDA: those after an invalid one do not exist.
-    return list(takewhile(lambda number: 0 <= number < count, numbers))
+    return list(takewhile(lambda card: 0 <= card < count, map(int, re.findall(r"-?\d+", words))))
 
 
 class Learned(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,21 +88,6 @@ def test_a_model_enters_only_if_it_fits_and_nobody_ends_without_need(
             assert not allow([*staying, model, line[0]])
 
 
-@pytest.mark.parametrize(
-    ("limits", "need", "ends"),
-    [
-        (Limits(4), 1, ""),
-        (Limits(3), 1, "a"),
-        (Limits(3), 2, "ab"),
-        (Limits(0, 3), 9, "a"),
-        (Limits(3), 4, ""),  # it can never fit
-    ],
-)
-def test_those_used_last_stay(limits: Limits, need: int, ends: str) -> None:
-    loaded = [Model("c", used=3.0), Model("a", used=1.0), Model("b", used=2.0)]
-    assert names(limits, [waits("x", need=need)], loaded)[1] == ends
-
-
 def test_model_that_would_not_help_stays() -> None:
     loaded = [Model("small", (1,), used=1.0), Model("large", (5,), used=2.0)]
     assert names(Limits(6), [waits("x", need=5)], loaded) == ("", "large")
@@ -122,11 +106,3 @@ def test_busy_model_ends_once_another_has_waited_for_swap_wait() -> None:
     busy = [Model("a", loaded_at=0.0, busy=True)]
     for since, ends in ((NOW - SWAP_WAIT + 0.1, ""), (NOW - SWAP_WAIT, "a")):
         assert names(Limits(1), [waits("b", since)], busy)[1] == ends
-
-
-def test_small_model_passes_a_large_one_if_that_is_not_delayed() -> None:
-    line = [waits("large", NOW - 1.0, need=3), waits("small")]
-    assert names(Limits(4), line, [Model("a", (3,), busy=True)]) == ("", "")  # in the way, perhaps
-    gone = [Model("a", (3,), leaving=True)]
-    assert names(Limits(4), line, gone) == ("small", "")
-    assert names(Limits(4), [waits("large", 0.0, need=4), line[1]], gone) == ("", "")
