@@ -123,8 +123,7 @@ class ChatGLM(Driver):
         self._supervisor.close()
 
     def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
-        """The answer to a small order. It may have to wait until a prompt is evaluated. Raises
-        Cancelled."""
+        """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
         cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
         call = self._supervisor.call(order, self._timeout, cancel)

@@ -21,8 +21,7 @@ Family = Literal["chatglm", "chatglm2", "chatglm3", "glm-4"]
 
 
 class ChatTurn(Struct, frozen=True, array_like=True):
-    """A message for a template of the library. `head` follows the role on its line: the name of a
-    called tool."""
+    """A message for the library's templates. `head`, a called tool, follows the role."""
 
     role: Literal["system", "user", "assistant", "observation"]
     content: str

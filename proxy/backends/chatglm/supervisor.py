@@ -201,8 +201,7 @@ class Supervisor:
         return None
 
     def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
-        """Start the engine if necessary, and wait at most so many seconds until its model is
-        loaded. Raises like `call`."""
+        """Start the engine if necessary, and wait for its model. Raises like `call`."""
         end = time.monotonic() + timeout
         with self._changed:
             while True:
