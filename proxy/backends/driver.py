@@ -135,8 +135,7 @@ class Driver(ABC):
         raise Unsupported(self.no_text)
 
     def detokenize(self, tokens: list[int]) -> str:
-        """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
-        character."""
+        """The text of token ids. Raises CharacterCut where half of a character has none."""
         raise Unsupported(self.no_text)
 
     # for a server that takes prompts as text
@@ -242,8 +241,7 @@ class Driver(ABC):
         raise NotImplementedError
 
     def load(self, cancel: Cancel) -> Iterator[None]:
-        """Wait until the result of `refresh` is not provisional, loading the model if necessary.
-        Yields at every tick."""
+        """Load the model until the result of `refresh` is not provisional. Yields at every tick."""
         raise NotImplementedError
 
     def loading(self) -> str:

@@ -169,8 +169,7 @@ class Exchange:
 
     def _parse_until(self, *, body: bool) -> bool:
         """Parse until data of the body has come, or else the headers, or the answer is complete.
-        False after a tick of silence. An answer that arrives in pieces is not silent, but is
-        bounded in time and size."""
+        False after a tick of silence. An answer in pieces is bounded in time and size."""
         end, size = time.monotonic() + self._tick, 0
         while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
@@ -345,8 +344,7 @@ class Exchange:
 
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use, and at most `idle` kept open.
-    `check_peer` is called with the socket of each new connection before anything is sent, and
-    raises BackendDown."""
+    `check_peer` is called with each new socket before anything is sent, and raises BackendDown."""
 
     def __init__(
         self,
@@ -387,9 +385,9 @@ class ConnectionPool:
         patience: float | None = None,
         short: bool = False,
     ) -> Exchange:
-        """Send a request, with `body` as JSON. The answer is read from the Exchange, whose reads
-        return after `tick` seconds of silence. `patience` is how many seconds to wait for a free
-        connection (default: the pool's timeout); a `short` request may use a reserved one.
+        """Send a request, with `body` as JSON. Reads of the answer return after `tick` seconds of
+        silence. `patience` is how many seconds to wait for a free connection (default: the pool's
+        timeout); a `short` request may use a reserved one.
 
         Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)

@@ -66,8 +66,7 @@ class Vectors(Struct):
 
 
 class HTTPDriver(Driver):
-    """A driver for the server at `url`. `new_pool` makes connection pools of the class
-    `connect`."""
+    """A driver for the server at `url`. `new_pool` makes pools of the class `connect`."""
 
     _pool: ConnectionPool  # for requests of clients
     _careful: ConnectionPool  # for small requests of ours, such as for tokens
@@ -148,8 +147,7 @@ class HTTPDriver(Driver):
         return refusal(status, data, secret=self._secret)
 
     def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
-        """A field of the JSON object that answers a request. Raises UpstreamFault if there is
-        none."""
+        """A field of the JSON object that answers a request. Raises UpstreamFault without one."""
         data = self._post(
             self._careful,
             path,

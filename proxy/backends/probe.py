@@ -72,8 +72,7 @@ def probe(
 
 
 def outline(pool: ConnectionPool) -> Capabilities:
-    """What a server reports without generating a token, which suffices for an embedding server.
-    Raises BackendDown."""
+    """What a server reports without a token, enough for an embedding server. Raises BackendDown."""
     caps, *_ = _outline(pool)
     if caps.dialect == ROUTER:
         raise BackendDown("the server is a multi-model router: configure it with --llama-api")
