@@ -41,11 +41,9 @@ log = logging.getLogger("slotproxy.models")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LASTING = 60.0  # seconds after which a server counts as working, even without an answer
 WATCH = 1.0  # seconds between two checks of a loaded server
 MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
 SETTLE = 0.2  # seconds without a use after which a model counts as idle
-UNUSED = 2.0  # the same for one that was just loaded, whose first request is on its way
 
 
 class State(Enum):
@@ -92,7 +90,6 @@ class HostedModel:
         self._waiters: list[Waiter] = []
         self._ends: Literal["", "unused", "now"] = ""  # for good, and when
         self._began = math.inf  # when its server began to load, and then when it was loaded
-        self._answered = False  # the current server has completed a request
         self._failures = 0  # in a row
         self._retry_at = 0.0
 
@@ -100,8 +97,7 @@ class HostedModel:
 
     def use(self, cancel: Cancel, tick: float, patience: float) -> Iterator[Server | None]:
         """Wait for the server, and yield its driver; the caller must `leave` later. Yields None at
-        each tick before. Raises UpstreamFault, UpstreamTimeout after `patience` seconds,
-        QueueFull, Cancelled."""
+        each tick. Raises UpstreamFault, UpstreamTimeout after `patience`, QueueFull, Cancelled."""
         ticks = 1
         waiter = Waiter(time.monotonic())
         self._wait(waiter)
@@ -158,7 +154,6 @@ class HostedModel:
             self.users -= 1
             self.used = time.monotonic()
             if answered:
-                self._answered = True
                 self._failures = 0
             self._changed.notify_all()
 
@@ -185,8 +180,8 @@ class HostedModel:
 
     def is_idle(self, now: float) -> bool:
         """Whether it is loaded, and nobody has used it for a moment."""
-        moment = SETTLE if self._answered else UNUSED
-        return self.server is not None and not self.users and now - self.used >= moment
+        in_use = self.users or self._waiters
+        return self.server is not None and not in_use and now - self.used >= SETTLE
 
     @property
     def takes(self) -> float:
@@ -367,8 +362,6 @@ class HostedModel:
                     self.slots.save(server)
                 log.info("model %s: stopping", self.name)
             else:
-                if self._answered or time.monotonic() - self.used > LASTING:
-                    self._failures = 0
                 why = f"the server of the model {self.name} ended with {process.exit}"
                 self._fail(LoadFailed(why, cause="died"), loaded=True)
         except Stopped:
@@ -400,7 +393,6 @@ class HostedModel:
                 raise Stopped
             self.needs.learn(took)
             self.caps, self.error = caps, None
-            self._answered = False
             self.used = self._began = time.monotonic()
             self.server = server
             self._forget_loads_by_hand()

@@ -160,8 +160,7 @@ _CONTEXTS = "max_model_len loaded_context_length max_context_length context_leng
 
 
 def models(document: Any) -> tuple[ListedModel, ...]:
-    """The models of a list that make text, in its order. Raises ValueError for anything but a list
-    of models."""
+    """The models of a list that make text, in its order. Raises ValueError for anything else."""
     entries = as_dict(document).get("data")
     if not isinstance(entries, list):
         raise ValueError("not a list of models")
@@ -193,7 +192,6 @@ def models(document: Any) -> tuple[ListedModel, ...]:
 Ask = Callable[[str, Mapping[str, Any] | None], Mapping[str, Any]]
 """The JSON object at a path below the root; with a body, of a POST. {} if there is none."""
 
-MOST_ENTRIES = 64  # entries of a list that are read
 _SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 
@@ -266,7 +264,7 @@ def _koboldcpp(model: str, ask: Ask) -> Details:
 
 def _entries(document: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
     entries = document.get(field)
-    return [as_dict(entry) for entry in entries[:MOST_ENTRIES]] if isinstance(entries, list) else []
+    return [as_dict(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 _READERS: Mapping[str, Callable[[str, Ask], Details]] = {
@@ -286,8 +284,7 @@ MAX_METRICS = 1 << 20  # bytes of metrics that are read
 
 
 def queue(metrics: bytes) -> tuple[int, int] | None:
-    """The requests that a vLLM or SGLang runs and queues, by its ``/metrics``; None if these do not
-    tell."""
+    """The requests that a vLLM or SGLang runs and queues; None if its ``/metrics`` do not tell."""
     counts = {b"run": 0, b"wait": 0}
     gauges = _GAUGES.findall(metrics[:MAX_METRICS])
     for name, count in gauges:
