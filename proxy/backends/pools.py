@@ -188,8 +188,7 @@ class BackendPools:
         return self._named
 
     def names(self) -> tuple[str, ...]:
-        """The names in /v1/models: the aliases if the only model has some, otherwise the models
-        that are listed."""
+        """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         return self._aliases if self._aliases and len(self._named) == 1 else self._listed
 
     def listed(self) -> tuple[str, ...]:
@@ -274,8 +273,7 @@ class BackendPools:
         return next((status for status in order if status in statuses), "unloaded")
 
     def unknown(self, model: str) -> bool:
-        """Whether a model must be loaded first, since nothing is known about it, or is about to be
-        unloaded."""
+        """Whether a model must be loaded first: nothing is known of it, or it is about to leave."""
         pool = self._pools.get(model)
         if not pool or not pool[0].up:
             return False
@@ -292,8 +290,7 @@ class BackendPools:
         return all(b.up is not None for b in self.backends.values())
 
     def borrow(self, name: str) -> Backend | None:
-        """The backend of a lease, which is not closed until it is given back. None if it was
-        removed after the grant."""
+        """The backend of a lease, not closed until it is given back. None if it was removed."""
         with self._changing:
             backend = self.backends.get(name)
             if backend is not None:

@@ -184,8 +184,7 @@ class Registry(BackendPools):
         backend.driver.close()
 
     def load(self, model: str, cancel: Cancel) -> Iterator[str]:
-        """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
-        Raises like `Driver.load`."""
+        """Load a model that is `unknown`. Yields notices. Raises like `Driver.load`."""
         reason: GatewayError | None = None
         for backend in self.pool(model):
             if not (backend.up and backend.status):
@@ -205,10 +204,8 @@ class Registry(BackendPools):
     # health
 
     def failed(self, name: str, error: GatewayError) -> None:
-        """Handle a fault that an attempt met, with an immediate check of the backend.
-
-        If it refuses connections or timed out, it is down until it generates a token again. Any
-        other fault concerns only that request until the check says more."""
+        """Check a backend at once after a fault that an attempt met. If it refuses connections or
+        timed out, it is down until it generates a token again."""
         backend = self.backends.get(name)
         if backend is None:
             return
@@ -369,8 +366,7 @@ class Registry(BackendPools):
             host.up, host.error = False, f"the router does not list {missing}"
 
     def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
-        """Add and drain backends to match the listed models. The router's own backend stands in
-        while there are none."""
+        """Add and drain backends to match the listed models; its own stands in for none."""
         known = {member.set_model: member for member in self._models_of(host)}
         for name, member in known.items():
             if name not in wanted and not member.leaving:

@@ -54,8 +54,7 @@ class LlamaRun:
         secret: str = "",
         explain: Callable[[], GatewayError] | None = None,
     ) -> None:
-        """`secret` is the backend's key, which is removed from messages. `explain` tells why an
-        answer has no event."""
+        """`secret` is the backend's key, for no message. `explain` tells why nothing came."""
         self._exchange = exchange
         self._secret = secret
         self._explain = explain

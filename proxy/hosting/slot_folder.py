@@ -144,8 +144,7 @@ class SlotFolder:
                     (self.path / name).unlink()
 
     def sweep_all(self) -> None:
-        """Remove the slot files of all models that no sidecar fits, or that were not used for
-        long."""
+        """Remove the slot files that no sidecar fits, or that were not used for long."""
         now = time.time()
         self.sweep({s.prompt.file for s in self.sidecars() if now - s.saved < LASTING})
 
