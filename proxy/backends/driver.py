@@ -146,10 +146,6 @@ class Driver(ABC):
 
     # for a server that does not report its slots, or its vocabulary
 
-    def queue(self) -> tuple[int, int] | None:
-        """The number of requests that the server runs and queues; None if it reports none."""
-        return None
-
     def count_slots(self) -> int:
         """The number of slots, 0 if it is unknown. Called while nothing of ours runs there."""
         return 0

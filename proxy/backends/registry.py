@@ -272,8 +272,6 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
-        elif backend.facts.most and (counts := backend.driver.queue()) and counts[1]:
-            self._scheduler.queued(backend.name, counts[0])  # it has a queue of its own
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:

@@ -58,7 +58,6 @@ class ServerType(Struct, frozen=True, kw_only=True):
     sampling: Mapping[str, str]  # the server's names by server.cpp's
     slots: int = 8  # requests that it serves in parallel by default
     most_slots: int = 0  # if not 0, `slots` is a first guess, and at most so many are learned
-    queue: str = ""  # the path of its metrics
     tokenizer: Tokenizer | None = None
     continues: bool = False  # it continues an answer that the client begins
     limit: str = "max_tokens"  # the field for the maximum length of an answer
@@ -90,10 +89,8 @@ OLLAMA = ServerType(
 _CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", **_MANY)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
-    "vllm": ServerType(
-        name="vllm", sampling=_VLLM, queue="/metrics", tokenizer=_VLLMS, continues=True, **_MANY
-    ),
-    "sglang": ServerType(name="sglang", sampling=_VLLM, queue="/metrics", continues=True, **_MANY),
+    "vllm": ServerType(name="vllm", sampling=_VLLM, tokenizer=_VLLMS, continues=True, **_MANY),
+    "sglang": ServerType(name="sglang", sampling=_VLLM, continues=True, **_MANY),
     "llamacpp": ServerType(
         name="llama-server",
         sampling=_EVERY_FIELD,
@@ -274,19 +271,3 @@ _READERS: Mapping[str, Callable[[str, Ask], Details]] = {
     "tabbyapi": _tabby,
     "koboldcpp": _koboldcpp,
 }
-
-_GAUGES = re.compile(
-    rb"^(vllm:num_requests_running|vllm:num_requests_waiting|sglang:num_running_reqs"
-    rb"|sglang:num_queue_reqs)(?:\{[^}\n]*\})? (\d{1,9})(?:\.\d+)?\s*$",
-    re.MULTILINE,
-)
-MAX_METRICS = 1 << 20  # bytes of metrics that are read
-
-
-def queue(metrics: bytes) -> tuple[int, int] | None:
-    """The requests that a vLLM or SGLang runs and queues; None if its ``/metrics`` do not tell."""
-    counts = {b"run": 0, b"wait": 0}
-    gauges = _GAUGES.findall(metrics[:MAX_METRICS])
-    for name, count in gauges:
-        counts[b"run" if b"running" in name else b"wait"] += int(count)
-    return (counts[b"run"], counts[b"wait"]) if gauges else None
