@@ -254,10 +254,8 @@ class HostedModel:
 
     def kill(self, why: str) -> None:
         """Kill a server that hangs."""
-        process = self._starter.process
-        if process is not None:
-            log.error("model %s: %s, its server is killed", self.name, why)
-            process.kill()
+        log.error("model %s: %s, its server is killed", self.name, why)
+        self._starter.kill()
 
     @property
     def closed(self) -> bool:
@@ -293,9 +291,7 @@ class HostedModel:
         """Wait for the end after `close`; afterwards the server is killed."""
         if self._thread is not None:
             self._thread.join(seconds)
-        process = self._starter.process
-        if process is not None:
-            process.kill()
+        self._starter.kill()
 
     # in the thread
 

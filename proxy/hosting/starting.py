@@ -109,6 +109,10 @@ class Starter:
             server.close()
             raise
 
+    def kill(self) -> None:
+        if (process := self.process) is not None:
+            process.kill()
+
     def end(self) -> None:
         """End the process."""
         if self.process is not None:

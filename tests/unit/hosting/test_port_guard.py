@@ -114,7 +114,7 @@ def test_server_and_port_of_a_container_are_trusted(
 def test_program_of_another_user_gets_nothing(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(port_guard.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
     monkeypatch.setattr(port_guard, "_users", lambda *_: {0, 4711, 4712})
     port, got = stolen(stack)
     guard = PortGuard()
