@@ -83,25 +83,20 @@ def total(models: Sequence[Candidate]) -> Amounts:
 Models = Sequence[Candidate]
 
 
-def step(
-    limits: Limits, line: Models, loaded: Models, now: float, swap_wait: float
-) -> tuple[Candidate | None, Models]:
-    """The model that enters now, if one does, and those that shall end. `line` is sorted."""
-    if not line:
-        return None, ()
-    first = line[0]
-    if limits.allow([*loaded, first]):
-        return first, ()
+def ending(
+    limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float
+) -> Models:
+    """The models that shall end for the first in line, which does not fit beside them."""
     staying = [model for model in loaded if not model.leaving]
     free = [model for model in staying if not model.pinned]
     idle = _victims(limits, first, staying, [model for model in free if model.is_idle(now)])
     if idle is not None:
-        return None, idle
+        return idle
     victims = _victims(limits, first, staying, free) or ()
     busy = [model for model in victims if not model.is_idle(now)]
     served = all(now - model.loaded_at >= model.takes for model in busy)
     late = now - min(first.waiters) >= swap_wait
-    return None, victims if served and late else ()
+    return victims if served and late else ()
 
 
 def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:
@@ -142,12 +137,13 @@ class MemoryBudget:
             try:
                 while model.waiters:
                     self._check(model)
-                    waiting = self._line(), self._loaded, self._clock(), self._swap_wait
-                    enters, ends = step(self.limits, *waiting)
-                    for other in ends:
-                        other.stop()
-                    if enters is model:
-                        self._loaded.append(model)
+                    limits, loaded, first = self.limits, self._loaded, self._line()[0]
+                    if not limits.allow([*loaded, first]):
+                        now = self._clock()
+                        for other in ending(limits, first, loaded, now, self._swap_wait):
+                            other.stop()
+                    elif first is model:
+                        loaded.append(model)
                         return True
                     self.changed.wait(LOOK)
                 return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -56,17 +56,10 @@ class LoadFailed(UpstreamFault):
     code = LOAD_FAILED
 
     def __init__(
-        self,
-        message: str,
-        *,
-        cause: Cause = "other",
-        lines: str = "",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
+        self, message: str, *, cause: Cause = "other", lines: str = "", **options: Any
     ) -> None:
         end = f"\nIts last lines:\n{lines}" if lines else ""
-        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
+        super().__init__(message + end, **options)
         self.summary = message
         self.cause = cause
         self.lines = lines
