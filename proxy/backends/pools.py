@@ -57,10 +57,8 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
-    verify_at: float = 0.0  # when an incomplete verdict may be completed
     wake: threading.Event = field(default_factory=threading.Event)  # asks for a check soon
 
     def __post_init__(self) -> None:
@@ -80,7 +78,6 @@ class Backend:
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
-        self.count_at = old.count_at
         self.verdict, self.verified = old.verdict, old.verified
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:

@@ -16,7 +16,6 @@ created when the address lists it and drained when it no longer does.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,6 @@ from .router import Router
 
 log = logging.getLogger("slotproxy.backends")
 
-COUNT_PAUSE = 20.0  # seconds until the slots are counted again
 CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
 PAUSE = 0.3  # the same while requests wait for it, and the minimum between any two checks
@@ -266,10 +264,9 @@ class Registry(BackendPools):
         elif not backend.driver.alive():
             if backend.up:  # a failed request may have marked it down first
                 self._down(backend, None)
-        elif backend.uncounted and time.monotonic() >= backend.count_at:
-            if self._count(backend):
-                log.info("backend %s has %d slots", backend.name, backend.slots)
-                self._update_scheduler(backend)
+        elif backend.uncounted and self._count(backend):
+            log.info("backend %s has %d slots", backend.name, backend.slots)
+            self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
 
@@ -323,11 +320,8 @@ class Registry(BackendPools):
         assert caps is not None, "counted after a probe"
         if self._scheduler.in_flight(backend.name):
             return False
-        count = backend.driver.count_slots()
-        # Randomized: workers that started together would disturb each other's counts repeatedly.
-        backend.count_at = time.monotonic() + COUNT_PAUSE * random.uniform(0.5, 1.5)
-        backend.caps = msgspec.structs.replace(caps, slots=count)
-        return bool(count)
+        backend.caps = msgspec.structs.replace(caps, slots=backend.driver.count_slots())
+        return bool(backend.caps.slots)
 
     # routers
 

@@ -26,7 +26,6 @@ from .pools import Backend
 log = logging.getLogger("slotproxy.backends")
 
 MOST_TIME = 20.0  # seconds for all of them
-PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
 def look(
@@ -41,8 +40,7 @@ def look(
     if not own or backend.chat_mode != "auto" or backend.status not in ("", "loaded"):
         return  # the verdict does not matter, or would load the model
     key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
-    waits = backend.verdict.complete or time.monotonic() < backend.verify_at
-    if key == backend.verified and waits:
+    if key == backend.verified:
         return
     prompter = prompters(backend.model)
     if isinstance(prompter, Unrendered):
@@ -53,7 +51,6 @@ def look(
         kinds = ", ".join(verdict.differing)
         log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
     backend.verified, backend.verdict = key, verdict
-    backend.verify_at = time.monotonic() + PAUSE
 
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:

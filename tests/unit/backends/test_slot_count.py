@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends import registry
 from proxy.backends.driver import Capabilities
 from proxy.backends.old import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
@@ -141,13 +139,6 @@ class Counted(ScriptedDriver):
         run = super().stream(task, slot, caps, cancel)
         run.slot = self.slot
         return run
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Slots are counted at every health check."""
-    monkeypatch.setattr(registry, "COUNT_PAUSE", 0.0)
-    yield
 
 
 def gateway(driver: Counted) -> Gateway:
