@@ -173,7 +173,6 @@ class RoutedModel(LlamaCpp):
         )
         self.name = name
         self.lost = False
-        self.takes = LOAD  # seconds that the last load took
         self._router = router
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
         self._root = self._quiet
@@ -201,7 +200,7 @@ class RoutedModel(LlamaCpp):
 
     @property
     def awaits(self) -> float:
-        return 0.0 if self.status == "loaded" else self.takes
+        return 0.0 if self.status == "loaded" else self._router.takes
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._router.look() is None or self.name not in self._router.models:
@@ -233,7 +232,7 @@ class RoutedModel(LlamaCpp):
         if new.status == "loading" and old.status != "loading":
             self._began = now
         elif new.status == "loaded" and old.status == "loading" and self._began:
-            self.takes = self._router.takes = now - self._began
+            self._router.takes = now - self._began
         if forgotten(old, new):
             self.lost = True
 

@@ -383,7 +383,8 @@ class HostedModel:
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
         if self._starter.process is not None:
             self.needs.measure(self._starter.process.pid)
-        log.info("model %s: loaded after %.1f s, %s", self.name, took, self.needs.shown)
+        size = sum(self.needs.amounts) >> 20
+        log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, size)
         with self._changed:
             if self.state is State.STOPPING:
                 raise Stopped

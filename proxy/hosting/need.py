@@ -141,12 +141,6 @@ class Need:
         return tuple(share * visible.count(card) for card in range(len(self._cards.totals)))
 
     @property
-    def shown(self) -> str:
-        """For the log."""
-        cards = sum(self.cards) >> 20
-        return f"{self.memory >> 20} MiB" + (f" and {cards} MiB on graphics cards" if cards else "")
-
-    @property
     def source(self) -> Source:
         """How its memory is known."""
         if self._config.memory:
