@@ -15,7 +15,7 @@ from msgspec import structs
 
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import GatewayError, Unsupported
+from ..errors import GatewayError
 from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
 from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
@@ -54,8 +54,8 @@ def look(
 
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
-    """Compare the prompts of a server with ours. An incomplete verdict lacks kinds that the server
-    did not render. A probe of a kind that is known to differ says nothing more."""
+    """Compare the prompts of a server with ours. Kinds that it does not render are left out.
+    A probe of a kind that is known to differ says nothing more."""
     ours = run_in_native_thread(
         lambda: {
             kind.name: [verify.our_prompts(prompter, probe, now) for probe in kind.probes]
@@ -72,17 +72,14 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
                 if texts is None or verify.kinds_of(probe, differing):
                     continue
                 if time.monotonic() >= end:
-                    return verify.verdict(outcomes, complete=False)
+                    return verify.verdict(outcomes)
                 compared.append(_outcome(driver, probe, texts))
             if compared:
                 outcomes[kind.name] = outcome = verify.outcome_of(compared)
                 differing += [kind.name] * (outcome == "differs")
-    except Unsupported:
-        pass  # it has no such route, and all kinds are rendered here
-    except GatewayError as error:
+    except GatewayError as error:  # it has no such route, for one
         log.debug("the prompts of a server are not known: %s", error)
-        return verify.verdict(outcomes, complete=False)
-    return verify.verdict(outcomes, complete=True)
+    return verify.verdict(outcomes)
 
 
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
