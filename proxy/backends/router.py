@@ -30,7 +30,7 @@ from ..core.task import Task
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed, room
+from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed
 from .driver import Capabilities, LaterRun, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
@@ -108,11 +108,8 @@ class Router(ModelHost):
             except BackendDown:
                 self.up = False
                 raise
-            models, was_up = listed(answer), self.up
+            models = listed(answer)
             self.up = models is not None
-            if self.up and not was_up:  # it was restarted, perhaps with another --models-max
-                with contextlib.suppress(BackendDown):
-                    self.turns.room = room(document(self._pool, "/props")[1])
             before, self.models = self.models, models or {}
             for name, new in self.models.items():
                 old = before.get(name)

@@ -106,7 +106,8 @@ class PendingCall(queue.Queue[Answer | None]):
 
     def close(self, cancel: bool) -> None:
         """Receive no more answers, and end a call that is not over with `cancel`."""
-        self._engine.forget(self, cancel)
+        if self._engine.calls.pop(self.id, None) is not None and cancel:
+            self._engine.out.put(CancelMessage(self.id))
 
 
 class Engine:
@@ -117,11 +118,11 @@ class Engine:
     def __init__(self, process: Helper | InThread, load: Load) -> None:
         self.process = process
         self._numbers = itertools.count(1)
-        self._calls: dict[int, PendingCall] = {}
+        self.calls: dict[int, PendingCall] = {}
         self._lock = threading.Lock()
-        self._out: queue.Queue[Load | Order | None] = queue.Queue()
+        self.out: queue.Queue[Load | Order | None] = queue.Queue()
         self._gone = False
-        self._out.put(load)
+        self.out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
     def call(self, order: Generate | Encode | Decode) -> PendingCall | None:
@@ -130,13 +131,9 @@ class Engine:
         with self._lock:
             if self._gone:
                 return None
-            self._calls[call.id] = call
-        self._out.put(msgspec.structs.replace(order, id=call.id))
+            self.calls[call.id] = call
+        self.out.put(msgspec.structs.replace(order, id=call.id))
         return call
-
-    def forget(self, call: PendingCall, cancel: bool) -> None:
-        if self._calls.pop(call.id, None) is not None and cancel:
-            self._out.put(CancelMessage(call.id))
 
     def reports(self) -> Iterator[Ready | Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
@@ -145,7 +142,7 @@ class Engine:
                 report = read_report(data)
                 if isinstance(report, (Ready, Broken)):
                     yield report
-                elif (call := self._calls.get(report.id)) is not None:
+                elif (call := self.calls.get(report.id)) is not None:
                     call.put(report)
         except (OSError, ValueError):
             return
@@ -154,17 +151,17 @@ class Engine:
         """End it, and notify every open call. Returns how it ended."""
         with self._lock:
             self._gone = True
-            calls, self._calls = list(self._calls.values()), {}
+            calls, self.calls = list(self.calls.values()), {}
         for call in calls:
             call.put(None)
-        self._out.put(None)
+        self.out.put(None)
         self.process.close(LOOK)
         code = self.process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def _write(self) -> None:
         try:
-            while (message := self._out.get()) is not None:
+            while (message := self.out.get()) is not None:
                 self.process.input.write(line(message))
                 self.process.input.flush()
         except (OSError, ValueError):

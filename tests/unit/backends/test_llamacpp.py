@@ -19,11 +19,9 @@ from proxy.core.request import CompletionRequest, Report
 from proxy.core.task import Task
 from proxy.core.usage import Timings, Usage
 from proxy.errors import (
-    BackendBusy,
     BackendFailed,
     CharacterCut,
     GatewayError,
-    PoolTimeout,
     Unsupported,
 )
 from proxy.runtime.cancel import Cancel
@@ -162,15 +160,6 @@ def test_alive_returns_in_time_without_free_connection(
     assert full.alive(), "a backend that is at work was called dead"
     assert 0.4 < time.monotonic() - began < 20.0, "the driver's own timeout is 60 s"
     held.close()
-
-
-def test_request_without_free_connection_returns_to_the_queue(
-    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llamacpp, "PATIENCE", 0.1)
-    with pytest.raises(PoolTimeout) as caught:
-        full.stream(TASK, 0, OLD, Cancel())
-    assert isinstance(caught.value, BackendBusy)
 
 
 REPORT = Report(progress=True, timings=True, tokens=True, settings=True)
