@@ -76,10 +76,7 @@ class Exchange:
         tick: float,
         patience: float,
         short: bool,
-        *,
-        keeps_headers: bool = False,
     ) -> None:
-        """`headers` can be read with `keeps_headers`, and if the status is not 200."""
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
@@ -87,7 +84,6 @@ class Exchange:
         self._tick = tick
         self._patience = patience
         self._short = short
-        self._keeps_headers = keeps_headers
         self._lock = pool.lock
         self._connection: Connection | None = None
         self._sock: socket.socket | None = None  # of the connection, also while it is made
@@ -122,8 +118,6 @@ class Exchange:
         chunked = b"chunked" in names.get(b"transfer-encoding", b"")
         # Otherwise the body ends with its connection, as in HTTP/1.0.
         self._unframed = b"content-length" not in names and not chunked
-        if status == 200 and not self._keeps_headers:
-            self._headers.clear()  # half a kilobyte for the time of a stream
 
     def on_message_complete(self) -> None:
         if self.status and self._parser is not None:
@@ -410,7 +404,7 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, self.timeout, False, keeps_headers=True)
+        return Exchange(self, message, rest, cancel, tick, self.timeout, False)
 
     def ask(
         self,

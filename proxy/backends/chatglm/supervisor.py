@@ -290,11 +290,8 @@ class Supervisor:
                 if isinstance(report, Broken):
                     broken = report.reason
                     continue
-                log.info(
-                    "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-                    self._name, time.monotonic() - began,
-                    report.family, report.n_ctx, report.version,
-                )  # fmt: skip
+                took = time.monotonic() - began
+                log.info("model %s: ready after %.1f s, %s", self._name, took, report.family)
                 while_loading = ""
                 with self._changed:
                     self.ready, self.error = report, ""
