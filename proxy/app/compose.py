@@ -435,7 +435,6 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.file,
             InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
             eager=chatglm.load == "start",
-            idle=chatglm.unload,
             n_ctx=config.ctx_size,
             timeout=settings.timeout,
             tick=fixed.PING,

@@ -6,7 +6,7 @@ _GONE = "this setting was removed"
 
 # Those that are now in a table of the file, by its name; their names began with it.
 _MOVED = {
-    "chatglm": "isolation load unload threads",
+    "chatglm": "isolation load threads",
     "agent": "rounds timeout tokens",
     "oidc": "issuer client_id client_secret name scopes redirect_url user_claim team_claim admins"
     " allow",
@@ -15,9 +15,10 @@ _NOW_IN = {f"{table}_{key}": (table, key) for table in _MOVED for key in _MOVED[
 _NOW_IN |= {key: ("search", key) for key in ("brave_key", "tavily_key")}
 _NOW_IN |= {"search_timeout": ("search", "timeout"), "tool_timeout": ("agent", "tool_timeout")}
 # Now constants, in `fixed` or beside their users.
-_FIXED = """body_timeout connect_timeout health_deadline json_retries local_embeddings_unload
-    max_media max_parallel_calls quota_documents quota_files reading_memory reading_timeout
-    send_timeout side_jobs sse_ping_interval stored_responses threads"""
+_FIXED = """body_timeout chatglm_unload connect_timeout health_deadline json_retries
+    local_embeddings_unload max_media max_parallel_calls quota_documents quota_files
+    reading_memory reading_timeout send_timeout side_jobs sse_ping_interval
+    stored_responses threads"""
 _OTHERS = {
     "all": "everything but --chatchat is on by default",
     "bing_key": "Microsoft shut down the Bing Search API; use ddgs, searxng, brave or tavily",

@@ -154,12 +154,6 @@ class LocalScheduler(BaseScheduler):
                 pool.refresh(backend)
                 self._review(self.queue)
 
-    def queued(self, name: str, running: int) -> None:
-        """Record that a server queues requests itself while so many are running."""
-        with self._lock:
-            if name in self.backends:
-                outcomes.learn_from_queue(*self.backends[name], running, self._clock())
-
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:

@@ -40,7 +40,6 @@ THREADS = {
     ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
     ("app/life.py", "work"): ENDS,
     ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
     ("backends/chatglm/supervisor.py", "self._write"): ENDS,
     ("backends/chatglm/supervisor.py", "self._run"): ENDS,
     ("backends/registry.py", "self._monitor"): LASTS,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts
 
@@ -94,40 +92,10 @@ def test_a_long_pause_is_bounded() -> None:
     assert world.scheduler.backends["b0"][1].ready <= world.clock.now + 60
 
 
-@pytest.mark.parametrize(
-    ("reports", "slots", "patience"),
-    [
-        ((2,), 2, 20.0),
-        ((1,), 4, 5.0),  # it is still admitting requests
-        ((3, 2, 2, 2), 3, 20.0),  # no more are taken away while some are to go
-    ],
-)
-def test_a_queue_of_the_server_takes_slots_away(
-    reports: tuple[int, ...], slots: int, patience: float
-) -> None:
-    world = _world()
-    busy = [world.take(f"prompt {number}") for number in range(4)]
-    for running in reports:
-        world.scheduler.queued("b0", running)
-    assert _slots(world) == 4
-    assert world.scheduler.backends["b0"][1].patience == patience
-    for lease in busy:
-        _turn(world, lease)
-    world.scheduler.queued("b0", 9)
-    world.scheduler.queued("other", 1)
-    assert _slots(world) == slots
-
-
-def test_a_known_number_is_never_changed() -> None:
-    world = World(backends=0)
-    world.scheduler.update("b0", BackendFacts(model="m", slots=4), up=True)
-    world.scheduler.queued("b0", 1)
-    assert _slots(world) == 4
-
-
 def test_what_was_learned_outlives_a_restart_of_the_server() -> None:
     world = _world()
-    world.scheduler.queued("b0", 2)
+    leases = [world.take(f"prompt {number}") for number in range(3)]
+    leases.pop().release(Outcome(end="busy"))
     world.scheduler.update("b0", FACTS, up=True)
     assert _slots(world) == 2
 

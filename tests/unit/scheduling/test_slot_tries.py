@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.outcomes import PATIENCE
+from proxy.scheduling.outcomes import PATIENCE, try_later
 from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
 
 from .fakes import World, check_slots, want
@@ -21,7 +21,7 @@ MOST = 12
 
 class Server:
     """A server with `capacity` slots under steady demand. It begins an answer at once, and refuses
-    what it has no slot for, or reports that it waits."""
+    what it has no slot for, or lets it wait."""
 
     def __init__(self, capacity: int, first: int, *, refuses: bool, most: int = MOST) -> None:
         self.world = World(backends=0)
@@ -69,8 +69,6 @@ class Server:
                 self._tickets.remove(ticket)
                 assert ticket.lease is not None
                 self._begin(ticket.lease)
-            if self._waiting:
-                scheduler.queued("b0", self.capacity)
         return clock.now - begun
 
     def _begin(self, lease: Lease) -> None:
@@ -100,10 +98,11 @@ def test_tries_beyond_what_a_server_has_come_ever_more_rarely(
 @pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "queues"])
 def test_after_a_wrong_look_the_number_grows_back_soon(refuses: bool) -> None:
     server = Server(8, 8, refuses=refuses, most=8)
-    for running in (1, 1, 1):
-        server.run(60, until=lambda: server.record.in_flight == server.slots)
-        server.world.scheduler.queued("b0", max(running, server.slots // 2))
-        server.run(60, until=lambda: not server.record.target)
+    server.run(60, until=lambda: server.record.in_flight == server.slots)
+    for _ in range(3):
+        try_later(server.record, server.world.clock.now)
+    server.record.target = 1
+    server.run(60, until=lambda: not server.record.target)
     assert server.slots == 1
     pause = server.record.patience
     seconds = server.run(3600, until=lambda: server.slots == 8)
@@ -159,10 +158,6 @@ class Tries(RuleBasedStateMachine):
     @rule(data=st.data())
     def began(self, data: st.DataObject) -> None:
         self.leases[data.draw(st.integers(0, len(self.leases) - 1))].on_first_token(-1)
-
-    @rule(running=st.integers(0, 2 * MOST))
-    def reported(self, running: int) -> None:
-        self.world.scheduler.queued("b0", running)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, SOONEST, 2 * PATIENCE]))
     def waited(self, seconds: float) -> None:
