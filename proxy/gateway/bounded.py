@@ -20,7 +20,7 @@ from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .context import Caller, GatewayContext
-from .sent_prompt import with_sent_prompt
+from .sent_prompt import count_sent_prompt
 
 NOTHING = Usage()
 UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
@@ -113,10 +113,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
         if not backend.up or backend.caps is None:
             continue
         try:
-            sent = with_sent_prompt(task, backend, cancel)
-            if (ids := backend.driver.prompt_ids(sent, cancel)) is not None:
-                return len(ids)
-            return backend.counter.count_prompt(sent, cancel)
+            return count_sent_prompt(task, backend, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):
             continue
     return most_tokens(task)

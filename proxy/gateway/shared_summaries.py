@@ -49,7 +49,6 @@ class Summaries:
         return text
 
 
-MOST_SHARED = 128  # summaries of a group
 LIFETIME = 3600  # seconds that an unused summary is kept
 LOOKED_UP = 1024  # newest keys of a conversation that are looked up
 AGAIN = 5.0  # seconds for which a failed Redis is not asked again
@@ -60,18 +59,17 @@ log = logging.getLogger("slotproxy.summaries")
 
 
 class SharedSummaries(Summaries):
-    """Summaries of all workers with the same `url` and `name`: the last MOST_SHARED of each group.
-    Raises ImportError if redis-py is not installed, ValueError for an invalid URL."""
+    """Summaries of all workers with the same `url` and `name`, which Redis forgets when they are
+    not used for LIFETIME seconds. Raises ImportError if redis-py is not installed, ValueError for
+    an invalid URL."""
 
-    def __init__(self, url: str, name: str, clock: Callable[[], float] = time.time) -> None:
-        """`clock` returns seconds that mean the same on all hosts."""
+    def __init__(self, url: str, name: str) -> None:
         import redis
 
         super().__init__()
         self._error = redis.RedisError
         self._redis: Any = redis_client.connect(url)
         self._prefix = f"slotproxy:{{{name}}}:summaries:"
-        self._clock = clock
         self._down = 0.0  # until when Redis is not asked again
 
     def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
@@ -98,18 +96,10 @@ class SharedSummaries(Summaries):
         return None
 
     def _put(self, group: str, key: bytes, text: str) -> str:
-        name, names = self._name(group, key), self._name(group, b"names")
-        if not self._redis.set(name, text.encode("utf-8", "replace"), nx=True, ex=LIFETIME):
-            return _text(self._redis.get(name)) or text
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.zadd(names, {name: self._clock()})
-            pipeline.expire(names, LIFETIME)
-            pipeline.zrange(names, 0, -MOST_SHARED - 1)
-            surplus = pipeline.execute()[-1]
-        if surplus:
-            self._redis.delete(*surplus)
-            self._redis.zrem(names, *surplus)
-        return text
+        name = self._name(group, key)
+        if self._redis.set(name, text.encode("utf-8", "replace"), nx=True, ex=LIFETIME):
+            return text
+        return _text(self._redis.get(name)) or text
 
     def _name(self, group: str, key: bytes) -> str:
         """The name of a summary in Redis, which tells nothing about its group."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,35 +12,13 @@ from proxy.core.events import Failed, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
-from proxy.core.usage import Timings, Usage
+from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, Cancelled
-from proxy.gateway import Gateway, Info
+from proxy.gateway import Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import Script, ScriptedDriver, ScriptsInTurn, say
 
 Serve = Callable[..., Gateway]
-
-
-class SlowCounts(Info):
-    """Lets other threads run between reading and writing its counts."""
-
-    def __getattribute__(self, name: str) -> object:
-        value = super().__getattribute__(name)
-        if name == "usage":
-            time.sleep(0.005)
-        return value
-
-
-def test_choices_in_several_threads_lose_no_counts(serve: Serve) -> None:
-    gateway = serve(ScriptedDriver())
-    answer = gateway.answer(CompletionRequest(prompts=("one",), n=8), Cancel())
-    answer.info = SlowCounts()
-    with ThreadPoolExecutor(8) as pool:
-        for number in range(8):
-            pool.submit(answer._count, number, Usage(7, 3, 2), Timings(), 1.0)
-    assert answer.info.usage == Usage(7, 24, 2)
-    assert answer.info.slot_seconds == 8.0
-    answer.close()
 
 
 def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first(serve: Serve) -> None:

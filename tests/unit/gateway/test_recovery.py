@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
@@ -17,7 +16,6 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import (
     AnswerCut,
-    BackendBusy,
     BackendDown,
     ConnectionLost,
     GatewayError,
@@ -27,9 +25,7 @@ from proxy.errors import (
 from proxy.gateway import Answer, Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import (
-    CAPS,
     Script,
-    ScriptedDriver,
     ScriptedRun,
     ScriptsInTurn,
     say,
@@ -60,20 +56,6 @@ class Faulty(ScriptsInTurn):
         return super().stream(task, slot, caps, cancel)
 
 
-class AlwaysBusy(ScriptedDriver):
-    """Always busy and without a release delay, so it is retried constantly. After many tries it
-    has a slot, so that a request without a deadline fails its test instead of hanging."""
-
-    def __init__(self) -> None:
-        caps = msgspec.structs.replace(CAPS, queues=True)
-        super().__init__([BackendBusy("the backend has no free slot")], caps)
-
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-        if len(self.tasks) == 200:
-            self.script = say("at last")
-        return super().stream(task, slot, caps, cancel)
-
-
 MakeGateway = Callable[..., Gateway]
 
 
@@ -98,15 +80,6 @@ def ask(gateway: Gateway, cancel: Cancel | None = None) -> str:
 
 
 # busy backends
-
-
-def test_queue_timeout_holds_across_several_busy_backends(serve: MakeGateway) -> None:
-    drivers = [AlwaysBusy() for _ in range(6)]  # one of them can nearly always be tried at once
-    gateway = serve(*drivers, queue_timeout=0.5, slots=1)
-    began = time.monotonic()
-    with pytest.raises(QueueTimeout):
-        ask(gateway)
-    assert time.monotonic() - began < 20.0
 
 
 # down backends
@@ -171,17 +144,6 @@ def test_stream_gets_heartbeats_while_waiting_for_backend(
     assert text(found) == "Hello"
 
 
-def test_other_backend_takes_over_without_waiting(serve: MakeGateway) -> None:
-    gone, well = Faulty(), Faulty()
-    gateway = serve(gone, well, slots=1)
-    gone.up = False
-    gateway.registry.failed("b0", REFUSED)
-    began = time.monotonic()
-    assert [ask(gateway) for _ in range(3)] == ["Hello"] * 3
-    assert time.monotonic() - began < 20.0
-    assert not gone.tasks
-
-
 # faults of one request
 
 
@@ -236,15 +198,3 @@ def test_interrupted_answer_resumes_when_its_only_backend_recovers(
     last = found[-1][-1]
     assert isinstance(last, Finished)
     assert last.usage.continued == 1
-
-
-def test_interrupted_answer_ends_with_error_when_no_backend_recovers(serve: MakeGateway) -> None:
-    driver = Faulty(cut_after("one "))
-    gateway = serve(driver, wait_for_backend=0.3)
-    answer = gateway.answer(REQUEST, Cancel())
-    found: list[Batch] = []
-    for _, batch in answer:
-        found.append(batch)
-        driver.up = False
-    answer.close()
-    assert found[-1] == [Failed(CUT)]

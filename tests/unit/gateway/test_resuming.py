@@ -13,10 +13,8 @@ from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.usage import Usage
 from proxy.errors import (
     AnswerCut,
-    BackendBusy,
     BackendFailed,
     GatewayError,
-    QueueTimeout,
 )
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
@@ -200,15 +198,6 @@ def test_answer_of_a_backend_with_own_prompts_resumes_on_one_without(
     prompt = second.tasks[0].prompt
     assert isinstance(prompt, str)
     assert prompt.startswith("<|im_start|>user\nHi") and prompt.endswith("one ")
-
-
-def test_waits_of_one_resume_share_one_deadline(serve: Serve) -> None:
-    busy = BackendBusy("the backend has no free slot")
-    driver = ScriptsInTurn(cut("one "), *[[busy]] * 1000, caps=MODERN)
-    found = ask(serve(driver, queue_timeout=2.0), TEXT)
-    assert isinstance(found[-1], Failed)
-    assert isinstance(found[-1].error, QueueTimeout)
-    assert len(driver.tasks) > 2, "it was not tried again"
 
 
 def test_generation_settings_of_resumed_answer_have_original_prompt(serve: Serve) -> None:

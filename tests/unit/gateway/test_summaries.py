@@ -40,13 +40,6 @@ def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-def test_longest_beginning_counts() -> None:
-    kept = Summaries()
-    kept.put("", b"a", "A")
-    kept.put("", b"b", "B")
-    assert kept.last("", [b"a", b"b", b"c"]) == (1, "B")
-
-
 def test_workers_share_summaries(server: RedisServer) -> None:
     one, other = (SharedSummaries(server.url, "shared") for _ in range(2))
     one.put("g", b"a", "A")
@@ -64,27 +57,13 @@ def test_first_summary_counts_for_all(server: RedisServer) -> None:
     assert other.last("g", [b"a"]) == (0, "first")
 
 
-def test_shared_summaries_of_a_group_are_bounded(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_summaries, "MOST_SHARED", 2)
-    ticks = iter(range(100))
-    one = SharedSummaries(server.url, "bounded", lambda: float(next(ticks)))
-    for key in (b"a", b"b", b"c"):
-        one.put("g", key, str(key))
-    one.put("h", b"a", "of another group")
-    fresh = SharedSummaries(server.url, "bounded")
-    assert fresh.last("g", [b"a"]) is None
-    assert fresh.last("g", [b"b"]) and fresh.last("g", [b"c"]) and fresh.last("h", [b"a"])
-
-
 def test_summaries_in_redis_expire_and_name_no_group(server: RedisServer) -> None:
     import redis
 
     SharedSummaries(server.url, "expiring").put("the-group", b"a", "text")
     with redis.Redis.from_url(server.url) as client:
         names = list(client.scan_iter("slotproxy:{expiring}:*"))
-        assert len(names) == 2 and all(b"the-group" not in name for name in names)
+        assert len(names) == 1 and all(b"the-group" not in name for name in names)
         assert all(0 < client.ttl(name) <= shared_summaries.LIFETIME for name in names)
 
 
@@ -110,7 +89,7 @@ def test_second_worker_asks_with_the_same_summary(
     for driver in drivers:
         gateway = serve(driver, on_overflow="compact")
         shared = SharedSummaries(server.url, "workers")
-        monkeypatch.setattr(gateway._compactor, "_summaries", shared)
+        monkeypatch.setattr(gateway, "summaries", shared)
         events, _ = answer(gateway, asked(turns(8)), Caller(group="g"))
         found.append(compacted(events).summary)
     assert found == ["They said x."] * 2
