@@ -58,9 +58,9 @@ from ..scheduling.lease import Lease, Ticket
 from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
-from .admission import OnSlot, Retries, acquire_idle, nothing, retry_pause, without
+from .admission import SHARE, OnSlot, Retries, acquire_idle, nothing, retry_pause, without
 from .context import Caller, GatewayContext, Info
-from .generation import Generation, first_run, later_run
+from .generation import Generation, GrammarSwitch, first_run, later_run
 from .leased_slot import LeasedSlot, described_too
 
 
@@ -96,7 +96,7 @@ class TokenCounts:
             self.prompt, self.cached = run.prompt, run.cached
         self.written += run.completion
 
-    def throw_away(self) -> None:
+    def discard(self) -> None:
         """Discard the answer so far, which will be written again."""
         self.wasted += self.written
         self.prompt = self.cached = self.written = 0
@@ -130,7 +130,7 @@ _NO_TOKENS = TokenCounts(0)  # of an attempt that has no backend yet; never chan
 # system message is. A picture or a sound stands there as its digest, since the scheduler keeps
 # the text.
 _END = "\0"
-_LARGE = 1 << 20  # characters of a picture or sound, from which it is hashed in a thread
+LARGE = 1 << 20  # characters or token ids of a prompt or picture, from which a thread hashes it
 _json = msgspec.json.Encoder().encode
 
 
@@ -157,15 +157,12 @@ def _text(message: Message) -> str:
 
 
 def _digest(data: str) -> str:
-    digest = partial(_sha256, data)
-    return digest() if len(data) <= _LARGE else run_in_native_thread(digest)
+    def digest() -> str:
+        return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+
+    return digest() if len(data) <= LARGE else run_in_native_thread(digest)
 
 
-def _sha256(data: str) -> str:
-    return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
 BUSY_TRIES = 100
 BUSY_WAIT = 0.02  # seconds until an old server has noticed that a stream was closed
@@ -178,23 +175,6 @@ class State(StrEnum):
     SWITCHING = "switching grammar"  # another run on the same slot has no token yet
     RESUMING = "resuming"  # the answer broke off; the run that continues it has no token yet
     DONE = "done"
-
-    __hash__ = str.__hash__  # that of Enum is written in Python
-
-
-TRANSITIONS = {
-    State.WAITING: {State.PREFILL, State.DONE},
-    State.PREFILL: {State.WAITING, State.STREAMING, State.DONE},
-    # Back to WAITING if everything so far was held back for validation.
-    State.STREAMING: {State.SWITCHING, State.RESUMING, State.WAITING, State.DONE},
-    State.SWITCHING: {State.STREAMING, State.WAITING, State.DONE},
-    State.RESUMING: {State.STREAMING, State.DONE},
-    State.DONE: set[State](),
-}
-
-
-class TransitionError(AssertionError):
-    """A defect in slotproxy: an event that is impossible in this state."""
 
 
 class Attempt:
@@ -279,7 +259,7 @@ class Attempt:
             pool = self._context.registry.pool(self._model, self._caller.may.barred_tiers)
             check_prompt_size(self._task, pool, self._cancel)
             self._want = _want(self._context, self._task, self._model, self._caller)
-            self._context.retries.on_request()
+            self._context.retries.spent -= SHARE
             while self.state is not State.DONE:
                 try:
                     slot = self._leased
@@ -310,17 +290,21 @@ class Attempt:
                             yield out
                         if generation.ended or generation.switch is not None:
                             break
-                    out = self._on_run_over(batch)
-                    if out:
+                    out = []
+                    if generation.switch is not None:
+                        out = self._switch(generation.switch, batch)
                         slot.note_calls(out)
+                    elif generation.retry:
+                        self._write_anew()
+                    else:
+                        self.state = State.DONE
                 except GatewayError as error:
                     out = self._on_error(error)
                 if out:
                     yield out
         finally:
             self._release()
-            if self.state is not State.DONE:
-                self._enter(State.DONE)
+            self.state = State.DONE
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
             self._reason = None
             if hasattr(self, "_generation"):  # there is none without a slot
@@ -345,24 +329,25 @@ class Attempt:
             return self.slot_seconds
         return self.slot_seconds + self._context.clock() - self._leased_at
 
-    def _enter(self, state: State) -> None:
-        if state is not self.state:
-            if state not in TRANSITIONS[self.state]:
-                raise TransitionError(f"{state} cannot follow {self.state}")
-            self.state = state
-
     # waiting for a slot
 
     def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
-        again = self._reason is not None
+        scheduler, info, again = self._context.scheduler, self._info, self._reason is not None
         while True:
             if self._want.idle:
-                lease = self._acquire_idle()
+                begun = self._caller.begun or info.choices > 0
+                lease = acquire_idle(
+                    scheduler, self._want, self._cancel, begun=begun, on_slot=self._on_slot
+                )
+                lease.on_wanted(self._cancel.cancel)
             else:
-                entry = self._context.scheduler.enter(self._want, again)
+                entry = scheduler.enter(self._want, again)
                 lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
+            if lease.waited:
+                info.queue_wait = max(info.queue_wait, lease.waited)
+                info.first_place = max(info.first_place, lease.place)
             slot = self._take(lease)
             if slot is not None:
                 if lease.grant.save or lease.grant.restore is not None:
@@ -370,15 +355,6 @@ class Attempt:
                         yield []
                 return slot
             again = True
-
-    def _acquire_idle(self) -> Lease:
-        begun = self._caller.begun or self._info.choices > 0
-        lease = acquire_idle(
-            self._context.scheduler, self._want, self._cancel, begun=begun, on_slot=self._on_slot
-        )
-        self._info.queue_wait = max(self._info.queue_wait, lease.waited)
-        lease.on_wanted(self._cancel.cancel)
-        return lease
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
@@ -401,8 +377,6 @@ class Attempt:
         finally:
             ticket.leave()
         info.place = 0
-        info.queue_wait = max(info.queue_wait, lease.waited)
-        info.first_place = max(info.first_place, lease.place)
         return lease
 
     def _take(self, lease: Lease) -> LeasedSlot | None:
@@ -438,8 +412,7 @@ class Attempt:
 
     @property
     def _slot(self) -> LeasedSlot:
-        if self._leased is None:
-            raise TransitionError(f"no slot is leased while {self.state}")
+        assert self._leased is not None, "only called with a slot"
         return self._leased
 
     # runs
@@ -470,7 +443,7 @@ class Attempt:
     def _start(self, slot: LeasedSlot) -> Run:
         self._run = run = slot.start(self._next, self._cancel)
         if self.state is State.WAITING:
-            self._enter(State.PREFILL)
+            self.state = State.PREFILL
             self._generation = Generation(
                 self._adapted,
                 slot.caps,
@@ -487,7 +460,7 @@ class Attempt:
         if self.state is State.RESUMING:
             self._tokens.resumed += 1
             self._info.continued += 1
-        self._enter(State.STREAMING)
+        self.state = State.STREAMING
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -509,20 +482,9 @@ class Attempt:
                 if type(event) is TextDelta:
                     self._text += event.text.encode()
 
-    def _on_run_over(self, batch: Batch) -> Batch:
-        """Handle the end of a run, or its stop within `batch`. Another run may follow."""
-        if self._generation.switch is not None:
-            return self._switch(batch)
-        if self._generation.retry:
-            self._write_anew()
-        else:
-            self._enter(State.DONE)
-        return []
-
-    def _switch(self, batch: Batch) -> Batch:
+    def _switch(self, switch: GrammarSwitch, batch: Batch) -> Batch:
         """Continue with a grammar, from the middle of `batch`."""
-        switch, tokens, slot = self._generation.switch, self._tokens, self._slot
-        assert switch is not None, "the generation asked for it"
+        tokens, slot = self._tokens, self._slot
         self._close_run()
         tokens.prompt = tokens.prompt or self._count_prompt()
         tokens.written = self._count_kept(switch.fresh, batch) if switch.text else 0
@@ -536,14 +498,14 @@ class Attempt:
         )
         self._next = later_run(task, switch.text, tokens.left)
         tokens.switched, self._busy_tries = True, BUSY_TRIES
-        self._enter(State.SWITCHING)
+        self.state = State.SWITCHING
         return self._generation.on_switched(tokens.written)
 
     def _write_anew(self) -> None:
         """Write the answer again, with another seed if the request has one. A model that nothing
         constrains also gets a message that names the fault."""
         self._close_run()
-        self._tokens.throw_away()
+        self._tokens.discard()
         self._text.clear()
         self._started, self._busy_tries = False, BUSY_TRIES
         sampling = self._adapted.sampling
@@ -563,17 +525,16 @@ class Attempt:
         )
         self._next = first_run(self._adapted)
         self._generation = self._generation.again()
-        self._enter(State.SWITCHING)
+        self.state = State.SWITCHING
 
     def _close_run(self) -> None:
         run, self._run = self._run, None
-        if run is None:
-            raise TransitionError(f"no run is under way while {self.state}")
+        assert run is not None, "a run is under way"
         self._tokens.close_run(run.usage())
         run.close()
 
     def _end_at_limit(self) -> Batch:
-        self._enter(State.DONE)
+        self.state = State.DONE
         return self._generation.on_limit(Finished(reason="length", usage=self.usage()))
 
     # errors
@@ -601,7 +562,11 @@ class Attempt:
             self._described |= error.formats
             if error.lacks:
                 slot.describe(error.formats)
-            return self._place_again(slot, error)
+            # It has refused this form at once, so it is asked again in another.
+            slot.on_refusal()
+            self._reason, self.state = error, State.WAITING
+            self._release()
+            return []
         if not isinstance(error, BackendBusy):
             self._passed[slot.backend.name] = _word(error)
         if is_fault:
@@ -612,24 +577,14 @@ class Attempt:
         if self.state is not State.RESUMING:
             if self._shown or isinstance(error, UpstreamTimeout):
                 raise error
-            self._reason = error
-            if isinstance(error, BackendDown):
-                self._reason = NoBackend()
-            self._enter(State.WAITING)
+            self._reason = NoBackend() if isinstance(error, BackendDown) else error
+            self.state = State.WAITING
         if not is_fault:
             slot.on_refusal()
             self._want = without(self._want, slot.backend.name)
         self._release()
         if is_fault:
             self._pause(error)
-        return []
-
-    def _place_again(self, slot: LeasedSlot, error: GatewayError) -> Batch:
-        """Ask the backend again in another form: it has refused this one at once."""
-        slot.on_refusal()
-        self._reason = error
-        self._enter(State.WAITING)
-        self._release()
         return []
 
     def _retry(self, name: str, error: GatewayError) -> None:
@@ -691,7 +646,7 @@ class Attempt:
             return self._end_at_limit()
         self._reason = error
         self._want = msgspec.structs.replace(self._want, since=self._context.clock())
-        self._enter(State.RESUMING)
+        self.state = State.RESUMING
         self._pause(error)
         return []
 
@@ -727,6 +682,10 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)
+    messages = task.request.messages
+    is_side_job = caller.background or (
+        bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
+    )
     salt = f"{model}\0{caller.group}"
     if len(text) <= LARGE:
         chain = chain_of(text, boundaries, salt)
@@ -743,7 +702,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         share=caller.share,
         since=context.clock(),
         barred=caller.may.barred_tiers,
-        background=caller.background or _is_side_job(task, context.side_jobs),
+        background=is_side_job,
         idle=caller.idle,
         tools=bool(task.request.tools),
     )
@@ -756,10 +715,3 @@ def _word(error: GatewayError) -> str:
     if isinstance(error, UpstreamTimeout):
         return "timeout"
     return "failed" if isinstance(error, UpstreamFault) else "refused"
-
-
-def _is_side_job(task: Task, marks: tuple[str, ...]) -> bool:
-    """Whether a request is a side job, recognized by the beginning of its last message."""
-    messages = task.request.messages
-    text = messages[-1].content if messages else ""
-    return bool(text) and text.lstrip().startswith(marks)

@@ -100,7 +100,7 @@ class LeasedSlot:
         self._calls = self._calls or any(type(event) is ToolCallDelta for event in batch)
 
     def on_finished(self, finished: Finished) -> None:
-        self._lease.on_last_token()
+        self._lease.owner.on_last_token(self._lease)
         before, usage = self._outcome, finished.usage
         if before.prompt:  # not the first run: its prompt includes text of the answer
             prompt, cached, evaluating = before.prompt, before.cached, before.evaluating
