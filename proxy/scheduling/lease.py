@@ -96,10 +96,6 @@ class Lease(Struct, eq=False):
         """Record the first token. `number` is the slot it came from, -1 if not reported."""
         self.owner.on_first_token(self, number if -1 <= number < MOST_SLOTS else -1)
 
-    def on_last_token(self) -> None:
-        """Record the last token: the slot will be free in a moment."""
-        self.owner.on_last_token(self)
-
     def steps(self) -> tuple[SlotStep, ...]:
         """The steps to do on the slot before the request is sent, in order."""
         return self.owner.steps(self)
@@ -203,7 +199,8 @@ class BaseScheduler(Protocol):
 
     def on_first_token(self, lease: Lease, number: int) -> None: ...
 
-    def on_last_token(self, lease: Lease) -> None: ...
+    def on_last_token(self, lease: Lease) -> None:
+        """Record the last token: the slot will be free in a moment."""
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
 
@@ -221,12 +218,6 @@ class BaseScheduler(Protocol):
         lease = entry.wait(cancel)
         assert lease is not None, "the wait has no limit"
         return lease
-
-    def _began(self, want: SlotRequest, now: float) -> float:
-        """When this request began to wait. Raises QueueTimeout if its timeout has passed."""
-        if want.since and now - want.since >= self._queue_timeout:
-            raise self._too_late(want)
-        return want.since or now
 
     def _too_late(self, want: SlotRequest) -> QueueTimeout:
         wait = self.expected_wait(want)

@@ -93,9 +93,9 @@ class LocalScheduler(BaseScheduler):
         self._disk = disk
         self._policy = policy
         self._lock = native_rlock()
-        self.saved_slots = SavedSlots(self._lock, lambda name: self.backends.get(name), clock, disk)
         self.pools: dict[str, Pool] = {}
-        self.backends: dict[str, tuple[Pool, BackendRecord]] = {}
+        self.backends: dict[str, BackendRecord] = {}
+        self.saved_slots = SavedSlots(self._lock, self.backends, clock, disk)
         self.queue = FairQueue()
         self.clients = RecentClients()
         self.outstanding = 0  # leases not released yet
@@ -117,17 +117,18 @@ class LocalScheduler(BaseScheduler):
         `replaces`: it is a different server under an old name. Answers under way on the old server
         finish there and take no slot of the new one."""
         with self._lock:
-            if replaces and name in self.backends:
-                self._remove(*self.backends[name])
-            known = self.backends.get(name)
-            backend = known[1] if known is not None else BackendRecord(name=name, model=facts.model)
-            if known is not None:
-                known[0].forget(backend, files=not facts.keeps_files)
+            backend = self.backends.get(name)
+            if backend is not None and replaces:
+                self._remove(backend)
+                backend = None
+            if backend is None:
+                backend = BackendRecord(name=name, model=facts.model)
+            else:
+                backend.pool.forget(backend, files=not facts.keeps_files)
                 if backend.model != facts.model:
-                    self._remove(known[0], backend)
-            pool = self.pools.setdefault(facts.model, Pool())
-            self.backends[name] = pool, backend
-            pool.backends[name] = backend
+                    self._remove(backend)
+            pool = backend.pool = self.pools.setdefault(facts.model, Pool())
+            self.backends[name] = pool.backends[name] = backend
             for field in FROM_FACTS:
                 setattr(backend, field, getattr(facts, field))
             backend.up, backend.leaving, backend.draining = up, False, False
@@ -148,27 +149,25 @@ class LocalScheduler(BaseScheduler):
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         """Record a change of health only. `load_delay`: seconds until the model is loaded."""
         with self._lock:
-            if name in self.backends:
-                pool, backend = self.backends[name]
+            if backend := self.backends.get(name):
                 backend.up, backend.load_delay = up, load_delay
-                pool.refresh(backend)
+                backend.pool.refresh(backend)
                 self._review(self.queue)
 
     def queued(self, name: str, running: int) -> None:
         """Record that a server queues requests itself while so many are running."""
         with self._lock:
-            if name in self.backends:
-                outcomes.learn_from_queue(*self.backends[name], running, self._clock())
+            if backend := self.backends.get(name):
+                outcomes.learn_from_queue(backend.pool, backend, running, self._clock())
 
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:
-            if name in self.backends:
-                pool, backend = self.backends[name]
+            if backend := self.backends.get(name):
                 backend.draining = True
-                pool.refresh(backend)
+                backend.pool.refresh(backend)
                 if not backend.in_flight:
-                    self._remove(pool, backend)
+                    self._remove(backend)
                 self._review(self.queue)
 
     # for the gateway
@@ -214,7 +213,8 @@ class LocalScheduler(BaseScheduler):
 
     def _enter(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         now = self._clock()
-        began = self._began(want, now)
+        if want.since and now - want.since >= self._queue_timeout:
+            raise self._too_late(want)
         pool, up = self._pool(want)
         if not up and not self._wait_for_backend:
             raise NoBackend()
@@ -227,7 +227,7 @@ class LocalScheduler(BaseScheduler):
             want = msgspec.structs.replace(want, background=True)
             conversation.background = True
         if not want.since:
-            want = msgspec.structs.replace(want, since=began)
+            want = msgspec.structs.replace(want, since=now)
         if pool.tiered and not conversation.turns:
             conversation.draw = draw(want)
         client = client_class(want)
@@ -256,7 +256,7 @@ class LocalScheduler(BaseScheduler):
                 if type(decision) is Grant:
                     return self._take(pool, want, client, decision, conversation, now, reach)
             self._make_room(want)
-        ticket = Ticket(self, want, conversation, began, again, client)
+        ticket = Ticket(self, want, conversation, want.since, again, client)
         tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
         self.queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
@@ -273,12 +273,12 @@ class LocalScheduler(BaseScheduler):
 
     def in_flight(self, name: str) -> int:
         with self._lock:
-            return self.backends[name][1].in_flight if name in self.backends else 0
+            return self.backends[name].in_flight if name in self.backends else 0
 
     def slots(self, name: str) -> int:
         """The number of slots that the backend is assumed to have."""
         with self._lock:
-            return len(self.backends[name][1].slots) if name in self.backends else 0
+            return len(self.backends[name].slots) if name in self.backends else 0
 
     def view(self, group: str, key: str) -> View:
         """The records that a caller with this key and group may see."""
@@ -540,20 +540,13 @@ class LocalScheduler(BaseScheduler):
         self.outstanding += 1
         return lease
 
-    def _home(self, lease: Lease) -> Pool:
-        """The pool where the lease's backend is now, which may be another model's. An empty pool
-        stands in for a backend that was removed."""
-        backend = lease.grant.backend
-        pool, known = self.backends.get(backend.name, (None, None))
-        return pool if pool is not None and known is backend else Pool()
-
     def on_last_token(self, lease: Lease) -> None:
         lease.slot.finishing = True
 
     def on_first_token(self, lease: Lease, number: int) -> None:
         with self._lock:
-            pool, now = self._home(lease), self._clock()
-            backend, slot = lease.grant.backend, lease.slot
+            backend, slot, now = lease.grant.backend, lease.slot, self._clock()
+            pool = backend.pool
             if backend.most and not slot.streaming:
                 outcomes.learn_from_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
@@ -562,15 +555,13 @@ class LocalScheduler(BaseScheduler):
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         with self._lock:
-            pool = self._home(lease)
-            return saved_slots.steps(pool, lease, self._disk, self._clock())
+            return saved_slots.steps(lease, self._disk, self._clock())
 
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
         with self._lock:
-            pool = self._home(lease)
-            saved_slots.record_step(pool, lease, step, tokens, size, seconds, self._groups)
+            saved_slots.record_step(lease, step, tokens, size, seconds, self._groups)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""
@@ -596,12 +587,12 @@ class LocalScheduler(BaseScheduler):
             if not lease.want.background:
                 self.clients.arrived(client, now)
             backend = lease.grant.backend
-            pool = self._home(lease)
+            pool = backend.pool
             outcomes.settle(pool, lease, outcome, now)
             if backend.target:
                 outcomes.take_slots_away(pool, backend)
             if backend.draining and not backend.in_flight:
-                self._remove(pool, backend)
+                self._remove(backend)
                 self._review(self.queue)
             elif pool.line.active:
                 self._serve(pool, now)
@@ -615,14 +606,14 @@ class LocalScheduler(BaseScheduler):
         for model in empty[:-MOST_EMPTY]:
             del self.pools[model]
 
-    def _remove(self, pool: Pool, backend: BackendRecord) -> None:
+    def _remove(self, backend: BackendRecord) -> None:
+        pool, backend.pool = backend.pool, Pool()
         pool.forget(backend)
         for slot in backend.slots:
             pool.free.pop(slot, None)
-        pool.backends.pop(backend.name, None)
+        if pool.backends.get(backend.name) is backend:
+            del pool.backends[backend.name], self.backends[backend.name]
         pool.on_changed()
-        if self.backends.get(backend.name, (None, None))[1] is backend:
-            del self.backends[backend.name]
 
 
 def _within(want: SlotRequest, reach: Reach) -> SlotRequest:

@@ -7,7 +7,7 @@ Times are seconds of the scheduler's clock, counts are tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -90,6 +90,7 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
     name: str
     model: str
+    pool: Any = None  # the `Pool` of its model; an empty one after the backend was removed
     slots: list[Slot] = []  # in the order of their numbers, from 0
     up: bool | None = None  # None until the first probe
     draining: bool = False

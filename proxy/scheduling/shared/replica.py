@@ -131,7 +131,7 @@ class Replica:
                 lease.on_first_token(op.number)
                 results.append(OpResult(name, op.id, None))
             case ops.LastToken() if lease is not None:
-                lease.on_last_token()
+                self.scheduler.on_last_token(lease)
             case ops.RequestSteps() if lease is not None:
                 results.append(OpResult(name, op.id, lease.steps()))
             case ops.StepDone() if lease is not None:

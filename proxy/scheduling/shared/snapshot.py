@@ -39,7 +39,7 @@ DERIVED: dict[type, set[str]] = {
     Lease: {"owner", "give_way", "over"},
     Ticket: {"owner", "event", "lease", "error"},
     Pool: {"line", "index", "guessed", "tiered"},
-    BackendRecord: {"reserved"},  # set only while the queue is served
+    BackendRecord: {"pool", "reserved"},  # the latter is set only while the queue is served
     SlotRequest: {"views"},
 }
 
@@ -92,11 +92,15 @@ def _replica(state: State, rules: SharedRules) -> Replica:
         setattr(replica if name in OF_REPLICA else scheduler, name, getattr(state, name))
     for pool in state.pools.values():
         pool.restore()
-        scheduler.backends.update((name, (pool, b)) for name, b in pool.backends.items())
+        scheduler.backends.update(pool.backends)
+        for backend in pool.backends.values():
+            backend.pool = pool
     for name, member in state.members.items():
         entries: list[Lease | Ticket] = [*member.leases.values(), *member.tickets.values()]
         for entry in entries:
             entry.owner = scheduler
+            if isinstance(entry, Lease) and entry.grant.backend.pool is None:
+                entry.grant.backend.pool = Pool()  # it was removed
             force_setattr(entry.want, "views", member.backends)
         for number, ticket in member.tickets.items():
             replica.add_ticket(name, number, ticket)
