@@ -247,9 +247,9 @@ class Answer:
         order = Order()
         bounded = self._bounded
         attempt = Attempt(
-            self._context,
-            task,
-            self.model,
+            context=self._context,
+            task=task,
+            model=self.model,
             caller=self._caller,
             info=info,
             cancel=self._cancel,

@@ -175,9 +175,9 @@ class Harness:
 
     def attempt(self, task: Task = TASK, *, tell_place: bool = False) -> Attempt:
         return Attempt(
-            self.context,
-            task,
-            "scripted",
+            context=self.context,
+            task=task,
+            model="scripted",
             caller=Caller(tell_place=tell_place),
             info=self.info,
             cancel=self.cancel,
