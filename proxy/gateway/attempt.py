@@ -28,7 +28,6 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -61,7 +60,7 @@ from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import SHARE, OnSlot, Retries, acquire_idle, nothing, retry_pause, without
-from .context import Caller, GatewayContext, Info
+from .context import LATER, Caller, GatewayContext, Info
 from .generation import Generation, GrammarSwitch, first_run, later_run
 from .leased_slot import LeasedSlot, described_too
 
@@ -111,8 +110,6 @@ class TokenCounts(Struct, eq=False):
         completion = self.wasted + before + run.completion
         return Usage(prompt, completion, cached, continued=self.resumed)
 
-
-_LATER: Any = None  # set before it is read
 
 # What the scheduler compares of a chat whose prompt the backend renders itself.
 #
@@ -186,15 +183,15 @@ class Attempt(Struct, eq=False, kw_only=True):
     slot_seconds: float = 0.0  # for which slots were leased so far
     leased_at: float = 0.0
     leased: LeasedSlot | None = None
-    want: SlotRequest = _LATER
+    want: SlotRequest = LATER
     retries: Retries | None = None  # once it has failed
     passed: dict[str, str] = {}  # backends that failed or refused it, and how
     described: frozenset[str] = frozenset()  # formats that a backend refused
     reason: GatewayError | None = None  # why it waits again, if it does
-    generation: Generation = _LATER
+    generation: Generation = LATER
     tokens: TokenCounts = field(default_factory=TokenCounts)
-    adapted: Task = _LATER  # to the backend of the slot
-    next_task: Task = _LATER  # of the run that starts next, or started last
+    adapted: Task = LATER  # to the backend of the slot
+    next_task: Task = LATER  # of the run that starts next, or started last
     run: Run | None = None
     released: Run | None = None  # the run under way when the slot was given back
     # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
@@ -256,7 +253,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             self.state = State.DONE
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
             self.reason = None
-            self.generation = _LATER
+            self.generation = LATER
 
     def usage(self) -> Usage:
         """Token counts so far. An old backend reports its own counts only at the end."""

@@ -105,11 +105,11 @@ class Gateway:
         if request.messages and (request.compaction is not None or overflow == "compact"):
             compact = partial(compaction.compact, self, request, model, caller, cancel)
         return Answer(
-            self.context,
-            request,
-            model,
-            name,
-            make_tasks,
+            context=self.context,
+            request=request,
+            model=model,
+            name=name,
+            make_tasks=make_tasks,
             caller=caller,
             cancel=cancel,
             compact=compact,

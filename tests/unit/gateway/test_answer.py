@@ -53,11 +53,11 @@ class Harness:
         request = msgspec.structs.replace(REQUEST, n=n)
         tasks = [Task(prompt=p, max_tokens=8, request=request) for p in prompts or ("Say it",)]
         return Answer(
-            self.context,
-            request,
-            self.registry.resolve("")[0],
-            "scripted",
-            make_tasks or (lambda: tasks),
+            context=self.context,
+            request=request,
+            model=self.registry.resolve("")[0],
+            name="scripted",
+            make_tasks=make_tasks or (lambda: tasks),
             cancel=Cancel(),
         )
 
@@ -207,7 +207,7 @@ def test_defect_in_one_choice_is_raised_and_ends_the_others(serve: Serve) -> Non
 
 
 def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
-    script: Script = [*say("a")[:-1], lambda: answer._cancel.wait(60)]
+    script: Script = [*say("a")[:-1], lambda: answer.cancel.wait(60)]
     harness = serve(ScriptsInTurn(script, script, script, caps=slots(1)))
     answer = harness.answer(n=3)
     choices = iter(answer)
