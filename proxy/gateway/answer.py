@@ -140,12 +140,13 @@ class Answer(Struct, eq=False, kw_only=True):
                     return
             if self.caller.allowance is not None:
                 self.bounded = bounded = BoundedAnswer(
-                    self.context,
-                    self.caller,
-                    self.model,
-                    self.tasks,
-                    self.request.n,
+                    context=self.context,
+                    caller=self.caller,
+                    allowance=self.caller.allowance,
+                    model=self.model,
                     name=self.info.model,
+                    tasks=self.tasks,
+                    choices=self.request.n,
                 )
                 self.tasks = bounded.tasks
                 # A request that uses idle slots only often finds none: it enters when it has one.

@@ -176,27 +176,19 @@ class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
             raise ValueError("a saved prompt is broken")
 
 
-class SavedSlots:
-    """The saved prompts of `backends`, by the backend's name. `lock` guards these; `budget` is the
-    bytes of files that one may have."""
+class SavedSlots(Struct, frozen=True):
+    """The saved prompts of backends, by the backend's name."""
 
-    def __init__(
-        self,
-        lock: threading.RLock,
-        backends: Mapping[str, BackendRecord],
-        clock: Callable[[], float],
-        budget: int,
-    ) -> None:
-        self._lock = lock
-        self._backends = backends
-        self._clock = clock
-        self._budget = budget
+    lock: threading.RLock  # guards the backends
+    backends: Mapping[str, BackendRecord]
+    clock: Callable[[], float]
+    budget: int  # bytes of files that a backend may have
 
     @contextmanager
     def _of(self, name: str) -> Iterator[BackendRecord]:
         """An empty record stands in for a backend that was removed."""
-        with self._lock:
-            yield self._backends.get(name) or BackendRecord(name=name, model="", pool=Pool())
+        with self.lock:
+            yield self.backends.get(name) or BackendRecord(name=name, model="", pool=Pool())
 
     def leave(self, name: str) -> None:
         """Grant none of the slots before the next `update`: the server is about to end, and what a
@@ -210,7 +202,7 @@ class SavedSlots:
         long counts too: it may return tomorrow."""
         with self._of(name) as backend:
             newest: dict[str, tuple[float, SlotSave]] = {}
-            for slot in backend.slots if self._budget else ():
+            for slot in backend.slots if self.budget else ():
                 held = slot.held
                 if held is None or slot.busy or held.tokens < LEAST or not held.chain.links:
                     continue
@@ -229,8 +221,8 @@ class SavedSlots:
             held = backend.slots[save.slot].held if save.slot < len(backend.slots) else None
             if held is None:
                 return None
-            now = self._clock()
-            going, fits = _beyond(backend, self._budget, now, save.file, save.tokens)
+            now = self.clock()
+            going, fits = _beyond(backend, self.budget, now, save.file, save.tokens)
             worth = _worth(held, now)
             if not fits or any(_worth(other, now) > worth for other in going):
                 return None
@@ -250,13 +242,13 @@ class SavedSlots:
             held.tokens, held.prompt = tokens, min(held.prompt, tokens)
             _record_file(held, size)
             _moved(backend, tokens, seconds)
-            going, _ = _beyond(backend, self._budget, self._clock())
+            going, _ = _beyond(backend, self.budget, self.clock())
             return _dropped(backend, going)
 
     def prompts(self, name: str) -> tuple[SavedPrompt, ...]:
         """All saved prompts of a backend, as plain data."""
         with self._of(name) as backend:
-            now = self._clock()
+            now = self.clock()
             return tuple(_exported(held, now) for held in files_of(backend))
 
     def kept(self, name: str) -> Kept:
@@ -284,7 +276,7 @@ class SavedSlots:
         with self._of(name) as backend:
             _dropped(backend, files_of(backend))
             backend.vain = vain
-            now = self._clock()
+            now = self.clock()
             for saved in sorted(prompts, key=lambda saved: -saved.silence)[-KEPT:]:
                 _adopt(backend, saved, now)
 

@@ -164,7 +164,7 @@ def test_each_key_has_its_share_of_embeddings_and_rankings(route: str, modern: b
         ours = http.application.test_client()
         return ours.post(f"/v1/{route}", json=body, headers=headers).status_code
 
-    scheduler = services_of(http.application).embedder._scheduler
+    scheduler = services_of(http.application).embedder.scheduler
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(ask, "greedy", f"of greedy {number}") for number in range(12)]
         wait_until(lambda: scheduler.waiting == 11)

@@ -76,7 +76,7 @@ def test_place_of_a_line_beyond_its_limits_is_given_back() -> None:
 
 def test_backend_removed_after_the_grant_is_replaced() -> None:
     world = World("b", "other")
-    registry = world.forwarder._registry
+    registry = world.forwarder.registry
     registry.backends = {"other": registry.backends["other"]}
     answer = world.forward(Caller())
     assert answer.status == 200
