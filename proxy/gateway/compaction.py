@@ -9,6 +9,7 @@ prompts then begin alike, and one evaluation of the shorter prompt serves until 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from hashlib import blake2b
 from typing import Protocol
@@ -24,13 +25,41 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 from .answer import Answer, Choice
 from .context import Caller, GatewayContext, Info
-from .shared_summaries import MOST_TEXT, Summaries
 
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many
 MOST_STEPS = 8  # summaries written for one request
+MOST_KEPT = 512  # summaries in memory
+MOST_TEXT = 32_768  # characters of a summary
+
+
+class Summaries:
+    """The last MOST_KEPT summaries of this process, by a digest of what they sum up and by the
+    group of keys whose conversation it is."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[str, bytes], str] = OrderedDict()
+        self._lock = native_lock()
+
+    def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
+        """The last of these keys that has a summary, by its place, and the summary."""
+        with self._lock:
+            for place in range(len(keys) - 1, -1, -1):
+                text = self._texts.get((group, keys[place]))
+                if text is not None:
+                    self._texts.move_to_end((group, keys[place]))
+                    return place, text
+        return None
+
+    def put(self, group: str, key: bytes, text: str) -> None:
+        with self._lock:
+            self._texts[group, key] = text
+            self._texts.move_to_end((group, key))
+            if len(self._texts) > MOST_KEPT:
+                self._texts.popitem(last=False)
 
 
 class Model(Protocol):
@@ -111,7 +140,7 @@ def compact(
         if not summary:
             return None
         cut = further
-        summary = gateway.summaries.put(caller.group, keys[cut], summary)
+        gateway.summaries.put(caller.group, keys[cut], summary)
     usage = info.usage
     cost = Usage(
         usage.prompt - before.prompt,

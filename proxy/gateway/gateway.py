@@ -45,7 +45,6 @@ from .sent_prompt import (
     rendered,
     with_sent_prompt,
 )
-from .shared_summaries import Summaries
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
@@ -57,8 +56,7 @@ class Gateway:
     """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
     `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
     reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
-    backend or the caller says it; `summaries` keeps what replaces their oldest turns. The methods
-    send no text to backends of the `barred` tiers."""
+    backend or the caller says it. The methods send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -70,7 +68,6 @@ class Gateway:
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
         on_overflow: OnOverflow = "refuse",
-        summaries: Summaries | None = None,
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -82,7 +79,7 @@ class Gateway:
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
         self._on_overflow = on_overflow
-        self.summaries = summaries or Summaries()
+        self.summaries = compaction.Summaries()  # of conversations that were too long
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
