@@ -60,7 +60,10 @@ def most_with_alternatives(request: CompletionRequest) -> int:
 
 UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
-NAMED = 4  # parts of a request in one warning
+DISARMED = (
+    "control tokens in the messages or tools: broken by an invisible character (U+2060), because"
+    " this model's backend renders the prompt"
+)
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -155,33 +158,20 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
 
 
 def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
-    """The grammar of the answer, the client's own or a compiled one; its text is "" for none. If a
-    grammar may follow when a call begins, its gaps were reported before."""
+    """The grammar of the answer, the client's own or a compiled one; its text is "" for none."""
     own: str = task.sampling.get("grammar", "")
     if own:
         return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
     bound = constraint_of(task, caps)
     if bound is None:
-        return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
+        # A grammar may follow when the model begins a call.
+        may_call = task.call_format is not None and not task.described
+        return BoundGrammar("", tool_gaps=task.tool_gaps if may_call else ())
     try:
         return compiling.grammar(bound, limits(caps), cancel)
     except InvalidParameter as error:
         # An old server's limits are narrower; a newer one may accept it.
         raise Unsupported(str(error), param=error.param) from None
-
-
-def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tuple[str, ...]:
-    """The keywords that the grammar of a call will leave out, if the model begins one."""
-    form = task.call_format
-    if form is None or task.described:
-        return ()
-    if limits(caps) is NEW:
-        return task.tool_gaps
-    try:
-        bound = constraints.calls_of(task.request, form)
-        return compiling.grammar(bound, limits(caps), cancel).tool_gaps
-    except InvalidParameter:
-        return ()  # an old server's limits are narrower; if a call begins, the answer is an error
 
 
 def _may_end(sampling: dict[str, Any]) -> None:
@@ -325,7 +315,7 @@ def warnings(
         messages += left_out(task.sampling, caps.lacks)
     report = task.request.report
     if adapted.request is not task.request and adapted.backend_templates:
-        messages.append(_disarmed(task.request, adapted.request))
+        messages.append(DISARMED)
     if adapted.described:
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
@@ -354,21 +344,6 @@ def warnings(
         words = ", ".join(adapted.tool_gaps)
         messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
-
-
-def _disarmed(before: CompletionRequest, after: CompletionRequest) -> str:
-    """Which contents differ from those that the client sent."""
-    pairs = zip(before.messages, after.messages, strict=True)
-    where = [f"messages[{number}]" for number, (old, new) in enumerate(pairs) if old != new]
-    if after.tools != before.tools:
-        where.append("tools")
-    if after.template_kwargs != before.template_kwargs:
-        where.append("chat_template_kwargs")
-    more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
-    return (
-        f"control tokens in {', '.join(where[:NAMED])}{more}: broken by an invisible character"
-        " (U+2060), because this model's backend renders the prompt"
-    )
 
 
 def _described(task: Task, caps: Capabilities) -> list[str]:
