@@ -33,26 +33,21 @@ def test_prompt_counts_as_in_the_answer_whichever_choice_ends_first(serve: Serve
     assert answer.info.usage.cached == finished[0].usage.cached
 
 
-def test_cancelled_answer_counts_its_tokens_so_far(serve: Serve) -> None:
-    gateway = serve(ScriptedDriver(say("a", "b", "c")))
+@pytest.mark.parametrize("fails", [False, True])
+def test_answer_that_did_not_end_counts_its_tokens_so_far(serve: Serve, fails: bool) -> None:
+    script: Script = [*say("a", "b")[:-1], BackendFailed("out of memory")] if fails else say(*"abc")
+    gateway = serve(ScriptedDriver(script), continue_broken=False)
     answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
+    last = None
     for _, batch in answer:
-        if TextDelta("b") in batch:
+        if TextDelta("b") in batch and not fails:
             break
+        last = batch[-1]
     answer.close()
+    assert isinstance(last, Failed) is fails
     assert answer.info.usage == Usage(7, 2, 0)
-    assert answer.info.outcome == "cancelled"
+    assert answer.info.outcome == (BackendFailed("").code if fails else "cancelled")
     assert answer.info.slot_seconds > 0
-
-
-def test_failed_answer_counts_its_tokens_so_far(serve: Serve) -> None:
-    driver = ScriptedDriver([*say("a", "b")[:-1], BackendFailed("out of memory")])
-    gateway = serve(driver, continue_broken=False)
-    answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
-    last = [event for _, batch in answer for event in batch][-1]
-    answer.close()
-    assert isinstance(last, Failed)
-    assert answer.info.usage == Usage(7, 2, 0)
 
 
 class Leaves(ScriptedDriver):
