@@ -44,6 +44,7 @@ from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
+from ..gateway.admission import idle_slots
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
@@ -233,10 +234,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
         def room(endpoint: str, name: str) -> int | None:
             """How many lines of batches may be under way."""
-            if endpoint != "/v1/embeddings":
-                return gateway.idle_slots(name)
-            chosen = local if local is not None and local.makes(name) else embeds
-            return chosen.idle_slots(name)
+            chosen: Gateway | Embedder = gateway
+            if endpoint == "/v1/embeddings":
+                chosen = local if local is not None and local.makes(name) else embeds
+            return idle_slots(chosen.registry, chosen.scheduler, name)
 
         batch_runner = BatchRunner(storage.batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)

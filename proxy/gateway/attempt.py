@@ -224,7 +224,11 @@ class Attempt(Struct, eq=False, kw_only=True):
                         elif batch:
                             if not streaming:
                                 streaming = True
-                                self._on_first_token(slot)
+                                slot.on_first_token()
+                                if self.state is State.RESUMING:
+                                    self.tokens.resumed += 1
+                                    self.info.continued += 1
+                                self.state = State.STREAMING
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
                         if out and self.task.request.tools:
@@ -398,14 +402,6 @@ class Attempt(Struct, eq=False, kw_only=True):
                 cancel=self.cancel,
             )
         return run
-
-    def _on_first_token(self, slot: LeasedSlot) -> None:
-        """Handle the first events of a run."""
-        slot.on_first_token()
-        if self.state is State.RESUMING:
-            self.tokens.resumed += 1
-            self.info.continued += 1
-        self.state = State.STREAMING
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""

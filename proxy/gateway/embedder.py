@@ -40,7 +40,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
-from .admission import OnSlot, Retries, idle_slots, lease_backend, nothing, without
+from .admission import OnSlot, Retries, lease_backend, nothing, without
 from .context import ANYBODY, Caller
 from .leased_slot import UNUSED
 
@@ -109,10 +109,6 @@ class Embedder(Struct, frozen=True):
     def makes(self, name: str) -> bool:
         """Whether this is the very name of one of its models."""
         return name in self.registry.models()
-
-    def idle_slots(self, name: str) -> int | None:
-        """See `idle.idle_slots`."""
-        return idle_slots(self.registry, self.scheduler, name)
 
     def rerank(
         self,

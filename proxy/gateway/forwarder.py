@@ -17,13 +17,8 @@ from ..scheduling.schedulers import Scheduler
 from .admission import OnSlot, lease_backend, nothing
 from .context import Caller
 
-OnRelease = Callable[[float], None]
 WHOLE, CUT = Outcome(end="whole", erased=True), Outcome(end="cut", erased=True)
 FAILED = Outcome(end="failed")
-
-
-def ignore(seconds: float) -> None:
-    """For requests that count no seconds."""
 
 
 class Forwarder(Struct):
@@ -42,7 +37,7 @@ class Forwarder(Struct):
         *,
         counts: bool = True,
         on_slot: OnSlot = nothing,
-        on_release: OnRelease = ignore,
+        on_release: Callable[[float], None] | None = None,
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
         be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
@@ -62,7 +57,8 @@ class Forwarder(Struct):
 
         def release(outcome: Outcome) -> None:
             if lease is not None:
-                on_release(self.clock() - began)
+                if on_release is not None:
+                    on_release(self.clock() - began)
                 lease.release(outcome)
             registry.give_back(backend)
 

@@ -34,7 +34,6 @@ from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import compaction
 from .adapt import check_alternatives, check_grammar, validate_constraints
-from .admission import idle_slots
 from .answer import AT_ONCE, Answer
 from .context import ANYBODY, Caller, GatewayContext
 from .sent_prompt import (
@@ -111,10 +110,6 @@ class Gateway:
             cancel=cancel,
             compact=compact,
         )
-
-    def idle_slots(self, name: str) -> int | None:
-        """See `idle.idle_slots`."""
-        return idle_slots(self.registry, self.context.scheduler, name)
 
     def prompt_tokens(
         self,
