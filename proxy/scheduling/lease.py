@@ -16,7 +16,6 @@ from ..runtime.cancel import Cancel
 from .state import (
     MOST_SLOTS,
     CachedPrompt,
-    ClientClass,
     ConversationRecord,
     Grant,
     Slot,
@@ -72,7 +71,6 @@ class Lease(Struct, eq=False):
     grant: Grant
     slot: Slot
     conversation: ConversationRecord
-    client: ClientClass = ("", False)
     id: int = 0  # its number in a shared log
     written: CachedPrompt | None = None  # the prompt that it leaves in the slot
     replaced: CachedPrompt | None = None  # the one that was there before
@@ -136,7 +134,6 @@ class Ticket(Struct, eq=False):
     conversation: ConversationRecord
     began: float
     again: bool = False  # it had its turn before, and is served next
-    client: ClientClass = ("", False)
     until: float = 0.0  # when it is decided again
     wakes: float = 0.0  # when the request looks again by itself
     tag: float = 0.0  # of the fair queue, like `number`

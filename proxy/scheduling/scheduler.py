@@ -22,7 +22,6 @@ from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
-from .history import RecentClients, held_until
 from .lease import BaseScheduler, Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
@@ -33,13 +32,11 @@ from .state import (
     MOST_SLOTS,
     BackendFacts,
     BackendRecord,
-    ClientClass,
     ConversationRecord,
     Grant,
     SlotRequest,
     SlotStep,
     WaitForSlot,
-    client_class,
 )
 from .tiers import EVERYWHERE, Reach, Tiers, draw
 from .view import View, view
@@ -97,7 +94,6 @@ class LocalScheduler(BaseScheduler):
         self.backends: dict[str, BackendRecord] = {}
         self.saved_slots = SavedSlots(self._lock, self.backends, clock, disk)
         self.queue = FairQueue()
-        self.clients = RecentClients()
         self.outstanding = 0  # leases not released yet
 
     # for the registry
@@ -198,8 +194,7 @@ class LocalScheduler(BaseScheduler):
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, self.idle_leases, now
             ):
-                client = client_class(want)
-                lease = self._take(pool, want, client, decision, conversation, now, reach)
+                lease = self._take(pool, want, decision, conversation, now, reach)
                 self.idle_leases[lease] = None
                 return lease
         raise NoIdleSlot("all slots are in use by other requests")
@@ -230,17 +225,9 @@ class LocalScheduler(BaseScheduler):
             want = msgspec.structs.replace(want, since=now)
         if pool.tiered and not conversation.turns:
             conversation.draw = draw(want)
-        client = client_class(want)
-        if not want.background:
-            self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = conversation.calls and now < held_until(conversation)
-        if (
-            pool.free
-            and not pool.line.active
-            and (returns or len(pool.free) > 1 or self._may(want, client, pool, now))
-        ):
+        if pool.free and not pool.line.active:
             in_reach = want
             if pool.tiered:
                 reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
@@ -248,15 +235,15 @@ class LocalScheduler(BaseScheduler):
             decide_now = decide_whole_backend if want.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
-                return self._take(pool, want, client, decision, conversation, now, reach)
+                return self._take(pool, want, decision, conversation, now, reach)
         if len(self.queue) >= self._max_queue and not again:
             if type(decision) is WaitForSlot and not want.whole_backend:
                 # A free slot without the prompt is better than no answer.
                 decision = decide(in_reach, pool, now, may_wait=False)
                 if type(decision) is Grant:
-                    return self._take(pool, want, client, decision, conversation, now, reach)
+                    return self._take(pool, want, decision, conversation, now, reach)
             self._make_room(want)
-        ticket = Ticket(self, want, conversation, want.since, again, client)
+        ticket = Ticket(self, want, conversation, want.since, again)
         tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
         self.queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
@@ -395,15 +382,12 @@ class LocalScheduler(BaseScheduler):
     def _serve_in_order(self, pool: Pool, now: float, reserved: list[BackendRecord]) -> None:
         line = pool.line
         settling = 0  # free slots that a request waits for until the server has released them
-        greedy: set[ClientClass] = set()  # must leave the last slot to others
         barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
         tiers = Tiers(pool, now) if pool.tiered else None
         ahead = -1  # requests before this one that still wait
         for ticket in tuple(line.active):
             if len(pool.free) <= settling and not line.whole:
                 return
-            if ticket.client in greedy:
-                continue
             want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
@@ -414,13 +398,6 @@ class LocalScheduler(BaseScheduler):
             bar = want.exclude, id(want.views)
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
-            client = ticket.client
-            # The last slot may be held for this very conversation.
-            returns = now < held_until(conversation)
-            if not (returns or len(pool.free) > 1 or self._may(want, client, pool, now)):
-                greedy.add(client)
-                self._ask_again(ticket, now + 1.0, now)
-                continue
             # The conversation must not count as waiting while its own request is placed, or what
             # its slot holds would be worth more to others than to itself.
             conversation.waiting -= 1
@@ -428,9 +405,7 @@ class LocalScheduler(BaseScheduler):
             if type(decision) is Grant:
                 line.remove(ticket)
                 self.queue.served(ticket)
-                ticket.lease = self._take(
-                    pool, ticket.want, client, decision, conversation, now, reach
-                )
+                ticket.lease = self._take(pool, ticket.want, decision, conversation, now, reach)
                 self._settled(ticket)
                 ahead -= 1
                 continue
@@ -471,15 +446,6 @@ class LocalScheduler(BaseScheduler):
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
 
-    def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        """Whether this client may take the last free slot: it is held back for a recent client with
-        nothing under way. Requests without a prompt (embeddings) do not compete."""
-        if not want.chain.links:
-            return True
-        if sum(len(b.slots) for b in pool.backends.values()) < 2:
-            return True
-        return not self.clients.hogs_last_slot(client, now)
-
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
         if ticket.stranded is None:
@@ -517,7 +483,6 @@ class LocalScheduler(BaseScheduler):
         self,
         pool: Pool,
         want: SlotRequest,
-        client: ClientClass,
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
@@ -533,10 +498,8 @@ class LocalScheduler(BaseScheduler):
                 counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
-        lease = Lease(self, want, grant, grant.slot, conversation, client)
+        lease = Lease(self, want, grant, grant.slot, conversation)
         outcomes.take(pool, lease, now)
-        if not want.idle:
-            self.clients.acquired(client)
         self.outstanding += 1
         return lease
 
@@ -579,13 +542,8 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self.outstanding -= 1
-            client = lease.client
             if lease.want.idle:
                 self.idle_leases.pop(lease, None)
-            else:
-                self.clients.released(client)
-            if not lease.want.background:
-                self.clients.arrived(client, now)
             backend = lease.grant.backend
             pool = backend.pool
             outcomes.settle(pool, lease, outcome, now)

@@ -15,9 +15,7 @@ from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
-ClientClass = tuple[str, bool]
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
-SMALL = 256  # tokens of prompt and answer that a small request has at most
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
@@ -199,13 +197,6 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     # Where several workers share the slots, the worker's own view of its backends: up, down, or
     # None if not probed yet. A backend that it does not have is down.
     views: Mapping[str, bool | None] | None = None
-
-
-def client_class(want: SlotRequest) -> ClientClass:
-    """The key of a request, and whether the request is small."""
-    ends, tokens = want.chain.ends, want.max_tokens or ANSWER
-    size = ends[-1] if ends else 0
-    return want.key, want.background or tokens + size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):

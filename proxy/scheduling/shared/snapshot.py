@@ -18,7 +18,6 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from ..fair import FairQueue
-from ..history import RecentClients
 from ..lease import Lease, Ticket
 from ..pool import Pool
 from ..prefix import Chain
@@ -53,7 +52,6 @@ class State(Struct):
     members: dict[str, ReplicaMember]
     pools: dict[str, Pool]
     queue: FairQueue
-    clients: RecentClients
     outstanding: int
     idle_leases: dict[Lease, None]
 
