@@ -155,15 +155,13 @@ class Kept(Struct, frozen=True):
 
 
 class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
-    """A prompt in a file of `size` bytes. `links`, `ends` and `turn` are its chain, `prompt` and
-    `tokens` as of `CachedPrompt`. Its conversation has had so many `turns` and has been silent for
-    so many seconds. Raises ValueError for values that no prompt has."""
+    """A prompt in a file of `size` bytes. `prompt` and `tokens` are as of `CachedPrompt`. Its
+    conversation has had so many `turns` and has been silent for so many seconds. Raises ValueError
+    for values that no prompt has."""
 
     file: str
     size: int
-    links: tuple[bytes, ...]
-    ends: tuple[int, ...]
-    turn: int
+    chain: Chain
     group: str
     prompt: int
     tokens: int
@@ -171,7 +169,7 @@ class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
     silence: float
 
     def __post_init__(self) -> None:
-        sound = 0 < len(self.links) == len(self.ends) <= MOST and 0 < self.turn <= len(self.links)
+        sound = 0 < self.chain.turn <= len(self.chain.links) <= MOST
         if not (sound and self.size > 0 and 0 < self.prompt <= self.tokens and self.silence >= 0):
             raise ValueError("a saved prompt is broken")
 
@@ -286,13 +284,11 @@ class SavedSlots(Struct, frozen=True):
 
 
 def _exported(held: CachedPrompt, now: float) -> SavedPrompt:
-    chain, conversation = held.chain, held.conversation
+    conversation = held.conversation
     return SavedPrompt(
         file=held.file,
         size=max(1, held.size),
-        links=chain.links,
-        ends=chain.ends,
-        turn=chain.turn,
+        chain=held.chain,
         group=conversation.group,
         prompt=max(1, held.prompt),
         tokens=max(1, held.prompt, held.tokens),
@@ -302,8 +298,7 @@ def _exported(held: CachedPrompt, now: float) -> SavedPrompt:
 
 
 def _adopt(backend: BackendRecord, saved: SavedPrompt, now: float) -> None:
-    pool = backend.pool
-    chain = Chain(saved.links, saved.ends, saved.turn)
+    pool, chain = backend.pool, saved.chain
     last = now - saved.silence
     conversation = pool.conversations.get(chain.links[chain.turn - 1])
     if conversation is None:
