@@ -18,7 +18,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import End, Lease, Outcome
 from .context import GatewayContext
 
-UNUSED = Outcome()
+UNUSED, CUT = Outcome(), Outcome(end="cut")
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
 
 
@@ -34,7 +34,11 @@ class LeasedSlot(Struct, eq=False):
     caps: Capabilities
     run: Run | None = None
     end: End = "unused"
-    outcome: Outcome = UNUSED  # of the completed runs
+    prompt: int = 0  # tokens, like the next two; of the completed runs, or of one that was cut
+    cached: int = 0
+    written: int = 0
+    evaluating: float = 0.0  # seconds
+    pause: float = 0.0  # for which a busy server asked to be left alone
     asking: object = None  # the prompt of the last run
     evaluated: object = None  # the prompt last evaluated in the slot under this lease
     calls: bool = False  # the answer calls tools
@@ -97,22 +101,12 @@ class LeasedSlot(Struct, eq=False):
 
     def on_finished(self, finished: Finished) -> None:
         self.lease.owner.on_last_token(self.lease)
-        before, usage = self.outcome, finished.usage
-        if before.prompt:  # not the first run: its prompt includes text of the answer
-            prompt, cached, evaluating = before.prompt, before.cached, before.evaluating
-        else:
-            prompt, cached = usage.prompt, usage.cached
-            evaluating = finished.timings.prompt_ms / 1000
-        written = usage.prompt + usage.completion - prompt
+        usage = finished.usage
+        if not self.prompt:  # that of a later run includes text of the answer
+            self.prompt, self.cached = usage.prompt, usage.cached
+            self.evaluating = finished.timings.prompt_ms / 1000
+        self.written = usage.prompt + usage.completion - self.prompt
         self.end = "whole"
-        self.outcome = Outcome(
-            end="whole",
-            slot=finished.slot,
-            prompt=prompt,
-            cached=cached,
-            completion=written,
-            evaluating=evaluating,
-        )
 
     def describe(self, formats: frozenset[str]) -> None:
         """Record that the backend does not know these formats."""
@@ -125,8 +119,7 @@ class LeasedSlot(Struct, eq=False):
         if isinstance(error, PoolTimeout) and backend.slots:
             self.on_refusal()  # our own bound: the server was not asked, and its slots are known
         elif isinstance(error, BackendBusy):
-            self.end = "busy"
-            self.outcome = Outcome(end="busy", pause=error.retry_after or 0.0)
+            self.end, self.pause = "busy", error.retry_after or 0.0
         else:
             self.end = "failed"
             if not backend.leaving:
@@ -134,43 +127,39 @@ class LeasedSlot(Struct, eq=False):
 
     def on_refusal(self) -> None:
         """Record that the backend cannot serve this task, so that nothing was sent to it."""
-        self.end, self.outcome = "unused", UNUSED
+        self.end = "unused"
 
     def release(self) -> int:
         """Close the run and give the slot back. Returns the slot's number, as far as the backend
         has reported it."""
-        outcome = self.outcome
-        number = self.lease.slot.id
-        if outcome.end != self.end:
-            outcome = msgspec.structs.replace(outcome, end=self.end)
+        run, slot, number = self.run, -1, self.lease.slot.id
+        outcome = UNUSED if self.end == "unused" else CUT
         try:
-            run = self.run
             if run is not None:
                 run.close()
+                slot = run.slot
+                number = slot if slot >= 0 else number
                 if self.end == "cut":
                     usage = run.usage()
-                    outcome = msgspec.structs.replace(
-                        outcome,
-                        prompt=usage.prompt,
-                        cached=usage.cached,
-                        completion=usage.completion,
-                    )
-                if run.slot >= 0:
-                    number = run.slot
-                    if number != outcome.slot:
-                        outcome = msgspec.structs.replace(outcome, slot=number)
-            if self.calls and self.end == "whole":
-                outcome = msgspec.structs.replace(outcome, calls=True)
+                    self.prompt, self.cached = usage.prompt, usage.cached
+                    self.written = usage.completion
+            if self.end != "unused":
+                outcome = Outcome(
+                    end=self.end,
+                    slot=slot,
+                    prompt=self.prompt,
+                    cached=self.cached,
+                    completion=self.written,
+                    evaluating=self.evaluating,
+                    calls=self.calls and self.end == "whole",
+                    pause=self.pause,
+                )
             if self.context.scheduler.leaks(self.lease, outcome):
-                self._erase(outcome)
+                # If this fails, the scheduler requests a fresh evaluation there.
+                with contextlib.suppress(GatewayError):
+                    self.backend.driver.slot_action("erase", number, "")
                 outcome = msgspec.structs.replace(outcome, erased=True)
         finally:
             self.lease.release(outcome)
             self.context.registry.give_back(self.backend)
         return number
-
-    def _erase(self, outcome: Outcome) -> None:
-        number = outcome.slot if outcome.slot >= 0 else self.lease.slot.id
-        # If this fails, the scheduler requests a fresh evaluation there.
-        with contextlib.suppress(GatewayError):
-            self.backend.driver.slot_action("erase", number, "")

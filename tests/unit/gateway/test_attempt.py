@@ -279,8 +279,11 @@ def test_run_failing_before_first_token_is_retried(fault: GatewayError, at_start
     ("fault", "end"),
     [(BUSY, "busy"), (PoolTimeout("full"), "unused"), (FAILED, "failed"), (UNSUPPORTED, "unused")],
 )
-def test_scheduler_gets_the_reason_of_an_early_release(fault: GatewayError, end: str) -> None:
-    harness = Harness(ScriptsInTurn([fault]), ScriptsInTurn())
+@pytest.mark.parametrize("at_start", [True, False])
+def test_scheduler_gets_the_reason_of_an_early_release(
+    fault: GatewayError, end: str, at_start: bool
+) -> None:
+    harness = Harness(ScriptsInTurn(fault if at_start else [fault]), ScriptsInTurn())
     harness.ask()
     assert harness.scheduler.ends == [end, "whole"]
 
