@@ -139,7 +139,6 @@ ONLY: dict[str, tuple[str, ...]] = {
         "runtime/redis_client.py",
         "scheduling/shared/log.py",
         "accounts/limiting/shared.py",
-        "gateway/shared_summaries.py",
     ),
     "authlib": ("oidc/provider.py",),
     "joserfc": ("oidc/provider.py",),

@@ -39,6 +39,7 @@ KINDS = (
     BackendFacts(model="m", slots=2),
     BackendFacts(model="m", slots=2, pins=False, cache_kind="ram"),
     BackendFacts(model="m", slots=2, cache_kind="files", release_delay=0.02),
+    BackendFacts(model="m", slots=2, most=4, pins=False, cache_kind="ram"),  # learned
 )
 ENDS = ("whole", "cut", "busy", "failed", "unused")
 PATIENCE = 1e6  # seconds
@@ -211,15 +212,18 @@ class Machine(RuleBasedStateMachine):
     # backends
 
     @precondition(lambda self: self.awake)
-    @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgr"))
+    @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgrq"))
     def change(self, data: st.DataObject, name: str, what: str) -> None:
-        """A backend goes up or down, is drained, or is replaced by another of the same name."""
+        """A backend goes up or down, is drained or replaced by another of the same name, or says
+        that it queues requests."""
         self.collect()  # what was granted before
         scheduler = data.draw(st.sampled_from(self.awake)).scheduler
         if what == "d":
             scheduler.mark(name, up=False)
         elif what == "g":
             scheduler.drain(name)
+        elif what == "q":
+            scheduler.queued(name, 1)
         elif what == "r" and name in scheduler._backends:
             scheduler.update(name, self.facts, up=None, replaces=True)
         else:
@@ -273,7 +277,7 @@ class Machine(RuleBasedStateMachine):
             lease.step_done(step, 10, 100, 0.1)
         if flows:
             lease.on_first_token(lease.slot.id)
-            lease.on_last_token()
+            lease.owner.on_last_token(lease)
         outcome = ended(lease.slot.id, 50, 10)
         lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
         for mine in (worker.answers, worker.strayed):
