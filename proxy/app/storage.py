@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..store.sessions import SessionStore
     from .stores import Stores
 
-NEEDED = ("sqlalchemy", "alembic")  # from the extras `knowledge` and `redis`
+NEEDED = ("sqlalchemy",)  # from the extras `knowledge` and `redis`
 NEEDED_FOR_KNOWLEDGE = (*NEEDED, "apsw")
 AFTER = 3.0  # seconds from the start until existing data are opened
 

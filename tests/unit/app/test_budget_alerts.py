@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Any
 
 import pytest
 
 from proxy.accounts.limiting.budgets import Alert
 from proxy.app import limits
 from proxy.app.limits import BudgetAlerts
-from proxy.runtime import lasting
 from proxy.websearch.fetch import EngineRequest, WebPage
 from tests.fakes import wait_until
 from tests.unit.backends.rawserver import RawServer
@@ -65,15 +63,6 @@ def test_webhook_that_fails_is_logged_without_its_url(
         assert "secret" not in caplog.text and "Traceback" not in caplog.text
 
 
-def test_proxy_of_the_environment_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with RawServer([NO_CONTENT]) as proxy:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        BudgetAlerts("http://127.0.0.1:9/secret")(ALERT)
-        wait_until(lambda: "failed: the web server is unreachable" in caplog.text)
-
-
 def test_waiting_alerts_are_bounded(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,23 +75,3 @@ def test_waiting_alerts_are_bounded(
     assert caplog.text.count("too many alerts wait for it") == 1
     webhook.go_on.set()
     wait_until(lambda: len(webhook.threads) == 3)
-
-
-def test_alerts_are_sent_after_an_exception(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(lasting, "PAUSE", 0.001)
-    calls: list[Any] = []
-
-    def fetch(*args: Any, **more: Any) -> WebPage:
-        calls.append(args)
-        if len(calls) == 1:
-            raise RuntimeError("nobody foresaw it")
-        return WebPage(204, "", b"", "")
-
-    monkeypatch.setattr(limits, "fetch", fetch)
-    alerts = BudgetAlerts("http://127.0.0.1:9/")
-    alerts(ALERT)
-    alerts(ALERT)
-    wait_until(lambda: len(calls) == 2)
-    assert "the webhook of budgets failed; retrying" in caplog.text

@@ -160,13 +160,6 @@ def test_oldest_finished_batches_make_room(
     assert [one.id for one in store.page("anna", 9)] == ["b3", "b2"]
 
 
-def test_input_file_is_read_in_pieces(database: Database) -> None:
-    store, files = batches(database, "far:1:a"), FileStore(database)
-    files.put("anna", output("file-1"), BytesIO(b"x" * PIECE + b"y"))
-    pieces = [store.piece("file-1", n) for n in range(3)]
-    assert [one and len(one) for one in pieces] == [PIECE, 1, None]
-
-
 def test_results_of_unfinished_batches_count_against_the_quota(database: Database) -> None:
     quota = Quota(files=2, bytes=100)
     store, files = RequestBatches(database, quota), FileStore(database, quota)
