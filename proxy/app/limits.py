@@ -99,8 +99,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
 
 def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
     """Limits in the process, or in Redis; what was spent is in the ledger. Raises SettingsError."""
-    prices = [Price(**msgspec.structs.asdict(price)) for price in settings.price]
-    spent = nothing if ledger is None else _spent(ledger, prices)
+    spent = nothing if ledger is None else _spent(ledger, settings.price)
     limiter: Limiter = LocalLimiter(spent=spent)
     if settings.state:
         try:
@@ -110,7 +109,7 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
         except ValueError:
             raise SettingsError("--state: not a Redis URL") from None
     life.on_close(Step.LIMITS, limiter.close)
-    return LimitService(limiter, prices=prices, alert=BudgetAlerts(settings.budget_webhook))
+    return LimitService(limiter, prices=settings.price, alert=BudgetAlerts(settings.budget_webhook))
 
 
 def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:

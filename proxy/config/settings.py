@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
+from ..accounts.limiting.budgets import Price
 from . import forms, keys, routes
 from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
-from .routes import Place, PriceConfig, RouteConfig
+from .routes import Place, RouteConfig
 
 WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
@@ -370,7 +371,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
-    price: tuple[PriceConfig, ...] = ()
+    price: tuple[Price, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     # Not settings:
     file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file

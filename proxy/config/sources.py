@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 
+from ..accounts.limiting.budgets import Price
 from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
 from .forms import naming, optional_url
 from .models import Foreign
-from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 
@@ -34,9 +34,10 @@ TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
 def _no_such(name: str, names: Iterable[str]) -> str:
     """Why there is no setting of this name."""
-    plain = name.removeprefix("--").replace("-", "_")
-    if why := REMOVED.get(plain) or REMOVED.get(plain.removeprefix("no_")):
-        return f"{name}: {why}"
+    variable = ENV_PREFIX + name.removeprefix("--").replace("-", "_").upper()
+    for row in all_rows():
+        if row.section and row.variable == variable:
+            return f"{name}: set {row.name} in the table [{row.section}] of the file, or {variable}"
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
@@ -83,7 +84,7 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
         "backend": _backends,
         "mcp": _mcp,
         "model": lambda raw: models.read(raw, macros.defined(shared), environ),
-        "price": routes.prices,
+        "price": partial(msgspec.convert, type=tuple[Price, ...]),
         "route": routes.read,
         **{name: partial(_keys_of, struct) for name, struct in SECTIONS.items()},
     }
@@ -190,12 +191,6 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         why = _no_such(name, [row.flag for row in table()])
         raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)
-    variables = {row.variable for row in all_rows()}
-    for name, reason in REMOVED.items():
-        removed = ENV_PREFIX + name.upper()
-        if environ.get(removed) and removed not in variables:
-            raise SettingsError(f"{removed}: {reason}")
-
     variable = ENV_PREFIX + "CONFIG"
     source = "--config" if flags.get("config") else variable
     config = flags.pop("config", "") or environ.get(variable, "")

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": {"errors"},
     "gbnf": {"core"},
     "runtime": {"errors"},
-    "config": {"", "core", "errors", "runtime"},  # "" is proxy/__init__.py: the version
+    "config": {"", "accounts", "core", "errors", "runtime"},  # "" is proxy/__init__.py: the version
     "wire": {"core"},
     "prompting": {"core", "errors", "gbnf"},
     "compiling": {"core", "errors", "runtime", "gbnf", "prompting"},

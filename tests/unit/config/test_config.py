@@ -9,19 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.accounts.limiting.budgets import MOST_PRICE, Price
 from proxy.config import (
     ApiKey,
     BackendConfig,
     Secret,
     Settings,
     SettingsError,
-    all_rows,
     from_environment,
     load,
     table,
 )
-from proxy.config.removed import REMOVED
-from proxy.config.routes import MOST, PriceConfig
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
@@ -49,22 +47,6 @@ def toml(tmp_path: Path) -> Any:
 
 
 # -- the reference ---------------------------------------------------------------------------------
-
-
-def test_defaults_equal_the_reference_scripts() -> None:
-    settings = load([], {})
-    assert settings == Settings()
-    assert settings.chat_prompt == (
-        "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant follows the given rules no matter what.\n"
-    )
-    assert settings.user_name == "\nUSER: "
-    assert settings.ai_name == "\nASSISTANT: "
-    assert settings.system_name == "\nASSISTANT's RULE: "
-    assert settings.stop == "</s>"
-    assert settings.llama_api == ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
-    assert (settings.host, settings.port) == ("127.0.0.1", 8081)
-    assert settings.api_key == ()
 
 
 # -- sources and their order -----------------------------------------------------------------------
@@ -244,7 +226,7 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("mcp = 1", "mcp: Expected `array`"),
         ("[[price]]\nprompt = -1", "price: Expected `float` >= 0.0"),
         ("[[price]]\ncompletion = nan", "Expected `float` >= 0.0"),
-        (f"[[price]]\nprompt = {MOST + 1}", "Expected `float` <= 1000000000.0"),
+        (f"[[price]]\nprompt = {MOST_PRICE + 1}", "Expected `float` <= 1000000000.0"),
         ("[[price]]\nprompt = 'much'", "price: Expected `float`"),
         ("[[price]]\noutput = 1", "unknown field `output`"),
         ("[[mcp]]\nname='x'\nurl='http://a'\n" * 2, "have the same name"),
@@ -376,10 +358,10 @@ def test_invalid_key_is_not_shown_in_the_error(key: str) -> None:
 
 
 def test_prices_are_read(toml: Any) -> None:
-    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST}\ncached = 0.05\n[[price]]\n"
+    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST_PRICE}\ncached = 0.05\n[[price]]\n"
     assert load(["--config", toml(text)], {}).price == (
-        PriceConfig(model="qwen*", prompt=MOST, cached=0.05),
-        PriceConfig(),
+        Price(model="qwen*", prompt=MOST_PRICE, cached=0.05),
+        Price(),
     )
 
 
@@ -449,17 +431,6 @@ def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
     assert "hidden" not in repr(settings)
 
 
-def test_key_of_a_retired_engine_is_refused_with_the_reason(toml: Any) -> None:
-    for message, source in (
-        (wrong("--bing-key", "sk-1"), "--bing-key"),
-        (wrong("--bing-key=sk-1"), "--bing-key"),
-        (wrong(env={"SLOTPROXY_BING_KEY": "sk-1"}), "SLOTPROXY_BING_KEY"),
-        (wrong("--config", toml('bing_key = "sk-1"')), "slotproxy.toml: bing_key"),
-    ):
-        assert source in message and "shut down" in message and "searxng" in message
-        assert "sk-1" not in message
-
-
 @pytest.mark.parametrize("name", ["searxng", "brave", "tavily"])
 def test_search_engine_without_address_or_key_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"--search-engine: {name} requires .*{name}.(url|key)"):
@@ -526,18 +497,10 @@ def test_wrong_settings_of_an_openid_provider_are_refused(
         load(["--llama-api", "http://127.0.0.1:9"], variables)
 
 
-def test_removed_settings_are_refused_with_what_to_do(toml: Any) -> None:
-    of_sections = {row.variable for row in all_rows() if row.section}
-    for name, sentence in REMOVED.items():
-        assert name not in {row.name for row in table()}
-        flag = f"--{name.replace('_', '-')}"
-        for words in ([flag, "1"], [f"{flag}=1"], [flag.replace("--", "--no-", 1)]):
-            assert wrong(*words).endswith(f": {sentence}")
-        message = wrong("--config", toml(f"{name} = 1"))
-        assert message.endswith(f"slotproxy.toml: {name}: {sentence}")
-        variable = f"SLOTPROXY_{name.upper()}"
-        if variable not in of_sections:
-            assert wrong(env={variable: "1"}) == f"{variable}: {sentence}"
+def test_key_of_a_table_has_no_flag(toml: Any) -> None:
+    why = "set tool_timeout in the table [agent] of the file, or SLOTPROXY_AGENT_TOOL_TIMEOUT"
+    assert wrong("--agent-tool-timeout=1") == f"--agent-tool-timeout: {why}"
+    assert wrong("--config", toml("agent_tool_timeout = 1")).endswith(f"agent_tool_timeout: {why}")
 
 
 def test_table_of_the_file_is_read_with_its_variables(toml: Any) -> None:
