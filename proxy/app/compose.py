@@ -137,22 +137,13 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     if accounts is None:
         raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
     try:
-        from ..oidc.provider import Client, Provider
-        from ..oidc.service import Mapped, SignIn, Wanted
+        from ..oidc.provider import Provider
+        from ..oidc.service import SignIn
     except ImportError:
         raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
     oidc = settings.oidc
-    client = Client(
-        issuer=oidc.issuer, id=oidc.client_id, secret=oidc.client_secret, scopes=oidc.scopes
-    )
-    mapped = Mapped(
-        user=oidc.user_claim,
-        teams=oidc.team_claim,
-        admins=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.admins),
-        allowed=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.allow),
-    )
     name = oidc.name or urlsplit(oidc.issuer).hostname or ""
-    return SignIn(Provider(client, fetch), mapped, accounts, name, oidc.redirect_url)
+    return SignIn(Provider(oidc, fetch), oidc, accounts, name)
 
 
 log = logging.getLogger("slotproxy")

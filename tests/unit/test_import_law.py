@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "accounts": {"errors", "runtime"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"accounts", "errors", "runtime", "store"},
-    "oidc": {"accounts", "errors", "store", "websearch"},
+    "oidc": {"accounts", "config", "errors", "store", "websearch"},
     "websearch": {"backends", "core", "errors", "runtime"},
     "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {
