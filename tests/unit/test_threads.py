@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,8 +16,7 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.web import background, callers, disconnect
-from proxy.web.pages import answers
+from proxy.web import callers, disconnect
 from tests.fakes import wait_until
 
 
@@ -31,8 +29,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
     monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
-    monkeypatch.setattr(ingest, "BEAT", 0.001)
-    monkeypatch.setattr(background, "BEAT", 0.001)
     monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
@@ -101,51 +97,6 @@ def test_documents_are_read_after_an_exception(caplog: pytest.LogCaptureFixture)
     ingester.read_one = lambda: False
     ingester._run()
     assert readers.calls == 3
-    assert _logged_once(caplog)
-
-
-def test_reader_sends_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    store: Any = SimpleNamespace(beat=lambda *about: True)
-    ingester = ingest.Ingester(store, cast(Any, None), cast(Any, None), lambda: 0.0)
-    hurry = Twice(lambda: None)
-    reading: Any = SimpleNamespace(hurry=hurry, end=lambda: None)
-    with ingester._alive(cast(Any, SimpleNamespace(id="x")), reading):
-        wait_until(lambda: hurry.calls > 3)
-    assert _logged_once(caplog)
-
-
-def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    jobs: Any
-
-    def end() -> list[Any]:
-        jobs._running.clear()
-        return []
-
-    beat = Twice(end)
-    jobs = background.Jobs(cast(Any, SimpleNamespace(beat=beat)), cast(Any, None))
-    jobs._running["a", "b"] = Cancel()
-    jobs._signs()
-    assert beat.calls == 3
-    assert _logged_once(caplog)
-
-
-def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock = 0.001, threading.Lock()
-    cancel = Cancel()
-
-    def end() -> bool:
-        writing._writers.clear()
-        return False
-
-    renew = Twice(end)
-    writer: Any = object.__new__(answers._Writer)
-    writer.live, writer._flushing = SimpleNamespace(renew=renew, cancel=cancel), threading.Lock()
-    writer._flushed = math.inf
-    writing._writers = {"x": writer}
-    writing._signs()
-    assert renew.calls == 3
-    assert cancel.cancelled
     assert _logged_once(caplog)
 
 

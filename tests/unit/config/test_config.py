@@ -454,12 +454,9 @@ def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
     "address",
     [
         "ftp://hooks.example.org/token",
-        "hooks.example.org/token",
         "https:///token",
-        "https://hooks.example.org:1x/token",
         "https://hooks.example.org:0/token",
         "https://hooks.example.org:99999/token",
-        "https://[hooks/token",
         "https://me:token@hooks.example.org/",
         "https://hooks.example.org/a token",
         "https://hooks.example.org/\ntoken",

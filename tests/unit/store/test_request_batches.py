@@ -40,15 +40,6 @@ def output(name: str) -> StoredFile:
     return StoredFile(file_id=name, filename="o", purpose="batch_output", size=0, created=1.0)
 
 
-def test_batch_belongs_to_its_owner(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    store.add(batch("b1"))
-    assert store.get("boris", "b1") is None and store.cancel("boris", "b1", 2.0) is None
-    assert store.page("boris", 10) == []
-    assert store.get("anna", "b1") == batch("b1")
-    assert (store.clear("boris"), store.clear("anna")) == (0, 1)
-
-
 def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None:
     store = batches(database, "far:1:a")
     for name, owner in (("a0", "anna"), ("a1", "anna"), ("a2", "anna"), ("b0", "boris")):
