@@ -214,7 +214,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.admins,
         key_cache,
         bounded=identities(settings),
-        hides=settings.hide_forbidden,
     )
     ledger = None
     if storage.ledger is not None:
@@ -243,7 +242,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         keys=keys,
         callers=Callers(
             settings.keys,
-            hides=settings.hide_forbidden,
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,

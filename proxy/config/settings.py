@@ -316,9 +316,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         " and rights and limits such as models=qwen*,tiny rpm_limit=60",
     )
     admins: Texts = _access((), "names of API keys that may manage slots and see backend addresses")
-    hide_forbidden: bool = _access(
-        False, "answer 404 instead of 403 for models and routes that a key's rights do not include"
-    )
     wrong_keys: int = _access(
         20, "invalid keys per address and minute, before new ones there get 429; 0: any", ge=0
     )
