@@ -39,7 +39,6 @@ from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
-from ..dialogue.events import Bounds
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
@@ -337,7 +336,7 @@ def _dialogues(
         toolbox,
         tools=settings.tools,
         remotes=Remotes(settings.mcp_url),
-        bounds=Bounds(*msgspec.structs.astuple(settings.agent)),
+        bounds=settings.agent,
         interval=fixed.PING,
         preset=partial(own_request, host, gateway),
     )

@@ -127,7 +127,8 @@ class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
+    """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``. In the last
+    round the model must answer with what it has."""
 
     rounds: int = _key(6, "maximum model calls per agent answer", ge=1, le=100)
     timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0)

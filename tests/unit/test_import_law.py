@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"core", "errors", "runtime", "websearch"},
     "dialogue": {
         "accounts",
+        "config",
         "core",
         "errors",
         "runtime",
