@@ -468,8 +468,7 @@ class ConnectionPool:
                 self.close()
         else:
             connection.close()
-        if self._limit is not None:
-            self._limit.leave()
+        self._leave()
 
     def discard(self, connection: Connection) -> None:
         shut_down(connection.sock)
