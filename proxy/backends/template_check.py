@@ -17,7 +17,7 @@ from ..core.task import Task
 from ..errors import GatewayError
 from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
-from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
+from ..prompting.prompt import Prompter, assistant_prefill
 from ..runtime.blocking import run_in_native_thread
 from .driver import Driver
 from .pools import Backend
@@ -26,7 +26,7 @@ log = logging.getLogger("slotproxy.backends")
 
 
 def look(
-    prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime], backend: Backend
+    prompters: Callable[[str], Prompter | Task], now: Callable[[], datetime], backend: Backend
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
     prompter of a model, `now` the time of day."""
@@ -40,7 +40,7 @@ def look(
     if key == backend.verified:
         return
     prompter = prompters(backend.model)
-    if isinstance(prompter, Unrendered):
+    if isinstance(prompter, Task):
         backend.verdict = verify.UNKNOWN
         return
     verdict = check(backend.driver, prompter, now())

@@ -24,6 +24,7 @@ _OTHERS = {
     "bing_key": "Microsoft shut down the Bing Search API; use ddgs, searxng, brave or tavily",
     "cached_weight": "give cached tokens a price of their own in a [[price]], and limit money",
     "embedding_shortens": "a request with fewer dimensions gets shorter vectors, with a warning",
+    "hide_forbidden": "what a key may not use is answered with 403 and the name of the right",
     "ignore_unsupported": "leave parameters that a backend does not support out of the request",
     "limits_fail": "requests of keys with limits are refused with 503 while Redis is away",
     "moderation_model": "ask a chat model, with a JSON schema",

@@ -132,16 +132,11 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         _keep_outside_slots(pool, backend, other)
     elif not other.busy:
         pool.drop(other.held)
-        if lease.replaced is not None and _is_believed(lease):
+        # Only while the slot is assumed to hold the lease's own prompt.
+        if lease.replaced is not None and slot.held is lease.written:
             lease.replaced.slot = other
             pool.put(lease.replaced)
         lease.replaced = None
-
-
-def _is_believed(lease: Lease) -> bool:
-    """Whether the slot is still assumed to hold the lease's prompt."""
-    held = lease.written
-    return held is not None and held.slot is not None and held.slot.held is held
 
 
 def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -173,7 +168,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
-    believed = held.slot is not None and held.slot.held is held  # its slot still holds its prompt
+    believed = slot.held is held  # the slot is still assumed to hold its prompt
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
         if believed:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..core.events import Alternative, FinishReason, TokenLogprob
+from ..core.events import FinishReason, TokenLogprob
 from ..core.usage import Timings
 from . import lenient
 from .lenient import WireFault
@@ -231,7 +231,7 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
     return tuple(out)
 
 
-def _alternative(likely: _Likely, old: str) -> Alternative:
+def _alternative(likely: _Likely, old: str) -> TokenLogprob:
     """`old` is the text in the format of 2023."""
     text = likely.token or old
     data = text.encode("utf-8", "replace") if likely.bytes is None else bytes(likely.bytes)
@@ -240,4 +240,4 @@ def _alternative(likely: _Likely, old: str) -> Alternative:
         logprob = math.log(likely.prob) if likely.prob > 0 else LEAST_LOGPROB
     elif logprob is None or not math.isfinite(logprob):
         logprob = LEAST_LOGPROB
-    return Alternative(text, logprob, data, likely.id)
+    return TokenLogprob(text, logprob, data, id=likely.id)

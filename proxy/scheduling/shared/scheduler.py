@@ -130,8 +130,10 @@ class SharedScheduler(BaseScheduler):
             if not self._follower.up:
                 return self._enter_local(want, again)
             now = self._clock()
-            began, nothing = self._began(want, now), ConversationRecord()
-            ticket = SharedTicket(self, want, nothing, began, again, id=0)
+            began = want.since or now
+            if now - began >= self._queue_timeout:
+                raise self._too_late(want)
+            ticket = SharedTicket(self, want, ConversationRecord(), began, again, id=0)
             self._write(ticket, again)
         answered = ticket.event.wait(ANSWER)
         with self._lock:

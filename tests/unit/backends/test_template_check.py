@@ -17,7 +17,7 @@ from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
-from proxy.prompting.prompt import Prompter, Unrendered
+from proxy.prompting.prompt import Prompter
 from proxy.prompting.template import templates
 from tests.fakes import ScriptedDriver
 
@@ -105,7 +105,7 @@ def test_fault_ends_a_check_and_keeps_what_is_known() -> None:
     assert verdict.differing == ("system",)
 
 
-def looked(one: Backend, form: Prompter | Unrendered | None = None) -> None:
+def looked(one: Backend, form: Prompter | Task | None = None) -> None:
     look(lambda model: form or prompter(), lambda: NOW, one)
 
 

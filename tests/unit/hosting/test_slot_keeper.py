@@ -248,7 +248,7 @@ def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> No
     one.world.turn(LONG, tuple(range(1, MOST + 1)))
     one.slots.save(one.server)
     (prompt,) = one.world.scheduler.saved_slots.prompts("m")
-    assert len(prompt.links) == MOST
+    assert len(prompt.chain.links) == MOST
     assert live().load() == [prompt.file]
 
 
