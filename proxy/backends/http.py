@@ -141,9 +141,8 @@ class Exchange:
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
-        data that arrives within so many seconds, or until the end.
-
-        Raises Cancelled, BackendDown, UpstreamFault (incomplete or invalid HTTP)."""
+        that arrives within so many seconds, or until the end. Raises Cancelled, BackendDown,
+        UpstreamFault (incomplete or invalid HTTP)."""
         body = self._body
         end = time.monotonic() + gather if gather else 0.0
         if not body and not self._complete:
@@ -381,9 +380,8 @@ class ConnectionPool:
     ) -> Exchange:
         """Send a request, with `body` as JSON. Reads of the answer return after `tick` seconds of
         silence. `patience` is how many seconds to wait for a free connection (default: the pool's
-        timeout); a `short` request may use a reserved one.
-
-        Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
+        timeout); a `short` request may use a reserved one. Raises BackendDown, UpstreamTimeout,
+        PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)
         head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
         size, rest = len(data), NOTHING
@@ -468,8 +466,7 @@ class ConnectionPool:
                 self.close()
         else:
             connection.close()
-        if self._limit is not None:
-            self._limit.leave()
+        self._leave()
 
     def discard(self, connection: Connection) -> None:
         shut_down(connection.sock)

@@ -97,10 +97,12 @@ class HTTPDriver(Driver):
             check_peer=check_peer,
         )
 
-    def status_of(self, path: str, seconds: float) -> int:
-        """The status of a GET, 0 if the server does not respond."""
+    def status_of(self, path: str, seconds: float, pool: ConnectionPool | None = None) -> int:
+        """The status of a GET, by default below the root; 0 if the server does not respond."""
         try:
-            return self._root.ask("GET", path, timeout=seconds, short=True)[0]
+            return (pool or self._root).ask("GET", path, timeout=seconds, short=True)[0]
+        except PoolTimeout:
+            return 200  # every connection is in use, so the traffic shows its health
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
@@ -122,15 +124,6 @@ class HTTPDriver(Driver):
     def close(self) -> None:
         for pool in (self._pool, self._careful, self._root):
             pool.close()
-
-    def _responds(self, pool: ConnectionPool, path: str, seconds: float, *statuses: int) -> bool:
-        """Whether a GET is answered with one of these statuses."""
-        try:
-            return pool.ask("GET", path, timeout=seconds, short=True)[0] in statuses
-        except PoolTimeout:
-            return True  # every connection is in use, so the traffic shows its health
-        except (UpstreamFault, UpstreamTimeout):
-            return False
 
     def _ask(self, path: str, body: object, cancel: Cancel) -> bytes:
         """The answer to a request that takes a slot."""

@@ -154,7 +154,7 @@ class LlamaCpp(HTTPDriver):
         return None
 
     def alive(self) -> bool:
-        return self._responds(self._careful, "/props", ALIVE_TIMEOUT, 200, 401, 403, 404)
+        return self.status_of("/props", ALIVE_TIMEOUT) in (200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:

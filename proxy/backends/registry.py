@@ -1,15 +1,12 @@
 """Health and changes of the backends: probes, health checks, reloads, models of routers.
 
-One thread monitors each backend and reports its health to the scheduler. A backend that is down
-must generate a token within the deadline to come up, since a hung server still answers every GET.
-One that is up is only asked whether it responds, because a token would cost a slot the conversation
-it holds; other faults show in the traffic, through `failed`.
+One thread monitors each backend. One that is down must generate a token within the deadline to come
+up, since a hung server still answers every GET. One that is up is only asked whether it responds: a
+token would cost a slot its conversation, and other faults show in the traffic, through `failed`.
 
 At a change of the configuration, a new `Backend` takes over the name, and the old one finishes its
-requests. If the address is the same, the scheduler keeps its records, so that the server never gets
-more requests than it has slots.
-
-A llama-server in router mode, or a server like Ollama, has many models. Each is a backend here,
+requests. For the same address, the scheduler keeps its records, so that the server never gets more
+requests than it has slots. Each model of a router, or of a server like Ollama, is a backend here,
 created when the address lists it and drained when it no longer does.
 """
 

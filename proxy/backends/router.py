@@ -376,7 +376,7 @@ class Turns:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self._lock = native_lock()
-        self._asked: Counter[str] = Counter()  # requests sent to the router
+        self._sent: Counter[str] = Counter()  # requests sent to the router
         self._since: dict[str, float] = {}  # since when a model's requests have waited for a token
         self._ended: dict[str, float] = {}  # when a model's last request ended
         self._began: dict[str, float] = {}  # the first token of a model since it was loaded
@@ -386,17 +386,17 @@ class Turns:
         `present` are the loaded models, `turn` is the length of a turn in seconds."""
         with self._lock:
             # A model that was just loaded may answer before the list shows it.
-            loaded = {*present, *(name for name, count in self._asked.items() if count)}
+            loaded = {*present, *(name for name, count in self._sent.items() if count)}
             self._began = {name: since for name, since in self._began.items() if name in loaded}
             self._since.setdefault(model, now)
             if self._held_back(model, present, now, max(SHORTEST, turn)):
                 return False
-            self._asked[model] += 1
+            self._sent[model] += 1
             return True
 
     def _held_back(self, model: str, present: Collection[str], now: float, turn: float) -> bool:
         # The router was asked for these; its list shows them later.
-        coming = [name for name, count in self._asked.items() if count and name not in present]
+        coming = [name for name, count in self._sent.items() if count and name not in present]
         if model in coming or not 0 < self.room <= len(present) + len(coming):
             return False
         if model not in present:
@@ -408,7 +408,7 @@ class Turns:
         return starving and now - self._began.get(model, now) >= turn
 
     def _is_idle(self, model: str, now: float) -> bool:
-        return not self._asked[model] and now - self._ended.get(model, -math.inf) >= SETTLE
+        return not self._sent[model] and now - self._ended.get(model, -math.inf) >= SETTLE
 
     def give_up(self, model: str) -> None:
         """Record that a waiting request is not sent. If others wait, they say so again."""
@@ -424,6 +424,6 @@ class Turns:
     def leave(self, model: str, now: float) -> None:
         """Record the end of a request."""
         with self._lock:
-            self._asked[model] -= 1
+            self._sent[model] -= 1
             self._ended[model] = now
             self._since.pop(model, None)

@@ -155,10 +155,8 @@ class LlamaRun:
         return since
 
     def _plain(self, payloads: list[bytes], batch: Batch) -> bool:
-        """Add the events of one read to the batch. True after the last event.
-
-        Text that came together is one delta, which then costs as much as one token on its way to
-        the client."""
+        """Add the events of one read to the batch. True after the last event. Text that came
+        together is one delta, which costs as much as one token on its way to the client."""
         if len(payloads) == 1:
             return self._take(self._decode(payloads[0]), batch)
         if self._single:

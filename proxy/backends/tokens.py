@@ -2,9 +2,8 @@
 
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
 prompts. A long text is counted in pieces, so the work stops at the limit and when the client
-leaves. Counts of texts and pieces are cached, for the next turn of a conversation. Pieces also
-spare a server.cpp of 2023, which searches the rest of the text for every mark of a chat template. A
-token that crosses a cut counts twice, so near the limit the whole text is counted.
+leaves, and a server.cpp of 2023 does not search all of it for every mark of a chat template. Counts
+are cached, for the next turn. Near the limit, the whole text is counted: a cut may double a token.
 """
 
 from __future__ import annotations

@@ -214,18 +214,18 @@ class HostedRun(LaterRun):
         self, driver: HostedDriver, task: Task, slot: int, caps: Capabilities, cancel: Cancel
     ) -> None:
         self._driver = driver
-        self._asked = task, slot, caps, cancel
+        self._arguments = task, slot, caps, cancel
         self._uses = False
         self._answered = False
 
     def __iter__(self) -> Iterator[Batch]:
-        *_, cancel = self._asked
+        *_, cancel = self._arguments
         for server in self._driver._waiting(cancel):
             if server is None:
                 yield []
                 continue
             self._uses = True
-            self._run = server.stream(*self._asked)
+            self._run = server.stream(*self._arguments)
             yield from self._run
         self._answered = True
 

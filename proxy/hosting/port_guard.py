@@ -50,7 +50,9 @@ class PortGuard:
             users = partial(_users, sock.family, peer[0], peer[1], own[1])
             strangers = run_in_native_thread(lambda: self._strangers(users()))
             if strangers:
-                self.foreign = _named(min(strangers))
+                user = min(strangers)
+                ours = user == os.geteuid()
+                self.foreign = "another program" if ours else f"a program of the user {user}"
                 raise BackendDown(f"{self.foreign} listens at the port of the model's server")
 
     def _strangers(self, users: set[int]) -> set[int]:
@@ -60,10 +62,6 @@ class PortGuard:
         if users and self._pid:
             users = users - set(map(_user, in_session(self._pid)))
         return users
-
-
-def _named(user: int) -> str:
-    return f"a program of the user {user}" if user != os.geteuid() else "another program"
 
 
 def _users(family: int, host: str, port: int, own: int) -> set[int]:

@@ -2,8 +2,8 @@
 
 Before a server is stopped, what its slots hold is saved, the last used first, for at most `SAVING`
 seconds. The scheduler (`SavedSlots`) knows each file as a cached prompt, so the request that goes
-on with it restores it. At the end of every server, each file of its model gets a sidecar, by which
-another process adopts it.
+on with it restores it. Then each file of the model gets a sidecar, by which another process adopts
+it.
 
 A file is restored only as it was written, to a server like the one that wrote it (`Sidecar`): a
 llama-server crashes when it reads a truncated one. What is unknown, changed or foreign is removed.

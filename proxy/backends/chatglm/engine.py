@@ -162,7 +162,7 @@ class _Loop:
                 reason = "stop"
                 break
             ids.append(token)
-            if wanted.marks and model.is_header(token):
+            if wanted.marks and token == model.header:
                 piece = text.close() + HEADER
             else:
                 piece = text.add(token)

@@ -59,7 +59,7 @@ class ChatGlmModel:
         self._prefix: list[int] = self._tokenizer.encode("", UNCUT)
         roles = ("system", "user", "assistant", "observation") if self.family in ROLES else ()
         self._roles = {role: self._one(role, "")[0] for role in roles}
-        self._header = self._roles.get("assistant", -1)
+        self.header = self._roles.get("assistant", -1)  # begins an assistant's turn
         # In ChatGLM2 and later, marks have ids after the text's, "[MASK]" and "[gMASK]" first; even
         # larger ids are other marks or padding of the matrix.
         marks = {"chatglm2": 1, "chatglm3": 1, "glm-4": 2}.get(self.family)
@@ -117,10 +117,6 @@ class ChatGlmModel:
 
     def ends(self, token: int) -> bool:
         return token in self._ends
-
-    def is_header(self, token: int) -> bool:
-        """Whether a token begins an assistant's turn."""
-        return token == self._header
 
     def _chat(self, turns: Sequence[ChatTurn]) -> list[int]:
         if not any(turn.head for turn in turns):

@@ -5,9 +5,8 @@
                       └──fails───┴──> waiting (longer each time) ──> loading
 
 Each engine has a thread that starts it, reads its reports and notices its end. Requests only wait
-for `ready`. An engine that failed is restarted by the next request or health check: immediately
-after its first failure; if it fails again before it completed an answer, or cannot load, after a
-pause that grows each time.
+for `ready`. An engine that failed is restarted by the next request or health check: at once after
+its first failure, and after a pause that grows each time until it completes an answer.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ class OpenAIServer(HTTPDriver):
 
     def alive(self) -> bool:
         if self._server.health:
-            return self._responds(self._root, self._server.health, GET_TIMEOUT, 200)
-        return self._responds(self._pool, "/models", GET_TIMEOUT, 200)
+            return self.status_of(self._server.health, GET_TIMEOUT) == 200
+        return self.status_of("/models", GET_TIMEOUT, self._pool) == 200
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         body = payload(task, self._model, self._server, caps.by_prompt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import time
 import tracemalloc
@@ -166,12 +165,6 @@ def test_hostile_head_takes_little_time_and_no_memory_that_stays(tmp_path: Path)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 20 << 20
-
-
-def test_pipe_is_no_model_and_does_not_block(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "m.gguf")
-    with pytest.raises(ValueError, match="not a regular file"):
-        metadata(tmp_path / "m.gguf", NAMES)
 
 
 @given(st.data())

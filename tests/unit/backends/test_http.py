@@ -193,15 +193,6 @@ def test_early_close_discards_the_connection() -> None:
         assert pool.ask("POST", "/x", {}) == (200, b"ok")
 
 
-def test_open_connections_stay_within_the_limit() -> None:
-    with serving([head(None) + chunk(b"a")], [OK], limit=ConnectionLimit(1)) as (pool, _):
-        held = pool.send("POST", "/x", {})
-        with pytest.raises(PoolTimeout):
-            pool.ask("POST", "/x", {}, patience=0.2)
-        held.close()
-        assert pool.ask("POST", "/x", {}) == (200, b"ok")
-
-
 def test_cancel_ends_wait_for_connection() -> None:
     with (
         serving([head(None) + chunk(b"a")], limit=ConnectionLimit(1)) as (pool, _),

@@ -1,8 +1,7 @@
 """Streams and refusals of each server that speaks OpenAI's API, byte by byte as it sends them.
 
 vLLM's were recorded from vLLM 0.32.0 on a CPU, without a parser of calls. The others are written
-after their sources: SGLang 0.5.23's `entrypoints/openai/protocol.py`, Ollama's `openai/openai.go`,
-TabbyAPI's `endpoints/OAI/types`.
+after their sources: SGLang 0.5.23's `entrypoints/openai/protocol.py`, Ollama's `openai/openai.go`.
 """
 
 from __future__ import annotations
@@ -81,13 +80,6 @@ STREAMS = {
         chunk(choice({"role": "assistant", "content": ""}, "stop")),
         chunk(usage=USAGE),
     ),
-    "tabbyapi": events(
-        chunk(choice({"role": "assistant", "content": ""}, eos_reason=None), usage=None),
-        chunk(choice({"role": "assistant", "content": "Hello"}), usage=None),
-        chunk(choice({"role": "assistant", "content": " there"}), usage=None),
-        chunk(choice({}, "stop", eos_reason="stop_token"), usage=None),
-        chunk(usage={**USAGE, "prompt_time": 0.1, "completion_tokens_per_sec": 20.5}),
-    ),
 }
 
 
@@ -130,9 +122,6 @@ CALLS = {
             }
         ),
         choice({"role": "assistant", "content": ""}, "tool_calls"),
-    ],
-    "tabbyapi": [
-        choice({"tool_calls": [{"index": 0, "id": "c", "function": FUNCTION}]}, "tool_calls")
     ],
 }
 

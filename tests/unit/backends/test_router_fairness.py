@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from proxy.backends.router import SETTLE, SHORTEST, Turns
 
 A, B, C = "a", "b", "c"
@@ -38,22 +40,14 @@ def test_request_for_another_model_is_sent_once_the_loaded_one_is_idle() -> None
     assert asked(turns, B, [A], now=2.0 + SETTLE)
 
 
-def test_loaded_model_is_held_back_after_its_turn() -> None:
-    turns = Turns(1)
-    answer(turns, A, now=0.0)
-    assert asked(turns, A, [A], now=9.0)
-    assert not turns.take(B, [A], 10.0)
-    assert asked(turns, A, [A], now=10.0 + SHORTEST - 0.1)
-    assert not asked(turns, A, [A], now=10.0 + SHORTEST)
-
-
-def test_turn_lasts_as_long_as_a_load() -> None:
-    turns = Turns(1)
+@pytest.mark.parametrize("load", [0.0, 30.0])
+def test_loaded_model_is_held_back_after_a_turn_as_long_as_a_load(load: float) -> None:
+    turns, turn = Turns(1), max(load, SHORTEST)
     answer(turns, A, now=0.0)
     assert asked(turns, A, [A], now=0.1)
-    assert not turns.take(B, [A], 0.1)
-    assert asked(turns, A, [A], now=30.0, turn=30.0)
-    assert not asked(turns, A, [A], now=30.1, turn=30.0)
+    assert not turns.take(B, [A], 0.1, load)
+    assert asked(turns, A, [A], now=turn, turn=load)
+    assert not asked(turns, A, [A], now=turn + 0.1, turn=load)
 
 
 def test_model_has_its_turn_however_long_others_waited_while_it_was_loaded() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.backends import template_check
 from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.backends.template_check import check, look
@@ -104,13 +103,6 @@ def test_begun_answer_must_continue_the_question(written: str, expected: str) ->
 def test_fault_ends_a_check_and_keeps_what_is_known() -> None:
     verdict = check(Rendering(shouting, UpstreamTimeout("late"), after=4), prompter(), NOW)
     assert verdict.differing == ("system",)
-
-
-def test_time_of_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_check, "MOST_TIME", 0.0)
-    driver = Rendering()
-    assert check(driver, prompter(), NOW).outcomes == {}
-    assert driver.rendered == 0
 
 
 def looked(one: Backend, form: Prompter | Task | None = None) -> None:

@@ -37,7 +37,7 @@ class FakeServer(LlamaCpp):
         super().__init__(url, check_peer=check_peer)
         type(self).made += 1
 
-    def status_of(self, path: str, seconds: float) -> int:
+    def status_of(self, path: str, seconds: float, pool: Any = None) -> int:
         return 200
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -52,7 +52,7 @@ class FakeServer(LlamaCpp):
 class SilentServer(FakeServer):
     """A server that never answers."""
 
-    def status_of(self, path: str, seconds: float) -> int:
+    def status_of(self, path: str, seconds: float, pool: Any = None) -> int:
         return 0
 
 

@@ -337,12 +337,6 @@ def test_cancelled_request_stops_waiting(make: Make) -> None:
     assert model._waiters == []
 
 
-def test_waiting_ends_with_its_patience(make: Make) -> None:
-    model = make(connect=fakes.SilentServer)
-    with pytest.raises(UpstreamTimeout, match="timed out loading the model m"):
-        fakes.use(model, patience=0.2)
-
-
 def test_removed_model_refuses_requests_and_ends(make: Make) -> None:
     model = make()
     fakes.use(model)

@@ -269,6 +269,7 @@ def test_what_a_server_holds_on_cards_is_measured(install: Install, tmp_path: Pa
     need.recall()
     need.measure(session)
     assert need.cards == (0, 7 * MIB)
+    assert need.memory > MIB, "what the processes of the session hold"
     install(apps=f"GPU-b, {pid}, 5\n")
     need.measure(session)
     assert need.cards == (0, 7 * MIB)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -203,20 +202,8 @@ def test_orphans_are_removed_and_other_files_are_not(live: Callable[..., Life]) 
     assert on_disk(one) == sorted([file, "mine.bin", "slotproxy-0123-4567.bin"])
 
 
-def without_prompt(path: Path) -> None:
-    sidecar = json.loads(path.read_bytes())
-    sidecar["prompt"] = []
-    path.write_text(json.dumps(sidecar))
-
-
-def of_another_model(path: Path) -> None:
-    sidecar = json.loads(path.read_bytes())
-    sidecar["model"] = "other"
-    path.write_text(json.dumps(sidecar))
-
-
-def of_another_name(path: Path) -> None:
-    path.write_text(path.read_text().replace(path.name.removesuffix(".json"), "slotproxy-1.bin"))
+def replaced(old: str, new: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -228,9 +215,9 @@ def of_another_name(path: Path) -> None:
         lambda path: path.write_bytes(b"\0" * 4096),
         lambda path: path.write_bytes(path.read_bytes() + b" " * slot_folder.LARGEST),
         lambda path: (path.unlink(), os.mkfifo(path)),
-        without_prompt,
-        of_another_model,
-        of_another_name,
+        replaced('"prompt":', '"prompts":'),
+        replaced('"model":"m"', '"model":"other"'),
+        replaced('"slotproxy-', '"slotproxy-other-'),
     ],
 )
 def test_file_without_a_sidecar_that_fits_is_removed(

@@ -23,6 +23,7 @@ class FakeModel:
 
     version = "fake"
     vocabulary = 0x110000
+    header = HEADER
 
     def __init__(
         self,
@@ -70,9 +71,6 @@ class FakeModel:
 
     def ends(self, token: int) -> bool:
         return token == END
-
-    def is_header(self, token: int) -> bool:
-        return token == HEADER
 
 
 class FakeProcess:

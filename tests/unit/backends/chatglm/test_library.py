@@ -120,7 +120,7 @@ def test_texts_ids_and_special_tokens(calls: list[Any]) -> None:
     assert model.decode([ord("!"), ASSISTANT, 127, ord("?")]) == "!?"
     assert model.decode([99]) == "\N{REPLACEMENT CHARACTER}"
     assert [one for one in range(128) if model.ends(one)] == [2, USER, OBSERVATION]
-    assert [one for one in range(128) if model.is_header(one)] == [ASSISTANT]
+    assert model.header == ASSISTANT
 
 
 def test_unsupported_model_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

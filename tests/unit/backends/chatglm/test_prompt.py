@@ -138,12 +138,6 @@ class TestRounds:
         with pytest.raises(InvalidParameter, match=r"messages\[1\].role must be assistant"):
             made(family, Message(role="user", content="u"), Message(role="user", content="v"))
 
-    def test_final_assistant_message_is_continued(self, family: Family) -> None:
-        got = made(
-            family, Message(role="user", content="u"), Message(role="assistant", content="v")
-        )
-        assert got == PromptMessage(turns=(ChatTurn("user", "u"),), begun="v")
-
     def test_empty_final_assistant_message_is_refused(self, family: Family) -> None:
         with pytest.raises(InvalidParameter, match="must end with a user message"):
             made(family, Message(role="user", content="u"), Message(role="assistant", content=""))

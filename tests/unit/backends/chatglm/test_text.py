@@ -25,14 +25,9 @@ def all_of(ids: Sequence[int], unsure: tuple[str, ...] = ()) -> list[str]:
     return [*(one.add(token) for token in ids), one.close()]
 
 
-@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30))
-def test_pieces_join_to_the_text(ids: list[int]) -> None:
-    assert "".join(all_of(ids)) == decode(ids)
-
-
-@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30))
-def test_held_characters_are_emitted_at_the_end(ids: list[int]) -> None:
-    assert "".join(all_of(ids, (",", "!"))) == decode(ids)
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30), st.sampled_from([(), (",", "!")]))
+def test_pieces_join_to_the_text(ids: list[int], unsure: tuple[str, ...]) -> None:
+    assert "".join(all_of(ids, unsure)) == decode(ids)
 
 
 def test_character_is_emitted_whole() -> None:
