@@ -48,7 +48,6 @@ _ollama_route = partial(
     "POST",
     shape=ollama.error,
     tag="Ollama",
-    error_schema="OllamaError",
 )
 
 

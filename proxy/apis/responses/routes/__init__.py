@@ -38,9 +38,7 @@ blueprint = Api(
 )
 
 
-@post(
-    blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE, reply="Response"
-)
+@post(blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE)
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
     dialect = ResponsesDialect(services, environ)
@@ -48,13 +46,7 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, dialect, "resp_", early, begin)
 
 
-@post(
-    blueprint,
-    "/v1/responses/compact",
-    "/responses/compact",
-    body="CompactRequest",
-    reply="Compaction",
-)
+@post(blueprint, "/v1/responses/compact", "/responses/compact", body="CompactRequest")
 def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A conversation summed up by the model."""
     dialect = CompactDialect(services, environ)
@@ -84,7 +76,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
-@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>", reply="Response")
+@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """A stored response."""
     if request.args.get("stream") == "true":
@@ -103,9 +95,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
     return {"id": key, "object": "response", "deleted": True}
 
 
-@json_route(
-    blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel", reply="Response"
-)
+@json_route(blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a response that runs in the background."""
     stored = _kept(services, record, key)
