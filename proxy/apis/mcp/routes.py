@@ -48,7 +48,6 @@ blueprint = Api(
     tag="MCP",
     ledger="mcp",
     error=mcp_server.error,
-    error_schema="McpError",
     owns="/mcp",
     schemas=mcp_server.SCHEMAS,
 )
@@ -68,7 +67,6 @@ _READS: Mapping[str, Any] = {"readOnlyHint": True}
     "/mcp",
     body="McpMessage",
     streams=SSE,
-    reply="McpAnswer",
     empty={"202": "A notification or an answer was accepted"},
 )
 def answer(services: Services, record: Record) -> Any:
