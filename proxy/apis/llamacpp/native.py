@@ -21,7 +21,7 @@ from ...core.request import CompletionRequest, Report
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, entry, flag, ignored_fields, integer, items, read, text
+from ..fields import Body, flag, ignored_fields, integer, items, objects, read, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
@@ -127,16 +127,12 @@ def parse(body: Body) -> CompletionRequest:
 def parse_infill(body: Body) -> CompletionRequest:
     """Parses a body of /infill: the text before and after, other files, and the beginning of the
     completion. Raises InvalidParameter."""
-    files = items(body, "input_extra")
-    if len(files) > MAX_EXTRA:
-        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
     context = [
-        {
-            name: text(entry(file, f"input_extra[{i}]"), name, at=f"input_extra[{i}].")
-            for name in ("filename", "text")
-        }
-        for i, file in enumerate(files)
+        {name: text(file, name, at=at) for name in ("filename", "text")}
+        for file, at in objects(body, "input_extra")
     ]
+    if len(context) > MAX_EXTRA:
+        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
     values = _common(body, INFILL.keys())
     infill: dict[str, Any] = {"input_extra": context} if context else {}
     if body.get("prompt"):
