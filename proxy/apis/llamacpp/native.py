@@ -2,8 +2,7 @@
 
 The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
 server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
-stopped_*). `tokens` holds ids if the request sets `return_tokens` and the backend sends them. The
-scheduler chooses the slot: the request's id_slot is ignored.
+stopped_*). The request's id_slot is ignored: the scheduler chooses the slot.
 """
 
 from __future__ import annotations

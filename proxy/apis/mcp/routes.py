@@ -2,8 +2,7 @@
 
 Each message gets one answer as JSON, or as a stream with its progress, and nothing is kept between
 messages, so that any worker may answer. The session id only tells apart the calls that clients
-cancel; ending a session (DELETE) cancels those of it. There is no stream of the server's own
-messages (GET is 405), as it has none to send. `site` refuses pages of other sites.
+cancel. `site` refuses pages of other sites.
 """
 
 from __future__ import annotations
