@@ -75,25 +75,6 @@ def parse(body: Body) -> CompletionRequest:
     )
 
 
-MESSAGE = doc.body(
-    "role",
-    role=doc.text("`developer` is `system`, `function` is `tool`.", "user"),
-    content=doc.one_of(
-        "A string, or a list of parts: text, image_url, input_audio; thinking in a message of the"
-        " assistant.",
-        "Hello!",
-        doc.TEXT,
-        {"type": "array"},
-    ),
-    name=doc.text("The name of the author or tool."),
-    tool_calls=doc.array("Tool calls of an assistant message.", []),
-    function_call=doc.mapping("A call in the legacy format.", {}),
-    tool_call_id=doc.text("The id of the call that a tool message answers.", "call_1"),
-    reasoning_content=doc.text("The reasoning of an assistant message."),
-    reasoning=doc.text("The same, as vLLM names it."),
-    reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
-    refusal=doc.text("The text of an assistant message that has no content."),
-)
 _OWN: Fields = {
     "reasoning_effort": Field(
         doc.text("Passed to the chat template.", "low"), "reasoning_effort", fields.text
@@ -104,7 +85,6 @@ FIELDS: Fields = {
     "messages": doc.array(
         "The conversation. If the last message is the assistant's, it is continued.",
         doc.USER_MESSAGE,
-        MESSAGE,
     ),
     "logprobs": openai.LOGPROBS,
     "top_logprobs": openai.LIKELIEST,
