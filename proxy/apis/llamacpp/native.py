@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
-
-from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
@@ -29,7 +27,6 @@ from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
 MAX_PROBS = 1000
-STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
 
@@ -78,15 +75,6 @@ INFILL: Fields = {
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
-class Loading(Struct, frozen=True):
-    """How far a load is: the place in the line of models without room, 0 with room; the expected
-    seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
-
-    place: int
-    wait: float | None
-    part: float | None
-
-
 def status(value: str) -> dict[str, Any]:
     """A model's state in a router's /v1/models; after a failed load it is unloaded."""
     if value == "failed":
@@ -94,16 +82,12 @@ def status(value: str) -> dict[str, Any]:
     return {"value": value}
 
 
-def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
+def model_event(name: str, value: str, loading: Mapping[str, Any]) -> bytes:
     """An event of a router's /models/sse: a model has another state, or its load has advanced. A
     failed load ends with an exit code."""
-    data: dict[str, Any] = {"status": value}
+    data: dict[str, Any] = {"status": value, **loading}
     if value in ("failed", "unloaded"):
         data = {"status": "unloaded", "exit_code": int(value == "failed")}
-    elif loading is not None:
-        data |= {"place": loading.place, "wait": loading.wait}
-        if loading.part is not None:
-            data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
     return sse.encode({"model": name, "event": "model_status", "data": data})
 
 
