@@ -15,6 +15,7 @@ from typing import Any
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Report
+from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
@@ -136,7 +137,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
         raise InvalidParameter("response_fields", "must be a list of strings")
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
-        "sampling": openai.samplers(body),
+        "sampling": sampling(body),
         "warnings": ignored_fields(body, known),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
         "extra": {"response_fields": tuple(wanted)} if wanted else {},
