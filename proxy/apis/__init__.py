@@ -3,11 +3,10 @@
 A folder has the pure halves of an API (parsers, writers, fields) and `routes`, the only module that
 knows Flask: its `blueprint` is the `proxy.web.routes.Api` that a gateway serves.
 
-Installed packages add APIs: entry points of the group `slotproxy.apis`, whose name is the name of
-the API and whose value is such a module. setup.cfg adds GLM's and Chatchat's in this way. Routes of
-an added API may have a group of rights of its name. An API with a switch of its name in the
-settings, like `chatchat`, is served only if that is on. Installing such a package means trusting it
-with everything that the gateway can do.
+Installed packages add APIs by entry points of the group `slotproxy.apis`: the name of the API, and
+such a module. setup.cfg adds GLM's and Chatchat's. An API with a switch of its name in the
+settings, like `chatchat`, is served only if that is on. Such a package can do all that the gateway
+can.
 """
 
 from __future__ import annotations

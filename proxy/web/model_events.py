@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from ..apis.llamacpp.native import Loading, model_event, models_reload
+from ..apis.llamacpp.native import model_event, models_reload
+from ..hosting.model import HostedModel
 from ..hosting.process import ModelLog
 from .fastpath import Environ
 from .permissions import visible
@@ -57,7 +58,8 @@ PERIOD = 0.25  # seconds between two looks
 LIFE = 15.0  # seconds per stream
 
 # The state of each listed model that is loaded on demand, and how far its load is.
-States = dict[str, tuple[str, Loading | None]]
+States = dict[str, tuple[str, Mapping[str, Any]]]
+STAGE = "text_model"  # of a router's stages of a load, the one that every model has
 
 
 def events(
@@ -66,12 +68,12 @@ def events(
     """Yield an event for each change of a model that the caller may use; its key has been
     checked."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", None))
+    known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
     end = time.monotonic() + LIFE
     while True:
         states = _states(services, environ)
         for name, (status, loading) in states.items():
-            if known.get(name, _noted("unloaded", None)) != _noted(status, loading):
+            if known.get(name, _noted("unloaded", {})) != _noted(status, loading):
                 yield model_event(name, status, loading)
         if states.keys() != known.keys():
             yield models_reload()
@@ -86,26 +88,32 @@ def _states(services: Services, environ: Environ) -> States:
     names = visible(services, environ, registry.listed())
     states = {name: registry.status(name) for name in names}
     return {
-        name: (status, _loading(services, name) if status == "loading" else None)
+        name: (status, _loading(services, name) if status == "loading" else {})
         for name, status in states.items()
         if status
     }
 
 
-def _loading(services: Services, name: str) -> Loading | None:
+def _loading(services: Services, name: str) -> Mapping[str, Any]:
     """The progress of a model that the gateway loads itself."""
     model = services.host.find(name)
     if model is None or model.status != "loading":
-        return None
-    place, wait = model.place()
-    if not model.needs.learned.loaded_at:
-        return Loading(place, None, None)
-    part = None if place else round(model.elapsed / max(model.elapsed + wait, 1e-9), 3)
-    return Loading(place, round(wait, 1), part)
+        return {}
+    loading = waiting(model)
+    if loading["place"] or loading["wait"] is None:
+        return loading
+    part = round(model.elapsed / max(model.elapsed + loading["wait"], 1e-9), 3)
+    return {**loading, "progress": {"stages": [STAGE], "current": STAGE, "value": part}}
 
 
-def _noted(status: str, loading: Loading | None) -> tuple[str, int, int | None]:
+def waiting(model: HostedModel) -> dict[str, Any]:
+    """Its place in the line of models without room, 0 if it has room, and the expected seconds
+    until it is loaded, null before its first load."""
+    place, seconds = model.place()
+    return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
+
+
+def _noted(status: str, loading: Mapping[str, Any]) -> tuple[str, int, int | None]:
     """What makes an event if it changes: of the expected time, the seconds."""
-    if loading is None:
-        return status, 0, None
-    return status, loading.place, None if loading.wait is None else math.ceil(loading.wait)
+    wait = loading.get("wait")
+    return status, loading.get("place", 0), None if wait is None else math.ceil(wait)

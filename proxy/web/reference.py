@@ -14,7 +14,6 @@ import msgspec
 from flask import Flask, Response, current_app
 
 from .. import __version__
-from ..apis.answer_schemas import ANSWERS, ERRORS
 from ..apis.schema_fields import Schema
 from .routes import ANY, Api, Route, Served, routes_of
 from .services import current_services
@@ -67,7 +66,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
 
 def schemas_of(app: Flask) -> dict[str, Schema]:
     """The schemas of all served APIs, by their names in the document."""
-    schemas: dict[str, Schema] = {**ANSWERS, **ERRORS}
+    schemas: dict[str, Schema] = {}
     for api in app.iter_blueprints():
         schemas |= getattr(api, "schemas", {})
     return schemas
@@ -79,14 +78,11 @@ def _operation(
     route = served.route
     slug = re.sub(r"\W+", "_", path).strip("_")
     answers: dict[str, Any] = {route.answer: {}}
-    if route.reply:
-        answers[route.answer] = {"schema": _ref(route.reply)}
     if route.streams:
         answers[route.streams] = {}
-    error = {"schema": _ref(served.error_schema)}
-    errors: dict[str, Any] = {"application/json": error}
+    errors: dict[str, Any] = {"application/json": {}}
     if route.foreign:
-        errors = {"application/json": {}, ANY: {}}
+        errors[ANY] = {}
     whole: dict[str, Any] = {"200": {"description": "OK", "content": answers}}
     operation: dict[str, Any] = {
         "operationId": f"{method}_{slug}",

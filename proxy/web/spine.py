@@ -194,6 +194,11 @@ def json_route(
     return register
 
 
+def v1_route(api: Api, methods: str, path: str, **about: Any) -> Callable[[View], View]:
+    """The same for a path of OpenAI's API, with and without /v1 before it."""
+    return json_route(api, methods, f"/v1{path}", path, **about)
+
+
 def _whole(reply: Any, record: Record) -> BodyAndHeaders:
     data = _encode(reply)
     record.status = 200

@@ -108,11 +108,13 @@ def test_steps_have_their_golden_bytes(dialect: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_whole_response_is_the_end_of_its_stream(name: str) -> None:
-    data = stream(responses.Encoder(META, ASKED, lambda _: None), name)
+def test_a_whole_response_is_the_end_of_its_stream_and_is_stored(name: str) -> None:
+    stored: list[Any] = []
+    data = stream(responses.Encoder(META, ASKED, stored.append), name)
     (last,) = [e["response"] for kind, e in ears.sse(data) if kind in ENDS]
     whole = responses.whole(META, ASKED, fold((0, batch) for batch in ANSWERS[name]))
     assert json.loads(json.dumps(whole)) == last
+    assert stored == [last]
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -142,7 +144,8 @@ def kind(block: dict[str, Any]) -> Any:
     ("begun", "item"), [(SEARCH, "web_search_call"), (ServerCall(**SERVER), "mcp_call")]
 )
 def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str) -> None:
-    encoder = responses.Encoder(META, ASKED, lambda _: None)
+    stored: list[Any] = []
+    encoder = responses.Encoder(META, ASKED, stored.append)
     data = encoder.encode(0, [Started(), TextDelta("Hm."), begun])
     data += encoder.fail(UpstreamFault("it broke"))
     events = ears.sse(data)
@@ -151,7 +154,7 @@ def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str)
     assert [one["id"] for one in done] == added
     assert (done[-1]["type"], done[-1]["status"]) == (item, "failed")
     kind, failed = events[-1]
-    assert kind == "response.failed"
+    assert kind == "response.failed" and stored == [failed["response"]]
     assert [one["id"] for one in failed["response"]["output"]] == added
 
 

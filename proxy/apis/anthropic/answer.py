@@ -3,12 +3,9 @@
     message_start (content_block_start content_block_delta* content_block_stop)*
     message_delta message_stop
 
-A call to an MCP server is two blocks: the call, and its result.
-
-Only one block is open at a time; a delta of another kind, or of another call, opens the next. A
-current backend reports the prompt's size at once, but its cached part only at the end; an old
-backend reports everything at the end. So message_start has the counts known by then (else 0), and
-message_delta the final ones, which clients use. Silence is sent as a ping event.
+A call to an MCP server is two blocks: the call, and its result. Only one block is open at a time.
+message_start has the counts known by then (else 0), and message_delta the final ones, which clients
+use. Silence is sent as a ping event.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ blueprint = Api(
     tag="Anthropic",
     ledger="anthropic",
     error=anthropic.error,
-    error_schema="AnthropicError",
     owns="/v1/messages",
     schemas={
         "MessageRequest": doc.body("messages max_tokens", **FIELDS),
@@ -85,7 +84,7 @@ class MessagesDialect:
         return anthropic.Encoder(meta, request, self._applied)
 
 
-@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE, reply="Message")
+@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE)
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A message, streamed or whole."""
     dialect = MessagesDialect(services, environ)

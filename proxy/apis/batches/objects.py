@@ -76,11 +76,8 @@ def check_line(value: Any, endpoint: str) -> None:
         raise LineError("invalid_json_line", "the line is not a JSON object")
     custom_id = value.get("custom_id")
     if type(custom_id) is not str or not 0 < len(custom_id) <= LONGEST_ID:
-        raise LineError(
-            "invalid_custom_id",
-            f"custom_id must be a string of 1 to {LONGEST_ID} characters",
-            "custom_id",
-        )
+        message = f"custom_id must be a string of 1 to {LONGEST_ID} characters"
+        raise LineError("invalid_custom_id", message, "custom_id")
     if value.get("method") != "POST":
         raise LineError("invalid_method", "method must be POST", "method")
     if value.get("url") != endpoint:
@@ -90,9 +87,8 @@ def check_line(value: Any, endpoint: str) -> None:
         raise LineError("invalid_body", "body must be an object", "body")
     for name in ("stream", "background"):
         if body.get(name):
-            raise LineError(
-                "unsupported_parameter", f"{name} is not supported in a batch", f"body.{name}"
-            )
+            message = f"{name} is not supported in a batch"
+            raise LineError("unsupported_parameter", message, f"body.{name}")
 
 
 def answered(request_id: str, custom_id: str, status: int, body: bytes) -> bytes:

@@ -13,7 +13,7 @@ from ...web import body
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import json_route
+from ...web.spine import v1_route
 from ..fields import decimal
 from ..vector_stores.routes import opened
 from . import objects as batches
@@ -26,7 +26,7 @@ blueprint = Api("batches", __name__, group="files", tag="OpenAI", schemas=batche
 MOST_LISTED, LISTED = 100, 20
 
 
-@json_route(blueprint, "POST", "/v1/batches", "/batches", body="BatchRequest")
+@v1_route(blueprint, "POST", "/batches", body="BatchRequest")
 def create(services: Services, record: Record) -> Any:
     """A batch of requests from an uploaded file."""
     fields, seconds = batches.parse(body.read_json(request.environ, services.settings.max_body))
@@ -51,7 +51,7 @@ def create(services: Services, record: Record) -> Any:
     return reply(batch)
 
 
-@json_route(blueprint, "GET", "/v1/batches", "/batches")
+@v1_route(blueprint, "GET", "/batches")
 def listed(services: Services, record: Record) -> Any:
     """The batches of the key."""
     most = decimal(request.args.get("limit") or str(LISTED), 1, MOST_LISTED)
@@ -68,13 +68,13 @@ def listed(services: Services, record: Record) -> Any:
     }
 
 
-@json_route(blueprint, "GET", "/v1/batches/<key>", "/batches/<key>")
+@v1_route(blueprint, "GET", "/batches/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """How far a batch is."""
     return _reply(_store(services).get(record.key, key), key)
 
 
-@json_route(blueprint, "POST", "/v1/batches/<key>/cancel", "/batches/<key>/cancel")
+@v1_route(blueprint, "POST", "/batches/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a batch."""
     batch = _store(services).cancel(record.key, key, time.time())

@@ -23,7 +23,7 @@ from ...web.model_tables import with_documents
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import View, json_route
+from ...web.spine import View, v1_route
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
@@ -51,8 +51,7 @@ blueprint = Api(
 
 
 def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
-    paths = f"/v1/conversations{path}", f"/conversations{path}"
-    return json_route(blueprint, method, *paths, **about)
+    return v1_route(blueprint, method, f"/conversations{path}", **about)
 
 
 def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:

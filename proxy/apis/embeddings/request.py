@@ -94,10 +94,8 @@ def parse(body: Body, known: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
 def shaped(
     request: EmbeddingRequest, embedded: Embedded
 ) -> tuple[list[list[float]], tuple[str, ...]]:
-    """The vectors, cut to the requested dimensions and scaled to length 1, and warnings.
-
-    Only some models support shorter vectors, and no server reports which. Raises Unsupported if the
-    model has fewer dimensions than the request wants."""
+    """The vectors, cut to the requested dimensions and scaled to length 1, and warnings. Raises
+    Unsupported if the model has fewer dimensions."""
     have = len(embedded.vectors[0])
     wanted = request.dimensions or have
     if wanted > have:

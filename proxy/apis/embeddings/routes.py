@@ -19,7 +19,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, local_model
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import asking, json_route
+from ...web.spine import asking, json_route, v1_route
 from .. import schema_fields as doc
 from ..media.routes import by_other_server
 from ..ollama import dialects as ollama
@@ -48,7 +48,6 @@ _ollama_route = partial(
     "POST",
     shape=ollama.error,
     tag="Ollama",
-    error_schema="OllamaError",
 )
 
 
@@ -56,7 +55,7 @@ def _json(services: Services) -> dict[str, Any]:
     return body.read_json(request.environ, services.settings.max_body)
 
 
-@json_route(blueprint, "POST", "/v1/embeddings", "/embeddings", body="EmbeddingRequest")
+@v1_route(blueprint, "POST", "/embeddings", body="EmbeddingRequest")
 def openai_(services: Services, record: Record) -> Any:
     """Vectors of texts or tokens."""
     raw = _json(services)

@@ -13,7 +13,7 @@ from ...web.form import read_form
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import json_route, passthrough
+from ...web.spine import passthrough, v1_route
 from .. import schema_fields as doc
 from ..fields import decimal, page_of
 from ..schema_fields import Schema
@@ -65,7 +65,7 @@ def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int 
     return filename.replace("\\", "/").rpartition("/")[2] or "file", purpose, lasts
 
 
-@json_route(blueprint, "POST", "/v1/files", "/files", body="FileUploadForm")
+@v1_route(blueprint, "POST", "/files", body="FileUploadForm")
 def upload(services: Services, record: Record) -> Any:
     """Upload a file."""
     bounds = services.settings.max_document, services.settings.max_body
@@ -76,7 +76,7 @@ def upload(services: Services, record: Record) -> Any:
         return _reply(opened(services).upload(record.key, name, purpose, part.data, lasts))
 
 
-@json_route(blueprint, "GET", "/v1/files", "/files")
+@v1_route(blueprint, "GET", "/files")
 def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
     purpose = request.args.get("purpose")
@@ -87,26 +87,20 @@ def listed(services: Services, record: Record) -> Any:
     )
 
 
-@json_route(blueprint, "GET", "/v1/files/<key>", "/files/<key>")
+@v1_route(blueprint, "GET", "/files/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """One file."""
     return _reply(opened(services).file(record.key, key))
 
 
-@json_route(blueprint, "DELETE", "/v1/files/<key>", "/files/<key>")
+@v1_route(blueprint, "DELETE", "/files/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a file."""
     opened(services).delete_file(record.key, key)
     return {"id": key, "object": "file", "deleted": True}
 
 
-@json_route(
-    blueprint,
-    "GET",
-    "/v1/files/<key>/content",
-    "/files/<key>/content",
-    answer="application/octet-stream",
-)
+@v1_route(blueprint, "GET", "/files/<key>/content", answer="application/octet-stream")
 def content(services: Services, record: Record, key: str) -> Response:
     """The bytes of a file."""
     file, data = opened(services).content(record.key, key)

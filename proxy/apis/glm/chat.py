@@ -1,13 +1,10 @@
 """The GLM wrappers' API (/chat and /chat-stream) and the langchain API of chatglm.cpp (POST /).
 
-The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's langchain_api.py.
-`history` is a list of [question, answer] rounds. An entry may also hold several rounds, alternating
-question and answer, as the API's TypeScript example sends them.
-
-Each object of a stream has one piece of text in `content`, which clients concatenate. The last one
-has no content and the final token counts. `max_length` limits the tokens of prompt and answer
-together; where the backend makes the prompt from the messages (ChatGLM models, llama-server's own
-chat route), it limits the answer alone.
+The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's langchain_api.py. An
+entry of `history` is a [question, answer] round, or several, as the API's TypeScript example sends
+them. The last object of a stream has no content and the final token counts. `max_length` limits the
+tokens of prompt and answer together; where the backend makes the prompt from the messages (ChatGLM
+models, llama-server's own chat route), it limits the answer alone.
 """
 
 from __future__ import annotations
@@ -150,12 +147,4 @@ chat = RouteDialect(parse, reply, error, Encoder)
 chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
 langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
-SCHEMAS: dict[str, Schema] = {
-    "GLMChatRequest": doc.body("prompt", **FIELDS),
-    "GLMChat": doc.object_of(
-        "content",
-        **dict.fromkeys(("content", "model", "object"), doc.TEXT),
-        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), doc.COUNT),
-    ),
-    "GLMError": doc.object_of("detail", detail=doc.TEXT),
-}
+SCHEMAS: dict[str, Schema] = {"GLMChatRequest": doc.body("prompt", **FIELDS)}

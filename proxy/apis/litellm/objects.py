@@ -171,14 +171,6 @@ def members(given: Any, field: str) -> Sequence[tuple[str, str]]:
     return roles
 
 
-def grace(body: Body) -> float:
-    """For how many seconds the present secret stays valid. Raises InvalidParameter."""
-    seconds = values.duration(body, "grace_period") or 0.0
-    if seconds == math.inf:
-        raise InvalidParameter("grace_period", "must end")
-    return seconds
-
-
 def made(secret: str, key: StoredKey) -> dict[str, Any]:
     """The answer of /key/generate, the only one with the secret."""
     return {"key": secret, "token_id": key.digest, **key_object(key)}

@@ -125,11 +125,10 @@ def shown_limits(limits: Limits) -> dict[str, Any]:
     fields_shown: dict[str, Any] = {"limits": windows, "model_limits": by_model}
     for field, (of_models, quantity) in _WINDOWS.items():
         if quantity and of_models:
-            minutes = {model: table.get(quantity, {}) for model, table in by_model.items()}
             fields_shown[field] = {
-                model: periods["minute"]
-                for model, periods in minutes.items()
-                if "minute" in periods
+                model: table[quantity]["minute"]
+                for model, table in by_model.items()
+                if "minute" in table.get(quantity, ())
             }
         elif quantity:
             fields_shown[field] = windows.get(quantity, {}).get("minute")

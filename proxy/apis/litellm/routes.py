@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,6 +88,12 @@ def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: s
     return store.change(name, edit, actor, action, finish_running=fields.flag(body, FINISH))
 
 
+def _block(store: Any, field: str, actor: str, body: Body) -> Any:
+    """Block or unblock it, as the path says."""
+    action = request.path.rpartition("/")[2]
+    return _change(store, field, blocking(action == "block"), actor, body, action)
+
+
 # -- keys
 
 
@@ -135,7 +142,9 @@ def update_key(accounts: Accounts, actor: str, body: Body) -> Any:
 def regenerate_key(accounts: Accounts, actor: str, body: Body, name: str = "") -> Any:
     """A new secret for an API key; for administrators."""
     name = name or values.required_name(body, "key")
-    edit, grace = objects.edit_key(body, time.time()), objects.grace(body)
+    edit, grace = objects.edit_key(body, time.time()), values.duration(body, "grace_period") or 0.0
+    if grace == math.inf:
+        raise InvalidParameter("grace_period", "must end")
     secret, made = accounts.keys.regenerate(name, edit, grace, actor)
     # A session has only the key's id, so it would outlast the secret that began it.
     if (sessions := current_services().sessions) is not None:
@@ -143,19 +152,10 @@ def regenerate_key(accounts: Accounts, actor: str, body: Body, name: str = "") -
     return objects.made(secret, made)
 
 
-@admin_route("/key/block", body="BlockKeyRequest")
+@admin_route("/key/block", "/key/unblock", body="BlockKeyRequest")
 def block_key(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Block an API key; for administrators."""
-    key = _change(accounts.keys, "key", blocking(True), actor, body, "block")
-    return objects.key_object(key)
-
-
-@admin_route("/key/unblock", body="BlockKeyRequest")
-def unblock_key(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Unblock an API key; for administrators."""
-    return objects.key_object(
-        _change(accounts.keys, "key", blocking(False), actor, body, "unblock")
-    )
+    """Block or unblock an API key; for administrators."""
+    return objects.key_object(_block(accounts.keys, "key", actor, body))
 
 
 @admin_route("/key/delete", body="DeleteKeysRequest")
@@ -351,18 +351,10 @@ def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     return {"team_id": team.id, "data": _team_object(accounts, team)}
 
 
-@admin_route("/team/block", body="TeamRequest")
+@admin_route("/team/block", "/team/unblock", body="TeamRequest")
 def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Block the keys of a team; for administrators."""
-    team = _change(accounts.teams, "team_id", blocking(True), actor, body, "block")
-    return _team_object(accounts, team)
-
-
-@admin_route("/team/unblock", body="TeamRequest")
-def unblock_team(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Unblock the keys of a team; for administrators."""
-    team = _change(accounts.teams, "team_id", blocking(False), actor, body, "unblock")
-    return _team_object(accounts, team)
+    """Block or unblock the keys of a team; for administrators."""
+    return _team_object(accounts, _block(accounts.teams, "team_id", actor, body))
 
 
 @admin_route("/team/delete", body="DeleteTeamsRequest")
@@ -423,7 +415,16 @@ def spend_logs(services: Services, record: Record) -> Any:
             permissions.check_admin(services, record.key)
         only["key"] = (record.key,)
     if by_days and summarizes:
-        return _by_day(*_used(services, begin, end, ("user", "model"), only))
+        sums, spent = _used(services, begin, end, ("user", "model"), only)
+        return [
+            {
+                "startTime": _time(day).date().isoformat(),
+                "spend": spent(some),
+                "users": {name: spent(part) for name, part in _by_name(some, "user")},
+                "models": {name: spent(part) for name, part in _by_name(some, "model")},
+            }
+            for day, some in _grouped(sums, lambda group: group.begin)
+        ]
     if name := values.name(query, "request_id"):
         only["request"] = (name,)
     rows = list(islice(usage.opened(services).rows(begin, end, only), MOST_LOGS + 1))
@@ -443,7 +444,28 @@ def spend_report(services: Services, record: Record) -> Any:
     sums, spent = _used(services, begin, end, ("key", "team", "model"), only)
     if by == "api_key" or "key" in only or "user" in only:  # as LiteLLM does
         return _by_key(sums, spent)
-    return _by_team(sums, spent, partial(_team_alias, services))
+    return [
+        {
+            "group_by_day": _time(day).isoformat(),
+            "teams": [
+                {
+                    "team_name": _team_alias(services, team),
+                    "total_spend": spent(part),
+                    "metadata": [
+                        {
+                            "model": group.names["model"],
+                            "api_key": group.names["key"],
+                            "spend": spent([group]),
+                            "total_tokens": group.sums.prompt + group.sums.completion,
+                        }
+                        for group in part
+                    ],
+                }
+                for team, part in _by_name(some, "team")
+            ],
+        }
+        for day, some in _grouped(sums, lambda group: group.begin)
+    ]
 
 
 def _days(query: Mapping[str, str]) -> tuple[int, int]:
@@ -477,12 +499,13 @@ def _used(
     services: Services, begin: int, end: int, names: Sequence[str], only: Only
 ) -> tuple[Sequence[LedgerGroup], Spent]:
     """Sums by day and these names, and what they cost."""
-    ledger, price = usage.opened(services), _pricing(services)
+    price = _pricing(services)
 
     def spent(some: Iterable[LedgerGroup]) -> float:
         return round(sum(price(group.names["model"], group.sums) for group in some), 9)
 
-    return usage.groups(ledger, begin, end, width=DAY, by=names, only=only), spent
+    sums = usage.groups(usage.opened(services), begin, end, width=DAY, by=names, only=only)
+    return sums, spent
 
 
 def _pricing(services: Services) -> Callable[[str, LedgerSums | LedgerRow], float]:
@@ -522,48 +545,7 @@ def _team_alias(services: Services, team: str) -> str:
     if services.accounts is not None:
         with suppress(NotFound):  # deleted since
             return services.accounts.teams.read(team).alias or team
-    return team
-
-
-def _by_day(sums: Iterable[LedgerGroup], spent: Spent) -> list[dict[str, Any]]:
-    """The summed answer of /spend/logs."""
-    return [
-        {
-            "startTime": _time(day).date().isoformat(),
-            "spend": spent(some),
-            "users": {name: spent(part) for name, part in _by_name(some, "user")},
-            "models": {name: spent(part) for name, part in _by_name(some, "model")},
-        }
-        for day, some in _grouped(sums, lambda group: group.begin)
-    ]
-
-
-def _by_team(
-    sums: Iterable[LedgerGroup], spent: Spent, alias: Callable[[str], str]
-) -> list[dict[str, Any]]:
-    """The report by day and team; `alias` is the name of a team for people."""
-    return [
-        {
-            "group_by_day": _time(day).isoformat(),
-            "teams": [
-                {
-                    "team_name": alias(team) if team else "Unassigned Team",
-                    "total_spend": spent(part),
-                    "metadata": [
-                        {
-                            "model": group.names["model"],
-                            "api_key": group.names["key"],
-                            "spend": spent([group]),
-                            "total_tokens": group.sums.prompt + group.sums.completion,
-                        }
-                        for group in part
-                    ],
-                }
-                for team, part in _by_name(some, "team")
-            ],
-        }
-        for day, some in _grouped(sums, lambda group: group.begin)
-    ]
+    return team or "Unassigned Team"
 
 
 def _by_key(sums: Iterable[LedgerGroup], spent: Spent) -> list[dict[str, Any]]:
@@ -618,16 +600,7 @@ def list_changes(accounts: Accounts) -> Any:
     number = values.count(request.args, "before", 1, 999_999_999) if before else None
     entries = accounts.keys.entries(values.name(request.args, "subject") or "", number, limit)
     data = [
-        {
-            "object": "audit.entry",
-            "number": entry.number,
-            "at": values.shown_time(entry.at),
-            "actor": entry.actor,
-            "action": entry.action,
-            "kind": entry.kind,
-            "subject": entry.subject,
-            "details": entry.details,
-        }
+        {"object": "audit.entry", **structs.asdict(entry), "at": values.shown_time(entry.at)}
         for entry in entries
     ]
     return {"object": "list", "data": data}

@@ -2,18 +2,15 @@
 
 The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
 server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
-stopped_*). `tokens` holds ids if the request sets `return_tokens` and the backend sends them. The
-scheduler chooses the slot: the request's id_slot is ignored.
+stopped_*). The request's id_slot is ignored: the scheduler chooses the slot.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
-
-from msgspec import Struct
 
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
@@ -22,7 +19,7 @@ from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, entry, flag, ignored_fields, integer, items, read, text
+from ..fields import Body, flag, ignored_fields, integer, items, objects, read, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
@@ -31,7 +28,6 @@ from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
 MAX_PROBS = 1000
-STAGE = "text_model"  # of the stages of a load in /models/sse, the one that every model has
 FILENAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
 
@@ -80,15 +76,6 @@ INFILL: Fields = {
 SETTINGS = ("generation_settings", "prompt")  # answer fields that only the backend can supply
 
 
-class Loading(Struct, frozen=True):
-    """How far a load is: the place in the line of models without room, 0 with room; the expected
-    seconds until the model is loaded, and the loaded part, from 0 to 1, None if unknown."""
-
-    place: int
-    wait: float | None
-    part: float | None
-
-
 def status(value: str) -> dict[str, Any]:
     """A model's state in a router's /v1/models; after a failed load it is unloaded."""
     if value == "failed":
@@ -96,16 +83,12 @@ def status(value: str) -> dict[str, Any]:
     return {"value": value}
 
 
-def model_event(name: str, value: str, loading: Loading | None = None) -> bytes:
+def model_event(name: str, value: str, loading: Mapping[str, Any]) -> bytes:
     """An event of a router's /models/sse: a model has another state, or its load has advanced. A
     failed load ends with an exit code."""
-    data: dict[str, Any] = {"status": value}
+    data: dict[str, Any] = {"status": value, **loading}
     if value in ("failed", "unloaded"):
         data = {"status": "unloaded", "exit_code": int(value == "failed")}
-    elif loading is not None:
-        data |= {"place": loading.place, "wait": loading.wait}
-        if loading.part is not None:
-            data["progress"] = {"stages": [STAGE], "current": STAGE, "value": loading.part}
     return sse.encode({"model": name, "event": "model_status", "data": data})
 
 
@@ -128,16 +111,12 @@ def parse(body: Body) -> CompletionRequest:
 def parse_infill(body: Body) -> CompletionRequest:
     """Parses a body of /infill: the text before and after, other files, and the beginning of the
     completion. Raises InvalidParameter."""
-    files = items(body, "input_extra")
-    if len(files) > MAX_EXTRA:
-        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
     context = [
-        {
-            name: text(entry(file, f"input_extra[{i}]"), name, at=f"input_extra[{i}].")
-            for name in ("filename", "text")
-        }
-        for i, file in enumerate(files)
+        {name: text(file, name, at=at) for name in ("filename", "text")}
+        for file, at in objects(body, "input_extra")
     ]
+    if len(context) > MAX_EXTRA:
+        raise InvalidParameter("input_extra", f"may contain at most {MAX_EXTRA} files")
     values = _common(body, INFILL.keys())
     infill: dict[str, Any] = {"input_extra": context} if context else {}
     if body.get("prompt"):

@@ -99,19 +99,12 @@ def running(services: Services, record: Record) -> Any:
                 "memory": model.needs.memory,
                 "gpu_memory": sum(model.needs.cards),
                 "pinned": model.pinned,
-                **(_wait(model) if model.status == "loading" else {}),
+                **(model_events.waiting(model) if model.status == "loading" else {}),
             }
             for model in models
             if model.name in names
         ]
     }
-
-
-def _wait(model: HostedModel) -> dict[str, Any]:
-    """Its place in the line of models without room, 0 if it has room, and the expected seconds
-    until it is loaded, null before its first load."""
-    place, seconds = model.place()
-    return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 
 
 @json_route(blueprint, "GET", "/logs/<path:name>", answer="text/plain")

@@ -1,12 +1,8 @@
 """Ollama's POST /api/chat and /api/generate.
 
 Tool calls of a chat may have no ids. A result then belongs to the first unanswered call of its
-tool's name, or else to the first unanswered call; missing ids are made from positions in the
-conversation.
-
-/api/generate has one prompt, through the chat template unless `raw` is set. Its `context` (token
-ids of an earlier answer) is ignored and not returned: backends cache prompts without it. Templates
-in Go's template language are not supported.
+tool's name, or else to the first unanswered one. The `context` of /api/generate (token ids of an
+earlier answer) is ignored and not returned: backends cache prompts without it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
 from ...web.routes import LINES, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route, json_view
+from ...web.spine import completion_view, json_route
 from .. import schema_fields as doc
 from ..fields import model_name, text
 from ..response_meta import ResponseMeta
@@ -38,7 +38,6 @@ blueprint = Api(
     tag="Ollama",
     ledger="ollama",
     error=dialects.error,
-    error_schema="OllamaError",
     owns="/api/",
     schemas={
         "OllamaChatRequest": doc.body(**dialects.CHAT),
@@ -52,16 +51,14 @@ blueprint = Api(
 _route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES, reply="OllamaChat")
+@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES)
 def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed unless `stream` is false."""
     early = _early(services, environ, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
-@post(
-    blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES, reply="OllamaGenerate"
-)
+@post(blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES)
 def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A completion, streamed unless `stream` is false."""
     return completion_view(
@@ -147,19 +144,12 @@ def parse_show(body: Mapping[str, Any]) -> str:
     return untagged(model_name(body) or text(body, "name"))
 
 
-@blueprint.route("/api/pull", methods=["POST"])
-@blueprint.route("/api/push", methods=["POST"])
-@blueprint.route("/api/create", methods=["POST"])
-@blueprint.route("/api/copy", methods=["POST"])
-@blueprint.route("/api/delete", methods=["DELETE", "POST"])
-@blueprint.route("/api/blobs/<path:digest>", methods=["HEAD", "POST"])
-def not_ours(digest: str = "") -> Response:
+@_route("POST", "/api/pull", "/api/push", "/api/create", "/api/copy")
+@_route("DELETE POST", "/api/delete", endpoint="delete")
+@_route("HEAD POST", "/api/blobs/<path:digest>", endpoint="blobs")
+def not_ours(services: Services, record: Record, digest: str = "") -> NoReturn:
     """Always 400: models are chosen where the backends are started."""
-
-    def view(services: Services, record: Record) -> NoReturn:
-        raise Unsupported("models are configured when the backends start, not through this API")
-
-    return json_view(view, dialects.error)
+    raise Unsupported("models are configured when the backends start, not through this API")
 
 
 class _Model:

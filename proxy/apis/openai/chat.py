@@ -60,8 +60,8 @@ def parse(body: Body) -> CompletionRequest:
         tools = openai_tools.chosen(body)
         values["warnings"] += tools.pop("warnings", ())
     if "add_generation_prompt" in body or "continue_final_message" in body:
-        _check_end(body)
-        if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
+        continues = fields.flag(body, "continue_final_message")
+        if not (continues or fields.flag(body, "add_generation_prompt", True)):
             values["warnings"] += ("add_generation_prompt is ignored",)
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
@@ -75,43 +75,6 @@ def parse(body: Body) -> CompletionRequest:
     )
 
 
-def _check_end(body: Body) -> None:
-    """Check vLLM's and llama-server's `continue_final_message`, which needs nothing else: an
-    assistant message at the end is always continued. Raises InvalidParameter if there is none."""
-    starts_anew = fields.flag(body, "add_generation_prompt")
-    if not fields.flag(body, "continue_final_message"):
-        return
-    if starts_anew:
-        raise InvalidParameter(
-            "continue_final_message", "cannot be combined with add_generation_prompt"
-        )
-    messages = fields.items(body, "messages")
-    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-    if last.get("role") != "assistant" or last.get("tool_calls"):
-        raise InvalidParameter(
-            "continue_final_message", "requires the last message to be assistant text"
-        )
-
-
-MESSAGE = doc.body(
-    "role",
-    role=doc.text("`developer` is `system`, `function` is `tool`.", "user"),
-    content=doc.one_of(
-        "A string, or a list of parts: text, image_url, input_audio; thinking in a message of the"
-        " assistant.",
-        "Hello!",
-        doc.TEXT,
-        {"type": "array"},
-    ),
-    name=doc.text("The name of the author or tool."),
-    tool_calls=doc.array("Tool calls of an assistant message.", []),
-    function_call=doc.mapping("A call in the legacy format.", {}),
-    tool_call_id=doc.text("The id of the call that a tool message answers.", "call_1"),
-    reasoning_content=doc.text("The reasoning of an assistant message."),
-    reasoning=doc.text("The same, as vLLM names it."),
-    reasoning_details=doc.array("The same in pieces, as OpenRouter sends it.", []),
-    refusal=doc.text("The text of an assistant message that has no content."),
-)
 _OWN: Fields = {
     "reasoning_effort": Field(
         doc.text("Passed to the chat template.", "low"), "reasoning_effort", fields.text
@@ -122,7 +85,6 @@ FIELDS: Fields = {
     "messages": doc.array(
         "The conversation. If the last message is the assistant's, it is continued.",
         doc.USER_MESSAGE,
-        MESSAGE,
     ),
     "logprobs": openai.LOGPROBS,
     "top_logprobs": openai.LIKELIEST,

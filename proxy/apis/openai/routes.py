@@ -15,7 +15,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route
+from ...web.spine import completion_view, json_route, v1_route
 from .. import anthropic
 from .. import schema_fields as doc
 from ..anthropic.answer import VERSION, model_object, models_list
@@ -48,21 +48,13 @@ blueprint = Api(
     "/chat/completions",
     body="ChatCompletionRequest",
     streams=SSE,
-    reply="ChatCompletion",
 )
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed or whole."""
     return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
-@post(
-    blueprint,
-    "/v1/completions",
-    body="CompletionRequest",
-    streams=SSE,
-    reply="Completion",
-    group="completions",
-)
+@post(blueprint, "/v1/completions", body="CompletionRequest", streams=SSE, group="completions")
 def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A text completion, streamed or whole."""
     return completion_view(services, environ, openai_completions, "cmpl-")
@@ -73,7 +65,6 @@ def completions(services: Services, environ: Environ) -> Response | BodyAndHeade
     "/completions",
     body="CompletionRequestBoth",
     streams=SSE,
-    reply="CompletionBoth",
     group="completions",
     tag="llama.cpp",
 )
@@ -82,13 +73,7 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
     return completion_view(services, environ, openai_completions.both, "cmpl-")
 
 
-@json_route(
-    blueprint,
-    "POST",
-    "/v1/chat/completions/input_tokens",
-    "/chat/completions/input_tokens",
-    body="ChatCompletionRequest",
-)
+@v1_route(blueprint, "POST", "/chat/completions/input_tokens", body="ChatCompletionRequest")
 def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens the prompt of a chat has."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
@@ -106,7 +91,7 @@ def _error(fault: GatewayError) -> dict[str, Any]:
     return anthropic.error(fault) if _theirs() else openai.error(fault)
 
 
-@json_route(blueprint, "GET", "/v1/models", "/models", shape=_error, group="")
+@v1_route(blueprint, "GET", "/models", shape=_error, group="")
 def models(services: Services, record: Record) -> Any:
     """The models served; in Anthropic's form for its clients."""
     names = visible(services, request.environ, services.gateway.registry.names())
@@ -118,9 +103,7 @@ def models(services: Services, record: Record) -> Any:
     return {"object": "list", "data": listed}
 
 
-@json_route(
-    blueprint, "GET", "/v1/models/<path:name>", "/models/<path:name>", shape=_error, group=""
-)
+@v1_route(blueprint, "GET", "/models/<path:name>", shape=_error, group="")
 def model(services: Services, record: Record, name: str) -> Any:
     """One model."""
     if name not in services.gateway.registry.names():

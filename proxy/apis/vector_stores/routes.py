@@ -12,7 +12,7 @@ from ...web import body, permissions
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import View, json_route
+from ...web.spine import View, v1_route
 from ..fields import choice, page_of
 from . import request as dialect
 
@@ -25,8 +25,7 @@ blueprint = Api("vector_stores", __name__, group="knowledge", tag="OpenAI", sche
 
 
 def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
-    paths = f"/v1/vector_stores{path}", f"/vector_stores{path}"
-    return json_route(blueprint, method, *paths, **about)
+    return v1_route(blueprint, method, f"/vector_stores{path}", **about)
 
 
 @_route("POST", "", body="VectorStoreRequest")

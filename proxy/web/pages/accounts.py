@@ -26,7 +26,7 @@ VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
     ("POST", "/key/update", litellm.update_key),
     ("POST", "/key/regenerate", litellm.regenerate_key),
     ("POST", "/key/block", litellm.block_key),
-    ("POST", "/key/unblock", litellm.unblock_key),
+    ("POST", "/key/unblock", litellm.block_key),
     ("POST", "/key/delete", litellm.delete_keys),
     ("GET", "/user/list", litellm.list_users),
     ("POST", "/user/new", litellm.new_user),
@@ -36,7 +36,7 @@ VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
     ("POST", "/team/new", litellm.new_team),
     ("POST", "/team/update", litellm.update_team),
     ("POST", "/team/block", litellm.block_team),
-    ("POST", "/team/unblock", litellm.unblock_team),
+    ("POST", "/team/unblock", litellm.block_team),
     ("POST", "/team/delete", litellm.delete_teams),
     ("POST", "/team/member_add", litellm.add_members),
     ("POST", "/team/member_delete", litellm.remove_member),
@@ -57,6 +57,4 @@ def page() -> str:
 
 
 for _method, _path, _view in VIEWS:
-    blueprint.add_url_rule(
-        f"{API}{_path}", _view.__name__, partial(json_view, _view), methods=[_method]
-    )
+    blueprint.add_url_rule(f"{API}{_path}", _path, partial(json_view, _view), methods=[_method])

@@ -17,12 +17,14 @@ from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
 from proxy.apis.fields import MAX_ITEMS
+from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native
 from proxy.apis.ollama import dialects as ollama
 from proxy.apis.openai import answer as openai
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as texts
 from proxy.apis.openai import tools as openai_tools
+from proxy.apis.responses import mcp
 from proxy.apis.responses import request as responses
 from proxy.apis.vector_stores import request as stores
 from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
@@ -166,6 +168,28 @@ def in_parts(name: str, n: int) -> Any:
     return parse({field: [{"role": "user", "content": [part] * n}], **more})
 
 
+def servers(field: str, n: int) -> list[Any]:
+    kind = "mcp" if field == "server_label" else "url"
+    return [{"type": kind, field: f"s{i}"} for i in range(n)]
+
+
+def approved(n: int) -> list[Any]:
+    call = {"server_label": "far", "name": "get", "arguments": "{}"}
+    requests = [{"type": "mcp_approval_request", "id": f"a{i}", **call} for i in range(n)]
+    answer = {"type": "mcp_approval_response", "approve": True}
+    return requests + [{**answer, "approval_request_id": f"a{i}"} for i in range(n)]
+
+
+REMOTE = {"type": "mcp", "server_label": "far", "server_url": "https://mcp.example/a"}
+MODELS: dict[str, tuple[Parse, dict[str, Any]]] = {
+    "openai": (openai_chat.parse, CHAT),
+    "completions": (texts.parse, {"prompt": "p"}),
+    "responses": (responses.parse, {"input": "p"}),
+    "anthropic": (anthropic.parse, {**CHAT, "max_tokens": 1}),
+    "ollama": (ollama.chat.parse, CHAT),
+    "glm": (glm.parse, {"prompt": "p"}),
+    "embeddings": (embeddings.parse, {"input": "p"}),
+}
 # A function that parses a body with n of these, and the allowed number.
 COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
     **{f"messages ({name})": (partial(said, name), MAX_ITEMS) for name in DIALECTS},
@@ -240,6 +264,37 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         chatchat.MOST_HITS,
     ),
     "calls without a result": (calls, ollama.MAX_WAITING),
+    **{
+        f"characters of a model's name ({name})": (
+            lambda n, parse=parse, body=body: parse({**body, "model": "m" * n}),  # type: ignore[misc]
+            fields.MAX_MODEL,
+        )
+        for name, (parse, body) in MODELS.items()
+    },
+    "MCP servers": (
+        lambda n: responses.parse({"input": "x", "tools": servers("server_label", n)}),
+        mcp.MOST_SERVERS,
+    ),
+    "MCP servers (anthropic)": (
+        lambda n: anthropic.parse({**CHAT, "max_tokens": 1, "mcp_servers": servers("name", n)}),
+        mcp.MOST_SERVERS,
+    ),
+    "headers of an MCP server": (
+        lambda n: mcp.server({**REMOTE, "headers": {f"X-{i}": "" for i in range(n)}}, ""),
+        mcp.MOST_HEADERS,
+    ),
+    "characters of a header of an MCP server": (
+        lambda n: mcp.server({**REMOTE, "headers": {"X": "x" * n}}, ""),
+        mcp.LONGEST_HEADER,
+    ),
+    "characters of a token of an MCP server": (
+        lambda n: mcp.authorization({"token": "t" * n}, "token", "", "https://mcp.example/a"),
+        mcp.LONGEST_HEADER,
+    ),
+    "approved calls": (
+        lambda n: responses.parse({"input": approved(n), "tools": [REMOTE]}),
+        mcp.MOST_APPROVED,
+    ),
 }
 
 

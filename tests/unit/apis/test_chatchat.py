@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from proxy.apis.chatchat.bodies import BODIES
@@ -114,32 +112,6 @@ def test_invalid_field_is_named(route: str, body: Any, place: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         FORMS[route].parse(body)
     assert caught.value.param == place
-
-
-NAMES = sorted(
-    {
-        name
-        for path in FILES
-        if isinstance(body := json.loads(path.read_text("utf-8"))["body"], dict)
-        for name in body
-    }
-    | {"role", "content", "page_content", "source"}
-)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-@given(st.sampled_from(sorted(FORMS)), st.dictionaries(st.sampled_from(NAMES), VALUES))
-def test_any_body_parses_or_is_refused(route: str, body: dict[str, Any]) -> None:
-    try:
-        FORMS[route].parse(body)
-    except InvalidParameter as refused:
-        assert refused.param
 
 
 def test_errors_have_the_form_of_the_dialect() -> None:

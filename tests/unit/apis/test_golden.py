@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from proxy.apis import anthropic
+from proxy.apis import schema_fields as doc
+from proxy.apis.anthropic import request as anthropic_request
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import parse_ranking
 from proxy.apis.glm import chat as glm
 from proxy.apis.llamacpp import native as llamacpp_native
+from proxy.apis.ollama import dialects as ollama
 from proxy.apis.ollama.dialects import chat as ollama_chat
 from proxy.apis.ollama.dialects import generate as ollama_generate
 from proxy.apis.openai import chat as openai_chat
@@ -46,6 +51,20 @@ PARSERS: dict[str, Parse] = {
     "responses_searches": lambda body: responses.parse(body, (), SEARCHES),
     "embeddings": embeddings.parse,
     "rerank": parse_ranking,
+}
+SCHEMAS = {
+    "openai_chat": doc.body("messages", **openai_chat.FIELDS),
+    "openai_completions": doc.body("prompt", **openai_completions.FIELDS),
+    "anthropic": doc.body("messages max_tokens", **anthropic_request.FIELDS),
+    "ollama_chat": doc.body(**ollama.CHAT),
+    "ollama_generate": doc.body(**ollama.GENERATE),
+    "glm": doc.body("prompt", **glm.FIELDS),
+    "llamacpp": doc.body("prompt", **llamacpp_native.FIELDS),
+    "llamacpp_infill": doc.body(**llamacpp_native.INFILL),
+    "responses": doc.body("input", **responses.FIELDS),
+    "responses_searches": doc.body("input", **responses.FIELDS),
+    "embeddings": doc.body("input", **embeddings.OPENAI),
+    "rerank": doc.body("query documents", **embeddings.RANKING),
 }
 FILES = [
     pytest.param(name, path, id=f"{name}-{path.stem}")
@@ -72,6 +91,7 @@ def sparse(value: Any) -> Any:
 @pytest.mark.parametrize(("dialect", "path"), FILES)
 def test_body_parses_to_its_golden_request(dialect: str, path: Path) -> None:
     case = json.loads(path.read_text("utf-8"))
+    Draft202012Validator(SCHEMAS[dialect]).validate(case["body"])
     parsed = sparse(PARSERS[dialect](case["body"]))
     assert json.loads(json.dumps(parsed, default=sorted)) == case["request"]
 
@@ -126,7 +146,73 @@ TOOLS: list[tuple[str, Any, str]] = [
         "search_context_size",
     ),
 ]
+
+
+def said(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [*parts]}
+
+
+CALLED: Any = {"role": "assistant", "content": None}
+# Incomplete blocks and items, and what they lack.
+BLOCKS: list[tuple[Any, str]] = [
+    ({"type": "text"}, "text"),
+    ({"type": "tool_use", "id": "t1", "input": {}}, "name"),
+    ({"type": "tool_use", "name": "f", "input": {}}, "id"),
+    ({"type": "tool_result", "content": "5"}, "tool_use_id"),
+    ({"type": "tool_result", "tool_use_id": "", "content": "5"}, "tool_use_id"),
+]
+ITEMS: list[tuple[Any, str]] = [
+    ({"role": "user"}, "content"),
+    (said({"type": "input_text"}), "content[0].text"),
+    ({"role": "assistant", "content": [{"type": "output_text"}]}, "content[0].text"),
+    ({"type": "function_call", "call_id": "c1", "arguments": "{}"}, "name"),
+    ({"type": "function_call", "name": "f", "arguments": "{}"}, "call_id"),
+    ({"type": "custom_tool_call", "call_id": "c1", "input": "+a"}, "name"),
+]
+APPROVAL = {
+    "type": "mcp_approval_request",
+    "id": "mcpr_1",
+    "server_label": "far",
+    "name": "get",
+    "arguments": "{}",
+}
+ANSWER = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("openai_chat", {"messages": [{"role": "user"}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [{"role": "system"}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [{"role": "assistant"}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [{"role": "tool", "tool_call_id": "c"}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [said({"type": "text"})]}, "messages[0].content[0].text"),
+    (
+        "openai_chat",
+        {"messages": [said({"type": "text", "text": None})]},
+        "messages[0].content[0].text",
+    ),
+    (
+        "openai_chat",
+        {"messages": [{"role": "tool", "content": "5", "name": "f"}]},
+        "messages[0].tool_call_id",
+    ),
+    (
+        "openai_chat",
+        {"messages": [{**CALLED, "tool_calls": [{"id": "c", "type": "function"}]}]},
+        "messages[0].tool_calls[0].function",
+    ),
+    (
+        "openai_chat",
+        {"messages": [{**CALLED, "tool_calls": [{"id": "c", "function": {"arguments": ""}}]}]},
+        "messages[0].tool_calls[0].function.name",
+    ),
+    *(
+        ("anthropic", {**A9, "messages": [said(block)]}, f"messages[0].content[0].{place}")
+        for block, place in BLOCKS
+    ),
+    *(("responses", {"input": [item]}, f"input[0].{place}") for item, place in ITEMS),
+    ("responses", {"input": [ANSWER]}, "input"),
+    ("responses", {"input": [APPROVAL, ANSWER], "tools": []}, "tools"),
+    ("responses", {"input": [APPROVAL, {**ANSWER, "approve": None}]}, "input[1].approve"),
+    ("responses", {"input": "x", "tools": [FAR, FAR]}, "tools[1].server_label"),
     ("anthropic", {"messages": USER}, "max_tokens"),
     ("anthropic", {"max_tokens": -1, "messages": USER}, "max_tokens"),
     ("anthropic", {"max_tokens": 9, "messages": []}, "messages"),
@@ -320,3 +406,45 @@ def test_attributes_filter_files() -> None:
     body = {"input": "Hi", "tools": [{**SEARCH, "filters": filters}]}
     (search,) = PARSERS["responses_searches"](body).request.searches
     assert search.wanted({"year": 2026}) and not search.wanted({"year": 2025})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        (0, 0.0),
+        ("0", 0.0),
+        ("0s", 0.0),
+        (300, 300.0),
+        (1.5, 1.5),
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("250ms", 0.25),
+        ("+10s", 10.0),
+        (-1, math.inf),
+        ("-1", math.inf),
+        ("-1m", math.inf),
+    ],
+)
+def test_keep_alive_is_read_as_ollama_does(value: object, seconds: float | None) -> None:
+    assert ollama.keep_alive({"keep_alive": value}) == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "asks"),
+    [
+        (None, "abc"),
+        ("always", "abc"),
+        ("never", ""),
+        ({"never": {"tool_names": ["a"]}}, "bc"),
+        ({"always": {"tool_names": ["a"]}}, "a"),
+        ({"always": {"tool_names": ["a"]}, "never": {"tool_names": ["a", "b"]}}, "ac"),
+        ({"never": {"read_only": True}}, "abc"),
+    ],
+)
+def test_approval_is_required_as_the_request_says(given: Any, asks: str) -> None:
+    body = {"input": "x", "tools": [{**FAR, "require_approval": given}]}
+    (server,) = responses.parse(body).request.servers
+    assert "".join(name for name in "abc" if server.approval.asks(name, False)) == asks

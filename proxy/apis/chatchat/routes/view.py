@@ -77,7 +77,6 @@ blueprint = Api(
     tag="Langchain-Chatchat",
     ledger="chatchat",
     error=error_reply,
-    error_schema="ChatchatError",
     schemas=SCHEMAS,
 )
 

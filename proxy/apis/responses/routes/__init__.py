@@ -16,7 +16,7 @@ from ....web.model_tables import read_request
 from ....web.observability import Record
 from ....web.routes import SSE, Api
 from ....web.services import Services
-from ....web.spine import completion_view, json_route
+from ....web.spine import completion_view, v1_route
 from ... import schema_fields as doc
 from ...conversations.routes import page_of_items
 from ..answer import COMPACT_FIELDS
@@ -38,9 +38,7 @@ blueprint = Api(
 )
 
 
-@post(
-    blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE, reply="Response"
-)
+@post(blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE)
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
     dialect = ResponsesDialect(services, environ)
@@ -48,32 +46,20 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, dialect, "resp_", early, begin)
 
 
-@post(
-    blueprint,
-    "/v1/responses/compact",
-    "/responses/compact",
-    body="CompactRequest",
-    reply="Compaction",
-)
+@post(blueprint, "/v1/responses/compact", "/responses/compact", body="CompactRequest")
 def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A conversation summed up by the model."""
     dialect = CompactDialect(services, environ)
     return completion_view(services, environ, dialect, "resp_", begin=dialect.begin)
 
 
-@json_route(blueprint, "GET", "/v1/responses", "/responses", websocket=True)
+@v1_route(blueprint, "GET", "/responses", websocket=True)
 def connect(services: Services, record: Record) -> Response:
     """Answer over a WebSocket from here on."""
     return opened(services, request.environ, record)
 
 
-@json_route(
-    blueprint,
-    "POST",
-    "/v1/responses/input_tokens",
-    "/responses/input_tokens",
-    body="ResponseRequest",
-)
+@v1_route(blueprint, "POST", "/responses/input_tokens", body="ResponseRequest")
 def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     dialect = ResponsesDialect(services, request.environ)
@@ -84,7 +70,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
-@json_route(blueprint, "GET", "/v1/responses/<key>", "/responses/<key>", reply="Response")
+@v1_route(blueprint, "GET", "/responses/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """A stored response."""
     if request.args.get("stream") == "true":
@@ -94,7 +80,7 @@ def read(services: Services, record: Record, key: str) -> Any:
     return msgspec.Raw(background.encoded(_kept(services, record, key)))
 
 
-@json_route(blueprint, "DELETE", "/v1/responses/<key>", "/responses/<key>")
+@v1_route(blueprint, "DELETE", "/responses/<key>")
 def delete(services: Services, record: Record, key: str) -> Any:
     """Delete a stored response."""
     services.jobs.cancel(record.key, key)
@@ -103,9 +89,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
     return {"id": key, "object": "response", "deleted": True}
 
 
-@json_route(
-    blueprint, "POST", "/v1/responses/<key>/cancel", "/responses/<key>/cancel", reply="Response"
-)
+@v1_route(blueprint, "POST", "/responses/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a response that runs in the background."""
     stored = _kept(services, record, key)
@@ -118,7 +102,7 @@ def cancel(services: Services, record: Record, key: str) -> Any:
     return msgspec.Raw(background.encoded(_kept(services, record, key)))  # already finished
 
 
-@json_route(blueprint, "GET", "/v1/responses/<key>/input_items", "/responses/<key>/input_items")
+@v1_route(blueprint, "GET", "/responses/<key>/input_items")
 def input_items(services: Services, record: Record, key: str) -> Any:
     """The input of a stored response."""
     items = msgspec.json.decode(_kept(services, record, key).items)

@@ -1,7 +1,5 @@
 """The Responses API as a dialect: what a response continues, and what is stored of it.
-
-Each request gets a dialect object of its own, since parsing depends on stored responses, and
-answers are stored.
+Each request gets an object of its own.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The WebSocket transport of /v1/responses.
 
 The client sends `{"type": "response.create", …}` with the fields of a request, and gets the events
-of a streamed response, each as one message, or an `error` event. Messages are answered one after
-the other, each as a request of its own: it is checked, limited, logged and counted like one, with
-the headers of the handshake. The last response can be continued even if it is not stored.
+of a streamed response, each as one message, or an `error` event. Each message is a request of its
+own, with the headers of the handshake. The last response can be continued even if it is not stored.
 
-The format is that of Open Responses ("WebSocket Transport"). Codex uses it: it also sends
-`"generate": false`, to have its prompt evaluated while the user still types, and
-`response.processed`, which needs no answer.
+The format is that of Open Responses ("WebSocket Transport"). Codex also sends `"generate": false`,
+to have its prompt evaluated, and `response.processed`, which needs no answer.
 """
 
 from __future__ import annotations

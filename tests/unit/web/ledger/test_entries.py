@@ -11,11 +11,8 @@ from proxy.web.observability import Record
 from proxy.web.routes import Route, Served, routes_of
 from tests.fakes import make_app
 
-ROUTES = {
-    ("POST", "/llm/v1/messages"): Served(
-        "/v1/messages", Route(), "messages", "anthropic", "Anthropic", "Error"
-    )
-}
+SERVED = Served("/v1/messages", Route(), "messages", "anthropic", "Anthropic")
+ROUTES = {("POST", "/llm/v1/messages"): SERVED}
 
 
 def record(status: int = 200, agent: str = "curl/8.5", **info: object) -> Record:
