@@ -79,7 +79,7 @@ MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first 
 MOST_UNKNOWN = 4096
 _NOT_ASKED = Identity(key="")  # in place of an answer of the store
 INTERVAL = 0.5  # seconds between two questions for changes
-MOST_CHANGES = 1000  # that are followed one by one; after more, everything is looked up again
+AT_ONCE = 1000  # changes that are read together
 
 
 FINISH = "finish_running"  # in the details of a change: requests under way go on
@@ -122,7 +122,6 @@ class KeyCache:
         self._seen: int | None = None  # the last change that was followed
         self._secret = b""
         self._known: dict[bytes, Identity] = {}  # by the digest of the secret
-        self._digests: dict[str, set[bytes]] = {}  # of known secrets, by the key's id
         self._unknown: dict[bytes, None] = {}
         self._ids: dict[str, Identity | None] = {}
         self._closed = threading.Event()
@@ -147,10 +146,8 @@ class KeyCache:
                 _make_room(self._unknown, MOST_UNKNOWN)
                 self._unknown[digest] = None
             else:
-                while len(self._known) >= MOST_KNOWN:
-                    self._forget_key(next(iter(self._known.values())).key)
+                _make_room(self._known, MOST_KNOWN)
                 self._known[digest] = identity
-                self._digests.setdefault(identity.key, set()).add(digest)
         return identity
 
     def named(self, key_id: str) -> Identity | None:
@@ -170,14 +167,14 @@ class KeyCache:
         """Forget what has changed since the last call. Raises StoreUnavailable."""
         with self._following:
             while self._seen is not None:
-                changes = self._store.changes(self._seen, MOST_CHANGES)
+                changes = self._store.changes(self._seen, AT_ONCE)
                 if finishing := [change for change in changes if change.finishes]:
                     with self._lock:
                         keys = self._changed(finishing)
                     self.on_finishing(keys)
                 if changes:
                     self._forget(changes)
-                if len(changes) < MOST_CHANGES:
+                if len(changes) < AT_ONCE:
                     return
 
     def close(self) -> None:
@@ -198,13 +195,11 @@ class KeyCache:
         with self._lock:
             self._seen = changes[-1].number
             self._unknown.clear()
-            if len(changes) >= MOST_CHANGES:
-                self._known.clear()
-                self._digests.clear()
-                self._ids.clear()
-                return
-            for key_id in self._changed(changes):
-                self._forget_key(key_id)
+            keys = self._changed(changes)
+            for digest in [d for d, identity in self._known.items() if identity.key in keys]:
+                del self._known[digest]
+            for key_id in keys:
+                self._ids.pop(key_id, None)
 
     def _changed(self, changes: Sequence[Change]) -> set[str]:
         """The ids of the keys that these changes concern."""
@@ -217,11 +212,6 @@ class KeyCache:
                 ):
                     keys.add(identity.key)
         return keys
-
-    def _forget_key(self, key_id: str) -> None:
-        for digest in self._digests.pop(key_id, ()):
-            del self._known[digest]
-        self._ids.pop(key_id, None)
 
     def _run(self) -> None:
         lasting = Lasting("following changes of API keys", self._closed.wait)

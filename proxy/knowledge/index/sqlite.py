@@ -257,16 +257,15 @@ def _extension() -> str:
 
 def _prepare(db: apsw.Connection) -> None:
     """Create the tables; drop those that another version has filled in another way."""
-    ours = "select name from sqlite_master where sql like 'create virtual table signs_%'"
     if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
             " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
             " order by name != 'passage_term'"
         )
+        for (name,) in db.execute(ours).fetchall():
+            db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
-    for (name,) in db.execute(ours).fetchall():
-        db.execute(f"drop table {name}")
     db.execute(SCHEMA)
 
 

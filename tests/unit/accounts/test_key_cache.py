@@ -162,8 +162,8 @@ def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
     assert cache.named(key.id).key == key.id
 
 
-def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cache, "MOST_CHANGES", 3)
+def test_many_changes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "AT_ONCE", 3)
     store, cache, secret, key = _with_key()
     cache.find(secret)
     for _ in range(7):
