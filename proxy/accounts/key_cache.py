@@ -1,6 +1,6 @@
 """The keys of the store that this process knows, so that a request seldom asks the database.
 
-Unknown keys are kept too. Every change of an account has a number in the store; those of other
+Every change of an account has a number in the store; those of other
 processes are followed by a thread that asks for new numbers twice a second. If the database is
 away, known keys go on and unknown ones raise StoreUnavailable.
 """
@@ -76,7 +76,6 @@ def _base62(number: int, width: int) -> str:
 
 
 MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
-MOST_UNKNOWN = 4096
 _NOT_ASKED = Identity(key="")  # in place of an answer of the store
 INTERVAL = 0.5  # seconds between two questions for changes
 AT_ONCE = 1000  # changes that are read together
@@ -122,7 +121,6 @@ class KeyCache:
         self._seen: int | None = None  # the last change that was followed
         self._secret = b""
         self._known: dict[bytes, Identity] = {}  # by the digest of the secret
-        self._unknown: dict[bytes, None] = {}
         self._ids: dict[str, Identity | None] = {}
         self._closed = threading.Event()
         # Called with keys whose requests under way go on, before the keys are refused.
@@ -134,20 +132,15 @@ class KeyCache:
 
     def find(self, secret: str) -> Identity | None:
         """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
-        digest = _digest(secret)
-        if digest in self._unknown or not is_well_formed(secret):
+        if not is_well_formed(secret):
             return None
         seen = self._begun()
         identity = self._store.find(key_digest(secret, self._secret))
         with self._lock:
-            if seen != self._seen:
-                pass  # it may have changed since it was read
-            elif identity is None:
-                _make_room(self._unknown, MOST_UNKNOWN)
-                self._unknown[digest] = None
-            else:
-                _make_room(self._known, MOST_KNOWN)
-                self._known[digest] = identity
+            # Otherwise it may have changed since it was read.
+            if identity is not None and seen == self._seen:
+                _make_room(self._known)
+                self._known[_digest(secret)] = identity
         return identity
 
     def named(self, key_id: str) -> Identity | None:
@@ -159,7 +152,7 @@ class KeyCache:
         identity = self._store.find_id(key_id)
         with self._lock:
             if seen == self._seen:
-                _make_room(self._ids, MOST_KNOWN)
+                _make_room(self._ids)
                 self._ids[key_id] = identity
         return identity
 
@@ -194,7 +187,6 @@ class KeyCache:
     def _forget(self, changes: Sequence[Change]) -> None:
         with self._lock:
             self._seen = changes[-1].number
-            self._unknown.clear()
             keys = self._changed(changes)
             for digest in [d for d, identity in self._known.items() if identity.key in keys]:
                 del self._known[digest]
@@ -223,8 +215,8 @@ class KeyCache:
             self.follow()
 
 
-def _make_room(cache: dict[Any, Any], most: int) -> None:
-    while len(cache) >= most:
+def _make_room(cache: dict[Any, Any]) -> None:
+    while len(cache) >= MOST_KNOWN:
         del cache[next(iter(cache))]
 
 

@@ -184,7 +184,7 @@ def test_batches_of_others_are_not_found(serve: Serve) -> None:
 def test_batches_of_a_key_do_not_hold_up_those_of_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_run, "CHECK_TURN", 0.0)
+    monkeypatch.setattr(batch_run, "TURN", 0.0)
     monkeypatch.setattr(batch_run, "BEAT", 0.05)
     keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
 
