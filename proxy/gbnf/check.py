@@ -22,6 +22,7 @@ from .values import (
     CharClass,
     Element,
     Grammar,
+    GrammarError,
     GrammarLimits,
     Group,
     Literal,
@@ -71,14 +72,11 @@ def check_rules(
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
     empty = _settled(open_rules, by_characters=False)
-    repeats = _Repeats(limits.max_repeat, places)
+    repeats = _Repeats(limits.max_repeat, empty, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
+        repeats.rule = name
         repeats.see(alternatives, 0)
-    for at, repeat in enumerate(repeats.seen):
-        if repeat.max is None and _holds(repeat.element, empty, by_characters=False):
-            what = "unbounded repetition of an expression that can match the empty string"
-            raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     if endless := next((name for name in grammar.rules if name not in ending), None):
@@ -92,18 +90,19 @@ def check_rules(
 
 @dataclass(eq=False)
 class _Repeats:
-    """All repetitions of a grammar, in the order of their operators. Counts the rules that they
-    expand to, as the newer parser does: multiplied by the groups inside."""
+    """Checks the repetitions of a grammar, whose rules `empty` may be empty. Counts the rules that
+    they expand to, as the newer parser does: multiplied by the groups inside."""
 
     limit: int | None
+    empty: set[str]
     places: Places
-    seen: list[Repeat] = field(default_factory=list)
+    rule: str = ""
     names: set[str] = field(default_factory=set)
     unnamed: int = 0  # rules that groups and repetitions expand to
 
     def see(self, alternatives: Alternatives, depth: int) -> None:
         if depth > MAX_NESTING:
-            raise self.places.error(0, f"parentheses nested deeper than {MAX_NESTING}")
+            raise self.error(f"parentheses nested deeper than {MAX_NESTING}")
         for sequence in alternatives:
             for element in sequence:
                 kind = type(element)
@@ -112,8 +111,7 @@ class _Repeats:
                 elif kind not in _CHARACTERS:
                     self.weight(element, depth)
                 elif kind is Literal and FORBIDDEN.search(element.text):  # type: ignore[union-attr]
-                    what = "a literal contains a character that can never be generated"
-                    raise self.places.error(0, what)
+                    raise self.error("a literal contains a character that can never be generated")
 
     def weight(self, element: Element, depth: int) -> int:
         """The number of rules that an element expands to."""
@@ -127,12 +125,17 @@ class _Repeats:
             return 1
         low, high = element.min, element.max
         weight = self.weight(element.element, depth) * (high or low or 1)
-        self.seen.append(element)
+        if high is None and _holds(element.element, self.empty, by_characters=False):
+            raise self.error(
+                "unbounded repetition of an expression that can match the empty string"
+            )
         self.unnamed += 1 if high is None else high - low
         if self.limit is not None and max(weight, low) > self.limit:
-            what = f"repetitions that expand to more than {self.limit} rules"
-            raise self.places.error(self.places.of_repeat(len(self.seen) - 1), what)
+            raise self.error(f"repetitions that expand to more than {self.limit} rules")
         return weight
+
+    def error(self, what: str) -> GrammarError:
+        return self.places.error(self.places.rules.get(self.rule, 0), what)
 
 
 def settle_ends(grammar: Grammar) -> set[str]:

@@ -67,16 +67,11 @@ _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]"
 
 @dataclass
 class Places:
-    """Offsets in the text, for errors found later. Those of repetitions come in the order of their
-    operators."""
+    """Offsets in the text, for errors found later."""
 
     text: str
     rules: dict[str, int] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
-    repeats: list[int] = field(default_factory=list)
-
-    def of_repeat(self, number: int) -> int:
-        return self.repeats[number] if self.repeats else 0
 
     def error(self, offset: int, what: str) -> GrammarError:
         before = self.text[:offset]
@@ -161,11 +156,7 @@ class _Reader(Scanner):
                     self.fail(f"nothing to repeat before {char!r}", start)
                 if high is not None and high < low:
                     self.fail("the minimum exceeds the maximum", start)
-                if high == 0:
-                    last = None
-                else:
-                    last = Repeat(last, low, high)
-                    self.places.repeats.append(start)
+                last = None if high == 0 else Repeat(last, low, high)
             else:
                 if last is not None:
                     done.append(last)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...runtime.blocking import run_in_native_thread
 from ...store.outage import address, identity, outage
 from .lexical import VERSION
-from .records import IndexHit, IndexRow, QueryTerms, hit_of
+from .records import IndexHit, IndexRow, hit_of
 
 if TYPE_CHECKING:
     import apsw
@@ -122,10 +122,10 @@ class SqliteShelf:
 
     def matching(
         self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
-    ) -> list[QueryTerms]:
+    ) -> list[IndexRow]:
         """Return rows with any of these terms, roughly the best first."""
 
-        def work(db: apsw.Connection) -> list[QueryTerms]:
+        def work(db: apsw.Connection) -> list[IndexRow]:
             head = f"{_number(db, base)}q"
             query = " OR ".join(f'"{head}{term}"' for term in weighed)
             columns = "e.chunk, e.document, e.terms, e.length"
@@ -143,7 +143,7 @@ class SqliteShelf:
                     " order by p.rank limit ?",
                     (query, json.dumps(list(documents)), most),
                 )
-            return [QueryTerms(*row) for row in selected]
+            return [IndexRow(*row) for row in selected]
 
         return self._read(work)
 
