@@ -44,12 +44,9 @@ from .values import (
 )
 from .work_budget import spend
 
-MAX_TEXT = 512 * 1024
-"""Maximum characters of a grammar. Real grammars have a few hundred; the old server copies all
-rules for every request, and our checks are linear in the text."""
-
+MAX_TEXT = 512 * 1024  # characters; real grammars have a few hundred
+# Of parentheses: the servers' parsers recurse on the C stack, ours on Python's.
 MAX_NESTING = 64
-"""Maximum nesting of parentheses: the servers' parsers recurse on the C stack, ours on Python's."""
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 _POSTFIX = frozenset("*+?{")
