@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ROOT = "root"
-"""The start rule of every server."""
-
+ROOT = "root"  # the start rule of every server
 MAX_CODE_POINT = 0x10FFFF
 
 
