@@ -315,7 +315,7 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
 def stub() -> Iterator[str]:
     """The address of a backend that answers immediately."""
     port = held_port()
-    command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.stub", "--port", str(port), "--context", "40960"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     yield f"http://127.0.0.1:{port}"
     process.kill()
