@@ -181,26 +181,14 @@ def references(alternatives: Alternatives) -> Iterator[str]:
 
 
 def _any_holds(alternatives: Alternatives, settled: Container[str], by_characters: bool) -> bool:
-    steps, found = 0, False
+    steps, holds = 0, False
     for sequence in alternatives:
-        steps += 1
-        for index, element in enumerate(sequence):
-            kind = type(element)
-            if kind is RuleRef:
-                holds = element.name in settled  # type: ignore[union-attr]
-            elif kind in _CHARACTERS:
-                holds = by_characters
-            else:
-                holds = _holds(element, settled, by_characters)
-            if not holds:
-                steps += index >> 2
-                break
-        else:
-            steps += len(sequence) >> 2
-            found = True
+        steps += 1 + (len(sequence) >> 2)
+        holds = all(_holds(element, settled, by_characters) for element in sequence)
+        if holds:
             break
     spend(steps)
-    return found
+    return holds
 
 
 def _holds(element: Element, settled: Container[str], by_characters: bool) -> bool:

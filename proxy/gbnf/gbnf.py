@@ -1,12 +1,9 @@
-"""GBNF text: parses it exactly like the servers do, with errors that give the position, and renders
-it.
+"""Parses GBNF text exactly like the servers' recursive-descent parsers, and renders it.
 
-One pass over the text, with a method for each production of the servers' recursive-descent parsers,
-so that the same texts are accepted. Details that are easily missed:
+Details that are easily missed:
 
-- A newline ends a rule, except inside parentheses, after `|` and after `::=`. So a line that begins
-  with `|` is an error. An empty last alternative swallows the newline: the next rule's name is then
-  parsed as a reference, and its `::=` is the error.
+- A newline ends a rule, except inside parentheses, after `|` and after `::=`. An empty last
+  alternative swallows the newline: the error is the `::=` of the next rule.
 - The servers read a C string: a NUL would silently end the grammar.
 - A postfix operator applies to the element before it; a whole literal is one element, and an
   operator after an operator applies to the repetition.
