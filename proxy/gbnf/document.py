@@ -130,8 +130,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._numbers: dict[object, int] = {}
-        self.anything = self._number((Mapping,))
-        """The shape of `{}`."""
+        self.anything = self._number((Mapping,))  # the shape of `{}`
         # By identity, which a schema keeps as long as it is held here.
         self._known: dict[int, tuple[Mapping[str, Any], int]] = {}
 

@@ -55,10 +55,9 @@ class Rules:
         self._rules: dict[str, Alternatives] = {}
         self._by_content: dict[tuple[str, Alternatives], RuleRef] = {}
         self._numbers: dict[str, int] = {}
-
         self._automata: dict[tuple[str, Automaton], Elements] = {}
+        # The rule for any JSON value, once built; shared by all documents.
         self.any_value: Elements | None = None
-        """The rule for any JSON value, once built; shared by all documents."""
 
     def reserve(self, stem: str) -> RuleRef:
         """A new name, to be defined later."""
