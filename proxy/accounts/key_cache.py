@@ -1,6 +1,6 @@
 """The keys of the store that this process knows, so that a request seldom asks the database.
 
-Unknown keys are kept too. Every change of an account has a number in the store; those of other
+Every change of an account has a number in the store; those of other
 processes are followed by a thread that asks for new numbers twice a second. If the database is
 away, known keys go on and unknown ones raise StoreUnavailable.
 """
@@ -76,10 +76,9 @@ def _base62(number: int, width: int) -> str:
 
 
 MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
-MOST_UNKNOWN = 4096
 _NOT_ASKED = Identity(key="")  # in place of an answer of the store
 INTERVAL = 0.5  # seconds between two questions for changes
-MOST_CHANGES = 1000  # that are followed one by one; after more, everything is looked up again
+AT_ONCE = 1000  # changes that are read together
 
 
 FINISH = "finish_running"  # in the details of a change: requests under way go on
@@ -122,8 +121,6 @@ class KeyCache:
         self._seen: int | None = None  # the last change that was followed
         self._secret = b""
         self._known: dict[bytes, Identity] = {}  # by the digest of the secret
-        self._digests: dict[str, set[bytes]] = {}  # of known secrets, by the key's id
-        self._unknown: dict[bytes, None] = {}
         self._ids: dict[str, Identity | None] = {}
         self._closed = threading.Event()
         # Called with keys whose requests under way go on, before the keys are refused.
@@ -135,22 +132,15 @@ class KeyCache:
 
     def find(self, secret: str) -> Identity | None:
         """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
-        digest = _digest(secret)
-        if digest in self._unknown or not is_well_formed(secret):
+        if not is_well_formed(secret):
             return None
         seen = self._begun()
         identity = self._store.find(key_digest(secret, self._secret))
         with self._lock:
-            if seen != self._seen:
-                pass  # it may have changed since it was read
-            elif identity is None:
-                _make_room(self._unknown, MOST_UNKNOWN)
-                self._unknown[digest] = None
-            else:
-                while len(self._known) >= MOST_KNOWN:
-                    self._forget_key(next(iter(self._known.values())).key)
-                self._known[digest] = identity
-                self._digests.setdefault(identity.key, set()).add(digest)
+            # Otherwise it may have changed since it was read.
+            if identity is not None and seen == self._seen:
+                _make_room(self._known)
+                self._known[_digest(secret)] = identity
         return identity
 
     def named(self, key_id: str) -> Identity | None:
@@ -162,7 +152,7 @@ class KeyCache:
         identity = self._store.find_id(key_id)
         with self._lock:
             if seen == self._seen:
-                _make_room(self._ids, MOST_KNOWN)
+                _make_room(self._ids)
                 self._ids[key_id] = identity
         return identity
 
@@ -170,14 +160,14 @@ class KeyCache:
         """Forget what has changed since the last call. Raises StoreUnavailable."""
         with self._following:
             while self._seen is not None:
-                changes = self._store.changes(self._seen, MOST_CHANGES)
+                changes = self._store.changes(self._seen, AT_ONCE)
                 if finishing := [change for change in changes if change.finishes]:
                     with self._lock:
                         keys = self._changed(finishing)
                     self.on_finishing(keys)
                 if changes:
                     self._forget(changes)
-                if len(changes) < MOST_CHANGES:
+                if len(changes) < AT_ONCE:
                     return
 
     def close(self) -> None:
@@ -197,14 +187,11 @@ class KeyCache:
     def _forget(self, changes: Sequence[Change]) -> None:
         with self._lock:
             self._seen = changes[-1].number
-            self._unknown.clear()
-            if len(changes) >= MOST_CHANGES:
-                self._known.clear()
-                self._digests.clear()
-                self._ids.clear()
-                return
-            for key_id in self._changed(changes):
-                self._forget_key(key_id)
+            keys = self._changed(changes)
+            for digest in [d for d, identity in self._known.items() if identity.key in keys]:
+                del self._known[digest]
+            for key_id in keys:
+                self._ids.pop(key_id, None)
 
     def _changed(self, changes: Sequence[Change]) -> set[str]:
         """The ids of the keys that these changes concern."""
@@ -218,11 +205,6 @@ class KeyCache:
                     keys.add(identity.key)
         return keys
 
-    def _forget_key(self, key_id: str) -> None:
-        for digest in self._digests.pop(key_id, ()):
-            del self._known[digest]
-        self._ids.pop(key_id, None)
-
     def _run(self) -> None:
         lasting = Lasting("following changes of API keys", self._closed.wait)
         while not self._closed.wait(INTERVAL):
@@ -233,8 +215,8 @@ class KeyCache:
             self.follow()
 
 
-def _make_room(cache: dict[Any, Any], most: int) -> None:
-    while len(cache) >= most:
+def _make_room(cache: dict[Any, Any]) -> None:
+    while len(cache) >= MOST_KNOWN:
         del cache[next(iter(cache))]
 
 

@@ -52,13 +52,6 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budget: Budget | None = None
     budgets: tuple[Budget, ...] = ()
 
-    def window(self, quantity: Quantity, period: Period) -> int | None:
-        """The most of a quantity in a period, of all models together."""
-        for window in self.windows:
-            if window.quantity == quantity and window.period == period and not window.model:
-                return window.most
-        return None
-
 
 NO_LIMITS = Limits()
 

@@ -4,7 +4,6 @@
         │               └────> cancelling ──> cancelled
         └──> failed
 
-The lines are read in pieces (`input_file`), and each is answered as if its client had sent it. A
-thread runs one batch after the other (`batch_run`). Results are in the
-database until the output files are written (`store.request_batches`).
+A thread answers each line as if its client had sent it (`batch_run`). Results are in the database
+until the output files are written (`store.request_batches`).
 """

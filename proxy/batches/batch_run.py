@@ -98,8 +98,7 @@ def make_sender(app: WSGI, prefix: str) -> Ask:
 Room = Callable[[str, str], int | None]
 """How many lines for this endpoint and model may be under way now; None if the model is unknown."""
 
-TURN = 300.0  # seconds after which a batch makes way for one that waits
-CHECK_TURN = 10.0  # the same for one whose file is to be checked, which takes a moment
+TURN = 60.0  # seconds after which a batch makes way for one that waits
 BEAT = 2.0  # seconds between two heartbeats
 TICK = 0.05  # seconds between two looks for idle slots
 # Seconds until a line is asked again that had to make way; doubled each time.
@@ -191,7 +190,7 @@ class BatchRun:
 
     def _ask_all(self, lines: InputFile) -> bool:
         """Ask the lines that wait. Returns False if another turn continues."""
-        began = looked = time.time()
+        looks = time.time() + TURN  # for batches that wait
         makes_way = False
         while True:
             self._beat()
@@ -211,11 +210,9 @@ class BatchRun:
                     return True
                 if makes_way:
                     return False
-            now = time.time()
-            if not makes_way and now - looked > BEAT:
-                looked, seconds = now, now - began
-                others = partial(self._store.others_wait, unchecked=seconds <= TURN)
-                makes_way = seconds > CHECK_TURN and others()
+            if not makes_way and time.time() > looks:
+                looks = time.time() + BEAT
+                makes_way = self._store.others_wait()
 
     def _ask_some(self, lines: InputFile) -> None:
         while self._waiting and len(self._running) < MOST:

@@ -80,7 +80,11 @@ class InputFile:
             number += 1
         if not number:
             raise GONE
-        run_in_native_thread(self._close)
+        if self._held:
+            run_in_native_thread(partial(self._feed, b"\n"))
+        if not self._starts and not self.errors:
+            self.errors.append(EMPTY.at(None))
+        self._ids = set()
 
     def read(self, number: int) -> Line:
         """Raises LineError if the file is gone."""
@@ -104,27 +108,16 @@ class InputFile:
         return next(iter(self._models)) if len(self._models) == 1 else ""
 
     def _feed(self, piece: bytes) -> None:
-        start = 0
-        while (end := piece.find(b"\n", start)) >= 0 and not self._full:
-            self._part(piece[start:end])
-            self._end_line()
-            self._at += 1
-            start = end + 1
-        if not self._full:
-            self._part(piece[start:])
-
-    def _close(self) -> None:
-        if self._held:
-            self._end_line()
-        if not self._starts and not self.errors:
-            self.errors.append(EMPTY.at(None))
-        self._ids = set()
-
-    def _part(self, part: bytes) -> None:
-        self._at += len(part)
-        self._held += len(part)
-        if self._held <= self._longest:
-            self._parts.append(part)
+        for number, part in enumerate(piece.split(b"\n")):
+            if number:
+                self._end_line()
+                self._at += 1
+            if self._full:
+                return
+            self._at += len(part)
+            self._held += len(part)
+            if self._held <= self._longest:
+                self._parts.append(part)
 
     def _end_line(self) -> None:
         self._line += 1

@@ -14,18 +14,12 @@ from .json_types import ALL_TYPES, types_named
 from .negation import Atom, failures, opposite
 from .work_budget import spend
 
-MAX_ALTERNATIVES = 500
-"""Maximum alternatives of one value: the product of its choices."""
+MAX_ALTERNATIVES = 500  # alternatives of one value: the product of its choices
+MAX_TOGETHER = 200  # schemas that one value must satisfy at once
+MAX_BRANCHES = 20_000  # branches tried for one value, including contradictory ones
 
-MAX_TOGETHER = 200
-"""Maximum schemas that one value must satisfy at once."""
-
-MAX_BRANCHES = 20_000
-"""Maximum branches tried for one value, including contradictory ones."""
-
+# Whether two branches of a node may both match a value of these kinds.
 Overlaps = Callable[[Node, Node, Node, frozenset[str]], bool]
-"""Whether two branches of a node may both match a value of these kinds."""
-
 # Alternatives still to be chosen from, and the pointers of the nodes that led to them.
 _Pending = tuple[list[Nodes], frozenset[str]]
 

@@ -19,20 +19,14 @@ from .work_budget import spend
 S = TypeVar("S")
 T = TypeVar("T")
 
+# States of an automaton, each of which becomes a grammar rule. Expressions such as `a.{30}` double
+# them with every character.
 MAX_STATES = 4_000
-"""Maximum states of an automaton. Each becomes a grammar rule, and the time to build them grows
-with the square of the alternatives. Expressions such as `a.{30}` double them with every
-character."""
-
-MAX_COPIES = 1_000
-"""Maximum states of an automaton that counts characters, where maxLength can be lowered."""
-
+MAX_COPIES = 1_000  # states of an automaton that counts characters, where maxLength can be lowered
+# Characters above minLength, where maxLength must be lowered: beyond the first, MAX_COPIES counts;
+# with fewer than the second, there are too many states.
 AMPLE, ROOM = 128, 16
-"""Characters above minLength, where maxLength must be lowered: beyond the first, MAX_COPIES
-counts; with fewer than the second, there are too many states."""
-
-MAX_LISTED = 50_000
-"""Maximum states of an automaton for a list of texts, which is cheaper to build."""
+MAX_LISTED = 50_000  # states of an automaton for a list of texts, which is cheaper to build
 
 
 class TooManyStatesError(Exception):

@@ -22,6 +22,7 @@ from .values import (
     CharClass,
     Element,
     Grammar,
+    GrammarError,
     GrammarLimits,
     Group,
     Literal,
@@ -30,13 +31,10 @@ from .values import (
 )
 from .work_budget import spend
 
-MAX_RULES = 20_000
-"""Maximum rules. The old server copies all rules for every request."""
-
+MAX_RULES = 20_000  # the old server copies all rules for every request
+# Ways from a rule to its first character. The old sampler keeps a stack for each way, and the new
+# one walks each way again when it looks for left recursion.
 MAX_WAYS = 5_000
-"""Maximum ways from a rule to its first character. The old sampler keeps a stack for each way, and
-the new one walks each way again when it looks for left recursion."""
-
 _CHARACTERS = frozenset({Literal, CharClass, AnyChar})
 
 
@@ -71,14 +69,11 @@ def check_rules(
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
     empty = _settled(open_rules, by_characters=False)
-    repeats = _Repeats(limits.max_repeat, places)
+    repeats = _Repeats(limits.max_repeat, empty, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
+        repeats.rule = name
         repeats.see(alternatives, 0)
-    for at, repeat in enumerate(repeats.seen):
-        if repeat.max is None and _holds(repeat.element, empty, by_characters=False):
-            what = "unbounded repetition of an expression that can match the empty string"
-            raise places.error(places.of_repeat(at), what)
     _check_starts(grammar.rules, open_rules, empty, places, most_ways)
     ending = grammar.rules if terminates else settle_ends(grammar)
     if endless := next((name for name in grammar.rules if name not in ending), None):
@@ -92,18 +87,19 @@ def check_rules(
 
 @dataclass(eq=False)
 class _Repeats:
-    """All repetitions of a grammar, in the order of their operators. Counts the rules that they
-    expand to, as the newer parser does: multiplied by the groups inside."""
+    """Checks the repetitions of a grammar, whose rules `empty` may be empty. Counts the rules that
+    they expand to, as the newer parser does: multiplied by the groups inside."""
 
     limit: int | None
+    empty: set[str]
     places: Places
-    seen: list[Repeat] = field(default_factory=list)
+    rule: str = ""
     names: set[str] = field(default_factory=set)
     unnamed: int = 0  # rules that groups and repetitions expand to
 
     def see(self, alternatives: Alternatives, depth: int) -> None:
         if depth > MAX_NESTING:
-            raise self.places.error(0, f"parentheses nested deeper than {MAX_NESTING}")
+            raise self.error(f"parentheses nested deeper than {MAX_NESTING}")
         for sequence in alternatives:
             for element in sequence:
                 kind = type(element)
@@ -112,8 +108,7 @@ class _Repeats:
                 elif kind not in _CHARACTERS:
                     self.weight(element, depth)
                 elif kind is Literal and FORBIDDEN.search(element.text):  # type: ignore[union-attr]
-                    what = "a literal contains a character that can never be generated"
-                    raise self.places.error(0, what)
+                    raise self.error("a literal contains a character that can never be generated")
 
     def weight(self, element: Element, depth: int) -> int:
         """The number of rules that an element expands to."""
@@ -127,12 +122,17 @@ class _Repeats:
             return 1
         low, high = element.min, element.max
         weight = self.weight(element.element, depth) * (high or low or 1)
-        self.seen.append(element)
+        if high is None and _holds(element.element, self.empty, by_characters=False):
+            raise self.error(
+                "unbounded repetition of an expression that can match the empty string"
+            )
         self.unnamed += 1 if high is None else high - low
         if self.limit is not None and max(weight, low) > self.limit:
-            what = f"repetitions that expand to more than {self.limit} rules"
-            raise self.places.error(self.places.of_repeat(len(self.seen) - 1), what)
+            raise self.error(f"repetitions that expand to more than {self.limit} rules")
         return weight
+
+    def error(self, what: str) -> GrammarError:
+        return self.places.error(self.places.rules.get(self.rule, 0), what)
 
 
 def settle_ends(grammar: Grammar) -> set[str]:
@@ -181,26 +181,14 @@ def references(alternatives: Alternatives) -> Iterator[str]:
 
 
 def _any_holds(alternatives: Alternatives, settled: Container[str], by_characters: bool) -> bool:
-    steps, found = 0, False
+    steps, holds = 0, False
     for sequence in alternatives:
-        steps += 1
-        for index, element in enumerate(sequence):
-            kind = type(element)
-            if kind is RuleRef:
-                holds = element.name in settled  # type: ignore[union-attr]
-            elif kind in _CHARACTERS:
-                holds = by_characters
-            else:
-                holds = _holds(element, settled, by_characters)
-            if not holds:
-                steps += index >> 2
-                break
-        else:
-            steps += len(sequence) >> 2
-            found = True
+        steps += 1 + (len(sequence) >> 2)
+        holds = all(_holds(element, settled, by_characters) for element in sequence)
+        if holds:
             break
     spend(steps)
-    return found
+    return holds
 
 
 def _holds(element: Element, settled: Container[str], by_characters: bool) -> bool:
@@ -293,21 +281,16 @@ def _ways_of(element: Element, ways: dict[str, tuple[int, int]]) -> tuple[int, i
     # A bounded repetition of what may be empty, as servers expand it: x x (x (x)?)?
     spend((element.max or element.min) >> 3)
     total, through = 0, 1
-    for _ in range((element.max or element.min) - element.min):
-        total, through = total * none + some, through * none + 1
-        if total > MAX_WAYS:
-            break
-    for _ in range(element.min):
-        total, through = total * none + some, through * none
+    for left in range(element.max or element.min, 0, -1):
+        total, through = total * none + some, through * none + (left > element.min)
         if total > MAX_WAYS:
             break
     return min(total, MAX_WAYS + 1), min(through, MAX_WAYS)
 
 
+# MAX_WAYS of a schema's grammar, whose alternatives often begin alike for long: with 280 ways, a
+# character took 20 ms. Of MaskBench's 11 305 schemas, six have more.
 MOST_WAYS = 200
-"""Maximum ways from a rule to its first character. Alternatives of a schema often begin alike for
-long, and each stays possible: with 280, a character took 20 ms. Of
-MaskBench's 11 305 schemas, six have more."""
 
 
 def checked_render(grammar: Grammar, limits: GrammarLimits) -> str:
@@ -328,8 +311,7 @@ def checked_render(grammar: Grammar, limits: GrammarLimits) -> str:
 # that shares its tail with other stacks. Equal stacks have one number, and the expansion of each is
 # cached. A frame is a position in a sequence, or a repetition with its count.
 
-DONE = 0
-"""The empty stack: the text may end here."""
+DONE = 0  # the empty stack: the text may end here
 
 
 @dataclass(eq=False, slots=True)
@@ -353,10 +335,9 @@ _Step = Charset | _Choice | _Loop
 # A frame is the non-empty rest of a sequence, or a loop and its count.
 _Frame = tuple[tuple[_Step, ...], int] | tuple[_Loop, int]
 
-
+# Stacks with a character on top, or DONE, and the number of ways that lead to each, which is
+# counted up to one more than MAX_STACKS.
 States = dict[int, int]
-"""Stacks with a character on top, or DONE, and the number of ways that lead to each, which is
-counted up to one more than MAX_STACKS."""
 
 
 def states_after(grammar: Grammar, text: str) -> States:
@@ -503,17 +484,10 @@ def _add(states: States, more: States, times: int) -> None:
 # Only growth that doubles with about every character is rejected. Slower growth is allowed on
 # purpose: llama.cpp's own JSON grammar has two derivations for every one-digit number.
 
-MAX_STACKS = 5_000
-"""Maximum parse stacks. Each is matched against the whole vocabulary at every token."""
-
-LENGTH = 16
-"""Maximum characters of the texts tried; doubling exceeds MAX_STACKS after 13."""
-
-WORK = 4_000
-"""Maximum stacks advanced in total, which limits the cost of a check."""
-
-_CANDIDATES = 16
-"""Characters tried after each text."""
+MAX_STACKS = 5_000  # parse stacks. Each is matched against the whole vocabulary at every token
+LENGTH = 16  # characters of the texts tried; doubling exceeds MAX_STACKS after 13
+WORK = 4_000  # stacks advanced in total, which limits the cost of a check
+_CANDIDATES = 16  # characters tried after each text
 
 
 def too_ambiguous(grammar: Grammar) -> str | None:

@@ -49,28 +49,21 @@ MEANT_BY = {
 }
 """The keywords of each type; they imply the type if a schema names none."""
 
+# Automaton states of all patterns of a schema, which are built before its size is known.
 MAX_PATTERN_STATES = 100_000
-"""Maximum automaton states of all patterns of a schema; they are built before its size is known."""
-
-MAX_REGIONS = 60
-"""Maximum regions of undeclared names: each pattern may split every region in two."""
-
+MAX_REGIONS = 60  # regions of undeclared names: each pattern may split every region in two
+# Characters of the tree of declared names that undeclared ones avoid exactly. The trees of a
+# document have together `MAX_TREES`, with at least `MIN_TREE` each.
 MAX_TREE = 64
-"""Maximum characters of the tree of declared names that undeclared ones avoid exactly. The trees of
-a document have together `MAX_TREES`, with at least `MIN_TREE` each."""
-
 MAX_TREES = 1_000
 MIN_TREE = 8
 
 _OF_NAMES = (Atom.SOME, Atom.SOME_MATCHING, Atom.SOME_NAME)
 
-MAX_VARIANTS = 100
-"""Maximum variants of an object that must have some member of a kind."""
-
+MAX_VARIANTS = 100  # variants of an object that must have some member of a kind
+# Values of unique items that may come in any order: a state of such an array is the set of values
+# that are used up. Longer lists come in their order, so that a state is only the last value used.
 MAX_DISTINCT = 6
-"""Maximum values of unique items that may come in any order, each at most once: a state of such an
-array is the set of values that are used up. Longer lists of values come in the order of the list,
-so that a state is only the last value used."""
 
 # Unsupported keywords, with the values that have no effect.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 from .work_budget import spend
 
+# Nesting of schemas, references included: the compiler recurses, and models go no deeper.
 MAX_DEPTH = 48
-"""Maximum nesting of schemas, references included: the compiler recurses, and models go no
-deeper."""
-
+# Beyond this depth equal parts of a schema are not found: that search recurses as well.
+MAX_SHARED_DEPTH = 2 * MAX_DEPTH
 
 ANNOTATIONS = frozenset(
     "title description default examples example $comment deprecated readOnly writeOnly".split()
@@ -26,10 +26,6 @@ ANNOTATIONS = frozenset(
 _NAMED = frozenset(
     "properties patternProperties $defs definitions dependentSchemas dependencies".split()
 )
-
-
-MAX_SHARED_DEPTH = 2 * MAX_DEPTH
-"""Depth beyond which equal parts of a schema are not found: that search recurses as well."""
 
 
 class SchemaError(ValueError):
@@ -134,8 +130,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._numbers: dict[object, int] = {}
-        self.anything = self._number((Mapping,))
-        """The shape of `{}`."""
+        self.anything = self._number((Mapping,))  # the shape of `{}`
         # By identity, which a schema keeps as long as it is held here.
         self._known: dict[int, tuple[Mapping[str, Any], int]] = {}
 

@@ -1,12 +1,9 @@
-"""GBNF text: parses it exactly like the servers do, with errors that give the position, and renders
-it.
+"""Parses GBNF text exactly like the servers' recursive-descent parsers, and renders it.
 
-One pass over the text, with a method for each production of the servers' recursive-descent parsers,
-so that the same texts are accepted. Details that are easily missed:
+Details that are easily missed:
 
-- A newline ends a rule, except inside parentheses, after `|` and after `::=`. So a line that begins
-  with `|` is an error. An empty last alternative swallows the newline: the next rule's name is then
-  parsed as a reference, and its `::=` is the error.
+- A newline ends a rule, except inside parentheses, after `|` and after `::=`. An empty last
+  alternative swallows the newline: the error is the `::=` of the next rule.
 - The servers read a C string: a NUL would silently end the grammar.
 - A postfix operator applies to the element before it; a whole literal is one element, and an
   operator after an operator applies to the repetition.
@@ -44,12 +41,9 @@ from .values import (
 )
 from .work_budget import spend
 
-MAX_TEXT = 512 * 1024
-"""Maximum characters of a grammar. Real grammars have a few hundred; the old server copies all
-rules for every request, and our checks are linear in the text."""
-
+MAX_TEXT = 512 * 1024  # characters; real grammars have a few hundred
+# Of parentheses: the servers' parsers recurse on the C stack, ours on Python's.
 MAX_NESTING = 64
-"""Maximum nesting of parentheses: the servers' parsers recurse on the C stack, ours on Python's."""
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 _POSTFIX = frozenset("*+?{")
@@ -67,16 +61,11 @@ _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]"
 
 @dataclass
 class Places:
-    """Offsets in the text, for errors found later. Those of repetitions come in the order of their
-    operators."""
+    """Offsets in the text, for errors found later."""
 
     text: str
     rules: dict[str, int] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
-    repeats: list[int] = field(default_factory=list)
-
-    def of_repeat(self, number: int) -> int:
-        return self.repeats[number] if self.repeats else 0
 
     def error(self, offset: int, what: str) -> GrammarError:
         before = self.text[:offset]
@@ -161,11 +150,7 @@ class _Reader(Scanner):
                     self.fail(f"nothing to repeat before {char!r}", start)
                 if high is not None and high < low:
                     self.fail("the minimum exceeds the maximum", start)
-                if high == 0:
-                    last = None
-                else:
-                    last = Repeat(last, low, high)
-                    self.places.repeats.append(start)
+                last = None if high == 0 else Repeat(last, low, high)
             else:
                 if last is not None:
                     done.append(last)

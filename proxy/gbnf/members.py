@@ -18,9 +18,9 @@ from .values import Element, Group, Literal, Repeat, RuleRef
 from .values import Sequence as Elements
 from .work_budget import spend
 
+# Optional members that minProperties and maxProperties may count: the number of rules is members
+# times count, and the compiler recurses.
 MAX_COUNTED = 60
-"""Maximum optional members for which minProperties and maxProperties are supported: the number of
-rules is members times count, and the compiler recurses."""
 
 Value = Callable[[Nodes], Elements | None]
 
@@ -33,8 +33,7 @@ class Contents:
     full: Elements | None
 
 
-NONE = Contents(False, None)
-"""No container at all."""
+NONE = Contents(False, None)  # no container at all
 
 
 @dataclass(frozen=True)
@@ -191,11 +190,8 @@ class _Members:
 # becomes a rule. Negation separates the items that count from the others, so that each array has
 # one derivation.
 
-MAX_STATES = 1_000
-"""Maximum states of an array, each of which becomes a rule."""
-
-MAX_LISTED = 100
-"""Maximum values of unique items."""
+MAX_STATES = 1_000  # states of an array, each of which becomes a rule
+MAX_LISTED = 100  # values of unique items
 
 
 def array_items(of: Arrays, rules: Rules, value: Value) -> Contents:

@@ -19,23 +19,16 @@ from .json_types import ALL_TYPES, PATTERNS, as_schema, types_named
 class Atom(Enum):
     """Keywords of our own, for what remains of a negation."""
 
-    KINDS = "kinds"
-    """A frozen set of kinds, which tells integers and fractions apart."""
-    NO_VALUES = "no values"
-    """Listed scalars that the value must not equal."""
-    NO_PATTERN = "no pattern"
-    """A pattern that the string must not match."""
-    NO_FORMAT = "no format"
-    """A format that the string must not have."""
-    NO_MULTIPLE = "no multiple"
-    """An integer that must not divide the number."""
+    KINDS = "kinds"  # a frozen set of kinds, which tells integers and fractions apart
+    NO_VALUES = "no values"  # listed scalars that the value must not equal
+    NO_PATTERN = "no pattern"  # that the string must not match
+    NO_FORMAT = "no format"  # that the string must not have
+    NO_MULTIPLE = "no multiple"  # an integer that must not divide the number
+    # The object has a member that satisfies the schema beside it: one that is none of these names
+    # and patterns, or whose name matches this pattern, or whose name satisfies this schema.
     SOME = "some"
-    """Patterns and names (or None: any), and a schema: the object has a member that is not one of
-    them and satisfies the schema."""
     SOME_MATCHING = "some matching"
-    """A pattern and a schema: the object has a member whose name matches and that satisfies it."""
     SOME_NAME = "some name"
-    """A schema that the name of some member satisfies."""
 
     # Every schema is searched for these keys, and an enumeration's own hash is slow.
     __hash__ = object.__hash__

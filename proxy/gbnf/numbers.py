@@ -21,14 +21,9 @@ from .automaton import Automaton
 from .regex import read_whole
 from .work_budget import spend
 
-INTEGER_DIGITS = 19
-"""Maximum digits of unbounded integers: what 64 bits hold."""
-
-EXACT_DIGITS = 15
-"""Significant digits that a double distinguishes."""
-
-MAX_DIGITS = 100
-"""Maximum digits of a bound. Python parses at most 4300 digits; more than 100 are a mistake."""
+INTEGER_DIGITS = 19  # digits of unbounded integers: what 64 bits hold
+EXACT_DIGITS = 15  # significant digits that a double distinguishes
+MAX_DIGITS = 100  # of a bound; more are a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +78,7 @@ class Range:
         return self.step is None or (value == whole and int(whole) % self.step == 0)
 
 
-LOWEST = NumberBound(Decimal(-(10**18)))
-"""A bound of numbers in plain decimals that have no other."""
+LOWEST = NumberBound(Decimal(-(10**18)))  # a bound of numbers in plain decimals that have no other
 
 _ANY_FRACTION = r"(\.[0-9]*)?"
 

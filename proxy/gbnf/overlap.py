@@ -11,12 +11,10 @@ from .document import Document, Gaps, Node, Nodes, UnsupportedSchema
 from .json_types import ALL_TYPES
 from .negation import Atom
 
-MAX_DEPTH = 6
-"""Maximum depth of members that are compared: tags are near the top."""
+MAX_DEPTH = 6  # depth of members that are compared: tags are near the top
 
 
-MAX_QUESTIONS = 5_000
-"""Maximum comparisons for one document; after that, everything may overlap."""
+MAX_QUESTIONS = 5_000  # comparisons for one document; after that, everything may overlap
 
 
 class Overlap:

@@ -28,11 +28,8 @@ from .charset import Charset
 from .values import Scanner
 from .work_budget import spend
 
-MAX_COUNT = 2_000
-"""Maximum number in a quantifier."""
-
-MAX_NESTING = 50
-"""Maximum nesting of groups."""
+MAX_COUNT = 2_000  # number in a quantifier
+MAX_NESTING = 50  # nesting of groups
 
 _DIGIT = ((0x30, 0x39),)
 _WORD = charset.union(_DIGIT, ((0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)))

@@ -31,12 +31,8 @@ from .values import (
 from .values import Sequence as Elements
 from .work_budget import spend
 
-BLOCK = 100
-"""Repetitions per block if there are many: 10 000 characters become 100 blocks of 100 instead of 10
-000 rules."""
-
-MAX_REPEAT = 50_000
-"""Maximum of a bounded repetition, since the repetition of blocks is limited too."""
+BLOCK = 100  # repetitions: 10 000 characters become 100 blocks instead of 10 000 rules
+MAX_REPEAT = 50_000  # of a bounded repetition, since the repetition of blocks is limited too
 
 _CONTROLS = ((0, 0x1F),)
 _QUOTED = charset.of('"\\')
@@ -59,10 +55,9 @@ class Rules:
         self._rules: dict[str, Alternatives] = {}
         self._by_content: dict[tuple[str, Alternatives], RuleRef] = {}
         self._numbers: dict[str, int] = {}
-
         self._automata: dict[tuple[str, Automaton], Elements] = {}
+        # The rule for any JSON value, once built; shared by all documents.
         self.any_value: Elements | None = None
-        """The rule for any JSON value, once built; shared by all documents."""
 
     def reserve(self, stem: str) -> RuleRef:
         """A new name, to be defined later."""
@@ -147,12 +142,10 @@ class Rules:
             element = self.add("part", (element,))
         if high is None:
             return (*self._times(element, low), Repeat(element, 0, None))
-        if low and high - low > BLOCK:
+        if low and max(low, high - low) > BLOCK:
             return (*self._times(element, low), *self.between(element, 0, high - low))
         if high - low <= BLOCK:
-            if low <= BLOCK:
-                return () if high == 0 else (Repeat(element, low, high),)
-            return (*self._times(element, low), *self.between(element, 0, high - low))
+            return () if high == 0 else (Repeat(element, low, high),)
         # Fewer than q blocks and any rest, or q blocks and the remainder.
         blocks, rest = divmod(high, BLOCK)
         block = self.add("block", (Repeat(element, BLOCK, BLOCK),))

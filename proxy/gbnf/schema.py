@@ -1,8 +1,7 @@
 """Compiles a JSON schema to GBNF.
 
-A value is described by a set of schemas with alternatives, each of which comes down to a few facts
-(`constraints`). Strings and numbers become one automaton each, objects and arrays one alternative
-each. A set of schemas that occurs again becomes the same rule, which is how recursion ends.
+A value is described by sets of schemas, each of which comes down to a few facts (`constraints`). A
+set of schemas that occurs again becomes the same rule, which is how recursion ends.
 
 The output is compact JSON with at most one space after each colon and comma, since small models
 loop on white space. Members come in the schema's order, undeclared ones after them. All generated

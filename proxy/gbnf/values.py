@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ROOT = "root"
-"""The start rule of every server."""
-
+ROOT = "root"  # the start rule of every server
 MAX_CODE_POINT = 0x10FFFF
 
 
@@ -40,11 +38,10 @@ class GrammarLimits:
     merges_stacks: bool
 
 
+# llama.cpp and PowerInfer `server` of November 2023 (common/grammar-parser.cpp).
 OLD = GrammarLimits("old", any_char=False, dash_escape=False, max_repeat=None, merges_stacks=False)
-"""llama.cpp and PowerInfer `server` of November 2023 (common/grammar-parser.cpp)."""
-
+# `llama-server` of 2026 (src/llama-grammar.cpp).
 NEW = GrammarLimits("new", any_char=True, dash_escape=True, max_repeat=2000, merges_stacks=True)
-"""`llama-server` of 2026 (src/llama-grammar.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)

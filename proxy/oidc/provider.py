@@ -168,9 +168,25 @@ class Provider:
         return self._metadata.get(self._fetched_metadata, LASTS)
 
     def _fetched_metadata(self) -> _Metadata:
+        """Raises UpstreamFault also for metadata of another issuer, or with insecure addresses."""
         url = f"{self._client.issuer.rstrip('/')}/.well-known/openid-configuration"
         metadata: _Metadata = _decoded(self._fetch(EngineRequest(url), SECONDS), _Metadata)
-        _check(metadata, self._client.issuer)
+        if metadata.issuer != self._client.issuer:
+            raise UpstreamFault(
+                "the sign-in provider has another name than issuer of [oidc]: correct the setting",
+                detail=f"its metadata names {metadata.issuer[:200]!r}",
+            )
+        addresses = (
+            metadata.authorization_endpoint,
+            metadata.token_endpoint,
+            metadata.jwks_uri,
+            metadata.userinfo_endpoint,
+        )
+        for address in filter(None, addresses):
+            if urlsplit(address).scheme not in ("https", urlsplit(metadata.issuer).scheme):
+                raise UpstreamFault(
+                    "the sign-in provider has an address without https", detail=address[:200]
+                )
         return metadata
 
     def _key_set(self, fresh: bool = False) -> KeySet:
@@ -230,23 +246,3 @@ def _decoded(page: WebPage, kind: type[Any]) -> Any:
         "the sign-in provider does not answer as it should: try again later",
         detail=f"{page.url}: {problem}",
     )
-
-
-def _check(metadata: _Metadata, issuer: str) -> None:
-    """Raises UpstreamFault for metadata of another issuer, or with insecure addresses."""
-    if metadata.issuer != issuer:
-        raise UpstreamFault(
-            "the sign-in provider has another name than issuer of [oidc]: correct the setting",
-            detail=f"its metadata names {metadata.issuer[:200]!r}",
-        )
-    addresses = (
-        metadata.authorization_endpoint,
-        metadata.token_endpoint,
-        metadata.jwks_uri,
-        metadata.userinfo_endpoint,
-    )
-    for address in filter(None, addresses):
-        if urlsplit(address).scheme not in ("https", urlsplit(issuer).scheme):
-            raise UpstreamFault(
-                "the sign-in provider has an address without https", detail=address[:200]
-            )

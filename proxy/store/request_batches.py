@@ -104,10 +104,10 @@ class RequestBatches:
                 return self._db.one(RequestBatch, select(REQUEST_BATCH).where(_b.id == row.id))
         return None
 
-    def others_wait(self, *, unchecked: bool = False) -> bool:
-        """Whether a batch that no process runs is unfinished, or its file `unchecked`."""
-        status = _b.status == UNCHECKED if unchecked else _b.status.in_(OPEN)
-        return self._db.first(select(_b.id).where(status, _b.writer == "")) is not None
+    def others_wait(self) -> bool:
+        """Whether a batch that no process runs is unfinished."""
+        waits = select(_b.id).where(_b.status.in_(OPEN), _b.writer == "")
+        return self._db.first(waits) is not None
 
     def check_quota(self, owner: str, size: int) -> float:
         """Check the quota for these bytes and a file; return how many bytes are left then."""

@@ -157,58 +157,6 @@ def test_limit_of_one_model_lasts_while_the_key_uses_another(
     assert isinstance(limiter.take([minute, month], []), Refused)
 
 
-def test_keys_that_another_program_wrote_are_repaired(
-    limiter: SharedLimiter, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    redis = Redis(port=redis_server.port)
-    charges = [Charge("key k", window("requests/minute", 2, 60), TICKS, TICKS, gives_back=False)]
-    gauges = [Gauge("key k", "parallel", 4)]
-    taken = limiter.take(charges, gauges)
-    assert isinstance(taken, Taken)
-    (level,) = (key for key in redis.keys("*limits2:*") if b"\0" not in key)
-    redis.delete(level)
-    redis.set(level, "foreign")
-    assert isinstance(limiter.take(charges, gauges), Taken)
-    assert "deleted the Redis key" in caplog.text
-    redis.hset(level, "requests/minute", "no level")
-    results = [limiter.take(charges, gauges) for _ in range(3)]
-    assert [isinstance(one, Taken) for one in results] == [True, True, False]
-    limiter.settle(taken, taken.amounts)
-
-
-@pytest.mark.parametrize("level", ["9" * 400 + ":1", "1:" + "9" * 400])
-def test_level_that_is_no_exact_number_counts_as_none(
-    limiter: SharedLimiter, redis_server: RedisServer, level: str
-) -> None:
-    redis = Redis(port=redis_server.port)
-    charges = [Charge("key k", window("requests/minute", 2, 60), TICKS, TICKS, gives_back=False)]
-    gauges = [Gauge("key k", "parallel", ANY)]
-    assert isinstance(limiter.take(charges, gauges), Taken)
-    (key,) = (key for key in redis.keys("*limits2:*") if b"\0" not in key)
-    redis.hset(key, "requests/minute", level)
-    found = limiter.take(charges, gauges)
-    assert isinstance(found, Taken)
-    assert found.levels == [TICKS]
-
-
-@pytest.mark.parametrize("foreign", ["key k", "team t"])
-def test_settlement_after_a_repair_charges_once_and_gives_back_the_rest(
-    limiter: SharedLimiter, redis_server: RedisServer, foreign: str
-) -> None:
-    redis = Redis(port=redis_server.port)
-    meter = window("tokens/month", 100, 2_592_000)
-    subjects = ["key k", "team t"]
-    charges = [Charge(one, meter, 90 * TICKS, 90 * TICKS) for one in subjects]
-    gauges = [Gauge(one, "parallel", 1) for one in subjects]
-    taken = limiter.take(charges, gauges)
-    assert isinstance(taken, Taken)
-    (level,) = redis.keys(f"*limits2:{foreign}")
-    redis.delete(level)
-    redis.set(level, "foreign")
-    limiter.settle(taken, [10 * TICKS, 10 * TICKS])
-    assert isinstance(limiter.take(charges, gauges), Taken)
-
-
 def test_budget_does_not_read_levels_of_an_older_release(redis_server: RedisServer) -> None:
     """Its slot-seconds were counted in thousandths."""
     key = "slotproxy:{test}:limits:key k"

@@ -269,24 +269,20 @@ def limit_statuses(
     )
     statuses = []
     for (subject, limit, meter), used in zip(bounds, result.levels, strict=True):
-        reset = round(until_empty(meter, used, result.at), 1)
-        statuses.append(_status(subject.partition(" ")[0], limit, used, reset))
+        level, reset = subject.partition(" ")[0], round(until_empty(meter, used, result.at), 1)
+        if isinstance(limit, Window):
+            name, whole, model = limit.quantity, -(-used // TICKS), limit.model
+            status = LimitStatus(level, name, limit.period, limit.most, whole, reset, model=model)
+        else:
+            status = LimitStatus(
+                level,
+                limit.unit,
+                limit.period,
+                (limit.soft if limit.most is None else limit.most) or 0.0,
+                used / SCALES[limit.unit],
+                reset if limit.period else None,
+                is_budget=True,
+                warns=limit.most is None,
+            )
+        statuses.append(status)
     return statuses
-
-
-def _status(level: str, limit: Window | Budget, used: int, reset: float) -> LimitStatus:
-    if isinstance(limit, Window):
-        whole = -(-used // TICKS)
-        quantity, period = limit.quantity, limit.period
-        return LimitStatus(level, quantity, period, limit.most, whole, reset, model=limit.model)
-    most = limit.soft if limit.most is None else limit.most
-    return LimitStatus(
-        level,
-        limit.unit,
-        limit.period,
-        most or 0.0,
-        used / SCALES[limit.unit],
-        reset if limit.period else None,
-        is_budget=True,
-        warns=limit.most is None,
-    )

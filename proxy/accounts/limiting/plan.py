@@ -17,7 +17,6 @@ from .limiter import ANY, TICKS, Charge, Gauge, Meter, window
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
 SMALL = 64  # a prompt of at most one such part of each limit need not be counted exactly
 _SUBJECTS = {"key": "this API key", "team": "the team of this API key", "user": "its user"}
-_THINGS = {"requests": "requests", "prompt_tokens": "prompt tokens", "tokens": "tokens"}
 _UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
 _ADVICE = "or ask an administrator for more"
 
@@ -216,7 +215,7 @@ def refusal(
     if (unit := unit_of(by.meter)) is not None:
         return _over_budget(by, unit, period, wait, used)
     most = by.meter.capacity // TICKS
-    some = _counted(most, _THINGS[quantity])
+    some = _counted(most, quantity.replace("_", " "))
     of = f" of the model {model!r}" if model else ""
     if wait is None and not most:
         return LimitReached(f"{who} may use {some}{of}: ask an administrator for more")

@@ -2,8 +2,8 @@
 
 For each subject there are a hash with the levels of its meters ("USED:AT" by name), and for each
 gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=UNITS,…": what it
-took and gives back if its worker dies, to whichever script sees first that it has ended. A level
-that is no such text, or above 2^53, counts as none: numbers are doubles, written with all digits.
+took and gives back if its worker dies, to whichever script sees first that it has ended. Numbers
+are doubles, written with all digits.
 """
 
 COMMON = """
@@ -20,7 +20,7 @@ local function level(one)
   local known = redis.call('HGET', KEYS[one[1]], one[2])
   local used, before = string.match(known or '', '^(%d+):(%d+)$')
   used, before = tonumber(used), tonumber(before)
-  if not used or used > 2^53 or before > 2^53 then
+  if not used then
     if rate > 0 then return 0, at end
     return nil, at
   end
@@ -101,31 +101,24 @@ return answer
 
 # ARGV: jobs {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
 # taken, units used, place of the gauge that leased them}}. If that lease was given back, all of the
-# units used are charged. An epoch that is over changes no more. All is read before anything is
-# written: a job that fails at a foreign key has changed nothing, and can run again. Returns the
-# places of those jobs.
+# units used are charged. An epoch that is over changes no more.
 SETTLE = (
     COMMON
     + """
-local settle = function(job)
-  local leased, levels, ats = {}, {}, {}
-  for place, gauge in ipairs(job[1]) do
-    leased[place] = redis.call('ZSCORE', KEYS[gauge[1]], gauge[2])
+for _, packed in ipairs(ARGV) do
+  local gauges, charges = unpack(cmsgpack.unpack(packed))
+  local leased = {}
+  for place, gauge in ipairs(gauges) do
+    leased[place] = redis.call('ZREM', KEYS[gauge[1]], gauge[2]) == 1
   end
-  for place, one in ipairs(job[2]) do levels[place], ats[place] = level(one) end
-  for _, gauge in ipairs(job[1]) do redis.call('ZREM', KEYS[gauge[1]], gauge[2]) end
-  for place, one in ipairs(job[2]) do
-    local used, at = levels[place], ats[place]
+  for _, one in ipairs(charges) do
+    local used, at = level(one)
     local change = one[8]
     if leased[one[9]] then change = one[8] - one[7] end
     if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end
   end
 end
-local failed = {}
-for place, packed in ipairs(ARGV) do
-  if not pcall(settle, cmsgpack.unpack(packed)) then failed[#failed + 1] = place end
-end
-return failed
+return 1
 """
 )
 

@@ -64,7 +64,6 @@ class SharedLimiter:
         import redis
 
         self._error, self._timeout = redis.RedisError, redis.TimeoutError
-        self._refused = redis.ResponseError
         self._redis: Any = redis_client.connect(url)
         # Another number for other units of a level, so that no level of an older release is read.
         self._prefix = f"slotproxy:{{{name}}}:limits2:"
@@ -150,13 +149,7 @@ class SharedLimiter:
         if time.monotonic() < self._down:
             raise _unavailable()
         try:
-            try:
-                answer = script(keys, args)
-            except self._refused as error:
-                if "WRONGTYPE" not in str(error):
-                    raise
-                self._repair(keys)
-                answer = script(keys, args)
+            answer = script(keys, args)
         except (self._error, OSError) as error:
             if not self._down:
                 log.error("limits: Redis is unavailable: %s", type(error).__name__)
@@ -166,19 +159,6 @@ class SharedLimiter:
             log.warning("limits: Redis is back")
             self._down = 0.0
         return answer
-
-    def _repair(self, keys: Sequence[str]) -> None:
-        """Delete those of these keys that another program has written: their limits begin anew."""
-        for key in keys:
-            kind, wanted = self._redis.type(key), b"zset" if "\0" in key else b"hash"
-            if kind not in (wanted, b"none"):
-                self._redis.delete(key)
-                log.error(
-                    "limits: deleted the Redis key %r, which was a %s: does another program use"
-                    " this database? Its limits begin anew",
-                    key[:200],
-                    kind.decode(),
-                )
 
     # the thread
 
@@ -225,11 +205,7 @@ class SharedLimiter:
         keys = _Keys(self._prefix)
         jobs = [_job(settlement, keys) for settlement in settlements]
         try:
-            failed = self._run(self._settle, keys.names, *jobs)
-            if failed:
-                with suppress(LimitsUnavailable, self._error, OSError):  # others are settled
-                    self._repair(keys.names)
-                    self._run(self._settle, keys.names, *(jobs[place - 1] for place in failed))
+            self._run(self._settle, keys.names, *jobs)
         except LimitsUnavailable as fault:
             if not isinstance(fault.__cause__, self._timeout):
                 raise

@@ -27,7 +27,7 @@ from ...errors import (
 from ...runtime.blocking import run_in_native_thread
 from . import lexical
 from .postgres import PostgresShelf
-from .records import Embed, Hit, IndexEntry, IndexHit, IndexRow, QueryTerms, Rank, hit_of
+from .records import Embed, Hit, IndexEntry, IndexHit, IndexRow, Rank, hit_of
 from .sqlite import SqliteShelf
 
 BATCH = 64  # texts per call
@@ -202,7 +202,7 @@ class Index:
         rows = self.shelf.matching(base, chosen, documents, depth) if chosen else []
         marked = [(term, lexical.joined([term])) for term in having]
 
-        def near(row: QueryTerms) -> tuple[float, IndexHit]:
+        def near(row: IndexRow) -> tuple[float, IndexHit]:
             counts = {term: row.terms.count(mark) for term, mark in marked}
             raw = lexical.nearness(counts, weighed, row.length / average)
             return raw, hit_of(row.chunk_id, row.document_id, base, raw)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from sqlalchemy import Connection, Engine
 
 from .lexical import VERSION
-from .records import IndexHit, IndexRow, QueryTerms, hit_of
+from .records import IndexHit, IndexRow, hit_of
 
 log = logging.getLogger("slotproxy.knowledge")
 
@@ -145,7 +145,7 @@ class PostgresShelf:
 
     def matching(
         self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
-    ) -> list[QueryTerms]:
+    ) -> list[IndexRow]:
         with self._engine.connect() as db:
             head = f"{_number(db, base)}q"
             _by_index(db)
@@ -164,7 +164,7 @@ class PostgresShelf:
                 " join index_entry e using (id) order by best.weight desc, e.id",
                 (*values, most),
             )
-            return [QueryTerms(*row) for row in rows_read]
+            return [IndexRow(*row) for row in rows_read]
 
     def nearest(
         self, base: str, vector: Sequence[float], documents: Collection[str] | None, most: int

@@ -30,15 +30,6 @@ class IndexRow(Struct, frozen=True):
     vector: tuple[float, ...] = ()
 
 
-class QueryTerms(Struct, frozen=True):
-    """A row that contains words of a query."""
-
-    chunk_id: str
-    document_id: str
-    terms: str
-    length: int
-
-
 class IndexHit(Struct, frozen=True, kw_only=True):
     """A chunk that matches a query. `score` is from 0 to 1, as in OpenAI's API. `lexical_rank` and
     `vector_rank` are its ranks by words and by meaning: 1 is the best, 0 is none."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...runtime.blocking import run_in_native_thread
 from ...store.outage import address, identity, outage
 from .lexical import VERSION
-from .records import IndexHit, IndexRow, QueryTerms, hit_of
+from .records import IndexHit, IndexRow, hit_of
 
 if TYPE_CHECKING:
     import apsw
@@ -122,10 +122,10 @@ class SqliteShelf:
 
     def matching(
         self, base: str, weighed: Mapping[str, float], documents: Collection[str] | None, most: int
-    ) -> list[QueryTerms]:
+    ) -> list[IndexRow]:
         """Return rows with any of these terms, roughly the best first."""
 
-        def work(db: apsw.Connection) -> list[QueryTerms]:
+        def work(db: apsw.Connection) -> list[IndexRow]:
             head = f"{_number(db, base)}q"
             query = " OR ".join(f'"{head}{term}"' for term in weighed)
             columns = "e.chunk, e.document, e.terms, e.length"
@@ -143,7 +143,7 @@ class SqliteShelf:
                     " order by p.rank limit ?",
                     (query, json.dumps(list(documents)), most),
                 )
-            return [QueryTerms(*row) for row in selected]
+            return [IndexRow(*row) for row in selected]
 
         return self._read(work)
 
@@ -257,16 +257,15 @@ def _extension() -> str:
 
 def _prepare(db: apsw.Connection) -> None:
     """Create the tables; drop those that another version has filled in another way."""
-    ours = "select name from sqlite_master where sql like 'create virtual table signs_%'"
     if _one(db, "pragma user_version")[0] != VERSION:
         ours = (
             "select name from sqlite_master where type = 'table' and (name in ('base', 'entry')"
             " or sql like 'create virtual table%' or name glob 'near_[0-9]*')"
             " order by name != 'passage_term'"
         )
+        for (name,) in db.execute(ours).fetchall():
+            db.execute(f"drop table {name}")
         db.execute(f"pragma user_version = {VERSION}")
-    for (name,) in db.execute(ours).fetchall():
-        db.execute(f"drop table {name}")
     db.execute(SCHEMA)
 
 

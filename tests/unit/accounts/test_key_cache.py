@@ -95,17 +95,6 @@ def test_mistyped_key_is_not_asked_for() -> None:
     assert store.asked == 0
 
 
-def test_unknown_key_is_asked_for_once_until_something_changes() -> None:
-    store, cache, _, key = _with_key()
-    unknown = make_secret(b"?" * SECRET_BYTES)
-    assert cache.find(unknown) is cache.find(unknown) is None
-    assert store.asked == 1
-    store.note(key.id)
-    cache.follow()
-    assert cache.find(unknown) is None
-    assert store.asked == 2
-
-
 def test_change_of_another_process_is_followed() -> None:
     store, cache, secret, key = _with_key()
     cache.find(secret)
@@ -162,8 +151,8 @@ def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
     assert cache.named(key.id).key == key.id
 
 
-def test_many_changes_forget_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cache, "MOST_CHANGES", 3)
+def test_many_changes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "AT_ONCE", 3)
     store, cache, secret, key = _with_key()
     cache.find(secret)
     for _ in range(7):
@@ -180,19 +169,6 @@ def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for secret in secrets:
         assert cache.find(secret)
     assert [cache.known(secret) is not None for secret in secrets] == [False, True, True]
-
-
-def test_unknown_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cache, "MOST_UNKNOWN", 2)
-    store, cache, _, _ = _with_key()
-    unknown = [make_secret(bytes([9 + i] * SECRET_BYTES)) for i in range(3)]
-    for _ in range(2):
-        for secret in unknown[1:]:
-            cache.find(secret)
-    assert store.asked == 2
-    cache.find(unknown[0])
-    cache.find(unknown[1])
-    assert store.asked == 4
 
 
 def test_without_store_known_keys_go_on_and_others_are_refused() -> None:

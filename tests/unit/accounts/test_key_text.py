@@ -20,29 +20,12 @@ def test_made_key_is_well_formed(randomness: bytes) -> None:
     assert key_cache.is_well_formed(key)
 
 
-@given(RANDOMNESS, RANDOMNESS)
-def test_different_randomness_makes_different_keys(one: bytes, other: bytes) -> None:
-    assert (key_cache.make_secret(one) == key_cache.make_secret(other)) == (one == other)
-
-
 @given(RANDOMNESS, st.integers(0, 32), st.sampled_from(DIGITS))
 def test_one_wrong_character_is_detected(randomness: bytes, at: int, digit: str) -> None:
     key = key_cache.make_secret(randomness)
     at += len(SECRET_PREFIX)
     wrong = key[:at] + digit + key[at + 1 :]
     assert key_cache.is_well_formed(wrong) == (wrong == key)
-
-
-@given(RANDOMNESS, st.integers(3, 34))
-def test_two_swapped_characters_are_detected(randomness: bytes, at: int) -> None:
-    key = key_cache.make_secret(randomness)
-    wrong = key[:at] + key[at + 1] + key[at] + key[at + 2 :]
-    assert key_cache.is_well_formed(wrong) == (wrong == key)
-
-
-@given(st.text())
-def test_other_text_is_not_well_formed(text: str) -> None:
-    assert not key_cache.is_well_formed(text)
 
 
 @pytest.mark.parametrize("more", [" ", "\n", "0"])
@@ -61,11 +44,6 @@ def test_digest_depends_on_key_and_secret() -> None:
     }
     assert len(digests) == 3
     assert all(len(digest) == 64 for digest in digests)
-
-
-def test_shown_key_has_only_its_end() -> None:
-    key = key_cache.make_secret(bytes(range(SECRET_BYTES)))
-    assert key_cache.shown_secret(key) == f"sk-...{key[-4:]}"
 
 
 @given(RANDOMNESS, st.sampled_from(["", "/", "-", "é"]))

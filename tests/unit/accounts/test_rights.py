@@ -46,15 +46,6 @@ def test_all_rights_must_permit_a_model(models: list[tuple[str, ...]], name: str
     assert may.permits_model(name) == all(each)
 
 
-@given(st.lists(MODELS, max_size=3), MODELS, NAMES.filter(bool))
-def test_more_rights_never_permit_more(
-    models: list[tuple[str, ...]], more: tuple[str, ...], name: str
-) -> None:
-    rights = tuple(Rights(models=one) for one in models)
-    if Permissions((*rights, Rights(models=more))).permits_model(name):
-        assert Permissions(rights).permits_model(name)
-
-
 def test_one_of_the_names_of_a_model_is_enough() -> None:
     may = Permissions((Rights(models=("gpt-4",)),))
     may.check_model("gpt-4", "gpt-4", "qwen3")
@@ -139,14 +130,11 @@ def test_lowest_priority_wins() -> None:
     assert priority_of([Rights(priority="high"), Rights(), Rights(priority="low")]) == "low"
 
 
-@pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.7/8", "::1", "2001:db8::/32"])
-def test_networks_are_recognized(text: str) -> None:
-    assert wrong_network(text) == ""
-
-
-@pytest.mark.parametrize("text", ["", "localhost", "10.0.0.0/33", "10.0.0", "x" * 100])
-def test_other_text_is_no_network(text: str) -> None:
-    assert "neither an address nor a network" in wrong_network(text)
+def test_networks_are_told_from_other_text() -> None:
+    for text in ("10.0.0.0/8", "10.0.0.7/8", "::1", "2001:db8::/32"):
+        assert wrong_network(text) == ""
+    for text in ("", "localhost", "10.0.0.0/33", "10.0.0", "x" * 100):
+        assert "neither an address nor a network" in wrong_network(text)
 
 
 def test_tools_of_the_gateway_are_bounded_by_all_rights() -> None:

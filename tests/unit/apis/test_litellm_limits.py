@@ -66,8 +66,8 @@ def test_absent_and_null_fields_change_nothing() -> None:
         rights.parse_limits(dict.fromkeys(WHOLE), known) == rights.parse_limits({}, known) == known
     )
     changed = rights.parse_limits({"rpm_limit": 5}, known)
-    assert changed.window("requests", "minute") == 5
-    assert changed.window("requests", "hour") == 100
+    assert Window("requests", "minute", 5) in changed.windows
+    assert Window("requests", "hour", 100) in changed.windows
 
 
 def test_limits_are_removed() -> None:
@@ -94,7 +94,7 @@ def test_limits_of_models_replace_those_of_the_same_quantity() -> None:
 
 def test_zero_is_a_limit() -> None:
     known = rights.parse_limits({"rpm_limit": 0, "max_budget": 0}, Limits())
-    assert known.window("requests", "minute") == 0
+    assert known.windows == (Window("requests", "minute", 0),)
     assert known.budget == Budget(most=0)
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from proxy.accounts.limiting.allowance import LimitService, limit_statuses
-from proxy.accounts.limiting.limiter import LocalLimiter, Refused, Taken, clock
+from proxy.accounts.limiting.limiter import LocalLimiter, clock
 from proxy.accounts.limits import Limited, Limits, Window
 from proxy.apis.openai import chat
 from proxy.core.task import Embedded
@@ -331,28 +331,6 @@ def test_a_failed_answer_gives_its_tokens_back(http: Http, driver: ScriptedDrive
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(500 - 7 - PROMPT - 1)
 
 
-class Away:
-    """A limiter whose Redis is away."""
-
-    def take(self, charges: Any, gauges: Any) -> Taken | Refused:
-        raise LimitsUnavailable("Redis is unavailable", retry_after=1.0)
-
-    def settle(self, taken: Taken, used: Any) -> None:
-        raise AssertionError("nothing was taken")
-
-    def close(self) -> None:
-        pass
-
-
-def test_without_redis_keys_with_limits_are_refused(driver: ScriptedDriver, tmp_path: Path) -> None:
-    app = make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
-    http, service = Http(app), services_of(app).callers._limits
-    assert service is not None
-    service.limiter = Away()  # type: ignore[assignment]
-    assert http.chat(http.make(rpm_limit=1)["key"]).status_code == 503
-    assert http.chat(http.make()["key"]).status_code == 200
-
-
 def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
     driver = ScriptedDriver(say("Hi", usage=Usage(7, 3, 2)))
     settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
@@ -384,26 +362,24 @@ def test_limits_of_models_hold_at_each_level(http: Http) -> None:
     assert [http.chat(key).status_code for key in keys * 3] == [200, 200, 429, 200, 429, 429]
 
 
-def test_request_that_the_local_embedding_model_answers_counts_once(http: Http) -> None:
-    local = services_of(make_app(Vectors(Cancelled("gone")))).embedder
-    services = services_of(http.app)
-    http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
-    key = http.make(rpm_limit=1)["key"]
-    asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
-    assert [one.status_code for one in asked] == [200, 429], asked[0].text
-
-
-def test_limit_of_the_local_embedding_model_counts_what_it_answers_under_other_names(
-    http: Http,
+@pytest.mark.parametrize(
+    ("limits", "what"),
+    [
+        ({"rpm_limit": 1}, "1 request a minute"),
+        ({"model_rpm_limit": {"meaning": 1}, "rpm_limit": 60}, "of the model 'meaning'"),
+    ],
+)
+def test_limits_count_once_what_the_local_embedding_model_answers_under_other_names(
+    http: Http, limits: dict[str, Any], what: str
 ) -> None:
     app = make_app(Vectors(Cancelled("gone")), alias=("meaning", "scripted"))
     local = services_of(app).embedder
     services = services_of(http.app)
     http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
-    key = http.make(model_rpm_limit={"meaning": 1}, rpm_limit=60)["key"]
+    key = http.make(**limits)["key"]
     asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
     assert [one.status_code for one in asked] == [200, 429], asked[0].text
-    assert "of the model 'meaning'" in asked[1].json["error"]["message"]
+    assert what in asked[1].json["error"]["message"]
 
 
 def test_limits_of_models_count_embeddings_under_any_name(

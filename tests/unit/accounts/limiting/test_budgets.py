@@ -17,9 +17,7 @@ from proxy.accounts.limiting.budgets import (
     meter_of,
     price_of,
     span_of,
-    unit_of,
 )
-from proxy.accounts.limiting.limiter import window
 from proxy.accounts.limits import Budget, BudgetPeriod, Limited, Limits
 
 
@@ -47,19 +45,9 @@ def test_a_month_may_end_with_the_year() -> None:
     assert span == (_time("2026-12-01"), _time("2027-01-01"))
 
 
-def test_a_budget_without_a_period_never_begins_anew() -> None:
-    meter = meter_of(Budget(most=2.5), _time("2026-11-23"))
-    assert (meter.capacity, meter.rate, meter.epoch, meter.ends) == (2_500_000, 0, 0, 0)
-
-
 def test_units_of_meters_are_bounded() -> None:
     assert meter_of(Budget(most=1e11), 0).capacity == LARGEST
     assert meter_of(Budget(soft=1.0), 0).capacity == LARGEST  # no hard limit
-
-
-def test_meters_of_budgets_tell_their_unit() -> None:
-    assert unit_of(meter_of(Budget(unit="tokens", most=5), 0)) == "tokens"
-    assert unit_of(window("tokens/minute", 5, 60)) is None
 
 
 def test_the_first_price_that_fits_counts() -> None:

@@ -41,21 +41,6 @@ def tokens(most: int) -> Limits:
     return Limits(windows=(Window("tokens", "hour", most),))
 
 
-def test_small_part_of_a_limit_is_not_counted() -> None:
-    one = Counting(tokens(40 * SMALL))
-    admission = one.admit()
-    assert (one.counted, one.remaining) == (0, [40 * SMALL - 45])
-    admission.close()
-    one.admit()
-    assert one.remaining == [40 * SMALL - 45]  # the first one was given back
-
-
-def test_larger_part_of_a_limit_is_counted() -> None:
-    one = Counting(tokens(40 * SMALL - 1))
-    one.admit()
-    assert (one.counted, one.remaining) == (1, [40 * SMALL - 1 - 15])
-
-
 def test_prompt_is_counted_before_it_is_refused() -> None:
     one = Counting(tokens(40 * SMALL))
     for _ in range(40 * SMALL // 45):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,7 +21,6 @@ from proxy.accounts.limiting.limiter import (
     Refused,
     Taken,
     sunk,
-    until_empty,
     window,
 )
 from tests.thorough import share
@@ -135,47 +133,6 @@ def test_all_of_a_limit_may_be_used_at_once_and_comes_back_evenly() -> None:
     assert isinstance(local.take([charge(meter, 1)], ()), Refused)
 
 
-def test_ten_thousand_requests_a_minute_are_counted_exactly() -> None:
-    clock = Clock()
-    local, meter = LocalLimiter(clock), window("requests/minute", 10_000, 60)
-    accepted = 0
-    for _ in range(20 * 1500):  # of 60 s / 20 each
-        accepted += isinstance(local.take([charge(meter, 1)], ()), Taken)
-        clock.now += 2000
-    assert accepted == 10_000 + 10_000 - 1  # in the last tick, none has come back yet
-
-
-def test_more_than_the_whole_limit_is_never_accepted() -> None:
-    refused = LocalLimiter(Clock()).take([charge(window("tokens/day", 10, 86_400), 11)], ())
-    assert isinstance(refused, Refused)
-    assert refused.wait is None
-
-
-def test_a_limit_of_nothing_refuses_everything() -> None:
-    refused = LocalLimiter(Clock()).take([charge(window("requests/minute", 0, 60), 1)], ())
-    assert isinstance(refused, Refused)
-    assert refused.wait is None
-
-
-def test_all_or_nothing_is_taken() -> None:
-    local = LocalLimiter(Clock())
-    wide, narrow = window("tokens/hour", 10, 3600), window("tokens/minute", 3, 60)
-    both = [charge(wide, 4), charge(narrow, 4, subject="team t")]
-    assert isinstance(local.take(both, ()), Refused)
-    found = local.take([charge(wide, 10)], ())
-    assert isinstance(found, Taken)
-
-
-def test_running_requests_are_counted() -> None:
-    local, two = LocalLimiter(Clock()), [Gauge("key k", "parallel", 2)]
-    first, second = local.take((), two), local.take((), two)
-    assert isinstance(first, Taken)
-    assert isinstance(second, Taken)
-    assert local.take((), two) == Refused(two[0], None, [], BEGIN)
-    local.settle(first, ())
-    assert isinstance(local.take((), two), Taken)
-
-
 def test_a_limit_that_is_set_while_requests_run_counts_them() -> None:
     local = LocalLimiter(Clock())
     running = local.take((), [Gauge("key k", "parallel", ANY)])
@@ -226,9 +183,3 @@ def test_meters_that_are_down_to_zero_are_forgotten(monkeypatch: pytest.MonkeyPa
         local.take([charge(meter, 1, subject=f"key {number}")], ())
         clock.now += MINUTE // 5
     assert len(local._levels) <= 20
-
-
-def test_time_until_a_window_is_whole() -> None:
-    meter: Any = window("requests/minute", 60, 60)
-    assert until_empty(meter, 30 * TICKS, BEGIN) == 30.0
-    assert until_empty(meter, 0, BEGIN) == 0.0

@@ -89,20 +89,6 @@ def test_close_settles_everything(limiter: SharedLimiter) -> None:
     assert redis.settled == 20
 
 
-def test_settlements_that_wait_are_leased_and_take_one_round_trip(limiter: SharedLimiter) -> None:
-    redis = Redis()
-    _on(limiter, redis)
-    start = limiter._start
-    limiter._start = lambda: None  # type: ignore[method-assign]
-    for _ in range(20):
-        limiter.settle(_taken(limiter), [0])
-    assert len(limiter._leases) == 20  # so they are renewed, and not given back by others
-    start()
-    wait_until(lambda: not limiter._leases)
-    assert (redis.settled, redis.trips) == (20, 1)
-    limiter.close()
-
-
 def test_settlements_that_wait_are_bounded(
     limiter: SharedLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

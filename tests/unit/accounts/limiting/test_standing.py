@@ -32,19 +32,6 @@ def test_windows_of_all_levels_are_told_without_taking_anything() -> None:
     assert limit_statuses(service, [KEY], clock.now)[0].used == 15
 
 
-def test_full_window_is_told_too() -> None:
-    service = LimitService(LocalLimiter(Clock()))
-    charge = Charge("key k", window("requests/minute", 60, 60), 60 * TICKS, 60 * TICKS)
-    service.limiter.take([charge], ())
-    assert [one.used for one in limit_statuses(service, [KEY], Clock.now)] == [60]
-
-
-def test_caller_without_windows_has_no_standing() -> None:
-    assert limit_statuses(LimitService(LocalLimiter()), [], 0) == ()
-    parallel = Limited("key k", Limits(parallel=1))
-    assert limit_statuses(LimitService(LocalLimiter()), [parallel], 0) == ()
-
-
 def test_budgets_are_told_in_their_unit() -> None:
     limits = Limits(
         budget=Budget(most=5.0, soft=4.0, period="month"),
@@ -61,9 +48,3 @@ def test_budgets_are_told_in_their_unit() -> None:
     assert money.is_budget and not money.warns and money.reset
     assert (slots.used, slots.most, slots.warns, slots.reset) == (1.5, 60.0, True, None)
     assert (tokens.used, tokens.most, tokens.period) == (0.0, 9.0, "")
-
-
-def test_limits_of_models_name_the_model() -> None:
-    limited = Limited("key k", Limits(windows=(Window("requests", "hour", 7, "qwen*"),)))
-    (found,) = limit_statuses(LimitService(LocalLimiter(Clock())), [limited], Clock.now)
-    assert (found.model, found.most, found.used) == ("qwen*", 7, 0)

@@ -184,7 +184,7 @@ def test_batches_of_others_are_not_found(serve: Serve) -> None:
 def test_batches_of_a_key_do_not_hold_up_those_of_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_run, "CHECK_TURN", 0.0)
+    monkeypatch.setattr(batch_run, "TURN", 0.0)
     monkeypatch.setattr(batch_run, "BEAT", 0.05)
     keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
 
@@ -532,10 +532,3 @@ def test_batch_without_room_for_its_file_asks_nothing(
     assert (done["status"], error["code"]) == ("failed", "quota_exceeded")
     assert "at most 1 files" in error["message"] and not driver.tasks
     assert [file["purpose"] for file in files_of(to)] == ["batch"]
-
-
-def test_batch_within_the_quota_is_completed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixed, "QUOTA_FILES", 2)
-    to = serve(quota_bytes=70_000)
-    done = ended(to, create(to, lines(30))["id"])
-    assert (done["status"], len(read(to, done["output_file_id"]))) == ("completed", 30)
