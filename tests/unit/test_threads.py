@@ -219,8 +219,9 @@ def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
         return False
 
     renew = Twice(end)
-    writer: Any = object.__new__(answers._Writer)
-    writer.live, writer._flushing = SimpleNamespace(renew=renew, cancel=cancel), threading.Lock()
+    writer: Any = object.__new__(answers.LiveAnswer)
+    writer._store, writer._id = SimpleNamespace(renew=lambda _: renew()), "x"
+    writer.cancel, writer._flushing = cancel, threading.Lock()
     writer._flushed = math.inf
     writing._writers = {"x": writer}
     writing._signs()

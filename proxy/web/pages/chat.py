@@ -27,7 +27,7 @@ from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_models, guard, images
-from .answers import Answers, StreamPosition, stored
+from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import ConversationStore, StoredConversation, StoredMessage
@@ -301,12 +301,12 @@ def events(message: str) -> Response:
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
     if growing is not None:
-        stream = growing.follow(seen)
+        states = growing.states()
     elif store.message(owner, message).status == "growing":
-        stream = stored(store, owner, message, seen)
+        states = stored(store, owner, message)
     else:
         raise NotFound("this answer is not being generated")
-    return passthrough(stream, "text/event-stream", [*STREAM_HEADERS])
+    return passthrough(follow(states, seen), "text/event-stream", [*STREAM_HEADERS])
 
 
 @blueprint.post(f"{API}/answers/<message>/stop")
