@@ -62,7 +62,6 @@ THREADS = {
     ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "reload"): LASTS,
-    ("server/serve.py", "watch"): LASTS,
     ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,

@@ -14,7 +14,7 @@ from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
 from .history import OTHER, Finished, History, Sample
-from .metrics import Counts, Metrics
+from .metrics import Metrics
 from .record import Record
 
 # The access log: one line of JSON per request.
@@ -158,7 +158,7 @@ class Observer:
         if access.isEnabledFor(logging.INFO):
             write(line(record, took))
 
-    def counts(self) -> Counts:
+    def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""
         assert self._metrics is not None
         with self._lock:

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from ...gateway import Gateway
 from ..ledger.writer import LedgerCounts
-from .metrics import COUNTERS, HISTOGRAMS, Counts
+from .metrics import COUNTERS, HISTOGRAMS, Metrics
 
 # Metrics under llama-server's own names, so that its dashboards also work for the gateway.
 #
@@ -48,7 +48,7 @@ BUSY = "n_busy_slots_per_decode"
 DECODES = "n_decode_total"
 
 
-def native(counts: Counts, waiting: int, backends: Iterable[Mapping[str, float]]) -> bytes:
+def native(counts: Metrics, waiting: int, backends: Iterable[Mapping[str, float]]) -> bytes:
     """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
     own = {
@@ -96,7 +96,7 @@ def _speed(tokens: int, seconds: float) -> float:
 
 
 def text(
-    counts: Counts,
+    counts: Metrics,
     gateway: Gateway,
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
@@ -125,7 +125,7 @@ def _labelled(
     return metric
 
 
-def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
+def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     yield GaugeMetricFamily("vllm:num_requests_running", "Requests in progress", counts.running)
     about = "Requests by route and outcome"
     counter = CounterMetricFamily("slotproxy:requests", about, labels=["path", "outcome"])
@@ -136,14 +136,15 @@ def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
     counter = CounterMetricFamily("slotproxy:server_prompts", about, labels=["backend", "kind"])
     kinds = counts.kinds.items()
     yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
-    backends = [(shown(name), *known) for name, known in counts.backends.items()]
+    backends = [(shown(name), known) for name, known in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=["backend"])
-        yield _labelled(counter, [([backend], tokens[i]) for backend, tokens, _ in backends])
+        yield _labelled(counter, [([name], known.tokens[i]) for name, known in backends])
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=["backend"])
-        for backend, _, histograms in backends:
-            histogram.add_metric([backend], *histograms[i])
+        for backend, known in backends:
+            values = known.histograms[i]
+            histogram.add_metric([backend], values.buckets(), values.sum)
         yield histogram
 
 
