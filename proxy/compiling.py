@@ -78,11 +78,6 @@ class Bind(Struct, frozen=True, tag=True):
             return _too_much("tools", "send fewer tools, or simpler parameters")
         return _too_much("response_format", "simplify its patterns, lists and alternatives")
 
-    @property
-    def about(self) -> bytes:
-        """The part that similar jobs share: if one is too large for this process, so are all."""
-        return self.bound.schema or b""
-
 
 class Validate(Struct, frozen=True, tag=True):
     """Validates a text against a schema; without a text, checks that the schema can be used."""
@@ -100,10 +95,6 @@ class Validate(Struct, frozen=True, tag=True):
         if self.said is not None:
             return CompileResult("it takes too much work to validate")
         return _too_much("response_format", "simplify its patterns")
-
-    @property
-    def about(self) -> bytes:
-        return self.schema
 
 
 class OwnGrammar(Struct, frozen=True, tag=True):
@@ -132,10 +123,6 @@ class OwnGrammar(Struct, frozen=True, tag=True):
         if self.said is not None:
             return CompileResult("it takes too much work to check")
         return _too_much("grammar", "it needs fewer rules and alternatives")
-
-    @property
-    def about(self) -> bytes:
-        return self.grammar.encode()
 
 
 Job = Bind | Validate | OwnGrammar
@@ -212,8 +199,6 @@ class Compiler:
 
     def __init__(self) -> None:
         self._kept: BoundedCache[CompileResult] = BoundedCache(KEPT)
-        # Jobs known to be too large for this process.
-        self._large: BoundedCache[bool] = BoundedCache(1 << 20)
         self._children = Children("proxy.compiling", most=AT_ONCE)
         self._underway: dict[bytes, threading.Event] = {}  # each set when its job is over
 
@@ -248,12 +233,8 @@ class Compiler:
     def _done(self, job: Job, raw: bytes, seconds: float, cancel: Cancel | None) -> CompileResult:
         if isinstance(job, Validate) and VALIDATION not in sys.modules:
             run_in_native_thread(lambda: import_module(VALIDATION))  # takes a tenth of a second
-        about = digest(job.about)
-        if len(raw) <= SHORT and not (job.about and self._large.get(about)):
-            result = attempt(job, HERE)
-            if result is not None:
-                return result
-            self._large.put(about, True, 100)
+        if len(raw) <= SHORT and (result := attempt(job, HERE)) is not None:
+            return result
         question = {"job": base64.b64encode(raw).decode()}
         try:
             answer = self._children.ask(question, cancel or Cancel(), seconds)

@@ -35,10 +35,15 @@ class RunningCalls:
                 if self._cancels.get(place) is cancel:
                     del self._cancels[place]
 
-    def cancel(self, owner: str, session: str, key: str | int) -> None:
+    def cancel(self, owner: str, session: str, key: str | int | None = None) -> None:
+        """Cancel this call of a named session, or all."""
         with self._lock:
-            cancel = self._cancels.get((owner, session, key))
-        if cancel is not None and session:
+            cancels = [
+                cancel
+                for (known, of, call), cancel in self._cancels.items()
+                if session and (known, of) == (owner, session) and key in (None, call)
+            ]
+        for cancel in cancels:
             cancel.cancel()
 
     def end_all(self, reason: Reason) -> None:
@@ -47,17 +52,6 @@ class RunningCalls:
             cancels = list(self._cancels.values())
         for cancel in cancels:
             cancel.cancel(reason)
-
-    def cancel_all(self, owner: str, session: str) -> None:
-        """Cancel all calls of a session."""
-        with self._lock:
-            cancels = [
-                cancel
-                for (key, of, _), cancel in self._cancels.items()
-                if (key, of) == (owner, session)
-            ]
-        for cancel in cancels:
-            cancel.cancel()
 
 
 class Owned(Protocol):
