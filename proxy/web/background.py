@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ from ..apis.responses.request import ParsedRequest
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting, no_pause
+from ..runtime.lasting import WhileNeeded
 from ..store.outage import PATIENCE, retry_while_unavailable
 from ..store.responses import Stored
 from .observability import Observer, Record
@@ -51,8 +50,10 @@ class Jobs:
         self._observer = observer
         self._places = Shares(MOST_JOBS, alone=alone)
         self._running: dict[tuple[str, str], Cancel] = {}
-        self._beating = False
         self._lock = threading.Lock()
+        self._beating = WhileNeeded(
+            "heartbeat of responses", BEAT, lambda: bool(self._running), self._beat
+        )
 
     def begin(
         self,
@@ -107,7 +108,8 @@ class Jobs:
             over()
             self._store.delete(owner, meta.id)
             raise QueueFull("too many tasks are running", retry_after=5.0) from None
-        self._begin_beating()
+        if self._store.shared:  # otherwise no other process reads it
+            self._beating.start()
         return queued
 
     @property
@@ -122,29 +124,9 @@ class Jobs:
         if cancel is not None:
             cancel.cancel()
 
-    def _begin_beating(self) -> None:
-        if not self._store.shared:
-            return  # no other process reads the store
-        with self._lock:
-            if not self._beating:
-                threading.Thread(target=self._signs, name="responses", daemon=True).start()
-                self._beating = True
-
-    def _signs(self) -> None:
-        """Send heartbeats while responses are being generated."""
-        beating = Lasting("heartbeat of responses", no_pause)
-
-        def beat() -> None:
-            for owner, key in self._store.beat():
-                self.cancel(owner, key)
-
-        while True:
-            time.sleep(BEAT)
-            with self._lock:
-                self._beating = bool(self._running)
-                if not self._beating:
-                    return
-            beating.turn(beat)
+    def _beat(self) -> None:
+        for owner, key in self._store.beat():
+            self.cancel(owner, key)
 
 
 class _Job(NamedTuple):

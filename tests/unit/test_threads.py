@@ -19,7 +19,7 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.web import background, callers, disconnect
+from proxy.web import callers, disconnect
 from proxy.web.pages import answers
 from tests.fakes import wait_until
 
@@ -53,6 +53,7 @@ THREADS = {
     ("knowledge/extract.py", "_end_with_parent"): CHILD,
     ("knowledge/ingest.py", "beats"): LASTS,
     ("knowledge/ingest.py", "self._run"): LASTS,
+    ("runtime/lasting.py", "self._run"): LASTS,
     ("runtime/subprocesses.py", "read"): CHILD,
     ("runtime/subprocesses.py", "self._end_unused"): ENDS,
     ("runtime/subprocesses.py", "self.close"): ENDS,
@@ -62,15 +63,12 @@ THREADS = {
     ("server/websocket.py", "self._read"): ENDS,
     ("server/gevent_wire.py", "self._send_rest"): ENDS,
     ("server/serve.py", "reload"): LASTS,
-    ("web/background.py", "self._signs"): LASTS,
     ("web/background.py", "work"): ENDS,
     ("batches/batch_run.py", "work"): ENDS,
     ("batches/batch_run.py", "self._run"): LASTS,  # web/batches/test_batches.py
     ("web/disconnect.py", "cancel.cancel"): ENDS,
-    ("web/disconnect.py", "self._run"): LASTS,
     ("web/callers.py", "self._run"): LASTS,
     ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
-    ("web/pages/answers.py", "self._signs"): LASTS,
     ("web/pages/answers.py", "work"): ENDS,
 }
 
@@ -111,7 +109,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(ingest, "BEAT", 0.001)
-    monkeypatch.setattr(background, "BEAT", 0.001)
     monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
@@ -193,24 +190,20 @@ def test_reader_sends_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
     assert _logged_once(caplog)
 
 
-def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    jobs: Any
-
-    def end() -> list[Any]:
-        jobs._running.clear()
-        return []
-
-    beat = Twice(end)
-    jobs = background.Jobs(cast(Any, SimpleNamespace(beat=beat)), cast(Any, None))
-    jobs._running["a", "b"] = Cancel()
-    jobs._signs()
-    assert beat.calls == 3
+def test_needed_thread_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
+    needed = [True]
+    turn = Twice(needed.clear)
+    thread = lasting.WhileNeeded("a test", 0.001, lambda: bool(needed), turn)
+    thread.start()
+    wait_until(lambda: not thread.running)
+    assert turn.calls == 3
     assert _logged_once(caplog)
+    thread.start()  # once more
+    wait_until(lambda: not thread.running)
 
 
 def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock = 0.001, threading.Lock()
+    writing = answers.Answers(beat=0.001)
     cancel = Cancel()
 
     def end() -> bool:
@@ -223,9 +216,9 @@ def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFix
     writer.cancel, writer._flushing = cancel, threading.Lock()
     writer._flushed = math.inf
     writing._writers = {"x": writer}
-    writing._signs()
+    writing._looking.start()
+    wait_until(lambda: cancel.cancelled)
     assert renew.calls == 3
-    assert cancel.cancelled
     assert _logged_once(caplog)
 
 

@@ -17,7 +17,6 @@ from there, with any worker.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, NotFound, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.cancel import Cancel
-from ...runtime.lasting import Lasting, no_pause
+from ...runtime.lasting import Lasting, WhileNeeded, no_pause
 from ...store.outage import retry_while_unavailable
 from ..observability import Record
 from ..services import Services
@@ -45,9 +44,6 @@ GATHER = 0.08  # seconds of text that are stored together
 LOOK = 0.1  # seconds between two looks for text that no later text has pushed out
 PAUSE = 1.0  # seconds between two tries of an unavailable store
 BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
-log = logging.getLogger("slotproxy.pages")
-
-
 HEARTBEAT = 15.0
 STORE_LOOK = 0.25  # seconds between two reads of the store
 RETRY = b"retry: 1000\n\n"  # milliseconds until a browser reconnects
@@ -127,8 +123,12 @@ class Answers:
     def __init__(self, beat: float = BEAT) -> None:
         self._writers: dict[str, LiveAnswer] = {}
         self._beat = beat
-        self._beating = False
+        self._beaten = 0.0
+        self._lasting = Lasting("heartbeat or text of answers", no_pause)
         self._lock = threading.Lock()
+        self._looking = WhileNeeded(
+            "answers", min(LOOK, beat), lambda: bool(self._writers), self._look
+        )
 
     def get(self, owner: str, message_id: str) -> LiveAnswer | None:
         writer = self._writers.get(message_id)
@@ -180,10 +180,7 @@ class Answers:
             services.writers.give(request.owner)
 
         try:
-            with self._lock:
-                if not self._beating:
-                    threading.Thread(target=self._signs, name="answers", daemon=True).start()
-                    self._beating = True
+            self._looking.start()
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # no more threads available
             extra = {"kind": request.kind, "error": "too many tasks are running"}
@@ -192,25 +189,15 @@ class Answers:
             over()
         return message
 
-    def _signs(self) -> None:
-        """While answers are being written, send heartbeats, and show what waits for more text."""
-        beating = Lasting("heartbeat of answers", no_pause)
-        showing = Lasting("text of answers", no_pause)
-
-        beaten = time.monotonic()
-        while True:
-            time.sleep(min(LOOK, self._beat))
-            with self._lock:
-                writers = list(self._writers.values())
-                self._beating = bool(writers)
-            if not writers:
-                return
-            for writer in writers:
-                showing.turn(writer.show_late)
-            if time.monotonic() - beaten >= self._beat:
-                beaten = time.monotonic()
-                for writer in writers:
-                    beating.turn(writer.beat)
+    def _look(self) -> None:
+        """Send heartbeats, and show what waits for more text."""
+        is_late = time.monotonic() - self._beaten >= self._beat
+        if is_late:
+            self._beaten = time.monotonic()
+        for writer in list(self._writers.values()):
+            self._lasting.turn(writer.show_late)
+            if is_late:
+                self._lasting.turn(writer.beat)
 
 
 class LiveAnswer:
