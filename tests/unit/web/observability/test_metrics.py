@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observability.history import OTHER, Finished
+from proxy.web.observability.history import Finished
 from proxy.web.observability.metrics import HISTOGRAMS, Metrics
 from proxy.web.observability.prometheus import native
 
@@ -70,13 +70,6 @@ def test_missing_measurements_are_in_no_histogram() -> None:
     metrics.add([Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
     histograms = metrics.counts(0).backends["b"].histograms
     assert [histogram.buckets()[-1][1] for histogram in histograms] == [0, 0, 1, 1]
-
-
-def test_request_without_backend_and_route_counts_as_request_only() -> None:
-    metrics = Metrics()
-    metrics.add([Finished(1, OTHER, 404, 1.0, Info())])
-    counts = metrics.counts(0)
-    assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})
 
 
 def done(backend: str, **fields: float) -> Finished:
