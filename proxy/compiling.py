@@ -7,7 +7,6 @@ requests. Results are cached by the digest of their job.
 
 from __future__ import annotations
 
-import base64
 import gc
 import os
 import sys
@@ -182,7 +181,7 @@ def _grammar(text: str) -> Grammar:
 
 
 HERE = 30_000  # steps of a job on the event loop: fifteen milliseconds
-SHORT = 32 << 10  # bytes of a job that is tried there
+SHORT = 40 << 10  # bytes of a job that is tried there
 SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
 KEPT = 32 << 20  # bytes of cached results
 AT_ONCE = 2  # children
@@ -190,8 +189,7 @@ TICK = 0.1  # seconds between two checks whether the client has left
 TOO_MANY = "too many large schemas are being compiled"
 VALIDATION = "proxy.prompting.validation"
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Job).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Compiler:
@@ -235,9 +233,8 @@ class Compiler:
             run_in_native_thread(lambda: import_module(VALIDATION))  # takes a tenth of a second
         if len(raw) <= SHORT and (result := attempt(job, HERE)) is not None:
             return result
-        question = {"job": base64.b64encode(raw).decode()}
         try:
-            answer = self._children.ask(question, cancel or Cancel(), seconds)
+            answer = self._children.ask(msgspec.Raw(raw), cancel or Cancel(), seconds)
         except (UpstreamTimeout, UpstreamFault):
             # This need not be the schema's fault, whose own work is bounded: cache nothing.
             raise QueueFull(TOO_MANY, retry_after=1.0) from None
@@ -312,8 +309,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
         os.nice(5)
     limit(MEMORY)
 
-    def answer(question: dict[str, str]) -> Any:
-        job = _decode(base64.b64decode(question["job"]))
+    def answer(question: Any) -> Any:
+        job: Job = msgspec.convert(question, Job)  # type: ignore[arg-type]
         try:
             return msgspec.to_builtins(do(job))
         except MemoryError:
