@@ -310,7 +310,7 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
     limit(MEMORY)
 
     def answer(question: Any) -> Any:
-        job: Job = msgspec.convert(question, Job)  # type: ignore[arg-type]
+        job: Job = msgspec.convert(question, Job)
         try:
             return msgspec.to_builtins(do(job))
         except MemoryError:

@@ -234,7 +234,8 @@ class LiveAnswer:
         state: AnswerState | None = None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda last=state: self._state is not last, HEARTBEAT)
+                if self._state is state:
+                    self._changed.wait(HEARTBEAT)
                 state = self._state
             yield state
 
