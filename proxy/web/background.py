@@ -50,7 +50,6 @@ class Jobs:
         self._observer = observer
         self._places = Shares(MOST_JOBS, alone=alone)
         self._running: dict[tuple[str, str], Cancel] = {}
-        self._lock = threading.Lock()
         self._beating = WhileNeeded(
             "heartbeat of responses", BEAT, lambda: bool(self._running), self._beat
         )
@@ -77,8 +76,7 @@ class Jobs:
         job = _Job(self._store, owner, meta, asked, record, answering, then)
         queued = Writer(meta, asked).response("queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
-        with self._lock:
-            self._running[owner, meta.id] = cancel
+        self._running[owner, meta.id] = cancel
 
         def work() -> None:
             self._observer.begin(record, cancel)
@@ -92,8 +90,7 @@ class Jobs:
                     over()
 
         def over() -> None:
-            with self._lock:
-                self._running.pop((owner, meta.id), None)
+            self._running.pop((owner, meta.id), None)
             self._places.give(owner)
 
         try:
@@ -119,8 +116,7 @@ class Jobs:
 
     def cancel(self, owner: str, key: str) -> None:
         """Cancel the response if this process generates it."""
-        with self._lock:
-            cancel = self._running.get((owner, key))
+        cancel = self._running.get((owner, key))
         if cancel is not None:
             cancel.cancel()
 
