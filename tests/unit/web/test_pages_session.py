@@ -38,10 +38,13 @@ def token_of(page: TestResponse) -> str:
     return found[1]
 
 
-def sign_in(visitor: FlaskClient, key: str = "sesame", to: str = "/status") -> TestResponse:
-    token = token_of(visitor.get("/signin", headers=BROWSER))
+def sign_in(
+    visitor: FlaskClient, key: str = "sesame", to: str = "/status", language: str = "en"
+) -> TestResponse:
+    headers = {**BROWSER, "Accept-Language": language}
+    token = token_of(visitor.get("/signin", headers=headers))
     form = {"key": key, "to": to, "csrf_token": token}
-    return visitor.post("/signin", data=form, headers=BROWSER)
+    return visitor.post("/signin", data=form, headers=headers)
 
 
 # the cookie
