@@ -429,25 +429,25 @@ def export_all() -> Response:
 @blueprint.post(f"{API}/conversations/import")
 def import_() -> Response:
     """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
-    found = chat_exports.read(api.json_body())
-    if not found.messages:
+    imported = chat_exports.read(api.json_body())
+    if not imported.messages:
         return api.done()
-    messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]
-    settings = {PINNED: True} if found.pinned else {}
+    messages = [AdoptedMessage(**structs.asdict(message)) for message in imported.messages]
+    settings = {PINNED: True} if imported.pinned else {}
     made = api.conversations().create(
         api.owner(),
-        found.title,
+        imported.title,
         settings,
-        created=found.created,
-        changed=found.changed,
+        created=imported.created,
+        changed=imported.changed,
         messages=messages,
     )
     return json_response(made, 201)
 
 
 def _whole(store: ConversationStore, owner: str, known: StoredConversation) -> bytes:
-    found = store.messages(owner, known.id)
-    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": found})
+    messages = store.messages(owner, known.id)
+    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": messages})
 
 
 def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
