@@ -7,7 +7,6 @@ requests. Results are cached by the digest of their job.
 
 from __future__ import annotations
 
-import base64
 import gc
 import os
 import sys
@@ -78,11 +77,6 @@ class Bind(Struct, frozen=True, tag=True):
             return _too_much("tools", "send fewer tools, or simpler parameters")
         return _too_much("response_format", "simplify its patterns, lists and alternatives")
 
-    @property
-    def about(self) -> bytes:
-        """The part that similar jobs share: if one is too large for this process, so are all."""
-        return self.bound.schema or b""
-
 
 class Validate(Struct, frozen=True, tag=True):
     """Validates a text against a schema; without a text, checks that the schema can be used."""
@@ -100,10 +94,6 @@ class Validate(Struct, frozen=True, tag=True):
         if self.said is not None:
             return CompileResult("it takes too much work to validate")
         return _too_much("response_format", "simplify its patterns")
-
-    @property
-    def about(self) -> bytes:
-        return self.schema
 
 
 class OwnGrammar(Struct, frozen=True, tag=True):
@@ -132,10 +122,6 @@ class OwnGrammar(Struct, frozen=True, tag=True):
         if self.said is not None:
             return CompileResult("it takes too much work to check")
         return _too_much("grammar", "it needs fewer rules and alternatives")
-
-    @property
-    def about(self) -> bytes:
-        return self.grammar.encode()
 
 
 Job = Bind | Validate | OwnGrammar
@@ -195,7 +181,7 @@ def _grammar(text: str) -> Grammar:
 
 
 HERE = 30_000  # steps of a job on the event loop: fifteen milliseconds
-SHORT = 32 << 10  # bytes of a job that is tried there
+SHORT = 40 << 10  # bytes of a job that is tried there
 SECONDS = 30.0  # for a child, including the wait for one; its budget takes less
 KEPT = 32 << 20  # bytes of cached results
 AT_ONCE = 2  # children
@@ -203,8 +189,7 @@ TICK = 0.1  # seconds between two checks whether the client has left
 TOO_MANY = "too many large schemas are being compiled"
 VALIDATION = "proxy.prompting.validation"
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Job).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Compiler:
@@ -212,8 +197,6 @@ class Compiler:
 
     def __init__(self) -> None:
         self._kept: BoundedCache[CompileResult] = BoundedCache(KEPT)
-        # Jobs known to be too large for this process.
-        self._large: BoundedCache[bool] = BoundedCache(1 << 20)
         self._children = Children("proxy.compiling", most=AT_ONCE)
         self._underway: dict[bytes, threading.Event] = {}  # each set when its job is over
 
@@ -248,15 +231,10 @@ class Compiler:
     def _done(self, job: Job, raw: bytes, seconds: float, cancel: Cancel | None) -> CompileResult:
         if isinstance(job, Validate) and VALIDATION not in sys.modules:
             run_in_native_thread(lambda: import_module(VALIDATION))  # takes a tenth of a second
-        about = digest(job.about)
-        if len(raw) <= SHORT and not (job.about and self._large.get(about)):
-            result = attempt(job, HERE)
-            if result is not None:
-                return result
-            self._large.put(about, True, 100)
-        question = {"job": base64.b64encode(raw).decode()}
+        if len(raw) <= SHORT and (result := attempt(job, HERE)) is not None:
+            return result
         try:
-            answer = self._children.ask(question, cancel or Cancel(), seconds)
+            answer = self._children.ask(msgspec.Raw(raw), cancel or Cancel(), seconds)
         except (UpstreamTimeout, UpstreamFault):
             # This need not be the schema's fault, whose own work is bounded: cache nothing.
             raise QueueFull(TOO_MANY, retry_after=1.0) from None
@@ -331,8 +309,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
         os.nice(5)
     limit(MEMORY)
 
-    def answer(question: dict[str, str]) -> Any:
-        job = _decode(base64.b64decode(question["job"]))
+    def answer(question: Any) -> Any:
+        job: Job = msgspec.convert(question, Job)
         try:
             return msgspec.to_builtins(do(job))
         except MemoryError:

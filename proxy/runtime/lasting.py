@@ -5,6 +5,7 @@ logged, the same kind at most once in ten minutes, and the next turn follows.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -39,3 +40,32 @@ class Lasting:
             self._pause(PAUSE)
             return False
         return True
+
+
+class WhileNeeded:
+    """A thread that runs a turn every so many seconds, and ends once `needed` returns false."""
+
+    def __init__(
+        self, name: str, seconds: float, needed: Callable[[], bool], turn: Callable[[], object]
+    ) -> None:
+        self._name, self._seconds = name, seconds
+        self._needed, self._turn = needed, turn
+        self._lock = threading.Lock()
+        self.running = False
+
+    def start(self) -> None:
+        """Begin, unless the thread runs already. Call it when it has become needed."""
+        with self._lock:
+            if not self.running:
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self.running = True
+
+    def _run(self) -> None:
+        lasting = Lasting(self._name, no_pause)
+        while True:
+            time.sleep(self._seconds)
+            with self._lock:
+                self.running = self._needed()
+                if not self.running:
+                    return
+            lasting.turn(self._turn)

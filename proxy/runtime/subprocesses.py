@@ -28,6 +28,7 @@ import msgspec
 from ..errors import UpstreamFault, UpstreamTimeout
 from .cancel import Cancel
 from .confinement import command, environment
+from .lasting import WhileNeeded
 
 PATIENCE = 8.0  # seconds a child gets to finish before it is killed
 MOST, MOST_IDLE = 8, 2
@@ -167,13 +168,15 @@ class Children:
         self._start = start
         self._unload = unload
         self._used = 0.0
-        self._timer: threading.Timer | None = None
         self._whole = whole
         self._setup = setup
         self._lock = threading.Lock()
         self._room = threading.Semaphore(most)
         self._idle: list[Child] = []
         self._closed = False
+        self._unloading = WhileNeeded(
+            "idle children", unload / 2, lambda: bool(self._idle), self._end_unused
+        )
 
     def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
         """The answer to a question. The child is ended on timeout and cancellation.
@@ -229,7 +232,8 @@ class Children:
             if keep:
                 self._idle.append(child)
                 self._used = time.monotonic()
-                self._watch_idle(self._unload)
+                if self._unload:
+                    self._unloading.start()
         if not keep:
             child.end()
         return answer
@@ -243,24 +247,13 @@ class Children:
                 child.end()
         return None
 
-    def _watch_idle(self, seconds: float) -> None:
-        """Look after so many seconds whether the idle children are to end. Needs the lock, so that
-        a child is either taken for a question or ended."""
-        if seconds and self._timer is None and not self._closed:
-            self._timer = threading.Timer(seconds, self._end_unused)
-            self._timer.daemon = True
-            self._timer.start()
-
     def _end_unused(self) -> None:
-        """End the idle children if the last question was long enough ago."""
-        unused: list[Child] = []
+        """End the idle children if the last question was long enough ago. The lock: a child is
+        either taken for a question or ended."""
         with self._lock:
-            self._timer = None
-            left = self._used + self._unload - time.monotonic()
-            if left > 0 and self._idle:
-                self._watch_idle(left)
-            elif left <= 0:
-                unused, self._idle = self._idle, []
+            if time.monotonic() - self._used < self._unload:
+                return
+            unused, self._idle = self._idle, []
         for child in unused:
             child.end()
 
@@ -269,8 +262,6 @@ class Children:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-            if self._timer is not None:
-                self._timer.cancel()
         for child in idle:
             child.end()
 

@@ -152,26 +152,18 @@ def _reload_first(app: Flask, reread: Reread) -> None:
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
     """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
     wake = Wakeup()
+    paths = [settings.config_file, settings.models_dir]
+    files = Watched(paths) if settings.watch_config else None
 
     def reload() -> None:
         while True:
-            wake.wait()
-            _reload(app, reread)
+            if wake.wait(INTERVAL if files else None) or (files and files.changed()):
+                _reload(app, reread)
 
     threading.Thread(target=reload, name="reload", daemon=True).start()
     for number in HANGUP:
         signal.signal(number, lambda number, frame: wake.set())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
-    if settings.watch_config:
-        files = Watched([settings.config_file, settings.models_dir])
-
-        def watch() -> None:
-            while True:
-                time.sleep(INTERVAL)
-                if files.changed():
-                    wake.set()
-
-        threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:

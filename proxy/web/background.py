@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ from ..apis.responses.request import ParsedRequest
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting, no_pause
+from ..runtime.lasting import WhileNeeded
 from ..store.outage import PATIENCE, retry_while_unavailable
 from ..store.responses import Stored
 from .observability import Observer, Record
@@ -51,8 +50,9 @@ class Jobs:
         self._observer = observer
         self._places = Shares(MOST_JOBS, alone=alone)
         self._running: dict[tuple[str, str], Cancel] = {}
-        self._beating = False
-        self._lock = threading.Lock()
+        self._beating = WhileNeeded(
+            "heartbeat of responses", BEAT, lambda: bool(self._running), self._beat
+        )
 
     def begin(
         self,
@@ -76,8 +76,7 @@ class Jobs:
         job = _Job(self._store, owner, meta, asked, record, answering, then)
         queued = Writer(meta, asked).response("queued")
         value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
-        with self._lock:
-            self._running[owner, meta.id] = cancel
+        self._running[owner, meta.id] = cancel
 
         def work() -> None:
             self._observer.begin(record, cancel)
@@ -91,8 +90,7 @@ class Jobs:
                     over()
 
         def over() -> None:
-            with self._lock:
-                self._running.pop((owner, meta.id), None)
+            self._running.pop((owner, meta.id), None)
             self._places.give(owner)
 
         try:
@@ -107,7 +105,8 @@ class Jobs:
             over()
             self._store.delete(owner, meta.id)
             raise QueueFull("too many tasks are running", retry_after=5.0) from None
-        self._begin_beating()
+        if self._store.shared:  # otherwise no other process reads it
+            self._beating.start()
         return queued
 
     @property
@@ -117,34 +116,13 @@ class Jobs:
 
     def cancel(self, owner: str, key: str) -> None:
         """Cancel the response if this process generates it."""
-        with self._lock:
-            cancel = self._running.get((owner, key))
+        cancel = self._running.get((owner, key))
         if cancel is not None:
             cancel.cancel()
 
-    def _begin_beating(self) -> None:
-        if not self._store.shared:
-            return  # no other process reads the store
-        with self._lock:
-            if not self._beating:
-                threading.Thread(target=self._signs, name="responses", daemon=True).start()
-                self._beating = True
-
-    def _signs(self) -> None:
-        """Send heartbeats while responses are being generated."""
-        beating = Lasting("heartbeat of responses", no_pause)
-
-        def beat() -> None:
-            for owner, key in self._store.beat():
-                self.cancel(owner, key)
-
-        while True:
-            time.sleep(BEAT)
-            with self._lock:
-                self._beating = bool(self._running)
-                if not self._beating:
-                    return
-            beating.turn(beat)
+    def _beat(self) -> None:
+        for owner, key in self._store.beat():
+            self.cancel(owner, key)
 
 
 class _Job(NamedTuple):

@@ -7,7 +7,6 @@ place in the stream. None of these headers is sent to a backend.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from ..config import ApiKey
 from ..errors import BadRequest, KeyEnded, StoreUnavailable, Unauthorized
 from ..gateway import Caller
 from ..gateway.context import ANYBODY
-from ..runtime.lasting import Lasting
+from ..runtime.lasting import WhileNeeded
 from .auth import BATCH, IDENTITY, Keys
 from .observability import Observer, Record
 
@@ -41,13 +40,13 @@ class KeyWatch:
     def __init__(self, keys: Keys, observer: Observer) -> None:
         self._keys = keys
         self._observer = observer
-        self._closed = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="keys", daemon=True).start()
+        self._closed = False
+        self.start = WhileNeeded(
+            "looking for refused API keys", INTERVAL, lambda: not self._closed, self.look
+        ).start
 
     def close(self) -> None:
-        self._closed.set()
+        self._closed = True
 
     def look(self) -> None:
         """End the requests of keys that are refused now."""
@@ -59,11 +58,6 @@ class KeyWatch:
                 self._observer.end(key, partial(KeyEnded, reason))
             except StoreUnavailable:
                 pass  # known keys go on
-
-    def _run(self) -> None:
-        lasting = Lasting("looking for refused API keys", self._closed.wait)
-        while not self._closed.wait(INTERVAL):
-            lasting.turn(self.look)
 
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}

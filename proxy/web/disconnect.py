@@ -16,13 +16,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting
+from ..runtime.lasting import WhileNeeded
 
 INTERVAL = 0.2  # seconds between two polls of waitress' callables
 
@@ -103,41 +101,26 @@ class _InHub:
 
 
 class _Poller:
-    """One thread that asks waitress about all of its clients, as long as there are any."""
+    """Asks waitress about all of its clients, as long as there are any."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._watched: dict[object, tuple[Callable[[], bool], Cancel]] = {}
-        self._running = False
+        self._looking = WhileNeeded(
+            "disconnects", INTERVAL, lambda: bool(self._watched), self._look
+        )
 
     def watch(self, is_gone: Callable[[], bool], cancel: Cancel) -> Stop:
         client = object()
-        with self._lock:
-            self._watched[client] = is_gone, cancel
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="disconnects", daemon=True).start()
+        self._watched[client] = is_gone, cancel
+        self._looking.start()
 
         def stop() -> None:
-            with self._lock:
-                self._watched.pop(client, None)
+            self._watched.pop(client, None)
 
         return stop
 
-    def _run(self) -> None:
-        looking = Lasting("checking for disconnected clients")
-        while True:
-            time.sleep(INTERVAL)
-            with self._lock:
-                self._running = bool(self._watched)
-                if not self._running:
-                    return
-            looking.turn(self._look)
-
     def _look(self) -> None:
-        with self._lock:
-            watched = list(self._watched.values())
-        for is_gone, cancel in watched:
+        for is_gone, cancel in list(self._watched.values()):
             if is_gone():
                 cancel.cancel()
 

@@ -77,14 +77,8 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
         reading.feed(None)
     except BaseException as error:
         reading.close()
-        if isinstance(error, _TooMuch | BodyTooLarge):
+        if isinstance(error, BodyTooLarge):
             hang_up(environ)
-            message = str(error) if isinstance(error, _TooMuch) else ""
-            raise BodyTooLarge(
-                message
-                or f"a form may contain at most {documents} bytes of files and {fields} bytes of"
-                " other fields"
-            ) from None
         if isinstance(error, ValueError):
             raise BadRequest(NOT_UNDERSTOOD) from None
         raise
@@ -101,19 +95,19 @@ def plain_fields(data: bytes, most: int) -> dict[str, str]:
     return {name: values[0] for name, values in fields.items()}
 
 
-class _TooMuch(Exception):
-    pass
-
-
 class _Reading:
-    """Parses a form incrementally. `feed` raises _TooMuch, BadRequest (bad file name) or ValueError
-    (not a form)."""
+    """Parses a form incrementally. `feed` raises BodyTooLarge, BadRequest (bad file name) or
+    ValueError (not a form)."""
 
     def __init__(self, boundary: bytes, documents: int, fields: int) -> None:
         self.values: list[tuple[str, str]] = []
         self.files: list[UploadedPart] = []
         self._decoder = MultipartDecoder(boundary)
         self._documents, self._fields = documents, fields
+        self._too_large = (
+            f"a form may contain at most {documents} bytes of files and {fields} bytes of other"
+            " fields"
+        )
         self._frame = FRAME
         self._parts = 0
         self._part: MultipartField | MultipartFile
@@ -130,7 +124,7 @@ class _Reading:
                 self._begin(event)
         waiting = len(self._decoder.buffer)
         if self._frame + waiting < 0 or waiting > MAX_HEAD + PIECE:
-            raise _TooMuch("the headers of a form part are too long")
+            raise BodyTooLarge("the headers of a form part are too long")
 
     def close(self) -> None:
         for file in self.files:
@@ -143,7 +137,7 @@ class _Reading:
         self._value = []
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise _TooMuch(f"a form may have at most {MAX_PARTS} parts")
+            raise BodyTooLarge(f"a form may have at most {MAX_PARTS} parts")
         if isinstance(part, MultipartFile):
             name, kind = _name(part.filename), part.headers.get("Content-Type", "")
             self.files.append(UploadedPart(part.name, name, Unnamed(), kind))
@@ -154,7 +148,7 @@ class _Reading:
         if isinstance(self._part, MultipartFile):
             self._documents -= size
             if self._documents < 0:
-                raise _TooMuch
+                raise BodyTooLarge(self._too_large)
             file = self.files[-1].data
             file.write(event.data)
             if not event.more_data:
@@ -162,7 +156,7 @@ class _Reading:
             return
         self._fields -= size
         if self._fields < 0:
-            raise _TooMuch
+            raise BodyTooLarge(self._too_large)
         self._value.append(event.data)
         if not event.more_data:
             charset = _parser.get_part_charset(self._part.headers)

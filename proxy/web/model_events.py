@@ -22,6 +22,7 @@ from ..hosting.process import ModelLog
 from .fastpath import Environ
 from .permissions import visible
 from .services import Services
+from .stream import looks
 
 # The lines that a model's server prints, as server-sent events.
 #
@@ -43,15 +44,11 @@ def log_lines(
         yield f"id: {log.id}-0\nevent: start\ndata: {log.id}\n\n".encode()
     else:
         count = int(known[2])
-    end = time.monotonic() + LIFE
-    while True:
+    for _ in looks(PERIOD, LIFE, sleep):
         count, lines = log.after(count)
         if lines:
             data = "".join(f"data: {line}\n" for line in lines)
             yield f"id: {log.id}-{count}\n{data}\n".encode()
-        if time.monotonic() + PERIOD > end:
-            return
-        sleep(PERIOD)
 
 
 PERIOD = 0.25  # seconds between two looks
@@ -69,8 +66,7 @@ def events(
     checked."""
     yield b"retry: 500\n\n"
     known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
-    end = time.monotonic() + LIFE
-    while True:
+    for _ in looks(PERIOD, LIFE, sleep):
         states = _states(services, environ)
         for name, (status, loading) in states.items():
             if known.get(name, _noted("unloaded", {})) != _noted(status, loading):
@@ -78,9 +74,6 @@ def events(
         if states.keys() != known.keys():
             yield models_reload()
         known = {name: _noted(*state) for name, state in states.items()}
-        if time.monotonic() + PERIOD > end:
-            return
-        sleep(PERIOD)
 
 
 def _states(services: Services, environ: Environ) -> States:

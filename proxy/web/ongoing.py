@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,51 +12,32 @@ from ..runtime.cancel import Cancel, Reason
 from ..runtime.locks import native_rlock
 
 
-# Calls to tools of /mcp that clients can cancel.
 class RunningCalls:
-    """The calls that run, by key, session and id."""
+    """The calls to tools of /mcp that run, which clients can cancel: by key, session and id."""
 
     def __init__(self) -> None:
-        self._cancels: dict[tuple[str, str, str | int], Cancel] = {}
-        self._lock = threading.Lock()
+        self._calls: dict[Cancel, tuple[str, str, str | int]] = {}
 
     @contextmanager
     def running(self, owner: str, session: str, key: str | int) -> Iterator[Cancel]:
         """Yield a Cancel that `cancel` sets while the call runs."""
         cancel = Cancel()
-        place = (owner, session, key)
-        with self._lock:
-            self._cancels[place] = cancel
+        self._calls[cancel] = owner, session, key
         try:
             yield cancel
         finally:
-            with self._lock:
-                if self._cancels.get(place) is cancel:
-                    del self._cancels[place]
+            del self._calls[cancel]
 
-    def cancel(self, owner: str, session: str, key: str | int) -> None:
-        with self._lock:
-            cancel = self._cancels.get((owner, session, key))
-        if cancel is not None and session:
-            cancel.cancel()
+    def cancel(self, owner: str, session: str, key: str | int | None = None) -> None:
+        """Cancel this call of a named session, or all."""
+        for cancel, (known, of, call) in self._calls.copy().items():
+            if session and (known, of) == (owner, session) and key in (None, call):
+                cancel.cancel()
 
     def end_all(self, reason: Reason) -> None:
         """End all calls that run now."""
-        with self._lock:
-            cancels = list(self._cancels.values())
-        for cancel in cancels:
+        for cancel in self._calls.copy():
             cancel.cancel(reason)
-
-    def cancel_all(self, owner: str, session: str) -> None:
-        """Cancel all calls of a session."""
-        with self._lock:
-            cancels = [
-                cancel
-                for (key, of, _), cancel in self._cancels.items()
-                if (key, of) == (owner, session)
-            ]
-        for cancel in cancels:
-            cancel.cancel()
 
 
 class Owned(Protocol):

@@ -1,13 +1,12 @@
 """Client addresses behind trusted proxies.
 
-A proxy appends the address it sees to `X-Forwarded-For`, or to `Forwarded` (RFC 7239). Addresses to
-the left of that come from the client and may be forged. So the client's address is the rightmost
-one that does not belong to a trusted proxy.
+A proxy appends the address it sees to `X-Forwarded-For`. Addresses to the left of that come from
+the client and may be forged. So the client's address is the rightmost one that does not belong to a
+trusted proxy.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -16,7 +15,6 @@ from typing import Any
 Address = IPv4Address | IPv6Address
 UNIX = "unix"  # stands for peers on a Unix socket, which have no address
 LONGEST = 4096  # characters of a header that are read, from its end
-_FOR = re.compile(r'(?i)(?:^|;)\s*for\s*=\s*"?([^";]*)"?')
 
 
 class TrustedProxies:
@@ -36,7 +34,8 @@ class TrustedProxies:
         if not self._trusts(peer):
             return peer
         client = peer
-        for hop in reversed(_forwarded(environ)):
+        forwarded = str(environ.get("HTTP_X_FORWARDED_FOR") or "")
+        for hop in reversed(forwarded[-LONGEST:].split(",")):
             address = _address(hop)
             if address is None:
                 break  # "unknown", an obfuscated name or nonsense: ignore everything left of it
@@ -52,20 +51,6 @@ class TrustedProxies:
         return address is not None and any(
             address.version == network.version and address in network for network in self._networks
         )
-
-
-def _forwarded(environ: Mapping[str, Any]) -> list[str]:
-    """Return the forwarded addresses, the nearest proxy's last."""
-    forwarded = environ.get("HTTP_X_FORWARDED_FOR")
-    if forwarded:
-        return str(forwarded)[-LONGEST:].split(",")
-    standard = environ.get("HTTP_FORWARDED")
-    if not standard:
-        return []
-    return [
-        match.group(1) if (match := _FOR.search(hop)) else ""
-        for hop in str(standard)[-LONGEST:].split(",")
-    ]
 
 
 @lru_cache(maxsize=1024)

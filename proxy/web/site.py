@@ -19,7 +19,6 @@ header by themselves.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
@@ -111,15 +110,12 @@ def allowed_by(origins: Sequence[str]) -> Callable[[str], bool]:
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HOST = 300  # characters; names in DNS have at most 253
 REMEMBERED = 64  # accepted Hosts that are cached
-TOLD = 20  # refusals that are logged
 # Names under which containers reach their host machine.
 CONTAINERS = frozenset(
     {"host.docker.internal", "gateway.docker.internal", "host.containers.internal"}
 )
 PRIVATE = (".local", ".internal", ".home.arpa")  # never used in public DNS
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]*)?")
-
-log = logging.getLogger("slotproxy")
 
 
 class Sites:
@@ -198,7 +194,6 @@ def site_check(
 ) -> Callable[[Environ], Response | None]:
     """Return the check of a gateway with or without keys: it returns the response that refuses a
     request, or None. `error_form` gives the form of errors for a path."""
-    logged: set[str] = set()
 
     def check(environ: Environ) -> Response | None:
         try:
@@ -209,9 +204,6 @@ def site_check(
             if has_site and (basic or not keys):
                 sites.check_origin(environ)
         except Forbidden as fault:
-            if fault.message not in logged and len(logged) < TOLD:
-                logged.add(fault.message)
-                log.warning("refused: %s", fault.message)
             form = error_form(environ.get("PATH_INFO", ""))
             return refuse(fault, form, Record.of(environ))
         return None

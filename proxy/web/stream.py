@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -134,3 +135,14 @@ def _note(info: Info) -> bytes:
     if info.loading:
         return f": {info.loading}\n\n".encode()
     return b""
+
+
+def looks(
+    period: float, life: float, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[None]:
+    """Yield for each look of a stream that ends by itself: an open page delays no stop."""
+    end = time.monotonic() + life
+    yield
+    while time.monotonic() + period <= end:
+        sleep(period)
+        yield

@@ -186,6 +186,7 @@ def test_a_constraint_of_other_servers_binds_the_answer(
         ({"structured_outputs": []}, "structured_outputs"),
         ({"repetition_penalty": "much"}, "repetition_penalty"),
         ({"thinking": {"type": 3}}, "thinking.type"),
+        ({"continue_final_message": True}, "continue_final_message"),  # that of a user
     ],
 )
 def test_a_wrong_constraint_is_refused_by_its_name(
@@ -194,6 +195,13 @@ def test_a_wrong_constraint_is_refused_by_its_name(
     answer = house.send(CHAT, **fields)
     assert answer.status_code == 400
     assert answer.json["error"]["param"] == param
+
+
+def test_message_is_either_continued_or_followed_by_a_new_one(house: House) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hel"}]
+    begun = {"messages": messages, "continue_final_message": True}
+    assert house.send(CHAT, **begun).status_code == 200
+    assert house.send(CHAT, **begun, add_generation_prompt=True).status_code == 400
 
 
 def test_samplers_of_other_servers_are_obeyed(house: House) -> None:

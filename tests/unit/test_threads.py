@@ -16,7 +16,7 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.web import callers, disconnect
+from proxy.web import disconnect
 from tests.fakes import wait_until
 
 
@@ -27,7 +27,6 @@ class Defect(Exception):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
-    monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(registries, "PAUSE", 0.001)
 
@@ -56,6 +55,17 @@ def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
     assert [turns.turn(work) for _ in range(4)] == [False, False, True, True]
     assert _logged_once(caplog)
     assert caplog.text.count("a test failed; retrying") == 1
+
+
+def test_needed_thread_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
+    needed = [True]
+    turn = Twice(needed.clear)
+    thread = lasting.WhileNeeded("a test", 0.001, lambda: bool(needed), turn)
+    for _ in range(2):  # it can begin again
+        thread.start()
+        wait_until(lambda: not thread.running)
+    assert turn.calls == 3
+    assert _logged_once(caplog)
 
 
 def test_disconnects_are_noticed_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,15 +107,6 @@ def test_documents_are_read_after_an_exception(caplog: pytest.LogCaptureFixture)
     ingester.read_one = lambda: False
     ingester._run()
     assert readers.calls == 3
-    assert _logged_once(caplog)
-
-
-def test_keys_are_looked_at_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    watching = callers.KeyWatch(cast(Any, None), cast(Any, None))
-    look = Twice(watching.close)
-    watching.look = look  # type: ignore[method-assign]
-    watching._run()
-    assert look.calls == 3
     assert _logged_once(caplog)
 
 

@@ -98,7 +98,7 @@ def end(services: Services, record: Record) -> Response:
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
     if not session:
         raise BadRequest(f"{mcp_server.SESSION} is missing: it names the session to end")
-    services.mcp_calls.cancel_all(record.key, session)
+    services.mcp_calls.cancel(record.key, session)
     return _empty(204)
 
 

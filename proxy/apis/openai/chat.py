@@ -60,8 +60,8 @@ def parse(body: Body) -> CompletionRequest:
         tools = openai_tools.chosen(body)
         values["warnings"] += tools.pop("warnings", ())
     if "add_generation_prompt" in body or "continue_final_message" in body:
-        continues = fields.flag(body, "continue_final_message")
-        if not (continues or fields.flag(body, "add_generation_prompt", True)):
+        _check_end(body)
+        if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
             values["warnings"] += ("add_generation_prompt is ignored",)
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
@@ -73,6 +73,24 @@ def parse(body: Body) -> CompletionRequest:
         **tools,
         **values,
     )
+
+
+def _check_end(body: Body) -> None:
+    """Check vLLM's and llama-server's `continue_final_message`, which needs nothing else: an
+    assistant message at the end is always continued. Raises InvalidParameter if there is none."""
+    starts_anew = fields.flag(body, "add_generation_prompt")
+    if not fields.flag(body, "continue_final_message"):
+        return
+    if starts_anew:
+        raise InvalidParameter(
+            "continue_final_message", "cannot be combined with add_generation_prompt"
+        )
+    messages = fields.items(body, "messages")
+    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+    if last.get("role") != "assistant" or last.get("tool_calls"):
+        raise InvalidParameter(
+            "continue_final_message", "requires the last message to be assistant text"
+        )
 
 
 _OWN: Fields = {

@@ -35,11 +35,12 @@ FORMATS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 @json_route(blueprint, "GET", "/v1/usage", group="")
 def own(services: Services, record: Record) -> Any:
     """Requests, tokens and times of the caller's key by day; with `scope=all`, of all keys."""
-    wanted = query.usage(request.args, time.time())
-    only = _scope(services, record, everyone=wanted.everyone)
-    begin, end = 1000 * wanted.time.begin, 1000 * wanted.time.end
-    sums = groups(opened(services), begin, end, width=DAY_MS, by=wanted.by, only=only)
-    return query.by_day(wanted.time, sums, services.keys.shown)
+    by = query.group_by(request.args)
+    begin, end = query.time_range(request.args, time.time())
+    begin -= begin % 3600  # the first hour counts as a whole
+    only = _scope(services, record)
+    sums = groups(opened(services), 1000 * begin, 1000 * end, width=DAY_MS, by=by, only=only)
+    return query.by_day(begin, end, sums, services.keys.shown)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
@@ -48,9 +49,9 @@ def export(services: Services, record: Record) -> Response:
     form = request.args.get("format") or "csv"
     if form not in FORMATS:
         raise InvalidParameter("format", f"must be one of {', '.join(FORMATS)}")
-    wanted = query.time_range(request.args, time.time())
-    only = _scope(services, record, everyone=query.everyone(request.args))
-    rows = opened(services).rows(1000 * wanted.begin, 1000 * wanted.end, only)
+    begin, end = query.time_range(request.args, time.time())
+    only = _scope(services, record)
+    rows = opened(services).rows(1000 * begin, 1000 * end, only)
     write = query.as_csv if form == "csv" else query.as_json_lines
     parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
@@ -69,11 +70,9 @@ def opened(services: Services) -> Ledger:
     return services.ledger.ledger
 
 
-def _scope(
-    services: Services, record: Record, *, everyone: bool
-) -> Mapping[str, Sequence[str]] | None:
-    """The filter of rows that the caller may see. Raises Forbidden."""
-    if not everyone:
+def _scope(services: Services, record: Record) -> Mapping[str, Sequence[str]] | None:
+    """The filter of rows that the caller may see. Raises Forbidden, InvalidParameter."""
+    if not query.everyone(request.args):
         return {"key": (record.key,)}
     permissions.check_admin(services, record.key)
     return None

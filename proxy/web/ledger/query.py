@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 
 from ...errors import InvalidParameter
@@ -26,45 +25,30 @@ LONGEST_VALUE = 256  # characters
 DAYS = 30  # of a range that is not given
 
 
-class Range(Struct, frozen=True):
-    """From `begin` to before `end`, in seconds since 1970."""
-
-    begin: int
-    end: int
-
-
-class UsageQuery(Struct, frozen=True, kw_only=True):
-    """`everyone`: not only the caller's own requests. `by`: the dimensions to group by."""
-
-    time: Range
-    everyone: bool
-    by: tuple[str, ...]
-
-
-def usage(query: Query, now: float) -> UsageQuery:
-    """Parse a query for sums by day. The first hour counts as a whole. Raises InvalidParameter."""
+def group_by(query: Query) -> tuple[str, ...]:
+    """The dimensions to group by. Raises InvalidParameter."""
     by = _values(query, "group_by") or ("model",)
     if not set(by) <= set(DIMENSIONS):
         raise InvalidParameter("group_by", f"must be some of {', '.join(DIMENSIONS)}")
-    time = time_range(query, now)
-    hours = Range(time.begin - time.begin % 3600, time.end)
-    return UsageQuery(time=hours, everyone=everyone(query), by=by)
+    return by
 
 
 def everyone(query: Query) -> bool:
+    """Whether all keys' requests are meant, not only the caller's. Raises InvalidParameter."""
     scope = query.get("scope") or "own"
     if scope not in ("own", "all"):
         raise InvalidParameter("scope", "must be own or all")
     return scope == "all"
 
 
-def time_range(query: Query, now: float) -> Range:
-    """The range of time; by default the last DAYS days. Raises InvalidParameter."""
+def time_range(query: Query, now: float) -> tuple[int, int]:
+    """The time from and before which, in seconds since 1970; by default the last DAYS days. Raises
+    InvalidParameter."""
     for name in ("start_time", "end_time"):
         if query.get(name) and not _SECONDS.fullmatch(query[name]):
             raise InvalidParameter(name, "must be a time in whole Unix seconds")
     end = int(query.get("end_time") or int(now) + 1)
-    return Range(int(query.get("start_time") or max(0, end - DAYS * DAY)), end)
+    return int(query.get("start_time") or max(0, end - DAYS * DAY)), end
 
 
 def _values(query: Query, name: str) -> tuple[str, ...]:
@@ -91,13 +75,13 @@ def counts(sums: LedgerSums) -> dict[str, Any]:
 
 
 def by_day(
-    time: Range, groups: Sequence[LedgerGroup], shown: Callable[[str], str]
+    begin: int, end: int, groups: Sequence[LedgerGroup], shown: Callable[[str], str]
 ) -> dict[str, Any]:
     """The totals, and a row for each day and group. `shown` gives a key's name for people."""
     return {
         "object": "usage",
-        "start_time": time.begin,
-        "end_time": time.end,
+        "start_time": begin,
+        "end_time": end,
         "total": counts(added(groups)),
         "data": [
             {

@@ -26,6 +26,7 @@ class Finished(Struct, frozen=True, gc=False):
     status: int
     took: float
     info: Info
+    asks_model: bool = True
 
 
 STEP = 10  # seconds per sample

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from itertools import accumulate
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ...gateway import Info
 from .history import OTHER, Finished
@@ -103,48 +103,35 @@ class _Backend:
         waiting.add([info.queue_wait for info in infos])
 
 
-class Counts(Struct, frozen=True):
-    """All counts so far. Of each backend: its tokens in the order of COUNTERS, and the buckets and
-    sum of each of HISTOGRAMS. `before` is the `work` when metrics were last read."""
-
-    running: int
-    requests: dict[tuple[str, str], int]
-    backends: dict[str, tuple[list[int], list[tuple[list[tuple[str, float]], float]]]]
-    work: Work = field(default_factory=Work)
-    before: Work = field(default_factory=Work)
-    kinds: Mapping[tuple[str, str], int] = {}
-
-
 class Metrics:
-    """Counts requests. Not thread-safe."""
+    """Counts requests. `before` is the `work` when metrics were last read. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._requests: Counter[tuple[str, str]] = Counter()
-        self._backends: defaultdict[str, _Backend] = defaultdict(_Backend)
-        self._kinds: Counter[tuple[str, str]] = Counter()
-        self._work = Work()
-        self._before = Work()
+        self.running = 0
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.backends: defaultdict[str, _Backend] = defaultdict(_Backend)
+        self.kinds: Counter[tuple[str, str]] = Counter()
+        self.work = Work()
+        self.before = Work()
 
     def add(self, rows: Sequence[Finished]) -> None:
         alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
         for key, count in alike.items():
-            if key not in self._requests and len(self._requests) >= MOST_SERIES:
+            if key not in self.requests and len(self.requests) >= MOST_SERIES:
                 key = OTHER, OTHER
-            self._requests[key] += count
-        self._kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
+            self.requests[key] += count
+        self.kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
         by_backend: defaultdict[str, list[Finished]] = defaultdict(list)
         for row in rows:
             if row.info.backend:
                 by_backend[row.info.backend].append(row)
         for name, some in by_backend.items():
-            self._work.add(row.info for row in some)
-            self._backends[name].add(some)
+            self.work.add(row.info for row in some)
+            self.backends[name].add(some)
 
-    def counts(self, running: int) -> Counts:
-        backends = {
-            name: (backend.tokens.copy(), [(h.buckets(), h.sum) for h in backend.histograms])
-            for name, backend in self._backends.items()
-        }
-        work, before = copy(self._work), self._before
-        self._before = work
-        return Counts(running, dict(self._requests), backends, work, before, dict(self._kinds))
+    def counts(self, running: int) -> Metrics:
+        """A copy of all counts so far."""
+        now = deepcopy(self)
+        now.running = running
+        self.before = now.work
+        return now

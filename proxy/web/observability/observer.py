@@ -14,7 +14,7 @@ from ...errors import NoIdleSlot
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
 from .history import OTHER, Finished, History, Sample
-from .metrics import Counts, Metrics
+from .metrics import Metrics
 from .record import Record
 
 # The access log: one line of JSON per request.
@@ -87,7 +87,6 @@ class Observer:
         self._ledger = ledger
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
-        self._others: list[Finished] = []  # of requests that ask no model; only for the metrics
         self._lock = native_lock()  # for metrics and history
         self._metrics = Metrics() if metrics else None
         self._history = History(time.time)
@@ -145,12 +144,13 @@ class Observer:
     def _count(self, record: Record, took: float) -> None:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        rows = self._finished if record.asks_model else self._others
-        route = record.route or OTHER
-        rows.append(Finished(int(time.time()), route, record.status, took, record.info))
-        if self._ledger is not None and record.asks_model:
+        route, asks_model = record.route or OTHER, record.asks_model
+        self._finished.append(
+            Finished(int(time.time()), route, record.status, took, record.info, asks_model)
+        )
+        if self._ledger is not None and asks_model:
             self._ledger(record, took)
-        if len(rows) >= AT_ONCE:
+        if len(self._finished) >= AT_ONCE:
             with self._lock:
                 self._add_up()
         if record.quiet and record.status < 400:
@@ -158,7 +158,7 @@ class Observer:
         if access.isEnabledFor(logging.INFO):
             write(line(record, took))
 
-    def counts(self) -> Counts:
+    def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""
         assert self._metrics is not None
         with self._lock:
@@ -174,9 +174,6 @@ class Observer:
     def _add_up(self) -> None:
         rows = self._finished[:]
         del self._finished[: len(rows)]
-        others = self._others[:]
-        del self._others[: len(others)]
-        if rows:
-            self._history.add(rows)
-        if self._metrics is not None and (rows or others):
-            self._metrics.add(rows + others)
+        self._history.add(row for row in rows if row.asks_model)
+        if self._metrics is not None:
+            self._metrics.add(rows)

@@ -17,27 +17,13 @@ from prometheus_client.registry import Collector
 
 from ...gateway import Gateway
 from ..ledger.writer import LedgerCounts
-from .metrics import COUNTERS, HISTOGRAMS, Counts
+from .metrics import COUNTERS, HISTOGRAMS, Metrics
 
 # Metrics under llama-server's own names, so that its dashboards also work for the gateway.
 #
 # The gateway counts what it sees itself, over all backends. Metrics that only a server can count
 # (llama_decode calls, speculative decoding) are summed over the backends that report them, those
 # started with --metrics, and left out if there are none. The help texts are llama-server's.
-COUNTED = {
-    "prompt_tokens_total": "Number of prompt tokens processed, excluding cached tokens",
-    "prompt_tokens_cached_total": "Number of prompt tokens reused from the cache",
-    "prompt_seconds_total": "Total time spent processing prompts",
-    "tokens_predicted_total": "Number of generation tokens processed",
-    "tokens_predicted_seconds_total": "Total time spent generating tokens",
-    "n_tokens_max": "Largest observed sequence length (prompt + generation)",
-}
-GAUGES = {
-    "prompt_tokens_seconds": "Average prompt throughput in tokens/s since the last look",
-    "predicted_tokens_seconds": "Average generation throughput in tokens/s since the last look",
-    "requests_processing": "Number of requests processing",
-    "requests_deferred": "Number of requests deferred",
-}
 SUMMED = {
     "n_decode_total": "Total number of llama_decode() calls",
     "spec_decode_num_draft_tokens_total": "Speculative: Total draft tokens generated",
@@ -48,47 +34,50 @@ BUSY = "n_busy_slots_per_decode"
 DECODES = "n_decode_total"
 
 
-def native(counts: Counts, waiting: int, backends: Iterable[Mapping[str, float]]) -> bytes:
+def native(
+    counts: Metrics, waiting: int, backends: Iterable[Mapping[str, float]]
+) -> Iterator[Metric]:
     """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
-    own = {
-        "prompt_tokens_total": work.prompt - work.cached,
-        "prompt_tokens_cached_total": work.cached,
-        "prompt_seconds_total": work.evaluating,
-        "tokens_predicted_total": work.completion,
-        "tokens_predicted_seconds_total": work.writing,
-        "n_tokens_max": work.longest,
-    }
-    evaluated = (work.prompt - work.cached) - (before.prompt - before.cached)
-    now = {
-        "prompt_tokens_seconds": _speed(evaluated, work.evaluating - before.evaluating),
-        "predicted_tokens_seconds": _speed(
-            work.completion - before.completion, work.writing - before.writing
+    prompt = work.prompt - work.cached
+    prompt_speed = _speed(
+        prompt - (before.prompt - before.cached), work.evaluating - before.evaluating
+    )
+    speed = _speed(work.completion - before.completion, work.writing - before.writing)
+    for name, help_, value in (
+        ("prompt_tokens", "Number of prompt tokens processed, excluding cached tokens", prompt),
+        ("prompt_tokens_cached", "Number of prompt tokens reused from the cache", work.cached),
+        ("prompt_seconds", "Total time spent processing prompts", work.evaluating),
+        ("tokens_predicted", "Number of generation tokens processed", work.completion),
+        ("tokens_predicted_seconds", "Total time spent generating tokens", work.writing),
+    ):
+        yield CounterMetricFamily(f"llamacpp:{name}", help_, value)
+    for name, help_, value in (
+        ("n_tokens_max", "Largest observed sequence length (prompt + generation)", work.longest),
+        (
+            "prompt_tokens_seconds",
+            "Average prompt throughput in tokens/s since the last look",
+            prompt_speed,
         ),
-        "requests_processing": max(0, counts.running - waiting),
-        "requests_deferred": waiting,
-    }
-    lines: list[str] = []
-    for name, help_ in COUNTED.items():
-        lines += _lines(name, help_, "counter", own[name])
-    for name, help_ in GAUGES.items():
-        lines += _lines(name, help_, "gauge", now[name])
+        (
+            "predicted_tokens_seconds",
+            "Average generation throughput in tokens/s since the last look",
+            speed,
+        ),
+        ("requests_processing", "Number of requests processing", counts.running - waiting),
+        ("requests_deferred", "Number of requests deferred", waiting),
+    ):
+        yield GaugeMetricFamily(f"llamacpp:{name}", help_, max(0, value))
     reporting = [backend for backend in backends if backend]
     for name, help_ in SUMMED.items():
         values = [backend[name] for backend in reporting if name in backend]
         if values:
-            lines += _lines(name, help_, "counter", sum(values))
-    decodes = sum(backend.get(DECODES, 0.0) for backend in reporting)
+            yield CounterMetricFamily(f"llamacpp:{name}", help_, sum(values))
     if any(BUSY in backend for backend in reporting):
+        decodes = sum(backend.get(DECODES, 0.0) for backend in reporting)
         busy = sum(backend.get(BUSY, 0.0) * backend.get(DECODES, 0.0) for backend in reporting)
-        mean = busy / decodes if decodes else 0.0
-        lines += _lines(BUSY, "Average number of busy slots per llama_decode() call", "gauge", mean)
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _lines(name: str, help_: str, kind: str, value: float) -> list[str]:
-    name = f"llamacpp:{name}"
-    return [f"# HELP {name} {help_}", f"# TYPE {name} {kind}", f"{name} {value}"]
+        about = "Average number of busy slots per llama_decode() call"
+        yield GaugeMetricFamily(f"llamacpp:{BUSY}", about, busy / decodes if decodes else 0.0)
 
 
 def _speed(tokens: int, seconds: float) -> float:
@@ -96,7 +85,7 @@ def _speed(tokens: int, seconds: float) -> float:
 
 
 def text(
-    counts: Counts,
+    counts: Metrics,
     gateway: Gateway,
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
@@ -109,12 +98,12 @@ def text(
             yield from _gauges(gateway, shown)
             if ledger is not None:
                 yield from _of_ledger(ledger)
+            reported = gateway.counters().values()
+            yield from native(counts, gateway.scheduler.waiting, reported)
 
     registry = CollectorRegistry()
     registry.register(Now())
-    return generate_latest(registry) + native(
-        counts, gateway.scheduler.waiting, gateway.counters().values()
-    )
+    return generate_latest(registry)
 
 
 def _labelled(
@@ -125,7 +114,7 @@ def _labelled(
     return metric
 
 
-def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
+def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     yield GaugeMetricFamily("vllm:num_requests_running", "Requests in progress", counts.running)
     about = "Requests by route and outcome"
     counter = CounterMetricFamily("slotproxy:requests", about, labels=["path", "outcome"])
@@ -136,14 +125,15 @@ def _counted(counts: Counts, shown: Callable[[str], str]) -> Iterator[Metric]:
     counter = CounterMetricFamily("slotproxy:server_prompts", about, labels=["backend", "kind"])
     kinds = counts.kinds.items()
     yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
-    backends = [(shown(name), *known) for name, known in counts.backends.items()]
+    backends = [(shown(name), known) for name, known in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=["backend"])
-        yield _labelled(counter, [([backend], tokens[i]) for backend, tokens, _ in backends])
+        yield _labelled(counter, [([name], known.tokens[i]) for name, known in backends])
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=["backend"])
-        for backend, _, histograms in backends:
-            histogram.add_metric([backend], *histograms[i])
+        for backend, known in backends:
+            values = known.histograms[i]
+            histogram.add_metric([backend], values.buckets(), values.sum)
         yield histogram
 
 

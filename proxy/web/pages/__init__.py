@@ -23,7 +23,6 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chats = (chat, images)
     signing_in = (session_routes, oidc)
-    for part in (shell, *chats, *signing_in, knowledge, models, usage, accounts, status):
+    for part in (shell, chat, images, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

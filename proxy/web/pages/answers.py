@@ -17,10 +17,10 @@ from there, with any worker.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -31,7 +31,7 @@ from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, NotFound, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.cancel import Cancel
-from ...runtime.lasting import Lasting, no_pause
+from ...runtime.lasting import Lasting, WhileNeeded, no_pause
 from ...store.outage import retry_while_unavailable
 from ..observability import Record
 from ..services import Services
@@ -44,9 +44,6 @@ GATHER = 0.08  # seconds of text that are stored together
 LOOK = 0.1  # seconds between two looks for text that no later text has pushed out
 PAUSE = 1.0  # seconds between two tries of an unavailable store
 BEAT = 2.0  # seconds between two heartbeats; a fraction of the store's timeout for them
-log = logging.getLogger("slotproxy.pages")
-
-
 HEARTBEAT = 15.0
 STORE_LOOK = 0.25  # seconds between two reads of the store
 RETRY = b"retry: 1000\n\n"  # milliseconds until a browser reconnects
@@ -60,10 +57,6 @@ class StreamPosition(NamedTuple):
     text: int = 0
     reasoning: int = 0
 
-    def is_within(self, seen: StreamPosition, kind: str) -> bool:
-        """Whether a piece of text or reasoning that ends here has been seen."""
-        return kind in self._fields and getattr(self, kind) <= getattr(seen, kind)
-
     @classmethod
     def read(cls, last: str) -> StreamPosition:
         """Parse a Last-Event-ID; an unknown format means the start."""
@@ -73,83 +66,51 @@ class StreamPosition(NamedTuple):
         return cls()
 
 
-class LiveMessage:
-    """An answer that this process is writing."""
+class AnswerState(NamedTuple):
+    """What a follower may see of an answer."""
 
-    def __init__(self, owner: str, conversation: str, renew: Callable[[], bool]) -> None:
-        """`renew` sends the store a heartbeat; False: the answer is no longer wanted."""
-        self.owner = owner
-        self.conversation = conversation
-        self.renew = renew
-        self.cancel = Cancel()
-        self._at = StreamPosition()
-        self._events: list[tuple[str, StreamPosition, bytes]] = []
-        self._over = False
-        self._changed = threading.Condition()
+    text: str
+    reasoning: str
+    extra: dict[str, Any]
+    status: str
+    place: int = 0
 
-    def publish(self, event: dict[str, Any]) -> None:
-        text, reasoning = self._at
-        if event["type"] == "text":
-            text += len(event["delta"])
-        elif event["type"] == "reasoning":
-            reasoning += len(event["delta"])
-        self._at = StreamPosition(text, reasoning)
-        with self._changed:
-            self._events.append((event["type"], self._at, _sent(event, self._at)))
-            self._changed.notify_all()
 
-    def end(self) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-
-    def follow(self, seen: StreamPosition) -> Iterator[bytes]:
-        """Yield the events after `seen`, until the answer is finished."""
-        yield RETRY
-        sent = 0
+def stored(store: ConversationStore, owner: str, message_id: str) -> Iterator[AnswerState]:
+    """Yield the states of an answer that another process writes, as they appear in the store."""
+    with contextlib.suppress(NotFound):  # deleted since
         while True:
-            with self._changed:
-                if sent == len(self._events) and not self._over:
-                    self._changed.wait(HEARTBEAT)
-                new, over = self._events[sent:], self._over
-            sent += len(new)
-            yield b"".join(data for kind, at, data in new if not at.is_within(seen, kind)) or ALIVE
-            if over and sent == len(self._events):
-                yield END
-                return
+            now = store.message(owner, message_id)
+            yield AnswerState(now.content, now.reasoning, now.extra, now.status)
+            time.sleep(STORE_LOOK)
 
 
-def stored(
-    store: ConversationStore, owner: str, message_id: str, seen: StreamPosition
-) -> Iterator[bytes]:
-    """Yield the events of an answer that another process writes, as it appears in the store."""
+def follow(states: Iterator[AnswerState], seen: StreamPosition) -> Iterator[bytes]:
+    """Yield the events after `seen`, until the answer is finished."""
     yield RETRY
     extra: dict[str, Any] = {}
-    last_sent = time.monotonic()
-    while True:
-        try:
-            now = store.message(owner, message_id)
-        except NotFound:  # deleted since
-            yield END
-            return
+    place, last_sent = 0, time.monotonic()
+    for now in states:
         out = []
         if now.extra != extra:
             extra = now.extra
             out.append(_sent({"type": "extra", "extra": extra}, seen))
+        if now.place != place:
+            place = now.place
+            out.append(_sent({"type": "place", "place": place}, seen))
         if reasoning := now.reasoning[seen.reasoning :]:
             seen = seen._replace(reasoning=len(now.reasoning))
             out.append(_sent({"type": "reasoning", "delta": reasoning}, seen))
-        if text := now.content[seen.text :]:
-            seen = seen._replace(text=len(now.content))
+        if text := now.text[seen.text :]:
+            seen = seen._replace(text=len(now.text))
             out.append(_sent({"type": "text", "delta": text}, seen))
         if now.status != "growing":
-            out.append(_sent({"type": "over", "status": now.status}, seen))
-            yield b"".join([*out, END])
-            return
-        if out or time.monotonic() - last_sent > HEARTBEAT:
+            yield b"".join([*out, _sent({"type": "over", "status": now.status}, seen)])
+            break
+        if out or time.monotonic() - last_sent >= HEARTBEAT:
             last_sent = time.monotonic()
             yield b"".join(out) or ALIVE
-        time.sleep(STORE_LOOK)
+    yield END
 
 
 def _sent(event: dict[str, Any], at: StreamPosition) -> bytes:
@@ -160,20 +121,24 @@ class Answers:
     """The answers that this process writes, by message id."""
 
     def __init__(self, beat: float = BEAT) -> None:
-        self._writers: dict[str, _Writer] = {}
+        self._writers: dict[str, LiveAnswer] = {}
         self._beat = beat
-        self._beating = False
+        self._beaten = 0.0
+        self._lasting = Lasting("heartbeat or text of answers", no_pause)
         self._lock = threading.Lock()
+        self._looking = WhileNeeded(
+            "answers", min(LOOK, beat), lambda: bool(self._writers), self._look
+        )
 
-    def get(self, owner: str, message_id: str) -> LiveMessage | None:
+    def get(self, owner: str, message_id: str) -> LiveAnswer | None:
         writer = self._writers.get(message_id)
-        return writer.live if writer is not None and writer.live.owner == owner else None
+        return writer if writer is not None and writer.owner == owner else None
 
     def stop(self, owner: str, conversation: str = "") -> None:
         """Cancel the answers of a conversation, or all answers of the owner."""
         for writer in list(self._writers.values()):
-            if writer.live.owner == owner and conversation in ("", writer.live.conversation):
-                writer.live.cancel.cancel()
+            if writer.owner == owner and conversation in ("", writer.conversation):
+                writer.cancel.cancel()
 
     def begin(
         self,
@@ -192,16 +157,15 @@ class Answers:
         except BaseException:
             services.writers.give(request.owner)
             raise
-        live = LiveMessage(request.owner, request.session, lambda: store.renew(message.id))
-        writer = _Writer(store, message, live, record, request.kind)
+        writer = LiveAnswer(store, message, request, record)
         with self._lock:
             self._writers[message.id] = writer
-        services.ongoing.add(live)
+        services.ongoing.add(writer)
 
         def work() -> None:
-            services.observer.begin(record, live.cancel)
+            services.observer.begin(record, writer.cancel)
             try:
-                writer.write(lambda: services.dialogues.run(request, live.cancel, caller))
+                writer.write(lambda: services.dialogues.run(request, writer.cancel, caller))
             finally:
                 try:
                     services.observer.finish(record)
@@ -213,72 +177,72 @@ class Answers:
                 # It may be continued by now: then another one writes this message.
                 if self._writers.get(message.id) is writer:
                     del self._writers[message.id]
-            live.end()
             services.writers.give(request.owner)
 
         try:
-            with self._lock:
-                if not self._beating:
-                    threading.Thread(target=self._signs, name="answers", daemon=True).start()
-                    self._beating = True
+            self._looking.start()
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # no more threads available
-            store.finish(
-                message.id, "failed", {"kind": request.kind, "error": "too many tasks are running"}
-            )
+            extra = {"kind": request.kind, "error": "too many tasks are running"}
+            store.finish(message.id, "failed", extra)
+            writer.publish(status="failed")
             over()
         return message
 
-    def _signs(self) -> None:
-        """While answers are being written, send heartbeats, and show what waits for more text."""
-        beating = Lasting("heartbeat of answers", no_pause)
-        showing = Lasting("text of answers", no_pause)
-
-        beaten = time.monotonic()
-        while True:
-            time.sleep(min(LOOK, self._beat))
-            with self._lock:
-                writers = list(self._writers.values())
-                self._beating = bool(writers)
-            if not writers:
-                return
-            for writer in writers:
-                showing.turn(writer.show_late)
-            if time.monotonic() - beaten >= self._beat:
-                beaten = time.monotonic()
-                for writer in writers:
-                    beating.turn(writer.beat)
+    def _look(self) -> None:
+        """Send heartbeats, and show what waits for more text."""
+        is_late = time.monotonic() - self._beaten >= self._beat
+        if is_late:
+            self._beaten = time.monotonic()
+        for writer in list(self._writers.values()):
+            self._lasting.turn(writer.show_late)
+            if is_late:
+                self._lasting.turn(writer.beat)
 
 
-class _Writer:
+class LiveAnswer:
     """Writes a dialogue's events to the store, then to the followers; gathers text."""
 
     def __init__(
         self,
         store: ConversationStore,
         message: StoredMessage,
-        live: LiveMessage,
+        request: DialogueRequest,
         record: Record,
-        kind: str,
     ) -> None:
         self._store = store
         self._id = message.id
-        self.live = live
+        self.owner = request.owner
+        self.conversation = request.session
+        self.cancel = Cancel()
         self._record = record
-        self._extra: dict[str, Any] = {"kind": kind, "sources": [], "steps": []}
+        self._state = AnswerState(message.content, message.reasoning, {}, "growing")
+        self._changed = threading.Condition()
+        self._extra: dict[str, Any] = {"kind": request.kind, "sources": [], "steps": []}
         usage = message.extra.get("usage")
         count = usage.get("completion") if isinstance(usage, dict) else None
         self._begun = count if type(count) is int else 0  # tokens that the message has already
-        for piece, text in (("reasoning", message.reasoning), ("text", message.content)):
-            if text:
-                live.publish({"type": piece, "delta": text})
         self._text: list[str] = []
         self._thought: list[str] = []
         self._flushed = 0.0
         self._flushing = threading.Lock()
-        self._place = 0
         self._unsaved = "", ""  # text and reasoning that arrived while the store was unavailable
         self._away = 0.0  # the store is not tried before this time
+
+    def states(self) -> Iterator[AnswerState]:
+        """Yield the state now, and after each change; the same one again for a heartbeat."""
+        state: AnswerState | None = None
+        while True:
+            with self._changed:
+                if self._state is state:
+                    self._changed.wait(HEARTBEAT)
+                state = self._state
+            yield state
+
+    def publish(self, **changes: Any) -> None:
+        with self._changed:
+            self._state = self._state._replace(**changes)
+            self._changed.notify_all()
 
     def write(self, run: Callable[[], Running]) -> None:
         running: Running | None = None
@@ -304,22 +268,10 @@ class _Writer:
             self._end(status, running)
 
     def _end(self, status: Status, running: Running | None) -> None:
-        """Whatever happened: the answer must not stay unfinished."""
-        cancel = self.live.cancel
-        if cancel.cancelled and not isinstance(cancel.error(), Ended):
+        """Whatever happened: the answer must not stay unfinished. Its end exists nowhere else, so
+        this waits if the store is unavailable."""
+        if self.cancel.cancelled and not isinstance(self.cancel.error(), Ended):
             status = "stopped"  # by its reader; closing the answer also cancels it
-        try:
-            if running is not None:
-                running.close()
-                self._measure(running.info)
-            with self._flushing, contextlib.suppress(Cancelled):
-                self._flush()
-        finally:
-            self._finish(status)
-            self.live.publish({"type": "over", "status": status})
-
-    def _finish(self, status: Status) -> None:
-        """Store the end, which exists nowhere else: this waits if the store is unavailable."""
 
         def finish() -> None:
             if self._unsaved != ("", ""):
@@ -327,7 +279,17 @@ class _Writer:
                 self._unsaved = "", ""
             self._store.finish(self._id, status, self._extra)
 
-        retry_while_unavailable(finish)
+        try:
+            if running is not None:
+                running.close()
+                self._measure(running.info)
+            with self._flushing, contextlib.suppress(Cancelled):
+                self._flush()
+        finally:
+            try:
+                retry_while_unavailable(finish)
+            finally:
+                self.publish(status=status)
 
     def show_late(self) -> None:
         """Flush the text that has waited for more text long enough."""
@@ -338,13 +300,13 @@ class _Writer:
                 self._flush()
             except BaseException as error:
                 # Stopped elsewhere, or the text is lost: the answer must not go on.
-                self.live.cancel.cancel()
+                self.cancel.cancel()
                 if not isinstance(error, Cancelled):
                     raise
 
     def beat(self) -> None:
-        if not self.live.renew():
-            self.live.cancel.cancel()  # stopped or deleted by another process
+        if not self._store.renew(self._id):
+            self.cancel.cancel()  # stopped or deleted by another process
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
         if isinstance(event, TextDelta | ReasoningDelta):
@@ -361,9 +323,8 @@ class _Writer:
             case DialogueStep():
                 self._extra["steps"].append(msgspec.to_builtins(event))
                 self._keep_extra()
-            case Tick() if (place := running.info.place) != self._place:
-                self._place = place
-                self.live.publish({"type": "place", "place": place})
+            case Tick() if (place := running.info.place) != self._state.place:
+                self.publish(place=place)
             case Finished(usage=usage, reason=reason):
                 counts = msgspec.to_builtins(usage)
                 counts["completion"] += self._begun
@@ -386,14 +347,12 @@ class _Writer:
         self._flushed = time.monotonic()
         if text or thought:
             self._keep(text, thought)
-        if thought:
-            self.live.publish({"type": "reasoning", "delta": thought})
-        if text:
-            self.live.publish({"type": "text", "delta": text})
+            before = self._state
+            self.publish(text=before.text + text, reasoning=before.reasoning + thought)
 
     def _keep_extra(self) -> None:
         self._keep(extra=self._extra)
-        self.live.publish({"type": "extra", "extra": self._extra})
+        self.publish(extra=deepcopy(self._extra))
 
     def _keep(self, text: str = "", thought: str = "", extra: dict[str, Any] | None = None) -> None:
         """Store pending text, or keep it while the store is away. Raises Cancelled."""

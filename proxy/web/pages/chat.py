@@ -27,7 +27,7 @@ from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
 from . import api, chat_models, guard, images
-from .answers import Answers, StreamPosition, stored
+from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
     from ...store.conversations import ConversationStore, StoredConversation, StoredMessage
@@ -301,12 +301,12 @@ def events(message: str) -> Response:
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
     if growing is not None:
-        stream = growing.follow(seen)
+        states = growing.states()
     elif store.message(owner, message).status == "growing":
-        stream = stored(store, owner, message, seen)
+        states = stored(store, owner, message)
     else:
         raise NotFound("this answer is not being generated")
-    return passthrough(stream, "text/event-stream", [*STREAM_HEADERS])
+    return passthrough(follow(states, seen), "text/event-stream", [*STREAM_HEADERS])
 
 
 @blueprint.post(f"{API}/answers/<message>/stop")
@@ -429,25 +429,25 @@ def export_all() -> Response:
 @blueprint.post(f"{API}/conversations/import")
 def import_() -> Response:
     """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
-    found = chat_exports.read(api.json_body())
-    if not found.messages:
+    imported = chat_exports.read(api.json_body())
+    if not imported.messages:
         return api.done()
-    messages = [AdoptedMessage(**structs.asdict(one)) for one in found.messages]
-    settings = {PINNED: True} if found.pinned else {}
+    messages = [AdoptedMessage(**structs.asdict(message)) for message in imported.messages]
+    settings = {PINNED: True} if imported.pinned else {}
     made = api.conversations().create(
         api.owner(),
-        found.title,
+        imported.title,
         settings,
-        created=found.created,
-        changed=found.changed,
+        created=imported.created,
+        changed=imported.changed,
         messages=messages,
     )
     return json_response(made, 201)
 
 
 def _whole(store: ConversationStore, owner: str, known: StoredConversation) -> bytes:
-    found = store.messages(owner, known.id)
-    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": found})
+    messages = store.messages(owner, known.id)
+    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": messages})
 
 
 def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from ..observability import Record
 from ..permissions import visible
 from ..services import Services, current_services
 from ..spine import json_response
+from ..stream import looks
 from . import api, guard
 
 # All times are points in time and not spans: nothing changes while a model waits, loads or idles.
@@ -48,15 +49,11 @@ def _stream(
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
     known: dict[str, Any] = {}
-    end = time.monotonic() + LIFE
-    while True:
+    for _ in looks(PERIOD, LIFE, sleep):
         now = states(services, environ)
         if known != {**now, "at": known.get("at")}:
             known = now
             yield b"event: now\ndata: " + msgspec.json.encode(now) + b"\n\n"
-        if time.monotonic() + PERIOD > end:
-            return
-        sleep(PERIOD)
 
 
 API = "/pages/api/models"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import msgspec
@@ -16,9 +16,9 @@ from .. import permissions
 from ..observability.history import SAMPLES, STEP, total
 from ..services import Services, current_services
 from ..spine import json_response
+from ..stream import looks
 from . import guard
 
-# The browser reconnects: an open page does not delay a server that is stopping.
 PERIOD = 1.0  # seconds between two updates
 LIFE = 15.0  # seconds per stream
 
@@ -53,20 +53,14 @@ def points(services: Services, since: float = 0.0) -> dict[str, Any]:
     }
 
 
-def _stream(
-    services: Services, caller: Caller, sleep: Callable[[float], None] = time.sleep
-) -> Generator[bytes, None, None]:
+def _stream(services: Services, caller: Caller) -> Generator[bytes, None, None]:
     """Yield server-sent events: `points` of the last hour, then `now` every second."""
     yield b"retry: 500\n\n"
     yield _event("points", points(services))
-    end = time.monotonic() + LIFE
-    while True:
+    for _ in looks(PERIOD, LIFE):
         yield _event(
             "now", {**_snapshot(services, caller), "points": points(services, time.time() - STEP)}
         )
-        if time.monotonic() + PERIOD > end:
-            return
-        sleep(PERIOD)
 
 
 def _event(name: str, data: Any) -> bytes:

@@ -666,10 +666,3 @@ def test_time_before_closing_has_a_deadline() -> None:
     assert [connection.overdue(at) for at in (10.0, 10.5)] == [False, True]
     connection.expire()  # the client was late already
     assert connection.overdue(1.0)
-
-
-def test_application_time_is_unlimited() -> None:
-    wire = Ticking()
-    connection = ServerConnection(wire, App(), {}, LIMITS, lambda: 0.0)
-    connection.state = State.ANSWERING
-    assert not connection.overdue(1e9)

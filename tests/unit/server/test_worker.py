@@ -104,16 +104,6 @@ def test_slow_reader_gets_the_whole_answer_in_order(serve: Callable[..., Served]
     assert read_answer(served.theirs).count(b"HTTP/1.1 200 OK") == 1
 
 
-def test_answer_continues_while_the_client_reads_nothing(serve: Callable[..., Served]) -> None:
-    """The model server's answer is read to its end, and its slot is released."""
-    served = serve([PIECE] * (gevent_wire.MAX_BEHIND // len(PIECE) - 8))
-    served.theirs.sendall(GET)
-    until(lambda: served.over)
-    assert served.connection.parts is None
-    assert not served.serving.ready()
-    assert not served.wire.is_stuck(time.monotonic(), True)
-
-
 def test_unsent_bytes_per_client_are_bounded(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,15 +158,6 @@ def test_client_reading_too_slowly_is_disconnected(serve: Callable[..., Served])
         assert not served.wire.is_stuck(time.monotonic(), False)
         served.theirs.recv(70_000)
         gevent.sleep(0.02)
-
-
-def test_client_disconnect_cancels_its_answer(serve: Callable[..., Served]) -> None:
-    served = serve([PIECE] * 200)
-    served.theirs.sendall(GET)
-    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
-    served.theirs.close()
-    with pytest.raises(OSError, match=r"."):
-        served.serving.get(timeout=60)
 
 
 def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:

@@ -18,6 +18,7 @@ from proxy.web.routes import routes_of
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes as hosted
 from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.unit.web.test_pages_session import sign_in
 
 
 def test_generated_key_works_and_is_shown_once(http: Http) -> None:
@@ -184,10 +185,7 @@ def test_log_names_the_key_by_its_id(http: Http, caplog: pytest.LogCaptureFixtur
 
 def _sign_in(http: Http, key: str, language: str = "en") -> Any:
     browser = http.app.test_client()
-    headers = {"Accept": "text/html", "Accept-Language": language}
-    page = browser.get("/signin", headers=headers).text
-    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
-    return browser, browser.post("/signin", data={"key": key, "csrf_token": token}, headers=headers)
+    return browser, sign_in(browser, key, language=language)
 
 
 def test_pages_open_to_a_key_of_the_store_until_it_is_blocked(http: Http) -> None:

@@ -72,6 +72,10 @@ def test_part_headers_are_bounded() -> None:
     assert read(MAX_HEAD - 100).fields == {"a": "yes"}
     with pytest.raises(BodyTooLarge):
         read(MAX_HEAD + 2 * PIECE)  # it is checked with every read
+    with pytest.raises(BodyTooLarge):  # the line of a boundary
+        kind, data = "multipart/form-data; boundary=x", b"--x" + b" " * 2_000_000 + b"\r\n"
+        builder = EnvironBuilder(method="POST", data=data, content_type=kind)
+        read_form(builder.get_environ(), 4000, 4000)
 
 
 def test_file_name_length_is_bounded() -> None:

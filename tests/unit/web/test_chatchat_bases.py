@@ -187,13 +187,21 @@ def test_temporary_bases_have_ids_and_are_not_listed(api: Api) -> None:
 
 
 def test_downloaded_document_cannot_run_scripts_on_our_pages(api: Api) -> None:
-    api.upload({"a.html": b"<script>1</script>", "二.txt": b"three"})
-    for name, quoted in (("a.html", "a.html"), ("二.txt", "%E4%BA%8C.txt")):
-        answer = api.client.get(KB + "/download_doc", query_string={**B, "file_name": name})
-        assert answer.content_type == "application/octet-stream"
-        assert answer.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{quoted}"
+    api.upload({"a.html": b"<script>1</script>", "b.txt": b"two", "二.txt": b"three"})
+
+    def get(name: str, **more: str) -> Any:
+        return api.client.get(KB + "/download_doc", query_string={**B, "file_name": name, **more})
+
+    page = get("a.html", preview="true")
+    assert page.content_type == "application/octet-stream"
+    assert page.headers["Content-Disposition"].startswith("attachment")
+    text = get("b.txt", preview="true")
+    assert text.headers["Content-Disposition"] == "inline; filename*=UTF-8''b.txt"
+    assert text.content_type == "text/plain"
+    for answer in (page, text, get("二.txt")):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert get("二.txt").headers["Content-Disposition"].endswith("%E4%BA%8C.txt")
 
 
 def test_bases_of_another_key_are_invisible(served: Serve) -> None:

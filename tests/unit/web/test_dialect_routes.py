@@ -17,6 +17,8 @@ from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app
 
 USER = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": USER},
+    "/v1/completions": {"prompt": "Hi"},
     "/v1/messages": {"max_tokens": 9, "messages": USER},
     "/api/chat": {"messages": USER, "stream": False},
     "/api/generate": {"prompt": "Hi", "stream": False},

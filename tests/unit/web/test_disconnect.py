@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -17,17 +16,12 @@ from proxy.server.gevent_wire import Wire
 from proxy.server.http1 import ServerConnection, State, base_environ
 from proxy.web import disconnect
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app
+from tests.unit.server.test_worker import until
 
 CHAT = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
     CHAT
 )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(60):
-        while not condition():
-            gevent.sleep(0.001)
 
 
 def closed(kept: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.web.body import Unnamed
-from proxy.web.form import MAX_PARTS, MAX_PLAIN, MultipartForm, read_form
+from proxy.web.form import MultipartForm, read_form
 
 
 def read(limit: int = 10_000, **request: Any) -> MultipartForm:
@@ -47,12 +47,6 @@ def part(disposition: str, data: bytes) -> dict[str, Any]:
     head = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
     body = head + data + b"\r\n--x--\r\n"
     return {"data": body, "content_type": "multipart/form-data; boundary=x"}
-
-
-@pytest.mark.parametrize("disposition", ['name="files"; filename="x"', 'name="a"'])
-def test_oversized_form_is_refused(disposition: str) -> None:
-    with pytest.raises(BodyTooLarge):
-        read(10_000, **part(disposition, b"x" * 20_000))
 
 
 @pytest.mark.parametrize(
@@ -106,34 +100,7 @@ def test_non_form_body_has_no_fields() -> None:
     assert read(data=b"{}", content_type="application/json") == MultipartForm([], ())
 
 
-def test_form_without_files_is_bounded() -> None:
+def test_first_value_of_a_plain_field_counts() -> None:
     kind = "application/x-www-form-urlencoded"
     form = read(data=b"a=1&b=%20&a=2", content_type=kind)
     assert form == MultipartForm([("a", "1"), ("b", " ")], ())
-    with pytest.raises(BodyTooLarge):
-        read(100_000_000, data=b"a=" + b"x" * MAX_PLAIN, content_type=kind)
-    with pytest.raises(BadRequest):
-        read(100_000_000, data=b"a=1&" * (MAX_PARTS + 1), content_type=kind)
-
-
-def test_part_headers_over_the_bound_are_refused() -> None:
-    for head in (b"X: " + b"x" * 40_000_000, b"X: y\r\n" * 3_000_000):
-        body = b"--x\r\n" + head + b"\r\n\r\ndata\r\n--x--\r\n"
-        kind = "multipart/form-data; boundary=x"
-        with pytest.raises(BodyTooLarge):
-            read(100_000_000, data=body, content_type=kind)
-
-
-def test_too_many_form_parts_are_refused() -> None:
-    def parts(count: int) -> dict[str, Any]:
-        head = b'--x\r\nContent-Disposition: form-data; name="a%d"; filename="a"\r\n\r\ndata\r\n'
-        body = b"".join(head % i for i in range(count)) + b"--x--\r\n"
-        return {"data": body, "content_type": "multipart/form-data; boundary=x"}
-
-    with read(100_000, **parts(MAX_PARTS)) as form:
-        assert len(form.files) == MAX_PARTS
-    with pytest.raises(BodyTooLarge):
-        read(100_000, **parts(MAX_PARTS + 1))
-    with pytest.raises(BodyTooLarge):
-        read(100_000, data=b"--x" + b" " * 2_000_000 + b"\r\n",
-             content_type="multipart/form-data; boundary=x")  # fmt: skip

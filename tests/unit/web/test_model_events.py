@@ -12,7 +12,6 @@ from proxy.accounts.rights import Rights
 from proxy.hosting.model import HostedModel, State
 from proxy.web import model_events
 from proxy.web.auth import IDENTITY
-from proxy.web.pages.status import MOST_WATCHERS
 from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.hosting import fakes
@@ -96,26 +95,6 @@ def test_changed_list_is_an_event(services: Services) -> None:
         registry.rebuild()
 
     assert seen(services, hide) == [{"model": "*", "event": "models_reload"}]
-
-
-def test_stream_ends_so_that_it_delays_no_stop(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_events, "LIFE", 0.1)
-    assert list(model_events.events(services, {})) == [b"retry: 500\n\n"]
-
-
-def test_streams_are_bounded_and_end_with_their_client() -> None:
-    app = make_app(OnDemand())
-    client = app.test_client()
-    answers = [client.get("/models/sse") for _ in range(MOST_WATCHERS)]
-    assert {answer.status_code for answer in answers} == {200}
-    assert answers[0].content_type == "text/event-stream"
-    refused = client.get("/models/sse")
-    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "15")
-    for answer in answers:
-        answer.close()
-    assert client.get("/models/sse").status_code == 200
 
 
 def test_list_says_what_a_routers_says(driver: OnDemand) -> None:

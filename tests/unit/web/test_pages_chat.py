@@ -174,7 +174,7 @@ def test_answer_without_output_keeps_its_heartbeat(
     wait_until(lambda: signs > 4)
     driver.go_on.set()
     assert page.over()["status"] == "done"
-    wait_until(lambda: not writer._beating)  # there are no events
+    wait_until(lambda: not writer._looking.running)  # there are no events
 
 
 def test_answer_of_lost_writer_is_shown_as_interrupted_and_can_be_stopped(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import count
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from proxy.config import Secret
+from proxy.web import stream
 from proxy.web.pages import status
 from proxy.web.pages import status as status_feed
 from tests.fakes import ScriptedDriver, client
@@ -49,8 +49,8 @@ def test_status_stream_sends_the_hour_once_then_each_second(
     monkeypatch.setattr(status_feed, "PERIOD", 0.01)
     monkeypatch.setattr(status_feed, "LIFE", 0.1)
     looks = count()  # of a clock that no slow machine lets run ahead
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: 0.01 * next(looks))
-    monkeypatch.setattr(status_feed, "time", clock)
+    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(looks))
+    monkeypatch.setattr(stream, "time", clock)
     answer = client().get(EVENTS)
     assert answer.content_type == "text/event-stream"
     frames = answer.get_data(as_text=True).split("\n\n")

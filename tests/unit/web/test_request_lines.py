@@ -28,7 +28,7 @@ from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
 from proxy.web.peers import TrustedProxies
-from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of, wait_until
+from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of
 
 QUIET = ("/livez", "/readyz", "/health", "/v1/health", "/static/x")
 KEY = {"Authorization": "Bearer sesame"}
@@ -119,7 +119,8 @@ def test_each_route_is_logged_and_counted_once(
             answer.status_code,
             "127.0.0.1",
         )
-        assert "X-Content-Type-Options" in answer.headers, (path, method)
+        assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"], (path, method)
+        assert answer.headers.getlist("x-request-id") == [line["id"]], (path, method)
     assert counted(app) == seen > 150
 
 
@@ -157,23 +158,6 @@ def test_cross_origin_calls_are_counted_once(tmp_path: Path, log: Log) -> None:
         answer.close()
     assert [one["path"] for one in log.take()] == ["/v1/chat/completions"] * 2
     assert services_of(app).observer.counts().requests == {("/v1/chat/completions", "stop"): 2}
-
-
-def test_embeddings_are_logged_with_model_and_tokens(tmp_path: Path, log: Log) -> None:
-    app = make(tmp_path)
-
-    class Embedder:
-        def embed(self, model: str, inputs: Any, cancel: Any, barred: Any, **given: Any) -> Any:
-            class Found:
-                vectors, tokens = [[0.5, 0.5]], 3
-
-            return "tiny", Found()
-
-    object.__setattr__(services_of(app), "embedder", Embedder())
-    assert client_of(app).post("/v1/embeddings", json={"input": "x"}).status_code == 200
-    (line,) = log.take()
-    assert (line["model"], line["prompt_tokens"], line["status"]) == ("tiny", 3, 200)
-    assert sum(one.requests for one in services_of(app).observer.samples()) == 1
 
 
 def test_unexpected_exception_is_logged_with_the_clients_request_id(
@@ -234,14 +218,6 @@ def test_sign_in_is_logged_with_the_key_name(tmp_path: Path, log: Log) -> None:
     assert "sesame" not in json.dumps([first, second])
 
 
-def test_deletion_is_logged_with_its_author(tmp_path: Path, log: Log) -> None:
-    api = client_of(make(tmp_path, api_key=(Secret("sesame"),)))
-    assert api.delete("/v1/data", headers=KEY).status_code == 200
-    (line,) = log.take()
-    assert (line["method"], line["path"], line["status"]) == ("DELETE", "/v1/data", 200)
-    assert line["key"]
-
-
 # metrics
 
 
@@ -278,8 +254,7 @@ def test_request_series_are_bounded() -> None:
         ("10.0.0.1", {"X_FORWARDED_FOR": "1.1.1.1, nonsense"}, "10.0.0.1"),
         ("10.0.0.1", {"X_FORWARDED_FOR": "1.1.1.1, unknown, 10.0.0.2"}, "10.0.0.2"),
         ("10.0.0.1", {"X_FORWARDED_FOR": "10.0.0.3, 10.0.0.2"}, "10.0.0.3"),  # an internal address
-        ("10.0.0.1", {"FORWARDED": 'for="[2001:db8::7]:80";proto=https'}, "2001:db8::7"),
-        ("10.0.0.1", {"FORWARDED": "for=1.1.1.1, proto=http;for=198.51.100.9"}, "198.51.100.9"),
+        ("10.0.0.1", {"X_FORWARDED_FOR": "[2001:db8::7]:80"}, "2001:db8::7"),
         ("::ffff:10.0.0.1", {"X_FORWARDED_FOR": "198.51.100.9"}, "198.51.100.9"),
         ("10.0.0.1", {"X_FORWARDED_FOR": "1.1.1.1," * 10_000 + "198.51.100.9"}, "198.51.100.9"),
         ("", {"X_FORWARDED_FOR": "198.51.100.9"}, ""),
@@ -374,18 +349,3 @@ def test_wrong_keys_are_not_throttled_when_disabled() -> None:
         with pytest.raises(Exception, match="invalid API key"):
             keys.name_of("wrong", "192.0.2.1")
     assert keys.name_of("sesame", "192.0.2.1") == "ann"
-
-
-def test_chat_page_answer_is_logged(tmp_path: Path, log: Log) -> None:
-    app = make(tmp_path)
-    if services_of(app).conversations is None:
-        pytest.skip("the extra knowledge is not installed")
-    api, key = client_of(app), {"Authorization": "Bearer any"}
-    talk: Any = api.post("/pages/api/chat/conversations", headers=key, json={}).json
-    path = f"/pages/api/chat/conversations/{talk['id']}/ask"
-    assert api.post(path, json={"text": "Hi"}, headers=key).status_code == 201
-    found: list[Any] = []
-    wait_until(lambda: bool(found.extend(log.take())) or len(found) == 3)
-    assert sorted(one["completion_tokens"] for one in found) == [0, 0, 3]
-    routes = {route for route, _ in services_of(app).observer.counts().requests}
-    assert not any(talk["id"] in one for one in routes)

@@ -6,54 +6,23 @@ import logging
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from proxy.backends.driver import Capabilities
 from proxy.config import Secret
-from proxy.core.events import Batch, Finished, Started, TextDelta
-from proxy.core.task import Task
-from proxy.core.usage import Usage
-from proxy.errors import Cancelled
-from proxy.runtime.cancel import Cancel
 from proxy.store import records
 from proxy.web import background
-from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, client, make_app, wait_until
+from tests.fakes import ScriptedDriver, ScriptedRun, client, make_app, wait_until
+from tests.unit.web.test_pages_chat import Held
 
 BODY = {"input": "Hi", "background": True}
-
-
-class Held(ScriptedDriver):
-    """Generates a word, then nothing until `go_on` is set or the request is cancelled."""
-
-    def __init__(self) -> None:
-        super().__init__(caps=msgspec.structs.replace(CAPS, slots=64))
-        self.go_on = threading.Event()
-
-    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-        run = super().stream(task, slot, caps, cancel)
-        held = self.go_on
-
-        class Slow(ScriptedRun):
-            def __iter__(self) -> Iterator[Batch]:
-                yield [Started(slot=0), TextDelta("Hel")]
-                while not held.wait(0.01):
-                    if cancel.cancelled:
-                        raise Cancelled("the request was cancelled")
-                yield [TextDelta("lo"), Finished(reason="stop", usage=Usage(1, 2, 0), slot=0)]
-
-        slow = Slow(())
-        slow.closed = run.closed
-        return slow
 
 
 def status(api: FlaskClient, made: Any, **how: Any) -> str:
@@ -92,7 +61,7 @@ def test_unexpected_exception_fails_the_response_and_is_logged_once(
 
 
 def test_status_goes_from_queued_to_in_progress_to_completed() -> None:
-    driver = Held()
+    driver = Held(slots=64)
     api = client(driver)
     made: Any = api.post("/v1/responses", json=BODY).json
     assert made["status"] == "queued"
@@ -102,7 +71,7 @@ def test_status_goes_from_queued_to_in_progress_to_completed() -> None:
 
 
 def test_cancelled_response_stays_cancelled() -> None:
-    driver = Held()
+    driver = Held(slots=64)
     api = client(driver)
     made: Any = api.post("/v1/responses", json=BODY).json
     wait_until(lambda: status(api, made) == "in_progress")
@@ -112,15 +81,18 @@ def test_cancelled_response_stays_cancelled() -> None:
     assert status(api, made) == "cancelled"
 
 
-def test_deleted_response_stays_deleted() -> None:
-    driver = Held()
+@pytest.mark.parametrize("path", ["/v1/responses/{}", "/v1/data"])
+def test_deleted_response_stays_deleted(path: str) -> None:
+    driver = Held(slots=64)
     api = client(driver)
     made: Any = api.post("/v1/responses", json=BODY).json
     wait_until(lambda: len(driver.runs) == 1)
-    assert api.delete(f"/v1/responses/{made['id']}").status_code == 200
-    driver.go_on.set()
+    assert api.delete(path.format(made["id"])).status_code == 200
+    if path != "/v1/data":  # which ends the answer
+        driver.go_on.set()
     wait_until(lambda: driver.runs[0].closed.is_set())
     assert api.get(f"/v1/responses/{made['id']}").status_code == 404
+    assert api.get("/v1/data").json["responses"] == []
 
 
 def app_with(file: Path, driver: ScriptedDriver | None = None) -> Flask:
@@ -132,7 +104,7 @@ def test_response_of_lost_process_is_reported_as_failed(
 ) -> None:
     monkeypatch.setattr(background, "BEAT", 60.0)  # the writer counts as dead but is alive
     file = tmp_path / "slotproxy.db"
-    api = app_with(file, Held()).test_client()
+    api = app_with(file, Held(slots=64)).test_client()
     made: Any = api.post("/v1/responses", json=BODY).json
     other = app_with(file).test_client()
     with sqlite3.connect(file) as db:
@@ -153,7 +125,7 @@ def test_response_can_be_cancelled_by_another_process(
     monkeypatch.setattr(background, "BEAT", 0.02)
     # Two stores of one process would mistake each other for an earlier run.
     monkeypatch.setattr(records, "new_name", lambda: f"{uuid.uuid4().hex}:1:1")
-    driver = Held()
+    driver = Held(slots=64)
     api = app_with(tmp_path / "slotproxy.db", driver).test_client()
     other = app_with(tmp_path / "slotproxy.db").test_client()
     made: Any = api.post("/v1/responses", json=BODY).json
@@ -167,19 +139,8 @@ def test_response_can_be_cancelled_by_another_process(
 # DELETE /v1/data
 
 
-def test_deleted_data_stay_deleted_while_a_response_is_generated() -> None:
-    driver = Held()
-    api = client(driver)
-    made: Any = api.post("/v1/responses", json=BODY).json
-    wait_until(lambda: len(driver.runs) == 1)
-    assert api.delete("/v1/data").status_code == 200
-    wait_until(lambda: driver.runs[0].closed.is_set())
-    assert api.get(f"/v1/responses/{made['id']}").status_code == 404
-    assert api.get("/v1/data").json["responses"] == []
-
-
 def test_data_deletion_ends_only_streams_that_would_be_stored() -> None:
-    driver = Held()
+    driver = Held(slots=64)
     api = client(driver, api_key=(Secret("one"), Secret("two")))
 
     def stream(key: str, **body: Any) -> Iterator[bytes]:
@@ -235,7 +196,7 @@ def taken(take: Callable[[], bool]) -> int:
 
 
 def test_one_key_cannot_fill_the_background_queue() -> None:
-    driver = Held()
+    driver = Held(slots=64)
     api = client(driver, api_key=(Secret("one"), Secret("two")))
 
     def ask(key: str) -> int:

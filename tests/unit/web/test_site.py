@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from proxy.config import Secret, SettingsError, load
-from proxy.web.fastpath import Application
-from proxy.web.site import MAX_HOST, REMEMBERED, TOLD, Sites
-from tests.fakes import ScriptedDriver, client, make_app
+from proxy.web.site import MAX_HOST, REMEMBERED, Sites
+from tests.fakes import client
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 EVIL = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -191,13 +190,7 @@ def test_refused_cross_site_request_is_logged(caplog: pytest.LogCaptureFixture) 
     assert '"path":"/v1/files"' in line and '"status":403' in line and "unknown_origin" in line
 
 
-def test_memory_and_log_stay_bounded_for_slow_clients(caplog: pytest.LogCaptureFixture) -> None:
-    app = cast(Application, make_app(ScriptedDriver()))
-    to: FlaskClient = app.test_client()
-    for i in range(2 * max(REMEMBERED, TOLD)):
-        assert to.get("/livez", headers={"Host": f"127.0.0.1:{i + 1}"}).status_code == 200
-        assert to.get("/livez", headers={"Host": f"evil{i}.example"}).status_code == 403
-    assert caplog.text.count("refused: ") == TOLD
+def test_number_of_remembered_hosts_is_bounded() -> None:
     sites = Sites("127.0.0.1", (), ())
     for i in range(2 * REMEMBERED):
         sites.check_host({"HTTP_HOST": f"127.0.0.1:{i + 1}"})

@@ -24,12 +24,7 @@ from proxy.web import body
 from proxy.web.body import BodyLate
 from proxy.web.form import read_form
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
-
-
-def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(20):
-        while not condition():
-            gevent.sleep(0.001)
+from tests.unit.server.test_worker import until
 
 
 class Waiting(ScriptedDriver):

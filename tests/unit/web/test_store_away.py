@@ -28,6 +28,7 @@ from proxy.web import background
 from proxy.web.pages import answers
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, wait_until
 from tests.thorough import share
+from tests.unit.web.test_pages_session import sign_in
 
 LONG = msgspec.structs.replace(CAPS, n_ctx=10_000_000)
 KEY = {"Authorization": "Bearer any"}
@@ -103,10 +104,7 @@ def test_browser_gets_an_error_page(folder: Path) -> None:
     folder.mkdir()
     app = make_app(ScriptedDriver(), data=str(folder), api_key=("sesame",))
     api = app.test_client()
-    shown = api.get("/signin", headers={"Accept": "text/html"}).text
-    token = shown.partition('name="csrf_token" value="')[2].partition('"')[0]
-    signed = api.post("/signin", data={"key": "sesame", "csrf_token": token})
-    assert signed.status_code in (302, 303), signed.text
+    assert sign_in(api).status_code == 303
     folder.rename(folder.with_name("away"))
     page = api.get("/knowledge", headers={"Accept": "text/html"})
     assert page.status_code == 503 and "temporarily unavailable" in page.text

@@ -36,6 +36,8 @@ LOOK = 0.1
 SHORTEST = 20  # characters of a chunk that the client writes, as the store needs
 OVER = ("ready", "failed", "cancelled")
 WRITTEN = (".txt", ".md")  # kinds of files whose chunks the client may write
+# Media types under which browsers may show an uploaded file: none of them can run scripts.
+SHOWN = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/plain", "csv": "text/plain"}
 
 Failures = dict[str, str]  # reasons by name
 Cut = tuple[int, int]
@@ -355,13 +357,15 @@ def download_doc(services: Services, record: Record) -> Response:
     base = _base(services, record, values["base"])
     document = base.document(values["file"])
     data = base.knowledge.original(base.owner, document.id)
+    kind = SHOWN.get(document.filename.rpartition(".")[2].lower(), "")
+    shown = kind and request.args.get("preview", "").lower() in ("true", "1")
     name = quote(document.filename, safe="")
     headers = [
         ("Content-Length", str(document.size)),
-        ("Content-Disposition", f"attachment; filename*=UTF-8''{name}"),
+        ("Content-Disposition", f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{name}"),
         ("Content-Security-Policy", "sandbox"),
     ]
-    return passthrough(data, "application/octet-stream", headers)
+    return passthrough(data, kind if shown else "application/octet-stream", headers)
 
 
 def _form(services: Services) -> MultipartForm:

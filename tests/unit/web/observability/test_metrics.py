@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from itertools import accumulate
 
 import pytest
+from prometheus_client import Metric
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observability.history import OTHER, Finished
-from proxy.web.observability.metrics import HISTOGRAMS, Counts, Metrics, Work
+from proxy.web.observability.history import Finished
+from proxy.web.observability.metrics import HISTOGRAMS, Metrics
 from proxy.web.observability.prometheus import native
 
 
@@ -46,17 +48,17 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
     assert counts.running == 3
     assert counts.requests == {("/p", "stop"): requests}
     assert counts.backends.keys() == times.keys()
-    for name, (tokens, histograms) in counts.backends.items():
+    for name, backend in counts.backends.items():
         of = len(times[name])
-        assert tokens == [3 * of, of, 10 * of]
-        for (_, _, bounds), found, (buckets, total) in zip(
-            HISTOGRAMS, zip(*times[name], strict=True), histograms, strict=True
+        assert backend.tokens == [3 * of, of, 10 * of]
+        for (_, _, bounds), found, histogram in zip(
+            HISTOGRAMS, zip(*times[name], strict=True), backend.histograms, strict=True
         ):
             expected = [0] * (len(bounds) + 1)
             for value in found:
                 expected[bisect_left(bounds, value)] += 1
-            assert [count for _, count in buckets] == list(accumulate(expected))
-            assert total == pytest.approx(sum(found))
+            assert [count for _, count in histogram.buckets()] == list(accumulate(expected))
+            assert histogram.sum == pytest.approx(sum(found))
 
 
 def test_prompts_of_backends_are_counted_by_kind() -> None:
@@ -68,15 +70,8 @@ def test_prompts_of_backends_are_counted_by_kind() -> None:
 def test_missing_measurements_are_in_no_histogram() -> None:
     metrics = Metrics()
     metrics.add([Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
-    _, histograms = metrics.counts(0).backends["b"]
-    assert [buckets[-1][1] for buckets, _ in histograms] == [0, 0, 1, 1]
-
-
-def test_request_without_backend_and_route_counts_as_request_only() -> None:
-    metrics = Metrics()
-    metrics.add([Finished(1, OTHER, 404, 1.0, Info())])
-    counts = metrics.counts(0)
-    assert (counts.requests, counts.backends) == ({("other", "404"): 1}, {})
+    histograms = metrics.counts(0).backends["b"].histograms
+    assert [histogram.buckets()[-1][1] for histogram in histograms] == [0, 0, 1, 1]
 
 
 def done(backend: str, **fields: float) -> Finished:
@@ -84,9 +79,8 @@ def done(backend: str, **fields: float) -> Finished:
     return Finished(1, "/p", 200, 1.0, info)
 
 
-def numbers(text: bytes) -> dict[str, float]:
-    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in (line.split(" ") for line in lines)}
+def numbers(metrics: Iterable[Metric]) -> dict[str, float]:
+    return {sample.name: sample.value for metric in metrics for sample in metric.samples}
 
 
 def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> None:
@@ -111,14 +105,7 @@ def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> No
 def test_metrics_known_only_to_backends_are_summed() -> None:
     first = {"n_decode_total": 30.0, "n_busy_slots_per_decode": 2.0}
     second = {"n_decode_total": 10.0, "n_busy_slots_per_decode": 1.0}
-    told = numbers(native(Counts(0, {}, {}, Work(), Work()), 0, [first, {}, second]))
+    told = numbers(native(Metrics(), 0, [first, {}, second]))
     assert told["llamacpp:n_decode_total"] == 40
     assert told["llamacpp:n_busy_slots_per_decode"] == 1.75
     assert "llamacpp:spec_decode_num_drafts_total" not in told
-
-
-def test_every_metric_has_help_and_type() -> None:
-    text = native(Counts(0, {}, {}, Work(), Work()), 0, [{"n_decode_total": 1.0}]).decode()
-    for name in numbers(text.encode()):
-        assert f"# HELP {name} " in text
-        assert f"# TYPE {name} " in text
