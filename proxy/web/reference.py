@@ -14,6 +14,7 @@ import msgspec
 from flask import Flask, Response, current_app
 
 from .. import __version__
+from ..apis.answer_schemas import ANSWERS, ERRORS
 from ..apis.schema_fields import Schema
 from .routes import ANY, Api, Route, Served, routes_of
 from .services import current_services
@@ -66,7 +67,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
 
 def schemas_of(app: Flask) -> dict[str, Schema]:
     """The schemas of all served APIs, by their names in the document."""
-    schemas: dict[str, Schema] = {}
+    schemas: dict[str, Schema] = {**ANSWERS, **ERRORS}
     for api in app.iter_blueprints():
         schemas |= getattr(api, "schemas", {})
     return schemas
@@ -78,11 +79,14 @@ def _operation(
     route = served.route
     slug = re.sub(r"\W+", "_", path).strip("_")
     answers: dict[str, Any] = {route.answer: {}}
+    if route.reply:
+        answers[route.answer] = {"schema": _ref(route.reply)}
     if route.streams:
         answers[route.streams] = {}
-    errors: dict[str, Any] = {"application/json": {}}
+    error = {"schema": _ref(served.error_schema)}
+    errors: dict[str, Any] = {"application/json": error}
     if route.foreign:
-        errors[ANY] = {}
+        errors = {"application/json": {}, ANY: {}}
     whole: dict[str, Any] = {"200": {"description": "OK", "content": answers}}
     operation: dict[str, Any] = {
         "operationId": f"{method}_{slug}",

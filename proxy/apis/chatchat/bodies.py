@@ -17,7 +17,7 @@ from ...errors import InvalidParameter
 from .. import schema_fields as schemas
 from ..fields import Body, choice, decimal, entry, flag, integer, items, mapping, model_name, text
 from ..openai.answer import MAX_TOKENS
-from ..schema_fields import OBJECT, TEXT, Field, Fields, Schema, table
+from ..schema_fields import COUNT, OBJECT, TEXT, Field, Fields, Schema, object_of, table
 
 # Folders of templates/dialogues with each kind's prompt templates.
 FOLDERS = ("llm_chat", "knowledge_base_chat", "search_engine_chat", "agent_chat")
@@ -481,4 +481,7 @@ BODIES: dict[str, BodyForm] = {
 # What a query names.
 BASE = BODIES["ChatchatBase"]
 FILE = _of_base(file_name=Field(TEXT, "file", _needed))
-SCHEMAS: dict[str, Schema] = {name: form.schema for name, form in BODIES.items()}
+SCHEMAS: dict[str, Schema] = {
+    **{name: form.schema for name, form in BODIES.items()},
+    "ChatchatError": object_of("code msg data", code=COUNT, msg=TEXT, data={}),
+}

@@ -147,4 +147,12 @@ chat = RouteDialect(parse, reply, error, Encoder)
 chat_stream = RouteDialect(_parse_stream, reply, error, Encoder)
 langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
-SCHEMAS: dict[str, Schema] = {"GLMChatRequest": doc.body("prompt", **FIELDS)}
+SCHEMAS: dict[str, Schema] = {
+    "GLMChatRequest": doc.body("prompt", **FIELDS),
+    "GLMChat": doc.object_of(
+        "content",
+        **dict.fromkeys(("content", "model", "object"), doc.TEXT),
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), doc.COUNT),
+    ),
+    "GLMError": doc.object_of("detail", detail=doc.TEXT),
+}

@@ -85,6 +85,7 @@ def test_every_operation_has_a_summary(document: dict[str, Any]) -> None:
 
 
 def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> None:
+    """The type of every answer is documented, and whole ones have the schema."""
     api = make_app(ScriptedDriver(), chatchat=True).test_client()
     schemas = document["components"]["schemas"]
     answered = 0
@@ -99,7 +100,11 @@ def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> Non
         kind = told.content_type.partition(";")[0]
         answers = ways["post"]["responses"]["200" if told.status_code < 300 else "default"]
         assert kind in answers["content"], f"{path} answers with {kind}"
-        answered += told.status_code < 300
+        described = answers["content"][kind].get("schema")
+        if described:
+            whole = {**described, "components": document["components"]}
+            Draft202012Validator(whole).validate(told.get_json())
+            answered += told.status_code < 300
     assert answered > 10
 
 
