@@ -15,9 +15,10 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...core.events import ReasoningDelta, TextDelta
 from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
-from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
+from .reader import Body, CallReader, Malformed, Reading, Wait
 from .shaped import ShapeReader
 
 _BREAK = "\n\n"
@@ -80,7 +81,7 @@ def messages(
             written: set[str] = set()
             while now is not None:
                 kind = now.kind
-                reader.begin_text(ReasoningPiece if kind == "reasoning" else TextPiece)
+                reader.begin_text(ReasoningDelta if kind == "reasoning" else TextDelta)
                 if kind == "call":
                     reader.keep()
                     try:
