@@ -36,7 +36,7 @@ class Webhook:
         self.threads.append(threading.current_thread().name)
         self.began.set()
         assert self.go_on.wait(60)
-        return WebPage(204, "", b"", request.url)
+        return WebPage(204, b"", request.url)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_alerts_are_sent_after_an_exception(
         calls.append(args)
         if len(calls) == 1:
             raise RuntimeError("nobody foresaw it")
-        return WebPage(204, "", b"", "")
+        return WebPage(204, b"", "")
 
     monkeypatch.setattr(limits, "fetch", fetch)
     alerts = BudgetAlerts("http://127.0.0.1:9/")
