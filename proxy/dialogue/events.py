@@ -27,16 +27,6 @@ FOLDERS: Mapping[Kind, str] = {
 """The folder of each kind's prompt templates in templates/dialogues."""
 
 
-class Bounds(Struct, frozen=True):
-    """Limits of an agent: rounds of the model, seconds in total, tokens in total, and seconds per
-    tool call. In its last round the model must answer with what it has."""
-
-    rounds: int = 6
-    seconds: float = 120.0
-    tokens: int = 4096
-    tool_seconds: float = 30.0
-
-
 class DialogueRequest(Struct, frozen=True, kw_only=True):
     """One turn of a dialogue. The last of `messages` is the question, a user message.
 

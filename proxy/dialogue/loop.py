@@ -25,6 +25,7 @@ import msgspec
 
 from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
 from ..agent.toolbox import Remotes, Toolbox
+from ..config import AgentConfig
 from ..core.decoding import decoded_object
 from ..core.events import (
     ApprovalRequested,
@@ -47,7 +48,7 @@ from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
-from .events import Bounds, add
+from .events import add
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
@@ -347,7 +348,7 @@ class ToolAnswer:
     request: CompletionRequest
     cancel: Cancel
     caller: Caller
-    bounds: Bounds
+    bounds: AgentConfig
     is_agent: bool = False
 
     def __post_init__(self) -> None:
@@ -355,7 +356,7 @@ class ToolAnswer:
         self.info = Info(model=shown)
         if self.caller.allowance is not None:
             self.caller.allowance.for_model(partial(self.gateway.registry.names_of, model))
-        self._end = self.gateway.clock() + self.bounds.seconds if self.is_agent else math.inf
+        self._end = self.gateway.clock() + self.bounds.timeout if self.is_agent else math.inf
         self._tokens = self.bounds.tokens if self.is_agent else math.inf
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
@@ -429,7 +430,7 @@ class ToolAnswer:
 
     def _seconds(self) -> float:
         """What a call may take."""
-        return min(self.bounds.tool_seconds, max(0.1, self._left()))
+        return min(self.bounds.tool_timeout, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:
         self.info.outcome = "length"

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.config import AgentConfig
 from proxy.core.events import (
     Batch,
     Citation,
@@ -22,7 +23,6 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
-from proxy.dialogue.events import Bounds
 from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Caller, Info
@@ -91,7 +91,7 @@ def events_of(
     caller: Caller = ANYBODY,
     cancel: Cancel | None = None,
 ) -> list[Event]:
-    bounds = Bounds(rounds=4)
+    bounds = AgentConfig(rounds=4)
     answer = ToolAnswer(gateway, [runner], request, cancel or Cancel(), caller, bounds)
     try:
         return [event for _, batch in answer for event in batch]
