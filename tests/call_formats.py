@@ -9,16 +9,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from proxy.core.events import ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.prompting.formats.base import ID, CallFormat, CallShape, TaggedArguments
 from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.formats.python_calls import CHATGLM3, GLM4, LLAMA3
-from proxy.prompting.formats.reader import (
-    CallArguments,
-    CallStart,
-    Piece,
-    ReasoningPiece,
-    TextPiece,
-)
+from proxy.prompting.formats.reader import Piece
 from proxy.prompting.formats.shaped import shaped
 
 
@@ -36,16 +31,16 @@ def answer_of(pieces: Iterable[Piece]) -> Answer:
     last: Piece | None = None
     for piece in pieces:
         match piece:
-            case TextPiece(text):
+            case TextDelta(text=text):
                 out.text += text
-            case ReasoningPiece(text):
+            case ReasoningDelta(text=text):
                 out.reasoning += text
-            case CallStart(index, name):
+            case ToolCallDelta(index=index, name=name) if name:
                 assert name and index == len(calls)
                 calls.append((name, []))
-            case CallArguments(index, text):
+            case ToolCallDelta(index=index, arguments=text):
                 assert text and index == len(calls) - 1
-                assert isinstance(last, CallStart | CallArguments), "arguments behind a call"
+                assert isinstance(last, ToolCallDelta), "arguments behind a call"
                 calls[-1][1].append(text)
         last = piece
     out.calls = [(name, _value("".join(parts))) for name, parts in calls]

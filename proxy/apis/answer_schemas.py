@@ -12,8 +12,20 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+<<<<<<< HEAD
 from ..core.events import Alternative, Compacted, Finished, ServerCall, TokenLogprob
 from ..core.fold import Completion, Said, Thought
+=======
+from ..core.events import (
+    Compacted,
+    Finished,
+    ReasoningDelta,
+    ServerCall,
+    TextDelta,
+    TokenLogprob,
+)
+from ..core.fold import Completion
+>>>>>>> wt-b
 from ..core.request import Compaction, CompletionRequest, ToolCall
 from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
@@ -47,7 +59,7 @@ _PLAIN = Completion(
     tool_calls=(),
     logprobs=(),
     finished=Finished(reason="length", usage=Usage(9, 3)),
-    parts=(Said("a"),),
+    parts=(TextDelta("a"),),
 )
 _FULL = Completion(
     index=0,
@@ -56,7 +68,7 @@ _FULL = Completion(
     tool_calls=(_CALL,),
     logprobs=(_TOKEN,),
     finished=Finished(reason="stop", usage=_USAGE, timings=Timings(draft_n=1), stop_sequence="END"),
-    parts=(Thought("t"), Said("a", (_TOKEN,)), _CALL, _MADE),
+    parts=(ReasoningDelta("t"), TextDelta("a", (_TOKEN,)), _CALL, _MADE),
     tokens=(1,),
     compacted=Compacted(2, "s", _USAGE),
 )

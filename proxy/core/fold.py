@@ -25,21 +25,8 @@ from .events import (
 )
 from .request import ToolCall
 
-
-class Said(Struct, frozen=True):
-    """Text between two other parts of an answer."""
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-class Thought(Struct, frozen=True):
-    """The same of reasoning."""
-
-    text: str
-
-
-Part = Said | Thought | Step | ToolCall
+Part = TextDelta | ReasoningDelta | Step | ToolCall
+"""Text and reasoning are joined up to the next other part."""
 
 
 class Completion(Struct, frozen=True, kw_only=True):
@@ -107,11 +94,11 @@ class Fold:
     def result(self) -> Completion:
         assert self.finished is not None, "the stream is not finished"
         parts = tuple(map(self._part, self._parts))
-        said = [part for part in parts if isinstance(part, Said)]
+        said = [part for part in parts if isinstance(part, TextDelta)]
         return Completion(
             index=self.index,
             text="".join([part.text for part in said]),
-            reasoning="".join([part.text for part in parts if isinstance(part, Thought)]),
+            reasoning="".join([part.text for part in parts if isinstance(part, ReasoningDelta)]),
             tool_calls=tuple(map(self._call, sorted(self.calls))),
             logprobs=tuple([logprob for part in said for logprob in part.logprobs]),
             finished=self.finished,
@@ -127,8 +114,8 @@ class Fold:
             return cast(Step, part)
         text = "".join([delta.text for delta in part])
         if isinstance(part[0], ReasoningDelta):
-            return Thought(text)
-        return Said(text, tuple([logprob for delta in part for logprob in delta.logprobs]))
+            return ReasoningDelta(text)
+        return TextDelta(text, tuple([logprob for delta in part for logprob in delta.logprobs]))
 
     def _call(self, index: int) -> ToolCall:
         head, arguments = self.calls[index]

@@ -192,7 +192,7 @@ def _cut(text: str, longest: int) -> str:
 MOST_OBSERVED = 6000  # characters of the result of an agent's tool
 MOST_TOOLS = 128  # of one server
 MOST_RESULT = 24_000  # characters of the result of a server's tool
-LISTING = 35.0  # seconds; the listing itself has a shorter limit
+LISTING = 35.0  # seconds that a request waits for the tools of a server
 
 
 @dataclass(eq=False)

@@ -43,7 +43,6 @@ class WebPage(Struct, frozen=True):
     """A response."""
 
     status: int
-    content_type: str
     data: bytes
     url: str
 
@@ -70,8 +69,7 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
         if isinstance(error, BackendDown) and not isinstance(error, ConnectionLost):
             message = "the web server is unreachable"
         raise UpstreamFault(message, detail=error.detail) from None
-    kind = exchange.headers.get("content-type", "")
-    return WebPage(exchange.status, kind, data, request.url)
+    return WebPage(exchange.status, data, request.url)
 
 
 def _body(exchange: Exchange, end: float) -> bytes:

@@ -18,7 +18,7 @@ import msgspec
 
 from ...core import events
 from ...core.events import TextDelta
-from ...core.fold import Completion, Said, Thought
+from ...core.fold import Completion
 from ...core.request import CompletionRequest, ToolCall
 from ...core.usage import Usage
 from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReached
@@ -124,9 +124,9 @@ def reply(
         content.append({"type": COMPACTION, "content": compacted.summary})
     for part in completion.parts:
         match part:
-            case Thought():
+            case events.ReasoningDelta():
                 content.append({"type": "thinking", "thinking": part.text, "signature": ""})
-            case Said(text=text) if text:
+            case events.TextDelta(text=text) if text:
                 content.append({"type": "text", "text": text})
             case ToolCall():
                 head = {"type": "tool_use", "id": part.id, "name": part.name}

@@ -19,7 +19,7 @@ import msgspec
 
 from ...core import events
 from ...core.decoding import decoded
-from ...core.fold import Completion, Part, Said, Thought
+from ...core.fold import Completion, Part
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter, UpstreamFault
@@ -127,9 +127,9 @@ class Writer:
     def add(self, part: Part, status: str) -> None:
         """Add an item for this part of a whole answer."""
         match part:
-            case Thought():
+            case events.ReasoningDelta():
                 item = self._thought(part.text, status)
-            case Said():
+            case events.TextDelta():
                 item = self._message([self._text_part(part.text, part.logprobs)], status)
             case ToolCall():
                 item = self._call(part, status)
@@ -202,7 +202,9 @@ def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Compl
     """The Response of a completion, as its stream ends."""
     (completion,) = completions
     writer = Writer(meta, parsed)
-    parts: Sequence[Part] = completion.parts or (() if parsed.prefill_only else (Said(""),))
+    parts: Sequence[Part] = completion.parts
+    if not parts and not parsed.prefill_only:
+        parts = (events.TextDelta(""),)
     for number, part in enumerate(parts, 1):
         cut = number == len(parts) and completion.finished.reason == "length"
         writer.add(part, "incomplete" if cut else "completed")

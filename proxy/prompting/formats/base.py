@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, Wait
+from ...core.events import ReasoningDelta
+from .reader import Body, CallReader, Malformed, Reading, Wait
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The tools of a request: names, each with the JSON schema of its arguments ({} if unknown)."""
@@ -148,7 +149,7 @@ def thoughts(
     reader: CallReader, ends: Sequence[str], marks: Sequence[str], read: Read, tools: Tools
 ) -> Reading[str]:
     """Reads reasoning up to one of `ends` or a call, and returns the mark that ended it."""
-    reader.begin_text(ReasoningPiece)
+    reader.begin_text(ReasoningDelta)
     while mark := (yield from reader.text_until(marks, ends)):
         if mark in ends or (yield from opened(reader, tools, mark, read)):
             break

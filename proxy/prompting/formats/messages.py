@@ -12,23 +12,20 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from ...core.events import ReasoningDelta, TextDelta
 from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
-from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
+from .reader import Body, CallReader, Malformed, Reading, Wait
 from .shaped import ShapeReader
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
 
 
-class Header(Struct, frozen=True, kw_only=True):
-    """What a message is: "other" is for nobody here. A call has the name of its tool."""
-
-    kind: Literal["text", "reasoning", "call", "other"]
-    name: str = ""
+Header = tuple[Literal["text", "reasoning", "call", "other"], str]
+"""What a message is, and the name of the tool of a call; "other" is for nobody here."""
 
 
 def messages(
@@ -71,7 +68,7 @@ def messages(
 
     def body(tools: Tools) -> Body:
         def run(reader: CallReader) -> Wait:
-            now: Header | None = Header(kind="text")
+            now: Header | None = ("text", "")
             try:
                 reader.keep()
                 now = yield from next_header(reader, tools)
@@ -79,12 +76,12 @@ def messages(
                 reader.rewind()
             written: set[str] = set()
             while now is not None:
-                kind = now.kind
-                reader.begin_text(ReasoningPiece if kind == "reasoning" else TextPiece)
+                kind, name = now
+                reader.begin_text(ReasoningDelta if kind == "reasoning" else TextDelta)
                 if kind == "call":
                     reader.keep()
                     try:
-                        yield from read(reader, tools, now.name)
+                        yield from read(reader, tools, name)
                     except Malformed:
                         reader.degrade()
                 elif kind != "other" and kind in written and (yield from reader.more()):
@@ -121,10 +118,10 @@ def _harmony_header(text: str, tools: Tools) -> Header:
     recipients = [name for name in _RECIPIENT.findall(text) if name not in _PEOPLE]
     channels = _CHANNELS.findall(text)
     if not recipients:
-        return Header(kind="reasoning" if channels[-1:] == ["analysis"] else "text")
+        return ("reasoning" if channels[-1:] == ["analysis"] else "text"), ""
     name = recipients[-1].removeprefix("functions.")
     known = name in tools or (bool(tools) and name != recipients[-1])
-    return Header(kind="call" if known else "other", name=name)
+    return ("call" if known else "other"), name
 
 
 HARMONY = CallFormat(
@@ -194,10 +191,10 @@ def _muse_header(text: str, tools: Tools) -> Header:
     _, _, recipient = text.partition("to=")
     recipient = recipient.strip()
     if recipient in ("", "user"):
-        return Header(kind="text")
+        return "text", ""
     if recipient == "self":
-        return Header(kind="reasoning")
-    return Header(kind="call" if tools else "other", name=recipient)
+        return "reasoning", ""
+    return ("call" if tools else "other"), recipient
 
 
 def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:

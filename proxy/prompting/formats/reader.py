@@ -16,39 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TypeVar
 
-from msgspec import Struct
-
+from ...core.events import ReasoningDelta, TextDelta, ToolCallDelta
 from ..marks import Place, first_of, overlap
 from .scanner import JsonScanner, is_json
 
-# What a parser tells of a reply, piece by piece.
-
-
-class TextPiece(Struct, frozen=True):
-    text: str
-
-
-class ReasoningPiece(Struct, frozen=True):
-    text: str
-
-
-class CallStart(Struct, frozen=True):
-    """``index`` counts the calls of a reply from 0. ``id`` is the model's own, if it writes one
-    before the arguments."""
-
-    index: int
-    name: str
-    id: str = ""
-
-
-class CallArguments(Struct, frozen=True):
-    """A part of the arguments' JSON text; the parts of a complete call join to an object."""
-
-    index: int
-    text: str
-
-
-Piece = TextPiece | ReasoningPiece | CallStart | CallArguments
+Piece = TextDelta | ReasoningDelta | ToolCallDelta
+"""What a parser tells of a reply. A call begins with its name, and with the model's own id if it
+writes one before the arguments; the rest are parts of the arguments' JSON text."""
 
 
 class Malformed(Exception):
@@ -115,7 +89,7 @@ class CallReader:
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
         self._heads: frozenset[str] | None = None
-        self.voice: type[TextPiece] | type[ReasoningPiece] = TextPiece
+        self.voice: type[TextDelta] | type[ReasoningDelta] = TextDelta
         """What the running text is. A format that reads the whole answer changes it."""
         self.out: list[Piece] = []
 
@@ -328,7 +302,7 @@ class CallReader:
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
                 if is_end:
-                    counts = self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
+                    counts = self.voice is ReasoningDelta or not self._place.is_code_behind(spaces)
                 else:
                     counts = self._mark_opens(spaces)
                 if counts:
@@ -388,16 +362,16 @@ class CallReader:
             self._kept_from = -1
         elif name not in self._tools:
             raise Malformed
-        self._pieces.append(CallStart(self.calls, name, self.call_id))
+        self._pieces.append(ToolCallDelta(self.calls, self.call_id, name))
         self.call_id = ""
 
     def arguments(self, text: str) -> None:
         pieces = self._pieces
         last = pieces[-1] if pieces else None
-        if isinstance(last, CallArguments):
-            pieces[-1] = CallArguments(self.calls, last.text + text)
+        if isinstance(last, ToolCallDelta) and not last.name:
+            pieces[-1] = ToolCallDelta(self.calls, arguments=last.arguments + text)
         elif text:
-            pieces.append(CallArguments(self.calls, text))
+            pieces.append(ToolCallDelta(self.calls, arguments=text))
 
     def finish(self) -> None:
         self._open = False
@@ -431,7 +405,7 @@ class CallReader:
         elif text:
             self.out.append(self.voice(text))
 
-    def begin_text(self, voice: type[TextPiece] | type[ReasoningPiece] = TextPiece) -> None:
+    def begin_text(self, voice: type[TextDelta] | type[ReasoningDelta] = TextDelta) -> None:
         """From here on the text is of this kind, and begins a line."""
         self.voice = voice
         self._place = Place()

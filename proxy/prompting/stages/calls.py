@@ -17,7 +17,6 @@ from ...core.events import (
     Event,
     Failed,
     Finished,
-    ReasoningDelta,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -25,7 +24,7 @@ from ...core.events import (
 from ...core.usage import Usage
 from ..constraints import head
 from ..formats.base import CallFormat, Tools
-from ..formats.reader import CallArguments, CallStart, Piece, ReasoningPiece, TextPiece
+from ..formats.reader import Piece
 
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|<\w+(?=\s)|｜[^｜\s]+｜")
 
@@ -103,8 +102,8 @@ class CallStage:
         self._parser = self._form.parser(self._tools, prompt)
         self._pending.clear()
         # A format whose calls have no mark of their own may read text or reasoning before them.
-        said = (TextPiece, ReasoningPiece)
-        return self._events([p for p in self._parser.feed(text) if not isinstance(p, said)])
+        pieces = self._parser.feed(text)
+        return self._events([piece for piece in pieces if isinstance(piece, ToolCallDelta)])
 
     def feed(self, batch: Batch) -> Batch:
         out: Batch = []
@@ -131,7 +130,7 @@ class CallStage:
         return out
 
     def _cut(self) -> Batch:
-        pieces: list[Piece] = [p for p in self._parser.close() if not isinstance(p, TextPiece)]
+        pieces: list[Piece] = [p for p in self._parser.close() if not isinstance(p, TextDelta)]
         self._pending.clear()
         out = self._events(pieces)
         if self._must and not self.calls and len(self._tools) == 1:
@@ -146,7 +145,7 @@ class CallStage:
             end, mark = reader.opened
             self.opened = CallOpening(end, mark, self._marks[mark])
             return self._events(pieces)
-        start = next((p for p in pieces if isinstance(p, CallStart)), None)
+        start = next((p for p in pieces if isinstance(p, ToolCallDelta) and p.name), None)
         if start is None:
             return self._events(pieces)
         until = reader.arguments_at
@@ -162,19 +161,15 @@ class CallStage:
     def _events(self, pieces: Sequence[Piece]) -> Batch:
         out: list[Event] = []
         for piece in pieces:
-            if isinstance(piece, TextPiece):
+            if isinstance(piece, TextDelta):
                 out.append(TextDelta(piece.text, self._logprobs()))
-            elif isinstance(piece, ReasoningPiece):
-                self._pending.clear()
-                out.append(ReasoningDelta(piece.text))
-            elif isinstance(piece, CallStart):
-                self._pending.clear()
+                continue
+            self._pending.clear()
+            if isinstance(piece, ToolCallDelta) and piece.name:
                 self.calls += 1
                 id = f"{self._new_id()}-{piece.id}" if piece.id else self._new_id()
-                out.append(ToolCallDelta(piece.index, id, piece.name))
-            elif isinstance(piece, CallArguments):
-                self._pending.clear()
-                out.append(ToolCallDelta(piece.index, arguments=piece.text))
+                piece = ToolCallDelta(piece.index, id, piece.name)
+            out.append(piece)
         return out
 
     def _logprobs(self) -> tuple[TokenLogprob, ...]:

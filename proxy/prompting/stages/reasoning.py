@@ -20,10 +20,9 @@ from ...core.events import (
     ReasoningDelta,
     TextDelta,
     TokenDetail,
-    TokenLogprob,
 )
 from ..formats.base import opening_tag
-from ..formats.reader import CallReader, Piece, ReasoningPiece, TextPiece, Wait
+from ..formats.reader import CallReader, Wait
 
 Tags = tuple[str, str]
 
@@ -112,8 +111,10 @@ class ThoughtStage:
                         return out + batch[at - 1 :]
                     self._parser = CallReader(self._read)
                 for piece in self._parser.feed(event.text):
-                    whole = piece == TextPiece(event.text)
-                    out += [event] if whole else _events(piece, event.logprobs)
+                    if isinstance(piece, TextDelta):
+                        whole = piece.text == event.text
+                        piece = event if whole else TextDelta(piece.text, event.logprobs)
+                    out.append(piece)
                 if not event.text and event.logprobs:
                     out.append(event)
                 if self.passes:
@@ -121,8 +122,7 @@ class ThoughtStage:
                 continue
             if type(event) in LAST and self._parser is not None:
                 over = self.over
-                for piece in self._parser.close():
-                    out += _events(piece)
+                out += self._parser.close()
                 self.over = over  # what is cut off may have gone on as reasoning
             out.append(event)
         return out
@@ -140,7 +140,7 @@ class ThoughtStage:
             if tag is not None:
                 closing = openings[tag]
             yield from reader.spaces()
-            reader.begin_text(ReasoningPiece)
+            reader.begin_text(ReasoningDelta)
             while mark := (yield from reader.text_until(self._calls, (closing,))):
                 if mark == closing or not reader.is_draft:
                     break
@@ -162,12 +162,6 @@ class ThoughtStage:
         self.passes = True
         reader.begin_text()
         yield from reader.text_until(())
-
-
-def _events(piece: Piece, logprobs: tuple[TokenLogprob, ...] = ()) -> Batch:
-    if isinstance(piece, TextPiece):
-        return [TextDelta(piece.text, logprobs)]
-    return [ReasoningDelta(piece.text)] if isinstance(piece, ReasoningPiece) else []
 
 
 class InlineStage:

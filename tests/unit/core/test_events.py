@@ -9,14 +9,10 @@ from proxy.core.events import (
     Failed,
     Finished,
     OrderError,
-    ReasoningDelta,
     Started,
     TextDelta,
-    TokenLogprob,
-    ToolCallDelta,
 )
 from proxy.core.fold import fold
-from proxy.core.request import ToolCall
 from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault
 from tests.fakes import checked
@@ -47,23 +43,6 @@ def test_ordered_stream_passes_unchanged_with_ticks() -> None:
 
 def test_early_failure_violates_the_order_but_ends_the_stream() -> None:
     assert list(checked([[Started()], [Failed(ValueError())]]))
-
-
-def test_fold_joins_streamed_events() -> None:
-    batches: list[tuple[int, Batch]] = [
-        (0, [Started(), ReasoningDelta("hm")]),
-        (1, [Started(), TextDelta("x")]),
-        (0, [TextDelta("Hel", (TokenLogprob("Hel", -1.0),)), TextDelta("lo")]),
-        (0, [ToolCallDelta(0, "c1", "f"), ToolCallDelta(0, arguments="{}")]),
-        (0, [ToolCallDelta(1, "c2", "g", "{"), ToolCallDelta(1, arguments="}")]),
-        (1, [Finished(reason="length", usage=Usage(3, 1, 0))]),
-        (0, [END]),
-    ]
-    first, second = fold(batches)
-    assert (first.index, first.text, first.reasoning) == (0, "Hello", "hm")
-    assert first.tool_calls == (ToolCall("c1", "f", "{}"), ToolCall("c2", "g", "{}"))
-    assert first.logprobs == (TokenLogprob("Hel", -1.0),)
-    assert (second.text, second.finished.reason) == ("x", "length")
 
 
 def test_fold_raises_the_failure_of_the_stream() -> None:

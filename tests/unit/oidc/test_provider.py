@@ -78,7 +78,7 @@ class Site:
             answer = {"id_token": token, "access_token": "reads", "token_type": "Bearer"}
         if isinstance(answer, WebPage):
             return answer
-        return WebPage(200, "application/json", msgspec.json.encode(answer), request.url)
+        return WebPage(200, msgspec.json.encode(answer), request.url)
 
     def sign_in(self) -> dict[str, Any]:
         return self.provider.claims("code", STARTED, BACK)
@@ -93,7 +93,7 @@ def site() -> Site:
 
 
 def page(status: int, data: bytes) -> WebPage:
-    return WebPage(status, "application/json", data, ISSUER)
+    return WebPage(status, data, ISSUER)
 
 
 def test_browser_is_sent_with_state_nonce_and_challenge(site: Site) -> None:

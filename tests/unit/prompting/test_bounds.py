@@ -7,6 +7,7 @@ import json
 import pytest
 
 from proxy import compiling
+from proxy.core.events import TextDelta, ToolCallDelta
 from proxy.gbnf import NEW, GrammarError, check
 from proxy.gbnf.alternatives import MAX_ALTERNATIVES
 from proxy.gbnf.check import MAX_RULES
@@ -18,7 +19,7 @@ from proxy.gbnf.rules import MAX_REPEAT
 from proxy.prompting.constraints import Constraint
 from proxy.prompting.formats.notation import LFM2
 from proxy.prompting.formats.notation import MAX_DEPTH as MAX_NOTATION_DEPTH
-from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME, CallStart, TextPiece
+from proxy.prompting.formats.reader import MAX_CALLS, MAX_HELD, MAX_NAME
 from proxy.prompting.formats.scanner import MAX_DEPTH as MAX_JSON_DEPTH
 from proxy.prompting.formats.scanner import JsonScanner
 from proxy.prompting.profile.messages import LONGEST
@@ -159,14 +160,18 @@ def hermes(*texts: str) -> list[object]:
     return [*(one for text in texts for one in parser.feed(text)), *parser.close()]
 
 
+def called(pieces: list[object]) -> int:
+    return sum(isinstance(piece, ToolCallDelta) and piece.name != "" for piece in pieces)
+
+
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
 
 
 def test_number_of_calls_of_an_answer_is_bounded() -> None:
     for count in (MAX_CALLS, MAX_CALLS + 1):
         pieces = hermes(*[CALL] * count)
-        assert sum(isinstance(piece, CallStart) for piece in pieces) == MAX_CALLS
-        text = "".join(piece.text for piece in pieces if isinstance(piece, TextPiece))
+        assert called(pieces) == MAX_CALLS
+        text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
         assert ("tool_call" in text) is (count > MAX_CALLS)
 
 
@@ -179,16 +184,16 @@ def test_nesting_of_notation_is_bounded() -> None:
 
 
 def test_call_name_length_is_bounded() -> None:
-    for length, called in ((MAX_NAME - 2, True), (MAX_NAME - 1, False)):  # and its quotes
+    for length, is_call in ((MAX_NAME - 2, True), (MAX_NAME - 1, False)):  # and its quotes
         found = hermes(CALL.replace('"f"', f'"{"n" * length}"'))
-        assert any(isinstance(one, CallStart) for one in found) is called
+        assert called(found) == is_call
 
 
 def test_length_of_text_held_for_a_call_is_bounded() -> None:
     """Text is held back until it is known not to be a call, up to the bound."""
-    for blanks, called in ((MAX_HELD - 200, True), (MAX_HELD, False)):
+    for blanks, is_call in ((MAX_HELD - 200, True), (MAX_HELD, False)):
         found = hermes(CALL.replace("{", " " * blanks + "{", 1))
-        assert any(isinstance(one, CallStart) for one in found) is called
+        assert called(found) == is_call
 
 
 def test_nesting_of_generated_json_is_bounded() -> None:

@@ -16,7 +16,6 @@ from proxy.runtime.confinement import landlock
 from proxy.websearch.engines import Metasearch, WebSearch
 
 LIBRARY = """
-import time
 from .exceptions import DDGSException, TimeoutException
 
 class DDGS:
@@ -33,8 +32,6 @@ class DDGS:
             raise TimeoutException("timed out")
         if query == "defect":
             raise ZeroDivisionError
-        if query == "hangs":
-            time.sleep(60)
         return [{"title": query, "href": "https://x.example/", "body": "b"}] * max_results
 """
 EXCEPTIONS = """
@@ -64,13 +61,6 @@ def test_search_library_results_and_failures(engine: Metasearch) -> None:
             web.search(query, cancel=Cancel())
     with pytest.raises(UpstreamTimeout, match="the search engines timed out"):
         web.search("late", cancel=Cancel())
-
-
-def test_hanging_search_library_is_killed(engine: Metasearch) -> None:
-    began = time.monotonic()
-    with pytest.raises(UpstreamTimeout, match=r"timed out after 1\.2 seconds"):
-        engine.search("hangs", 1, Cancel(), 0.2)
-    assert time.monotonic() - began < 40
 
 
 HOSTILE = """

@@ -19,6 +19,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
+from proxy.websearch import engines
 from proxy.websearch.engines import Engine, WebSearch, results_of
 
 from .conftest import Web
@@ -148,3 +149,30 @@ def test_hostile_snippet_is_treated_as_text() -> None:
     ]
     (result,) = results_of([*given, {"href": 3}], "title", "href", "body")
     assert (result.title, result.text) == ("T", "a;b")
+
+
+def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
+    results = [
+        {"title": f"{i}", "url": f"https://{i}.example/", "content": "x" * 2 * engines.LONGEST}
+        for i in range(engines.MOST + 5)
+    ]
+    web.json("/search", json.dumps({"results": results}))
+    many = searching(Engine("searxng", web.url)).search(
+        "x" * (engines.MOST_QUERY + 5), count=100, cancel=Cancel()
+    )
+    assert len(many) == engines.MOST
+    assert {len(result.text) for result in many} == {engines.LONGEST}
+    _, path, _, _ = web.seen[0]
+    assert path.count("x") == engines.MOST_QUERY
+
+
+def test_number_of_cached_searches_is_bounded(web: Web) -> None:
+    web.json("/search", json.dumps({"results": []}))
+    search = searching(Engine("searxng", web.url))
+    for number in range(3):
+        search.search(f"{number}", cancel=Cancel())
+    cached, (value, *_) = search._cached, search._cached.values()
+    for number in range(engines.CACHED - 3):
+        cached["", f"made {number}", 1] = value
+    search.search("one more", cancel=Cancel())
+    assert len(cached) == engines.CACHED and ("searxng", "0", 5) not in cached

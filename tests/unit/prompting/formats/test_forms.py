@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.events import TextDelta, ToolCallDelta
 from proxy.core.request import Message, ToolCall
 from proxy.prompting.formats.base import CallFormat, Tools
-from proxy.prompting.formats.reader import CallArguments, CallStart, TextPiece
 from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
@@ -250,9 +250,12 @@ def test_deeply_nested_python_is_text(deep: str) -> None:
 def test_arguments_are_streamed_as_they_arrive() -> None:
     parser = FORMS["hermes"].parser(NAMES)
     assert parser.feed('<tool_call>{"name": "ad') == []
-    assert parser.feed('d", "arguments": {"a"') == [CallStart(0, "add"), CallArguments(0, '{"a"')]
-    assert parser.feed(": 1") == [CallArguments(0, ": 1")]
-    assert parser.feed("2}") == [CallArguments(0, "2}")]
+    assert parser.feed('d", "arguments": {"a"') == [
+        ToolCallDelta(0, name="add"),
+        ToolCallDelta(0, arguments='{"a"'),
+    ]
+    assert parser.feed(": 1") == [ToolCallDelta(0, arguments=": 1")]
+    assert parser.feed("2}") == [ToolCallDelta(0, arguments="2}")]
     assert parser.feed("}</tool_call>") == []
     assert parser.close() == []
 
@@ -260,13 +263,13 @@ def test_arguments_are_streamed_as_they_arrive() -> None:
 def test_plain_text_is_not_held_back() -> None:
     for form in FORMS.values():
         parser = form.parser(NAMES)
-        assert parser.feed("Hello wor") == [TextPiece("Hello wor")]
-        assert parser.feed("ld") == [TextPiece("ld")]
+        assert parser.feed("Hello wor") == [TextDelta("Hello wor")]
+        assert parser.feed("ld") == [TextDelta("ld")]
 
 
 def test_json_answer_that_is_no_call_streams_at_once() -> None:
     for name in ("llama3", "generic"):
-        assert FORMS[name].parser(NAMES).feed('{"answer": 4') == [TextPiece('{"answer": 4')]
+        assert FORMS[name].parser(NAMES).feed('{"answer": 4') == [TextDelta('{"answer": 4')]
 
 
 WEATHER = {

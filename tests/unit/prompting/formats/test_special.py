@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.events import ReasoningDelta, ToolCallDelta
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats import SPECIAL
 from proxy.prompting.formats.base import ID, CallFormat
-from proxy.prompting.formats.reader import CallArguments, ReasoningPiece
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS, Answer, parse
@@ -221,8 +221,8 @@ def test_arguments_stream(form: CallFormat) -> None:
     if form.reasoning[1] and prompt.rstrip().endswith(form.reasoning[0].strip()):
         begin = form.reasoning[1]
     pieces = parser.feed(begin + call[: call.index("Oslo") + 4])
-    assert isinstance(pieces[-1], CallArguments)
-    assert pieces[-1].text.replace(" ", "") == '{"city":"Oslo'
+    assert isinstance(pieces[-1], ToolCallDelta)
+    assert pieces[-1].arguments.replace(" ", "") == '{"city":"Oslo'
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_reasoning_streams(form: CallFormat) -> None:
     opened = prompt.rstrip().endswith(form.reasoning[0].strip())
     parser = form.parser(TOOLS, prompt)
     assert parser.feed(("" if opened else form.reasoning[0]) + "I think") == [
-        ReasoningPiece("I think")
+        ReasoningDelta("I think")
     ]
-    assert parser.feed(" so") == [ReasoningPiece(" so")]
-    assert parser.feed(" far.") == [ReasoningPiece(" far.")]
+    assert parser.feed(" so") == [ReasoningDelta(" so")]
+    assert parser.feed(" far.") == [ReasoningDelta(" far.")]
 
 
 # Calls that must be made

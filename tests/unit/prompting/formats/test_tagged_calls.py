@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.events import ToolCallDelta
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats.base import CallShape, TaggedArguments
-from proxy.prompting.formats.reader import CallArguments
 from proxy.prompting.formats.shaped import shaped
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS, parse
@@ -129,10 +129,10 @@ def test_string_is_read_exactly_however_split(text: str, size: int) -> None:
 def test_string_streams() -> None:
     parser = CODER.parser({"edit": SCHEMA})
     parser.feed("<tool_call>\n<function=edit>\n<parameter=path>\n")
-    assert parser.feed("src/") == [CallArguments(0, "src/")]
-    assert parser.feed("a.c\n") == [CallArguments(0, "a.c")]
+    assert parser.feed("src/") == [ToolCallDelta(0, arguments="src/")]
+    assert parser.feed("a.c\n") == [ToolCallDelta(0, arguments="a.c")]
     assert parser.feed("</para") == []
-    assert parser.feed("graph>") == [CallArguments(0, "\\n</paragraph>")]
+    assert parser.feed("graph>") == [ToolCallDelta(0, arguments="\\n</paragraph>")]
 
 
 def test_value_in_cdata_may_have_the_closing_mark() -> None:

@@ -136,3 +136,11 @@ def test_marks_around_the_text_are_removed(reply: str, text: str) -> None:
         stage = ThoughtStage(content=("<response>", "</response>"))
         out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
         assert joined(out + stage.feed([END]))[1] == text
+
+
+def test_closing_tag_of_the_model_alone_is_no_text() -> None:
+    """A turn of MiniMax M3 without reasoning begins with it."""
+    for pieces in (["</mm:think>\n\nHi"], [*"</mm:think>\n\nHi"]):
+        stage = ThoughtStage(known=(("<mm:think>", "</mm:think>"),))
+        out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
+        assert joined(out + stage.feed([END])) == ("", "Hi")
