@@ -99,12 +99,8 @@ class Lease(Struct, eq=False):
         return self.owner.steps(self)
 
     def step_done(self, step: SlotStep, tokens: int, size: int, seconds: float) -> None:
-        """Record a completed step: `tokens` and `size` bytes moved in `seconds`."""
+        """Record a step: `tokens` and `size` bytes moved in `seconds`; no tokens if it failed."""
         self.owner.record_step(self, step, within(tokens), within(size), seconds)
-
-    def step_failed(self, step: SlotStep) -> None:
-        """Record a failed step."""
-        self.owner.record_step(self, step, -1, 0, 0.0)
 
     def on_wanted(self, give_way: Callable[[], None]) -> None:
         """Call `give_way` when others need the slot of an idle request; at once if they do already.

@@ -312,8 +312,3 @@ class Pool(Struct, eq=False):
         """The number of tokens in a prompt, estimated for text from earlier answers."""
         size = chain.ends[-1] if chain.ends else 0
         return size if ids else int(size / self.chars_a_token) + 1
-
-    def record_token_count(self, chain: Chain, tokens: int) -> None:
-        """Record the number of tokens reported for a text prompt."""
-        if tokens and chain.ends:
-            self.chars_a_token += SMOOTH * (chain.ends[-1] / tokens - self.chars_a_token)

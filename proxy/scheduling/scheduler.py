@@ -508,11 +508,9 @@ class LocalScheduler(BaseScheduler):
 
     def on_first_token(self, lease: Lease, number: int) -> None:
         with self._lock:
-            backend, slot, now = lease.grant.backend, lease.slot, self._clock()
-            pool = backend.pool
-            if backend.most and not slot.streaming:
-                outcomes.learn_from_first_token(pool, backend, slot, now - slot.used, now)
-            outcomes.record_first_token(pool, lease, number, now)
+            now = self._clock()
+            outcomes.record_first_token(lease, number, now)
+            pool = lease.grant.backend.pool
             if pool.line.active:
                 self._serve(pool, now)
 
