@@ -107,7 +107,7 @@ PATIENCE = 30.0  # seconds that a request looks for its first slot
 FIRST_LOOK, LAST_LOOK = 0.05, 2.0  # seconds between two looks
 
 OnSlot = Callable[[], object]
-"""Called with each slot that a request gets. Its error gives the slot back."""
+"""Called after each grant. If it raises, the slot is released."""
 
 
 def nothing() -> None:
