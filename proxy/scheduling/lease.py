@@ -136,7 +136,7 @@ class Ticket(Struct, eq=False):
     number: int = 0
     parked_for: bytes | None = None  # see `line`
     first_place: int = 0
-    stranded: float | None = None  # when the last backend that could serve it went down
+    no_backend_since: float | None = None  # when the last backend that could serve it went down
     event: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None
     error: GatewayError | None = None

@@ -347,13 +347,13 @@ class LocalScheduler(BaseScheduler):
             pools[self.pools[ticket.want.model]] = True
             try:
                 pool, up = self._pool(ticket.want)
-                if not up and self._is_stranded(ticket, now):
+                if not up and self._waited_long_enough(ticket, now):
                     raise NoBackend()
             except NoBackend as error:
                 self._refuse(ticket, error)
                 continue
             if up:
-                ticket.stranded = None
+                ticket.no_backend_since = None
                 ticket.until = now + FOREVER
                 pool.line.activate(ticket)
             else:
@@ -446,14 +446,14 @@ class LocalScheduler(BaseScheduler):
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
 
-    def _is_stranded(self, ticket: Ticket, now: float) -> bool:
+    def _waited_long_enough(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
-        if ticket.stranded is None:
-            ticket.stranded = now
+        if ticket.no_backend_since is None:
+            ticket.no_backend_since = now
             if self._wait_for_backend:
                 self.on_stranded(ticket.want.model)
                 ticket.event.set()  # so that the waiting request can report it
-        ticket.until = ticket.stranded + self._wait_for_backend
+        ticket.until = ticket.no_backend_since + self._wait_for_backend
         return now >= ticket.until
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
