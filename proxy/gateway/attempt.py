@@ -401,6 +401,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                 usage=self.usage,
                 prompt_text=self._prompt_text,
                 cancel=self.cancel,
+                tries=self.context.generation.json_retries,
             )
         return run
 
