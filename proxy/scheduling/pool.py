@@ -39,7 +39,7 @@ BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come
 SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
 
 
-class Holders(Struct, eq=False):
+class PrefixHolders(Struct, eq=False):
     """Cached prompts that share a link, in the order in which their slots were freed or taken. What
     is cached outside slots is with the free ones."""
 
@@ -65,7 +65,7 @@ class Pool(Struct, eq=False):
     guessed: list[BackendRecord] = []  # those with an unknown number of slots
     tiered: bool = False  # its backends are in the tiers of a route
     added: int = 0  # prompts added to the index so far
-    index: dict[bytes, Holders] = {}
+    index: dict[bytes, PrefixHolders] = {}
     conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
     kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
@@ -76,7 +76,7 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size = Holders(), 0
+        longer, size = PrefixHolders(), 0
         for depth in range(len(chain.links), 0, -1):
             holders = self.index.get(chain.links[depth - 1])
             if holders is None or len(holders.free) + len(holders.busy) == size:
@@ -125,7 +125,7 @@ class Pool(Struct, eq=False):
         for link in held.chain.links:
             holders = index.get(link)
             if holders is None:
-                holders = index[link] = Holders()
+                holders = index[link] = PrefixHolders()
             (holders.busy if busy else holders.free)[held] = None
 
     def slot_freed(self, held: CachedPrompt) -> None:

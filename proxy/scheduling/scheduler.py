@@ -38,7 +38,7 @@ from .state import (
     SlotStep,
     WaitForSlot,
 )
-from .tiers import EVERYWHERE, Reach, Tiers, draw
+from .tiers import EVERYWHERE, TierChoice, Tiers, canary_sample
 from .view import View, view
 
 log = logging.getLogger("slotproxy.scheduling")
@@ -189,7 +189,7 @@ class LocalScheduler(BaseScheduler):
             conversation = pool.conversation(want)
             reach = EVERYWHERE
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.draw, 0)
+                reach = Tiers(pool, now).reach(want, conversation.sample, 0)
             decision = self._policy(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, self.idle_leases, now
@@ -224,13 +224,13 @@ class LocalScheduler(BaseScheduler):
         if not want.since:
             want = msgspec.structs.replace(want, since=now)
         if pool.tiered and not conversation.turns:
-            conversation.draw = draw(want)
+            conversation.sample = canary_sample(want)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
         if pool.free and not pool.line.active:
             in_reach = want
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
+                reach = Tiers(pool, now).reach(want, conversation.sample, len(pool.line))
                 in_reach = _within(want, reach)
             decide_now = decide_whole_backend if want.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
@@ -391,7 +391,7 @@ class LocalScheduler(BaseScheduler):
             want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
-                reach = tiers.reach(want, conversation.draw, ahead)
+                reach = tiers.reach(want, conversation.sample, ahead)
                 self._ask_by(ticket, reach.due)
                 want = _within(want, reach)
             whole = want.whole_backend
@@ -486,12 +486,12 @@ class LocalScheduler(BaseScheduler):
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
-        reach: Reach,
+        reach: TierChoice,
     ) -> Lease:
         if grant.slot.busy:
             raise RuntimeError("the policy granted a slot twice")
         if reach.passed:
-            passed = reach.before(grant.backend, conversation.draw)
+            passed = reach.before(grant.backend, conversation.sample)
             grant = msgspec.structs.replace(grant, passed=passed)
             if passed:
                 counts, reason = grant.backend.instead, passed[0][1]
@@ -572,7 +572,7 @@ class LocalScheduler(BaseScheduler):
         pool.on_changed()
 
 
-def _within(want: SlotRequest, reach: Reach) -> SlotRequest:
+def _within(want: SlotRequest, reach: TierChoice) -> SlotRequest:
     """The request, not to be placed beyond its reach."""
     if not reach.closed:
         return want
