@@ -47,28 +47,21 @@ MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use t
 
 
 class GenerationSettings(Struct, frozen=True):
-    """Settings for post-processing. `new_id` creates ids for tool calls; `json_retries` is how
-    often a document that failed validation is written again, if the client has not seen it yet;
-    `max_media` is the maximum size of an image or sound, in bytes; `max_parallel_calls` the maximum
-    number of calls in an answer to a request that does not say."""
-
-    new_id: Callable[[], str]
+    new_id: Callable[[], str]  # of tool calls
+    # How often a document that failed validation is written again, if the client has not seen it.
     json_retries: int = 1
     reasoning: Reasoning = "deepseek"
     max_media: int = MAX_MEDIA
-    max_parallel_calls: int = MAX_CALLS
+    max_parallel_calls: int = MAX_CALLS  # in an answer to a request that does not say
 
 
 class GrammarSwitch(Struct, frozen=True):
-    """A request for a run that continues after the prompt and `text`, under the grammar of `bound`.
-
-    `fresh` is the end of `text` that came in the last batch, whose tokens are not counted yet.
-    `begun` is the beginning of the open call, for the call parser."""
+    """A run that continues after the prompt and `text`, under the grammar of `bound`."""
 
     text: str
     bound: constraints.Constraint
-    fresh: str
-    begun: str = ""
+    fresh: str  # the end of `text` that came in the last batch: its tokens are not counted yet
+    begun: str = ""  # the beginning of the open call, for the call parser
 
 
 class Generation(Struct, eq=False):
