@@ -39,7 +39,6 @@ from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
-from ..dialogue.events import Bounds
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
@@ -137,22 +136,13 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     if accounts is None:
         raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
     try:
-        from ..oidc.provider import Client, Provider
-        from ..oidc.service import Mapped, SignIn, Wanted
+        from ..oidc.provider import Provider
+        from ..oidc.service import SignIn
     except ImportError:
         raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
     oidc = settings.oidc
-    client = Client(
-        issuer=oidc.issuer, id=oidc.client_id, secret=oidc.client_secret, scopes=oidc.scopes
-    )
-    mapped = Mapped(
-        user=oidc.user_claim,
-        teams=oidc.team_claim,
-        admins=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.admins),
-        allowed=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.allow),
-    )
     name = oidc.name or urlsplit(oidc.issuer).hostname or ""
-    return SignIn(Provider(client, fetch), mapped, accounts, name, oidc.redirect_url)
+    return SignIn(Provider(oidc, fetch), oidc, accounts, name)
 
 
 log = logging.getLogger("slotproxy")
@@ -220,7 +210,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.admins,
         key_cache,
         bounded=identities(settings),
-        hides=settings.hide_forbidden,
     )
     ledger = None
     if storage.ledger is not None:
@@ -249,7 +238,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         keys=keys,
         callers=Callers(
             settings.keys,
-            hides=settings.hide_forbidden,
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
@@ -345,7 +333,7 @@ def _dialogues(
         toolbox,
         tools=settings.tools,
         remotes=Remotes(settings.mcp_url),
-        bounds=Bounds(*msgspec.structs.astuple(settings.agent)),
+        bounds=settings.agent,
         interval=fixed.PING,
         preset=partial(own_request, host, gateway),
     )
@@ -432,7 +420,6 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.file,
             InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
             eager=chatglm.load == "start",
-            idle=chatglm.unload,
             n_ctx=config.ctx_size,
             timeout=settings.timeout,
             tick=fixed.PING,

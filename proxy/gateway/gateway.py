@@ -29,7 +29,7 @@ from ..errors import (
     Unsupported,
 )
 from ..prompting.profile.describe import Line, profile_of
-from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.prompt import Prompter
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import compaction
@@ -48,7 +48,7 @@ from .sent_prompt import (
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
-Prompters = Callable[[str], Prompter | Unrendered]
+Prompters = Callable[[str], Prompter | Task]
 
 
 class Gateway:
@@ -168,8 +168,7 @@ class Gateway:
         task = with_sent_prompt(task, backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return backend.driver.detokenize(ids)
-        assert isinstance(task.prompt, str), "a chat is rendered to text"
-        return task.prompt
+        return task.text
 
     def _first_task(
         self, request: CompletionRequest, cancel: Cancel | None, barred: frozenset[str]
@@ -271,7 +270,7 @@ class Gateway:
         if all(b.caps is None or b.caps.provisional for b in pool):
             return ()
         prompter = self._prompters(model)
-        if isinstance(prompter, Unrendered):
+        if isinstance(prompter, Task):
             return ()
         kinds = dict.fromkeys(kind for b in pool for kind in b.verdict.differing)
         own = (("server's own route", ", ".join(kinds)),) if kinds else ()
@@ -336,8 +335,19 @@ class Gateway:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
-            prompt = rendered(self._prompters(model), request, self.now())
-            tasks = [_chat_task(request, prompt, kinds)]
+            task = rendered(self._prompters(model), request, self.now())
+            _no_nul(task.text)
+            tasks = [
+                msgspec.structs.replace(
+                    task,
+                    sampling=request.sampling,
+                    max_tokens=request.max_tokens,
+                    stop_strings=request.stop + task.stop_strings,
+                    logprobs=request.logprobs,
+                    media=kinds,
+                    request=request,
+                )
+            ]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]
@@ -371,34 +381,3 @@ def _text_task(request: CompletionRequest, prompt: str | tuple[int, ...]) -> Tas
         logprobs=request.logprobs,
         request=request,
     )
-
-
-def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozenset[str]) -> Task:
-    if "\0" in prompt.text:
-        raise BadRequest("the prompt contains a NUL character", param="prompt")
-    # At most fifteen keywords: Python makes a dict of more, which takes twice as long as the rest.
-    task = Task(
-        prompt=prompt.text,
-        breaks=prompt.breaks,
-        boundaries=prompt.boundaries,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop_tokens=prompt.stops,
-        stop_strings=request.stop + prompt.turns,
-        logprobs=request.logprobs,
-        call_format=prompt.call_format,
-        syntax=prompt.syntax,
-        thinks=prompt.may_reason,
-        effort=prompt.effort,
-        unknown_template=prompt.unknown_template,
-        guard=prompt.guard,
-        request=request,
-    )
-    if kinds or prompt.backend_templates or prompt.messages:
-        return msgspec.structs.replace(
-            task,
-            media=kinds,
-            backend_templates=prompt.backend_templates,
-            messages=prompt.messages,
-        )
-    return task

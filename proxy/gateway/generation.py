@@ -111,7 +111,7 @@ class Generation(Struct, eq=False):
     def __post_init__(self) -> None:
         task = self.task
         self.request = request = task.request
-        self.prompt = task.prompt if isinstance(task.prompt, str) else ""
+        self.prompt = task.text
         self.native = native = task.backend_templates
         if request.echo:
             self.to_echo = self.prompt_text()

@@ -16,7 +16,7 @@ from ..backends.pools import Backend
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..errors import BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
-from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.prompt import Prompter
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from .adapt import constraint_of, in_mode
@@ -34,12 +34,10 @@ LARGE = 256 << 10  # characters
 _CONTENT = attrgetter("content")
 
 
-def rendered(
-    prompter: Prompter | Unrendered, request: CompletionRequest, now: datetime
-) -> RenderedPrompt:
+def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
-    if isinstance(prompter, Unrendered):
-        return prompter.render(request, now)
+    if isinstance(prompter, Task):
+        return prompter
 
     messages = request.messages
     if len(messages) >= LONG or sum(map(len, map(_CONTENT, messages))) > LARGE:
@@ -53,7 +51,7 @@ def rendered(
             if monotonic() - began > SLOW:
                 prompter.in_thread = AFTER_SLOW
 
-    def timed() -> RenderedPrompt:
+    def timed() -> Task:
         began = thread_time()  # a thread also waits for others
         try:
             return prompter.render(request, now)

@@ -150,12 +150,6 @@ class LocalScheduler(BaseScheduler):
                 backend.pool.refresh(backend)
                 self._review(self.queue)
 
-    def queued(self, name: str, running: int) -> None:
-        """Record that a server queues requests itself while so many are running."""
-        with self._lock:
-            if backend := self.backends.get(name):
-                outcomes.learn_from_queue(backend.pool, backend, running, self._clock())
-
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:

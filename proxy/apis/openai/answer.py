@@ -267,7 +267,7 @@ def token(logprob: events.TokenLogprob) -> dict[str, Any]:
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
-def _likely(token: events.TokenLogprob | events.Alternative) -> dict[str, Any]:
+def _likely(token: events.TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.data)}
 
 

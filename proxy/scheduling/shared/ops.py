@@ -92,11 +92,6 @@ class BackendHealth(Op, frozen=True, tag=9):
     load_delay: float = 0.0
 
 
-class BackendQueues(Op, frozen=True, tag=13):
-    name: str
-    running: int
-
-
 class Drain(Op, frozen=True, tag=10):
     name: str
 

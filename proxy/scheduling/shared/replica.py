@@ -137,8 +137,6 @@ class Replica:
                 if op.name in writer.backends:
                     writer.backends[op.name] = op.up
                     self._update_health(op.name, op.load_delay)
-            case ops.BackendQueues():
-                self.scheduler.queued(op.name, op.running)
             case ops.Drain():
                 writer.backends.pop(op.name, None)
                 if not any(op.name in member.backends for member in self.members.values()):

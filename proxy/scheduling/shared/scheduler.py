@@ -111,12 +111,6 @@ class SharedScheduler(BaseScheduler):
             self._post(ops.BackendHealth(name, up, load_delay))
             self._local.mark(name, up, load_delay)
 
-    def queued(self, name: str, running: int) -> None:
-        with self._lock:
-            if name in self._backends:
-                self._post(ops.BackendQueues(name, running))
-                self._local.queued(name, running)
-
     def drain(self, name: str) -> None:
         with self._lock:
             self._backends.pop(name, None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.outcomes import PATIENCE
+from proxy.scheduling.outcomes import PATIENCE, try_later
 from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
 
 from .fakes import World, want
@@ -88,33 +88,10 @@ def test_a_long_pause_is_bounded() -> None:
     assert world.scheduler.backends["b0"].ready <= world.clock.now + 60
 
 
-@pytest.mark.parametrize(
-    ("reports", "slots", "patience"),
-    [
-        ((2,), 2, 20.0),
-        ((1,), 4, 5.0),  # it is still admitting requests
-        ((3, 2, 2, 2), 3, 20.0),  # no more are taken away while some are to go
-    ],
-)
-def test_a_queue_of_the_server_takes_slots_away(
-    reports: tuple[int, ...], slots: int, patience: float
-) -> None:
-    world = _world()
-    busy = [world.take(f"prompt {number}") for number in range(4)]
-    for running in reports:
-        world.scheduler.queued("b0", running)
-    assert _slots(world) == 4
-    assert world.scheduler.backends["b0"].patience == patience
-    for lease in busy:
-        _turn(world, lease)
-    world.scheduler.queued("b0", 9)
-    world.scheduler.queued("other", 1)
-    assert _slots(world) == slots
-
-
 def test_what_was_learned_outlives_a_restart_of_the_server() -> None:
     world = _world()
-    world.scheduler.queued("b0", 2)
+    leases = [world.take(f"prompt {number}") for number in range(3)]
+    leases.pop().release(Outcome(end="busy"))
     world.scheduler.update("b0", FACTS, up=True)
     assert _slots(world) == 2
 
@@ -179,8 +156,6 @@ class Server:
                 self._tickets.remove(ticket)
                 assert ticket.lease is not None
                 self._begin(ticket.lease)
-            if self._waiting:
-                scheduler.queued("b0", self.capacity)
         return clock.now - begun
 
     def _begin(self, lease: Lease) -> None:
@@ -210,10 +185,11 @@ def test_tries_beyond_what_a_server_has_come_ever_more_rarely(
 @pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "queues"])
 def test_after_a_wrong_look_the_number_grows_back_soon(refuses: bool) -> None:
     server = Server(8, 8, refuses=refuses, most=8)
-    for running in (1, 1, 1):
-        server.run(60, until=lambda: server.record.in_flight == server.slots)
-        server.world.scheduler.queued("b0", max(running, server.slots // 2))
-        server.run(60, until=lambda: not server.record.target)
+    server.run(60, until=lambda: server.record.in_flight == server.slots)
+    for _ in range(3):
+        try_later(server.record, server.world.clock.now)
+    server.record.target = 1
+    server.run(60, until=lambda: not server.record.target)
     assert server.slots == 1
     pause = server.record.patience
     seconds = server.run(3600, until=lambda: server.slots == 8)

@@ -212,18 +212,15 @@ class Machine(RuleBasedStateMachine):
     # backends
 
     @precondition(lambda self: self.awake)
-    @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgrq"))
+    @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgr"))
     def change(self, data: st.DataObject, name: str, what: str) -> None:
-        """A backend goes up or down, is drained or replaced by another of the same name, or says
-        that it queues requests."""
+        """A backend goes up or down, is drained or replaced by another of the same name."""
         self.collect()  # what was granted before
         scheduler = data.draw(st.sampled_from(self.awake)).scheduler
         if what == "d":
             scheduler.mark(name, up=False)
         elif what == "g":
             scheduler.drain(name)
-        elif what == "q":
-            scheduler.queued(name, 1)
         elif what == "r" and name in scheduler._backends:
             scheduler.update(name, self.facts, up=None, replaces=True)
         else:
