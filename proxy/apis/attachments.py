@@ -59,12 +59,14 @@ def attachments(body: Body) -> list[Attachment]:
     """The documents of a request, in order. Parts of a wrong type are left to the parser."""
     documents: list[Attachment] = []
     for field in ("messages", "input", "items"):
-        messages = body.get(field)
-        for message in messages if type(messages) is list else ():
+        if type(messages := body.get(field)) is not list:
+            continue
+        for message in messages:
             if type(message) is dict:
-                for content in (message.get("content"), message.get("output")):
-                    if type(content) is list:  # most contents are texts
-                        documents += _within(content)
+                if type(content := message.get("content")) is list:  # most are texts
+                    documents += _within(content)
+                if type(content := message.get("output")) is list:
+                    documents += _within(content)
     return documents
 
 

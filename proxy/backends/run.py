@@ -172,7 +172,9 @@ class LlamaRun:
         kinds = list(map(_KIND, chunks))
         if kinds.count(_TEXT) == len(kinds):
             return self._text(chunks, batch)
-        first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
+        first = len(kinds) - 1  # usually only the last chunk is another
+        if kinds[-1] == _TEXT or kinds.count(_TEXT) < first:
+            first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         if self._text(chunks[:first], batch):
             return True
         return any(self._take(chunk, batch) for chunk in chunks[first:])

@@ -80,10 +80,14 @@ class Record:
     refused. `warnings` are about its body, before it was parsed. Without `shown`, the name of a
     backend as the caller may see it, no header names one."""
 
-    __slots__ = tuple(
-        "agent allowance asks_model began cancel id info key method outlives_key over path peer"
-        " quiet route shown status stop stream team user warnings".split()
-    )
+    route = key = user = team = ""
+    allowance: Allowance | None = None
+    status = 0
+    cancel: Cancel | None = None
+    stop: Stop = staticmethod(nothing)
+    shown: Callable[[str], str] | None = None
+    warnings: list[str]
+    stream = asks_model = over = quiet = outlives_key = False
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()
@@ -93,15 +97,8 @@ class Record:
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
         self.agent = environ.get("HTTP_USER_AGENT", "")
-        self.route = self.key = self.user = self.team = ""
         self.info = Info()
-        self.allowance: Allowance | None = None
-        self.status = 0
-        self.cancel: Cancel | None = None
-        self.stop: Stop = nothing
-        self.shown: Callable[[str], str] | None = None
-        self.warnings: list[str] = []
-        self.stream = self.asks_model = self.over = self.quiet = self.outlives_key = False
+        self.warnings = []
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
