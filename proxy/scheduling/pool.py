@@ -20,7 +20,6 @@ from .prefix import Chain
 from .sessions import Sessions, named
 from .state import (
     ANSWER,
-    CHARS_A_TOKEN,
     BackendRecord,
     CachedPrompt,
     ConversationRecord,
@@ -28,6 +27,7 @@ from .state import (
     SlotRequest,
 )
 
+CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 REMEMBERED = 16384  # conversations remembered by a pool
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes

@@ -15,7 +15,6 @@ from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
-CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
