@@ -34,44 +34,34 @@ NO_GUARD: ContentGuard = _NoGuard()
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """What a driver gets. `breaks` are ascending offsets in the prompt that no token may span,
-    because a content has a control token there; `guard` finds those of a text that is put behind
-    it. `boundaries` are the offsets where a message ends, and a cached prefix may. `stop_tokens`
-    are the template's end marks, for the backend; `stop_strings` are matched by the gateway. A
-    `suffix` that is not None requests an infill. `call_format` and `syntax` are how the model
-    writes tool calls and answers, values of `prompting`; it may write reasoning first if it
-    `thinks`.
-
-    `backend_templates`: the backend gets messages and renders the prompt itself: the request's,
-    or `messages`, with the effort as `effort`. `unknown_template`: a backend that does so is
-    preferred. `kinds` are those of the conversation that only the backend renders rightly.
-    `described`: the messages describe the tools or the format, because the backend enforces
-    neither. `schema_gaps` and `tool_gaps` are the keywords that the answer's grammar leaves out.
-    `key` is the name of the API key."""
+    """What a driver gets."""
 
     prompt: str | tuple[int, ...]
+    # Ascending offsets in it that no token may span: a content has a control token there.
     breaks: tuple[int, ...] = ()
-    boundaries: tuple[int, ...] = ()
-    suffix: str | None = None
+    boundaries: tuple[int, ...] = ()  # where a message ends, and a cached prefix may
+    suffix: str | None = None  # requests an infill if it is not None
     sampling: Mapping[str, Any] = {}
     max_tokens: int | None = None
-    stop_tokens: tuple[str, ...] = ()
-    stop_strings: tuple[str, ...] = ()
+    stop_tokens: tuple[str, ...] = ()  # the template's end marks, for the backend
+    stop_strings: tuple[str, ...] = ()  # matched by the gateway
     logprobs: int | None = None
-    call_format: Any = None
-    syntax: Any = None
-    thinks: bool = False
+    call_format: Any = None  # how the model writes tool calls,
+    syntax: Any = None  # and answers: values of `prompting`
+    thinks: bool = False  # it may write reasoning first
+    # The backend gets messages and renders the prompt itself: the request's, or `messages`, with
+    # this effort.
     backend_templates: bool = False
     messages: tuple[Message, ...] = ()
     effort: str = ""
     media: frozenset[str] = frozenset()
-    schema_gaps: tuple[str, ...] = ()
-    tool_gaps: tuple[str, ...] = ()
-    unknown_template: bool = False
-    kinds: tuple[str, ...] = ()
-    described: bool = False
-    key: str = ""
-    guard: ContentGuard = NO_GUARD
+    schema_gaps: tuple[str, ...] = ()  # keywords that the grammar of the answer leaves out,
+    tool_gaps: tuple[str, ...] = ()  # and of the calls
+    unknown_template: bool = False  # a backend that renders the prompt is preferred
+    kinds: tuple[str, ...] = ()  # of the conversation that only the backend renders rightly
+    described: bool = False  # the messages describe tools or format, which the backend lacks
+    key: str = ""  # the name of the API key
+    guard: ContentGuard = NO_GUARD  # finds the breaks of a text that is put behind the prompt
     request: CompletionRequest = CompletionRequest()
 
     @property

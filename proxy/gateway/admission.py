@@ -11,8 +11,10 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
@@ -44,20 +46,19 @@ MOST_LOST = 3  # attempts of one request that may end with a lost connection, ov
 MOST_DOWN = 3  # attempts that may find one backend down although a health check found it up
 
 
-class RetryBudget:
+class RetryBudget(Struct):
     """Counts the retries of all requests. A backend that dies may fail each of its requests once,
     so as many retries as there are requests under way are always within the budget. `spent` falls
     by SHARE with each request: a lost update of another thread would change little."""
 
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self._at = 0.0
-        self._lock = native_lock()
+    spent: float = 0.0
+    at: float = 0.0  # when it was looked at last
+    lock: Any = field(default_factory=native_lock)
 
     def spend(self, under_way: int, now: float) -> bool:
         """Take a retry, with so many requests under way. Returns whether there was one left."""
-        with self._lock:
-            since, self._at = now - self._at, now
+        with self.lock:
+            since, self.at = now - self.at, now
             self.spent = max(0.0, self.spent - RECOVERY * max(0.0, since))
             if self.spent >= RESERVE + under_way:
                 return False
@@ -65,13 +66,12 @@ class RetryBudget:
             return True
 
 
-class Retries:
+class Retries(Struct):
     """Counts the faults of one request."""
 
-    def __init__(self) -> None:
-        self.count = 0  # but those after "busy"
-        self._lost = 0
-        self._down: dict[str, int] = {}
+    count: int = 0  # but those after "busy"
+    lost: int = 0
+    down: dict[str, int] = {}
 
     def after(self, want: SlotRequest, name: str, error: GatewayError, now: float) -> SlotRequest:
         """The request to place again after this fault of backend `name`. `now` is the scheduler's
@@ -80,14 +80,14 @@ class Retries:
             return want
         self.count += 1
         if isinstance(error, ConnectionLost | AnswerCut):
-            self._lost += 1
-            if self._lost == MOST_LOST:
+            self.lost += 1
+            if self.lost == MOST_LOST:
                 raise error
             # It had its turn, so its wait begins again.
             return msgspec.structs.replace(want, since=now)
         if isinstance(error, BackendDown):
-            self._down[name] = self._down.get(name, 0) + 1
-            if self._down[name] < MOST_DOWN:
+            self.down[name] = self.down.get(name, 0) + 1
+            if self.down[name] < MOST_DOWN:
                 return want
         return without(want, name)
 
@@ -107,7 +107,7 @@ PATIENCE = 30.0  # seconds that a request looks for its first slot
 FIRST_LOOK, LAST_LOOK = 0.05, 2.0  # seconds between two looks
 
 OnSlot = Callable[[], object]
-"""Called with each slot that a request gets. Its error gives the slot back."""
+"""Called after each grant. If it raises, the slot is released."""
 
 
 def nothing() -> None:

@@ -311,6 +311,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         info, tells_place, tick = self.info, self.caller.tell_place, self.context.ping
         if tells_place:
             tick = min(PLACE_TICK, tick)
+        ticks = tells_place or self.state is State.RESUMING
         allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
         # An answer that has begun goes on, however many requests of its key wait.
@@ -321,7 +322,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                 while (lease := ticket.wait(self.cancel, tick)) is None:
                     if tells_place:
                         info.place = ticket.place
-                    if tells_place or self.state is State.RESUMING or ticket.stranded is not None:
+                    if ticks or ticket.no_backend_since is not None:
                         yield []
         finally:
             ticket.leave()
@@ -400,6 +401,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                 usage=self.usage,
                 prompt_text=self._prompt_text,
                 cancel=self.cancel,
+                tries=self.context.generation.json_retries,
             )
         return run
 
@@ -561,8 +563,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         return True
 
     def _can_resume(self) -> bool:
-        """Whether another backend can continue the answer. One that a backend began with its own
-        template continues behind our prompt, if its text is all that the model wrote."""
+        """Whether another backend can continue the answer. One that a backend rendered itself can
+        only be continued behind our prompt if it has no reasoning and no calls."""
         task = self.next_task
         if task.backend_templates:
             task = self.task

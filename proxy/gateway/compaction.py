@@ -12,9 +12,9 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from ..backends.tokens import most_tokens
 from ..core import conversation
@@ -36,30 +36,29 @@ MOST_KEPT = 512  # summaries in memory
 MOST_TEXT = 32_768  # characters of a summary
 
 
-class Summaries:
+class Summaries(Struct):
     """The last MOST_KEPT summaries of this process, by a digest of what they sum up and by the
     group of keys whose conversation it is."""
 
-    def __init__(self) -> None:
-        self._texts: OrderedDict[tuple[str, bytes], str] = OrderedDict()
-        self._lock = native_lock()
+    texts: OrderedDict[tuple[str, bytes], str] = field(default_factory=OrderedDict)
+    lock: Any = field(default_factory=native_lock)
 
     def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
         """The last of these keys that has a summary, by its place, and the summary."""
-        with self._lock:
+        with self.lock:
             for place in range(len(keys) - 1, -1, -1):
-                text = self._texts.get((group, keys[place]))
+                text = self.texts.get((group, keys[place]))
                 if text is not None:
-                    self._texts.move_to_end((group, keys[place]))
+                    self.texts.move_to_end((group, keys[place]))
                     return place, text
         return None
 
     def put(self, group: str, key: bytes, text: str) -> None:
-        with self._lock:
-            self._texts[group, key] = text
-            self._texts.move_to_end((group, key))
-            if len(self._texts) > MOST_KEPT:
-                self._texts.popitem(last=False)
+        with self.lock:
+            self.texts[group, key] = text
+            self.texts.move_to_end((group, key))
+            if len(self.texts) > MOST_KEPT:
+                self.texts.popitem(last=False)
 
 
 class Model(Protocol):

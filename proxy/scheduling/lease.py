@@ -99,12 +99,8 @@ class Lease(Struct, eq=False):
         return self.owner.steps(self)
 
     def step_done(self, step: SlotStep, tokens: int, size: int, seconds: float) -> None:
-        """Record a completed step: `tokens` and `size` bytes moved in `seconds`."""
+        """Record a step: `tokens` and `size` bytes moved in `seconds`; no tokens if it failed."""
         self.owner.record_step(self, step, within(tokens), within(size), seconds)
-
-    def step_failed(self, step: SlotStep) -> None:
-        """Record a failed step."""
-        self.owner.record_step(self, step, -1, 0, 0.0)
 
     def on_wanted(self, give_way: Callable[[], None]) -> None:
         """Call `give_way` when others need the slot of an idle request; at once if they do already.
@@ -140,7 +136,7 @@ class Ticket(Struct, eq=False):
     number: int = 0
     parked_for: bytes | None = None  # see `line`
     first_place: int = 0
-    stranded: float | None = None  # when the last backend that could serve it went down
+    no_backend_since: float | None = None  # when the last backend that could serve it went down
     event: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None
     error: GatewayError | None = None

@@ -76,14 +76,17 @@ def _keep_outside_slots(
         pool.put(old)
 
 
-def record_first_token(pool: Pool, lease: Lease, number: int, now: float) -> None:
+def record_first_token(lease: Lease, number: int, now: float) -> None:
     """Record the first token of a lease, from slot `number` (-1: not reported)."""
-    backend = lease.grant.backend
+    backend, slot = lease.grant.backend, lease.slot
+    pool = backend.pool
+    if backend.most and not slot.streaming:
+        _learn_from_first_token(pool, backend, slot, now - slot.used, now)
     if number >= 0:
         record_actual_slot(pool, backend, lease, number)
-    _evaluation_ended(backend, lease.slot, now)
+    _evaluation_ended(backend, slot, now)
     if backend.release_delay:
-        _evaluated(backend, lease.slot, now)
+        _evaluated(backend, slot, now)
 
 
 def _evaluation_ended(backend: BackendRecord, slot: Slot, now: float) -> None:
@@ -209,8 +212,9 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         backend.evaluated += evaluated
         backend.cached += cached
         backend.hits += cached > 0
-        if not lease.want.ids:
-            pool.record_token_count(held.chain, prompt)
+        ends = held.chain.ends
+        if ends and not lease.want.ids:
+            pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
         if evaluated >= ENOUGH and outcome.evaluating > 0:
             pool.record_rate(backend, evaluated / outcome.evaluating)
         in_vain = 2 * cached < grant.cached
@@ -274,7 +278,7 @@ def try_one_more_slot(pool: Pool, backend: BackendRecord, now: float) -> bool:
     return True
 
 
-def learn_from_first_token(
+def _learn_from_first_token(
     pool: Pool, backend: BackendRecord, slot: Slot, seconds: float, now: float
 ) -> None:
     """Record how long an answer took to begin, on a backend whose slots are learned."""

@@ -20,7 +20,6 @@ from .prefix import Chain
 from .sessions import Sessions, named
 from .state import (
     ANSWER,
-    CHARS_A_TOKEN,
     BackendRecord,
     CachedPrompt,
     ConversationRecord,
@@ -28,6 +27,7 @@ from .state import (
     SlotRequest,
 )
 
+CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 REMEMBERED = 16384  # conversations remembered by a pool
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
@@ -39,7 +39,7 @@ BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come
 SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
 
 
-class Holders(Struct, eq=False):
+class PrefixHolders(Struct, eq=False):
     """Cached prompts that share a link, in the order in which their slots were freed or taken. What
     is cached outside slots is with the free ones."""
 
@@ -65,7 +65,7 @@ class Pool(Struct, eq=False):
     guessed: list[BackendRecord] = []  # those with an unknown number of slots
     tiered: bool = False  # its backends are in the tiers of a route
     added: int = 0  # prompts added to the index so far
-    index: dict[bytes, Holders] = {}
+    index: dict[bytes, PrefixHolders] = {}
     conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
     kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
@@ -76,7 +76,7 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size = Holders(), 0
+        longer, size = PrefixHolders(), 0
         for depth in range(len(chain.links), 0, -1):
             holders = self.index.get(chain.links[depth - 1])
             if holders is None or len(holders.free) + len(holders.busy) == size:
@@ -125,7 +125,7 @@ class Pool(Struct, eq=False):
         for link in held.chain.links:
             holders = index.get(link)
             if holders is None:
-                holders = index[link] = Holders()
+                holders = index[link] = PrefixHolders()
             (holders.busy if busy else holders.free)[held] = None
 
     def slot_freed(self, held: CachedPrompt) -> None:
@@ -312,8 +312,3 @@ class Pool(Struct, eq=False):
         """The number of tokens in a prompt, estimated for text from earlier answers."""
         size = chain.ends[-1] if chain.ends else 0
         return size if ids else int(size / self.chars_a_token) + 1
-
-    def record_token_count(self, chain: Chain, tokens: int) -> None:
-        """Record the number of tokens reported for a text prompt."""
-        if tokens and chain.ends:
-            self.chars_a_token += SMOOTH * (chain.ends[-1] / tokens - self.chars_a_token)

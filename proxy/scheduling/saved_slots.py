@@ -51,7 +51,7 @@ def steps(lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
 def record_step(
     lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float, groups: bool
 ) -> None:
-    """Record a step. `tokens` -1: it failed. `groups`: there are several groups of keys."""
+    """Record a step; no `tokens` if it failed. `groups`: there are several groups of keys."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:

@@ -38,7 +38,7 @@ from .state import (
     SlotStep,
     WaitForSlot,
 )
-from .tiers import EVERYWHERE, Reach, Tiers, draw
+from .tiers import EVERYWHERE, TierChoice, Tiers, canary_sample
 from .view import View, view
 
 log = logging.getLogger("slotproxy.scheduling")
@@ -183,7 +183,7 @@ class LocalScheduler(BaseScheduler):
             conversation = pool.conversation(want)
             reach = EVERYWHERE
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.draw, 0)
+                reach = Tiers(pool, now).reach(want, conversation.sample, 0)
             decision = self._policy(_within(want, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, self.idle_leases, now
@@ -218,13 +218,13 @@ class LocalScheduler(BaseScheduler):
         if not want.since:
             want = msgspec.structs.replace(want, since=now)
         if pool.tiered and not conversation.turns:
-            conversation.draw = draw(want)
+            conversation.sample = canary_sample(want)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
         if pool.free and not pool.line.active:
             in_reach = want
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
+                reach = Tiers(pool, now).reach(want, conversation.sample, len(pool.line))
                 in_reach = _within(want, reach)
             decide_now = decide_whole_backend if want.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
@@ -341,13 +341,13 @@ class LocalScheduler(BaseScheduler):
             pools[self.pools[ticket.want.model]] = True
             try:
                 pool, up = self._pool(ticket.want)
-                if not up and self._is_stranded(ticket, now):
+                if not up and self._waited_long_enough(ticket, now):
                     raise NoBackend()
             except NoBackend as error:
                 self._refuse(ticket, error)
                 continue
             if up:
-                ticket.stranded = None
+                ticket.no_backend_since = None
                 ticket.until = now + FOREVER
                 pool.line.activate(ticket)
             else:
@@ -385,7 +385,7 @@ class LocalScheduler(BaseScheduler):
             want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
-                reach = tiers.reach(want, conversation.draw, ahead)
+                reach = tiers.reach(want, conversation.sample, ahead)
                 self._ask_by(ticket, reach.due)
                 want = _within(want, reach)
             whole = want.whole_backend
@@ -440,14 +440,14 @@ class LocalScheduler(BaseScheduler):
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
 
-    def _is_stranded(self, ticket: Ticket, now: float) -> bool:
+    def _waited_long_enough(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
-        if ticket.stranded is None:
-            ticket.stranded = now
+        if ticket.no_backend_since is None:
+            ticket.no_backend_since = now
             if self._wait_for_backend:
                 self.on_stranded(ticket.want.model)
                 ticket.event.set()  # so that the waiting request can report it
-        ticket.until = ticket.stranded + self._wait_for_backend
+        ticket.until = ticket.no_backend_since + self._wait_for_backend
         return now >= ticket.until
 
     def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
@@ -480,12 +480,12 @@ class LocalScheduler(BaseScheduler):
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
-        reach: Reach,
+        reach: TierChoice,
     ) -> Lease:
         if grant.slot.busy:
             raise RuntimeError("the policy granted a slot twice")
         if reach.passed:
-            passed = reach.before(grant.backend, conversation.draw)
+            passed = reach.before(grant.backend, conversation.sample)
             grant = msgspec.structs.replace(grant, passed=passed)
             if passed:
                 counts, reason = grant.backend.instead, passed[0][1]
@@ -502,11 +502,9 @@ class LocalScheduler(BaseScheduler):
 
     def on_first_token(self, lease: Lease, number: int) -> None:
         with self._lock:
-            backend, slot, now = lease.grant.backend, lease.slot, self._clock()
-            pool = backend.pool
-            if backend.most and not slot.streaming:
-                outcomes.learn_from_first_token(pool, backend, slot, now - slot.used, now)
-            outcomes.record_first_token(pool, lease, number, now)
+            now = self._clock()
+            outcomes.record_first_token(lease, number, now)
+            pool = lease.grant.backend.pool
             if pool.line.active:
                 self._serve(pool, now)
 
@@ -568,7 +566,7 @@ class LocalScheduler(BaseScheduler):
         pool.on_changed()
 
 
-def _within(want: SlotRequest, reach: Reach) -> SlotRequest:
+def _within(want: SlotRequest, reach: TierChoice) -> SlotRequest:
     """The request, not to be placed beyond its reach."""
     if not reach.closed:
         return want

@@ -15,12 +15,11 @@ from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
-CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 SOONEST = 5.0  # seconds between two tries of one more slot, at least
-NO_DRAW = 1.0  # of a conversation that no canary gets
+NO_SAMPLE = 1.0  # of a conversation that no canary gets
 
 
 class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
@@ -38,7 +37,7 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     session: bytes = b""  # the digest of its session's name
     beside: bool = False  # another conversation is the main one of its session
     session_last: float = 0.0  # of the main one: when any of its session was last active
-    draw: float = NO_DRAW  # decides whether a canary serves it (see `tiers`)
+    sample: float = NO_SAMPLE  # decides whether a canary serves it (see `tiers`)
 
 
 class CachedPrompt(Struct, eq=False, kw_only=True):
@@ -218,7 +217,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     save: bool = False  # save what the slot holds first
     fresh: bool = False  # the slot may hold another group's prompt, which must not be reused
     whole: bool = False  # the lease has the backend's other slots as well
-    # The backends of earlier tiers and why they were passed over (see `tiers.Reach`).
+    # The backends of earlier tiers and why they were passed over (see `tiers.TierChoice`).
     passed: tuple[tuple[str, str], ...] = ()
 
 

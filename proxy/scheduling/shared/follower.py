@@ -32,7 +32,7 @@ SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reac
 class Listener(Protocol):
     """Called under the follower's lock; it may post operations in response."""
 
-    def hear(self, result: OpResult) -> None:
+    def on_result(self, result: OpResult) -> None:
         """The result of an operation of this worker."""
 
     def joined(self) -> None:
@@ -206,7 +206,7 @@ class Follower:
                         self._listener.forgotten()  # before it hears of backends that it lacks
                 for result in results:
                     if result.member == self._me:
-                        self._listener.hear(result)
+                        self._listener.on_result(result)
                 data = b""
                 if self.replica.entries % EVERY == 0 and entry.member == self._me:
                     data = snapshot.dump(self.replica)

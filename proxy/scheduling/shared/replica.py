@@ -57,7 +57,7 @@ class OpResult(Struct, frozen=True):
 
     member: str
     id: int
-    news: OpValue
+    value: OpValue
 
 
 class ReplicaMember(Struct, eq=False):

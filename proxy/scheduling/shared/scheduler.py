@@ -62,7 +62,7 @@ class SharedScheduler(BaseScheduler):
         self._queue_timeout = queue_timeout
         self._local = shared_rules.scheduler(clock, queue_timeout)
         self._local.on_stranded = lambda model: self.on_stranded(model)
-        self._strayed: set[str] = set()  # backends used while the log was lost
+        self._used_alone: set[str] = set()  # backends used while the log was lost
         self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
@@ -231,7 +231,7 @@ class SharedScheduler(BaseScheduler):
                 return now
             if ticket.local_ticket is not None:
                 until = self._local.look(ticket.local_ticket, now)
-                ticket.stranded = ticket.local_ticket.stranded
+                ticket.no_backend_since = ticket.local_ticket.no_backend_since
                 ticket.lease, ticket.local_ticket.lease = ticket.local_ticket.lease, None
                 ticket.error = ticket.local_ticket.error
                 return until
@@ -239,9 +239,9 @@ class SharedScheduler(BaseScheduler):
             known = member.tickets.get(ticket.id) if member is not None else None
             if known is None:
                 return now + BEAT
-            if ticket.stranded is None and known.stranded is not None:
+            if ticket.no_backend_since is None and known.no_backend_since is not None:
                 self.on_stranded(ticket.want.model)
-            ticket.stranded = known.stranded
+            ticket.no_backend_since = known.no_backend_since
             known.wakes = known.until  # its event wakes the request if that becomes sooner
             return now + self._follower.time_left(known.until, now)
 
@@ -270,41 +270,41 @@ class SharedScheduler(BaseScheduler):
 
     # for the follower
 
-    def hear(self, result: OpResult) -> None:
-        number, news = result.id, result.news
-        if isinstance(news, tuple):
+    def on_result(self, result: OpResult) -> None:
+        number, value = result.id, result.value
+        if isinstance(value, tuple):
             if number in self._steps:
-                self._steps[number].put(news)
-        elif isinstance(news, SlotWanted):
+                self._steps[number].put(value)
+        elif isinstance(value, SlotWanted):
             if number in self._leases:
                 self._leases[number].want_back()
-        elif news is None:
+        elif value is None:
             if number in self._leases:
                 self._leases[number].streaming = True
         else:
-            self._on_placed(number, news)
+            self._on_placed(number, value)
 
-    def _on_placed(self, number: int, news: Lease | Ticket | GatewayError) -> None:
+    def _on_placed(self, number: int, value: Lease | Ticket | GatewayError) -> None:
         ticket = self._waiting.get(number)
         if ticket is None:
             self._post(ops.Leave(number))  # the request has left
             return
-        if isinstance(news, Ticket):
-            ticket.first_place = news.first_place
-            news.event = ticket.event
-        elif isinstance(news, Lease) and news.backend not in self._backends:
+        if isinstance(value, Ticket):
+            ticket.first_place = value.first_place
+            value.event = ticket.event
+        elif isinstance(value, Lease) and value.backend not in self._backends:
             # The backend was drained after this was written. By now the log knows.
             self._post(ops.Leave(number))
             self._write(ticket, again=True)
             return
-        elif isinstance(news, Lease):
-            lease = Lease(self, ticket.want, news.grant, news.slot, news.conversation, id=number)
-            lease.waited, lease.place = news.waited, news.place
+        elif isinstance(value, Lease):
+            lease = Lease(self, ticket.want, value.grant, value.slot, value.conversation, id=number)
+            lease.waited, lease.place = value.waited, value.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
         else:
             del self._waiting[number]
-            ticket.error = news
+            ticket.error = value
         ticket.event.set()
 
     def joined(self) -> None:
@@ -312,8 +312,8 @@ class SharedScheduler(BaseScheduler):
         known = {*member.leases, *member.tickets} if member is not None else set()
         for number in known - {*self._leases}:  # the log still has them, this worker does not
             self._post(ops.Leave(number))
-        self._introduce(self._strayed)
-        self._strayed = set()
+        self._introduce(self._used_alone)
+        self._used_alone = set()
 
     def forgotten(self) -> None:
         if self._backends:
@@ -324,12 +324,12 @@ class SharedScheduler(BaseScheduler):
             if member is None or ticket.id not in member.tickets:
                 self._write(ticket, again=True)  # its place in the queue was dropped
 
-    def _introduce(self, strayed: set[str]) -> None:
+    def _introduce(self, used_alone: set[str]) -> None:
         for name, (up, facts) in self._backends.items():
-            self._post(ops.BackendFound(name, up, facts, name in strayed))
+            self._post(ops.BackendFound(name, up, facts, name in used_alone))
 
     def lost(self) -> None:
-        self._strayed = {*self._backends}
+        self._used_alone = {*self._backends}
         for name in self._backends:
             self._update_local(name)
         for ticket in self._waiting.values():

@@ -107,7 +107,7 @@ def _replica(state: State, rules: SharedRules) -> Replica:
         line = state.pools[ticket.want.model].line
         if key is not None:
             line.park(ticket, key)
-        elif ticket.stranded is None:
+        elif ticket.no_backend_since is None:
             line.activate(ticket)
     return replica
 

@@ -152,7 +152,7 @@ def test_after_a_failed_restore_the_slot_counts_as_unknown() -> None:
     restart(made)
     lease = made.take(LONG + "and then?", turns(LONG + "and then?"), group="alice")
     (step,) = lease.steps()
-    lease.step_failed(step)
+    lease.step_done(step, 0, 0, 0.01)
     assert (lease.grant.fresh, lease.grant.reuse, lease.grant.restore) == (True, None, None)
     lease.release(Outcome(end="whole", slot=lease.slot.id, prompt=275, completion=4))
     assert made.scheduler.saved_slots.prompts("b0") == ()

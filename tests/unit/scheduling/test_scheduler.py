@@ -487,11 +487,11 @@ def test_requests_wait_for_backend_to_come_back() -> None:
     first, second = world.waits("a"), world.waits("b")
     assert first.wait(Cancel(), 0.0) is None
     assert asked == ["m", "m"]
-    assert first.stranded == second.stranded == world.clock.now
+    assert first.no_backend_since == second.no_backend_since == world.clock.now
     world.clock.now += 9
     world.scheduler.mark("b0", up=True)
     assert granted(first).backend == "b0"
-    assert second.stranded is None
+    assert second.no_backend_since is None
     world.clock.now += 5  # now it waits for a slot
     assert second.wait(Cancel(), 0.0) is None
     world.scheduler.mark("b0", up=False)

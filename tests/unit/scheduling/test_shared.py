@@ -62,10 +62,10 @@ def test_log_contains_no_prompt_or_session_text() -> None:
 
 
 def _brief(told: OpResult) -> object:
-    news = told.news
-    if isinstance(news, Lease):
-        return news.backend, news.slot.id, news.grant.cached, news.waited
-    return news.first_place if isinstance(news, Ticket) else str(news)
+    value = told.value
+    if isinstance(value, Lease):
+        return value.backend, value.slot.id, value.grant.cached, value.waited
+    return value.first_place if isinstance(value, Ticket) else str(value)
 
 
 def test_expired_member_loses_its_slots_and_queue_places() -> None:
@@ -76,7 +76,7 @@ def test_expired_member_loses_its_slots_and_queue_places() -> None:
     told = []
     for now in range(1002, 1010):
         told += apply(replica, float(now), "B", ops.Heartbeat())
-    assert [(one.member, type(one.news)) for one in told] == [("B", Lease)]
+    assert [(one.member, type(one.value)) for one in told] == [("B", Lease)]
     assert states(replica).count("busy") == 1
     assert [*replica.members] == ["B"]
     # A member that returns after its expiry has no lease left to release.
@@ -118,7 +118,7 @@ def test_backend_is_down_or_removed_only_when_all_members_agree() -> None:
         apply(replica, 1001.0, member, ops.BackendHealth("b", False))
         assert view_of(replica).backends[0].up is up
     (told,) = apply(replica, 1002.0, "A", enqueued(1))
-    assert isinstance(told.news, NoBackend)
+    assert isinstance(told.value, NoBackend)
     apply(replica, 1003.0, "A", ops.Drain("b"))
     assert len(view_of(replica).backends) == 1
     apply(replica, 1003.0, "B", ops.Drain("b"))
@@ -135,9 +135,9 @@ def test_full_queue_is_shared_fairly_between_keys_of_all_members() -> None:
     for one in (replica, joined):
         told = apply(one, 1002.0, "B", enqueued(11, "text 11", key="modest"))
         (modest, greedy) = told
-        assert (modest.member, modest.id) == ("B", 11) and isinstance(modest.news, Ticket)
-        assert (greedy.member, greedy.id) == ("B", 9) and isinstance(greedy.news, QueueFull)
-        assert "in favor of another key" in greedy.news.message
+        assert (modest.member, modest.id) == ("B", 11) and isinstance(modest.value, Ticket)
+        assert (greedy.member, greedy.id) == ("B", 9) and isinstance(greedy.value, QueueFull)
+        assert "in favor of another key" in greedy.value.message
         assert one.scheduler.waiting == 9
 
 
@@ -196,7 +196,7 @@ def test_snapshot_keeps_which_requests_are_parked() -> None:
     over = ops.Release(0, ended(0, 16000))
     told = [apply(replica, 1001.5, "A", over) for replica in (first, second)]
     assert [_brief(one) for one in told[0]] == [_brief(one) for one in told[1]]
-    assert [type(one.news) for one in told[0]] == [Lease]
+    assert [type(one.value) for one in told[0]] == [Lease]
     assert view_of(first) == view_of(second)
 
 
