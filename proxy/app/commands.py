@@ -71,7 +71,7 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
     if command == "doctor":
         from . import doctor
 
-        return doctor.main(settings, print, as_json=own.json)
+        return doctor.main(settings, as_json=own.json)
     if command == "backup":
         return _printed(lambda: write_backup(settings, own.file, force=own.force))
     return _printed(lambda: restore_backup(settings, own.file, _agreement(own)))
