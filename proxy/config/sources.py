@@ -23,7 +23,7 @@ from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
 from .forms import naming, optional_url
-from .models import Foreign
+from .models import ImportedConfig
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 
@@ -51,7 +51,7 @@ def _read_text(path: str, source: str) -> str:
 
 def _from_file(
     path: str, source: str, environ: Mapping[str, str], given: Mapping[str, Any]
-) -> Foreign:
+) -> ImportedConfig:
     """What a file says, by its ending: llama-swap's configuration, llama-server's presets, or our
     own settings. `given` are those of the flags and the environment."""
     text = _read_text(path, source)
@@ -64,7 +64,7 @@ def _from_file(
             from . import llama_swap  # late: few need the YAML library
 
             return llama_swap.read(text, environ)
-        return Foreign(_from_toml(text, environ))
+        return ImportedConfig(_from_toml(text, environ))
 
 
 def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     source = "--config" if flags.get("config") else variable
     config = flags.pop("config", "") or environ.get(variable, "")
     given, sources = _given(flags, environ)
-    file = _from_file(config, source, environ, given) if config else Foreign({})
+    file = _from_file(config, source, environ, given) if config else ImportedConfig({})
     values: dict[str, Any] = {name: {} for name in SECTIONS} | file.values
     sources = {name: f"{config}: {name}" for name in file.values} | sources
     for key, value in given.items():
