@@ -16,7 +16,7 @@ MOST = 1000  # models; the oldest are deleted
 _c = MODEL_NEED.c
 
 
-class ModelNeeds:
+class MeasuredMemory:
     def __init__(self, database: Database) -> None:
         self._db = database
 
