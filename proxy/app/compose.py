@@ -43,7 +43,7 @@ from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import SharedSummaries, Summaries
+from ..gateway.admission import idle_slots
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
@@ -172,12 +172,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         interval=settings.health_interval,
         deadline=fixed.HEALTH_DEADLINE,
     )
-    # Workers that share a table share summaries and aliases too. They have no other secret in
-    # common than these.
-    summaries, aliases = Summaries(), Aliases()
+    # Workers that share a table share aliases too. They have no other secret in common than these.
+    aliases = Aliases()
     if settings.state:
         secrets = (key.secret for key in settings.keys)
-        summaries = SharedSummaries(settings.state, settings.state_name)
         aliases = Aliases([settings.state, settings.state_name, *secrets])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
@@ -198,7 +196,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
-        summaries=summaries,
     )
     layouts = Layouts(resources.dialogues())
     store = storage.responses()
@@ -226,10 +223,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
         def room(endpoint: str, name: str) -> int | None:
             """How many lines of batches may be under way."""
-            if endpoint != "/v1/embeddings":
-                return gateway.idle_slots(name)
-            chosen = local if local is not None and local.makes(name) else embeds
-            return chosen.idle_slots(name)
+            chosen: Gateway | Embedder = gateway
+            if endpoint == "/v1/embeddings":
+                chosen = local if local is not None and local.makes(name) else embeds
+            return idle_slots(chosen.registry, chosen.scheduler, name)
 
         batch_runner = BatchRunner(storage.batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
@@ -423,7 +420,6 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.file,
             InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
             eager=chatglm.load == "start",
-            idle=chatglm.unload,
             n_ctx=config.ctx_size,
             timeout=settings.timeout,
             tick=fixed.PING,

@@ -121,7 +121,6 @@ class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
         "process", "run a model in a child process, or in a thread, which blocks the gateway"
     )
     load: Literal["start", "lazy"] = _key("start", "load a model at the start or when asked for")
-    unload: float = _key(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
     threads: int = _key(0, "threads per model; 0: number of cores minus one", ge=0, le=1024)
     rows: ClassVar[tuple[Declared, ...]] = _above()
 

@@ -24,6 +24,7 @@ from .checks import agree, warnings
 from .command_line import parser
 from .forms import naming, optional_url
 from .models import ImportedConfig
+from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 
@@ -33,10 +34,9 @@ TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
 def _no_such(name: str, names: Iterable[str]) -> str:
     """Why there is no setting of this name."""
-    variable = ENV_PREFIX + name.removeprefix("--").replace("-", "_").upper()
-    for row in all_rows():
-        if row.section and row.variable == variable:
-            return f"{name}: set {row.name} in the table [{row.section}] of the file, or {variable}"
+    plain = name.removeprefix("--").replace("-", "_")
+    if why := REMOVED.get(plain) or REMOVED.get(plain.removeprefix("no_")):
+        return f"{name}: {why}"
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
@@ -182,6 +182,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         why = _no_such(name, [row.flag for row in table()])
         raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)
+    variables = {row.variable for row in all_rows()}
+    for name, reason in REMOVED.items():
+        removed = ENV_PREFIX + name.upper()
+        if environ.get(removed) and removed not in variables:
+            raise SettingsError(f"{removed}: {reason}")
+
     variable = ENV_PREFIX + "CONFIG"
     source = "--config" if flags.get("config") else variable
     config = flags.pop("config", "") or environ.get(variable, "")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..agent.functions import RunnableTool
 from ..agent.toolbox import Remotes, Toolbox
 from ..config import AgentConfig
-from ..core.events import Failed, Finished, ReasoningDelta, ServerCall, TextDelta
+from ..core.events import Citation, Failed, Finished, ReasoningDelta, ServerCall, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
 from ..gateway import Answer, Caller, Gateway, Info
@@ -22,7 +22,6 @@ from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from .events import (
     FOLDERS,
-    Citation,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "config", "errors", "store", "websearch"},
     "websearch": {"backends", "core", "errors", "runtime"},
-    "agent": {"core", "errors", "runtime", "websearch"},
+    "agent": {"core", "errors", "runtime"},
     "dialogue": {
         "accounts",
         "config",
@@ -140,7 +140,6 @@ ONLY: dict[str, tuple[str, ...]] = {
         "runtime/redis_client.py",
         "scheduling/shared/log.py",
         "accounts/limiting/shared.py",
-        "gateway/shared_summaries.py",
     ),
     "authlib": ("oidc/provider.py",),
     "joserfc": ("oidc/provider.py",),

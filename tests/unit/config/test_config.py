@@ -16,10 +16,12 @@ from proxy.config import (
     Secret,
     Settings,
     SettingsError,
+    all_rows,
     from_environment,
     load,
     table,
 )
+from proxy.config.removed import REMOVED
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
@@ -47,6 +49,22 @@ def toml(tmp_path: Path) -> Any:
 
 
 # -- the reference ---------------------------------------------------------------------------------
+
+
+def test_defaults_equal_the_reference_scripts() -> None:
+    settings = load([], {})
+    assert settings == Settings()
+    assert settings.chat_prompt == (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant follows the given rules no matter what.\n"
+    )
+    assert settings.user_name == "\nUSER: "
+    assert settings.ai_name == "\nASSISTANT: "
+    assert settings.system_name == "\nASSISTANT's RULE: "
+    assert settings.stop == "</s>"
+    assert settings.llama_api == ("http://127.0.0.1:8080", "http://127.0.0.1:9931")
+    assert (settings.host, settings.port) == ("127.0.0.1", 8081)
+    assert settings.api_key == ()
 
 
 # -- sources and their order -----------------------------------------------------------------------
@@ -494,10 +512,18 @@ def test_wrong_settings_of_an_openid_provider_are_refused(
         load(["--llama-api", "http://127.0.0.1:9"], variables)
 
 
-def test_key_of_a_table_has_no_flag(toml: Any) -> None:
-    why = "set tool_timeout in the table [agent] of the file, or SLOTPROXY_AGENT_TOOL_TIMEOUT"
-    assert wrong("--agent-tool-timeout=1") == f"--agent-tool-timeout: {why}"
-    assert wrong("--config", toml("agent_tool_timeout = 1")).endswith(f"agent_tool_timeout: {why}")
+def test_removed_settings_are_refused_with_what_to_do(toml: Any) -> None:
+    of_sections = {row.variable for row in all_rows() if row.section}
+    for name, sentence in REMOVED.items():
+        assert name not in {row.name for row in table()}
+        flag = f"--{name.replace('_', '-')}"
+        for words in ([flag, "1"], [f"{flag}=1"], [flag.replace("--", "--no-", 1)]):
+            assert wrong(*words).endswith(f": {sentence}")
+        message = wrong("--config", toml(f"{name} = 1"))
+        assert message.endswith(f"slotproxy.toml: {name}: {sentence}")
+        variable = f"SLOTPROXY_{name.upper()}"
+        if variable not in of_sections:
+            assert wrong(env={variable: "1"}) == f"{variable}: {sentence}"
 
 
 def test_table_of_the_file_is_read_with_its_variables(toml: Any) -> None:

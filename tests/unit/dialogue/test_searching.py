@@ -11,11 +11,11 @@ import msgspec
 from proxy.config import AgentConfig
 from proxy.core.events import (
     Batch,
+    Citation,
     Event,
     Failed,
     Finished,
     FinishReason,
-    Found,
     Searched,
     Started,
     TextDelta,
@@ -23,7 +23,6 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
-from proxy.dialogue.events import Citation
 from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Caller, Info
@@ -33,7 +32,7 @@ from proxy.runtime.cancel import Cancel
 ASKED = CompletionRequest(
     messages=(Message(role="user", content="q"),), tools=(Tool("own"),), searches=(Search("web"),)
 )
-FOUND = Found(number=1, title="T", text="text", url="https://t.example/")
+FOUND = Citation(number=1, title="T", text="text", url="https://t.example/")
 
 
 class Scripted:
@@ -73,7 +72,7 @@ class Finds:
         self.asked.append((owner, query))
         if self.error is not None:
             raise self.error
-        return [Citation(number=0, title="T", text="text", url="https://t.example/")]
+        return [Citation(title="T", text="text", url="https://t.example/")]
 
 
 def done(reason: FinishReason, usage: Usage = Usage(10, 5)) -> Finished:  # noqa: B008  # frozen

@@ -105,7 +105,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 ) -> None:
     painter = Painter()
     app = make_app(painter, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
-    monkeypatch.setattr(services_of(app).forwarder, "_clock", lambda: painter.now)
+    monkeypatch.setattr(services_of(app).forwarder, "clock", lambda: painter.now)
     http = Http(app)
     budgets = [{"unit": "slot_seconds", "max_budget": 0.75, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]
