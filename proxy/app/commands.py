@@ -59,7 +59,8 @@ def _refuse_postgres(settings: Settings, instead: str) -> None:
 
 def _described(manifest: Manifest) -> str:
     names = " and ".join(entry.name for entry in manifest.files)
-    return f"{names}, {manifest.size / 1e6:.1f} MB, slotproxy {manifest.version}"
+    size = sum(entry.size for entry in manifest.files)
+    return f"{names}, {size / 1e6:.1f} MB, slotproxy {manifest.version}"
 
 
 def _when(manifest: Manifest) -> str:
