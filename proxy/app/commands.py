@@ -14,7 +14,7 @@ from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import NEWEST
 from .data_folder import DATABASE, INDEX, database_file, folder_of
-from .initialize import InitError, convert, write
+from .initialize import InitError, write
 
 
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
@@ -59,7 +59,8 @@ def _refuse_postgres(settings: Settings, instead: str) -> None:
 
 def _described(manifest: Manifest) -> str:
     names = " and ".join(entry.name for entry in manifest.files)
-    return f"{names}, {manifest.size / 1e6:.1f} MB, slotproxy {manifest.version}"
+    size = sum(entry.size for entry in manifest.files)
+    return f"{names}, {size / 1e6:.1f} MB, slotproxy {manifest.version}"
 
 
 def _when(manifest: Manifest) -> str:
@@ -71,7 +72,7 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
     if command == "doctor":
         from . import doctor
 
-        return doctor.main(settings, print, as_json=own.json)
+        return doctor.main(settings, as_json=own.json)
     if command == "backup":
         return _printed(lambda: write_backup(settings, own.file, force=own.force))
     return _printed(lambda: restore_backup(settings, own.file, _agreement(own)))
@@ -79,8 +80,6 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
 
 def init(own: Namespace, environ: Mapping[str, str]) -> int:
     """Write the first settings file; there need not be any settings before."""
-    if own.source:
-        return _printed(lambda: convert(own.source, own.file, _agreement(own), environ))
     return _printed(lambda: write(own.file, _agreement(own), environ))
 
 

@@ -461,7 +461,7 @@ def _host(settings: Settings, storage: LazyServices, scheduler: Scheduler) -> Mo
         room=MemoryBudget(Limits(settings.memory_bytes, settings.models_max), settings.swap_wait),
         deadline=fixed.HEALTH_DEADLINE,
         max_waiting=max(1, settings.max_queue),
-        needs=storage.model_needs,
+        needs=storage.measured_memory,
         cards=Cards(settings.gpu_memory_bytes),
         keeper=keeper,
     )

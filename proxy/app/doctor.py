@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 import shutil
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -63,15 +63,19 @@ class Finding(Struct, frozen=True):
 ok, advice, problem = (partial(Finding, level) for level in ("ok", "advice", "problem"))
 
 
-def main(settings: Settings, say: Callable[[str], None], *, as_json: bool = False) -> int:
+def main(settings: Settings, *, as_json: bool = False) -> int:
     """Print the findings. Returns 1 if one of them is a problem, else 0."""
     logging.getLogger("slotproxy").addHandler(logging.NullHandler())  # the findings have it
     findings = list(examine(settings))
     if as_json:
-        say(msgspec.json.encode(findings).decode())
+        print(msgspec.json.encode(findings).decode())
     else:
-        python = ".".join(map(str, sys.version_info[:3]))
-        say(f"slotproxy {__version__}, Python {python}\n{_table(findings)}")
+        print(f"slotproxy {__version__}, Python {platform.python_version()}")
+        width = max(len(finding.about) for finding in findings)
+        for finding in findings:
+            print(f"  {finding.level:<7}  {finding.about:<{width}}  {finding.text}")
+            if finding.remedy:
+                print(f"{'':<{width + 11}}  → {finding.remedy}")
     return int(any(finding.level == "problem" for finding in findings))
 
 
@@ -84,21 +88,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from storage(settings)
 
 
-def _table(findings: Sequence[Finding]) -> str:
-    """The findings in columns, each remedy on a line of its own."""
-    width = max((len(finding.about) for finding in findings), default=0)
-    lines = []
-    for finding in findings:
-        lines.append(f"  {finding.level:<7}  {finding.about:<{width}}  {finding.text}")
-        if finding.remedy:
-            lines.append(f"{'':<{width + 11}}  → {finding.remedy}")
-    return "\n".join(lines)
-
-
 def _backends(settings: Settings) -> Iterator[Finding]:
-    wanted = configs(settings)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for findings in pool.map(lambda config: list(_backend(settings, config)), wanted):
+        for findings in pool.map(lambda config: [*_backend(settings, config)], configs(settings)):
             yield from findings
     if not settings.embedding_api:
         if settings.local_embeddings and is_installed():
@@ -109,8 +101,6 @@ def _backends(settings: Settings) -> Iterator[Finding]:
                 "install slotproxy[embed], or set --embedding-api to a server with --embeddings"
             )
             yield advice("embeddings", text, remedy)
-    if not wanted:
-        yield problem("backends", "none is configured", "set --llama-api URL")
 
 
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:

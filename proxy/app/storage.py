@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..store.database_responses import ResponseStore
     from ..store.groups import Groups
     from ..store.ledger import Ledger
-    from ..store.model_needs import ModelNeeds
+    from ..store.measured_memory import MeasuredMemory
     from ..store.request_batches import RequestBatches
     from ..store.sessions import SessionStore
     from .stores import Stores
@@ -78,7 +78,7 @@ class LazyServices:
         self.vector_stores: VectorStores | None = part("vector_stores")
         self.batches: RequestBatches | None = part("batches")
         self.sessions: SessionStore | None = part("sessions")
-        self.model_needs: ModelNeeds | None = part("model_needs")
+        self.measured_memory: MeasuredMemory | None = part("measured_memory")
         self.api_keys: ApiKeys | None = part("api_keys", has_database)
         self.users: Groups[User] | None = part("users", has_database)
         self.teams: Groups[Team] | None = part("teams", has_database)

@@ -24,7 +24,7 @@ from ..store.database_responses import DatabaseResponses
 from ..store.file_store import FileStore
 from ..store.knowledge import KnowledgeStore
 from ..store.ledger import Ledger
-from ..store.model_needs import ModelNeeds
+from ..store.measured_memory import MeasuredMemory
 from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
@@ -63,7 +63,7 @@ class Stores:
         self.api_keys = ApiKeys(database)
         self.users = groups.users(database)
         self.teams = groups.teams(database)
-        self.model_needs = ModelNeeds(database)
+        self.measured_memory = MeasuredMemory(database)
         self.ledger = Ledger(database)
         self._rows = KnowledgeStore(database, self._quota)
 

@@ -16,7 +16,7 @@ import yaml
 from msgspec import Struct, field, structs
 
 from . import forms, keys, macros, models
-from .models import LOOPBACK, PORT, PROTECTED, Foreign
+from .models import LOOPBACK, PORT, PROTECTED, ImportedConfig
 from .settings import BackendConfig
 
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
@@ -155,7 +155,7 @@ def _others(table: Mapping[str, Any], kind: type[Struct]) -> set[str]:
     return {str(key) for key, value in table.items() if value and key not in read}
 
 
-def read(text: str, environ: Mapping[str, str]) -> Foreign:
+def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
     """Read a configuration. Raises ValueError, whose message says where and what is wrong."""
     document = parse(text)
     if not isinstance(document, dict) or not isinstance(document.get("models"), dict):
@@ -208,7 +208,7 @@ def read(text: str, environ: Mapping[str, str]) -> Foreign:
     if lacking:
         notes.append(f"not supported and ignored: {', '.join(sorted(lacking))}")
     values = {name: value for name, value in values.items() if value}
-    return Foreign(values, notes, models_max=limit)
+    return ImportedConfig(values, notes, models_max=limit)
 
 
 def _filled(

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import models
 from .forms import naming
-from .models import PORT, Foreign, ModelConfig
+from .models import PORT, ImportedConfig, ModelConfig
 
 # Flags of one dash are short, and have no hyphen inside. These are short, and have two dashes.
 _TWO_DASHES = frozenset(
@@ -40,7 +40,7 @@ _FILES = frozenset(
 Section = dict[str, str]
 
 
-def read(text: str, server: str, folder: Sequence[ModelConfig] = ()) -> Foreign:
+def read(text: str, server: str, folder: Sequence[ModelConfig] = ()) -> ImportedConfig:
     """Read the presets. `server` is the command of llama-server, `folder` are the models of
     --models-dir: their sections may add to them, and ``[*]`` counts for all. Raises ValueError."""
     sections = _sections(text)
@@ -58,7 +58,7 @@ def read(text: str, server: str, folder: Sequence[ModelConfig] = ()) -> Foreign:
         with naming(f"[{name[:100]}]"):
             tables.append(_table(name, keys, program, files.get(name)))
     notes = [f"set by slotproxy and ignored: {', '.join(sorted(lacking))}"] if lacking else []
-    return Foreign({"model": models.checked(tables)}, notes)
+    return ImportedConfig({"model": models.checked(tables)}, notes)
 
 
 def _table(

@@ -87,7 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"ModelConfig({self.name!r})"
 
 
-class Foreign(msgspec.Struct, frozen=True):
+class ImportedConfig(msgspec.Struct, frozen=True):
     """What a configuration file of another program says."""
 
     values: dict[str, Any]  # settings by name

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from .settings import SECTIONS
+
 _GONE = "this setting was removed"
 
-# Those that are now in a table of the file, by its name; their names began with it.
-_MOVED = {
-    "chatglm": "isolation load threads",
-    "agent": "rounds timeout tokens",
-    "oidc": "issuer client_id client_secret name scopes redirect_url user_claim team_claim admins"
-    " allow",
+# Those that are now in a table of the file, by its name: their names began with it.
+_NOW_IN = {
+    f"{table}_{key}": (table, key)
+    for table, struct in SECTIONS.items()
+    for key in struct.__struct_fields__
 }
-_NOW_IN = {f"{table}_{key}": (table, key) for table in _MOVED for key in _MOVED[table].split()}
 _NOW_IN |= {key: ("search", key) for key in ("brave_key", "tavily_key")}
-_NOW_IN |= {"search_timeout": ("search", "timeout"), "tool_timeout": ("agent", "tool_timeout")}
+_NOW_IN["tool_timeout"] = ("agent", "tool_timeout")
 # Now constants, in `fixed` or beside their users.
 _FIXED = """body_timeout chatglm_unload connect_timeout health_deadline json_retries
     local_embeddings_unload max_media max_parallel_calls quota_documents quota_files

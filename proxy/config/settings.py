@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -27,15 +27,8 @@ ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
 
 
-class Declared(NamedTuple):
-    """The group of a setting in the help, its help, a validator, and bounds of its value."""
-
-    group: str
-    help: str
-    check: Callable[[Any], Any] | None
-    bounds: msgspec.Meta
-
-
+# The group of a setting in the help, its help, a validator, and bounds of its value.
+Declared = tuple[str, str, Callable[[Any], Any] | None, msgspec.Meta]
 _declared: list[Declared] = []
 
 
@@ -45,7 +38,7 @@ def _group(name: str) -> Callable[..., Any]:
     def setting(
         default: Any, text: str, check: Callable[[Any], Any] | None = None, **bounds: Any
     ) -> Any:
-        _declared.append(Declared(name, text, check, msgspec.Meta(**bounds)))
+        _declared.append((name, text, check, msgspec.Meta(**bounds)))
         return default
 
     return setting

@@ -23,12 +23,11 @@ from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
 from .forms import naming, optional_url
-from .models import Foreign
+from .models import ImportedConfig
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 
-FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
@@ -52,7 +51,7 @@ def _read_text(path: str, source: str) -> str:
 
 def _from_file(
     path: str, source: str, environ: Mapping[str, str], given: Mapping[str, Any]
-) -> Foreign:
+) -> ImportedConfig:
     """What a file says, by its ending: llama-swap's configuration, llama-server's presets, or our
     own settings. `given` are those of the flags and the environment."""
     text = _read_text(path, source)
@@ -61,19 +60,11 @@ def _from_file(
         if kind == ".ini":
             files = _of_folder(given) if given.get("models_dir") else ()
             return model_presets.read(text, _program(given), files)
-        if kind in FOREIGN:
+        if kind in (".yaml", ".yml"):
             from . import llama_swap  # late: few need the YAML library
 
             return llama_swap.read(text, environ)
-        return Foreign(_from_toml(text, environ))
-
-
-def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
-    """What a configuration file of another program says, for ``init --from``."""
-    if Path(path).suffix.lower() not in FOREIGN:
-        raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")
-    given, _ = _given({}, environ)
-    return _from_file(path, "--from", environ, given)
+        return ImportedConfig(_from_toml(text, environ))
 
 
 def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -201,7 +192,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     source = "--config" if flags.get("config") else variable
     config = flags.pop("config", "") or environ.get(variable, "")
     given, sources = _given(flags, environ)
-    file = _from_file(config, source, environ, given) if config else Foreign({})
+    file = _from_file(config, source, environ, given) if config else ImportedConfig({})
     values: dict[str, Any] = {name: {} for name in SECTIONS} | file.values
     sources = {name: f"{config}: {name}" for name in file.values} | sources
     for key, value in given.items():

@@ -36,8 +36,8 @@ def of_row(kind: type[S], row: Row[Any]) -> S:
     return record(kind, row, rights=msgspec.convert(row.rights, Rights))
 
 
-def _told(account: StoredKey | Account) -> dict[str, Any]:
-    """What the record of a change tells: no secrets, which clients may also keep in metadata."""
+def _shown(account: StoredKey | Account) -> dict[str, Any]:
+    """The fields that the audit shows: no secrets, which clients may also keep in metadata."""
     fields = {**row_of(account), "metadata": sorted(account.metadata)}
     return {name: value for name, value in fields.items() if name not in HIDDEN}
 
@@ -67,12 +67,12 @@ class Recorder:
         self.entries.append(entry)
 
     def whole(self, action: str, kind: str, account: StoredKey | Account) -> None:
-        self.record(action, kind, account.id, _told(account))
+        self.record(action, kind, account.id, _shown(account))
 
     def differing(
         self, action: str, kind: str, old: StoredKey | Account, new: StoredKey | Account
     ) -> None:
-        before, after = _told(old), _told(new)
+        before, after = _shown(old), _shown(new)
         values = {name: [before[name], after[name]] for name in after}
         self.record(action, kind, old.id, {k: v for k, v in values.items() if v[0] != v[1]})
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import sqlite3
 import tarfile
 import time
@@ -53,10 +52,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
     version: str
     created: float
     files: tuple[Entry, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size for entry in self.files)
 
 
 def write(target: Path, databases: Mapping[str, Path], version: str) -> Manifest:
@@ -168,9 +163,8 @@ def _manifest(source: Path, archive: tarfile.TarFile) -> Manifest:
     except msgspec.DecodeError as error:
         raise BackupError(f"{source}: its manifest cannot be read: {error}") from error
     if manifest.format != FORMAT:
-        version = manifest.version
-        shown = version if re.fullmatch(r"[\w.+-]{1,40}", version) else "of another version"
-        raise BackupError(f"{source} was made by slotproxy {shown}: use that version or later")
+        version = manifest.version[:40]
+        raise BackupError(f"{source} was made by slotproxy {version!r}: use that version or later")
     return manifest
 
 

@@ -104,7 +104,7 @@ class DatabaseResponses:
             db.execute(update(RESPONSE).where(made_here).values(touched=self._clock()))
             rows = db.execute(select(_c.owner, _c.id).where(made_here))
             wanted = {(row.owner, row.id) for row in rows}
-        return [one for one in mine if one not in wanted and one in self._open]
+        return [name for name in mine if name not in wanted and name in self._open]
 
     def get(self, owner: str, key: str) -> Stored | None:
         row = self._db.first(select(RESPONSE).where(owned(RESPONSE, owner, key)))
@@ -116,8 +116,8 @@ class DatabaseResponses:
         return Stored(row.response, row.input_items, lost)
 
     def ids(self, owner: str) -> list[str]:
-        found = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
-        return [row.id for row in self._db.rows(found)]
+        query = select(_c.id).where(_c.owner == owner).order_by(_c.created, _c.id)
+        return [row.id for row in self._db.rows(query)]
 
     def clear(self, owner: str) -> int:
         row = {"owner": owner, "cleared": self._clock()}
@@ -162,5 +162,5 @@ def _lock(db: Connection, owner: str) -> float:
         .values(owner=owner, cleared=0.0)
         .on_conflict_do_update(index_elements=["owner"], set_={"cleared": cleared})
     )
-    found: float = db.execute(select(cleared).where(RESPONSE_OWNER.c.owner == owner)).scalar_one()
-    return found
+    last: float = db.execute(select(cleared).where(RESPONSE_OWNER.c.owner == owner)).scalar_one()
+    return last

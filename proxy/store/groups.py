@@ -90,5 +90,5 @@ def _leave(db: Connection, team_id: str, user_id: str) -> int:
 
 
 def _recorded(changes: Recorder, action: str, member: Member) -> None:
-    told = {"user_id": member.user_id, "role": member.role}
-    changes.record(action, "team", member.team_id, told)
+    details = {"user_id": member.user_id, "role": member.role}
+    changes.record(action, "team", member.team_id, details)

@@ -64,8 +64,8 @@ class Ledger:
             set_={"batch": added.excluded.batch, "touched": added.excluded.touched},
             where=LEDGER_WRITER.c.batch < added.excluded.batch,
         )
-        found: Executable = new.returning(LEDGER_WRITER.c.batch)
-        return found
+        returning: Executable = new.returning(LEDGER_WRITER.c.batch)
+        return returning
 
     @cached_property
     def _add_sums(self) -> Executable:
@@ -73,8 +73,8 @@ class Ledger:
         added = insert_into(LEDGER_HOUR, self._db.engine)
         both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
         key = [column.name for column in LEDGER_HOUR.primary_key]
-        found: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
-        return found
+        adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
+        return adding
 
     def prune(self, before: int) -> int:
         """Delete at most PAGE rows that ended before this time. Returns how many."""
@@ -119,7 +119,7 @@ class Ledger:
             .order_by(*order)
             .limit(limit)
         )
-        found = (row._mapping for row in self._db.rows(query))
+        rows = (row._mapping for row in self._db.rows(query))
         return [
             LedgerGroup(
                 begin=int(row["bucket"]),
@@ -127,7 +127,7 @@ class Ledger:
                 # PostgreSQL's sums of integers are decimals.
                 sums=LedgerSums(**{name: _KINDS[name](row[name]) for name in COUNTED}),
             )
-            for row in found
+            for row in rows
             if row["requests"]
         ]
 

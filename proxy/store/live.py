@@ -46,16 +46,16 @@ class MemorySessions:
         """The last sessions of an owner, or of all, the newest first."""
         with self._lock:
             owners = self._begun if owner is None else (owner,)
-            found = [one for each in owners for one in self._begun.get(each, {}).values()]
-        found = [one for one in found if now - one.created <= LIFETIME]
-        return sorted(found, key=lambda one: one.created, reverse=True)[:limit]
+            begun = [begun for name in owners for begun in self._begun.get(name, {}).values()]
+        alive = [session for session in begun if now - session.created <= LIFETIME]
+        return sorted(alive, key=lambda session: session.created, reverse=True)[:limit]
 
     def end(self, session: str, owner: str | None = None) -> bool:
         """End a session, unless it is of another owner; return whether there was one."""
         with self._lock:
             owners = [*self._begun] if owner is None else [owner]
-            gone = [self._begun.get(each, {}).pop(session, None) for each in owners]
-        return any(one is not None for one in gone)
+            ended = [self._begun.get(name, {}).pop(session, None) for name in owners]
+        return any(ended)
 
     def end_all(self, owner: str) -> int:
         with self._lock:

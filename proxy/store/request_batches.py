@@ -246,6 +246,5 @@ def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
         while len(held) > PIECE:
             yield bytes(held[:PIECE])
             del held[:PIECE]
-    while held:
-        yield bytes(held[:PIECE])
-        del held[:PIECE]
+    if held:
+        yield bytes(held)

@@ -152,7 +152,7 @@ class Keys:
         """Return the name of the caller's key, or "" if no key is needed; for a key of the store,
         or with rights or limits, leave its identity in environ and its user and team in the record.
         `secret` is a key that was sent in another way than headers say. Raises Unauthorized,
-        Forbidden (or NotFound), TooManyWrongKeys or StoreUnavailable."""
+        Forbidden, TooManyWrongKeys or StoreUnavailable."""
         if not self._known:
             return ""
         presented = _presented(environ) if secret is None else secret

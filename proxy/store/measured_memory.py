@@ -16,7 +16,7 @@ MOST = 1000  # models; the oldest are deleted
 _c = MODEL_NEED.c
 
 
-class ModelNeeds:
+class MeasuredMemory:
     def __init__(self, database: Database) -> None:
         self._db = database
 
@@ -28,7 +28,7 @@ class ModelNeeds:
         newest = select(_c.fingerprint).order_by(_c.changed.desc(), _c.fingerprint).limit(MOST - 1)
         with self._db.begin() as db:
             db.execute(delete(MODEL_NEED).where(_c.fingerprint == fingerprint))
-            kept = newest.subquery()
-            db.execute(delete(MODEL_NEED).where(_c.fingerprint.not_in(select(kept.c.fingerprint))))
+            others = select(newest.subquery().c.fingerprint)
+            db.execute(delete(MODEL_NEED).where(_c.fingerprint.not_in(others)))
             row = {"fingerprint": fingerprint, "need": dict(need), "changed": time.time()}
             db.execute(insert(MODEL_NEED).values(row))

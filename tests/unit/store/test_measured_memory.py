@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from proxy.store import model_needs
+from proxy.store import measured_memory
 from proxy.store.database import Database
-from proxy.store.model_needs import ModelNeeds
+from proxy.store.measured_memory import MeasuredMemory
 
 
 def test_last_needs_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = ModelNeeds(database)
-    monkeypatch.setattr(model_needs, "MOST", 2)
+    needs = MeasuredMemory(database)
+    monkeypatch.setattr(measured_memory, "MOST", 2)
     for number in range(4):
         monkeypatch.setattr(time, "time", lambda now=number: float(now))
         needs.keep(str(number), {})
