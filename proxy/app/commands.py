@@ -14,7 +14,7 @@ from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import NEWEST
 from .data_folder import DATABASE, INDEX, database_file, folder_of
-from .initialize import InitError, write
+from .initialize import InitError, convert, write
 
 
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
@@ -80,6 +80,8 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
 
 def init(own: Namespace, environ: Mapping[str, str]) -> int:
     """Write the first settings file; there need not be any settings before."""
+    if own.source:
+        return _printed(lambda: convert(own.source, own.file, _agreement(own), environ))
     return _printed(lambda: write(own.file, _agreement(own), environ))
 
 

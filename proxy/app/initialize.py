@@ -1,18 +1,21 @@
-"""``slotproxy init``: writes a settings file for what is found on this machine."""
+"""``slotproxy init``: writes a settings file for what is found on this machine, or for what a
+configuration file of another program says."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from jinja2 import Environment
+from msgspec import Struct
+from msgspec.structs import fields
 
-from ..config import PORT, SettingsError, load
+from ..config import PORT, Foreign, SettingsError, load, of_other_program
 from ..runtime.resources import templates
 from .discovery import Found, look
 
@@ -32,11 +35,7 @@ def write(
     find: Callable[[Mapping[str, str], Path], Found] = look,
 ) -> str:
     """Write `file`, if there is none or `agree` says yes. Returns what to say. Raises InitError."""
-    target = Path(file)
-    if not file.isprintable():
-        raise InitError(f"{file!r} has characters that cannot be printed: name another file")
-    if os.path.lexists(target) and not agree(f"Replace {target}?"):
-        raise InitError(f"{target} exists: name another file, or add --force")
+    target = _target(file, agree)
     found = find(environ, Path.home())
     _put(target, text(found, str(target)))
     rows = [("server", f"{server.url}  {server.described}") for server in found.servers]
@@ -45,13 +44,30 @@ def write(
         rows.append(("program", found.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
-    lines += [
-        f"wrote {target}",
-        "\nnext:",
-        f"  slotproxy doctor --config {target}   checks it",
-        f"  slotproxy --config {target}          starts; open http://127.0.0.1:8081",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_next(target)])
+
+
+def convert(
+    source: str, file: str, agree: Callable[[str], bool], environ: Mapping[str, str]
+) -> str:
+    """Write `file` with what `source` says, of another program. Raises InitError."""
+    target = _target(file, agree)
+    try:
+        read = of_other_program(source, environ)
+    except SettingsError as error:
+        raise InitError(str(error)) from error
+    _put(target, of_foreign(read, source, str(target)))
+    notes = [f"note: {note}" for note in read.notes]
+    return "\n".join([*notes, *_next(target)])
+
+
+def _target(file: str, agree: Callable[[str], bool]) -> Path:
+    target = Path(file)
+    if not file.isprintable():
+        raise InitError(f"{file!r} has characters that cannot be printed: name another file")
+    if os.path.lexists(target) and not agree(f"Replace {target}?"):
+        raise InitError(f"{target} exists: name another file, or add --force")
+    return target
 
 
 def _put(target: Path, written: str) -> None:
@@ -72,6 +88,23 @@ def _put(target: Path, written: str) -> None:
         raise InitError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def _next(file: Path) -> list[str]:
+    return [
+        f"wrote {file}",
+        "\nnext:",
+        f"  slotproxy doctor --config {file}   checks it",
+        f"  slotproxy --config {file}          starts; open http://127.0.0.1:8081",
+    ]
+
+
+def _rendered(file: str, **values: Any) -> str:
+    """The settings file of this name, from its template."""
+    source = (templates() / "settings.toml.jinja").read_text("utf-8")
+    rules = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    date = time.strftime("%Y-%m-%d")
+    return rules.from_string(source).render(file=file, date=date, value=_value, **values)
+
+
 def text(found: Found, file: str) -> str:
     """The settings for what was found. `file` is its name, for the commands in it."""
     # --models-dir takes but one folder. A model that it does not find gets a table of its own.
@@ -83,13 +116,8 @@ def text(found: Found, file: str) -> str:
             others |= files.models
     program = found.llama_server
     servers = [server for server in found.servers if server.kind == "llamacpp"]
-    source = (templates() / "settings.toml.jinja").read_text("utf-8")
-    rules = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return rules.from_string(source).render(
-        file=file,
-        date=time.strftime("%Y-%m-%d"),
-        # Texts, numbers and lists of TOML are those of JSON.
-        value=partial(json.dumps, ensure_ascii=False),
+    return _rendered(
+        file,
         servers=servers,
         urls=[server.url for server in servers] or ["http://127.0.0.1:8080"],
         openai=[server for server in found.servers if server.kind == "openai"],
@@ -102,3 +130,36 @@ def text(found: Found, file: str) -> str:
             if folder is None or name not in folder.models
         ][:LISTED],
     )
+
+
+def of_foreign(foreign: Foreign, source: str, file: str) -> str:
+    """What the file `source` of another program says, without defaults."""
+    lines = [f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
+    values = dict(foreign.values)
+    if foreign.models_max:
+        values["models_max"] = foreign.models_max
+    tables = {name: values.pop(name, ()) for name in ("backend", "model")}
+    lines += [f"{name} = {_value(value)}" for name, value in values.items()]
+    for name, structs in tables.items():
+        for struct in structs:
+            lines += ["", f"[[{name}]]", *_fields(struct)]
+    return _rendered(file, foreign="\n".join(lines))
+
+
+def _fields(struct: Struct) -> Iterator[str]:
+    for field in fields(struct):
+        value = getattr(struct, field.name)
+        if value is not None and value not in ({}, ()) and value != field.default:
+            yield f"{field.name} = {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value in TOML, whose texts, numbers and lists are JSON's; without null."""
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{_value(name)} = {_value(item)}" for name, item in value.items() if item is not None
+        )
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(_value(item) for item in value if item is not None)}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -135,6 +135,8 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     if name == "init":
         text = "the file to write (default: slotproxy.toml)"
         made.add_argument("file", nargs="?", default="slotproxy.toml", metavar="FILE", help=text)
+        text = "write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--from", dest="source", metavar="FILE", help=text)
     if takes_a_file:
         made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
     if name == "doctor":

@@ -28,6 +28,7 @@ from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 
+FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
@@ -60,11 +61,19 @@ def _from_file(
         if kind == ".ini":
             files = _of_folder(given) if given.get("models_dir") else ()
             return model_presets.read(text, _program(given), files)
-        if kind in (".yaml", ".yml"):
+        if kind in FOREIGN:
             from . import llama_swap  # late: few need the YAML library
 
             return llama_swap.read(text, environ)
         return ImportedConfig(_from_toml(text, environ))
+
+
+def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
+    """What a configuration file of another program says, for ``init --from``."""
+    if Path(path).suffix.lower() not in FOREIGN:
+        raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")
+    given, _ = _given({}, environ)
+    return _from_file(path, "--from", environ, given)
 
 
 def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:

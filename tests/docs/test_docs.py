@@ -75,7 +75,7 @@ def _routes(text: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_flag_on_a_page_exists(page: str) -> None:
-    known = {row.flag for row in table()} | {"--config", "--help", "--version"} | FOREIGN
+    known = {row.flag for row in table()} | {"--config", "--from", "--help", "--version"} | FOREIGN
     known |= {row.flag.replace("--", "--no-", 1) for row in table() if row.type is bool}
     commands = [" ".join(flags) for one in blocks(ROOT / page) for flags in one.flags]
     ours = "\n".join([*CODE.findall(TEXTS[page]), *commands])

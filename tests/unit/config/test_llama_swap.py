@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.__main__ import main
 from proxy.config import Settings, SettingsError, load
 from proxy.config.llama_swap import parse, read
 
@@ -280,6 +281,23 @@ def test_merged_tables_are_read() -> None:
 def test_kind_of_a_server_follows_from_its_command(tmp_path: Path, more: str, kind: str) -> None:
     settings = loaded(tmp_path, f"models:\n  m:\n    {more}\n")
     assert [model.kind for model in settings.model] == [kind]
+
+
+def test_init_writes_the_same_settings_as_a_file_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    theirs, ours = tmp_path / "config.yaml", tmp_path / "slotproxy.toml"
+    theirs.write_text(WHOLE)
+    assert main(["init", str(ours), "--from", str(theirs)]) == 0
+    assert "note: not supported and ignored: " in capsys.readouterr().out
+    assert ours.stat().st_mode & 0o777 == 0o600
+    before, after = (load(["--config", str(file)], {**ENVIRON}) for file in (theirs, ours))
+    for name in ("model", "backend", "api_key", "log_level", "models_max"):
+        assert getattr(after, name) == getattr(before, name)
+    assert main(["init", str(tmp_path / "x"), "--from", str(ours)]) == 1
+    assert "--from: expected a file that ends with .yaml, .yml, .ini" in capsys.readouterr().err
 
 
 # YAML
