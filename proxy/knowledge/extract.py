@@ -126,7 +126,7 @@ def _weigh(file: BinaryIO) -> None:
     except zipfile.BadZipFile:
         raise ReadingFailed("the file is damaged (not an archive)") from None
     file.seek(0)
-    size = sum(one.file_size for one in members)
+    size = sum(member.file_size for member in members)
     if len(members) > MEMBERS or size > UNPACKED or size > RATIO * max(packed, 1 << 16):
         raise ReadingFailed("it expands to far more than its compressed size")
 

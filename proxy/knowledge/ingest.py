@@ -34,7 +34,7 @@ def reindex_missing(store: KnowledgeStore, index: Index) -> int:
         if rows >= chunks and (vectors >= chunks or not index.embeds):
             continue
         entries = [
-            IndexEntry(one.id, document_id, one.text) for one in store.chunks_in(document_id)
+            IndexEntry(chunk.id, document_id, chunk.text) for chunk in store.chunks_in(document_id)
         ]
         try:
             # In parts, so that other writers get their turn in between.
@@ -98,7 +98,7 @@ class Ingester:
         def read() -> None:
             nonlocal lost
             try:
-                lost += [one for one in self._store.readers() if records.is_gone(one)]
+                lost += [name for name in self._store.readers() if records.is_gone(name)]
                 self._store.release(lost)
                 lost = []
                 if self.read_one():
@@ -154,7 +154,7 @@ class Ingester:
             """Store pending chunks; return False if the document is no longer wanted."""
             if not self._store.progress(document, self._name, held, done, self._clock()):
                 return False
-            entries = [IndexEntry(one.id, document.id, one.text) for one in held]
+            entries = [IndexEntry(chunk.id, document.id, chunk.text) for chunk in held]
             held.clear()
             self._index.add(document.base_id, entries, model)
             return not self._over

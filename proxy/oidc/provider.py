@@ -229,9 +229,9 @@ class _Kept(Generic[T]):
 def _merged(userinfo: Mapping[str, Any], token: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of both. Whether the address is verified says a place that has this address."""
     merged = {**userinfo, **token}
-    places = [one for one in (token, userinfo) if one.get("email") == merged.get("email")]
-    said = [one["email_verified"] for one in places if "email_verified" in one]
-    return {**merged, "email_verified": said[0] if said else None}
+    places = [claims for claims in (token, userinfo) if claims.get("email") == merged.get("email")]
+    verified = [claims["email_verified"] for claims in places if "email_verified" in claims]
+    return {**merged, "email_verified": verified[0] if verified else None}
 
 
 def _decoded(page: WebPage, kind: type[Any]) -> Any:

@@ -68,7 +68,9 @@ def person(issuer: str, claims: Claims, rules: OidcConfig) -> Person:
         key_id=f"key_{digest.hexdigest()}",
         subject=subject,
         user=user,
-        teams=[one for one in _values(teams) if isinstance(one, str) and 0 < len(one) <= LONGEST],
+        teams=[
+            team for team in _values(teams) if isinstance(team, str) and 0 < len(team) <= LONGEST
+        ],
         admin=any(has(claims, wanted) for wanted in rules.admins) if rules.admins else None,
     )
 
@@ -77,10 +79,10 @@ def claim(claims: Claims, name: str) -> Any:
     """The claim of this name; of `a.b`, the b of the object a."""
     if name in claims:
         return claims[name]
-    found: Any = claims
+    value: Any = claims
     for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def has(claims: Claims, wanted: str) -> bool:
@@ -112,44 +114,44 @@ class SignIn(NamedTuple):
     def finish(self, code: str, started: Started, redirect_uri: str) -> str:
         """The id of the key of the person who brings this code."""
         claims = self.provider.claims(code, started, redirect_uri)
-        found = person(self.provider.issuer, claims, self.rules)
-        enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.rules.team_claim))
+        who = person(self.provider.issuer, claims, self.rules)
+        enter(self.accounts, who, self.provider.issuer, follows_team=bool(self.rules.team_claim))
         self.accounts.follow()
-        return found.key_id
+        return who.key_id
 
 
-def enter(accounts: Accounts, found: Person, issuer: str, *, follows_team: bool) -> None:
+def enter(accounts: Accounts, who: Person, issuer: str, *, follows_team: bool) -> None:
     """Make the person's key, or change what the claims say now. Raises StoreUnavailable."""
-    changes: dict[str, Any] = {"user_id": found.user}
+    changes: dict[str, Any] = {"user_id": who.user}
     if follows_team:
-        changes["team_id"] = _first_known(accounts, found)
+        changes["team_id"] = _first_known(accounts, who)
 
     def edit(key: StoredKey) -> StoredKey:
-        admin = key.rights.admin if found.admin is None else found.admin
+        admin = key.rights.admin if who.admin is None else who.admin
         return replace(key, **changes, rights=replace(key.rights, admin=admin))
 
     try:
-        known = accounts.keys.read(found.key_id)
+        known = accounts.keys.read(who.key_id)
     except NotFound:
-        alias: str | None = found.user
+        alias: str | None = who.user
         try:
-            accounts.keys.check_alias(found.user)
+            accounts.keys.check_alias(who.user)
         except BadRequest:  # another key has it
             alias = None
-        subject = {"issuer": issuer, "subject": found.subject}
+        subject = {"issuer": issuer, "subject": who.subject}
         metadata = {"oidc": subject}
-        new = StoredKey(id=found.key_id, digest="", shown="", alias=alias, metadata=metadata)
+        new = StoredKey(id=who.key_id, digest="", shown="", alias=alias, metadata=metadata)
         try:
             accounts.keys.make(edit(new), ACTOR)
             return
         except BadRequest:  # a second sign-in at the same time was first
-            known = accounts.keys.read(found.key_id)
+            known = accounts.keys.read(who.key_id)
     if edit(known) != known:
-        accounts.keys.change(found.key_id, edit, ACTOR)
+        accounts.keys.change(who.key_id, edit, ACTOR)
 
 
-def _first_known(accounts: Accounts, found: Person) -> str | None:
-    for team in found.teams:
+def _first_known(accounts: Accounts, who: Person) -> str | None:
+    for team in who.teams:
         with suppress(NotFound):
             return accounts.teams.read(team).id
     return None

@@ -146,7 +146,7 @@ def _dense(dense: str) -> Iterator[Term]:
         yield Term(dense)
         return
     yield from (Term(pair, pair=True) for pair in _pairs(dense))
-    yield from (Term(one, SINGLE) for one in dense)
+    yield from (Term(character, SINGLE) for character in dense)
 
 
 def _idle(term: Term) -> bool:

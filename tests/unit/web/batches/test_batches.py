@@ -37,6 +37,8 @@ from tests.fakes import (
 from tests.unit.web.account_client import KEYS, Http
 
 CHAT = "/v1/chat/completions"
+PEOPLE = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
+ANNA, BORIS = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
 OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -170,15 +172,13 @@ def test_file_of_another_purpose_is_refused(serve: Serve) -> None:
 
 
 def test_batches_of_others_are_not_found(serve: Serve) -> None:
-    keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
-    to = serve(file_keys=keys)
-    anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
-    made = create(to, lines(1), anna)
+    to = serve(file_keys=PEOPLE)
+    made = create(to, lines(1), ANNA)
     for method, path in (("GET", ""), ("POST", "/cancel")):
-        answer = to.open(f"/v1/batches/{made['id']}{path}", method=method, headers=boris)
+        answer = to.open(f"/v1/batches/{made['id']}{path}", method=method, headers=BORIS)
         assert answer.status_code == 404
-    assert to.get("/v1/batches", headers=boris).json["data"] == []
-    assert ended(to, made["id"], anna)["status"] == "completed"
+    assert to.get("/v1/batches", headers=BORIS).json["data"] == []
+    assert ended(to, made["id"], ANNA)["status"] == "completed"
 
 
 def test_batches_of_a_key_do_not_hold_up_those_of_others(
@@ -186,7 +186,6 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
 ) -> None:
     monkeypatch.setattr(batch_run, "TURN", 0.0)
     monkeypatch.setattr(batch_run, "BEAT", 0.05)
-    keys = tuple(ApiKey(name, Secret(f"sk-{name}")) for name in ("anna", "boris"))
 
     class Slow(ScriptedDriver):
         def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
@@ -194,16 +193,15 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
             run._script = [lambda: cancel.wait(0.2), *say("Hello")]
             return run
 
-    to = serve(Slow(), file_keys=keys)
-    anna, boris = ({"Authorization": f"Bearer sk-{name}"} for name in ("anna", "boris"))
+    to = serve(Slow(), file_keys=PEOPLE)
     runner = services_of(to.application).batch_runner
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "wake", lambda: None)
         for _ in range(6):
-            create(to, lines(500), anna)
-    made = create(to, lines(1), boris)
-    assert ended(to, made["id"], boris)["status"] == "completed"
-    states = [one["status"] for one in to.get("/v1/batches", headers=anna).json["data"]]
+            create(to, lines(500), ANNA)
+    made = create(to, lines(1), BORIS)
+    assert ended(to, made["id"], BORIS)["status"] == "completed"
+    states = [one["status"] for one in to.get("/v1/batches", headers=ANNA).json["data"]]
     assert "completed" not in states
 
 
