@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from flask import request
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from ...accounts import key_cache
 from ...accounts.limiting import budgets
@@ -600,7 +600,7 @@ def list_changes(accounts: Accounts) -> Any:
     number = values.count(request.args, "before", 1, 999_999_999) if before else None
     entries = accounts.keys.entries(values.name(request.args, "subject") or "", number, limit)
     data = [
-        {"object": "audit.entry", **structs.asdict(entry), "at": values.shown_time(entry.at)}
+        {"object": "audit.entry", **asdict(entry), "at": values.shown_time(entry.at)}
         for entry in entries
     ]
     return {"object": "list", "data": data}
