@@ -15,7 +15,7 @@ from jinja2 import Environment
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ..config import PORT, Foreign, SettingsError, load, of_other_program
+from ..config import PORT, ImportedConfig, SettingsError, load, of_other_program
 from ..runtime.resources import templates
 from .discovery import Found, look
 
@@ -132,7 +132,7 @@ def text(found: Found, file: str) -> str:
     )
 
 
-def of_foreign(foreign: Foreign, source: str, file: str) -> str:
+def of_foreign(foreign: ImportedConfig, source: str, file: str) -> str:
     """What the file `source` of another program says, without defaults."""
     lines = [f"# From {source}.", *(f"# {note}" for note in foreign.notes)]
     values = dict(foreign.values)

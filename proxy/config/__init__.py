@@ -5,7 +5,7 @@ from .keys import ApiKey as ApiKey
 from .keys import Secret as Secret
 from .models import PID as PID
 from .models import PORT as PORT
-from .models import Foreign as Foreign
+from .models import ImportedConfig as ImportedConfig
 from .models import ModelConfig as ModelConfig
 from .settings import SECTIONS as SECTIONS
 from .settings import AgentConfig as AgentConfig

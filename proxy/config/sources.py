@@ -68,7 +68,7 @@ def _from_file(
         return ImportedConfig(_from_toml(text, environ))
 
 
-def of_other_program(path: str, environ: Mapping[str, str]) -> Foreign:
+def of_other_program(path: str, environ: Mapping[str, str]) -> ImportedConfig:
     """What a configuration file of another program says, for ``init --from``."""
     if Path(path).suffix.lower() not in FOREIGN:
         raise SettingsError(f"--from: expected a file that ends with {', '.join(FOREIGN)}")

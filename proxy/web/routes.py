@@ -34,18 +34,20 @@ OTHER = "other"  # the API of the ledger for routes that ask no model
 class Route(NamedTuple):
     """The keywords that a route's decorator takes.
 
-    `body` names the schema of a body or form, `other` that of an alternative body. `streams` is the
-    media type of the streamed answer, `answer` that of the whole one, "" if there is none. `empty`
-    describes answers without a body, by status. `foreign`: errors are those of a model's server, of
-    any media type. `is_open`: no key is needed. `quiet`: a success is not logged. The others
-    replace what the API says: the group of rights, the name in the ledger and the tag in the
-    document. `summary` is the first paragraph of the view's docstring, unless it is given."""
+    `body` names the schema of a body or form, `other` that of an alternative body, `reply` that of
+    a complete answer. `streams` is the media type of the streamed answer, `answer` that of the
+    whole one, "" if there is none. `empty` describes answers without a body, by status. `foreign`:
+    errors are those of a model's server, of any media type. `is_open`: no key is needed. `quiet`: a
+    success is not logged. The others replace what the API says: the group of rights, the name in
+    the ledger, the tag and the schema of errors in the document. `summary` is the first paragraph
+    of the view's docstring, unless it is given."""
 
     summary: str = ""
     body: str = ""
     streams: str = ""
     answer: str = "application/json"
     other: str = ""
+    reply: str = ""
     empty: Mapping[str, str] = {}
     foreign: bool = False
     is_open: bool = False
@@ -53,6 +55,7 @@ class Route(NamedTuple):
     group: str | None = None
     ledger: str = ""
     tag: str = ""
+    error_schema: str = ""
 
 
 class Served(NamedTuple):
@@ -64,6 +67,7 @@ class Served(NamedTuple):
     group: str
     ledger: str
     tag: str
+    error_schema: str
 
 
 Routes = Mapping[tuple[str, str], Served]
@@ -74,7 +78,7 @@ class Api(Blueprint):
     """The routes of an API. Every key may use the routes of the group "": they list only what it
     may use, or are about its own data. `owns` is the beginning of all its paths, if no other API
     has such paths: unknown ones get errors in its form, too. `schemas` are those of its
-    bodies, by the names that its routes give."""
+    bodies, answers and errors, by the names that its routes give."""
 
     def __init__(
         self,
@@ -85,13 +89,15 @@ class Api(Blueprint):
         tag: str = "",
         ledger: str = OTHER,
         error: Shape = openai.error,
+        error_schema: str = "Error",
         owns: str = "",
         schemas: Mapping[str, Schema] = {},
         url_prefix: str | None = None,
     ) -> None:
         super().__init__(name, import_name, url_prefix=url_prefix)
         self.group, self.tag, self.ledger = group, tag, ledger
-        self.error, self.owns, self.schemas = error, owns, schemas
+        self.error, self.error_schema, self.owns = error, error_schema, owns
+        self.schemas = schemas
 
     def add_url_rule(
         self,
@@ -116,6 +122,7 @@ class Api(Blueprint):
                 self.group if route.group is None else route.group,
                 route.ledger or self.ledger,
                 route.tag or self.tag,
+                route.error_schema or self.error_schema,
             )
             routes = state.app.config.setdefault(ROUTES, {})
             routes.update({(method, path): served for method in methods})

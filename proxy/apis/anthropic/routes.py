@@ -37,6 +37,7 @@ blueprint = Api(
     tag="Anthropic",
     ledger="anthropic",
     error=anthropic.error,
+    error_schema="AnthropicError",
     owns="/v1/messages",
     schemas={
         "MessageRequest": doc.body("messages max_tokens", **FIELDS),
@@ -84,7 +85,7 @@ class MessagesDialect:
         return anthropic.Encoder(meta, request, self._applied)
 
 
-@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE)
+@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE, reply="Message")
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A message, streamed or whole."""
     dialect = MessagesDialect(services, environ)

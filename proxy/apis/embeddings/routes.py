@@ -48,6 +48,7 @@ _ollama_route = partial(
     "POST",
     shape=ollama.error,
     tag="Ollama",
+    error_schema="OllamaError",
 )
 
 

@@ -23,11 +23,12 @@ blueprint = Api(
     tag="GLM",
     ledger="glm",
     error=glm.error,
+    error_schema="GLMError",
     schemas=glm.SCHEMAS,
 )
 
 
-@post(blueprint, "/chat", body="GLMChatRequest")
+@post(blueprint, "/chat", body="GLMChatRequest", reply="GLMChat")
 def chat(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat."""
     return completion_view(services, environ, glm.chat, "")

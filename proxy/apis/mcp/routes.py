@@ -45,6 +45,7 @@ blueprint = Api(
     tag="MCP",
     ledger="mcp",
     error=mcp_server.error,
+    error_schema="McpError",
     owns="/mcp",
     schemas=mcp_server.SCHEMAS,
 )
@@ -67,6 +68,7 @@ _MODELS = Tool(
     "/mcp",
     body="McpMessage",
     streams=SSE,
+    reply="McpAnswer",
     empty={"202": "A notification or an answer was accepted"},
 )
 def answer(services: Services, record: Record) -> Any:

@@ -38,6 +38,7 @@ blueprint = Api(
     tag="Ollama",
     ledger="ollama",
     error=dialects.error,
+    error_schema="OllamaError",
     owns="/api/",
     schemas={
         "OllamaChatRequest": doc.body(**dialects.CHAT),
@@ -51,14 +52,16 @@ blueprint = Api(
 _route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES)
+@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES, reply="OllamaChat")
 def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed unless `stream` is false."""
     early = _early(services, environ, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
-@post(blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES)
+@post(
+    blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES, reply="OllamaGenerate"
+)
 def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A completion, streamed unless `stream` is false."""
     return completion_view(

@@ -48,13 +48,21 @@ blueprint = Api(
     "/chat/completions",
     body="ChatCompletionRequest",
     streams=SSE,
+    reply="ChatCompletion",
 )
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed or whole."""
     return completion_view(services, environ, openai_chat, "chatcmpl-")
 
 
-@post(blueprint, "/v1/completions", body="CompletionRequest", streams=SSE, group="completions")
+@post(
+    blueprint,
+    "/v1/completions",
+    body="CompletionRequest",
+    streams=SSE,
+    reply="Completion",
+    group="completions",
+)
 def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A text completion, streamed or whole."""
     return completion_view(services, environ, openai_completions, "cmpl-")
@@ -65,6 +73,7 @@ def completions(services: Services, environ: Environ) -> Response | BodyAndHeade
     "/completions",
     body="CompletionRequestBoth",
     streams=SSE,
+    reply="CompletionBoth",
     group="completions",
     tag="llama.cpp",
 )

@@ -45,8 +45,12 @@ blueprint = Api(
     tag="Shout",
     ledger="shout",
     error=Shout().error,
+    error_schema="ShoutError",
     owns="/shout",
-    schemas={"ShoutRequest": {"type": "object", "properties": {"text": {"type": "string"}}}},
+    schemas={
+        "ShoutRequest": {"type": "object", "properties": {"text": {"type": "string"}}},
+        "ShoutError": {"type": "object", "properties": {"sorry": {"type": "string"}}},
+    },
 )
 
 

@@ -77,6 +77,7 @@ blueprint = Api(
     tag="Langchain-Chatchat",
     ledger="chatchat",
     error=error_reply,
+    error_schema="ChatchatError",
     schemas=SCHEMAS,
 )
 
