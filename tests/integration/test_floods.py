@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.extras import need
+from tests.http_fakes import FakeHandler, FakeServer
 from tests.integration.held import watched
 from tests.scripted_server import ScriptedServer
 from tests.ws import UPGRADE
@@ -40,9 +40,8 @@ FRAMES = {
 
 @pytest.fixture
 def backend() -> Iterator[ScriptedServer]:
-    server = ScriptedServer(lambda prompt: "Hello!")
-    yield server
-    server.close()
+    with ScriptedServer(lambda prompt: "Hello!") as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -93,40 +92,26 @@ def test_small_websocket_frames_do_not_delay_others(
             sent += flood(running.url, FRAMES[kind])
 
 
-class _McpServer(BaseHTTPRequestHandler):
+class _McpServer(FakeHandler):
     """Lists the tools that the last part of its path names."""
 
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
     def do_GET(self) -> None:
-        self._send(405, b"")
+        self.send(b"", 405)
 
     do_DELETE = do_GET
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "id" not in asked:
-            self._send(202, b"")
+        message = self.body()
+        if "id" not in message:
+            self.send(b"", 202)
             return
         result: dict[str, Any] = {}
-        if asked["method"] == "initialize":
-            result["protocolVersion"] = asked["params"]["protocolVersion"]
+        if message["method"] == "initialize":
+            result["protocolVersion"] = message["params"]["protocolVersion"]
             result |= {"capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
-        elif asked["method"] == "tools/list":
+        elif message["method"] == "tools/list":
             result["tools"] = TOOLS[self.path.rpartition("/")[2]]
-        self._send(
-            200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
-        )
-
-    def _send(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
 
 def _tool(name: str, schema: Any) -> dict[str, Any]:
@@ -146,13 +131,8 @@ TOOLS = {
 
 @pytest.fixture
 def mcp_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _McpServer)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with FakeServer(_McpServer) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("kind", TOOLS)
