@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tests.integration.child_processes import children, descendants
+from tests.integration.child_processes import command as process_command
 from tests.integration.searxng import SearXNG
 from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer
@@ -322,16 +324,8 @@ class Subject:
 
 def helpers(worker: int, word: str) -> list[str]:
     """The processes of this worker whose command line contains the word."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == worker and word in words:
-            found.append(f"{pid} {words}")
-    return found
+    commands = {pid: process_command(pid) for pid in descendants(worker)}
+    return [f"{pid} {words}" for pid, words in commands.items() if word in words]
 
 
 def few_helpers(subject: Subject, word: str, most: int) -> None:
@@ -347,10 +341,9 @@ def few_helpers(subject: Subject, word: str, most: int) -> None:
 def _worker(pid: int) -> int:
     """The pid of gunicorn's only child; 0 if there is none."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return next(iter(children(pid)), 0)
     except OSError:
         return 0
-    return int(children[0]) if children else 0
 
 
 @contextmanager

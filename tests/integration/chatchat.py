@@ -66,10 +66,6 @@ class Chatchat:
         given = {"search_engine_name": engine, "top_k": 3, "split_result": False, **more}
         return self._dialogue("/chat/search_engine_chat", query, given)
 
-    def feedback(self, history_id: str, score: int, reason: str = "") -> Any:
-        value = {"chat_history_id": history_id, "score": score, "reason": reason}
-        return self.post("/chat/feedback", value)
-
     # knowledge bases
 
     def create(self, base: str) -> Any:
