@@ -219,10 +219,6 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         send(head(0, "101 Switching Protocols", "Upgrade: x\r\nConnection: Upgrade\r\n")),
         Ends(UpstreamFault),
     ),
-    "another protocol without a name": (
-        send(head(0, "101 Switching Protocols")),
-        Ends(UpstreamFault),
-    ),
     "no chunks": (send(head(None) + b"zz\r\n"), Ends(UpstreamFault)),
     "no JSON": (events(lambda f: [f.piece(), b"data: no\n\n"]), Ends(UpstreamFault, text="a")),
     "no JSON behind a piece at once": (
@@ -275,10 +271,6 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         together(lambda f: [f.piece(), b'error: {"content":"it broke"}\n\n']),
         Ends(BackendFailed, text="a"),
     ),
-    "an error line of early 2024": (
-        events(lambda f: [f.piece(), b'error: {"code":500,"message":"x","type":"x"}\n\n']),
-        Ends(BackendFailed, text="a"),
-    ),
     "an error line without its end": (
         events(lambda f: [f.piece(), b'error: {"content":"it broke"}\n']),
         Ends(BackendFailed, text="a"),
@@ -315,10 +307,6 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         Ends(text="a\ufffdc"),
     ),
     "no text": (events(lambda f: [f.piece(), f.piece(None), f.piece("b"), f.last()]), OK),
-    "no text at once": (
-        together(lambda f: [f.piece(), f.piece(None), f.piece("b"), f.last()]),
-        OK,
-    ),
     "no number": (
         events(
             lambda f: [

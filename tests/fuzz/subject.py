@@ -229,12 +229,12 @@ class Subject:
 
     # -- judging
 
-    def attempt(self, case: Case, send: Callable[[Case], Answer] | None = None) -> Answer | None:
-        """Sends a case, as HTTP unless `send` does it, and checks the result."""
+    def attempt(self, case: Case) -> Answer | None:
+        """Sends a case and checks the result."""
         with self._lock:
             self._last.append(case)
         try:
-            answer = (send or self.send)(case)
+            answer = self.send(case)
         except Silence as silence:
             self.find(f"{case.endpoint}: no answer", case, str(silence))
             return None
@@ -322,16 +322,10 @@ class Subject:
         return json.loads(answer.body) if answer.body else None
 
 
-def helpers(worker: int, word: str) -> list[str]:
-    """The processes of this worker whose command line contains the word."""
-    commands = {pid: process_command(pid) for pid in descendants(worker)}
-    return [f"{pid} {words}" for pid, words in commands.items() if word in words]
-
-
-def few_helpers(subject: Subject, word: str, most: int) -> None:
-    """Checks that, after a while, no more than `most` such processes are left."""
+def no_helpers(subject: Subject, word: str) -> None:
+    """Checks that no process of the worker with this word in its command line stays."""
     end = time.monotonic() + 10
-    while len(left := helpers(subject.worker, word)) > most:
+    while left := [pid for pid in descendants(subject.worker) if word in process_command(pid)]:
         if time.monotonic() > end:
             subject.find("helper processes are left", None, str(left))
             return

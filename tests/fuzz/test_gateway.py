@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import bodies, sockets, uploads
+from tests.fuzz import bodies, uploads
 from tests.fuzz.subject import running, told
 from tests.thorough import FEW
 from tools import servers
@@ -37,10 +37,3 @@ def test_no_file_breaks_an_upload(tmp_path: Path) -> None:
         report, uploader = uploads.fuzz(subject, seed=1, count=25 if FEW else 60, unread=3)
     assert not subject.findings, told(report, subject, tmp_path)
     assert uploader.ways["file"] > 1 and uploader.states["ready"] > 0
-
-
-def test_no_frame_breaks_a_websocket(tmp_path: Path) -> None:
-    with running(tmp_path, keys=True) as subject:
-        report, fuzzer = sockets.fuzz(subject, seed=1, count=40 if FEW else 200)
-    assert not subject.findings, told(report, subject, tmp_path)
-    assert len(fuzzer.routes) > 1 and fuzzer.answers > 3

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,7 +20,7 @@ from tests.extras import need
 from tests.http_fakes import FakeHandler, FakeServer
 from tests.integration.held import watched
 from tests.scripted_server import ScriptedServer
-from tests.ws import UPGRADE
+from tests.ws import connected
 from tools.processes import Gateway, ask
 
 # The time that a process waits for a processor is only in /proc; without it, a busy machine fails.
@@ -54,12 +53,10 @@ def prompt_answers(running: Gateway) -> Iterator[None]:
 
 def flood(url: str, frames: bytes) -> int:
     """Open a WebSocket, send frames until it is closed, and read. Returns the number of bytes."""
-    place = urlsplit(url)
     sent = 0
-    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
-        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
-        assert sock.recv(65536).startswith(b"HTTP/1.1 101")
+    with connected(url) as client:
+        assert client.head.startswith(b"HTTP/1.1 101")
+        sock = client.sock
         sock.settimeout(5.0)
         reader = threading.Thread(target=drain, args=(sock,))
         reader.start()

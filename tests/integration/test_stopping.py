@@ -25,7 +25,7 @@ import pytest
 
 from tests.fakes import gone, key_file, wait_until
 from tests.redis_servers import RedisServer
-from tests.ws import UPGRADE, Client
+from tests.ws import connected
 from tools.processes import Child, Gateway, ask, held_port
 
 from .asking import in_flight
@@ -268,11 +268,7 @@ def test_request_in_the_queue_gets_an_error(
 
 def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> None:
     one = scene()
-    place = urlsplit(one.gateway.url)
-    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
-        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
-        client = Client(sock)
+    with connected(one.gateway.url) as client:
         client.say({"type": "response.create", "model": "m", "input": "Hello", "store": False})
         events = client.answer()
         while next(events)["type"] != "response.output_text.delta":
