@@ -12,7 +12,6 @@ setup(
     package_dir={"proxy.templates": "templates", "proxy.models": "models"},
     package_data={
         "proxy": ["py.typed"],
-        "proxy.store": ["migrations/**/*"],
         "proxy.web": ["static/**/*"],
         "proxy.templates": ["**/*"],
         "proxy.models": ["tinychat-chatglm3.bin"],

@@ -63,7 +63,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
         lease = plain.enter(want)
         assert isinstance(lease, Lease)
         lease.on_first_token(-1)
-        lease.on_last_token()
+        lease.owner.on_last_token(lease)
         lease.release(outcome)
         alone.append(time.process_time_ns() - began)
     began = time.process_time_ns()

@@ -43,7 +43,7 @@ STREAM_HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 
-SLOT = 9999  # placeholder for the slot id in prepared messages
+SLOT = 99_999_999  # placeholder for the slot id in prepared messages, which no count equals
 HOLE = b"%d" % SLOT
 
 Frame = tuple[bytes, bytes]  # the bytes before and after a token's time
@@ -292,7 +292,7 @@ class Stub:
                 count = wanted if self._modern else max(4, wanted + 1)
                 pinned = asked.get("id_slot" if self._modern else "slot_id", 0)
                 # The same width as the placeholder.
-                slot = b"%4d" % (pinned if 0 <= pinned < self._slots else 0)
+                slot = b"%8d" % (pinned if 0 <= pinned < self._slots else 0)
                 if asked.get("stream"):
                     self._begin(client, *native(self._modern, count), slot)
                 else:

@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from ..errors import Forbidden, GatewayError, ModelNotFound, NotFound
+from ..errors import Forbidden
 from .limits import NO_LIMITS, Limits
 
 Priority = Literal["", "high", "normal", "low"]
@@ -61,10 +61,9 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Permissions(Struct, frozen=True):
-    """The rights of a request's key, user and team. `hides`: what is forbidden seems absent."""
+    """The rights of a request's key, user and team."""
 
     rights: tuple[Rights, ...] = ()
-    hides: bool = False
     barred_tiers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -84,11 +83,9 @@ class Permissions(Struct, frozen=True):
         return self._permit("models", names)
 
     def check_model(self, requested: str, *names: str) -> None:
-        """Raises Forbidden, or ModelNotFound if the model, as the client calls it, is hidden."""
+        """Raises Forbidden; `requested` is what the client calls the model."""
         if self.rights and not self.permits_model(*names):
             name = (requested or names[0])[:100]
-            if self.hides:
-                raise ModelNotFound(f"the model {name!r} does not exist", param="model")
             raise Forbidden(
                 f"this API key may not use the model {name!r}: its models do not include it",
                 param="model",
@@ -115,10 +112,8 @@ class Permissions(Struct, frozen=True):
         return self._permit("knowledge", names)
 
     def check_base(self, requested: str, *names: str) -> None:
-        """Raises Forbidden, or NotFound if the base that the client has `requested` is hidden."""
+        """Raises Forbidden; `requested` is what the client calls the base."""
         if not self.permits_base(*names):
-            if self.hides:
-                raise NotFound(f"no such knowledge base: {requested[:100]!r}")
             raise Forbidden(
                 f"this API key may not use the knowledge base {requested[:100]!r}: its"
                 " allowed_knowledge_bases do not include it",
@@ -136,12 +131,12 @@ class Permissions(Struct, frozen=True):
             )
 
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
-        """`api` is the group of the route, `path` its rule. Raises Forbidden or NotFound."""
+        """`api` is the group of the route, `path` its rule. Raises Forbidden."""
         for granted in self.rights:
             if granted.apis and api and not _permits_api(granted.apis, api, path):
-                raise self._refusal(path, f"the API {api!r}: its allowed_routes do not include it")
+                raise _refused(f"the API {api!r}: its allowed_routes do not include it")
             if granted.read_only and not reads:
-                raise self._refusal(path, "this route: it is read only")
+                raise _refused("this route: it is read only")
 
     def check_peer(self, address: str) -> None:
         """Raises Forbidden if the key may not be used from this address."""
@@ -153,10 +148,9 @@ class Permissions(Struct, frozen=True):
                     code="address_forbidden",
                 )
 
-    def _refusal(self, path: str, what: str) -> GatewayError:
-        if self.hides:
-            return NotFound(f"no such route: {path[:200]}")
-        return Forbidden(f"this API key may not use {what}", code="route_forbidden")
+
+def _refused(what: str) -> Forbidden:
+    return Forbidden(f"this API key may not use {what}", code="route_forbidden")
 
 
 ALL = Permissions()

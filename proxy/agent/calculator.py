@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable
 from decimal import Decimal
 
+from .functions import ToolError
+
 LONGEST = 500  # characters
 DEEPEST = 50
 MOST_BITS = 4096
@@ -24,7 +26,7 @@ _SPELLINGS = str.maketrans(
 _NAMES: dict[str, Number] = {"pi": math.pi, "e": math.e, "tau": math.tau}
 
 
-class Wrong(ValueError):
+class Wrong(ToolError):
     """The text is not a calculation, or exceeds a limit. The message is for the model."""
 
 
@@ -80,8 +82,6 @@ def calculate(text: str) -> str:
         raise Wrong("the expression is invalid or incomplete") from None
     except ZeroDivisionError:
         raise Wrong("division by zero") from None
-    except Wrong:
-        raise
     except (OverflowError, ValueError, TypeError) as error:
         raise Wrong(f"the result is undefined: {error}") from None
 

@@ -88,7 +88,8 @@ def local_tool(
     def call(given: Mapping[str, Any], cancel: Cancel) -> str:
         return function(arguments(kind, given), cancel)
 
-    return LocalTool(Tool(name, description, schema_of(kind)), call)
+    reads = {"readOnlyHint": True}
+    return LocalTool(Tool(name, description, schema_of(kind), annotations=reads), call)
 
 
 def schema_of(kind: type[Struct]) -> dict[str, Any]:
@@ -108,15 +109,14 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 class ChildTool(NamedTuple):
-    """A tool that runs in a child process. `annotations` are what an MCP server says about it."""
+    """A tool that runs in a child process."""
 
     tool: Tool
     children: Children
-    annotations: Mapping[str, Any] = {}
 
     @property
     def reads_only(self) -> bool:
-        return self.annotations.get("readOnlyHint") is True
+        return self.tool.annotations.get("readOnlyHint") is True
 
     def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         question = {"call": self.tool.name, "arguments": arguments}

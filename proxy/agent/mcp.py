@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import msgspec
 
 from ..core.request import Tool
-from ..errors import GatewayError, UpstreamFault
+from ..errors import Forbidden, GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, channel
@@ -54,7 +56,7 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
             names,
         )
     return [
-        ChildTool(Tool(name, description, parameters), children, annotations or {})
+        ChildTool(Tool(name, description, parameters, annotations=annotations or {}), children)
         for name, description, parameters, annotations in listed["tools"]
     ]
 
@@ -114,10 +116,48 @@ async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack)
     return await stack.enter_async_context(Client(at))
 
 
+# A server that a request names may only be at a public internet address, against server-side
+# request forgery. A name is resolved once, all its addresses are checked, and the connection goes
+# to a checked address, so a name that resolves differently a moment later (DNS rebinding) has no
+# effect.
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def public(address: Address) -> bool:
+    """Whether the address, and any IPv4 address embedded in it, is on the public internet."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return public(inner)
+        if address.teredo is not None:
+            return False
+        if address.is_site_local:  # fec0::/10, deprecated private range; Python considers it global
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def resolve(host: str, port: int, *, open_only: bool) -> str:
+    """The address to connect to. Raises UpstreamFault if there is none, and Forbidden if
+    `open_only` is set and any of the host's addresses is not public."""
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise UpstreamFault("the server's host name cannot be resolved") from None
+    addresses = [str(entry[4][0]) for entry in entries]
+    for text in addresses if open_only else ():
+        if not public(ipaddress.ip_address(text.partition("%")[0])):
+            raise Forbidden("the address is not on the public internet")
+    return addresses[0]
+
+
 def _checked(httpx2: Any, *, public: bool) -> Any:
     """A transport that resolves a host once and connects to the address that was checked. It
     follows no redirects, and uses no proxy: that would resolve the host again."""
-    from ..websearch.guard import resolve
 
     # Imported only in the child, so mypy does not know its type.
     class Checked(httpx2.AsyncHTTPTransport):  # type: ignore[misc]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,10 +19,9 @@ from msgspec import Meta, Struct
 
 from ..core.mcp import fitting, function_name, names_address
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
-from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, Reach, RunnableTool, Server, ToolError, local_tool
+from .functions import ChildTool, Reach, RunnableTool, Server, local_tool
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -47,7 +47,7 @@ class Toolbox:
                 CALCULATOR,
                 "Evaluate an arithmetic expression, for example 2 * (3 + 4) or sqrt(2)",
                 _Expression,
-                _calculate,
+                lambda given, _: calculator.calculate(given.expression),
             ),
             TIME: local_tool(
                 TIME,
@@ -57,20 +57,15 @@ class Toolbox:
             ),
         }
         self._own: dict[str, RunnableTool] = {name: own[name] for name in allowed if name in own}
-        self._servers = {
+        self._sources = {
             server.name: _Source(server.name, partial(_offers, server), clock)
             for server in servers
             if server.name in allowed
         }
-        self._functions: _Source | None = None
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
-            self._functions = _Source("functions", partial(functions.functions, chosen), clock)
-
-    @property
-    def _sources(self) -> list[_Source]:
-        return [*self._servers.values(), *([self._functions] if self._functions else ())]
+            self._sources[""] = _Source("functions", partial(functions.functions, chosen), clock)
 
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
@@ -79,27 +74,27 @@ class Toolbox:
         """The tools available now, by name; the first of a name wins. Those of an MCP server that
         are `published` have its name before their own. May wait for servers."""
         tools = dict(self._own)
-        for source in self._sources:
+        for server, source in self._sources.items():
             for tool in source.tools():
                 name = tool.tool.name
-                if published and source is not self._functions:
-                    name = function_name(source.name, name)
+                if published and server:
+                    name = function_name(server, name)
                 tools.setdefault(name, tool)
         return tools
 
     def of_server(self, name: str) -> list[ChildTool]:
         """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
         that cannot list its tools."""
-        source = self._servers.get(name)
+        source = self._sources.get(name)
         if source is None:
-            known = ", ".join(self._servers) or "none"
+            known = ", ".join(filter(None, self._sources)) or "none"
             raise NotFound(
                 f"no MCP server {name[:64]!r} is configured for requests: --tools names {known}"
             )
         return source.listed()
 
     def close(self) -> None:
-        for source in self._sources:
+        for source in self._sources.values():
             source.close()
 
 
@@ -166,8 +161,14 @@ class Remotes:
         self._patterns = tuple(patterns)
         self._free = threading.Semaphore(MOST_REMOTE)
 
-    def open(self, label: str, url: str, headers: Mapping[str, str]) -> Remote:
-        """A server, to be closed. Raises Forbidden, InvalidParameter and QueueFull."""
+    @contextmanager
+    def open(
+        self, label: str, url: str, headers: Mapping[str, str]
+    ) -> Iterator[Callable[[], list[ChildTool]]]:
+        """A server in use: a function that lists its tools, and raises UpstreamFault and
+        UpstreamTimeout. Raises Forbidden, InvalidParameter and QueueFull."""
+        from . import mcp  # lazy, as in _offers
+
         try:
             patterns = fitting(self._patterns, url)
         except ValueError as error:
@@ -182,31 +183,12 @@ class Remotes:
             raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
         reach: Reach = "any" if any(map(names_address, patterns)) else "public"
         server = Server(name=label, url=url, headers=dict(headers), reach=reach)
-        return Remote(server, self._free.release)
-
-
-@dataclass(eq=False)
-class Remote:
-    """A server in use."""
-
-    server: Server
-    release: Callable[[], None] | None
-    children: Children | None = None
-
-    def tools(self) -> list[ChildTool]:
-        """Its tools. Raises UpstreamFault and UpstreamTimeout."""
-        from . import mcp  # lazy, as in _offers
-
-        self.children = mcp.children(self.server)
-        return mcp.tools(self.server, self.children)
-
-    def close(self) -> None:
-        """Idempotent."""
-        release, self.release = self.release, None
-        if release is not None:
-            release()
-        if self.children is not None:
-            self.children.close()
+        children = mcp.children(server)
+        try:
+            yield partial(mcp.tools, server, children)
+        finally:
+            self._free.release()
+            children.close()
 
 
 class _Expression(Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,10 +199,3 @@ class _Expression(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):
     pass
-
-
-def _calculate(given: _Expression, cancel: Cancel) -> str:
-    try:
-        return calculator.calculate(given.expression)
-    except calculator.Wrong as error:
-        raise ToolError(str(error)) from None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ..core.events import Alternative, Compacted, Finished, ServerCall, TokenLogprob
+from ..core.events import Compacted, Finished, ServerCall, TokenLogprob
 from ..core.fold import Completion, Said, Thought
 from ..core.request import Compaction, CompletionRequest, ToolCall
 from ..core.usage import Timings, Usage
@@ -37,7 +37,7 @@ _KINDS = {type(None): "null", bool: "boolean", int: "integer", float: "number"} 
 }
 _META = ResponseMeta("resp_1", 1, "model", "build", float)
 _USAGE = Usage(9, 3, cached=2, reasoning=1, continued=1)
-_TOKEN = TokenLogprob("a", -0.5, b"a", (Alternative("a", -0.5, b"a"),))
+_TOKEN = TokenLogprob("a", -0.5, b"a", (TokenLogprob("a", -0.5, b"a"),))
 _CALL = ToolCall("call_1", "f", "{}")
 _MADE = ServerCall(id="call_2", label="s", name="f", arguments="{}", over=True)
 _PLAIN = Completion(

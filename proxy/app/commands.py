@@ -12,7 +12,7 @@ from .. import __version__
 from ..config import Settings
 from ..store import archive
 from ..store.archive import BackupError, Manifest
-from ..store.revisions import newest_revision
+from ..store.revisions import NEWEST
 from .data_folder import DATABASE, INDEX, database_file, folder_of
 from .initialize import InitError, convert, write
 
@@ -34,7 +34,7 @@ def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) 
     source = Path(file)
     _refuse_postgres(settings, "pg_restore --clean --if-exists --dbname=URL FILE")
     manifest = archive.read(source)
-    if any(entry.revision > newest_revision() for entry in manifest.files):
+    if any(entry.revision > NEWEST for entry in manifest.files):
         raise BackupError(f"{source} is from a later slotproxy: install {manifest.version}")
     databases = _databases(settings)
     existing = [str(path) for path in databases.values() if path.exists()]

@@ -39,12 +39,11 @@ from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
 from ..core.request import BY_PROMPT
-from ..dialogue.events import Bounds
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
-from ..gateway.shared_summaries import SharedSummaries, Summaries
+from ..gateway.admission import idle_slots
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
@@ -137,22 +136,13 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     if accounts is None:
         raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
     try:
-        from ..oidc.provider import Client, Provider
-        from ..oidc.service import Mapped, SignIn, Wanted
+        from ..oidc.provider import Provider
+        from ..oidc.service import SignIn
     except ImportError:
         raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
     oidc = settings.oidc
-    client = Client(
-        issuer=oidc.issuer, id=oidc.client_id, secret=oidc.client_secret, scopes=oidc.scopes
-    )
-    mapped = Mapped(
-        user=oidc.user_claim,
-        teams=oidc.team_claim,
-        admins=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.admins),
-        allowed=tuple(Wanted(*claim.split("=", 1)) for claim in oidc.allow),
-    )
     name = oidc.name or urlsplit(oidc.issuer).hostname or ""
-    return SignIn(Provider(client, fetch), mapped, accounts, name, oidc.redirect_url)
+    return SignIn(Provider(oidc, fetch), oidc, accounts, name)
 
 
 log = logging.getLogger("slotproxy")
@@ -182,12 +172,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         interval=settings.health_interval,
         deadline=fixed.HEALTH_DEADLINE,
     )
-    # Workers that share a table share summaries and aliases too. They have no other secret in
-    # common than these.
-    summaries, aliases = Summaries(), Aliases()
+    # Workers that share a table share aliases too. They have no other secret in common than these.
+    aliases = Aliases()
     if settings.state:
         secrets = (key.secret for key in settings.keys)
-        summaries = SharedSummaries(settings.state, settings.state_name)
         aliases = Aliases([settings.state, settings.state_name, *secrets])
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
@@ -208,7 +196,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
-        summaries=summaries,
     )
     layouts = Layouts(resources.dialogues())
     store = storage.responses()
@@ -223,7 +210,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         settings.admins,
         key_cache,
         bounded=identities(settings),
-        hides=settings.hide_forbidden,
     )
     ledger = None
     if storage.ledger is not None:
@@ -237,10 +223,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
         def room(endpoint: str, name: str) -> int | None:
             """How many lines of batches may be under way."""
-            if endpoint != "/v1/embeddings":
-                return gateway.idle_slots(name)
-            chosen = local if local is not None and local.makes(name) else embeds
-            return chosen.idle_slots(name)
+            chosen: Gateway | Embedder = gateway
+            if endpoint == "/v1/embeddings":
+                chosen = local if local is not None and local.makes(name) else embeds
+            return idle_slots(chosen.registry, chosen.scheduler, name)
 
         batch_runner = BatchRunner(storage.batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
@@ -252,7 +238,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         keys=keys,
         callers=Callers(
             settings.keys,
-            hides=settings.hide_forbidden,
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
@@ -348,7 +333,7 @@ def _dialogues(
         toolbox,
         tools=settings.tools,
         remotes=Remotes(settings.mcp_url),
-        bounds=Bounds(*msgspec.structs.astuple(settings.agent)),
+        bounds=settings.agent,
         interval=fixed.PING,
         preset=partial(own_request, host, gateway),
     )
@@ -435,7 +420,6 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             config.file,
             InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
             eager=chatglm.load == "start",
-            idle=chatglm.unload,
             n_ctx=config.ctx_size,
             timeout=settings.timeout,
             tick=fixed.PING,

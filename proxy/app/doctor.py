@@ -32,8 +32,7 @@ from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..scheduling.shared.log import LogError, RedisLog
-from ..server.open_files import raise_limit
-from ..store.revisions import BASE, UPGRADE_FIRST, newest_revision, revision_of_file
+from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
 from . import discovery
 from .compose import backend_of, configs
 from .data_folder import database_file, folder_of
@@ -46,7 +45,6 @@ WRITER = 2.0  # seconds to wait for another writer
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
-FEW_FILES = 1024  # open files; each client and each answer takes one
 
 # The build of llama.cpp without CVE-2025-49847, CVE-2025-52566, CVE-2026-27940 and CVE-2026-21869:
 # https://github.com/ggml-org/llama.cpp/security/advisories.
@@ -84,13 +82,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _vectors(settings)
     yield access(settings)
     yield from storage(settings)
-    files = raise_limit()
-    if files >= FEW_FILES:
-        yield ok("open files", f"up to {files}")
-    else:
-        text = f"only {files} are allowed, so only about {max(16, files - 100)} clients at once"
-        remedy = "raise the hard limit (ulimit -Hn, or LimitNOFILE= of systemd)"
-        yield advice("open files", text, remedy)
 
 
 def _table(findings: Sequence[Finding]) -> str:
@@ -303,7 +294,7 @@ def _sqlite(file: Path) -> Finding:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             remedy = "end the program that keeps it locked"
         return problem("database", f"{file} cannot be used: {error}", remedy)
-    return tables("SQLite", revision, newest_revision(), "slotproxy backup FILE")
+    return tables("SQLite", revision, NEWEST, "slotproxy backup FILE")
 
 
 def _database(url: str) -> Finding:
@@ -322,7 +313,7 @@ def _database(url: str) -> Finding:
         reason = error.detail if isinstance(error, StoreUnavailable) else type(error).__name__
         remedy = "start it, or correct --database"
         return problem("database", f"{kind} cannot be reached: {reason}", remedy)
-    return tables(kind, revision, newest_revision(), "pg_dump")
+    return tables(kind, revision, NEWEST, "pg_dump")
 
 
 def tables(kind: str, revision: str, newest: str, backup: str) -> Finding:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,6 @@ from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from ..errors import GatewayError
-from ..runtime.lasting import Lasting, no_pause
 from ..websearch.fetch import EngineRequest, fetch
 from .life import Life, Step
 
@@ -26,48 +25,29 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = 10.0  # seconds for the webhook
-MOST_WAITING = 1000  # alerts that wait for the webhook
 
 log = logging.getLogger("slotproxy.limits")
 
 
-class BudgetAlerts:
-    """A line in the log for each alert, and a request to the `webhook`, a URL, "" for none. It may
-    contain a secret, so no message shows it. One thread sends the alerts, one after the other."""
-
-    def __init__(self, webhook: str) -> None:
-        self._webhook = webhook
-        self._waiting: queue.Queue[Alert] = queue.Queue(MOST_WAITING)
-        if webhook:
-            threading.Thread(target=self._run, name="alerts", daemon=True).start()
-
-    def __call__(self, alert: Alert) -> None:
-        """Never waits for the webhook."""
-        log.warning("%s", message_of(alert))
-        if self._webhook:
-            try:
-                self._waiting.put_nowait(alert)
-            except queue.Full:
-                _failed("too many alerts wait for it, and this one is not sent")
-
-    def _run(self) -> None:
-        sending = Lasting("the webhook of budgets", no_pause)
-        while True:
-            sending.turn(self._send_next)
-
-    def _send_next(self) -> None:
-        body = msgspec.json.encode(body_of(self._waiting.get()))
-        headers = {"Content-Type": "application/json", "User-Agent": "slotproxy"}
-        request = EngineRequest(self._webhook, headers, body)
-        try:
-            status = fetch(request, TIMEOUT).status
-            if not 200 <= status < 300:
-                _failed(f"it answered {status}")
-        except GatewayError as fault:
-            _failed(fault.message)
+def budget_alert(webhook: str, alert: Alert) -> None:
+    """Log an alert, and send it to the `webhook`, a URL, "" for none. Does not wait for that."""
+    log.warning("%s", message_of(alert))
+    if webhook:
+        threading.Thread(target=_send, args=(webhook, alert), name="alert", daemon=True).start()
 
 
-def _failed(reason: str) -> None:
+def _send(webhook: str, alert: Alert) -> None:
+    """Log a failure without the URL, which may contain a secret."""
+    headers = {"Content-Type": "application/json", "User-Agent": "slotproxy"}
+    request = EngineRequest(webhook, headers, msgspec.json.encode(body_of(alert)))
+    try:
+        status = fetch(request, TIMEOUT).status
+    except GatewayError as error:
+        reason = error.message
+    else:
+        if 200 <= status < 300:
+            return
+        reason = f"it answered {status}"
     log.warning("the webhook of budgets (--budget-webhook) failed: %s", reason)
 
 
@@ -99,8 +79,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
 
 def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
     """Limits in the process, or in Redis; what was spent is in the ledger. Raises SettingsError."""
-    prices = [Price(**msgspec.structs.asdict(price)) for price in settings.price]
-    spent = nothing if ledger is None else _spent(ledger, prices)
+    spent = nothing if ledger is None else _spent(ledger, settings.price)
     limiter: Limiter = LocalLimiter(spent=spent)
     if settings.state:
         try:
@@ -110,7 +89,8 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
         except ValueError:
             raise SettingsError("--state: not a Redis URL") from None
     life.on_close(Step.LIMITS, limiter.close)
-    return LimitService(limiter, prices=prices, alert=BudgetAlerts(settings.budget_webhook))
+    alert = partial(budget_alert, settings.budget_webhook)
+    return LimitService(limiter, prices=settings.price, alert=alert)
 
 
 def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:

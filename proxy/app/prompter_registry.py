@@ -13,10 +13,11 @@ import msgspec
 
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
+from ..core.task import Task
 from ..prompting.formats import SPECIAL
 from ..prompting.formats.base import CallFormat
 from ..prompting.profile.neutralise import COMMON, Neutraliser
-from ..prompting.prompt import LegacyFormat, Prompter, Unrendered
+from ..prompting.prompt import LegacyFormat, Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..prompting.template.templates import ChatTemplate
@@ -58,11 +59,12 @@ class Prompters:
         self._formats = known_formats()
         self._named = _named(settings.chat_template, folder)
         self._breaks_users = settings.user_control_tokens == "break"
-        self._unrendered = Unrendered(Neutraliser("", COMMON, users=self._breaks_users))
+        guard = Neutraliser("", COMMON, users=self._breaks_users)
+        self._unrendered = Task(prompt="", backend_templates=True, guard=guard)
         self._auto = settings.chat_template == "auto"
         self._found: dict[_Key, Prompter] = {}
 
-    def __call__(self, model: str) -> Prompter | Unrendered:
+    def __call__(self, model: str) -> Prompter | Task:
         """The first backend that reports a template determines it for the whole pool, so that an
         old server gets that of a newer one. If all render prompts themselves, none is needed."""
         known = []

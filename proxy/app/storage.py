@@ -22,7 +22,6 @@ from ..errors import StoreUnavailable
 from ..gateway import Embedder
 from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
-from ..runtime.lasting import Lasting, no_pause
 from ..store.outage import retry_while_unavailable
 from ..store.responses import MemoryResponses
 from .data_folder import DATABASE, FILES, folder_of
@@ -40,7 +39,7 @@ if TYPE_CHECKING:  # these import SQLAlchemy
     from ..store.sessions import SessionStore
     from .stores import Stores
 
-NEEDED = ("sqlalchemy", "alembic")  # from the extras `knowledge` and `redis`
+NEEDED = ("sqlalchemy",)  # from the extras `knowledge` and `redis`
 NEEDED_FOR_KNOWLEDGE = (*NEEDED, "apsw")
 AFTER = 3.0  # seconds from the start until existing data are opened
 
@@ -100,9 +99,7 @@ class LazyServices:
         for name in FILES:
             private_files.narrow(self._folder / name)
         if self._has_knowledge and (self._settings.database or (self._folder / DATABASE).exists()):
-            opened = partial(self._open, then)
-            once = partial(Lasting("opening the data store", no_pause).turn, opened)
-            opening = threading.Timer(AFTER, once)
+            opening = threading.Timer(AFTER, self._open, [then])
             opening.daemon = True
             self._opened.callback(opening.cancel)
             opening.start()

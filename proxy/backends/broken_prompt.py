@@ -66,8 +66,7 @@ class BrokenPrompts:
     def _of_batch(
         self, texts: list[str], leads: Sequence[str], cancel: Cancel | None
     ) -> list[list[int]]:
-        """The ids of each text. Where a lead's tokens are others before a text, the next is
-        tried."""
+        """The ids of each text. The next lead is tried where this one's tokens change."""
         if not leads:
             raise UpstreamFault("the backend cannot tokenize the middle of a text")
         lead, *others = leads

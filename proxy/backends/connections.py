@@ -146,8 +146,7 @@ class _InHub(SocketReader):
 
 
 class Connection:
-    """A socket to a backend. `used`: it has had an answer before; the last one ended at
-    `since`."""
+    """A socket to a backend. `used`: it has had an answer before; the last ended at `since`."""
 
     __slots__ = ("_reader", "since", "sock", "used")
 

@@ -86,6 +86,23 @@ class Run(Protocol):
         """Stop the run and free its slot. Safe to call again."""
 
 
+class LaterRun:
+    """A completion that begins after a wait: `_run`, once there is one."""
+
+    _run: Run | None = None
+
+    @property
+    def slot(self) -> int:
+        return self._run.slot if self._run is not None else -1
+
+    def usage(self) -> Usage:
+        return self._run.usage() if self._run is not None else Usage()
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+
+
 class Driver(ABC):
     """Talks to one backend. Every method raises only errors of `proxy.errors`. Those after `close`
     are for features that not every backend has. `no_text` says why a backend makes no text.
@@ -118,8 +135,7 @@ class Driver(ABC):
         raise Unsupported(self.no_text)
 
     def detokenize(self, tokens: list[int]) -> str:
-        """The text of token ids. Raises CharacterCut if the server cannot return an incomplete
-        character."""
+        """The text of token ids. Raises CharacterCut where half of a character has none."""
         raise Unsupported(self.no_text)
 
     # for a server that takes prompts as text
@@ -130,14 +146,9 @@ class Driver(ABC):
 
     # for a server that does not report its slots, or its vocabulary
 
-    def queue(self) -> tuple[int, int] | None:
-        """The number of requests that the server runs and queues; None if it reports none."""
-        return None
-
-    def count_slots(self) -> tuple[int, bool]:
-        """The number of slots (0: unknown), and whether all were idle. If not, somebody else uses
-        the server, and there may be more. Called while nothing of ours runs there."""
-        return 0, False
+    def count_slots(self) -> int:
+        """The number of slots, 0 if it is unknown. Called while nothing of ours runs there."""
+        return 0
 
     def n_vocab(self) -> int | None:
         """The number of token ids, 0 if the backend does not reveal it; None if ids outside of the
@@ -226,8 +237,7 @@ class Driver(ABC):
         raise NotImplementedError
 
     def load(self, cancel: Cancel) -> Iterator[None]:
-        """Wait until the result of `refresh` is not provisional, loading the model if necessary.
-        Yields at every tick."""
+        """Load the model until the result of `refresh` is not provisional. Yields at every tick."""
         raise NotImplementedError
 
     def loading(self) -> str:

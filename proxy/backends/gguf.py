@@ -101,16 +101,11 @@ def tokenizer(path: Path) -> Tokenizer:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Raises OSError, ValueError."""
-    _check_regular(os.stat(path))  # opening a device may have effects
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may have effects
+        raise ValueError("not a regular file")
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would block
     with open(opened, "rb") as file:
-        _check_regular(os.fstat(opened))
         yield file
-
-
-def _check_regular(info: os.stat_result) -> None:
-    if not stat.S_ISREG(info.st_mode):
-        raise ValueError("not a regular file")
 
 
 class _Fields:
@@ -232,7 +227,6 @@ class _Fields:
 
 log = logging.getLogger("slotproxy.backends")
 
-MAX_PATH = 4096  # characters
 _threads = NativeThreads(1)
 
 
@@ -246,7 +240,7 @@ def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> 
         settings = as_dict(answer.get("default_generation_settings"))
         names += answer.get("model_path"), answer.get("model"), settings.get("model")
     for name in names:
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH:
+        if not isinstance(name, str):
             continue
         try:
             known = run_in_native_thread(partial(tokenizer, Path(name)), _threads)

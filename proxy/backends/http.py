@@ -76,10 +76,7 @@ class Exchange:
         tick: float,
         patience: float,
         short: bool,
-        *,
-        keeps_headers: bool = False,
     ) -> None:
-        """`headers` can be read with `keeps_headers`, and if the status is not 200."""
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
@@ -87,7 +84,6 @@ class Exchange:
         self._tick = tick
         self._patience = patience
         self._short = short
-        self._keeps_headers = keeps_headers
         self._lock = pool.lock
         self._connection: Connection | None = None
         self._sock: socket.socket | None = None  # of the connection, also while it is made
@@ -122,8 +118,6 @@ class Exchange:
         chunked = b"chunked" in names.get(b"transfer-encoding", b"")
         # Otherwise the body ends with its connection, as in HTTP/1.0.
         self._unframed = b"content-length" not in names and not chunked
-        if status == 200 and not self._keeps_headers:
-            self._headers.clear()  # half a kilobyte for the time of a stream
 
     def on_message_complete(self) -> None:
         if self.status and self._parser is not None:
@@ -135,10 +129,10 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of the answer by their names in lower case; of equal ones the first."""
-        headers: dict[str, str] = {}
-        for name, value in self._headers.items():
-            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        return headers
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in reversed(self._headers.items())
+        }
 
     def headers_came(self) -> bool:
         """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
@@ -169,8 +163,7 @@ class Exchange:
 
     def _parse_until(self, *, body: bool) -> bool:
         """Parse until data of the body has come, or else the headers, or the answer is complete.
-        False after a tick of silence. An answer that arrives in pieces is not silent, but is
-        bounded in time and size."""
+        False after a tick of silence. An answer in pieces is bounded in time and size."""
         end, size = time.monotonic() + self._tick, 0
         while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
@@ -345,8 +338,7 @@ class Exchange:
 
 class ConnectionPool:
     """The connections to one backend: at most `limit` in use, and at most `idle` kept open.
-    `check_peer` is called with the socket of each new connection before anything is sent, and
-    raises BackendDown."""
+    `check_peer` is called with each new socket before anything is sent, and raises BackendDown."""
 
     def __init__(
         self,
@@ -374,8 +366,7 @@ class ConnectionPool:
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
-        self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items()).encode("latin-1")
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._headers = "".join(f"{k}: {v}\r\n" for k, v in fixed.items())
 
     def send(
         self,
@@ -388,16 +379,13 @@ class ConnectionPool:
         patience: float | None = None,
         short: bool = False,
     ) -> Exchange:
-        """Send a request, with `body` as JSON. The answer is read from the Exchange, whose reads
-        return after `tick` seconds of silence. `patience` is how many seconds to wait for a free
-        connection (default: the pool's timeout); a `short` request may use a reserved one.
+        """Send a request, with `body` as JSON. Reads of the answer return after `tick` seconds of
+        silence. `patience` is how many seconds to wait for a free connection (default: the pool's
+        timeout); a `short` request may use a reserved one.
 
         Raises BackendDown, UpstreamTimeout, PoolTimeout, Cancelled."""
         data = b"" if body is None else msgspec.json.encode(body)
-        head = self._heads.get((method, path))
-        if head is None:
-            head = f"{method} {self._base}{path} HTTP/1.1\r\n".encode("latin-1") + self._headers
-            self._heads[method, path] = head
+        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
         size, rest = len(data), NOTHING
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
@@ -416,7 +404,7 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, self.timeout, False, keeps_headers=True)
+        return Exchange(self, message, rest, cancel, tick, self.timeout, False)
 
     def ask(
         self,
@@ -545,7 +533,11 @@ KEPT = frozenset(
 
 
 class ForwardedAnswer:
-    """The answer to a call that was sent to `path`. Redirects are not followed."""
+    """The answer to a call that was sent to `path`. Redirects are not followed. At its end,
+    `on_close` is called with whether it came whole."""
+
+    on_close: Callable[[bool], None] | None = None
+    _whole = False
 
     def __init__(
         self,
@@ -576,6 +568,10 @@ class ForwardedAnswer:
     def __iter__(self) -> Iterator[bytes]:
         while part := self._exchange.read_within(self._timeout):
             yield part
+        self._whole = True
 
     def close(self) -> None:
         self._exchange.close()
+        if self.on_close is not None:
+            self.on_close(self._whole)
+            self.on_close = None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.task import CallMaker, Embedded, Forwarded
+from ..core.task import CallMaker, Embedded
 from ..errors import (
     BackendDown,
     GatewayError,
@@ -40,9 +40,7 @@ def decoded_as(data: bytes, kind: type[T]) -> T:
     """An answer with vectors or scores. Raises UpstreamFault."""
     check_cost(data, VECTORS)
     try:
-        with contextlib.suppress(ValueError, RecursionError):
-            return msgspec.json.decode(data, type=kind)
-        return lenient.decode(data, kind)
+        return lenient.decoder(kind)(data)
     except lenient.WireFault:
         raise UpstreamFault("the backend returned an invalid response") from None
 
@@ -68,8 +66,7 @@ class Vectors(Struct):
 
 
 class HTTPDriver(Driver):
-    """A driver for the server at `url`. `new_pool` makes connection pools of the class
-    `connect`."""
+    """A driver for the server at `url`. `new_pool` makes pools of the class `connect`."""
 
     _pool: ConnectionPool  # for requests of clients
     _careful: ConnectionPool  # for small requests of ours, such as for tokens
@@ -107,7 +104,7 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make(self._model)
         options = {"tick": self._tick, "timeout": self.timeout}
         return ForwardedAnswer(self._pool, call, call.path, cancel, **options)
@@ -150,8 +147,7 @@ class HTTPDriver(Driver):
         return refusal(status, data, secret=self._secret)
 
     def _value(self, path: str, body: object, name: str, cancel: Cancel | None = None) -> Any:
-        """A field of the JSON object that answers a request. Raises UpstreamFault if there is
-        none."""
+        """A field of the JSON object that answers a request. Raises UpstreamFault without one."""
         data = self._post(
             self._careful,
             path,

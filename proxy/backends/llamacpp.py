@@ -116,9 +116,8 @@ class LlamaCpp(HTTPDriver):
         self._vocabulary = 0
         return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
 
-    def count_slots(self) -> tuple[int, bool]:
-        slots, idle = count_slots(self._slot_that_answers)
-        return min(slots, self._connections - OLD_RESERVE), idle
+    def count_slots(self) -> int:
+        return min(count_slots(self._slot_that_answers), self._connections - OLD_RESERVE)
 
     def _slot_that_answers(self, slot: int) -> int | None:
         """The slot that takes a request for slot `slot`; None if that is busy or not named."""
@@ -328,8 +327,7 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
     """The body for /completion or /infill. `task.max_tokens` must be finite, since an unbounded
     prompt hangs an old server. Raises Unsupported for fields that the server does not support."""
     n = task.max_tokens
-    if n is None:
-        raise ValueError("max_tokens must be set")
+    assert n is not None, "the gateway bounds every answer"
     body: dict[str, Any] = {
         "prompt": task.prompt,
         "stream": True,

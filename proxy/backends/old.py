@@ -21,9 +21,8 @@ def check_ids(
     *,
     harmless: bool = False,
 ) -> None:
-    """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server. If
-    such an id is not `harmless`, also Unsupported if the size of the vocabulary is unknown, and
-    like `Driver.n_vocab`."""
+    """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server; if
+    it is not `harmless`, Unsupported for a vocabulary of unknown size. Like `Driver.n_vocab`."""
     if not ids or (caps.queues and not caps.n_vocab):
         return
     try:
@@ -49,9 +48,8 @@ def check_ids(
 
 
 def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
-    """The number of ids, 0 if the answers are not plausible. `existing` returns those ids of a
-    collection that exist: an old server repeats, in the settings at the end of an answer, the pairs
-    of `logit_bias` with such ids."""
+    """The number of ids, 0 if the answers are not plausible. `existing` returns which ids exist: an
+    old server repeats the pairs of `logit_bias` with such ids at the end of an answer."""
     coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
     if not coarse or MOST - STEP in coarse:
         return 0  # a server that repeats every id reveals nothing
@@ -64,22 +62,19 @@ def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
 MOST_SLOTS = 256
 
 
-def count_slots(ask: Callable[[int], int | None]) -> tuple[int, bool]:
-    """The number of slots, and whether each of them was seen idle. 0 if the server does not answer
-    or names slots beyond MOST_SLOTS.
+def count_slots(ask: Callable[[int], int | None]) -> int:
+    """The number of slots. 0 if the server does not answer or names slots beyond MOST_SLOTS.
 
     The answer to an empty prompt names its slot: the requested one if it exists and is idle,
     otherwise the least recently used idle one. So it proves that all lower numbers exist. The next
     number is requested until it was missed so often that every idle slot has had its turn."""
-    seen: set[int] = set()
     count = missed = 0
     while missed <= count:
         slot = ask(count)
         if slot is None or not 0 <= slot < MOST_SLOTS:
-            return 0, False
-        seen.add(slot)
+            return 0
         if slot >= count:
             count, missed = slot + 1, 0
         else:
             missed += 1
-    return count, len(seen) == count
+    return count

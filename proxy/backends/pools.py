@@ -57,11 +57,8 @@ class Backend:
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
     awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
-    miscounted: bool = False  # some slots were in use while they were counted
-    count_at: float = 0.0  # when the slots may be counted again
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
-    verify_at: float = 0.0  # when an incomplete verdict may be completed
     wake: threading.Event = field(default_factory=threading.Event)  # asks for a check soon
 
     def __post_init__(self) -> None:
@@ -81,7 +78,6 @@ class Backend:
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
-        self.miscounted, self.count_at = old.miscounted, old.count_at
         self.verdict, self.verified = old.verdict, old.verified
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
@@ -133,9 +129,7 @@ class Backend:
     def uncounted(self) -> bool:
         """Whether its slots should be counted: their number is neither reported nor configured."""
         caps = self.caps
-        if self.set_slots or caps is None or caps.queues:
-            return False
-        return not caps.slots or self.miscounted
+        return not self.slots and caps is not None and not caps.queues
 
     @property
     def n_ctx(self) -> int:
@@ -191,8 +185,7 @@ class BackendPools:
         return self._named
 
     def names(self) -> tuple[str, ...]:
-        """The names in /v1/models: the aliases if the only model has some, otherwise the models
-        that are listed."""
+        """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         return self._aliases if self._aliases and len(self._named) == 1 else self._listed
 
     def listed(self) -> tuple[str, ...]:
@@ -277,8 +270,7 @@ class BackendPools:
         return next((status for status in order if status in statuses), "unloaded")
 
     def unknown(self, model: str) -> bool:
-        """Whether a model must be loaded first, since nothing is known about it, or is about to be
-        unloaded."""
+        """Whether a model must be loaded first: nothing is known of it, or it is about to leave."""
         pool = self._pools.get(model)
         if not pool or not pool[0].up:
             return False
@@ -295,8 +287,7 @@ class BackendPools:
         return all(b.up is not None for b in self.backends.values())
 
     def borrow(self, name: str) -> Backend | None:
-        """The backend of a lease, which is not closed until it is given back. None if it was
-        removed after the grant."""
+        """The backend of a lease, not closed until it is given back. None if it was removed."""
         with self._changing:
             backend = self.backends.get(name)
             if backend is not None:

@@ -8,7 +8,6 @@ chunk: a token must come within the deadline, since a hung server still answers 
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -67,15 +66,13 @@ def probe(
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
         ram_cache=modern and keeps_prompts(pool),
-        adds_bos=not caps.bos_token
-        or (adds_bos(pool) if modern else old_adds_bos(pool, chunk, caps.adds_bos)),
+        adds_bos=not caps.bos_token or (adds_bos(pool) if modern else caps.adds_bos),
         models=_models(props, models, first, chunk),
     )
 
 
 def outline(pool: ConnectionPool) -> Capabilities:
-    """What a server reports without generating a token, which suffices for an embedding server.
-    Raises BackendDown."""
+    """What a server reports without a token, enough for an embedding server. Raises BackendDown."""
     caps, *_ = _outline(pool)
     if caps.dialect == ROUTER:
         raise BackendDown("the server is a multi-model router: configure it with --llama-api")
@@ -159,37 +156,19 @@ def not_listed(status: int) -> BackendDown:
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
     """The last chunk of a one-token completion; {} if the server is busy. Raises UpstreamTimeout
     if no token came within `deadline` seconds, UpstreamFault, BackendDown."""
-    until = time.monotonic() + deadline
     body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
-    tick = min(deadline, 1.0)
-    exchange = pool.send("POST", "/completion", body, tick=tick, patience=deadline, short=True)
-    decoder = sse.Decoder()
-    chunk: dict[str, Any] = {}
-    refusal = b""
     try:
-        while True:
-            data = exchange.read()
-            if data is None:
-                if time.monotonic() >= until:
-                    raise UpstreamTimeout("the backend timed out before the first token")
-                continue
-            if exchange.status != 200:
-                refusal += data
-                if not data:
-                    return _busy(exchange.status, refusal)
-                continue
-            for name, payload in decoder.feed(data):
-                chunk = as_dict(_json(payload))
-                if name == "error" or "error" in chunk:
-                    return _busy(200, payload)
-                if chunk.get("stop") is True:
-                    return chunk
-            if not data:
-                return chunk or _busy(200, b"")
-    except sse.SSEError as error:
-        raise UpstreamFault("the backend is not a llama.cpp server", detail=str(error)) from None
-    finally:
-        exchange.close()
+        status, data = pool.ask("POST", "/completion", body, deadline, short=True, most=MAX_ANSWER)
+    except UpstreamTimeout:
+        raise UpstreamTimeout("the backend timed out before the first token") from None
+    if status != 200:
+        return _busy(status, data)
+    chunk: dict[str, Any] = {}
+    for name, payload in sse.Decoder().feed(data):
+        chunk = as_dict(_json(payload))
+        if name == "error" or "error" in chunk:
+            return _busy(200, payload)
+    return chunk or _busy(200, b"")
 
 
 def saves_slots(pool: ConnectionPool) -> bool:
@@ -205,16 +184,6 @@ def fills_in(pool: ConnectionPool) -> bool:
 def adds_bos(pool: ConnectionPool) -> bool:
     """Whether it puts BOS before a prompt. Some templates write it, as SmolLM2's ChatML."""
     return document(pool, "/tokenize", {"content": "", "add_special": True})[1].get("tokens") != []
-
-
-def old_adds_bos(pool: ConnectionPool, chunk: Answer, default: bool) -> bool:
-    """The same of an old server, which has no add_special: whether the prompt of `chunk` had more
-    tokens than its text. `default` if the server was busy."""
-    evaluated = as_count(chunk.get("tokens_evaluated"))
-    tokens = document(pool, "/tokenize", {"content": PROMPT})[1].get("tokens")
-    if not evaluated or not isinstance(tokens, list):
-        return default
-    return evaluated > len(tokens)
 
 
 def keeps_prompts(pool: ConnectionPool) -> bool:

@@ -26,7 +26,6 @@ from ..errors import (
     FormatRefused,
     GatewayError,
     MissingRoute,
-    Unsupported,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -89,12 +88,6 @@ BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
         BadRequest,
         "an input exceeds the backend's maximum embedding length",
         {"param": "input"},
-    ),
-    (
-        ".*Pooling type 'none'.*",
-        Unsupported,
-        "start the backend with a --pooling type other than none",
-        {},
     ),
 )
 
@@ -235,13 +228,9 @@ def openai_refusal(
 
 
 def pause_of(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to be left alone: Retry-After in seconds, or OpenAI's header
-    in milliseconds. None if it does not."""
-    known = {name.lower(): value.strip() for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", known.get(name, "")):
-            return float(known[name]) * unit
-    return None
+    """The seconds that a server asks to be left alone, None if it does not."""
+    value = headers.get("retry-after", "").strip()
+    return float(value) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", value) else None
 
 
 def _lacked(words: str, formats: frozenset[str]) -> frozenset[str]:

@@ -16,7 +16,6 @@ created when the address lists it and drained when it no longer does.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,6 @@ from .router import Router
 
 log = logging.getLogger("slotproxy.backends")
 
-COUNT_PAUSE = 20.0  # seconds until the slots are counted again
 CLOSING = 2.0  # seconds that the end waits for health checks under way
 IDLE_PAUSE = 1.0  # seconds between two checks of a backend that is down while no request waits
 PAUSE = 0.3  # the same while requests wait for it, and the minimum between any two checks
@@ -184,8 +182,7 @@ class Registry(BackendPools):
         backend.driver.close()
 
     def load(self, model: str, cancel: Cancel) -> Iterator[str]:
-        """Load a model that is `unknown`. Yields a notice for the waiting request at every tick.
-        Raises like `Driver.load`."""
+        """Load a model that is `unknown`. Yields notices. Raises like `Driver.load`."""
         reason: GatewayError | None = None
         for backend in self.pool(model):
             if not (backend.up and backend.status):
@@ -205,10 +202,8 @@ class Registry(BackendPools):
     # health
 
     def failed(self, name: str, error: GatewayError) -> None:
-        """Handle a fault that an attempt met, with an immediate check of the backend.
-
-        If it refuses connections or timed out, it is down until it generates a token again. Any
-        other fault concerns only that request until the check says more."""
+        """Check a backend at once after a fault that an attempt met. If it refuses connections or
+        timed out, it is down until it generates a token again."""
         backend = self.backends.get(name)
         if backend is None:
             return
@@ -269,14 +264,11 @@ class Registry(BackendPools):
         elif not backend.driver.alive():
             if backend.up:  # a failed request may have marked it down first
                 self._down(backend, None)
-        elif backend.uncounted and time.monotonic() >= backend.count_at:
-            if self._count(backend):
-                log.info("backend %s has %d slots", backend.name, backend.slots)
-                self._update_scheduler(backend)
+        elif backend.uncounted and self._count(backend):
+            log.info("backend %s has %d slots", backend.name, backend.slots)
+            self._update_scheduler(backend)
         elif backend.status:
             self._refresh(backend)
-        elif backend.facts.most and (counts := backend.driver.queue()) and counts[1]:
-            self._scheduler.queued(backend.name, counts[0])  # it has a queue of its own
 
     def _probe(self, backend: Backend) -> None:
         def learned(caps: Capabilities) -> None:
@@ -328,14 +320,8 @@ class Registry(BackendPools):
         assert caps is not None, "counted after a probe"
         if self._scheduler.in_flight(backend.name):
             return False
-        count, idle = backend.driver.count_slots()
-        # Randomized: workers that started together would disturb each other's counts repeatedly.
-        backend.count_at = time.monotonic() + COUNT_PAUSE * random.uniform(0.5, 1.5)
-        if not count:
-            return False
-        backend.miscounted = not idle
-        backend.caps = msgspec.structs.replace(caps, slots=count)
-        return count != caps.slots
+        backend.caps = msgspec.structs.replace(caps, slots=backend.driver.count_slots())
+        return bool(backend.caps.slots)
 
     # routers
 
@@ -372,8 +358,7 @@ class Registry(BackendPools):
             host.up, host.error = False, f"the router does not list {missing}"
 
     def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
-        """Add and drain backends to match the listed models. The router's own backend stands in
-        while there are none."""
+        """Add and drain backends to match the listed models; its own stands in for none."""
         known = {member.set_model: member for member in self._models_of(host)}
         for name, member in known.items():
             if name not in wanted and not member.leaving:

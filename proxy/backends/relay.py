@@ -98,8 +98,7 @@ def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
 
 
 def message_dict(message: Message, *, parts: bool = False) -> dict[str, Any]:
-    """A message in OpenAI's form. With `parts`, several texts stay apart; not every server takes
-    them."""
+    """A message in OpenAI's form. With `parts`, for servers that take them, texts stay apart."""
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.media or (parts and message.parts):
         out["content"] = [_part(piece) for piece in message.pieces]
@@ -130,8 +129,7 @@ def _part(piece: str | Media) -> dict[str, Any]:
 
 
 class RelayRun(LlamaRun):
-    """A chat completion under way. The server does not report its slot: it uses the requested
-    one."""
+    """A chat completion under way, on the requested slot: the server does not report it."""
 
     def __init__(self, *args: Any, slot: int = -1, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -27,12 +27,11 @@ import msgspec
 from ..core.decoding import decoded
 from ..core.events import Batch
 from ..core.task import Task
-from ..core.usage import Usage
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed, room
-from .driver import Capabilities, Learned, ModelHost, Run, ignore
+from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed
+from .driver import Capabilities, LaterRun, Learned, ModelHost, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
 from .probe import (
@@ -46,7 +45,7 @@ from .probe import (
     of_props,
     saves_slots,
 )
-from .refusals import LOAD_FAILED, refusal
+from .refusals import refusal
 
 log = logging.getLogger("slotproxy.router")
 
@@ -109,17 +108,19 @@ class Router(ModelHost):
             except BackendDown:
                 self.up = False
                 raise
-            models, was_up = listed(answer), self.up
+            models = listed(answer)
             self.up = models is not None
-            if self.up and not was_up:  # it was restarted, perhaps with another --models-max
-                with contextlib.suppress(BackendDown):
-                    self.turns.room = room(document(self._pool, "/props")[1])
             before, self.models = self.models, models or {}
             for name, new in self.models.items():
                 old = before.get(name)
                 if old is not None and old != new and name in self._drivers:
                     self._drivers[name].changed(old, new)
             return models
+
+    def may_send(self, name: str) -> bool:
+        """Whether a request for a model may be sent now; see `Turns.take`."""
+        present = [model.name for model in self.models.values() if model.status in PRESENT]
+        return self.turns.take(name, present, time.monotonic(), self.takes)
 
     def close(self) -> None:
         self._pool.close()
@@ -169,7 +170,6 @@ class RoutedModel(LlamaCpp):
         )
         self.name = name
         self.lost = False
-        self.takes = LOAD  # seconds that the last load took
         self._router = router
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
         self._root = self._quiet
@@ -197,7 +197,7 @@ class RoutedModel(LlamaCpp):
 
     @property
     def awaits(self) -> float:
-        return 0.0 if self.status == "loaded" else self.takes
+        return 0.0 if self.status == "loaded" else self._router.takes
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
         if self._router.look() is None or self.name not in self._router.models:
@@ -229,7 +229,7 @@ class RoutedModel(LlamaCpp):
         if new.status == "loading" and old.status != "loading":
             self._began = now
         elif new.status == "loaded" and old.status == "loading" and self._began:
-            self.takes = self._router.takes = now - self._began
+            self._router.takes = now - self._began
         if forgotten(old, new):
             self.lost = True
 
@@ -246,31 +246,24 @@ class RoutedModel(LlamaCpp):
         finally:
             self.over()
 
-    def _refusal(self, status: int, data: bytes) -> GatewayError:
-        return self.explained(super()._refusal(status, data))
-
     def turn(self, cancel: Cancel) -> Iterator[None]:
         """Wait until a request may be sent to the router; `over` must be called after it. Yields
         at every tick. Raises UpstreamTimeout, Cancelled."""
         router, began = self._router, time.monotonic()
-        tick, now, sent = began + self._tick, began, False
+        tick = began + self._tick
         try:
-            while True:
-                present = [m.name for m in router.models.values() if m.status in PRESENT]
-                if router.turns.take(self.name, present, now, router.takes):
-                    break
+            while not router.may_send(self.name):
                 cancel.check()
+                now = time.monotonic()
                 if now - began > self.timeout:
                     raise UpstreamTimeout("timed out waiting for the router's models to unload")
                 if now > tick:
                     tick += self._tick
                     yield
                 cancel.wait(LOOK)
-                now = time.monotonic()
-            sent = True
-        finally:
-            if not sent:
-                router.turns.give_up(self.name)
+        except BaseException:
+            router.turns.give_up(self.name)
+            raise
 
     def answered(self) -> None:
         """Record the first token of a request."""
@@ -281,15 +274,6 @@ class RoutedModel(LlamaCpp):
     def over(self) -> None:
         """Record that a request has ended."""
         self._router.turns.leave(self.name, time.monotonic())
-
-    def explained(self, error: GatewayError) -> GatewayError:
-        """The error, with the router's message about a failed load added."""
-        if error.code == LOAD_FAILED:
-            with contextlib.suppress(BackendDown):
-                self._router.look()
-            if self.trouble:
-                error.message = f"{self.trouble}; see its server's log for the reason"
-        return error
 
     def loading(self) -> str:
         """A notice for a request that waits for the model, "" if it is loaded."""
@@ -324,7 +308,7 @@ class RoutedModel(LlamaCpp):
     def _learn(self, status: int, data: bytes, entry: Listed) -> None:
         """Use the /props of the loaded model. Raises the error that the answer stands for."""
         if status != 200:
-            raise self.explained(refusal(status, data))
+            raise refusal(status, data)
         try:
             props = decoded(data)
         except ValueError:
@@ -347,25 +331,13 @@ class RoutedModel(LlamaCpp):
         self._known = msgspec.structs.replace(known, **self._features)
 
 
-class TakingTurns:
+class TakingTurns(LaterRun):
     """A completion that starts when it is its model's turn."""
 
     def __init__(self, model: RoutedModel, begin: Callable[[], Run], cancel: Cancel) -> None:
         self._model = model
         self._begin = begin
         self._cancel = cancel
-        self._run: Run | None = None
-
-    @property
-    def slot(self) -> int:
-        return self._run.slot if self._run is not None else -1
-
-    def usage(self) -> Usage:
-        return self._run.usage() if self._run is not None else Usage()
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.close()
 
     def __iter__(self) -> Iterator[Batch]:
         model = self._model
@@ -379,8 +351,6 @@ class TakingTurns:
                 if batch:
                     model.answered()
                     yield from batches
-        except UpstreamFault as error:
-            raise model.explained(error) from None
         finally:
             model.over()
 

@@ -7,11 +7,11 @@ alive forever: silence ends it after the timeout, and a stream that continues af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from time import monotonic
 
-from ..core.events import Batch, Finished, FinishReason, Progress, Started, TextDelta, TokenDetail
+from ..core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
 from ..core.task import Task
 from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, GatewayError, UpstreamFault, UpstreamTimeout
@@ -54,8 +54,7 @@ class LlamaRun:
         secret: str = "",
         explain: Callable[[], GatewayError] | None = None,
     ) -> None:
-        """`secret` is the backend's key, which is removed from messages. `explain` tells why an
-        answer has no event."""
+        """`secret` is the backend's key, for no message. `explain` tells why nothing came."""
         self._exchange = exchange
         self._secret = secret
         self._explain = explain
@@ -72,9 +71,9 @@ class LlamaRun:
         # Tokens with details in the answer stay separate; others may be joined.
         self._details = report.timings or report.tokens
         self._single = task.logprobs is not None or self._details
-        self._decode = (
-            servercpp.detailed_chunk if report.tokens or report.settings else servercpp.chunk
-        )
+        detailed = report.tokens or report.settings
+        self._decode = servercpp.detailed_chunk if detailed else servercpp.chunk
+        self._decode_all = servercpp.detailed_chunks if detailed else servercpp.chunks
         self.slot = -1
         self.begun = False
         self.pieces = 0
@@ -112,11 +111,6 @@ class LlamaRun:
                         over = self._plain(plain, batch)
                     else:
                         over = self._events(decoder.feed(data) if data else decoder.close(), batch)
-                except sse.EventTooLarge:
-                    # An old server repeats the probabilities of all tokens in its last event.
-                    if self._top is None or self._caps.queues or not self.begun:
-                        raise
-                    over = self._ended(batch, "length" if self._left <= 0 else "stop")
                 except (GatewayError, sse.SSEError, WireFault):
                     if batch:  # the client gets what came before the fault
                         yield batch
@@ -170,23 +164,20 @@ class LlamaRun:
         if self._single:
             return any(self._event(payload, batch) for payload in payloads)
         try:
-            chunks = servercpp.chunks(payloads)
+            chunks = self._decode_all(payloads)
         except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
-        if not self.begun:
-            if self._take(chunks[0], batch):
-                return True
-            del chunks[0]
+        if not self.begun and self._take(chunks.pop(0), batch):
+            return True
         kinds = list(map(_KIND, chunks))
         if kinds.count(_TEXT) == len(kinds):
             return self._text(chunks, batch)
         first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
         if self._text(chunks[:first], batch):
             return True
-        rest = payloads[first - len(chunks) :]
-        return any(self._event(payload, batch) for payload in rest)
+        return any(self._take(chunk, batch) for chunk in chunks[first:])
 
-    def _text(self, chunks: list[servercpp.Chunk], batch: Batch) -> bool:
+    def _text(self, chunks: Sequence[servercpp.Chunk], batch: Batch) -> bool:
         """Add the text of plain chunks without the surplus. True if the run is cut."""
         if not chunks:
             return False
@@ -211,10 +202,10 @@ class LlamaRun:
         if room < 0:
             raise WireFault("more text than its tokens can represent")
 
-    def _ended(self, batch: Batch, reason: FinishReason = "length") -> bool:
+    def _ended(self, batch: Batch) -> bool:
         """End a run whose own end is not waited for, with our own counts."""
         usage = Usage(self.prompt_tokens, min(self.pieces, self._limit), self.cached)
-        batch.append(Finished(reason=reason, usage=usage, slot=self.slot))
+        batch.append(Finished(reason="length", usage=usage, slot=self.slot))
         self._cut = True
         return True
 

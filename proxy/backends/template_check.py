@@ -15,10 +15,10 @@ from msgspec import structs
 
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import GatewayError, Unsupported
+from ..errors import GatewayError
 from ..prompting.profile import verify
 from ..prompting.profile.verify import Verdict
-from ..prompting.prompt import Prompter, Unrendered, assistant_prefill
+from ..prompting.prompt import Prompter, assistant_prefill
 from ..runtime.blocking import run_in_native_thread
 from .driver import Driver
 from .pools import Backend
@@ -26,11 +26,10 @@ from .pools import Backend
 log = logging.getLogger("slotproxy.backends")
 
 MOST_TIME = 20.0  # seconds for all of them
-PAUSE = 60.0  # seconds until an incomplete check is repeated
 
 
 def look(
-    prompters: Callable[[str], Prompter | Unrendered], now: Callable[[], datetime], backend: Backend
+    prompters: Callable[[str], Prompter | Task], now: Callable[[], datetime], backend: Backend
 ) -> None:
     """Set the backend's verdict if its template or build has changed. `prompters` returns the
     prompter of a model, `now` the time of day."""
@@ -41,11 +40,10 @@ def look(
     if not own or backend.chat_mode != "auto" or backend.status not in ("", "loaded"):
         return  # the verdict does not matter, or would load the model
     key = caps.template, caps.build, caps.bos_token, caps.eos_token, caps.adds_bos
-    waits = backend.verdict.complete or time.monotonic() < backend.verify_at
-    if key == backend.verified and waits:
+    if key == backend.verified:
         return
     prompter = prompters(backend.model)
-    if isinstance(prompter, Unrendered):
+    if isinstance(prompter, Task):
         backend.verdict = verify.UNKNOWN
         return
     verdict = check(backend.driver, prompter, now())
@@ -53,12 +51,11 @@ def look(
         kinds = ", ".join(verdict.differing)
         log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
     backend.verified, backend.verdict = key, verdict
-    backend.verify_at = time.monotonic() + PAUSE
 
 
 def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
-    """Compare the prompts of a server with ours. An incomplete verdict lacks kinds that the server
-    did not render. A probe of a kind that is known to differ says nothing more."""
+    """Compare the prompts of a server with ours. Kinds that it does not render are left out.
+    A probe of a kind that is known to differ says nothing more."""
     ours = run_in_native_thread(
         lambda: {
             kind.name: [verify.our_prompts(prompter, probe, now) for probe in kind.probes]
@@ -75,17 +72,14 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
                 if texts is None or verify.kinds_of(probe, differing):
                     continue
                 if time.monotonic() >= end:
-                    return verify.verdict(outcomes, complete=False)
+                    return verify.verdict(outcomes)
                 compared.append(_outcome(driver, probe, texts))
             if compared:
                 outcomes[kind.name] = outcome = verify.outcome_of(compared)
                 differing += [kind.name] * (outcome == "differs")
-    except Unsupported:
-        pass  # it has no such route, and all kinds are rendered here
-    except GatewayError as error:
+    except GatewayError as error:  # it has no such route, for one
         log.debug("the prompts of a server are not known: %s", error)
-        return verify.verdict(outcomes, complete=False)
-    return verify.verdict(outcomes, complete=True)
+    return verify.verdict(outcomes)
 
 
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:

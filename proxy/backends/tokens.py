@@ -75,10 +75,9 @@ class TokenCounter:
     def count(
         self, prompt: str | tuple[int, ...], cancel: Cancel | None = None, limit: int = 0
     ) -> int:
-        """The number of tokens in a prompt; that of a long text may be a few tokens too high, but
-        is exact near the limit. Raises ContextExceeded as soon as there are `limit` or more (0: no
-        limit, BadRequest for a text of more than MOST characters), Cancelled, and the errors of the
-        driver's `tokenize`."""
+        """The number of tokens in a prompt; of a long text perhaps a few too many, but exact near
+        the limit. Raises ContextExceeded as soon as there are `limit` or more (0: no limit,
+        BadRequest beyond MOST characters), Cancelled, and the errors of the driver's `tokenize`."""
         if not isinstance(prompt, str):
             return len(prompt)
         key = _key(prompt)
@@ -164,8 +163,7 @@ def budget(
     task: Task, caps: Capabilities, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None
 ) -> int:
     """The maximum length of the answer in tokens: the requested one, or the rest of the context.
-    For a server that would silently truncate the prompt, raises ContextExceeded if it is too
-    long."""
+    Raises ContextExceeded for a prompt that the server would silently truncate."""
     wanted = task.max_tokens
     n_ctx = n_ctx or 4096
     length = task.request.max_length

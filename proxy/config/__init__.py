@@ -8,7 +8,9 @@ from .models import PORT as PORT
 from .models import Foreign as Foreign
 from .models import ModelConfig as ModelConfig
 from .settings import SECTIONS as SECTIONS
+from .settings import AgentConfig as AgentConfig
 from .settings import BackendConfig as BackendConfig
+from .settings import OidcConfig as OidcConfig
 from .settings import Settings as Settings
 from .settings import SettingsError as SettingsError
 from .sources import from_environment as from_environment

@@ -133,12 +133,9 @@ def parse(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{place}{error.problem or error.context}") from None
-    except yaml.YAMLError:
-        raise ValueError("contains characters that YAML does not allow") from None
-    except (KeyError, AttributeError) as error:  # of a value that does not fit its tag
-        raise ValueError(f"{error} is not a value") from None
-    except RecursionError:
-        raise ValueError("too many lists inside each other") from None
+    # The errors of values that do not fit their tags have many types.
+    except (yaml.YAMLError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"this is no YAML: {str(error).splitlines()[0]}") from None
 
 
 def _converted(table: object, kind: type[T]) -> T:

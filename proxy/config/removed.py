@@ -6,7 +6,7 @@ _GONE = "this setting was removed"
 
 # Those that are now in a table of the file, by its name; their names began with it.
 _MOVED = {
-    "chatglm": "isolation load unload threads",
+    "chatglm": "isolation load threads",
     "agent": "rounds timeout tokens",
     "oidc": "issuer client_id client_secret name scopes redirect_url user_claim team_claim admins"
     " allow",
@@ -15,14 +15,16 @@ _NOW_IN = {f"{table}_{key}": (table, key) for table in _MOVED for key in _MOVED[
 _NOW_IN |= {key: ("search", key) for key in ("brave_key", "tavily_key")}
 _NOW_IN |= {"search_timeout": ("search", "timeout"), "tool_timeout": ("agent", "tool_timeout")}
 # Now constants, in `fixed` or beside their users.
-_FIXED = """body_timeout connect_timeout health_deadline json_retries local_embeddings_unload
-    max_media max_parallel_calls quota_documents quota_files reading_memory reading_timeout
-    send_timeout side_jobs sse_ping_interval stored_responses threads"""
+_FIXED = """body_timeout chatglm_unload connect_timeout health_deadline json_retries
+    local_embeddings_unload max_media max_parallel_calls quota_documents quota_files
+    reading_memory reading_timeout send_timeout side_jobs sse_ping_interval
+    stored_responses threads"""
 _OTHERS = {
     "all": "everything but --chatchat is on by default",
     "bing_key": "Microsoft shut down the Bing Search API; use ddgs, searxng, brave or tavily",
     "cached_weight": "give cached tokens a price of their own in a [[price]], and limit money",
     "embedding_shortens": "a request with fewer dimensions gets shorter vectors, with a warning",
+    "hide_forbidden": "what a key may not use is answered with 403 and the name of the right",
     "ignore_unsupported": "leave parameters that a backend does not support out of the request",
     "limits_fail": "requests of keys with limits are refused with 503 while Redis is away",
     "moderation_model": "ask a chat model, with a JSON schema",

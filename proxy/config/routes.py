@@ -11,26 +11,6 @@ from msgspec import Meta
 from ..core.task import Tier
 from .forms import naming
 
-MOST = 10**9
-_Amount = Annotated[float, Meta(ge=0, le=MOST)]
-
-
-class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A ``[[price]]`` table of the file: what a million tokens of a model cost; ``model`` may be a
-    pattern with ``*``. Cached tokens of a prompt cost as much as others unless ``cached`` says
-    otherwise."""
-
-    model: str = "*"
-    prompt: _Amount = 0.0
-    cached: _Amount | None = None
-    completion: _Amount = 0.0
-
-
-def prices(raw: Any) -> tuple[PriceConfig, ...]:
-    """Raises ValueError."""
-    return msgspec.convert(raw, tuple[PriceConfig, ...])
-
-
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 

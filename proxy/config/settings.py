@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
+from ..accounts.limiting.budgets import Price
 from . import forms, keys, routes
 from .forms import SettingsError as SettingsError
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
-from .routes import Place, PriceConfig, RouteConfig
+from .routes import Place, RouteConfig
 
 WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
@@ -120,13 +121,13 @@ class ChatGLMConfig(msgspec.Struct, frozen=True, kw_only=True):
         "process", "run a model in a child process, or in a thread, which blocks the gateway"
     )
     load: Literal["start", "lazy"] = _key("start", "load a model at the start or when asked for")
-    unload: float = _key(0.0, "idle seconds before a model is unloaded; 0: never", ge=0)
     threads: int = _key(0, "threads per model; 0: number of cores minus one", ge=0, le=1024)
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``."""
+    """The ``[agent]`` table of the file: the bounds of an answer that uses ``--tools``. In the last
+    round the model must answer with what it has."""
 
     rounds: int = _key(6, "maximum model calls per agent answer", ge=1, le=100)
     timeout: float = _key(120.0, "time limit for an agent answer in seconds", gt=0)
@@ -315,9 +316,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         " and rights and limits such as models=qwen*,tiny rpm_limit=60",
     )
     admins: Texts = _access((), "names of API keys that may manage slots and see backend addresses")
-    hide_forbidden: bool = _access(
-        False, "answer 404 instead of 403 for models and routes that a key's rights do not include"
-    )
     wrong_keys: int = _access(
         20, "invalid keys per address and minute, before new ones there get 429; 0: any", ge=0
     )
@@ -370,7 +368,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
-    price: tuple[PriceConfig, ...] = ()
+    price: tuple[Price, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     # Not settings:
     file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file

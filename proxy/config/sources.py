@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ..accounts.limiting.budgets import Price
 from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
@@ -83,7 +84,7 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
         "backend": _backends,
         "mcp": _mcp,
         "model": lambda raw: models.read(raw, macros.defined(shared), environ),
-        "price": routes.prices,
+        "price": partial(msgspec.convert, type=tuple[Price, ...]),
         "route": routes.read,
         **{name: partial(_keys_of, struct) for name, struct in SECTIONS.items()},
     }

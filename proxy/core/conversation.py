@@ -97,12 +97,8 @@ def first_that_fits(request: CompletionRequest, starts: Sequence[int], fits: Fit
             break
         high = middle
         room = 2 * max(room, -sizes[middle])
-    while low < high:
-        middle = (low + high) // 2
-        if fits(_from(request, head, starts[middle])):
-            high = middle
-        else:
-            low = middle + 1
+    rest = range(low, high)
+    low += bisect_left(rest, True, key=lambda at: fits(_from(request, head, starts[at])))
     return starts[low]
 
 

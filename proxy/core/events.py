@@ -15,29 +15,22 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from .mcp import ServerCall as ServerCall
+from .request import Tool
 from .usage import Timings, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-class Alternative(Struct, frozen=True):
-    """A token that could have been chosen. `logprob` is a natural logarithm; `id` is the token's
-    number in the vocabulary, -1 if the backend does not report it."""
-
-    token: str
-    logprob: float
-    data: bytes = b""
-    id: int = -1
-
-
 class TokenLogprob(Struct, frozen=True):
-    """A chosen token with its logprob, its bytes, its alternatives, and its id (-1 if the backend
-    does not report it)."""
+    """A token with its bytes and the natural logarithm of its probability. `id` is its number in
+    the vocabulary, -1 if the backend does not report it. `top` are the tokens that could have been
+    chosen instead."""
 
     token: str
     logprob: float
     data: bytes = b""
-    top: tuple[Alternative, ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
     id: int = -1
 
 
@@ -90,15 +83,19 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """A search result. `number` is how the text refers to it in brackets; a file has an id and a
-    `score` from 0 to 1, a page its `url`."""
+class Citation(Struct, frozen=True, kw_only=True):
+    """A source of an answer. `number` is the one that the text cites in brackets, [1]; 0 for a
+    search result that has none yet. A document has ids, a human-readable `place` and a `score` from
+    0 to 1; a web result has a `url`. `text` is what the model receives."""
 
-    number: int
     title: str
     text: str
+    number: int = 0
+    place: str = ""
     url: str = ""
-    file_id: str = ""
+    base_id: str = ""
+    document_id: str = ""
+    chunk_id: str = ""
     score: float = 0.0
 
 
@@ -109,41 +106,16 @@ class Searched(Struct, frozen=True):
     kind: Literal["file", "web"]
     query: str
     over: bool = False
-    found: tuple[Found, ...] = ()
+    found: tuple[Citation, ...] = ()
     failed: bool = False
-
-
-class ListedTool(Struct, frozen=True):
-    """A tool of an MCP server, as the server describes it."""
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
-    annotations: Mapping[str, Any] = {}
 
 
 class ToolsListed(Struct, frozen=True):
     """The tools of an MCP server that the model may call. `error`: the server did not list them."""
 
     label: str
-    tools: tuple[ListedTool, ...] = ()
+    tools: tuple[Tool, ...] = ()
     error: str = ""
-
-
-class ServerCall(Struct, frozen=True, kw_only=True):
-    """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
-    when it is `over`. `code` is a JSON-RPC code if the server failed. `id` is the model's,
-    `approval` that of the request the client approved."""
-
-    id: str
-    label: str
-    name: str
-    arguments: str
-    approval: str = ""
-    over: bool = False
-    output: str = ""
-    error: str = ""
-    code: int = 0
 
 
 class ApprovalRequested(Struct, frozen=True):

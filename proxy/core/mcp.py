@@ -68,14 +68,21 @@ class McpServer(Struct, frozen=True, kw_only=True):
         return function_name(self.label, tool)
 
 
-class ApprovedCall(Struct, frozen=True):
-    """A call that the client has approved: it is made before the model continues. `id` is that of
-    the request for approval, and of the tool message that gets the result."""
+class ServerCall(Struct, frozen=True, kw_only=True):
+    """A call to an MCP server: one event when it begins, and another, with `output` or `error`,
+    when it is `over`. `code` is a JSON-RPC code if the server failed. `id` is the model's.
+    `approval` is that of the request for approval, if the client has approved the call: it is made
+    before the model continues, and the tool message of that id gets the result."""
 
     id: str
     label: str
     name: str
     arguments: str
+    approval: str = ""
+    over: bool = False
+    output: str = ""
+    error: str = ""
+    code: int = 0
 
 
 def function_name(label: str, tool: str) -> str:
@@ -114,13 +121,9 @@ def pattern(text: str) -> str:
 
 def permits(pattern: str, url: str) -> bool:
     """Whether the URL fits the pattern. Raises ValueError for a URL that is none."""
-    wanted, given = parsed(pattern), parsed(url)
-    if wanted.scheme != given.scheme or _port(wanted) != _port(given):
-        return False
-    path = given.path + (f"?{given.query}" if given.query else "")
-    return _fits(wanted.hostname or "", given.hostname or "") and _fits(
-        wanted.path + (f"?{wanted.query}" if wanted.query else ""), path
-    )
+    scheme, port, *wanted = _places(pattern)
+    url_scheme, url_port, *places = _places(url)
+    return (scheme, port) == (url_scheme, url_port) and all(map(_fits, wanted, places))
 
 
 def names_address(pattern: str) -> bool:
@@ -139,8 +142,11 @@ def fitting(patterns: Iterable[str], url: str) -> list[str]:
     return [pattern for pattern in patterns if permits(pattern, url)]
 
 
-def _port(parts: SplitResult) -> int:
-    return parts.port or PORTS[parts.scheme]
+def _places(url: str) -> tuple[str, int, str, str]:
+    """Scheme, port, host, and path with the query."""
+    parts = parsed(url)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return parts.scheme, parts.port or PORTS[parts.scheme], parts.hostname or "", path
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, structs
 
-from .mcp import ApprovedCall, McpServer
+from .mcp import McpServer, ServerCall
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -84,12 +84,14 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class Tool(Struct, frozen=True):
-    """A function the model may call; `parameters` is a JSON schema."""
+    """A function the model may call; `parameters` is a JSON schema. `annotations` are what an MCP
+    server says about it."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
     strict: bool = False
+    annotations: Mapping[str, Any] = {}
 
 
 class ToolChoice(Struct, frozen=True):
@@ -172,7 +174,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     searches: tuple[Search, ...] = ()
     servers: tuple[McpServer, ...] = ()
-    approved: tuple[ApprovedCall, ...] = ()
+    approved: tuple[ServerCall, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None

@@ -101,33 +101,31 @@ def check(name: str, value: Any) -> Any:
         if name == "seed" and not -1 <= value < RANDOM:
             value %= RANDOM  # clients draw from 64 bits; servers accept 32, and the largest is none
         return value
-    if kind == "boolean":
-        if type(value) is bool:
-            return value
+    if kind == "boolean" and type(value) is not bool:
         raise InvalidParameter(name, "must be true or false")
-    if kind == "string":
-        if type(value) is str:
-            return value
+    if kind == "string" and type(value) is not str:
         raise InvalidParameter(name, "must be a string")
-    if kind == "samplers" and type(value) is str:
-        return value  # one letter per sampler
-    if isinstance(value, list) and all(type(v) is str for v in value):
+    if kind == "strings" or (kind == "samplers" and type(value) is not str):  # or a letter for each
+        if not (isinstance(value, list) and all(type(v) is str for v in value)):
+            raise InvalidParameter(name, "must be a list of strings")
         if len(value) > MAX_STRINGS:
             raise InvalidParameter(
                 name, f"has {len(value)} strings; at most {MAX_STRINGS} are allowed"
             )
-        return value
-    raise InvalidParameter(name, "must be a list of strings")
+    return value
 
 
 def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked sampling fields of a request body; null counts as absent. Raises
-    InvalidParameter."""
-    return {
+    """The checked sampling fields of a request body, and its `logit_bias`; null counts as absent.
+    Raises InvalidParameter."""
+    values = {
         name: check(name, body[name])
         for name in filter(FIELDS.__contains__, body)
         if body[name] is not None
     }
+    if body.get("logit_bias"):
+        values["logit_bias"] = logit_bias(body["logit_bias"])
+    return values
 
 
 def needed(name: str, value: Any) -> bool:
@@ -156,20 +154,16 @@ def logit_bias(value: Any) -> list[list[Any]]:
     """OpenAI's object {token id: bias}, or server.cpp's list of pairs [id, bias], as pairs. A text
     instead of an id means each of its tokens; a bias of false forbids the token. Raises
     InvalidParameter."""
-    if isinstance(value, Mapping | list) and len(value) > MAX_BIASES:
+    if not isinstance(value, Mapping | list):
+        raise InvalidParameter("logit_bias", "must map token ids to numbers")
+    if len(value) > MAX_BIASES:
         raise InvalidParameter(
             "logit_bias", f"has {len(value)} entries; at most {MAX_BIASES} are allowed"
         )
-    if isinstance(value, Mapping):
-        pairs: list[Any] = list(map(list, value.items()))
-    elif isinstance(value, list):
-        pairs = value
-    else:
-        raise InvalidParameter("logit_bias", "must map token ids to numbers")
     out: list[list[Any]] = []
     texts = 0
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:
+    for pair in value.items() if isinstance(value, Mapping) else value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise InvalidParameter("logit_bias", "must contain pairs of a token id and a number")
         token, bias = pair
         if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10:

@@ -75,6 +75,11 @@ class Task(Struct, frozen=True, kw_only=True):
     request: CompletionRequest = CompletionRequest()
 
     @property
+    def text(self) -> str:
+        """The prompt, "" if it is not text."""
+        return self.prompt if isinstance(self.prompt, str) else ""
+
+    @property
     def is_unconstrained(self) -> bool:
         """Whether the answer is not constrained by tools, a document format or a grammar."""
         free = self.call_format is None and self.request.output.kind == "text"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ..core.events import Finished, ReasoningDelta, TextDelta
+from ..core.events import Citation, Finished, ReasoningDelta, TextDelta
 from ..core.request import Message
 from ..gateway import Info
 
@@ -25,16 +25,6 @@ FOLDERS: Mapping[Kind, str] = {
     "agent": "agent_chat",
 }
 """The folder of each kind's prompt templates in templates/dialogues."""
-
-
-class Bounds(Struct, frozen=True):
-    """Limits of an agent: rounds of the model, seconds in total, tokens in total, and seconds per
-    tool call. In its last round the model must answer with what it has."""
-
-    rounds: int = 6
-    seconds: float = 120.0
-    tokens: int = 4096
-    tool_seconds: float = 30.0
 
 
 class DialogueRequest(Struct, frozen=True, kw_only=True):
@@ -60,22 +50,6 @@ class DialogueRequest(Struct, frozen=True, kw_only=True):
     owner: str = ""
     session: str = ""
     begun: str = ""
-
-
-class Citation(Struct, frozen=True, kw_only=True):
-    """A source of an answer. `number` is the one that the text cites in brackets, [1]. A document
-    of a knowledge base has ids and a human-readable `place`; a web result has a `url`. `text` is
-    what the model received."""
-
-    number: int
-    title: str
-    text: str
-    place: str = ""
-    url: str = ""
-    base_id: str = ""
-    document_id: str = ""
-    chunk_id: str = ""
-    score: float = 0.0
 
 
 class Sources(Struct, frozen=True):

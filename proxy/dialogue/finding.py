@@ -12,12 +12,13 @@ import msgspec
 
 from ..accounts.rights import Permissions
 from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
+from ..core.events import Citation
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from ..websearch.engines import WebSearch
-from .events import Citation, DialogueRequest, Sources
+from .events import DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
     from ..knowledge.index.records import Hit
@@ -148,11 +149,7 @@ class Finder:
 
     def pages(self, query: str, engine: str, count: int, cancel: Cancel | None) -> list[Citation]:
         """Web results; without `cancel` only cached ones."""
-        results = self.searched().search(query, engine, count, cancel=cancel)
-        return [
-            Citation(number=0, title=result.title, text=result.snippet, url=result.url)
-            for result in results
-        ]
+        return list(self.searched().search(query, engine, count, cancel=cancel))
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
         """The results of a search that an answer makes. In file searches the citation's document_id
@@ -258,7 +255,6 @@ class Finder:
 
 def _cited(hit: Hit) -> Citation:
     return Citation(
-        number=0,
         title=hit.filename,
         text=hit.text,
         place=hit.place,

@@ -16,24 +16,25 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
-from ..agent.toolbox import Remote, Remotes, Toolbox
+from ..agent.toolbox import Remotes, Toolbox
+from ..config import AgentConfig
 from ..core.decoding import decoded_object
 from ..core.events import (
     ApprovalRequested,
     Batch,
+    Citation,
     Compacted,
     Event,
     Failed,
     Finished,
-    Found,
-    ListedTool,
     Searched,
     ServerCall,
     Started,
@@ -47,7 +48,7 @@ from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
-from .events import Bounds, Citation, add
+from .events import add
 from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
@@ -135,10 +136,11 @@ class Runner:
 
     def prepare(
         self, request: CompletionRequest, seconds: float
-    ) -> Generator[Batch, None, CompletionRequest] | None:
-        """Run what the model waits for before it begins: yields events and returns the request
-        with the results. None if there is nothing to run."""
-        return None
+    ) -> Generator[Batch, None, CompletionRequest]:
+        """Make the calls that the client has approved: yields events and returns the request with
+        the results."""
+        yield from ()
+        return request
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
         """Run a call, which may take so long: yields its events and returns the text for the
@@ -222,18 +224,7 @@ class SearchRunner(Runner):
             yield [Searched(search.kind, query, over=True, failed=True)]
             return f"Error: {error.message}"
         cited, _ = self.numbers.add(citations)
-        results = tuple(
-            Found(
-                number=citation.number,
-                title=citation.title,
-                text=citation.text,
-                url=citation.url,
-                file_id=citation.document_id,
-                score=citation.score,
-            )
-            for citation in cited
-        )
-        yield [Searched(search.kind, query, over=True, found=results)]
+        yield [Searched(search.kind, query, over=True, found=cited)]
         return context(cited) or NONE_FOUND
 
 
@@ -254,16 +245,6 @@ class AgentRunner(Runner):
         return self.call_tool(event, self.by_name.get(call.name), seconds, missing)
 
 
-class _Offer(NamedTuple):
-    server: McpServer
-    tool: ChildTool
-
-    @property
-    def asks(self) -> bool:
-        """Whether the client must approve a call."""
-        return self.server.approval.asks(self.tool.tool.name, self.tool.reads_only)
-
-
 @dataclass(eq=False)
 class ServerRunner(Runner):
     """Calls the tools of the servers of a request, for the caller."""
@@ -275,8 +256,8 @@ class ServerRunner(Runner):
     longest = MOST_RESULT
 
     def __post_init__(self) -> None:
-        self._opened: list[Remote] = []
-        self._offers: dict[str, _Offer] = {}
+        self._opened = ExitStack()
+        self._offers: dict[str, tuple[McpServer, ChildTool]] = {}
 
     def listed(self) -> list[Event]:
         """Raises NotFound for a server that is not configured, and Forbidden for a URL that is not
@@ -292,47 +273,52 @@ class ServerRunner(Runner):
                 events.append(ToolsListed(server.label, error=error.message))
                 continue
             for tool in tools:
-                self._offers[server.function(tool.tool.name)] = _Offer(server, tool)
+                self._offers[server.function(tool.tool.name)] = server, tool
             if not server.listed:
-                own = [(tool.tool, tool.annotations) for tool in tools]
-                listed = [ListedTool(t.name, t.description, t.parameters, said) for t, said in own]
-                events.append(ToolsListed(server.label, tuple(listed)))
+                events.append(ToolsListed(server.label, tuple(tool.tool for tool in tools)))
         return events
 
     def tools(self) -> Sequence[Tool]:
         return [
-            msgspec.structs.replace(offer.tool.tool, name=name)
-            for name, offer in self._offers.items()
+            msgspec.structs.replace(tool.tool, name=name)
+            for name, (_, tool) in self._offers.items()
         ]
 
     def prepare(
         self, request: CompletionRequest, seconds: float
-    ) -> Generator[Batch, None, CompletionRequest] | None:
-        return self._made(request, seconds) if self.request.approved else None
+    ) -> Generator[Batch, None, CompletionRequest]:
+        results: dict[str, str] = {}
+        for approved in request.approved:
+            name = function_name(approved.label, approved.name)
+            _, tool = self._offers.get(name, (None, None))
+            results[approved.id] = yield from self.call_tool(approved, tool, seconds)
+        messages = tuple(
+            msgspec.structs.replace(message, content=results[message.tool_call_id])
+            if message.role == "tool" and message.tool_call_id in results
+            else message
+            for message in request.messages
+        )
+        return msgspec.structs.replace(request, messages=messages)
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str | None]:
-        offer = self._offers[call.name]
-        name = offer.tool.tool.name
-        if offer.asks:
-            yield [ApprovalRequested(offer.server.label, name, call.arguments)]
+        server, tool = self._offers[call.name]
+        name = tool.tool.name
+        if server.approval.asks(name, tool.reads_only):
+            yield [ApprovalRequested(server.label, name, call.arguments)]
             return None
-        event = ServerCall(
-            id=call.id, label=offer.server.label, name=name, arguments=call.arguments
-        )
-        return (yield from self.call_tool(event, offer.tool, seconds))
+        event = ServerCall(id=call.id, label=server.label, name=name, arguments=call.arguments)
+        return (yield from self.call_tool(event, tool, seconds))
 
     def close(self) -> None:
         """Close the servers that the request names by URL; those that are configured stay open."""
-        for remote in self._opened:
-            remote.close()
+        self._opened.close()
 
     def _of(self, server: McpServer) -> list[ChildTool]:
         work: Callable[[], list[ChildTool]] = partial(self.toolbox.of_server, server.label)
         if server.url:
             self.caller.may.check_tool(server.url)
             remote = self.remotes.open(server.label, server.url, server.headers)
-            self._opened.append(remote)
-            work = remote.tools
+            work = self._opened.enter_context(remote)
         return result_of(run_with_ticks(lambda _: work(), self.cancel, LISTING, 0, list[Event]))
 
     def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
@@ -351,30 +337,6 @@ class ServerRunner(Runner):
             may.check_tool(server.function(fitting[0].tool.name))
         return permitted[:MOST_TOOLS]
 
-    def _made(
-        self, request: CompletionRequest, seconds: float
-    ) -> Generator[Batch, None, CompletionRequest]:
-        """Makes the approved calls, and puts their results into the messages."""
-        results: dict[str, str] = {}
-        for approved in self.request.approved:
-            offer = self._offers.get(function_name(approved.label, approved.name))
-            event = ServerCall(
-                id=approved.id,
-                label=approved.label,
-                name=approved.name,
-                arguments=approved.arguments,
-                approval=approved.id,
-            )
-            tool = offer.tool if offer else None
-            results[approved.id] = yield from self.call_tool(event, tool, seconds)
-        messages = tuple(
-            msgspec.structs.replace(message, content=results[message.tool_call_id])
-            if message.role == "tool" and message.tool_call_id in results
-            else message
-            for message in request.messages
-        )
-        return msgspec.structs.replace(request, messages=messages)
-
 
 @dataclass(eq=False)
 class ToolAnswer:
@@ -386,7 +348,7 @@ class ToolAnswer:
     request: CompletionRequest
     cancel: Cancel
     caller: Caller
-    bounds: Bounds
+    bounds: AgentConfig
     is_agent: bool = False
 
     def __post_init__(self) -> None:
@@ -394,7 +356,7 @@ class ToolAnswer:
         self.info = Info(model=shown)
         if self.caller.allowance is not None:
             self.caller.allowance.for_model(partial(self.gateway.registry.names_of, model))
-        self._end = self.gateway.clock() + self.bounds.seconds if self.is_agent else math.inf
+        self._end = self.gateway.clock() + self.bounds.timeout if self.is_agent else math.inf
         self._tokens = self.bounds.tokens if self.is_agent else math.inf
         self._owners: dict[str, Runner] = {}  # by the name of a tool
         self._first: Batch | None = None
@@ -468,7 +430,7 @@ class ToolAnswer:
 
     def _seconds(self) -> float:
         """What a call may take."""
-        return min(self.bounds.tool_seconds, max(0.1, self._left()))
+        return min(self.bounds.tool_timeout, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:
         self.info.outcome = "length"
@@ -504,18 +466,16 @@ class ToolAnswer:
     def _prepared(
         self, request: CompletionRequest, listed: list[Event]
     ) -> Generator[Batch, None, CompletionRequest]:
-        for runner in self.runners:
-            work = runner.prepare(request, self._seconds())
-            if work is not None:
-                if self.caller.allowance is not None:
-                    # The first round would ask for it only after the tools have run.
-                    self.caller.allowance.begin(self.info.model)
-                self._begin_call()
-                if not self._begun:
-                    self._begun = True
-                    yield [Started(), *listed]
-                request = yield from work
-                self.caller = msgspec.structs.replace(self.caller, begun=True)
+        if request.approved:
+            if self.caller.allowance is not None:
+                # The first round would ask for it only after the tools have run.
+                self.caller.allowance.begin(self.info.model)
+            self._begin_call()
+            self._begun = True
+            yield [Started(), *listed]
+            for runner in self.runners:
+                request = yield from runner.prepare(request, self._seconds())
+            self.caller = msgspec.structs.replace(self.caller, begun=True)
         return request
 
     def _round(

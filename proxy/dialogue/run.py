@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from ..agent.functions import RunnableTool
 from ..agent.toolbox import Remotes, Toolbox
-from ..core.events import Failed, Finished, ReasoningDelta, ServerCall, TextDelta
+from ..config import AgentConfig
+from ..core.events import Citation, Failed, Finished, ReasoningDelta, ServerCall, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import Forbidden, GatewayError, InvalidParameter
 from ..gateway import Answer, Caller, Gateway, Info
@@ -21,8 +22,6 @@ from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
 from .events import (
     FOLDERS,
-    Bounds,
-    Citation,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,
@@ -50,7 +49,7 @@ class Dialogues:
     toolbox: Toolbox
     tools: Sequence[str] = ()
     remotes: Remotes = field(default_factory=Remotes)
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: AgentConfig = field(default_factory=AgentConfig)
     interval: float = 15.0
     preset: Callable[[CompletionRequest], CompletionRequest] = lambda request: request
 
@@ -78,7 +77,7 @@ class Dialogues:
         """Returns the text of a published tool, within the time limit of tools, and yields a Tick
         every `interval` seconds until then, or none if that is 0. Raises what the tool raises,
         UpstreamTimeout and Cancelled."""
-        seconds = self.bounds.tool_seconds
+        seconds = self.bounds.tool_timeout
         return run_with_ticks(
             lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
         )
@@ -207,7 +206,7 @@ class Running:
             earlier = [sources(question, None) for question in before[:MOST_TURNS]]
             return [*earlier, *([] for _ in before[MOST_TURNS:]), sources(last, cancel)]
 
-        seconds = self.dialogues.bounds.tool_seconds if knows else finder.searched().longest
+        seconds = self.dialogues.bounds.tool_timeout if knows else finder.searched().longest
         return (yield from self._aside(find, seconds))
 
     def _aside(self, work: Callable[[Cancel], T], seconds: float) -> Generator[Tick, None, T]:
@@ -259,7 +258,7 @@ class Running:
             searches = self._finder.tools(request, dialogues.tools, CitationNumbers(), sources)
             return {**dialogues.toolbox.tools(), **searches}
 
-        tools = yield from self._aside(find_tools, dialogues.bounds.seconds)
+        tools = yield from self._aside(find_tools, dialogues.bounds.timeout)
         if not tools:
             raise Forbidden("agent tools are not configured: set --tools")
         tools = {name: tool for name, tool in tools.items() if self.caller.may.permits_tool(name)}

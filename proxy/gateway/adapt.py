@@ -5,21 +5,18 @@ Unexpected input crashes an old server, so every request to one is checked here.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from msgspec import structs
 
 from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.old import check_ids
 from ..backends.pools import Backend
 from ..backends.tokens import budget, most_tokens, must_fit
-from ..core.request import CompletionRequest, Message, describes_document, describes_tools, rewrites
+from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
 from ..errors import BadRequest, InvalidParameter, Unsupported, UpstreamFault, UpstreamTimeout
@@ -33,7 +30,6 @@ from ..prompting.stages.calls import special_marks
 from ..prompting.stages.reasoning import REASONING_TAGS
 from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
-from ..runtime.locks import native_lock
 
 # The alternatives of tokens in an answer that is not streamed: all of them are in memory
 # together.
@@ -46,7 +42,7 @@ def check_alternatives(request: CompletionRequest) -> None:
     """Raises InvalidParameter for a request with alternatives that asks for too many."""
     if request.max_tokens is None:
         return
-    most = _kept_tokens(request)
+    most = most_with_alternatives(request)
     if request.max_tokens > most:
         raise InvalidParameter(
             "max_tokens",
@@ -56,85 +52,18 @@ def check_alternatives(request: CompletionRequest) -> None:
         )
 
 
-def within_alternatives(request: CompletionRequest, tokens: int) -> int:
-    """The tokens that an answer of at most `tokens` may have, with alternatives."""
-    return min(tokens, _kept_tokens(request))
-
-
-def _kept_tokens(request: CompletionRequest) -> int:
-    """The tokens that each choice may have."""
+def most_with_alternatives(request: CompletionRequest) -> int:
+    """The tokens that each choice may have, with alternatives."""
     alternatives = (request.logprobs or 1) * request.choices
     return 1 << 62 if request.stream else max(1, MOST_ALTERNATIVES // alternatives)
 
 
-# Whether a client lists its tools in another order than in a conversation's previous turn.
-#
-# Tools stand at the beginning of a prompt, so such a turn finds hardly anything of it cached. The
-# scheduler cannot tell: it knows a conversation by the beginning of its prompts. So the orders
-# are kept here, each under a digest of the tools' names and of some of the messages. A turn has
-# the messages of the one before it, then the model's answer, then more.
-REMEMBERED = 1024  # turns, of some 250 bytes each
-COMPARED = 512  # characters of a message
-DIGEST = 12  # bytes
-WARNING = (
-    "tools: not in the order of the previous turn, so most of the prompt may be evaluated again:"
-    " send them in the same order in each turn"
-)
-
-
-class ToolOrders:
-    """The orders of the last REMEMBERED turns with tools of this process. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._orders: OrderedDict[bytes, bytes] = OrderedDict()
-        self._lock = native_lock()
-
-    def checked(self, request: CompletionRequest, model: str, group: str) -> CompletionRequest:
-        """The request, which has several tools, with a warning if the previous turn had the same
-        tools in another order. Remembers this turn. `group` is the group of keys whose conversation
-        it is."""
-        names = [tool.name for tool in request.tools]
-        messages = request.messages
-        place = _digest(group, model, *sorted(names))
-        order = _digest(*names)
-        before = _turn(place, messages[: _last_answer(messages)])
-        turn = _turn(place, messages)
-        with self._lock:
-            known = self._orders.get(before)
-            self._orders[turn] = order
-            self._orders.move_to_end(turn)
-            if len(self._orders) > REMEMBERED:
-                self._orders.popitem(last=False)
-        if known is None or known == order:
-            return request
-        return structs.replace(request, warnings=(*request.warnings, WARNING))
-
-
-def _last_answer(messages: Sequence[Message]) -> int:
-    """Where the model's last answer begins; 0 without one."""
-    end = len(messages)
-    while end and messages[end - 1].role != "assistant":
-        end -= 1
-    while end and messages[end - 1].role == "assistant":
-        end -= 1
-    return end
-
-
-def _turn(place: bytes, messages: Sequence[Message]) -> bytes:
-    """The key of a turn with these messages: how many there are, the first of a user, the last."""
-    first = next((m.content[:COMPARED] for m in messages if m.role == "user"), "")
-    last = messages[-1].content[-COMPARED:] if messages else ""
-    return _digest(place.hex(), str(len(messages)), first, last)
-
-
-def _digest(*texts: str) -> bytes:
-    text = "\0".join(texts)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
-
-
 UNKNOWN = AnswerSyntax()
 PATTERNS = ("pattern", "patternProperties")
-NAMED = 4  # parts of a request in one warning
+DISARMED = (
+    "control tokens in the messages or tools: broken by an invisible character (U+2060), because"
+    " this model's backend renders the prompt"
+)
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
 
@@ -172,7 +101,7 @@ def adapt_to_backend(
         check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     if task.request.logprobs:
-        n = within_alternatives(task.request, n)
+        n = min(n, most_with_alternatives(task.request))
     sampling = dict(task.sampling)
     bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
     if bound.text:
@@ -229,33 +158,20 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
 
 
 def _grammar(task: Task, caps: Capabilities, cancel: Cancel | None) -> BoundGrammar:
-    """The grammar of the answer, the client's own or a compiled one; its text is "" for none. If a
-    grammar may follow when a call begins, its gaps were reported before."""
+    """The grammar of the answer, the client's own or a compiled one; its text is "" for none."""
     own: str = task.sampling.get("grammar", "")
     if own:
         return BoundGrammar(own if caps.modern_sampling else _old_grammar(own, cancel))
     bound = constraint_of(task, caps)
     if bound is None:
-        return BoundGrammar("", tool_gaps=_gaps_of_calls(task, caps, cancel))
+        # A grammar may follow when the model begins a call.
+        may_call = task.call_format is not None and not task.described
+        return BoundGrammar("", tool_gaps=task.tool_gaps if may_call else ())
     try:
         return compiling.grammar(bound, limits(caps), cancel)
     except InvalidParameter as error:
         # An old server's limits are narrower; a newer one may accept it.
         raise Unsupported(str(error), param=error.param) from None
-
-
-def _gaps_of_calls(task: Task, caps: Capabilities, cancel: Cancel | None) -> tuple[str, ...]:
-    """The keywords that the grammar of a call will leave out, if the model begins one."""
-    form = form_of(task)
-    if form is None or task.described:
-        return ()
-    if limits(caps) is NEW:
-        return task.tool_gaps
-    try:
-        bound = constraints.calls_of(task.request, form)
-        return compiling.grammar(bound, limits(caps), cancel).tool_gaps
-    except InvalidParameter:
-        return ()  # an old server's limits are narrower; if a call begins, the answer is an error
 
 
 def _may_end(sampling: dict[str, Any]) -> None:
@@ -345,7 +261,7 @@ def constraint_of(task: Task, caps: Capabilities) -> constraints.Constraint | No
         and constraints.callable_tools(task.request)
     ):
         return None
-    return constraints.from_start(task.request, form_of(task))
+    return constraints.from_start(task.request, task.call_format)
 
 
 def call_judges(
@@ -369,17 +285,11 @@ def limits(caps: Capabilities) -> GrammarLimits:
     return NEW if caps.modern_sampling else OLD
 
 
-def form_of(task: Task) -> CallFormat | None:
-    """The format in which the model writes calls, None without tools."""
-    form: CallFormat | None = task.call_format
-    return form
-
-
 def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGrammar:
     """Refuse constraints that no backend could enforce, before queueing. Returns the grammar of the
     answer, or of a call in it, for a new server. Raises InvalidParameter, QueueFull, Cancelled."""
     request = task.request
-    form = form_of(task)
+    form = task.call_format
     own = task.sampling.get("grammar")
     schema = constraints.document_schema(request)
     if own and (form is not None or schema is not None):
@@ -405,7 +315,7 @@ def warnings(
         messages += left_out(task.sampling, caps.lacks)
     report = task.request.report
     if adapted.request is not task.request and adapted.backend_templates:
-        messages.append(_disarmed(task.request, adapted.request))
+        messages.append(DISARMED)
     if adapted.described:
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
@@ -434,21 +344,6 @@ def warnings(
         words = ", ".join(adapted.tool_gaps)
         messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
-
-
-def _disarmed(before: CompletionRequest, after: CompletionRequest) -> str:
-    """Which contents differ from those that the client sent."""
-    pairs = zip(before.messages, after.messages, strict=True)
-    where = [f"messages[{number}]" for number, (old, new) in enumerate(pairs) if old != new]
-    if after.tools != before.tools:
-        where.append("tools")
-    if after.template_kwargs != before.template_kwargs:
-        where.append("chat_template_kwargs")
-    more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
-    return (
-        f"control tokens in {', '.join(where[:NAMED])}{more}: broken by an invisible character"
-        " (U+2060), because this model's backend renders the prompt"
-    )
 
 
 def _described(task: Task, caps: Capabilities) -> list[str]:

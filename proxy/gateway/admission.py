@@ -46,25 +46,22 @@ MOST_DOWN = 3  # attempts that may find one backend down although a health check
 
 class RetryBudget:
     """Counts the retries of all requests. A backend that dies may fail each of its requests once,
-    so as many retries as there are requests under way are always within the budget."""
+    so as many retries as there are requests under way are always within the budget. `spent` falls
+    by SHARE with each request: a lost update of another thread would change little."""
 
     def __init__(self) -> None:
-        self._spent = 0.0
+        self.spent = 0.0
         self._at = 0.0
         self._lock = native_lock()
-
-    def on_request(self) -> None:
-        """Count a request."""
-        self._spent -= SHARE  # a lost update of another thread would change little
 
     def spend(self, under_way: int, now: float) -> bool:
         """Take a retry, with so many requests under way. Returns whether there was one left."""
         with self._lock:
             since, self._at = now - self._at, now
-            self._spent = max(0.0, self._spent - RECOVERY * max(0.0, since))
-            if self._spent >= RESERVE + under_way:
+            self.spent = max(0.0, self.spent - RECOVERY * max(0.0, since))
+            if self.spent >= RESERVE + under_way:
                 return False
-            self._spent += 1
+            self.spent += 1
             return True
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 
 import msgspec
+from msgspec import Struct
 
 from ..core.events import (
     Batch,
@@ -34,7 +35,7 @@ from ..runtime.locks import native_lock
 from .admission import nothing
 from .attempt import Attempt
 from .bounded import BoundedAnswer
-from .context import ANYBODY, NO_USAGE, Caller, GatewayContext, Info
+from .context import ANYBODY, LATER, NO_USAGE, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client
@@ -46,133 +47,111 @@ Compact = Callable[[list[Task], Info], Generator[Choice, None, tuple[list[Task],
 if nothing is to be done."""
 
 
-class Answer:
+class Answer(Struct, eq=False, kw_only=True):
     """The running stream of one request: an iterable of (choice, batch), an empty batch being a
     tick of silence. Close it when done."""
 
-    __slots__ = (
-        "_began",
-        "_bounded",
-        "_caller",
-        "_cancel",
-        "_choices",
-        "_compacted",
-        "_context",
-        "_first",
-        "_running",
-        "info",
-        "model",
-        "request",
-        "tasks",
-    )
+    context: GatewayContext
+    request: CompletionRequest
+    model: str
+    name: str  # of the model in the answer
+    make_tasks: Callable[[], list[Task]]  # raises the errors of an invalid request
+    caller: Caller = ANYBODY
+    cancel: Cancel
+    compact: Compact | None = None  # called before anything is placed
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        request: CompletionRequest,
-        model: str,
-        name: str,
-        make_tasks: Callable[[], list[Task]],
-        *,
-        caller: Caller = ANYBODY,
-        cancel: Cancel,
-        compact: Compact | None = None,
-    ) -> None:
-        """`name` is the model's name in the answer. `make_tasks` raises the errors of an invalid
-        request. `compact` is called before anything is placed."""
-        self.request = request
-        self.model = model
-        self.tasks = make_tasks()
-        self.info = Info(model=name, warnings=request.warnings)
-        self._context = context
-        self._compacted: Compacted | None = None
-        self._cancel = cancel
-        self._caller = caller
-        self._began = context.clock()
-        self._first: Choice | None = None
-        self._bounded: BoundedAnswer | None = None
-        loads = context.registry.unknown(model)
-        # What is running now, to be closed: the preparation, or the choices.
-        self._running: Generator[Choice, None, None] | None = None
-        if loads or compact is not None or caller.allowance is not None:
-            stages = self._stages(make_tasks if loads else None, compact)
-            self._choices: Iterator[Choice] = chain.from_iterable(stages)
+    tasks: list[Task] = []
+    info: Info = LATER
+    began: float = 0.0
+    first: Choice | None = None
+    bounded: BoundedAnswer | None = None
+    compacted: Compacted | None = None
+    # What is running now, to be closed: the preparation, or the choices.
+    running: Generator[Choice, None, None] | None = None
+    choices: Iterator[Choice] = LATER
+
+    def __post_init__(self) -> None:
+        context = self.context
+        self.tasks = self.make_tasks()
+        self.info = Info(model=self.name, warnings=self.request.warnings)
+        self.began = context.clock()
+        loads = context.registry.unknown(self.model)
+        if loads or self.compact is not None or self.caller.allowance is not None:
+            self.choices = chain.from_iterable(self._stages(loads))
         else:
-            self._choices = self._every_choice()
+            self.choices = self._every_choice()
 
     def prime(self) -> None:
         """Wait for the first event or tick. Raises the error if the answer failed before."""
-        self._first = next(self._choices)
-        for event in self._first[1]:
+        self.first = next(self.choices)
+        for event in self.first[1]:
             if isinstance(event, Failed):
                 self.close()
                 raise event.error
 
     def __iter__(self) -> Iterator[Choice]:
-        first, self._first = self._first, None
+        first, self.first = self.first, None
         # An iterator at its end lets go of what it iterated over.
-        return self._choices if first is None else chain(iter((first,)), self._choices)
+        return self.choices if first is None else chain(iter((first,)), self.choices)
 
     def close(self) -> None:
         """End it, wherever it is; every slot is given back. Safe to call again."""
-        if self._running is not None:
-            self._running.close()
-        if self._bounded is not None:
-            self._bounded.close()
+        if self.running is not None:
+            self.running.close()
+        if self.bounded is not None:
+            self.bounded.close()
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
-    def _stages(
-        self, make_tasks: Callable[[], list[Task]] | None, compact: Compact | None
-    ) -> Iterator[Generator[Choice, None, None]]:
+    def _stages(self, loads: bool) -> Iterator[Generator[Choice, None, None]]:
         """What runs one after the other, so that the choices are not nested in what precedes
         them."""
-        self._running = preparing = self._prepare(make_tasks, compact)
+        self.running = preparing = self._prepare(loads)
         yield preparing
         if not self.info.outcome:  # nothing has ended the answer
             yield self._every_choice()
 
     def _every_choice(self) -> Generator[Choice, None, None]:
         alone = len(self.tasks) * self.request.n == 1
-        self._running = choices = self._guarded(0, self.tasks[0]) if alone else self._several()
+        self.running = choices = self._guarded(0, self.tasks[0]) if alone else self._several()
         return choices
 
-    def _prepare(
-        self, make_tasks: Callable[[], list[Task]] | None, compact: Compact | None
-    ) -> Generator[Choice, None, None]:
+    def _prepare(self, loads: bool) -> Generator[Choice, None, None]:
         """Load the model, compact a conversation that is too long, and enter the limits of the
         caller. Yields ticks, and the end of an answer that ends here."""
         info = self.info
         try:
-            if make_tasks is not None:
-                for note in self._context.registry.load(self.model, self._cancel):
+            if loads:
+                for note in self.context.registry.load(self.model, self.cancel):
                     info.loading = note
                     yield 0, []
                 info.loading = ""
                 # The tasks made before only served to refuse invalid requests early; now the
                 # model's template is known.
-                self.tasks = make_tasks()
+                self.tasks = self.make_tasks()
+            compact = self.compact
             if compact is not None and (shortened := (yield from compact(self.tasks, info))):
-                self.tasks, self._compacted = shortened
-                info.compacted = self._compacted.messages
+                self.tasks, self.compacted = shortened
+                info.compacted = self.compacted.messages
                 wish = self.request.compaction
                 if wish is not None and wish.pauses:
                     info.outcome = "stop"
-                    yield 0, [Started(), self._compacted, Finished(reason="stop", usage=Usage())]
+                    yield 0, [Started(), self.compacted, Finished(reason="stop", usage=Usage())]
                     return
-            if self._caller.allowance is not None:
-                self._bounded = bounded = BoundedAnswer(
-                    self._context,
-                    self._caller,
-                    self.model,
-                    self.tasks,
-                    self.request.n,
+            if self.caller.allowance is not None:
+                self.bounded = bounded = BoundedAnswer(
+                    context=self.context,
+                    caller=self.caller,
+                    allowance=self.caller.allowance,
+                    model=self.model,
                     name=self.info.model,
+                    tasks=self.tasks,
+                    choices=self.request.n,
                 )
                 self.tasks = bounded.tasks
                 # A request that uses idle slots only often finds none: it enters when it has one.
-                if not self._caller.idle:
-                    bounded.enter(self._cancel)
+                if not self.caller.idle:
+                    bounded.enter(self.cancel)
         except GatewayError as error:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]
@@ -202,7 +181,7 @@ class Answer:
                     return
             ready.put(None)
 
-        count = 1 if self._caller.idle else min(AT_ONCE, n * len(self.tasks))
+        count = 1 if self.caller.idle else min(AT_ONCE, n * len(self.tasks))
         threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
         for thread in threads:
             thread.start()
@@ -219,7 +198,7 @@ class Answer:
         finally:
             over.set()
             if left:
-                self._cancel.cancel()
+                self.cancel.cancel()
             while any(thread.is_alive() for thread in threads):
                 try:
                     ready.get(timeout=0.01)
@@ -243,18 +222,18 @@ class Answer:
 
     def _guarded(self, number: int, task: Task) -> Generator[Choice, None, None]:
         """Run one choice. An error becomes its last event."""
-        info, clock, began = self.info, self._context.clock, self._began
+        info, clock, began = self.info, self.context.clock, self.began
         order = Order()
-        bounded = self._bounded
+        bounded = self.bounded
         attempt = Attempt(
-            self._context,
-            task,
-            self.model,
-            caller=self._caller,
+            context=self.context,
+            task=task,
+            model=self.model,
+            caller=self.caller,
             info=info,
-            cancel=self._cancel,
+            cancel=self.cancel,
             began=began,
-            on_slot=nothing if bounded is None else partial(bounded.enter, self._cancel),
+            on_slot=nothing if bounded is None else partial(bounded.enter, self.cancel),
         )
         batches = iter(attempt)
         end: Finished | None = None
@@ -265,7 +244,7 @@ class Answer:
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        compacted = None if number else self._compacted
+                        compacted = None if number else self.compacted
                         if compacted is not None and type(batch[0]) is Started:
                             batch = [batch[0], compacted, *batch[1:]]
                         order.see(batch)
@@ -275,9 +254,9 @@ class Answer:
                         if type(last) is Finished:
                             end = last
                             info.outcome = last.reason
-                            if self._bounded is not None:
+                            if self.bounded is not None:
                                 # The client may send its next request at once.
-                                self._bounded.add(number, last.usage, attempt.leased_seconds())
+                                self.bounded.add(number, last.usage, attempt.leased_seconds())
                         elif type(last) is Failed:
                             info.outcome = _name_of(last.error)
                 yield number, batch
@@ -291,8 +270,8 @@ class Answer:
             if end is None:
                 spent = attempt.spent()
                 self._count(number, spent, Timings(), attempt.slot_seconds)
-                if self._bounded is not None:
-                    self._bounded.add(number, spent, attempt.slot_seconds)
+                if self.bounded is not None:
+                    self.bounded.add(number, spent, attempt.slot_seconds)
             else:
                 self._count(number, end.usage, end.timings, attempt.slot_seconds)
 

@@ -30,6 +30,7 @@ from functools import partial
 from hashlib import sha256
 
 import msgspec
+from msgspec import Struct, field
 
 from ..backends.driver import Run
 from ..backends.tokens import BOS
@@ -58,34 +59,24 @@ from ..scheduling.lease import Lease, Ticket
 from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
-from .admission import OnSlot, Retries, acquire_idle, nothing, retry_pause, without
-from .context import Caller, GatewayContext, Info
-from .generation import Generation, first_run, later_run
+from .admission import SHARE, OnSlot, Retries, acquire_idle, nothing, retry_pause, without
+from .context import LATER, Caller, GatewayContext, Info
+from .generation import Generation, GrammarSwitch, first_run, later_run
 from .leased_slot import LeasedSlot, described_too
 
 
-# Token counts of one choice over all of its runs, each token counted once.
-class TokenCounts:
-    """`limit` is the maximum length of the answer in tokens. `written` counts the tokens of closed
-    runs, `wasted` those of discarded documents. `prompt` and `cached` are those of the first run;
-    `prompt` is 0 if it was closed before its backend reported it. `resumed` counts how often the
-    answer continued on another run. `switched`: the current run began after a text that was cut
-    off."""
+class TokenCounts(Struct, eq=False):
+    """Token counts of one choice over all of its runs, each token counted once. `prompt` and
+    `cached` are those of the first run; `prompt` is 0 if it was closed before its backend reported
+    it."""
 
-    __slots__ = (
-        "cached",
-        "limit",
-        "prompt",
-        "resumed",
-        "switched",
-        "wasted",
-        "written",
-    )
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.prompt = self.cached = self.written = self.wasted = self.resumed = 0
-        self.switched = False
+    limit: int = 0  # the maximum length of the answer
+    prompt: int = 0
+    cached: int = 0
+    written: int = 0  # in closed runs
+    wasted: int = 0  # in discarded documents
+    resumed: int = 0  # how often the answer continued on another run
+    switched: bool = False  # the current run began after a text that was cut off
 
     @property
     def left(self) -> int:
@@ -96,7 +87,7 @@ class TokenCounts:
             self.prompt, self.cached = run.prompt, run.cached
         self.written += run.completion
 
-    def throw_away(self) -> None:
+    def discard(self) -> None:
         """Discard the answer so far, which will be written again."""
         self.wasted += self.written
         self.prompt = self.cached = self.written = 0
@@ -120,8 +111,6 @@ class TokenCounts:
         return Usage(prompt, completion, cached, continued=self.resumed)
 
 
-_NO_TOKENS = TokenCounts(0)  # of an attempt that has no backend yet; never changed
-
 # What the scheduler compares of a chat whose prompt the backend renders itself.
 #
 # The text is not the server's prompt, but it begins as another one does exactly where the
@@ -130,7 +119,7 @@ _NO_TOKENS = TokenCounts(0)  # of an attempt that has no backend yet; never chan
 # system message is. A picture or a sound stands there as its digest, since the scheduler keeps
 # the text.
 _END = "\0"
-_LARGE = 1 << 20  # characters of a picture or sound, from which it is hashed in a thread
+LARGE = 1 << 20  # characters or token ids of a prompt or picture, from which a thread hashes it
 _json = msgspec.json.Encoder().encode
 
 
@@ -157,15 +146,12 @@ def _text(message: Message) -> str:
 
 
 def _digest(data: str) -> str:
-    digest = partial(_sha256, data)
-    return digest() if len(data) <= _LARGE else run_in_native_thread(digest)
+    def digest() -> str:
+        return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+
+    return digest() if len(data) <= LARGE else run_in_native_thread(digest)
 
 
-def _sha256(data: str) -> str:
-    return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-LARGE = 1 << 20  # characters of a prompt, or tokens, from which it is hashed in a thread
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
 BUSY_TRIES = 100
 BUSY_WAIT = 0.02  # seconds until an old server has noticed that a stream was closed
@@ -179,115 +165,55 @@ class State(StrEnum):
     RESUMING = "resuming"  # the answer broke off; the run that continues it has no token yet
     DONE = "done"
 
-    __hash__ = str.__hash__  # that of Enum is written in Python
 
-
-TRANSITIONS = {
-    State.WAITING: {State.PREFILL, State.DONE},
-    State.PREFILL: {State.WAITING, State.STREAMING, State.DONE},
-    # Back to WAITING if everything so far was held back for validation.
-    State.STREAMING: {State.SWITCHING, State.RESUMING, State.WAITING, State.DONE},
-    State.SWITCHING: {State.STREAMING, State.WAITING, State.DONE},
-    State.RESUMING: {State.STREAMING, State.DONE},
-    State.DONE: set[State](),
-}
-
-
-class TransitionError(AssertionError):
-    """A defect in slotproxy: an event that is impossible in this state."""
-
-
-class Attempt:
+class Attempt(Struct, eq=False, kw_only=True):
     """An iterable of batches; an empty batch is a tick of silence. Raises errors of
     `proxy.errors`."""
 
-    __slots__ = (
-        "_adapted",
-        "_began",
-        "_busy_tries",
-        "_caller",
-        "_cancel",
-        "_context",
-        "_described",
-        "_generation",
-        "_info",
-        "_leased",
-        "_leased_at",
-        "_model",
-        "_next",
-        "_on_slot",
-        "_passed",
-        "_reason",
-        "_released",
-        "_retries",
-        "_run",
-        "_shown",
-        "_started",
-        "_task",
-        "_text",
-        "_tokens",
-        "_want",
-        "slot_seconds",
-        "state",
-    )
+    context: GatewayContext
+    task: Task
+    model: str
+    caller: Caller
+    info: Info
+    cancel: Cancel
+    began: float  # the clock's time at which the request arrived
+    on_slot: OnSlot = nothing  # called with each slot of a request that uses idle slots only
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        task: Task,
-        model: str,
-        *,
-        caller: Caller,
-        info: Info,
-        cancel: Cancel,
-        began: float,
-        on_slot: OnSlot = nothing,
-    ) -> None:
-        """`began` is the clock's time at which the request arrived. `on_slot` is called with each
-        slot of a request that uses idle slots only."""
-        self.state = State.WAITING
-        self.slot_seconds = 0.0  # for which slots were leased so far
-        self._leased_at = 0.0
-        self._context = context
-        self._task = task
-        self._model = model
-        self._caller = caller
-        self._info = info
-        self._cancel = cancel
-        self._began = began
-        self._on_slot = on_slot
-        self._retries: Retries | None = None  # once it has failed
-        self._passed: dict[str, str] = {}  # backends that failed or refused it, and how
-        self._described: frozenset[str] = frozenset()  # formats that a backend refused
-        self._reason: GatewayError | None = None  # why it waits again, if it does
-        self._want: SlotRequest
-        self._leased: LeasedSlot | None = None
-        self._generation: Generation
-        self._tokens = _NO_TOKENS
-        self._adapted: Task  # to the backend of the slot
-        self._next: Task  # of the run that starts next, or started last
-        self._run: Run | None = None
-        self._released: Run | None = None  # the run under way when the slot was given back
-        # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
-        self._text = bytearray()
-        self._started = False  # the answer has an event
-        self._shown = False  # an event was passed on to the client
-        self._busy_tries = 0
+    state: State = State.WAITING
+    slot_seconds: float = 0.0  # for which slots were leased so far
+    leased_at: float = 0.0
+    leased: LeasedSlot | None = None
+    want: SlotRequest = LATER
+    retries: Retries | None = None  # once it has failed
+    passed: dict[str, str] = {}  # backends that failed or refused it, and how
+    described: frozenset[str] = frozenset()  # formats that a backend refused
+    reason: GatewayError | None = None  # why it waits again, if it does
+    generation: Generation = LATER
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    adapted: Task = LATER  # to the backend of the slot
+    next_task: Task = LATER  # of the run that starts next, or started last
+    run: Run | None = None
+    released: Run | None = None  # the run under way when the slot was given back
+    # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
+    text: bytearray = bytearray()
+    started: bool = False  # the answer has an event
+    shown: bool = False  # an event was passed on to the client
+    busy_tries: int = 0
 
     def __iter__(self) -> Generator[Batch, None, None]:
         try:
-            pool = self._context.registry.pool(self._model, self._caller.may.barred_tiers)
-            check_prompt_size(self._task, pool, self._cancel)
-            self._want = _want(self._context, self._task, self._model, self._caller)
-            self._context.retries.on_request()
+            pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
+            check_prompt_size(self.task, pool, self.cancel)
+            self.want = _want(self.context, self.task, self.model, self.caller)
+            self.context.retries.spent -= SHARE
             while self.state is not State.DONE:
                 try:
-                    slot = self._leased
+                    slot = self.leased
                     if slot is None:
                         slot = yield from self._acquire()
                         self._prepare(slot)
                     run = self._start(slot)
-                    generation, text, streaming = self._generation, self._text, False
+                    generation, text, streaming = self.generation, self.text, False
                     batch: Batch = []
                     for batch in run:
                         if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
@@ -298,102 +224,101 @@ class Attempt:
                         elif batch:
                             if not streaming:
                                 streaming = True
-                                self._on_first_token(slot)
+                                slot.on_first_token()
+                                if self.state is State.RESUMING:
+                                    self.tokens.resumed += 1
+                                    self.info.continued += 1
+                                self.state = State.STREAMING
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
-                        if out and self._task.request.tools:
+                        if out and self.task.request.tools:
                             slot.note_calls(out)
-                        if not self._shown:
-                            self._shown = bool(out)
-                            self._info.loading = "" if out else slot.backend.driver.loading()
+                        if not self.shown:
+                            self.shown = bool(out)
+                            self.info.loading = "" if out else slot.backend.driver.loading()
                         if out or not batch or generation.holds:
                             yield out
                         if generation.ended or generation.switch is not None:
                             break
-                    out = self._on_run_over(batch)
-                    if out:
+                    out = []
+                    if generation.switch is not None:
+                        out = self._switch(generation.switch, batch)
                         slot.note_calls(out)
+                    elif generation.retry:
+                        self._write_anew()
+                    else:
+                        self.state = State.DONE
                 except GatewayError as error:
                     out = self._on_error(error)
                 if out:
                     yield out
         finally:
             self._release()
-            if self.state is not State.DONE:
-                self._enter(State.DONE)
+            self.state = State.DONE
             # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
-            self._reason = None
-            if hasattr(self, "_generation"):  # there is none without a slot
-                del self._generation
+            self.reason = None
+            self.generation = LATER
 
     def usage(self) -> Usage:
         """Token counts so far. An old backend reports its own counts only at the end."""
-        usage = self._tokens.so_far(self._run.usage() if self._run is not None else Usage())
-        if not usage.prompt and self._leased is not None:
+        usage = self.tokens.so_far(self.run.usage() if self.run is not None else Usage())
+        if not usage.prompt and self.leased is not None:
             usage = msgspec.structs.replace(usage, prompt=self._count_prompt())
         return usage
 
     def spent(self) -> Usage:
         """Token counts of an attempt that did not end, as far as they are known without asking its
         backend."""
-        run = self._released
-        return self._tokens.so_far(run.usage() if run is not None else Usage())
+        run = self.released
+        return self.tokens.so_far(run.usage() if run is not None else Usage())
 
     def leased_seconds(self) -> float:
         """Seconds for which slots were leased, including the present one so far."""
-        if self._leased is None:
+        if self.leased is None:
             return self.slot_seconds
-        return self.slot_seconds + self._context.clock() - self._leased_at
-
-    def _enter(self, state: State) -> None:
-        if state is not self.state:
-            if state not in TRANSITIONS[self.state]:
-                raise TransitionError(f"{state} cannot follow {self.state}")
-            self.state = state
+        return self.slot_seconds + self.context.clock() - self.leased_at
 
     # waiting for a slot
 
     def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
-        again = self._reason is not None
+        scheduler, info, again = self.context.scheduler, self.info, self.reason is not None
         while True:
-            if self._want.idle:
-                lease = self._acquire_idle()
+            if self.want.idle:
+                begun = self.caller.begun or info.choices > 0
+                lease = acquire_idle(
+                    scheduler, self.want, self.cancel, begun=begun, on_slot=self.on_slot
+                )
+                lease.on_wanted(self.cancel.cancel)
             else:
-                entry = self._context.scheduler.enter(self._want, again)
+                entry = scheduler.enter(self.want, again)
                 lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
+            if lease.waited:
+                info.queue_wait = max(info.queue_wait, lease.waited)
+                info.first_place = max(info.first_place, lease.place)
             slot = self._take(lease)
             if slot is not None:
                 if lease.grant.save or lease.grant.restore is not None:
-                    for _ in slot.prepare(self._cancel):
+                    for _ in slot.prepare(self.cancel):
                         yield []
                 return slot
             again = True
 
-    def _acquire_idle(self) -> Lease:
-        begun = self._caller.begun or self._info.choices > 0
-        lease = acquire_idle(
-            self._context.scheduler, self._want, self._cancel, begun=begun, on_slot=self._on_slot
-        )
-        self._info.queue_wait = max(self._info.queue_wait, lease.waited)
-        lease.on_wanted(self._cancel.cancel)
-        return lease
-
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
         place in the queue or a part of the answer."""
-        info, tells_place, tick = self._info, self._caller.tell_place, self._context.ping
+        info, tells_place, tick = self.info, self.caller.tell_place, self.context.ping
         if tells_place:
             tick = min(PLACE_TICK, tick)
-        allowance = self._caller.allowance
+        allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
         # An answer that has begun goes on, however many requests of its key wait.
         if allowance is not None and self.state is not State.RESUMING:
             queued = allowance.queued()
         try:
             with queued:
-                while (lease := ticket.wait(self._cancel, tick)) is None:
+                while (lease := ticket.wait(self.cancel, tick)) is None:
                     if tells_place:
                         info.place = ticket.place
                     if tells_place or self.state is State.RESUMING or ticket.stranded is not None:
@@ -401,180 +326,157 @@ class Attempt:
         finally:
             ticket.leave()
         info.place = 0
-        info.queue_wait = max(info.queue_wait, lease.waited)
-        info.first_place = max(info.first_place, lease.place)
         return lease
 
     def _take(self, lease: Lease) -> LeasedSlot | None:
         """Borrow the backend of a lease. None if the backend was removed after the grant; the lease
         is released then."""
-        context, info, grant = self._context, self._info, lease.grant
+        context, info, grant = self.context, self.info, lease.grant
         name = grant.backend.name
         backend = context.registry.borrow(name)
         if backend is None:
             lease.release()
-            self._want = without(self._want, name)
+            self.want = without(self.want, name)
         elif backend.caps is None:
             lease.release()
             context.registry.give_back(backend)
         else:
             caps = backend.caps
-            if self._described:
-                caps = described_too(caps, self._described)
-            self._leased = slot = LeasedSlot(context, lease, backend, caps)
-            self._leased_at = context.clock()
+            if self.described:
+                caps = described_too(caps, self.described)
+            self.leased = slot = LeasedSlot(context, lease, backend, caps)
+            self.leased_at = context.clock()
             info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
-            if grant.passed or self._passed:
-                info.passed = tuple({**dict(grant.passed), **self._passed}.items())
+            if grant.passed or self.passed:
+                info.passed = tuple({**dict(grant.passed), **self.passed}.items())
             return slot
         return None
 
     def _release(self) -> None:
-        slot, self._leased = self._leased, None
-        self._released, self._run = self._run, None
+        slot, self.leased = self.leased, None
+        self.released, self.run = self.run, None
         if slot is not None:
-            self._info.slot = slot.release()
-            self.slot_seconds += self._context.clock() - self._leased_at
+            self.info.slot = slot.release()
+            self.slot_seconds += self.context.clock() - self.leased_at
 
     @property
     def _slot(self) -> LeasedSlot:
-        if self._leased is None:
-            raise TransitionError(f"no slot is leased while {self.state}")
-        return self._leased
+        assert self.leased is not None, "only called with a slot"
+        return self.leased
 
     # runs
 
     def _prepare(self, slot: LeasedSlot) -> None:
         """Adapt the task to the backend: the whole answer, or its missing part."""
-        context, info, task = self._context, self._info, self._task
+        context, info, task = self.context, self.info, self.task
         resumes = self.state is State.RESUMING
         if resumes:
-            task = later_run(task, self._text.decode(), self._tokens.left)
-        self._adapted = adapted = adapt_to_backend(
-            task, slot.backend, slot.caps, self._cancel, resumes, key=self._caller.key
+            task = later_run(task, self.text.decode(), self.tokens.left)
+        self.adapted = adapted = adapt_to_backend(
+            task, slot.backend, slot.caps, self.cancel, resumes, key=self.caller.key
         )
-        self._next = first_run(adapted) if adapted.thinks else adapted
+        self.next_task = first_run(adapted) if adapted.thinks else adapted
         info.kinds = adapted.kinds
         limit = adapted.max_tokens or 0
         if resumes:
-            self._tokens.limit = min(self._tokens.limit, self._tokens.written + limit)
-            self._generation.caps, self._generation.later = slot.caps, True
+            self.tokens.limit = min(self.tokens.limit, self.tokens.written + limit)
+            self.generation.caps, self.generation.later = slot.caps, True
             return
-        self._tokens = TokenCounts(limit)
-        self._text, self._started = bytearray(), False
+        self.tokens = TokenCounts(limit)
+        self.text, self.started = bytearray(), False
         notices = context.scheduler.notices
-        ignored = warnings(task, adapted, slot.caps, self._cancel)
+        ignored = warnings(task, adapted, slot.caps, self.cancel)
         info.warnings = task.request.warnings + ignored + notices
-        info.placed = context.clock() - self._began
+        info.placed = context.clock() - self.began
 
     def _start(self, slot: LeasedSlot) -> Run:
-        self._run = run = slot.start(self._next, self._cancel)
+        self.run = run = slot.start(self.next_task, self.cancel)
         if self.state is State.WAITING:
-            self._enter(State.PREFILL)
-            self._generation = Generation(
-                self._adapted,
+            self.state = State.PREFILL
+            self.generation = Generation(
+                self.adapted,
                 slot.caps,
-                self._context.generation,
+                self.context.generation,
                 usage=self.usage,
                 prompt_text=self._prompt_text,
-                cancel=self._cancel,
+                cancel=self.cancel,
             )
         return run
-
-    def _on_first_token(self, slot: LeasedSlot) -> None:
-        """Handle the first events of a run."""
-        slot.on_first_token()
-        if self.state is State.RESUMING:
-            self._tokens.resumed += 1
-            self._info.continued += 1
-        self._enter(State.STREAMING)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
         first = batch[0]
         if type(first) is Started:
-            if self._started:
+            if self.started:
                 del batch[0]
-            elif self._task.request.report.prompt and self._task.prompt and not first.prompt:
+            elif self.task.request.report.prompt and self.task.prompt and not first.prompt:
                 batch[0] = msgspec.structs.replace(first, prompt=self._count_prompt())
-        self._started = True
+        self.started = True
         last = batch[-1] if batch else None
         if type(last) is Finished:
             slot.on_finished(last)
-            tokens = self._tokens
+            tokens = self.tokens
             if tokens.switched or tokens.resumed or tokens.wasted:
                 batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
         else:
             for event in batch:
                 if type(event) is TextDelta:
-                    self._text += event.text.encode()
+                    self.text += event.text.encode()
 
-    def _on_run_over(self, batch: Batch) -> Batch:
-        """Handle the end of a run, or its stop within `batch`. Another run may follow."""
-        if self._generation.switch is not None:
-            return self._switch(batch)
-        if self._generation.retry:
-            self._write_anew()
-        else:
-            self._enter(State.DONE)
-        return []
-
-    def _switch(self, batch: Batch) -> Batch:
+    def _switch(self, switch: GrammarSwitch, batch: Batch) -> Batch:
         """Continue with a grammar, from the middle of `batch`."""
-        switch, tokens, slot = self._generation.switch, self._tokens, self._slot
-        assert switch is not None, "the generation asked for it"
+        tokens, slot = self.tokens, self._slot
         self._close_run()
         tokens.prompt = tokens.prompt or self._count_prompt()
         tokens.written = self._count_kept(switch.fresh, batch) if switch.text else 0
         if tokens.left < 1:
             return self._end_at_limit()
-        bound = grammar(switch.bound, limits(slot.caps), self._cancel).text
-        sampling = {**self._adapted.sampling, "grammar": bound}
-        prompt, breaks = self._task.prompt, self._task.breaks  # a resumed answer's are longer
+        bound = grammar(switch.bound, limits(slot.caps), self.cancel).text
+        sampling = {**self.adapted.sampling, "grammar": bound}
+        prompt, breaks = self.task.prompt, self.task.breaks  # a resumed answer's are longer
         task = msgspec.structs.replace(
-            self._adapted, prompt=prompt, breaks=breaks, sampling=sampling
+            self.adapted, prompt=prompt, breaks=breaks, sampling=sampling
         )
-        self._next = later_run(task, switch.text, tokens.left)
-        tokens.switched, self._busy_tries = True, BUSY_TRIES
-        self._enter(State.SWITCHING)
-        return self._generation.on_switched(tokens.written)
+        self.next_task = later_run(task, switch.text, tokens.left)
+        tokens.switched, self.busy_tries = True, BUSY_TRIES
+        self.state = State.SWITCHING
+        return self.generation.on_switched(tokens.written)
 
     def _write_anew(self) -> None:
         """Write the answer again, with another seed if the request has one. A model that nothing
         constrains also gets a message that names the fault."""
         self._close_run()
-        self._tokens.throw_away()
-        self._text.clear()
-        self._started, self._busy_tries = False, BUSY_TRIES
-        sampling = self._adapted.sampling
+        self.tokens.discard()
+        self.text.clear()
+        self.started, self.busy_tries = False, BUSY_TRIES
+        sampling = self.adapted.sampling
         seed = sampling.get("seed")
         if seed is not None and seed >= 0:
             sampling = {**sampling, "seed": (seed + 1) % 2**32}
-        request = self._adapted.request
-        if self._adapted.described:
-            request = corrected(request, self._generation.wrong, self._generation.fault)
-        self._adapted = msgspec.structs.replace(
-            self._adapted,
-            prompt=self._task.prompt,
-            breaks=self._task.breaks,
-            max_tokens=self._tokens.limit,
+        request = self.adapted.request
+        if self.adapted.described:
+            request = corrected(request, self.generation.wrong, self.generation.fault)
+        self.adapted = msgspec.structs.replace(
+            self.adapted,
+            prompt=self.task.prompt,
+            breaks=self.task.breaks,
+            max_tokens=self.tokens.limit,
             sampling=sampling,
             request=request,
         )
-        self._next = first_run(self._adapted)
-        self._generation = self._generation.again()
-        self._enter(State.SWITCHING)
+        self.next_task = first_run(self.adapted)
+        self.generation = self.generation.again()
+        self.state = State.SWITCHING
 
     def _close_run(self) -> None:
-        run, self._run = self._run, None
-        if run is None:
-            raise TransitionError(f"no run is under way while {self.state}")
-        self._tokens.close_run(run.usage())
+        run, self.run = self.run, None
+        assert run is not None, "a run is under way"
+        self.tokens.close_run(run.usage())
         run.close()
 
     def _end_at_limit(self) -> Batch:
-        self._enter(State.DONE)
-        return self._generation.on_limit(Finished(reason="length", usage=self.usage()))
+        self.state = State.DONE
+        return self.generation.on_limit(Finished(reason="length", usage=self.usage()))
 
     # errors
 
@@ -589,57 +491,51 @@ class Attempt:
         """
         if self.state is State.SWITCHING and self._is_settling(error):
             return []
-        if isinstance(error, NoBackend) and self._leased is None:
-            if self._reason is None or isinstance(self._reason, BackendBusy):
+        if isinstance(error, NoBackend) and self.leased is None:
+            if self.reason is None or isinstance(self.reason, BackendBusy):
                 raise error
-            raise self._reason from None
+            raise self.reason from None
         is_fault = isinstance(error, (UpstreamFault, UpstreamTimeout))
         if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
             raise error
         slot = self._slot
         if isinstance(error, FormatRefused) and not error.formats <= slot.caps.by_prompt:
-            self._described |= error.formats
+            self.described |= error.formats
             if error.lacks:
                 slot.describe(error.formats)
-            return self._place_again(slot, error)
+            # It has refused this form at once, so it is asked again in another.
+            slot.on_refusal()
+            self.reason, self.state = error, State.WAITING
+            self._release()
+            return []
         if not isinstance(error, BackendBusy):
-            self._passed[slot.backend.name] = _word(error)
+            self.passed[slot.backend.name] = _word(error)
         if is_fault:
             slot.on_fault(error)
             self._retry(slot.backend.name, error)
             if self.state is State.STREAMING and self._can_resume():
                 return self._resume(error)
         if self.state is not State.RESUMING:
-            if self._shown or isinstance(error, UpstreamTimeout):
+            if self.shown or isinstance(error, UpstreamTimeout):
                 raise error
-            self._reason = error
-            if isinstance(error, BackendDown):
-                self._reason = NoBackend()
-            self._enter(State.WAITING)
+            self.reason = NoBackend() if isinstance(error, BackendDown) else error
+            self.state = State.WAITING
         if not is_fault:
             slot.on_refusal()
-            self._want = without(self._want, slot.backend.name)
+            self.want = without(self.want, slot.backend.name)
         self._release()
         if is_fault:
             self._pause(error)
         return []
 
-    def _place_again(self, slot: LeasedSlot, error: GatewayError) -> Batch:
-        """Ask the backend again in another form: it has refused this one at once."""
-        slot.on_refusal()
-        self._reason = error
-        self._enter(State.WAITING)
-        self._release()
-        return []
-
     def _retry(self, name: str, error: GatewayError) -> None:
         """Prepare to place the request again after a fault of this backend. Raises the fault if it
         may not be."""
-        context = self._context
+        context = self.context
         now = context.clock()
-        if self._retries is None:
-            self._retries = Retries()
-        self._want = self._retries.after(self._want, name, error, now)
+        if self.retries is None:
+            self.retries = Retries()
+        self.want = self.retries.after(self.want, name, error, now)
         if isinstance(error, BackendBusy | BackendDown):
             return
         if not context.retries.spend(context.scheduler.outstanding, now):
@@ -647,35 +543,35 @@ class Attempt:
 
     def _pause(self, error: GatewayError) -> None:
         """Wait a moment before the next try. Raises Cancelled."""
-        if self._retries is not None and not isinstance(error, BackendBusy | BackendDown):
-            self._cancel.wait(retry_pause(self._retries.count))
-            self._cancel.check()
+        if self.retries is not None and not isinstance(error, BackendBusy | BackendDown):
+            self.cancel.wait(retry_pause(self.retries.count))
+            self.cancel.check()
 
     def _is_settling(self, error: GatewayError) -> bool:
         """Whether the server has not noticed yet that the previous stream was closed. If so, wait a
         moment."""
         is_busy = isinstance(error, BackendBusy) and not isinstance(error, PoolTimeout)
-        if not is_busy or not self._busy_tries:
+        if not is_busy or not self.busy_tries:
             return False
-        self._busy_tries -= 1
-        if self._run is not None:
-            self._run.close()
-        self._cancel.wait(BUSY_WAIT)
-        self._cancel.check()
+        self.busy_tries -= 1
+        if self.run is not None:
+            self.run.close()
+        self.cancel.wait(BUSY_WAIT)
+        self.cancel.check()
         return True
 
     def _can_resume(self) -> bool:
         """Whether another backend can continue the answer. One that a backend began with its own
         template continues behind our prompt, if its text is all that the model wrote."""
-        task = self._next
+        task = self.next_task
         if task.backend_templates:
-            task = self._task
-            if task.thinks or task.request.tools or self._generation.thought:
+            task = self.task
+            if task.thinks or task.request.tools or self.generation.thought:
                 return False
         return (
-            self._context.continues
+            self.context.continues
             and isinstance(task.prompt, str)
-            and (task is self._next or task.is_unconstrained)
+            and (task is self.next_task or task.is_unconstrained)
             and task.suffix is None
             and not task.backend_templates
             and not any(task.sampling.get(name) for name in ("grammar", "json_schema"))
@@ -685,20 +581,20 @@ class Attempt:
         """Wait for a backend to continue the answer, with a deadline of its own."""
         self._close_run()
         self._release()
-        if self._tokens.left < 1:  # complete but for its end, which is known
+        if self.tokens.left < 1:  # complete but for its end, which is known
             if isinstance(error, BackendFailed):
                 raise error  # the end was an error
             return self._end_at_limit()
-        self._reason = error
-        self._want = msgspec.structs.replace(self._want, since=self._context.clock())
-        self._enter(State.RESUMING)
+        self.reason = error
+        self.want = msgspec.structs.replace(self.want, since=self.context.clock())
+        self.state = State.RESUMING
         self._pause(error)
         return []
 
     # with the backend's help
 
     def _prompt_text(self) -> str:
-        prompt = self._task.prompt
+        prompt = self.task.prompt
         if isinstance(prompt, str):
             return prompt
         return self._slot.backend.driver.detokenize(list(prompt))
@@ -706,7 +602,7 @@ class Attempt:
     def _count_prompt(self) -> int:
         """The number of tokens in the prompt, 0 if they cannot be counted."""
         try:
-            return self._slot.backend.counter.count_prompt(self._task, self._cancel)
+            return self._slot.backend.counter.count_prompt(self.task, self.cancel)
         except GatewayError:
             return 0
 
@@ -714,7 +610,7 @@ class Attempt:
         """The number of tokens that the next run continues from. The rest of the last batch, after
         `fresh`, is discarded and not counted: on a fast server, one batch may hold the whole rest
         of the answer."""
-        written = self._tokens.written
+        written = self.tokens.written
         before = written - sum(e.pieces for e in batch if isinstance(e, TextDelta))
         try:
             tokens = self._slot.backend.counter.count(fresh) - BOS if fresh else 0
@@ -727,6 +623,10 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)
+    messages = task.request.messages
+    is_side_job = caller.background or (
+        bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
+    )
     salt = f"{model}\0{caller.group}"
     if len(text) <= LARGE:
         chain = chain_of(text, boundaries, salt)
@@ -743,7 +643,7 @@ def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> Sl
         share=caller.share,
         since=context.clock(),
         barred=caller.may.barred_tiers,
-        background=caller.background or _is_side_job(task, context.side_jobs),
+        background=is_side_job,
         idle=caller.idle,
         tools=bool(task.request.tools),
     )
@@ -756,10 +656,3 @@ def _word(error: GatewayError) -> str:
     if isinstance(error, UpstreamTimeout):
         return "timeout"
     return "failed" if isinstance(error, UpstreamFault) else "refused"
-
-
-def _is_side_job(task: Task, marks: tuple[str, ...]) -> bool:
-    """Whether a request is a side job, recognized by the beginning of its last message."""
-    messages = task.request.messages
-    text = messages[-1].content if messages else ""
-    return bool(text) and text.lstrip().startswith(marks)

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
-from ..accounts.limiting.allowance import Reservation
+from ..accounts.limiting.allowance import Allowance, Reservation
 from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
 from ..backends.pools import Backend
@@ -20,78 +22,70 @@ from ..errors import Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from .context import Caller, GatewayContext
-from .sent_prompt import with_sent_prompt
+from .sent_prompt import count_sent_prompt
 
 NOTHING = Usage()
 UNKNOWN_CONTEXT = 4096  # tokens, of a backend that does not report its context
 
 
-class BoundedAnswer:
-    """`tasks` are those of the request, with answers no longer than allowed; each is answered
-    `choices` times. `name` is the name of the model for its price."""
+class BoundedAnswer(Struct, eq=False, kw_only=True):
+    context: GatewayContext
+    caller: Caller
+    allowance: Allowance  # of the caller
+    model: str
+    name: str  # of the model, for its price
+    tasks: list[Task]  # of the request; their answers become no longer than allowed
+    choices: int  # of each task
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        caller: Caller,
-        model: str,
-        tasks: list[Task],
-        choices: int,
-        *,
-        name: str,
-    ) -> None:
-        assert caller.allowance is not None, "only made with one"
-        self._context = context
-        self._allowance = caller.allowance
-        self._allowance.for_model(partial(context.registry.names_of, model))
-        self._model = model
-        self._barred = caller.may.barred_tiers
-        self._name = name
-        self._choices = choices
-        most = self._allowance.plan.largest_answer
-        self.tasks = tasks if most is None else [_shortened(task, most) for task in tasks]
-        self._left = len(tasks) * choices  # choices that have not ended
-        self._used = NOTHING
-        self._slot_seconds = 0.0
-        self._lock = native_lock()
-        self._admission: Reservation | None = None
+    left: int = 0  # choices that have not ended
+    used: Usage = NOTHING
+    slot_seconds: float = 0.0
+    lock: Any = field(default_factory=native_lock)
+    reservation: Reservation | None = None
+
+    def __post_init__(self) -> None:
+        self.allowance.for_model(partial(self.context.registry.names_of, self.model))
+        self.left = len(self.tasks) * self.choices
+        most = self.allowance.plan.largest_answer
+        if most is not None:
+            self.tasks = [_shortened(task, most) for task in self.tasks]
 
     def enter(self, cancel: Cancel) -> None:
         """Take what the answer may need. A second call does nothing. Raises the errors of
         `Allowance.admit`."""
-        if self._admission is not None:
+        if self.reservation is not None:
             return
         size, exact = Size(), None
-        if self._allowance.plan.counts_tokens:
+        if self.allowance.plan.counts_tokens:
             if any(task.backend_templates for task in self.tasks):
                 size = self._size(cancel)  # only the backend knows the prompt
             else:
                 size, exact = self._size(None), partial(self._size, cancel)
-        self._admission = self._allowance.admit(size, self._name, exact)
+        self.reservation = self.allowance.admit(size, self.name, exact)
 
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""
-        if number % self._choices:
+        if number % self.choices:
             usage = msgspec.structs.replace(usage, prompt=0, cached=0)
-        with self._lock:
-            self._used = usage if self._used is NOTHING else self._used + usage
-            self._slot_seconds += slot_seconds
-            self._left -= 1
-            is_last = not self._left
+        with self.lock:
+            self.used = usage if self.used is NOTHING else self.used + usage
+            self.slot_seconds += slot_seconds
+            self.left -= 1
+            is_last = not self.left
         if is_last:
             self.close()
 
     def close(self) -> None:
         """Give back what was not used."""
-        admission, self._admission = self._admission, None
-        if admission is not None:
-            used = self._used
-            admission.settle(Used(used.prompt, used.cached, used.completion, self._slot_seconds))
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            used = self.used
+            reservation.settle(Used(used.prompt, used.cached, used.completion, self.slot_seconds))
 
     def _size(self, cancel: Cancel | None) -> Size:
         """What the answer may need. Without `cancel`, an upper bound, for which no backend is
         asked."""
-        pool = self._context.registry.pool(self._model, self._barred)
+        pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
         n_ctx = max((backend.n_ctx for backend in pool), default=0)
         prompts = answers = 0
         known = True
@@ -104,7 +98,7 @@ class BoundedAnswer:
                 most = min(most, room)  # clients ask for more than the context
             prompts += counted or most_tokens(task)
             answers += most
-        return Size(prompts, self._choices * answers, known)
+        return Size(prompts, self.choices * answers, known)
 
 
 def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
@@ -113,10 +107,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
         if not backend.up or backend.caps is None:
             continue
         try:
-            sent = with_sent_prompt(task, backend, cancel)
-            if (ids := backend.driver.prompt_ids(sent, cancel)) is not None:
-                return len(ids)
-            return backend.counter.count_prompt(sent, cancel)
+            return count_sent_prompt(task, backend, cancel)
         except (Unsupported, UpstreamFault, UpstreamTimeout):
             continue
     return most_tokens(task)

@@ -9,6 +9,7 @@ prompts then begin alike, and one evaluation of the shorter prompt serves until 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from hashlib import blake2b
 from typing import Protocol
@@ -24,20 +25,48 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
+from ..runtime.locks import native_lock
 from .answer import Answer, Choice
 from .context import Caller, GatewayContext, Info
-from .shared_summaries import MOST_TEXT, Summaries
 
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many
 MOST_STEPS = 8  # summaries written for one request
+MOST_KEPT = 512  # summaries in memory
+MOST_TEXT = 32_768  # characters of a summary
+
+
+class Summaries:
+    """The last MOST_KEPT summaries of this process, by a digest of what they sum up and by the
+    group of keys whose conversation it is."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[str, bytes], str] = OrderedDict()
+        self._lock = native_lock()
+
+    def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
+        """The last of these keys that has a summary, by its place, and the summary."""
+        with self._lock:
+            for place in range(len(keys) - 1, -1, -1):
+                text = self._texts.get((group, keys[place]))
+                if text is not None:
+                    self._texts.move_to_end((group, keys[place]))
+                    return place, text
+        return None
+
+    def put(self, group: str, key: bytes, text: str) -> None:
+        with self._lock:
+            self._texts[group, key] = text
+            self._texts.move_to_end((group, key))
+            if len(self._texts) > MOST_KEPT:
+                self._texts.popitem(last=False)
 
 
 class Model(Protocol):
     """What a gateway does here: see `gateway.Gateway`."""
 
-    @property
-    def context(self) -> GatewayContext: ...
+    context: GatewayContext
+    summaries: Summaries
 
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer: ...
 
@@ -45,100 +74,86 @@ class Model(Protocol):
         self, request: CompletionRequest, room: int, cancel: Cancel, *, barred: frozenset[str]
     ) -> bool: ...
 
+    def tasks(
+        self, request: CompletionRequest, model: str, cancel: Cancel, *, barred: frozenset[str]
+    ) -> list[Task]: ...
 
-class Compactor:
-    """Compacts the conversations of a gateway."""
 
-    def __init__(self, gateway: Model, summaries: Summaries) -> None:
-        self._gateway = gateway
-        self._summaries = summaries
-
-    def compact(
-        self,
-        request: CompletionRequest,
-        model: str,
-        tasks: Sequence[Task],
-        *,
-        caller: Caller,
-        cancel: Cancel,
-        info: Info,
-    ) -> Generator[Choice, None, tuple[CompletionRequest, Compacted] | None]:
-        """The request with a summary in place of its oldest turns; None if it fits as it is,
-        cannot be made to fit, or the backend cannot count its tokens. `tasks` are those of the
-        whole request. The cost is added to `info`. Yields a tick now and then. Raises the errors of
-        the summary's answer."""
-        work = self._work(request, model, caller, cancel, info)
-        if work is None or work.surely_fits(tasks[0]):
+def compact(
+    gateway: Model,
+    request: CompletionRequest,
+    model: str,
+    caller: Caller,
+    cancel: Cancel,
+    tasks: Sequence[Task],
+    info: Info,
+) -> Generator[Choice, None, tuple[list[Task], Compacted] | None]:
+    """See `answer.Compact`: the tasks of the request with a summary in place of its oldest turns;
+    None if it fits as it is, cannot be made to fit, or the size of its context or prompt is
+    unknown. `tasks` are those of the whole request. The cost is added to `info`. Raises the errors
+    of the summary's answer."""
+    barred = caller.may.barred_tiers
+    pool = gateway.context.registry.pool(model, barred)
+    n_ctx = max((backend.n_ctx for backend in pool), default=0)
+    limit = most = n_ctx - min(request.max_tokens or ROOM, ROOM)
+    instructions = ""
+    if request.compaction is not None:
+        limit = min(limit, request.compaction.trigger)
+        instructions = request.compaction.instructions
+    # What a prompt has at most is known without counting it.
+    if not n_ctx or (not tasks[0].backend_templates and most_tokens(tasks[0]) <= limit):
+        return None
+    work = _Work(
+        gateway=gateway,
+        caller=structs.replace(caller, on_overflow="refuse"),
+        cancel=cancel,
+        info=info,
+        n_ctx=n_ctx,
+        limit=limit,
+        longest=max(1, min(conversation.LONGEST, n_ctx // SHARE)),
+        instructions=instructions,
+    )
+    try:
+        if work.fits(request, limit):
             return None
-        try:
-            if work.fits(request):
-                return None
-        except Unsupported:
-            return None
-        messages = request.messages
-        places = conversation.cuts(messages)
-        keys = [_key(model, work.instructions, digest) for digest in conversation.digests(messages)]
-        known = self._summaries.last(caller.group, [keys[place] for place in places])
-        cut, summary = (0, "") if known is None else (places[known[0]], known[1])
-        before = info.usage
-        for steps in range(MOST_STEPS, -1, -1):
-            shorter = work.without(request, cut, summary)
-            if cut and work.fits(shorter):
+    except Unsupported:
+        return None
+    messages = request.messages
+    places = conversation.cuts(messages)
+    keys = [_key(model, instructions, digest) for digest in conversation.digests(messages)]
+    known = gateway.summaries.last(caller.group, [keys[place] for place in places])
+    cut, summary = (0, "") if known is None else (places[known[0]], known[1])
+    before = info.usage
+    for steps in range(MOST_STEPS, -1, -1):
+        shorter = work.without(request, cut, summary)
+        if cut and work.fits(shorter, limit):
+            break
+        left = [place for place in places if place > cut] if steps else []
+        further = work.next_cut(request, left, cut, summary)
+        if not further:
+            # The client's trigger may be smaller than the head and the last turn: nothing more can
+            # be cut.
+            if cut and work.fits(shorter, most):
                 break
-            left = [place for place in places if place > cut] if steps else []
-            further = work.next_cut(request, left, cut, summary)
-            if not further:
-                # The client's trigger may be less than the head and the last turn.
-                if cut and work.fits(shorter, work.most):
-                    break
-                return None
-            summary = yield from work.summary(request, further, cut, summary)
-            if not summary:
-                return None
-            cut = further
-            summary = self._summaries.put(caller.group, keys[cut], summary)
-        usage = info.usage
-        cost = Usage(
-            usage.prompt - before.prompt,
-            usage.completion - before.completion,
-            usage.cached - before.cached,
-        )
-        return shorter, Compacted(cut - conversation.head_of(messages), summary, cost)
-
-    def _work(
-        self,
-        request: CompletionRequest,
-        model: str,
-        caller: Caller,
-        cancel: Cancel,
-        info: Info,
-    ) -> _Work | None:
-        """None if the size of the context is unknown."""
-        pool = self._gateway.context.registry.pool(model, caller.may.barred_tiers)
-        n_ctx = max((backend.n_ctx for backend in pool), default=0)
-        if not n_ctx:
             return None
-        limit = most = n_ctx - min(request.max_tokens or ROOM, ROOM)
-        instructions = ""
-        if request.compaction is not None:
-            limit = min(limit, request.compaction.trigger)
-            instructions = request.compaction.instructions
-        return _Work(
-            gateway=self._gateway,
-            caller=structs.replace(caller, on_overflow="refuse"),
-            cancel=cancel,
-            info=info,
-            n_ctx=n_ctx,
-            limit=limit,
-            most=most,
-            longest=max(1, min(conversation.LONGEST, n_ctx // SHARE)),
-            instructions=instructions,
-        )
+        summary = yield from work.summary(request, further, cut, summary)
+        if not summary:
+            return None
+        cut = further
+        gateway.summaries.put(caller.group, keys[cut], summary)
+    usage = info.usage
+    cost = Usage(
+        usage.prompt - before.prompt,
+        usage.completion - before.completion,
+        usage.cached - before.cached,
+    )
+    shorter_tasks = gateway.tasks(shorter, model, cancel, barred=barred)
+    return shorter_tasks, Compacted(cut - conversation.head_of(messages), summary, cost)
 
 
 class _Work(Struct, frozen=True, kw_only=True):
-    """The compaction of one request. Its prompt is to have `limit` of `n_ctx` tokens, may have
-    `most`, and a summary `longest`."""
+    """The compaction of one request. Its prompt is to have `limit` of `n_ctx` tokens, and a summary
+    at most `longest`."""
 
     gateway: Model
     caller: Caller
@@ -146,17 +161,13 @@ class _Work(Struct, frozen=True, kw_only=True):
     info: Info
     n_ctx: int
     limit: int
-    most: int
     longest: int
     instructions: str
 
-    def surely_fits(self, task: Task) -> bool:
-        """Whether a prompt fits that was not counted."""
-        return not task.backend_templates and most_tokens(task) <= self.limit
-
-    def fits(self, request: CompletionRequest, limit: int | None = None) -> bool:
-        room = self.n_ctx - (self.limit if limit is None else limit)
-        return self.gateway.fits(request, room, self.cancel, barred=self.caller.may.barred_tiers)
+    def fits(self, request: CompletionRequest, limit: int) -> bool:
+        """Whether the prompt has at most `limit` tokens."""
+        barred = self.caller.may.barred_tiers
+        return self.gateway.fits(request, self.n_ctx - limit, self.cancel, barred=barred)
 
     def without(self, request: CompletionRequest, cut: int, summary: str) -> CompletionRequest:
         """The request with a summary of the turns before the cut; unchanged without a cut."""

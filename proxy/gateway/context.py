@@ -76,6 +76,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 ANYBODY = Caller()
 NO_USAGE = Usage()
+LATER: Any = None  # the default of a field that is set before it is read
 
 
 class Info(Struct, kw_only=True):

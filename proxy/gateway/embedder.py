@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.old import check_ids
@@ -39,7 +40,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
-from .admission import OnSlot, Retries, idle_slots, lease_backend, nothing, without
+from .admission import OnSlot, Retries, lease_backend, nothing, without
 from .context import ANYBODY, Caller
 from .leased_slot import UNUSED
 
@@ -55,12 +56,11 @@ WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
 
 
-class Embedder:
+class Embedder(Struct, frozen=True):
     """Runs on the backends of `registry`, whose slots are leased from `scheduler`."""
 
-    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
-        self.registry = registry
-        self._scheduler = scheduler
+    registry: Registry
+    scheduler: Scheduler
 
     def embed(
         self,
@@ -109,10 +109,6 @@ class Embedder:
     def makes(self, name: str) -> bool:
         """Whether this is the very name of one of its models."""
         return name in self.registry.models()
-
-    def idle_slots(self, name: str) -> int | None:
-        """See `idle.idle_slots`."""
-        return idle_slots(self.registry, self._scheduler, name)
 
     def rerank(
         self,
@@ -219,7 +215,7 @@ class Embedder:
             try:
                 lease, backend = lease_backend(
                     self.registry,
-                    self._scheduler,
+                    self.scheduler,
                     want,
                     cancel,
                     again=again,

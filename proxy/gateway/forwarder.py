@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from msgspec import Struct
+
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..core.task import CallMaker, Forwarded
@@ -15,27 +17,16 @@ from ..scheduling.schedulers import Scheduler
 from .admission import OnSlot, lease_backend, nothing
 from .context import Caller
 
-OnRelease = Callable[[float], None]
 WHOLE, CUT = Outcome(end="whole", erased=True), Outcome(end="cut", erased=True)
 FAILED = Outcome(end="failed")
 
 
-def ignore(seconds: float) -> None:
-    """For requests that count no seconds."""
-
-
-class Forwarder:
+class Forwarder(Struct):
     """Runs on the backends of `registry`, whose places are leased from `scheduler`."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        scheduler: Scheduler,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._registry = registry
-        self._scheduler = scheduler
-        self._clock = clock
+    registry: Registry
+    scheduler: Scheduler
+    clock: Callable[[], float] = time.monotonic
 
     def forward(
         self,
@@ -46,7 +37,7 @@ class Forwarder:
         *,
         counts: bool = True,
         on_slot: OnSlot = nothing,
-        on_release: OnRelease = ignore,
+        on_release: Callable[[float], None] | None = None,
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
         be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
@@ -55,18 +46,19 @@ class Forwarder:
 
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
-        registry = self._registry
+        registry = self.registry
         lease: Lease | None = None
         if counts:
             want = caller.slot_request(model, since=time.monotonic())
-            lease, backend = lease_backend(registry, self._scheduler, want, cancel, on_slot=on_slot)
+            lease, backend = lease_backend(registry, self.scheduler, want, cancel, on_slot=on_slot)
         else:
             backend = self._first(model, caller)
-        began = self._clock()
+        began = self.clock()
 
         def release(outcome: Outcome) -> None:
             if lease is not None:
-                on_release(self._clock() - began)
+                if on_release is not None:
+                    on_release(self.clock() - began)
                 lease.release(outcome)
             registry.give_back(backend)
 
@@ -83,8 +75,8 @@ class Forwarder:
         return LeasedAnswer(answer, release)
 
     def _first(self, model: str, caller: Caller) -> Backend:
-        for backend in self._registry.pool(model, caller.may.barred_tiers):
-            if backend.up and (borrowed := self._registry.borrow(backend.name)) is not None:
+        for backend in self.registry.pool(model, caller.may.barred_tiers):
+            if backend.up and (borrowed := self.registry.borrow(backend.name)) is not None:
                 return borrowed
         raise NoBackend()
 

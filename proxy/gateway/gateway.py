@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,6 @@ from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
-from ..core.events import Compacted
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import (
@@ -30,29 +29,33 @@ from ..errors import (
     Unsupported,
 )
 from ..prompting.profile.describe import Line, profile_of
-from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.prompt import Prompter
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
-from .adapt import ToolOrders, check_alternatives, check_grammar, validate_constraints
-from .admission import idle_slots
-from .answer import AT_ONCE, Answer, Choice
-from .compaction import Compactor
-from .context import ANYBODY, Caller, GatewayContext, Info
-from .sent_prompt import MEDIA, NO_MEDIA, check_media, rendered, with_sent_prompt
-from .shared_summaries import Summaries
+from . import compaction
+from .adapt import check_alternatives, check_grammar, validate_constraints
+from .answer import AT_ONCE, Answer
+from .context import ANYBODY, Caller, GatewayContext
+from .sent_prompt import (
+    MEDIA,
+    NO_MEDIA,
+    check_media,
+    count_sent_prompt,
+    rendered,
+    with_sent_prompt,
+)
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
 
-Prompters = Callable[[str], Prompter | Unrendered]
+Prompters = Callable[[str], Prompter | Task]
 
 
 class Gateway:
     """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
     `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
     reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
-    backend or the caller says it; `summaries` keeps what replaces their oldest turns. The methods
-    send no text to backends of the `barred` tiers."""
+    backend or the caller says it. The methods send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -64,7 +67,6 @@ class Gateway:
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
         on_overflow: OnOverflow = "refuse",
-        summaries: Summaries | None = None,
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -75,9 +77,8 @@ class Gateway:
         self._sampling = sampling
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
-        self._tool_orders = ToolOrders()
         self._on_overflow = on_overflow
-        self._compactor = Compactor(self, summaries or Summaries())
+        self.summaries = compaction.Summaries()  # of conversations that were too long
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -86,53 +87,29 @@ class Gateway:
         NoBackend, QueueFull or Cancelled if no backend has reported its model."""
         model, name = self.registry.answering(request.model)
         if model == UNNAMED and self._wait_for_backend:
-            self._wait_for_names(model, cancel, caller.key)
+            self._wait_for_names(model, cancel)
             model, name = self.registry.answering(request.model)
         if caller.may.rights:
             caller.may.check_model(request.model, name, model)
         barred = caller.may.barred_tiers
         if barred:
             caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        if len(request.tools) > 1:
-            request = self._tool_orders.checked(request, model, caller.group)
         make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
         compact = None
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
         if request.messages and (request.compaction is not None or overflow == "compact"):
-            compact = partial(self._compact, request, model, caller, cancel)
+            compact = partial(compaction.compact, self, request, model, caller, cancel)
         return Answer(
-            self.context,
-            request,
-            model,
-            name,
-            make_tasks,
+            context=self.context,
+            request=request,
+            model=model,
+            name=name,
+            make_tasks=make_tasks,
             caller=caller,
             cancel=cancel,
             compact=compact,
         )
-
-    def _compact(
-        self,
-        request: CompletionRequest,
-        model: str,
-        caller: Caller,
-        cancel: Cancel,
-        tasks: list[Task],
-        info: Info,
-    ) -> Generator[Choice, None, tuple[list[Task], Compacted] | None]:
-        """See `answer.Compact`."""
-        shortened = yield from self._compactor.compact(
-            request, model, tasks, caller=caller, cancel=cancel, info=info
-        )
-        if shortened is None:
-            return None
-        shorter, compacted = shortened
-        return self.tasks(shorter, model, cancel, barred=caller.may.barred_tiers), compacted
-
-    def idle_slots(self, name: str) -> int | None:
-        """See `idle.idle_slots`."""
-        return idle_slots(self.registry, self.context.scheduler, name)
 
     def prompt_tokens(
         self,
@@ -144,9 +121,8 @@ class Gateway:
         """The token ids of an answer's first prompt."""
         backend = self._any(answer.model, barred)
         task = with_sent_prompt(answer.tasks[0], backend, cancel)
-        if (ids := backend.driver.prompt_ids(task, cancel)) is not None:
-            return ids
-        return backend.counter.prompt_ids(task, cancel)
+        ids = backend.driver.prompt_ids(task, cancel)
+        return backend.counter.prompt_ids(task, cancel) if ids is None else ids
 
     def count(
         self,
@@ -158,14 +134,8 @@ class Gateway:
     ) -> int:
         """The number of tokens in a request's first prompt, as a backend counts them. Raises
         ContextExceeded as soon as there are `limit` or more (0: no limit)."""
-        model, _ = self.registry.answering(request.model)
-        self._load(model)
-        backend = self._any(model, barred)
-        task = self.tasks(request, model, cancel, barred=barred)[0]
-        task = with_sent_prompt(task, backend, cancel)
-        if (ids := backend.driver.prompt_ids(task, cancel)) is not None:
-            return len(ids)
-        return backend.counter.count_prompt(task, cancel, limit)
+        task, backend = self._first_task(request, cancel, barred)
+        return count_sent_prompt(task, backend, cancel, limit)
 
     def fits(
         self,
@@ -194,14 +164,23 @@ class Gateway:
 
     def prompt(self, request: CompletionRequest, *, barred: frozenset[str] = frozenset()) -> str:
         """The text that a chat is rendered to."""
-        model, _ = self.registry.answering(request.model)
-        self._load(model)
-        backend = self._any(model, barred)
-        task = with_sent_prompt(self.tasks(request, model, barred=barred)[0], backend)
+        task, backend = self._first_task(request, None, barred)
+        task = with_sent_prompt(task, backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return backend.driver.detokenize(ids)
-        assert isinstance(task.prompt, str), "a chat is rendered to text"
-        return task.prompt
+        return task.text
+
+    def _first_task(
+        self, request: CompletionRequest, cancel: Cancel | None, barred: frozenset[str]
+    ) -> tuple[Task, Backend]:
+        """The task of a request's first prompt, and a backend for it. Loads the model if necessary,
+        because only a loaded model has a template."""
+        model, _ = self.registry.answering(request.model)
+        if self.registry.unknown(model):
+            for _ in self.registry.load(model, cancel or Cancel()):
+                pass
+        backend = self._any(model, barred)
+        return self.tasks(request, model, cancel, barred=barred)[0], backend
 
     def _ids(
         self,
@@ -291,7 +270,7 @@ class Gateway:
         if all(b.caps is None or b.caps.provisional for b in pool):
             return ()
         prompter = self._prompters(model)
-        if isinstance(prompter, Unrendered):
+        if isinstance(prompter, Task):
             return ()
         kinds = dict.fromkeys(kind for b in pool for kind in b.verdict.differing)
         own = (("server's own route", ", ".join(kinds)),) if kinds else ()
@@ -306,12 +285,6 @@ class Gateway:
             check_ids(backend.driver, tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
-    def _load(self, model: str) -> None:
-        """Load the model if necessary, because only a loaded model has a template."""
-        if self.registry.unknown(model):
-            for _ in self.registry.load(model, Cancel()):
-                pass
-
     def _any(self, model: str, barred: frozenset[str]) -> Backend:
         """A backend outside of the `barred` tiers. Raises NoBackend."""
         for backend in self.registry.pool(model, barred)[:1]:
@@ -319,7 +292,7 @@ class Gateway:
                 return backend
         raise NoBackend()
 
-    def _wait_for_names(self, model: str, cancel: Cancel, key: str) -> None:
+    def _wait_for_names(self, model: str, cancel: Cancel) -> None:
         """Wait until a backend has reported its model. Until then there is neither a template nor a
         queue. Raises NoBackend, Cancelled, QueueFull."""
         registry = self.registry
@@ -362,8 +335,19 @@ class Gateway:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
-            prompt = rendered(self._prompters(model), request, self.now())
-            tasks = [_chat_task(request, prompt, kinds)]
+            task = rendered(self._prompters(model), request, self.now())
+            _no_nul(task.text)
+            tasks = [
+                msgspec.structs.replace(
+                    task,
+                    sampling=request.sampling,
+                    max_tokens=request.max_tokens,
+                    stop_strings=request.stop + task.stop_strings,
+                    logprobs=request.logprobs,
+                    media=kinds,
+                    request=request,
+                )
+            ]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]
@@ -397,34 +381,3 @@ def _text_task(request: CompletionRequest, prompt: str | tuple[int, ...]) -> Tas
         logprobs=request.logprobs,
         request=request,
     )
-
-
-def _chat_task(request: CompletionRequest, prompt: RenderedPrompt, kinds: frozenset[str]) -> Task:
-    if "\0" in prompt.text:
-        raise BadRequest("the prompt contains a NUL character", param="prompt")
-    # At most fifteen keywords: Python makes a dict of more, which takes twice as long as the rest.
-    task = Task(
-        prompt=prompt.text,
-        breaks=prompt.breaks,
-        boundaries=prompt.boundaries,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop_tokens=prompt.stops,
-        stop_strings=request.stop + prompt.turns,
-        logprobs=request.logprobs,
-        call_format=prompt.call_format,
-        syntax=prompt.syntax,
-        thinks=prompt.may_reason,
-        effort=prompt.effort,
-        unknown_template=prompt.unknown_template,
-        guard=prompt.guard,
-        request=request,
-    )
-    if kinds or prompt.backend_templates or prompt.messages:
-        return msgspec.structs.replace(
-            task,
-            media=kinds,
-            backend_templates=prompt.backend_templates,
-            messages=prompt.messages,
-        )
-    return task

@@ -36,7 +36,7 @@ from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..runtime.cancel import Cancel
-from .adapt import UNKNOWN, call_judges, form_of
+from .adapt import UNKNOWN, call_judges
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
@@ -117,7 +117,7 @@ class Generation:
         self._prompt_text = prompt_text
         self._cancel = cancel
         self._request = request = task.request
-        self._prompt = task.prompt if isinstance(task.prompt, str) else ""
+        self._prompt = task.text
         self._native = native = task.backend_templates
         self._rest: list[Stage] = []
         self._held: Batch = []
@@ -144,7 +144,7 @@ class Generation:
     def _bind(self) -> None:
         """Set up the call parser and the constraint of the answer."""
         task, request = self._task, self._request
-        self._form = form = form_of(task)
+        self._form = form = task.call_format
         self._start = start_bound(task)
         self._deferred = task.thinks and self._start is not None and not self._native
         if form is not None:
@@ -404,7 +404,7 @@ def start_bound(task: Task) -> constraints.Constraint | None:
     """The constraint that applies from the beginning of the answer, None for none."""
     if task.is_unconstrained:
         return None
-    return constraints.from_start(task.request, form_of(task))
+    return constraints.from_start(task.request, task.call_format)
 
 
 def _ended_by_itself(batch: Batch) -> bool:

@@ -16,15 +16,11 @@ from ..backends.pools import Backend
 from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..errors import BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
-from ..prompting.prompt import Prompter, RenderedPrompt, Unrendered
+from ..prompting.prompt import Prompter
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from .adapt import constraint_of, in_mode
 
-# Checks images and sound in messages before they go to a backend.
-#
-# Only data that the client sends itself is accepted: with an address, the client could make the
-# backend fetch any URL.
 # Renders prompts, on the event loop if that is fast, otherwise in a native thread.
 #
 # A template is a stranger's program. The sandbox bounds its work, so it ends; how long it takes
@@ -36,22 +32,16 @@ AFTER_SLOW = 100  # renderings in a thread after a slow one
 LONG = 256  # messages
 LARGE = 256 << 10  # characters
 _CONTENT = attrgetter("content")
-_CALLS = attrgetter("tool_calls")
 
 
-def rendered(
-    prompter: Prompter | Unrendered, request: CompletionRequest, now: datetime
-) -> RenderedPrompt:
+def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
-    if isinstance(prompter, Unrendered):
-        return prompter.render(request, now)
+    if isinstance(prompter, Task):
+        return prompter
 
     messages = request.messages
-    size = sum(map(len, map(_CONTENT, messages)))
-    if any(map(_CALLS, messages)):
-        size += sum(len(call.arguments) for message in messages for call in message.tool_calls)
-    is_long = len(messages) >= LONG or size > LARGE
-    if is_long:  # it tells nothing of shorter ones
+    if len(messages) >= LONG or sum(map(len, map(_CONTENT, messages))) > LARGE:
+        # Its time tells nothing of shorter ones.
         return run_in_native_thread(partial(prompter.render, request, now))
     if not prompter.in_thread:
         began = monotonic()
@@ -61,7 +51,7 @@ def rendered(
             if monotonic() - began > SLOW:
                 prompter.in_thread = AFTER_SLOW
 
-    def timed() -> RenderedPrompt:
+    def timed() -> Task:
         began = thread_time()  # a thread also waits for others
         try:
             return prompter.render(request, now)
@@ -72,6 +62,10 @@ def rendered(
     return run_in_native_thread(timed)
 
 
+# Checks images and sound in messages before they go to a backend.
+#
+# Only data that the client sends itself is accepted: with an address, the client could make the
+# backend fetch any URL.
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
@@ -136,3 +130,13 @@ def with_sent_prompt(task: Task, backend: Backend, cancel: Cancel | None = None)
     except (Unsupported, UpstreamFault, UpstreamTimeout):
         prompt = None
     return task if prompt is None else msgspec.structs.replace(task, prompt=prompt, breaks=())
+
+
+def count_sent_prompt(
+    task: Task, backend: Backend, cancel: Cancel | None = None, limit: int = 0
+) -> int:
+    """The tokens of the prompt that the backend gets. Raises ContextExceeded as soon as there are
+    `limit` or more (0: no limit), and like `with_sent_prompt`."""
+    task = with_sent_prompt(task, backend, cancel)
+    ids = backend.driver.prompt_ids(task, cancel)
+    return backend.counter.count_prompt(task, cancel, limit) if ids is None else len(ids)

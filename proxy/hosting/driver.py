@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ..backends.driver import Capabilities, Driver, Input, Learned, Run, SlotAction, ignore
+from ..backends.driver import Capabilities, Driver, Input, LaterRun, Learned, SlotAction, ignore
 from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
 from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
-from ..core.usage import Usage
 from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
@@ -56,16 +55,15 @@ class HostedDriver(Driver):
         caps = model.caps or self._outline
         return msgspec.structs.replace(caps, provisional=model.server is None), lost
 
-    def count_slots(self) -> tuple[int, bool]:
+    def count_slots(self) -> int:
         model = self.model
         server, caps = model.server, model.caps
         if server is None or caps is None:
-            return 0, False
-        count, idle = server.count_slots()
-        if count:
-            count = min(count, model.config.concurrency or count)
-            model.caps = msgspec.structs.replace(caps, slots=count)
-        return count, idle
+            return 0
+        count = server.count_slots()
+        count = min(count, model.config.concurrency or count)
+        model.caps = msgspec.structs.replace(caps, slots=count)
+        return count
 
     def counters(self) -> dict[str, float]:
         server = self.model.server
@@ -165,10 +163,12 @@ class HostedDriver(Driver):
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         server = self._started(cancel)
         try:
-            return HostedAnswer(self.model, server.forward(make, cancel))
+            answer = server.forward(make, cancel)
         except BaseException:
             self.model.leave(answered=False)
             raise
+        answer.on_close = lambda whole: self.model.leave(answered=whole)
+        return answer
 
     def _loaded(self) -> Server:
         server = self.model.server
@@ -207,27 +207,7 @@ def _outline(model: HostedModel) -> Capabilities:
     return msgspec.structs.replace(caps, dialect="not loaded yet")
 
 
-class HostedAnswer:
-    """A forwarded answer. The model's server is not ended before `close`."""
-
-    def __init__(self, model: HostedModel, answer: Forwarded) -> None:
-        self._model = model
-        self._answer = answer
-        self._over = self._answered = False
-        self.status, self.headers = answer.status, answer.headers
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._answer
-        self._answered = True
-
-    def close(self) -> None:
-        self._answer.close()
-        if not self._over:
-            self._over = True
-            self._model.leave(answered=self._answered)
-
-
-class HostedRun:
+class HostedRun(LaterRun):
     """A completion that waits for the model's server. The server is not ended before `close`."""
 
     def __init__(
@@ -235,16 +215,8 @@ class HostedRun:
     ) -> None:
         self._driver = driver
         self._asked = task, slot, caps, cancel
-        self._run: Run | None = None
         self._uses = False
         self._answered = False
-
-    @property
-    def slot(self) -> int:
-        return self._run.slot if self._run is not None else -1
-
-    def usage(self) -> Usage:
-        return self._run.usage() if self._run is not None else Usage()
 
     def __iter__(self) -> Iterator[Batch]:
         *_, cancel = self._asked
@@ -258,8 +230,7 @@ class HostedRun:
         self._answered = True
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.close()
+        super().close()
         if self._uses:
             self._uses = False
             self._driver.model.leave(answered=self._answered)

@@ -1,12 +1,10 @@
 """Which models may be loaded at once.
 
-A model that a request needs enters when it fits. Models that do not fit stand in one line, in the
-order of their first requests, and others end for the first of them:
+Models that requests need stand in one line, in the order of their first requests. The first enters
+when it fits, and others end for it:
 
-1. A model behind the first may enter before it, if the first still has enough room from those that
-   end for it.
-2. Idle models end, those used last stay.
-3. If these do not suffice, busy ones end too, after their answers, once the first of the requests
+1. Idle models end, those used last stay.
+2. If these do not suffice, busy ones end too, after their answers, once the first of the requests
    has waited `swap_wait` seconds. But a busy model stays at least as long as its load took, so that
    no more time is spent on loads than on answers. It takes no new requests; those that are held
    back load it again, in their turn.
@@ -85,30 +83,16 @@ def total(models: Sequence[Candidate]) -> Amounts:
 Models = Sequence[Candidate]
 
 
-def step(
-    limits: Limits, line: Models, loaded: Models, now: float, swap_wait: float
-) -> tuple[Candidate | None, Models]:
-    """The model that enters now, if one does, and those that shall end. `line` is sorted."""
-    if not line:
-        return None, ()
-    first = line[0]
-    if limits.allow([*loaded, first]):
-        return first, ()
+def ending(
+    limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float
+) -> Models:
+    """The models that shall end for the first in line, which does not fit beside them."""
     staying = [model for model in loaded if not model.leaving]
-    ends = _ends(limits, first, staying, now, swap_wait)
-    staying = [model for model in staying if model not in ends]
-    for other in line[1:]:
-        if limits.allow([*loaded, other]) and limits.allow([*staying, other, first]):
-            return other, ends
-    return None, ends
-
-
-def _ends(limits: Limits, first: Candidate, loaded: Models, now: float, swap_wait: float) -> Models:
-    free = [model for model in loaded if not model.pinned]
-    idle = _victims(limits, first, loaded, [model for model in free if model.is_idle(now)])
+    free = [model for model in staying if not model.pinned]
+    idle = _victims(limits, first, staying, [model for model in free if model.is_idle(now)])
     if idle is not None:
         return idle
-    victims = _victims(limits, first, loaded, free) or ()
+    victims = _victims(limits, first, staying, free) or ()
     busy = [model for model in victims if not model.is_idle(now)]
     served = all(now - model.loaded_at >= model.takes for model in busy)
     late = now - min(first.waiters) >= swap_wait
@@ -153,12 +137,13 @@ class MemoryBudget:
             try:
                 while model.waiters:
                     self._check(model)
-                    waiting = self._line(), self._loaded, self._clock(), self._swap_wait
-                    enters, ends = step(self.limits, *waiting)
-                    for other in ends:
-                        other.stop()
-                    if enters is model:
-                        self._loaded.append(model)
+                    limits, loaded, first = self.limits, self._loaded, self._line()[0]
+                    if not limits.allow([*loaded, first]):
+                        now = self._clock()
+                        for other in ending(limits, first, loaded, now, self._swap_wait):
+                            other.stop()
+                    elif first is model:
+                        loaded.append(model)
                         return True
                     self.changed.wait(LOOK)
                 return False

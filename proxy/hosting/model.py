@@ -41,11 +41,9 @@ log = logging.getLogger("slotproxy.models")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LASTING = 60.0  # seconds after which a server counts as working, even without an answer
 WATCH = 1.0  # seconds between two checks of a loaded server
 MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
 SETTLE = 0.2  # seconds without a use after which a model counts as idle
-UNUSED = 2.0  # the same for one that was just loaded, whose first request is on its way
 
 
 class State(Enum):
@@ -55,16 +53,6 @@ class State(Enum):
     READY = "loaded"
     DRAINING = "draining"  # its server ends after the last answer
     STOPPING = "stopping"  # its server ends
-
-
-TRANSITIONS = {
-    State.STOPPED: {State.WAITING},
-    State.WAITING: {State.LOADING, State.STOPPING, State.STOPPED},
-    State.LOADING: {State.READY, State.STOPPING},
-    State.READY: {State.DRAINING, State.STOPPING},
-    State.DRAINING: {State.STOPPING},
-    State.STOPPING: {State.STOPPED},
-}
 
 
 class Waiter(Struct, eq=False):
@@ -102,7 +90,6 @@ class HostedModel:
         self._waiters: list[Waiter] = []
         self._ends: Literal["", "unused", "now"] = ""  # for good, and when
         self._began = math.inf  # when its server began to load, and then when it was loaded
-        self._answered = False  # the current server has completed a request
         self._failures = 0  # in a row
         self._retry_at = 0.0
 
@@ -110,8 +97,7 @@ class HostedModel:
 
     def use(self, cancel: Cancel, tick: float, patience: float) -> Iterator[Server | None]:
         """Wait for the server, and yield its driver; the caller must `leave` later. Yields None at
-        each tick before. Raises UpstreamFault, UpstreamTimeout after `patience` seconds,
-        QueueFull, Cancelled."""
+        each tick. Raises UpstreamFault, UpstreamTimeout after `patience`, QueueFull, Cancelled."""
         ticks = 1
         waiter = Waiter(time.monotonic())
         self._wait(waiter)
@@ -168,7 +154,6 @@ class HostedModel:
             self.users -= 1
             self.used = time.monotonic()
             if answered:
-                self._answered = True
                 self._failures = 0
             self._changed.notify_all()
 
@@ -195,8 +180,8 @@ class HostedModel:
 
     def is_idle(self, now: float) -> bool:
         """Whether it is loaded, and nobody has used it for a moment."""
-        moment = SETTLE if self._answered else UNUSED
-        return self.server is not None and not self.users and now - self.used >= moment
+        in_use = self.users or self._waiters
+        return self.server is not None and not in_use and now - self.used >= SETTLE
 
     @property
     def takes(self) -> float:
@@ -269,10 +254,8 @@ class HostedModel:
 
     def kill(self, why: str) -> None:
         """Kill a server that hangs."""
-        process = self._starter.process
-        if process is not None:
-            log.error("model %s: %s, its server is killed", self.name, why)
-            process.kill()
+        log.error("model %s: %s, its server is killed", self.name, why)
+        self._starter.kill()
 
     @property
     def closed(self) -> bool:
@@ -308,18 +291,14 @@ class HostedModel:
         """Wait for the end after `close`; afterwards the server is killed."""
         if self._thread is not None:
             self._thread.join(seconds)
-        process = self._starter.process
-        if process is not None:
-            process.kill()
+        self._starter.kill()
 
     # in the thread
 
     def _enter(self, state: State) -> None:
         """Called with the lock."""
-        if state is not self.state:
-            assert state in TRANSITIONS[self.state], f"{state} cannot follow {self.state}"
-            self.state = state
-            self._changed.notify_all()
+        self.state = state
+        self._changed.notify_all()
 
     def _is_unwanted(self) -> bool:
         """Whether its load has to end."""
@@ -379,8 +358,6 @@ class HostedModel:
                     self.slots.save(server)
                 log.info("model %s: stopping", self.name)
             else:
-                if self._answered or time.monotonic() - self.used > LASTING:
-                    self._failures = 0
                 why = f"the server of the model {self.name} ended with {process.exit}"
                 self._fail(LoadFailed(why, cause="died"), loaded=True)
         except Stopped:
@@ -406,13 +383,13 @@ class HostedModel:
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
         if self._starter.process is not None:
             self.needs.measure(self._starter.process.pid)
-        log.info("model %s: loaded after %.1f s, %s", self.name, took, self.needs.shown)
+        size = sum(self.needs.amounts) >> 20
+        log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, size)
         with self._changed:
             if self.state is State.STOPPING:
                 raise Stopped
             self.needs.learn(took)
             self.caps, self.error = caps, None
-            self._answered = False
             self.used = self._began = time.monotonic()
             self.server = server
             self._forget_loads_by_hand()

@@ -84,14 +84,10 @@ def _nvidia_smi(what: str, fields: str) -> list[tuple[str, str, str]]:
 
 def visible(words: str | None, count: int) -> list[int]:
     """The numbers of the cards that a server with these CUDA_VISIBLE_DEVICES uses."""
-    if words is None:
+    if words is None or re.search("[A-Za-z]", words):  # all, or by their ids
         return list(range(count))
-    try:
-        numbers = [int(word) for word in words.split(",")]
-    except ValueError:  # by their ids, or none
-        return list(range(count)) if words.strip() else []
     # As CUDA: those after an invalid one do not exist.
-    return list(takewhile(lambda number: 0 <= number < count, numbers))
+    return list(takewhile(lambda card: 0 <= card < count, map(int, re.findall(r"-?\d+", words))))
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -143,12 +139,6 @@ class Need:
         whole = given[0] if given else self._guess * self._uses_cards
         share = whole // max(1, len(visible))
         return tuple(share * visible.count(card) for card in range(len(self._cards.totals)))
-
-    @property
-    def shown(self) -> str:
-        """For the log."""
-        cards = sum(self.cards) >> 20
-        return f"{self.memory >> 20} MiB" + (f" and {cards} MiB on graphics cards" if cards else "")
 
     @property
     def source(self) -> Source:

@@ -171,19 +171,13 @@ class ModelProcess:
         self._ended()
 
 
-def stat(pid: int) -> list[str]:
-    """What /proc says of a process, from its state on. Raises OSError if it has ended."""
-    # The name, in parentheses, may contain anything.
-    text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    return text.rpartition(")")[2].split()
-
-
 def in_session(pid: int) -> dict[int, int]:
     """The pages of each process of a session, if the system tells. Not on the event loop."""
     held = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = stat(int(folder.name))
+            # The name, in parentheses, may contain anything.
+            fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
             if int(fields[3]) == pid:
                 held[int(folder.name)] = int(fields[21])
     return held

@@ -33,7 +33,6 @@ PREFIX, SUFFIX = "slotproxy-", ".bin"
 BESIDE, NEW = ".json", ".new"  # ends of the name of a sidecar, and of one that is being written
 LOCK = ".slotproxy.lock"
 LARGEST = 1 << 16  # bytes of a sidecar
-MOST = 4096  # sidecars of a folder
 LASTING = 30 * 86400.0  # seconds for which the files of a model that is not used are kept
 SERVER_VARIABLES = ("LLAMA_", "GGML_")  # prefixes of those that change what a server does
 SIZE = 16  # bytes of a digest
@@ -125,12 +124,8 @@ class SlotFolder:
         return run_in_native_thread(self._sidecars)
 
     def _sidecars(self) -> list[Sidecar]:
-        newest: list[tuple[float, Path]] = []
-        for path in self.path.glob(f"{PREFIX}*{SUFFIX}{BESIDE}"):
-            with contextlib.suppress(OSError):  # it is gone
-                newest.append((path.lstat().st_mtime, path))
         fitting = []
-        for _, path in sorted(newest, reverse=True)[:MOST]:
+        for path in self.path.glob(f"{PREFIX}*{SUFFIX}{BESIDE}"):
             sidecar = _read(path)
             if sidecar is None or sidecar.prompt.file + BESIDE != path.name:
                 continue
@@ -149,8 +144,7 @@ class SlotFolder:
                     (self.path / name).unlink()
 
     def sweep_all(self) -> None:
-        """Remove the slot files of all models that no sidecar fits, or that were not used for
-        long."""
+        """Remove the slot files that no sidecar fits, or that were not used for long."""
         now = time.time()
         self.sweep({s.prompt.file for s in self.sidecars() if now - s.saved < LASTING})
 
@@ -161,12 +155,8 @@ class SlotFolder:
 
 
 def _read(path: Path) -> Sidecar | None:
-    """None if it is missing, too large or broken. Never waits for what a name that is no plain file
-    would give."""
+    """None if it is missing, no plain file, too large or broken."""
     with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            text = file.read(LARGEST + 1)
-        if len(text) <= LARGEST:
-            return msgspec.json.decode(text, type=Sidecar)
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            return msgspec.json.decode(path.read_bytes(), type=Sidecar)
     return None

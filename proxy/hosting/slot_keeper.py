@@ -46,7 +46,6 @@ RESTORING = 60.0  # seconds for a slot
 SETTLING = 0.5  # seconds in which the last answer gives back its slot
 LOOK = 0.01  # seconds between two looks for that
 TOLERANCE = 0.9  # part of the expected tokens that a server must have saved
-MIB = 1 << 20
 
 
 class SlotKeeper:
@@ -167,8 +166,7 @@ class ModelSlots:
         ]
         self._slots.adopt(self._name, prompts, self._slots.vain(self._name))
         if prompts:
-            tokens = sum(saved.tokens for saved in prompts)
-            log.info("model %s: %d saved slots, %d tokens", self._name, len(prompts), tokens)
+            log.info("model %s: %d saved slots", self._name, len(prompts))
 
     def save(self, server: Driver) -> None:
         """Save the slots of a server that nobody uses and that is about to end."""
@@ -191,10 +189,8 @@ class ModelSlots:
             self._describe(folder)
             self._sweep(folder)
             if saves:
-                tokens, took = sum(save.tokens for save in done), time.monotonic() - began
-                what = "model %s: saved %d of %d slots, %d tokens, in %.2f s; %.1f MiB are on disk"
-                size = slots.kept(name).size / MIB
-                log.info(what, name, len(done), len(saves), tokens, took, size)
+                what, took = "model %s: saved %d of %d slots in %.2f s", time.monotonic() - began
+                log.info(what, name, len(done), len(saves), took)
 
     def _save(self, server: Driver, folder: SlotFolder, save: SlotSave, end: float) -> bool:
         """Save a slot, if there is time and room. Returns whether it is saved."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,9 +24,6 @@ from .port_guard import PortGuard
 from .process import ModelLog, ModelProcess, free_port
 from .slot_keeper import ModelSlots, SlotKeeper
 
-log = logging.getLogger("slotproxy.models")
-
-PORTS = 3  # tried one after the other, if other programs listen at them
 LOOK = 0.05  # seconds between two checks of a server that loads, at first
 SELDOM = 0.5  # the same, later; also of a request for a cancellation
 CHECK_TIMEOUT = 5.0
@@ -60,17 +56,10 @@ class LoadFailed(UpstreamFault):
     code = LOAD_FAILED
 
     def __init__(
-        self,
-        message: str,
-        *,
-        cause: Cause = "other",
-        lines: str = "",
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
+        self, message: str, *, cause: Cause = "other", lines: str = "", **options: Any
     ) -> None:
         end = f"\nIts last lines:\n{lines}" if lines else ""
-        super().__init__(message + end, param=param, code=code, retry_after=retry_after)
+        super().__init__(message + end, **options)
         self.summary = message
         self.cause = cause
         self.lines = lines
@@ -98,28 +87,24 @@ class Starter:
 
     def start(self, end: float) -> tuple[Server, ModelProcess, Capabilities]:
         """Start the server. Raises Stopped, LoadFailed, UpstreamFault, OSError."""
-        config = self._config
-        for left in reversed(range(PORTS if PORT in config.url else 1)):
-            guard, port = PortGuard(), free_port()
-            server = self.connect(config.url.replace(PORT, str(port)), guard.check)
-            try:
-                # A port that is not of our choice may be taken.
-                fixed = PORT not in config.url
-                if fixed and (server.status_of("/health", CHECK_TIMEOUT) or guard.foreign):
-                    raise self.failure("another server listens at its url", "unsuitable")
-                launched = self._slots.begin() if self._slots is not None else config
-                process = ModelProcess(launched, port, self._log, self._notify)
-                self.process = process
-                guard.watch(process.pid)
-                return server, process, self._loaded(process, server, guard, end)
-            except BaseException:
-                server.close()
-                if not (left and guard.foreign) or self._unwanted():
-                    raise
-                why = "model %s: %s listens at its port: trying another one"
-                log.error(why, config.name, guard.foreign)
-                self.end()
-        raise AssertionError("the last try returns or raises")
+        config, guard, port = self._config, PortGuard(), free_port()
+        server = self.connect(config.url.replace(PORT, str(port)), guard.check)
+        try:
+            # A port that is not of our choice may be taken.
+            fixed = PORT not in config.url
+            if fixed and (server.status_of("/health", CHECK_TIMEOUT) or guard.foreign):
+                raise self.failure("another server listens at its url", "unsuitable")
+            launched = self._slots.begin() if self._slots is not None else config
+            process = self.process = ModelProcess(launched, port, self._log, self._notify)
+            guard.watch(process.pid)
+            return server, process, self._loaded(process, server, guard, end)
+        except BaseException:
+            server.close()
+            raise
+
+    def kill(self) -> None:
+        if (process := self.process) is not None:
+            process.kill()
 
     def end(self) -> None:
         """End the process."""
@@ -176,7 +161,7 @@ class Starter:
                 "unsuitable",
             )
         if not caps.slots and not caps.queues:
-            caps = msgspec.structs.replace(caps, slots=server.count_slots()[0])
+            caps = msgspec.structs.replace(caps, slots=server.count_slots())
         most = self._config.concurrency or caps.slots
         return msgspec.structs.replace(caps, slots=min(most, caps.slots or most))
 

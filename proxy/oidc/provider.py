@@ -23,6 +23,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from msgspec import Struct
 
+from ..config import OidcConfig
 from ..errors import GatewayError, Unauthorized, UpstreamFault
 from ..websearch.fetch import EngineRequest, WebPage
 from .started import Started
@@ -41,15 +42,6 @@ _FORM = "application/x-www-form-urlencoded"
 
 Fetch = Callable[[EngineRequest, float], WebPage]
 T = TypeVar("T")
-
-
-class Client(Struct, frozen=True, kw_only=True):
-    """The gateway as the provider knows it. Without a secret it is a public client."""
-
-    issuer: str
-    id: str
-    secret: str = ""
-    scopes: str = "openid"
 
 
 class _Metadata(Struct, frozen=True):
@@ -74,7 +66,7 @@ class Provider:
     """`fetch` sends a request without following redirects."""
 
     def __init__(
-        self, client: Client, fetch: Fetch, clock: Callable[[], float] = time.monotonic
+        self, client: OidcConfig, fetch: Fetch, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._client = client
         self._fetch = fetch
@@ -89,7 +81,7 @@ class Provider:
     def authorization_url(self, started: Started, redirect_uri: str) -> str:
         uri: str = prepare_grant_uri(
             self._known().authorization_endpoint,
-            self._client.id,
+            self._client.client_id,
             "code",
             redirect_uri=redirect_uri,
             scope=self._client.scopes,
@@ -116,7 +108,7 @@ class Provider:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         body = urlencode({**form, "code_verifier": started.verifier})
         # RFC 6749, section 2.3.1: both parts of the header are encoded as in a form.
-        name, secret = self._client.id, self._client.secret
+        name, secret = self._client.client_id, str(self._client.client_secret)
         supported = known.token_endpoint_auth_methods_supported
         method = "client_secret_basic"
         if not secret:
@@ -146,11 +138,11 @@ class Provider:
                 decoded = jwt.decode(token, self._key_set(fresh=True), algorithms=ALGORITHMS)
             options = {
                 "iss": {"essential": True, "value": self._client.issuer},
-                "aud": {"essential": True, "value": self._client.id},
+                "aud": {"essential": True, "value": self._client.client_id},
                 "sub": {"essential": True},
                 "nonce": {"essential": True, "value": nonce},
             }
-            params = {"nonce": nonce, "client_id": self._client.id}
+            params = {"nonce": nonce, "client_id": self._client.client_id}
             claims = CodeIDToken(decoded.claims, decoded.header, options, params)
             claims.validate(leeway=LEEWAY)
         except (JoseError, AuthlibBaseError, ValueError, TypeError) as error:

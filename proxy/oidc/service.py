@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..accounts.records import StoredKey
+from ..config import OidcConfig
 from ..errors import BadRequest, Forbidden, NotFound
 from ..store.accounts import Accounts
 from .provider import Provider
@@ -25,23 +26,6 @@ LONGEST = 255  # characters of a user's or team's id
 Claims = Mapping[str, Any]
 
 
-class Wanted(Struct, frozen=True):
-    """A value that a claim must have, or one of its values if it is a list."""
-
-    claim: str
-    value: str
-
-
-class Mapped(Struct, frozen=True, kw_only=True):
-    """What the settings say of claims. `user` names the claim with the user's id, `teams` that with
-    ids of teams. Who has one of `admins` administers; who has none of `allowed` may not sign in."""
-
-    user: str
-    teams: str = ""
-    admins: tuple[Wanted, ...] = ()
-    allowed: tuple[Wanted, ...] = ()
-
-
 class Person(Struct, frozen=True, kw_only=True):
     """Who has signed in, with the id of the API key. `admin` None: claims do not decide it."""
 
@@ -52,20 +36,20 @@ class Person(Struct, frozen=True, kw_only=True):
     admin: bool | None = None
 
 
-def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
+def person(issuer: str, claims: Claims, rules: OidcConfig) -> Person:
     """Raises Forbidden if the person may not sign in."""
     subject = str(claims["sub"])
     # Whoever may choose an address could be anybody. Some providers write the claim as a string.
     verified = claims.get("email_verified") in (True, "true")
     if not verified:
         claims = {name: value for name, value in claims.items() if name != "email"}
-    if mapped.allowed and not any(has(claims, one) for one in mapped.allowed):
+    if rules.allow and not any(has(claims, wanted) for wanted in rules.allow):
         raise Forbidden(
             "your account may not use this gateway: ask an administrator for access",
             code="sign_in_forbidden",
         )
-    user = claim(claims, mapped.user)
-    if mapped.user == "email" and not verified:
+    user = claim(claims, rules.user_claim)
+    if rules.user_claim == "email" and not verified:
         raise Forbidden(
             "the provider does not say that your e-mail address is verified: ask an administrator"
             " to verify it there, or to set another user_claim of [oidc]",
@@ -73,11 +57,11 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
         )
     if not isinstance(user, str) or not 0 < len(user) <= LONGEST or not user.isprintable():
         raise Forbidden(
-            f"the sign-in gives no usable {mapped.user[:60]!r}: ask an administrator to correct"
-            " user_claim of [oidc], or your account at the provider",
+            f"the sign-in gives no usable {rules.user_claim[:60]!r}: ask an administrator to"
+            " correct user_claim of [oidc], or your account at the provider",
             code="sign_in_forbidden",
         )
-    teams = claim(claims, mapped.teams) if mapped.teams else None
+    teams = claim(claims, rules.team_claim) if rules.team_claim else None
     material = f"{len(issuer)} {issuer} {subject}".encode()
     digest = blake2b(material, digest_size=12, person=b"oidc subject")
     return Person(
@@ -85,7 +69,7 @@ def person(issuer: str, claims: Claims, mapped: Mapped) -> Person:
         subject=subject,
         user=user,
         teams=[one for one in _values(teams) if isinstance(one, str) and 0 < len(one) <= LONGEST],
-        admin=any(has(claims, one) for one in mapped.admins) if mapped.admins else None,
+        admin=any(has(claims, wanted) for wanted in rules.admins) if rules.admins else None,
     )
 
 
@@ -99,10 +83,12 @@ def claim(claims: Claims, name: str) -> Any:
     return found
 
 
-def has(claims: Claims, wanted: Wanted) -> bool:
-    values = _values(claim(claims, wanted.claim))
+def has(claims: Claims, wanted: str) -> bool:
+    """Whether a claim is as CLAIM=VALUE says, or one of its values if it is a list."""
+    name, _, text = wanted.partition("=")
+    values = _values(claim(claims, name))
     texts = (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
-    return wanted.value in texts
+    return text in texts
 
 
 def _values(value: Any) -> Sequence[Any]:
@@ -116,19 +102,18 @@ ACTOR = "oidc"  # in the record of changes
 
 
 class SignIn(NamedTuple):
-    """Sign-in at a provider, whose `name` is for people; `redirect_uri` "" is the own address."""
+    """Sign-in at a provider, whose `name` is for people."""
 
     provider: Provider
-    mapped: Mapped
+    rules: OidcConfig
     accounts: Accounts
     name: str
-    redirect_uri: str = ""
 
     def finish(self, code: str, started: Started, redirect_uri: str) -> str:
         """The id of the key of the person who brings this code."""
         claims = self.provider.claims(code, started, redirect_uri)
-        found = person(self.provider.issuer, claims, self.mapped)
-        enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.mapped.teams))
+        found = person(self.provider.issuer, claims, self.rules)
+        enter(self.accounts, found, self.provider.issuer, follows_team=bool(self.rules.team_claim))
         self.accounts.follow()
         return found.key_id
 

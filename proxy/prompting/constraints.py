@@ -12,7 +12,7 @@ complete, arguments of tools are not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -150,7 +150,7 @@ class _Tagged:
             choice = Group(tuple((Literal(text),) if text else () for text in texts))
             return (*head, choice, *_literals(after, self._rules))
         if isinstance(schema, Mapping):
-            self._writer.leave_out(word for word in _OF_STRINGS if word in schema)
+            self._writer.gaps.update({word: None for word in _OF_STRINGS if word in schema})
         mark = after.rstrip()
         rest = _literals(after[len(mark) :], self._rules)
         text = (*head, *self._rules.plain("text", _up_to(mark)), *rest)
@@ -399,7 +399,7 @@ class _Writer:
     def __init__(self, rules: Rules, limits: GrammarLimits, gaps: dict[str, None]) -> None:
         self.rules = rules
         self._limits = limits
-        self._gaps = gaps
+        self.gaps = gaps
 
     def value(self, schema: Any, name: str, strict: bool, an_object: bool) -> Elements:
         """A value that satisfies the schema, and is an object if `an_object`."""
@@ -414,11 +414,8 @@ class _Writer:
         except UnsupportedSchema as error:
             if strict or (error.keyword == "$ref" and not an_object):
                 raise  # what a reference leads to cannot be validated afterwards either
-            self._gaps[f"any keyword (because of {error.keyword})"] = None
+            self.gaps[f"any keyword (because of {error.keyword})"] = None
             anything = Document(ANY_OBJECT if an_object else True)
             return SchemaCompiler(anything, self.rules, self._limits, True).root()
-        self._gaps.update(dict.fromkeys(compiler.gaps.keywords))
+        self.gaps.update(dict.fromkeys(compiler.gaps.keywords))
         return elements
-
-    def leave_out(self, keywords: Iterable[str]) -> None:
-        self._gaps.update(dict.fromkeys(keywords))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -9,10 +10,9 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from ..core.request import CompletionRequest, Message, Tool
-from ..core.task import NO_GUARD, ContentGuard
+from ..core.request import CompletionRequest, Tool
+from ..core.task import Task
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
 from .formats import SPECIAL, generic
@@ -70,9 +70,9 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
         for message in messages:
             content = message["content"]
             match message["role"]:
-                case "system" | "developer":
+                case "system":
                     parts += (self.system_name, f"{content}")
-                case "user" | "tool" | "function":
+                case "user" | "tool":
                     parts += (self.user_name, f"{content}")
                 case "assistant":
                     parts += (self.ai_name, f"{content}", self.stop)
@@ -85,44 +85,9 @@ _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
 
 
-class RenderedPrompt(Struct, frozen=True, kw_only=True):
-    """`stops` are the family's end tokens, for the backend; `turns` are texts that begin another
-    turn, for the gateway to match. `breaks` and `guard` are as in a Task. `boundaries` are
-    ascending offsets of the ends of turns. `syntax` tells how the model writes an answer, and
-    `call_format` the calls in it, None without tools. `may_reason` is set if the model may reason
-    before it answers. `messages` are those of the request as the template takes them, with control
-    tokens altered invisibly, () if that is as they are; `effort` is the request's in a word that it
-    takes. With `backend_templates` nothing was rendered: the backend takes messages.
-    `unknown_template` is set if the model's own template is missing, or if how it writes an answer
-    or calls could not be derived."""
-
-    text: str
-    stops: tuple[str, ...] = ()
-    turns: tuple[str, ...] = ()
-    breaks: tuple[int, ...] = ()
-    boundaries: tuple[int, ...] = ()
-    guard: ContentGuard = NO_GUARD
-    syntax: AnswerSyntax = AnswerSyntax()
-    call_format: CallFormat | None = None
-    may_reason: bool = False
-    messages: tuple[Message, ...] = ()
-    effort: str = ""
-    backend_templates: bool = False
-    unknown_template: bool = False
-
-
-class Unrendered:
-    """Used instead of a Prompter if the backend takes messages and renders the prompt."""
-
-    def __init__(self, guard: ContentGuard) -> None:
-        self._guard = guard
-
-    def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        return RenderedPrompt(text="", backend_templates=True, guard=self._guard)
-
-
 class Prompter:
-    """Renders chats for one model.
+    """Renders chats for one model. Where its backends take messages and render the prompt, a task
+    with `backend_templates` takes its place.
 
     `bos` and `eos` are the backend's, if it reported them. If the backend `adds_bos`, the prompt
     begins without one. `replaces_backend_template` says that `form` is used in place of an unusable
@@ -158,7 +123,7 @@ class Prompter:
         turn_ends = (*self.syntax.stops[:1], *form.family.turn_stop_texts)
         if isinstance(form, LegacyFormat):
             turn_ends = (form.user_name, form.ai_name.rstrip())
-        self._turn_ends = tuple(filter(None, turn_ends))
+        self._turn_ends = [re.compile(re.escape(end)) for end in turn_ends if end]
         self._usual = _variables(CompletionRequest(), form.rules)
         self._bos = bos or None
         self._adds_bos = adds_bos
@@ -167,8 +132,9 @@ class Prompter:
         source = f"{form.source}\n{_written_by(form)}"
         self._neutraliser = Neutraliser(source, tokens, users=breaks_users)
 
-    def render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
-        """Raises InvalidParameter if the template rejects the messages.
+    def render(self, request: CompletionRequest, now: datetime) -> Task:
+        """The task without what the client asks of its answer. Raises InvalidParameter if the
+        template rejects the messages.
 
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
@@ -179,13 +145,13 @@ class Prompter:
         text, breaks, boundaries = marked.unmarked(prompt.text, prompt.boundaries)
         return msgspec.structs.replace(
             prompt,
-            text=text,
+            prompt=text,
             breaks=breaks,
             boundaries=boundaries,
             messages=marked.disarmed(prompt.messages),
         )
 
-    def _begun(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
+    def _begun(self, request: CompletionRequest, now: datetime) -> Task:
         *messages, last = request.messages
         beginning = assistant_prefill(request) if last.role == "assistant" else ""
         if not beginning:
@@ -194,8 +160,8 @@ class Prompter:
         lead = _lead(prompt.text, self.form.rules, last.reasoning, self._tags)
         return msgspec.structs.replace(
             prompt,
-            text=prompt.text + lead + beginning,
-            may_reason=False,
+            prompt=prompt.text + lead + beginning,
+            thinks=False,
             messages=prompt.messages and (*prompt.messages, last),
         )
 
@@ -207,7 +173,7 @@ class Prompter:
         end = text[-_PROMPT_END:].rstrip()
         return bool(self.syntax.reasoning) and not end.endswith(self._closings)
 
-    def _render(self, request: CompletionRequest, now: datetime) -> RenderedPrompt:
+    def _render(self, request: CompletionRequest, now: datetime) -> Task:
         form, rules = self.form, self.form.rules
         chat = arranged(request.messages, rules)
         own = () if chat is request.messages else tuple(chat)
@@ -238,17 +204,19 @@ class Prompter:
         if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
-        return RenderedPrompt(
-            text=text,
-            stops=self.syntax.stops,
-            turns=form.family.turn_stop_texts,
-            boundaries=_boundaries(text, self._turn_ends),
+        return Task(
+            prompt=text,
+            stop_tokens=self.syntax.stops,
+            stop_strings=form.family.turn_stop_texts,
+            boundaries=tuple(
+                sorted({match.start() for end in self._turn_ends for match in end.finditer(text)})
+            ),
             guard=self._neutraliser,
             syntax=self.syntax,
             call_format=call_format,
             messages=own,
             effort=effort and _nearest(effort, rules.efforts),
-            may_reason=self._may_reason(text),
+            thinks=self._may_reason(text),
             unknown_template=self._unknown_template or (unwritten and knows_tools),
         )
 
@@ -366,16 +334,6 @@ def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, .
     if opened is None:
         return ""
     return f"\n{opened[1]}\n\n" if prompt.endswith("\n") else opened[1]
-
-
-def _boundaries(text: str, marks: Sequence[str]) -> tuple[int, ...]:
-    places: set[int] = set()
-    for mark in marks:
-        at = text.find(mark)
-        while at >= 0:
-            places.add(at)
-            at = text.find(mark, at + len(mark))
-    return tuple(sorted(places))
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

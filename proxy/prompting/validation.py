@@ -2,16 +2,15 @@
 open (llama.cpp issue 19051) and not every keyword can be expressed as a grammar.
 
 Both schema and text are untrusted. Nothing is fetched. Patterns run as automata and never with
-`re`, where ten characters can take years. Every keyword spends from the budget of work, and
-references are counted: thirty schemas that refer to each other twice mean a billion checks. So are
-the frames of the stack: an overflow within `referencing`, which is Rust, is a panic.
+`re`, where ten characters can take years. Every keyword spends from the budget of work: thirty
+schemas that refer to each other twice mean a billion checks. The frames of the stack are counted:
+an overflow within `referencing`, which is Rust, is a panic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,9 +24,8 @@ from ..errors import InvalidParameter
 from ..gbnf.automaton import Automaton, TooManyStatesError
 from ..gbnf.json_types import PATTERNS, known_by
 from ..gbnf.regex import PatternError, automaton_of
-from ..gbnf.work_budget import TooMuchWork, spend
+from ..gbnf.work_budget import spend
 
-MAX_REFERENCES = 5_000
 MAX_FRAMES = 800  # of Python's thousand
 KEYWORD_FRAMES = 3  # a keyword takes so many …
 REFERENCE_FRAMES = 5  # … and a reference
@@ -37,11 +35,7 @@ Errors = Iterator[ValidationError]
 Keyword = Callable[..., Errors]
 
 
-_left: ContextVar[SimpleNamespace] = ContextVar("left")  # what one validation may still use
-
-
-class _TooMuch(Exception):
-    """The schema follows too many references."""
+_frames: ContextVar[list[int]] = ContextVar("frames")  # those that one validation has left
 
 
 def automaton(pattern: str) -> Automaton | None:
@@ -114,17 +108,14 @@ def _charged(follow: Keyword, *, is_reference: bool) -> Keyword:
             if isinstance(part, dict | list):
                 work += len(part) >> 2
         spend(work)
-        left = _left.get()
-        left.references -= is_reference
-        if left.references < 0:
-            raise _TooMuch
-        if left.frames < frames:
+        left = _frames.get()
+        if left[0] < frames:
             raise RecursionError
-        left.frames -= frames
+        left[0] -= frames
         try:
             yield from follow(validator, value, instance, schema)
         finally:
-            left.frames += frames
+            left[0] += frames
 
     return charged
 
@@ -189,17 +180,13 @@ class OutputValidator:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is not valid JSON: {error}"
-        token = _left.set(SimpleNamespace(references=MAX_REFERENCES, frames=MAX_FRAMES))
+        token = _frames.set([MAX_FRAMES])
         try:
             fault = next(self._validator.iter_errors(value), None)
-        except TooMuchWork:
-            raise  # another process may have a larger budget
-        except _TooMuch:
-            return "it takes too much work to validate"
         except (RecursionError, Unresolvable):
             return "its schema has a reference that is endless or cannot be resolved"
         finally:
-            _left.reset(token)
+            _frames.reset(token)
         if fault is None:
             return ""
         return f"at {fault.json_path[:MAX_MESSAGE]}: {fault.message[:MAX_MESSAGE]}"

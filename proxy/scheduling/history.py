@@ -15,49 +15,7 @@ import math
 
 from msgspec import Struct, field
 
-from .state import ClientClass, ConversationRecord
-
-# Recently active clients, so that the last free slot goes to a client with nothing running.
-#
-# A client here is an API key, split into its small and its large requests: small or rare requests
-# always find a slot. A slot is held back only while there is such a client: seen in the last
-# `LATELY` seconds and with nothing under way. Side jobs do not count: they take what is spare.
-LATELY = 30.0  # seconds
-REMEMBERED = 256
-
-
-class RecentClients(Struct):
-    seen: dict[ClientClass, float] = {}  # when each was seen last, the most recent last
-    under_way: dict[ClientClass, int] = {}  # requests of each
-
-    def arrived(self, client: ClientClass, now: float) -> None:
-        seen = self.seen
-        seen.pop(client, None)
-        seen[client] = now
-        if len(seen) > REMEMBERED:
-            del seen[next(iter(seen))]
-
-    def acquired(self, client: ClientClass) -> None:
-        self.under_way[client] = self.under_way.get(client, 0) + 1
-
-    def released(self, client: ClientClass) -> None:
-        left = self.under_way[client] - 1
-        if left:
-            self.under_way[client] = left
-        else:
-            del self.under_way[client]
-
-    def hogs_last_slot(self, client: ClientClass, now: float) -> bool:
-        """Whether it has requests under way while another recent client has none."""
-        if not self.under_way.get(client):
-            return False
-        for other, at in reversed(self.seen.items()):
-            if now - at > LATELY:
-                return False
-            if other != client and not self.under_way.get(other):
-                return True
-        return False
-
+from .state import ConversationRecord
 
 DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
 BESIDE = 0  # the place of conversations beside the main one of their session

@@ -16,7 +16,6 @@ from ..runtime.cancel import Cancel
 from .state import (
     MOST_SLOTS,
     CachedPrompt,
-    ClientClass,
     ConversationRecord,
     Grant,
     Slot,
@@ -72,7 +71,6 @@ class Lease(Struct, eq=False):
     grant: Grant
     slot: Slot
     conversation: ConversationRecord
-    client: ClientClass = ("", False)
     id: int = 0  # its number in a shared log
     written: CachedPrompt | None = None  # the prompt that it leaves in the slot
     replaced: CachedPrompt | None = None  # the one that was there before
@@ -95,10 +93,6 @@ class Lease(Struct, eq=False):
     def on_first_token(self, number: int) -> None:
         """Record the first token. `number` is the slot it came from, -1 if not reported."""
         self.owner.on_first_token(self, number if -1 <= number < MOST_SLOTS else -1)
-
-    def on_last_token(self) -> None:
-        """Record the last token: the slot will be free in a moment."""
-        self.owner.on_last_token(self)
 
     def steps(self) -> tuple[SlotStep, ...]:
         """The steps to do on the slot before the request is sent, in order."""
@@ -140,7 +134,6 @@ class Ticket(Struct, eq=False):
     conversation: ConversationRecord
     began: float
     again: bool = False  # it had its turn before, and is served next
-    client: ClientClass = ("", False)
     until: float = 0.0  # when it is decided again
     wakes: float = 0.0  # when the request looks again by itself
     tag: float = 0.0  # of the fair queue, like `number`
@@ -203,7 +196,8 @@ class BaseScheduler(Protocol):
 
     def on_first_token(self, lease: Lease, number: int) -> None: ...
 
-    def on_last_token(self, lease: Lease) -> None: ...
+    def on_last_token(self, lease: Lease) -> None:
+        """Record the last token: the slot will be free in a moment."""
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]: ...
 
@@ -221,12 +215,6 @@ class BaseScheduler(Protocol):
         lease = entry.wait(cancel)
         assert lease is not None, "the wait has no limit"
         return lease
-
-    def _began(self, want: SlotRequest, now: float) -> float:
-        """When this request began to wait. Raises QueueTimeout if its timeout has passed."""
-        if want.since and now - want.since >= self._queue_timeout:
-            raise self._too_late(want)
-        return want.since or now
 
     def _too_late(self, want: SlotRequest) -> QueueTimeout:
         wait = self.expected_wait(want)

@@ -14,19 +14,19 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from .fair import ORDER, index_of
 from .lease import Ticket
 
 
-class WaitingLine:
-    """`active` is in fair order; `whole` of them need a whole backend. A parked ticket has its key
-    in `parked_for`: a link of its prompt, or a `backend_key`."""
+class WaitingLine(Struct, eq=False):
+    """A parked ticket has its key in `parked_for`: a link of its prompt, or a `backend_key`."""
 
-    def __init__(self) -> None:
-        self.active: list[Ticket] = []
-        self.whole = 0
-        self._parked: dict[bytes, list[Ticket]] = {}
-        self._all_parked = 0
+    active: list[Ticket] = []  # in fair order
+    whole: int = 0  # of them need a whole backend
+    by_key: dict[bytes, list[Ticket]] = {}  # those that are parked
+    all_parked: int = 0
 
     def activate(self, ticket: Ticket) -> None:
         """Let a request take part in the next decision. Has no effect if it is active."""
@@ -40,8 +40,8 @@ class WaitingLine:
         """Let a request wait for a slot with this key."""
         self.remove(ticket)
         ticket.parked_for = key
-        self._all_parked += 1
-        bisect.insort(self._parked.setdefault(key, []), ticket, key=ORDER)
+        self.all_parked += 1
+        bisect.insort(self.by_key.setdefault(key, []), ticket, key=ORDER)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a request. Has no effect if it is not in the line."""
@@ -54,34 +54,34 @@ class WaitingLine:
             self.whole -= ticket.want.whole_backend
 
     def __len__(self) -> int:
-        return len(self.active) + self._all_parked
+        return len(self.active) + self.all_parked
 
     def parked(self, key: bytes) -> int:
         """The number of requests parked for this key."""
-        return len(self._parked.get(key, ()))
+        return len(self.by_key.get(key, ()))
 
     def is_behind(self, ticket: Ticket) -> bool:
         """Whether it is parked behind another request for the same key."""
         key = ticket.parked_for
-        return key is not None and self._parked[key][0] is not ticket
+        return key is not None and self.by_key[key][0] is not ticket
 
     def freed(self, links: Iterable[bytes], backend: str) -> None:
         """Activate the first request parked for each of these links, or for the backend, because a
         slot of the backend that holds a prompt with these links was released."""
-        if not self._parked:
+        if not self.by_key:
             return
         keys = (*links, backend_key(backend))
-        for ticket in {self._parked[key][0] for key in keys if key in self._parked}:
+        for ticket in {self.by_key[key][0] for key in keys if key in self.by_key}:
             self.activate(ticket)
 
     def _unpark(self, ticket: Ticket) -> None:
         key, ticket.parked_for = ticket.parked_for, None
         assert key is not None, "only a parked ticket is unparked"
-        tickets = self._parked[key]
+        tickets = self.by_key[key]
         tickets.remove(ticket)
-        self._all_parked -= 1
+        self.all_parked -= 1
         if not tickets:
-            del self._parked[key]
+            del self.by_key[key]
 
 
 def backend_key(name: str) -> bytes:

@@ -132,16 +132,11 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         _keep_outside_slots(pool, backend, other)
     elif not other.busy:
         pool.drop(other.held)
-        if lease.replaced is not None and _is_believed(lease):
+        # Only while the slot is assumed to hold the lease's own prompt.
+        if lease.replaced is not None and slot.held is lease.written:
             lease.replaced.slot = other
             pool.put(lease.replaced)
         lease.replaced = None
-
-
-def _is_believed(lease: Lease) -> bool:
-    """Whether the slot is still assumed to hold the lease's prompt."""
-    held = lease.written
-    return held is not None and held.slot is not None and held.slot.held is held
 
 
 def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -173,7 +168,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
-    believed = held.slot is not None and held.slot.held is held  # its slot still holds its prompt
+    believed = slot.held is held  # the slot is still assumed to hold its prompt
     if outcome.end in ("whole", "cut"):
         backend.failures, backend.freed = 0, now
         if believed:
@@ -250,11 +245,11 @@ def _busy(pool: Pool, backend: BackendRecord, now: float, pause: float) -> None:
 
 # How many requests a server answers at once, where only a first guess is known.
 #
-# Three things take slots away, as they come free: an answer "too many requests" (`_busy`), a server
-# that reports a queue of its own, and answers that begin about when another one ends instead of
-# when their prompt is evaluated. Each lengthens the pause until one more slot is tried, which
-# happens only while all are in use and requests wait; each try halves it. So the number settles,
-# between 1 and `most`, and one that was lowered by mistake grows back ever faster.
+# Slots are taken away, as they come free, by an answer "too many requests" (`_busy`), and by those
+# that begin about when another one ends instead of when their prompt is evaluated. Each lengthens
+# the pause until one more slot is tried, which happens only while all are in use and requests wait;
+# each try halves it. So the number settles, between 1 and `most`, and one that was lowered by
+# mistake grows back ever faster.
 
 
 def try_later(backend: BackendRecord, now: float) -> None:
@@ -297,16 +292,10 @@ def learn_from_first_token(
         return
     backend.late += 1
     if backend.late >= LATE:
-        _lower(pool, backend, count - max(1, count // PART), now)
-
-
-def learn_from_queue(pool: Pool, backend: BackendRecord, running: int, now: float) -> None:
-    """Record that a server queues requests while so many are running. One that runs less than half
-    of those under way is still admitting them."""
-    if backend.target or 2 * running < backend.in_flight:
-        return
-    if backend.most and 0 < running < len(backend.slots):
-        _lower(pool, backend, running, now)
+        backend.late = 0
+        backend.target = max(1, count - max(1, count // PART))
+        take_slots_away(pool, backend)
+        try_later(backend, now)
 
 
 def take_slots_away(pool: Pool, backend: BackendRecord) -> None:
@@ -315,13 +304,6 @@ def take_slots_away(pool: Pool, backend: BackendRecord) -> None:
         resize(pool, backend, backend.target)
         if len(backend.slots) <= backend.target:
             backend.target = 0
-
-
-def _lower(pool: Pool, backend: BackendRecord, count: int, now: float) -> None:
-    backend.target = max(1, count)
-    take_slots_away(pool, backend)
-    backend.late = 0
-    try_later(backend, now)
 
 
 def resize(pool: Pool, backend: BackendRecord, count: int) -> None:

@@ -60,12 +60,10 @@ PASSED_OVER = 128  # free slots that are looked at to find them, at most
 OF_EVALUATING = 2  # free slots of a backend that evaluates a prompt, if there are other backends
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
 LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
-FROM_RAM = 0.005  # seconds a server needs to find an old prompt in its RAM
 WORTH_A_WAIT = 0.005  # seconds that a wait saves at least; saving less is not worth the work
 ENDING = 0.001  # seconds from the last token until the lease is released
 DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
 PATIENCE = 0.25  # seconds that restoring may take longer for a request than evaluating
-SPARE = 4.0  # factor of the worth of a prompt that a side job would evict
 
 
 def decide(
@@ -105,7 +103,7 @@ def decide(
             # (4) All of it counts: if its conversation returns, it needs a slot with this prefix.
             # The conversation of a busy slot is not silent yet when the slot is free.
             silent_since = held.conversation.last if slot.busy else now
-            lost = _worth(held, pool, want, silent_since)
+            lost = pool.expected_loss(held, silent_since) / pool.rate(backend)
             cost += lost
             if may_wait and not slot.busy:
                 hold = seconds_held(held, session, pool, want, now, lost)
@@ -136,12 +134,12 @@ def decide(
         reuse, cached = outside.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
-        if reuse is not None:  # (5)
-            cost += FROM_RAM if not reuse.file else DISK * reuse.tokens / backend.restore_rate
         old, save, hold = slot.held, False, 0.0
         restore = reuse if reuse is not None and reuse.file else None
+        if restore is not None:  # (5)
+            cost += DISK * restore.tokens / backend.restore_rate
         if old is not None and (backend.pins or restore is not None):  # (4)
-            lost = _worth(old, pool, want, now)
+            lost = pool.expected_loss(old, now) / pool.rate(backend)
             if backend.cache_kind == "files" and not want.background:
                 moving = 2 * DISK * old.tokens / backend.restore_rate
                 save = lost > moving and backend.files_pay
@@ -227,7 +225,7 @@ def emptiest(want: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
     suitable = (
         backend
         for backend in pool.backends.values()
-        if backend.slots and not backend.reserved and _may_try(backend, want, now)
+        if backend.slots and may_serve(backend, want, now, whole=True)
     )
     return min(suitable, key=lambda backend: backend.in_flight, default=None)
 
@@ -242,18 +240,15 @@ def holds_foreign_cache(grant: Grant, want: SlotRequest) -> bool:
     return held is None or held.conversation.group != want.group
 
 
-def may_serve(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
-    """Whether this request may get a single slot of this backend."""
-    busy = backend.exclusive or backend.reserved or backend.leaving
-    return not busy and _may_try(backend, want, now)
-
-
-def _may_try(backend: BackendRecord, want: SlotRequest, now: float) -> bool:
-    """Whether a backend may be tried. After several failures it gets one request at a time, once
-    its pause is over."""
+def may_serve(
+    backend: BackendRecord, want: SlotRequest, now: float, *, whole: bool = False
+) -> bool:
+    """Whether this request may get a single slot of this backend, or the `whole` of it once nothing
+    runs there. After several failures it gets one request at a time, once its pause is over."""
     return (
         backend.up is True
-        and not backend.draining
+        and (whole or not (backend.exclusive or backend.leaving))
+        and not (backend.draining or backend.reserved)
         and (want.views is None or want.views.get(backend.name) is True)
         and backend.ready <= now
         and backend.name not in want.exclude
@@ -310,9 +305,3 @@ def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> flo
             rate = other.held.backend.rate
             wait = max(wait, other.work / rate - (now - other.used), 0.01)
     return wait
-
-
-def _worth(held: CachedPrompt, pool: Pool, want: SlotRequest, now: float) -> float:
-    """Average seconds that evicting this prompt costs."""
-    tokens = pool.expected_loss(held, now)
-    return tokens / pool.rate(held.backend) * (SPARE if want.background else 1.0)

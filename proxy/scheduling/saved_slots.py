@@ -12,7 +12,7 @@ is never found for another group.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from operator import itemgetter
@@ -28,7 +28,7 @@ from .prefix import MOST, Chain
 from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
 
 
-def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
+def steps(lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
     """The steps to do on a lease's slot before its request: save the old prompt, free disk space,
     restore the new one."""
     grant, old = lease.grant, lease.replaced
@@ -38,8 +38,8 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, 
     if grant.save and old is not None and old.chain.links and budget:
         result.append(SlotStep("save", name_of(backend, old)))
         file = old.conversation.file
-        going, _ = _beyond(pool, backend, budget, now, file, old.tokens, grant.restore)
-        victims = _dropped(pool, going)
+        going, _ = _beyond(backend, budget, now, file, old.tokens, grant.restore)
+        victims = _dropped(backend, going)
         if victims:
             result.append(SlotStep("erase"))
             result += [SlotStep("save", victim) for victim in victims]
@@ -49,28 +49,22 @@ def steps(pool: Pool, lease: Lease, budget: int, now: float) -> tuple[SlotStep, 
 
 
 def record_step(
-    pool: Pool,
-    lease: Lease,
-    step: SlotStep,
-    tokens: int,
-    size: int,
-    seconds: float,
-    groups: bool,
+    lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float, groups: bool
 ) -> None:
     """Record a step. `tokens` -1: it failed. `groups`: there are several groups of keys."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
-        _forget(pool, backend, (step.file,))
+        _forget(backend, (step.file,))
         if tokens > 0:
-            _record_file(pool, backend, old, size)
+            _record_file(old, size)
         lease.replaced = None
     elif step.action == "restore" and restore is not None:
         lease.replaced = None
         if tokens > 0:
             backend.restored += 1
         else:
-            pool.drop(restore)
+            backend.pool.drop(restore)
             # What the slot holds now is unknown.
             lease.grant = replace(lease.grant, reuse=None, cached=0, restore=None, fresh=groups)
 
@@ -80,14 +74,14 @@ def _moved(backend: BackendRecord, tokens: int, seconds: float) -> None:
         backend.restore_rate += MOVED * (tokens / seconds - backend.restore_rate)
 
 
-def _record_file(pool: Pool, backend: BackendRecord, held: CachedPrompt, size: int) -> None:
+def _record_file(held: CachedPrompt, size: int) -> None:
     held.slot, held.file, held.size = None, held.conversation.file, size
-    pool.put(held)
-    backend.saved += 1
+    held.backend.pool.put(held)
+    held.backend.saved += 1
 
 
-def _forget(pool: Pool, backend: BackendRecord, names: Collection[str]) -> None:
-    _dropped(pool, [held for held in files_of(pool, backend) if held.file in names])
+def _forget(backend: BackendRecord, names: Collection[str]) -> None:
+    _dropped(backend, [held for held in files_of(backend) if held.file in names])
 
 
 def name_of(backend: BackendRecord, held: CachedPrompt) -> str:
@@ -104,16 +98,15 @@ def beginning_of(model: str) -> str:
     return f"slotproxy-{blake2b(model.encode(), digest_size=6).hexdigest()}-"
 
 
-def files_of(pool: Pool, backend: BackendRecord) -> list[CachedPrompt]:
-    return [held for held in pool.kept(backend) if held.file]
+def files_of(backend: BackendRecord) -> list[CachedPrompt]:
+    return [held for held in backend.pool.kept(backend) if held.file]
 
 
-def _worth(pool: Pool, held: CachedPrompt, now: float) -> tuple[float, float]:
-    return pool.expected_loss(held, now), held.used
+def _worth(held: CachedPrompt, now: float) -> tuple[float, float]:
+    return held.backend.pool.expected_loss(held, now), held.used
 
 
 def _beyond(
-    pool: Pool,
     backend: BackendRecord,
     budget: int,
     now: float,
@@ -124,11 +117,11 @@ def _beyond(
     """The files worth least, without which the others take at most so many bytes, with one more
     `file` of so many tokens; and whether that is possible. The first file of a backend tells how
     large a token is."""
-    files = [held for held in files_of(pool, backend) if held.file != file]
+    files = [held for held in files_of(backend) if held.file != file]
     per_token = max((held.size / max(1, held.tokens) for held in files), default=0.0)
     left = budget - per_token * tokens - sum(held.size for held in files)
     going = []
-    for held in sorted(files, key=lambda held: _worth(pool, held, now)):
+    for held in sorted(files, key=lambda held: _worth(held, now)):
         if left >= 0:
             break
         if held is not needed:
@@ -137,9 +130,9 @@ def _beyond(
     return going, left >= 0
 
 
-def _dropped(pool: Pool, files: Sequence[CachedPrompt]) -> tuple[str, ...]:
+def _dropped(backend: BackendRecord, files: Sequence[CachedPrompt]) -> tuple[str, ...]:
     for held in files:
-        pool.drop(held)
+        backend.pool.drop(held)
     return tuple(held.file for held in files)
 
 
@@ -162,15 +155,13 @@ class Kept(Struct, frozen=True):
 
 
 class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
-    """A prompt in a file of `size` bytes. `links`, `ends` and `turn` are its chain, `prompt` and
-    `tokens` as of `CachedPrompt`. Its conversation has had so many `turns` and has been silent for
-    so many seconds. Raises ValueError for values that no prompt has."""
+    """A prompt in a file of `size` bytes. `prompt` and `tokens` are as of `CachedPrompt`. Its
+    conversation has had so many `turns` and has been silent for so many seconds. Raises ValueError
+    for values that no prompt has."""
 
     file: str
     size: int
-    links: tuple[bytes, ...]
-    ends: tuple[int, ...]
-    turn: int
+    chain: Chain
     group: str
     prompt: int
     tokens: int
@@ -178,50 +169,42 @@ class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
     silence: float
 
     def __post_init__(self) -> None:
-        sound = 0 < len(self.links) == len(self.ends) <= MOST and 0 < self.turn <= len(self.links)
+        sound = 0 < self.chain.turn <= len(self.chain.links) <= MOST
         if not (sound and self.size > 0 and 0 < self.prompt <= self.tokens and self.silence >= 0):
             raise ValueError("a saved prompt is broken")
 
 
-class SavedSlots:
-    """The saved prompts of backends, by the backend's name. `find` returns the pool and the record
-    of a backend; `lock` guards both. `budget` is the bytes of files that a backend may have."""
+class SavedSlots(Struct, frozen=True):
+    """The saved prompts of backends, by the backend's name."""
 
-    def __init__(
-        self,
-        lock: threading.RLock,
-        find: Callable[[str], tuple[Pool, BackendRecord] | None],
-        clock: Callable[[], float],
-        budget: int,
-    ) -> None:
-        self._lock = lock
-        self._find = find
-        self._clock = clock
-        self._budget = budget
+    lock: threading.RLock  # guards the backends
+    backends: Mapping[str, BackendRecord]
+    clock: Callable[[], float]
+    budget: int  # bytes of files that a backend may have
 
     @contextmanager
-    def _of(self, name: str) -> Iterator[tuple[Pool, BackendRecord]]:
-        """An empty pool and record stand in for a backend that was removed."""
-        with self._lock:
-            yield self._find(name) or (Pool(), BackendRecord(name=name, model=""))
+    def _of(self, name: str) -> Iterator[BackendRecord]:
+        """An empty record stands in for a backend that was removed."""
+        with self.lock:
+            yield self.backends.get(name) or BackendRecord(name=name, model="", pool=Pool())
 
     def leave(self, name: str) -> None:
         """Grant none of the slots before the next `update`: the server is about to end, and what a
         waiting request finds in a slot then would be lost."""
-        with self._of(name) as (pool, backend):
+        with self._of(name) as backend:
             backend.leaving = True
-            pool.refresh(backend)
+            backend.pool.refresh(backend)
 
     def to_save(self, name: str) -> tuple[SlotSave, ...]:
         """The slots that are worth a file, the last used first. A conversation that was silent for
         long counts too: it may return tomorrow."""
-        with self._of(name) as (pool, backend):
+        with self._of(name) as backend:
             newest: dict[str, tuple[float, SlotSave]] = {}
-            for slot in backend.slots if self._budget else ():
+            for slot in backend.slots if self.budget else ():
                 held = slot.held
                 if held is None or slot.busy or held.tokens < LEAST or not held.chain.links:
                     continue
-                pays = restoring_pays(pool, backend, held.tokens, held.tokens)
+                pays = restoring_pays(backend.pool, backend, held.tokens, held.tokens)
                 if pays and not held.conversation.background:
                     file = name_of(backend, held)
                     save = held.used, SlotSave(slot.id, file, held.tokens)
@@ -232,82 +215,80 @@ class SavedSlots:
     def make_room(self, name: str, save: SlotSave) -> tuple[str, ...] | None:
         """Forget files that are worth less than this one, so that it fits; returns their names.
         None if it cannot fit."""
-        with self._of(name) as (pool, backend):
+        with self._of(name) as backend:
             held = backend.slots[save.slot].held if save.slot < len(backend.slots) else None
             if held is None:
                 return None
-            now = self._clock()
-            going, fits = _beyond(pool, backend, self._budget, now, save.file, save.tokens)
-            worth = _worth(pool, held, now)
-            if not fits or any(_worth(pool, other, now) > worth for other in going):
+            now = self.clock()
+            going, fits = _beyond(backend, self.budget, now, save.file, save.tokens)
+            worth = _worth(held, now)
+            if not fits or any(_worth(other, now) > worth for other in going):
                 return None
-            return _dropped(pool, going)
+            return _dropped(backend, going)
 
     def saved(
         self, name: str, save: SlotSave, tokens: int, size: int, seconds: float
     ) -> tuple[str, ...]:
         """Record a file. Returns the names of those to remove, because they exceed the budget."""
-        with self._of(name) as (pool, backend):
+        with self._of(name) as backend:
             slot = backend.slots[save.slot] if save.slot < len(backend.slots) else None
             held = slot.held if slot is not None and not slot.busy else None
             if held is None or held.conversation.file != save.file:
                 return (save.file,)
-            _forget(pool, backend, (save.file,))
-            pool.drop(held)
+            _forget(backend, (save.file,))
+            backend.pool.drop(held)
             held.tokens, held.prompt = tokens, min(held.prompt, tokens)
-            _record_file(pool, backend, held, size)
+            _record_file(held, size)
             _moved(backend, tokens, seconds)
-            going, _ = _beyond(pool, backend, self._budget, self._clock())
-            return _dropped(pool, going)
+            going, _ = _beyond(backend, self.budget, self.clock())
+            return _dropped(backend, going)
 
     def prompts(self, name: str) -> tuple[SavedPrompt, ...]:
         """All saved prompts of a backend, as plain data."""
-        with self._of(name) as (pool, backend):
-            now = self._clock()
-            return tuple(_exported(held, now) for held in files_of(pool, backend))
+        with self._of(name) as backend:
+            now = self.clock()
+            return tuple(_exported(held, now) for held in files_of(backend))
 
     def kept(self, name: str) -> Kept:
         """What the files of a backend hold."""
-        with self._of(name) as (pool, backend):
-            files = files_of(pool, backend)
+        with self._of(name) as backend:
+            files = files_of(backend)
             return Kept(sum(held.tokens for held in files), sum(held.size for held in files))
 
     def beginning(self, name: str) -> str:
         """The beginning of the names of a backend's files, "" if there is no such backend."""
-        with self._of(name) as (_, backend):
+        with self._of(name) as backend:
             return beginning_of(backend.model) if backend.model else ""
 
     def in_flight(self, name: str) -> int:
-        with self._of(name) as (_, backend):
+        with self._of(name) as backend:
             return backend.in_flight
 
     def vain(self, name: str) -> int:
         """How many of the last restored files were of no use, in a row."""
-        with self._of(name) as (_, backend):
+        with self._of(name) as backend:
             return backend.vain
 
     def adopt(self, name: str, prompts: Sequence[SavedPrompt], vain: int) -> None:
         """Replace what is known about the files of a backend."""
-        with self._of(name) as (pool, backend):
-            _dropped(pool, files_of(pool, backend))
+        with self._of(name) as backend:
+            _dropped(backend, files_of(backend))
             backend.vain = vain
-            now = self._clock()
+            now = self.clock()
             for saved in sorted(prompts, key=lambda saved: -saved.silence)[-KEPT:]:
-                _adopt(pool, backend, saved, now)
+                _adopt(backend, saved, now)
 
     def forget(self, name: str, files: Collection[str]) -> None:
-        with self._of(name) as (pool, backend):
-            _forget(pool, backend, files)
+        with self._of(name) as backend:
+            _forget(backend, files)
 
 
 def _exported(held: CachedPrompt, now: float) -> SavedPrompt:
-    chain, conversation = held.chain, held.conversation
+    conversation = held.conversation
     return SavedPrompt(
         file=held.file,
         size=max(1, held.size),
-        links=chain.links,
-        ends=chain.ends,
-        turn=chain.turn,
+        chain=held.chain,
         group=conversation.group,
         prompt=max(1, held.prompt),
         tokens=max(1, held.prompt, held.tokens),
@@ -316,8 +297,8 @@ def _exported(held: CachedPrompt, now: float) -> SavedPrompt:
     )
 
 
-def _adopt(pool: Pool, backend: BackendRecord, saved: SavedPrompt, now: float) -> None:
-    chain = Chain(saved.links, saved.ends, saved.turn)
+def _adopt(backend: BackendRecord, saved: SavedPrompt, now: float) -> None:
+    pool, chain = backend.pool, saved.chain
     last = now - saved.silence
     conversation = pool.conversations.get(chain.links[chain.turn - 1])
     if conversation is None:

@@ -22,7 +22,6 @@ from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
-from .history import RecentClients, held_until
 from .lease import BaseScheduler, Lease, Outcome, Ticket
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
@@ -33,13 +32,11 @@ from .state import (
     MOST_SLOTS,
     BackendFacts,
     BackendRecord,
-    ClientClass,
     ConversationRecord,
     Grant,
     SlotRequest,
     SlotStep,
     WaitForSlot,
-    client_class,
 )
 from .tiers import EVERYWHERE, Reach, Tiers, draw
 from .view import View, view
@@ -93,11 +90,10 @@ class LocalScheduler(BaseScheduler):
         self._disk = disk
         self._policy = policy
         self._lock = native_rlock()
-        self.saved_slots = SavedSlots(self._lock, lambda name: self.backends.get(name), clock, disk)
         self.pools: dict[str, Pool] = {}
-        self.backends: dict[str, tuple[Pool, BackendRecord]] = {}
+        self.backends: dict[str, BackendRecord] = {}
+        self.saved_slots = SavedSlots(self._lock, self.backends, clock, disk)
         self.queue = FairQueue()
-        self.clients = RecentClients()
         self.outstanding = 0  # leases not released yet
 
     # for the registry
@@ -117,17 +113,18 @@ class LocalScheduler(BaseScheduler):
         `replaces`: it is a different server under an old name. Answers under way on the old server
         finish there and take no slot of the new one."""
         with self._lock:
-            if replaces and name in self.backends:
-                self._remove(*self.backends[name])
-            known = self.backends.get(name)
-            backend = known[1] if known is not None else BackendRecord(name=name, model=facts.model)
-            if known is not None:
-                known[0].forget(backend, files=not facts.keeps_files)
+            backend = self.backends.get(name)
+            if backend is not None and replaces:
+                self._remove(backend)
+                backend = None
+            if backend is None:
+                backend = BackendRecord(name=name, model=facts.model)
+            else:
+                backend.pool.forget(backend, files=not facts.keeps_files)
                 if backend.model != facts.model:
-                    self._remove(known[0], backend)
-            pool = self.pools.setdefault(facts.model, Pool())
-            self.backends[name] = pool, backend
-            pool.backends[name] = backend
+                    self._remove(backend)
+            pool = backend.pool = self.pools.setdefault(facts.model, Pool())
+            self.backends[name] = pool.backends[name] = backend
             for field in FROM_FACTS:
                 setattr(backend, field, getattr(facts, field))
             backend.up, backend.leaving, backend.draining = up, False, False
@@ -148,27 +145,19 @@ class LocalScheduler(BaseScheduler):
     def mark(self, name: str, up: bool, load_delay: float = 0.0) -> None:
         """Record a change of health only. `load_delay`: seconds until the model is loaded."""
         with self._lock:
-            if name in self.backends:
-                pool, backend = self.backends[name]
+            if backend := self.backends.get(name):
                 backend.up, backend.load_delay = up, load_delay
-                pool.refresh(backend)
+                backend.pool.refresh(backend)
                 self._review(self.queue)
-
-    def queued(self, name: str, running: int) -> None:
-        """Record that a server queues requests itself while so many are running."""
-        with self._lock:
-            if name in self.backends:
-                outcomes.learn_from_queue(*self.backends[name], running, self._clock())
 
     def drain(self, name: str) -> None:
         """Give a backend no new requests. It is removed after its last answer."""
         with self._lock:
-            if name in self.backends:
-                pool, backend = self.backends[name]
+            if backend := self.backends.get(name):
                 backend.draining = True
-                pool.refresh(backend)
+                backend.pool.refresh(backend)
                 if not backend.in_flight:
-                    self._remove(pool, backend)
+                    self._remove(backend)
                 self._review(self.queue)
 
     # for the gateway
@@ -199,8 +188,7 @@ class LocalScheduler(BaseScheduler):
             if type(decision) is Grant and idle.may_take(
                 decision, want, pool, self.idle_leases, now
             ):
-                client = client_class(want)
-                lease = self._take(pool, want, client, decision, conversation, now, reach)
+                lease = self._take(pool, want, decision, conversation, now, reach)
                 self.idle_leases[lease] = None
                 return lease
         raise NoIdleSlot("all slots are in use by other requests")
@@ -214,7 +202,8 @@ class LocalScheduler(BaseScheduler):
 
     def _enter(self, want: SlotRequest, again: bool) -> Lease | Ticket:
         now = self._clock()
-        began = self._began(want, now)
+        if want.since and now - want.since >= self._queue_timeout:
+            raise self._too_late(want)
         pool, up = self._pool(want)
         if not up and not self._wait_for_backend:
             raise NoBackend()
@@ -227,20 +216,12 @@ class LocalScheduler(BaseScheduler):
             want = msgspec.structs.replace(want, background=True)
             conversation.background = True
         if not want.since:
-            want = msgspec.structs.replace(want, since=began)
+            want = msgspec.structs.replace(want, since=now)
         if pool.tiered and not conversation.turns:
             conversation.draw = draw(want)
-        client = client_class(want)
-        if not want.background:
-            self.clients.arrived(client, now)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
-        returns = conversation.calls and now < held_until(conversation)
-        if (
-            pool.free
-            and not pool.line.active
-            and (returns or len(pool.free) > 1 or self._may(want, client, pool, now))
-        ):
+        if pool.free and not pool.line.active:
             in_reach = want
             if pool.tiered:
                 reach = Tiers(pool, now).reach(want, conversation.draw, len(pool.line))
@@ -248,15 +229,15 @@ class LocalScheduler(BaseScheduler):
             decide_now = decide_whole_backend if want.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
-                return self._take(pool, want, client, decision, conversation, now, reach)
+                return self._take(pool, want, decision, conversation, now, reach)
         if len(self.queue) >= self._max_queue and not again:
             if type(decision) is WaitForSlot and not want.whole_backend:
                 # A free slot without the prompt is better than no answer.
                 decision = decide(in_reach, pool, now, may_wait=False)
                 if type(decision) is Grant:
-                    return self._take(pool, want, client, decision, conversation, now, reach)
+                    return self._take(pool, want, decision, conversation, now, reach)
             self._make_room(want)
-        ticket = Ticket(self, want, conversation, began, again, client)
+        ticket = Ticket(self, want, conversation, want.since, again)
         tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
         self.queue.push(ticket, want.key, tokens / want.share, again)
         conversation.waiting += 1
@@ -273,12 +254,12 @@ class LocalScheduler(BaseScheduler):
 
     def in_flight(self, name: str) -> int:
         with self._lock:
-            return self.backends[name][1].in_flight if name in self.backends else 0
+            return self.backends[name].in_flight if name in self.backends else 0
 
     def slots(self, name: str) -> int:
         """The number of slots that the backend is assumed to have."""
         with self._lock:
-            return len(self.backends[name][1].slots) if name in self.backends else 0
+            return len(self.backends[name].slots) if name in self.backends else 0
 
     def view(self, group: str, key: str) -> View:
         """The records that a caller with this key and group may see."""
@@ -395,15 +376,12 @@ class LocalScheduler(BaseScheduler):
     def _serve_in_order(self, pool: Pool, now: float, reserved: list[BackendRecord]) -> None:
         line = pool.line
         settling = 0  # free slots that a request waits for until the server has released them
-        greedy: set[ClientClass] = set()  # must leave the last slot to others
         barred: set[tuple[frozenset[str], int]] = set()  # may use none of the free slots
         tiers = Tiers(pool, now) if pool.tiered else None
         ahead = -1  # requests before this one that still wait
         for ticket in tuple(line.active):
             if len(pool.free) <= settling and not line.whole:
                 return
-            if ticket.client in greedy:
-                continue
             want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
@@ -414,13 +392,6 @@ class LocalScheduler(BaseScheduler):
             bar = want.exclude, id(want.views)
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
-            client = ticket.client
-            # The last slot may be held for this very conversation.
-            returns = now < held_until(conversation)
-            if not (returns or len(pool.free) > 1 or self._may(want, client, pool, now)):
-                greedy.add(client)
-                self._ask_again(ticket, now + 1.0, now)
-                continue
             # The conversation must not count as waiting while its own request is placed, or what
             # its slot holds would be worth more to others than to itself.
             conversation.waiting -= 1
@@ -428,9 +399,7 @@ class LocalScheduler(BaseScheduler):
             if type(decision) is Grant:
                 line.remove(ticket)
                 self.queue.served(ticket)
-                ticket.lease = self._take(
-                    pool, ticket.want, client, decision, conversation, now, reach
-                )
+                ticket.lease = self._take(pool, ticket.want, decision, conversation, now, reach)
                 self._settled(ticket)
                 ahead -= 1
                 continue
@@ -471,15 +440,6 @@ class LocalScheduler(BaseScheduler):
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long
 
-    def _may(self, want: SlotRequest, client: ClientClass, pool: Pool, now: float) -> bool:
-        """Whether this client may take the last free slot: it is held back for a recent client with
-        nothing under way. Requests without a prompt (embeddings) do not compete."""
-        if not want.chain.links:
-            return True
-        if sum(len(b.slots) for b in pool.backends.values()) < 2:
-            return True
-        return not self.clients.hogs_last_slot(client, now)
-
     def _is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether a ticket without a backend that is up has waited for one long enough."""
         if ticket.stranded is None:
@@ -517,7 +477,6 @@ class LocalScheduler(BaseScheduler):
         self,
         pool: Pool,
         want: SlotRequest,
-        client: ClientClass,
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
@@ -533,27 +492,18 @@ class LocalScheduler(BaseScheduler):
                 counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
-        lease = Lease(self, want, grant, grant.slot, conversation, client)
+        lease = Lease(self, want, grant, grant.slot, conversation)
         outcomes.take(pool, lease, now)
-        if not want.idle:
-            self.clients.acquired(client)
         self.outstanding += 1
         return lease
-
-    def _home(self, lease: Lease) -> Pool:
-        """The pool where the lease's backend is now, which may be another model's. An empty pool
-        stands in for a backend that was removed."""
-        backend = lease.grant.backend
-        pool, known = self.backends.get(backend.name, (None, None))
-        return pool if pool is not None and known is backend else Pool()
 
     def on_last_token(self, lease: Lease) -> None:
         lease.slot.finishing = True
 
     def on_first_token(self, lease: Lease, number: int) -> None:
         with self._lock:
-            pool, now = self._home(lease), self._clock()
-            backend, slot = lease.grant.backend, lease.slot
+            backend, slot, now = lease.grant.backend, lease.slot, self._clock()
+            pool = backend.pool
             if backend.most and not slot.streaming:
                 outcomes.learn_from_first_token(pool, backend, slot, now - slot.used, now)
             outcomes.record_first_token(pool, lease, number, now)
@@ -562,15 +512,13 @@ class LocalScheduler(BaseScheduler):
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         with self._lock:
-            pool = self._home(lease)
-            return saved_slots.steps(pool, lease, self._disk, self._clock())
+            return saved_slots.steps(lease, self._disk, self._clock())
 
     def record_step(
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
         with self._lock:
-            pool = self._home(lease)
-            saved_slots.record_step(pool, lease, step, tokens, size, seconds, self._groups)
+            saved_slots.record_step(lease, step, tokens, size, seconds, self._groups)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""
@@ -588,20 +536,15 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self.outstanding -= 1
-            client = lease.client
             if lease.want.idle:
                 self.idle_leases.pop(lease, None)
-            else:
-                self.clients.released(client)
-            if not lease.want.background:
-                self.clients.arrived(client, now)
             backend = lease.grant.backend
-            pool = self._home(lease)
+            pool = backend.pool
             outcomes.settle(pool, lease, outcome, now)
             if backend.target:
                 outcomes.take_slots_away(pool, backend)
             if backend.draining and not backend.in_flight:
-                self._remove(pool, backend)
+                self._remove(backend)
                 self._review(self.queue)
             elif pool.line.active:
                 self._serve(pool, now)
@@ -615,14 +558,14 @@ class LocalScheduler(BaseScheduler):
         for model in empty[:-MOST_EMPTY]:
             del self.pools[model]
 
-    def _remove(self, pool: Pool, backend: BackendRecord) -> None:
+    def _remove(self, backend: BackendRecord) -> None:
+        pool, backend.pool = backend.pool, Pool()
         pool.forget(backend)
         for slot in backend.slots:
             pool.free.pop(slot, None)
-        pool.backends.pop(backend.name, None)
+        if pool.backends.get(backend.name) is backend:
+            del pool.backends[backend.name], self.backends[backend.name]
         pool.on_changed()
-        if self.backends.get(backend.name, (None, None))[1] is backend:
-            del self.backends[backend.name]
 
 
 def _within(want: SlotRequest, reach: Reach) -> SlotRequest:

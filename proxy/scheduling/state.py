@@ -7,7 +7,7 @@ Times are seconds of the scheduler's clock, counts are tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -15,9 +15,7 @@ from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
 CacheKind = Literal["nothing", "ram", "files"]
-ClientClass = tuple[str, bool]
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
-SMALL = 256  # tokens of prompt and answer that a small request has at most
 ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
@@ -90,6 +88,7 @@ class BackendRecord(Struct, eq=False, kw_only=True):
 
     name: str
     model: str
+    pool: Any = None  # the `Pool` of its model; an empty one after the backend was removed
     slots: list[Slot] = []  # in the order of their numbers, from 0
     up: bool | None = None  # None until the first probe
     draining: bool = False
@@ -198,13 +197,6 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     # Where several workers share the slots, the worker's own view of its backends: up, down, or
     # None if not probed yet. A backend that it does not have is down.
     views: Mapping[str, bool | None] | None = None
-
-
-def client_class(want: SlotRequest) -> ClientClass:
-    """The key of a request, and whether the request is small."""
-    ends, tokens = want.chain.ends, want.max_tokens or ANSWER
-    size = ends[-1] if ends else 0
-    return want.key, want.background or tokens + size / CHARS_A_TOKEN <= SMALL
 
 
 class SlotStep(Struct, frozen=True):

@@ -59,27 +59,26 @@ class Reach(Struct, frozen=True):
 EVERYWHERE = Reach()
 
 
-class Tiers:
+class Tiers(Struct):
     """The tiers of a pool at one moment."""
 
-    def __init__(self, pool: Pool, now: float) -> None:
-        self._pool = pool
-        self._now = now
-        self._waits: dict[tuple[str, ...], list[float]] = {}
+    pool: Pool
+    now: float
+    waits: dict[tuple[str, ...], list[float]] = {}
 
     def reach(self, want: SlotRequest, drawn: float, ahead: int) -> Reach:
         """What a request may use that has so many others before it."""
         closed: list[str] = []
         passed: list[tuple[int, str, str]] = []
         tiers: dict[int, list[BackendRecord]] = {}
-        for backend in self._pool.backends.values():
+        for backend in self.pool.backends.values():
             number = place(backend, drawn)
             if backend.tier.name in want.barred:
                 closed.append(backend.name)
                 passed.append((number, backend.name, "barred"))
             else:
                 tiers.setdefault(number, []).append(backend)
-        since, due, is_chosen = want.since or self._now, math.inf, False
+        since, due, is_chosen = want.since or self.now, math.inf, False
         for number in sorted(tiers):
             backends = tiers[number]
             if is_chosen:
@@ -94,7 +93,7 @@ class Tiers:
             if not able:
                 continue
             limit = math.inf if want.idle else able[0].tier.overflow_after
-            if since + limit >= self._now + self._expected_wait(able, ahead):
+            if since + limit >= self.now + self._expected_wait(able, ahead):
                 is_chosen, due = True, since + limit
             else:
                 passed += [(number, backend.name, "busy") for backend in able]
@@ -107,7 +106,7 @@ class Tiers:
         seen = backend.up if want.views is None else want.views.get(backend.name, False)
         if backend.draining or backend.up is False or seen is False:
             return "down"
-        if backend.failures >= TRIAL_AFTER and (backend.ready > self._now or backend.in_flight):
+        if backend.failures >= TRIAL_AFTER and (backend.ready > self.now or backend.in_flight):
             return "paused"
         return ""
 
@@ -116,12 +115,12 @@ class Tiers:
         if sum(len(b.slots) - b.in_flight for b in backends if b.grants_slots) > ahead:
             return 0.0
         key = tuple(backend.name for backend in backends)
-        waits = self._waits.get(key)
+        waits = self.waits.get(key)
         if waits is None:
-            pool, now = self._pool, self._now
+            pool, now = self.pool, self.now
             waits = sorted(slot_wait(slot, b, pool, now) for b in backends for slot in b.slots)
-            self._waits[key] = waits
+            self.waits[key] = waits
         if not waits:
             return 0.0
         rounds, turn = divmod(ahead, len(waits))
-        return waits[turn] + rounds * self._pool.duration
+        return waits[turn] + rounds * self.pool.duration

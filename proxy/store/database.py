@@ -31,6 +31,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    update,
 )
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoConnection
@@ -41,8 +42,8 @@ from ..runtime import private_files
 from . import postgres, sqlite
 from .outage import outage, unavailable
 from .records import is_gone
-from .revisions import BASE, MIGRATIONS, UPGRADE_FIRST, newest_revision
-from .tables import ALEMBIC_VERSION, create_all
+from .revisions import BASE, NEWEST, STEPS, UPGRADE_FIRST
+from .tables import REVISION, create_all
 
 S = TypeVar("S", bound=Struct)
 
@@ -127,45 +128,28 @@ class Database:
         with self.begin() as db:
             return db.execute(statement).rowcount
 
-    def upgrade(self, revision: str = "head") -> None:
-        """Upgrade the tables. Alembic is slow to import, and not used for current ones."""
-        if revision == "head":
-            if self._create() or (found := self.revision()) == (newest := newest_revision()):
-                return
-            if found > newest:
-                raise unavailable(
-                    f"its tables are of revision {found}, and this slotproxy knows those up"
-                    f" to {newest}: install the slotproxy that made them, or restore a backup"
-                )
-            if found < BASE:
-                raise unavailable(f"its tables are of revision {found}: {UPGRADE_FIRST}")
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs each of its plugins
-
-        from alembic import command
-        from alembic.config import Config
-
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self.alone() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
-
-    @contextmanager
-    def alone(self) -> Iterator[Connection]:
-        """Begin a transaction for work at start, which one process does at a time."""
+    def upgrade(self) -> None:
+        """Create the tables, or upgrade those of an older revision, which one process does."""
+        if self.revision() == NEWEST:
+            return
         with self._lock(), self.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"select pg_advisory_xact_lock({_LOCK})"))
-            yield connection
-
-    def _create(self) -> bool:
-        if self.revision():
-            return False
-        with self.alone() as connection:
-            if _revision(connection):
-                return False  # another process has created them
-            create_all(connection, newest_revision())
-        return True
+            revision = _revision(connection)  # another process may have done it meanwhile
+            if not revision:
+                create_all(connection, NEWEST)
+                return
+            if revision > NEWEST:
+                raise unavailable(
+                    f"its tables are of revision {revision}, and this slotproxy knows those up"
+                    f" to {NEWEST}: install the slotproxy that made them, or restore a backup"
+                )
+            if revision < BASE:
+                raise unavailable(f"its tables are of revision {revision}: {UPGRADE_FIRST}")
+            for step in sorted(STEPS):
+                for statement in STEPS[step] if step > revision else ():
+                    connection.execute(text(statement))
+            connection.execute(update(REVISION).values(version_num=NEWEST))
 
     def revision(self) -> str:
         """Return the revision of the tables; "" if there are none."""
@@ -246,9 +230,9 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
 
 def _revision(connection: Connection) -> str:
     """Return the revision; "" if there are no tables, or if their creation was interrupted."""
-    if not inspect(connection).has_table(ALEMBIC_VERSION.name):
+    if not inspect(connection).has_table(REVISION.name):
         return ""
-    return connection.execute(select(ALEMBIC_VERSION)).scalar() or ""
+    return connection.execute(select(REVISION)).scalar() or ""
 
 
 def _file(url: URL) -> Path | None:

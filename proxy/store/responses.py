@@ -128,14 +128,11 @@ class MemoryResponses:
             return self._rows.get(owner, {}).pop(key, None) is not None
 
     def _make_room(self, rows: dict[str, _Row]) -> None:
-        size = sum(len(row.value.response) + len(row.value.items) for row in rows.values())
-        if len(rows) <= self._most and size <= self._most_bytes:
-            return
         for key in _by_age(rows):
-            row = rows.pop(key)
-            size -= len(row.value.response) + len(row.value.items)
+            size = sum(len(row.value.response) + len(row.value.items) for row in rows.values())
             if len(rows) <= self._most and size <= self._most_bytes:
                 return
+            del rows[key]
 
 
 def _by_age(rows: dict[str, _Row]) -> list[str]:

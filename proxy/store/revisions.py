@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from .outage import address
 
-MIGRATIONS = Path(__file__).with_name("migrations")
-BASE = "0021"  # the oldest revision that can be upgraded
+# The statements that turn the tables of the revision before into those of this one. They may be
+# interrupted, so they can run again. The first revision is the oldest that can be upgraded.
+STEPS: dict[str, Sequence[str]] = {
+    "0021": (),
+    "0022": ("drop table if exists text_vector",),
+}
+BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.
 UPGRADE_FIRST = "start slotproxy 0.1 (its last commit is 304cf8db) on it once, which upgrades it"
-
-
-def newest_revision() -> str:
-    """Return our newest migration: file names begin with increasing numbers."""
-    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def revision_of(connection: sqlite3.Connection) -> str:

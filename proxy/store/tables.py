@@ -1,4 +1,4 @@
-"""The current tables. Migrations turn those of an older version into them; a test compares both."""
+"""The current tables. The steps of `revisions` turn those of an older version into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -25,28 +24,34 @@ from sqlalchemy import (
 )
 
 from .ledger_rows import SUMMED
+from .records import Tokens
 
 metadata = MetaData()
-
-
-def _text(name: str, *args: Any, **how: Any) -> Column[str]:
-    return Column(name, String, *args, nullable=False, **how)
 
 
 def _table(name: str, *columns: Any) -> Table:
     return Table(name, metadata, *columns)
 
 
-def _texts(*names: str, **how: Any) -> list[Column[str]]:
-    return [_text(name, **how) for name in names]
+def _text(name: str, *args: Any, **how: Any) -> Column[str]:
+    return Column(name, String, *args, nullable=False, **how)
 
 
-def _columns(kind: Any, *names: str) -> list[Column[Any]]:
-    return [Column(name, kind, nullable=False) for name in names]
+def _key(*names: str) -> list[Column[str]]:
+    return [_text(name, primary_key=True) for name in names]
 
 
-def _of(table: str) -> ForeignKey:
-    return ForeignKey(f"{table}.id", ondelete="CASCADE")
+def _columns(**types: Any) -> list[Column[Any]]:
+    """Columns that are never null."""
+    return [Column(name, kind, nullable=False) for name, kind in types.items()]
+
+
+def _texts(*names: str) -> list[Column[Any]]:
+    return _columns(**dict.fromkeys(names, String))
+
+
+def _of(table: str, key: str = "id") -> ForeignKey:
+    return ForeignKey(f"{table}.{key}", ondelete="CASCADE")
 
 
 def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
@@ -54,141 +59,109 @@ def _number(name: str = "number", kind: Any = Integer) -> Column[int]:
     return Column(name, kind, primary_key=True, autoincrement=False)
 
 
-def _counts() -> list[Column[Any]]:
-    return [
-        Column(name, Float if name.endswith("_seconds") else BigInteger, nullable=False)
-        for name in SUMMED
-    ]
-
+_SUMS = {name: Float if name.endswith("_seconds") else BigInteger for name in SUMMED}
 
 BASE = _table(
     "knowledge_base",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("owner", index=True),
-    *_texts("name", "embedding_model"),
-    Column("info", Text, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("temporary", Boolean, nullable=False),
+    *_columns(name=String, embedding_model=String, info=Text, created=Float, temporary=Boolean),
     Column("expires", Float),
 )
 DOCUMENT = _table(
     "document",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("base_id", _of("knowledge_base"), index=True),
     *_texts("owner", "filename", "reader"),
-    *_columns(Integer, "size", "chunks", "chunk_size", "chunk_overlap"),
+    *_columns(size=Integer, chunks=Integer, chunk_size=Integer, chunk_overlap=Integer),
     _text("status", index=True),
-    Column("error", Text, nullable=False),
-    *_columns(Float, "done", "created", "beat"),
+    *_columns(error=Text, done=Float, created=Float, beat=Float),
     _text("job_id", index=True),
 )
 ORIGINAL = _table(
     "document_piece",
     _text("document_id", _of("document"), primary_key=True),
     _number(),
-    *_columns(LargeBinary, "data"),
+    *_columns(data=LargeBinary),
 )
 CHUNK = _table(
     "chunk",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("document_id", _of("document")),
-    Column("number", Integer, nullable=False),
-    *_columns(Text, "text", "place"),
+    *_columns(number=Integer, text=Text, place=Text),
     Index("chunk_order", "document_id", "number"),
 )
 JOB = _table(
     "job",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("base_id", _of("knowledge_base"), index=True),
-    *_texts("owner", "kind"),
-    Column("total", Integer, nullable=False),
-    Column("cancelled", Boolean, nullable=False),
-    Column("created", Float, nullable=False),
+    *_columns(owner=String, kind=String, total=Integer, cancelled=Boolean, created=Float),
 )
 CONVERSATION = _table(
     "conversation",
-    _text("id", primary_key=True),
-    _text("owner"),
-    Column("title", Text, nullable=False),
-    Column("settings", JSON, nullable=False),
-    *_columns(Float, "created", "changed"),
+    *_key("id"),
+    *_columns(owner=String, title=Text, settings=JSON, created=Float, changed=Float),
     Column("size", BigInteger, nullable=False, server_default="0"),
     Index("conversation_recent", "owner", "changed"),
 )
 MESSAGE = _table(
     "message",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("conversation_id", _of("conversation")),
     Column("parent_id", String),
-    Column("number", Integer, nullable=False),
-    *_texts("role", "status"),
-    *_columns(Text, "content", "reasoning"),
-    Column("extra", JSON, nullable=False),
-    Column("created", Float, nullable=False),
+    *_columns(number=Integer, role=String, status=String, content=Text, reasoning=Text),
+    *_columns(extra=JSON, created=Float),
     Column("touched", Float, nullable=False, server_default="0"),
     Index("message_order", "conversation_id", "number", unique=True),
 )
 FEEDBACK = _table(
-    "feedback",
-    *_texts("owner", "message_id", primary_key=True),
-    Column("score", Integer, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("created", Float, nullable=False),
+    "feedback", *_key("owner", "message_id"), *_columns(score=Integer, reason=Text, created=Float)
 )
 # Data of OpenAI's files and vector stores that bases and documents do not have.
 FILES = _table(
     "openai_file",
-    _text("file_id", primary_key=True),
+    *_key("file_id"),
     _text("owner", index=True),
-    *_texts("filename", "purpose"),
-    Column("size", Integer, nullable=False),
-    Column("created", Float, nullable=False),
+    *_columns(filename=String, purpose=String, size=Integer, created=Float),
     Column("expires", Float),
 )
 CONTENTS = _table(
     "openai_file_piece",
-    _text("file_id", ForeignKey("openai_file.file_id", ondelete="CASCADE"), primary_key=True),
+    _text("file_id", _of("openai_file", "file_id"), primary_key=True),
     _number(),
-    *_columns(LargeBinary, "data"),
+    *_columns(data=LargeBinary),
 )
 VECTOR_STORES = _table(
     "openai_vector_store",
     _text("base_id", _of("knowledge_base"), primary_key=True),
-    _text("owner"),
-    Column("metadata", JSON, nullable=False),
+    *_columns(owner=String, metadata=JSON, active=Float),
     Column("lasts", Integer),
-    Column("active", Float, nullable=False),
 )
 ATTACHED = _table(
     "openai_vector_store_file",
     _text("base_id", _of("knowledge_base"), primary_key=True),
     _text("file_id", primary_key=True, index=True),
     *_texts("owner", "document_id", "batch_id", "error"),
-    Column("attributes", JSON, nullable=False),
-    *_columns(Integer, "tokens", "overlap"),
-    Column("created", Float, nullable=False),
+    *_columns(attributes=JSON, tokens=Integer, overlap=Integer, created=Float),
 )
 BATCHES = _table(
     "openai_file_batch",
-    _text("batch_id", primary_key=True),
+    *_key("batch_id"),
     _text("base_id", _of("knowledge_base"), index=True),
-    _text("owner"),
-    Column("created", Float, nullable=False),
-    Column("cancelled", Boolean, nullable=False),
+    *_columns(owner=String, created=Float, cancelled=Boolean),
 )
 # Batches of requests (/v1/batches). `times` are those of `apis.batches`, `peer` is the address
 # that made the batch. `writer` names the process that runs it, "" for none, and `touched` is its
 # last sign of life, or when it gave the batch back.
 REQUEST_BATCH = _table(
     "request_batch",
-    _text("id", primary_key=True),
+    *_key("id"),
     *_texts("owner", "endpoint", "file_id", "window", "model", "output_file"),
     *_texts("error_file", "peer", "writer"),
-    *_columns(Float, "created", "touched"),
+    *_columns(created=Float, touched=Float, metadata=JSON, errors=JSON, times=JSON),
     _text("status", index=True),
-    *_columns(JSON, "metadata", "errors", "times"),
-    *_columns(BigInteger, "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
-    *_columns(Integer, "total", "completed", "failed"),
+    *_columns(**{f"{name}_tokens": BigInteger for name in Tokens._fields}),
+    *_columns(total=Integer, completed=Integer, failed=Integer),
     Column("lasts", Integer),
     Index("request_batch_order", "owner", "created", "id"),
 )
@@ -197,15 +170,14 @@ BATCH_RESULT = _table(
     "request_batch_result",
     _text("batch_id", _of("request_batch"), primary_key=True),
     _number(),
-    Column("failed", Boolean, nullable=False),
-    Column("data", LargeBinary, nullable=False),
+    *_columns(failed=Boolean, data=LargeBinary),
 )
 # Open sign-in sessions of the pages. The id is a digest of the cookie's content.
 SESSION = _table(
     "session",
-    _text("id", primary_key=True),
+    *_key("id"),
     _text("owner", index=True),
-    Column("created", Float, nullable=False),
+    *_columns(created=Float),
     _text("agent", server_default=""),
     _text("peer", server_default=""),
 )
@@ -214,91 +186,65 @@ SESSION = _table(
 # The index has all that is needed to find the oldest ones beyond the bounds of a key.
 RESPONSE = _table(
     "stored_response",
-    *_texts("id", "owner", primary_key=True),
-    *_columns(Float, "created", "touched"),
-    Column("size", BigInteger, nullable=False),
-    *_columns(LargeBinary, "response", "input_items"),
-    _text("writer"),
+    *_key("id", "owner"),
+    *_columns(created=Float, touched=Float, size=BigInteger, writer=String),
+    *_columns(response=LargeBinary, input_items=LargeBinary),
     Index("stored_response_order", "owner", "created", "id", "size"),
 )
-RESPONSE_OWNER = _table(
-    "stored_response_owner",
-    _text("owner", primary_key=True),
-    Column("cleared", Float, nullable=False),
-)
+RESPONSE_OWNER = _table("stored_response_owner", *_key("owner"), *_columns(cleared=Float))
 # What models that the gateway starts needed; see `hosting.need`.
-MODEL_NEED = _table(
-    "model_need",
-    _text("fingerprint", primary_key=True),
-    Column("need", JSON, nullable=False),
-    Column("changed", Float, nullable=False),
-)
+MODEL_NEED = _table("model_need", *_key("fingerprint"), *_columns(need=JSON, changed=Float))
 # API keys that are made at run time, their users and teams; see `accounts.records`. A digest is
 # that of a secret, made with the secret of the one row of `account_state`.
 API_KEY = _table(
     "api_key",
-    _text("id", primary_key=True),
+    *_key("id"),
     Column("digest", String, nullable=False, unique=True),
-    *_texts("shown", "created_by"),
     Column("alias", String, unique=True),
     Column("user_id", String, index=True),
     Column("team_id", String, index=True),
     Column("created", Float, nullable=False, index=True),
-    *_columns(Float, "changed", "former_until"),
     Column("expires", Float),
-    Column("blocked", Boolean, nullable=False),
     Column("former_digest", String, unique=True),
-    *_columns(JSON, "rights", "metadata"),
+    *_columns(shown=String, created_by=String, changed=Float, former_until=Float),
+    *_columns(blocked=Boolean, rights=JSON, metadata=JSON),
 )
 ACCOUNT_USER = _table(
     "account_user",
-    _text("id", primary_key=True),
+    *_key("id"),
     Column("email", String, unique=True),
     Column("alias", String),
-    *_columns(Float, "created", "changed"),
-    Column("blocked", Boolean, nullable=False),
-    *_columns(JSON, "rights", "metadata"),
+    *_columns(created=Float, changed=Float, blocked=Boolean, rights=JSON, metadata=JSON),
 )
 TEAM = _table(
     "account_team",
-    _text("id", primary_key=True),
+    *_key("id"),
     Column("alias", String, unique=True),
-    *_columns(Float, "created", "changed"),
-    Column("blocked", Boolean, nullable=False),
-    *_columns(JSON, "rights", "metadata"),
+    *_columns(created=Float, changed=Float, blocked=Boolean, rights=JSON, metadata=JSON),
 )
 TEAM_MEMBER = _table(
     "account_team_member",
     _text("team_id", _of("account_team"), primary_key=True),
     _text("user_id", _of("account_user"), primary_key=True, index=True),
-    _text("role"),
+    *_columns(role=String),
 )
 # Every change of a key, user or team, in order: `number` has no gaps. Rows are never changed.
 ACCOUNT_CHANGE = _table(
     "account_change",
     _number("number", BigInteger),
-    Column("at", Float, nullable=False),
-    *_texts("actor", "action", "kind"),
+    *_columns(at=Float, actor=String, action=String, kind=String, details=JSON),
     _text("subject", index=True),
-    Column("details", JSON, nullable=False),
 )
 ACCOUNT_STATE = _table(
-    "account_state",
-    _number("id"),
-    Column("number", BigInteger, nullable=False),
-    Column("secret", LargeBinary, nullable=False),
+    "account_state", _number("id"), *_columns(number=BigInteger, secret=LargeBinary)
 )
 # The ledger: one row for each request that asks a model. Times of the day are milliseconds since
 # 1970, `blocks` the digests of the prompt's blocks; see `ledger_rows`.
 LEDGER = _table(
     "ledger_row",
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("ended", BigInteger, nullable=False),
     *_texts("request", "key", "user", "team", "model", "backend", "api", "outcome", "client"),
-    Column("slot", Integer, nullable=False),
-    *_counts(),
-    Column("seconds", Float, nullable=False),
-    Column("blocks", LargeBinary, nullable=False),
+    *_columns(ended=BigInteger, slot=Integer, **_SUMS, seconds=Float, blocks=LargeBinary),
     Index("ledger_row_time", "ended", "id"),
 )
 # Sums of ledger rows by hour, which are kept when the rows are deleted. `hour` is when it began, in
@@ -306,23 +252,15 @@ LEDGER = _table(
 LEDGER_HOUR = _table(
     "ledger_hour",
     _number("hour", BigInteger),
-    *_texts("key", "user", "team", "model", "api", primary_key=True),
-    *_columns(BigInteger, "requests", "failed"),
-    *_counts(),
+    *_key("key", "user", "team", "model", "api"),
+    *_columns(requests=BigInteger, failed=BigInteger, **_SUMS),
 )
 # The last batch that each writer of the ledger has stored, so that none is stored twice.
 LEDGER_WRITER = _table(
-    "ledger_writer",
-    _text("writer", primary_key=True),
-    *_columns(BigInteger, "batch", "touched"),
+    "ledger_writer", *_key("writer"), *_columns(batch=BigInteger, touched=BigInteger)
 )
-# Alembic's own table, with the revision of the others.
-ALEMBIC_VERSION = Table(
-    "alembic_version",
-    MetaData(),
-    Column("version_num", String(32), nullable=False),
-    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
-)
+# The revision of the other tables, in the form that Alembic gave it.
+REVISION = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 
 def create_all(db: Connection, revision: str) -> None:
@@ -330,5 +268,5 @@ def create_all(db: Connection, revision: str) -> None:
     metadata.create_all(db)
     if db.execute(select(ACCOUNT_STATE.c.id)).first() is None:
         db.execute(ACCOUNT_STATE.insert().values(id=1, number=0, secret=secrets.token_bytes(32)))
-    ALEMBIC_VERSION.create(db, checkfirst=True)
-    db.execute(ALEMBIC_VERSION.insert().values(version_num=revision))
+    REVISION.create(db, checkfirst=True)
+    db.execute(REVISION.insert().values(version_num=revision))

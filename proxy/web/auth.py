@@ -113,13 +113,11 @@ class Keys:
         stored: KeyCache | None = None,
         *,
         bounded: Mapping[str, Identity] | None = None,
-        hides: bool = False,
     ) -> None:
         """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
         `bounded` are the identities of keys of the settings that have rights or limits of their
-        own, by name. `hides`: what a key may not use looks as if it did not exist."""
+        own, by name."""
         self.routes: Routes = {}  # once they are known
-        self._hides = hides
         self._wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
@@ -175,7 +173,7 @@ class Keys:
         return caller.key
 
     def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
-        may = Permissions(identity.rights, self._hides)
+        may = Permissions(identity.rights)
         may.check_peer(environ.get("REMOTE_ADDR", ""))
         method = environ["REQUEST_METHOD"]
         served = self.routes.get((method, record.route))

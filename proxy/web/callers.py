@@ -72,16 +72,8 @@ SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 class Callers:
     """The callers of all configured keys."""
 
-    def __init__(
-        self,
-        keys: Iterable[ApiKey],
-        *,
-        hides: bool = False,
-        limits: LimitService | None = None,
-    ) -> None:
-        """`hides`: what a key may not use looks as if it did not exist. `limits` are needed for
-        keys of the store, and for those with limits of their own."""
-        self._hides = hides
+    def __init__(self, keys: Iterable[ApiKey], *, limits: LimitService | None = None) -> None:
+        """`limits` are needed for keys of the store, and for those with limits of their own."""
         self._limits = limits
         self.replace(keys)
 
@@ -149,7 +141,7 @@ class Callers:
             team=identity.team,
             group=identity.group,
             share=SHARES[identity.priority],
-            may=Permissions(identity.rights, self._hides),
+            may=Permissions(identity.rights),
             allowance=allowance,
             on_overflow=identity.on_overflow,
         )

@@ -82,13 +82,13 @@ def permissions(services: Services, environ: Mapping[str, Any]) -> Permissions:
     identity = environ.get(IDENTITY)
     if identity is None or not identity.rights:
         return ALL
-    return Permissions(identity.rights, services.settings.hide_forbidden)
+    return Permissions(identity.rights)
 
 
 def check_model(
     services: Services, environ: Mapping[str, Any], name: str, of: Embedder | None = None
 ) -> None:
-    """Raises Forbidden or ModelNotFound if the caller may not use the model that this name means
+    """Raises Forbidden if the caller may not use the model that this name means
     to the gateway or an embedder, and NoBackend if there is no model."""
     may = permissions(services, environ)
     if may.rights:

@@ -1,3 +1,1 @@
-"""Web search: `engines` asks search engines and keeps their results for a while. `fetch` is a
-bounded HTTP client, and `guard` tells public addresses.
-"""
+"""Web search: `engines` asks search engines, and `fetch` is a bounded HTTP client."""

@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
+from ..core.events import Citation
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
@@ -28,15 +29,8 @@ _TAG = re.compile(r"<[^<>]{1,200}>")
 _HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
 GRACE = 1.0  # extra seconds for a child to return its results
+_REFUSALS = dict.fromkeys((401, 403), "rejects our API key") | {429: "is rate limiting requests"}
 URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
-
-
-class WebResult(Struct, frozen=True):
-    """A page that was found; `snippet` is plain text from the engine."""
-
-    title: str
-    url: str
-    snippet: str
 
 
 class Engine(Struct, frozen=True):
@@ -47,7 +41,7 @@ class Engine(Struct, frozen=True):
     url: str = ""
     key: str = ""
 
-    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
+    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[Citation]:
         """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         page = fetch(self._request(query, count), seconds, cancel)
         return read(self.name, page.status, page.data)[:count]
@@ -69,16 +63,13 @@ class Engine(Struct, frozen=True):
         return EngineRequest(f"{url}/search?{urlencode({'q': query, 'format': 'json'})}", headers)
 
 
-def read(name: str, status: int, data: bytes) -> list[WebResult]:
+def read(name: str, status: int, data: bytes) -> list[Citation]:
     """Parses the named engine's answer. Raises UpstreamFault if it is invalid."""
     if name == "searxng" and status == 403:
         raise UpstreamFault("the SearXNG server does not allow the json format")
-    if status in (401, 403):
-        raise UpstreamFault(f"the search engine {name} rejects our API key")
-    if status == 429:
-        raise UpstreamFault(f"the search engine {name} is rate limiting requests")
     if status != 200:
-        raise UpstreamFault(f"the search engine {name} responded with status {status}")
+        why = _REFUSALS.get(status, f"responded with status {status}")
+        raise UpstreamFault(f"the search engine {name} {why}")
     try:
         value = msgspec.json.decode(data)
     except msgspec.DecodeError:
@@ -92,16 +83,17 @@ def read(name: str, status: int, data: bytes) -> list[WebResult]:
     return results_of(value.get("results"), "title", "url", "content")
 
 
-def results_of(values: Any, title: str, url: str, snippet: str) -> list[WebResult]:
+def results_of(values: Any, title: str, url: str, snippet: str) -> list[Citation]:
     """The complete results; each URL once."""
-    results: dict[str, WebResult] = {}
+    results: dict[str, Citation] = {}
     for value in values if isinstance(values, Iterable) else ():
         if not isinstance(value, dict):
             continue
         texts = [value.get(name) for name in (title, url, snippet)]
         name, address, content = (text if isinstance(text, str) else "" for text in texts)
         if is_web(address) and address not in results:
-            results[address] = WebResult(_plain(name) or address, address, _plain(content))
+            heading = _plain(name) or address
+            results[address] = Citation(title=heading, text=_plain(content), url=address)
     return list(results.values())
 
 
@@ -136,7 +128,7 @@ class Metasearch:
     def __init__(self) -> None:
         self._children = Children(__name__)
 
-    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[WebResult]:
+    def search(self, query: str, count: int, cancel: Cancel, seconds: float) -> list[Citation]:
         """Raises UpstreamFault, UpstreamTimeout, Cancelled."""
         question = {"query": query, "count": count, "seconds": seconds}
         answer = self._children.ask(question, cancel, seconds + GRACE)
@@ -144,7 +136,7 @@ class Metasearch:
             raise UpstreamTimeout("the search engines timed out")
         if "wrong" in answer:
             raise UpstreamFault("no search engine is reachable", detail=answer["wrong"])
-        return msgspec.convert(answer["results"], list[WebResult])
+        return msgspec.convert(answer["results"], list[Citation])
 
     def close(self) -> None:
         self._children.close()
@@ -172,7 +164,7 @@ class WebSearch:
         self._clock = clock
         self._lock = threading.Lock()
         # By the engine's name, the query, and the number of results: when, and what was found.
-        self._cached: dict[tuple[str, str, int], tuple[float, tuple[WebResult, ...]]] = {}
+        self._cached: dict[tuple[str, str, int], tuple[float, tuple[Citation, ...]]] = {}
 
     @property
     def longest(self) -> float:
@@ -185,7 +177,7 @@ class WebSearch:
 
     def search(
         self, query: str, engine: str = "", count: int = 5, *, cancel: Cancel | None
-    ) -> tuple[WebResult, ...]:
+    ) -> tuple[Citation, ...]:
         """The results of an engine; without `cancel` only cached ones.
 
         Raises Forbidden (no engine is configured), Unsupported (not this one), BadRequest,

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ..core.events import Alternative, FinishReason, TokenLogprob
+from ..core.events import FinishReason, TokenLogprob
 from ..core.usage import Timings
 from . import lenient
 from .lenient import WireFault
@@ -136,16 +136,24 @@ class DetailedChunk(Chunk, gc=False):
 # Decoders of one event's data.
 chunk = lenient.decoder(Chunk)
 detailed_chunk = lenient.decoder(DetailedChunk)
-_decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
-def chunks(data: list[bytes]) -> list[Chunk]:
-    """Decode the data of several events in one call, which costs little more than one. Raises
-    WireFault if any of them is odd; `chunk` may still decode each of them."""
-    try:
-        return _decode_chunks(b"[%b]" % b",".join(data))
-    except (ValueError, RecursionError) as error:
-        raise WireFault(str(error)) from None
+def _decoder_of_several(kind: type[Chunk]) -> Callable[[list[bytes]], list[Chunk]]:
+    """A decoder of several events in one call, which costs little more than one. It raises
+    WireFault if any of them is odd; each by itself may still be decoded."""
+    strict = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+
+    def decode(data: list[bytes]) -> list[Chunk]:
+        try:
+            return strict(b"[%b]" % b",".join(data))
+        except (ValueError, RecursionError) as error:
+            raise WireFault(str(error)) from None
+
+    return decode
+
+
+chunks = _decoder_of_several(Chunk)
+detailed_chunks = _decoder_of_several(DetailedChunk)
 
 
 _REPEATED, _REST = b'{"completion_probabilities":[', b'],"content":"'
@@ -223,7 +231,7 @@ def logprobs(probabilities: Iterable[Any], top: int) -> tuple[TokenLogprob, ...]
     return tuple(out)
 
 
-def _alternative(likely: _Likely, old: str) -> Alternative:
+def _alternative(likely: _Likely, old: str) -> TokenLogprob:
     """`old` is the text in the format of 2023."""
     text = likely.token or old
     data = text.encode("utf-8", "replace") if likely.bytes is None else bytes(likely.bytes)
@@ -232,4 +240,4 @@ def _alternative(likely: _Likely, old: str) -> Alternative:
         logprob = math.log(likely.prob) if likely.prob > 0 else LEAST_LOGPROB
     elif logprob is None or not math.isfinite(logprob):
         logprob = LEAST_LOGPROB
-    return Alternative(text, logprob, data, likely.id)
+    return TokenLogprob(text, logprob, data, id=likely.id)

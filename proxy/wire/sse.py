@@ -20,11 +20,7 @@ LONG = 80 << 10  # bytes of one read from which `plain` leaves them to `feed`
 
 
 class SSEError(ValueError):
-    """The stream ended within an event."""
-
-
-class EventTooLarge(SSEError):
-    """An event is larger than MAX_EVENT."""
+    """The stream ended within an event, or an event is larger than MAX_EVENT."""
 
 
 class Decoder:
@@ -62,13 +58,13 @@ class Decoder:
         return events
 
     def feed(self, data: bytes) -> list[Event]:
-        """Raises EventTooLarge."""
+        """Raises SSEError."""
         if self._rest:
             if b"\n" not in data and b"\r" not in data and not self._rest.endswith(b"\r"):
                 self._more.append(data)  # joined later: a long event comes in many reads
                 self._size += len(data)
                 if self._size > MAX_EVENT:
-                    raise EventTooLarge("an event is too large")
+                    raise SSEError("an event is too large")
                 return []
             data = self._whole() + data
         if b"\r" in data:
@@ -84,7 +80,7 @@ class Decoder:
         blocks = data.split(b"\n\n")
         self._rest = blocks.pop() + held
         if len(self._rest) > MAX_EVENT:
-            raise EventTooLarge("an event is too large")
+            raise SSEError("an event is too large")
         for block in filter(None, blocks):
             if block.startswith(b"data: ") and b"\n" not in block:
                 events.append(("", block[6:]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 from proxy.core.events import (
-    Alternative,
     Batch,
     Event,
     Failed,
@@ -56,7 +55,7 @@ def say(*pieces: str) -> list[Batch]:
     return [[TextDelta(piece)] for piece in pieces]
 
 
-TOKEN = TokenLogprob("Hi", -0.5, b"Hi", (Alternative("Hi", -0.5, b"Hi"),))
+TOKEN = TokenLogprob("Hi", -0.5, b"Hi", (TokenLogprob("Hi", -0.5, b"Hi"),))
 CALL: list[Event] = [
     ToolCallDelta(0, "call_a", "weather"),
     ToolCallDelta(0, arguments='{"city":'),

@@ -15,7 +15,7 @@ from proxy.apis.responses.request import parse as parse_response
 from proxy.core.events import (
     ApprovalRequested,
     Batch,
-    Found,
+    Citation,
     ReasoningDelta,
     Searched,
     ServerCall,
@@ -31,7 +31,7 @@ from tests.contract.scripts import CALL, OTHER, SCRIPTS, end
 
 META = ResponseMeta("resp_" + "0" * 32, 1, "tiny", "slotproxy", lambda: 1.0)
 SEARCH = Searched("web", "arches")
-FOUND = Found(number=1, title="Bridges", text="28", url="https://example.org/")
+FOUND = Citation(number=1, title="Bridges", text="28", url="https://example.org/")
 SERVER: dict[str, Any] = {"id": "c", "label": "far", "name": "get", "arguments": '{"a":1}'}
 ROUNDS: list[Batch] = [
     [Started()],
@@ -50,7 +50,7 @@ ROUNDS: list[Batch] = [
     OTHER,
     [ApprovalRequested("far", "put", "{}")],
 ]
-FILE = Found(number=2, title="guide.pdf", text="It is low.", file_id="file-1", score=0.5)
+FILE = Citation(number=2, title="guide.pdf", text="It is low.", document_id="file-1", score=0.5)
 STEPS: dict[str, list[Batch]] = {
     "rounds": [*ROUNDS, [end("tool_calls")]],
     "a cut round": [*ROUNDS[:9], [end("length")]],

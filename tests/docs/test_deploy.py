@@ -199,16 +199,6 @@ def test_manifests_fit_the_schemas_of_kubernetes() -> None:
     assert seen >= {"Deployment", "Service", "Ingress", "PersistentVolumeClaim", "NetworkPolicy"}
 
 
-def test_kubectl_renders_the_manifests() -> None:
-    kubectl = shutil.which("kubectl") or pytest.skip("no kubectl here")
-    rendered = _run(kubectl, "kustomize", DEPLOY / "kubernetes")
-    assert rendered.returncode == 0, rendered.stderr
-    documents = {one["kind"]: one for one in yaml.safe_load_all(rendered.stdout)}
-    pod = documents["Deployment"]["spec"]["template"]["spec"]
-    (settings,) = (one for one in pod["volumes"] if one["name"] == "settings")
-    assert settings["configMap"]["name"] == documents["ConfigMap"]["metadata"]["name"]
-
-
 def test_settings_of_the_cluster_load(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("ops sk-ops-0123456789\n", encoding="utf-8")

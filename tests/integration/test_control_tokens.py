@@ -18,7 +18,7 @@ from proxy.backends.tokens import TokenCounter
 from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.task import Task
 from proxy.prompting.profile.neutralise import ControlTokens
-from proxy.prompting.prompt import Prompter, RenderedPrompt
+from proxy.prompting.prompt import Prompter
 from proxy.prompting.template.templates import compile
 from tests.integration.conftest import GENERATIONS, StartServer
 from tools import chat_cases, servers
@@ -93,7 +93,7 @@ class Tokens:
 
     def task(self, text: str, role: str) -> Task:
         prompt = self.prompter.render(request_with(text, role), NOW)
-        return Task(prompt=prompt.text, breaks=prompt.breaks, stop_tokens=prompt.stops)
+        return Task(prompt=prompt.text, breaks=prompt.breaks, stop_tokens=prompt.stop_tokens)
 
     def evaluated(self, task: Task) -> list[int]:
         """The ids of the prompt as it is sent, in the server's own words."""
@@ -171,7 +171,7 @@ def test_each_template_of_llama_cpp_keeps_its_tokens_for_itself(name: str) -> No
     words = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
     control = re.compile(rf"{words}|<\|[^\s<>]{{1,60}}>")
 
-    def turns(prompt: RenderedPrompt) -> list[str]:
+    def turns(prompt: Task) -> list[str]:
         cuts = (0, *prompt.breaks, len(prompt.text))
         return [t for a, b in pairwise(cuts) for t in control.findall(prompt.text[a:b])]
 
@@ -246,7 +246,7 @@ def test_own_route_of_the_server_gets_an_invisible_character(
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
         answer = requests.post(f"{ours.url}/v1/chat/completions", json=body, timeout=60)
         counts.append(answer.json()["usage"]["prompt_tokens"])
-        warned = "control tokens in messages[0]" in answer.headers.get("x-slotproxy-warning", "")
+        warned = "control tokens in the messages" in answer.headers.get("x-slotproxy-warning", "")
         assert warned == (text is TURNS)
     server.kill()
     assert counts[0] == counts[1]

@@ -303,14 +303,16 @@ def served_by(*words: str) -> Iterator[str]:
     port = held_port()
     command = [sys.executable, *words, "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
 def stub() -> Iterator[str]:
     """The address of a backend that answers immediately."""
-    with served_by("-m", "benchmarks.stub") as url:
+    with served_by("-m", "benchmarks.stub", "--context", "40960") as url:
         yield url
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import logging
-import math
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,87 +16,8 @@ from proxy.runtime import lasting
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.lasting import Lasting, no_pause
 from proxy.server import serve
-from proxy.web import background, callers, disconnect
-from proxy.web.pages import answers
+from proxy.web import callers, disconnect
 from tests.fakes import wait_until
-
-PACKAGE = Path(__file__).resolve().parents[2] / "proxy"
-
-LASTS = "lasts"
-"""Its exception must not end it: a test below (or the one that is named) raises one in it."""
-
-ENDS = "ends"
-"""It does one piece of work, and tells whoever waits for it how that went."""
-
-CHILD = "child"
-"""It runs in a process of its own, which ends with it, and which others watch."""
-
-THREADS = {
-    ("accounts/key_cache.py", "self._run"): LASTS,  # accounts/test_key_cache.py
-    ("accounts/limiting/shared.py", "self._serve"): LASTS,  # accounts/limiting/test_shared.py
-    ("app/limits.py", "self._run"): LASTS,  # app/test_budget_alerts.py
-    ("app/life.py", "work"): ENDS,
-    ("app/storage.py", "once"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._unload"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._write"): ENDS,
-    ("backends/chatglm/supervisor.py", "self._run"): ENDS,
-    ("backends/registry.py", "self._monitor"): LASTS,
-    ("dialogue/loop.py", "run"): ENDS,
-    ("gateway/answer.py", "work"): ENDS,
-    ("gateway/embedder.py", "run"): ENDS,
-    ("hosting/model.py", "self._run"): LASTS,  # hosting/test_model.py
-    ("hosting/process.py", "self._read"): ENDS,
-    ("knowledge/reading.py", "reader.end"): ENDS,
-    ("knowledge/extract.py", "_end_with_parent"): CHILD,
-    ("knowledge/ingest.py", "beats"): LASTS,
-    ("knowledge/ingest.py", "self._run"): LASTS,
-    ("runtime/subprocesses.py", "read"): CHILD,
-    ("runtime/subprocesses.py", "self._end_unused"): ENDS,
-    ("runtime/subprocesses.py", "self.close"): ENDS,
-    ("runtime/subprocesses.py", "self._read"): ENDS,
-    ("scheduling/shared/follower.py", "self._follow"): LASTS,  # test_shared_scheduler.py
-    ("scheduling/shared/follower.py", "self._write"): LASTS,  # test_shared_scheduler.py
-    ("server/websocket.py", "self._read"): ENDS,
-    ("server/gevent_wire.py", "self._send_rest"): ENDS,
-    ("server/serve.py", "reload"): LASTS,
-    ("server/serve.py", "watch"): LASTS,
-    ("web/background.py", "self._signs"): LASTS,
-    ("web/background.py", "work"): ENDS,
-    ("batches/batch_run.py", "work"): ENDS,
-    ("batches/batch_run.py", "self._run"): LASTS,  # web/batches/test_batches.py
-    ("web/disconnect.py", "cancel.cancel"): ENDS,
-    ("web/disconnect.py", "self._run"): LASTS,
-    ("web/callers.py", "self._run"): LASTS,
-    ("web/ledger/writer.py", "self._run"): LASTS,  # web/ledger/test_writer.py
-    ("web/pages/answers.py", "self._signs"): LASTS,
-    ("web/pages/answers.py", "work"): ENDS,
-}
-
-
-def _started() -> Iterator[tuple[str, str]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        where = path.relative_to(PACKAGE).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = ast.unparse(node.func).rpartition(".")[2]
-            if name == "Thread":
-                yield where, next(ast.unparse(k.value) for k in node.keywords if k.arg == "target")
-            elif name == "Timer":
-                yield where, ast.unparse(node.args[1])
-            elif name == "spawn" and node.args:
-                yield where, ast.unparse(node.args[0])
-            elif (
-                name in ("start", "start_thread", "start_new_thread")
-                and len(node.args) == 2
-                and isinstance(node.args[1], ast.Tuple)
-            ):  # the interpreter's own
-                yield where, ast.unparse(node.args[0])
-
-
-def test_every_thread_is_in_the_table() -> None:
-    found = set(_started())
-    assert found == set(THREADS), "a new thread needs a row, and a test if it lasts"
 
 
 class Defect(Exception):
@@ -111,8 +29,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lasting, "PAUSE", 0.001)
     monkeypatch.setattr(callers, "INTERVAL", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
-    monkeypatch.setattr(ingest, "BEAT", 0.001)
-    monkeypatch.setattr(background, "BEAT", 0.001)
     monkeypatch.setattr(registries, "PAUSE", 0.001)
 
 
@@ -181,51 +97,6 @@ def test_documents_are_read_after_an_exception(caplog: pytest.LogCaptureFixture)
     ingester.read_one = lambda: False
     ingester._run()
     assert readers.calls == 3
-    assert _logged_once(caplog)
-
-
-def test_reader_sends_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    store: Any = SimpleNamespace(beat=lambda *about: True)
-    ingester = ingest.Ingester(store, cast(Any, None), cast(Any, None), lambda: 0.0)
-    hurry = Twice(lambda: None)
-    reading: Any = SimpleNamespace(hurry=hurry, end=lambda: None)
-    with ingester._alive(cast(Any, SimpleNamespace(id="x")), reading):
-        wait_until(lambda: hurry.calls > 3)
-    assert _logged_once(caplog)
-
-
-def test_responses_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    jobs: Any
-
-    def end() -> list[Any]:
-        jobs._running.clear()
-        return []
-
-    beat = Twice(end)
-    jobs = background.Jobs(cast(Any, SimpleNamespace(beat=beat)), cast(Any, None))
-    jobs._running["a", "b"] = Cancel()
-    jobs._signs()
-    assert beat.calls == 3
-    assert _logged_once(caplog)
-
-
-def test_answers_send_heartbeats_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
-    writing: Any = object.__new__(answers.Answers)
-    writing._beat, writing._lock = 0.001, threading.Lock()
-    cancel = Cancel()
-
-    def end() -> bool:
-        writing._writers.clear()
-        return False
-
-    renew = Twice(end)
-    writer: Any = object.__new__(answers._Writer)
-    writer.live, writer._flushing = SimpleNamespace(renew=renew, cancel=cancel), threading.Lock()
-    writer._flushed = math.inf
-    writing._writers = {"x": writer}
-    writing._signs()
-    assert renew.calls == 3
-    assert cancel.cancelled
     assert _logged_once(caplog)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ..limits import Budget, BudgetPeriod, Limited, Unit
 from ..rights import matches
@@ -20,14 +20,19 @@ LARGEST = 2**52  # units of a meter
 MILLION = 1_000_000  # tokens that a price is for
 
 
+MOST_PRICE = 10**9
+_Amount = Annotated[float, Meta(ge=0, le=MOST_PRICE)]
+
+
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a million tokens of a model cost; `model` is a name, or a pattern with `*`. Cached
-    prompt tokens cost as much as others unless `cached` says otherwise."""
+    """A ``[[price]]`` table of the settings file: what a million tokens of a model cost. `model` is
+    a name, or a pattern with `*`. Cached tokens of a prompt cost as much as others unless `cached`
+    says otherwise."""
 
     model: str = "*"
-    prompt: float = 0.0
-    cached: float | None = None
-    completion: float = 0.0
+    prompt: _Amount = 0.0
+    cached: _Amount | None = None
+    completion: _Amount = 0.0
 
 
 FREE = Price()

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any
 
 from flask import request
-from msgspec import structs
 from msgspec.structs import replace
 
 from ...accounts import key_cache
@@ -488,7 +487,7 @@ def _used(
 
 def _pricing(services: Services) -> Callable[[str, LedgerSums | LedgerRow], float]:
     """What tokens of a model cost."""
-    prices = [budgets.Price(**structs.asdict(price)) for price in services.settings.price]
+    prices = services.settings.price
 
     def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
         used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)

@@ -18,6 +18,7 @@ from msgspec import Struct
 from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Report
+from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
@@ -157,7 +158,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
         raise InvalidParameter("response_fields", "must be a list of strings")
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
-        "sampling": openai.samplers(body),
+        "sampling": sampling(body),
         "warnings": ignored_fields(body, known),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
         "extra": {"response_fields": tuple(wanted)} if wanted else {},

@@ -58,8 +58,11 @@ VERSION = "MCP-Protocol-Version"
 INSTRUCTIONS = (
     "chat asks a language model; models lists them. Search tools return passages to be cited."
 )
-_MODELS = Tool(MODELS, "List the names of the models that chat may use")
-_READS: Mapping[str, Any] = {"readOnlyHint": True}
+_MODELS = Tool(
+    MODELS,
+    "List the names of the models that chat may use",
+    annotations={"readOnlyHint": True},
+)
 
 
 @json_route(
@@ -119,11 +122,9 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
         known = "initialize, ping, tools/list, tools/call"
         raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {known}")
     caller = services.callers.caller(record.key, request.environ)
-    offered: list[tuple[Tool, Mapping[str, Any]]] = [(CHAT, {}), (_MODELS, _READS)]
-    for name, tool in services.dialogues.published(record.key, caller).items():
-        annotations = getattr(tool, "annotations", _READS)
-        offered.append((msgspec.structs.replace(tool.tool, name=name), annotations))
-    return mcp_server.listed(offered)
+    published = services.dialogues.published(record.key, caller).items()
+    offered = [msgspec.structs.replace(tool.tool, name=name) for name, tool in published]
+    return mcp_server.listed([CHAT, _MODELS, *offered])
 
 
 def _called(

@@ -91,7 +91,7 @@ def initialized(params: Body, version: str, instructions: str) -> dict[str, Any]
     }
 
 
-def listed(tools: Iterable[tuple[Tool, Mapping[str, Any]]]) -> dict[str, Any]:
+def listed(tools: Iterable[Tool]) -> dict[str, Any]:
     """The answer to `tools/list`: tools with their annotations."""
     return {
         "tools": [
@@ -99,9 +99,9 @@ def listed(tools: Iterable[tuple[Tool, Mapping[str, Any]]]) -> dict[str, Any]:
                 "name": tool.name,
                 "description": tool.description,
                 "inputSchema": {"type": "object", **tool.parameters},
-                **({"annotations": annotations} if annotations else {}),
+                **({"annotations": tool.annotations} if tool.annotations else {}),
             }
-            for tool, annotations in tools
+            for tool in tools
         ]
     }
 

@@ -15,7 +15,7 @@ from msgspec import structs
 from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
-from ...core.sampling import logit_bias, sampling
+from ...core.sampling import sampling
 from ...core.usage import Timings, Usage, pace
 from ...errors import GatewayError
 from ...wire import sse
@@ -34,19 +34,11 @@ def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, if present. A field that is
     not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
-        "sampling": samplers(body),
+        "sampling": sampling(body),
         "report": report(body),
         **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }
-
-
-def samplers(body: Body) -> dict[str, Any]:
-    """The sampler fields and `logit_bias`. Raises InvalidParameter."""
-    values = sampling(body)
-    if body.get("logit_bias"):
-        values["logit_bias"] = logit_bias(body["logit_bias"])
-    return values
 
 
 def report(body: Body) -> Report:
@@ -275,7 +267,7 @@ def token(logprob: events.TokenLogprob) -> dict[str, Any]:
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
-def _likely(token: events.TokenLogprob | events.Alternative) -> dict[str, Any]:
+def _likely(token: events.TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.data)}
 
 

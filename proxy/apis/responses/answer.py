@@ -60,7 +60,7 @@ class Writer:
         self._meta = meta
         self._parsed = parsed
         self._output: list[Item] = []
-        self._found: list[events.Found] = []
+        self._found: list[events.Citation] = []
 
     def response(self, status: str) -> Item:
         """With this status; `ended` and `failed` build the final ones."""
@@ -181,7 +181,7 @@ class Writer:
             return self.item("ws", "web_search_call", status=status, action=action)
         results = [
             {
-                "file_id": result.file_id,
+                "file_id": result.document_id,
                 "filename": result.title,
                 "score": result.score,
                 "text": result.text,
@@ -209,7 +209,7 @@ def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Compl
     return writer.ended(completion.finished, completion.compacted)
 
 
-def cited(content: str, results: Sequence[events.Found]) -> list[Item]:
+def cited(content: str, results: Sequence[events.Citation]) -> list[Item]:
     """Annotations for each bracketed number in the text that refers to a search result."""
     known = {str(result.number): result for result in results}
     annotations: list[Item] = []
@@ -224,7 +224,9 @@ def cited(content: str, results: Sequence[events.Found]) -> list[Item]:
                 annotations.append({**place, "url": result.url, "title": result.title})
             else:
                 place = {"type": "file_citation", "index": mark.start()}
-                annotations.append({**place, "file_id": result.file_id, "filename": result.title})
+                annotations.append(
+                    {**place, "file_id": result.document_id, "filename": result.title}
+                )
     return annotations
 
 

@@ -20,8 +20,8 @@ from ...core.mcp import (
     LABEL,
     LABEL_RULE,
     Approval,
-    ApprovedCall,
     McpServer,
+    ServerCall,
     ToolFilter,
     function_name,
 )
@@ -161,7 +161,7 @@ def approvals(values: Sequence[Any], at: str = "input") -> Approvals:
     return Approvals(requests, answers, frozenset(made))
 
 
-def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[ApprovedCall, ...]:
+def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[ServerCall, ...]:
     """The calls to make. Each answer needs its request, and a server among the tools."""
     calls = []
     for key, (approve, _) in known.answers.items():
@@ -174,14 +174,14 @@ def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[Approv
         if not approve or key in known.made:
             continue
         item = known.requests[key]
-        label, *call = (
-            text(item, name, at="input.") for name in ("server_label", "name", "arguments")
+        label, name, arguments = (
+            text(item, field, at="input.") for field in ("server_label", "name", "arguments")
         )
         if label not in servers:
             raise InvalidParameter(
                 "tools", f"must contain the MCP server {label[:64]!r} of the approved call"
             )
-        calls.append(ApprovedCall(key, label, *call))
+        calls.append(ServerCall(id=key, label=label, name=name, arguments=arguments, approval=key))
     if len(calls) > MOST_APPROVED:
         raise InvalidParameter(
             "input", f"may approve at most {MOST_APPROVED} calls at once, not {len(calls)}"

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 from ...core.conversation import joined
 from ...core.mcp import McpServer, function_name
 from ...core.request import CompletionRequest, Message, Search, ToolChoice
+from ...core.sampling import sampling
 from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
@@ -147,7 +148,7 @@ def parse(
     request = CompletionRequest(
         model=fields.model_name(body),
         messages=tuple(chat),
-        sampling=openai.samplers(body),
+        sampling=sampling(body),
         stop=fields.stops(body),
         template_kwargs=fields.mapping(body, "chat_template_kwargs"),
         max_tokens=0 if prefill_only else most,

@@ -50,8 +50,7 @@ SLICE = 0.5  # seconds a health check waits for a model that is being loaded
 
 class ChatGLM(Driver):
     """A driver for one model file; `launch` starts the process of an engine. The model is loaded at
-    the first probe if `eager`, otherwise at the first request, and unloaded after `idle` idle
-    seconds, 0: never."""
+    the first probe if `eager`, otherwise at the first request."""
 
     def __init__(
         self,
@@ -59,7 +58,6 @@ class ChatGLM(Driver):
         launch: Launch,
         *,
         eager: bool = True,
-        idle: float = 0.0,
         n_ctx: int = 0,
         timeout: float = 600.0,
         tick: float = 15.0,
@@ -70,7 +68,7 @@ class ChatGLM(Driver):
         self._n_ctx = n_ctx
         self._timeout = timeout
         self._tick = min(tick or timeout, timeout)
-        load = Load(str(Path(path).resolve()), n_ctx, idle)
+        load = Load(str(Path(path).resolve()), n_ctx)
         self._supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
@@ -125,8 +123,7 @@ class ChatGLM(Driver):
         self._supervisor.close()
 
     def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
-        """The answer to a small order. It may have to wait until a prompt is evaluated. Raises
-        Cancelled."""
+        """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
         cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
         call = self._supervisor.call(order, self._timeout, cancel)

@@ -51,8 +51,7 @@ Send = Callable[[Report], object]
 
 
 class Orders:
-    """Reads orders from a pipe or socket of this number; `receive` reads some bytes. `select` is
-    Python's own, unpatched."""
+    """Reads orders from a pipe or socket of this number. `select` is Python's own, unpatched."""
 
     def __init__(
         self, number: int, receive: Callable[[int], bytes], select: Callable[..., Any]

@@ -55,8 +55,7 @@ def prompt(task: Task, family: Family) -> PromptMessage:
 
 
 def opening(request: CompletionRequest, family: Family) -> tuple[str, ...]:
-    """The first lines of the answer if one tool must be called: its name, and the beginning of a
-    call."""
+    """The lines that begin the answer if one tool must be called: its name, and of a call."""
     offered = callable_tools(request)
     if not must_call(request) or len(offered) != 1:
         return ()
@@ -132,8 +131,7 @@ def _listed(value: object) -> str:
 
 
 def _call(call: ToolCall, family: Family) -> str:
-    """A past call as the family writes it, without its name. Arguments that are not an object are
-    unchanged."""
+    """A past call as the family writes it, without its name; other arguments stay as they are."""
     if family == "glm-4":
         return call.arguments
     try:

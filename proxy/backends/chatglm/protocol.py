@@ -21,8 +21,7 @@ Family = Literal["chatglm", "chatglm2", "chatglm3", "glm-4"]
 
 
 class ChatTurn(Struct, frozen=True, array_like=True):
-    """A message for a template of the library. `head` follows the role on its line: the name of a
-    called tool."""
+    """A message for the library's templates. `head`, a called tool, follows the role."""
 
     role: Literal["system", "user", "assistant", "observation"]
     content: str
@@ -41,12 +40,10 @@ class PromptMessage(Struct, frozen=True, omit_defaults=True):
 
 
 class Load(Struct, frozen=True):
-    """The parameters of an engine. `n_ctx` reduces the model's context; 0 keeps it. The engine is
-    ended after `idle` seconds without a call; 0: never."""
+    """The parameters of an engine. `n_ctx` reduces the model's context; 0 keeps it."""
 
     path: str
     n_ctx: int = 0
-    idle: float = 0.0
 
 
 class Generate(Struct, frozen=True, tag="generate", kw_only=True):

@@ -1,6 +1,6 @@
 """Supervises one engine: starts it when needed, and restarts it after a failure.
 
-    idle ──need──> loading ──> ready ──it was idle──> idle
+    idle ──need──> loading ──> ready
                       │          │ it dies
                       └──fails───┴──> waiting (longer each time) ──> loading
 
@@ -49,7 +49,6 @@ log = logging.getLogger("slotproxy.chatglm")
 Launch = Callable[[], "Helper | InThread"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
-LEAST = 0.5  # seconds that a model stays loaded, so that the request that loaded it can use it
 LOOK = 0.2  # seconds between two looks for a cancellation
 SOON = 0.01  # seconds
 
@@ -107,24 +106,23 @@ class PendingCall(queue.Queue[Answer | None]):
 
     def close(self, cancel: bool) -> None:
         """Receive no more answers, and end a call that is not over with `cancel`."""
-        self._engine.forget(self, cancel)
+        if self._engine.calls.pop(self.id, None) is not None and cancel:
+            self._engine.out.put(CancelMessage(self.id))
 
 
 class Engine:
     """The process of an engine, as long as it lives: sends orders, and assigns the answers to their
     calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
-    evaluates a long prompt reads nothing meanwhile. `unloaded`: it ended because it was idle."""
+    evaluates a long prompt reads nothing meanwhile."""
 
     def __init__(self, process: Helper | InThread, load: Load) -> None:
         self.process = process
-        self._idle = load.idle
         self._numbers = itertools.count(1)
-        self._calls: dict[int, PendingCall] = {}
+        self.calls: dict[int, PendingCall] = {}
         self._lock = threading.Lock()
-        self._out: queue.Queue[Load | Order | None] = queue.Queue()
-        self._timer: threading.Timer | None = None
-        self._gone = self.unloaded = False
-        self._out.put(load)
+        self.out: queue.Queue[Load | Order | None] = queue.Queue()
+        self._gone = False
+        self.out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
     def call(self, order: Generate | Encode | Decode) -> PendingCall | None:
@@ -133,19 +131,9 @@ class Engine:
         with self._lock:
             if self._gone:
                 return None
-            self._calls[call.id] = call
-            if self._timer is not None:
-                self._timer.cancel()
-        self._out.put(msgspec.structs.replace(order, id=call.id))
+            self.calls[call.id] = call
+        self.out.put(msgspec.structs.replace(order, id=call.id))
         return call
-
-    def forget(self, call: PendingCall, cancel: bool) -> None:
-        with self._lock:
-            if self._calls.pop(call.id, None) is None:
-                return
-            self._unload_later()
-        if cancel:
-            self._out.put(CancelMessage(call.id))
 
     def reports(self) -> Iterator[Ready | Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
@@ -154,10 +142,7 @@ class Engine:
                 report = read_report(data)
                 if isinstance(report, (Ready, Broken)):
                     yield report
-                    if isinstance(report, Ready):
-                        with self._lock:
-                            self._unload_later()
-                elif (call := self._calls.get(report.id)) is not None:
+                elif (call := self.calls.get(report.id)) is not None:
                     call.put(report)
         except (OSError, ValueError):
             return
@@ -166,32 +151,17 @@ class Engine:
         """End it, and notify every open call. Returns how it ended."""
         with self._lock:
             self._gone = True
-            calls, self._calls = list(self._calls.values()), {}
-            if self._timer is not None:
-                self._timer.cancel()
+            calls, self.calls = list(self.calls.values()), {}
         for call in calls:
             call.put(None)
-        self._out.put(None)
+        self.out.put(None)
         self.process.close(LOOK)
         code = self.process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
-    def _unload_later(self) -> None:
-        if self._idle and not self._calls:
-            self._timer = threading.Timer(max(LEAST, self._idle), self._unload)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _unload(self) -> None:
-        with self._lock:
-            if self._calls or self._gone:
-                return
-            self._gone = self.unloaded = True
-        self.process.kill()
-
     def _write(self) -> None:
         try:
-            while (message := self._out.get()) is not None:
+            while (message := self.out.get()) is not None:
                 self.process.input.write(line(message))
                 self.process.input.flush()
         except (OSError, ValueError):
@@ -228,8 +198,7 @@ class Supervisor:
         return None
 
     def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
-        """Start the engine if necessary, and wait at most so many seconds until its model is
-        loaded. Raises like `call`."""
+        """Start the engine if necessary, and wait for its model. Raises like `call`."""
         end = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -302,9 +271,7 @@ class Supervisor:
         finally:
             with self._changed:
                 self._engine = self.ready = self._thread = None
-                if not why:
-                    self._failures = 0  # it is not restarted before it is needed
-                elif not self._closed:
+                if not self._closed:
                     log.error("model %s: %s", self._name, why)
                     self._failures += 1
                     self.error = why
@@ -314,7 +281,7 @@ class Supervisor:
                 self._changed.notify_all()
 
     def _follow(self, engine: Engine) -> str:
-        """Handle an engine's reports until it ends. Returns why it failed, "" if it was idle."""
+        """Handle an engine's reports until it ends. Returns why it did."""
         began = time.monotonic()
         broken, while_loading = "", " while it was loading"
         log.info("model %s: loading %s", self._name, self._load.path)
@@ -323,18 +290,12 @@ class Supervisor:
                 if isinstance(report, Broken):
                     broken = report.reason
                     continue
-                log.info(
-                    "model %s: ready after %.1f s, %s, context %d, chatglm_cpp %s",
-                    self._name, time.monotonic() - began,
-                    report.family, report.n_ctx, report.version,
-                )  # fmt: skip
+                took = time.monotonic() - began
+                log.info("model %s: ready after %.1f s, %s", self._name, took, report.family)
                 while_loading = ""
                 with self._changed:
                     self.ready, self.error = report, ""
                     self._changed.notify_all()
         finally:
             ended = engine.close()
-        if engine.unloaded:
-            log.info("model %s: unloaded after %g s idle", self._name, self._load.idle)
-            return ""
         return broken or f"its process exited{while_loading} ({ended})"

@@ -7,20 +7,18 @@ because a token may cost money.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
-from ...core.task import CallMaker, Forwarded, Task
+from ...core.task import CallMaker, Task
 from ...errors import (
     AnswerCut,
     BackendDown,
     GatewayError,
     Unsupported,
-    UpstreamFault,
     UpstreamTimeout,
 )
 from ...prompting.prompt import tool_dict
@@ -42,7 +40,6 @@ from .server_types import (
     Tokenizer,
     details,
     models,
-    queue,
 )
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
@@ -108,13 +105,6 @@ class OpenAIServer(HTTPDriver):
             by_prompt=server.by_prompt | self.by_prompt | more.by_prompt,
             models=(model.name,),
         )
-
-    def queue(self) -> tuple[int, int] | None:
-        if self._server.queue:
-            with contextlib.suppress(UpstreamFault, UpstreamTimeout):
-                status, data = self._root.ask("GET", self._server.queue, timeout=GET_TIMEOUT)
-                return queue(data) if status == 200 else None
-        return None
 
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""
@@ -203,7 +193,7 @@ class OpenAIServer(HTTPDriver):
             )
         return tokenizer
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make(self._model)
         pool, path = self._root, call.path
         if path.startswith("/v1/"):  # below the server's own base, which may have another name

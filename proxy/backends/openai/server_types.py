@@ -58,7 +58,6 @@ class ServerType(Struct, frozen=True, kw_only=True):
     sampling: Mapping[str, str]  # the server's names by server.cpp's
     slots: int = 8  # requests that it serves in parallel by default
     most_slots: int = 0  # if not 0, `slots` is a first guess, and at most so many are learned
-    queue: str = ""  # the path of its metrics
     tokenizer: Tokenizer | None = None
     continues: bool = False  # it continues an answer that the client begins
     limit: str = "max_tokens"  # the field for the maximum length of an answer
@@ -90,10 +89,8 @@ OLLAMA = ServerType(
 _CLOUD = ServerType(name="openai cloud", sampling=STANDARD, limit="max_completion_tokens", **_MANY)
 # By the `owned_by` of a model.
 BY_OWNER: Mapping[str, ServerType] = {
-    "vllm": ServerType(
-        name="vllm", sampling=_VLLM, queue="/metrics", tokenizer=_VLLMS, continues=True, **_MANY
-    ),
-    "sglang": ServerType(name="sglang", sampling=_VLLM, queue="/metrics", continues=True, **_MANY),
+    "vllm": ServerType(name="vllm", sampling=_VLLM, tokenizer=_VLLMS, continues=True, **_MANY),
+    "sglang": ServerType(name="sglang", sampling=_VLLM, continues=True, **_MANY),
     "llamacpp": ServerType(
         name="llama-server",
         sampling=_EVERY_FIELD,
@@ -160,8 +157,7 @@ _CONTEXTS = "max_model_len loaded_context_length max_context_length context_leng
 
 
 def models(document: Any) -> tuple[ListedModel, ...]:
-    """The models of a list that make text, in its order. Raises ValueError for anything but a list
-    of models."""
+    """The models of a list that make text, in its order. Raises ValueError for anything else."""
     entries = as_dict(document).get("data")
     if not isinstance(entries, list):
         raise ValueError("not a list of models")
@@ -193,7 +189,6 @@ def models(document: Any) -> tuple[ListedModel, ...]:
 Ask = Callable[[str, Mapping[str, Any] | None], Mapping[str, Any]]
 """The JSON object at a path below the root; with a body, of a POST. {} if there is none."""
 
-MOST_ENTRIES = 64  # entries of a list that are read
 _SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 
@@ -266,7 +261,7 @@ def _koboldcpp(model: str, ask: Ask) -> Details:
 
 def _entries(document: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
     entries = document.get(field)
-    return [as_dict(entry) for entry in entries[:MOST_ENTRIES]] if isinstance(entries, list) else []
+    return [as_dict(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 _READERS: Mapping[str, Callable[[str, Ask], Details]] = {
@@ -276,20 +271,3 @@ _READERS: Mapping[str, Callable[[str, Ask], Details]] = {
     "tabbyapi": _tabby,
     "koboldcpp": _koboldcpp,
 }
-
-_GAUGES = re.compile(
-    rb"^(vllm:num_requests_running|vllm:num_requests_waiting|sglang:num_running_reqs"
-    rb"|sglang:num_queue_reqs)(?:\{[^}\n]*\})? (\d{1,9})(?:\.\d+)?\s*$",
-    re.MULTILINE,
-)
-MAX_METRICS = 1 << 20  # bytes of metrics that are read
-
-
-def queue(metrics: bytes) -> tuple[int, int] | None:
-    """The requests that a vLLM or SGLang runs and queues, by its ``/metrics``; None if these do not
-    tell."""
-    counts = {b"run": 0, b"wait": 0}
-    gauges = _GAUGES.findall(metrics[:MAX_METRICS])
-    for name, count in gauges:
-        counts[b"run" if b"running" in name else b"wait"] += int(count)
-    return (counts[b"run"], counts[b"wait"]) if gauges else None

@@ -9,10 +9,9 @@ from __future__ import annotations
 from .base import CallFormat
 from .messages import HARMONY, MUSE
 from .named_calls import FUNCTIONARY_V3, GIGACHAT3, KIMI_K2
-from .notation import GEMMA4, LFM2
+from .notation import GEMMA4, LFM2, MINIMAX_M3
 from .python_calls import CHATGLM3, GLM4, LLAMA3
 from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
-from .xml import MINIMAX_M3
 
 SPECIAL: tuple[CallFormat, ...] = (
     HARMONY,

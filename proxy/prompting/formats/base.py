@@ -43,7 +43,7 @@ class TaggedArguments(Struct, frozen=True, kw_only=True):
         before, after = self.after_key, self.after_value
         if kind == "string":
             before, after = self.text_after_key or before, self.text_after_value or after
-        kind = "number" if kind == "integer" else kind
+        kind = "number" if kind in ("integer", "fraction") else kind
         return self.before_key + key + before.replace(TYPE, kind), after.replace(KEY, key)
 
 
@@ -104,9 +104,12 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
         return reader
 
 
+Read = Callable[[CallReader, Tools, str], Wait]
+
+
 def text_with_marks(
     marks: Sequence[str],
-    read: Callable[[CallReader, Tools, str], Wait],
+    read: Read,
     at_start: Callable[[CallReader, Tools], Wait] | None = None,
 ) -> Callable[[Tools], Body]:
     """The body of a format with text, in which marks open calls. ``read`` continues after the mark.
@@ -126,48 +129,6 @@ def text_with_marks(
         return run
 
     return body
-
-
-# Answers whose reasoning stands between tags, before text in which marks open calls. White space
-# before the opening tag, around the reasoning, and newlines after the closing tag are no text.
-
-Read = Callable[[CallReader, Tools, str], Wait]
-
-
-def answer(
-    tags: tuple[str, str], marks: Sequence[str], read: Read, *, breaks: bool = False
-) -> Callable[[Tools], Body]:
-    """The body of a format with reasoning between `tags` and text behind it, in which ``read``
-    continues after one of ``marks``; without tools, marks are text. With `breaks`, a call ends the
-    reasoning too, for models that forget the closing tag."""
-
-    def body(tools: Tools) -> Body:
-        opening = tuple(marks) if tools else ()
-
-        def run(reader: CallReader) -> Wait:
-            yield from reasoning(reader, tags, opening if breaks else (), read, tools)
-            yield from text(reader, tools, opening, read)
-
-        return run
-
-    return body
-
-
-def reasoning(
-    reader: CallReader, tags: tuple[str, str], marks: Sequence[str], read: Read, tools: Tools
-) -> Wait:
-    """Reads reasoning at the start of an answer, if there is some, up to its end or a call."""
-    tag = yield from opening_tag(reader, tags)
-    if tag is None:
-        return
-    if tag == tags[0]:
-        yield from reader.spaces()
-        if (yield from reader.skip(tag)):  # some models repeat the prompt's tag
-            yield from reader.spaces()
-        if (yield from thoughts(reader, tags[1:], marks, read, tools)) != tags[1]:
-            return
-    while (yield from reader.skip("\n")):
-        pass
 
 
 def opening_tag(reader: CallReader, tags: Sequence[str]) -> Reading[str | None]:

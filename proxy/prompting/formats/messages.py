@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from .base import NAME, CallFormat, CallShape, TaggedArguments, Tools, marks_in
 from .objects import read_arguments
 from .reader import Body, CallReader, Malformed, Reading, ReasoningPiece, TextPiece, Wait
-from .shaped import reads
+from .shaped import ShapeReader
 
 _BREAK = "\n\n"
 """Between two messages of text, or of reasoning."""
@@ -177,7 +177,7 @@ _MUSE_SHAPE = CallShape(
         before_key='<atem:parameter name="', after_key='">', after_value="</atem:parameter>\n"
     ),
 )
-_read_invokes = reads(
+_INVOKES = ShapeReader(
     replace(
         _MUSE_SHAPE,
         prefix=_CALLS,
@@ -202,7 +202,7 @@ def _muse_header(text: str, tools: Tools) -> Header:
 
 def _muse_read(reader: CallReader, tools: Tools, name: str) -> Wait:
     yield from reader.expect(f" {_CALLS}")
-    yield from _read_invokes(reader, tools, _CALLS)
+    yield from _INVOKES.read(reader, tools, _CALLS)
 
 
 MUSE = CallFormat(

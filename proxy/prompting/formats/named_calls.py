@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .base import ID, CallFormat, CallShape, Tools, answer, marks_in, opened, text
+from .base import ID, CallFormat, CallShape, Tools, marks_in, opened, text, text_with_marks
 from .objects import read_arguments, read_object
 from .reader import Body, CallReader, Malformed, Wait
 
@@ -13,15 +13,13 @@ from .reader import Body, CallReader, Malformed, Wait
 #     <|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0
 #     <|tool_call_argument_begin|>{"city": "Oslo"}<|tool_call_end|><|tool_calls_section_end|>
 #
-# (without line breaks). The model may leave out the marks of the section and the end of a call,
-# and call a tool without closing its reasoning.
+# (without line breaks). The model may leave out the marks of the section and the end of a call.
 #
 # Source: the chat template of moonshotai/Kimi-K2-Thinking, and its tool calling guide.
 
 _BEGIN, _KIMI_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 _KIMI_CALL, _CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
 _KIMI_ARGUMENTS = "<|tool_call_argument_begin|>"
-_KIMI_TAGS = ("<think>", "</think>")
 _ID = re.compile(r"\s*(?:functions\.)?(.+?)(?::[0-9]+)?\s*")
 
 
@@ -50,10 +48,7 @@ KIMI_K2 = CallFormat(
         end=_KIMI_END,
         ids="index",
     ),
-    body=answer(_KIMI_TAGS, (_BEGIN, _KIMI_CALL), _kimi_read, breaks=True),
-    turns=("<|im_assistant|>assistant<|im_middle|>",),
-    reasoning=_KIMI_TAGS,
-    stops=("<|im_end|>",),
+    body=text_with_marks((_BEGIN, _KIMI_CALL), _kimi_read),
     matches=marks_in(_BEGIN, _KIMI_CALL),
 )
 

@@ -9,9 +9,10 @@ import warnings
 from typing import Any
 
 from .base import CallFormat, CallShape, Tools, marks_in, text_with_marks
-from .objects import read_arguments, read_object
+from .objects import read_arguments
 from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
+from .shaped import ShapeReader
 
 _MAX_SOURCE = 65_536
 
@@ -127,22 +128,16 @@ _TAG = "<|python_tag|>"
 _OTHERS = re.compile(r"<tool_call|<TOOLCALL|<function=|>>>|functools\[|\[TOOL_CALLS\]")
 
 
-def _objects(reader: CallReader, tools: Tools | None) -> Wait:
-    while True:
-        yield from reader.spaces()
-        if (yield from reader.peek()) != "{":
-            if reader.behind_call:
-                return
-            raise Malformed
-        yield from read_object(reader, tools)
-        yield from reader.spaces()
-        yield from reader.skip_one((";", ","))
+_SHAPE = CallShape(
+    before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
+)
+_OBJECTS = ShapeReader(_SHAPE)
 
 
 def _read(reader: CallReader, tools: Tools, mark: str) -> Wait:
     yield from reader.spaces()
     if (yield from reader.peek()) == "{":
-        yield from _objects(reader, None)
+        yield from _OBJECTS.read(reader, tools, mark)
         return
     # The call of a built-in tool extends to the end of the reply.
     name, arguments = parse_call((yield from reader.run(lambda char: True, MAX_HELD)))
@@ -159,9 +154,7 @@ def _matches(source: str) -> bool:
 LLAMA3 = CallFormat(
     name="llama3",
     opening=(_TAG,),
-    shape=CallShape(
-        before_name='{"name": "', after_name='", "parameters": ', suffix="}", separator="; "
-    ),
-    body=text_with_marks((_TAG,), _read, _objects),
+    shape=_SHAPE,
+    body=text_with_marks((_TAG,), _read, _OBJECTS.read_at_start),
     matches=_matches,
 )

@@ -51,13 +51,6 @@ class CallArguments(Struct, frozen=True):
 Piece = TextPiece | ReasoningPiece | CallStart | CallArguments
 
 
-class Opening(Struct, frozen=True):
-    """A mark that opens a call; ``end`` is the position behind it in the reply."""
-
-    end: int
-    mark: str
-
-
 class Malformed(Exception):
     """The text read is not a call."""
 
@@ -117,7 +110,7 @@ class CallReader:
         self.calls = 0
         self.call_at = 0  # of the last call's mark, or of its beginning if it has none
         self.arguments_at = 0  # where the last call's name was known; mostly its arguments' start
-        self.opened: Opening | None = None  # the mark at which it halted
+        self.opened: tuple[int, str] | None = None  # behind and at which mark it halted
         self.found_unmeant = False  # whether a whole call was found where a mark means nothing
         # Inside free text with nothing held back: the first characters of marks. Text without them
         # that does not end in white space needs no parsing.
@@ -334,9 +327,13 @@ class CallReader:
                 self._pass(text)
                 spaces = rest[len(text) : at]
                 is_end = mark in ends
-                if self._ends_here(spaces) if is_end else self._mark_opens(spaces):
+                if is_end:
+                    counts = self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
+                else:
+                    counts = self._mark_opens(spaces)
+                if counts:
                     if not is_end and mark in self._halts and self._draft is None:
-                        self.opened = Opening(self.call_at + len(mark), mark)
+                        self.opened = self.call_at + len(mark), mark
                         while True:
                             yield
                     self._kept_from, self._begins_with_mark = self._at, True
@@ -356,10 +353,6 @@ class CallReader:
     def _pass(self, text: str) -> None:
         self.text(text)
         self._at += len(text)
-
-    def _ends_here(self, spaces: str) -> bool:
-        """Whether a mark behind these white spaces, which opens no call, is more than text."""
-        return self.voice is ReasoningPiece or not self._place.is_code_behind(spaces)
 
     def _mark_opens(self, spaces: str) -> bool:
         """Whether the mark behind these white spaces may open a call; begins a draft if the model

@@ -18,9 +18,8 @@ from .base import (
     opening_tag,
     thoughts,
 )
-from .objects import read_list
-from .reader import Body, CallReader, Malformed, Wait
-from .shaped import reads
+from .reader import Body, CallReader, Wait
+from .shaped import ShapeReader
 
 
 def sections(
@@ -77,32 +76,28 @@ _TEXTS = (_RESPONSE, _COHERE_TEXT)
 _COHERE_ENDS = (_RESPONSE_END, _COHERE_TEXT_END, _TURN_END)
 
 
-def _cohere_read(reader: CallReader, tools: Tools, mark: str) -> Wait:
-    yield from read_list(reader)
-    if not reader.behind_call:
-        raise Malformed
-    yield from reader.skip(f" {_COHERE_END}")
+_COHERE_SHAPE = CallShape(
+    prefix=f"{_BEGIN}[\n",
+    before_name=f'    {{"tool_call_id": "{ID}", "tool_name": "',
+    after_name='", "parameters": ',
+    suffix="}",
+    separator=",\n",
+    end=f"\n]{_COHERE_END}",
+    ids="index",
+)
 
 
 def _format(name: str, text: tuple[str, str], *marks: str) -> CallFormat:
     return CallFormat(
         name=name,
         opening=(_BEGIN,),
-        shape=CallShape(
-            prefix=f"{_BEGIN}[\n",
-            before_name=f'    {{"tool_call_id": "{ID}", "tool_name": "',
-            after_name='", "parameters": ',
-            suffix="}",
-            separator=",\n",
-            end=f"\n]{_COHERE_END}",
-            ids="index",
-        ),
+        shape=_COHERE_SHAPE,
         body=sections(
             (_COHERE_THINK, _COHERE_THINK_END),
             _TEXTS,
             _COHERE_ENDS,
             _BEGIN,
-            _cohere_read,
+            ShapeReader(_COHERE_SHAPE).read,
             (_BEGIN, _TURN_END),
         ),
         turns=("<|CHATBOT_TOKEN|>",),
@@ -162,7 +157,7 @@ KIMI_K3 = CallFormat(
         (_KIMI_TEXT,),
         (_KIMI_TEXT_END, _KIMI_END, _STOP),
         _TOOLS,
-        reads(_KIMI_SHAPE),
+        ShapeReader(_KIMI_SHAPE).read,
         (_TOOLS, _KIMI_END, _STOP),
     ),
     turns=(f'<|open|>message role="assistant"{_SEP}',),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from ..marks import common_end
-from .base import ID, CallFormat, CallShape, Read, TaggedArguments, Tools, text_with_marks
+from .base import ID, CallFormat, CallShape, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
 from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
 from .scanner import is_json
@@ -28,7 +28,7 @@ _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
     """The format of calls with this shape."""
     opening = openings(shape)
-    reader = _Shaped(shape)
+    reader = ShapeReader(shape)
     return CallFormat(
         name=name,
         opening=opening,
@@ -38,11 +38,6 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
             opening, reader.read, reader.read_at_start if reader.may_lack_mark else None
         ),
     )
-
-
-def reads(shape: CallShape) -> Read:
-    """Reads calls of this shape behind a mark, for formats with a body of their own."""
-    return _Shaped(shape).read
 
 
 def openings(shape: CallShape) -> tuple[str, ...]:
@@ -61,7 +56,9 @@ def _tokens(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
-class _Shaped:
+class ShapeReader:
+    """Reads calls of this shape, behind a mark or without one."""
+
     def __init__(self, shape: CallShape) -> None:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
@@ -94,7 +91,7 @@ class _Shaped:
             yield from reader.spaces()
             if self._shape.tagged is not None and (yield from reader.peek()) in ("{", "["):
                 # Some models of such a format write JSON between its marks at times.
-                yield from self._read_objects(reader, tools)
+                yield from self._read_objects(reader)
                 return
             yield from _literals(reader, _tokens(rest))
             yield from self._read_named(reader, tools)
@@ -102,7 +99,7 @@ class _Shaped:
         opened = len(self._lead) - len(rest)
         before = _tokens(self._lead[opened : self._object_at])
         yield from _optional(reader, [token for token in before if token != "["])
-        yield from self._read_objects(reader, tools)
+        yield from self._read_objects(reader)
 
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
         """Reads calls without marks, of known tools."""
@@ -110,36 +107,33 @@ class _Shaped:
             yield from _literals(reader, _tokens(self._lead))
             yield from self._read_named(reader, tools)
             return
-        yield from reader.spaces()
-        if (yield from reader.peek()) == "[":
-            yield from read_list(reader, tools, self._keys)
-        else:
-            yield from read_object(reader, tools, keys=self._keys)
+        yield from self._read_objects(reader, tools)
         if not reader.behind_call:
             raise Malformed
-        yield from _optional(reader, [*self._suffix, *self._end])
 
     # Calls that are JSON objects
 
-    def _read_objects(self, reader: CallReader, tools: Tools) -> Wait:
+    def _read_objects(self, reader: CallReader, known: Tools | None = None) -> Wait:
+        """Reads calls; with `known`, only of these tools."""
         calls = reader.calls
         while True:
             yield from reader.spaces()
             char = yield from reader.peek()
             try:
                 if char == "[":
-                    yield from read_list(reader, keys=self._keys)
+                    yield from read_list(reader, known, self._keys)
                 elif char == "{":
-                    yield from read_object(reader, keys=self._keys)
+                    yield from read_object(reader, known, keys=self._keys)
                 else:
                     raise Malformed
             except Malformed:
                 # Models often omit the last brace; the marks are not text either way.
-                if reader.calls == calls:
+                if reader.calls == calls or known is not None:
                     raise
                 break
             yield from _optional(reader, self._closing)
             yield from _optional(reader, self._separator)
+            yield from reader.skip(" ,")
             yield from reader.spaces()
             if (yield from reader.peek()) != "{":
                 break

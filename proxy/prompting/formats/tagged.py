@@ -10,21 +10,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .base import NAME, CallShape, TaggedArguments
+from ...gbnf.json_types import ALL_TYPES, type_of, types_named
+from .base import NAME, CallShape
 from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .scanner import is_json
 
 STRING = frozenset({"string"})
-_ALL = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 WORDS = {"True": "true", "False": "false", "None": "null"}
-_KINDS: Mapping[type, frozenset[str]] = {
-    bool: frozenset({"boolean"}),
-    type(None): frozenset({"null"}),
-    str: STRING,
-    int: frozenset({"integer", "number"}),
-    float: frozenset({"integer", "number"}),
-    list: frozenset({"array"}),
-}
 _MAX_NESTED = 16
 
 
@@ -42,7 +34,7 @@ def typed(text: str, allowed: frozenset[str]) -> str:
     if allowed == STRING or not is_json(value):
         return quoted(text)
     # As JSON a string is no other type.
-    other = not value.startswith('"') and allowed & _kinds_of(json.loads(value))
+    other = not value.startswith('"') and type_of(json.loads(value)) in allowed
     return value if other or "string" not in allowed else quoted(text)
 
 
@@ -90,19 +82,14 @@ def kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
     """The JSON types that a schema allows; all if that is not clear."""
     schema = _resolved(schema, root)
     if not isinstance(schema, Mapping) or depth > _MAX_NESTED:
-        return _ALL
-    allowed = _ALL
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        allowed = frozenset({kind})
-    elif isinstance(kind, list):
-        allowed = frozenset(k for k in kind if isinstance(k, str))
+        return ALL_TYPES
+    allowed = types_named(schema.get("type")) or ALL_TYPES
     if schema.get("nullable") is True:
         allowed |= {"null"}
     if "const" in schema:
-        allowed &= _kinds_of(schema["const"])
+        allowed &= {type_of(schema["const"])}
     if isinstance(schema.get("enum"), list):
-        allowed &= frozenset().union(*(_kinds_of(value) for value in schema["enum"]))
+        allowed &= {*map(type_of, schema["enum"])}
     for word in ("anyOf", "oneOf"):
         if isinstance(schema.get(word), list):
             parts = (kinds(part, root, depth + 1) for part in schema[word])
@@ -110,17 +97,7 @@ def kinds(schema: Any, root: Any, depth: int = 0) -> frozenset[str]:
     if isinstance(schema.get("allOf"), list):
         for part in schema["allOf"]:
             allowed &= kinds(part, root, depth + 1)
-    return allowed & _ALL or _ALL
-
-
-def kind_of(value: Any) -> str:
-    return "number" if isinstance(value, float) else min(_kinds_of(value))
-
-
-def _kinds_of(value: Any) -> frozenset[str]:
-    if isinstance(value, float) and not value.is_integer():
-        return frozenset({"number"})
-    return _KINDS.get(type(value), frozenset({"object"}))
+    return allowed or ALL_TYPES
 
 
 def _parts(schema: Any, root: Any, depth: int = 0) -> list[Mapping[str, Any]]:
@@ -169,12 +146,10 @@ def write_arguments(shape: CallShape, arguments: Mapping[str, Any]) -> str:
     tags = shape.tagged
     if tags is None:
         return json.dumps(arguments, ensure_ascii=False)
-    return tags.separator.join(
-        _write_argument(tags, key, value) for key, value in arguments.items()
-    )
-
-
-def _write_argument(tags: TaggedArguments, key: str, value: Any) -> str:
-    before, after = tags.around(key, kind_of(value))
-    is_text = isinstance(value, str) and not tags.json_text
-    return before + (value if is_text else json.dumps(value, ensure_ascii=False)) + after
+    written = []
+    for key, value in arguments.items():
+        before, after = tags.around(key, type_of(value))
+        is_text = isinstance(value, str) and not tags.json_text
+        text = value if is_text else json.dumps(value, ensure_ascii=False)
+        written.append(before + text + after)
+    return tags.separator.join(written)

@@ -6,7 +6,6 @@ of the user's message beside it, and turns are joined or split.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from ...core.conversation import joined
 from ...core.decoding import Decoding
 from ...core.request import Message, Role, ToolCall
 from ..formats.base import ID, CallShape
+from ..formats.generic import GENERIC
 from ..formats.tagged import write_calls
 
 
@@ -160,26 +160,20 @@ def _apart(message: Message) -> tuple[Message, ...]:
 
 def _split(messages: Sequence[Message]) -> list[Message]:
     """The messages with one call a turn, each followed by its result."""
-    out: list[Message] = []
-    results: dict[str, list[Message]] = {}  # by the id of their call
-    for message in reversed(messages):
-        if message.role == "tool":
-            results.setdefault(message.tool_call_id, []).append(message)
+    turns: list[list[Message]] = []
+    by_call: dict[str, list[Message]] = {}  # of the last message with calls
+    for message in messages:
+        if message.role == "tool" and turns:
+            by_call.get(message.tool_call_id, turns[-1]).append(message)
             continue
-        turns: list[Message] = []
+        by_call = {}
+        if not message.tool_calls:
+            turns.append([message])
         for i, call in enumerate(message.tool_calls):
-            turn = message if not i else Message(role="assistant", name=message.name)
-            turns.append(structs.replace(turn, tool_calls=(call,)))
-            if results.get(call.id):
-                turns.append(results[call.id].pop())
-        turns = turns or [message]
-        for others in reversed(results.values()):
-            turns += reversed(others)
-        results = {}
-        out += reversed(turns)
-    for others in results.values():  # results that begin the conversation
-        out += others
-    return out[::-1]
+            first = message if not i else Message(role="assistant", name=message.name)
+            by_call[call.id] = [structs.replace(first, tool_calls=(call,))]
+            turns.append(by_call[call.id])
+    return [message for turn in turns for message in turn]
 
 
 def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Message]:
@@ -191,7 +185,8 @@ def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Me
         if message.tool_calls:
             calls = ((c.name, _object(c.arguments, decode)) for c in message.tool_calls)
             text = write_calls(
-                shape, *((name, value if isinstance(value, dict) else {}) for name, value in calls)
+                shape,
+                *((name, v if isinstance(v, dict) else {"arguments": v}) for name, v in calls),
             )
             for call in message.tool_calls:
                 text = text.replace(ID, call.id, 1)
@@ -204,20 +199,11 @@ def with_written_calls(messages: Sequence[Message], shape: CallShape) -> list[Me
 def as_texts(messages: Sequence[Message], guide: str = "") -> Sequence[Message]:
     """The conversation for a template without tools: calls become the JSON of `formats.generic`,
     and adjacent results one user message."""
-    decode = Decoding()
-    names: dict[str, str] = {}
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
     out: list[Message] = []
     role = ""
-    for message in messages:
+    for message in with_written_calls(messages, GENERIC.shape):
         content = message.content
-        if message.tool_calls:
-            names.update((call.id, call.name) for call in message.tool_calls)
-            calls = [
-                {"name": call.name, "arguments": _object(call.arguments, decode)}
-                for call in message.tool_calls
-            ]
-            written = json.dumps({"tool_calls": calls}, ensure_ascii=False)
-            content = f"{content}\n{written}" if content else written
         if message.role == "tool":
             id = message.tool_call_id
             name = message.name or names.get(id) or id or "tool"

@@ -81,15 +81,11 @@ class Probes:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._budget = Budget(STEPS)
-        self._known: dict[tuple[Any, ...], str | None] = {}
 
     def text(self, *messages: Message, prompt: bool = False) -> str | None:
-        key = (*messages, prompt)
-        if key not in self._known:
-            texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
-            behind = (text.rpartition(USER.content)[1:] for text in texts)
-            self._known[key] = next((text for needle, text in behind if needle), None)
-        return self._known[key]
+        texts = (self._rendered((USER, *messages), tools, prompt) for tools in (_TOOLS, None))
+        behind = (text.rpartition(USER.content)[1:] for text in texts)
+        return next((text for needle, text in behind if needle), None)
 
     def _rendered(self, chat: tuple[Message, ...], tools: Any, prompt: bool) -> str:
         """The prompt, "" if the template refuses."""
@@ -358,9 +354,13 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
             stops=known.stops,
         )
     probes, rules = Probes(template), template.rules
-    reasoning = _reasoning(probes) or _mentioned(template.source)
+    reasoning = _reasoning(probes)
+    if not reasoning:  # many templates only cut reasoning out, by its closing tag
+        reasoning = tuple(tags for tags in REASONING_TAGS if tags[1] in template.source)[:1]
     content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
-    stops = (rules.end,) if rules.end_is_token else ()
+    stops: tuple[str, ...] = (rules.end,) if rules.end_is_token else ()
+    if known is not None and known.stops:
+        stops = known.stops
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
     if not (rules.tools or rules.calls):
         shape = None
@@ -384,7 +384,9 @@ def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     before, _, behind = with_reason.partition(REASON)
     if follows not in behind or follows not in without:
         return ()
-    closing = _first_tag(behind.partition(follows)[0])
+    behind = behind.partition(follows)[0]
+    tag = _TAG.search(behind)
+    closing = tag.group() if tag and not behind[: tag.start()].strip() else behind.strip()
     if not closing or len(closing) > _MAX_TAG:
         return ()
     plain = without.partition(follows)[0]
@@ -401,21 +403,11 @@ def _reasoning(probes: Probes) -> tuple[Tags, ...]:
     return ((opening, closing),) if 0 < len(opening) <= _MAX_TAG else ()
 
 
-def _mentioned(source: str) -> tuple[Tags, ...]:
-    """The known tags that the template's text has. Many templates only cut reasoning out."""
-    return tuple(tags for tags in REASONING_TAGS if tags[1] in source)[:1]
-
-
 def _from_tag(text: str, other: str) -> str:
     """What `text` has behind its common beginning with another, from the start of a tag."""
     at = len(common_start(text, other))
     cut = re.search(r"[<\[◁][^<\[◁>\]▷]*\Z", text[:at])
     return text[cut.start() if cut else at :].strip()
-
-
-def _first_tag(text: str) -> str:
-    tag = _TAG.search(text)
-    return tag.group() if tag and not text[: tag.start()].strip() else text.strip()
 
 
 def syntax_of(template: ChatTemplate, formats: Sequence[CallFormat] = SPECIAL) -> AnswerSyntax:

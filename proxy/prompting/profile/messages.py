@@ -106,17 +106,13 @@ class _Probes:
         return text if len(text) <= LONGEST else None
 
     def _shows(self, rules: MessageRules, *messages: Message, tools: bool = False) -> bool:
-        text = self._text(rules, *messages, tools=tools)
-        return text is not None and _texts(messages) <= set(_WORDS.findall(text))
-
-    def _shows_parts(self, rules: MessageRules, *messages: Message) -> bool:
-        """Whether the prompt has the parts of the messages, and not as objects."""
-        text = self._text(rules, *messages) or ""
+        """Whether the prompt has all texts of the messages, and no parts as objects."""
+        text = self._text(rules, *messages, tools=tools) or ""
         return _texts(messages) <= set(_WORDS.findall(text)) and not _QUOTED.search(text)
 
     def contents(self, rules: MessageRules) -> MessageRules:
         listed = replace(rules, content="parts")
-        if not self._shows_parts(listed, replace(PARTS, role="user")):
+        if not self._shows(listed, replace(PARTS, role="user")):
             return rules
         if self._shows(rules, USER):
             # Templates that look for text in the parts may fail if there is none.
@@ -128,7 +124,7 @@ class _Probes:
             "assistant": (USER, replace(PARTS, role="assistant"), MORE),
             "tool": (USER, CALL, replace(PARTS, role="tool", tool_call_id=NINE[0])),
         }
-        texts = (role for role, some in others.items() if not self._shows_parts(listed, *some))
+        texts = (role for role, some in others.items() if not self._shows(listed, *some))
         return replace(listed, text_roles=tuple(texts))
 
     def systems(self, rules: MessageRules) -> MessageRules:

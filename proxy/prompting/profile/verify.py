@@ -41,12 +41,11 @@ class Kind(Struct, frozen=True):
 class Verdict(Struct, frozen=True):
     """The outcomes by the names of the kinds that were compared, and the names of those that go to
     the server's own chat route (`differing`), and of those that it refuses or loses parts of
-    (`kept`). `complete`: all kinds were compared."""
+    (`kept`)."""
 
     outcomes: Mapping[str, Outcome] = {}
     differing: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    complete: bool = False
 
     def server_kinds(self, request: CompletionRequest) -> tuple[str, ...]:
         """The kinds because of which a request goes to the server's own chat route."""
@@ -59,10 +58,10 @@ class Verdict(Struct, frozen=True):
 UNKNOWN = Verdict()
 
 
-def verdict(outcomes: Mapping[str, Outcome], *, complete: bool) -> Verdict:
+def verdict(outcomes: Mapping[str, Outcome]) -> Verdict:
     differing = tuple(name for name, outcome in outcomes.items() if outcome == "differs")
     kept = tuple(name for name, outcome in outcomes.items() if outcome in ("adapted", "refused"))
-    return Verdict(outcomes, differing, kept, complete)
+    return Verdict(outcomes, differing, kept)
 
 
 def kinds_of(request: CompletionRequest, names: Collection[str]) -> tuple[str, ...]:

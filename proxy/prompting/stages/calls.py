@@ -142,9 +142,9 @@ class CallStage:
     def _open(self, pieces: list[Piece]) -> Batch:
         """Free text up to a mark, or until the parser reads the name of a tool."""
         reader = self._parser
-        mark = reader.opened
-        if mark is not None:
-            self.opened = CallOpening(mark.end, mark.mark, self._marks[mark.mark])
+        if reader.opened is not None:
+            end, mark = reader.opened
+            self.opened = CallOpening(end, mark, self._marks[mark])
             return self._events(pieces)
         start = next((p for p in pieces if isinstance(p, CallStart)), None)
         if start is None:

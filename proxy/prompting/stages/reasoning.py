@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 from ...core.events import (
     LAST,
@@ -51,7 +52,7 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
 
 @lru_cache(256)
 def _first(known: tuple[Tags, ...], content: str) -> frozenset[str]:
-    return frozenset((*(opening[0] for opening, _ in known), content[:1]))
+    return frozenset(tag[:1] for tag in (*chain.from_iterable(known), content))
 
 
 INLINE: Tags = ("<think>\n", "\n</think>\n\n")
@@ -74,6 +75,8 @@ class ThoughtStage:
         calls: Sequence[str] = (),
         content: tuple[str, str] = ("", ""),
     ) -> None:
+        # An answer without reasoning may begin with the closing tag.
+        self._closings = tuple(closing for _, closing in known if closing)
         self._known = known or REASONING_TAGS
         self._content = content
         self._marks = _first(self._known, content[0])
@@ -123,6 +126,8 @@ class ThoughtStage:
     def _read(self, reader: CallReader) -> Wait:
         openings = {opening: closing for opening, closing in reversed(self._known)}
         closing = self.opened[1] if self.opened else ""
+        if not closing and (yield from opening_tag(reader, self._closings)):
+            yield from reader.spaces()
         while True:
             # A model may repeat the tag that its prompt ended with.
             tag = yield from opening_tag(reader, tuple(openings))

@@ -42,7 +42,11 @@ class StopStage:
                 if not self._held and self._heads.isdisjoint(event.text):
                     out.append(event)
                     continue
-                text, stop = self._until_stop(self._held + event.text)
+                text = self._held + event.text
+                places = ((text.find(stop), len(stop), stop) for stop in self._stops)
+                at, _, stop = min((place for place in places if place[0] >= 0), default=(0, 0, ""))
+                keep = at if stop else len(text) - overlap(text, self._stops)
+                text, self._held = text[:keep], text[keep:]
                 if text or event.logprobs:
                     out.append(TextDelta(text, event.logprobs))
                 if stop:
@@ -55,13 +59,3 @@ class StopStage:
                     self._held = ""
                 out.append(event)
         return out
-
-    def _until_stop(self, text: str) -> tuple[str, str]:
-        """The text that is safe to send, and the first stop string, of several the shortest."""
-        places = ((text.find(stop), len(stop), stop) for stop in self._stops)
-        at, _, stop = min((place for place in places if place[0] >= 0), default=(-1, 0, ""))
-        if stop:
-            return text[:at], stop
-        keep = len(text) - overlap(text, self._stops)
-        self._held = text[keep:]
-        return text[:keep], ""

@@ -8,7 +8,7 @@ import contextvars
 import re
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
@@ -119,15 +119,13 @@ def fits(size: int) -> None:
         raise SecurityError("the template builds too large a value")
 
 
-@pass_context
-def grown(_: Context, value: Any, additions: int) -> Any:
-    """A sum: each addition spends by the sum's length."""
-    # pass_context tells Jinja that this is no constant: it would walk a long sum once for each of
-    # its terms to find out.
-    if value.__class__ in COLLECTIONS and len(value) > LARGE:
-        fits(len(value))
-        spend(additions * (len(value) // LARGE + cost(value)))
-    return value
+def added(left: Any, right: Any) -> Any:
+    """A sum, which spends by its length."""
+    total = left + right
+    if total.__class__ in COLLECTIONS and len(total) > LARGE:
+        fits(len(total))
+        spend(len(total) // LARGE + cost(total))
+    return total
 
 
 def cost(collection: Any) -> int:
@@ -196,7 +194,7 @@ def bounded_range(*args: int) -> range:
     return numbers
 
 
-# Rewrites the syntax tree of a template, so that its loops, sums, slices and comparisons spend: the
+# Rewrites the syntax tree of a template, so that its loops, slices and comparisons spend: the
 # sandbox has no hooks for these.
 
 _NODES = 32  # of the syntax tree, that cost one step
@@ -248,29 +246,12 @@ class Bounding(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         node.nodes = [
-            part if _is_text(part) else _filtered(part, "written by the sandbox")
+            part
+            if isinstance(part, nodes.Const) and part.value is not None
+            else _filtered(part, "written by the sandbox")
             for part in node.nodes
         ]
         return _filtered(node, "sized by the sandbox")
-
-    def visit_Add(self, node: nodes.Add) -> nodes.Expr:
-        """Checks a whole sum from the left: at most two values are added before their sum is
-        checked, and constants."""
-        terms = _terms(node)
-        if len(terms) == 2 and any(map(_is_number, terms)):
-            self.generic_visit(node)
-            return node  # the result can only be a number
-        total: nodes.Expr = self.visit(terms[0])
-        values, additions = int(not isinstance(terms[0], nodes.Const)), 0
-        for term in terms[1:]:
-            if not isinstance(term, nodes.Const):
-                if values == 2:
-                    total = _filtered(total, "grown by the sandbox", additions)
-                    values, additions = 1, 0
-                values += 1
-            total = nodes.Add(total, self.visit(term), lineno=node.lineno)
-            additions += 1
-        return _filtered(total, "grown by the sandbox", additions)
 
 
 def _weight(node: nodes.Node) -> int:
@@ -282,44 +263,13 @@ def _charge(node: nodes.Node, weight: int) -> nodes.ExprStmt:
     return nodes.ExprStmt(_filtered(nothing, "charged by the sandbox", weight), lineno=node.lineno)
 
 
-def _is_constant(node: nodes.Node) -> bool:
-    if isinstance(node, nodes.List | nodes.Tuple):
-        return all(isinstance(item, nodes.Const) for item in node.items)
-    return isinstance(node, nodes.Const)
-
-
 def _is_small(node: nodes.Node) -> bool:
     """Whether it is a constant, a number or a boolean."""
     if isinstance(node, nodes.Filter):
         return node.name in ("length", "count")
-    truth = (nodes.Compare, nodes.Test, nodes.Not)
-    return isinstance(node, truth) or _is_constant(node)
-
-
-def _terms(sum: nodes.Add) -> list[nodes.Expr]:
-    """The terms of a sum in order, with adjacent constant texts joined."""
-    terms: list[nodes.Expr] = []
-    left: nodes.Expr = sum
-    while isinstance(left, nodes.Add):
-        terms.append(left.right)
-        left = left.left
-    terms.append(left)
-    joined: list[nodes.Expr] = []
-    for term in reversed(terms):
-        before = joined[-1] if joined else None
-        if _is_text(term) and _is_text(before):
-            joined[-1] = nodes.Const(before.value + term.value, lineno=term.lineno)
-        else:
-            joined.append(term)
-    return joined
-
-
-def _is_text(node: nodes.Node | None) -> TypeGuard[nodes.Const]:
-    return isinstance(node, nodes.Const) and isinstance(node.value, str)
-
-
-def _is_number(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Const) and isinstance(node.value, int | float)
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(isinstance(item, nodes.Const) for item in node.items)
+    return isinstance(node, (nodes.Compare, nodes.Test, nodes.Not, nodes.Const))
 
 
 def _filtered(node: nodes.Node, name: str, *args: int) -> nodes.Filter:

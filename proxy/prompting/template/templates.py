@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -23,7 +24,7 @@ import jinja2
 from jinja2 import meta
 from msgspec.structs import replace
 
-from ..profile.adapt import MessageRules
+from ..profile.adapt import ANY, MessageRules
 from ..profile.messages import message_rules
 from . import TemplateError
 from .bounds import BUDGET, FEW_STEPS, MAX_SIZE, MAX_STEPS, Budget
@@ -42,19 +43,16 @@ _SOME_DAY = datetime(2026, 1, 1)
 _TRIMMED = "You have access to the following functions in JSONSchema format"
 
 
+@dataclass(eq=False)
 class ChatTemplate:
-    """A compiled template, made by :func:`compile`. Thread-safe."""
+    """A compiled template, made by :func:`compile`. It `reads` these variables. Thread-safe."""
 
-    def __init__(
-        self, template: jinja2.Template, source: str, name: str, family: Family, reads: Set[str]
-    ) -> None:
-        self._template = template
-        self.source = source
-        self._dates = {name: form for name, form in _TODAY.items() if name in reads}
-        self.name = name
-        self.family = family
-        self.reads = reads  # variables
-        self.rules = MessageRules()
+    template: jinja2.Template
+    source: str
+    name: str
+    family: Family
+    reads: Set[str]
+    rules: MessageRules = ANY
 
     def render(
         self,
@@ -82,7 +80,7 @@ class ChatTemplate:
         bos = self.family.bos if bos_token is None else bos_token
         context = {
             **(variables or {}),
-            **self._template.globals,
+            **self.template.globals,
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos,
@@ -96,8 +94,9 @@ class ChatTemplate:
             context["functions"] = _functions(tools or ())
         context.pop("strftime_now", None)
         if now is not None:
-            for name, form in self._dates.items():
-                context.setdefault(name, now.strftime(form))
+            for name, form in _TODAY.items():
+                if name in self.reads:
+                    context.setdefault(name, now.strftime(form))
             if "strftime_now" in self.reads:
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
@@ -106,7 +105,7 @@ class ChatTemplate:
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
     def _run(self, context: dict[str, Any], budget: Budget) -> str:
-        template = self._template
+        template = self.template
         budget.protect(context)
         token = BUDGET.set(budget)
         text: list[str] = []

@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 16  # of entries and snapshots; other formats are never read
+FORMAT = 17  # of entries and snapshots; other formats are never read
 
 
 class Op(Struct, frozen=True, array_like=True):
@@ -90,11 +90,6 @@ class BackendHealth(Op, frozen=True, tag=9):
     name: str
     up: bool
     load_delay: float = 0.0
-
-
-class BackendQueues(Op, frozen=True, tag=13):
-    name: str
-    running: int
 
 
 class Drain(Op, frozen=True, tag=10):

@@ -46,14 +46,9 @@ class SharedRules(Struct, frozen=True):
     disk: int = 0
 
     def scheduler(self, clock: Callable[[], float], queue_timeout: float = 300.0) -> LocalScheduler:
-        return LocalScheduler(
-            clock,
-            max_queue=self.max_queue,
-            queue_timeout=queue_timeout,
-            wait_for_backend=self.wait_for_backend,
-            groups=self.groups,
-            disk=self.disk,
-        )
+        options = msgspec.structs.asdict(self)
+        del options["version"], options["format"]
+        return LocalScheduler(clock, queue_timeout=queue_timeout, **options)
 
 
 class OpResult(Struct, frozen=True):
@@ -131,7 +126,7 @@ class Replica:
                 lease.on_first_token(op.number)
                 results.append(OpResult(name, op.id, None))
             case ops.LastToken() if lease is not None:
-                lease.on_last_token()
+                self.scheduler.on_last_token(lease)
             case ops.RequestSteps() if lease is not None:
                 results.append(OpResult(name, op.id, lease.steps()))
             case ops.StepDone() if lease is not None:
@@ -142,8 +137,6 @@ class Replica:
                 if op.name in writer.backends:
                     writer.backends[op.name] = op.up
                     self._update_health(op.name, op.load_delay)
-            case ops.BackendQueues():
-                self.scheduler.queued(op.name, op.running)
             case ops.Drain():
                 writer.backends.pop(op.name, None)
                 if not any(op.name in member.backends for member in self.members.values()):

@@ -111,12 +111,6 @@ class SharedScheduler(BaseScheduler):
             self._post(ops.BackendHealth(name, up, load_delay))
             self._local.mark(name, up, load_delay)
 
-    def queued(self, name: str, running: int) -> None:
-        with self._lock:
-            if name in self._backends:
-                self._post(ops.BackendQueues(name, running))
-                self._local.queued(name, running)
-
     def drain(self, name: str) -> None:
         with self._lock:
             self._backends.pop(name, None)
@@ -136,8 +130,10 @@ class SharedScheduler(BaseScheduler):
             if not self._follower.up:
                 return self._enter_local(want, again)
             now = self._clock()
-            began, nothing = self._began(want, now), ConversationRecord()
-            ticket = SharedTicket(self, want, nothing, began, again, id=0)
+            began = want.since or now
+            if now - began >= self._queue_timeout:
+                raise self._too_late(want)
+            ticket = SharedTicket(self, want, ConversationRecord(), began, again, id=0)
             self._write(ticket, again)
         answered = ticket.event.wait(ANSWER)
         with self._lock:

@@ -18,7 +18,6 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from ..fair import FairQueue
-from ..history import RecentClients
 from ..lease import Lease, Ticket
 from ..pool import Pool
 from ..prefix import Chain
@@ -39,7 +38,7 @@ DERIVED: dict[type, set[str]] = {
     Lease: {"owner", "give_way", "over"},
     Ticket: {"owner", "event", "lease", "error"},
     Pool: {"line", "index", "guessed", "tiered"},
-    BackendRecord: {"reserved"},  # set only while the queue is served
+    BackendRecord: {"pool", "reserved"},  # the latter is set only while the queue is served
     SlotRequest: {"views"},
 }
 
@@ -53,7 +52,6 @@ class State(Struct):
     members: dict[str, ReplicaMember]
     pools: dict[str, Pool]
     queue: FairQueue
-    clients: RecentClients
     outstanding: int
     idle_leases: dict[Lease, None]
 
@@ -92,11 +90,15 @@ def _replica(state: State, rules: SharedRules) -> Replica:
         setattr(replica if name in OF_REPLICA else scheduler, name, getattr(state, name))
     for pool in state.pools.values():
         pool.restore()
-        scheduler.backends.update((name, (pool, b)) for name, b in pool.backends.items())
+        scheduler.backends.update(pool.backends)
+        for backend in pool.backends.values():
+            backend.pool = pool
     for name, member in state.members.items():
         entries: list[Lease | Ticket] = [*member.leases.values(), *member.tickets.values()]
         for entry in entries:
             entry.owner = scheduler
+            if isinstance(entry, Lease) and entry.grant.backend.pool is None:
+                entry.grant.backend.pool = Pool()  # it was removed
             force_setattr(entry.want, "views", member.backends)
         for number, ticket in member.tickets.items():
             replica.add_ticket(name, number, ticket)

@@ -126,4 +126,4 @@ def _forget(response: Response) -> Response:
 def _redirect_uri(sign_in: SignIn) -> str:
     """Where the provider sends the browser, which knows this address too."""
     scheme = "https" if session.is_https() else "http"
-    return sign_in.redirect_uri or f"{scheme}://{request.host}{url_for('oidc.finish')}"
+    return sign_in.rules.redirect_url or f"{scheme}://{request.host}{url_for('oidc.finish')}"

@@ -17,7 +17,7 @@ from proxy.accounts.rights import (
     priority_of,
     wrong_network,
 )
-from proxy.errors import Forbidden, ModelNotFound, NotFound
+from proxy.errors import Forbidden
 
 LETTERS = st.text("ab*", max_size=8)
 NAMES = st.text("ab", max_size=10)
@@ -106,14 +106,6 @@ def test_read_only_key_changes_nothing() -> None:
         may.check_route("files", "/v1/files", reads=False)
     with pytest.raises(Forbidden, match="read only"):
         may.check_route("", "/v1/data", reads=False)
-
-
-def test_hidden_things_look_missing() -> None:
-    may = Permissions((Rights(models=("a",), apis=("chat",)),), hides=True)
-    with pytest.raises(ModelNotFound, match="'b' does not exist"):
-        may.check_model("b", "b", "b")
-    with pytest.raises(NotFound, match="no such route: /v1/files"):
-        may.check_route("files", "/v1/files", reads=True)
 
 
 @pytest.mark.parametrize(

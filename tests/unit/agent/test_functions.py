@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,25 +11,16 @@ import pytest
 
 from proxy.agent.functions import ToolError
 from proxy.agent.toolbox import Toolbox
-from proxy.errors import Cancelled, UpstreamFault
+from proxy.errors import UpstreamFault
 from proxy.runtime.cancel import Cancel
-from tests.fakes import gone, wait_until
 
 SOURCE = '''
-import os, time
+import os
 
 def shout(text: str, times: int = 1) -> str:
     """Say it loudly"""
     print("printed, and no answer")
     return text.upper() * times
-
-def slow(mark: str) -> str:
-    """Take a minute, and say who does"""
-    with open(mark + ".new", "w") as file:
-        file.write(str(os.getpid()))
-    os.rename(mark + ".new", mark)
-    time.sleep(60)
-    return "done"
 
 def broken() -> str:
     raise RuntimeError("it broke")
@@ -41,7 +31,7 @@ def dies() -> str:
 def keys() -> list[str]:
     return [name for name in os.environ if name.startswith("SLOTPROXY_")]
 '''
-NAMES = ("shout", "slow", "broken", "dies", "keys")
+NAMES = ("shout", "broken", "dies", "keys")
 
 
 @pytest.fixture
@@ -88,27 +78,6 @@ def test_function_is_described_called_and_its_errors_are_reported(box: Toolbox) 
     with pytest.raises(UpstreamFault, match="exited without a result"):
         call("dies")
     assert call("shout", text="again") == "AGAIN", "another child stands in"
-
-
-def test_cancel_stops_a_running_function(box: Toolbox, tmp_path: Path) -> None:
-    tool, mark, cancel = box.tools()["slow"], tmp_path / "mark", Cancel()
-    caught: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            tool.call({"mark": str(mark)}, cancel, 60)
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    wait_until(mark.is_file, 60)
-    pid = int(mark.read_text())
-    assert not gone(pid)
-    cancel.cancel()
-    thread.join(60)
-    assert isinstance(caught[0], Cancelled)
-    wait_until(lambda: gone(pid))
 
 
 def test_only_allowed_functions_are_available(package: None) -> None:

@@ -28,7 +28,7 @@ need("knowledge", "mcp")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
 
 SOURCE = '''
-import os, sys, time
+import sys
 from mcp.server.mcpserver import MCPServer
 
 server = MCPServer("small")
@@ -37,15 +37,6 @@ server = MCPServer("small")
 def add(a: int, b: int) -> int:
     """Add two numbers"""
     return a + b
-
-@server.tool()
-def slow(mark: str) -> str:
-    """Take a minute"""
-    with open(mark + ".new", "w") as file:
-        file.write(str(os.getpid()))
-    os.rename(mark + ".new", mark)
-    time.sleep(60)
-    return "done"
 
 @server.tool()
 def fail() -> str:
@@ -69,9 +60,7 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture(params=["stdio", "http"])
 def server(request: pytest.FixtureRequest, script: Path) -> Iterator[Server]:
     if request.param == "stdio":
-        yield Server(
-            name="small", command=(sys.executable, str(script)), tools=("add", "slow", "fail")
-        )
+        yield Server(name="small", command=(sys.executable, str(script)), tools=("add", "fail"))
         return
     port = held_port()
     quiet = subprocess.DEVNULL
@@ -95,7 +84,7 @@ def box_of(server: Server) -> Toolbox:
 def test_mcp_tools_are_listed_and_called(server: Server) -> None:
     box = box_of(server)
     tools = box.tools()
-    assert set(tools) == {"add", "slow", "fail"}
+    assert set(tools) == {"add", "fail"}
     assert tools["add"].tool.description == "Add two numbers"
     assert set(tools["add"].tool.parameters["properties"]) == {"a", "b"}
     assert tools["add"].call({"a": 2, "b": 40}, Cancel(), 30) == "42"

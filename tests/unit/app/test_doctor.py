@@ -14,14 +14,14 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.app import doctor
-from proxy.app.doctor import FEW_FILES, LITTLE_SPACE, Finding
+from proxy.app.doctor import LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, Learned, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
 from proxy.runtime.resources import templates
-from proxy.store.revisions import newest_revision
+from proxy.store.revisions import NEWEST
 from tests.fakes import ScriptedDriver
 
 from .conftest import Serving
@@ -194,7 +194,7 @@ def test_file_that_is_locked_or_damaged_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "WRITER", 0.05)
-    with closing(_database(tmp_path, newest_revision())) as other:
+    with closing(_database(tmp_path, NEWEST)) as other:
         settings = Settings(data=str(tmp_path))
         assert _found(settings, "database")[0].level == "ok"
         other.execute("begin immediate")
@@ -225,12 +225,6 @@ def test_folder_of_another_user_is_a_problem(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("os.access", lambda path, mode: False)
     (found,) = _found(Settings(data="/data"), "data")
     assert "cannot be written" in found.text
-
-
-def test_few_open_files_are_told(nowhere: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "raise_limit", lambda: FEW_FILES - 1)
-    (*_, files) = doctor.examine(load(nowhere, {}))
-    assert (files.about, files.level) == ("open files", "advice")
 
 
 @pytest.mark.parametrize(

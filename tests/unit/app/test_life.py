@@ -5,14 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from proxy.app.compose import compose
 from proxy.app.life import Life, Step
-from proxy.config import load
 
 ORDER = "batches, the ledger, limits, tools, models, backends, shared tables, the database"
 
@@ -63,19 +59,3 @@ def test_failing_or_endless_step_costs_no_other(
     assert time.monotonic() - began < 20
     assert "closing the ledger failed" in caplog.text
     assert "tools took too long and was left behind" in caplog.text
-
-
-def test_rows_of_batch_lines_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They end when the batches do, so the ledger has to be open then."""
-    flags = ["--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path)]
-    services: Any = compose(load(flags, {}))
-    seen: list[str] = []
-    for name in ("batch_runner", "ledger"):
-        part = getattr(services, name)
-        assert part is not None
-    steps = services.life._on_close
-    steps[Step.BATCHES].append(partial(seen.append, "batches"))
-    steps[Step.LEDGER].append(partial(seen.append, "ledger"))
-    steps[Step.DATABASE].insert(0, partial(seen.append, "database"))
-    services.life.close()
-    assert seen == ["batches", "ledger", "database"]

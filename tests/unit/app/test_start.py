@@ -9,7 +9,7 @@ from pathlib import Path
 # Large packages, each loaded where a feature first needs it: most gateways never do. A package in
 # this list costs every start up to a third of a second, and every gateway up to 50 MB.
 LATE = frozenset(
-    """PIL alembic apsw authlib chatglm_cpp ddgs joserfc jsonschema markitdown mcp numpy pandas
+    """PIL apsw authlib chatglm_cpp ddgs joserfc jsonschema markitdown mcp numpy pandas
     psycopg pydantic pypdfium2 redis sqlalchemy.sql waitress wsproto yaml""".split()
 )
 

@@ -11,7 +11,8 @@ import pytest
 from proxy.backends.connections import READ_SIZE
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
-from proxy.backends.refusals import MAX_BODY, MAX_SAID
+from proxy.backends.probe import MAX_ANSWER, document
+from proxy.backends.refusals import MAX_BODY
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
 from proxy.core.events import Batch, Finished, TextDelta
 from proxy.core.task import Task
@@ -48,6 +49,16 @@ def test_size_of_whole_answer_is_bounded() -> None:
         ask(head(MAX_WHOLE + 1) + b"x" * (MAX_WHOLE + 1))
 
 
+def test_size_of_a_document_is_bounded() -> None:
+    def document_of(size: int) -> tuple[int, Any]:
+        with RawServer([head(size) + b'{"a": "' + b"x" * (size - 9) + b'"}']) as server:
+            return document(ConnectionPool(server.url, idle=0), "/props")
+
+    status, answer = document_of(MAX_ANSWER)
+    assert (status, len(answer["a"])) == (200, MAX_ANSWER - 9)
+    assert document_of(MAX_ANSWER + 1) == (0, {})
+
+
 def test_response_head_size_is_bounded() -> None:
     def sized(size: int) -> bytes:
         rest = head(0, extra="X: \r\n")
@@ -67,14 +78,6 @@ def test_refusal_body_size_is_bounded() -> None:
         play(refused(MAX_BODY))
     with pytest.raises(UpstreamFault, match="too large"):
         play(refused(MAX_BODY + 1))
-
-
-def test_refusal_message_length_is_bounded() -> None:
-    for size in (MAX_SAID, 5 * MAX_SAID):
-        said = json.dumps({"error": "no " * (size // 3)}).encode()
-        with pytest.raises(BadRequest) as told:
-            play(head(len(said), "400 Bad Request") + said)
-        assert len(told.value.message) <= MAX_SAID + 100
 
 
 def event(**fields: Any) -> bytes:
@@ -132,11 +135,11 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
         return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
 
     size = len(json.dumps(token, separators=(",", ":")))
-    dear, too_large = 400, MAX_EVENT // size + 10
-    for tokens in (1, dear, too_large):
+    for tokens in (1, 400):
         _, text, last = answered(tokens)
         assert (text.text, len(text.logprobs)) == ("a", 1)
         assert type(last) is Finished
         assert (last.reason, last.usage.completion) == ("length", 1)
     with pytest.raises(UpstreamFault):  # no event of the probabilities of one token is so large
-        play(answer([event(completion_probabilities=[token] * too_large, content="a")]), logprobs=1)
+        too_large = [token] * (MAX_EVENT // size + 10)
+        play(answer([event(completion_probabilities=too_large, content="a")]), logprobs=1)

@@ -62,15 +62,6 @@ def test_new_connection_closed_before_first_byte_means_backend_down(fault: Step)
         pool.ask("POST", "/x", {})
 
 
-def test_refused_connection_means_backend_down() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout=1)
-    with pytest.raises(BackendDown) as caught:
-        pool.ask("GET", "/x")
-    assert not isinstance(caught.value, ConnectionLost), "it never took the request"
-
-
 GARBLED = (b"no http at all\r\n\r\n", head(None) + b"zz\r\n")
 
 

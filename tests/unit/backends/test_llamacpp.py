@@ -19,20 +19,14 @@ from proxy.core.request import CompletionRequest, Report
 from proxy.core.task import Task
 from proxy.core.usage import Timings, Usage
 from proxy.errors import (
-    BackendBusy,
-    BackendDown,
     BackendFailed,
-    BadRequest,
     CharacterCut,
-    ContextExceeded,
     GatewayError,
-    PoolTimeout,
     Unsupported,
-    UpstreamFault,
 )
 from proxy.runtime.cancel import Cancel
 
-from .rawserver import LAST_CHUNK, chunk, hang_up, head, llama
+from .rawserver import LAST_CHUNK, chunk, head, llama
 
 OLD = Capabilities(dialect="2023")
 NEW = Capabilities(
@@ -95,61 +89,6 @@ def test_stream_of_new_server() -> None:
     assert (events[3].reason, events[3].usage, events[3].slot) == ("length", Usage(9, 2, 4), 3)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        head(14, "404 Not Found") + b"File Not Found",
-        head(16, "404 Not Found") + b"slot unavailable",
-        head(None) + LAST_CHUNK,
-        streamed(b'error: {"content":"slot unavailable"}\n\n'),
-    ],
-)
-def test_every_busy_refusal_raises_backend_busy(answer: bytes) -> None:
-    with pytest.raises(BackendBusy):
-        run(answer)
-
-
-def refused(status: str, **error: Any) -> bytes:
-    data = json.dumps({"error": error}).encode()
-    return head(len(data), status) + data
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (refused("400 Bad Request", message="no", type="invalid_request_error"), BadRequest),
-        (
-            refused(
-                "400 Bad Request", message="x", type="exceed_context_size_error",
-                n_prompt_tokens=99, n_ctx=50,
-            ),
-            ContextExceeded,
-        ),
-        (refused("501 Not Implemented", message="no"), Unsupported),
-        (refused("503 Service Unavailable", message="Loading model"), BackendDown),
-        (refused("500 Internal Server Error", message="oh"), UpstreamFault),
-        (head(4, "500 Internal Server Error") + b"oops", UpstreamFault),
-        (streamed(b"data: no json\n\n"), UpstreamFault),
-        (streamed(event(content=5)), UpstreamFault),
-        (streamed(event(content="a", stop=False)), UpstreamFault),
-        (streamed(event(content="a", stop=False), end=b""), UpstreamFault),
-        (streamed(event(error={"code": 500, "message": "decode failed"})), UpstreamFault),
-        (hang_up, BackendDown),
-    ],
-)  # fmt: skip
-def test_every_fault_raises_its_error(answer: Any, expected: type[GatewayError]) -> None:
-    def play(sock: Any) -> None:
-        if callable(answer):
-            answer(sock)
-        else:
-            sock.sendall(answer)
-            sock.close()
-
-    with pytest.raises(expected) as caught:
-        run(play)
-    assert "127.0.0.1" not in caught.value.message
-
-
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_tokens_beyond_max_tokens_of_old_server_are_dropped(limit: int) -> None:
     piece = event(content="a", stop=False, slot_id=0)
@@ -179,11 +118,6 @@ def test_request_body_for_old_server() -> None:
         "stop": ("</s>",),
         "temperature": 0.5,
     }
-
-
-def test_prompt_without_a_bound_is_never_sent() -> None:
-    with pytest.raises(ValueError, match="max_tokens"):
-        payload(msgspec.structs.replace(TASK, max_tokens=None), 1, OLD)
 
 
 def test_old_server_gets_no_unknown_fields() -> None:
@@ -228,15 +162,6 @@ def test_alive_returns_in_time_without_free_connection(
     held.close()
 
 
-def test_request_without_free_connection_returns_to_the_queue(
-    full: LlamaCpp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llamacpp, "PATIENCE", 0.1)
-    with pytest.raises(PoolTimeout) as caught:
-        full.stream(TASK, 0, OLD, Cancel())
-    assert isinstance(caught.value, BackendBusy)
-
-
 REPORT = Report(progress=True, timings=True, tokens=True, settings=True)
 REPORTING = msgspec.structs.replace(TASK, request=CompletionRequest(stream=True, report=REPORT))
 
@@ -269,6 +194,14 @@ def test_token_reports_follow_their_text() -> None:
         TokenDetail(times, (6, 7)),
     ]
     assert (events[-1].settings, events[-1].prompt) == ({"top_k": 40}, "<s> Hi")
+
+
+def test_settings_come_with_the_end_of_an_answer_in_one_read() -> None:
+    request = CompletionRequest(stream=True, report=Report(settings=True))
+    task = msgspec.structs.replace(TASK, request=request)
+    *_, text, last = flat(run(reported(), NEW, task))
+    assert text == TextDelta("ab", (), 2)
+    assert (last.settings, last.prompt) == ({"top_k": 40}, "<s> Hi")
 
 
 def test_token_reports_are_requested_where_supported() -> None:

@@ -69,18 +69,6 @@ def test_longest_text_is_embedded_and_a_longer_one_refused() -> None:
     assert len(children.asked) == 1
 
 
-def test_characters_are_counted_as_the_tokenizer_reads_them() -> None:
-    driver, _ = model()
-    wide = "\ufdfa"  # a ligature of 18 characters
-    fits = wide * (LONGEST // 18)
-    assert embedded(driver, fits).vectors
-    with pytest.raises(BadRequest, match="NFKC"):
-        embedded(driver, fits + wide)
-    with pytest.raises(BadRequest):
-        embedded(driver, "é" * (LONGEST + 1))
-    assert embedded(driver, "é" * LONGEST).vectors
-
-
 def test_lone_surrogates_do_not_reach_the_child() -> None:
     driver, children = model()
     embedded(driver, "a\ud800b")

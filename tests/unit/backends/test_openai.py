@@ -98,6 +98,8 @@ ANY_OBJECT = OutputFormat("json_object")
 SCHEMA = OutputFormat("json_schema", {"type": "object"}, "thing", True)
 BEGUN = (USER, Message(role="assistant", content="The"))
 LM_STUDIO = BY_OWNER["organization_owner"]
+CHOICE = ToolChoice("named", "get_weather")
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
 
 
 def schema_form(name: str, strict: bool) -> dict[str, Any]:
@@ -115,6 +117,8 @@ def schema_form(name: str, strict: bool) -> dict[str, Any]:
         ({"output": ANY_OBJECT}, UNKNOWN, {"response_format": {"type": "json_object"}}),
         ({"output": ANY_OBJECT}, LM_STUDIO, {"response_format": schema_form("object", False)}),
         ({"messages": BEGUN}, VLLM, {"continue_final_message": True}),
+        ({"tools": (WEATHER,), "tool_choice": CHOICE}, UNKNOWN, {"tool_choice": NAMED}),
+        ({"tools": (WEATHER,), "parallel_tool_calls": False}, VLLM, {"parallel_tool_calls": False}),
         ({"messages": (), "prompts": ("Once",)}, UNKNOWN, {"prompt": "Once", "messages": None}),
     ],
 )
@@ -135,21 +139,6 @@ def test_biases_have_openais_form() -> None:
     assert body["logit_bias"] == {"5": 1.5, "7": -100.0}
     with pytest.raises(Unsupported, match="token ids"):
         payload(task(sampling={"logit_bias": [["a", 1]]}), "m", UNKNOWN)
-
-
-def test_tools_and_the_choice_are_passed_on() -> None:
-    body = payload(
-        task(
-            tools=(WEATHER,),
-            tool_choice=ToolChoice("named", "get_weather"),
-            parallel_tool_calls=False,
-        ),
-        "m",
-        UNKNOWN,
-    )
-    assert body["tools"][0]["function"]["name"] == "get_weather"
-    assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
-    assert body["parallel_tool_calls"] is False
 
 
 # -- lists of models -------------------------------------------------------------------------------

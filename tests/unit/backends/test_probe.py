@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from proxy.backends.driver import Capabilities
 from proxy.backends.http import ConnectionPool
 from proxy.backends.probe import probe
 from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
-from tests.gguf_files import gguf
 
 from .rawserver import LAST_CHUNK, RawServer, Step, chunk, head
 
@@ -59,19 +57,6 @@ def found(
             pool.close()
 
 
-def test_probe_of_powerinfer() -> None:
-    caps = found(
-        {
-            "/props": (200, {"user_name": ""}),
-            "/model.json": (200, {"n_ctx": 512, "model": "a/b.gguf"}),
-        },
-        token(**OLD_LAST),
-    )
-    assert (caps.dialect, caps.slot_field) == ("powerinfer", "slot_id")
-    assert (caps.slots, caps.n_ctx) == (0, 512)
-    assert (caps.queues, caps.truncates, caps.models) == (False, True, ("b",))
-
-
 def test_probe_of_llama_cpp_2023() -> None:
     caps = found(
         {
@@ -82,24 +67,6 @@ def test_probe_of_llama_cpp_2023() -> None:
         token(**OLD_LAST),
     )
     assert (caps.dialect, caps.models, caps.honours_seed) == ("2023", ("x",), False)
-
-
-@pytest.mark.parametrize(
-    ("evaluated", "adds"), [(1, False), (2, True), (0, False)], ids=["none", "bos", "busy"]
-)
-def test_template_of_a_model_file_and_whether_bos_is_added(
-    tmp_path: Path, evaluated: int, adds: bool
-) -> None:
-    """The prompt of the probe has one token. The file says that BOS is not added."""
-    file = tmp_path / "m.gguf"
-    fields = {"tokenizer.ggml.tokens": ("<s>",), "tokenizer.ggml.bos_token_id": 0}
-    file.write_bytes(gguf({**fields, "tokenizer.chat_template": "{{ messages }}"}))
-    tokens = head(17) + b'{"tokens": [5]} \n'
-    answers = {"/model.json": (200, {"model": str(file)}), "/props": (200, {"user_name": ""})}
-    caps = found(answers, token(**OLD_LAST, tokens_evaluated=evaluated), tokens)
-    assert (caps.template, caps.bos_token, caps.adds_bos) == ("{{ messages }}", "<s>", adds)
-    caps = found(answers, token(**OLD_LAST), model_file=False)
-    assert caps.template == ""
 
 
 def test_probe_of_llama_server_2026() -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxy.backends.refusals import MAX_SAID, refusal, said, stream_error
-from proxy.errors import BackendBusy, BackendFailed, BadRequest, GatewayError, UpstreamFault
+from proxy.errors import (
+    BackendBusy,
+    BackendFailed,
+    BadRequest,
+    ContextExceeded,
+    GatewayError,
+    UpstreamFault,
+)
 
 BODIES = (b"", b"\xff", b"null", b"[]", b"{}", b'{"error":{}}', b'{"error":[1]}')
 
@@ -69,6 +76,7 @@ def test_failure_detail_goes_only_to_the_log() -> None:
         (b'{"code":400,"message":"no","type":"invalid_request_error"}', BadRequest),
         (b'{"error":{"code":null,"message":"no"}}', BackendFailed),
         (b"it broke", BackendFailed),
+        (b'{"error":{"type":"exceed_context_size_error","n_ctx":5}}', ContextExceeded),
     ],
 )
 def test_stream_errors_are_read_in_every_format(data: bytes, kind: type[GatewayError]) -> None:

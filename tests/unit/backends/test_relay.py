@@ -29,7 +29,7 @@ from proxy.core.request import (
 )
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import BadRequest, Unsupported, UpstreamFault
+from proxy.errors import Unsupported, UpstreamFault
 from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.profile.verify import MAX_PROMPT
 from proxy.runtime.cancel import Cancel
@@ -228,21 +228,3 @@ def test_chunks_become_events() -> None:
     assert isinstance(last, Finished)
     assert (last.reason, last.usage, last.slot) == ("tool_calls", Usage(44, 7, 4), 1)
     assert (last.timings.prompt_n, last.timings.predicted_n) == (40, 7)
-
-
-@pytest.mark.parametrize(
-    ("frames", "error"),
-    [
-        ([chunk({"content": "x"})], UpstreamFault),
-        ([chunk({"content": "x"}), b"data: [DONE]\n\n"], UpstreamFault),
-        ([b"data: {broken\n\n"], UpstreamFault),
-        ([b'data: {"choices": [{"delta": {"content": 5}}]}\n\n'], UpstreamFault),
-        (
-            [chunk(), b'data: {"error": {"code": 400, "message": "no", "type": "x"}}\n\n'],
-            BadRequest,
-        ),
-    ],
-)
-def test_incomplete_answer_is_an_error(frames: list[bytes], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        relay(*frames)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends import registry
 from proxy.backends.driver import Capabilities
 from proxy.backends.old import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
@@ -52,16 +50,8 @@ warm = st.integers(1, 20).flatmap(lambda count: st.permutations(range(count)))
 @given(warm)
 def test_idle_server_is_counted_regardless_of_earlier_use(order: list[int]) -> None:
     server = OldServer(order)
-    assert count_slots(server.take) == (len(order), True)
+    assert count_slots(server.take) == len(order)
     assert len(server.asked) == 2 * len(order) + 1
-
-
-@given(warm.filter(lambda order: len(order) > 1), st.data())
-def test_slots_used_by_others_are_noticed(order: list[int], data: st.DataObject) -> None:
-    last = len(order) - 1
-    server = OldServer(order)
-    server.busy = data.draw(st.sets(st.sampled_from(range(last)), min_size=1))
-    assert count_slots(server.take) == (len(order), False)
 
 
 @given(warm, st.data())
@@ -76,22 +66,22 @@ def test_requests_of_others_do_not_disturb_the_count(order: list[int], data: st.
                 server.take(theirs.pop())
         return server.take(slot)
 
-    assert count_slots(ask) == (len(order), True)
+    assert count_slots(ask) == len(order)
 
 
 def test_server_without_idle_slot_is_not_counted() -> None:
     server = OldServer([0, 1])
     server.busy = {0, 1}
-    assert count_slots(server.take) == (0, False)
+    assert count_slots(server.take) == 0
     assert len(server.asked) == 1
 
 
 def test_count_requests_are_bounded() -> None:
     server = OldServer(list(range(MOST_SLOTS + 9)))
-    assert count_slots(server.take) == (0, False)
+    assert count_slots(server.take) == 0
     assert len(server.asked) <= MOST_SLOTS + 1
-    assert count_slots(lambda slot: 10**12) == (0, False)
-    assert count_slots(lambda slot: -1) == (0, False)
+    assert count_slots(lambda slot: 10**12) == 0
+    assert count_slots(lambda slot: -1) == 0
 
 
 # the driver
@@ -107,7 +97,7 @@ BUSY = head(14, "404 Not Found") + b"File Not Found"
 
 def test_count_waits_for_a_slot_about_to_be_free() -> None:
     with llama([answer(0), BUSY, answer(0), BUSY, answer(0)]) as (driver, server):
-        assert driver.count_slots() == (1, True)
+        assert driver.count_slots() == 1
     bodies = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in server.requests]
     assert [body["slot_id"] for body in bodies] == [0, 1, 1, 1, 1]
     assert {body["prompt"] for body in bodies} == {""}, "an empty prompt leaves what a slot holds"
@@ -116,7 +106,7 @@ def test_count_waits_for_a_slot_about_to_be_free() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"slot_id": "x"}', b'{"slot_id": null}'])
 def test_answer_without_slot_number_ends_the_count(body: bytes) -> None:
     with llama([head(len(body)) + body]) as (driver, server):
-        assert driver.count_slots() == (0, False)
+        assert driver.count_slots() == 0
     assert len(server.requests) == 1
 
 
@@ -133,16 +123,15 @@ class Counted(ScriptedDriver):
         self.count = count
         self.counted = 0
         self.slot = self.looks = 0
-        self.idle = True
         self.until: threading.Event | None = None  # answers wait for this
 
     def alive(self) -> bool:
         self.looks += 1
         return True
 
-    def count_slots(self) -> tuple[int, bool]:
+    def count_slots(self) -> int:
         self.counted += 1
-        return self.count, self.idle
+        return self.count
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         if self.until is not None:
@@ -150,13 +139,6 @@ class Counted(ScriptedDriver):
         run = super().stream(task, slot, caps, cancel)
         run.slot = self.slot
         return run
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Slots are counted at every health check."""
-    monkeypatch.setattr(registry, "COUNT_PAUSE", 0.0)
-    yield
 
 
 def gateway(driver: Counted) -> Gateway:
@@ -182,15 +164,6 @@ def test_failed_count_is_repeated_later() -> None:
     wait_until(lambda: here.scheduler.slots("b0") == 6)
 
 
-def test_count_disturbed_by_others_is_used_and_repeated() -> None:
-    driver = Counted(2)
-    driver.idle = False
-    here = gateway(driver)
-    assert here.scheduler.slots("b0") == 2
-    driver.count, driver.idle = 4, True
-    wait_until(lambda: here.scheduler.slots("b0") == 4)
-
-
 def test_configured_slot_count_wins() -> None:
     driver = Counted(6)
     backend = Backend("b0", "test://0", driver, set_slots=3)
@@ -203,7 +176,7 @@ def test_configured_slot_count_wins() -> None:
 
 
 def test_slots_are_not_counted_while_own_requests_run() -> None:
-    driver = Counted(2)
+    driver = Counted(0)
     app = make_app(driver, health_interval=0.02)
     here = services_of(app).gateway
     release = threading.Event()
@@ -212,10 +185,9 @@ def test_slots_are_not_counted_while_own_requests_run() -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=body)
         wait_until(lambda: here.scheduler.in_flight("b0") == 1)
-        here.registry.backends["b0"].miscounted = True
-        looks = driver.looks
+        looks, counted = driver.looks, driver.counted
         wait_until(lambda: driver.looks > looks + 3)
-        assert driver.counted == 1
+        assert driver.counted == counted
         release.set()
         assert answer.result(60).status_code == 200
-    wait_until(lambda: driver.counted > 1)
+    wait_until(lambda: driver.counted > counted)

@@ -18,7 +18,7 @@ from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.errors import GatewayError, Unsupported, UpstreamTimeout
 from proxy.prompting.profile.verify import KINDS, UNKNOWN
-from proxy.prompting.prompt import Prompter, Unrendered
+from proxy.prompting.prompt import Prompter
 from proxy.prompting.template import templates
 from tests.fakes import ScriptedDriver
 
@@ -66,7 +66,6 @@ def backend(driver: Rendering, **changed: Any) -> Backend:
 
 def test_equal_prompts_leave_every_kind_here() -> None:
     verdict = check(Rendering(), prompter(), NOW)
-    assert verdict.complete
     assert verdict.differing == ()
     # This template describes no tools: ours is another text on purpose.
     assert {*verdict.outcomes} < {kind.name for kind in KINDS}
@@ -104,18 +103,17 @@ def test_begun_answer_must_continue_the_question(written: str, expected: str) ->
 
 def test_fault_ends_a_check_and_keeps_what_is_known() -> None:
     verdict = check(Rendering(shouting, UpstreamTimeout("late"), after=4), prompter(), NOW)
-    assert not verdict.complete
     assert verdict.differing == ("system",)
 
 
 def test_time_of_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_check, "MOST_TIME", 0.0)
     driver = Rendering()
-    assert not check(driver, prompter(), NOW).complete
+    assert check(driver, prompter(), NOW).outcomes == {}
     assert driver.rendered == 0
 
 
-def looked(one: Backend, form: Prompter | Unrendered | None = None) -> None:
+def looked(one: Backend, form: Prompter | Task | None = None) -> None:
     look(lambda model: form or prompter(), lambda: NOW, one)
 
 
@@ -137,31 +135,6 @@ def test_verdict_is_asked_once_for_each_template_and_build(
         assert first.verdict.differing == ()
         assert driver.rendered > asked
         asked = driver.rendered
-
-
-def came_back(one: Backend) -> None:
-    one.verified = None  # as after a probe
-
-
-def waited(one: Backend) -> None:
-    one.verify_at = 0.0
-
-
-@pytest.mark.parametrize("later", [came_back, waited])
-def test_incomplete_verdict_is_asked_again_later(later: Callable[[Backend], None]) -> None:
-    driver = Rendering(shouting, UpstreamTimeout("late"), after=4)
-    one = backend(driver)
-    looked(one)
-    driver.error = None
-    looked(one)
-    assert not one.verdict.complete  # not at every health check
-    later(one)
-    looked(one)
-    assert one.verdict.complete
-    asked = driver.rendered
-    waited(one)
-    looked(one)
-    assert driver.rendered == asked
 
 
 @pytest.mark.parametrize(
@@ -187,4 +160,4 @@ def test_backend_without_prompts_of_its_own_is_not_asked(changed: dict[str, Any]
 def test_server_without_the_route_leaves_every_kind_here() -> None:
     one = backend(Rendering(error=Unsupported("no route")))
     looked(one)
-    assert (one.verdict.differing, one.verdict.complete) == ((), True)
+    assert one.verdict.differing == ()

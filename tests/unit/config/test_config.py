@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.accounts.limiting.budgets import MOST_PRICE, Price
 from proxy.config import (
     ApiKey,
     BackendConfig,
@@ -21,7 +22,6 @@ from proxy.config import (
     table,
 )
 from proxy.config.removed import REMOVED
-from proxy.config.routes import MOST, PriceConfig
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")
@@ -244,7 +244,7 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ("mcp = 1", "mcp: Expected `array`"),
         ("[[price]]\nprompt = -1", "price: Expected `float` >= 0.0"),
         ("[[price]]\ncompletion = nan", "Expected `float` >= 0.0"),
-        (f"[[price]]\nprompt = {MOST + 1}", "Expected `float` <= 1000000000.0"),
+        (f"[[price]]\nprompt = {MOST_PRICE + 1}", "Expected `float` <= 1000000000.0"),
         ("[[price]]\nprompt = 'much'", "price: Expected `float`"),
         ("[[price]]\noutput = 1", "unknown field `output`"),
         ("[[mcp]]\nname='x'\nurl='http://a'\n" * 2, "have the same name"),
@@ -376,10 +376,10 @@ def test_invalid_key_is_not_shown_in_the_error(key: str) -> None:
 
 
 def test_prices_are_read(toml: Any) -> None:
-    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST}\ncached = 0.05\n[[price]]\n"
+    text = f"[[price]]\nmodel = 'qwen*'\nprompt = {MOST_PRICE}\ncached = 0.05\n[[price]]\n"
     assert load(["--config", toml(text)], {}).price == (
-        PriceConfig(model="qwen*", prompt=MOST, cached=0.05),
-        PriceConfig(),
+        Price(model="qwen*", prompt=MOST_PRICE, cached=0.05),
+        Price(),
     )
 
 
@@ -449,17 +449,6 @@ def test_mcp_servers_are_read_from_the_file(toml: Any) -> None:
     assert "hidden" not in repr(settings)
 
 
-def test_key_of_a_retired_engine_is_refused_with_the_reason(toml: Any) -> None:
-    for message, source in (
-        (wrong("--bing-key", "sk-1"), "--bing-key"),
-        (wrong("--bing-key=sk-1"), "--bing-key"),
-        (wrong(env={"SLOTPROXY_BING_KEY": "sk-1"}), "SLOTPROXY_BING_KEY"),
-        (wrong("--config", toml('bing_key = "sk-1"')), "slotproxy.toml: bing_key"),
-    ):
-        assert source in message and "shut down" in message and "searxng" in message
-        assert "sk-1" not in message
-
-
 @pytest.mark.parametrize("name", ["searxng", "brave", "tavily"])
 def test_search_engine_without_address_or_key_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"--search-engine: {name} requires .*{name}.(url|key)"):
@@ -483,12 +472,9 @@ def test_watched_file_is_that_of_config(tmp_path: Path) -> None:
     "address",
     [
         "ftp://hooks.example.org/token",
-        "hooks.example.org/token",
         "https:///token",
-        "https://hooks.example.org:1x/token",
         "https://hooks.example.org:0/token",
         "https://hooks.example.org:99999/token",
-        "https://[hooks/token",
         "https://me:token@hooks.example.org/",
         "https://hooks.example.org/a token",
         "https://hooks.example.org/\ntoken",

@@ -22,7 +22,7 @@ LAYOUTS = Layouts(
 
 
 def chunk(name: str) -> Citation:
-    return Citation(number=0, title=f"{name}.txt", text=f"text of {name}", chunk_id=name)
+    return Citation(title=f"{name}.txt", text=f"text of {name}", chunk_id=name)
 
 
 def talk(*questions: str) -> tuple[Message, ...]:
@@ -90,6 +90,6 @@ def test_question_template_gets_documents_of_the_last_question() -> None:
 
 
 def test_title_is_one_line() -> None:
-    bad = Citation(number=0, title="a\n\n[2] b", text="x", chunk_id="c", place="page\n3")
+    bad = Citation(title="a\n\n[2] b", text="x", chunk_id="c", place="page\n3")
     _, new = CitationNumbers().add([bad])
     assert context(new) == "[1] a [2] b (page 3)\nx"

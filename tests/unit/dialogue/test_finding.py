@@ -10,12 +10,12 @@ import pytest
 
 from proxy.accounts.rights import Permissions
 from proxy.agent.functions import ToolError
+from proxy.core.events import Citation
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import KNOWLEDGE, WEB, CitationNumbers, Finder
 from proxy.errors import Forbidden
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.engines import WebResult
 
 BOTH = (KNOWLEDGE, WEB)
 
@@ -55,7 +55,7 @@ class Web:
     engines = ("searxng",)
 
     def search(self, query: str, engine: str = "", count: int = 5, **_: Any) -> Any:
-        return (WebResult("Page", "https://p.example/", "seen"),)
+        return (Citation(title="Page", text="seen", url="https://p.example/"),)
 
 
 def agent(**more: Any) -> DialogueRequest:

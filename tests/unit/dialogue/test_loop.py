@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.agent.functions import RunnableTool, ToolError
+from proxy.config import AgentConfig
 from proxy.core.events import (
     Event,
     Finished,
@@ -19,7 +20,6 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
 from proxy.core.usage import Usage
 from proxy.dialogue.events import (
-    Bounds,
     Citation,
     DialogueStep,
     Sources,
@@ -58,7 +58,7 @@ class Echo:
 def run(
     model: Scripted,
     tool: RunnableTool | None = None,
-    bounds: Bounds = Bounds(),  # noqa: B008  # frozen
+    bounds: AgentConfig = AgentConfig(),  # noqa: B008  # frozen
     told: list[Sources] | None = None,
     cancel: Cancel | None = None,
     request: CompletionRequest = ASKED,
@@ -71,7 +71,7 @@ def run(
 def events_of(
     model: Scripted,
     tool: RunnableTool,
-    bounds: Bounds,
+    bounds: AgentConfig,
     told: list[Sources],
     cancel: Cancel | None,
     request: CompletionRequest,
@@ -129,7 +129,7 @@ def test_tool_errors_are_reported_to_the_model(name: str, arguments: str, told: 
 
 def test_last_agent_round_has_no_tools() -> None:
     model = Scripted(*[called("echo", "{}")] * 2, said("that is all"))
-    events = run(model, bounds=Bounds(rounds=3))
+    events = run(model, bounds=AgentConfig(rounds=3))
     assert [one.tool_choice.mode for one in model.asked] == ["auto", "auto", "none"]
     assert events[-2] == TextDelta("that is all")
     assert events[-1].reason == "stop"
@@ -144,7 +144,7 @@ def test_forced_call_is_forced_only_once() -> None:
 
 def test_max_tokens_applies_to_all_rounds_together() -> None:
     model = Scripted(called("echo", "{}"), called("echo", "{}"), said("never"))
-    events = run(model, bounds=Bounds(tokens=8))
+    events = run(model, bounds=AgentConfig(tokens=8))
     assert [one.max_tokens for one in model.asked] == [8, 3]
     assert events[-1] == Finished(reason="length", usage=Usage(20, 10))
 
@@ -157,7 +157,7 @@ def test_deadline_applies_within_a_round() -> None:
         return now[0]
 
     model = Scripted([*[TextDelta("x")] * 100, Finished(reason="stop", usage=Usage())])
-    events = run(model, bounds=Bounds(seconds=10), clock=clock)
+    events = run(model, bounds=AgentConfig(timeout=10), clock=clock)
     assert events[-1].reason == "length"
     assert 0 < len("".join(e.text for e in events if isinstance(e, TextDelta))) < 10
     assert model.closed == 1
@@ -192,7 +192,7 @@ class Slow(Echo):
 def test_closing_at_a_tick_stops_the_tool() -> None:
     slow = Slow()
     model = Scripted(called("echo", "{}"))
-    events = events_of(model, slow, Bounds(), [], None, ASKED, lambda: 0.0, 0.01)
+    events = events_of(model, slow, AgentConfig(), [], None, ASKED, lambda: 0.0, 0.01)
     assert isinstance(next(events), DialogueStep)
     assert isinstance(next(events), Tick)
     events.close()  # type: ignore[attr-defined]
@@ -201,7 +201,7 @@ def test_closing_at_a_tick_stops_the_tool() -> None:
 
 def test_slow_tool_is_stopped_and_reported_to_the_model() -> None:
     slow = Slow()
-    events = run(Scripted(called("echo", "{}"), said("a")), slow, Bounds(tool_seconds=0.05))
+    events = run(Scripted(called("echo", "{}"), said("a")), slow, AgentConfig(tool_timeout=0.05))
     (observation,) = (e for e in events if isinstance(e, DialogueStep) and e.kind == "observation")
     assert observation.text == "Error: timed out after 0.05 seconds"
     assert slow.ended.wait(60)

@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
+from proxy.config import AgentConfig
 from proxy.core.events import (
     Batch,
+    Citation,
     Event,
     Failed,
     Finished,
     FinishReason,
-    Found,
     Searched,
     Started,
     TextDelta,
@@ -22,7 +23,6 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
-from proxy.dialogue.events import Bounds, Citation
 from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
 from proxy.errors import UpstreamTimeout
 from proxy.gateway import Caller, Info
@@ -32,7 +32,7 @@ from proxy.runtime.cancel import Cancel
 ASKED = CompletionRequest(
     messages=(Message(role="user", content="q"),), tools=(Tool("own"),), searches=(Search("web"),)
 )
-FOUND = Found(number=1, title="T", text="text", url="https://t.example/")
+FOUND = Citation(number=1, title="T", text="text", url="https://t.example/")
 
 
 class Scripted:
@@ -72,7 +72,7 @@ class Finds:
         self.asked.append((owner, query))
         if self.error is not None:
             raise self.error
-        return [Citation(number=0, title="T", text="text", url="https://t.example/")]
+        return [Citation(title="T", text="text", url="https://t.example/")]
 
 
 def done(reason: FinishReason, usage: Usage = Usage(10, 5)) -> Finished:  # noqa: B008  # frozen
@@ -91,7 +91,7 @@ def events_of(
     caller: Caller = ANYBODY,
     cancel: Cancel | None = None,
 ) -> list[Event]:
-    bounds = Bounds(rounds=4)
+    bounds = AgentConfig(rounds=4)
     answer = ToolAnswer(gateway, [runner], request, cancel or Cancel(), caller, bounds)
     try:
         return [event for _, batch in answer for event in batch]

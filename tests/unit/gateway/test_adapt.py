@@ -114,7 +114,7 @@ def test_kind_that_the_backend_renders_rightly_goes_to_its_own_route() -> None:
     driver = ScriptedDriver(say("Hi"), caps=caps)
     app = make_app(driver)
     backend = services_of(app).gateway.registry.backends["b0"]
-    backend.verdict = verdict({"plain": "same", "system": "differs"}, complete=True)
+    backend.verdict = verdict({"plain": "same", "system": "differs"})
     user, system = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}
     web = app.test_client()
     for messages in ([user], [system, user]):

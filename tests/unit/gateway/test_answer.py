@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,16 +11,13 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.pools import Backend
-from proxy.backends.registry import Registry
 from proxy.core.events import Event, Failed, Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import AnswerCut, BackendFailed, GatewayError, InvalidParameter, QueueFull
-from proxy.gateway import Answer, GatewayContext, GenerationSettings
+from proxy.gateway import Answer, Gateway
 from proxy.runtime.cancel import Cancel
-from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, say, wait_until
 
@@ -29,35 +25,25 @@ REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
 
 
 class Harness:
-    """Answers on one backend with real scheduling. At the end every slot must be back."""
+    """Answers of a gateway with one driver."""
 
-    def __init__(self, driver: ScriptedDriver, max_queue: int = 100) -> None:
+    def __init__(self, gateway: Gateway, driver: ScriptedDriver) -> None:
+        self.gateway = gateway
+        self.scheduler = gateway.scheduler
         self.driver = driver
-        self.scheduler = LocalScheduler(time.monotonic, max_queue=max_queue, queue_timeout=20.0)
-        self.registry = Registry(
-            [Backend("b0", "test://0", driver)], self.scheduler, interval=3600.0
-        )
-        self.registry.start()
-        wait_until(lambda: self.registry.settled)
-        self.context = GatewayContext(
-            registry=self.registry,
-            scheduler=self.scheduler,
-            clock=time.monotonic,
-            generation=GenerationSettings(new_id=lambda: "id"),
-            continues=False,
-        )
 
     def answer(
         self, *prompts: str, n: int = 1, make_tasks: Callable[[], list[Task]] | None = None
     ) -> Answer:
-        request = msgspec.structs.replace(REQUEST, n=n)
-        tasks = [Task(prompt=p, max_tokens=8, request=request) for p in prompts or ("Say it",)]
+        request = msgspec.structs.replace(REQUEST, prompts=prompts or REQUEST.prompts, n=n)
+        if make_tasks is None:
+            return self.gateway.answer(request, Cancel())
         return Answer(
-            self.context,
-            request,
-            self.registry.resolve("")[0],
-            "scripted",
-            make_tasks or (lambda: tasks),
+            context=self.gateway.context,
+            request=request,
+            model=self.gateway.registry.resolve("")[0],
+            name="scripted",
+            make_tasks=make_tasks,
             cancel=Cancel(),
         )
 
@@ -71,17 +57,15 @@ Serve = Callable[..., Harness]
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(serve: Callable[..., Gateway]) -> Iterator[Serve]:
     made: list[Harness] = []
 
-    def one(driver: ScriptedDriver, **options: Any) -> Harness:
-        made.append(Harness(driver, **options))
+    def make(driver: ScriptedDriver, **settings: Any) -> Harness:
+        made.append(Harness(serve(driver, continue_broken=False, **settings), driver))
         return made[-1]
 
-    yield one
-    for harness in made:
-        harness.registry.close()
-        assert harness.is_released()
+    yield make
+    assert all(harness.is_released() for harness in made)
 
 
 def events_by_choice(answer: Answer) -> dict[int, list[Event]]:
@@ -207,7 +191,7 @@ def test_defect_in_one_choice_is_raised_and_ends_the_others(serve: Serve) -> Non
 
 
 def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
-    script: Script = [*say("a")[:-1], lambda: answer._cancel.wait(60)]
+    script: Script = [*say("a")[:-1], lambda: answer.cancel.wait(60)]
     harness = serve(ScriptsInTurn(script, script, script, caps=slots(1)))
     answer = harness.answer(n=3)
     choices = iter(answer)

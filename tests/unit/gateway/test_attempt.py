@@ -51,7 +51,6 @@ from tests.fakes import (
     ScriptedRun,
     ScriptsInTurn,
     make_app,
-    say,
     services_of,
 )
 
@@ -176,9 +175,9 @@ class Harness:
 
     def attempt(self, task: Task = TASK, *, tell_place: bool = False) -> Attempt:
         return Attempt(
-            self.context,
-            task,
-            "scripted",
+            context=self.context,
+            task=task,
+            model="scripted",
             caller=Caller(tell_place=tell_place),
             info=self.info,
             cancel=self.cancel,
@@ -227,18 +226,6 @@ def ends(*texts: str, prompt: int = 7) -> list[Any]:
     """A script with these texts and the end."""
     end = Finished(reason="stop", usage=Usage(prompt, sum(map(len, texts)), 0), slot=0)
     return [*run(*texts), [end]]
-
-
-# transitions
-
-
-def test_answer_without_faults_passes_all_states_in_order() -> None:
-    harness = Harness(ScriptsInTurn(say("Hel", "lo")))
-    attempt = harness.attempt()
-    states = [attempt.state for _ in attempt]
-    assert states == [State.STREAMING] * 4
-    assert attempt.state is State.DONE
-    assert harness.scheduler.ends == ["whole"]
 
 
 def test_token_passes_four_generators_at_most() -> None:
@@ -292,8 +279,11 @@ def test_run_failing_before_first_token_is_retried(fault: GatewayError, at_start
     ("fault", "end"),
     [(BUSY, "busy"), (PoolTimeout("full"), "unused"), (FAILED, "failed"), (UNSUPPORTED, "unused")],
 )
-def test_scheduler_gets_the_reason_of_an_early_release(fault: GatewayError, end: str) -> None:
-    harness = Harness(ScriptsInTurn([fault]), ScriptsInTurn())
+@pytest.mark.parametrize("at_start", [True, False])
+def test_scheduler_gets_the_reason_of_an_early_release(
+    fault: GatewayError, end: str, at_start: bool
+) -> None:
+    harness = Harness(ScriptsInTurn(fault if at_start else [fault]), ScriptsInTurn())
     harness.ask()
     assert harness.scheduler.ends == [end, "whole"]
 
@@ -506,13 +496,13 @@ def test_cancel_ends_the_choice_in_every_state(
     reaches(state, harness)
     attempt = harness.attempt(THINKS if state is State.SWITCHING else TASK)
     before: list[State] = []
-    enter = Attempt._enter
+    release = Attempt._release
 
-    def noted(self: Attempt, state: State) -> None:
+    def noted(self: Attempt) -> None:
         before.append(self.state)
-        enter(self, state)
+        release(self)
 
-    monkeypatch.setattr(Attempt, "_enter", noted)
+    monkeypatch.setattr(Attempt, "_release", noted)
     with pytest.raises(Cancelled):
         for _ in attempt:
             pass

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from proxy.backends.driver import Capabilities
-from proxy.core.events import Alternative, Batch, Finished, Started, TextDelta, TokenLogprob
+from proxy.core.events import Batch, Finished, Started, TextDelta, TokenLogprob
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.gbnf import NEW, check, matches
@@ -537,7 +537,7 @@ def test_each_of_n_choices_has_its_own_calls() -> None:
 
 def test_logprobs_cover_text_but_not_calls() -> None:
     def token(text: str) -> TextDelta:
-        return TextDelta(text, (TokenLogprob(text, -0.5, text.encode(), (Alternative("x", -1),)),))
+        return TextDelta(text, (TokenLogprob(text, -0.5, text.encode(), (TokenLogprob("x", -1),)),))
 
     pieces = ["Let", " me", " see", "\n<tool", "_call>", "x"]
     first: list[Batch] = [[Started(slot=0)]]

@@ -9,7 +9,7 @@ import pytest
 from proxy.scheduling.state import ConversationRecord
 from tests.fakes import make_app, services_of
 
-from .test_binding import CALL, NOW, WEATHER, ScriptPlayer, chat, split_text
+from .test_binding import CALL, NOW, USER, WEATHER, ScriptPlayer, chat, split_text
 
 
 def _conversations(app: Any) -> list[ConversationRecord]:
@@ -43,22 +43,19 @@ def test_answer_without_a_call_is_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "fields"),
+    ("route", "fields", "headers"),
     [
-        ("/v1/chat/completions", {"prompt_cache_key": "s"}),
-        ("/v1/responses", {"prompt_cache_key": "s", "input": "Hi"}),
-        ("/v1/messages", {"max_tokens": 9, "metadata": {"user_id": "user_1_session_s"}}),
+        ("/v1/chat/completions", {"prompt_cache_key": "s", "messages": USER}, {}),
+        ("/v1/responses", {"prompt_cache_key": "s", "input": "Hi"}, {}),
+        ("/v1/messages", {"messages": USER, "metadata": {"user_id": "user_1_session_s"}}, {}),
+        ("/v1/messages", {"messages": USER}, {"Session-Id": "s"}),
     ],
 )
-@pytest.mark.parametrize("headers", [{}, {"Session-Id": "s"}])
 def test_session_of_a_client_reaches_the_scheduler(
     route: str, fields: dict[str, Any], headers: dict[str, str]
 ) -> None:
     app = make_app(ScriptPlayer(split_text("Sunny.")), chat_template="hermes")
-    body = {**fields} if "input" in fields else {"messages": [{"role": "user", "content": "Hi"}]}
-    if not headers:
-        body |= fields
-    assert app.test_client().post(route, json={"max_tokens": 9, **body}, headers=headers).data
+    assert app.test_client().post(route, json={"max_tokens": 9, **fields}, headers=headers).data
     assert _conversation(app).session
 
 

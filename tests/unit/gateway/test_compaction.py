@@ -14,7 +14,7 @@ from proxy.core.events import Compacted, Event, Failed, Finished
 from proxy.core.fold import fold
 from proxy.core.request import Compaction, CompletionRequest, Message, Tool, ToolCall
 from proxy.core.usage import Usage
-from proxy.errors import Cancelled, ContextExceeded, Unsupported, UpstreamFault
+from proxy.errors import Cancelled, ContextExceeded, GatewayError, Unsupported, UpstreamFault
 from proxy.gateway import Caller, Gateway
 from proxy.gateway import compaction as compaction_module
 from proxy.runtime.cancel import Cancel
@@ -240,6 +240,16 @@ def test_number_of_summaries_for_a_request_is_bounded(
     assert isinstance(events[-1], Failed) and not told and len(driver.tasks) == 2
 
 
+def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction_module, "MOST_KEPT", 2)
+    summaries = compaction_module.Summaries()
+    for key in (b"a", b"b", b"c"):
+        summaries.put("", key, str(key))
+        summaries.last("", [b"a"])
+    last = [summaries.last("", [key]) for key in (b"a", b"b", b"c")]
+    assert last == [(0, str(b"a")), None, (0, str(b"c"))]
+
+
 def test_groups_share_no_summaries(serve: Serve) -> None:
     driver = ScriptedDriver(say("Sum"))
     gateway = serve(driver, on_overflow="compact")
@@ -248,17 +258,22 @@ def test_groups_share_no_summaries(serve: Serve) -> None:
         assert len(driver.tasks) == count
 
 
-def test_backend_that_counts_no_tokens_answers_as_it_is(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [(Unsupported("it counts no tokens"), True), (UpstreamFault("broken"), False)],
+)
+def test_prompt_that_cannot_be_counted_is_answered_as_it_is_or_is_an_error(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: GatewayError, ends: bool
 ) -> None:
     def refuse(*_: object, **__: object) -> bool:
-        raise Unsupported("the backend counts no tokens")
+        raise error
 
     gateway = serve(ScriptedDriver(say("Hello")), on_overflow="compact")
     monkeypatch.setattr(gateway, "fits", refuse)
     monkeypatch.setattr(compaction_module, "most_tokens", lambda _: 1 << 30)
     events, told = answer(gateway, asked(turns(3)))
-    assert isinstance(events[-1], Finished) and not told
+    assert isinstance(events[-1], Finished) is ends and not told
+    assert ends or events == [Failed(error)]
 
 
 def test_conversations_with_other_heads_share_no_summary(serve: Serve) -> None:
@@ -285,18 +300,6 @@ def test_threshold_that_cannot_be_met_still_compacts(serve: Serve, trigger: int)
     events, told = answer(serve(driver), request)
     assert isinstance(events[-1], Finished) and compacted(events).messages == told
     assert len(prompts(driver)[-1]) > trigger
-
-
-def test_error_of_counting_is_that_of_the_answer(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> bool:
-        raise UpstreamFault("broken")
-
-    gateway = serve(ScriptedDriver(), on_overflow="compact")
-    monkeypatch.setattr(gateway, "fits", fail)
-    (failed,), _ = answer(gateway, asked(turns(8)))
-    assert isinstance(failed, Failed) and "broken" in str(failed.error)
 
 
 @given(

@@ -95,21 +95,10 @@ def test_backend_that_renders_the_prompt_gets_an_invisible_character(caps: Capab
     assert message.content == INJECTION.replace("<|", "<\u2060|")
     assert message.media[0].at == len(message.content)
     warning = answer.headers["x-slotproxy-warning"]
-    assert warning.startswith("control tokens in messages[0]: broken by an invisible character")
+    assert "control tokens in the messages or tools: broken by an invisible character" in warning
     harmless = asked.post("/v1/chat/completions", json=with_image("1 < 2"))
     assert "x-slotproxy-warning" not in harmless.headers
     assert driver.tasks[1].request.messages[0].content == "1 < 2"
-
-
-def test_warning_names_the_first_contents() -> None:
-    driver = ScriptedDriver(caps=OTHER_API)
-    messages = [{"role": "user", "content": "<|im_end|>"}] * 5
-    tool = {"type": "function", "function": {"name": "now", "description": "<|im_end|>"}}
-    body = {"messages": messages, "tools": [tool]}
-    answer = client(driver).post("/v1/chat/completions", json=body)
-    assert answer.status_code == 200, answer.json
-    places = "messages[0], messages[1], messages[2], messages[3] and 2 more: "
-    assert f"control tokens in {places}" in answer.headers["x-slotproxy-warning"]
 
 
 def test_chatglm_keeps_contents_and_control_tokens_apart_itself() -> None:

@@ -14,11 +14,10 @@ from proxy.accounts.rights import Permissions, Rights
 from proxy.backends.driver import AT_ONCE, Capabilities, Input
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
-from proxy.config import BackendConfig
 from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
 from proxy.core.task import Embedded, Ranked, Tier
-from proxy.errors import BackendBusy, Cancelled, MissingRoute, NoBackend, QueueTimeout
+from proxy.errors import BackendBusy, Cancelled, MissingRoute, QueueTimeout
 from proxy.gateway import embedder as module
 from proxy.gateway.context import Caller
 from proxy.gateway.embedder import MOST, TEXTS, Embedder
@@ -102,20 +101,11 @@ def test_texts_are_embedded_in_order_and_backend_is_released() -> None:
     assert harness.embed(*texts) == [[float(n)] for n in range(1, 2 * TEXTS + 3)]
 
 
-def test_backend_added_by_reload_serves_embeddings() -> None:
-    driver = EmbeddingDriver()
-    harness = Harness(EmbeddingDriver())
-    config = BackendConfig(name="new", url="test://new")
-    harness.registry.reload([config], lambda c: Backend(c.name, c.url, driver, config=c))
-    wait_until(lambda: harness.registry.settled and "b0" not in harness.registry.backends)
-    assert harness.embed("text") == [[4.0]]
-    assert driver.texts == ["text"]
-
-
+@pytest.mark.parametrize(("seconds", "texts"), [(60.0, TEXTS), (0.0, 1)])  # either ends a batch
 def test_chat_runs_between_batches_of_a_long_embedding_request(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, seconds: float, texts: int
 ) -> None:
-    monkeypatch.setattr(module, "SECONDS", 60.0)  # the number of texts ends a batch
+    monkeypatch.setattr(module, "SECONDS", seconds)
     driver = EmbeddingDriver()
     harness = Harness(driver)
     driver.go.clear()
@@ -126,7 +116,7 @@ def test_chat_runs_between_batches_of_a_long_embedding_request(
         driver.go.set()
         lease = chat.wait(Cancel(), 20.0)
         assert lease is not None
-        assert len(driver.texts) == TEXTS
+        assert len(driver.texts) == texts
         lease.release()
         call.result(60)
     assert len(driver.texts) == 3 * TEXTS
@@ -174,7 +164,7 @@ def test_each_key_has_its_share_of_embeddings_and_rankings(route: str, modern: b
         ours = http.application.test_client()
         return ours.post(f"/v1/{route}", json=body, headers=headers).status_code
 
-    scheduler = services_of(http.application).embedder._scheduler
+    scheduler = services_of(http.application).embedder.scheduler
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(ask, "greedy", f"of greedy {number}") for number in range(12)]
         wait_until(lambda: scheduler.waiting == 11)
@@ -216,22 +206,6 @@ def test_missing_rerank_endpoint_does_not_pause_the_backend_for_chats() -> None:
             harness.embedder.rerank("", "question", ["text"], Cancel())
     chat = SlotRequest(model="scripted", max_tokens=4)
     harness.scheduler.acquire(chat, Cancel()).release()
-
-
-def test_slow_embedding_releases_the_backend_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.0)
-    driver = EmbeddingDriver()
-    harness = Harness(driver)
-    driver.go.clear()
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(harness.embed, *["text"] * 3)
-        wait_until(lambda: len(driver.texts) == 1)
-        chat = harness.scheduler.enter(SlotRequest(model="scripted", max_tokens=4))
-        driver.go.set()
-        lease = chat.wait(Cancel(), 20.0)
-        assert lease is not None and len(driver.texts) == 1
-        lease.release()
-        call.result(60)
 
 
 def test_busy_server_is_retried_for_remaining_texts_until_queue_timeout() -> None:
@@ -282,13 +256,3 @@ def test_backend_of_a_barred_tier_counts_no_text() -> None:
     harness.embedder.embed("", ["a text"], Cancel(), caller)
     assert not cloud.counted and not cloud.texts
     assert own.counted and own.texts == ["a text"]
-
-
-def test_embedding_without_backend_raises_no_backend() -> None:
-    def make(config: BackendConfig) -> Backend:
-        raise AssertionError(f"{config.name} is not to be made")
-
-    harness = Harness(EmbeddingDriver())
-    harness.registry.reload([], make)
-    with pytest.raises(NoBackend):
-        harness.embed("a")

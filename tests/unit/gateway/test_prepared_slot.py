@@ -68,13 +68,13 @@ def test_request_ticks_until_its_server_is_loaded_and_restores_then() -> None:
     slot = leased(driver)
     assert len(list(slot.prepare(Cancel()))) == 2
     assert driver.done == ["loaded", "restore"]
-    assert slot._lease.grant.restore is not None
+    assert slot.lease.grant.restore is not None
 
 
 def test_failed_load_leaves_the_reason_to_the_run() -> None:
     slot = leased(Unloaded(UpstreamFault("no memory")))
     assert len(list(slot.prepare(Cancel()))) == 2
-    assert slot._lease.grant.restore is None  # everything is evaluated
+    assert slot.lease.grant.restore is None  # everything is evaluated
 
 
 def test_cancelled_wait_ends_the_request() -> None:

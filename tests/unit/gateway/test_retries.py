@@ -22,7 +22,7 @@ def test_budget_grows_with_requests() -> None:
     spent(budget, under_way=0, now=1.0)
     assert not budget.spend(0, 1.0)
     for _ in range(round(3 / SHARE)):
-        budget.on_request()
+        budget.spent -= SHARE
     assert spent(budget, under_way=0, now=1.0) in (2, 3, 4)
 
 
@@ -32,7 +32,7 @@ def test_reserve_fills_with_time_but_no_further() -> None:
     assert spent(budget, under_way=0, now=11.0) == 10
     assert spent(budget, under_way=0, now=1e6) == RESERVE
     for _ in range(10000):
-        budget.on_request()
+        budget.spent -= SHARE
     assert spent(budget, under_way=0, now=1e6) == RESERVE
 
 

@@ -49,6 +49,13 @@ class FakeServer(LlamaCpp):
         return self.caps
 
 
+class SilentServer(FakeServer):
+    """A server that never answers."""
+
+    def status_of(self, path: str, seconds: float) -> int:
+        return 0
+
+
 def fake() -> type[FakeServer]:
     """A class of fake servers with counts of its own."""
     return type("Fake", (FakeServer,), {})

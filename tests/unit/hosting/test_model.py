@@ -63,9 +63,7 @@ def test_changes_of_status_are_reported(make: Make) -> None:
 
 
 def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: Make) -> None:
-    model = make(FAILS)
-    # The server answers before the program ends: it is another's. The probe finds nobody.
-    model._starter.connect = silent
+    model = make(FAILS, connect=fakes.SilentServer)
     with pytest.raises(UpstreamFault) as caught:
         fakes.use(model)
     assert caught.value.code == "model_load_failed"
@@ -77,8 +75,7 @@ def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: M
 def test_failed_start_awaits_lines_that_are_still_on_their_way(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(FAILS)
-    model._starter.connect = silent
+    model = make(FAILS, connect=fakes.SilentServer)
     add = model.log.add
 
     def late(line: bytes) -> None:
@@ -98,17 +95,8 @@ def test_failed_start_awaits_lines_that_are_still_on_their_way(
         fakes.use(model)
 
 
-def silent(url: str, check: CheckPeer) -> fakes.FakeServer:
-    class Silent(fakes.FakeServer):
-        def status_of(self, path: str, seconds: float) -> int:
-            return 0
-
-    return Silent(url, check)
-
-
 def test_failed_start_is_not_repeated_for_requests_that_waited_for_it(make: Make) -> None:
-    model = make(FAILS)
-    model._starter.connect = silent
+    model = make(FAILS, connect=fakes.SilentServer)
     for count in (1, 2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
@@ -120,8 +108,7 @@ def test_hopeless_model_is_refused_within_its_pause(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_module, "FIRST_PAUSE", 0.01)
-    model = make(FAILS)
-    model._starter.connect = silent
+    model = make(FAILS, connect=fakes.SilentServer)
     for _ in range(2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
@@ -149,11 +136,9 @@ def test_hopeless_model_is_refused_within_its_pause(
 def test_start_that_fails_says_why(
     make: Make, command: str, fields: dict[str, Any], faults: Any, message: str
 ) -> None:
-    connect = fakes.fake()
+    connect = fakes.fake() if faults else fakes.SilentServer
     connect.faults = faults
     model = make(command, connect=connect, **fields)
-    if not faults:
-        model._starter.connect = silent
     with pytest.raises(UpstreamFault, match=message):
         fakes.use(model)
     wait_until(lambda: model._starter.process is None)
@@ -210,8 +195,7 @@ def test_request_that_begins_as_its_server_dies_gets_an_error_and_keeps_nothing(
 
 
 def test_count_of_a_chat_ends_with_its_client_while_the_model_loads(make: Make) -> None:
-    model = make()
-    model._starter.connect = silent
+    model = make(connect=fakes.SilentServer)
     cancel = Cancel()
     threading.Timer(0.2, cancel.cancel).start()
     task = Task(prompt="hi", max_tokens=1, backend_templates=True)
@@ -251,7 +235,7 @@ def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> Non
 def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> None:
     model = make()
     kind = model._starter.connect
-    model._starter.connect = silent
+    model._starter.connect = fakes.SilentServer
     caught: list[BaseException] = []
 
     def wait() -> None:
@@ -334,8 +318,7 @@ def test_children_of_a_server_end_with_it(make: Make) -> None:
 
 
 def test_waiting_requests_are_bounded(make: Make) -> None:
-    model = make(waiting=1)
-    model._starter.connect = silent
+    model = make(waiting=1, connect=fakes.SilentServer)
     first = fakes.wait(model)
     next(first)
     with pytest.raises(QueueFull, match="waiting for the model m"):
@@ -345,8 +328,7 @@ def test_waiting_requests_are_bounded(make: Make) -> None:
 
 
 def test_cancelled_request_stops_waiting(make: Make) -> None:
-    model, cancel = make(), Cancel()
-    model._starter.connect = silent
+    model, cancel = make(connect=fakes.SilentServer), Cancel()
     waiting = fakes.wait(model, cancel=cancel)
     assert next(waiting) is None
     cancel.cancel()
@@ -356,8 +338,7 @@ def test_cancelled_request_stops_waiting(make: Make) -> None:
 
 
 def test_waiting_ends_with_its_patience(make: Make) -> None:
-    model = make()
-    model._starter.connect = silent
+    model = make(connect=fakes.SilentServer)
     with pytest.raises(UpstreamTimeout, match="timed out loading the model m"):
         fakes.use(model, patience=0.2)
 

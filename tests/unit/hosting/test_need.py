@@ -269,7 +269,6 @@ def test_what_a_server_holds_on_cards_is_measured(install: Install, tmp_path: Pa
     need.recall()
     need.measure(session)
     assert need.cards == (0, 7 * MIB)
-    assert "and 7 MiB on graphics cards" in need.shown
     install(apps=f"GPU-b, {pid}, 5\n")
     need.measure(session)
     assert need.cards == (0, 7 * MIB)

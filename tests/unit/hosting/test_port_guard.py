@@ -8,23 +8,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
 
 from proxy.backends.driver import Driver
-from proxy.backends.http import CheckPeer, ConnectionPool
+from proxy.backends.http import ConnectionPool
 from proxy.backends.http_server import HTTPServer
 from proxy.backends.llamacpp import EmbeddingServer, LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.errors import BackendDown, GatewayError
-from proxy.hosting import starting
+from proxy.errors import BackendDown
+from proxy.hosting import port_guard
 from proxy.hosting.port_guard import PortGuard
-from proxy.hosting.process import free_port
 from tests.fakes import wait_until
-
-from . import fakes
-from .fakes import Make
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 
@@ -116,20 +111,18 @@ def test_server_and_port_of_a_container_are_trusted(
     assert not guard.foreign
 
 
-@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0"])
-def test_program_that_listens_already_gets_nothing(stack: ExitStack, at: str) -> None:
-    server = stack.enter_context(socket.create_server((at, 0)))
-    server.settimeout(10)
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    stack.callback(child.wait)
-    stack.callback(child.kill)
+def test_program_of_another_user_gets_nothing(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    monkeypatch.setattr(port_guard, "_users", lambda *_: {0, 4711, 4712})
+    port, got = stolen(stack)
     guard = PortGuard()
-    guard.watch(child.pid)
-    with pytest.raises(BackendDown, match="another program listens"):
-        ask(guard, server.getsockname()[1])
-    client, _ = server.accept()
-    with client:
-        assert client.recv(100) == b""
+    guard.watch(1 << 30)
+    with pytest.raises(BackendDown, match="a program of the user 4712 listens"):
+        ask(guard, port)
+    wait_until(lambda: bool(got), 10)
+    assert not any(got)
     assert guard.foreign
 
 
@@ -146,53 +139,3 @@ def test_a_probe_of_a_foreign_server_sends_nothing(
         probed.probe(5.0)
     wait_until(lambda: bool(got), 10)
     assert not any(got)
-
-
-def test_model_whose_port_is_stolen_sends_nothing_there_and_says_why(
-    stack: ExitStack, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port, got = stolen(stack)
-    monkeypatch.setattr(starting, "free_port", lambda: port)
-
-    def connect(url: str, check: CheckPeer) -> LlamaCpp:
-        return LlamaCpp(url, api_key="the key of the server", check_peer=check)
-
-    model = make()
-    model._starter.connect = connect
-    with suppress(GatewayError):
-        fakes.use(model)
-    wait_until(lambda: bool(got), 10)
-    assert not any(got)
-    assert "another program listens at its port" in str(model.error)
-
-
-def test_server_that_ends_because_its_port_was_taken_a_moment_ago(
-    stack: ExitStack, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Not reported as a server that cannot start: it is started again at another port."""
-    port, ends = free_port(), tmp_path / "ends"
-    monkeypatch.setattr(starting, "free_port", lambda: port)
-    model = make(f"sh -c 'until [ -e {ends} ]; do sleep 0.01; done; exit 1' ${{PORT}}")
-
-    class Taken(LlamaCpp):
-        def status_of(self, path: str, seconds: float) -> int:
-            status = super().status_of(path, seconds)
-            if not ends.exists():  # taken right after the first look
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-                ends.touch()
-                process = model._starter.process
-                assert process is not None
-                wait_until(lambda: not process.alive, 10)
-            return status
-
-    starts: list[str] = []
-
-    def connect(url: str, check: CheckPeer) -> LlamaCpp:
-        starts.append(url)
-        return Taken(url, check_peer=check)
-
-    model._starter.connect = connect
-    with suppress(GatewayError):
-        fakes.use(model)
-    assert "another program listens at its port" in str(model.error)
-    assert len(starts) == starting.PORTS

@@ -164,15 +164,28 @@ def test_waiting_requests_are_told_their_place_and_time(make: Make) -> None:
         thread.join(60)
 
 
-def test_model_that_can_never_fit_is_refused_by_name(make: Make) -> None:
-    a, b = models = make(2048, 10, memory=1024)
-    with pytest.raises(
-        BadRequest, match=r"model a does not fit: it needs about 2\.0 GiB"
-    ) as caught:
+@pytest.mark.parametrize(
+    ("sizes", "options", "why"),
+    [
+        ((2048, 10), {"memory": 1024}, r"model a does not fit: it needs about 2\.0 GiB"),
+        (
+            (10,),
+            {"cards": ("0KiB,3GiB",), "gpu_memory": "9GiB,2GiB"},
+            r"needs about 3\.0 GiB of graphics card 1, .* 2\.0 GiB \(--gpu-memory\)",
+        ),
+        ((600, 600), {"memory": 1024, "pin": ("b",)}, r"of which pinned models take 0\.6"),
+    ],
+)
+def test_model_that_can_never_fit_is_refused_by_name(
+    make: Make, sizes: tuple[int, ...], options: dict[str, Any], why: str
+) -> None:
+    a, *others = make(*sizes, **options)
+    for other in others:
+        used(other)
+    with pytest.raises(BadRequest, match=why) as caught:
         fakes.use(a)
     assert (caught.value.code, caught.value.param) == ("model_too_large", "model")
-    used(b)
-    assert loaded(models) == "b"
+    assert loaded(others) == "b"[: len(others)]
 
 
 def test_models_share_graphics_cards(make: Make) -> None:
@@ -182,21 +195,6 @@ def test_models_share_graphics_cards(make: Make) -> None:
     assert loaded(models) == "b"
     used(c)
     assert loaded(models) == "bc"
-
-
-def test_model_that_can_never_fit_on_its_card_is_refused(make: Make) -> None:
-    (a,) = make(10, cards=("0KiB,3GiB",), gpu_memory="9GiB,2GiB")
-    with pytest.raises(
-        BadRequest, match=r"needs about 3\.0 GiB of graphics card 1, .* 2\.0 GiB \(--gpu-memory\)"
-    ):
-        fakes.use(a)
-
-
-def test_pinned_models_count_for_what_can_never_fit(make: Make) -> None:
-    a, b = make(600, 600, memory=1024, pin=("a",))
-    used(a)
-    with pytest.raises(BadRequest, match=r"of which pinned models take 0\.6"):
-        fakes.use(b)
 
 
 def test_model_whose_requests_left_makes_nobody_give_way(make: Make) -> None:

@@ -261,18 +261,8 @@ def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> No
     one.world.turn(LONG, tuple(range(1, MOST + 1)))
     one.slots.save(one.server)
     (prompt,) = one.world.scheduler.saved_slots.prompts("m")
-    assert len(prompt.links) == MOST
+    assert len(prompt.chain.links) == MOST
     assert live().load() == [prompt.file]
-
-
-def test_number_of_sidecars_is_bounded(
-    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, _ = saved(live)
-    monkeypatch.setattr(slot_folder, "MOST", 0)
-    one = live()
-    assert one.load() == []
-    assert on_disk(one) == []
 
 
 def test_files_of_models_that_are_not_used_are_removed(

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hosting.memory_budget import Limits, step
+from proxy.hosting.memory_budget import Limits, ending
 
 NOW, SWAP_WAIT = 1000.0, 10.0
 
@@ -39,19 +38,15 @@ def waits(name: str, *since: float, need: int = 1) -> Model:
     return Model(name, (need,), since or (NOW,), loaded_at=math.inf)
 
 
-def names(
-    limits: Limits, line: Sequence[Model], loaded: Sequence[Model], now: float = NOW
-) -> tuple[str, str]:
-    """The name of the model that enters, and those of the ones that end."""
-    enters, ends = step(limits, line, loaded, now, SWAP_WAIT)
-    return enters.name if enters else "", "".join(sorted(model.name for model in ends))
+def ended(limits: Limits, first: Model, loaded: Sequence[Model]) -> str:
+    """The names of the models that end for the first in line."""
+    ends = ending(limits, first, loaded, NOW, SWAP_WAIT)
+    return "".join(sorted(model.name for model in ends))
 
 
 needs = st.lists(st.integers(0, 3), min_size=1, max_size=2).map(tuple)
 times = st.floats(0, NOW)
-waiting = st.lists(
-    st.builds(Model, st.just("w"), needs, st.lists(times, min_size=1, max_size=3)), max_size=3
-)
+waiting = st.builds(Model, st.just("w"), needs, st.lists(times, min_size=1, max_size=3))
 residents = st.lists(
     st.builds(
         Model,
@@ -69,64 +64,36 @@ residents = st.lists(
 
 
 @given(waiting, residents, st.integers(0, 8), st.integers(0, 4), st.integers(0, 4))
-def test_a_model_enters_only_if_it_fits_and_nobody_ends_without_need(
-    line: list[Model], loaded: list[Model], memory: int, card: int, most: int
+def test_nobody_ends_without_need(
+    first: Model, loaded: list[Model], memory: int, card: int, most: int
 ) -> None:
     limits = Limits(memory, most, (card,))
-    allow = limits.allow
-    enters, ends = step(limits, line, loaded, NOW, SWAP_WAIT)
-    if enters is not None:
-        assert allow([*loaded, enters])
-    if line and allow([*loaded, line[0]]):
-        assert (enters, list(ends)) == (line[0], [])
+    ends = ending(limits, first, loaded, NOW, SWAP_WAIT)
     for model in ends:
         assert not (model.pinned or model.leaving)
         assert model.is_idle(NOW) or NOW - model.loaded_at >= model.takes
     if ends:
         staying = [one for one in loaded if not one.leaving and one not in ends]
-        assert allow([*staying, line[0]])
+        assert limits.allow([*staying, first])
         for model in ends:  # none of them could stay
-            assert not allow([*staying, model, line[0]])
-
-
-@pytest.mark.parametrize(
-    ("limits", "need", "ends"),
-    [
-        (Limits(4), 1, ""),
-        (Limits(3), 1, "a"),
-        (Limits(3), 2, "ab"),
-        (Limits(0, 3), 9, "a"),
-        (Limits(3), 4, ""),  # it can never fit
-    ],
-)
-def test_those_used_last_stay(limits: Limits, need: int, ends: str) -> None:
-    loaded = [Model("c", used=3.0), Model("a", used=1.0), Model("b", used=2.0)]
-    assert names(limits, [waits("x", need=need)], loaded)[1] == ends
+            assert not limits.allow([*staying, model, first])
 
 
 def test_model_that_would_not_help_stays() -> None:
     loaded = [Model("small", (1,), used=1.0), Model("large", (5,), used=2.0)]
-    assert names(Limits(6), [waits("x", need=5)], loaded) == ("", "large")
+    assert ended(Limits(6), waits("x", need=5), loaded) == "large"
     cards = [Model("first", (1, 0, 5), used=1.0), Model("second", (1, 5), used=2.0)]
     other = Model("x", (0, 5), (NOW,))
-    assert names(Limits(0, 0, (5, 5)), [other], cards) == ("", "second")
+    assert ended(Limits(0, 0, (5, 5)), other, cards) == "second"
 
 
 def test_busy_model_serves_at_least_as_long_as_its_load_took() -> None:
-    line = [waits("b", 0.0)]
     for since, ends in ((NOW - 4.9, ""), (NOW - 5.0, "a"), (math.inf, "")):
-        assert names(Limits(1), line, [Model("a", loaded_at=since, busy=True)]) == ("", ends)
+        busy = Model("a", loaded_at=since, busy=True)
+        assert ended(Limits(1), waits("b", 0.0), [busy]) == ends
 
 
 def test_busy_model_ends_once_another_has_waited_for_swap_wait() -> None:
     busy = [Model("a", loaded_at=0.0, busy=True)]
     for since, ends in ((NOW - SWAP_WAIT + 0.1, ""), (NOW - SWAP_WAIT, "a")):
-        assert names(Limits(1), [waits("b", since)], busy)[1] == ends
-
-
-def test_small_model_passes_a_large_one_if_that_is_not_delayed() -> None:
-    line = [waits("large", NOW - 1.0, need=3), waits("small")]
-    assert names(Limits(4), line, [Model("a", (3,), busy=True)]) == ("", "")  # in the way, perhaps
-    gone = [Model("a", (3,), leaving=True)]
-    assert names(Limits(4), line, gone) == ("small", "")
-    assert names(Limits(4), [waits("large", 0.0, need=4), line[1]], gone) == ("", "")
+        assert ended(Limits(1), waits("b", since), busy) == ends

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.http import CheckPeer
 from proxy.errors import GatewayError
 from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
@@ -98,8 +97,7 @@ def test_loading_model_tells_when_it_is_expected(
 def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(fakes.FAILS)
-    model._starter.connect = _silent
+    model = make(fakes.FAILS, connect=fakes.SilentServer)
     for pause in (0.01, 0.01, 30.0):
         monkeypatch.setattr(model_module, "FIRST_PAUSE", pause)
         with pytest.raises(GatewayError):
@@ -112,14 +110,6 @@ def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
     assert seen.failure.retry_at is not None and seen.failure.retry_at >= 1000.0
 
 
-def _silent(url: str, check: CheckPeer) -> fakes.FakeServer:
-    class Silent(fakes.FakeServer):
-        def status_of(self, path: str, seconds: float) -> int:
-            return 0
-
-    return Silent(url, check)
-
-
 @pytest.mark.parametrize(
     ("fields", "limit", "cause"),
     [
@@ -128,8 +118,8 @@ def _silent(url: str, check: CheckPeer) -> fakes.FakeServer:
     ],
 )
 def test_causes_of_failures(make: Make, fields: dict[str, str], limit: int, cause: str) -> None:
-    model = make(room=MemoryBudget(Limits(memory=limit)), **fields)
-    model._starter.connect = _silent
+    room = MemoryBudget(Limits(memory=limit))
+    model = make(room=room, connect=fakes.SilentServer, **fields)
     with pytest.raises(GatewayError):
         fakes.use(model)
     wait_until(lambda: model.status == "failed")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from proxy.accounts.records import KEY_ID
+from proxy.config import OidcConfig
 from proxy.errors import Forbidden
-from proxy.oidc.service import LONGEST, MOST_GROUPS, Mapped, Wanted, claim, person
+from proxy.oidc.service import LONGEST, MOST_GROUPS, claim, person
 
 ISSUER = "https://id.example.org"
 CLAIMS: dict[str, Any] = {
@@ -19,8 +20,8 @@ CLAIMS: dict[str, Any] = {
 }
 
 
-def mapped(**more: Any) -> Mapped:
-    return Mapped(**{"user": "email", **more})
+def mapped(**more: Any) -> OidcConfig:
+    return OidcConfig(**more)
 
 
 def test_key_id_belongs_to_the_subject_of_the_issuer() -> None:
@@ -33,7 +34,7 @@ def test_key_id_belongs_to_the_subject_of_the_issuer() -> None:
 
 
 def test_claims_name_user_teams_and_administrators() -> None:
-    rules = mapped(teams="groups", admins=(Wanted("groups", "ops"),))
+    rules = mapped(team_claim="groups", admins=("groups=ops",))
     found = person(ISSUER, CLAIMS, rules)
     assert (found.user, found.teams, found.admin) == ("carol@example.org", ["staff", "ops"], True)
     assert person(ISSUER, {**CLAIMS, "groups": "staff"}, rules).admin is False
@@ -41,7 +42,7 @@ def test_claims_name_user_teams_and_administrators() -> None:
 
 
 def test_one_of_the_allowed_claims_suffices() -> None:
-    rules = mapped(allowed=(Wanted("groups", "lab"), Wanted("groups", "staff")))
+    rules = mapped(allow=("groups=lab", "groups=staff"))
     assert person(ISSUER, CLAIMS, rules).subject == "1"
     for groups in ([], None, "staffers", ["STAFF"], {"staff": True}):
         with pytest.raises(Forbidden, match="may not use this gateway"):
@@ -58,21 +59,22 @@ def test_user_without_a_usable_id_is_refused(email: Any) -> None:
 def test_address_that_is_not_verified_names_no_user(verified: Any) -> None:
     with pytest.raises(Forbidden, match="is verified"):
         person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped())
-    assert person(ISSUER, {**CLAIMS, "email_verified": verified}, mapped(user="sub")).user == "1"
+    claims = {**CLAIMS, "email_verified": verified}
+    assert person(ISSUER, claims, mapped(user_claim="sub")).user == "1"
 
 
 def test_address_that_is_not_verified_gives_no_rights() -> None:
-    boss = Wanted("email", CLAIMS["email"])
+    boss = f"email={CLAIMS['email']}"
     chosen = {**CLAIMS, "email_verified": False}
-    assert person(ISSUER, chosen, mapped(user="sub", admins=(boss,))).admin is False
-    assert person(ISSUER, CLAIMS, mapped(user="sub", admins=(boss,))).admin is True
+    assert person(ISSUER, chosen, mapped(user_claim="sub", admins=(boss,))).admin is False
+    assert person(ISSUER, CLAIMS, mapped(user_claim="sub", admins=(boss,))).admin is True
     with pytest.raises(Forbidden, match="may not use this gateway"):
-        person(ISSUER, chosen, mapped(user="sub", allowed=(boss,)))
+        person(ISSUER, chosen, mapped(user_claim="sub", allow=(boss,)))
 
 
 def test_number_of_groups_is_bounded() -> None:
     groups = [f"g{n}" for n in range(MOST_GROUPS + 5)]
-    found = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(teams="groups"))
+    found = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(team_claim="groups"))
     assert len(found.teams) == MOST_GROUPS
 
 

@@ -13,10 +13,11 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
+from proxy.config import OidcConfig, Secret
 from proxy.errors import Forbidden, Unauthorized, UpstreamFault
 from proxy.oidc import provider as module
-from proxy.oidc.provider import LARGEST, Client, Provider
-from proxy.oidc.service import Mapped, person
+from proxy.oidc.provider import LARGEST, Provider
+from proxy.oidc.service import person
 from proxy.oidc.started import Started
 from proxy.websearch.fetch import EngineRequest, WebPage
 
@@ -54,9 +55,10 @@ class Site:
             },
             "/me": {"sub": "1", "email": "carol@example.org", "iss": "made up"},
         }
-        self.provider = Provider(
-            Client(issuer=ISSUER, id="us", secret="s p%"), self.fetch, lambda: self.now
+        client = OidcConfig(
+            issuer=ISSUER, client_id="us", client_secret=Secret("s p%"), scopes="openid"
         )
+        self.provider = Provider(client, self.fetch, lambda: self.now)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def test_only_the_address_counts_as_verified_of_which_the_provider_says_so(
 ) -> None:
     site.claims |= token
     site.answers["/me"] = {"sub": "1", **userinfo}
-    claims, mapped = site.sign_in(), Mapped(user="email")
+    claims, mapped = site.sign_in(), OidcConfig()
     if verified:
         assert (person(ISSUER, claims, mapped).user,) == verified
         return
@@ -282,7 +284,7 @@ def test_refused_or_too_long_codes_are_unauthorized(site: Site) -> None:
 
 
 def test_public_client_sends_no_secret(site: Site) -> None:
-    site.provider = Provider(Client(issuer=ISSUER, id="us"), site.fetch)
+    site.provider = Provider(OidcConfig(issuer=ISSUER, client_id="us"), site.fetch)
     site.sign_in()
     (exchange,) = [one for one in site.asked if one.body]
     assert "Authorization" not in exchange.headers

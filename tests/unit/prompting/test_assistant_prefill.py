@@ -45,7 +45,7 @@ def test_prefill_follows_opened_thoughts_of_the_template() -> None:
     form = Prompter(compile("{{ messages[0].content + '<think>\n' }}", "thinker"))
     prompt = form.render(CompletionRequest(messages=(ASKED, BEGUN)), NOW)
     assert prompt.text == "Name a colour.<think>\n\n</think>\n\nA colour is "
-    assert not prompt.may_reason
+    assert not prompt.thinks
 
 
 def test_prefill_in_the_reference_scripts_format() -> None:
@@ -77,7 +77,7 @@ def test_model_does_not_think_behind_an_empty_block_of_thoughts() -> None:
     asked = CompletionRequest(messages=(ASKED,))
     off = CompletionRequest(messages=(ASKED,), reasoning_effort="none")
     form = template("qwen")
-    assert form.render(asked, NOW).may_reason
+    assert form.render(asked, NOW).thinks
     prompt = form.render(off, NOW)
     assert prompt.text.rstrip().endswith("</think>")
-    assert not prompt.may_reason
+    assert not prompt.thinks

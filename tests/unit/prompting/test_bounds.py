@@ -7,7 +7,6 @@ import json
 import pytest
 
 from proxy import compiling
-from proxy.compiling import by_schema
 from proxy.gbnf import NEW, GrammarError, check
 from proxy.gbnf.alternatives import MAX_ALTERNATIVES
 from proxy.gbnf.check import MAX_RULES
@@ -27,7 +26,6 @@ from proxy.prompting.template import TemplateError
 from proxy.prompting.template.bounds import MAX_RANGE, MAX_SIZE, MAX_STEPS
 from proxy.prompting.template.sandbox import MAX_NODES
 from proxy.prompting.template.templates import MAX_SOURCE, PROBING, compile
-from proxy.prompting.validation import MAX_REFERENCES
 from tests.call_formats import FORMS, parse
 
 SAID = [{"role": "user", "content": "x"}]
@@ -154,13 +152,6 @@ def test_number_of_grammar_rules_is_bounded() -> None:
     check(rules(MAX_RULES), NEW)
     with pytest.raises(GrammarError, match=f"more than {MAX_RULES} rules"):
         check(rules(MAX_RULES + 1), NEW)
-
-
-def test_number_of_references_during_validation_is_bounded() -> None:
-    schema = {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "integer"}}}
-    judge = by_schema(json.dumps(schema).encode())
-    assert judge.fault(json.dumps([1] * (MAX_REFERENCES - 2))) == ""
-    assert "too much work" in judge.fault(json.dumps([1] * (MAX_REFERENCES + 2)))
 
 
 def hermes(*texts: str) -> list[object]:

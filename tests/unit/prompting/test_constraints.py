@@ -12,7 +12,6 @@ from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar, head
 from proxy.prompting.formats.base import ID, CallShape
 from proxy.prompting.formats.tagged import write_calls
-from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -74,15 +73,6 @@ def _behind(shape: CallShape) -> str:
 
 
 @LIMITS
-def test_document_or_call_grammar(limits: GrammarLimits) -> None:
-    schema = json.dumps({"enum": [1, 2]}).encode()
-    both = Constraint(schema=schema, tools=TOOLS, shape=FORMS["hermes"].shape)
-    assert said(both, limits, "2")
-    assert said(both, limits, calls("hermes", "get"))
-    assert not said(both, limits, "3")
-
-
-@LIMITS
 def test_inexpressible_schema_is_dropped_unless_strict(limits: GrammarLimits) -> None:
     unique = {"type": "array", "uniqueItems": True}
     odd = {"type": "object", "properties": {"x": unique}}
@@ -119,17 +109,3 @@ def _f(arguments: str) -> str:
 def test_arguments_must_be_an_object() -> None:
     with pytest.raises(InvalidParameter, match="f"):
         grammar(Constraint(tools=(tool("f", {"type": "array"}),), shape=FORMS["hermes"].shape), NEW)
-
-
-def test_recursive_required_schema_is_refused() -> None:
-    endless = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
-    with pytest.raises(InvalidParameter):
-        grammar(Constraint(schema=json.dumps(endless).encode()), NEW)
-
-
-def test_special_tokens_are_found_in_the_call_formats() -> None:
-    assert special_marks(FORMS["hermes"]) == ("<tool_call>", "</tool_call>")
-    assert "[TOOL_CALLS]" in special_marks(FORMS["mistral"])
-    assert "<｜tool▁sep｜>" in special_marks(FORMS["deepseek"])
-    assert "<|python_tag|>" in special_marks(FORMS["llama3"])
-    assert special_marks(FORMS["generic"]) == ()

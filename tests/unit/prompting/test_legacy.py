@@ -59,10 +59,6 @@ def test_any_conversation_gives_the_reference_scripts_bytes(
     assert format.render(messages) == reference(format, messages)
 
 
-def test_developer_role_becomes_system_and_tool_result_becomes_user() -> None:
-    format = LegacyFormat(chat_prompt="", user_name="U:", ai_name="A:", system_name="S:", stop="$")
-    messages = [
-        {"role": "developer", "content": "d"},
-        {"role": "tool", "content": "r", "tool_call_id": "1"},
-    ]
-    assert format.render(messages) == "S:dU:rA:"
+def test_tool_result_becomes_user() -> None:
+    format = LegacyFormat(chat_prompt="", user_name="U:", ai_name="A:")
+    assert format.render([{"role": "tool", "content": "r"}]) == "U:rA:"

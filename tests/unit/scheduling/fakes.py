@@ -97,7 +97,8 @@ def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
     assert scheduler.outstanding == len(leases)
     assert len({id(lease.slot) for lease in leases}) == len(leases)
     assert all(lease.slot.busy for lease in leases)
-    for name, (pool, backend) in backends.items():
+    for name, backend in backends.items():
+        pool = backend.pool
         assert pool.backends[name] is backend and pools[backend.model] is pool
         mine = [lease for lease in leases if lease.grant.backend is backend]
         assert backend.in_flight == len(mine)
@@ -111,5 +112,5 @@ def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
         )
         assert {id(slot) for slot, owner in pool.free.items() if owner is backend} == free
     assert {id(b) for pool in pools.values() for b in pool.free.values()} <= {
-        id(backend) for _, backend in backends.values()
+        id(backend) for backend in backends.values()
     }

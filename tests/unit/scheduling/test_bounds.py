@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.scheduling import history
 from proxy.scheduling import pool as pool_module
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
@@ -45,13 +44,6 @@ def test_links_per_prompt_are_bounded() -> None:
         text = "x" * (BLOCK * blocks)
         chain = chain_of(text, tuple(range(BLOCK, len(text) + 1, BLOCK)))
         assert len(chain.links) == links
-
-
-def test_recent_clients_are_bounded() -> None:
-    seen = history.RecentClients()
-    for number in range(history.REMEMBERED + 9):
-        seen.arrived((f"key {number}", True), float(number))
-        assert len(seen.seen) == min(number + 1, history.REMEMBERED)
 
 
 def test_models_without_a_backend_are_bounded() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.scheduling.fair import FairQueue, displaced
 from proxy.scheduling.lease import Ticket
@@ -85,17 +83,3 @@ def test_full_queue_displaces_newest_request_of_the_busiest_key(
 ) -> None:
     ticket = displaced(_waiting(waiting), key)
     assert (ticket.want.model if ticket is not None else None) == leaves
-
-
-@given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=60))
-def test_full_queue_is_shared_equally_between_busy_keys(asking: list[str]) -> None:
-    most = 7
-    queue: list[Ticket] = []
-    for number, key in enumerate([*asking, *"abcd" * most]):
-        ticket = displaced(queue, key) if len(queue) == most else None
-        if ticket is not None:
-            queue.remove(ticket)
-        if len(queue) < most:
-            queue.append(made(f"{number}", number, key))
-    held = [sum(ticket.key == key for ticket in queue) for key in "abcd"]
-    assert max(held) - min(held) <= 1

@@ -143,11 +143,3 @@ def test_sub_agents_do_not_evict_each_other_in_turns() -> None:
     _end(world, first)
     lease = _lease(waiting)
     assert lease is not None and lease.slot is first.slot
-
-
-def test_side_jobs_hold_back_no_slot_from_others() -> None:
-    world = World(slots=2)
-    world.turn(SHORT, background=True)
-    main = _granted(_enter(world, MAIN))
-    assert isinstance(_enter(world, OTHER), Lease)
-    assert main.slot.busy

@@ -136,13 +136,6 @@ def test_idle_requests_do_not_wait_in_the_queue() -> None:
     assert ticket.place == 1
 
 
-def test_idle_requests_do_not_count_as_a_client() -> None:
-    world = World(slots=2)
-    idle(world)
-    world.turn("one", key="other")
-    assert isinstance(world.scheduler.enter(want("two")), Lease)
-
-
 def test_idle_request_is_refused_while_its_backend_is_down() -> None:
     world = World(slots=2, wait_for_backend=10.0)
     world.scheduler.mark("b0", False)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.line import WaitingLine, backend_key
 from proxy.scheduling.policy import decide
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.scheduler import LocalScheduler
@@ -24,13 +21,6 @@ from proxy.scheduling.state import (
 from .fakes import Clock, ended, want
 
 SYSTEM = "You are a helpful assistant. " * 300
-KEYS = (b"a", b"b", backend_key("b0"))
-
-
-def waiting(number: int, tag: float = 0.0, whole_backend: bool = False) -> Ticket:
-    want = SlotRequest(model="m", whole_backend=whole_backend)
-    scheduler = LocalScheduler(Clock())
-    return Ticket(scheduler, want, ConversationRecord(), 0.0, tag=tag, number=number)
 
 
 class Counting:
@@ -208,35 +198,3 @@ def test_free_slot_with_the_prefix_is_found_behind_many_busy_ones() -> None:
     entry = counting.enter(1)
     assert isinstance(entry, Lease) and entry.slot is leases[40].slot
     assert entry.grant.cached > 2000
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(("activate", "park", "remove", "freed")), st.integers(0, 7),
-                  st.sampled_from(KEYS)),
-        max_size=60,
-    )
-)  # fmt: skip
-def test_line_keeps_each_request_in_one_place_and_the_active_ones_in_order(
-    steps: list[tuple[str, int, bytes]],
-) -> None:
-    line: WaitingLine = WaitingLine()
-    requests = [waiting(number, tag=number % 3, whole_backend=number == 5) for number in range(8)]
-    present: set[Ticket] = set()
-    for action, number, key in steps:
-        request = requests[number]
-        if action == "activate":
-            line.activate(request)
-            present.add(request)
-        elif action == "park":
-            line.park(request, key)
-            present.add(request)
-        elif action == "remove":
-            line.remove(request)
-            present.discard(request)
-        else:
-            line.freed((b"a",), "b0")
-        parked = {request for request in requests if request.parked_for is not None}
-        assert line.active == sorted(present - parked, key=lambda request: request.order)
-        assert sum(line.parked(key) for key in KEYS) == len(parked)
-        assert line.whole == sum(request.want.whole_backend for request in line.active)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from proxy.scheduling.lease import Lease, Outcome, Ticket
+from proxy.scheduling.prefix import Chain
 from proxy.scheduling.saved_slots import SavedPrompt
 from proxy.scheduling.state import BackendFacts
 
@@ -249,13 +250,12 @@ def test_slot_that_was_taken_meanwhile_is_not_recorded() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"links": ()}, {"ends": (1, 2)}, {"turn": 2}, {"size": 0}, {"tokens": 0}, {"silence": -1.0}],
+    [{"chain": Chain(turn=1)}, {"size": 0}, {"tokens": 0}, {"silence": -1.0}],
 )
 def test_broken_record_is_refused(wrong: dict[str, object]) -> None:
     made = world()
     made.turn(LONG, (len(LONG),))
     save_all(made)
     (prompt,) = made.scheduler.saved_slots.prompts("b0")
-    one = msgspec.structs.replace(prompt, links=prompt.links[:1], ends=prompt.ends[:1], turn=1)
     with pytest.raises(ValueError, match="broken"):
-        msgspec.structs.replace(one, **wrong)
+        msgspec.structs.replace(prompt, **wrong)

@@ -401,15 +401,6 @@ def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
 # the queue
 
 
-def test_last_free_slot_is_reserved_for_key_without_slots() -> None:
-    world = World(slots=4)
-    world.turn("modest", key="modest")
-    greedy = [world.take(f"{n}" * 9, key="greedy") for n in range(3)]
-    ticket = world.waits("one more", key="greedy")
-    assert world.take("modest", key="modest").slot not in [lease.slot for lease in greedy]
-    assert ticket.lease is None
-
-
 def test_queue_full_error_has_retry_after() -> None:
     world = World(slots=1, max_queue=1)
     world.take("a")

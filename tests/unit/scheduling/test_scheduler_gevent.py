@@ -68,7 +68,7 @@ def user(scheduler, maker, number):
             gevent.sleep(draw.random() / 100)
             if draw.random() < 0.8:
                 found.on_first_token(found.slot.id)
-                found.on_last_token()
+                scheduler.on_last_token(found)
             end = draw.choice(("whole", "whole", "whole", "cut", "busy", "failed", "unused"))
             outcome = Outcome(
                 end=end, slot=found.slot.id, prompt=50, cached=draw.randrange(50), completion=16,

@@ -215,7 +215,7 @@ def test_log_entry_that_fails_does_not_stop_the_next(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = new_replica()
-    monkeypatch.setattr(replica.scheduler, "queued", None)
-    apply(replica, 1001.0, "A", ops.BackendQueues("b", 1), enqueued(2, "fine"))
-    assert "unhandled exception while applying BackendQueues" in caplog.text
+    monkeypatch.setattr(replica, "_update_health", None)
+    apply(replica, 1001.0, "A", ops.BackendHealth("b", True), enqueued(2, "fine"))
+    assert "unhandled exception while applying BackendHealth" in caplog.text
     assert 2 in replica.members["A"].leases

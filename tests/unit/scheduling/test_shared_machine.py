@@ -39,6 +39,7 @@ KINDS = (
     BackendFacts(model="m", slots=2),
     BackendFacts(model="m", slots=2, pins=False, cache_kind="ram"),
     BackendFacts(model="m", slots=2, cache_kind="files", release_delay=0.02),
+    BackendFacts(model="m", slots=2, most=4, pins=False, cache_kind="ram"),  # learned
 )
 ENDS = ("whole", "cut", "busy", "failed", "unused")
 PATIENCE = 1e6  # seconds
@@ -213,7 +214,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.awake)
     @rule(data=st.data(), name=st.sampled_from(NAMES), what=st.sampled_from("uuudgr"))
     def change(self, data: st.DataObject, name: str, what: str) -> None:
-        """A backend goes up or down, is drained, or is replaced by another of the same name."""
+        """A backend goes up or down, is drained or replaced by another of the same name."""
         self.collect()  # what was granted before
         scheduler = data.draw(st.sampled_from(self.awake)).scheduler
         if what == "d":
@@ -273,7 +274,7 @@ class Machine(RuleBasedStateMachine):
             lease.step_done(step, 10, 100, 0.1)
         if flows:
             lease.on_first_token(lease.slot.id)
-            lease.on_last_token()
+            lease.owner.on_last_token(lease)
         outcome = ended(lease.slot.id, 50, 10)
         lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
         for mine in (worker.answers, worker.strayed):

@@ -16,7 +16,7 @@ from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
-from proxy.scheduling.state import BackendFacts, SlotRequest, SlotStep
+from proxy.scheduling.state import BackendFacts, SlotStep
 from tests.unit.scheduling.fakes import ended, want
 
 PATIENCE = 60.0
@@ -218,32 +218,6 @@ def test_requests_wait_until_backend_is_up_again(join: Join) -> None:
     until(lambda: one.outstanding == one.waiting == 0)
 
 
-def test_worker_waits_for_backend_that_only_another_worker_reaches(join: Join) -> None:
-    one, two = join(wait=PATIENCE), join(wait=PATIENCE)
-    one.mark("b", up=False)
-    acquire(two, "a").release()
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")
-        until(lambda: one.waiting == 1)
-        one.mark("b", up=True)
-        waits.result(PATIENCE).release()
-
-
-def test_queued_request_keeps_waiting_when_backend_goes_down(join: Join) -> None:
-    one = join(wait=PATIENCE)
-    checked: list[str] = []
-    one.on_stranded = checked.append
-    held = acquire(one, "a")
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")
-        until(lambda: one.waiting == 1)
-        one.mark("b", up=False)
-        held.release(Outcome(end="failed"))
-        until(lambda: checked == ["m"])
-        one.update("b", BackendFacts(model="m", slots=1), up=True)
-        waits.result(PATIENCE).release()
-
-
 def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory: Memory) -> None:
     one = join(wait=PATIENCE)
     one.mark("b", up=False)
@@ -257,57 +231,6 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
 
 
 # workers that differ
-
-
-def test_worker_is_never_granted_a_backend_it_does_not_have(join: Join) -> None:
-    one, two = join(), join()
-    two.update("c", BackendFacts(model="m", slots=4), up=True)
-    until(lambda: one._follower.replica.scheduler.slots("c") == 4)
-    first = acquire(one, "a")
-    assert first.backend == "b"
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")  # although "c" has free slots
-        until(lambda: one.waiting == 1)
-        assert acquire(two, "c").backend == "c"
-        assert not waits.done()
-        one.update("c", BackendFacts(model="m", slots=4), up=True)  # its own reload
-        assert waits.result(PATIENCE).backend == "c"
-
-
-def test_waiting_request_is_not_granted_a_drained_backend(join: Join) -> None:
-    one, two = join(), join()
-    for scheduler in (one, two):
-        scheduler.update("c", BackendFacts(model="m", slots=1), up=True)
-    held = [acquire(two, "a"), acquire(two, "b")]
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "c")
-        until(lambda: one.waiting == 1)
-        one.drain("c")
-        for lease in sorted(held, key=lambda lease: lease.backend != "c"):
-            lease.release()
-        assert waits.result(PATIENCE).backend == "b"
-
-
-def test_two_workers_embedding_on_one_server_do_not_deadlock(join: Join) -> None:
-    workers = [join(slots=2), join(slots=2)]
-    whole = SlotRequest(model="m", background=True, whole_backend=True)
-    running: list[bool] = []
-
-    def embed(worker: SharedScheduler) -> None:
-        for _ in range(3):
-            lease = worker.acquire(whole, Cancel(), again=False)
-            running.append(True)
-            assert len(running) == 1
-            running.pop()
-            lease.release(Outcome(end="whole"))
-
-    with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(embed, worker) for worker in workers * 2]
-        # A chat that keeps its slot would stop an embedding, and that one the other chat.
-        chats = [pool.submit(lambda w: acquire(w, "chat").release(), worker) for worker in workers]
-        for call in (*chats, *calls):
-            call.result(PATIENCE)
-    until(lambda: not any(worker.outstanding for worker in workers))
 
 
 # unexpected failures
@@ -339,18 +262,3 @@ def test_operation_that_cannot_be_encoded_loses_no_slot(caplog: pytest.LogCaptur
     msgspec.structs.force_setattr(back.outcome, "prompt", 1 << 70)
     assert ops.decode(ops.encode([bad, ops.Heartbeat(), back])) == [ops.Heartbeat(), ops.Leave(3)]
     assert caplog.text.count("cannot be encoded") == 2
-
-
-def test_waiting_request_keeps_its_turn_when_its_worker_expires_and_returns(
-    join: Join, memory: Memory
-) -> None:
-    one, two = join(), join()
-    held = acquire(two, "a")
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(acquire, one, "b")
-        until(lambda: two.waiting == 1)
-        with one._lock:  # it stalls, and its membership expires
-            memory.append(one._follower._me, ops.encode([ops.MemberLeft()]))
-        held.release()
-        waits.result(PATIENCE).release()
-    until(lambda: one.outstanding == two.waiting == 0)

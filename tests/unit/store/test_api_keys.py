@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 
 import pytest
 from msgspec.structs import replace
@@ -12,7 +10,7 @@ from sqlalchemy import select
 
 from proxy.accounts.key_cache import KeyCache, is_well_formed
 from proxy.accounts.records import KEY_ID, StoredKey, blocking, identity_of
-from proxy.errors import BadRequest, NotFound
+from proxy.errors import BadRequest
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.tables import API_KEY
@@ -47,15 +45,6 @@ def test_alias_is_unique_until_its_key_is_deleted(database: Database) -> None:
     assert keys.listed({"alias": "a"}, 0, 10) == (1, [_key(3, alias="a")])
 
 
-def test_missing_key_leaves_the_others(database: Database) -> None:
-    keys = ApiKeys(database)
-    keys.add(_key(1, alias="a"), "ops")
-    for names, aliases in (([_key(1).id, "missing"], []), ([], ["a", "missing"])):
-        with pytest.raises(NotFound):
-            keys.delete(names, aliases, "ops")
-    assert keys.delete([_key(1).id], [], "ops") == [_key(1).digest]
-
-
 def test_made_key_is_accepted_and_changes_count_at_once(database: Database) -> None:
     keys = ApiKeys(database)
     cache = KeyCache(keys, watch=False)
@@ -72,22 +61,6 @@ def test_made_key_is_accepted_and_changes_count_at_once(database: Database) -> N
     assert keys.delete([secret], [], "ops") == [key.digest]
     cache.follow()
     assert cache.known(secret) is cache.find(secret) is None
-
-
-def test_regenerated_key_keeps_its_id_and_its_former_secret_for_a_time(database: Database) -> None:
-    keys = ApiKeys(database)
-    cache = KeyCache(keys, watch=False)
-    old, key = keys.make(replace(_key(0), id="", alias="laptop"), "ops")
-    begun = time.time()
-    new, renewed = keys.regenerate(key.id, lambda known: known, 50.0, "ops")
-    assert (renewed.id, renewed.alias, renewed.shown) == (key.id, "laptop", f"sk-...{new[-4:]}")
-    assert cache.find(new).until == math.inf
-    assert cache.find(old).key == key.id
-    assert begun + 50 <= cache.find(old).until <= time.time() + 50
-    newest, _ = keys.regenerate(new, lambda known: known, 0.0, "ops")
-    cache.follow()
-    assert cache.find(old) is cache.find(new) is None
-    assert cache.find(newest).key == key.id
 
 
 def test_former_secret_does_not_outlast_its_key() -> None:
@@ -116,16 +89,6 @@ def test_changes_are_recorded_without_secrets(
     told = caplog.text + repr(entries)
     assert "private" not in told
     assert _key(1).digest not in told
-
-
-def test_failed_change_is_not_recorded(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "slotproxy.audit")
-    with pytest.raises(NotFound):
-        ApiKeys(database).change("missing", lambda key: key, "ops", "update")
-    assert ApiKeys(database).newest() == 0
-    assert not _audited(caplog)
 
 
 def test_numbers_of_simultaneous_changes_have_no_gap(database: Database, url: str) -> None:

@@ -9,7 +9,7 @@ from proxy.errors import NotFound, QuotaExceeded, StoreUnavailable
 from proxy.store import conversations
 from proxy.store.conversations import LEASE, ConversationStore
 from proxy.store.database import Database
-from proxy.store.quota import MOST_MESSAGES, Quota
+from proxy.store.quota import Quota
 from proxy.store.records import AdoptedMessage
 
 
@@ -101,15 +101,6 @@ def test_parent_must_be_in_the_same_conversation(store: ConversationStore) -> No
         store.add("ann", other.id, "assistant", "A", parent_id=said.id)
 
 
-def test_messages_are_read_singly_and_deleted_together(store: ConversationStore) -> None:
-    talk = store.create("ann", "T", {"mode": "chat"})
-    for text in "QRS":
-        store.add("ann", talk.id, "user", text)
-    assert [one.content for one in store.each_message("ann", talk.id)] == ["Q", "R", "S"]
-    assert store.clear("ann") == 1
-    assert store.recent("ann") == ()
-
-
 def test_conversations_of_a_key_are_bounded(
     store: ConversationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,10 +188,3 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
     assert first.parent_id == second.parent_id == question.id
     assert (first.content, first.reasoning, first.status) == ("A", "Hm.", "done")
     assert [one.content for one in store.path("ann", second.id)] == ["Q", "B"]
-
-
-def test_adopted_conversation_of_too_many_messages_is_not_stored(store: ConversationStore) -> None:
-    messages = [AdoptedMessage(None, "user", "x")] * (MOST_MESSAGES + 1)
-    with pytest.raises(QuotaExceeded, match="at most"):
-        store.create("ann", messages=messages)
-    assert store.recent("ann") == ()

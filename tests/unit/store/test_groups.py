@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from proxy.accounts.records import Member, StoredKey, Team, User
 from proxy.accounts.rights import Rights
-from proxy.errors import BadRequest, NotFound
+from proxy.errors import BadRequest
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.groups import teams, users
@@ -58,20 +58,6 @@ def test_user_of_a_new_key_is_made_and_its_team_must_exist(database: Database) -
         keys.add(_key(3, team_id="none"), "ops")
     with pytest.raises(BadRequest, match="no team 'none'"):
         keys.change("key_1", lambda key: replace(key, team_id="none"), "ops", "update")
-
-
-def test_members_join_once_and_leave(database: Database) -> None:
-    people, groups = users(database), teams(database)
-    groups.add(Team(id="t"), "ops")
-    groups.join([Member("t", "b"), Member("t", "a", "admin")], "ops")
-    groups.join([Member("t", "b", "admin")], "ops")
-    assert groups.members("t") == [Member("t", "a", "admin"), Member("t", "b", "admin")]
-    assert people.members("b") == [Member("t", "b", "admin")]
-    groups.leave("t", "b", "ops")
-    with pytest.raises(NotFound, match="not a member"):
-        groups.leave("t", "b", "ops")
-    with pytest.raises(NotFound, match="no team 'none'"):
-        groups.join([Member("none", "a")], "ops")
 
 
 def test_ids_emails_and_team_aliases_are_unique(database: Database) -> None:

@@ -6,13 +6,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import event
 
 from proxy.store import ledger as ledger_module
 from proxy.store.database import Database
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import COUNTED, HOUR, LedgerRow
-from proxy.store.tables import LEDGER
 
 from .conftest import at_once
 
@@ -129,16 +127,3 @@ def test_several_writers_add_to_the_same_sums(ledger: Ledger, url: str) -> None:
     assert [one.sums.prompt for one in groups] == [300, 300, 300]
     for database in databases:
         database.close()
-
-
-def test_batches_of_any_size_need_few_statements(ledger: Ledger, database: Database) -> None:
-    said: set[str] = set()
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def hear(db: Any, cursor: Any, text: str, *_: Any) -> None:
-        said.add(text.lower())
-
-    for number in range(1, 150):
-        assert ledger.write("w", number, [row(ended=NOON + n) for n in range(number)])
-    assert len(all_rows(ledger)) == 149 * 150 // 2
-    assert sum(f"insert into {LEDGER.name} (" in text for text in said) == 7

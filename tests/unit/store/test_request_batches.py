@@ -40,15 +40,6 @@ def output(name: str) -> StoredFile:
     return StoredFile(file_id=name, filename="o", purpose="batch_output", size=0, created=1.0)
 
 
-def test_batch_belongs_to_its_owner(database: Database) -> None:
-    store = batches(database, "far:1:a")
-    store.add(batch("b1"))
-    assert store.get("boris", "b1") is None and store.cancel("boris", "b1", 2.0) is None
-    assert store.page("boris", 10) == []
-    assert store.get("anna", "b1") == batch("b1")
-    assert (store.clear("boris"), store.clear("anna")) == (0, 1)
-
-
 def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None:
     store = batches(database, "far:1:a")
     for name, owner in (("a0", "anna"), ("a1", "anna"), ("a2", "anna"), ("b0", "boris")):
@@ -158,13 +149,6 @@ def test_oldest_finished_batches_make_room(
         assert taken is not None
         store.close(taken.id, "completed", {})
     assert [one.id for one in store.page("anna", 9)] == ["b3", "b2"]
-
-
-def test_input_file_is_read_in_pieces(database: Database) -> None:
-    store, files = batches(database, "far:1:a"), FileStore(database)
-    files.put("anna", output("file-1"), BytesIO(b"x" * PIECE + b"y"))
-    pieces = [store.piece("file-1", n) for n in range(3)]
-    assert [one and len(one) for one in pieces] == [PIECE, 1, None]
 
 
 def test_results_of_unfinished_batches_count_against_the_quota(database: Database) -> None:

@@ -87,7 +87,7 @@ imported_in = []
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name in ("sqlalchemy", "apsw", "alembic"):
+        if name in ("sqlalchemy", "apsw"):
             imported_in.append((name, ident()))
 
 keeping = LazyServices(Settings(data=sys.argv[1]), None, None)

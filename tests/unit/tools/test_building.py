@@ -1,87 +1,20 @@
-"""What is built once: whole or not at all, by one of those who want it at a time."""
+"""What is downloaded for a build is what was expected."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tools import building, servers
-from tools.building import BuildError, once
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLOTPROXY_CACHE", str(tmp_path))
-    monkeypatch.setattr(building, "compiler", lambda: None)
-    return tmp_path
-
-
-def test_concurrent_builds_build_once(folder: Path) -> None:
-    begun, waits = threading.Event(), threading.Event()
-    made: list[Path] = []
-    said: list[str] = []
-
-    def make(work: Path, log: Path) -> Path:
-        made.append(work)
-        begun.set()
-        assert waits.wait(60)
-        log.write_text("all of it")
-        (work / "done").mkdir()
-        (work / "done" / "binary").write_text("1")
-        return work / "done"
-
-    def progress(text: str) -> None:
-        said.append(text)
-        waits.set()  # the second has come
-
-    def build() -> None:
-        once(folder / "a", "a", make, progress)
-
-    threads = [threading.Thread(target=build)]
-    threads[0].start()
-    assert begun.wait(60)
-    threads.append(threading.Thread(target=build))
-    threads[1].start()
-    for one in threads:
-        one.join(60)
-    assert len(made) == 1
-    assert said == ["another process is building it: waiting", "a: ready"]
-    assert (folder / "a" / "binary").read_text() == "1"
-    assert sorted(one.name for one in folder.iterdir()) == ["a", "a.lock"], "nothing else is left"
-
-
-def test_failed_build_leaves_only_its_log(folder: Path) -> None:
-    def make(work: Path, log: Path) -> Path:
-        log.write_text("why")
-        raise BuildError("no")
-
-    with pytest.raises(BuildError):
-        once(folder / "a", "a", make, print)
-    assert sorted(one.name for one in folder.iterdir()) == ["a.lock", "a.log"]
-
-
-def ran(leave: Callable[[list[str]], None]) -> tuple[list[list[str]], Callable[..., None]]:
-    """Commands instead of those that would be run; `leave` leaves what they would."""
-    commands: list[list[str]] = []
-
-    def run(command: Sequence[Any], log: Path, what: str, line: Any = None) -> None:
-        commands.append([str(word) for word in command])
-        leave(commands[-1])
-
-    return commands, run
 
 
 def test_archive_with_another_digest_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(command: list[str]) -> None:
-        (folder / "llama_cpp_python-0.2.20.tar.gz").write_bytes(b"another file")
+    def download(*_: object, **__: object) -> None:
+        (tmp_path / "llama_cpp_python-0.2.20.tar.gz").write_bytes(b"another file")
 
-    _, run = ran(leave)
-    monkeypatch.setattr(servers, "run", run)
-    with pytest.raises(BuildError, match="is not the expected file"):
-        servers.fetch(servers.RECIPES["llama-2023"], folder, folder / "log")
+    monkeypatch.setattr(servers, "run", download)
+    with pytest.raises(building.BuildError, match="is not the expected file"):
+        servers.fetch(servers.RECIPES["llama-2023"], tmp_path, tmp_path / "log")

@@ -375,16 +375,6 @@ def test_pages_need_their_right(http: Http) -> None:
     assert http.get("/status", http.make(allowed_routes=["pages"])["key"]).status_code == 200
 
 
-def test_forbidden_things_can_look_missing(tmp_path: Path) -> None:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path)}
-    http = Http(make_app(ScriptedDriver(), hide_forbidden=True, **settings))
-    key = http.make(models=["other"], allowed_routes=["chat", "embeddings"])["key"]
-    hidden, unknown = http.chat(key), http.get("/v1/models/none", key)
-    assert hidden.status_code == unknown.status_code == 404
-    assert hidden.json["error"]["code"] == unknown.json["error"]["code"]
-    assert http.get("/v1/files", key).status_code == 404
-
-
 def test_every_route_is_in_a_known_group(http: Http) -> None:
     routes = routes_of(http.app)
     assert {served.group for served in routes.values()} <= {"", *APIS, *added()}

@@ -95,7 +95,7 @@ def test_profile_of_a_template_and_kinds_of_the_servers_own_route_are_shown(driv
     assert isinstance(profile, dict)
     assert profile["system messages"]
     assert shown(to)["server_prompts"] == []
-    registry.backends["b0"].verdict = verdict({"tools": "differs", "plain": "same"}, complete=True)
+    registry.backends["b0"].verdict = verdict({"tools": "differs", "plain": "same"})
     assert shown(to)["server_prompts"] == ["tools"]
     assert services_of(to.application).gateway.profile("tiny")[-1] == (
         "server's own route",

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from proxy.accounts.limiting import allowance
+from proxy.accounts.limiting.budgets import Price
 from proxy.accounts.limiting.limiter import LocalLimiter
 from proxy.accounts.limiting.plan import BudgetOf
 from proxy.accounts.limits import Budget
-from proxy.config.routes import PriceConfig
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
@@ -25,7 +25,7 @@ from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
-PRICE = PriceConfig(prompt=10_000, completion=20_000)  # a hundredth and a fiftieth a token
+PRICE = Price(prompt=10_000, completion=20_000)  # a hundredth and a fiftieth a token
 
 
 def _http(tmp_path: Path, **settings: Any) -> Http:
@@ -105,7 +105,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 ) -> None:
     painter = Painter()
     app = make_app(painter, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
-    monkeypatch.setattr(services_of(app).forwarder, "_clock", lambda: painter.now)
+    monkeypatch.setattr(services_of(app).forwarder, "clock", lambda: painter.now)
     http = Http(app)
     budgets = [{"unit": "slot_seconds", "max_budget": 0.75, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,9 @@ MAY = ["hand*"]
 
 
 @pytest.fixture
-def make_http(tmp_path: Path) -> Callable[..., Http]:
-    def make(**settings: Any) -> Http:
-        stored = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "chatchat": True}
-        return Http(make_app(ScriptedDriver(say("In the kitchen.")), **stored, **settings))
-
-    return make
-
-
-@pytest.fixture
-def http(make_http: Callable[..., Http]) -> Http:
-    return make_http()
+def http(tmp_path: Path) -> Http:
+    stored = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "chatchat": True}
+    return Http(make_app(ScriptedDriver(say("In the kitchen.")), **stored))
 
 
 class Bases:
@@ -191,16 +182,6 @@ def test_the_right_of_the_team_counts_too(http: Http) -> None:
     assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
     http.admin("/team/update", team_id="lab", allowed_knowledge_bases=["sal*"])
     assert bases.get("/v1/vector_stores").json["data"] == []
-
-
-def test_hidden_bases_look_as_if_they_did_not_exist(make_http: Callable[..., Http]) -> None:
-    bases = Bases(make_http(hide_forbidden=True))
-    hidden, missing = (
-        bases.get(f"/v1/vector_stores/{name}") for name in (bases.ids["salaries"], "vs_none")
-    )
-    assert hidden.status_code == missing.status_code == 404
-    told = hidden.json["error"]["message"].replace(bases.ids["salaries"], "vs_none")
-    assert told == missing.json["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from proxy.apis.openai import chat
 from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BadRequest, Cancelled, GatewayError, LimitsUnavailable
-from proxy.gateway import Caller
+from proxy.gateway import Caller, Embedder
 from proxy.runtime.cancel import Cancel
 from proxy.web.services import EXTENSION
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
@@ -406,9 +406,11 @@ def test_limit_of_the_local_embedding_model_counts_what_it_answers_under_other_n
     assert "of the model 'meaning'" in asked[1].json["error"]["message"]
 
 
-def test_limits_of_models_count_embeddings_under_any_name(http: Http) -> None:
-    embedder = services_of(http.app).embedder
-    embedder.embed = lambda *args, **more: ("scripted", Embedded(((1.0,),), 3))  # type: ignore[method-assign]
+def test_limits_of_models_count_embeddings_under_any_name(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = "scripted", Embedded(((1.0,),), 3)
+    monkeypatch.setattr(Embedder, "embed", lambda *args, **more: vectors)
     key = http.make(model_rpm_limit={"scripted": 1})["key"]
     statuses = [
         http.post("/v1/embeddings", key, model=name, input="Hi").status_code

@@ -18,8 +18,8 @@ from werkzeug.test import TestResponse
 
 from proxy.apis.mcp import routes as mcp_routes
 from proxy.apis.mcp import server as mcp_server
+from proxy.config import AgentConfig
 from proxy.core.request import Tool
-from proxy.dialogue.events import Bounds
 from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
 from tests.extras import need
@@ -229,7 +229,7 @@ def test_call_has_the_time_limit_of_tools(
     waiting: tuple[Flask, WaitingTool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, tool = waiting
-    monkeypatch.setattr(services_of(app).dialogues, "bounds", Bounds(tool_seconds=0.05))
+    monkeypatch.setattr(services_of(app).dialogues, "bounds", AgentConfig(tool_timeout=0.05))
     result = call(app.test_client(), "wait")
     tool.go.set()
     assert result["isError"]

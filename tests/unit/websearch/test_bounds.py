@@ -22,7 +22,7 @@ def test_number_of_concurrent_searches_is_bounded(web: Web) -> None:
     searching = WebSearch([engine], seconds=60, clock=time.monotonic)
     many = searching.search("x" * (engines.MOST_QUERY + 5), count=100, cancel=Cancel())
     assert len(many) == engines.MOST
-    assert {len(result.snippet) for result in many} == {engines.LONGEST}
+    assert {len(result.text) for result in many} == {engines.LONGEST}
     _, path, _, _ = web.seen[0]
     assert path.count("x") == engines.MOST_QUERY
     searching.close()

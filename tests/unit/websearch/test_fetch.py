@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 
 import pytest
@@ -38,18 +37,6 @@ def test_dripping_server_is_abandoned_at_the_deadline(start: bytes) -> None:
     with pytest.raises(UpstreamTimeout):
         fetched(slowly(lambda _: start, b"x"), 0.4)
     assert time.monotonic() - began < 40
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"SSH-2.0\r\n", b"HTTP/1.1 200", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"]
-)
-def test_missing_answer_is_an_error(data: bytes) -> None:
-    def play(sock: socket.socket, _: object) -> None:
-        sock.sendall(data)
-        sock.close()
-
-    with pytest.raises(UpstreamFault):
-        fetched(play)
 
 
 def test_silent_server_is_abandoned_and_no_redirect_is_followed(web: Web) -> None:

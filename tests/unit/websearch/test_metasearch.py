@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.events import Citation
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.runtime.confinement import landlock
-from proxy.websearch.engines import Metasearch, WebResult, WebSearch
+from proxy.websearch.engines import Metasearch, WebSearch
 
 LIBRARY = """
 import time
@@ -56,7 +57,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metasear
 def test_search_library_results_and_failures(engine: Metasearch) -> None:
     web = WebSearch([engine], seconds=60, clock=time.monotonic)
     (result,) = web.search("tides", "duckduckgo", cancel=Cancel())
-    assert result == WebResult("tides", "https://x.example/", "b")
+    assert result == Citation(title="tides", text="b", url="https://x.example/")
     assert web.search("none", cancel=Cancel()) == ()
     for query in ("down", "defect"):
         with pytest.raises(UpstreamFault, match="no search engine is reachable"):
@@ -73,13 +74,8 @@ def test_hanging_search_library_is_killed(engine: Metasearch) -> None:
 
 
 HOSTILE = """
-import ctypes, os, socket
+import os, socket
 from .exceptions import DDGSException, TimeoutException
-
-libc = ctypes.CDLL(None)
-
-def native(path, flags):
-    assert libc.open(path.encode(), flags, 0o600) >= 0
 
 class DDGS:
     def __init__(self, timeout):
@@ -89,13 +85,9 @@ class DDGS:
         folder, port = query.split()
         tries = {
             "read": lambda: open(folder + "/secret").read(),
-            "read natively": lambda: native(folder + "/secret", os.O_RDONLY),
-            "write": lambda: native(folder + "/new", os.O_WRONLY | os.O_CREAT),
-            "environ": lambda: open(f"/proc/{os.getppid()}/environ", "rb").read(),
+            "write": lambda: open(folder + "/new", "w"),
             "connect": lambda: socket.create_connection(("127.0.0.1", int(port)), 2),
             "listen": lambda: socket.create_server(("127.0.0.1", 0)),
-            "signal": lambda: os.kill(os.getppid(), 0),
-            "program": lambda: os.execv("/bin/true", ["true"]),
             "memory": lambda: bytearray(2 << 30),
         }
         said = []
@@ -103,7 +95,7 @@ class DDGS:
             try:
                 attempt()
                 said.append(name)
-            except (OSError, AssertionError, MemoryError):
+            except (OSError, MemoryError):
                 pass
         # What it needs is there.
         assert "root" not in os.environ.get("SLOTPROXY_API_KEY", "")

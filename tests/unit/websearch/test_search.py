@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from proxy.core.events import Citation
 from proxy.errors import (
     Cancelled,
     Forbidden,
@@ -18,7 +19,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.runtime.cancel import Cancel
-from proxy.websearch.engines import Engine, WebResult, WebSearch, results_of
+from proxy.websearch.engines import Engine, WebSearch, results_of
 
 from .conftest import Web
 
@@ -26,13 +27,15 @@ RESULTS = [
     {"title": "Harbour &amp; <b>sea</b>", "url": "https://a.example/1", "content": "Ships  come."},
     {"title": "again", "url": "https://a.example/1", "content": "twice"},
     {"title": "", "url": "https://b.example/", "content": None},
+    {"title": "Third", "url": "https://c.example/", "content": "3"},
     {"title": "script", "url": "javascript:alert(1)", "content": "x"},
     {"title": "lines", "url": "https://c.example/\r\nHost: x", "content": "x"},
     "no object",
 ]
 FOUND = (
-    WebResult("Harbour & sea", "https://a.example/1", "Ships come."),
-    WebResult("https://b.example/", "https://b.example/", ""),
+    Citation(title="Harbour & sea", text="Ships come.", url="https://a.example/1"),
+    Citation(title="https://b.example/", text="", url="https://b.example/"),
+    Citation(title="Third", text="3", url="https://c.example/"),
 )
 
 
@@ -61,7 +64,7 @@ def test_search_engines_with_a_key(web: Web, name: str) -> None:
         engine = Engine("tavily", web.url, "k-1")
         web.json("/search", '{"results": [{"title":"T","url":"https://x.example/","content":"D"}]}')
     assert searching(engine).search("q", count=3, cancel=Cancel()) == (
-        WebResult("T", "https://x.example/", "D"),
+        Citation(title="T", text="D", url="https://x.example/"),
     )
     method, path, headers, body = web.seen[0]
     if name == "tavily":
@@ -144,4 +147,4 @@ def test_hostile_snippet_is_treated_as_text() -> None:
         {"title": "<b>" * 3000 + "T", "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}
     ]
     (result,) = results_of([*given, {"href": 3}], "title", "href", "body")
-    assert (result.title, result.snippet) == ("T", "a;b")
+    assert (result.title, result.text) == ("T", "a;b")

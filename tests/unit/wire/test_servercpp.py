@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from proxy.core.events import Alternative
+from proxy.core.events import TokenLogprob
 from proxy.core.usage import pace
 from proxy.wire import lenient, servercpp
 
@@ -82,7 +82,7 @@ def test_logprobs_in_the_old_format() -> None:
     (token,) = servercpp.logprobs(servercpp.chunk(raw).completion_probabilities, 1)
     assert (token.token, token.data) == ("a", b"a")
     assert token.logprob == pytest.approx(-1.386, abs=1e-3)
-    assert token.top == (Alternative("b", math.log(0.5), b"b"),)
+    assert token.top == (TokenLogprob("b", math.log(0.5), b"b"),)
 
 
 def test_logprobs_in_the_new_format() -> None:

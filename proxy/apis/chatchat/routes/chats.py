@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from flask import request
 
-from ....core.events import Failed, Finished, TextDelta
+from ....core.events import Citation, Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
-from ....dialogue.events import Citation, DialogueRequest, DialogueStep, Kind, Sources, Tick
+from ....dialogue.events import DialogueRequest, DialogueStep, Kind, Sources, Tick
 from ....dialogue.run import Running
 from ....gateway import Answer
 from ....web.model_tables import own_request

@@ -72,8 +72,11 @@ class Rig:
         self._drivers.append(one)
         return one
 
-    def up(self, driver: ChatGLM) -> None:
+    def up(self, **options: Any) -> ChatGLM:
+        """A driver with a loaded model."""
+        driver = self.driver(**options)
         wait_until(lambda: _probes(driver))
+        return driver
 
     def end(self) -> None:
         for one in self._drivers:
@@ -117,8 +120,7 @@ def test_driver_describes_itself(rig: Rig) -> None:
 
 
 def test_whole_answer_is_generated(rig: Rig) -> None:
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     events = run(driver, chat(max_tokens=50))
     assert isinstance(events[0], Started)
     assert "".join(one.text for one in events if isinstance(one, TextDelta)) == "hello"
@@ -169,12 +171,11 @@ def test_eager_model_reports_loading(rig: Rig) -> None:
     with pytest.raises(BackendDown, match="the model is loading"):
         driver.probe(0.01)
     gate.set()
-    rig.up(driver)
+    wait_until(lambda: _probes(driver))
 
 
 def test_prompt_longer_than_context_is_refused(rig: Rig) -> None:
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     with pytest.raises(ContextExceeded) as caught:
         run(driver, chat("a" * 64))
     assert caught.value.extra == {"n_prompt_tokens": 64, "n_ctx": 64}
@@ -189,8 +190,7 @@ def test_unsupported_request_is_refused_at_once(rig: Rig) -> None:
 
 
 def test_library_error_shows_no_path(rig: Rig) -> None:
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     with pytest.raises(UpstreamFault) as caught:
         run(driver, chat("defect"))
     assert caught.value.message == "the model failed"
@@ -199,8 +199,7 @@ def test_library_error_shows_no_path(rig: Rig) -> None:
 
 def test_engine_crash_fails_one_answer_and_the_next_succeeds(rig: Rig) -> None:
     rig.model = FakeModel(endless=True, n_ctx=1 << 20)
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     batches = iter(driver.stream(chat(max_tokens=1 << 19), 0, driver.probe(5), Cancel()))
     while not any(isinstance(one, TextDelta) for one in next(batches)):
         pass
@@ -225,8 +224,7 @@ def test_engine_that_dies_behind_a_whole_answer_does_not_fail_it(
         return [*answers, None] if any(isinstance(a, DoneMessage) for a in answers) else answers
 
     monkeypatch.setattr(PendingCall, "receive", late)
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     events = run(driver, chat(max_tokens=50))
     assert [type(event) for event in events].count(Finished) == 1
     assert type(events[-1]) is Finished
@@ -265,8 +263,7 @@ def test_engine_that_cannot_load_is_down_with_its_reason(
 def test_silent_engine_is_ended(rig: Rig) -> None:
     stuck = threading.Event()
     rig.model = FakeModel("x", pause=lambda: stuck.wait(PATIENCE) and None)
-    driver = rig.driver(timeout=0.2)
-    rig.up(driver)
+    driver = rig.up(timeout=0.2)
     with pytest.raises(UpstreamTimeout):
         for _ in driver.stream(chat(), 0, CAPS, Cancel()):
             pass
@@ -279,8 +276,7 @@ def test_silent_engine_is_ended(rig: Rig) -> None:
 
 def test_client_disconnect_ends_the_generation(rig: Rig) -> None:
     rig.model = FakeModel(endless=True, n_ctx=1 << 20)
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     cancel = Cancel()
     batches = iter(driver.stream(chat(max_tokens=1 << 19), 0, CAPS, cancel))
     next(batches)
@@ -292,54 +288,8 @@ def test_client_disconnect_ends_the_generation(rig: Rig) -> None:
     assert run_when_up(driver, "")
 
 
-def test_busy_model_is_not_unloaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    pause = threading.Event()
-    rig.model = FakeModel("ok", pause=lambda: pause.wait(0.1) and None)
-    monkeypatch.setattr(supervisor, "LEAST", 0.05)
-    driver = rig.driver(idle=1e-9)
-    rig.up(driver)
-    assert run_when_up(driver, "ok")
-
-
-def test_idle_model_is_unloaded_and_loaded_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LEAST", 0.05)
-    driver = rig.driver(idle=0.05)
-    rig.up(driver)
-    wait_until(lambda: rig.hosts[0].killed)
-    assert run_when_up(driver, "hello")
-    assert len(rig.hosts) == 2
-    wait_until(lambda: rig.hosts[1].killed)
-    assert driver.tokenize("ab") == [97, 98]
-    assert driver.alive()
-
-
-def test_health_check_restarts_a_model_that_crashed_but_none_that_was_unloaded(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "LEAST", 0.2)
-    driver = rig.driver(eager=False, idle=0.2)
-    assert driver.tokenize("ab") == [97, 98]
-    rig.hosts[0].kill()
-    wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
-    wait_until(lambda: rig.hosts[1].killed and driver._supervisor._thread is None)
-    assert driver.alive()
-    assert driver._supervisor._thread is None
-
-
-def test_order_sent_during_unloading_is_not_lost(rig: Rig) -> None:
-    """The engine is ended before it gets the order; the next engine executes it."""
-    driver = rig.driver(idle=60)
-    rig.up(driver)
-    engine = driver._supervisor._engine
-    assert engine is not None
-    engine._unload()
-    assert run_when_up(driver, "hello")
-    assert len(rig.hosts) == 2
-
-
 def test_tokenize_and_detokenize(rig: Rig) -> None:
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     assert driver.tokenize("ab") == [97, 98]
     assert driver.detokenize([97, 98]) == "ab"
     assert driver.prompt_ids(chat("xy")) == [120, 121]
@@ -348,8 +298,7 @@ def test_tokenize_and_detokenize(rig: Rig) -> None:
 
 
 def test_closed_driver_refuses_everything(rig: Rig) -> None:
-    driver = rig.driver()
-    rig.up(driver)
+    driver = rig.up()
     driver.close()
     with pytest.raises(GatewayError):
         driver.tokenize("a")

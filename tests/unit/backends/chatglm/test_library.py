@@ -85,14 +85,6 @@ def wanted(**more: Any) -> Generate:
     return Generate(id=1, prompt=PromptMessage(text="a"), max_tokens=5, **values)
 
 
-def test_token_request_has_the_librarys_signature(calls: list[Any]) -> None:
-    model = ChatGlmModel("m.bin")
-    assert model.sampler(wanted())([1, 2], 0, 2) == 7
-    ids, image, config, past, prompt = calls[-1]
-    assert (ids, image, past, prompt) == ([1, 2], None, 0, 2)
-    assert (config.do_sample, config.top_k, config.repetition_penalty) == (True, 40, 1.1)
-
-
 def test_zero_temperature_is_greedy(calls: list[Any]) -> None:
     ChatGlmModel("m.bin").sampler(wanted(temperature=0.0))([1], 0, 1)
     assert calls[-1][2].do_sample is False
@@ -105,13 +97,6 @@ def test_shorter_context_is_passed_to_the_library(calls: list[Any]) -> None:
     assert ChatGlmModel("m.bin").n_ctx == 64
 
 
-def test_conversation_is_encoded_by_the_library(calls: list[Any]) -> None:
-    model = ChatGlmModel("m.bin")
-    turns = (ChatTurn("system", "s"), ChatTurn("user", "u"))
-    expected = [GMASK, SOP, SYSTEM, 10, ord("s") % TEXT, USER, 10, ord("u") % TEXT, ASSISTANT]
-    assert model.encode(PromptMessage(turns=turns)) == expected
-
-
 def test_call_name_has_the_position_of_its_family(calls: list[Any]) -> None:
     model = ChatGlmModel("m.bin")
     turns = (
@@ -122,18 +107,6 @@ def test_call_name_has_the_position_of_its_family(calls: list[Any]) -> None:
     u, c, f, o = (ord(one) % TEXT for one in "ucfo")
     expected = [GMASK, SOP, USER, 10, u, ASSISTANT, f, 10, c, OBSERVATION, 10, o, ASSISTANT]
     assert model.encode(PromptMessage(turns=turns)) == expected
-
-
-def test_opening_of_a_call_follows_the_prompt(calls: list[Any]) -> None:
-    model = ChatGlmModel("m.bin")
-    got = model.encode(PromptMessage(turns=(ChatTurn("user", "u"),), opening=("f\n", "(")))
-    assert got[-4:] == [ASSISTANT, ord("f") % TEXT, 10, ord("(")]
-
-
-def test_begun_answer_is_encoded_like_the_familys_answers(calls: list[Any]) -> None:
-    model = ChatGlmModel("m.bin")
-    got = model.encode(PromptMessage(turns=(ChatTurn("user", "u"),), begun="a"))
-    assert got[-4:] == [ord("u") % TEXT, ASSISTANT, 10, ord("a") % TEXT]
 
 
 def test_texts_ids_and_special_tokens(calls: list[Any]) -> None:

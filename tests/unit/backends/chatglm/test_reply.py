@@ -73,12 +73,6 @@ def test_call_parses_however_split(family: Family, written: str, size: int) -> N
     assert json.loads(arguments) == {"city": "北京", "days": 2}
 
 
-def test_call_after_text_is_parsed() -> None:
-    text, calls, _ = read("chatglm3", f"\n Let me see.<|assistant|>{PYTHON}")
-    assert text == "Let me see."
-    assert [name for name, _ in calls] == ["get_weather"]
-
-
 NAMED = ToolChoice("named", "get_weather")
 
 
@@ -90,21 +84,6 @@ def test_call_opened_for_the_model_is_parsed() -> None:
 def test_truncated_forced_call_has_its_name_and_no_text() -> None:
     found = read("chatglm3", "city='Ro", choice=NAMED, reason="length")
     assert found == ("", [("get_weather", "")], "length")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "get_weather\n```python\ntool_call(__import__('os').system('true'))\n```",
-        "get_weather\n```python\ntool_call(city=open('/etc/passwd').read())\n```",
-        "get_weather\n```python\ntool_call(**{'a': 1})\n```",
-        "get_weather\n```python\n" + "(" * 5000 + "\n```",
-        "get_weather\n```python\ntool_call(x=1",
-        "interpreter\n```python\nprint(1)\n```",
-    ],
-)
-def test_malformed_call_stays_text_and_is_never_executed(text: str) -> None:
-    assert read("chatglm3", text) == (text, [], "stop")
 
 
 @pytest.mark.parametrize("family", TYPES.values())

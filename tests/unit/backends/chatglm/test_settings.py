@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import socket
 from pathlib import Path
 
 import pytest
@@ -60,25 +59,6 @@ def test_several_workers_have_no_model_of_their_own() -> None:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-
-
-@pytest.fixture
-def nobody() -> str:
-    """An address where no server listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{one.getsockname()[1]}"
-
-
-@pytest.mark.usefixtures("installed")
-def test_bundled_model_is_served_without_a_server(
-    tmp_path: Path, nobody: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = model_file(tmp_path / "m.bin")
-    caplog.set_level("INFO")
-    assert not driver.listens(nobody)
-    assert driver.bundled_instead(file) == file
-    assert "serving the bundled ChatGLM model" in caplog.text
 
 
 @pytest.mark.usefixtures("installed")

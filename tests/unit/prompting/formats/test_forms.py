@@ -6,18 +6,14 @@ import pathlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from proxy.core.request import Message, ToolCall
-from proxy.prompting.formats import generic
 from proxy.prompting.formats.base import CallFormat, Tools
 from proxy.prompting.formats.reader import CallArguments, CallStart, TextPiece
 from proxy.prompting.profile.adapt import as_texts
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS, parse
-from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
 NAMES: Tools = {"get_weather": {}, "add": {}, "get": {}}
@@ -87,6 +83,12 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
     ("hermes", f"<tool_call><tool_call>{J}</tool_call>", "<tool_call>", OSLO),
     ("hermes", "a <tool_", "a <tool_", []),
     ("hermes", J, J, []),
+    (  # raw control characters, in code
+        "hermes",
+        '<tool_call>{"name": "add", "arguments": {"a": "x\ny\tz\x01"}}</tool_call>',
+        "",
+        [("add", {"a": "x\ny\tz\x01"})],
+    ),
     (
         "qwen-xml",
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
@@ -143,6 +145,12 @@ CASES: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         [("add", {"a": [1, -2.5], "b": {"c": None, "d": [True]}})],
     ),
     ("chatglm3", "add\n```python\ntool_call()\n```", "", [("add", {})]),
+    (
+        "chatglm3",
+        "add\n```python\ntool_call(a='\\d+ \\\\ \\u00e9', b=\"it's\")\n```",
+        "",
+        [("add", {"a": "\\d+ \\ é", "b": "it's"})],
+    ),
     *(
         ("chatglm3", f"add\n```python\n{bad}\n```", f"add\n```python\n{bad}\n```", [])
         for bad in (
@@ -233,41 +241,10 @@ def test_reply_parses_the_same_however_split(
         assert read(form, [reply[:at], reply[at:]]) == (text, calls)
 
 
-MARKS = sorted({mark for form in FORMS.values() for mark in form.opening})
-
-
-BITS = [
-    *MARKS, J, P, "{", "}", '"name": ', '"get"', '"add', "get_weather\n", "all\n", "[", "]", ",",
-    ":", " ", "\n", "</tool_call>", "</function>", "<parameter=a>", "</parameter>", FENCE, "python",
-    "json", "tool_call(a=1)", DS, DE, SEP, '{"tool_calls": ', "null", "12", "é", "<", ";", ">",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=share(60))
-@given(bits=st.lists(st.sampled_from(BITS), max_size=12), data=st.data())
-def test_any_text_parses_the_same_whole_and_split(
-    name: str, bits: list[str], data: st.DataObject
-) -> None:
-    reply = "".join(bits)
-    cuts = sorted(data.draw(st.sets(st.integers(0, len(reply)), max_size=8)))
-    pieces = [reply[a:b] for a, b in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
-    assert read(FORMS[name], pieces) == read(FORMS[name], [reply])
-
-
 @pytest.mark.parametrize("deep", ["-" * 9000 + "1", "(" * 9000, "[" * 250 + "]" * 250, "'" * 9])
 def test_deeply_nested_python_is_text(deep: str) -> None:
     reply = f"add\n```python\ntool_call(a={deep})\n```"
     assert read(FORMS["chatglm3"], [reply]) == (reply, [])
-
-
-def test_python_string_escapes_are_read_as_python_does() -> None:
-    reply = r"""add
-```python
-tool_call(a='\d+ \\ \u00e9', b="it's")
-```"""
-    found = read(FORMS["chatglm3"], [reply])
-    assert found == ("", [("add", {"a": "\\d+ \\ é", "b": "it's"})])
 
 
 def test_arguments_are_streamed_as_they_arrive() -> None:
@@ -290,13 +267,6 @@ def test_plain_text_is_not_held_back() -> None:
 def test_json_answer_that_is_no_call_streams_at_once() -> None:
     for name in ("llama3", "generic"):
         assert FORMS[name].parser(NAMES).feed('{"answer": 4') == [TextPiece('{"answer": 4')]
-
-
-def test_parameter_of_type_string_stays_a_string() -> None:
-    tools = {"add": {"properties": {"a": {"type": "string"}}}}
-    reply = "<function=add><parameter=a>12</parameter><parameter=b>12</parameter></function>"
-    found = read(FORMS["qwen-xml"], list(reply), tools)
-    assert found == ("", [("add", {"a": "12", "b": 12})])
 
 
 WEATHER = {
@@ -335,16 +305,6 @@ def test_parser_reads_calls_rendered_into_the_history(
     assert form is not None
     found = read(form, list(reply))
     assert found == ("", [("get_weather", {"city": "北京's", "n": [1, None]})])
-
-
-def test_generic_tool_instructions_join_the_system_message() -> None:
-    told = generic.instructions([WEATHER])
-    assert '"get_weather"' in told
-    user = Message(role="user", content="hi")
-    assert as_texts([user], told) == [Message(role="system", content=told), user]
-    system = Message(role="system", content="Be kind.")
-    assert as_texts([system, user], told)[0].content == f"Be kind.\n\n{told}"
-    assert as_texts([system, user]) == [system, user]
 
 
 def test_generic_tool_round_becomes_plain_turns() -> None:

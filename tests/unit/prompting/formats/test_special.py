@@ -1,4 +1,4 @@
-"""The formats of whole answers: samples of our own, and llama.cpp's cases for their templates."""
+"""The special formats: samples of our own, and llama.cpp's cases for their templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.prompting.formats.base import ID, CallFormat
 from proxy.prompting.formats.reader import CallArguments, ReasoningPiece
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import special_marks
-from tests.call_formats import Answer, parse
+from tests.call_formats import FORMS, Answer, parse
 from tests.thorough import share
 from tools import chat_cases
 from tools.servers import find
@@ -52,7 +52,7 @@ def their_cases(*, continuing: bool = False) -> list[Any]:
         name = pathlib.PurePath(case["template"]).name
         source = (templates / name).read_text("utf-8")
         form = next((form for form in SPECIAL if form.matches(source)), None)
-        if form is not None and (case["continues"] or not continuing):
+        if form and (not continuing or (case["continues"] and form.reads_reasoning)):
             out.append(pytest.param(case, form, id=f"{number}-{name}"))
     return out
 
@@ -107,7 +107,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     ),
     "kimi-k2": (
         "<|im_assistant|>assistant<|im_middle|>",
-        "<think>I look.</think>One moment.\n",
+        "One moment.\n",
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
         '<|tool_call_argument_begin|>{"city": "Oslo", "days": 3}<|tool_call_end|>'
         "<|tool_calls_section_end|>",
@@ -134,7 +134,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     ),
     "lfm2": (
         "<|im_start|>assistant\n",
-        "<think>I look.</think>One moment.\n",
+        "One moment.\n",
         '<|tool_call_start|>[get_weather(city="Oslo", days=3)]<|tool_call_end|>',
     ),
     "gigachat3": (
@@ -145,7 +145,7 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
     ),
     "minimax-m3": (
         "]~b]ai\n",
-        "<mm:think>I look.</mm:think>One moment.\n",
+        "One moment.\n",
         f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Oslo{NS}</city>'
         f"{NS}<days>3{NS}</days>{NS}</invoke>\n{NS}</tool_call>",
     ),
@@ -155,8 +155,9 @@ SAMPLES: dict[str, tuple[str, str, str]] = {
         '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,days:3}<tool_call|>',
     ),
 }
+SAMPLED = [form for form in SPECIAL if form.name in SAMPLES]
 WHOLE = [form for form in SPECIAL if form.reads_reasoning]
-EACH = pytest.mark.parametrize("form", WHOLE, ids=lambda form: form.name)
+EACH = pytest.mark.parametrize("form", SAMPLED, ids=lambda form: form.name)
 
 
 @EACH
@@ -179,7 +180,7 @@ def test_answer_is_read_from_anywhere_in_the_turn(form: CallFormat) -> None:
         assert "I look.".endswith(answer.reasoning), at
 
 
-@EACH
+@pytest.mark.parametrize("form", WHOLE, ids=lambda form: form.name)
 def test_calls_without_tools_are_not_called(form: CallFormat) -> None:
     prompt, before, call = SAMPLES[form.name]
     assert parse_any_cut(form, before + call, {}, prompt).calls == []
@@ -225,7 +226,7 @@ def test_arguments_stream(form: CallFormat) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [form for form in WHOLE if form.reasoning[0]], ids=lambda form: form.name
+    "form", [form for form in SAMPLED if form.reasoning[0]], ids=lambda form: form.name
 )
 def test_reasoning_streams(form: CallFormat) -> None:
     prompt = SAMPLES[form.name][0]
@@ -300,7 +301,7 @@ def test_forced_call_means_its_arguments(
 
 
 @pytest.mark.parametrize(
-    "form", [form for form in WHOLE if form.shape.parallel], ids=lambda form: form.name
+    "form", [form for form in SAMPLED if form.shape.parallel], ids=lambda form: form.name
 )
 def test_several_forced_calls(form: CallFormat) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
@@ -336,22 +337,27 @@ def test_server_is_asked_for_the_special_tokens(case: Any, form: CallFormat) -> 
 # Any text
 
 
+def sample(form: CallFormat) -> tuple[str, str, str]:
+    call = write_calls(form.shape, OSLO).replace(ID, "123456789")
+    return SAMPLES.get(form.name, ("", "One moment.\n", call))
+
+
 def bits_of(form: CallFormat) -> list[str]:
     """Pieces of the format, and others."""
-    prompt, before, call = SAMPLES[form.name]
+    prompt, before, call = sample(form)
     parts = re.split(r"(<[^<>\s]*>|\n|[{}()\[\],:=\"])", prompt + before + call)
     texts = ["a", " ", "\n", "`", "```", "{", "}", '"', "'", "\\", "1", "null", "北京"]
     whole = [before, call, *form.opening, *form.content, *form.reasoning]
     return sorted({part for part in (*parts, *texts, *whole) if part})
 
 
-@EACH
+@pytest.mark.parametrize("form", [*SAMPLED, *FORMS.values()], ids=lambda form: form.name)
 @settings(max_examples=share(80))
 @given(data=st.data())
 def test_any_text_is_read_the_same_whole_and_split(form: CallFormat, data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.sampled_from(bits_of(form)), max_size=14))
     reply = "".join(bits)
-    prompt = SAMPLES[form.name][0]
+    prompt = sample(form)[0]
     at = data.draw(st.integers(0, len(reply)))
     ends = sorted(data.draw(st.sets(st.integers(0, len(reply)), max_size=8)))
     pieces = [reply[a:b] for a, b in zip([0, *ends], [*ends, len(reply)], strict=True)]
@@ -364,7 +370,7 @@ def test_any_text_is_read_the_same_whole_and_split(form: CallFormat, data: st.Da
 
 def test_arguments_are_bounded() -> None:
     """Deep values and long texts end a call, and nothing breaks."""
-    for form in WHOLE:
+    for form in SAMPLED:
         prompt, before, call = SAMPLES[form.name]
         for value in ("[" * 500, "{a:" * 500, "(" * 500, "9" * 5000, "\\u" * 300):
             reply = before + call.replace("3", value)

@@ -10,15 +10,9 @@ from proxy.prompting.formats.base import ID, CallShape
 from proxy.prompting.formats.python_calls import LLAMA3
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
-from tests.call_formats import FORMS, parse
+from tests.call_formats import FORMS
 
 ROOT = pathlib.Path(__file__).parents[4]
-CITY = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-    "required": ["city"],
-}
-TOOLS = {"get_weather": CITY, "now": {}}
 
 CHATML = """{%- if tools %}<|im_start|>system
 {{ tools | tojson }}<|im_end|>
@@ -81,27 +75,6 @@ def test_shape_of_calls_is_read_from_the_template(calls: str, shape: CallShape) 
     form = derived(template(calls)).calls
     assert form is not None
     assert form.shape == shape
-
-
-@pytest.mark.parametrize(("calls", "shape"), SHAPES, ids=lambda part: str(part)[:20])
-def test_calls_of_the_history_are_read_as_calls(calls: str, shape: CallShape) -> None:
-    made = compile(template(calls), "some")
-    form = syntax_of(made).calls
-    assert form is not None
-    user = {"role": "user", "content": "Hi"}
-    arguments = {"city": "Oslo\nNorway", "days": 3}
-    message = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [
-            {"id": "abcdefghi", "type": "function", "function": {"name": n, "arguments": a}}
-            for n, a in (("get_weather", arguments), ("now", {}))
-        ],
-    }
-    prompt = made.render([user])
-    text = made.render([user, message], add_generation_prompt=False).removeprefix(prompt)
-    answer = parse(form, [text.removesuffix("<|im_end|>\n")], TOOLS)
-    assert answer.calls == [("get_weather", arguments), ("now", {})]
 
 
 def test_python_literals_are_not_taken_for_tags() -> None:

@@ -226,7 +226,7 @@ def test_end_of_a_turn_is_known_without_a_family(
 ) -> None:
     form = Prompter(compile(LOOP + turn + END, "of a test"))
     prompt = form.render(CompletionRequest(messages=(ASKED,)), NOW)
-    assert (prompt.stops, prompt.turns) == (stops, turns)
+    assert (prompt.stop_tokens, prompt.stop_strings) == (stops, turns)
 
 
 def test_refusal_that_loses_nothing_is_overruled() -> None:

@@ -132,7 +132,7 @@ def test_kind_stays_here_if_the_server_refuses_or_loses_a_part(
 
 def test_request_that_the_server_would_refuse_or_cut_stays_here() -> None:
     outcomes: dict[str, Outcome] = {"plain": "same", "history": "differs", "late system": "refused"}
-    found = verdict({**outcomes, "results of tools": "adapted"}, complete=True)
+    found = verdict({**outcomes, "results of tools": "adapted"})
     assert (found.differing, found.kept) == (("history",), ("late system", "results of tools"))
     for messages, expected in (
         ((USER,), ()),

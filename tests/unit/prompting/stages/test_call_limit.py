@@ -87,20 +87,6 @@ def test_streamed_call_is_passed_as_soon_as_it_differs_from_two_equal_ones() -> 
     assert limit.feed(list(other)) == other
 
 
-@STREAMS
-def test_different_call_behind_repeated_ones_reaches_the_client(streams: bool) -> None:
-    calls = [OSLO, OSLO, OSLO, OSLO, NOW, OSLO]
-    assert passed([events(*calls, end="tool_calls")], streams=streams) == (
-        [OSLO, OSLO, NOW, OSLO],
-        "tool_calls",
-    )
-
-
-@STREAMS
-def test_endless_repetition_ends_at_the_maximum_of_calls(streams: bool) -> None:
-    assert passed([events(*[OSLO] * 50)], most=8, streams=streams) == ([OSLO, OSLO], "tool_calls")
-
-
 @pytest.mark.parametrize(
     "calls, streams, wanted, reason",
     [

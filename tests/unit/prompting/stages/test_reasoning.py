@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.stages.reasoning import REASONING_TAGS, ThoughtStage, opened_by
+from proxy.prompting.stages.reasoning import REASONING_TAGS, ThoughtStage
 
 END = Finished(reason="stop", usage=Usage(1, 2))
 OPENED = "<|im_start|>assistant\n<think>\n"
@@ -78,12 +78,6 @@ def test_reply_continues_thoughts_opened_by_the_prompt(
 ) -> None:
     assert split([reply], OPENED) == (reasoning, text)
     assert split(list(reply), OPENED) == (reasoning, text)
-
-
-def test_end_of_prompt_shows_whether_thoughts_are_open() -> None:
-    assert opened_by(OPENED) == ("<think>", "</think>")
-    assert opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") is None
-    assert opened_by("") is None
 
 
 TAGS = [tag for tags in REASONING_TAGS for tag in tags if tag]

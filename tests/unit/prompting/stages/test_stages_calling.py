@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.events import Batch, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from proxy.core.events import Batch, Finished, TextDelta, ToolCallDelta
 from proxy.core.usage import Usage
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import CallOpening, CallStage
-from proxy.prompting.stages.reasoning import InlineStage, ThoughtStage
 from proxy.prompting.stages.stop import StopStage
 from tests.call_formats import FORMS
 from tests.thorough import share
@@ -122,32 +121,6 @@ def test_free_text_without_call_is_unchanged(form: str, text: str, cuts: list[in
     events += one.feed(list(TAIL))
     assert one.opened is None
     assert joined(events) == (text, [], "stop")
-
-
-@given(
-    thought=st.text(alphabet="ab <\n", max_size=30).map(str.strip),
-    answer=st.text(alphabet="cd <>/", max_size=30).map(str.strip),
-    cuts=CUTS,
-)
-def test_thoughts_are_separated_and_restored_however_split(
-    thought: str, answer: str, cuts: list[int]
-) -> None:
-    if not thought or not answer:
-        return
-    text = f"<think>\n{thought}\n</think>\n\n{answer}"
-    parted, inline = ThoughtStage(), InlineStage()
-    events: Batch = []
-    told: Batch = []
-    for piece in [*pieces(text, cuts)]:
-        batch = parted.feed([TextDelta(piece)])
-        events += batch
-        told += inline.feed(list(batch))
-    end = parted.feed(list(TAIL))
-    told += inline.feed(list(end))
-    events += end
-    assert "".join(e.text for e in events if isinstance(e, ReasoningDelta)) == thought
-    assert joined(events)[0] == answer
-    assert joined(told)[0] == text
 
 
 def test_text_held_for_a_stop_string_precedes_a_call() -> None:

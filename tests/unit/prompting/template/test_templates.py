@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from proxy.prompting.profile.derive import syntax_of
 from proxy.prompting.template import TemplateError, TemplateRefusal, families
 from proxy.prompting.template.templates import compile
-from tests.thorough import share
 
 ROOT = pathlib.Path(__file__).parents[4]
 CASES = ROOT / "tests" / "cases" / "templates"
@@ -79,22 +78,6 @@ def test_client_text_is_never_markup_in_any_template(name: str, text: str) -> No
         assert content.strip() in prompt
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_missing_content_and_non_object_arguments_still_render(name: str) -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{oops"}}
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": None},
-        {"role": "user", "content": None},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "content": None, "tool_call_id": "c"},
-        {"role": "assistant", "content": "last"},
-    ]
-    tool = {"type": "function", "function": {"name": "f"}}
-    for tools in (None, [tool]):
-        assert "last" in SHIPPED[name].render(messages, tools)
-    assert SHIPPED[name].render([]) is not None
-
-
 def render(source: str, messages: Any = USER, **given: Any) -> str:
     return compile(source, "test").render(messages, **given)
 
@@ -125,14 +108,6 @@ def test_loop_controls_namespace_and_generation_blocks_work() -> None:
     assert render(source) == "8"
 
 
-def test_template_clock_is_injected() -> None:
-    source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
-    assert render(source, now=NOW) == "26 Jul 2024"
-    assert render(source) == ""
-    with pytest.raises(TemplateError):
-        render("{{ strftime_now('%999999999d') }}", now=NOW)
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -144,6 +119,8 @@ def test_template_clock_is_injected() -> None:
 def test_template_clock_is_available_everywhere(source: str) -> None:
     assert render(source, now=NOW) == NOW.strftime("%d")
     assert render(source, now=NOW, variables={"strftime_now": "no"}) == NOW.strftime("%d")
+    with pytest.raises(TemplateError):
+        render(source.replace("%d", "%999999999d"), now=NOW)
 
 
 def test_template_exception_becomes_refusal_with_its_message() -> None:
@@ -277,35 +254,6 @@ def test_endless_or_memory_hungry_template_is_stopped(source: str) -> None:
     assert time.process_time() - begun < 4
 
 
-TERMS = st.one_of(
-    st.text("ab<{", max_size=3),
-    st.integers(-9, 9),
-    st.sampled_from([0.25, -1.5]),
-    st.booleans(),
-    st.lists(st.integers(0, 9)),
-)
-
-
-@settings(max_examples=share(300))
-@given(
-    terms=st.lists(st.tuples(TERMS, st.booleans()), min_size=2, max_size=9), group=st.integers(0, 9)
-)
-def test_additions_in_templates_equal_pythons(terms: list[tuple[Any, bool]], group: int) -> None:
-    """Some operands are literals in the template, others are variables."""
-    names = {f"x{i}": value for i, (value, _) in enumerate(terms)}
-    written = [repr(value) if told else f"x{i}" for i, (value, told) in enumerate(terms)]
-    if group < len(terms) - 1:
-        written[group], written[-1] = f"({written[group]}", f"{written[-1]})"
-    source = " + ".join(written)
-    try:
-        told = str(eval(source, {}, names))
-    except TypeError:
-        with pytest.raises(TemplateError):
-            render("{{ " + source + " }}", variables=names)
-    else:
-        assert render("{{ " + source + " }}", variables=names) == told
-
-
 def test_nothing_is_escaped_in_additions() -> None:
     source = "{{ '<' + ('<' | safe) + x + '>' }}"
     assert render(source, variables={"x": "&"}) == "<<&>"
@@ -320,10 +268,10 @@ def test_every_addition_of_large_text_is_charged() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terms", [90, 150, 1000])
+@pytest.mark.parametrize("terms", [150, 1000])
 def test_long_addition_compiles_fast_or_is_refused(terms: int) -> None:
     begun = time.process_time()
-    with pytest.raises(TemplateError) if terms > 90 else nullcontext():
+    with pytest.raises(TemplateError) if terms > 150 else nullcontext():
         compile("{{ x" + " + x" * terms + " }}", "test")
     assert time.process_time() - begun < 10
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from proxy.accounts.limiting.budgets import Price
 from proxy.apis.litellm import routes as litellm
-from proxy.config.routes import PriceConfig
 from tests.fakes import ScriptedDriver, make_app, services_of
 from tests.unit.store.test_ledger import row
 from tests.unit.web.account_client import KEYS, Http
@@ -107,7 +107,7 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
 
 
 def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
-    prices = (PriceConfig(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
+    prices = (Price(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
     http = Http(make_app(ScriptedDriver(), data=str(tmp_path), price=prices, **SETTINGS))
     writer = services_of(http.app).ledger
     assert writer is not None

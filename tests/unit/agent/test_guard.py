@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
+from proxy.agent import mcp
 from proxy.errors import Forbidden
-from proxy.websearch import guard
 
 
 @pytest.mark.parametrize(
@@ -22,16 +22,16 @@ from proxy.websearch import guard
     ],
 )  # fmt: skip
 def test_non_public_addresses_are_refused(text: str) -> None:
-    assert not guard.public(ipaddress.ip_address(text))
+    assert not mcp.public(ipaddress.ip_address(text))
 
 
 @pytest.mark.parametrize("text", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses_are_accepted(text: str) -> None:
-    assert guard.public(ipaddress.ip_address(text))
+    assert mcp.public(ipaddress.ip_address(text))
 
 
 def test_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [(0, 0, 0, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
     with pytest.raises(Forbidden):
-        guard.resolve("x.example", 80, open_only=True)
+        mcp.resolve("x.example", 80, open_only=True)
