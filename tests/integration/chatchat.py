@@ -126,13 +126,3 @@ class Chatchat:
     def download(self, base: str, name: str) -> httpx.Response:
         params = {"knowledge_base_name": base, "file_name": name}
         return self.client.get("/knowledge_base/download_doc", params=params)
-
-    def rebuild(self, base: str) -> Iterator[Any]:
-        value = {
-            "knowledge_base_name": base,
-            "allow_empty_kb": True,
-            "vs_type": "faiss",
-            "embed_model": "m3e",
-            **CUT,
-        }
-        return self.stream("/knowledge_base/recreate_vector_store", value)
