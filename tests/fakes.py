@@ -164,7 +164,7 @@ def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
     return make_app(*(drivers or (ScriptedDriver(),)), **settings).test_client()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Polls until `condition` holds, for work of another thread without a signal."""
     end = time.monotonic() + seconds
     pause = 0.002
@@ -182,3 +182,11 @@ def gone(pid: int) -> bool:
         return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def key_file(folder: Path, text: str) -> str:
+    """A file of keys that only its owner may read."""
+    file = folder / "keys"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+    return str(file)

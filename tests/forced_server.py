@@ -9,45 +9,31 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from tests.http_fakes import FakeHandler, FakeServer
 from tests.scripted_server import remainder
 
 PATIENCE = 120.0  # seconds that the server may be silent
 
 
-class ForcedServer:
+class ForcedServer(FakeServer):
     """A port of 127.0.0.1 in front of the server at ``url``. ``script`` maps a ChatML prompt, up to
     the beginning of the answer, to the whole answer; with ``rest``, any whole prompt to the rest of
     its answer."""
 
     def __init__(self, url: str, script: Callable[[str], str], *, rest: bool = False) -> None:
-        netloc = urlsplit(url).netloc
         text = script if rest else partial(remainder, script)
-        known = {"script": staticmethod(text), "netloc": netloc}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), known))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler, script=staticmethod(text), netloc=urlsplit(url).netloc)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(FakeHandler):
+    protocol_version = "HTTP/1.0"  # the connection ends with the answer
     script: ClassVar[Callable[[str], str]]
     netloc: ClassVar[str]
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._forward(None)
@@ -71,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.dumps(body).encode()
 
     def _forward(self, body: bytes | None) -> None:
-        """HTTP/1.0: the connection ends with the answer, and the server's with the client's."""
+        """The server's connection ends with the client's."""
         connection = http.client.HTTPConnection(self.netloc, timeout=PATIENCE)
         try:
             headers = {"Content-Type": "application/json", "Connection": "close"}

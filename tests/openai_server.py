@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import queue
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_fakes import FakeHandler, FakeServer
 
 LONGEST = 7  # characters of a chunk
 Reply = str | tuple[int, Any] | Iterable[Mapping[str, Any]]
 """The text of an answer; a status and the document of a refusal; or the chunks of a stream."""
 
 
-class OpenAIServerFake:
+class OpenAIServerFake(FakeServer):
     """Answers on a port of 127.0.0.1. `replies` are given in turn, the last one again and again;
     `pages` are the documents of other paths, by "GET /path"; `bodies` are the requests so far."""
 
@@ -25,41 +25,22 @@ class OpenAIServerFake:
         self.pages = {"GET /v1/models": listed, **(pages or {})}
         self.replies = list(replies)
         self.bodies: list[dict[str, Any]] = []
-        fake = self
-
-        class Handler(_Handler):
-            server_fake = fake
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.root = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_Handler, server_fake=self)
+        self.root = self.url
         self.url = f"{self.root}/v1"
-        self._thread.start()
-
-    def __enter__(self) -> OpenAIServerFake:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def reply(self) -> Reply:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(FakeHandler):
     server_fake: OpenAIServerFake
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._page()
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        body = self.body()
         if not self.path.endswith("/completions"):
             self._page()
             return
@@ -87,11 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, page)
 
     def _send(self, status: int, document: Any) -> None:
-        data = document.encode() if isinstance(document, str) else json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.send(document.encode() if isinstance(document, str) else document, status)
 
 
 class Feed:

@@ -15,8 +15,9 @@ import json
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_fakes import FakeHandler, FakeServer
 
 VOCABULARY = 256
 LEAST = 4  # pieces of an answer, whatever n_predict is
@@ -26,7 +27,7 @@ WORDS = (" one", " two", " three", " four", " five")
 NUMBERS = {"temperature": float, "n_predict": int, "n_probs": int, "top_k": int, "slot_id": int}
 
 
-class PowerInferServer:
+class PowerInferServer(FakeServer):
     """`pace` is the seconds for a token of an answer. `bodies` are those of /completion, `longest`
     the most characters that /tokenize got at once, `died` why it ended."""
 
@@ -39,16 +40,7 @@ class PowerInferServer:
         self._lock = threading.Lock()
         self._busy = [False] * slots
         self._used = [0.0] * slots
-        self._http = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"server_": self})
-        )
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(_Handler, server_=self)
 
     def die(self, why: str) -> None:
         self.died = self.died or why
@@ -100,13 +92,9 @@ def fault(body: dict[str, Any]) -> str:
     return ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(FakeHandler):
     server_: PowerInferServer
     requests = 0
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         known = {
@@ -116,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(known.get(self.path))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         match self.path:
             case "/completion":
                 self._complete(body)
@@ -174,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
                 told.append({"content": text, "probs": likely})
                 event["completion_probabilities"] = told[-1:]
             if body.get("stream"):
-                self._event(event)
+                self.send_event(event)
         pairs = [pair for pair in body.get("logit_bias", ()) if pair[0] < VOCABULARY]
         end = {
             "content": "",
@@ -196,12 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not body.get("stream"):
             self._send({**end, "content": "".join(said), "completion_probabilities": []})
             return
-        self._event({**end, "completion_probabilities": told} if probs else end)
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _event(self, value: dict[str, Any]) -> None:
-        data = b"data: " + json.dumps(value).encode() + b"\n\n"
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.send_event({**end, "completion_probabilities": told} if probs else end)
+        self.end_stream()
 
     def _send(self, value: Any, status: int = 200) -> None:
         """Send JSON, or bytes as plain text. None is the 404 of every unknown or refused thing."""

@@ -7,11 +7,10 @@ supports just what the gateway's probe and completions use.
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+
+from tests.http_fakes import FakeHandler, FakeServer
 
 CONTEXT = 200_000  # tokens of a slot
 SLOTS = 2
@@ -19,29 +18,16 @@ PIECE = 6  # characters of an event
 TURN = "<|im_start|>assistant\n"  # after which models/tinychat.jinja lets the model answer
 
 
-class ScriptedServer:
+class ScriptedServer(FakeServer):
     """Answers on a port of 127.0.0.1. `script` maps a prompt, up to the beginning of the answer, to
     the whole answer; a prompt that ends with a part of its answer is continued."""
 
     def __init__(self, script: Callable[[str], str]) -> None:
-        handler = type("Handler", (_Handler,), {"script": staticmethod(script)})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler, script=staticmethod(script))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(FakeHandler):
     script: ClassVar[Callable[[str], str]]
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         slot = {"n_ctx": CONTEXT, "is_processing": False}
@@ -60,16 +46,16 @@ class _Handler(BaseHTTPRequestHandler):
             "/v1/models": {"object": "list", "data": [{"id": "scripted", "object": "model"}]},
             "/slots": [{"id": number, **slot} for number in range(SLOTS)],
         }
-        self._send(known.get(self.path.partition("?")[0]))
+        self._page(known.get(self.path.partition("?")[0]))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         if self.path == "/tokenize":
-            self._send({"tokens": [1] * _count(body["content"])})
+            self.send({"tokens": [1] * _count(body["content"])})
         elif self.path == "/completion":
             self._complete(body)
         else:
-            self._send(None)
+            self._page(None)
 
     def _complete(self, body: dict[str, Any]) -> None:
         text, stop = _until(remainder(type(self).script, body["prompt"]), body.get("stop") or ())
@@ -87,28 +73,16 @@ class _Handler(BaseHTTPRequestHandler):
             "timings": {"cache_n": 0, "prompt_n": prompt, "predicted_n": written},
         }
         if not body.get("stream"):
-            self._send({**end, "content": text})
+            self.send({**end, "content": text})
             return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_stream()
         for start in range(0, len(text), PIECE):
-            self._event({**slot, "content": text[start : start + PIECE], "stop": False})
-        self._event(end)
-        self.wfile.write(b"0\r\n\r\n")
+            self.send_event({**slot, "content": text[start : start + PIECE], "stop": False})
+        self.send_event(end)
+        self.end_stream()
 
-    def _event(self, value: dict[str, Any]) -> None:
-        data = b"data: " + json.dumps(value).encode() + b"\n\n"
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-    def _send(self, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(404 if value is None else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    def _page(self, value: Any) -> None:
+        self.send(value, 404 if value is None else 200)
 
 
 def remainder(script: Callable[[str], str], prompt: str) -> str:

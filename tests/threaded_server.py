@@ -15,8 +15,9 @@ import json
 import queue
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_fakes import FakeHandler
 
 KEPT = 5.0  # seconds for which a connection holds its thread without a request
 
@@ -71,15 +72,10 @@ class ThreadedServer:
             return slot
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Handler(FakeHandler):
     def __init__(self, client: socket.socket, server: ThreadedServer) -> None:
         self.our = server
         super().__init__(client, None, server)  # type: ignore[arg-type]
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         known = {
@@ -89,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(known.get(self.path))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         if self.path == "/tokenize":
             self._send({"tokens": [*body["content"].encode()]})
         elif self.path == "/detokenize":
@@ -123,10 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, slot: int, last: dict[str, Any], waits: bool) -> None:
         server = self.our
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_stream()
         with server.lock:
             server.running += 1
             server.most = max(server.most, server.running)
@@ -137,25 +130,17 @@ class _Handler(BaseHTTPRequestHandler):
                 data = data * 20 + b"data: " + json.dumps(last).encode() + b"\n\n"
                 self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
                 return
-            self._event(piece)
+            self.send_event(piece)
             if waits:
                 server.go.wait(30)
-            self._event(last)
-            self.wfile.write(b"0\r\n\r\n")
+            self.send_event(last)
+            self.end_stream()
         finally:
             with server.lock:
                 server.running -= 1
 
-    def _event(self, value: dict[str, Any]) -> None:
-        data = b"data: " + json.dumps(value).encode() + b"\n\n"
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-
     def _send(self, value: Any) -> None:
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
         if value is None:
-            data = b"File Not Found"
-        self.send_response(404 if value is None else 200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+            self.send(b"File Not Found", 404, "text/plain")
+        else:
+            self.send(value, kind="text/plain")

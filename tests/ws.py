@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.events import CloseConnection, Event, Ping, TextMessage
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -87,4 +89,11 @@ class Client:
         self.sock.close()
 
 
-__all__ = ["ACCEPT", "KEY", "UPGRADE", "BytesMessage", "Client", "CloseConnection", "Ping", "Pong"]
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """A client of the Responses API at this address."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
+        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
+        yield Client(sock)

@@ -43,13 +43,6 @@ def running(*programs: Any) -> Iterator[None]:
             program.kill()
 
 
-def key_file(folder: Path, text: str) -> str:
-    file = folder / "keys"
-    file.write_text(text, encoding="utf-8")
-    file.chmod(0o600)
-    return str(file)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     program = chromium.find()

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from tests.fakes import key_file
 from tools.processes import Gateway
 
-from .conftest import OPENED, key_file
+from .conftest import OPENED
 from .test_chat import until
 
 KEY = "sk-table-0123456789"

@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fakes import key_file
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open, key_file
+from .conftest import DESKTOP, PHONE, Open
 
 ROOT = "sk-root-0123456789"
 HEADERS = {"Authorization": f"Bearer {ROOT}"}

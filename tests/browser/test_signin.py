@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import key_file
 from tools import oidc_provider
 from tools.oidc_provider import Provider
 from tools.processes import Gateway, held_port
 
-from .conftest import DESKTOP, OPENED, PHONE, Open, key_file
+from .conftest import DESKTOP, OPENED, PHONE, Open
 
 
 @pytest.fixture(scope="module")

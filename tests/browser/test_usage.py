@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.fakes import key_file
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open, key_file
+from .conftest import DESKTOP, PHONE, Open
 
 KEYS = "root sk-root-0123456789\nann sk-ann-0123456789\n"
 

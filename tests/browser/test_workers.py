@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests import redis_servers
-from tests.integration import child_processes
+from tests.fakes import wait_until
+from tests.integration.child_processes import children
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
@@ -27,9 +28,9 @@ API = "/pages/api/chat"
 @pytest.fixture
 def each(workers: Gateway) -> Iterator[dict[int, HTTPConnection]]:
     """A connection to each worker, by pid."""
-    from tests.integration.test_state import _one_of_each, _workers
+    from tests.integration.test_state import _one_of_each
 
-    found = _one_of_each(workers.url, _workers(workers))
+    found = _one_of_each(workers.url, children(workers.pid))
     yield found
     for one in found.values():
         one.close()
@@ -95,7 +96,7 @@ def test_answer_of_killed_worker_is_interrupted_with_all_its_text(
     """Within seconds, and without a Stop."""
     (killed, writer), (_, other), *_ = each.items()
     talk, _ = begun(writer)
-    child_processes.until(lambda: len(last(other, talk)["content"]) > 100)
+    wait_until(lambda: len(last(other, talk)["content"]) > 100)
     page = visit(f"{workers.url}/#{talk}")
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 100)
@@ -120,26 +121,26 @@ def test_stop_through_another_worker_works_during_silence(
     writer, other, *_ = each.values()
     busy = [begun(writer), begun(writer)]
     for talk, _ in busy:
-        child_processes.until(lambda talk=talk: len(last(other, talk)["content"]) > 0)  # type: ignore[misc]
+        wait_until(lambda talk=talk: len(last(other, talk)["content"]) > 0)  # type: ignore[misc]
     _, waits = begun(writer)
-    child_processes.until(lambda: len(_slots(workers.url)["queue"]) == 1)
+    wait_until(lambda: len(_slots(workers.url)["queue"]) == 1)
     tell(other, f"/answers/{waits}/stop", {})
-    child_processes.until(lambda: len(_slots(workers.url)["queue"]) == 0)
+    wait_until(lambda: len(_slots(workers.url)["queue"]) == 0)
     assert _states(workers.url) == ["busy", "busy"]
     for _, answer in busy:
         tell(writer, f"/answers/{answer}/stop", {})
-    child_processes.until(lambda: "busy" not in _states(workers.url))
+    wait_until(lambda: "busy" not in _states(workers.url))
     endless_server.send(signal.SIGSTOP)
     try:
         talk, asked = begun(writer, "And this?")
-        child_processes.until(lambda: "busy" in _states(workers.url))
+        wait_until(lambda: "busy" in _states(workers.url))
         tell(other, f"/answers/{asked}/stop", {})
-        child_processes.until(lambda: "busy" not in _states(workers.url))
+        wait_until(lambda: "busy" not in _states(workers.url))
     finally:
         endless_server.send(signal.SIGCONT)
-    child_processes.until(lambda: last(other, talk)["status"] == "stopped")
+    wait_until(lambda: last(other, talk)["status"] == "stopped")
     assert last(other, talk)["content"] == ""
     talk, asked = begun(writer)
-    child_processes.until(lambda: len(last(other, talk)["content"]) > 0)
+    wait_until(lambda: len(last(other, talk)["content"]) > 0)
     tell(other, f"/answers/{asked}/stop", {})
-    child_processes.until(lambda: "busy" not in _states(workers.url))
+    wait_until(lambda: "busy" not in _states(workers.url))

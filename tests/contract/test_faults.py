@@ -267,10 +267,6 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         together(lambda f: [f.piece(), b'error: {"content":"it broke"}\n\n']),
         Ends(BackendFailed, text="a"),
     ),
-    "an error line of early 2024": (
-        events(lambda f: [f.piece(), b'error: {"code":500,"message":"x","type":"x"}\n\n']),
-        Ends(BackendFailed, text="a"),
-    ),
     "an error line without its end": (
         events(lambda f: [f.piece(), b'error: {"content":"it broke"}\n']),
         Ends(BackendFailed, text="a"),

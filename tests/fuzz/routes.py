@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.routes --llama-api URL …
 
-Prints a line of JSON: a list of [endpoint, rule, methods, websocket, is_page]. A process of its
+Prints a line of JSON: a list of [endpoint, rule, methods, is_page]. A process of its
 own, since an application looks after its backends from when it is made.
 """
 
@@ -23,7 +23,6 @@ class Route(NamedTuple):
     endpoint: str
     rule: str
     methods: tuple[str, ...]
-    websocket: bool
     is_page: bool
 
 
@@ -51,7 +50,6 @@ def main(flags: Sequence[str]) -> None:
             rule.endpoint,
             rule.rule,
             sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}),
-            rule.websocket,
             any(served.group == "pages" for served in by_rule[rule.rule]),
         )
         for rule in app.url_map.iter_rules()

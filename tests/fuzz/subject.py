@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tests.integration.child_processes import children, descendants
+from tests.integration.child_processes import command as process_command
 from tests.integration.searxng import SearXNG
 from tools import made_up_model, servers
 from tools.processes import Gateway, ModelServer
@@ -227,12 +229,12 @@ class Subject:
 
     # -- judging
 
-    def attempt(self, case: Case, send: Callable[[Case], Answer] | None = None) -> Answer | None:
-        """Sends a case, as HTTP unless `send` does it, and checks the result."""
+    def attempt(self, case: Case) -> Answer | None:
+        """Sends a case and checks the result."""
         with self._lock:
             self._last.append(case)
         try:
-            answer = (send or self.send)(case)
+            answer = self.send(case)
         except Silence as silence:
             self.find(f"{case.endpoint}: no answer", case, str(silence))
             return None
@@ -320,24 +322,10 @@ class Subject:
         return json.loads(answer.body) if answer.body else None
 
 
-def helpers(worker: int, word: str) -> list[str]:
-    """The processes of this worker whose command line contains the word."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == worker and word in words:
-            found.append(f"{pid} {words}")
-    return found
-
-
-def few_helpers(subject: Subject, word: str, most: int) -> None:
-    """Checks that, after a while, no more than `most` such processes are left."""
+def no_helpers(subject: Subject, word: str) -> None:
+    """Checks that no process of the worker with this word in its command line stays."""
     end = time.monotonic() + 10
-    while len(left := helpers(subject.worker, word)) > most:
+    while left := [pid for pid in descendants(subject.worker) if word in process_command(pid)]:
         if time.monotonic() > end:
             subject.find("helper processes are left", None, str(left))
             return
@@ -347,10 +335,9 @@ def few_helpers(subject: Subject, word: str, most: int) -> None:
 def _worker(pid: int) -> int:
     """The pid of gunicorn's only child; 0 if there is none."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return next(iter(children(pid)), 0)
     except OSError:
         return 0
-    return int(children[0]) if children else 0
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from tests.fuzz import samples
 from tests.fuzz.samples import Sample
-from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive, few_helpers
+from tests.fuzz.subject import Answer, Case, Report, Subject, command, drive, no_helpers
 
 MOST_UNREAD = 6  # documents; while more are waiting, files are sent to routes that read none
 MOST = 4 << 20  # bytes of a document
@@ -247,7 +247,7 @@ class Uploader:
                 break
             time.sleep(0.5)
         self._judge([one for one in self.documents() if one["status"] in OVER])
-        few_helpers(self.subject, "extract", 0)
+        no_helpers(self.subject, "extract")
 
 
 def _messages(content: list[dict[str, Any]]) -> dict[str, Any]:

@@ -66,10 +66,6 @@ class Chatchat:
         given = {"search_engine_name": engine, "top_k": 3, "split_result": False, **more}
         return self._dialogue("/chat/search_engine_chat", query, given)
 
-    def feedback(self, history_id: str, score: int, reason: str = "") -> Any:
-        value = {"chat_history_id": history_id, "score": score, "reason": reason}
-        return self.post("/chat/feedback", value)
-
     # knowledge bases
 
     def create(self, base: str) -> Any:
@@ -130,13 +126,3 @@ class Chatchat:
     def download(self, base: str, name: str) -> httpx.Response:
         params = {"knowledge_base_name": base, "file_name": name}
         return self.client.get("/knowledge_base/download_doc", params=params)
-
-    def rebuild(self, base: str) -> Iterator[Any]:
-        value = {
-            "knowledge_base_name": base,
-            "allow_empty_kb": True,
-            "vs_type": "faiss",
-            "embed_model": "m3e",
-            **CUT,
-        }
-        return self.stream("/knowledge_base/recreate_vector_store", value)

@@ -1,19 +1,8 @@
-"""Child processes of a gateway, read from Linux's /proc, and waiting for what they do."""
+"""Child processes of a gateway, read from Linux's /proc."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-
-def until(done: Callable[[], Any], seconds: float = 100.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def command(pid: int) -> str:
@@ -38,3 +27,8 @@ def descendants(pid: int) -> list[int]:
         found += children
         left += children
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The workers of a gateway."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -224,10 +224,10 @@ StartGateway = Callable[..., Gateway]
 
 
 def _gateway(
-    flags: Sequence[str],
     log: Path,
-    env: Mapping[str, str] | None,
-    fixed: Mapping[str, object] | None,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    fixed: Mapping[str, object] | None = None,
 ) -> Gateway:
     variables = {**QUIET, **(env or {}), "FIXED": json.dumps(fixed)}
     module = "tests.with_fixed" if fixed else "proxy"
@@ -242,14 +242,8 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
     ``log``, ``stop()``, ``kill()``; a warning in it is an error."""
     started: list[Gateway] = []
 
-    def start(
-        *flags: str,
-        env: Mapping[str, str] | None = None,
-        ready: float = 60.0,
-        fixed: Mapping[str, object] | None = None,
-    ) -> Gateway:
-        log = tmp_path / f"gateway-{len(started) + 1}.log"
-        one = _gateway(flags, log, env, fixed)
+    def start(*flags: str, ready: float = 60.0, **how: Any) -> Gateway:
+        one = _gateway(tmp_path / f"gateway-{len(started) + 1}.log", *flags, **how)
         started.append(one)
         one.start(ready=ready)
         return one
@@ -266,16 +260,11 @@ def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGa
     the gateway that runs, as other tests have left it."""
     started: dict[tuple[str, ...], Gateway] = {}
 
-    def start(
-        *flags: str,
-        ready: float = 60.0,
-        env: Mapping[str, str] | None = None,
-        fixed: Mapping[str, object] | None = None,
-    ) -> Gateway:
-        key = (*flags, str(env), str(fixed))
+    def start(*flags: str, ready: float = 60.0, **how: Any) -> Gateway:
+        key = (*flags, str(how))
         if key not in started:
             log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-            started[key] = _gateway(flags, log, env, fixed)
+            started[key] = _gateway(log, *flags, **how)
         if not started[key].alive:
             started[key].start(ready=ready)
         return started[key]

@@ -8,7 +8,6 @@ in a file of its own how it is ended. A prompt with "brief" is answered with one
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ from tests import scripted_server
 PER_TOKEN = 50.0  # milliseconds to evaluate a token of a prompt: it pays to save a slot
 
 
-class Handler(scripted_server._Handler):
+class Handler(scripted_server.Handler):
     ready_at = 0.0
     slots = 2
     folder = ""
@@ -34,7 +33,7 @@ class Handler(scripted_server._Handler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif path == "/props":
-            self._send(
+            self.send(
                 {
                     "total_slots": self.slots,
                     "chat_template": "{{ messages }}",
@@ -51,17 +50,14 @@ class Handler(scripted_server._Handler):
         if not self.path.startswith("/slots/"):
             super().do_POST()
             return
-        body = self._body()
+        body = self.body()
         if not self.folder or not self.path.endswith("action=save"):
             self.send_response(400 if self.folder else 501)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         Path(self.folder, body["filename"]).write_bytes(b"x" * 1000)
-        self._send({"n_saved": 4000, "n_written": 1000})
-
-    def _body(self) -> Any:
-        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send({"n_saved": 4000, "n_written": 1000})
 
     def _complete(self, body: dict[str, Any]) -> None:
         prompt = len(body["prompt"]) // 4 + 1
@@ -80,18 +76,15 @@ class Handler(scripted_server._Handler):
             "timings": {**timings, "predicted_n": 1, "predicted_ms": 100.0},
         }
         if not body.get("stream"):
-            self._send(end)
+            self.send(end)
             return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_stream()
         try:
             while not brief:
-                self._event({**slot, "content": "word ", "stop": False})
+                self.send_event({**slot, "content": "word ", "stop": False})
                 time.sleep(0.1)
-            self._event(end)
-            self.wfile.write(b"0\r\n\r\n")
+            self.send_event(end)
+            self.end_stream()
         except OSError:
             self.close_connection = True
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,35 +136,3 @@ def test_client_disconnect_ends_the_tool(served: Gateway, package: Path) -> None
             assert client.get(f"{served.url}/readyz").status_code == 200
         assert not gone(pid)
     wait_until(lambda: gone(pid), 60)
-
-
-MCP = '''
-from mcp.server.mcpserver import MCPServer
-
-server = MCPServer("weather")
-
-@server.tool()
-def get_weather(city: str) -> str:
-    """Get the current weather of a city"""
-    return '{"temperature": 4}'
-
-server.run("stdio")
-'''
-
-
-def test_mcp_server_in_the_config_file_provides_tools(
-    server: ModelServer, tmp_path: Path, gateway: StartGateway
-) -> None:
-    pytest.importorskip("mcp", reason="the extra `knowledge` (mcp) is not installed")
-    (tmp_path / "weather.py").write_text(MCP)
-    config = tmp_path / "slotproxy.toml"
-    command = json.dumps([sys.executable, str(tmp_path / "weather.py")])
-    config.write_text(f'tools = ["far"]\n[[mcp]]\nname = "far"\ncommand = {command}\n')
-    flags = ("--chat-template", str(TEMPLATE), "--data", str(tmp_path), "--chatchat")
-    served = gateway("--llama-api", server.url, *flags, "--config", str(config))
-    with httpx.Client(trust_env=False, timeout=60) as client:
-        answer = client.post(f"{served.url}/chat/agent_chat", json={**body(), "stream": False})
-    told = answer.json()
-    assert told["tools"][0] == "Tool: get_weather"
-    assert told["tools"][2] == 'Output: {"temperature": 4}'
-    assert told["final_answer"]

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import pytest
 
 from tests.clients import openai
+from tests.integration.asking import openai_client
 from tests.integration.child_processes import descendants
 from tests.integration.conftest import GENERATIONS, StartGateway, StartServer
 from tests.redis_servers import RedisServer
-from tools.processes import Gateway, ModelServer
+from tools.processes import ModelServer
 
 CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 EMBEDDING = {
@@ -34,10 +35,6 @@ BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "/v1/responses": lambda i: {"input": f"Count to {i}", "max_output_tokens": 16},
     "/v1/embeddings": lambda i: {"input": f"text {i}"},
 }
-
-
-def client(gateway: Gateway, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 def lines(endpoint: str, count: int, **changes: Any) -> bytes:
@@ -91,7 +88,7 @@ def test_every_line_is_answered_once(
     any_server: ModelServer, gateway: StartGateway, tmp_path: Path, endpoint: str
 ) -> None:
     served = gateway("--llama-api", any_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
+    with openai_client(served) as api:
         made = begun(api, lines(endpoint, 12), endpoint)
         assert (made.status, made.object) == ("validating", "batch")
         done = ended(api, made.id)
@@ -106,7 +103,7 @@ def test_cancelled_batch_keeps_the_answers_it_has(
     any_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     served = gateway("--llama-api", any_server.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
+    with openai_client(served) as api:
         made = begun(api, lines(CHAT, 1000))
         _advanced(api, made.id, 3)
         cancelled = api.batches.cancel(made.id)
@@ -132,7 +129,7 @@ def test_texts_are_embedded(
 ) -> None:
     model = start_server(server, extra=EMBEDDING[server])
     served = gateway("--llama-api", model.url, "--data", str(tmp_path / "data"))
-    with client(served) as api:
+    with openai_client(served) as api:
         done = ended(api, begun(api, lines("/v1/embeddings", 12), "/v1/embeddings").id)
         for one in check(api, done, 12):
             assert one["response"]["body"]["data"][0]["embedding"]
@@ -151,11 +148,11 @@ def test_no_line_is_lost_or_answered_twice_after_kills(
     if workers > 1:
         flags += ["--workers", str(workers), "--state", redis_server.url]
     served = gateway(*flags)
-    with client(served) as api:
+    with openai_client(served) as api:
         made = begun(api, lines(CHAT, 150))
     kills = 0
     while True:
-        with client(served) as api:
+        with openai_client(served) as api:
             seen = _advanced(api, made.id, 30)
             if seen.status == "completed":
                 check(api, seen, 150)

@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fakes import wait_until
+from tests.integration.asking import in_flight
+from tests.integration.child_processes import descendants
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
@@ -76,20 +79,6 @@ def begun(sock: socket.socket) -> None:
         seen += part
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def in_flight(served: Gateway) -> int:
-    backends = json.loads(ask(f"{served.url}/v1/backends")[1])["data"]
-    return sum(backend["in_flight"] for backend in backends)
-
-
 def waiting(served: Gateway) -> int:
     text = ask(f"{served.url}/metrics")[1].decode()
     line = next(ln for ln in text.splitlines() if ln.startswith("vllm:num_requests_waiting "))
@@ -112,8 +101,8 @@ def slot_freed(served: Gateway, clients: int = 1) -> Iterator[None]:
     because an answer has come to its end."""
     before = left(served)
     yield
-    assert until(lambda: in_flight(served) == 0)
-    assert until(lambda: left(served) == before + clients)
+    wait_until(lambda: in_flight(served.url) == 0)
+    wait_until(lambda: left(served) == before + clients)
 
 
 def answered(served: Gateway) -> bool:
@@ -130,7 +119,7 @@ def test_slot_is_free_within_a_second_of_a_disconnect(served: Gateway, stream: b
             if stream:
                 begun(sock)
             else:
-                assert until(lambda: in_flight(served) == 1)
+                wait_until(lambda: in_flight(served.url) == 1)
         before = time.monotonic()
         assert answered(served)
         return time.monotonic() - before
@@ -138,7 +127,7 @@ def test_slot_is_free_within_a_second_of_a_disconnect(served: Gateway, stream: b
     before = logged(served)
     assert min(seconds() for _ in range(5)) < 1.0
     # A line is written after the slot is free, and must not be counted in the next test.
-    assert until(lambda: logged(served) == before + 10)
+    wait_until(lambda: logged(served) == before + 10)
 
 
 def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: ModelServer) -> None:
@@ -147,9 +136,9 @@ def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: Mod
         one_slot.send(signal.SIGSTOP)  # or a fast machine ends the first answer meanwhile
         try:
             with sent(served, LONG):
-                assert until(lambda: waiting(served) == 1)
-            assert until(lambda: waiting(served) == 0)
-            assert in_flight(served) == 1
+                wait_until(lambda: waiting(served) == 1)
+            wait_until(lambda: waiting(served) == 0)
+            assert in_flight(served.url) == 1
         finally:
             one_slot.send(signal.SIGCONT)
 
@@ -161,7 +150,7 @@ def test_disconnect_before_the_first_token_frees_the_slot(
     one_slot.send(signal.SIGSTOP)
     try:
         with slot_freed(served), sent(served, {**LONG, "stream": True}):
-            assert until(lambda: in_flight(served) == 1)
+            wait_until(lambda: in_flight(served.url) == 1)
     finally:
         one_slot.send(signal.SIGCONT)
     assert answered(served)
@@ -169,7 +158,7 @@ def test_disconnect_before_the_first_token_frees_the_slot(
 
 def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) -> None:
     assert answered(served)
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0)
+    wait_until(lambda: in_flight(served.url) == 0 and waiting(served) == 0)
     threads, sockets = _threads(served.pid), _sockets(served.pid)
     dice = random.Random(7)
     plan = [(dice.random() * 0.3, dice.random() < 0.5) for _ in range(200)]
@@ -197,32 +186,20 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
         client.start()
     for client in clients:
         client.join()
-    assert until(lambda: in_flight(served) == 0 and waiting(served) == 0)
+    wait_until(lambda: in_flight(served.url) == 0 and waiting(served) == 0)
     assert answered(served)
-    assert until(lambda: _sockets(served.pid) <= sockets + 2)
+    wait_until(lambda: _sockets(served.pid) <= sockets + 2)
     allowed = POOL if "gevent" not in served.log else threads + 2
-    assert until(lambda: _threads(served.pid) <= allowed)
-
-
-def _family(pid: int) -> list[int]:
-    """The process and its children."""
-    found = [pid]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == pid:
-                    found.append(int(entry.name))
-    return found
+    wait_until(lambda: _threads(served.pid) <= allowed)
 
 
 def _threads(pid: int) -> int:
-    return sum(len(os.listdir(f"/proc/{one}/task")) for one in _family(pid))
+    return sum(len(os.listdir(f"/proc/{one}/task")) for one in (pid, *descendants(pid)))
 
 
 def _sockets(pid: int) -> int:
     count = 0
-    for one in _family(pid):
+    for one in (pid, *descendants(pid)):
         for fd in Path(f"/proc/{one}/fd").iterdir():
             with contextlib.suppress(OSError):
                 count += os.readlink(fd).startswith("socket:")

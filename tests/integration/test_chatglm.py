@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 
 from tests.clients import openai
+from tests.fakes import wait_until
+from tests.integration.asking import openai_client
 from tools import made_up_chatglm as made_up
 from tools.processes import ROOT, Died, Gateway, ask
 
-from .child_processes import command, descendants, until
+from .child_processes import command, descendants
 from .conftest import StartGateway
 
 chatglm_cpp = pytest.importorskip(
     "chatglm_cpp", reason="not installed: python -m tools.chatglm install"
 )
 
-PATIENCE = 100.0
 # Each byte of a character is a token, as for rare characters in real models.
 HELLO = [
     "\n",
@@ -89,19 +90,13 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_up.write(folder / "babbler.bin", n_ctx=2 * made_up.LONG)
 
 
-def client(gateway: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE
-    )
-
-
 def engines(gateway: Gateway) -> list[int]:
     """The child processes that run a model, of any worker."""
     return [pid for pid in descendants(gateway.pid) if "chatglm.engine" in command(pid)]
 
 
 def test_answers_in_two_languages(module_gateway: StartGateway, hello: Path) -> None:
-    api = client(module_gateway("--chatglm-model", str(hello)))
+    api = openai_client(module_gateway("--chatglm-model", str(hello)))
     pipeline = chatglm_cpp.Pipeline(str(hello))
     message = chatglm_cpp.ChatMessage(role="user", content="你好")
     prompt = len(pipeline.tokenizer.apply_chat_template([message], 2048))
@@ -133,7 +128,7 @@ def test_named_tool_is_always_called(
 ) -> None:
     """The model says the arguments only: the rest was said for it. (The last token of what was said
     for it is the bracket, which leads to the script.)"""
-    api = client(module_gateway("--chatglm-model", str(model(*CALL, "<|observation|>"))))
+    api = openai_client(module_gateway("--chatglm-model", str(model(*CALL, "<|observation|>"))))
     answer = api.chat.completions.create(
         model="m",
         messages=[USER],
@@ -151,7 +146,7 @@ def test_engine_kill_fails_one_answer_and_the_next_succeeds(
     gateway: StartGateway, babbler: Path
 ) -> None:
     one = gateway("--chatglm-model", str(babbler))
-    api = client(one)
+    api = openai_client(one)
     stream = api.chat.completions.create(
         model="m", messages=[USER], stream=True, max_tokens=made_up.LONG, temperature=0
     )
@@ -173,7 +168,7 @@ def test_engine_kill_fails_one_answer_and_the_next_succeeds(
 def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> None:
     """The parent is killed while the engine generates."""
     one = gateway("--chatglm-model", str(babbler))
-    stream = client(one).chat.completions.create(
+    stream = openai_client(one).chat.completions.create(
         model="m", messages=[USER], stream=True, max_tokens=made_up.LONG
     )
     next(iter(stream))
@@ -181,7 +176,7 @@ def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> No
     for pid in [one.pid, *descendants(one.pid)]:
         if pid != engine:
             os.kill(pid, signal.SIGKILL)
-    until(lambda: "chatglm.engine" not in command(engine), 60)
+    wait_until(lambda: "chatglm.engine" not in command(engine), 60)
 
 
 def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) -> None:
@@ -208,7 +203,7 @@ def test_every_wsgi_server_serves_chatglm(
     server, key, value = flags
     variables = {f"SLOTPROXY_CHATGLM_{key.upper()}": value}
     one = gateway("--chatglm-model", str(hello), "--server", server, env=variables)
-    answer = client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
+    answer = openai_client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
     assert answer.choices[0].message.content == "你好，我是🤖。 Hello world!"
     assert len(engines(one)) == (0 if "thread" in flags else 1)
 
@@ -235,7 +230,7 @@ def test_model_file_that_crashes_the_library_is_reported(
     file = tmp_path / "cut.bin"
     file.write_bytes(hello.read_bytes()[: hello.stat().st_size // 2])
     one = gateway("--chatglm-model", str(file), ready=0)
-    until(lambda: "the model is not running" in str(ask(f"{one.url}/v1/backends")))
+    wait_until(lambda: "the model is not running" in str(ask(f"{one.url}/v1/backends")))
     assert ask(f"{one.url}/livez")[0] == 200
 
 
@@ -253,7 +248,7 @@ def test_other_model_families_answer(
     own = pipeline.chat(messages, do_sample=False, max_new_tokens=20, max_context_length=2048)
     prompt = len(pipeline.tokenizer.apply_chat_template(messages, 2048))
 
-    api = client(gateway("--chatglm-model", str(file)))
+    api = openai_client(gateway("--chatglm-model", str(file)))
     asked: dict[str, Any] = {
         "model": "m",
         "messages": [{"role": role, "content": text} for role, text in turns],
@@ -274,7 +269,7 @@ def test_other_model_families_answer(
 def test_glm_4_calls_a_tool_while_it_streams(gateway: StartGateway, tmp_path: Path) -> None:
     script = ["get_weather\n", '{"city": "', "<0xE5>", "<0x8C>", "<0x97>", "京", '"}']
     file = made_up.write(tmp_path / "m.bin", [*script, "<|observation|>"], "glm-4")
-    api = client(gateway("--chatglm-model", str(file)))
+    api = openai_client(gateway("--chatglm-model", str(file)))
     name = arguments = reason = ""
     for chunk in api.chat.completions.create(
         model="m", messages=[USER], tools=[TOOL], temperature=0, stream=True
@@ -298,7 +293,7 @@ def test_bundled_model_is_served_by_default(gateway: StartGateway) -> None:
     assert "serving the bundled ChatGLM model" in one.log
     (backend,) = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]
     assert (backend["id"], backend["model"]) == ("embedded", "tinychat-chatglm3")
-    api = client(one)
+    api = openai_client(one)
     for text, found in (("你好", "[\u4e00-\u9fff]"), ("Hello!", "[a-z]{2}")):
         asked = [{"role": "user", "content": text}]
         stream = api.chat.completions.create(

@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.extras import need
+from tests.integration.test_chatglm import CALL, TOOL, USER
 from tools import made_up_chatglm as made_up
 from tools.processes import Child, Gateway, ask, held_port
 
-chatglm_cpp = pytest.importorskip(
-    "chatglm_cpp", reason="not installed: python -m tools.chatglm install"
-)
 need("test", "fastapi", "uvicorn", "sse_starlette", "pydantic_settings")  # the reference server's
 
 REFERENCE = """
@@ -29,26 +27,6 @@ from chatglm_cpp.openai_api import app
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 HELLO = ["\n", " 你好，", "我是", "机器人。", " Hello", " world", "!", "</s>"]
-CALL = [
-    "get_weather\n",
-    " ```python\n",
-    "tool_call(city='",
-    "北京",
-    "',",
-    " days=",
-    "2",
-    ")",
-    "\n```",
-]
-USER = {"role": "user", "content": "你好"}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
 GREEDY = {"temperature": 0}
 CHAT = "/v1/chat/completions"
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.child_processes import until
+from tests.fakes import wait_until
+from tests.integration.asking import in_flight, opened
 from tools.processes import Gateway, ModelServer, ask
 
 StartGateway = Callable[..., Gateway]
@@ -43,14 +42,8 @@ def occupied(server: ModelServer, slots: int) -> Iterator[None]:
     """Another client streams endlessly from every slot of the server."""
     with contextlib.ExitStack() as stack:
         for _ in range(slots):
-            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
-            stack.callback(connection.close)
             body = {"prompt": "Go on", "n_predict": -1, "stream": True, "ignore_eos": True}
-            connection.request(
-                "POST", "/completion", json.dumps(body), {"Content-Type": "application/json"}
-            )
-            answer = connection.getresponse()
-            stack.callback(answer.close)
+            answer = stack.enter_context(opened(server.url, "/completion", body))
             assert answer.read(1)
         yield
 
@@ -67,7 +60,7 @@ def test_server_busy_with_another_client_is_503_after_queue_timeout(
             assert status == 503
             assert json.loads(body)["error"]["code"] == "queue_timeout"
     # A busy server may notice later than after the second that a request waits for it.
-    until(lambda: chat(proxy, 2)[0] == 200)
+    wait_until(lambda: chat(proxy, 2)[0] == 200)
 
 
 def test_server_restart_loses_no_request(server: ModelServer, gateway: StartGateway) -> None:
@@ -91,14 +84,9 @@ def test_stream_resumes_after_server_restart(server: ModelServer, gateway: Start
     proxy = gateway(
         "--llama-api", server.url, "--slots", "2", "--health-interval", "60", fixed={"PING": 0.2}
     )  # fmt: skip
-    connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=60)
     # So many that it is under way when the server is killed: it writes 2 000 in a second.
     body = question(1, 1900) | {"stream": True, "stream_options": {"include_usage": True}}
-    with contextlib.closing(connection):
-        connection.request(
-            "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
-        )
-        answer = connection.getresponse()
+    with opened(proxy.url, "/v1/chat/completions", body) as answer:
         seen = b""
         while seen.count(b"data: ") < 5:
             seen += answer.readline()
@@ -124,7 +112,7 @@ def test_health_and_tokenize_work_while_all_connections_stream(
     with concurrent.futures.ThreadPoolExecutor(9) as clients:
         for _ in range(5):  # on a busy machine, the streams may be over before the request
             waits = [clients.submit(chat, proxy, n, max_tokens=300) for n in range(9)]
-            until(lambda: in_flight(proxy) >= 6 or all(wait.done() for wait in waits))  # noqa: B023
+            wait_until(lambda: in_flight(proxy.url) >= 6 or all(wait.done() for wait in waits))  # noqa: B023
             status, body = ask(f"{proxy.url}/tokenize", {"content": "Hello"}, seconds=60)
             assert status == 200 and json.loads(body)["tokens"]
             beside = not all(wait.done() for wait in waits)
@@ -133,8 +121,3 @@ def test_health_and_tokenize_work_while_all_connections_stream(
                 break
     assert beside
     assert "is down" not in proxy.log
-
-
-def in_flight(proxy: Gateway) -> int:
-    backends = json.loads(ask(f"{proxy.url}/v1/backends")[1])["data"]
-    return sum(backend["in_flight"] for backend in backends)

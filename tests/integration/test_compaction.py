@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients import anthropic, openai
+from tests.clients import anthropic
+from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer
 
 from .generations import GENERATIONS
@@ -43,12 +44,7 @@ def field(answer: Any) -> dict[str, Any]:
 
 
 def test_chat_completions_continue_a_conversation_that_is_too_long(gateway: Gateway) -> None:
-    client = openai.OpenAI(
-        base_url=gateway.url + "/v1",
-        api_key="x",
-        max_retries=0,
-        _strict_response_validation=True,
-    )
+    client = openai_client(gateway, _strict_response_validation=True)
     messages: Any = conversation("openai")
     raw = client.chat.completions.with_raw_response.create(
         model="any", messages=messages, max_tokens=8

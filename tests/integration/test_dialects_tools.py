@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from proxy.runtime import resources
-from tests.clients import anthropic, ollama, openai
+from tests.clients import anthropic, ollama
+from tests.integration.asking import openai_client
 from tests.integration.generations import BY_PYTHON, BY_SLOTPROXY, BY_V1, GENERATIONS
 from tools.processes import Gateway, ModelServer
 
@@ -66,7 +67,7 @@ def test_openai_tools(address: str, stream: bool) -> None:
     ask["tools"] = [{"type": "function", "function": FUNCTION}]
     messages: list[Any] = [{"role": "user", "content": QUESTION}]
 
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+    with openai_client(address) as client:
 
         def turn() -> Any:
             if not stream:
@@ -89,7 +90,7 @@ def test_cached_tokens_are_counted_for_a_resumed_answer(address: str) -> None:
     ask: Any = {"model": "any", "temperature": 0, "max_tokens": 200}
     ask["messages"] = [{"role": "user", "content": QUESTION.replace("Oslo", "Lima")}]
     ask["tools"] = [{"type": "function", "function": FUNCTION}]
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+    with openai_client(address) as client:
         made = client.chat.completions.create(**ask)
     assert made.choices[0].finish_reason == "tool_calls"
     usage: Any = made.usage
@@ -151,7 +152,7 @@ def test_responses_tools(address: str, stream: bool) -> None:
     ask: dict[str, Any] = {"model": "any", "temperature": 0, "max_output_tokens": 200}
     ask["tools"] = [{"type": "function", "strict": False, **FUNCTION}]
 
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+    with openai_client(address) as client:
 
         def turn(**more: Any) -> Any:
             if not stream:

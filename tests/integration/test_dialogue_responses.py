@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clients import openai
+from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer
 
 from .conftest import StartGateway
@@ -39,12 +40,7 @@ def served(
 
 @pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=served.url + "/v1",
-        api_key="x",
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as found:
+    with openai_client(served, _strict_response_validation=True) as found:
         yield found
 
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.clients import openai
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
+from tests.integration.asking import openai_client
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
@@ -39,8 +40,7 @@ def client_of() -> Iterator[ClientOf]:
     with contextlib.ExitStack() as stack:
 
         def make(gateway: Gateway) -> openai.OpenAI:
-            client = openai.OpenAI(base_url=gateway.url + "/v1", api_key="x", max_retries=0)
-            return stack.enter_context(client)
+            return stack.enter_context(openai_client(gateway))
 
         yield make
 
@@ -108,18 +108,14 @@ def test_one_key_cannot_fill_the_queue(
     any_old_server: ModelServer, gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     """One key has the only slot and the whole queue; another one is still served."""
-    keys = tmp_path / "keys"
-    keys.write_text("greedy secret-of-greedy\nmodest secret-of-modest\n")
-    keys.chmod(0o600)
+    keys = key_file(tmp_path, "greedy secret-of-greedy\nmodest secret-of-modest\n")
     proxy = gateway(
         "--llama-api", any_old_server.url, "--slots", "1", "--max-queue", "4",
-        "--api-key-file", str(keys),
+        "--api-key-file", keys,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         greedy, modest = (
-            stack.enter_context(
-                openai.OpenAI(base_url=proxy.url + "/v1", api_key=key, max_retries=0)
-            )
+            stack.enter_context(openai_client(proxy, key))
             for key in ("secret-of-greedy", "secret-of-modest")
         )
 

@@ -12,16 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.extras import need
+from tests.http_fakes import FakeHandler, FakeServer
 from tests.integration.held import watched
 from tests.scripted_server import ScriptedServer
-from tests.ws import UPGRADE
+from tests.ws import connected
 from tools.processes import Gateway, ask
 
 # The time that a process waits for a processor is only in /proc; without it, a busy machine fails.
@@ -40,9 +39,8 @@ FRAMES = {
 
 @pytest.fixture
 def backend() -> Iterator[ScriptedServer]:
-    server = ScriptedServer(lambda prompt: "Hello!")
-    yield server
-    server.close()
+    with ScriptedServer(lambda prompt: "Hello!") as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -55,12 +53,10 @@ def prompt_answers(running: Gateway) -> Iterator[None]:
 
 def flood(url: str, frames: bytes) -> int:
     """Open a WebSocket, send frames until it is closed, and read. Returns the number of bytes."""
-    place = urlsplit(url)
     sent = 0
-    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
-        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
-        assert sock.recv(65536).startswith(b"HTTP/1.1 101")
+    with connected(url) as client:
+        assert client.head.startswith(b"HTTP/1.1 101")
+        sock = client.sock
         sock.settimeout(5.0)
         reader = threading.Thread(target=drain, args=(sock,))
         reader.start()
@@ -93,40 +89,26 @@ def test_small_websocket_frames_do_not_delay_others(
             sent += flood(running.url, FRAMES[kind])
 
 
-class _McpServer(BaseHTTPRequestHandler):
+class _McpServer(FakeHandler):
     """Lists the tools that the last part of its path names."""
 
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
     def do_GET(self) -> None:
-        self._send(405, b"")
+        self.send(b"", 405)
 
     do_DELETE = do_GET
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "id" not in asked:
-            self._send(202, b"")
+        message = self.body()
+        if "id" not in message:
+            self.send(b"", 202)
             return
         result: dict[str, Any] = {}
-        if asked["method"] == "initialize":
-            result["protocolVersion"] = asked["params"]["protocolVersion"]
+        if message["method"] == "initialize":
+            result["protocolVersion"] = message["params"]["protocolVersion"]
             result |= {"capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
-        elif asked["method"] == "tools/list":
+        elif message["method"] == "tools/list":
             result["tools"] = TOOLS[self.path.rpartition("/")[2]]
-        self._send(
-            200, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
-        )
-
-    def _send(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
 
 def _tool(name: str, schema: Any) -> dict[str, Any]:
@@ -146,13 +128,8 @@ TOOLS = {
 
 @pytest.fixture
 def mcp_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _McpServer)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with FakeServer(_McpServer) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("kind", TOOLS)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
 from tools.processes import Gateway
 
 from .conftest import QUIET
@@ -39,10 +39,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     def begin(*flags: str) -> Gateway:
         file = tmp_path / "slotproxy.toml"
         file.write_text(other("singer"))
-        keys = tmp_path / "keys"
-        keys.write_text("ops sk-ops\n")
-        keys.chmod(0o600)
-        stored = ("--api-key-file", str(keys), "--admins", "ops", "--data", str(tmp_path / "data"))
+        keys = key_file(tmp_path, "ops sk-ops\n")
+        stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
         log = tmp_path / "gateway.log"
         one = Gateway(("--config", str(file), *stored, *flags), log, env=QUIET)
         at = one.command.index("-m")

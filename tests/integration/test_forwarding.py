@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ import httpx
 import openai
 import pytest
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
+from tests.integration.asking import openai_client
 from tools.processes import Gateway
 
 from .conftest import StartGateway
@@ -49,7 +49,7 @@ def one(module_gateway: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def client(one: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{one.url}/v1", api_key="secret", max_retries=0) as client:
+    with openai_client(one, "secret") as client:
         yield client
 
 
@@ -192,10 +192,8 @@ def test_such_a_model_swaps_with_a_model_of_chats(
 def test_only_admins_reach_other_paths(gateway: StartGateway, tmp_path: Path) -> None:
     file = tmp_path / "slotproxy.toml"
     file.write_text(other("whisper"))
-    keys = tmp_path / "keys"
-    keys.write_text("admin key-of-admin\nother key-of-other\n")
-    keys.chmod(0o600)
-    one = gateway("--config", str(file), "--api-key-file", str(keys), "--admins", "admin")
+    keys = key_file(tmp_path, "admin key-of-admin\nother key-of-other\n")
+    one = gateway("--config", str(file), "--api-key-file", keys, "--admins", "admin")
 
     def ask(path: str, key: str) -> int:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -226,26 +224,3 @@ def test_server_that_died_is_started_again_by_the_next_request(
     assert speak() == 200
     assert httpx.get(f"{one.url}/upstream/whisper/seen").json()["pid"] != pid
     assert one.log.count("model whisper: loaded after") == 2
-
-
-def test_llama_swaps_configuration_of_such_a_server_is_served(
-    gateway: StartGateway, tmp_path: Path
-) -> None:
-    text = f"""
-        models:
-          whisper:
-            checkEndpoint: /v1/audio/transcriptions/
-            cmd: {sys.executable} {SERVER} ${{PORT}}
-            aliases: [whisper-1]
-            useModelName: large-v3
-            capabilities: {{in: [audio], out: [audio]}}
-            concurrencyLimit: 1
-    """
-    file = tmp_path / "config.yaml"
-    file.write_text(textwrap.dedent(text))
-    one = gateway("--config", str(file))
-    with openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0) as client:
-        heard: Any = client.audio.transcriptions.create(file=("a.wav", b"RIFF"), model="whisper-1")
-    assert heard.text == "4 bytes"
-    assert heard.model_extra["form"]["model"] == "large-v3"
-    assert httpx.get(f"{one.url}/upstream/whisper/x").json()["path"] == "/x"

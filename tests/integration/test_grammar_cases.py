@@ -142,17 +142,3 @@ def test_texts_that_a_server_samples_satisfy_the_schema(server: ModelServer) -> 
     whole = {json.dumps(one.schema) for one in found if one.ended}
     assert len(whole) >= 0.85 * len(SCHEMAS), "too few texts are whole to judge by"
     assert server.alive
-
-
-def test_texts_of_a_wrong_grammar_are_found(server: ModelServer) -> None:
-    """The judges can fail: here the server gets the grammar of another schema."""
-    limits = limits_of(server)
-    schema = {"type": "string", "pattern": "^[a-c]{1,3}$"}
-    wider = {"type": "string", "maxLength": 3}
-    right, wrong = (schema_to_grammar(one, limits) for one in (schema, wider))
-    found = [one for one in sampled(server, [(schema, wrong)] * 5) if one.ended]
-    assert "jsonschema finds it invalid" in {fault(one, limits) for one in found}
-    judged = {fault(Sampled(schema, right, one.text, True), limits) for one in found}
-    assert "no text of the grammar begins like this" in judged
-    cut = Sampled(schema, right, '"a', True)
-    assert fault(cut, limits) == "the server ended it too early"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -15,12 +14,8 @@ from proxy.gbnf import (
     GrammarError,
     GrammarLimits,
     check,
-    matches,
     schema_to_grammar,
 )
-from proxy.gbnf.check import states_after
-from proxy.prompting.constraints import Callee, Constraint, grammar
-from tests.call_formats import FORMS
 from tools.processes import ModelServer
 
 TOKENS = 80
@@ -47,24 +42,6 @@ def test_large_repetitions_are_fast(any_server: ModelServer) -> None:
     complete(server, schema_to_grammar({"type": "string", "maxLength": 5000}, limits))
     assert time.monotonic() - begin < 20 * free + 5
     assert server.alive
-
-
-def test_tool_calls_follow_the_grammar(any_server: ModelServer) -> None:
-    limits = limits_of(any_server)
-    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
-    tools = tuple(Callee(name, json.dumps(schema).encode()) for name in ("light_on", "light_off"))
-    text = grammar(Constraint(tools=tools, shape=FORMS["hermes"].shape), limits).text
-    content = complete(any_server, text)["content"]
-    assert matches(check(text, limits), content)
-    # The grammar leaves the blanks between the marks and the call to the model.
-    call = json.loads(content.removeprefix("<tool_call>").removesuffix("</tool_call>"))
-    assert call["name"] in {"light_on", "light_off"}
-
-
-def test_any_object_on_old_server(any_old_server: ModelServer) -> None:
-    text = schema_to_grammar({"type": "object"}, OLD)
-    content = complete(any_old_server, text)["content"]
-    assert states_after(check(text, OLD), content.removesuffix("\ufffd"))
 
 
 # Without left recursion, which uses up all memory before the crash.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import signal
@@ -21,9 +20,9 @@ from tests import thorough
 from tests.documents import png
 from tests.fakes import gone, wait_until
 from tools import made_up_mmproj, servers
-from tools import made_up_model as made_up
 from tools.processes import Gateway
 
+from .child_processes import children, command, descendants
 from .conftest import StartGateway
 
 LEGACY = ("--chat-template", "legacy")
@@ -49,20 +48,11 @@ def table(
 def pids(gateway: Gateway) -> dict[str, int]:
     """The model servers that the gateway has started: pid by model file."""
     found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"-np" in words and ancestor(int(folder.name), gateway.pid):
-                found[words[words.index(b"-m") + 1].decode()] = int(folder.name)
+    for pid in descendants(gateway.pid):
+        words = command(pid).split()
+        if "-np" in words:
+            found[words[words.index("-m") + 1]] = pid
     return found
-
-
-def ancestor(pid: int, wanted: int) -> bool:
-    while pid > 1:
-        if pid == wanted:
-            return True
-        pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
-    return False
 
 
 def chat(gateway: Gateway, model: str, **more: Any) -> httpx.Response:
@@ -129,21 +119,6 @@ def test_first_request_starts_the_server_and_the_ttl_ends_it(
     assert chat(one, "m").status_code == 200
 
 
-@pytest.mark.slow
-def test_waiting_stream_shows_that_the_model_loads(
-    serve: Serve, made_up_model: Path, tmp_path: Path
-) -> None:
-    slow = table("m", made_up_model, tmp_path)
-    words = json.loads(
-        next(x for x in slow.splitlines() if x.startswith("command")).split(" = ")[1]
-    )
-    late = ["sh", "-c", 'sleep 1; exec "$@"', "sh", *words]
-    one = serve(slow.replace(json.dumps(words), json.dumps(late)), fixed={"PING": 0.2})
-    text = chat(one, "m", stream=True).text
-    assert text.startswith(": loading m\n\n")
-    assert text.rstrip().endswith("data: [DONE]")
-
-
 def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]) -> None:
     one, pid = started
     lines: list[str] = []
@@ -171,8 +146,7 @@ def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]
 
 def test_no_server_outlives_a_killed_gateway(started: tuple[Gateway, int]) -> None:
     one, pid = started
-    children = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
-    for child in (*map(int, children), one.pid):  # the worker, then its master
+    for child in (*children(one.pid), one.pid):  # the worker, then its master
         os.kill(child, signal.SIGKILL)
     wait_until(lambda: gone(pid))
 
@@ -306,15 +280,6 @@ def test_model_of_a_folder_sees_by_its_projector(
     assert answer.status_code == 200, answer.text
     (listed,) = httpx.get(f"{one.url}/models").json()["data"]
     assert listed["architecture"]["input_modalities"] == ["text", "image"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    for seed, name in enumerate(("a", "b", "c")):
-        made_up.write(made / f"{name}.gguf", seed=seed)
-    return made
 
 
 def test_server_answers_nobody_but_the_gateway(

@@ -14,7 +14,7 @@ from tests.fakes import wait_until
 from tools.processes import Gateway
 
 from .conftest import StartGateway
-from .test_hosted_models import LEGACY, chat, table
+from .test_hosted_models import LEGACY, table
 
 SERVERS = ["llama-2023", "llama-2026", "powerinfer"]
 LATE = ("sh", "-c", 'sleep 2; exec "$@"', "sh")
@@ -101,20 +101,3 @@ def test_load_is_followed_from_its_beginning_to_its_end(
     assert later["state"] == "stopped"
     assert [later[key] > 0 for key in last[:2]] == [True, True]
     assert later["loaded_at"] > seen["loaded_at"]
-
-
-def test_saved_tokens_are_shown(gateway: StartGateway, made_up_model: Path, tmp_path: Path) -> None:
-    file = tmp_path / "slotproxy.toml"
-    file.write_text(table("m", made_up_model, tmp_path, server="llama-2026", save_slots=True))
-    flags = ("--config", str(file), "--data", str(tmp_path / "data"), *LEGACY)
-    one = gateway(*flags)
-    assert model(one)["kept"] == {"tokens": 0, "size": 0}
-    content = " ".join(map(str, range(300)))
-    asked = chat(one, "m", messages=[{"role": "user", "content": content}])
-    tokens = asked.json()["usage"]["prompt_tokens"]
-    act(one, "unload")
-    reaches(one, "stopped")
-    kept = model(one)["kept"]
-    assert tokens <= kept["tokens"] <= tokens + 8
-    sizes = [path.stat().st_size for path in (tmp_path / "data" / "slots").glob("slotproxy-*.bin")]
-    assert kept["size"] == sum(sizes)

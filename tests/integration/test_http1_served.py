@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy.server.http1 import MAX_LINGERED
+from tests.fakes import wait_until
 from tools.processes import Gateway, ModelServer, ask
 
-StartGateway = Callable[..., Gateway]
+from .child_processes import children
+from .conftest import StartGateway
+
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 READ = MAX_LINGERED + (16 << 20)  # bytes, with the buffers of the system
 CHAT = (
@@ -27,9 +30,7 @@ CHAT = (
 
 def awake(gateway: Gateway) -> Gateway:
     """The same when its worker serves, which a busy machine starts slowly."""
-    end = time.monotonic() + 60
-    while ask(f"{gateway.url}/livez")[0] != 200:
-        assert time.monotonic() < end, gateway.log
+    wait_until(lambda: ask(f"{gateway.url}/livez")[0] == 200)
     return gateway
 
 
@@ -134,8 +135,7 @@ def _memory(gateway: Gateway) -> int:
 
 def _status(gateway: Gateway) -> str:
     """Of its worker."""
-    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
-    return Path(f"/proc/{children[0]}/status").read_text()
+    return Path(f"/proc/{children(gateway.pid)[0]}/status").read_text()
 
 
 # -- nobody is reset -------------------------------------------------------------------------------
@@ -206,8 +206,15 @@ def test_client_that_sends_behind_its_last_answer_is_not_reset(
     ids=["chat", "without a key", "sign in", "upload"],
 )
 def test_trickling_body_times_out(keyed: Gateway, head: bytes, status: bytes) -> None:
-    with connect(keyed) as client:
-        client.sendall(head + b"Content-Length: 9000\r\n\r\n--b\r\n")
+    said = trickled(keyed, head + b"Content-Length: 9000\r\n\r\n--b\r\n")
+    assert said[9:12] == status
+    assert "Traceback" not in keyed.log
+
+
+def trickled(gateway: Gateway, head: bytes) -> bytes:
+    """The answer to a client that sends its body byte by byte until it is disconnected."""
+    with connect(gateway) as client:
+        client.sendall(head)
         client.settimeout(0.1)
         said, end = b"", time.monotonic() + 60
         while time.monotonic() < end:
@@ -217,14 +224,11 @@ def test_trickling_body_times_out(keyed: Gateway, head: bytes, status: bytes) ->
             except TimeoutError:
                 continue
             except OSError:
-                break
+                return said
             if not data:
-                break
+                return said
             said += data
-        else:
-            raise AssertionError("it may trickle for ever")
-    assert said[9:12] == status
-    assert "Traceback" not in keyed.log
+    raise AssertionError("it may trickle for ever")
 
 
 @pytest.mark.slow
@@ -333,9 +337,7 @@ def test_last_connections_are_reserved_for_health_checks(
         status, said = ask(f"{one.url}/v1/models")
         assert status == 503
         assert b"too many connections" in said
-    end = time.monotonic() + 60
-    while ask(f"{one.url}/v1/backends")[0] != 200:
-        assert time.monotonic() < end
+    wait_until(lambda: ask(f"{one.url}/v1/backends")[0] == 200)
     assert "Traceback" not in one.log
 
 
@@ -369,20 +371,7 @@ def test_waitress_bounds_chunk_extensions(waitress: Gateway) -> None:
 
 
 def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
-    with connect(waitress) as client:
-        client.sendall(CHAT + b"X-Api-Key: sesame\r\nContent-Length: 400000\r\n\r\n")
-        client.settimeout(0.1)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                client.sendall(b"a")
-                if not client.recv(65536):
-                    return
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-    raise AssertionError("it may trickle for ever")
+    trickled(waitress, CHAT + b"X-Api-Key: sesame\r\nContent-Length: 400000\r\n\r\n")
 
 
 def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(gateway: StartGateway) -> None:
@@ -393,6 +382,4 @@ def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(gateway: Star
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with contextlib.suppress(TimeoutError):
             push(client, request * 100, 100 << 20)
-        end = time.monotonic() + 60
-        while ask(f"{one.url}/livez", seconds=1)[0] != 200:
-            assert time.monotonic() < end, "its thread is not free"
+        wait_until(lambda: ask(f"{one.url}/livez", seconds=1)[0] == 200)  # its thread is free

@@ -16,6 +16,7 @@ import pytest
 
 from tests import documents
 from tests.clients import anthropic, ollama, openai
+from tests.integration.asking import openai_client
 from tests.integration.generations import SERVER_FIXTURES
 from tools import made_up_mmproj
 from tools.processes import Gateway, ModelServer
@@ -39,7 +40,7 @@ def url(image: str) -> str:
 
 def openai_chat(base: str, image: str, first: bool = False) -> str:
     """The answer about an image after the question, or before it."""
-    with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
+    with openai_client(base) as client:
         parts: Any = [
             {"type": "text", "text": ASK},
             {"type": "image_url", "image_url": {"url": url(image), "detail": "low"}},
@@ -56,7 +57,7 @@ def openai_chat(base: str, image: str, first: bool = False) -> str:
 
 
 def openai_responses(base: str, image: str) -> str:
-    with openai.OpenAI(base_url=base + "/v1", api_key="x", max_retries=0) as client:
+    with openai_client(base) as client:
         parts: Any = [
             {"type": "input_text", "text": ASK},
             {"type": "input_image", "image_url": url(image), "detail": "auto"},

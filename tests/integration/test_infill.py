@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.clients import openai
 from tests.contract.ears import sse
+from tests.integration.asking import openai_client
 from tools import made_up_model
 from tools.processes import Gateway, ModelServer
 
@@ -154,7 +154,7 @@ def test_context_beyond_the_limit_is_truncated_not_refused(address: str) -> None
 
 
 def test_openai_suffix_is_an_infill(address: str) -> None:
-    with openai.OpenAI(base_url=address + "/v1", api_key="x", max_retries=0) as client:
+    with openai_client(address) as client:
         answer = client.completions.create(
             model="any", prompt="def call(a", suffix="\n    return a\n", max_tokens=8
         )

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Child, Gateway, held_port
 
@@ -42,10 +42,8 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def start(gateway: StartGateway, slow_model: str, tmp_path: Path) -> Callable[..., Gateway]:
     def begin(*flags: str) -> Gateway:
-        keys = tmp_path / "keys"
-        keys.write_text("ops sk-ops\n")
-        keys.chmod(0o600)
-        stored = ("--api-key-file", str(keys), "--admins", "ops", "--data", str(tmp_path / "data"))
+        keys = key_file(tmp_path, "ops sk-ops\n")
+        stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
         legacy = ("--chat-template", "legacy")
         return gateway("--llama-api", slow_model, *stored, *legacy, *flags)
 

@@ -19,8 +19,9 @@ from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document, Splitting
 from tests.clients import openai
-from tests.documents import docx, pdf
+from tests.documents import pdf
 from tests.fakes import wait_until
+from tests.integration.asking import openai_client
 from tests.integration.conftest import StartGateway
 
 LIMITS = ReadingLimits()
@@ -66,24 +67,6 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
     one.clear()
     one.index.shelf.close()
     one.database.close()
-
-
-def test_documents_are_found_with_their_positions(library: Library) -> None:
-    files = {
-        "a.txt": b"The zebra runs.\n",
-        "b.pdf": pdf("First page.", "The zebra runs."),
-        "c.docx": docx("The zebra runs."),
-    }
-    for name, data in files.items():
-        document = library.add(name, data)
-        assert (document.status, document.error) == ("ready", ""), name
-    (base,) = library.knowledge.bases("ann")
-    hits = library.knowledge.search("ann", [base.id], "zebra", top_k=50)
-    assert {hit.filename: hit.place for hit in hits} == {
-        "a.txt": "line 1",
-        "b.pdf": "page 2",
-        "c.docx": "",
-    }
 
 
 @pytest.mark.parametrize(
@@ -214,7 +197,7 @@ def test_kill_during_ingestion_loses_no_finished_document(
     if kept == "postgres":
         flags += ["--database", request.getfixturevalue("postgres")]
     first = gateway(*flags, ready=0)
-    api = openai.OpenAI(base_url=f"{first.url}/v1", api_key="x", max_retries=0, timeout=60)
+    api = openai_client(first)
     store = api.vector_stores.create(name="b")
     names = [f"{number}.pdf" for number in range(6)]
     for number, name in enumerate(names):
@@ -232,7 +215,7 @@ def test_kill_during_ingestion_loses_no_finished_document(
     first.kill()
 
     second = gateway(*flags, ready=0)
-    again = openai.OpenAI(base_url=f"{second.url}/v1", api_key="x", max_retries=0, timeout=60)
+    again = openai_client(second)
     assert {file for file, status in told(again).items() if status == "completed"} >= done
     wait_until(lambda: not set(told(again).values()) - {"completed", "failed"})
     assert set(told(again).values()) == {"completed"}

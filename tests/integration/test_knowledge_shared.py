@@ -18,6 +18,8 @@ from sqlalchemy import create_engine, text
 
 from tests.clients import openai
 from tests.documents import pdf
+from tests.integration.asking import openai_client
+from tests.integration.child_processes import descendants
 from tests.integration.conftest import StartGateway
 from tools.processes import Gateway
 
@@ -62,7 +64,7 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
     def start(name: str) -> tuple[Gateway, openai.OpenAI]:
         flags = ["--llama-api", NOBODY, "--data", str(tmp_path / name), "--database", postgres]
         one = gateway(*flags, ready=0)
-        return one, openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
+        return one, openai_client(one)
 
     (first, api), (_, other) = start("one"), start("two")
     for each in (api, other):
@@ -120,6 +122,4 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
 
 def _below(pids: list[int], pid: int) -> bool:
     """Whether any of `pids` is this process or a child of it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    known = {pid, *(int(one) for one in children.read_text().split())} if children.exists() else {0}
-    return bool(known & set(pids))
+    return not {pid, *descendants(pid)}.isdisjoint(pids)

@@ -26,9 +26,10 @@ from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import LedgerRow
 from proxy.store.tables import LEDGER_WRITER
 from tests import thorough
+from tests.fakes import wait_until
 from tools.processes import Gateway
 
-from .child_processes import descendants, until
+from .child_processes import descendants
 from .conftest import StartGateway
 
 pytestmark = [
@@ -151,7 +152,7 @@ def _kill_workers(one: Gateway) -> tuple[float, float]:
     before = time.time()
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: set(descendants(one.pid)).isdisjoint(workers))
+    wait_until(lambda: set(descendants(one.pid)).isdisjoint(workers))
     return before, time.time()
 
 
@@ -178,10 +179,10 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
         try:
             for number in range(1, kills + 1):
                 enough = count * number // (kills + 1)
-                until(partial(clients.have, enough), 60)
-                until(partial(_all_write, one, workers, database), 60)
+                wait_until(partial(clients.have, enough), 60)
+                wait_until(partial(_all_write, one, workers, database), 60)
                 killed.append(_kill_workers(one))
-            until(partial(clients.have, count), 60)
+            wait_until(partial(clients.have, count), 60)
         finally:
             clients.stop()
     for done in work:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -31,11 +30,10 @@ from proxy.accounts.limiting.limiter import (
     window,
 )
 from proxy.accounts.limiting.shared import SharedLimiter
-from proxy.errors import LimitsUnavailable
+from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
 
-from .child_processes import until
 from .conftest import StartGateway
 
 CLIENTS = 64
@@ -113,7 +111,7 @@ def test_leases_of_a_dead_worker_are_given_back(
         found[:] = [limiter.take(charges, gauges)]
         return isinstance(found[0], Taken)
 
-    until(taken, 60)
+    wait_until(taken, 60)
     # It was not dead after all: what it used is charged in full.
     dead.settle(held, [10 * TICKS])
     dead.close()
@@ -138,7 +136,7 @@ def test_leases_of_long_requests_are_renewed(
         assert isinstance(other.take((), gauges), Refused)
         time.sleep(0.1)
     limiter.settle(held, ())
-    until(lambda: isinstance(other.take((), gauges), Taken), 60)
+    wait_until(lambda: isinstance(other.take((), gauges), Taken), 60)
     other.close()
 
 
@@ -167,26 +165,6 @@ def test_budget_does_not_read_levels_of_an_older_release(redis_server: RedisServ
     assert isinstance(found, Taken)
     assert found.levels == [5_000_000]
     limiter.close()
-
-
-def test_redis_that_is_away_is_told(redis_server: RedisServer, limiter: SharedLimiter) -> None:
-    charges = [Charge("key k", window("requests/month", 5, 2_592_000), TICKS, TICKS, False)]
-    gauges = [Gauge("key k", "parallel", ANY)]
-    held = limiter.take(charges, gauges)
-    assert isinstance(held, Taken)
-    redis_server.kill()
-    with pytest.raises(LimitsUnavailable, match="Redis is unavailable"):
-        limiter.take(charges, gauges)
-    limiter.settle(held, held.amounts)
-    redis_server.start()
-
-    def back() -> bool:
-        try:
-            return isinstance(limiter.take(charges, gauges), Taken)
-        except LimitsUnavailable:
-            return False
-
-    until(back)
 
 
 # whole gateways
@@ -278,7 +256,7 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
         old_server.send(signal.SIGSTOP)  # none ends, and makes way for another
         try:
             asked = [pool.submit(count, number) for number in range(CLIENTS)]
-            until(lambda: _under_way(one) == 3)
+            wait_until(lambda: _under_way(one) == 3)
             time.sleep(1)  # without a limit, all requests would be under way by now
             assert _under_way(one) == 3
         finally:
@@ -291,47 +269,6 @@ def _under_way(one: Gateway) -> int:
     found = httpx.get(f"{one.url}/v1/slots", headers=ADMIN, timeout=60).json()
     states = [slot["state"] for backend in found["backends"] for slot in backend["slots"]]
     return states.count("busy") + len(found["queue"])
-
-
-def _busy(one: Gateway) -> bool:
-    backends = httpx.get(f"{one.url}/v1/slots", headers=ADMIN).json()["backends"]
-    return any(slot["state"] == "busy" for backend in backends for slot in backend["slots"])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-def test_killed_worker_gives_back_what_it_had_reserved(
-    gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
-) -> None:
-    one = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
-    key = _make(one, max_parallel_requests=1, limits={"tokens": {"month": 2000}})
-
-    def hang() -> None:
-        with pytest.raises(httpx.HTTPError):
-            _chat(one, key, 1900, stream=False)
-
-    thread = threading.Thread(target=hang)
-    thread.start()
-    until(lambda: _busy(one))
-    old_server.send(signal.SIGSTOP)  # its answer must not end before the kill
-    try:
-        assert _chat(one, key).status_code == 429
-        children = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
-        for pid in children:
-            os.kill(int(pid), signal.SIGKILL)
-        thread.join(60)
-    finally:
-        old_server.send(signal.SIGCONT)
-    killed = time.monotonic()
-
-    def free() -> bool:
-        try:
-            return _chat(one, key, 1500).status_code == 200
-        except httpx.HTTPError:
-            return False  # the new workers are starting
-
-    until(free, 60)
-    assert time.monotonic() - killed > 2, "its lease had not ended"
 
 
 @pytest.mark.slow
@@ -349,7 +286,7 @@ def test_keys_with_limits_are_refused_while_redis_is_away(
     assert answer.json()["error"]["code"] == "limits_unavailable"
     assert "Redis is unavailable" in answer.json()["error"]["message"]
     redis_server.start()
-    until(lambda: _chat(one, key).status_code == 200)
+    wait_until(lambda: _chat(one, key).status_code == 200)
 
 
 @pytest.mark.slow
@@ -382,10 +319,10 @@ def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
         total = found["total"]
         return int(total["prompt_tokens"] + total["completion_tokens"])
 
-    until(lambda: stored() == used[0], 60)
+    wait_until(lambda: stored() == used[0], 60)
     redis_server.kill()
     redis_server.start()  # it kept nothing
-    until(lambda: _chat(one, key).status_code != 503)
+    wait_until(lambda: _chat(one, key).status_code != 503)
     refused = _chat(one, key, 60)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
     assert f"{used[0]} are spent" in refused.json()["error"]["message"]

@@ -13,8 +13,10 @@ import requests
 from proxy.backends.local_embeddings import NAME
 from tests.clients import ollama, openai
 from tests.extras import need
+from tests.fakes import wait_until
+from tests.integration.asking import openai_client
 from tests.integration.chatchat import Chatchat
-from tests.integration.child_processes import command, descendants, until
+from tests.integration.child_processes import command, descendants
 from tests.integration.conftest import StartGateway
 from tools.processes import Gateway, ModelServer
 
@@ -37,10 +39,6 @@ def cases(language: str) -> list[tuple[str, str]]:
     return [(one["passage"], one["question"]) for one in found]
 
 
-def client(served: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0, timeout=100)
-
-
 def children(served: Gateway) -> list[int]:
     return [one for one in descendants(served.pid) if "local_embeddings" in command(one)]
 
@@ -56,7 +54,7 @@ def test_question_finds_a_passage_with_which_it_shares_no_word(
     served: Gateway, language: str
 ) -> None:
     assert not children(served)  # it starts with the first text
-    with client(served) as api:
+    with openai_client(served) as api:
         store = api.vector_stores.create(name="meaning")
         batch = api.vector_stores.file_batches.upload_and_poll(
             store.id,
@@ -89,7 +87,7 @@ def test_chat_cites_a_passage_with_which_the_question_shares_no_word(
 
 
 def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
-    with client(served) as api:
+    with openai_client(served) as api:
         assert NAME in [one.id for one in api.models.list()]
         assert api.models.retrieve(NAME).id == NAME
         made = api.embeddings.create(model=NAME, input=["a dog", "a puppy", "tax law"])
@@ -111,7 +109,7 @@ def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
 
 
 def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) -> None:
-    with client(served) as api:
+    with openai_client(served) as api:
 
         def embeds() -> bool:
             try:
@@ -122,38 +120,18 @@ def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) 
         assert embeds()
         (first,) = children(served)
         os.kill(first, signal.SIGKILL)
-        until(embeds)
+        wait_until(embeds)
     (second,) = children(served)
     assert second != first
     os.kill(served.pid, signal.SIGKILL)
-    until(lambda: "local_embeddings" not in command(second))
+    wait_until(lambda: "local_embeddings" not in command(second))
 
 
 def test_idle_child_ends_and_the_next_text_starts_another(
     gateway: StartGateway, tmp_path: Path
 ) -> None:
     served = gateway("--llama-api", NOBODY, env=ON, ready=0, fixed={"UNLOAD_EMBEDDINGS": 0.1})
-    with client(served) as api:
+    with openai_client(served) as api:
         assert api.embeddings.create(model=NAME, input="a dog").data
-        until(lambda: not children(served))
+        wait_until(lambda: not children(served))
         assert len(api.embeddings.create(model=NAME, input=["a dog"] * 3).data) == 3
-
-
-def test_rebuilt_base_answers_as_before_a_restart(gateway: StartGateway, tmp_path: Path) -> None:
-    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--chatchat"]
-    known = cases("en")
-    files = {f"{number}.txt": passage.encode() for number, (passage, _) in enumerate(known)}
-    served = gateway(*flags, env=ON, ready=0)
-    library = Chatchat(served.url)
-    library.create("rebuilt")
-    library.upload("rebuilt", files)
-    served.stop()
-
-    served = gateway(*flags, env=ON, ready=0)
-    library = Chatchat(served.url)
-    *_, last = library.rebuild("rebuilt")
-    assert (last["code"], last["finished"]) == (200, len(files) - 1)  # before the last one
-    for passage, question in known:
-        (first,) = library.search("rebuilt", question, top_k=1)
-        assert first["page_content"] == passage
-    assert len(children(served)) == 1

@@ -16,6 +16,7 @@ import pytest
 from tests.clients import anthropic, openai
 from tests.extras import need
 from tests.fakes import wait_until
+from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer, held_port
 
 from .conftest import GENERATIONS, StartGateway
@@ -85,9 +86,7 @@ def served(
 
 @pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=served.url + "/v1", api_key="x", max_retries=0, _strict_response_validation=True
-    ) as found:
+    with openai_client(served, _strict_response_validation=True) as found:
         yield found
 
 

@@ -141,14 +141,6 @@ def test_long_answer_with_many_probabilities_is_whole(any_old_url: str) -> None:
     assert answer["tokens_evaluated"] > 0
 
 
-def test_counted_chat_tokens_equal_evaluated_ones(url: str) -> None:
-    messages = [{"role": "user", "content": "What is the best book"}]
-    count = post(url, "/chat/completions/input_tokens", messages=messages)
-    assert count["object"] == "response.input_tokens"
-    answer = post(url, "/v1/chat/completions", messages=messages, max_tokens=1)
-    assert count["input_tokens"] == answer["usage"]["prompt_tokens"]
-
-
 def test_metrics_have_the_names_of_llama_server(url: str) -> None:
     before = metrics(url)
     answer = post(url, "/completion", prompt=PROMPT, n_predict=6)
@@ -220,12 +212,6 @@ def test_chats_and_responses_report_progress_and_timings(new_url: str) -> None:
         "response.output_text.delta",
         "response.incomplete",
     }
-
-
-def test_streamed_message_reports_prompt_tokens_first(new_url: str) -> None:
-    message = {"max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
-    start = next(chunks(new_url, "/v1/messages", **message))
-    assert start["message"]["usage"]["input_tokens"] > 0
 
 
 def test_old_server_defaults_are_not_those_of_the_last_request(old_url: str) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import pytest
 
 from tests.fakes import wait_until
-from tests.ws import UPGRADE, Client
+from tests.ws import connected
 from tools.processes import Gateway, ModelServer
 
 ASK = {"type": "response.create", "input": "Hi", "store": False, "max_output_tokens": 8}
@@ -21,15 +18,6 @@ ASK = {"type": "response.create", "input": "Hi", "store": False, "max_output_tok
 @pytest.fixture
 def running(old_server: ModelServer, gateway: Callable[..., Gateway]) -> Gateway:
     return gateway("--llama-api", old_server.url)
-
-
-@contextlib.contextmanager
-def connected(url: str) -> Iterator[Client]:
-    place = urlsplit(url)
-    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
-        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
-        yield Client(sock)
 
 
 def test_responses_are_continued_and_pipelined(running: Gateway) -> None:

@@ -28,6 +28,7 @@ import pytest
 from proxy.config import Settings
 from tests.docs_pages import ROOT, blocks
 from tests.fakes import wait_until
+from tests.integration.asking import in_flight
 from tools.processes import Child, Gateway, ask, held_port
 
 PAGE = ROOT / "docs" / "deploy" / "reverse-proxy.md"
@@ -223,11 +224,6 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _in_flight(front: Front) -> int:
-    backends = json.loads(ask(f"{front.gateway.url}/v1/backends", seconds=30)[1])["data"]
-    return sum(backend["in_flight"] for backend in backends)
-
-
 def _log_line(front: Front, request_id: str) -> dict[str, Any]:
     """The log line of a request. The gateway writes it after the answer."""
 
@@ -274,8 +270,8 @@ def test_slot_is_free_after_a_client_of_the_proxy_leaves(stream: bool, documente
     head = f"POST {CHAT} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     with documented.connect() as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wait_until(lambda: _in_flight(documented) == 1)
-    wait_until(lambda: _in_flight(documented) == 0, 60)
+        wait_until(lambda: in_flight(documented.gateway.url) == 1)
+    wait_until(lambda: in_flight(documented.gateway.url) == 0, 60)
 
 
 # -- uploads ---------------------------------------------------------------------------------------

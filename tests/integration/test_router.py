@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import shutil
 import signal
@@ -12,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,6 +18,7 @@ from tests.fakes import wait_until
 from tools import made_up_model, servers
 from tools.processes import Child, Gateway, ask, held_port
 
+from .asking import fetch, in_flight, opened
 from .conftest import StartGateway, StartServer
 
 LEGACY = ("--chat-template", "legacy")
@@ -152,32 +150,18 @@ def router(_one_at_a_time: Router) -> Router:
     return one
 
 
-def request(
-    url: str, path: str, body: Any = None, seconds: float = 60.0
-) -> tuple[int, dict[str, str], Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=seconds)
-    try:
-        data = None if body is None else json.dumps(body)
-        headers = {"Content-Type": "application/json"}
-        connection.request("GET" if body is None else "POST", path, data, headers)
-        answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), json.loads(answer.read())
-    finally:
-        connection.close()
-
-
 def chat(
     gateway: Gateway, model: str, text: str = "Hello", tokens: int = 4, **more: Any
 ) -> tuple[int, Any]:
     messages = [{"role": "user", "content": text}]
     body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, **more}
-    status, _, answer = request(gateway.url, "/v1/chat/completions", body, 100.0)
+    status, _, answer = fetch(gateway.url, "/v1/chat/completions", body)
     return status, answer
 
 
 def listed(gateway: Gateway) -> dict[str, str]:
     """The status of each model in /v1/models of the gateway."""
-    found = request(gateway.url, "/v1/models")[2]["data"]
+    found = fetch(gateway.url, "/v1/models")[2]["data"]
     return {
         one["id"]: "failed" if one["status"].get("failed") else one["status"]["value"]
         for one in found
@@ -185,13 +169,13 @@ def listed(gateway: Gateway) -> dict[str, str]:
 
 
 def backends(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    found = request(gateway.url, "/v1/backends")[2]["data"]
+    found = fetch(gateway.url, "/v1/backends")[2]["data"]
     return {one["model"]: one for one in found}
 
 
 def warm(gateway: Gateway, backend: str) -> list[int]:
     """The tokens cached in slots of a backend, by the gateway's records."""
-    found = request(gateway.url, "/v1/slots")[2]["backends"]
+    found = fetch(gateway.url, "/v1/slots")[2]["backends"]
     return [
         slot["tokens"]
         for one in found
@@ -204,7 +188,7 @@ def warm(gateway: Gateway, backend: str) -> list[int]:
 def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
     assert listed(one) == {"alpha": "unloaded", "beta": "unloaded", "broken": "unloaded"}
-    assert request(one.url, "/api/ps")[2]["models"] == []
+    assert fetch(one.url, "/api/ps")[2]["models"] == []
 
     status, answer = chat(one, "alpha")
     assert status == 200, answer
@@ -226,8 +210,8 @@ def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGate
     assert listed(one)["beta"] == "loaded"
     found = backends(one)["beta"]
     assert (found["slots"], found["n_ctx"]) == (3, 512)
-    assert [m["name"] for m in request(one.url, "/api/ps")[2]["models"]] == ["beta:latest"]
-    tags = {m["name"]: m["status"] for m in request(one.url, "/api/tags")[2]["models"]}
+    assert [m["name"] for m in fetch(one.url, "/api/ps")[2]["models"]] == ["beta:latest"]
+    tags = {m["name"]: m["status"] for m in fetch(one.url, "/api/tags")[2]["models"]}
     found = {"alpha:latest": "unloaded", "beta:latest": "loaded", "broken:latest": "unloaded"}
     assert tags == found
 
@@ -265,7 +249,7 @@ def test_status_requests_do_not_keep_a_model_loaded(
     wait_until(lambda: listed(one)["alpha"] == "sleeping")
     end = time.monotonic() + 3.0
     while time.monotonic() < end:
-        assert request(one.url, "/props?model=alpha")[0] == 200
+        assert fetch(one.url, "/props?model=alpha")[0] == 200
         assert ask(f"{one.url}/health")[0] == 200
         assert sleepy.status("alpha") == "sleeping"
     assert warm(one, f"127.0.0.1:{sleepy.port}/alpha") == []
@@ -358,33 +342,24 @@ def test_failed_load_is_an_error_with_its_reason(router: Router, gateway: StartG
     assert ask(f"{one.url}/health")[0] == 200
 
 
-def stream(gateway: Gateway, model: str, tokens: int) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
-    messages = [{"role": "user", "content": "Hello"}]
-    body = {"model": model, "messages": messages, "max_tokens": tokens, "stream": True}
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    return connection
-
-
 def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: StartGateway) -> None:
     one = gateway("--llama-api", router.url)
 
     def busy() -> int:
-        status, data = request(router.url, "/slots?model=alpha&autoload=false")[::2]
+        status, data = fetch(router.url, "/slots?model=alpha&autoload=false")[::2]
         assert status == 200
         return sum(slot["is_processing"] for slot in data)
 
-    with contextlib.closing(stream(one, "alpha", 16000)) as connection:
-        answer = connection.getresponse()
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": "alpha", "messages": messages, "max_tokens": 16000, "stream": True}
+    with opened(one.url, "/v1/chat/completions", body) as answer:
         assert answer.status == 200
         while b"content" not in answer.readline():
             pass
         wait_until(lambda: busy() == 1)
-        answer.close()
     wait_until(lambda: busy() == 0, 60)
     # The gateway counts it out after it has closed the connection that the server sees closed.
-    wait_until(lambda: request(one.url, "/v1/backends")[2]["data"][0]["in_flight"] == 0)
+    wait_until(lambda: in_flight(one.url) == 0)
 
 
 def test_router_killed_during_a_load_recovers(
@@ -419,12 +394,12 @@ def test_models_follow_the_routers_list(
     shutil.move(models / "beta.gguf", aside)
     preset = tmp_path / "models.ini"
     preset.write_text("version = 1\n[alpha]\nc = 1024\nnp = 2\n")
-    assert request(changing.url, "/v1/models?reload=1")[0] == 200
+    assert fetch(changing.url, "/v1/models?reload=1")[0] == 200
     wait_until(lambda: "beta" not in listed(one))
     status, answer = chat(one, "beta")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     shutil.move(aside, models / "beta.gguf")
-    assert request(changing.url, "/v1/models?reload=1")[0] == 200
+    assert fetch(changing.url, "/v1/models?reload=1")[0] == 200
     wait_until(lambda: "beta" in listed(one))
     assert chat(one, "beta")[0] == 200
 
@@ -438,8 +413,8 @@ def test_model_of_two_routers_and_a_plain_server_is_one_pool(
         *("--llama-api", router.url, "--llama-api", other.url, "--llama-api", plain.url, *LEGACY),
         *("--health-interval", "0.2"),
     )
-    wait_until(lambda: len(request(one.url, "/v1/models")[2]["data"]) == 4)
-    found = request(one.url, "/v1/models")[2]["data"]
+    wait_until(lambda: len(fetch(one.url, "/v1/models")[2]["data"]) == 4)
+    found = fetch(one.url, "/v1/models")[2]["data"]
     assert [m["id"] for m in found][:3] == ["alpha", "beta", "broken"]
     assert "status" not in found[3]
     assert chat(one, found[3]["id"])[0] == 200
@@ -451,7 +426,7 @@ def test_model_of_two_routers_and_a_plain_server_is_one_pool(
     assert second.status("alpha") == "unloaded"
     first.kill()
     wait_until(
-        lambda: sum(b["state"] == "down" for b in request(one.url, "/v1/backends")[2]["data"]) == 3
+        lambda: sum(b["state"] == "down" for b in fetch(one.url, "/v1/backends")[2]["data"]) == 3
     )
     status, answer = chat(one, "alpha")
     assert status == 200, answer

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.fakes import wait_until
 from tests.integration.child_processes import command, descendants
 from tests.integration.generations import SECOND_OLD
 from tools import made_up_chatglm
@@ -48,13 +48,6 @@ def ask(url: str, text: str, tokens: int = 8) -> requests.Response:
     answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer
-
-
-def until(fact: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.05)
 
 
 def up(url: str) -> set[str]:
@@ -127,7 +120,7 @@ def house(
     try:
         second.start()
         ours = gateway(*flags)
-        until(lambda: len(up(ours.url)) == len(backends), "all backends are up")
+        wait_until(lambda: len(up(ours.url)) == len(backends))
         if every:
             behind["chatglm"] = Engine(ours)
         yield House(ours, behind)
@@ -147,7 +140,7 @@ def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -
     assert answer.headers["x-slotproxy-backend"] == "new"
     fallback = answer.headers["x-slotproxy-fallback"]
     assert {part.split()[0] for part in fallback.split(", ")} == {"old", "other"}
-    until(lambda: f'"fallback":"{fallback}"' in house.gateway.log, "its log line, after the answer")
+    wait_until(lambda: f'"fallback":"{fallback}"' in house.gateway.log)
     line = next(one for one in house.gateway.log.splitlines()[::-1] if '"fallback"' in one)
     assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
     house.behind["new"].kill()
@@ -187,12 +180,12 @@ def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(house
         try:
             for name, child in house.behind.items():
                 busy = used.total() + STREAMS
-                until(partial(answered_at_least, busy), "answers between two kills", PATIENCE)
+                wait_until(partial(answered_at_least, busy), PATIENCE)
                 child.kill()
                 killed = used.total() + STREAMS
-                until(partial(answered_at_least, killed), f"answers without {name}", PATIENCE)
+                wait_until(partial(answered_at_least, killed), PATIENCE)
                 child.start()
-                until(partial(is_up, name), f"{name} is up again", PATIENCE)
+                wait_until(partial(is_up, name), PATIENCE)
         finally:
             over.set()
         answered = sum(one.result() for one in streams)

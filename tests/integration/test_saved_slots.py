@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests import thorough
-from tests.fakes import gone, wait_until
+from tests.fakes import gone, key_file, wait_until
+from tests.integration.child_processes import children
 from tools import made_up_model as made_up
 from tools import servers
 from tools.processes import Gateway
@@ -76,8 +77,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def kill(one: Gateway) -> None:
     """Kill a gateway, its worker first, as the kernel does when memory is short."""
-    children = Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
-    for child in (*map(int, children), one.pid):
+    for child in (*children(one.pid), one.pid):
         os.kill(child, signal.SIGKILL)
     wait_until(lambda: gone(one.pid))
 
@@ -126,10 +126,8 @@ def test_changed_file_is_evaluated_again(start: Start, tmp_path: Path) -> None:
 
 
 def test_files_of_a_key_are_not_for_others(start: Start, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("alice key-of-alice\nbob key-of-bob\n")
-    keys.chmod(0o600)
-    flags = ("--api-key-file", str(keys), "--admins", "alice")
+    keys = key_file(tmp_path, "alice key-of-alice\nbob key-of-bob\n")
+    flags = ("--api-key-file", keys, "--admins", "alice")
     alice, bob = conversation(), conversation()
     one = start(*flags)
     assert turn(one, alice, "key-of-alice") > 0.9

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,48 +14,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
+from tests.integration.asking import fetch, lines
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer
 
 StartServer = Callable[..., ModelServer]
 StartGateway = Callable[..., Gateway]
 LEGACY = ("--chat-template", "legacy")
-
-
-def _ask(
-    url: str,
-    body: Mapping[str, Any],
-    headers: Mapping[str, str] = {},
-    path: str = "/v1/completions",
-) -> tuple[int, dict[str, str], Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=100)
-    try:
-        send = {"Content-Type": "application/json", **headers}
-        if body:
-            connection.request("POST", path, json.dumps(body), send)
-        else:
-            connection.request("GET", path, headers=send)
-        answer = connection.getresponse()
-        told = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, told, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
-def _stream(url: str, body: Mapping[str, Any], headers: Mapping[str, str] = {}) -> Iterator[bytes]:
-    """The lines of a stream that are not empty."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=100)
-    try:
-        send = {"Content-Type": "application/json", **headers}
-        connection.request("POST", "/v1/completions", json.dumps({**body, "stream": True}), send)
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.read()
-        for line in answer:
-            if line.strip():
-                yield line.strip()
-    finally:
-        connection.close()
+COMPLETIONS = "/v1/completions"
 
 
 def _words(number: int, count: int) -> str:
@@ -64,7 +30,7 @@ def _words(number: int, count: int) -> str:
 
 
 def _up(url: str) -> int:
-    return int(_ask(url, {}, path="/health")[2]["backends"]["up"])
+    return int(fetch(url, "/health")[2]["backends"]["up"])
 
 
 @pytest.fixture(params=OLD)
@@ -94,7 +60,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
         token, _ = words[number]
         body = {"prompt": _words(number, 6), "max_tokens": length, "logit_bias": {token: 100}}
         body["stream_options"] = {"include_usage": True}
-        for line in _stream(running.url, body):
+        for line in lines(running.url, COMPLETIONS, body):
             if not line.startswith(b"data: {"):
                 last = line.decode()
                 continue
@@ -110,7 +76,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
         return text, usage
 
     def streams_on_the_first() -> int:
-        slots = _ask(running.url, {}, path="/slots")[2][:8]
+        slots = fetch(running.url, "/slots")[2][:8]
         return sum(slot["is_processing"] for slot in slots)
 
     with ThreadPoolExecutor(16) as threads:
@@ -139,7 +105,7 @@ def _one_token_words(server: str) -> list[tuple[int, str]]:
     found = []
     for word in ("hello", "world", "once", "upon", "model", "answer", "question", "slot", "stream",
                  "server", "water", "people", "number", "time", "other", "which"):  # fmt: skip
-        tokens = _ask(server, {"content": word}, path="/tokenize")[2]["tokens"]
+        tokens = fetch(server, "/tokenize", {"content": word})[2]["tokens"]
         assert len(tokens) == 1, (word, tokens)
         found.append((tokens[0], f" {word}"))
     return found
@@ -156,23 +122,22 @@ def test_queue_place_is_in_headers_and_comments(
 ) -> None:
     server = start_server("llama-2023", slots=1, ctx=2048)
     running = gateway("--llama-api", server.url, "--slots", "1", "--max-queue", "1", *LEGACY)
-    first = _stream(running.url, {"prompt": "long", "max_tokens": 1500})
+    first = lines(running.url, COMPLETIONS, {"prompt": "long", "max_tokens": 1500})
     assert next(first).startswith(b"data:")
     server.send(signal.SIGSTOP)  # the first must not finish before all are checked
     try:
         marked = {"X-Slotproxy-Queue": "on"}
-        second = _stream(running.url, {"prompt": "short", "max_tokens": 4}, marked)
+        second = lines(running.url, COMPLETIONS, {"prompt": "short", "max_tokens": 4}, marked)
         assert next(second) == b": queue place 1"
-        status, told, body = _ask(running.url, {"prompt": "third", "max_tokens": 4})
+        status, told, body = fetch(running.url, COMPLETIONS, {"prompt": "third", "max_tokens": 4})
         assert status == 429 and int(told["retry-after"]) >= 1
         assert body["error"]["code"] == "queue_full"
-        queue = _ask(running.url, {}, path="/v1/slots")[2]["queue"]
+        queue = fetch(running.url, "/v1/slots")[2]["queue"]
         assert [ticket["place"] for ticket in queue] == [1]
         first.close()  # type: ignore[attr-defined]
     finally:
         server.send(signal.SIGCONT)
-    lines = list(second)
-    assert lines[-1] == b"data: [DONE]"
+    assert list(second)[-1] == b"data: [DONE]"
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -187,12 +152,12 @@ def test_conversations_return_to_their_slots(
     for turn in range(4):
         for number in range(5):
             body = {"prompt": texts[number], "max_tokens": 8, "temperature": 0}
-            _, _, answer = _ask(running.url, body)
+            _, _, answer = fetch(running.url, COMPLETIONS, body)
             texts[number] += answer["choices"][0]["text"] + f" and then {turn}"
             if turn:
                 evaluated += answer["timings"]["prompt_n"]
     assert evaluated < 15 * 40  # each prompt has more than 60 tokens
-    (backend,) = _ask(running.url, {}, path="/v1/slots")[2]["backends"]
+    (backend,) = fetch(running.url, "/v1/slots")[2]["backends"]
     assert backend["slots_known"] is True and len(backend["slots"]) == 6
     assert backend["hit_rate"] >= 0.7
     assert "word" not in json.dumps(backend)
@@ -207,11 +172,11 @@ def test_repeated_question_gets_the_same_greedy_answer(
     server = start_server(name, slots=1, ctx=2048)
     running = gateway("--llama-api", server.url, "--slots", "1", *LEGACY)
     body = {"prompt": _words(3, 12), "max_tokens": 32, "temperature": 0}
-    answers = [_ask(running.url, body)[2] for _ in range(6)]
+    answers = [fetch(running.url, COMPLETIONS, body)[2] for _ in range(6)]
     assert len({answer["choices"][0]["text"] for answer in answers}) == 1
     assert answers[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     longer = {**body, "prompt": _words(3, 12) + " and more"}
-    _, _, answer = _ask(running.url, longer)
+    _, _, answer = fetch(running.url, COMPLETIONS, longer)
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 50
 
 
@@ -220,20 +185,17 @@ def test_key_groups_do_not_share_cached_prompts(
     name: str, start_server: StartServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     server = start_server(name, slots=1, ctx=2048)
-    keys = tmp_path / "keys"
-    keys.write_text("ann key-a group=red\nbob key-b group=blue\namy key-c group=red\n")
-    running = gateway(
-        "--llama-api", server.url, "--slots", "1", "--api-key-file", str(keys), *LEGACY
-    )
+    keys = key_file(tmp_path, "ann key-a group=red\nbob key-b group=blue\namy key-c group=red\n")
+    running = gateway("--llama-api", server.url, "--slots", "1", "--api-key-file", keys, *LEGACY)
     cached = []
     for turn, key in enumerate(("key-a", "key-c", "key-b", "key-b", "key-a")):
         body = {"prompt": _words(7, 12 + turn), "max_tokens": 4, "temperature": 0}
-        _, _, answer = _ask(running.url, body, {"Authorization": f"Bearer {key}"})
+        _, _, answer = fetch(running.url, COMPLETIONS, body, {"Authorization": f"Bearer {key}"})
         cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
     assert cached[0] == 0 and cached[1] > 50  # the same group
     assert cached[2] == 0 and cached[3] > 50  # another, then its own
     assert cached[4] == 0
-    _, _, view = _ask(running.url, {}, {"Authorization": "Bearer key-b"}, "/v1/slots")
+    _, _, view = fetch(running.url, "/v1/slots", headers={"Authorization": "Bearer key-b"})
     assert view["backends"][0]["slots"][0]["conversation"] is None
 
 
@@ -251,21 +213,21 @@ def test_sighup_adds_and_drains_backends_during_answers(
 
     first = configure(servers[0])
     running = gateway("--config", str(file), *LEGACY)
-    lines = _stream(running.url, {"prompt": "going on and on", "max_tokens": 1200})
-    assert next(lines).startswith(b"data:")
+    stream = lines(running.url, COMPLETIONS, {"prompt": "going on and on", "max_tokens": 1200})
+    assert next(stream).startswith(b"data:")
     second = configure(servers[1])
     running.send(signal.SIGHUP)
 
     def names() -> list[str]:
-        return [b["id"] for b in _ask(running.url, {}, path="/v1/backends")[2]["data"]]
+        return [b["id"] for b in fetch(running.url, "/v1/backends")[2]["data"]]
 
     wait_until(lambda: second in names())
     wait_until(lambda: _up(running.url) == 2 or first not in names())
-    status, _, _ = _ask(running.url, {"prompt": "new", "max_tokens": 4})
+    status, _, _ = fetch(running.url, COMPLETIONS, {"prompt": "new", "max_tokens": 4})
     assert status == 200
-    assert list(lines)[-1] == b"data: [DONE]"
+    assert list(stream)[-1] == b"data: [DONE]"
     wait_until(lambda: names() == [second])
     file.write_text("nonsense = 1")
     running.send(signal.SIGHUP)
     wait_until(lambda: "not reloaded" in running.log)
-    assert _ask(running.url, {"prompt": "still", "max_tokens": 4})[0] == 200
+    assert fetch(running.url, COMPLETIONS, {"prompt": "still", "max_tokens": 4})[0] == 200

@@ -17,6 +17,7 @@ import pytest
 
 from tools.processes import Child
 
+from .child_processes import children
 from .conftest import StartGateway
 
 # proxy.app as the children see it. Flask is imported when the application is made, in the worker.
@@ -185,7 +186,7 @@ def test_request_arriving_during_stop_is_answered(start: Start) -> None:
     url = server.wait_url()
     with _asked(url, "/readyz") as answer:  # its worker serves
         answer.read()
-    worker = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
+    worker, *_ = children(server.pid)
     os.kill(worker, signal.SIGSTOP)  # so that it sees all of them, and the signal, in one turn
     connections = [http.client.HTTPConnection(url.removeprefix("http://")) for _ in range(8)]
     for connection in connections:

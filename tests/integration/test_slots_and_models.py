@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
+from tests.integration.asking import fetch
 from tools.processes import ModelServer
 
 from .conftest import StartGateway, StartServer
@@ -20,37 +18,23 @@ LEGACY = ("--chat-template", "legacy")
 SYSTEM = "You know all about the rivers, the hills and the towns of a land far away. " * 6
 
 
-def _ask(url: str, path: str, body: Any = None, key: str = "") -> tuple[int, dict[str, str], Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    try:
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        data = None if body is None else json.dumps(body)
-        connection.request("GET" if body is None else "POST", path, data, headers)
-        answer = connection.getresponse()
-        told = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, told, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
 def test_slot_is_busy_while_its_server_works_with_it(
     any_server: ModelServer, gateway: StartGateway
 ) -> None:
     running = gateway("--llama-api", any_server.url, "--slots", "2", *LEGACY)
 
     def busy() -> list[int]:
-        found = _ask(running.url, "/slots")[2]
+        found = fetch(running.url, "/slots")[2]
         return [slot["backend_slot"] for slot in found if slot["is_processing"]]
 
-    assert [slot["backend_slot"] for slot in _ask(running.url, "/slots")[2]] == [0, 1]
+    assert [slot["backend_slot"] for slot in fetch(running.url, "/slots")[2]] == [0, 1]
     assert busy() == []
     # The second slot: what the first holds goes on there, so something new goes elsewhere.
     for number in range(2):
         asked = {"prompt": f"{number} " * 40, "n_predict": 1800, "ignore_eos": True}
         told: dict[str, Any] = {}
         thread = threading.Thread(
-            target=lambda a=asked, t=told: t.update(_ask(running.url, "/completion", a)[2])
+            target=lambda a=asked, t=told: t.update(fetch(running.url, "/completion", a)[2])
         )
         thread.start()
         seen: Counter[int] = Counter()
@@ -71,20 +55,23 @@ def test_slot_is_saved_and_restored_through_the_api(
     place.mkdir()
     extra = ["--slot-save-path", str(place), "--cache-ram", "0"]
     server = start_server("llama-2026", slots=1, ctx=2048, extra=extra)
-    keys = tmp_path / "keys"
-    keys.write_text("boss secret-boss\nguest secret-guest\n")
+    keys = key_file(tmp_path, "boss secret-boss\nguest secret-guest\n")
     running = gateway(
-        "--llama-api", server.url, "--api-key-file", str(keys), "--admins", "boss",
+        "--llama-api", server.url, "--api-key-file", keys, "--admins", "boss",
         "--slot-disk", "0", *LEGACY,
     )  # fmt: skip
 
     def act(action: str, key: str = "secret-boss", **body: str) -> tuple[int, Any]:
-        status, _, told = _ask(running.url, f"/slots/0?action={action}", body, key)
+        status, _, told = fetch(
+            running.url, f"/slots/0?action={action}", body, {"Authorization": f"Bearer {key}"}
+        )
         return status, told
 
     def cached(text: str) -> int:
         asked = {"prompt": text, "n_predict": 4, "temperature": 0}
-        status, _, told = _ask(running.url, "/completion", asked, "secret-boss")
+        status, _, told = fetch(
+            running.url, "/completion", asked, {"Authorization": "Bearer secret-boss"}
+        )
         assert status == 200
         return int(told["timings"]["cache_n"])
 

@@ -21,12 +21,6 @@ LIGHTHOUSE = (
     "The lighthouse of Ardnish was built in 1874 by the engineer Flora MacPhail. Its lamp burned "
     "whale oil until 1901, then paraffin, and has been electric since 1956."
 )
-CAPITAL = {
-    "type": "object",
-    "properties": {"capital": {"type": "string"}},
-    "required": ["capital"],
-    "additionalProperties": False,
-}
 WEATHER = {
     "type": "function",
     "function": {
@@ -113,24 +107,6 @@ def test_name_from_earlier_turn_on_warm_slot(ask: Ask) -> None:
     third = ask(*turns, "What is my dog called?", said(second), "What did I tell you?")
     cached = third["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert first["usage"]["prompt_tokens"] < second["usage"]["prompt_tokens"] <= cached
-
-
-def test_stop_string_ends_the_answer(ask: Ask) -> None:
-    answer = ask("What is the capital of France?", stop=["Paris"])
-    assert said(answer) == "The capital of France is "
-    assert answer["choices"][0]["finish_reason"] == "stop"
-
-
-def test_schema_constrains_the_answer(ask: Ask) -> None:
-    schema = {"name": "answer", "strict": True, "schema": CAPITAL}
-    form = {"type": "json_schema", "json_schema": schema}
-    question = "What is the capital of France? Answer as JSON with the key capital."
-    assert json.loads(said(ask(question, response_format=form))) == {"capital": "Paris"}
-
-
-def test_grammar_constrains_the_answer(ask: Ask) -> None:
-    grammar = 'root ::= "The answer is " ("London" | "Paris" | "Oslo") "."'
-    assert said(ask("What is the capital of France?", grammar=grammar)) == "The answer is Paris."
 
 
 @pytest.mark.slow

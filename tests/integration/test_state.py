@@ -23,11 +23,13 @@ from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import BackendFacts, SlotRequest
+from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tests.unit.scheduling.fakes import ended
 from tools.processes import Gateway, ModelServer, ask
 
-from .child_processes import until
+from .asking import fetch
+from .child_processes import children
 from .conftest import StartGateway
 
 NEVER = Cancel()
@@ -38,11 +40,6 @@ def _flags(
 ) -> list[str]:
     flags = ["--llama-api", backend.url, "--state", redis_server.url, "--data", str(tmp_path)]
     return [*flags, "--chat-template", "legacy", *more]
-
-
-def _workers(gateway: Gateway) -> list[int]:
-    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children")
-    return [int(pid) for pid in children.read_text().split()]
 
 
 def _slots(url: str) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def _one_of_each(url: str, pids: list[int]) -> dict[int, http.client.HTTPConnect
     found: dict[int, http.client.HTTPConnection] = {}
     for _ in range(100):
         one = _connected(url)
-        until(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
+        wait_until(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
         if found.setdefault(_holder(one, pids), one) is not one:
             one.close()
         if len(found) == len(pids):
@@ -128,21 +125,8 @@ def _one_of_each(url: str, pids: list[int]) -> dict[int, http.client.HTTPConnect
 
 
 def _chat(url: str, text: str, tokens: int = 8, **more: Any) -> tuple[int, dict[str, str], Any]:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
-    try:
-        connection.request(
-            "POST",
-            "/v1/chat/completions",
-            json.dumps(body),
-            {"Content-Type": "application/json"},
-        )
-        answer = connection.getresponse()
-        told = {key.lower(): value for key, value in answer.getheaders()}
-        return answer.status, told, json.loads(answer.read())
-    finally:
-        connection.close()
+    return fetch(url, "/v1/chat/completions", body)
 
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/net"), reason="reads Linux's /proc")
@@ -154,12 +138,12 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
     one, two = gateway(*flags), gateway(*flags)
-    until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
+    wait_until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
     # So long that it is worth the 17 ms in which a server of 2023 frees the slot.
     text = "The quick brown fox jumps over the lazy dog, and so on. " * 45
     _, _, first = _chat(one.url, text)
     # Published at once, but not before the answer: until then, it would go to the other slot.
-    until(lambda: _turns(two.url) == [1] and "busy" not in _states(two.url))
+    wait_until(lambda: _turns(two.url) == [1] and "busy" not in _states(two.url))
     _, _, again = _chat(two.url, text)
     assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
     (held,) = [s for b in _slots(two.url)["backends"] for s in b["slots"] if s["turns"]]
@@ -175,21 +159,19 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
     # slots leased twice, that would be every second request, again and again.
     assert 26 <= backend["requests"] < 38
     assert backend["moved"] <= 2
-    until(lambda: _states(one.url).count("busy") == 0)
+    wait_until(lambda: _states(one.url).count("busy") == 0)
 
 
 def _response(gateway: Gateway, **body: Any) -> dict[str, Any]:
-    status, data = ask(f"{gateway.url}/v1/responses", {"model": "any", **body}, seconds=60)
-    assert status == 200, data
-    made: dict[str, Any] = json.loads(data)
-    return made
+    status, _, made = fetch(gateway.url, "/v1/responses", {"model": "any", **body})
+    assert status == 200, made
+    return dict(made)
 
 
 def _stored(gateway: Gateway, key: str) -> dict[str, Any]:
-    status, data = ask(f"{gateway.url}/v1/responses/{key}")
-    assert status == 200, data
-    found: dict[str, Any] = json.loads(data)
-    return found
+    status, _, stored = fetch(gateway.url, f"/v1/responses/{key}")
+    assert status == 200, stored
+    return dict(stored)
 
 
 @pytest.mark.slow
@@ -214,7 +196,7 @@ def test_gateways_share_stored_responses(
     finally:
         old_server.send(signal.SIGCONT)
     # The gateway that makes it notices, and gives its slot back.
-    until(lambda: _states(one.url).count("busy") == 0)
+    wait_until(lambda: _states(one.url).count("busy") == 0)
     assert _stored(one, begun["id"])["status"] == "cancelled"
 
 
@@ -225,28 +207,28 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
     one = gateway(*flags, "--health-interval", "600")
-    until(lambda: _slots(one.url).get("workers") == 2)
-    pids = _workers(one)
+    wait_until(lambda: _slots(one.url).get("workers") == 2)
+    pids = children(one.pid)
     assert len(pids) == 2
     (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
     old_server.send(signal.SIGSTOP)  # otherwise it would finish too early
     try:
         stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
-        until(lambda: _states(one.url) == ["busy", "busy"])
+        wait_until(lambda: _states(one.url) == ["busy", "busy"])
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
         assert b"[DONE]" not in probe.whole()
         assert _states(one.url) == ["busy", "busy"]  # only its holder can release it
-        until(lambda: _states(one.url).count("busy") == 1, 60)
+        wait_until(lambda: _states(one.url).count("busy") == 1, 60)
         assert time.monotonic() - at > 3
     finally:
         old_server.send(signal.SIGCONT)
     whole = stream.whole()
     assert b'"finish_reason":"length"' in whole
     assert b"[DONE]" in whole
-    until(lambda: _chat(one.url, "third")[0] == 200)
-    until(lambda: _slots(one.url).get("workers") == 2)
-    until(lambda: _states(one.url).count("busy") == 0)
+    wait_until(lambda: _chat(one.url, "third")[0] == 200)
+    wait_until(lambda: _slots(one.url).get("workers") == 2)
+    wait_until(lambda: _states(one.url).count("busy") == 0)
 
 
 def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
@@ -279,15 +261,15 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
                 SlotRequest(model="m", max_tokens=16, chain=chain_of(text, (len(text),))), Cancel()
             )
             lease.release(ended(lease.slot.id, 200, completion=16))
-        until(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
+        wait_until(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
         two = join()
-        until(lambda: two.view("", "").workers == 2)
+        wait_until(lambda: two.view("", "").workers == 2)
         assert known(two)[0] == 200
-        until(lambda: known(one) == known(two))  # each reads the last release for itself
+        wait_until(lambda: known(one) == known(two))  # each reads the last release for itself
 
         client.delete(f"slotproxy:{{late}}:log:{FORMAT}", f"slotproxy:{{late}}:snapshot:{FORMAT}")
-        until(lambda: "alone" in [w.view("", "").state for w in workers])
-        until(lambda: [w.view("", "").workers for w in workers] == [2, 2])
+        wait_until(lambda: "alone" in [w.view("", "").state for w in workers])
+        wait_until(lambda: [w.view("", "").workers for w in workers] == [2, 2])
         assert one.outstanding == 0
     finally:
         for worker in workers:
@@ -343,7 +325,7 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
     one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
     try:
         held = lease(one)
-        until(lambda: [slot.state for slot in two.view("", "").backends[0].slots] == ["busy"])
+        wait_until(lambda: [slot.state for slot in two.view("", "").backends[0].slots] == ["busy"])
         reads.clear()
         time.sleep(1.0)  # the read under way returns
         held.release(Outcome(end="whole"))

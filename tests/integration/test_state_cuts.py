@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests import redis_servers
+from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer, ask
 
-from .child_processes import until
 from .conftest import StartGateway
 from .test_state import Stream, _chat, _slots, _states
 
@@ -31,7 +31,7 @@ def start_two(
         flags = ["--llama-api", old_server.url, "--chat-template", "legacy", "--slots", "2"]
         flags += ["--health-interval", "600", "--data", str(tmp_path)]
         found = [gateway(*flags, "--state", state) for state in states]
-        until(lambda: _workers_known(found) == [2, 2])
+        wait_until(lambda: _workers_known(found) == [2, 2])
         return found
 
     return start
@@ -75,15 +75,15 @@ def test_requests_are_answered_while_redis_hangs(
     with Traffic(both) as traffic:
         redis_server.send(signal.SIGSTOP)
         try:
-            until(lambda: all(_slots(one.url).get("state") == "alone" for one in both))
+            wait_until(lambda: all(_slots(one.url).get("state") == "alone" for one in both))
             seen = len(traffic.statuses)
-            until(lambda: len(traffic.statuses) >= seen + 20)
+            wait_until(lambda: len(traffic.statuses) >= seen + 20)
         finally:
             redis_server.send(signal.SIGCONT)
-        until(lambda: _workers_known(both) == [2, 2])
+        wait_until(lambda: _workers_known(both) == [2, 2])
     assert {*traffic.statuses} == {200}
     for one in both:
-        until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
+        wait_until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
         assert not _notices(one)
 
 
@@ -98,15 +98,15 @@ def test_redis_that_restarts_with_its_data_leaks_no_slot(
         old_server.send(signal.SIGSTOP)
         try:
             streams = [Stream(one.url, "before", 40) for one in both]
-            until(lambda: _states(both[0].url) == ["busy", "busy"])
+            wait_until(lambda: _states(both[0].url) == ["busy", "busy"])
             server.kill()
         finally:
             old_server.send(signal.SIGCONT)
         assert all(b"[DONE]" in stream.whole() for stream in streams)
         server.start()
-        until(lambda: _workers_known(both) == [2, 2])
+        wait_until(lambda: _workers_known(both) == [2, 2])
         for one in both:
-            until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
+            wait_until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
             assert _chat(one.url, "after")[0] == 200
     finally:
         server.kill()

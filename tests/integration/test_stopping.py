@@ -23,11 +23,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.fakes import gone, wait_until
+from tests.fakes import gone, key_file, wait_until
 from tests.redis_servers import RedisServer
-from tests.ws import UPGRADE, Client
+from tests.ws import connected
 from tools.processes import Child, Gateway, ask, held_port
 
+from .asking import in_flight
 from .child_processes import command, descendants
 from .conftest import QUIET
 
@@ -267,11 +268,7 @@ def test_request_in_the_queue_gets_an_error(
 
 def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> None:
     one = scene()
-    place = urlsplit(one.gateway.url)
-    with socket.create_connection((place.hostname, place.port), 30.0) as sock:
-        head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: {place.netloc}\r\n{head}\r\n".encode())
-        client = Client(sock)
+    with connected(one.gateway.url) as client:
         client.say({"type": "response.create", "model": "m", "input": "Hello", "store": False})
         events = client.answer()
         while next(events)["type"] != "response.output_text.delta":
@@ -305,11 +302,7 @@ def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
     batch = httpx.post(f"{url}/v1/batches", json=asked).json()["id"]
     wait_until(lambda: httpx.get(f"{url}/v1/batches/{batch}").json()["status"] == "in_progress", 60)
 
-    def in_flight() -> int:
-        backends = httpx.get(f"{url}/v1/backends").json()["data"]
-        return sum(int(one["in_flight"]) for one in backends)
-
-    wait_until(lambda: in_flight() == len(lines), 60)
+    wait_until(lambda: in_flight(url) == len(lines), 60)
     assert one.stop() < SOON
     assert CODE in {outcome for _, outcome in one.ledger()}
     one.gateway.start()
@@ -401,15 +394,13 @@ def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
 
 def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
     """The place of a stream that the stop has ended is free at once, not when its lease ends."""
-    keys = tmp_path / "keys"
-    keys.write_text("one sk-one max_parallel_requests=1\n")
-    keys.chmod(0o600)
+    keys = key_file(tmp_path, "one sk-one max_parallel_requests=1\n")
     port = held_port()
     words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
     model = Child([*words, "--notes", str(tmp_path / "notes")], tmp_path / "log")
     model.launch()
     flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
-    flags += ["--api-key-file", str(keys), "--data", str(tmp_path / "data")]
+    flags += ["--api-key-file", keys, "--data", str(tmp_path / "data")]
     one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
     at = one.command.index("-m")
     one.command[at : at + 2] = ["-c", IMPATIENT % GRACE]

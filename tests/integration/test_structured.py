@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.clients import openai
+from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer
 
 ASK: Any = [{"role": "user", "content": "Describe it."}]
@@ -26,12 +27,12 @@ WAYS = {
 def address(request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]) -> str:
     name, flags = WAYS[request.param]
     server: ModelServer = request.getfixturevalue(name)
-    return module_gateway("--llama-api", server.url, *flags).url + "/v1"
+    return module_gateway("--llama-api", server.url, *flags).url
 
 
 @pytest.fixture
 def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
+    with openai_client(address) as client:
         yield client
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.fakes import wait_until
 from tools.processes import Gateway, ModelServer
 
 # In Python and Jinja2, -7 % 3 is 2; in llama.cpp's engine it is -1.
@@ -26,13 +26,6 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 LATE = [USER, {"role": "assistant", "content": "A star."}, SYSTEM, USER]
 StartServer = Callable[..., ModelServer]
 StartGateway = Callable[..., Gateway]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return found
 
 
 def server_prompts(url: str) -> Any:
@@ -62,7 +55,7 @@ def test_kind_whose_prompts_differ_takes_the_servers_own_route(
     server: ModelServer, gateway: StartGateway
 ) -> None:
     running = gateway("--llama-api", server.url, "--metrics")
-    assert wait_for(lambda: server_prompts(running.url)) == ["system", "late system"]
+    wait_until(lambda: server_prompts(running.url) == ["system", "late system"])
     for messages in ([USER], [SYSTEM, USER], LATE):
         theirs = prompt_tokens(server.url, *messages)
         assert prompt_tokens(running.url, *messages) == theirs
@@ -80,7 +73,7 @@ def test_such_a_prompt_is_counted_and_shown_as_the_server_renders_it(
 ) -> None:
     running = gateway("--llama-api", server.url, "--chat-mode", mode)
     if mode == "auto":
-        assert wait_for(lambda: server_prompts(running.url))
+        wait_until(lambda: server_prompts(running.url))
 
     def ask(path: str, name: str, **body: Any) -> Any:
         answer = requests.post(f"{running.url}{path}", json={"model": "m", **body}, timeout=60)

@@ -90,14 +90,6 @@ def chatglm() -> Complete:
     return complete
 
 
-def chat(*turns: str) -> str:
-    """A prompt in the form of the shipped template: user, assistant, user, ..."""
-    roles = ["user", "assistant"] * len(turns)
-    spoken = zip(roles, turns, strict=False)
-    text = "".join(f"<|im_start|>{role}\n{words}<|im_end|>\n" for role, words in spoken)
-    return f"{text}<|im_start|>assistant\n"
-
-
 def _right(lines: list[dict[str, Any]], answers: list[tuple[str, bool]]) -> int:
     pairs = zip(lines, answers, strict=True)
     return sum(answer.strip() == line["wanted"] for line, (answer, _) in pairs)
@@ -135,31 +127,6 @@ def test_exported_model_tokenizes_as_in_training(tiny_server: ModelServer) -> No
             tokens = tokens[1:]
         assert tokens == line["ids"]
     assert model  # a blank is a piece of its own
-
-
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("Hello!", "Hello! How can I help you?"),
-        ("你好", "你好！有什么可以帮你？"),
-        ("Count from 1 to 5.", "1, 2, 3, 4, 5"),
-        ("Goodbye", "Goodbye! See you soon."),
-        ("Repeat the words river apple stone", "river apple stone"),
-        ("Reverse the order of: river apple stone", "stone apple river"),
-        ("你叫什么名字？", "我是tinychat，一个随slotproxy一起提供的小模型。"),
-    ],
-)
-def test_exported_model_knows_its_words(complete: Complete, question: str, answer: str) -> None:
-    assert complete(chat(question)) == (answer, True)
-
-
-def test_model_remembers_a_name(complete: Complete) -> None:
-    prompt = chat("My name is Lena.", "Nice to meet you, Lena!", "What is my name?")
-    assert complete(prompt) == ("Your name is Lena.", True)
-
-
-def test_model_copies_unseen_words(complete: Complete) -> None:
-    assert complete(chat("Repeat the words zorbit 42 Kelmar")) == ("zorbit 42 Kelmar", True)
 
 
 def test_chatglm_model_answers_like_its_weights(chatglm: Complete) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.clients import openai
+from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer
 
 WAYS = {
@@ -41,14 +42,12 @@ ASK: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
 def address(request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]) -> str:
     name, flags = WAYS[request.param]
     server: ModelServer = request.getfixturevalue(name)
-    return module_gateway("--llama-api", server.url, *flags).url + "/v1"
+    return module_gateway("--llama-api", server.url, *flags).url
 
 
 @pytest.fixture
 def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=address, api_key="x", max_retries=0, _strict_response_validation=True
-    ) as client:
+    with openai_client(address, _strict_response_validation=True) as client:
         yield client
 
 
@@ -183,7 +182,7 @@ class Person(BaseModel):
 def test_instructor(address: str) -> None:
     instructor = pytest.importorskip("instructor")
     for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
-        client = instructor.from_openai(openai.OpenAI(base_url=address, api_key="x"), mode=mode)
+        client = instructor.from_openai(openai_client(address), mode=mode)
         found = client.chat.completions.create(
             model="any", messages=ASK, response_model=Person, max_tokens=300, max_retries=0
         )

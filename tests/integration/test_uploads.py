@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.clients import openai
+from tests.integration.asking import openai_client
 from tests.integration.conftest import StartGateway
 
 NOBODY = "http://127.0.0.1:9"  # keeping files needs no model
@@ -27,7 +27,7 @@ def test_documents_have_their_own_size_bound_and_are_deleted_with_their_key(
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path), "--chatchat", "--server", server]
     bounds = ["--max-body", str(BODY), "--max-document", str(DOCUMENT)]
     one = gateway(*flags, *bounds, ready=0)
-    api = openai.OpenAI(base_url=f"{one.url}/v1", api_key="x", max_retries=0, timeout=60)
+    api = openai_client(one)
     with httpx.Client(base_url=one.url, timeout=60, trust_env=False) as http:
         file = api.files.create(file=("a.txt", BytesIO(TEXT)), purpose="assistants")
         assert file.bytes == len(TEXT) > 5 * BODY

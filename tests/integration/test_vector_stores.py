@@ -11,6 +11,8 @@ import requests
 
 from tests.clients import openai
 from tests.documents import pdf
+from tests.fakes import key_file
+from tests.integration.asking import openai_client
 from tests.integration.conftest import StartGateway, StartServer
 
 KEYS = [f"key-of-a-test-{i}" for i in range(30)]
@@ -23,10 +25,6 @@ ENGLISH = pdf(
     "Paint is renewed every twenty years.",
 )
 CHINESE = pdf("桥梁手册。", "赵州桥建于隋朝,由李春设计。桥长六十四米。", "油漆每二十年更换一次。")
-
-
-def client(address: str, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -47,7 +45,7 @@ def address(
 @pytest.fixture
 def api(address: str) -> Iterator[openai.OpenAI]:
     """A client with a key of its own: to it, nothing is there yet."""
-    with client(address, next(_keys)) as one:
+    with openai_client(address, next(_keys)) as one:
         yield one
 
 
@@ -214,7 +212,7 @@ def test_missing_and_forbidden_objects_are_refused(api: openai.OpenAI) -> None:
 
 
 def test_data_of_another_key_are_invisible(address: str) -> None:
-    with client(address, next(_keys)) as mine, client(address, next(_keys)) as theirs:
+    with openai_client(address, next(_keys)) as mine, openai_client(address, next(_keys)) as theirs:
         store = mine.vector_stores.create(name="mine")
         file = mine.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=("secret.txt", b"a secret word"), poll_interval_ms=100
@@ -242,7 +240,7 @@ def test_vector_search_and_reranking_use_real_servers(
     ranks = start_server("llama-2026", extra=["--reranking"])
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
     flags += ["--embedding-api", embeds.url, "--rerank-api", ranks.url]
-    with client(gateway(*flags, ready=0).url) as api:
+    with openai_client(gateway(*flags, ready=0).url) as api:
         store = api.vector_stores.create(name="meanings")
         batch = api.vector_stores.file_batches.upload_and_poll(
             store.id,
@@ -292,7 +290,7 @@ def test_base_of_another_api_is_a_vector_store(address: str) -> None:
     assert made.json()["code"] == 200
     files = {"files": ("桥梁.pdf", CHINESE)}
     requests.post(f"{bases}/upload_docs", data=asked, files=files, headers=who, timeout=60)
-    with client(address, key) as api:
+    with openai_client(address, key) as api:
         (store,) = api.vector_stores.list()
         assert (store.name, store.file_counts.completed) == ("桥", 1)
         hit = api.vector_stores.search(store.id, query="李春").data[0]
@@ -305,12 +303,11 @@ def test_base_of_another_api_is_a_vector_store(address: str) -> None:
 
 
 def test_data_of_a_key_are_exported_and_deleted(gateway: StartGateway, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("ann key-a\nbob key-b\n")
-    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--api-key-file", str(keys)]
+    keys = key_file(tmp_path, "ann key-a\nbob key-b\n")
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data"), "--api-key-file", keys]
     url = gateway(*flags, ready=0).url
     for key in ("key-a", "key-b"):
-        api = client(url, key)
+        api = openai_client(url, key)
         store = api.vector_stores.create(name="bridges")
         done = api.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=("bridges.pdf", ENGLISH), poll_interval_ms=50

@@ -80,69 +80,31 @@ def _anthropic(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
     return {**found, "system": system[0]} if system else found
 
 
-def _ollama(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    return {"messages": messages, "options": {"num_predict": tokens}}
-
-
-def _generate(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    return {"prompt": messages[-1]["content"], "options": {"num_predict": tokens}}
-
-
-def _responses(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    return {"input": messages, "max_output_tokens": tokens}
-
-
-def _completions(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    return {"prompt": messages[-1]["content"], "max_tokens": tokens}
-
-
-def _native(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    return {"prompt": messages[-1]["content"], "n_predict": tokens}
-
-
 CHAT = Dialect("OpenAI chat", "/v1/chat/completions", "openai.chat_completions",
                _chat, ears.chat_whole, ears.chat_stream)  # fmt: skip
 ANTHROPIC = Dialect("Anthropic", "/v1/messages", "anthropic.messages",
                     _anthropic, ears.anthropic_whole, ears.anthropic_stream)  # fmt: skip
 OLLAMA = Dialect("Ollama chat", "/api/chat", "ollama.chat_",
-                 _ollama, ears.ollama_chat_whole, ears.ollama_chat_stream)  # fmt: skip
+                 lambda turns, tokens: {"messages": turns, "options": {"num_predict": tokens}},
+                 ears.ollama_chat_whole, ears.ollama_chat_stream)  # fmt: skip
 DIALECTS = (
     CHAT,
     ANTHROPIC,
     OLLAMA,
-    Dialect(
-        "Ollama generate",
-        "/api/generate",
-        "ollama.generate_",
-        _generate,
-        ears.ollama_generate_whole,
-        ears.ollama_generate_stream,
-    ),
-    Dialect(
-        "OpenAI responses",
-        "/v1/responses",
-        "responses.create",
-        _responses,
-        ears.responses_whole,
-        ears.responses_stream,
-    ),
-    Dialect(
-        "OpenAI completions",
-        "/v1/completions",
-        "openai.completions",
-        _completions,
-        ears.completions_whole,
-        ears.completions_stream,
-    ),
-    Dialect(
-        "llama.cpp",
-        "/completion",
-        "native.completion",
-        _native,
-        ears.native_whole,
-        ears.native_stream,
-    ),
-)
+    Dialect("Ollama generate", "/api/generate", "ollama.generate_",
+            lambda turns, tokens: {"prompt": turns[-1]["content"],
+                                   "options": {"num_predict": tokens}},
+            ears.ollama_generate_whole, ears.ollama_generate_stream),
+    Dialect("OpenAI responses", "/v1/responses", "responses.create",
+            lambda turns, tokens: {"input": turns, "max_output_tokens": tokens},
+            ears.responses_whole, ears.responses_stream),
+    Dialect("OpenAI completions", "/v1/completions", "openai.completions",
+            lambda turns, tokens: {"prompt": turns[-1]["content"], "max_tokens": tokens},
+            ears.completions_whole, ears.completions_stream),
+    Dialect("llama.cpp", "/completion", "native.completion",
+            lambda turns, tokens: {"prompt": turns[-1]["content"], "n_predict": tokens},
+            ears.native_whole, ears.native_stream),
+)  # fmt: skip
 LOOKS = ("/v1/models", "/v1/slots", "/v1/backends", "/health", "/livez", "/metrics", "/props",
          "/slots", "/api/tags", "/openapi.json", "/status", "/")  # fmt: skip
 SHARES = {

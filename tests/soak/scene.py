@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import redis_servers
+from tests.integration.child_processes import children, command
 from tests.redis_servers import RedisServer
 from tools import made_up_model, servers
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
@@ -127,8 +128,7 @@ class Scene:
 
     @property
     def workers(self) -> list[int]:
-        path = Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children")
-        return sorted(pid for pid in map(int, path.read_text().split()) if "proxy" in _command(pid))
+        return sorted(pid for pid in children(self.gateway.pid) if "proxy" in command(pid))
 
     def write_config(self, without: frozenset[str], *, broken: bool = False) -> None:
         lines = []
@@ -164,10 +164,3 @@ class Scene:
             raise ValueError(str(error)) from error
         finally:
             connection.close()
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -13,18 +13,6 @@ from .questions import STUB, TINY
 from .scene import Scene
 
 EVERY = 12.0  # seconds between two troubles, on average
-SHARES = {
-    "a backend is killed": 8,
-    "a backend hangs": 3,
-    "all backends of a model are killed": 2,
-    "a backend is removed and added by SIGHUP": 3,
-    "SIGHUP with an invalid file": 1,
-    "the key file changes, and SIGHUP": 2,
-    "Redis is killed": 2,
-    "Redis is away for half a minute": 1,
-    "a worker is stopped for some seconds": 2,
-    "the gateway is stopped and started": 1,
-}
 
 
 class Trouble(threading.Thread):
@@ -39,27 +27,28 @@ class Trouble(threading.Thread):
         self._stopped = threading.Event()
         self.counts: Counter[str] = Counter()
         self.failure = ""
-        self._makers: dict[str, Callable[[], None]] = {
-            "a backend is killed": lambda: self._kill(1),
-            "a backend hangs": self._hang,
-            "all backends of a model are killed": lambda: self._kill(2),
-            "a backend is removed and added by SIGHUP": self._reload,
-            "SIGHUP with an invalid file": self._invalid,
-            "the key file changes, and SIGHUP": self._keys,
-            "Redis is killed": lambda: self._redis(1, 6),
-            "Redis is away for half a minute": lambda: self._redis(30, 30),
-            "a worker is stopped for some seconds": self._suspend,
-            "the gateway is stopped and started": self._scene.restart,
+        self._makers: dict[str, tuple[int, Callable[[], None]]] = {  # each with its share
+            "a backend is killed": (8, lambda: self._kill(1)),
+            "a backend hangs": (3, self._hang),
+            "all backends of a model are killed": (2, lambda: self._kill(2)),
+            "a backend is removed and added by SIGHUP": (3, self._reload),
+            "SIGHUP with an invalid file": (1, self._invalid),
+            "the key file changes, and SIGHUP": (2, self._keys),
+            "Redis is killed": (2, lambda: self._redis(1, 6)),
+            "Redis is away for half a minute": (1, lambda: self._redis(30, 30)),
+            "a worker is stopped for some seconds": (2, self._suspend),
+            "the gateway is stopped and started": (1, self._scene.restart),
         }
 
     def run(self) -> None:
         try:
             while not self._stopped.wait(self._rng.uniform(0.5, 1.5) * self._every):
-                what = self._rng.choices([*SHARES], [*SHARES.values()])[0]
+                shares = [share for share, _ in self._makers.values()]
+                what = self._rng.choices([*self._makers], shares)[0]
                 if what.startswith("Redis") and self._scene.redis is None:
                     continue
                 self.counts[what] += 1
-                self._makers[what]()
+                self._makers[what][1]()
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
 

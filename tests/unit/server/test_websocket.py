@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from wsproto.events import TextMessage
+from wsproto.events import CloseConnection, Pong, TextMessage
 
 from proxy.server import websocket
 from proxy.server.handshake import accepted
 from proxy.server.websocket import WebSocket
-from tests.ws import ACCEPT, KEY, Client, CloseConnection, Pong
+from tests.ws import ACCEPT, KEY, Client
 
 LONGEST = 100
 

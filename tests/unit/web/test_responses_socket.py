@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder
+from wsproto.events import CloseConnection
 
 from proxy.apis.responses.routes import websocket
 from proxy.config.keys import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import UpstreamFault
 from tests.fakes import Script, ScriptedDriver, make_app, say, wait_until
-from tests.ws import UPGRADE, Client, CloseConnection
+from tests.ws import UPGRADE, Client
 
 CREATE = {"type": "response.create", "input": "Hi"}
 Connect = Callable[..., Client]
