@@ -11,7 +11,7 @@ from proxy.web.observability import Record
 from proxy.web.routes import Route, Served, routes_of
 from tests.fakes import make_app
 
-SERVED = Served("/v1/messages", Route(), "messages", "anthropic", "Anthropic")
+SERVED = Served("/v1/messages", Route(), "messages", "anthropic", "Anthropic", "Error")
 ROUTES = {("POST", "/llm/v1/messages"): SERVED}
 
 
