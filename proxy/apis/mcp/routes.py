@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import msgspec
 from flask import Response, request
 
 from ... import __version__
+from ...core.events import Batch, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Tool
 from ...dialogue import RunnableTool, ToolError, arguments, schema_of
@@ -26,13 +28,13 @@ from ...gateway import Answer, Caller
 from ...runtime.cancel import Cancel
 from ...web import body, disconnect
 from ...web.admitted import Admitted
-from ...web.fastpath import Environ
+from ...web.fastpath import BodyAndHeaders, Environ
 from ...web.observability import Record, new_id
 from ...web.permissions import visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import STREAM_HEADERS, completion_view, json_response, json_route, passthrough
-from ...web.stream import ClosingBody
+from ...web.stream import ClosingBody, SlotBody
 from ..openai import chat as openai_chat
 from ..response_meta import RouteDialect
 from . import server as mcp_server
@@ -127,8 +129,8 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
 def _called(
     services: Services, record: Record, session: str, key: Id, params: Mapping[str, Any]
 ) -> Response | dict[str, Any]:
-    """The answer to a call, as a stream if its client reads them and asks for the progress of a
-    tool. Raises RpcError and GatewayError."""
+    """The answer to a call, as a stream if its client reads them and asks for progress. Raises
+    RpcError and GatewayError."""
     name, given = mcp_server.called(params)
     token = mcp_server.progress_token(params)
     if SSE not in request.headers.get("Accept", ""):
@@ -138,7 +140,13 @@ def _called(
         try:
             if name == CHAT.name:
                 chat = arguments(_Chat, given)
-                return mcp_server.answer(key, chat_result(services, request.environ, chat, cancel))
+                progress = None if token is None else TextProgress(key, token, chat.max_tokens)
+                sent = chat_result(services, request.environ, chat, cancel, progress)
+                if isinstance(sent, tuple):
+                    parts: Any = sent[0]
+                    body = SlotBody(iter(parts), parts.close, stack.pop_all().close)
+                    return Response(body, 200, sent[1], direct_passthrough=True)
+                return mcp_server.answer(key, sent)
             if name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
@@ -184,9 +192,45 @@ def _running(
         stop()
 
 
-# Answers as streams of events: progress of a call, then its result. A client that sends a progress
-# token hears every second that a tool of ours still runs. A call that is cancelled gets no result.
+# Answers as streams of events: progress of a call, then its result. A client that sends a
+# progress token hears of the call while it runs: the text of a model as it is written, and every
+# second that a tool takes. A call that is cancelled gets no result.
 SECOND = 1.0  # between two notifications about a tool
+
+
+@dataclass(eq=False)
+class TextProgress:
+    """Encodes the events of a model as notifications of the call with this id, each with the text
+    since the one before, and the result at the end. `total` is the length of the longest answer in
+    tokens, 0 if it has no limit."""
+
+    content_type = SSE
+
+    key: Id
+    token: Id
+    total: int
+
+    def __post_init__(self) -> None:
+        self._text: list[str] = []
+        self._tokens = 0
+
+    def encode(self, choice: int, batch: Batch) -> bytes:
+        if not batch:
+            return mcp_server.HEARTBEAT
+        written = [event for event in batch if isinstance(event, TextDelta) and event.text]
+        if not written:
+            return b""
+        text = "".join(event.text for event in written)
+        self._text.append(text)
+        self._tokens += sum(event.pieces for event in written)
+        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, text, self.total))
+
+    def fail(self, fault: GatewayError) -> bytes:
+        return mcp_server.frame(mcp_server.answer(self.key, _failure(fault)))
+
+    def end(self) -> bytes:
+        result = mcp_server.content("".join(self._text))
+        return mcp_server.frame(mcp_server.answer(self.key, result))
 
 
 def notifications(
@@ -230,13 +274,20 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 
 
 def chat_result(
-    services: Services, environ: Environ, chat: _Chat, cancel: Cancel
-) -> Mapping[str, Any]:
-    """The result of the tool. `cancel` ends the answer, as a client that disconnects does."""
+    services: Services,
+    environ: Environ,
+    chat: _Chat,
+    cancel: Cancel,
+    progress: TextProgress | None,
+) -> Mapping[str, Any] | BodyAndHeaders:
+    """The result of the tool; with `progress`, the stream that has it. `cancel` ends the answer, as
+    a client that disconnects does."""
     messages = [{"role": "user", "content": chat.message}]
     if chat.system:
         messages.insert(0, {"role": "system", "content": chat.system})
     body: dict[str, Any] = {"model": chat.model, "messages": messages}
+    if progress is not None:
+        body["stream"] = True
     if chat.max_tokens:
         body["max_tokens"] = chat.max_tokens
     data = msgspec.json.encode(body)
@@ -249,11 +300,13 @@ def chat_result(
     def reply(meta: Any, request: Any, completions: Sequence[Completion]) -> Any:
         return mcp_server.content(completions[0].text)
 
-    dialect = RouteDialect(openai_chat.parse, reply, _failure, openai_chat.Encoder)
+    dialect = RouteDialect(openai_chat.parse, reply, _failure, lambda meta, request: progress)
     sent = completion_view(services, inner, dialect, "chatcmpl-", begin=begin)
     if isinstance(sent, Response):
         Record.of(environ).status = 200  # the error is in the result
         data = sent.get_data()
+    elif progress is not None:
+        return sent
     else:
         data = b"".join(sent[0])
     result: Mapping[str, Any] = msgspec.json.decode(data)

@@ -27,7 +27,7 @@ _SESSION = re.compile(r"[!-~]{1,128}")
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 REFUSED = -32000  # the first code that servers define themselves
 LONGEST_ID = 256  # characters
-frame = sse.encode
+HEARTBEAT, frame = sse.HEARTBEAT, sse.encode
 
 Id = str | int
 
@@ -129,9 +129,11 @@ def progress_token(params: Body) -> Id | None:
     return token  # type: ignore[no-any-return]  # its type was checked
 
 
-def progress(token: Id, done: int, message: str) -> dict[str, Any]:
-    """The notification that so much is done."""
-    params = {"progressToken": token, "progress": done, "message": message}
+def progress(token: Id, done: int, message: str, total: int = 0) -> dict[str, Any]:
+    """The notification that so much is done, of a total if that is known."""
+    params: dict[str, Any] = {"progressToken": token, "progress": done, "message": message}
+    if total:
+        params["total"] = total
     return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
 
 

@@ -251,36 +251,44 @@ def streamed(
     return [msgspec.json.decode(line[6:]) for line in lines if line.startswith("data: ")]
 
 
-def test_stream_of_a_call_that_fails_ends_with_the_error() -> None:
+def test_text_of_a_model_is_told_as_it_is_written() -> None:
+    need("knowledge", "mcp")
+    import mcp_types as types
+
+    http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
+    *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
+    assert last == mcp_server.answer(1, mcp_server.content("Hello."))
+    for message in told:
+        types.ProgressNotification.model_validate(message, by_name=False)
+    params = [one["params"] for one in told]
+    assert "".join(one["message"] for one in params) == "Hello."
+    assert [one["progress"] for one in params] == [1, 2, 3]
+    assert {(one["progressToken"], one["total"]) for one in params} == {("p1", 9)}
+
+
+def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = client(ScriptedDriver([*say("Hel")[:2], BackendDown("gone")]), continue_broken=False)
+    *_, last = streamed(broken, "chat", message="Hi")
+    assert last["result"]["isError"]
     *_, last = streamed(client(ScriptedDriver(), **SETTINGS), "calculator", expression="1/0")
     assert last["result"]["isError"]
-
-
-def test_failed_chat_is_a_result() -> None:
-    broken = client(ScriptedDriver([*say("Hel")[:2], BackendDown("gone")]), continue_broken=False)
-    assert call(broken, "chat", message="Hi")["isError"]
 
 
 @pytest.mark.parametrize("token", ["p1", 0, ""])
 def test_stream_ticks_while_a_tool_runs(
     token: str | int, waiting: tuple[Flask, WaitingTool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need("knowledge", "mcp")
-    import mcp_types as types
-
     monkeypatch.setattr(mcp_routes, "SECOND", 0.01)
     app, tool = waiting
     encode = mcp_server.progress
 
-    def progress(token: Any, done: int, message: str) -> Any:
+    def progress(token: Any, done: int, message: str, total: int = 0) -> Any:
         if done == 3:
             tool.go.set()
-        return encode(token, done, message)
+        return encode(token, done, message, total)
 
     monkeypatch.setattr(mcp_server, "progress", progress)
     *told, last = streamed(app.test_client(), "wait", token)
-    for message in told:
-        types.ProgressNotification.model_validate(message, by_name=False)
     assert [one["params"]["progress"] for one in told][:3] == [1, 2, 3]
     assert told[0]["params"]["progressToken"] == token
     assert last["result"] == mcp_server.content("done")
