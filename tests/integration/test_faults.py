@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import http.client
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 from tests.clients import openai
 from tests.fakes import key_file, wait_until
-from tests.integration.asking import openai_client
+from tests.integration.asking import openai_client, opened
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
@@ -153,20 +151,13 @@ def test_silent_stream_gets_heartbeats(
 ) -> None:
     proxy = gateway("--llama-api", server.url, "--slots", "2", fixed={"PING": 0.2})
     server.send(signal.SIGSTOP)
-    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60)
+    body = {**LONG, "max_tokens": 3, "stream": True}
     try:
-        connection.request(
-            "POST",
-            "/v1/chat/completions",
-            json.dumps({**LONG, "max_tokens": 3, "stream": True}),
-            {"Content-Type": "application/json"},
-        )
-        answer = connection.getresponse()
-        assert answer.status == 200
-        assert answer.readline() == b":\n"
-        server.send(signal.SIGCONT)
-        rest = answer.read()
+        with opened(proxy.url, "/v1/chat/completions", body) as answer:
+            assert answer.status == 200
+            assert answer.readline() == b":\n"
+            server.send(signal.SIGCONT)
+            rest = answer.read()
     finally:
         server.send(signal.SIGCONT)
-        connection.close()
     assert rest.endswith(b"data: [DONE]\n\n")

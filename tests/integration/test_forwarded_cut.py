@@ -25,7 +25,7 @@ from tools.processes import Gateway
 
 from .conftest import QUIET
 from .test_forwarding import other
-from .test_stopping import CODE, GRACE, IMPATIENT, SERVERS
+from .test_stopping import CODE, SERVERS, make_impatient
 
 SOUND = "la" * 1000
 FORMS = {"chunked": {}, "sized": {"sized": True}}
@@ -43,8 +43,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
         log = tmp_path / "gateway.log"
         one = Gateway(("--config", str(file), *stored, *flags), log, env=QUIET)
-        at = one.command.index("-m")
-        one.command[at : at + 2] = ["-c", IMPATIENT % GRACE]
+        make_impatient(one)
         made.append(one)
         one.start()
         return one

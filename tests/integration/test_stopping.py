@@ -59,6 +59,11 @@ STREAMS: dict[str, tuple[str, Body]] = {
 }
 
 
+def make_impatient(gateway: Gateway, grace: int = GRACE) -> None:
+    at = gateway.command.index("-m")
+    gateway.command[at : at + 2] = ["-c", IMPATIENT % grace]
+
+
 class Scene:
     """A gateway that starts the model `m` itself; `two`: and `n`."""
 
@@ -86,9 +91,7 @@ class Scene:
                 settings.write("".join(["[[model]]\n", *lines]))
         self.flags = ("--config", str(file), "--data", str(self.data), "--chat-template", "legacy")
         self.gateway = Gateway((*self.flags, *flags), folder / "gateway.log", env=QUIET)
-        words = self.gateway.command
-        at = words.index("-m")
-        words[at : at + 2] = ["-c", IMPATIENT % grace]
+        make_impatient(self.gateway, grace)
         self.gateway.start()
 
     @property
@@ -402,8 +405,7 @@ def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
     flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
     flags += ["--api-key-file", keys, "--data", str(tmp_path / "data")]
     one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
-    at = one.command.index("-m")
-    one.command[at : at + 2] = ["-c", IMPATIENT % GRACE]
+    make_impatient(one)
     headers = {"Authorization": "Bearer sk-one"}
     try:
         one.start()
