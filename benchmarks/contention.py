@@ -47,8 +47,8 @@ def cost(backends: int, slots: int, waiting: int, prompt: Callable[[int], str]) 
         text = prompt(count)
         count += 1
         chain = chain_of(text, (len(SYSTEM), len(text)))
-        want = SlotRequest(model="m", max_tokens=64, chain=chain)
-        entry = scheduler.enter(want)
+        request = SlotRequest(model="m", max_tokens=64, chain=chain)
+        entry = scheduler.enter(request)
         if isinstance(entry, Lease):
             begin(entry)
 

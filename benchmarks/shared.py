@@ -43,8 +43,8 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
     draw = random.Random(1)
     shared, alone = [], []
     for number in range(conversations):
-        want = _want(draw.randrange(conversations))
-        came = ops.encode([ops.enqueue(number, want, False)])
+        request = _want(draw.randrange(conversations))
+        came = ops.encode([ops.enqueue(number, request, False)])
         outcome = Outcome(end="whole", slot=-1, prompt=150, cached=0, completion=60, evaluating=0.1)
         ended = [
             ops.encode([one])
@@ -60,7 +60,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
             replica.apply(now, "A", ops.decode(written))
         shared.append(time.process_time_ns() - began)
         began = time.process_time_ns()
-        lease = plain.enter(want)
+        lease = plain.enter(request)
         assert isinstance(lease, Lease)
         lease.on_first_token(-1)
         lease.owner.on_last_token(lease)

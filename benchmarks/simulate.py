@@ -71,7 +71,7 @@ class Talk:
         self.ends: list[int] = []
         self.once = 0
 
-    def want(self) -> SlotRequest:
+    def request(self) -> SlotRequest:
         self.turns += 1
         self.tokens += _length(self.draw, QUESTION)
         self.once = self.tokens
@@ -136,7 +136,7 @@ class Simulation:
                 self.look()
 
     def ask(self, talk: Talk) -> None:
-        found = self.scheduler.enter(talk.want())
+        found = self.scheduler.enter(talk.request())
         if isinstance(found, Lease):
             self.begin(found, talk, self.now)
         else:
@@ -203,8 +203,8 @@ class Simulation:
 # -- the others ------------------------------------------------------------------------------------
 
 
-def _usable(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
-    return [(slot, b) for slot, b in pool.free.items() if may_serve(b, want, now)]
+def _usable(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
+    return [(slot, b) for slot, b in pool.free.items() if may_serve(b, request, now)]
 
 
 def _grant(
@@ -220,33 +220,35 @@ def _grant(
 def others(seed: int) -> dict[str, Policy]:
     draw, turn = random.Random(seed), itertools.count()
 
-    def by_random(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(want, pool, now)
+    def by_random(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+        found = _usable(request, pool, now)
         return _grant(found, draw.choice(found)[1]) if found else None
 
-    def round_robin(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(want, pool, now)
+    def round_robin(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+        found = _usable(request, pool, now)
         if not found:
             return None
         names = sorted({backend.name for _, backend in found})
         return _grant(found, pool.backends[names[next(turn) % len(names)]])
 
-    def least_busy(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(want, pool, now)
+    def least_busy(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+        found = _usable(request, pool, now)
         return (
             _grant(found, min((b for _, b in found), key=lambda b: b.in_flight)) if found else None
         )
 
-    def sticky_hash(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    def sticky_hash(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         names = sorted(pool.backends)
-        place = zlib.crc32(want.chain.links[0]) % len(names)
-        return _grant(_usable(want, pool, now), pool.backends[names[place]]) or WaitForSlot(now + 1)
+        place = zlib.crc32(request.chain.links[0]) % len(names)
+        return _grant(_usable(request, pool, now), pool.backends[names[place]]) or WaitForSlot(
+            now + 1
+        )
 
-    def longest_prefix(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        for held, _ in pool.matches(want.chain):
+    def longest_prefix(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+        for held, _ in pool.matches(request.chain):
             if held.slot is not None and held.slot in pool.free:
                 return Grant(backend=held.backend, slot=held.slot, reuse=held)
-        return _grant(_usable(want, pool, now))
+        return _grant(_usable(request, pool, now))
 
     return {
         "random": by_random,
@@ -273,9 +275,9 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
     talks = [Talk(number, draw) for number in range(slots)]
     for talk in talks:
         for _ in range(3):
-            want = talk.want()
+            request = talk.request()
         now += 1
-        lease = scheduler.acquire(want, Cancel())
+        lease = scheduler.acquire(request, Cancel())
         lease.release(
             Outcome(
                 end="whole",
@@ -287,21 +289,21 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
             )
         )
     pool = scheduler.pools["m"]
-    fresh = [Talk(slots + number, draw).want() for number in range(50)]
-    known = [draw.choice(talks).want() for _ in range(50)]
+    fresh = [Talk(slots + number, draw).request() for number in range(50)]
+    known = [draw.choice(talks).request() for _ in range(50)]
     told = {"slots": float(slots)}
     for name, wants in (("warm", known), ("cold", fresh)):
         times = []
         for _ in range(tries // len(wants)):
             began = time.process_time_ns()
-            for want in wants:
-                decide(want, pool, now)
+            for request in wants:
+                decide(request, pool, now)
             times.append((time.process_time_ns() - began) / len(wants) / 1000)
         told[name + "_us"] = round(statistics.median(times), 1)
-    want, times = known[0], []
+    request, times = known[0], []
     for _ in range(tries):
         began = time.process_time_ns()
-        scheduler.acquire(want, Cancel()).release()
+        scheduler.acquire(request, Cancel()).release()
         times.append((time.process_time_ns() - began) / 1000)
     told["acquire_release_us"] = round(statistics.median(times), 1)
     return told

@@ -200,8 +200,8 @@ def _turn(
     def answered() -> None:
         if left > 1:
             at = simulation.now + draw.lognormvariate(math.log(THINK[0]), THINK[1])
-            again = functools.partial(_turn, simulation, draw, number, request, left - 1)
-            simulation.at(at, again)
+            is_retry = functools.partial(_turn, simulation, draw, number, request, left - 1)
+            simulation.at(at, is_retry)
 
     simulation.ask(request, answered)
 
@@ -209,48 +209,48 @@ def _turn(
 # -- the policies ----------------------------------------------------------------------------------
 
 
-def _free(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
-    return [(slot, one) for slot, one in pool.free.items() if may_serve(one, want, now)]
+def _free(slot_request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
+    return [(slot, one) for slot, one in pool.free.items() if may_serve(one, slot_request, now)]
 
 
-def coldest(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def coldest(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """The least recently used free slot."""
-    found = _free(want, pool, now)
+    found = _free(slot_request, pool, now)
     return Grant(backend=found[0][1], slot=found[0][0]) if found else None
 
 
-def least_loaded(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-    found = _free(want, pool, now)
+def least_loaded(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+    found = _free(slot_request, pool, now)
     if not found:
         return None
     slot, backend = min(found, key=lambda one: one[1].in_flight)
     return Grant(backend=backend, slot=slot)
 
 
-def warmest(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def warmest(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """The slot that holds the longest prefix, also if it is busy."""
     busy = b""
-    for held, depth in pool.matches(want.chain):
+    for held, depth in pool.matches(slot_request.chain):
         if held.slot in pool.free and held.slot is not None:
             return Grant(backend=held.backend, slot=held.slot, reuse=held)
-        busy = busy or want.chain.links[depth - 1]
-    return WaitForSlot(now + 1.0, busy) if busy else coldest(want, pool, now)
+        busy = busy or slot_request.chain.links[depth - 1]
+    return WaitForSlot(now + 1.0, busy) if busy else coldest(slot_request, pool, now)
 
 
-def cache_aware(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def cache_aware(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """sglang's router: the backend with the longest prefix if that is over half of the prompt,
     otherwise the least loaded one, as if loads differ by more than 32."""
-    found = _free(want, pool, now)
+    found = _free(slot_request, pool, now)
     if not found:
         return None
     loads = [backend.in_flight for backend in pool.backends.values()]
     target = min((backend for _, backend in found), key=lambda one: one.in_flight)
     if max(loads) - min(loads) <= 32:
-        held, depth = next(iter(pool.matches(want.chain)), (None, 0))
-        if held is not None and 2 * want.chain.ends[depth - 1] > want.chain.size:
+        held, depth = next(iter(pool.matches(slot_request.chain)), (None, 0))
+        if held is not None and 2 * slot_request.chain.ends[depth - 1] > slot_request.chain.size:
             target = held.backend
     own = [slot for slot, backend in found if backend is target]
-    for held, _ in pool.matches(want.chain):
+    for held, _ in pool.matches(slot_request.chain):
         if held.slot is not None and held.slot in own:
             return Grant(backend=target, slot=held.slot, reuse=held)
     return Grant(backend=target, slot=own[0]) if own else None

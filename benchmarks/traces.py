@@ -157,49 +157,52 @@ def _request(copy: int, one: Arrival) -> Request:
 # -- the policies ----------------------------------------------------------------------------------
 
 
-def lru(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def lru(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """The free slot with the longest prefix, as llama-server chooses, of all backends' slots;
     otherwise the least recently used one."""
-    for held, depth in pool.matches(want.chain):
-        similar = want.chain.ends[depth - 1] > SIMILAR * want.chain.size
+    for held, depth in pool.matches(slot_request.chain):
+        similar = slot_request.chain.ends[depth - 1] > SIMILAR * slot_request.chain.size
         if similar and held.slot is not None and not held.slot.busy:
             return Grant(backend=held.backend, slot=held.slot, reuse=held)
     slot = next(iter(pool.free), None)
     return None if slot is None else Grant(backend=pool.free[slot], slot=slot)
 
 
-def least_loaded(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def least_loaded(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """The backend with the fewest answers under way; the server chooses the slot."""
     backend = min(pool.backends.values(), key=_load)
-    return _server_choice(want, backend)
+    return _server_choice(slot_request, backend)
 
 
-def cache_aware(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def cache_aware(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """sglang's router: the backend with the longest prefix if that is over half of the prompt,
     otherwise the least loaded one, as if loads differ by more than 32; the server chooses the
     slot."""
     loads = [backend.in_flight for backend in pool.backends.values()]
     if max(loads) - min(loads) <= 32:
-        held, depth = next(iter(pool.matches(want.chain)), (None, 0))
-        if held is not None and 2 * want.chain.ends[depth - 1] > want.chain.size:
-            choice = _server_choice(want, held.backend)
+        held, depth = next(iter(pool.matches(slot_request.chain)), (None, 0))
+        if held is not None and 2 * slot_request.chain.ends[depth - 1] > slot_request.chain.size:
+            choice = _server_choice(slot_request, held.backend)
             return choice or WaitForSlot(now + 1.0, backend_key(held.backend.name))
-    return least_loaded(want, pool, now)
+    return least_loaded(slot_request, pool, now)
 
 
 def _load(backend: BackendRecord) -> int:
     return backend.in_flight
 
 
-def _server_choice(want: SlotRequest, backend: BackendRecord) -> Grant | None:
+def _server_choice(slot_request: SlotRequest, backend: BackendRecord) -> Grant | None:
     """The slot that llama-server chooses: that with the longest prefix if that is a tenth of the
     prompt, otherwise the least recently used one."""
     free = [slot for slot in backend.slots if not slot.busy]
     if not free:
         return None
-    shared = {slot: _common(want.chain, slot) for slot in free}
+    shared = {slot: _common(slot_request.chain, slot) for slot in free}
     best = max(free, key=shared.__getitem__)
-    if not shared[best] or want.chain.ends[shared[best] - 1] <= SIMILAR * want.chain.size:
+    if (
+        not shared[best]
+        or slot_request.chain.ends[shared[best] - 1] <= SIMILAR * slot_request.chain.size
+    ):
         best = min(free, key=lambda slot: slot.used)
     return Grant(backend=backend, slot=best)
 

@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
-from proxy.backends.driver import Capabilities, Driver, Learned, ignore
+from proxy.backends.driver import Capabilities, Driver, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.events import Batch, Finished, Order, Started, TextDelta
@@ -75,7 +75,7 @@ class ScriptedDriver(Driver):
         self.tasks: list[Task] = []
         self.runs: list[ScriptedRun] = []
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
         if not self.up:
             raise BackendDown("the backend is not responding")
         return self.caps

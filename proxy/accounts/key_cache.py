@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import StoreUnavailable
-from ..runtime.lasting import Lasting
+from ..runtime.keep_alive import KeepAlive
 from ..runtime.locks import native_lock
 from .records import Identity
 
@@ -206,7 +206,7 @@ class KeyCache:
         return keys
 
     def _run(self) -> None:
-        lasting = Lasting("following changes of API keys", self._closed.wait)
+        lasting = KeepAlive("following changes of API keys", self._closed.wait)
         while not self._closed.wait(INTERVAL):
             lasting.turn(self._turn)
 

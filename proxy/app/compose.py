@@ -62,12 +62,12 @@ from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.callers import Callers, KeyWatch
+from ..web.fair_cap import FairCap
 from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
 from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
-from ..web.shares import Shares
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch
 from . import discovery
@@ -230,7 +230,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
 
         batch_runner = BatchRunner(storage.batches, room, longest=settings.max_body)
     jobs = Jobs(store, observer, alone=alone)
-    writers = Shares(pages.answers.MOST, alone=alone)
+    writers = FairCap(pages.answers.MOST, alone=alone)
     services = Services(
         settings=settings,
         life=life,
@@ -249,8 +249,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         store=store,
         jobs=jobs,
         ongoing=Ongoing(),
-        watchers=Shares(pages.status.MOST_WATCHERS, alone=alone),
-        sockets=Shares(websocket.MOST_SOCKETS, alone=alone),
+        watchers=FairCap(pages.status.MOST_WATCHERS, alone=alone),
+        sockets=FairCap(websocket.MOST_SOCKETS, alone=alone),
         documents=AttachedDocuments(fixed.READING_TIMEOUT, fixed.READING_MEMORY, alone=alone),
         writers=writers,
         layouts=layouts,

@@ -20,9 +20,9 @@ from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from ..server.stopping import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
+from ..web.client_address import TrustedProxies
 from ..web.fastpath import Application
 from ..web.observability import Lines, Record
-from ..web.peers import TrustedProxies
 from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface

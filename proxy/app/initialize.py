@@ -36,12 +36,12 @@ def write(
 ) -> str:
     """Write `file`, if there is none or `agree` says yes. Returns what to say. Raises InitError."""
     target = _target(file, agree)
-    found = find(environ, Path.home())
-    _put(target, text(found, str(target)))
-    rows = [("server", f"{server.url}  {server.described}") for server in found.servers]
-    rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in found.files]
-    if found.llama_server:
-        rows.append(("program", found.llama_server))
+    findings = find(environ, Path.home())
+    _put(target, text(findings, str(target)))
+    rows = [("server", f"{server.url}  {server.described}") for server in findings.servers]
+    rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in findings.files]
+    if findings.llama_server:
+        rows.append(("program", findings.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
     return "\n".join([*lines, *_next(target)])
@@ -105,25 +105,25 @@ def _rendered(file: str, **values: Any) -> str:
     return rules.from_string(source).render(file=file, date=date, value=_value, **values)
 
 
-def text(found: Found, file: str) -> str:
+def text(findings: Found, file: str) -> str:
     """The settings for what was found. `file` is its name, for the commands in it."""
     # --models-dir takes but one folder. A model that it does not find gets a table of its own.
-    flat = [files for files in found.files if files.flat]
+    flat = [files for files in findings.files if files.flat]
     folder = max(flat, key=lambda files: len(files.models), default=None)
     others: dict[str, Sequence[str]] = {}
-    for files in found.files:
+    for files in findings.files:
         if files is not folder:
             others |= files.models
-    program = found.llama_server
-    servers = [server for server in found.servers if server.kind == "llamacpp"]
+    program = findings.llama_server
+    servers = [server for server in findings.servers if server.kind == "llamacpp"]
     return _rendered(
         file,
         servers=servers,
         urls=[server.url for server in servers] or ["http://127.0.0.1:8080"],
-        openai=[server for server in found.servers if server.kind == "openai"],
+        openai=[server for server in findings.servers if server.kind == "openai"],
         program=program,
         folder=folder,
-        memory=max(1, int(found.memory * SHARE / GIB)),
+        memory=max(1, int(findings.memory * SHARE / GIB)),
         others=[
             (name, [program or "llama-server", *flags, "--host", "127.0.0.1", "--port", PORT])
             for name, flags in others.items()

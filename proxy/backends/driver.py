@@ -62,7 +62,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     provisional: bool = False  # the model was never loaded: slots, context, template are unknown
 
 
-Learned = Callable[[Capabilities], None]
+OnCapabilities = Callable[[Capabilities], None]
 
 
 def ignore(caps: Capabilities) -> None:
@@ -112,9 +112,10 @@ class Driver(ABC):
     leaving: bool = False
 
     @abstractmethod
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
-        """Find out what the server can do, and get one token within `deadline` seconds. `learned`
-        is called with what is known before. Raises BackendDown, UpstreamFault, UpstreamTimeout."""
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
+        """Find out what the server can do, and get one token within `deadline` seconds.
+        `on_capabilities` is called with what is known before. Raises BackendDown, UpstreamFault,
+        UpstreamTimeout."""
 
     @abstractmethod
     def alive(self) -> bool:
@@ -222,7 +223,7 @@ class Driver(ABC):
         return ""
 
     @property
-    def awaits(self) -> float:
+    def load_eta(self) -> float:
         """Expected seconds until the model is loaded, 0 if it is."""
         return 0.0
 

@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..runtime.cancel import Cancel
 from ..wire import lenient
-from .driver import Capabilities, Driver, Input, Learned, ignore
+from .driver import Capabilities, Driver, Input, OnCapabilities, ignore
 from .http import CheckPeer, ConnectionPool, ForwardedAnswer
 from .refusals import check_cost, refusal
 
@@ -184,7 +184,7 @@ class HTTPServer(HTTPDriver):
         self._model = model
         self._pool = self._careful = self._root = self.new_pool()
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         if not self.status_of("/", min(deadline, CHECK_TIMEOUT)):
             raise BackendDown("the backend is not responding")
         return Capabilities(dialect=DIALECT, queues=True, tokenize=False)

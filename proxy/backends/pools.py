@@ -56,7 +56,7 @@ class Backend:
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
-    awaits: float = 0.0  # expected seconds until its model is loaded, as last reported
+    load_eta: float = 0.0  # expected seconds until its model is loaded, as last reported
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
     wake: threading.Event = field(default_factory=threading.Event)  # asks for a check soon
@@ -77,7 +77,7 @@ class Backend:
 
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
-        self.caps, self.up, self.error, self.awaits = old.caps, old.up, old.error, old.awaits
+        self.caps, self.up, self.error, self.load_eta = old.caps, old.up, old.error, old.load_eta
         self.verdict, self.verified = old.verdict, old.verified
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:

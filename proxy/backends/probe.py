@@ -18,7 +18,7 @@ from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire import sse
 from ..wire.router import as_count, as_dict, room
-from .driver import Capabilities, Learned, ignore
+from .driver import Capabilities, OnCapabilities, ignore
 from .gguf import with_template
 from .http import ConnectionPool
 
@@ -36,7 +36,7 @@ def probe(
     url: str,
     pool: ConnectionPool,
     deadline: float,
-    learned: Learned = ignore,
+    on_capabilities: OnCapabilities = ignore,
     *,
     model_file: bool = True,
 ) -> Capabilities:
@@ -48,7 +48,7 @@ def probe(
     if model_file:
         caps = with_template(caps, url, first, props)
     if props or models:
-        learned(caps)
+        on_capabilities(caps)
     chunk = first_token(pool, deadline)
     modern = "stop_type" in chunk
     return msgspec.structs.replace(

@@ -23,7 +23,7 @@ import msgspec
 from ..config import BackendConfig
 from ..errors import BackendDown, ConnectionLost, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting, no_pause
+from ..runtime.keep_alive import KeepAlive, no_pause
 from ..scheduling.schedulers import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
@@ -211,7 +211,7 @@ class Registry(BackendPools):
 
     def _monitor(self, backend: Backend) -> None:
         wake = backend.wake
-        checks = Lasting(f"health check of backend {backend.name}", no_pause)
+        checks = KeepAlive(f"health check of backend {backend.name}", no_pause)
         while not (self._stopped.is_set() or backend.closed):
             wake.clear()
             checks.turn(partial(self.check, backend))
@@ -268,14 +268,14 @@ class Registry(BackendPools):
             self._refresh(backend)
 
     def _probe(self, backend: Backend) -> None:
-        def learned(caps: Capabilities) -> None:
+        def on_capabilities(caps: Capabilities) -> None:
             """Publish the first findings, unless more was known before."""
             if backend.caps is None:
                 backend.caps = caps
                 self._update_scheduler(backend)
 
         try:
-            caps = backend.driver.probe(self._deadline, learned)
+            caps = backend.driver.probe(self._deadline, on_capabilities)
             if caps.dialect == ROUTER:
                 backend.router = _host(backend.driver, caps, backend.wake.set)
                 log.info("backend %s has several models", backend.name)
@@ -303,8 +303,8 @@ class Registry(BackendPools):
         if backend.status:
             # Reported before it is up, or a request would be sent there rather than to a backend
             # that has the model loaded.
-            backend.awaits = backend.driver.awaits
-            self._scheduler.mark(backend.name, False, backend.awaits)
+            backend.load_eta = backend.driver.load_eta
+            self._scheduler.mark(backend.name, False, backend.load_eta)
         # Before `up` is set, the pools and the scheduler must know the backend.
         self._update_scheduler(backend, rising=True)
         backend.up = True
@@ -395,9 +395,9 @@ class Registry(BackendPools):
                 backend.counter.clear(slow=not caps.queues)
             backend.caps = caps
             self._update_scheduler(backend, anew=lost)
-        if driver.awaits != backend.awaits:
-            backend.awaits = driver.awaits
-            self._scheduler.mark(backend.name, bool(backend.up), backend.awaits)
+        if driver.load_eta != backend.load_eta:
+            backend.load_eta = driver.load_eta
+            self._scheduler.mark(backend.name, bool(backend.up), backend.load_eta)
 
     def _update_scheduler(
         self, backend: Backend, rising: bool = False, anew: bool = False, replaces: bool = False

@@ -31,7 +31,7 @@ from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed
-from .driver import Capabilities, LaterRun, Learned, ModelHost, Run, ignore
+from .driver import Capabilities, LaterRun, ModelHost, OnCapabilities, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
 from .probe import (
@@ -196,10 +196,10 @@ class RoutedModel(LlamaCpp):
         return f"the model {self.name} failed to load: its process exited with code {code}"
 
     @property
-    def awaits(self) -> float:
+    def load_eta(self) -> float:
         return 0.0 if self.status == "loaded" else self._router.takes
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         if self._router.look() is None or self.name not in self._router.models:
             raise BackendDown("the router no longer lists this model")
         if self.status == "loaded":

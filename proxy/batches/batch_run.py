@@ -35,7 +35,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..runtime.cancel import Cancel, client_left
-from ..runtime.lasting import Lasting
+from ..runtime.keep_alive import KeepAlive
 from ..store.outage import retry_while_unavailable
 from ..store.records import UNCHECKED, RequestBatch, Result, Tokens, new_id
 from ..web.auth import BATCH, SIGNED_IN
@@ -417,7 +417,7 @@ class BatchRunner:
             self._thread.join(timeout=ENDING)
 
     def _run(self) -> None:
-        running = Lasting("running batches", lambda seconds: self.over.wait(seconds))
+        running = KeepAlive("running batches", lambda seconds: self.over.wait(seconds))
         while not self.over.is_set():
             running.turn(self._turn)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from proxy import __version__
 
-from . import forms
+from . import validators
 from .settings import SECTIONS, SettingsError
 from .table import ENV_PREFIX, SettingRow, table
 
@@ -117,7 +117,7 @@ def _shown(row: SettingRow) -> str:
     """What --help shows for the value."""
     if get_origin(row.item) is Literal:
         return "|".join(get_args(row.item))
-    kind = "FILE" if row.check is forms.path else "TEXT"
+    kind = "FILE" if row.check is validators.path else "TEXT"
     return {int: "N", float: "SECONDS"}.get(row.item, kind)
 
 

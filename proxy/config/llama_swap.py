@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import Struct, field, structs
 
-from . import forms, keys, macros, models
+from . import keys, macros, models, validators
 from .models import LOOPBACK, PORT, PROTECTED, ImportedConfig
 from .settings import BackendConfig
 
@@ -167,7 +167,7 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
     lacking = _others(document, _General) - _MEANINGLESS
     tables = []
     for name, raw in described.items():
-        with forms.naming(f"models: {str(name)[:100]!r}"):
+        with validators.naming(f"models: {str(name)[:100]!r}"):
             if not isinstance(raw, dict):
                 raise ValueError("expected a table")
             table = _model(str(name), raw, general, shared, environ)
@@ -187,11 +187,11 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
         preload -= names
     lacking |= {f"hooks.on_startup.preload of the unknown model {name[:100]!r}" for name in preload}
     limit = _together(tables, general, lacking)
-    with forms.naming("models"):
+    with validators.naming("models"):
         hosted = models.checked(tables)
     if general.log_level not in LEVELS:
         raise ValueError(f"logLevel: expected one of {', '.join(LEVELS)}")
-    with forms.naming("apiKeys"):
+    with validators.naming("apiKeys"):
         secrets = dict.fromkeys(keys.checked(str(key)) for key in general.api_keys)
     values: dict[str, Any] = {
         "model": hosted,
@@ -314,8 +314,8 @@ def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:
     """Backends for the models of other servers."""
     backends: list[BackendConfig] = []
     for name, peer in peers.items():
-        with forms.naming(f"peers: {name[:100]!r}"):
-            address = forms.url(str(peer.proxy)) + "/v1"
+        with validators.naming(f"peers: {name[:100]!r}"):
+            address = validators.url(str(peer.proxy)) + "/v1"
             secret = keys.checked(str(peer.api_key)) if peer.api_key else None
         for model in map(str, peer.models):
             own = f"{name}/{model}"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import models
-from .forms import naming
 from .models import PORT, ImportedConfig, ModelConfig
+from .validators import naming
 
 # Flags of one dash are short, and have no hyphen inside. These are short, and have two dashes.
 _TWO_DASHES = frozenset(

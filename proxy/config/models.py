@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from . import macros
-from .forms import each_in_bytes, in_bytes, naming, size, sizes, url
+from .validators import each_in_bytes, in_bytes, naming, size, sizes, url
 
 PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"

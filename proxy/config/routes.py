@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ..core.task import Tier
-from .forms import naming
+from .validators import naming
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 

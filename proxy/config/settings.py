@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from ..accounts.limiting.budgets import Price
-from . import forms, keys, routes
-from .forms import SettingsError as SettingsError
+from . import keys, routes, validators
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
 from .routes import Place, RouteConfig
+from .validators import SettingsError as SettingsError
 
 WINDOWS = sys.platform == "win32"  # it has no gunicorn
 _NO_KEY = Secret("")
@@ -57,8 +57,10 @@ _key = _group("")  # of a table of the file
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A ``[[backend]]`` table, an address, a ChatGLM model, or a model to start."""
 
-    url: str = _key("", "URL of the server", forms.url)
-    file: str = _key("", "ChatGLM model file to run in this gateway, instead of a URL", forms.path)
+    url: str = _key("", "URL of the server", validators.url)
+    file: str = _key(
+        "", "ChatGLM model file to run in this gateway, instead of a URL", validators.path
+    )
     name: str = _key("", "name in logs and in /v1/backends; default: host and port")
     model: str = _key("", "model name to serve; default: the name the server reports")
     aliases: Texts = _key((), "other names of the model")
@@ -132,8 +134,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[search]`` table of the file: keys and time of ``--search-engine``."""
 
-    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", forms.optional_key)
-    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", forms.optional_key)
+    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", validators.optional_key)
+    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", validators.optional_key)
     timeout: float = _key(15.0, "seconds for a web search, including reading pages", gt=0, le=600)
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
@@ -142,22 +144,24 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[oidc]`` table of the file: the OpenID provider at which users sign in."""
 
     issuer: str = _key(
-        "", "address of the provider, as it names itself; requires admins", forms.optional_issuer
+        "",
+        "address of the provider, as it names itself; requires admins",
+        validators.optional_issuer,
     )
     client_id: str = _key("", "id of this gateway at the OpenID provider")
     client_secret: Secret = _key(_NO_KEY, "secret of this gateway, if it has one", Secret)
     name: str = _key("", "name of the provider on the sign-in page; default: its host")
     scopes: str = _key("openid profile email", "scopes to ask for, with spaces between them")
     redirect_url: str = _key(
-        "", "address of /signin/oidc/callback; default: by the request", forms.optional_url
+        "", "address of /signin/oidc/callback; default: by the request", validators.optional_url
     )
     user_claim: str = _key("email", "claim with the user's id; a.b: the field b of the claim a")
     team_claim: str = _key("", "claim with ids of teams; the first known one is the user's")
     admins: Texts = _key(
-        (), "CLAIM=VALUE that makes a user an administrator, as groups=ops", forms.claim_value
+        (), "CLAIM=VALUE that makes a user an administrator, as groups=ops", validators.claim_value
     )
     allow: Texts = _key(
-        (), "CLAIM=VALUE, one of which users need to sign in; none: all may", forms.claim_value
+        (), "CLAIM=VALUE, one of which users need to sign in; none: all may", validators.claim_value
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
@@ -189,21 +193,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     llama_api: Texts = _backends(
         ("http://127.0.0.1:8080", "http://127.0.0.1:9931"),
         "URL of a llama.cpp or PowerInfer server. A default is used if a server listens there",
-        forms.url,
+        validators.url,
     )
     embedding_api: Texts = _backends(
-        (), "URL of a server used only for embeddings; none: use the backends", forms.url
+        (), "URL of a server used only for embeddings; none: use the backends", validators.url
     )
     local_embeddings: bool = _backends(True, "without --embedding-api: use the extra embed's model")
     rerank_api: Texts = _backends(
-        (), "URL of a server used only for reranking; none: use the backends", forms.url
+        (), "URL of a server used only for reranking; none: use the backends", validators.url
     )
     slots: int = _backends(0, "parallel requests per backend; 0: detect them", ge=0, le=1024)
     ctx_size: int = _backends(0, "tokens of context per slot; 0: detect them", ge=0, le=1 << 30)
     timeout: float = _backends(600.0, "seconds to wait for the next byte from a backend", gt=0)
     health_interval: float = _backends(5.0, "seconds between health checks of a backend", gt=0)
 
-    models_dir: str = _models("", "folder of GGUF files that --llama-server starts", forms.path)
+    models_dir: str = _models(
+        "", "folder of GGUF files that --llama-server starts", validators.path
+    )
     llama_server: str = _models(
         "llama-server", "command that starts a model of --models-dir, without model, host and port"
     )
@@ -211,15 +217,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models_ttl: float = _models(
         0.0, "idle seconds after which a model of --models-dir is unloaded; 0: never", ge=0
     )
-    memory: str = _models("", "memory for all started models, as 24GiB; empty: any", forms.size)
+    memory: str = _models(
+        "", "memory for all started models, as 24GiB; empty: any", validators.size
+    )
     gpu_memory: str = _models(
-        "", "the same of each graphics card, as 24GiB,16GiB; empty: as nvidia-smi says", forms.sizes
+        "",
+        "the same of each graphics card, as 24GiB,16GiB; empty: as nvidia-smi says",
+        validators.sizes,
     )
     swap_wait: float = _models(
         10.0, "seconds that a model waits for idle ones to unload, before busy ones drain", ge=0
     )
 
-    chatglm_model: Texts = _models((), "chatglm_cpp model file to run in this gateway", forms.path)
+    chatglm_model: Texts = _models(
+        (), "chatglm_cpp model file to run in this gateway", validators.path
+    )
 
     continue_broken: bool = _backends(True, "continue an answer elsewhere if its backend fails")
 
@@ -227,22 +239,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "auto",
         "auto (the server's own, else that of its model file or name, else legacy), legacy (plain"
         " text, by the flags below), the name of a template in templates/chat, or a file",
-        forms.path,
+        validators.path,
     )
     chat_prompt: str = _prompts(
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant follows the given rules no matter what.\n",
         "legacy: text at the start of the prompt",
-        forms.unescaped,
+        validators.unescaped,
     )
-    user_name: str = _prompts("\nUSER: ", "legacy: text before users' messages", forms.unescaped)
-    ai_name: str = _prompts("\nASSISTANT: ", "legacy: text before answers", forms.unescaped)
+    user_name: str = _prompts(
+        "\nUSER: ", "legacy: text before users' messages", validators.unescaped
+    )
+    ai_name: str = _prompts("\nASSISTANT: ", "legacy: text before answers", validators.unescaped)
     system_name: str = _prompts(
-        "\nASSISTANT's RULE: ", "legacy: text before system messages", forms.unescaped
+        "\nASSISTANT's RULE: ", "legacy: text before system messages", validators.unescaped
     )
-    stop: str = _prompts("</s>", "legacy: text that ends an answer", forms.unescaped)
+    stop: str = _prompts("</s>", "legacy: text that ends an answer", validators.unescaped)
     sampling: Texts = _prompts(
-        (), "sampling parameter of requests without it, as temperature=0.2", forms.sampler
+        (), "sampling parameter of requests without it, as temperature=0.2", validators.sampler
     )
     chat_mode: ChatMode = _prompts(
         "auto",
@@ -263,7 +277,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = _serving("127.0.0.1", "address to listen on")
     port: int = _serving(8081, "port to listen on; 0: any free port", ge=0, le=65535)
-    data: str = _storage("", "data directory; empty: the user's data directory", forms.path)
+    data: str = _storage("", "data directory; empty: the user's data directory", validators.path)
     database: str = _storage("", "database, as postgresql://…; empty: SQLite in --data")
     max_document: int = _storage(67108864, "maximum size of a document in bytes", ge=1, le=1 << 30)
     quota_bytes: int = _storage(
@@ -271,7 +285,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     chatchat: bool = _serving(False, "also serve the API of Langchain-Chatchat")
     pages: bool = _serving(True, "serve the web pages at /: chat, knowledge, models, status")
-    api_prefix: str = _serving("", "path prefix of all routes, for example /llm", forms.prefix)
+    api_prefix: str = _serving("", "path prefix of all routes, for example /llm", validators.prefix)
     alias: Texts = _serving((), "name of the served model, and aliases of it")
     default_model: str = _serving("", "model used for unknown names when several models are served")
     strict_models: bool = _serving(False, "404 for an unknown model name, even with one model")
@@ -286,14 +300,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _NO_KEY,
         "redis://HOST:PORT/DB (or rediss://, valkey://, unix://PATH), where several workers or"
         " hosts share slots, queue and limits; empty: in the process",
-        forms.state_url,
+        validators.state_url,
     )
     state_name: str = _serving("default", "slot table in --state, one for each set of backends")
 
     max_queue: int = _admission(256, "queued requests, beyond which others get 429", ge=0)
     queue_timeout: float = _admission(300.0, "maximum seconds a request waits for a slot", gt=0)
     budget_webhook: Secret = _admission(
-        _NO_KEY, "URL that gets a POST when a budget reaches a limit", forms.webhook
+        _NO_KEY, "URL that gets a POST when a budget reaches a limit", validators.webhook
     )
     wait_for_backend: float = _admission(
         10.0, "seconds that a request waits while no backend for its model is up, before 503", ge=0
@@ -315,24 +329,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: Texts = _access(
         (),
         "address or network of a proxy whose X-Forwarded-For is trusted; unix: Unix sockets",
-        forms.trusted_proxy,
+        validators.trusted_proxy,
     )
     cors_origins: Texts = _access(
-        (), "origin whose pages may call this API, or a host for all its origins", forms.origin
+        (), "origin whose pages may call this API, or a host for all its origins", validators.origin
     )
 
     allowed_hosts: Texts = _access(
         (),
         "without API keys: host name that clients may use, besides localhost, IP addresses and"
         " private network names; .example.org: all subdomains; *: any",
-        forms.allowed_host,
+        validators.allowed_host,
     )
 
     search_engine: tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...] = _search(
         (), "web search engine; the first is the default; none: web search is disabled"
     )
     searxng_url: str = _search(
-        "", "URL of a SearXNG server with the json format", forms.optional_url
+        "", "URL of a SearXNG server with the json format", validators.optional_url
     )
     tools: Texts = _search(
         (),
@@ -343,7 +357,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         (),
         "URL of MCP servers that requests may name, as https://mcp.example.com/*; private"
         " addresses only if the host is an address; none: only configured servers",
-        forms.mcp_url,
+        validators.mcp_url,
     )
 
     metrics: bool = _logging(False, "serve GET /metrics")
@@ -409,12 +423,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def memory_bytes(self) -> int:
         """The memory for models that are started here, 0 for any."""
-        return forms.in_bytes(self.memory)
+        return validators.in_bytes(self.memory)
 
     @property
     def gpu_memory_bytes(self) -> tuple[int, ...]:
         """The memory of each graphics card for models that are started here."""
-        return forms.each_in_bytes(self.gpu_memory)
+        return validators.each_in_bytes(self.gpu_memory)
 
     @property
     def sampler_defaults(self) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
 from .command_line import parser
-from .forms import naming, optional_url
 from .models import ImportedConfig
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
+from .validators import naming, optional_url
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 HEADER = re.compile(r"[\x20-\x7e]*")

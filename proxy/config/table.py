@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import msgspec
 
-from .forms import naming
 from .keys import Secret
 from .settings import SECTIONS, Declared, Settings, SettingsError
+from .validators import naming
 
 ENV_PREFIX = "SLOTPROXY_"
 YEAR = 86400.0 * 365  # seconds; more is no time, and neither is nan

@@ -73,23 +73,25 @@ class Retries(Struct):
     lost: int = 0
     down: dict[str, int] = {}
 
-    def after(self, want: SlotRequest, name: str, error: GatewayError, now: float) -> SlotRequest:
+    def after(
+        self, request: SlotRequest, name: str, error: GatewayError, now: float
+    ) -> SlotRequest:
         """The request to place again after this fault of backend `name`. `now` is the scheduler's
         time. Raises the fault after too many of them."""
         if isinstance(error, BackendBusy):
-            return want
+            return request
         self.count += 1
         if isinstance(error, ConnectionLost | AnswerCut):
             self.lost += 1
             if self.lost == MOST_LOST:
                 raise error
             # It had its turn, so its wait begins again.
-            return msgspec.structs.replace(want, since=now)
+            return msgspec.structs.replace(request, since=now)
         if isinstance(error, BackendDown):
             self.down[name] = self.down.get(name, 0) + 1
             if self.down[name] < MOST_DOWN:
-                return want
-        return without(want, name)
+                return request
+        return without(request, name)
 
 
 def retry_pause(count: int) -> float:
@@ -98,9 +100,9 @@ def retry_pause(count: int) -> float:
     return random.uniform(0, JITTER * 2 ** min(count - 1, MOST_LOST))
 
 
-def without(want: SlotRequest, name: str) -> SlotRequest:
+def without(request: SlotRequest, name: str) -> SlotRequest:
     """The request, not to be placed on this backend."""
-    return msgspec.structs.replace(want, exclude=want.exclude | {name})
+    return msgspec.structs.replace(request, exclude=request.exclude | {name})
 
 
 PATIENCE = 30.0  # seconds that a request looks for its first slot
@@ -127,30 +129,30 @@ def idle_slots(registry: Registry, scheduler: Scheduler, name: str) -> int | Non
 def lease_backend(
     registry: Registry,
     scheduler: Scheduler,
-    want: SlotRequest,
+    request: SlotRequest,
     cancel: Cancel,
     *,
-    again: bool = False,
+    is_retry: bool = False,
     begun: bool = False,
     on_slot: OnSlot = nothing,
 ) -> tuple[Lease, Backend]:
     """Wait for a slot and borrow its backend. `on_slot` is called with the slot, `begun` is for
     idle ones. Raises the errors of the queue and of `on_slot`."""
     while True:
-        if want.idle:
-            lease = acquire_idle(scheduler, want, cancel, begun=begun, on_slot=on_slot)
+        if request.idle:
+            lease = acquire_idle(scheduler, request, cancel, begun=begun, on_slot=on_slot)
         else:
-            lease = scheduler.acquire(want, cancel, again=again)
+            lease = scheduler.acquire(request, cancel, is_retry=is_retry)
         backend = registry.borrow(lease.backend)
         if backend is not None:
             return lease, backend
         lease.release()  # the backend was removed after the grant
-        want = without(want, lease.backend)
+        request = without(request, lease.backend)
 
 
 def acquire_idle(
     scheduler: Scheduler,
-    want: SlotRequest,
+    request: SlotRequest,
     cancel: Cancel,
     *,
     begun: bool = False,
@@ -161,10 +163,10 @@ def acquire_idle(
     `on_slot`."""
     began, pause = time.monotonic(), FIRST_LOOK
     end = math.inf if begun else began + PATIENCE
-    want = msgspec.structs.replace(want, since=0.0)  # it is never too late
+    request = msgspec.structs.replace(request, since=0.0)  # it is never too late
     while True:
         try:
-            lease = scheduler.acquire(want, cancel)
+            lease = scheduler.acquire(request, cancel)
             break
         except NoIdleSlot:
             left = end - time.monotonic()

@@ -183,7 +183,7 @@ class Attempt(Struct, eq=False, kw_only=True):
     slot_seconds: float = 0.0  # for which slots were leased so far
     leased_at: float = 0.0
     leased: LeasedSlot | None = None
-    want: SlotRequest = LATER
+    slot_request: SlotRequest = LATER
     retries: Retries | None = None  # once it has failed
     passed: dict[str, str] = {}  # backends that failed or refused it, and how
     described: frozenset[str] = frozenset()  # formats that a backend refused
@@ -204,7 +204,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         try:
             pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
             check_prompt_size(self.task, pool, self.cancel)
-            self.want = _want(self.context, self.task, self.model, self.caller)
+            self.slot_request = _slot_request(self.context, self.task, self.model, self.caller)
             self.context.retries.spent -= SHARE
             while self.state is not State.DONE:
                 try:
@@ -283,16 +283,16 @@ class Attempt(Struct, eq=False, kw_only=True):
     def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
-        scheduler, info, again = self.context.scheduler, self.info, self.reason is not None
+        scheduler, info, is_retry = self.context.scheduler, self.info, self.reason is not None
         while True:
-            if self.want.idle:
+            if self.slot_request.idle:
                 begun = self.caller.begun or info.choices > 0
                 lease = acquire_idle(
-                    scheduler, self.want, self.cancel, begun=begun, on_slot=self.on_slot
+                    scheduler, self.slot_request, self.cancel, begun=begun, on_slot=self.on_slot
                 )
                 lease.on_wanted(self.cancel.cancel)
             else:
-                entry = scheduler.enter(self.want, again)
+                entry = scheduler.enter(self.slot_request, is_retry)
                 lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
             if lease.waited:
                 info.queue_wait = max(info.queue_wait, lease.waited)
@@ -303,7 +303,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                     for _ in slot.prepare(self.cancel):
                         yield []
                 return slot
-            again = True
+            is_retry = True
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
@@ -337,7 +337,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         backend = context.registry.borrow(name)
         if backend is None:
             lease.release()
-            self.want = without(self.want, name)
+            self.slot_request = without(self.slot_request, name)
         elif backend.caps is None:
             lease.release()
             context.registry.give_back(backend)
@@ -524,7 +524,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             self.state = State.WAITING
         if not is_fault:
             slot.on_refusal()
-            self.want = without(self.want, slot.backend.name)
+            self.slot_request = without(self.slot_request, slot.backend.name)
         self._release()
         if is_fault:
             self._pause(error)
@@ -537,7 +537,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         now = context.clock()
         if self.retries is None:
             self.retries = Retries()
-        self.want = self.retries.after(self.want, name, error, now)
+        self.slot_request = self.retries.after(self.slot_request, name, error, now)
         if isinstance(error, BackendBusy | BackendDown):
             return
         if not context.retries.spend(context.scheduler.outstanding, now):
@@ -588,7 +588,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                 raise error  # the end was an error
             return self._end_at_limit()
         self.reason = error
-        self.want = msgspec.structs.replace(self.want, since=self.context.clock())
+        self.slot_request = msgspec.structs.replace(self.slot_request, since=self.context.clock())
         self.state = State.RESUMING
         self._pause(error)
         return []
@@ -621,7 +621,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         return min(written, max(0, before) + tokens)
 
 
-def _want(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+def _slot_request(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
     text, boundaries = task.prompt, task.boundaries
     if not text and task.request.is_chat:
         text, boundaries = placement_text(task.request)

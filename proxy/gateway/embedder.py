@@ -93,10 +93,10 @@ class Embedder(Struct, frozen=True):
                 return driver.embed(parts[i], caps, own)
 
             ids = not isinstance(parts[i][0], str)
-            want = caller.slot_request(model, ids=ids, exclude=exclude)
+            request = caller.slot_request(model, ids=ids, exclude=exclude)
             if len(inputs) > 1 and not caller.key:
-                want = msgspec.structs.replace(want, key=MANY)
-            results[i] = self._leased(want, call, inner, begun=bool(results), on_slot=on_slot)
+                request = msgspec.structs.replace(request, key=MANY)
+            results[i] = self._leased(request, call, inner, begun=bool(results), on_slot=on_slot)
 
         # There may never be several idle slots at once.
         _side_by_side(embed_part, len(parts), cancel, 1 if caller.idle else MOST)
@@ -129,8 +129,8 @@ class Embedder(Struct, frozen=True):
         def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
             return driver.rerank(query, documents, caps, own)
 
-        want = caller.slot_request(model)
-        return name, self._leased(want, call, cancel, on_slot=on_slot)
+        request = caller.slot_request(model)
+        return name, self._leased(request, call, cancel, on_slot=on_slot)
 
     def _load(self, model: str, cancel: Cancel) -> None:
         """Load the model if nothing is known about it: only then is it known how to ask."""
@@ -183,18 +183,18 @@ class Embedder(Struct, frozen=True):
 
         while len(vectors) < len(texts):
             tokens = sum(counts[len(vectors) : len(vectors) + TEXTS])
-            want = caller.slot_request(
+            request = caller.slot_request(
                 model,
                 max_tokens=max(1, tokens),  # its cost, for the fair queue
                 exclude=exclude,
                 whole_backend=True,
             )
-            self._leased(want, batch, cancel, begun=bool(vectors), on_slot=on_slot)
+            self._leased(request, batch, cancel, begun=bool(vectors), on_slot=on_slot)
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
     def _leased(
         self,
-        want: SlotRequest,
+        request: SlotRequest,
         call: Callable[[Driver, Capabilities, Cancel], T],
         cancel: Cancel,
         *,
@@ -205,20 +205,20 @@ class Embedder(Struct, frozen=True):
         one deadline. `on_slot` is called with each slot, `begun` is for idle ones (see
         `acquire_idle`); a call in one of these is cancelled when others need it, and repeated
         later."""
-        want = msgspec.structs.replace(want, since=time.monotonic())
+        request = msgspec.structs.replace(request, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
         while True:
             # A whole backend that is busy with others' requests must not be retried ahead of
             # everybody else again and again.
-            again = reason is not None and not want.whole_backend
+            is_retry = reason is not None and not request.whole_backend
             try:
                 lease, backend = lease_backend(
                     self.registry,
                     self.scheduler,
-                    want,
+                    request,
                     cancel,
-                    again=again,
+                    is_retry=is_retry,
                     begun=begun,
                     on_slot=on_slot,
                 )
@@ -231,7 +231,7 @@ class Embedder(Struct, frozen=True):
                 if backend.caps is None:
                     reason = NoBackend()
                     continue
-                if not want.idle:
+                if not request.idle:
                     on_slot()
                 outcome = CUT
                 with _until_wanted(lease, cancel) as own:
@@ -246,12 +246,12 @@ class Embedder(Struct, frozen=True):
                 reason, outcome = error, Outcome(end="busy")
             except (Unsupported, MissingRoute) as error:
                 reason, outcome = error, UNUSED  # the backend may still be good for chats
-                want = without(want, lease.backend)
+                request = without(request, lease.backend)
             except UpstreamFault as error:
                 outcome = Outcome(end="failed")
                 if not backend.leaving:
                     self.registry.failed(lease.backend, error)
-                want = retries.after(want, lease.backend, error, time.monotonic())
+                request = retries.after(request, lease.backend, error, time.monotonic())
                 reason = error
             finally:
                 lease.release(outcome)
@@ -261,7 +261,7 @@ class Embedder(Struct, frozen=True):
 @contextmanager
 def _until_wanted(lease: Lease, cancel: Cancel) -> Iterator[Cancel]:
     """A cancellation that also comes when others need the slot of an idle request."""
-    if not lease.want.idle:
+    if not lease.request.idle:
         yield cancel
         return
     own = Cancel()

@@ -49,8 +49,10 @@ class Forwarder(Struct):
         registry = self.registry
         lease: Lease | None = None
         if counts:
-            want = caller.slot_request(model, since=time.monotonic())
-            lease, backend = lease_backend(registry, self.scheduler, want, cancel, on_slot=on_slot)
+            request = caller.slot_request(model, since=time.monotonic())
+            lease, backend = lease_backend(
+                registry, self.scheduler, request, cancel, on_slot=on_slot
+            )
         else:
             backend = self._first(model, caller)
         began = self.clock()

@@ -115,17 +115,17 @@ class Generation(Struct, eq=False):
         self.native = native = task.backend_templates
         if request.echo:
             self.to_echo = self.prompt_text()
-        judge, validated = None, False
+        validator, validated = None, False
         if not task.is_unconstrained:
-            judge = judged(request, self.cancel)
-            validated = task.described or judge is not None
+            validator = judged(request, self.cancel)
+            validated = task.described or validator is not None
             if request.stream:
                 # A described document or call is held back until it was judged.
                 bound = request.output.kind != "text" or constraints.must_call(request)
                 validated = validated and task.described and bound
             self._bind()
         self.holds = validated and self.tries > 0
-        self._add_stages(judge)
+        self._add_stages(validator)
         adds = request.echo or request.report.settings or task.max_tokens == 0 or task.described
         self.only_stages = not (self.holds or adds)
         self._settle()
@@ -148,7 +148,7 @@ class Generation(Struct, eq=False):
                 prompt=self.prompt,
             )
 
-    def _add_stages(self, judge: Validator | None) -> None:
+    def _add_stages(self, validator: Validator | None) -> None:
         task, request, settings = self.task, self.request, self.settings
         reasoning = request.reasoning_format or settings.reasoning
         parses = bool(request.messages) and (task.described or not self.native)
@@ -171,8 +171,8 @@ class Generation(Struct, eq=False):
         if task.described and self.calls is not None:
             judges = call_judges(request, self.cancel)
             self.rest.append(CallsStage(judges, must=constraints.must_call(request)))
-        if judge is not None:
-            self.rest.append(ValidationStage(judge, request.stop, holds=task.described))
+        if validator is not None:
+            self.rest.append(ValidationStage(validator, request.stop, holds=task.described))
         if reasoning == "none" or (
             reasoning == "raw" and (self.thoughts is not None or reads_reasoning)
         ):

@@ -84,7 +84,7 @@ class LeasedSlot(Struct, eq=False):
         evaluate."""
         if self.evaluated is not None:
             return task.prompt == self.evaluated
-        links, reuse = self.lease.want.chain.links, self.lease.grant.reuse
+        links, reuse = self.lease.request.chain.links, self.lease.grant.reuse
         if reuse is None:
             return not task.request.is_chat and len(task.prompt) < SHORT
         return bool(links) and links[-1] in reuse.chain.links

@@ -36,18 +36,18 @@ class Expander:
 
     def ways(self, nodes: Nodes) -> list[Nodes]:
         """All ways to satisfy the nodes together. Raises UnsupportedSchema, SchemaError."""
-        found: list[Nodes] = []
+        alternatives: list[Nodes] = []
         self._branches = 0
         begin: list[_Pending] = [([(node,)], frozenset()) for node in nodes]
         for way in self._ways(begin, (), ALL_TYPES):
-            spend(1 + len(found) + len(way))
-            if way not in found:
-                found.append(way)
-            if len(found) > MAX_ALTERNATIVES:
+            spend(1 + len(alternatives) + len(way))
+            if way not in alternatives:
+                alternatives.append(way)
+            if len(alternatives) > MAX_ALTERNATIVES:
                 raise UnsupportedSchema(
                     "anyOf", nodes[0].pointer, f"more than {MAX_ALTERNATIVES} alternatives"
                 )
-        return found
+        return alternatives
 
     def _ways(
         self, pending: list[_Pending], plain: Nodes, kinds: frozenset[str]
@@ -107,11 +107,11 @@ class Expander:
         for keyword, choices in _CHOICES.items():
             if keyword in schema:
                 try:
-                    found = list(choices(self, node, keyword))
+                    alternatives = list(choices(self, node, keyword))
                 except UnsupportedSchema as error:
                     self.gaps.report(keyword, node, error.why)
                 else:
-                    yield from found
+                    yield from alternatives
 
     def _one_of(self, node: Node, kinds: frozenset[str]) -> list[Nodes]:
         """Each branch, without the others that it may overlap with."""
@@ -129,10 +129,10 @@ class Expander:
 
     def _not(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
         inside = self.document.settled(node.child("not"))
-        found = failures(inside)
+        alternatives = failures(inside)
         if isinstance(inside.schema, Mapping) and "$ref" in inside.schema:
-            found.append((opposite(self.document.resolve(inside)),))
-        yield found
+            alternatives.append((opposite(self.document.resolve(inside)),))
+        yield alternatives
 
     def _if(self, node: Node, keyword: str) -> Iterator[list[Nodes]]:
         words = [word for word in ("then", "else") if word in node.schema]
@@ -159,8 +159,8 @@ class Expander:
 
 def without_choices(node: Node) -> Node:
     """A node of a way without what is expanded in that way, and without listed values."""
-    kept = {word: value for word, value in node.schema.items() if word not in _EXPANDED}
-    return Node(f"{node.pointer}!", kept)
+    keywords = {word: value for word, value in node.schema.items() if word not in _EXPANDED}
+    return Node(f"{node.pointer}!", keywords)
 
 
 _CHOICES: Mapping[str, Callable[[Expander, Node, str], Iterator[list[Nodes]]]] = {

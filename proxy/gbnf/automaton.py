@@ -142,10 +142,10 @@ def texts(values: Iterable[str]) -> Automaton:
         return EMPTY
     spend(len(tree))
     rows = [{to: charset.of(char) for char, to in row.items()} for row in tree]
-    found = _tidy(rows, ends)
-    if len(found.transitions) > MAX_LISTED:
+    tidied = _tidy(rows, ends)
+    if len(tidied.transitions) > MAX_LISTED:
         raise TooManyStatesError
-    return found
+    return tidied
 
 
 @lru_cache(maxsize=2000)
@@ -231,7 +231,7 @@ def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
 
 def intersection(*parts: Automaton) -> Automaton:
     """The texts accepted by all parts; without parts, all texts."""
-    common = partial(_product, keep=lambda one, other: one and other)
+    common = partial(_product, keep=lambda left_end, right_end: left_end and right_end)
     return reduce(common, parts) if parts else EVERYTHING
 
 
@@ -310,7 +310,7 @@ def _split(edges: Iterable[tuple[Charset, T]]) -> list[tuple[Charset, frozenset[
     bounds.sort(key=lambda bound: bound[0])
     work = len(bounds)
     counts: dict[T, int] = {}
-    found: dict[frozenset[T], list[tuple[int, int]]] = {}
+    ranges_of: dict[frozenset[T], list[tuple[int, int]]] = {}
     start = 0
     for at, change, target in bounds:
         if at > start and counts:
@@ -318,13 +318,13 @@ def _split(edges: Iterable[tuple[Charset, T]]) -> list[tuple[Charset, frozenset[
             if work > 5000:
                 spend(work)
                 work = 0
-            found.setdefault(frozenset(counts), []).append((start, at - 1))
+            ranges_of.setdefault(frozenset(counts), []).append((start, at - 1))
         start = at
         counts[target] = counts.get(target, 0) + change
         if not counts[target]:
             del counts[target]
     spend(work)
-    return [(charset.normal(ranges), targets) for targets, ranges in found.items()]
+    return [(charset.normal(ranges), targets) for targets, ranges in ranges_of.items()]
 
 
 _Pair = tuple[int | None, int | None]
@@ -362,7 +362,7 @@ def _explore(
     states = [start]
     transitions: list[dict[int, Charset]] = []
     for state in states:
-        found: dict[int, Charset] = {}
+        sets: dict[int, Charset] = {}
         for chars, target in following(state):
             if target not in numbers:
                 if len(states) >= MAX_STATES:
@@ -370,9 +370,9 @@ def _explore(
                 numbers[target] = len(states)
                 states.append(target)
             number = numbers[target]
-            found[number] = charset.union(found[number], chars) if number in found else chars
-        spend(6 + 4 * len(found))
-        transitions.append(found)
+            sets[number] = charset.union(sets[number], chars) if number in sets else chars
+        spend(6 + 4 * len(sets))
+        transitions.append(sets)
     accepting = {number for number, state in enumerate(states) if accepts(state)}
     return _tidy(transitions, accepting)
 

@@ -438,12 +438,12 @@ class _Program:
             following = self.replace(current)
             if following is None:
                 self.tops[current] = {current: 1}
-            elif missing := [one for one in following if one not in self.tops]:
+            elif missing := [position for position in following if position not in self.tops]:
                 todo += missing
             else:
                 states: States = {}
-                for one in following:
-                    _add(states, self.tops[one], 1)
+                for position in following:
+                    _add(states, self.tops[position], 1)
                 self.tops[current] = states
         return self.tops[stack]
 

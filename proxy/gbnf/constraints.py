@@ -105,10 +105,10 @@ class _Part:
 
     def of(self, name: str) -> list[Node]:
         """The schemas of a member, without that of all others."""
-        found = [inside for language, inside in self.patterns if language.accepts(name)]
+        matching = [inside for language, inside in self.patterns if language.accepts(name)]
         if name in self.listed:
-            found.append(self.listed[name])
-        return found
+            matching.append(self.listed[name])
+        return matching
 
 
 @dataclass
@@ -187,13 +187,13 @@ class ConstraintReader:
 
     def texts(self, nodes: Nodes) -> Automaton:
         """The strings that satisfy the nodes. Raises TooManyStatesError."""
-        found = []
+        values = []
         for way in map(self.read, self.expander.ways(nodes)):
             if way.values is not None:
-                found.append(rx.texts(text for text in way.listed() if isinstance(text, str)))
+                values.append(rx.texts(text for text in way.listed() if isinstance(text, str)))
             elif "string" in way.types and way.has_length:
-                found.append(way.language())
-        return rx.union(*found)
+                values.append(way.language())
+        return rx.union(*values)
 
     def read(self, nodes: Nodes) -> Constraints:
         """All constraints that the plain keywords of the nodes express."""
@@ -389,9 +389,9 @@ class ConstraintReader:
             schemas: list[Node | None] = []
             evaluated = not sealed
             for part in parts:
-                found = part.of(name)
-                evaluated = evaluated or bool(found)
-                schemas += found or [part.others]
+                nodes_of_name = part.of(name)
+                evaluated = evaluated or bool(nodes_of_name)
+                schemas += nodes_of_name or [part.others]
             held = evaluated and all(language.accepts(name) for language in allowed)
             members[name] = joined(schemas) if held else None
         regions = self._regions(nodes, parts, tuple(names), allowed, low)
@@ -400,14 +400,14 @@ class ConstraintReader:
     def _variants(self, nodes: Nodes, read: Objects) -> list[Objects]:
         """The object in all forms that have a member as `not additionalProperties` and the like
         ask for."""
-        found = [read]
+        forms = [read]
         for node in nodes:
             for wanted, inside in self._wanted(node):
-                found = [one for each in found for one in _having(each, wanted, inside)]
-                if len(found) > MAX_VARIANTS:
+                forms = [form for each in forms for form in _having(each, wanted, inside)]
+                if len(forms) > MAX_VARIANTS:
                     self.gaps.report("not", node, f"more than {MAX_VARIANTS} forms of an object")
                     return [read]
-        return found
+        return forms
 
     def _wanted(self, node: Node) -> Iterator[tuple[Automaton, Nodes]]:
         schema = node.schema
@@ -427,7 +427,7 @@ class ConstraintReader:
             yield self.texts((schema[Atom.SOME_NAME],)), ()
 
     def _required(self, nodes: Nodes) -> list[str]:
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for node in nodes:
             required = node.schema.get("required", ())
             if isinstance(required, bool):  # draft 3, on the member itself
@@ -436,8 +436,8 @@ class ConstraintReader:
             if not is_list or not all(isinstance(name, str) for name in required):
                 node.fail("'required' must be a list of names")
             spend(len(required) * len(nodes))
-            found |= dict.fromkeys(required)
-        return list(found)
+            names |= dict.fromkeys(required)
+        return list(names)
 
     def _part(self, node: Node) -> _Part:
         patterns = []
@@ -496,14 +496,14 @@ class ConstraintReader:
                 split = after
                 if len(split) > MAX_REGIONS:
                     raise TooManyStatesError
-        found: dict[Nodes, Automaton] = {}
+        regions: dict[Nodes, Automaton] = {}
         for free, matched, schemas in split:
             rest = [part.others for at, part in enumerate(parts) if at not in matched]
             held = joined([*schemas, *rest])
             if held is None or (closed and not matched):
                 continue
-            found[held] = rx.union(found[held], free) if held in found else free
-        return tuple(Region(free, held) for held, free in found.items() if not free.is_empty)
+            regions[held] = rx.union(regions[held], free) if held in regions else free
+        return tuple(Region(free, held) for held, free in regions.items() if not free.is_empty)
 
     # Arrays
 
@@ -527,7 +527,7 @@ class ConstraintReader:
                 low = low if "minContains" in node.schema else 1
                 arrays.contains.append((node.child("contains"), low, high))
             arrays.distinct = arrays.distinct or node.schema.get("uniqueItems") is True
-        count = max((len(one) for one in places.values()), default=0)
+        count = max((len(items) for items in places.values()), default=0)
         for place in range(count):
             applicable = [
                 places[node][place] if place < len(places[node]) else others.get(node)
@@ -569,6 +569,6 @@ def joined(nodes: list[Node | None]) -> Nodes | None:
     return None if any(node.schema is False for node in schemas) else tuple(schemas)
 
 
-def least(one: int | None, other: int | None) -> int | None:
+def least(left: int | None, right: int | None) -> int | None:
     """The lower of two upper bounds; None means no bound."""
-    return min((bound for bound in (one, other) if bound is not None), default=None)
+    return min((bound for bound in (left, right) if bound is not None), default=None)

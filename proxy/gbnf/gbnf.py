@@ -106,11 +106,11 @@ class _Reader(Scanner):
         self.at = blank.end()
 
     def name(self) -> str:
-        found = _NAME.match(self.text, self.at)
-        if not found or not found[0]:
+        match = _NAME.match(self.text, self.at)
+        if not match or not match[0]:
             self.fail(f"expected a rule name, found {self.found()}")
-        self.at = found.end()
-        return found[0]
+        self.at = match.end()
+        return match[0]
 
     def found(self) -> str:
         return repr(self.peek()) if self.peek() else "the end"
@@ -131,11 +131,11 @@ class _Reader(Scanner):
         self.space(newlines=True)
 
     def alternatives(self, nested: bool) -> Alternatives:
-        found = [self.sequence(nested)]
+        sequences = [self.sequence(nested)]
         while self.take("|"):
             self.space(newlines=True)
-            found.append(self.sequence(nested))
-        return tuple(found)
+            sequences.append(self.sequence(nested))
+        return tuple(sequences)
 
     def sequence(self, nested: bool) -> Sequence:
         text = self.text
@@ -223,12 +223,12 @@ class _Reader(Scanner):
             if high < low:
                 self.fail("range in reverse order", offset)
             ranges.append((low, high))
-        found = CharClass(tuple(ranges), negated)
+        chars = CharClass(tuple(ranges), negated)
         if not ranges:
             self.fail("empty character class", start)
-        if not can_be_generated(found):
+        if not can_be_generated(chars):
             self.fail("character class that matches no character", start)
-        return found
+        return chars
 
     def char(self, where: str, start: int) -> int:
         char = self.peek()
@@ -359,12 +359,12 @@ class _Writer:
         if self.limits.max_repeat is not None:
             bounds = f"{low}" if low == high else f"{low},{'' if high is None else high}"
             return f"{self.element(repeat.element)}{{{bounds}}}"
-        one = self.short(repeat.element)
-        parts = [one] * low
+        text = self.short(repeat.element)
+        parts = [text] * low
         if high is None:
-            parts.append(one + "*")
+            parts.append(text + "*")
         elif high > low:
-            parts.append(self.at_most(one, high - low))
+            parts.append(self.at_most(text, high - low))
         # Parenthesised, since an operator may follow.
         return f"({' '.join(parts)})"
 
@@ -375,10 +375,10 @@ class _Writer:
             return text
         return self.named(("part", text), "part", text)
 
-    def at_most(self, one: str, times: int) -> str:
+    def at_most(self, text: str, times: int) -> str:
         rest = ""
         for count in range(1, times + 1):
-            rest = self.named((one, count), "r", f'{one} {rest} | ""'.replace("  ", " "))
+            rest = self.named((text, count), "r", f'{text} {rest} | ""'.replace("  ", " "))
         return rest
 
     def named(self, key: object, stem: str, body: str) -> str:

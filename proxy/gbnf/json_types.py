@@ -65,9 +65,11 @@ def as_schema(value: Any) -> dict[str, Any]:
 def depth_of(value: Any) -> int:
     """The nesting depth of lists and objects."""
     depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, Mapping | list | tuple)]:
+    while level := [item for item in level if isinstance(item, Mapping | list | tuple)]:
         depth += 1
-        level = [x for one in level for x in (one.values() if isinstance(one, Mapping) else one)]
+        level = [
+            x for item in level for x in (item.values() if isinstance(item, Mapping) else item)
+        ]
     return depth
 
 

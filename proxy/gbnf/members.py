@@ -84,12 +84,12 @@ def object_members(
 
 def _extra_member(of: Objects, rules: Rules, value: Value) -> Element | None:
     """An undeclared member of any region."""
-    found: list[Elements] = []
+    alternatives: list[Elements] = []
     for region in of.regions if of.high != 0 else ():
         inside = value(region.nodes)
         if inside is not None:
-            found.append(_member_of(region, inside, rules))
-    return rules.add("extra", *found) if found else None
+            alternatives.append(_member_of(region, inside, rules))
+    return rules.add("extra", *alternatives) if alternatives else None
 
 
 def _member_of(region: Region, inside: Elements, rules: Rules) -> Elements:
@@ -152,10 +152,10 @@ class _Members:
         member = self.members[at]
         after = self._after(at + 1, member.required, need, room)
         skip = None if member.required else self.rest(at + 1, need, room)
-        found = [] if after is None else [(self.rules.comma, *member.text, *after)]
+        alternatives = [] if after is None else [(self.rules.comma, *member.text, *after)]
         if skip is not None:
-            found.append(skip)
-        return (self.rules.add("rest", *found),) if found else None
+            alternatives.append(skip)
+        return (self.rules.add("rest", *alternatives),) if alternatives else None
 
     @cached_property
     def _uncounted(self) -> list[Elements]:
@@ -276,7 +276,7 @@ class ItemMachine:
                 full = alternatives
             if state in self._names:
                 comma = self.rules.comma
-                later: list[Elements] = [(comma, *one) for one in alternatives]
+                later: list[Elements] = [(comma, *elements) for elements in alternatives]
                 if self._accepts(state):
                     later.append(())
                 self.rules.define(self._names[state], tuple(later))
@@ -311,15 +311,15 @@ class ItemMachine:
 
     def _letters(self, state: _State) -> Iterator[tuple[Nodes, tuple[int, ...]]]:
         """Which of `contains` an item satisfies, and the counts after it."""
-        found: list[tuple[Nodes, tuple[int, ...]]] = [((), ())]
+        letters: list[tuple[Nodes, tuple[int, ...]]] = [((), ())]
         for count, (node, low, high) in zip(state.counts, self.of.contains, strict=True):
             following: list[tuple[Nodes, tuple[int, ...]]] = []
-            for nodes, counts in found:
+            for nodes, counts in letters:
                 if high is None and count >= low:
                     following.append((nodes, (*counts, count)))
                     continue
                 if high is None or count < high:
                     following.append(((*nodes, node), (*counts, count + 1)))
                 following.append(((*nodes, opposite(node)), (*counts, count)))
-            found = following
-        yield from found
+            letters = following
+        yield from letters

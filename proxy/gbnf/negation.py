@@ -53,12 +53,12 @@ def failures(node: Node) -> list[Nodes]:
         return [()]
     if not isinstance(node.schema, Mapping):
         node.fail("a schema must be an object, true or false")
-    found: list[Nodes] = []
+    alternatives: list[Nodes] = []
     for keyword, value in node.schema.items():
         if keyword in _UNSUPPORTED and value is not _UNSUPPORTED[keyword]:
             _refuse(node, keyword)
-        found += _failures_of(keyword, value, node)
-    return found
+        alternatives += _failures_of(keyword, value, node)
+    return alternatives
 
 
 _UNSUPPORTED: Mapping[str, object] = {

@@ -106,13 +106,13 @@ def integers(within: Range) -> Automaton:
     low, high = low if within.low else -most, high if within.high else most
     parts = list(_between(max(low, 0), high))
     parts += ["-" + digits for digits in _between(max(-high, 1), -low)]
-    found = _any_of(parts)
+    automaton = _any_of(parts)
     if within.step not in (None, 1):
         assert within.step is not None
-        found = rx.intersection(found, _multiples(within.step))
+        automaton = rx.intersection(automaton, _multiples(within.step))
     for step in within.without:
-        found = rx.difference(found, _multiples(step))
-    return found
+        automaton = rx.difference(automaton, _multiples(step))
+    return automaton
 
 
 @lru_cache(maxsize=64)
@@ -121,10 +121,10 @@ def numbers(within: Range) -> Automaton:
     if within.step is not None:
         return integers(within)
     if within.without:
-        found = numbers(replace(within, low=within.low or LOWEST, without=frozenset()))
+        automaton = numbers(replace(within, low=within.low or LOWEST, without=frozenset()))
         for step in within.without:
-            found = rx.difference(found, _with_zeros(_multiples(step)))
-        return found
+            automaton = rx.difference(automaton, _with_zeros(_multiples(step)))
+        return automaton
     if within.low is None and within.high is None:
         return FREE[1][0]
     low, high = within.low, within.high
@@ -143,20 +143,20 @@ def numbers(within: Range) -> Automaton:
 
 def fractions(within: Range) -> Automaton:
     """The numbers in a range that are not integers, in plain decimals."""
-    found = numbers(replace(within, low=within.low or LOWEST, step=None, without=frozenset()))
-    return rx.difference(found, _with_zeros(_multiples(1)))
+    automaton = numbers(replace(within, low=within.low or LOWEST, step=None, without=frozenset()))
+    return rx.difference(automaton, _with_zeros(_multiples(1)))
 
 
-def without(found: Automaton, within: Range, values: Iterable[Decimal]) -> Automaton:
+def without(automaton: Automaton, within: Range, values: Iterable[Decimal]) -> Automaton:
     """The numbers of a language, in plain decimals, that equal none of the values."""
     plain = numbers(replace(within, low=within.low or LOWEST, step=None, without=frozenset()))
-    found = rx.intersection(found, plain)
+    automaton = rx.intersection(automaton, plain)
     for value in values:
         text = f"{value.copy_abs().normalize():f}"
         zeros = "0*" if "." in text else r"(\.0+)?"
         sign = "-" if value < 0 else "-?" if not value else ""
-        found = rx.difference(found, _any_of([sign + text.replace(".", r"\.") + zeros]))
-    return found
+        automaton = rx.difference(automaton, _any_of([sign + text.replace(".", r"\.") + zeros]))
+    return automaton
 
 
 def _with_zeros(whole: Automaton) -> Automaton:
@@ -172,8 +172,8 @@ def _with_zeros(whole: Automaton) -> Automaton:
 
 def _any_of(patterns: Iterable[str]) -> Automaton:
     """The texts that one of the patterns matches as a whole."""
-    found = tuple(map(read_whole, patterns))
-    return rx.compile_regex(rx.Either(found))
+    automata = tuple(map(read_whole, patterns))
+    return rx.compile_regex(rx.Either(automata))
 
 
 def _between(low: int, high: int) -> Iterator[str]:
@@ -229,7 +229,7 @@ def _magnitudes(sign: str, low: NumberBound | None, high: NumberBound | None) ->
     shapes = [f"{sign}0{_fraction_of(EXACT_DIGITS)}"]
     for length in range(1, digits + 1):
         shapes.append(f"{sign}[1-9][0-9]{{{length - 1}}}{_fraction_of(EXACT_DIGITS - length)}")
-    found = _any_of(shapes)
+    automaton = _any_of(shapes)
     for bound, fractions_from in ((low, _fractions_at_least), (high, _fractions_at_most)):
         if bound:
             text, _, fraction = f"{bound.value:f}".partition(".")
@@ -238,8 +238,8 @@ def _magnitudes(sign: str, low: NumberBound | None, high: NumberBound | None) ->
             parts = [sign + whole + _ANY_FRACTION for whole in _between(*beyond)]
             equal = fractions_from(fraction.rstrip("0"), bound.strict)
             parts += [f"{sign}{number}{fraction}" for fraction in equal]
-            found = rx.intersection(found, _any_of(parts))
-    return found
+            automaton = rx.intersection(automaton, _any_of(parts))
+    return automaton
 
 
 def _fraction_of(digits: int) -> str:

@@ -113,10 +113,10 @@ class _Reader(Scanner):
         raise PatternError(what, self.at, unsupported)
 
     def alternatives(self, left: bool, right: bool) -> Regex:
-        found = [self.sequence(left, right)]
+        sequences = [self.sequence(left, right)]
         while self.take("|"):
-            found.append(self.sequence(left, right))
-        return found[0] if len(found) == 1 else Either(tuple(found))
+            sequences.append(self.sequence(left, right))
+        return sequences[0] if len(sequences) == 1 else Either(tuple(sequences))
 
     def sequence(self, left: bool, right: bool) -> Regex:
         start = self.at
@@ -156,14 +156,14 @@ class _Reader(Scanner):
         return False
 
     def quantified(self) -> Regex:
-        found = self.atom(left=False, right=False)
+        atom = self.atom(left=False, right=False)
         if self.peek() and self.peek() in "*+?{":
             low, high = self.counts()
             self.take("?")  # lazy; the language is the same
             if self.peek() and self.peek() in "*+?{":
                 self.fail("two quantifiers in a row")
-            found = Times(found, low, high)
-        return found
+            atom = Times(atom, low, high)
+        return atom
 
     def counts(self) -> tuple[int, int | None]:
         mark = self.peek()
@@ -189,11 +189,11 @@ class _Reader(Scanner):
                 self.fail(f"groups nested deeper than {MAX_NESTING}", unsupported=True)
             if self.take("?"):
                 self.group_kind()
-            found = self.alternatives(left, right)
+            group = self.alternatives(left, right)
             if not self.take(")"):
                 self.fail("')' expected")
             self.depth -= 1
-            return found
+            return group
         if self.take("["):
             return Chars(self.char_class())
         if self.take("."):

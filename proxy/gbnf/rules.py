@@ -84,15 +84,15 @@ class Rules:
         whole = Grammar({ROOT: root, **self._rules})
         ending = settle_ends(whole)
         all_end = len(ending) == len(whole.rules)
-        kept: dict[str, Alternatives] = {}
+        rules: dict[str, Alternatives] = {}
         todo = [ROOT]
         while todo:
             name = todo.pop()
-            if name in ending and name not in kept:
+            if name in ending and name not in rules:
                 rule = whole.rules[name]
-                kept[name] = rule if all_end else _without_endless(rule, ending)
-                todo += references(kept[name])
-        return Grammar(kept)
+                rules[name] = rule if all_end else _without_endless(rule, ending)
+                todo += references(rules[name])
+        return Grammar(rules)
 
     # Shared parts
 
@@ -163,13 +163,13 @@ class Rules:
 
     def _times(self, element: Element, times: int) -> Elements:
         blocks, rest = divmod(times, BLOCK)
-        found: Elements = ()
+        elements: Elements = ()
         if blocks:
             block = self.add("block", (Repeat(element, BLOCK, BLOCK),))
-            found += (block if blocks == 1 else Repeat(block, blocks, blocks),)
+            elements += (block if blocks == 1 else Repeat(block, blocks, blocks),)
         if rest:
-            found += (element if rest == 1 else Repeat(element, rest, rest),)
-        return found
+            elements += (element if rest == 1 else Repeat(element, rest, rest),)
+        return elements
 
     # Automata
 
@@ -216,14 +216,14 @@ class Rules:
             return bool(rows[state]) and (state == 0 or several)
 
         def go(chars: Charset, state: int) -> Elements:
-            found: list[Element] = [*_one_of(write(chars))]
+            entry: list[Element] = [*_one_of(write(chars))]
             # A state with a single successor is inlined.
             while not has_rule(state):
                 if not rows[state]:
-                    return (*found, *tail)
+                    return (*entry, *tail)
                 chars, state = rows[state][0]
-                found += _one_of(write(chars))
-            return (*found, names[state])
+                entry += _one_of(write(chars))
+            return (*entry, names[state])
 
         for state in filter(has_rule, range(len(rows) - 1, -1, -1)):
             stay = [chars for chars, target in rows[state] if target == state]
@@ -238,8 +238,8 @@ class Rules:
                 self.define(names[state], whole)
             else:
                 names[state] = self.add(stem, *whole)
-        found = self._automata[stem, automaton] = (names[0],) if has_rule(0) else tail
-        return found
+        entry = self._automata[stem, automaton] = (names[0],) if has_rule(0) else tail
+        return entry
 
     def _in_string(self, chars: Charset) -> Alternatives:
         """One character of a set as it is written in a JSON string."""
@@ -332,17 +332,17 @@ def joined(sequence: Sequence[Element]) -> Elements:
 
 
 def _without_endless(alternatives: Alternatives, ending: set[str]) -> Alternatives:
-    kept: list[Elements] = []
+    result: list[Elements] = []
     for sequence in alternatives:
         elements: list[Element] = []
         for element in sequence:
-            found = _ending(element, ending)
-            if found is None:
+            shorter = _ending(element, ending)
+            if shorter is None:
                 break
-            elements += found
+            elements += shorter
         else:
-            kept.append(tuple(elements))
-    return tuple(kept)
+            result.append(tuple(elements))
+    return tuple(result)
 
 
 def _ending(element: Element, ending: set[str]) -> Elements | None:

@@ -75,7 +75,7 @@ def _constants_of(way: Constraints) -> list[Any]:
     """The values of boolean and null that are allowed."""
     constants: list[Any] = [True, False] if "boolean" in way.types else []
     constants += [None] if "null" in way.types else []
-    return [one for one in constants if not any(one is no for no in way.excluded)]
+    return [constant for constant in constants if not any(constant is no for no in way.excluded)]
 
 
 class SchemaCompiler:
@@ -150,22 +150,22 @@ class SchemaCompiler:
         ways = self._read(nodes)
         free = [way for way in ways if way.values is None]
         values = [value for way in ways for value in self._listed(way)]
-        found = [elements for way in ways for elements in self._examined(way)]
+        alternatives = [elements for way in ways for elements in self._examined(way)]
         by_kind: dict[str, list[Any]] = {}
         for value in values:
             by_kind.setdefault(type_of(value).replace("fraction", "integer"), []).append(value)
-        found += self._objects(free, by_kind.get("object", []))
+        alternatives += self._objects(free, by_kind.get("object", []))
         arrays = [way for way in free if "array" in way.types]
         items = [self._items(way) for way in arrays]
         listed = by_kind.get("array", [])
-        found += self._containers("[]", arrays, items, listed, self.overlap.of_arrays)
-        found += self._strings(nodes, free, by_kind.get("string", []))
-        found += self._numbers(nodes, free, by_kind.get("integer", []))
+        alternatives += self._containers("[]", arrays, items, listed, self.overlap.of_arrays)
+        alternatives += self._strings(nodes, free, by_kind.get("string", []))
+        alternatives += self._numbers(nodes, free, by_kind.get("integer", []))
         values += [constant for way in free for constant in _constants_of(way)]
         for constant in (True, False, None):
             if any(value is constant for value in values):
-                found.append((literal(constant),))
-        return tuple(found)
+                alternatives.append((literal(constant),))
+        return tuple(alternatives)
 
     def _read(self, nodes: Nodes) -> list[Constraints]:
         try:
@@ -222,10 +222,10 @@ class SchemaCompiler:
             numeric = ("integer", "fraction")
             excluded = [Decimal(str(no)) for no in way.excluded if type_of(no) in numeric]
             try:
-                found = make(way.range)
+                language = make(way.range)
                 if excluded:
-                    found = numbers.without(found, way.range, excluded)
-                languages.append(found)
+                    language = numbers.without(language, way.range, excluded)
+                languages.append(language)
             except TooManyStatesError:
                 node = next((n for n in way.nodes if "multipleOf" in n.schema), way.nodes[0])
                 self.gaps.report("multipleOf", node, "it needs too many rules")
@@ -246,11 +246,13 @@ class SchemaCompiler:
 
     def _objects(self, ways: list[Constraints], values: list[Any]) -> list[Elements]:
         ways = [way for way in ways if "object" in way.types]
-        found = []
+        alternatives = []
         for way in ways:
             refuse = partial(self._refuse_count, way)
-            found += [object_members(of, self.rules, self.value, refuse) for of in way.objects]
-        return self._containers("{}", ways, found, values, self.overlap.of_objects)
+            alternatives += [
+                object_members(of, self.rules, self.value, refuse) for of in way.objects
+            ]
+        return self._containers("{}", ways, alternatives, values, self.overlap.of_objects)
 
     def _refuse_count(self, way: Constraints, why: str) -> None:
         for keyword in ("minProperties", "maxProperties"):
@@ -279,7 +281,7 @@ class SchemaCompiler:
 
     def _few(self, nodes: Nodes) -> list[Elements] | None:
         """The values that satisfy the nodes, each as elements, if they are all listed."""
-        found: dict[Elements, None] = {}
+        alternatives: dict[Elements, None] = {}
         for way in self._read(nodes):
             if way.values is not None:
                 values = self._listed(way)
@@ -287,8 +289,8 @@ class SchemaCompiler:
                 values = _constants_of(way)
             else:
                 return None
-            found |= dict.fromkeys(map(self._constant, values))
-        return list(found)
+            alternatives |= dict.fromkeys(map(self._constant, values))
+        return list(alternatives)
 
     def _containers(
         self,
@@ -301,9 +303,9 @@ class SchemaCompiler:
         """The alternatives for one kind of container; the empty container occurs in one of them.
         `overlap` decides whether two alternatives allow the same container that is not empty."""
         alternatives: list[Elements] = []
-        if any(one.may_be_empty for one in contents) or not all(values):
+        if any(content.may_be_empty for content in contents) or not all(values):
             alternatives.append((Literal(marks),))
-        full = dict.fromkeys(one.full for one in contents if one.full is not None)
+        full = dict.fromkeys(content.full for content in contents if content.full is not None)
         constants = [value for value in values if value]
         if not self.limits.merges_stacks and (
             (constants and full)
@@ -316,7 +318,7 @@ class SchemaCompiler:
             anything = Node(marks, {"type": "object" if marks == "{}" else "array"})
             whole = self.value((anything,))
             return [] if whole is None else [whole]
-        alternatives += [(Literal(marks[0]), *one, Literal(marks[1])) for one in full]
+        alternatives += [(Literal(marks[0]), *content, Literal(marks[1])) for content in full]
         alternatives += [self._constant(value) for value in constants]
         return alternatives
 
@@ -334,14 +336,14 @@ class SchemaCompiler:
 
     def _examined(self, way: Constraints) -> list[Elements]:
         """The other listed values, compiled as schemas that only they satisfy."""
-        found = []
+        alternatives = []
         others = tuple(map(without_choices, way.nodes))
         for at, value in enumerate(way.listed()):
             if self._is_open_question(way, value):
                 only = Node(f"{way.nodes[0].pointer}!{at}", as_schema(value))
                 elements = self.value((only, *others))
-                found += [] if elements is None else [elements]
-        return found
+                alternatives += [] if elements is None else [elements]
+        return alternatives
 
     def _constant(self, value: Any) -> Elements:
         """A given value, with spaces where they may be in any value."""

@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ..backends.driver import Capabilities, Driver, Input, LaterRun, Learned, SlotAction, ignore
+from ..backends.driver import (
+    Capabilities,
+    Driver,
+    Input,
+    LaterRun,
+    OnCapabilities,
+    SlotAction,
+    ignore,
+)
 from ..backends.http_server import DIALECT as HTTP
 from ..backends.router import outline
 from ..core.events import Batch
@@ -35,7 +43,7 @@ class HostedDriver(Driver):
 
     # for the registry
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         server = self.model.server
         if server is not None:
             try:
@@ -86,7 +94,7 @@ class HostedDriver(Driver):
         return self.model.error.message.partition("\n")[0] if self.model.error else ""
 
     @property
-    def awaits(self) -> float:
+    def load_eta(self) -> float:
         return 0.0 if self.model.status == "loaded" else self.model.takes
 
     @property

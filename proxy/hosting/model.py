@@ -31,7 +31,7 @@ from ..backends.driver import Capabilities
 from ..config import ModelConfig
 from ..errors import BackendDown, BadRequest, GatewayError, QueueFull, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import Lasting, no_pause
+from ..runtime.keep_alive import KeepAlive, no_pause
 from .memory_budget import Amounts
 from .need import Need
 from .process import ModelLog, ModelProcess
@@ -305,7 +305,7 @@ class HostedModel:
         return self.state is State.STOPPING or self._over
 
     def _run(self) -> None:
-        living = Lasting(f"running model {self.name}", no_pause)
+        living = KeepAlive(f"running model {self.name}", no_pause)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiters or self._over)

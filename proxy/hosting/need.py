@@ -111,9 +111,9 @@ class Need:
     """Of one model: `recall` reads what is known, `measure` and `learn` note what is seen."""
 
     def __init__(
-        self, config: ModelConfig, kept: KeptNeeds | None = None, cards: Cards | None = None
+        self, config: ModelConfig, stored: KeptNeeds | None = None, cards: Cards | None = None
     ) -> None:
-        self._config, self._kept, self._cards = config, kept, cards or Cards()
+        self._config, self._kept, self._cards = config, stored, cards or Cards()
         self._fingerprint = ""
         self.learned = self._saved = Learned()
         self._most: Amounts = ()  # that its present server held

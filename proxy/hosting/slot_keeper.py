@@ -26,7 +26,7 @@ from ..backends.driver import Capabilities, Driver
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
 from ..runtime.subprocesses import kill_session
-from ..scheduling.saved_slots import Kept, SavedSlots, SlotSave
+from ..scheduling.saved_slots import SavedSlots, SavedTotals, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
 from .process import filled_in, run
@@ -102,7 +102,7 @@ class ModelSlots:
         if self.active and not self._retired:
             self._slots.leave(self._name)
 
-    def kept(self) -> Kept:
+    def kept(self) -> SavedTotals:
         """What its files hold; nothing before its first load."""
         return self._slots.kept(self._name)
 

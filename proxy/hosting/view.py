@@ -7,7 +7,7 @@ from collections.abc import Container
 from itertools import zip_longest
 from typing import Any, Literal
 
-from ..scheduling.saved_slots import Kept
+from ..scheduling.saved_slots import SavedTotals
 from .memory_budget import Candidate, MemoryBudget, total
 from .model import HostedModel
 from .starting import Cause, LoadFailed
@@ -65,7 +65,7 @@ def view_of(model: HostedModel, now: float) -> dict[str, Any]:
         "ttl": None if math.isinf(model.ttl) else model.ttl,
         "pinned": model.pinned,
         "pinned_by_file": config.pin,
-        "kept": model.slots.kept() if model.slots is not None else Kept(),
+        "kept": model.slots.kept() if model.slots is not None else SavedTotals(),
         "failure": _failure(model, now) if state == "failed" else None,
     }
 

@@ -164,8 +164,8 @@ def _held(source: BinaryIO, size: int) -> BinaryIO:
 
 
 def main(source: BinaryIO = sys.stdin.buffer) -> None:
-    asked: dict[str, Any] = json.loads(source.readline())
-    file = _held(source, asked["size"])
+    job: dict[str, Any] = json.loads(source.readline())
+    file = _held(source, job["size"])
     confine(network=False)  # before starting a second thread: confinement is per thread
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     # Output of libraries goes to the log, so that only answers go to the pipe.
@@ -175,18 +175,18 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
         out.write(json.dumps(fields) + "\n")
         out.flush()
 
-    limit(asked["memory"], asked["seconds"])
+    limit(job["memory"], job["seconds"])
     sys.addaudithook(_forbid)
     share = 0.0
 
     def sections() -> Iterator[Section]:
         nonlocal share
-        for done, section in read(asked["kind"], asked["end"], file):
+        for done, section in read(job["kind"], job["end"], file):
             share = done
             yield Section(_kept(section.place), _kept(section.text))
 
     try:
-        for piece in pieces(sections(), Splitting(asked["chunk"], asked["overlap"])):
+        for piece in pieces(sections(), Splitting(job["chunk"], job["overlap"])):
             say(place=piece.place, text=piece.text, done=share)
     except ReadingFailed as error:
         say(error=str(error))

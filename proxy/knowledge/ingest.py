@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from ..errors import GatewayError, StoreUnavailable
-from ..runtime.lasting import Lasting, no_pause
+from ..runtime.keep_alive import KeepAlive, no_pause
 from ..store import records
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Chunk, Document, new_id
@@ -93,7 +93,7 @@ class Ingester:
 
     def _run(self) -> None:
         lost: list[str] = []
-        reading = Lasting("reading documents", lambda _: self._woken.wait(LOOK))
+        reading = KeepAlive("reading documents", lambda _: self._woken.wait(LOOK))
 
         def read() -> None:
             nonlocal lost
@@ -134,8 +134,8 @@ class Ingester:
             whole, why = False, "the document could not be read"
         if self._over and not whole:
             return True  # the next reader starts from the beginning
-        kept = (whole or bool(why)) and self._store.finish(document, self._name, why)
-        if not (whole and kept):
+        finished = (whole or bool(why)) and self._store.finish(document, self._name, why)
+        if not (whole and finished):
             current = self._store.document(owner, document.id)
             if current is None or current.status != "reading":  # no other reader has it by now
                 self._index.shelf.drop(document=document.id)
@@ -191,7 +191,7 @@ class Ingester:
     def _alive(self, document: Document, reading: DocumentReader) -> Iterator[None]:
         """Send heartbeats, and end a child that is late or not wanted any more."""
         over = threading.Event()
-        beating = Lasting(f"heartbeat of the reader of {document.id}", no_pause)
+        beating = KeepAlive(f"heartbeat of the reader of {document.id}", no_pause)
 
         def beat() -> None:
             reading.hurry()

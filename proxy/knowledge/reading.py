@@ -68,7 +68,7 @@ class DocumentReader:
         self._since: float | None = time.monotonic()
         self._late = False
         self._child = Helper("proxy.knowledge.extract")
-        asked = {
+        job = {
             "kind": kind(filename),
             "end": filename.rpartition(".")[2].lower(),
             "size": size,
@@ -80,7 +80,7 @@ class DocumentReader:
         # The child reads all its input before it writes, so this cannot deadlock. The pipe stays
         # open: when it closes, the child knows that the parent has died.
         with contextlib.suppress(BrokenPipeError):
-            self._child.input.write(json.dumps(asked).encode() + b"\n")
+            self._child.input.write(json.dumps(job).encode() + b"\n")
             for piece in data:
                 size -= len(piece)
                 self._child.input.write(piece)

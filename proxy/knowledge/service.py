@@ -312,13 +312,13 @@ class Knowledge:
             documents=files,
             models=[base.embedding_model for base in bases],
         )
-        chunks = self._store.chunks_of([found.chunk_id for found in candidates])
-        names = self._store.filenames({found.document_id for found in candidates})
+        chunks = self._store.chunks_of([candidate.chunk_id for candidate in candidates])
+        names = self._store.filenames({candidate.document_id for candidate in candidates})
         hits = []
-        for found in candidates:
-            if found.chunk_id in chunks and found.document_id in names:
-                chunk, filename = chunks[found.chunk_id], names[found.document_id]
-                fields = {**structs.asdict(found), "filename": filename, "text": chunk.text}
+        for candidate in candidates:
+            if candidate.chunk_id in chunks and candidate.document_id in names:
+                chunk, filename = chunks[candidate.chunk_id], names[candidate.document_id]
+                fields = {**structs.asdict(candidate), "filename": filename, "text": chunk.text}
                 hits.append(Hit(**fields, place=chunk.place))
         hits = reranked(ranks, query, hits)
         if score_threshold is not None:

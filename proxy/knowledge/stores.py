@@ -144,9 +144,9 @@ class VectorStores:
         lasts: int | None,
     ) -> tuple[Base, StoredVectorStore]:
         base = self._knowledge.create(owner, name or UNNAMED, info=description)
-        kept = StoredVectorStore(base.id, dict(metadata), lasts, self._clock())
-        self._files.put_store(owner, kept)
-        return base, kept
+        stored = StoredVectorStore(base.id, dict(metadata), lasts, self._clock())
+        self._files.put_store(owner, stored)
+        return base, stored
 
     def stores(self, owner: str) -> list[tuple[Base, StoredVectorStore]]:
         bases = [base for base in self._knowledge.bases(owner) if not base.temporary]
@@ -165,23 +165,23 @@ class VectorStores:
         lasts: int | None,
     ) -> tuple[Base, StoredVectorStore]:
         """Change a vector store. None keeps a value; `lasts` 0 removes the expiry."""
-        base, kept = self.store(owner, base_id)
+        base, stored = self.store(owner, base_id)
         if name is not None and name != base.name:
             base = self._knowledge.rename(owner, base.id, name)
         if metadata is not None:
-            kept = replace(kept, metadata=dict(metadata))
+            stored = replace(stored, metadata=dict(metadata))
         if lasts is not None:
-            kept = replace(kept, lasts=lasts or None, active=self._clock())
-        self._files.put_store(owner, kept)
-        return base, kept
+            stored = replace(stored, lasts=lasts or None, active=self._clock())
+        self._files.put_store(owner, stored)
+        return base, stored
 
     def delete(self, owner: str, base_id: str) -> str:
         base = self._knowledge.base(owner, base_id)
         self._knowledge.delete(owner, base.id)
         return base.id
 
-    def has_expired(self, kept: StoredVectorStore) -> bool:
-        return kept.lasts is not None and kept.active + kept.lasts * DAY <= self._clock()
+    def has_expired(self, stored: StoredVectorStore) -> bool:
+        return stored.lasts is not None and stored.active + stored.lasts * DAY <= self._clock()
 
     def attach(
         self,
@@ -317,10 +317,10 @@ class VectorStores:
         """Return the best hits with their files, if their attributes match `wanted`."""
         known: dict[str, VectorStoreFile] = {}
         for base_id in base_ids:
-            base, kept = self.store(owner, base_id)
-            if self.has_expired(kept):
+            base, stored = self.store(owner, base_id)
+            if self.has_expired(stored):
                 raise BadRequest("the vector store has expired")
-            self._touch(owner, kept)
+            self._touch(owner, stored)
             known |= {member.document_id: member for member in self._members(owner, base)}
         files = None
         if wanted is not None:
@@ -344,11 +344,11 @@ class VectorStores:
             base.id, {}, None, base.created
         )
 
-    def _touch(self, owner: str, kept: StoredVectorStore) -> None:
+    def _touch(self, owner: str, stored: StoredVectorStore) -> None:
         """Note that the store is used. Expiry counts days, so not every search writes."""
         now = self._clock()
-        if now - kept.active >= HOUR:
-            self._files.put_store(owner, replace(kept, active=now))
+        if now - stored.active >= HOUR:
+            self._files.put_store(owner, replace(stored, active=now))
 
     def _leave(self, owner: str, base_id: str, document_id: str) -> None:
         """Remove a document; it may already be deleted."""

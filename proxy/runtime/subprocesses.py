@@ -28,7 +28,7 @@ import msgspec
 from ..errors import UpstreamFault, UpstreamTimeout
 from .cancel import Cancel
 from .confinement import command, environment
-from .lasting import WhileNeeded
+from .keep_alive import WhileNeeded
 
 PATIENCE = 8.0  # seconds a child gets to finish before it is killed
 MOST, MOST_IDLE = 8, 2

@@ -36,11 +36,11 @@ class FairQueue(Struct, eq=False):
     virtual: float = 0.0  # the virtual time
     ends: dict[str, float] = {}  # the end tag of each key's last ticket
 
-    def push(self, ticket: Ticket, key: str, tokens: float, again: bool = False) -> None:
-        """Add a ticket. A ticket that had its turn before (`again`) is served next."""
+    def push(self, ticket: Ticket, key: str, tokens: float, is_retry: bool = False) -> None:
+        """Add a ticket. A ticket that had its turn before (`is_retry`) is served next."""
         self.pushed += 1
         ticket.number = self.pushed
-        if again:
+        if is_retry:
             ticket.tag = min(self.virtual, self.tickets[0].tag if self.tickets else 0.0)
         else:
             ticket.tag = max(self.virtual, self.ends.get(key, 0.0))
@@ -84,6 +84,6 @@ def displaced(tickets: Sequence[Ticket], key: str) -> Ticket | None:
     if most < held[key] + 2:
         return None
     for ticket in reversed(tickets):
-        if held[ticket.key] == most and not ticket.again:
+        if held[ticket.key] == most and not ticket.is_retry:
             return ticket
     return None

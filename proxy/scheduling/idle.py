@@ -29,7 +29,7 @@ def room(pool: Pool, now: float) -> int:
 
 
 def may_take(
-    grant: Grant, want: SlotRequest, pool: Pool, leases: Iterable[Lease], now: float
+    grant: Grant, request: SlotRequest, pool: Pool, leases: Iterable[Lease], now: float
 ) -> bool:
     """Whether an idle request may take the slot of this grant. `leases` are those of the others."""
     backend = grant.backend
@@ -37,16 +37,16 @@ def may_take(
         return False
     if backend.in_flight == sum(lease.grant.backend is backend for lease in leases):
         return True
-    tokens = pool.tokens(want.chain, want.ids) - grant.cached
+    tokens = pool.tokens(request.chain, request.ids) - grant.cached
     return tokens <= LITTLE and not backend.evaluating
 
 
 def in_the_way(
-    leases: Iterable[Lease], want: SlotRequest, entry: Lease | Ticket, pool: Pool, now: float
+    leases: Iterable[Lease], request: SlotRequest, entry: Lease | Ticket, pool: Pool, now: float
 ) -> list[Lease]:
     """The leases of idle requests that are in the way of a new request, which got this lease or
     waits with this ticket."""
-    same = [lease for lease in leases if lease.want.model == want.model]
+    same = [lease for lease in leases if lease.request.model == request.model]
     idle = [lease for lease in same if not lease.wanted]
     if isinstance(entry, Lease):
         backend = entry.grant.backend
@@ -55,7 +55,7 @@ def in_the_way(
         if evaluated or not here or _spare(backend, pool, now):
             return evaluated
         return [_least_done(here)]
-    if want.whole_backend:
+    if request.whole_backend:
         return idle
     if pool.free or not idle or len(same) - len(idle) >= len(pool.line):
         return []

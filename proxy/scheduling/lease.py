@@ -67,7 +67,7 @@ class Lease(Struct, eq=False):
     """The use of a slot, as decided by `grant`."""
 
     owner: BaseScheduler
-    want: SlotRequest
+    request: SlotRequest
     grant: Grant
     slot: Slot
     conversation: ConversationRecord
@@ -126,10 +126,10 @@ class Ticket(Struct, eq=False):
     """A request's place in the queue, until it has led to a lease or an error."""
 
     owner: BaseScheduler
-    want: SlotRequest
+    request: SlotRequest
     conversation: ConversationRecord
     began: float
-    again: bool = False  # it had its turn before, and is served next
+    is_retry: bool = False  # it had its turn before, and is served next
     until: float = 0.0  # when it is decided again
     wakes: float = 0.0  # when the request looks again by itself
     tag: float = 0.0  # of the fair queue, like `number`
@@ -153,7 +153,7 @@ class Ticket(Struct, eq=False):
 
     @property
     def key(self) -> str:
-        return self.want.key
+        return self.request.key
 
     @property
     def order(self) -> tuple[float, float, int]:
@@ -173,17 +173,17 @@ class BaseScheduler(Protocol):
     _lock: threading.RLock
     _queue_timeout: float
 
-    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
+    def enter(self, request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
         """Request a slot. Returns a lease if one is free, otherwise a ticket.
 
-        A request that already had its turn (`again`) goes to the head of the queue. Raises
+        A request that already had its turn (`is_retry`) goes to the head of the queue. Raises
         NoBackend, QueueFull, QueueTimeout."""
 
     def look(self, ticket: Ticket, now: float) -> float:
         """Update the ticket's lease or error. Returns the time of the next look, unless the
         ticket's event is set before."""
 
-    def expected_wait(self, want: SlotRequest) -> float:
+    def expected_wait(self, request: SlotRequest) -> float:
         """Estimated seconds until a retry can succeed, for Retry-After."""
 
     def leave(self, ticket: Ticket) -> None: ...
@@ -203,17 +203,17 @@ class BaseScheduler(Protocol):
 
     def give_back(self, lease: Lease, outcome: Outcome) -> None: ...
 
-    def acquire(self, want: SlotRequest, cancel: Cancel, again: bool = False) -> Lease:
+    def acquire(self, request: SlotRequest, cancel: Cancel, is_retry: bool = False) -> Lease:
         """Request a slot and wait for it. Raises NoBackend, QueueFull, QueueTimeout, Cancelled."""
-        entry = self.enter(want, again)
+        entry = self.enter(request, is_retry)
         if isinstance(entry, Lease):
             return entry
         lease = entry.wait(cancel)
         assert lease is not None, "the wait has no limit"
         return lease
 
-    def _too_late(self, want: SlotRequest) -> QueueTimeout:
-        wait = self.expected_wait(want)
+    def _too_late(self, request: SlotRequest) -> QueueTimeout:
+        wait = self.expected_wait(request)
         return QueueTimeout("timed out waiting for a free slot", retry_after=wait)
 
     def wait_for(self, ticket: Ticket, cancel: Cancel, seconds: float) -> Lease | None:
@@ -230,7 +230,7 @@ class BaseScheduler(Protocol):
                     if cancel.cancelled or (left <= 0 and ticket.lease is None):
                         ticket.leave()
                         cancel.check()
-                        raise self._too_late(ticket.want)
+                        raise self._too_late(ticket.request)
                     lease, ticket.lease = ticket.lease, None
                     if lease is not None:
                         lease.waited = now - ticket.began

@@ -34,7 +34,7 @@ class WaitingLine(Struct, eq=False):
             self._unpark(ticket)
         if index_of(self.active, ticket) < 0:
             bisect.insort(self.active, ticket, key=ORDER)
-            self.whole += ticket.want.whole_backend
+            self.whole += ticket.request.whole_backend
 
     def park(self, ticket: Ticket, key: bytes) -> None:
         """Let a request wait for a slot with this key."""
@@ -51,7 +51,7 @@ class WaitingLine(Struct, eq=False):
         index = index_of(self.active, ticket)
         if index >= 0:
             del self.active[index]
-            self.whole -= ticket.want.whole_backend
+            self.whole -= ticket.request.whole_backend
 
     def __len__(self) -> int:
         return len(self.active) + self.all_parked

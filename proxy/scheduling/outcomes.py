@@ -32,7 +32,7 @@ ALIKE = 8  # tokens that prompts of any two groups may share: those of the templ
 
 def take(pool: Pool, lease: Lease, now: float) -> None:
     """Record that a lease begins: its slot is busy and will hold its prompt."""
-    grant, want = lease.grant, lease.want
+    grant, request = lease.grant, lease.request
     backend, slot = grant.backend, grant.slot
     slot.busy, slot.used = True, now
     slot.streaming = slot.finishing = False
@@ -42,16 +42,16 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         backend.exclusive = True
         pool.refresh(backend)
     backend.asked += 1
-    pool.record_turn(want, lease.conversation, now)
-    tokens = pool.tokens(want.chain, want.ids)
+    pool.record_turn(request, lease.conversation, now)
+    tokens = pool.tokens(request.chain, request.ids)
     slot.work = max(0, tokens - grant.cached)
-    slot.limit = want.max_tokens or 0
+    slot.limit = request.max_tokens or 0
     if not backend.evaluating:
         backend.evaluating_since = now
     backend.evaluating += slot.work
     held = CachedPrompt(
         backend=backend,
-        chain=want.chain,
+        chain=request.chain,
         conversation=lease.conversation,
         prompt=tokens,
         tokens=tokens,
@@ -167,7 +167,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
-    pool.record_end(lease.want, lease.conversation, outcome.calls, now)
+    pool.record_end(lease.request, lease.conversation, outcome.calls, now)
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
@@ -213,7 +213,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         backend.cached += cached
         backend.hits += cached > 0
         ends = held.chain.ends
-        if ends and not lease.want.ids:
+        if ends and not lease.request.ids:
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
         if evaluated >= ENOUGH and outcome.evaluating > 0:
             pool.record_rate(backend, evaluated / outcome.evaluating)
@@ -339,7 +339,7 @@ def leaks(lease: Lease, outcome: Outcome) -> bool:
         # What its own group left there may be longer than its records say: a prompt that was cut
         # has no count of the server. Of an unknown content nothing can be said.
         before = lease.slot.before
-        return before is not None and before.conversation.group != lease.want.group
+        return before is not None and before.conversation.group != lease.request.group
     own = grant.reuse
     # A prompt that was cut is counted by its characters: the estimate of its tokens may be low.
     return own is None or cached > max(1.1 * own.tokens, own.chain.size) + 4 * ALIKE

@@ -34,7 +34,7 @@ TOGETHER = 8.0  # factor of a loss in a session: its agent waits for all of them
 
 
 def seconds_held(
-    held: CachedPrompt, session: bytes, pool: Pool, want: SlotRequest, now: float, lost: float
+    held: CachedPrompt, session: bytes, pool: Pool, request: SlotRequest, now: float, lost: float
 ) -> float:
     """Seconds for which a request rather waits than evicts this prompt, whose eviction costs `lost`
     seconds. `session` is the digest of the request's session."""
@@ -43,14 +43,14 @@ def seconds_held(
         return 0.0
     if conversation.session == session != b"":
         if not conversation.beside:
-            return max(0.0, want.since + min(TOGETHER * lost, OWN) - now)
+            return max(0.0, request.since + min(TOGETHER * lost, OWN) - now)
         pays, patience = TOGETHER * lost, OWN
     else:
         waiting = 1 + pool.line.parked(backend_key(held.backend.name))
         pays = patience = min(lost / waiting, OTHERS)
     if conversation.last + USUAL - now > pays:
         return 0.0
-    return max(0.0, min(held_until(conversation), want.since + patience) - now)
+    return max(0.0, min(held_until(conversation), request.since + patience) - now)
 
 
 Policy = Callable[[SlotRequest, Pool, float], Grant | WaitForSlot | None]
@@ -67,22 +67,24 @@ PATIENCE = 0.25  # seconds that restoring may take longer for a request than eva
 
 
 def decide(
-    want: SlotRequest, pool: Pool, now: float, *, may_wait: bool = True
+    request: SlotRequest, pool: Pool, now: float, *, may_wait: bool = True
 ) -> Grant | WaitForSlot | None:
     """Choose the place for a request: a free slot, or a wait for a better one. None if there is no
     suitable slot. Without `may_wait`, only slots that are free now are compared."""
-    prompt = pool.tokens(want.chain, want.ids)
+    prompt = pool.tokens(request.chain, request.ids)
     least = math.inf
     best: Grant | WaitForSlot | None = None
     outside: dict[str, tuple[CachedPrompt, int]] = {}  # the best prompts outside slots
-    session = named(want) if want.session else b""
+    session = named(request) if request.session else b""
     known: dict[str, Terms] = {}  # of backends compared before
 
-    for held, depth in pool.matches(want.chain):
+    for held, depth in pool.matches(request.chain):
         backend, slot = held.backend, held.slot
-        if not may_serve(backend, want, now) or (slot is not None and slot.busy and not may_wait):
+        if not may_serve(backend, request, now) or (
+            slot is not None and slot.busy and not may_wait
+        ):
             continue
-        cached = min(held.tokens_at(depth, want.chain), prompt - 1)
+        cached = min(held.tokens_at(depth, request.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
             if not held.file or restoring_pays(pool, backend, held.tokens, cached):
                 best_outside = outside.get(backend.name)
@@ -94,7 +96,7 @@ def decide(
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
             return Grant(backend=backend, slot=slot, reuse=held, cached=cached)
-        link = want.chain.links[depth - 1]
+        link = request.chain.links[depth - 1]
         if slot.busy:
             turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
             wait += pool.turns_ahead(link) * turn  # (1) of those that wait for it already
@@ -106,7 +108,7 @@ def decide(
             lost = pool.expected_loss(held, silent_since) / pool.rate(backend)
             cost += lost
             if may_wait and not slot.busy:
-                hold = seconds_held(held, session, pool, want, now, lost)
+                hold = seconds_held(held, session, pool, request, now, lost)
                 if hold:
                     wait, link = hold, backend_key(backend.name)
                     cost += hold
@@ -130,7 +132,7 @@ def decide(
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key)
 
-    for slot, backend in _free_slots(want, pool, now):
+    for slot, backend in _free_slots(request, pool, now):
         reuse, cached = outside.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
         cost = _cost(known, pool, backend, wait, prompt - cached, now)
@@ -140,13 +142,13 @@ def decide(
             cost += DISK * restore.tokens / backend.restore_rate
         if old is not None and (backend.pins or restore is not None):  # (4)
             lost = pool.expected_loss(old, now) / pool.rate(backend)
-            if backend.cache_kind == "files" and not want.background:
+            if backend.cache_kind == "files" and not request.background:
                 moving = 2 * DISK * old.tokens / backend.restore_rate
                 save = lost > moving and backend.files_pay
                 lost = min(lost, moving) if save else lost
             cost += lost
             if may_wait:
-                hold = seconds_held(old, session, pool, want, now, lost)
+                hold = seconds_held(old, session, pool, request, now, lost)
                 cost += hold
         if cost < least:
             least = cost
@@ -167,7 +169,7 @@ def decide(
     return best
 
 
-def _free_slots(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
+def _free_slots(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
     """The free slots to compare, least recently used first. Backends that evaluate a prompt are
     passed over, so their slots become the least recently used ones of all. Therefore these come
     last, and only a few of each."""
@@ -176,17 +178,17 @@ def _free_slots(want: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, B
     of_backend: dict[str, int] = {}  # slots in `later`
     several, passed = len(pool.backends) > 1, 0
     for slot, backend in pool.free.items():
-        if backend.name in want.exclude:
+        if backend.name in request.exclude:
             continue  # another tier of a route may have any number of free slots
         if passed == PASSED_OVER:
             break
         passed += 1
         if several and backend.evaluating:
             count = of_backend.get(backend.name, 0)
-            if count < OF_EVALUATING and may_serve(backend, want, now):
+            if count < OF_EVALUATING and may_serve(backend, request, now):
                 of_backend[backend.name] = count + 1
                 later.append((slot, backend))
-        elif may_serve(backend, want, now):
+        elif may_serve(backend, request, now):
             chosen.append((slot, backend))
             if len(chosen) == LOOKED_AT:
                 return chosen
@@ -205,10 +207,12 @@ def _is_better(held: CachedPrompt, cached: int, other: CachedPrompt, others: int
     return cached > others or (cached == others and bool(other.file) and not held.file)
 
 
-def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
+def decide_whole_backend(
+    request: SlotRequest, pool: Pool, now: float
+) -> Grant | WaitForSlot | None:
     """Grant a whole backend with nothing under way. None while every backend has answers under
     way."""
-    backend = emptiest(want, pool, now)
+    backend = emptiest(request, pool, now)
     if backend is None or backend.in_flight:
         return None
     wait = max((slot_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
@@ -217,7 +221,7 @@ def decide_whole_backend(want: SlotRequest, pool: Pool, now: float) -> Grant | W
     return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
 
 
-def emptiest(want: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
+def emptiest(request: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
     """The backend that will be free of other answers first.
 
     The choice is repeated each time the queue is served, and settles: the least number of answers
@@ -225,23 +229,23 @@ def emptiest(want: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
     suitable = (
         backend
         for backend in pool.backends.values()
-        if backend.slots and may_serve(backend, want, now, whole=True)
+        if backend.slots and may_serve(backend, request, now, whole=True)
     )
     return min(suitable, key=lambda backend: backend.in_flight, default=None)
 
 
-def holds_foreign_cache(grant: Grant, want: SlotRequest) -> bool:
+def holds_foreign_cache(grant: Grant, request: SlotRequest) -> bool:
     """Whether the cache that the server would reuse is, or may be, another group's."""
     if grant.reuse is not None:
         return False  # chains are salted with the group, so it is the group's own
     if not grant.backend.pins:
         return True
     held = grant.slot.held
-    return held is None or held.conversation.group != want.group
+    return held is None or held.conversation.group != request.group
 
 
 def may_serve(
-    backend: BackendRecord, want: SlotRequest, now: float, *, whole: bool = False
+    backend: BackendRecord, request: SlotRequest, now: float, *, whole: bool = False
 ) -> bool:
     """Whether this request may get a single slot of this backend, or the `whole` of it once nothing
     runs there. After several failures it gets one request at a time, once its pause is over."""
@@ -249,9 +253,9 @@ def may_serve(
         backend.up is True
         and (whole or not (backend.exclusive or backend.leaving))
         and not (backend.draining or backend.reserved)
-        and (want.views is None or want.views.get(backend.name) is True)
+        and (request.views is None or request.views.get(backend.name) is True)
         and backend.ready <= now
-        and backend.name not in want.exclude
+        and backend.name not in request.exclude
         and (backend.failures < TRIAL_AFTER or not backend.in_flight)
     )
 

@@ -181,36 +181,38 @@ class Pool(Struct, eq=False):
 
     # conversations
 
-    def conversation(self, want: SlotRequest) -> ConversationRecord:
+    def conversation(self, request: SlotRequest) -> ConversationRecord:
         """The conversation that this request continues, or a new one: that with the longest known
         prefix of its prompt. In a session named by the client, it is one of that session."""
-        session = named(want) if want.session else b""
-        for link in reversed(want.chain.links):
+        session = named(request) if request.session else b""
+        for link in reversed(request.chain.links):
             known = self.conversations.get(link)
             if known is not None and not (session and known.session not in (b"", session)):
                 return known
-        if session and not want.chain.links and session in self.sessions.main:
+        if session and not request.chain.links and session in self.sessions.main:
             return self.sessions.main[session]
-        return ConversationRecord(group=want.group, background=want.background)
+        return ConversationRecord(group=request.group, background=request.background)
 
-    def record_turn(self, want: SlotRequest, conversation: ConversationRecord, now: float) -> None:
+    def record_turn(
+        self, request: SlotRequest, conversation: ConversationRecord, now: float
+    ) -> None:
         """Count a turn of this conversation, which got a slot."""
-        conversation.tools = want.tools
-        if conversation.turns and not want.background:
+        conversation.tools = request.tools
+        if conversation.turns and not request.background:
             conversation.background = False  # it was taken for a side job
-        if want.session and not want.background:
-            self.sessions.turn(named(want), conversation, now)
-        if not want.idle:  # the many lines of a batch tell nothing about others
-            self.returns.turn(conversation, min(now, want.since or now))
+        if request.session and not request.background:
+            self.sessions.turn(named(request), conversation, now)
+        if not request.idle:  # the many lines of a batch tell nothing about others
+            self.returns.turn(conversation, min(now, request.since or now))
         conversation.last = now
-        self.know(want.chain, conversation)
+        self.know(request.chain, conversation)
 
     def record_end(
-        self, want: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
+        self, request: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
     ) -> None:
         """Record the end of a turn. `calls`: it called tools."""
         conversation.last = now
-        if want.idle:
+        if request.idle:
             return
         if calls:
             self.returns.called(conversation)

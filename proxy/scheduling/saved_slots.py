@@ -147,7 +147,7 @@ class SlotSave(Struct, frozen=True):
     tokens: int
 
 
-class Kept(Struct, frozen=True):
+class SavedTotals(Struct, frozen=True):
     """What saved prompts are together: tokens, and bytes of files."""
 
     tokens: int = 0
@@ -249,11 +249,11 @@ class SavedSlots(Struct, frozen=True):
             now = self.clock()
             return tuple(_exported(held, now) for held in files_of(backend))
 
-    def kept(self, name: str) -> Kept:
+    def kept(self, name: str) -> SavedTotals:
         """What the files of a backend hold."""
         with self._of(name) as backend:
             files = files_of(backend)
-            return Kept(sum(held.tokens for held in files), sum(held.size for held in files))
+            return SavedTotals(sum(held.tokens for held in files), sum(held.size for held in files))
 
     def beginning(self, name: str) -> str:
         """The beginning of the names of a backend's files, "" if there is no such backend."""

@@ -162,33 +162,33 @@ class LocalScheduler(BaseScheduler):
 
     # for the gateway
 
-    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
+    def enter(self, request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
         with self._lock:
-            if want.idle:
-                return self._enter_idle(want)
-            entry = self._enter(want, again)
+            if request.idle:
+                return self._enter_idle(request)
+            entry = self._enter(request, is_retry)
             if self.idle_leases:
-                pool, now = self.pools[want.model], self._clock()
-                for lease in idle.in_the_way(self.idle_leases, want, entry, pool, now):
+                pool, now = self.pools[request.model], self._clock()
+                for lease in idle.in_the_way(self.idle_leases, request, entry, pool, now):
                     self.on_wanted(lease)
             return entry
 
-    def _enter_idle(self, want: SlotRequest) -> Lease:
+    def _enter_idle(self, request: SlotRequest) -> Lease:
         """Raises NoIdleSlot, and NoBackend."""
         now = self._clock()
-        pool, up = self._pool(want)
+        pool, up = self._pool(request)
         if not up:
             raise NoBackend()
         if pool.free and not len(pool.line):
-            conversation = pool.conversation(want)
+            conversation = pool.conversation(request)
             reach = EVERYWHERE
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.sample, 0)
-            decision = self._policy(_within(want, reach), pool, now)
+                reach = Tiers(pool, now).reach(request, conversation.sample, 0)
+            decision = self._policy(_within(request, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
-                decision, want, pool, self.idle_leases, now
+                decision, request, pool, self.idle_leases, now
             ):
-                lease = self._take(pool, want, decision, conversation, now, reach)
+                lease = self._take(pool, request, decision, conversation, now, reach)
                 self.idle_leases[lease] = None
                 return lease
         raise NoIdleSlot("all slots are in use by other requests")
@@ -197,49 +197,49 @@ class LocalScheduler(BaseScheduler):
         """How many idle requests for a model may have a slot now, with those that have one."""
         with self._lock:
             pool = self.pools.get(model)
-            held = sum(lease.want.model == model for lease in self.idle_leases)
+            held = sum(lease.request.model == model for lease in self.idle_leases)
             return held if pool is None or len(pool.line) else held + idle.room(pool, self._clock())
 
-    def _enter(self, want: SlotRequest, again: bool) -> Lease | Ticket:
+    def _enter(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
         now = self._clock()
-        if want.since and now - want.since >= self._queue_timeout:
-            raise self._too_late(want)
-        pool, up = self._pool(want)
+        if request.since and now - request.since >= self._queue_timeout:
+            raise self._too_late(request)
+        pool, up = self._pool(request)
         if not up and not self._wait_for_backend:
             raise NoBackend()
-        conversation = pool.conversation(want)
+        conversation = pool.conversation(request)
         if (
-            want.session
-            and not want.background
-            and pool.sessions.is_side_job(named(want), conversation, want.tools)
+            request.session
+            and not request.background
+            and pool.sessions.is_side_job(named(request), conversation, request.tools)
         ):
-            want = msgspec.structs.replace(want, background=True)
+            request = msgspec.structs.replace(request, background=True)
             conversation.background = True
-        if not want.since:
-            want = msgspec.structs.replace(want, since=now)
+        if not request.since:
+            request = msgspec.structs.replace(request, since=now)
         if pool.tiered and not conversation.turns:
-            conversation.sample = canary_sample(want)
+            conversation.sample = canary_sample(request)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
         if pool.free and not pool.line.active:
-            in_reach = want
+            in_reach = request
             if pool.tiered:
-                reach = Tiers(pool, now).reach(want, conversation.sample, len(pool.line))
-                in_reach = _within(want, reach)
-            decide_now = decide_whole_backend if want.whole_backend else self._policy
+                reach = Tiers(pool, now).reach(request, conversation.sample, len(pool.line))
+                in_reach = _within(request, reach)
+            decide_now = decide_whole_backend if request.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
-                return self._take(pool, want, decision, conversation, now, reach)
-        if len(self.queue) >= self._max_queue and not again:
-            if type(decision) is WaitForSlot and not want.whole_backend:
+                return self._take(pool, request, decision, conversation, now, reach)
+        if len(self.queue) >= self._max_queue and not is_retry:
+            if type(decision) is WaitForSlot and not request.whole_backend:
                 # A free slot without the prompt is better than no answer.
                 decision = decide(in_reach, pool, now, may_wait=False)
                 if type(decision) is Grant:
-                    return self._take(pool, want, decision, conversation, now, reach)
-            self._make_room(want)
-        ticket = Ticket(self, want, conversation, want.since, again)
-        tokens = pool.tokens(want.chain, False) + (want.max_tokens or ANSWER)
-        self.queue.push(ticket, want.key, tokens / want.share, again)
+                    return self._take(pool, request, decision, conversation, now, reach)
+            self._make_room(request)
+        ticket = Ticket(self, request, conversation, request.since, is_retry)
+        tokens = pool.tokens(request.chain, False) + (request.max_tokens or ANSWER)
+        self.queue.push(ticket, request.key, tokens / request.share, is_retry)
         conversation.waiting += 1
         ticket.first_place = self.queue.place(ticket)
         if isinstance(decision, WaitForSlot) and decision.key is not None:
@@ -288,9 +288,9 @@ class LocalScheduler(BaseScheduler):
             ticket.wakes = max(ticket.until, now + 0.001)
             return ticket.wakes
 
-    def expected_wait(self, want: SlotRequest) -> float:
+    def expected_wait(self, request: SlotRequest) -> float:
         with self._lock:
-            pool = self.pools.get(want.model)
+            pool = self.pools.get(request.model)
             return pool.expected_wait(len(self.queue)) if pool is not None else 1.0
 
     def leave(self, ticket: Ticket) -> None:
@@ -298,7 +298,7 @@ class LocalScheduler(BaseScheduler):
             if self.queue.place(ticket):
                 self._dequeue(ticket)
                 # The others may have relied on its deadline.
-                self._serve(self.pools[ticket.want.model], self._clock())
+                self._serve(self.pools[ticket.request.model], self._clock())
             lease, ticket.lease = ticket.lease, None
             if lease is not None:
                 lease.release()
@@ -307,14 +307,14 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             return self.queue.place(ticket)
 
-    def _make_room(self, want: SlotRequest) -> None:
+    def _make_room(self, request: SlotRequest) -> None:
         """Make room in a full queue. Raises QueueFull if no other request is displaced."""
-        ticket = displaced(self.queue.tickets, want.key)
+        ticket = displaced(self.queue.tickets, request.key)
         if ticket is None:
             full = f"the queue is full: {len(self.queue)} requests are already waiting"
-            raise QueueFull(full, retry_after=self.expected_wait(want))
-        self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=self.expected_wait(ticket.want)))
-        self._serve(self.pools[ticket.want.model], self._clock())
+            raise QueueFull(full, retry_after=self.expected_wait(request))
+        self._refuse(ticket, QueueFull(PLACE_LOST, retry_after=self.expected_wait(ticket.request)))
+        self._serve(self.pools[ticket.request.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
         """End the wait of a ticket with an error."""
@@ -324,7 +324,7 @@ class LocalScheduler(BaseScheduler):
 
     def _dequeue(self, ticket: Ticket) -> None:
         self.queue.remove(ticket)
-        self.pools[ticket.want.model].line.remove(ticket)
+        self.pools[ticket.request.model].line.remove(ticket)
         ticket.conversation.waiting -= 1
 
     def _settled(self, ticket: Ticket) -> None:
@@ -338,9 +338,9 @@ class LocalScheduler(BaseScheduler):
         now = self._clock()
         pools = {}
         for ticket in tickets:
-            pools[self.pools[ticket.want.model]] = True
+            pools[self.pools[ticket.request.model]] = True
             try:
-                pool, up = self._pool(ticket.want)
+                pool, up = self._pool(ticket.request)
                 if not up and self._waited_long_enough(ticket, now):
                     raise NoBackend()
             except NoBackend as error:
@@ -382,24 +382,24 @@ class LocalScheduler(BaseScheduler):
         for ticket in tuple(line.active):
             if len(pool.free) <= settling and not line.whole:
                 return
-            want, conversation, reach = ticket.want, ticket.conversation, EVERYWHERE
+            request, conversation, reach = ticket.request, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
-                reach = tiers.reach(want, conversation.sample, ahead)
+                reach = tiers.reach(request, conversation.sample, ahead)
                 self._ask_by(ticket, reach.due)
-                want = _within(want, reach)
-            whole = want.whole_backend
-            bar = want.exclude, id(want.views)
+                request = _within(request, reach)
+            whole = request.whole_backend
+            bar = request.exclude, id(request.views)
             if not whole and (len(pool.free) <= settling or bar in barred):
                 continue
             # The conversation must not count as waiting while its own request is placed, or what
             # its slot holds would be worth more to others than to itself.
             conversation.waiting -= 1
-            decision = (decide_whole_backend if whole else self._policy)(want, pool, now)
+            decision = (decide_whole_backend if whole else self._policy)(request, pool, now)
             if type(decision) is Grant:
                 line.remove(ticket)
                 self.queue.served(ticket)
-                ticket.lease = self._take(pool, ticket.want, decision, conversation, now, reach)
+                ticket.lease = self._take(pool, ticket.request, decision, conversation, now, reach)
                 self._settled(ticket)
                 ahead -= 1
                 continue
@@ -410,7 +410,7 @@ class LocalScheduler(BaseScheduler):
             if whole:
                 if not reserved:
                     # At most one reserved backend, so that the others keep serving.
-                    backend = emptiest(want, pool, now)
+                    backend = emptiest(request, pool, now)
                     if backend is not None:
                         backend.reserved = True
                         reserved.append(backend)
@@ -445,27 +445,27 @@ class LocalScheduler(BaseScheduler):
         if ticket.no_backend_since is None:
             ticket.no_backend_since = now
             if self._wait_for_backend:
-                self.on_stranded(ticket.want.model)
+                self.on_stranded(ticket.request.model)
                 ticket.event.set()  # so that the waiting request can report it
         ticket.until = ticket.no_backend_since + self._wait_for_backend
         return now >= ticket.until
 
-    def _pool(self, want: SlotRequest) -> tuple[Pool, bool]:
+    def _pool(self, request: SlotRequest) -> tuple[Pool, bool]:
         """The model's pool, and whether one of its backends is up or not probed yet. Raises
         NoBackend if no backend can ever serve this request."""
-        pool = self.pools.get(want.model)
+        pool = self.pools.get(request.model)
         if pool is None:
             raise NoBackend()
         comes_back = False
         for name, backend in pool.backends.items():
             if (
                 backend.draining
-                or name in want.exclude
-                or backend.tier.name in want.barred
-                or (want.views is not None and name not in want.views)
+                or name in request.exclude
+                or backend.tier.name in request.barred
+                or (request.views is not None and name not in request.views)
             ):
                 continue
-            seen = backend.up if want.views is None else want.views[name]
+            seen = backend.up if request.views is None else request.views[name]
             if backend.up is not False and seen is not False:
                 return pool, True
             comes_back = True
@@ -476,7 +476,7 @@ class LocalScheduler(BaseScheduler):
     def _take(
         self,
         pool: Pool,
-        want: SlotRequest,
+        request: SlotRequest,
         grant: Grant,
         conversation: ConversationRecord,
         now: float,
@@ -491,8 +491,8 @@ class LocalScheduler(BaseScheduler):
                 counts, reason = grant.backend.instead, passed[0][1]
                 counts[reason] = counts.get(reason, 0) + 1
         if self._groups:
-            grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, want))
-        lease = Lease(self, want, grant, grant.slot, conversation)
+            grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, request))
+        lease = Lease(self, request, grant, grant.slot, conversation)
         outcomes.take(pool, lease, now)
         self.outstanding += 1
         return lease
@@ -534,7 +534,7 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             now = self._clock()
             self.outstanding -= 1
-            if lease.want.idle:
+            if lease.request.idle:
                 self.idle_leases.pop(lease, None)
             backend = lease.grant.backend
             pool = backend.pool
@@ -549,7 +549,7 @@ class LocalScheduler(BaseScheduler):
 
     def _forget_models(self) -> None:
         """Forget the oldest models without a backend, for which nothing waits."""
-        waits = {ticket.want.model for ticket in self.queue}
+        waits = {ticket.request.model for ticket in self.queue}
         empty = [
             model for model, pool in self.pools.items() if not pool.backends and model not in waits
         ]
@@ -566,8 +566,8 @@ class LocalScheduler(BaseScheduler):
         pool.on_changed()
 
 
-def _within(want: SlotRequest, reach: TierChoice) -> SlotRequest:
+def _within(request: SlotRequest, reach: TierChoice) -> SlotRequest:
     """The request, not to be placed beyond its reach."""
     if not reach.closed:
-        return want
-    return msgspec.structs.replace(want, exclude=want.exclude | reach.closed)
+        return request
+    return msgspec.structs.replace(request, exclude=request.exclude | reach.closed)

@@ -24,9 +24,9 @@ REMEMBERED = 4096  # sessions of a pool
 PATIENCE = 600.0  # seconds after which a call without a return no longer keeps its place
 
 
-def named(want: SlotRequest) -> bytes:
+def named(request: SlotRequest) -> bytes:
     """The digest of the name of a request's session. Each group has its own names."""
-    name = f"{want.group}\0{want.session}"
+    name = f"{request.group}\0{request.session}"
     return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
 
 

@@ -27,11 +27,11 @@ SAMPLE = 4  # bytes of a digest that are a sample
 MOST_PASSED = 16  # backends that are named with the reason why they were passed over
 
 
-def canary_sample(want: SlotRequest) -> float:
+def canary_sample(request: SlotRequest) -> float:
     """The number between 0 and 1 that decides whether the request's conversation goes to a canary.
     All conversations of a session have the same one."""
-    links = want.chain.links
-    digest = named(want) if want.session else links[want.chain.turn - 1] if links else b""
+    links = request.chain.links
+    digest = named(request) if request.session else links[request.chain.turn - 1] if links else b""
     return int.from_bytes(digest[:SAMPLE]) / (1 << 8 * SAMPLE) if digest else NO_SAMPLE
 
 
@@ -66,19 +66,19 @@ class Tiers(Struct):
     now: float
     waits: dict[tuple[str, ...], list[float]] = {}
 
-    def reach(self, want: SlotRequest, sample: float, ahead: int) -> TierChoice:
+    def reach(self, request: SlotRequest, sample: float, ahead: int) -> TierChoice:
         """What a request may use that has so many others before it."""
         closed: list[str] = []
         passed: list[tuple[int, str, str]] = []
         tiers: dict[int, list[BackendRecord]] = {}
         for backend in self.pool.backends.values():
             number = place(backend, sample)
-            if backend.tier.name in want.barred:
+            if backend.tier.name in request.barred:
                 closed.append(backend.name)
                 passed.append((number, backend.name, "barred"))
             else:
                 tiers.setdefault(number, []).append(backend)
-        since, due, is_chosen = want.since or self.now, math.inf, False
+        since, due, is_chosen = request.since or self.now, math.inf, False
         for number in sorted(tiers):
             backends = tiers[number]
             if is_chosen:
@@ -86,24 +86,24 @@ class Tiers(Struct):
                 continue
             able = []
             for backend in backends:
-                if fault := self._fault(backend, want):
+                if fault := self._fault(backend, request):
                     passed.append((number, backend.name, fault))
                 else:
                     able.append(backend)
             if not able:
                 continue
-            limit = math.inf if want.idle else able[0].tier.overflow_after
+            limit = math.inf if request.idle else able[0].tier.overflow_after
             if since + limit >= self.now + self._expected_wait(able, ahead):
                 is_chosen, due = True, since + limit
             else:
                 passed += [(number, backend.name, "busy") for backend in able]
         return TierChoice(frozenset(closed), due, tuple(passed))
 
-    def _fault(self, backend: BackendRecord, want: SlotRequest) -> str:
+    def _fault(self, backend: BackendRecord, request: SlotRequest) -> str:
         """Why a backend cannot serve a request, however long it waits; "" if it can."""
-        if backend.name in want.exclude:
+        if backend.name in request.exclude:
             return "failed"
-        seen = backend.up if want.views is None else want.views.get(backend.name, False)
+        seen = backend.up if request.views is None else request.views.get(backend.name, False)
         if backend.draining or backend.up is False or seen is False:
             return "down"
         if backend.failures >= TRIAL_AFTER and (backend.ready > self.now or backend.in_flight):

@@ -71,7 +71,7 @@ def view(pools: Iterable[Pool], queue: FairQueue, group: str, key: str, now: flo
     return View(
         [_backend(pool, b, group, now) for pool in pools for b in pool.backends.values()],
         [
-            TicketView(n, t.want.model, round(now - t.began, 3), t.want.key == key)
+            TicketView(n, t.request.model, round(now - t.began, 3), t.request.key == key)
             for n, t in enumerate(queue, start=1)
         ],
     )

@@ -26,8 +26,8 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
-from ..runtime.lasting import Lasting, no_pause
-from .gevent_wire import Wire, hang_up
+from ..runtime.keep_alive import KeepAlive, no_pause
+from .client_socket import ClientSocket, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
 from .stopping import CUT, GRACE, Life, Wakeup
 
@@ -57,14 +57,14 @@ class Worker(GeventWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._seats: set[_Seat] = set()
+        self._seats: set[_ClientConnection] = set()
         self.limits = ConnectionLimits(idle=self.cfg.keepalive)
         self.send_timeout = 60.0
         self._warned: dict[str, float] = {}
         self.grace: float = GRACE
         self.life: Life | None = None
         self._quitting = False
-        self._looking = Lasting("handling a connection", no_pause)
+        self._looking = KeepAlive("handling a connection", no_pause)
         self._wake: Wakeup | None = None  # created in the process of its hub
 
     def run(self) -> None:
@@ -137,13 +137,13 @@ class Worker(GeventWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         environ = base_environ(client, listener.getsockname(), addr)
-        kept: dict[str, Any] = {}
-        environ["slotproxy.kept"] = kept
+        resources: dict[str, Any] = {}
+        environ["slotproxy.kept"] = resources
         left = self.worker_connections - len(self._seats)
         has_room = left > min(SPARE, self.worker_connections // 4) or self.make_room()
         app = self.wsgi if has_room else self._crowded
-        wire = Wire(client, self.send_timeout)
-        seat = _Seat(client, wire, ServerConnection(wire, app, environ, self.limits))
+        wire = ClientSocket(client, self.send_timeout)
+        seat = _ClientConnection(client, wire, ServerConnection(wire, app, environ, self.limits))
         self._seats.add(seat)
         try:
             if isinstance(addr, tuple):
@@ -156,11 +156,11 @@ class Worker(GeventWorker):
             pass  # the time for a clean end is over
         finally:
             self._seats.discard(seat)
-            for resource in (*kept.values(), wire):
+            for resource in (*resources.values(), wire):
                 resource.close()
             client.close()
 
-    def _answer_all(self, seat: _Seat) -> None:
+    def _answer_all(self, seat: _ClientConnection) -> None:
         try:
             seat.connection.serve(self._is_last)
         except BrokenAnswer:
@@ -178,7 +178,7 @@ class Worker(GeventWorker):
         if any(seat.connection.at_once for seat in waiting):
             return True  # soon
 
-        def last_resort(seat: _Seat) -> tuple[bool, float]:
+        def last_resort(seat: _ClientConnection) -> tuple[bool, float]:
             return seat.connection.state is State.BODY, seat.connection.since
 
         for seat in heapq.nsmallest(MAKE_ROOM, waiting, key=last_resort):
@@ -253,12 +253,14 @@ class _Server(StreamServer):
             self.start_accepting()
 
 
-class _Seat:
+class _ClientConnection:
     """A connection with the means to end it."""
 
     __slots__ = ("client", "connection", "leaving", "wire")
 
-    def __init__(self, client: socket.socket, wire: Wire, connection: ServerConnection) -> None:
+    def __init__(
+        self, client: socket.socket, wire: ClientSocket, connection: ServerConnection
+    ) -> None:
         self.client = client
         self.wire = wire
         self.connection = connection

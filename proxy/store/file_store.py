@@ -128,8 +128,8 @@ class FileStore:
     def delete(self, owner: str, file_id: str) -> bool:
         return self._db.change(delete(FILES).filter_by(owner=owner, file_id=file_id)) > 0
 
-    def put_store(self, owner: str, kept: StoredVectorStore) -> None:
-        self._replace(VECTOR_STORES, owner, kept)
+    def put_store(self, owner: str, stored: StoredVectorStore) -> None:
+        self._replace(VECTOR_STORES, owner, stored)
 
     def get_store(self, owner: str, base_id: str) -> StoredVectorStore | None:
         query = select(VECTOR_STORES).filter_by(owner=owner, base_id=base_id)

@@ -18,7 +18,7 @@ from ..core.cache import BoundedCache, digest
 from ..errors import NotFound, QueueFull
 from ..knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from ..runtime.blocking import run_in_native_thread
-from .shares import Shares
+from .fair_cap import FairCap
 
 AT_ONCE = 4
 SECONDS = 30  # for a document
@@ -40,7 +40,7 @@ class AttachedDocuments:
 
     def __init__(self, seconds: int, memory: int, *, alone: bool = False) -> None:
         self._limits = ReadingLimits(min(seconds, SECONDS), memory)
-        self._places = Shares(AT_ONCE, alone=alone)
+        self._places = FairCap(AT_ONCE, alone=alone)
         self._known: BoundedCache[Result] = BoundedCache(CACHED)
 
     def read(

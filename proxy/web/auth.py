@@ -21,8 +21,8 @@ from ..accounts.records import KEY_ID, Identity
 from ..accounts.rights import Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
 from ..runtime.locks import native_lock
+from .client_address import neighbourhood
 from .observability import Record
-from .peers import neighbourhood
 from .routes import Routes
 
 # Limits invalid API keys by client address.

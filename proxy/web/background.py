@@ -24,11 +24,11 @@ from ..apis.responses.request import ParsedRequest
 from ..core.fold import fold
 from ..errors import Cancelled, GatewayError, QueueFull, StoreUnavailable
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import WhileNeeded
+from ..runtime.keep_alive import WhileNeeded
 from ..store.outage import PATIENCE, retry_while_unavailable
 from ..store.responses import Stored
+from .fair_cap import FairCap
 from .observability import Observer, Record
-from .shares import Shares
 from .stream import EventSource
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Jobs:
         """`alone`: at most one key is configured."""
         self._store = store
         self._observer = observer
-        self._places = Shares(MOST_JOBS, alone=alone)
+        self._places = FairCap(MOST_JOBS, alone=alone)
         self._running: dict[tuple[str, str], Cancel] = {}
         self._beating = WhileNeeded(
             "heartbeat of responses", BEAT, lambda: bool(self._running), self._beat

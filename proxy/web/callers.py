@@ -21,7 +21,7 @@ from ..config import ApiKey
 from ..errors import BadRequest, KeyEnded, StoreUnavailable, Unauthorized
 from ..gateway import Caller
 from ..gateway.context import ANYBODY
-from ..runtime.lasting import WhileNeeded
+from ..runtime.keep_alive import WhileNeeded
 from .auth import BATCH, IDENTITY, Keys
 from .observability import Observer, Record
 

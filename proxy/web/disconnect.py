@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..runtime.cancel import Cancel
-from ..runtime.lasting import WhileNeeded
+from ..runtime.keep_alive import WhileNeeded
 
 INTERVAL = 0.2  # seconds between two polls of waitress' callables
 

@@ -17,8 +17,8 @@ from flask import Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wsgi import ClosingIterator
 
+from .client_address import TrustedProxies
 from .observability import RECORD, Record
-from .peers import TrustedProxies
 from .routes import Api, routes_of
 from .services import EXTENSION, Services, current_services, services_of
 

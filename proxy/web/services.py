@@ -24,10 +24,10 @@ from .attached import AttachedDocuments
 from .auth import Keys
 from .background import Jobs
 from .callers import Callers
+from .fair_cap import FairCap
 from .ledger.writer import LedgerWriter
 from .observability import Observer
 from .ongoing import Ongoing, RunningCalls
-from .shares import Shares
 
 if TYPE_CHECKING:
     from ..batches.batch_run import BatchRunner
@@ -97,9 +97,9 @@ class Services:
     store: ResponseStore  # responses, and conversations of the Responses API
     jobs: Jobs
     ongoing: Ongoing
-    watchers: Shares  # streams of the status page
-    writers: Shares  # answers for the chat page
-    sockets: Shares  # WebSockets of /v1/responses
+    watchers: FairCap  # streams of the status page
+    writers: FairCap  # answers for the chat page
+    sockets: FairCap  # WebSockets of /v1/responses
     documents: AttachedDocuments
     layouts: Layouts
     dialogues: Dialogues

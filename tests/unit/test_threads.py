@@ -12,9 +12,9 @@ import pytest
 
 from proxy.backends import registry as registries
 from proxy.knowledge import ingest
-from proxy.runtime import lasting
+from proxy.runtime import keep_alive
 from proxy.runtime.cancel import Cancel
-from proxy.runtime.lasting import Lasting, no_pause
+from proxy.runtime.keep_alive import KeepAlive, no_pause
 from proxy.server import serve
 from proxy.web import disconnect
 from tests.fakes import wait_until
@@ -26,7 +26,7 @@ class Defect(Exception):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "PAUSE", 0.001)
+    monkeypatch.setattr(keep_alive, "PAUSE", 0.001)
     monkeypatch.setattr(ingest, "LOOK", 0.001)
     monkeypatch.setattr(registries, "PAUSE", 0.001)
 
@@ -51,7 +51,7 @@ def _logged_once(caplog: pytest.LogCaptureFixture) -> bool:
 
 def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     work = Twice(lambda: None)
-    turns = Lasting("a test", no_pause)
+    turns = KeepAlive("a test", no_pause)
     assert [turns.turn(work) for _ in range(4)] == [False, False, True, True]
     assert _logged_once(caplog)
     assert caplog.text.count("a test failed; retrying") == 1
@@ -60,7 +60,7 @@ def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
 def test_needed_thread_goes_on_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     needed = [True]
     turn = Twice(needed.clear)
-    thread = lasting.WhileNeeded("a test", 0.001, lambda: bool(needed), turn)
+    thread = keep_alive.WhileNeeded("a test", 0.001, lambda: bool(needed), turn)
     for _ in range(2):  # it can begin again
         thread.start()
         wait_until(lambda: not thread.running)

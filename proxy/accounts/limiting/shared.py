@@ -22,7 +22,7 @@ import msgspec
 
 from ...errors import LimitsUnavailable
 from ...runtime import redis_client
-from ...runtime.lasting import Lasting
+from ...runtime.keep_alive import KeepAlive
 from ...runtime.locks import native_lock
 from . import scripts
 from .limiter import (
@@ -170,7 +170,7 @@ class SharedLimiter:
         self._thread.start()
 
     def _serve(self) -> None:
-        lasting = Lasting("settling limits", self._closed.wait)
+        lasting = KeepAlive("settling limits", self._closed.wait)
         renewed = time.monotonic()
         while not self._closed.is_set():
             if not self._waiting:

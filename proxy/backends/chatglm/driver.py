@@ -27,7 +27,7 @@ from ...prompting.constraints import callable_tools
 from ...prompting.prompt import assistant_prefill
 from ...prompting.stages.calls import CallStage
 from ...runtime.cancel import Cancel
-from ..driver import Capabilities, Driver, Learned, ignore
+from ..driver import Capabilities, Driver, OnCapabilities, ignore
 from .prompt import CALLS, LACKS, check, opening, prompt, sampling
 from .protocol import (
     Answer,
@@ -71,9 +71,9 @@ class ChatGLM(Driver):
         load = Load(str(Path(path).resolve()), n_ctx)
         self._supervisor = Supervisor(self.name, load, launch)
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         if self._eager or self._supervisor.failing:
-            learned(self._outline())
+            on_capabilities(self._outline())
             if not self._supervisor.is_loaded(min(deadline, SLICE), Cancel()):
                 raise BackendDown("the model is loading")
         return self._outline()

@@ -24,7 +24,7 @@ from ...errors import (
 from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed
-from ..driver import Capabilities, Learned, ModelHost, Run, ignore
+from ..driver import Capabilities, ModelHost, OnCapabilities, Run, ignore
 from ..http import ForwardedAnswer
 from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
@@ -64,7 +64,7 @@ class OpenAIServer(HTTPDriver):
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
         self._careful = self._root = self.new_pool(url=origin)
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
         if not listed:
             raise BackendDown("the backend lists no models")
@@ -242,7 +242,7 @@ class OpenAIModel(OpenAIServer):
         super().__init__(server.url, model=name, by_prompt=server.by_prompt, **server.options)
         self._host = host
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         if not self._host.up:
             raise BackendDown("the backend is not responding")
         entry = self._host.entries.get(self._wanted)

@@ -141,9 +141,9 @@ class Index:
         hits: dict[str, IndexHit] = {}
         by_words: list[tuple[float, str]] = []
         by_vector: list[tuple[float, str]] = []
-        asked = lexical.question(query)
+        terms = lexical.question(query)
         for base in bases:
-            for raw, hit in self._by_words(base, asked, documents, depth):
+            for raw, hit in self._by_words(base, terms, documents, depth):
                 hits[hit.chunk_id] = hit
                 by_words.append((raw, hit.chunk_id))
         vectors: dict[str, tuple[float, ...]] = {}
@@ -188,15 +188,15 @@ class Index:
     def _by_words(
         self,
         base: str,
-        asked: Sequence[lexical.Term],
+        terms: Sequence[lexical.Term],
         documents: Collection[str] | None,
         depth: int,
     ) -> list[tuple[float, IndexHit]]:
         count, all_terms = self.shelf.size(base)
-        if not count or not asked:
+        if not count or not terms:
             return []
-        having = self.shelf.having(base, [term.text for term in asked])
-        weighed = lexical.weights(asked, count, having)
+        having = self.shelf.having(base, [term.text for term in terms])
+        weighed = lexical.weights(terms, count, having)
         chosen = {term: weighed[term] for term in _affordable(having)}
         average = max(1.0, all_terms / count)
         rows = self.shelf.matching(base, chosen, documents, depth) if chosen else []

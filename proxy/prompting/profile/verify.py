@@ -60,8 +60,8 @@ UNKNOWN = Verdict()
 
 def verdict(outcomes: Mapping[str, Outcome]) -> Verdict:
     differing = tuple(name for name, outcome in outcomes.items() if outcome == "differs")
-    kept = tuple(name for name, outcome in outcomes.items() if outcome in ("adapted", "refused"))
-    return Verdict(outcomes, differing, kept)
+    names = tuple(name for name, outcome in outcomes.items() if outcome in ("adapted", "refused"))
+    return Verdict(outcomes, differing, names)
 
 
 def kinds_of(request: CompletionRequest, names: Collection[str]) -> tuple[str, ...]:

@@ -28,10 +28,10 @@ class ValidationStage:
     ended = False
 
     def __init__(
-        self, judge: Validator, pardon: tuple[str, ...] = (), *, holds: bool = False
+        self, validator: Validator, pardon: tuple[str, ...] = (), *, holds: bool = False
     ) -> None:
         self._pardon = pardon
-        self._judge = judge
+        self._validator = validator
         self._holds = holds
         self._texts: list[TextDelta] = []
         self._calls = False
@@ -51,7 +51,7 @@ class ValidationStage:
                     text = _unfenced(text)
                 pardoned = event.stop_sequence in self._pardon or self._calls
                 is_whole = event.reason == "stop" and not pardoned
-                if is_whole and (fault := self._judge.fault(text.text)):
+                if is_whole and (fault := self._validator.fault(text.text)):
                     message = f"the model's output failed validation: {fault}"
                     return [*out, Failed(InvalidOutput(message))]
                 if self._holds and (text.text or text.logprobs):

@@ -30,15 +30,15 @@ class Op(Struct, frozen=True, array_like=True):
 
 class Enqueue(Op, frozen=True, tag=1):
     id: int
-    want: SlotRequest
-    again: bool
+    request: SlotRequest
+    is_retry: bool
 
 
-def enqueue(number: int, want: SlotRequest, again: bool) -> Enqueue:
+def enqueue(number: int, request: SlotRequest, is_retry: bool) -> Enqueue:
     """The session name is the client's own text, so only its digest is written."""
-    session = blake2b(want.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
-    digest = session if want.session else ""
-    return Enqueue(number, replace(want, session=digest, since=0.0, views=None), again)
+    session = blake2b(request.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
+    digest = session if request.session else ""
+    return Enqueue(number, replace(request, session=digest, since=0.0, views=None), is_retry)
 
 
 class Leave(Op, frozen=True, tag=2):

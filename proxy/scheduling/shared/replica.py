@@ -152,8 +152,8 @@ class Replica:
         self, name: str, writer: ReplicaMember, op: ops.Enqueue
     ) -> Lease | Ticket | GatewayError:
         try:
-            want = msgspec.structs.replace(op.want, views=writer.backends)
-            entry = self.scheduler.enter(want, op.again)
+            request = msgspec.structs.replace(op.request, views=writer.backends)
+            entry = self.scheduler.enter(request, op.is_retry)
         except GatewayError as error:
             return error
         if isinstance(entry, Lease):

@@ -125,16 +125,16 @@ class SharedScheduler(BaseScheduler):
 
     # for the gateway
 
-    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
+    def enter(self, request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
         with self._lock:
             if not self._follower.up:
-                return self._enter_local(want, again)
+                return self._enter_local(request, is_retry)
             now = self._clock()
-            began = want.since or now
+            began = request.since or now
             if now - began >= self._queue_timeout:
-                raise self._too_late(want)
-            ticket = SharedTicket(self, want, ConversationRecord(), began, again, id=0)
-            self._write(ticket, again)
+                raise self._too_late(request)
+            ticket = SharedTicket(self, request, ConversationRecord(), began, is_retry, id=0)
+            self._write(ticket, is_retry)
         answered = ticket.event.wait(ANSWER)
         with self._lock:
             if not answered:
@@ -146,15 +146,17 @@ class SharedScheduler(BaseScheduler):
             lease, ticket.lease = ticket.lease, None
             return lease
 
-    def _write(self, ticket: SharedTicket, again: bool) -> None:
+    def _write(self, ticket: SharedTicket, is_retry: bool) -> None:
         """Write a request under a new number, so that results of an earlier one are ignored."""
         self._waiting.pop(ticket.id, None)
         ticket.id = next(self._numbers)
         self._waiting[ticket.id] = ticket
-        self._post(ops.enqueue(ticket.id, ticket.want, again))
+        self._post(ops.enqueue(ticket.id, ticket.request, is_retry))
 
-    def _enter_local(self, want: SlotRequest, again: bool) -> Lease | Ticket:
-        return self._local.enter(msgspec.structs.replace(want, chain=Chain(), session=""), again)
+    def _enter_local(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
+        return self._local.enter(
+            msgspec.structs.replace(request, chain=Chain(), session=""), is_retry
+        )
 
     @property
     def _table(self) -> LocalScheduler:
@@ -240,12 +242,12 @@ class SharedScheduler(BaseScheduler):
             if known is None:
                 return now + BEAT
             if ticket.no_backend_since is None and known.no_backend_since is not None:
-                self.on_stranded(ticket.want.model)
+                self.on_stranded(ticket.request.model)
             ticket.no_backend_since = known.no_backend_since
             known.wakes = known.until  # its event wakes the request if that becomes sooner
             return now + self._follower.time_left(known.until, now)
 
-    def expected_wait(self, want: SlotRequest) -> float:
+    def expected_wait(self, request: SlotRequest) -> float:
         return 1.0
 
     def leave(self, ticket: Ticket) -> None:
@@ -295,10 +297,12 @@ class SharedScheduler(BaseScheduler):
         elif isinstance(value, Lease) and value.backend not in self._backends:
             # The backend was drained after this was written. By now the log knows.
             self._post(ops.Leave(number))
-            self._write(ticket, again=True)
+            self._write(ticket, is_retry=True)
             return
         elif isinstance(value, Lease):
-            lease = Lease(self, ticket.want, value.grant, value.slot, value.conversation, id=number)
+            lease = Lease(
+                self, ticket.request, value.grant, value.slot, value.conversation, id=number
+            )
             lease.waited, lease.place = value.waited, value.place
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
@@ -322,7 +326,7 @@ class SharedScheduler(BaseScheduler):
         member = self._follower.member
         for ticket in tuple(self._waiting.values()):
             if member is None or ticket.id not in member.tickets:
-                self._write(ticket, again=True)  # its place in the queue was dropped
+                self._write(ticket, is_retry=True)  # its place in the queue was dropped
 
     def _introduce(self, used_alone: set[str]) -> None:
         for name, (up, facts) in self._backends.items():
@@ -334,7 +338,7 @@ class SharedScheduler(BaseScheduler):
             self._update_local(name)
         for ticket in self._waiting.values():
             try:
-                entry = self._enter_local(ticket.want, True)
+                entry = self._enter_local(ticket.request, True)
             except GatewayError as error:
                 ticket.error = error
             else:

@@ -99,12 +99,12 @@ def _replica(state: State, rules: SharedRules) -> Replica:
             entry.owner = scheduler
             if isinstance(entry, Lease) and entry.grant.backend.pool is None:
                 entry.grant.backend.pool = Pool()  # it was removed
-            force_setattr(entry.want, "views", member.backends)
+            force_setattr(entry.request, "views", member.backends)
         for number, ticket in member.tickets.items():
             replica.add_ticket(name, number, ticket)
     for ticket in state.queue:
         key, ticket.parked_for = ticket.parked_for, None
-        line = state.pools[ticket.want.model].line
+        line = state.pools[ticket.request.model].line
         if key is not None:
             line.park(ticket, key)
         elif ticket.no_backend_since is None:

@@ -22,7 +22,7 @@ from msgspec import Struct
 from ...core.events import FinishReason
 from ...errors import Cancelled, StoreUnavailable
 from ...gateway import Info
-from ...runtime.lasting import Lasting, no_pause
+from ...runtime.keep_alive import KeepAlive, no_pause
 from ...store.ledger_rows import CANCELLED, OK, LedgerRow
 from ...store.records import new_name
 from ..observability import Record
@@ -231,7 +231,7 @@ class LedgerWriter:
         return True
 
     def _run(self) -> None:
-        working = Lasting("the ledger", no_pause)
+        working = KeepAlive("the ledger", no_pause)
         while not self._closing.wait(PERIOD):
             working.turn(self._turn)
 

@@ -52,8 +52,8 @@ def page() -> str:
     services = current_services()
     permissions.check_admin(services, api.owner())
     root = services.settings.api_prefix + API
-    kept = services.accounts is not None
-    return render_template("accounts.html", api=root, kept=kept, apis=(*APIS, *added()))
+    has_accounts = services.accounts is not None
+    return render_template("accounts.html", api=root, kept=has_accounts, apis=(*APIS, *added()))
 
 
 for _method, _path, _view in VIEWS:

@@ -24,9 +24,9 @@ def json_body() -> dict[str, Any]:
     return body.read_json(request.environ, current_services().settings.max_body)
 
 
-def share(asked: Mapping[str, Any], name: str, prefix: str = "") -> float | None:
+def share(body: Mapping[str, Any], name: str, prefix: str = "") -> float | None:
     """Return a number from 0 to 1, or None if missing. Raises InvalidParameter."""
-    value = asked.get(name)
+    value = body.get(name)
     if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
         raise InvalidParameter(f"{prefix}{name}", "must be a number from 0 to 1")
     return value

@@ -193,9 +193,9 @@ def conversation(conversation: str) -> Response:
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
     """Change `{"title", "pinned"}`, or one of them."""
-    asked, store, owner = api.json_body(), api.conversations(), api.owner()
-    title = fields.text(asked, "title").strip()[:TITLE] if "title" in asked else None
-    pinned = {PINNED: fields.flag(asked, "pinned")} if "pinned" in asked else {}
+    body, store, owner = api.json_body(), api.conversations(), api.owner()
+    title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
+    pinned = {PINNED: fields.flag(body, "pinned")} if "pinned" in body else {}
     return json_response(
         store.change(owner, conversation, title, lambda before: {**before, **pinned})
     )
@@ -225,26 +225,26 @@ def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
     question `again`. A refused question is not stored."""
     services, store = current_services(), api.conversations()
-    owner, asked = api.owner(), api.json_body()
+    owner, body = api.owner(), api.json_body()
     known = store.get(owner, conversation)
-    again = fields.text(asked, "again")
-    chosen = dict(fields.mapping(asked, "options"))
+    again = fields.text(body, "again")
+    chosen = dict(fields.mapping(body, "options"))
     if chosen.get("kind") == "knowledge" and chosen.get("base") == "files":
         chosen["base"] = _base_of(known)
     question: StoredMessage | None = None
-    text, parent, pictures = "", None, images.read(asked)
+    text, parent, pictures = "", None, images.read(body)
     if again:
         question = store.message(owner, again)
         if question.role != "user" or question.conversation_id != known.id:
             raise InvalidParameter("again", "is not a question in this conversation")
         history = messages_of(store.path(owner, question.id))
     else:
-        text = fields.text(asked, "text").strip()
+        text = fields.text(body, "text").strip()
         if not text or len(text) > LONGEST:
             raise InvalidParameter("text", f"must have 1 to {LONGEST} characters")
-        parent = fields.text(asked, "parent_id") or None
+        parent = fields.text(body, "parent_id") or None
         before = store.path(owner, parent) if parent else ()
-        if other := fields.text(asked, "images_of"):
+        if other := fields.text(body, "images_of"):
             pictures = images.kept(store.message(owner, other))
         asked_now = Message(role="user", content=text, media=images.media_of(pictures))
         history = [*messages_of(before), asked_now]
@@ -272,11 +272,11 @@ def ask(conversation: str) -> Response:
 def continue_(message: str) -> Response:
     """Continue an answer without sources or tools that was stopped or cut off."""
     services, store = current_services(), api.conversations()
-    owner, asked = api.owner(), api.json_body()
+    owner, body = api.owner(), api.json_body()
     *before, known = store.path(owner, message)
     if not before or not known.content or known.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
-    chosen = {**fields.mapping(asked, "options"), "kind": "chat"}
+    chosen = {**fields.mapping(body, "options"), "kind": "chat"}
     history = messages_of(before)
     wanted = read(chosen, history, services.layouts, owner, known.conversation_id)
     wanted = msgspec.structs.replace(wanted, begun=known.content)
@@ -322,10 +322,10 @@ def stop(message: str) -> Response:
 
 @blueprint.post(f"{API}/answers/<message>/feedback")
 def feedback(message: str) -> Response:
-    asked, owner = api.json_body(), api.owner()
-    score = fields.integer(asked, "score", -1, 1)
+    body, owner = api.json_body(), api.owner()
+    score = fields.integer(body, "score", -1, 1)
     known = api.conversations().message(owner, message)
-    api.conversations().rate(owner, known.id, score or 0, fields.text(asked, "reason")[:2000])
+    api.conversations().rate(owner, known.id, score or 0, fields.text(body, "reason")[:2000])
     return api.done()
 
 
@@ -413,7 +413,10 @@ def export(conversation: str) -> Response:
         return _download(make_response(_whole(store, owner, known)), known.title, "json")
     all_ = store.messages(owner, conversation)
     branch = store.path(owner, all_[-1].id) if all_ else ()
-    parts = [f"# {known.title}", *(f"## {one.role}\n\n{images.markdown(one)}" for one in branch)]
+    parts = [
+        f"# {known.title}",
+        *(f"## {message.role}\n\n{images.markdown(message)}" for message in branch),
+    ]
     data = "\n\n".join(parts).encode() + b"\n"
     return _download(make_response(data), known.title, "md")
 

@@ -41,7 +41,9 @@ def names(services: Services, environ: Environ) -> list[str]:
     """The models that the caller may ask, sorted."""
     registry = services.gateway.registry
     listed = registry.listed() or registry.models()
-    return sorted(visible(services, environ, (one for one in listed if not registry.forwards(one))))
+    return sorted(
+        visible(services, environ, (name for name in listed if not registry.forwards(name)))
+    )
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
@@ -65,7 +67,7 @@ def _model(services: Services, name: str) -> ChatModel:
         state=state,
         place=place,
         left=left,
-        context=max((one.n_ctx for one in services.gateway.registry.pool(name)), default=0),
+        context=max((backend.n_ctx for backend in services.gateway.registry.pool(name)), default=0),
         sees=images.accepts_images(services.gateway, name),
         defaults=_defaults(services, name),
     )
@@ -74,22 +76,24 @@ def _model(services: Services, name: str) -> ChatModel:
 def _state(services: Services, name: str) -> State:
     """The state of a model whose servers are not started here."""
     pool = services.gateway.registry.pool(name)
-    serving = [one for one in pool if one.up]
+    serving = [backend for backend in pool if backend.up]
     if not serving:
-        return "down" if all(one.up is False for one in pool) else "unknown"
+        return "down" if all(backend.up is False for backend in pool) else "unknown"
     status = services.gateway.registry.status(name)
     if status == "failed":
         return "failed"
     if status in STATES:
         return STATES[status]
     scheduler = services.gateway.scheduler
-    slots = [(scheduler.in_flight(one.name), scheduler.slots(one.name)) for one in serving]
+    slots = [
+        (scheduler.in_flight(backend.name), scheduler.slots(backend.name)) for backend in serving
+    ]
     return "busy" if all(count <= used for used, count in slots if count) and slots else "ready"
 
 
 def _defaults(services: Services, name: str) -> dict[str, float]:
     """Those of the settings, else those that a server reports."""
     pool = services.gateway.registry.pool(name)
-    reported = next((one.caps.settings for one in pool if one.caps is not None), {})
+    reported = next((backend.caps.settings for backend in pool if backend.caps is not None), {})
     known = {**reported, **services.settings.sampler_defaults}
     return {name: known[name] for name in SHOWN if type(known.get(name)) in (int, float)}

@@ -32,24 +32,24 @@ def accepts_images(gateway: Gateway, model: str) -> bool:
     """Whether a backend of this model is known to accept images. Raises ModelNotFound."""
     pool, _ = gateway.registry.resolve(model)
     return any(
-        caps.vision and (caps.native or (caps.chat and one.chat_mode != "completion"))
-        for one in gateway.registry.pool(pool)
-        if (caps := one.caps) is not None
+        caps.vision and (caps.native or (caps.chat and backend.chat_mode != "completion"))
+        for backend in gateway.registry.pool(pool)
+        if (caps := backend.caps) is not None
     )
 
 
-def read(asked: Mapping[str, Any]) -> list[dict[str, str]]:
+def read(body: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a question's images in their stored form. Raises InvalidParameter or BadRequest."""
-    given = asked.get(NAME) or []
+    given = body.get(NAME) or []
     if not isinstance(given, list) or len(given) > MOST:
         raise InvalidParameter(NAME, f"must be a list of at most {MOST}")
     images = []
-    for one in given:
-        if not isinstance(one, dict) or not all(
-            isinstance(one.get(name), str) for name in ("name", "url")
+    for image in given:
+        if not isinstance(image, dict) or not all(
+            isinstance(image.get(name), str) for name in ("name", "url")
         ):
             raise InvalidParameter(NAME, "must each have a name and a url")
-        images.append({"name": one["name"][:255], "url": one["url"]})
+        images.append({"name": image["name"][:255], "url": image["url"]})
     check_media([Message(role="user", media=media_of(images))], MAX_MEDIA)
     return images
 
@@ -60,19 +60,19 @@ def kept(message: StoredMessage) -> list[dict[str, str]]:
 
 
 def media_of(images: list[dict[str, str]]) -> tuple[Media, ...]:
-    return tuple(Media(kind="image", url=one["url"]) for one in images)
+    return tuple(Media(kind="image", url=image["url"]) for image in images)
 
 
 def shown(message: StoredMessage) -> StoredMessage:
     """Return a message as pages get it, with only the names of its images."""
     if not kept(message):
         return message
-    names = [{"name": one["name"]} for one in kept(message)]
+    names = [{"name": image["name"]} for image in kept(message)]
     return msgspec.structs.replace(message, extra={**message.extra, NAME: names})
 
 
 def markdown(message: StoredMessage) -> str:
-    parts = [f"![{NO_MARK.sub('', one['name'])}]({one['url']})" for one in kept(message)]
+    parts = [f"![{NO_MARK.sub('', image['name'])}]({image['url']})" for image in kept(message)]
     return "\n\n".join([*parts, message.content])
 
 

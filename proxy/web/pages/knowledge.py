@@ -31,18 +31,20 @@ def page() -> str:
 
 @blueprint.get(API)
 def bases() -> Response:
-    return json_response([one for one in api.knowledge().bases(api.owner()) if not one.temporary])
+    return json_response(
+        [base for base in api.knowledge().bases(api.owner()) if not base.temporary]
+    )
 
 
 @blueprint.post(API)
 def create() -> Response:
-    asked = api.json_body()
-    name = fields.text(asked, "name").strip()
+    body = api.json_body()
+    name = fields.text(body, "name").strip()
     if not name:
         raise InvalidParameter("name", "must not be empty")
-    model = fields.text(asked, "embedding_model").strip() or None
+    model = fields.text(body, "embedding_model").strip() or None
     return json_response(
-        api.knowledge().create(api.owner(), name, fields.text(asked, "info"), model), 201
+        api.knowledge().create(api.owner(), name, fields.text(body, "info"), model), 201
     )
 
 
@@ -60,12 +62,12 @@ def rebuild(base: str) -> Response:
 @blueprint.post(f"{API}/<base>/search")
 def search(base: str) -> Response:
     """Search a base: `{"query", "top_k", "score_threshold"}` gives hits, the best first."""
-    asked = api.json_body()
-    query = fields.text(asked, "query").strip()
+    body = api.json_body()
+    query = fields.text(body, "query").strip()
     if not query:
         raise InvalidParameter("query", "must not be empty")
-    top_k = fields.integer(asked, "top_k", 1, MOST_HITS) or 3
-    least = api.share(asked, "score_threshold")
+    top_k = fields.integer(body, "top_k", 1, MOST_HITS) or 3
+    least = api.share(body, "score_threshold")
     return json_response(api.knowledge().search(api.owner(), [base], query, top_k, least))
 
 

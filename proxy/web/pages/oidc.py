@@ -84,12 +84,12 @@ def _opened() -> SignIn:
 
 def _started() -> Started | None:
     try:
-        kept = (
+        cookie_parts = (
             session.sessions()
             .signer("sign-in")
             .loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
         )
-        return Started(*kept)
+        return Started(*cookie_parts)
     except (BadSignature, TypeError):
         return None
 

@@ -46,10 +46,10 @@ def points(services: Services, since: float = 0.0) -> dict[str, Any]:
     return {
         "step": STEP,
         "span": STEP * SAMPLES,
-        "at": [one.at for one in samples],
-        "requests": [round(one.requests / STEP, 3) for one in samples],
-        "first_token": [_over(one.first_token, one.first_tokens) for one in samples],
-        "speed": [_over(one.written, one.writing) for one in samples],
+        "at": [sample.at for sample in samples],
+        "requests": [round(sample.requests / STEP, 3) for sample in samples],
+        "first_token": [_over(sample.first_token, sample.first_tokens) for sample in samples],
+        "speed": [_over(sample.written, sample.writing) for sample in samples],
     }
 
 

@@ -16,12 +16,12 @@ LANGUAGES = ("en", "zh")
 
 def words(language: str, key: str, **values: object) -> str:
     """Return a text with `values` in its placeholders; `n` decides its form. Raises KeyError."""
-    found = _find(language, key)
-    if found is None:
+    text = _find(language, key)
+    if text is None:
         raise KeyError(key)
-    if isinstance(found, dict):
-        found = found["one" if str(values.get("n")) == "1" else "other"]
-    return re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), found)
+    if isinstance(text, dict):
+        text = text["one" if str(values.get("n")) == "1" else "other"]
+    return re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), text)
 
 
 def known(key: str) -> bool:
@@ -33,10 +33,10 @@ def file(language: str) -> str:
 
 
 def _find(language: str, key: str) -> Any:
-    found: Any = _load(language)
+    node: Any = _load(language)
     for name in key.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 @functools.cache

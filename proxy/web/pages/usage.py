@@ -63,7 +63,7 @@ def _sums(
     groups = partial(ledger, 1000 * begin, 1000 * tomorrow, only=only, limit=MOST_DAYS * MOST_SHOWN)
     by_day = groups(width=1000 * DAY)
     models = groups(by=("model",), largest=True, limit=MOST_SHOWN)
-    plotted = {"model": [one.names["model"] for one in models[:PLOTTED]]}
+    plotted = {"model": [group.names["model"] for group in models[:PLOTTED]]}
     by_model = groups(width=1000 * DAY, by=("model",), only={**(only or {}), **plotted})
     keys = groups(by=("key",), largest=True, limit=MOST_SHOWN) if only is None else ()
     return {
@@ -73,9 +73,13 @@ def _sums(
         "by_day": _shown(by_day),
         "by_model": _shown(by_model),
         "models": _shown(models),
-        "keys": [{**one, "name": services.keys.shown(one["key"]) or "–"} for one in _shown(keys)],
+        "keys": [
+            {**group, "name": services.keys.shown(group["key"]) or "–"} for group in _shown(keys)
+        ],
     }
 
 
 def _shown(groups: Sequence[LedgerGroup]) -> list[dict[str, Any]]:
-    return [{"at": one.begin // 1000, **one.names, **query.counts(one.sums)} for one in groups]
+    return [
+        {"at": group.begin // 1000, **group.names, **query.counts(group.sums)} for group in groups
+    ]

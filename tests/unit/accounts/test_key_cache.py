@@ -197,7 +197,7 @@ def test_thread_follows_changes_and_survives_faults(
         failed.append(since)
         raise RuntimeError
 
-    monkeypatch.setattr("proxy.runtime.lasting.PAUSE", 0.0)
+    monkeypatch.setattr("proxy.runtime.keep_alive.PAUSE", 0.0)
     store.changes = fail  # type: ignore[method-assign]
     wait_until(lambda: bool(failed))
     store.changes = changes  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ import pytest
 from proxy.__main__ import main
 from proxy.app import doctor
 from proxy.app.doctor import LITTLE_SPACE, Finding
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
@@ -255,7 +255,7 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     tries: list[float] = []
 
     class Loading(ScriptedDriver):
-        def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+        def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
             tries.append(deadline)
             if len(tries) == 1:
                 raise BackendDown("the backend is loading its model")

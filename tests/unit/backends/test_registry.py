@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from proxy.backends import registry
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.registry import PAUSE, Registry
 from proxy.errors import AnswerCut, BackendDown, ConnectionLost, UpstreamTimeout
@@ -37,7 +37,7 @@ class Watched(ScriptedDriver):
         self.go.set()
         self.defect: Exception | None = None
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
         self.probes.append(time.monotonic())
         if self.defect is not None:
             raise self.defect

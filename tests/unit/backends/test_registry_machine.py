@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config import BackendConfig, Secret, SettingsError
@@ -62,7 +62,7 @@ class Driver(ScriptedDriver):
         self.server = server
         self.closed = 0
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
         if not self.server.alive:
             raise BackendDown("it is dead")
         server = self.server
@@ -223,9 +223,9 @@ class Machine(RuleBasedStateMachine):
             model = draw(st.sampled_from(self.registry.models() or MODELS))
             prompt = "" if whole else f"conversation {draw(st.integers(0, 3))} " * 40
             chain = chain_of(prompt, (len(prompt),), model)
-            want = SlotRequest(model=model, chain=chain, whole_backend=whole)
+            request = SlotRequest(model=model, chain=chain, whole_backend=whole)
             try:
-                found = self.scheduler.enter(want)
+                found = self.scheduler.enter(request)
             except NoBackend:
                 assert model not in self.registry.models()
                 continue

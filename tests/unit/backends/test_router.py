@@ -34,7 +34,7 @@ class Lazy(ScriptedDriver):
         self._error = error
 
     @property
-    def awaits(self) -> float:
+    def load_eta(self) -> float:
         return 0.0 if self.status == "loaded" else 5.0
 
     def refresh(self) -> tuple[Capabilities, bool]:

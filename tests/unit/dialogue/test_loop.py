@@ -11,6 +11,7 @@ import pytest
 from proxy.agent.functions import RunnableTool, ToolError
 from proxy.config import AgentConfig
 from proxy.core.events import (
+    Citation,
     Event,
     Finished,
     FinishReason,
@@ -20,7 +21,6 @@ from proxy.core.events import (
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
 from proxy.core.usage import Usage
 from proxy.dialogue.events import (
-    Citation,
     DialogueStep,
     Sources,
     Tick,

@@ -100,21 +100,21 @@ class Scheduler:
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         return False
 
-    def enter(self, want: SlotRequest, again: bool = False) -> Lease | Ticket:
-        self.wants.append(want)
+    def enter(self, slot_request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
+        self.wants.append(slot_request)
         if len(self.wants) > self.most:
             raise QueueTimeout("timed out waiting for a free slot")
         if self.ticks:
-            return Ticket(self, want, ConversationRecord(), 0.0)  # type: ignore[arg-type]
-        return self._lease(want)
+            return Ticket(self, slot_request, ConversationRecord(), 0.0)  # type: ignore[arg-type]
+        return self._lease(slot_request)
 
-    def _lease(self, want: SlotRequest) -> Lease:
+    def _lease(self, slot_request: SlotRequest) -> Lease:
         for name in self.names:
-            if name not in want.exclude and not self.down:
+            if name not in slot_request.exclude and not self.down:
                 self.out += 1
                 grant = Grant(backend=Slots(name=name, model="m"), slot=Slot(id=0))
                 record = ConversationRecord()
-                return Lease(self, want, grant, grant.slot, record)  # type: ignore[arg-type]
+                return Lease(self, slot_request, grant, grant.slot, record)  # type: ignore[arg-type]
         raise NoBackend("no backend for this model is available")
 
     # for tickets and leases
@@ -125,7 +125,7 @@ class Scheduler:
         if self.ticks:
             self.ticks -= 1
             return None
-        return self._lease(ticket.want)
+        return self._lease(ticket.request)
 
     def leave(self, ticket: Ticket) -> None:
         pass
@@ -294,14 +294,16 @@ def test_busy_backend_is_retried_until_queue_timeout() -> None:
     with pytest.raises(QueueTimeout):
         harness.ask()
     assert harness.runs == 20
-    assert {want.since for want in harness.scheduler.wants} == {1000.0}, "one wait, one deadline"
+    assert {slot_request.since for slot_request in harness.scheduler.wants} == {1000.0}, (
+        "one wait, one deadline"
+    )
 
 
 def test_queue_timeout_restarts_after_lost_connection() -> None:
     harness = Harness(ScriptsInTurn())
     harness.drivers[0].scripts = [[lambda: setattr(harness, "now", 2000.0), LOST]]
     harness.ask()
-    assert [want.since for want in harness.scheduler.wants] == [1000.0, 2000.0]
+    assert [slot_request.since for slot_request in harness.scheduler.wants] == [1000.0, 2000.0]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +409,7 @@ def test_resume_deadline_counts_from_the_failure() -> None:
     harness = Harness(ScriptsInTurn(), ScriptsInTurn())
     harness.drivers[0].scripts = [run("a", lambda: setattr(harness, "now", 9000.0), FAILED)]
     harness.ask()
-    assert [want.since for want in harness.scheduler.wants] == [1000.0, 9000.0]
+    assert [slot_request.since for slot_request in harness.scheduler.wants] == [1000.0, 9000.0]
 
 
 # grammar switches

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.http import CheckPeer
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.config import ModelConfig
@@ -40,7 +40,7 @@ class FakeServer(LlamaCpp):
     def status_of(self, path: str, seconds: float, pool: Any = None) -> int:
         return 200
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
         kind = type(self)
         if kind.faults:
             error, *rest = kind.faults

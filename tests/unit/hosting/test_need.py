@@ -23,7 +23,7 @@ Install = Callable[..., None]
 TWO = "GPU-a, 0, 24576\nGPU-b, 1, 16384\n"
 
 
-class Kept(dict[str, Mapping[str, Any]]):
+class SavedTotals(dict[str, Mapping[str, Any]]):
     recall = dict.get
 
     def keep(self, fingerprint: str, need: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ def test_configured_memory_of_cards_is_that_of_all_or_of_each(tmp_path: Path) ->
 
 
 def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> None:
-    kept = Kept()
+    kept = SavedTotals()
     need = Need(fakes.config(), kept)
     need.recall_once()
     assert (need.memory, need.learned.seconds, need.learned.loaded_at) == (0, GUESS, 0.0)
@@ -144,7 +144,7 @@ def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> No
 
 
 def test_configured_memory_is_not_measured(held: list[int]) -> None:
-    need = Need(fakes.config(memory="1GiB"), Kept())
+    need = Need(fakes.config(memory="1GiB"), SavedTotals())
     need.recall()
     loaded(need, held)
     assert (need.memory, need.source) == (1 << 30, "set")
@@ -153,7 +153,7 @@ def test_configured_memory_is_not_measured(held: list[int]) -> None:
 def test_changed_file_is_measured_anew(tmp_path: Path, held: list[int]) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"x" * 100)
-    need = Need(fakes.config(f"server -m {file} ${{PORT}}"), Kept())
+    need = Need(fakes.config(f"server -m {file} ${{PORT}}"), SavedTotals())
     need.recall()
     loaded(need, held)
     need.recall()
@@ -167,7 +167,7 @@ def test_changed_file_is_measured_anew(tmp_path: Path, held: list[int]) -> None:
 
 
 def test_system_that_does_not_tell_memory_leaves_the_guess(held: list[int]) -> None:
-    need = Need(fakes.config(), Kept())
+    need = Need(fakes.config(), SavedTotals())
     need.recall()
     loaded(need, held, 0)
     assert (need.source, need.learned.seconds) == ("estimated", 2.5)
@@ -175,7 +175,7 @@ def test_system_that_does_not_tell_memory_leaves_the_guess(held: list[int]) -> N
 
 @pytest.mark.parametrize("wrong", [{"memory": "much"}, {"memory": None}, {"seconds": []}])
 def test_wrong_rows_are_ignored(wrong: Mapping[str, Any]) -> None:
-    kept = Kept()
+    kept = SavedTotals()
     need = Need(fakes.config(), kept)
     kept[fingerprint(fakes.config())] = wrong
     need.recall()

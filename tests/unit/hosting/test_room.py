@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config.forms import each_in_bytes
+from proxy.config.validators import each_in_bytes
 from proxy.errors import BadRequest, UpstreamTimeout
 from proxy.hosting import memory_budget
 from proxy.hosting import model as model_module

@@ -15,7 +15,7 @@ from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.hosting import slot_folder, slot_keeper
 from proxy.hosting.slot_keeper import ModelSlots, SlotKeeper
 from proxy.scheduling.prefix import MOST
-from proxy.scheduling.saved_slots import Kept
+from proxy.scheduling.saved_slots import SavedTotals
 from proxy.scheduling.state import BackendFacts
 from tests.fakes import CAPS, ScriptedDriver
 from tests.unit.scheduling.fakes import World
@@ -426,4 +426,4 @@ def test_what_files_hold_is_known_after_a_load(live: Callable[..., Life]) -> Non
     later.load()
     assert later.slots.kept() == kept
     later.keeper.slots.forget("m", [file])
-    assert later.slots.kept() == Kept()
+    assert later.slots.kept() == SavedTotals()

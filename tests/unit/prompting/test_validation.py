@@ -58,9 +58,9 @@ POINT = {
     ],
 )
 def test_valid_and_invalid_instances(schema: Any, good: list[str], bad: list[str]) -> None:
-    judge = OutputValidator(schema)
-    assert [text for text in good if judge.fault(text)] == []
-    assert [text for text in bad if not judge.fault(text)] == []
+    validator = OutputValidator(schema)
+    assert [text for text in good if validator.fault(text)] == []
+    assert [text for text in bad if not validator.fault(text)] == []
 
 
 def test_validation_error_has_its_path() -> None:
@@ -126,9 +126,9 @@ def test_deep_documents_are_validated() -> None:
 
 
 def test_unchecked_patterns_are_reported() -> None:
-    judge = OutputValidator({"properties": {"a": {"pattern": "(?=x)"}, "b": {"pattern": "x"}}})
-    assert judge.unchecked == ("(?=x)",)
-    assert judge.fault('{"a": "y"}') == ""
+    validator = OutputValidator({"properties": {"a": {"pattern": "(?=x)"}, "b": {"pattern": "x"}}})
+    assert validator.unchecked == ("(?=x)",)
+    assert validator.fault('{"a": "y"}') == ""
 
 
 def test_pattern_properties_with_unevaluated_properties_are_refused() -> None:

@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def want(
+def slot_request(
     prompt: str = "hello",
     boundaries: tuple[int, ...] = (),
     **fields: object,
@@ -65,19 +65,19 @@ class World:
             self.scheduler.update(f"b{number}", BackendFacts(model="m", slots=slots), up=True)
 
     def take(self, prompt: str, boundaries: tuple[int, ...] = (), **fields: object) -> Lease:
-        return self.scheduler.acquire(want(prompt, boundaries, **fields), Cancel())
+        return self.scheduler.acquire(slot_request(prompt, boundaries, **fields), Cancel())
 
     def waits(
         self,
         request: str | SlotRequest,
         boundaries: tuple[int, ...] = (),
-        again: bool = False,
+        is_retry: bool = False,
         **fields: object,
     ) -> Ticket:
         """A request that has to wait."""
         if isinstance(request, str):
-            request = want(request, boundaries, **fields)
-        entry = self.scheduler.enter(request, again)
+            request = slot_request(request, boundaries, **fields)
+        entry = self.scheduler.enter(request, is_retry)
         assert isinstance(entry, Ticket)
         return entry
 

@@ -12,8 +12,8 @@ from proxy.scheduling.state import ConversationRecord, SlotRequest
 OWNER = LocalScheduler(lambda: 0.0)
 
 
-def made(name: str, began: float = 0.0, key: str = "", again: bool = False) -> Ticket:
-    return Ticket(OWNER, SlotRequest(model=name, key=key), ConversationRecord(), began, again)
+def made(name: str, began: float = 0.0, key: str = "", is_retry: bool = False) -> Ticket:
+    return Ticket(OWNER, SlotRequest(model=name, key=key), ConversationRecord(), began, is_retry)
 
 
 def _drain(queue: FairQueue) -> list[str]:
@@ -21,7 +21,7 @@ def _drain(queue: FairQueue) -> list[str]:
     while len(queue):
         first = next(iter(queue))
         queue.served(first)
-        names.append(first.want.model)
+        names.append(first.request.model)
     return names
 
 
@@ -55,7 +55,7 @@ def test_returning_request_is_served_next() -> None:
     queue = FairQueue()
     for n in range(3):
         queue.push(made(f"t{n}", n), "k", 100)
-    queue.push(made("again", -1), "k", 100, again=True)
+    queue.push(made("again", -1), "k", 100, is_retry=True)
     assert _drain(queue)[0] == "again"
 
 
@@ -82,4 +82,4 @@ def test_full_queue_displaces_newest_request_of_the_busiest_key(
     waiting: str, key: str, leaves: str | None
 ) -> None:
     ticket = displaced(_waiting(waiting), key)
-    assert (ticket.want.model if ticket is not None else None) == leaves
+    assert (ticket.request.model if ticket is not None else None) == leaves

@@ -10,7 +10,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import OTHERS, OWN
 
-from .fakes import World, want
+from .fakes import World, slot_request
 
 MAIN = "You are an agent. " * 2400  # about 20 seconds to evaluate
 OTHER = "You search in files. " * 1000  # about 10
@@ -20,7 +20,7 @@ USUAL = 3.0  # seconds for which a call of a tool is waited for, before its gaps
 
 def _enter(world: World, *messages: str, **fields: object) -> Lease | Ticket:
     ends = tuple(itertools.accumulate(map(len, messages)))
-    return world.scheduler.enter(want("".join(messages), ends, **fields))
+    return world.scheduler.enter(slot_request("".join(messages), ends, **fields))
 
 
 def _granted(entry: Lease | Ticket) -> Lease:
@@ -51,9 +51,9 @@ def test_slot_of_a_conversation_in_a_tool_call_is_left_to_it() -> None:
     waiting = _enter(world, SHORT)
     assert _lease(waiting) is None
     world.clock.now += 0.5
-    again = _granted(_enter(world, MAIN, "result", tools=True))
-    assert again.slot is main.slot
-    assert again.grant.cached > 9000
+    is_retry = _granted(_enter(world, MAIN, "result", tools=True))
+    assert is_retry.slot is main.slot
+    assert is_retry.grant.cached > 9000
     assert _lease(waiting) is None
 
 
@@ -137,9 +137,9 @@ def test_sub_agents_do_not_evict_each_other_in_turns() -> None:
         assert _lease(waiting) is None
         world.clock.now += 0.5
         messages.append("result ")
-        again = _granted(_enter(world, *messages, session="s", tools=True))
-        assert again.slot is first.slot is not main.slot
-        first = again
+        is_retry = _granted(_enter(world, *messages, session="s", tools=True))
+        assert is_retry.slot is first.slot is not main.slot
+        first = is_retry
     _end(world, first)
     lease = _lease(waiting)
     assert lease is not None and lease.slot is first.slot

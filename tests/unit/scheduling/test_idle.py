@@ -8,7 +8,7 @@ from proxy.errors import NoBackend, NoIdleSlot
 from proxy.scheduling.idle import KEPT
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts
-from tests.unit.scheduling.fakes import World, check_slots, want
+from tests.unit.scheduling.fakes import World, check_slots, slot_request
 
 LONG = "a long prompt " * 100
 
@@ -54,9 +54,9 @@ def test_only_as_many_idle_requests_give_way_as_others_wait() -> None:
         line.on_first_token(line.slot.id)  # their evaluation is over
     world.take("first")
     assert sorted(line.wanted for line in lines) == [False, True], "a slot for the next one"
-    world.scheduler.enter(want("second"))
+    world.scheduler.enter(slot_request("second"))
     assert sorted(line.wanted for line in lines) == [False, True]
-    world.scheduler.enter(want("third"))
+    world.scheduler.enter(slot_request("third"))
     assert [line.wanted for line in lines] == [True, True]
 
 
@@ -149,7 +149,7 @@ def test_whole_backend_is_freed_for_a_request_that_needs_it() -> None:
     lines = [idle(world, f"line {i}") for i in range(2)]
     for line in lines:
         line.on_first_token(line.slot.id)
-    world.scheduler.enter(want("", whole_backend=True))
+    world.scheduler.enter(slot_request("", whole_backend=True))
     assert all(line.wanted for line in lines)
 
 
@@ -157,6 +157,6 @@ def test_idle_request_on_another_model_stays() -> None:
     world = World(slots=1)
     world.scheduler.update("other", BackendFacts(model="n", slots=1), up=True)
     line = idle(world)
-    asked = want()
+    asked = slot_request()
     taken = [world.scheduler.enter(type(asked)(model="n")) for _ in range(2)]
     assert isinstance(taken[1], Ticket) and not line.wanted

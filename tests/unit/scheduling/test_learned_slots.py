@@ -13,7 +13,7 @@ from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.outcomes import PATIENCE, try_later
 from proxy.scheduling.state import SOONEST, BackendFacts, BackendRecord
 
-from .fakes import World, want
+from .fakes import World, slot_request
 
 FACTS = BackendFacts(model="m", slots=4, most=6, pins=False, cache_kind="ram")
 ANSWER = 5.0  # seconds of an answer here
@@ -146,7 +146,7 @@ class Server:
                     self._begin(self._waiting.pop(0))
             while len(self._tickets) < 3:
                 self._count += 1
-                entry = scheduler.enter(want(f"question {self._count}"))
+                entry = scheduler.enter(slot_request(f"question {self._count}"))
                 if isinstance(entry, Ticket):
                     self._tickets.append(entry)
                 else:

@@ -18,7 +18,7 @@ from proxy.scheduling.state import (
     WaitForSlot,
 )
 
-from .fakes import Clock, ended, want
+from .fakes import Clock, ended, slot_request
 
 SYSTEM = "You are a helpful assistant. " * 300
 
@@ -39,7 +39,7 @@ class Counting:
 
     def question(self, number: int) -> SlotRequest:
         text = f"{SYSTEM}question {number}"
-        return want(text, (len(SYSTEM), len(text)))
+        return slot_request(text, (len(SYSTEM), len(text)))
 
     def enter(self, number: int) -> Lease | Ticket:
         return self.scheduler.enter(self.question(number))
@@ -110,8 +110,8 @@ def test_next_request_gets_the_deadline_when_the_first_one_leaves() -> None:
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want("first"))
-    first, second = (scheduler.enter(want(text)) for text in ("second", "third"))
+    lease = scheduler.enter(slot_request("first"))
+    first, second = (scheduler.enter(slot_request(text)) for text in ("second", "third"))
     assert isinstance(lease, Lease) and isinstance(first, Ticket) and isinstance(second, Ticket)
     lease.on_first_token(0)
     lease.release(ended(0, 10))
@@ -130,10 +130,10 @@ def test_slot_needs_a_moment_only_if_its_server_was_asked(end: Literal["unused",
     clock = Clock()
     scheduler = LocalScheduler(clock)
     scheduler.update("b0", BackendFacts(model="m", slots=1, release_delay=0.5), up=True)
-    lease = scheduler.enter(want("first"))
+    lease = scheduler.enter(slot_request("first"))
     assert isinstance(lease, Lease)
     lease.release(Outcome(end=end))
-    assert isinstance(scheduler.enter(want("second")), Ticket) == (end == "cut")
+    assert isinstance(scheduler.enter(slot_request("second")), Ticket) == (end == "cut")
 
 
 def test_few_requests_wait_for_a_prefix_and_the_others_take_free_slots() -> None:

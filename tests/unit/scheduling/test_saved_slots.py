@@ -10,7 +10,7 @@ from proxy.scheduling.prefix import Chain
 from proxy.scheduling.saved_slots import SavedPrompt
 from proxy.scheduling.state import BackendFacts
 
-from .fakes import World, ended, want
+from .fakes import World, ended, slot_request
 
 LONG = "a question " * 100  # 275 tokens of four characters
 OTHER = "something else " * 100
@@ -87,15 +87,15 @@ def test_conversation_is_restored_to_a_slot_after_its_server_came_back(cache: st
     assert lease.grant.restore is not None
     assert (lease.grant.restore.file, lease.pinned) == (file, lease.slot.id)
     assert lease.grant.cached >= len(LONG) // 4
-    again = made.take(LONG + "and then? and now?", turns(LONG + "and then?"))  # from its slot
-    assert again.grant.restore is None
-    assert again.grant.cached > len(LONG) // 4
+    is_retry = made.take(LONG + "and then? and now?", turns(LONG + "and then?"))  # from its slot
+    assert is_retry.grant.restore is None
+    assert is_retry.grant.cached > len(LONG) // 4
 
 
 def test_waiting_request_gets_no_slot_of_a_server_that_is_about_to_end() -> None:
     made = world(slots=1)
     first = made.take(LONG)
-    ticket = made.scheduler.enter(want(LONG + "and then?", turns(LONG + "x")))
+    ticket = made.scheduler.enter(slot_request(LONG + "and then?", turns(LONG + "x")))
     assert isinstance(ticket, Ticket)
     made.scheduler.saved_slots.leave("b0")
     first.release(Outcome(end="whole", slot=0, prompt=275, completion=4))

@@ -24,7 +24,7 @@ from proxy.scheduling.state import (
     SlotRequest,
     WaitForSlot,
 )
-from tests.unit.scheduling.fakes import World, ended, granted, want
+from tests.unit.scheduling.fakes import World, ended, granted, slot_request
 
 A = "system of a " * 100
 B = "system of b " * 100
@@ -89,7 +89,7 @@ def test_short_turn_does_not_wait_for_its_warm_slot() -> None:
     world = World(slots=2)
     world.turn("short", (5,))
     busy = world.take("short", (5,))
-    other = world.scheduler.enter(want("short too", (5, 9)))
+    other = world.scheduler.enter(slot_request("short too", (5, 9)))
     assert isinstance(other, Lease)
     assert other.slot is not busy.slot
 
@@ -115,7 +115,7 @@ def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
     pool = world.scheduler.pools["m"]
     busy = world.take("s" * 4000)
     busy.on_first_token(busy.slot.id)
-    question = want("s" * 4000 + " q", (4000, 4002))
+    question = slot_request("s" * 4000 + " q", (4000, 4002))
     pool.mean_pace = 4.0  # the busy slot is free in 4 s, the same prompt is evaluated in 2
     assert isinstance(decide(question, pool, world.clock.now), Grant)
     waiting = [Ticket(world.scheduler, question, ConversationRecord(), 0.0) for _ in range(2)]
@@ -141,7 +141,7 @@ def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
 
 
 def _limited(world: World, prompt: str, limit: int) -> SlotRequest:
-    plain = want(prompt, (4000, len(prompt)))
+    plain = slot_request(prompt, (4000, len(prompt)))
     return msgspec.structs.replace(plain, max_tokens=limit)
 
 
@@ -207,8 +207,8 @@ def test_busy_outcome_keeps_cached_prompt_of_the_slot() -> None:
     lease = world.take(*_conversation("b", 1))
     lease.release(Outcome(end="busy"))
     world.clock.now += 1
-    again = world.take(*_conversation("a", 2))
-    assert again.grant.cached > 100
+    is_retry = world.take(*_conversation("a", 2))
+    assert is_retry.grant.cached > 100
 
 
 def test_slot_count_is_learned_when_slot_number_repeats() -> None:
@@ -238,7 +238,7 @@ def test_slot_count_is_learned_from_busy_answers() -> None:
     tickets = []
     for lease in leases[2:]:
         lease.release(Outcome(end="busy"))
-        tickets.append(world.waits("again", again=True))
+        tickets.append(world.waits("again", is_retry=True))
     assert scheduler.slots("b0") == 2
     assert scheduler.waiting == 2
     leases[0].release(ended(0, 10))
@@ -254,7 +254,7 @@ def test_guessed_slot_count_grows_by_one_after_a_while() -> None:
     world = World(slots=0)
     scheduler = world.scheduler
     leases = [world.take(f"{n}" * 50) for n in range(4)]
-    ticket = scheduler.enter(want("more"))
+    ticket = scheduler.enter(slot_request("more"))
     assert isinstance(ticket, Ticket) and ticket.lease is None
     world.clock.now += 6
     scheduler.mark("b0", up=True)
@@ -301,17 +301,17 @@ def test_leak_is_detected_when_cached_tokens_exceed_own_prompt() -> None:
     assert not world.scheduler.leaks(lease, ended(0, 200, 1))
     assert world.scheduler.leaks(lease, ended(0, 200, 150))
     lease.release(msgspec.structs.replace(ended(0, 200, 150), erased=True))
-    again = world.take(*_conversation("a", 2), group="a")
-    assert again.grant.fresh
+    is_retry = world.take(*_conversation("a", 2), group="a")
+    assert is_retry.grant.fresh
 
 
 def test_prompt_before_one_that_the_server_never_read_is_no_leak() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("long", 20), group="a")
     world.take(*_conversation("short", 1), group="a").release(Outcome(end="cut", slot=0))
-    again = world.take(*_conversation("long", 20), group="a")
-    assert not again.grant.fresh
-    assert not world.scheduler.leaks(again, ended(0, 518, 518))
+    is_retry = world.take(*_conversation("long", 20), group="a")
+    assert not is_retry.grant.fresh
+    assert not world.scheduler.leaks(is_retry, ended(0, 518, 518))
 
 
 def test_own_prompt_in_the_slot_that_the_server_chose_is_no_leak() -> None:
@@ -320,11 +320,11 @@ def test_own_prompt_in_the_slot_that_the_server_chose_is_no_leak() -> None:
         first = world.take(*_conversation("short", 1), group="a")
         world.take(*_conversation(f"long {group}", 20), group=group).release(ended(1, 518))
         first.release(ended(0, 8))
-        again = world.take(*_conversation("short", 2), group="a")
-        assert again.slot.id == 0
-        again.on_first_token(1)
-        assert world.scheduler.leaks(again, ended(1, 518, 518)) == leaks
-        again.release(ended(1, 518, 518))
+        is_retry = world.take(*_conversation("short", 2), group="a")
+        assert is_retry.slot.id == 0
+        is_retry.on_first_token(1)
+        assert world.scheduler.leaks(is_retry, ended(1, 518, 518)) == leaks
+        is_retry.release(ended(1, 518, 518))
 
 
 def test_own_prompts_in_slots_that_the_server_exchanged_are_no_leak() -> None:
@@ -358,10 +358,10 @@ def test_own_prompt_that_an_old_server_evaluated_in_another_slot_is_no_leak() ->
 def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
     world = World(slots=2, groups=True)
     world.turn(*_conversation("a", 1), group="a")
-    again = world.take(*_conversation("a", 2), group="a")
-    assert again.slot.id == 0
-    again.on_first_token(1)
-    assert not again.grant.fresh and not world.scheduler.leaks(again, ended(1, 200, 150))
+    is_retry = world.take(*_conversation("a", 2), group="a")
+    assert is_retry.slot.id == 0
+    is_retry.on_first_token(1)
+    assert not is_retry.grant.fresh and not world.scheduler.leaks(is_retry, ended(1, 200, 150))
 
 
 def test_leak_from_the_cache_that_a_server_keeps_in_ram() -> None:
@@ -373,19 +373,19 @@ def test_leak_from_the_cache_that_a_server_keeps_in_ram() -> None:
     first = world.take(text, (400,), group="a")
     first.on_first_token(0)
     first.release(Outcome(end="cut", slot=0, completion=1))  # without a count of its prompt
-    again = world.take(text + "b" * 40, (400, 440), group="a")
-    assert again.grant.reuse is not None and not again.grant.fresh
-    assert not world.scheduler.leaks(again, ended(0, 900, 390))
-    assert world.scheduler.leaks(again, ended(0, 900, 800))
+    is_retry = world.take(text + "b" * 40, (400, 440), group="a")
+    assert is_retry.grant.reuse is not None and not is_retry.grant.fresh
+    assert not world.scheduler.leaks(is_retry, ended(0, 900, 390))
+    assert world.scheduler.leaks(is_retry, ended(0, 900, 800))
 
 
 def test_another_groups_prompt_is_not_reused_after_one_that_the_server_never_read() -> None:
     world = World(slots=1, groups=True)
     world.turn(*_conversation("shared", 5), group="a")
     world.take(*_conversation("shared", 5), group="b").release(Outcome(end="cut", slot=0))
-    again = world.take(*_conversation("shared", 5), group="b")
-    assert again.grant.fresh
-    again.release()
+    is_retry = world.take(*_conversation("shared", 5), group="b")
+    assert is_retry.grant.fresh
+    is_retry.release()
 
 
 def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
@@ -404,9 +404,9 @@ def test_beginning_of_the_groups_own_prompt_is_no_leak() -> None:
 def test_queue_full_error_has_retry_after() -> None:
     world = World(slots=1, max_queue=1)
     world.take("a")
-    assert isinstance(world.scheduler.enter(want("b")), Ticket)
+    assert isinstance(world.scheduler.enter(slot_request("b")), Ticket)
     with pytest.raises(QueueFull) as full:
-        world.scheduler.enter(want("c"))
+        world.scheduler.enter(slot_request("c"))
     assert full.value.retry_after is not None and full.value.retry_after >= 1
 
 
@@ -415,8 +415,8 @@ def test_one_key_cannot_fill_the_queue() -> None:
     scheduler = world.scheduler
     lease = world.take("a", key="greedy")
 
-    def enter(key: str, again: bool = False) -> Ticket:
-        return world.waits(key, again=again, key=key)
+    def enter(key: str, is_retry: bool = False) -> Ticket:
+        return world.waits(key, is_retry=is_retry, key=key)
 
     greedy = [enter("greedy") for _ in range(4)]
     modest = [enter("modest")]
@@ -430,7 +430,7 @@ def test_one_key_cannot_fill_the_queue() -> None:
         with pytest.raises(QueueFull, match="the queue is full: 4 requests are already waiting"):
             enter(key)
     # a returning request is queued above the bound and is not refused
-    first = enter("greedy", again=True)
+    first = enter("greedy", is_retry=True)
     assert scheduler.waiting == 5 and first.error is None
     for ticket in (*greedy, *modest, first):
         ticket.leave()
@@ -445,11 +445,11 @@ def test_free_slot_is_used_if_the_queue_has_no_room_to_wait_for_a_better_one() -
     world.take(text, ends).release(ended(0, 10000, evaluating=10.0))
     busy = world.take(text, ends)
     world.clock.now += 0.9
-    entries = [world.scheduler.enter(want(f"{text} {n}", (40000, 40002))) for n in range(2)]
+    entries = [world.scheduler.enter(slot_request(f"{text} {n}", (40000, 40002))) for n in range(2)]
     assert isinstance(entries[0], Ticket) and isinstance(entries[1], Lease)
     assert entries[1].slot is not busy.slot
     with pytest.raises(QueueFull):
-        world.scheduler.enter(want("no slot is left"))
+        world.scheduler.enter(slot_request("no slot is left"))
 
 
 def test_waiting_ends_on_timeout_or_cancel() -> None:
@@ -515,7 +515,7 @@ def test_queue_timeout_counts_from_first_wait_of_the_request() -> None:
     before = world.clock.now
     world.clock.now += 6
     held = world.take("a")
-    ticket = world.waits("b", since=before, again=True)
+    ticket = world.waits("b", since=before, is_retry=True)
     world.clock.now += 4
     with pytest.raises(QueueTimeout):
         ticket.wait(Cancel())
@@ -565,7 +565,7 @@ def test_valuable_slots_are_saved_and_restored_within_disk_budget() -> None:
             if step.action == "save":
                 files[step.file] = 100_000
             lease.step_done(step, 150, 100_000, 0.001)
-        tokens = lease.want.chain.size // 4
+        tokens = lease.request.chain.size // 4
         world.clock.now += 1
         lease.release(ended(0, tokens, min(tokens, lease.grant.cached)))
         return done
@@ -604,7 +604,7 @@ def test_concurrent_threads_lose_no_slot() -> None:
     def work(number: int) -> None:
         nonlocal most, now
         for turn in range(5):
-            lease = scheduler.acquire(want(f"{number} " * 20 * (turn + 1)), Cancel())
+            lease = scheduler.acquire(slot_request(f"{number} " * 20 * (turn + 1)), Cancel())
             with lock:
                 now += 1
                 most = max(most, now)
@@ -625,7 +625,7 @@ def test_backend_model_change_during_lease_loses_no_slot() -> None:
     world.scheduler.update("b0", BackendFacts(model="other", slots=2), up=True)
     hanging.on_first_token(1)
     hanging.release(Outcome(end="failed", slot=1))
-    wanted = msgspec.structs.replace(want("b"), model="other")
+    wanted = msgspec.structs.replace(slot_request("b"), model="other")
     leases = [world.scheduler.enter(wanted) for _ in range(2)]
     assert all(isinstance(lease, Lease) for lease in leases)
     assert world.scheduler.in_flight("b0") == 2
@@ -643,8 +643,8 @@ def test_replaced_backend_starts_with_free_slots() -> None:
         hanging.on_first_token(0)
         hanging.release(Outcome(end=end, slot=0, prompt=10, cached=0, completion=4, evaluating=0.1))
         lease.release(ended(0, 10))
-    assert isinstance(world.scheduler.enter(want("a")), Lease)
-    assert isinstance(world.scheduler.enter(want("b")), Ticket)
+    assert isinstance(world.scheduler.enter(slot_request("a")), Lease)
+    assert isinstance(world.scheduler.enter(slot_request("b")), Ticket)
 
 
 @pytest.mark.parametrize("number", [10**40, -(10**40), 1 << 63])
@@ -654,8 +654,8 @@ def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> No
     lease.on_first_token(number)
     lease.release(ended(number, number, number, completion=number, evaluating=float("inf")))
     assert len(world.scheduler.view("", "").backends[0].slots) <= 4
-    again = world.take("a")
-    again.release(
+    is_retry = world.take("a")
+    is_retry.release(
         Outcome(end="cut", slot=-1, prompt=10, cached=number, completion=1, evaluating=float("nan"))
     )
     world.scheduler.update("b0", BackendFacts(model="m", slots=10**9), up=True)

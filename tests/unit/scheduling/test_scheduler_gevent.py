@@ -13,7 +13,7 @@ pytest.importorskip("gevent", reason="gevent is not installed")
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Greenlets call every operation of a local and of a shared scheduler, whose log is lost and found
+# Greenlets call every operation of a local and of a shared scheduler, whose log is lost and entry
 # again meanwhile. At each switch of greenlets, none of these locks may be held.
 SCRIPT = """
 from gevent import monkey
@@ -36,7 +36,7 @@ from proxy.errors import GatewayError
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import SharedScheduler, follower
 from proxy.scheduling.state import BackendFacts
-from tests.unit.scheduling.fakes import want
+from tests.unit.scheduling.fakes import slot_request
 from tests.unit.scheduling.test_shared_scheduler import FakeLog, Memory
 
 switches, waited, done = [0], set(), []
@@ -54,28 +54,28 @@ def user(scheduler, maker, number):
         if draw.random() < 0.2:
             gevent.spawn_later(draw.random() / 50, cancel.cancel)
         try:
-            asked = want(prompt, key=str(number % 3), group=str(number % 2))
-            found = scheduler.enter(asked)
-            if not isinstance(found, Lease):
+            request = slot_request(prompt, key=str(number % 3), group=str(number % 2))
+            entry = scheduler.enter(request)
+            if not isinstance(entry, Lease):
                 gevent.sleep(0)
-                scheduler.view("0", "1"), found.place, scheduler.waiting
+                scheduler.view("0", "1"), entry.place, scheduler.waiting
                 if draw.random() < 0.2:
-                    found.leave()
+                    entry.leave()
                     continue
-                found = found.wait(cancel)
-            for step in found.steps():
-                found.step_done(step, 100, 1000, 0.01)
+                entry = entry.wait(cancel)
+            for step in entry.steps():
+                entry.step_done(step, 100, 1000, 0.01)
             gevent.sleep(draw.random() / 100)
             if draw.random() < 0.8:
-                found.on_first_token(found.slot.id)
-                scheduler.on_last_token(found)
+                entry.on_first_token(entry.slot.id)
+                scheduler.on_last_token(entry)
             end = draw.choice(("whole", "whole", "whole", "cut", "busy", "failed", "unused"))
             outcome = Outcome(
-                end=end, slot=found.slot.id, prompt=50, cached=draw.randrange(50), completion=16,
+                end=end, slot=entry.slot.id, prompt=50, cached=draw.randrange(50), completion=16,
                 evaluating=0.01,
             )
-            scheduler.leaks(found, outcome)
-            found.release(outcome)
+            scheduler.leaks(entry, outcome)
+            entry.release(outcome)
             done.append(number)
         except GatewayError:
             gevent.sleep(0.01)

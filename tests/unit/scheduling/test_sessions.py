@@ -60,7 +60,7 @@ def test_title_of_an_agent_is_a_side_job() -> None:
     world = World()
     main = _turn(world, MAIN, calls="Read").conversation
     title = _turn(world, TITLE, tools=False)
-    assert title.want.background and title.conversation.background
+    assert title.request.background and title.conversation.background
     assert _turn(world, MAIN, "result").conversation is main
     assert not main.background
 
@@ -77,7 +77,7 @@ def test_chat_without_tools_has_no_side_jobs_by_itself() -> None:
     world = World()
     chat = _turn(world, MAIN, tools=False).conversation
     other = _turn(world, TITLE, tools=False)
-    assert not other.want.background
+    assert not other.request.background
     assert other.conversation.beside and not chat.beside
 
 
@@ -157,8 +157,8 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "REMEMBERED", 20)
     pool = Pool()
     for number in range(30):
-        want = SlotRequest(model="m", session=str(number), tools=True)
-        pool.record_turn(want, pool.conversation(want), float(number))
+        request = SlotRequest(model="m", session=str(number), tools=True)
+        pool.record_turn(request, pool.conversation(request), float(number))
     assert len(pool.sessions.main) == 20
 
 
@@ -177,8 +177,8 @@ def _named(session: str, group: str = "") -> SlotRequest:
 def test_session_names_are_stored_as_digests() -> None:
     pool = Pool()
     for number in range(50):
-        want = _named("x" * 1_000_000 + str(number))
-        pool.record_turn(want, pool.conversation(want), 1.0)
+        request = _named("x" * 1_000_000 + str(number))
+        pool.record_turn(request, pool.conversation(request), 1.0)
     assert len(pool.sessions.main) == 50
     assert all(type(name) is bytes and len(name) == 16 for name in pool.sessions.main)
 

@@ -29,10 +29,12 @@ RULES = SharedRules("1", max_queue=8, groups=True, disk=1 << 20)
 FACTS = BackendFacts(model="m", slots=2)
 
 
-def enqueued(number: int, text: str = "hello", again: bool = False, **more: object) -> ops.Enqueue:
+def enqueued(
+    number: int, text: str = "hello", is_retry: bool = False, **more: object
+) -> ops.Enqueue:
     chain = chain_of(text, (len(text),), str(more.get("group", "")))
-    want = SlotRequest(model="m", max_tokens=16, chain=chain, **more)  # type: ignore[arg-type]
-    return ops.enqueue(number, want, again)
+    request = SlotRequest(model="m", max_tokens=16, chain=chain, **more)  # type: ignore[arg-type]
+    return ops.enqueue(number, request, is_retry)
 
 
 def apply(replica: Replica, now: float, member: str, *written: Op) -> list[OpResult]:
@@ -130,7 +132,7 @@ def test_full_queue_is_shared_fairly_between_keys_of_all_members() -> None:
     replica = new_replica()
     for number in range(10):
         apply(replica, 1001.0, "AB"[number % 2], enqueued(number, f"text {number}", key="greedy"))
-    apply(replica, 1001.0, "A", enqueued(10, "text 10", again=True, key="greedy"))
+    apply(replica, 1001.0, "A", enqueued(10, "text 10", is_retry=True, key="greedy"))
     joined = snapshot.load(snapshot.dump(replica), RULES)
     for one in (replica, joined):
         told = apply(one, 1002.0, "B", enqueued(11, "text 11", key="modest"))
@@ -163,15 +165,15 @@ def test_snapshot_keeps_order_of_cached_prompts() -> None:
     for number, ask in enumerate("dacb"):
         text = system + ask * 99
         chain = chain_of(text, (len(system), len(text)))
-        want = SlotRequest(model="m", max_tokens=16, chain=chain)
-        apply(replica, 1001.0, "A", ops.enqueue(number, want, False))
+        request = SlotRequest(model="m", max_tokens=16, chain=chain)
+        apply(replica, 1001.0, "A", ops.enqueue(number, request, False))
     for number in (2, 0, 3, 1):
         apply(replica, 1002.0, "A", ops.Release(number, ended(-1, 400)))
-    again = chain_of(system, (len(system),))
+    is_retry = chain_of(system, (len(system),))
 
     def holders(one: Replica) -> list[int]:
         (pool,) = one.scheduler.pools.values()
-        return [held.slot.id for held, _ in pool.matches(again) if held.slot is not None]
+        return [held.slot.id for held, _ in pool.matches(is_retry) if held.slot is not None]
 
     # In the order of their release; slot 0 is put back, so it is last.
     first = replica.scheduler.pools["m"].backends["b"].slots[0].held

@@ -88,8 +88,8 @@ class Log:
 
 
 class Worker:
-    """`answers` and `waiting` are its requests; `strayed` are answers on slots that the other
-    workers count as free, since they consider this worker expired."""
+    """`answers` and `waiting` are its requests; `used_while_offline` are answers on slots that the
+    other workers count as free, since they consider this worker expired."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         self.log = log
@@ -107,7 +107,7 @@ class Worker:
         self.position = self.follower._join()
         self.scheduler._post = self.post
         self.answers: list[Lease] = []
-        self.strayed: list[Lease] = []
+        self.used_while_offline: list[Lease] = []
         self.waiting: list[Ticket] = []
         log.awake.append(self)
 
@@ -131,13 +131,13 @@ class Worker:
         return self.scheduler._backends.get(name, (False, None))[0] is True
 
     def find_strayed(self) -> None:
-        """Moves answers whose lease the other workers no longer know to `strayed`."""
+        """Moves answers whose lease the other workers no longer know to `used_while_offline`."""
         known = self.follower.member
         mine = known.leases.keys() if known is not None else set()
         for lease in tuple(self.answers):
             if lease.id not in mine:
                 self.answers.remove(lease)
-                self.strayed.append(lease)
+                self.used_while_offline.append(lease)
 
 
 class Machine(RuleBasedStateMachine):
@@ -237,7 +237,7 @@ class Machine(RuleBasedStateMachine):
             worker = data.draw(st.sampled_from(self.awake))
             prompt = "" if whole else f"conversation {data.draw(st.integers(0, 3))} " * 40
             group = data.draw(st.sampled_from("gh"))
-            want = SlotRequest(
+            request = SlotRequest(
                 model="m",
                 chain=chain_of(prompt, (len(prompt),), group),
                 key=group,
@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
                 tools=data.draw(st.booleans()),
             )
             try:
-                found = worker.scheduler.enter(want)
+                found = worker.scheduler.enter(request)
             except NoBackend:
                 assert not any(worker.is_up(name) for name in NAMES)
                 continue
@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         assert worker.is_up(lease.backend), "granted a backend that the worker does not have"
         worker.answers.append(lease)
 
-    @precondition(lambda self: any(w.answers or w.strayed for w in self.awake))
+    @precondition(lambda self: any(w.answers or w.used_while_offline for w in self.awake))
     @rule(
         data=st.data(),
         end=st.sampled_from(ENDS),
@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         calls=st.booleans(),
     )
     def end(self, data: st.DataObject, end: Any, flows: bool, calls: bool) -> None:
-        some = [(w, x) for w in self.awake for x in (*w.answers, *w.strayed)]
+        some = [(w, x) for w in self.awake for x in (*w.answers, *w.used_while_offline)]
         worker, lease = data.draw(st.sampled_from(some))
         for step in lease.steps() if lease in worker.answers else ():
             lease.step_done(step, 10, 100, 0.1)
@@ -277,7 +277,7 @@ class Machine(RuleBasedStateMachine):
             lease.owner.on_last_token(lease)
         outcome = ended(lease.slot.id, 50, 10)
         lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
-        for mine in (worker.answers, worker.strayed):
+        for mine in (worker.answers, worker.used_while_offline):
             if lease in mine:
                 mine.remove(lease)
         self.collect()
@@ -341,10 +341,10 @@ class Machine(RuleBasedStateMachine):
         waiting = sum(len(worker.waiting) for worker in self.awake)
         for _ in range(2 * waiting + 4):
             for worker in self.awake:
-                for lease in (*worker.answers, *worker.strayed):
+                for lease in (*worker.answers, *worker.used_while_offline):
                     lease.release(ended(lease.slot.id, 50, 10, completion=5))
                 worker.answers.clear()
-                worker.strayed.clear()
+                worker.used_while_offline.clear()
             self.pass_time(40.0)
         assert not any(worker.waiting or worker.answers for worker in self.awake)
         assert all(worker.scheduler.outstanding == 0 for worker in self.awake)
@@ -362,8 +362,8 @@ def test_request_of_an_expired_worker_is_written_again_though_a_probe_is_written
     facts = BackendFacts(model="m", slots=1)
     for worker in (one, two):
         worker.scheduler.update("a", facts, up=True)
-    want = SlotRequest(model="m")
-    lease, ticket = one.scheduler.enter(want), two.scheduler.enter(want)
+    request = SlotRequest(model="m")
+    lease, ticket = one.scheduler.enter(request), two.scheduler.enter(request)
     assert isinstance(lease, Lease) and isinstance(ticket, Ticket)
     machine.awake.remove(two)
     machine.pass_time(2 * LEASE)

@@ -17,7 +17,7 @@ from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry
 from proxy.scheduling.state import BackendFacts, SlotStep
-from tests.unit.scheduling.fakes import ended, want
+from tests.unit.scheduling.fakes import ended, slot_request
 
 PATIENCE = 60.0
 
@@ -121,7 +121,7 @@ def until(done: Callable[[], bool]) -> None:
 
 
 def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None) -> Lease:
-    return scheduler.acquire(want(text), cancel or Cancel())
+    return scheduler.acquire(slot_request(text), cancel or Cancel())
 
 
 def test_two_workers_take_turns_at_one_slot(join: Join) -> None:
@@ -186,7 +186,7 @@ def test_wait_ends_on_timeout_cancel_or_backend_down(join: Join) -> None:
         cancel.cancel()
         with pytest.raises(Cancelled):
             waits.result(PATIENCE)
-    ticket = one.enter(want("d"))
+    ticket = one.enter(slot_request("d"))
     assert not isinstance(ticket, Lease)
     assert ticket.wait(Cancel(), 0.01) is None
     for each in (one, hasty):

@@ -14,7 +14,7 @@ from proxy.scheduling.shared.replica import Replica, SharedRules
 from proxy.scheduling.shared.snapshot import dump, load
 from proxy.scheduling.state import BackendFacts
 from proxy.scheduling.tiers import MOST_PASSED
-from tests.unit.scheduling.fakes import Clock, want
+from tests.unit.scheduling.fakes import Clock, slot_request
 
 OWN, CLOUD = "own", "cloud"
 
@@ -36,7 +36,7 @@ class Route:
         self.scheduler.update(name, facts, up=True)
 
     def enter(self, prompt: str = "hello", **fields: object) -> Lease | Ticket:
-        return self.scheduler.enter(want(prompt, **fields))  # type: ignore[arg-type]
+        return self.scheduler.enter(slot_request(prompt, **fields))  # type: ignore[arg-type]
 
     def waits(self, prompt: str = "hello", **fields: object) -> Ticket:
         ticket = self.enter(prompt, **fields)
@@ -196,7 +196,7 @@ def test_canary_gets_its_share_and_keeps_its_conversations() -> None:
     for turn in range(3):
         for number in range(200):
             prompt, ends = _turn(f"conversation {number}", turn)
-            lease = route.scheduler.acquire(want(prompt, ends), Cancel())
+            lease = route.scheduler.acquire(slot_request(prompt, ends), Cancel())
             assert first.setdefault(number, lease.backend) == lease.backend
             lease.release(Outcome(end="whole"))
     share = sum(name == "canary" for name in first.values()) / len(first)
@@ -241,7 +241,7 @@ def test_routes_are_part_of_a_shared_table() -> None:
     found = [ops.BackendFound(name, True, one) for name, one in facts.items()]
     replica.apply(1.0, "w", ops.decode(ops.encode(found)))
     for number, barred in ((1, ()), (2, ()), (3, (CLOUD,))):
-        request = want(f"question {number}", barred=frozenset(barred))
+        request = slot_request(f"question {number}", barred=frozenset(barred))
         replica.apply(1.0, "w", ops.decode(ops.encode([ops.enqueue(number, request, False)])))
     copy = load(dump(replica), SharedRules("1"))
     for one in (replica, copy):
@@ -249,5 +249,5 @@ def test_routes_are_part_of_a_shared_table() -> None:
         assert {n: lease.backend for n, lease in leases.items()} == {1: "own", 2: "cloud"}
         assert leases[2].grant.passed == (("own", "busy"),)
         (waiting,) = one.members["w"].tickets.values()
-        assert waiting.want.barred == {CLOUD}
+        assert waiting.request.barred == {CLOUD}
     assert dump(copy) == dump(replica)

@@ -35,7 +35,7 @@ POST = (
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
 
 
-class Wire:
+class ClientSocket:
     """Gives the client's bytes piece by piece, and records each send."""
 
     def __init__(self, *pieces: bytes) -> None:
@@ -84,8 +84,8 @@ class App:
         return iter(self.parts)
 
 
-def serve(app: Application, *pieces: bytes, last: bool = False) -> Wire:
-    wire = Wire(*pieces)
+def serve(app: Application, *pieces: bytes, last: bool = False) -> ClientSocket:
+    wire = ClientSocket(*pieces)
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
     through(ServerConnection(wire, app, environ), last)
     return wire
@@ -168,7 +168,7 @@ def test_continue_is_sent_when_the_body_is_read() -> None:
 def test_garbage_in_body_ends_it_without_a_second_answer() -> None:
     app = App(b"x")
     head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
-    wire = Wire(head, b"3\r\nabc\r\n", b"zz\r\n", POST)
+    wire = ClientSocket(head, b"3\r\nabc\r\n", b"zz\r\n", POST)
     with pytest.raises(BodyError):
         ServerConnection(wire, app, base_environ(wire, ("h", 1), ("h", 2))).serve(lambda: False)
     assert app.bodies == wire.sent == []
@@ -177,7 +177,7 @@ def test_garbage_in_body_ends_it_without_a_second_answer() -> None:
 @pytest.mark.parametrize("body", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
 def test_truncated_body_is_never_taken_for_complete(body: bytes) -> None:
     app = App(b"x")
-    wire = Wire(b"POST / HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % body, b"3\r\nabc\r\n")
+    wire = ClientSocket(b"POST / HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % body, b"3\r\nabc\r\n")
     with pytest.raises(BodyError):
         ServerConnection(wire, app, base_environ(wire, ("h", 1), ("h", 2))).serve(lambda: False)
     assert app.bodies == []
@@ -210,7 +210,7 @@ def test_last_answer_announces_that_the_connection_closes() -> None:
         environ["slotproxy.is_last"]()
         return app(environ, start)
 
-    wire = Wire(POST + POST)
+    wire = ClientSocket(POST + POST)
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
     ServerConnection(wire, refuse, environ).serve(lambda: False)
     assert len(app.asked) == 1
@@ -288,7 +288,7 @@ def test_response_body_is_closed_when_the_client_leaves() -> None:
         def close(self) -> None:
             closed.append(True)
 
-    class Gone(Wire):
+    class Gone(ClientSocket):
         def send(self, data: bytes, /) -> None:
             raise BrokenPipeError
 
@@ -309,7 +309,7 @@ def bytewise(data: bytes) -> list[bytes]:
 # -- refusals --------------------------------------------------------------------------------------
 
 
-def status(wire: Wire) -> bytes:
+def status(wire: ClientSocket) -> bytes:
     """The status of the last answer, b"" if there is none."""
     answers = [sent for sent in wire.sent if sent.startswith(b"HTTP/1.1")]
     return answers[-1][9:12] if answers else b""
@@ -487,7 +487,7 @@ def test_bytes_discarded_before_closing_are_bounded(
     """The client learns first that no more data follows."""
     monkeypatch.setattr(http1, "MAX_LINGERED", 10 * 65536)
     data = POST if last else HEAD + b"Content-Length: %d\r\n\r\n" % (1 << 30)
-    wire = Wire(data, *[b"x" * 65536] * 100)
+    wire = ClientSocket(data, *[b"x" * 65536] * 100)
     app = App(b"x", headers=[("Content-Length", "1")], reads=False)
     through(ServerConnection(wire, app, base_environ(wire, ("h", 1), ("h", 2))), last)
     assert wire.finished
@@ -552,7 +552,7 @@ def test_requests_parsed_ahead_of_their_answers_are_bounded(body: bytes) -> None
             return super().__call__(environ, start)
 
     app = Counting(b"x")
-    wire = Wire(*cut(data, 65536))
+    wire = ClientSocket(*cut(data, 65536))
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
     connection = ServerConnection(wire, app, environ)
     connection.serve(lambda: False)
@@ -561,7 +561,7 @@ def test_requests_parsed_ahead_of_their_answers_are_bounded(body: bytes) -> None
     assert max(parsed) < 4 * reader.MAX_PIPELINED
 
 
-class Ticking(Wire):
+class Ticking(ClientSocket):
     """Has a clock with the times `at`, one per read, and expires its connection when overdue."""
 
     def __init__(self, *pieces: bytes, at: Iterable[float] = ()) -> None:
@@ -661,7 +661,7 @@ def test_discarding_after_the_answer_has_a_deadline(at: float, asked: int) -> No
 
 
 def test_time_before_closing_has_a_deadline() -> None:
-    connection = ServerConnection(Wire(), App(), {}, LIMITS, lambda: 0.0)
+    connection = ServerConnection(ClientSocket(), App(), {}, LIMITS, lambda: 0.0)
     connection.state = State.LINGERING
     assert [connection.overdue(at) for at in (10.0, 10.5)] == [False, True]
     connection.expire()  # the client was late already

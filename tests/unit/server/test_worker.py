@@ -14,10 +14,10 @@ import pytest
 from gevent import socket
 from gevent.server import StreamServer
 
-from proxy.server import gevent_wire
-from proxy.server.gevent_wire import Wire
+from proxy.server import client_socket
+from proxy.server.client_socket import ClientSocket
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
-from proxy.server.worker import NO_FILES_PAUSE, Worker, _Seat, _Server
+from proxy.server.worker import NO_FILES_PAUSE, Worker, _ClientConnection, _Server
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PIECE = b"x" * 65536
@@ -33,11 +33,11 @@ class Served:
         self.parts = parts
         self.made = 0
         self.over = False  # all parts were read, as those of a model server are
-        self.wire = Wire(self.ours, send_timeout)
+        self.wire = ClientSocket(self.ours, send_timeout)
         environ = base_environ(self.ours, ("h", 1), ("c", 2))
         self.connection = ServerConnection(self.wire, self._app, environ)
         self.serving = gevent.spawn(self.connection.serve, lambda: False)
-        self.seat = _Seat(self.ours, self.wire, self.connection)
+        self.seat = _ClientConnection(self.ours, self.wire, self.connection)
 
     def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         start("200 OK", [("Connection", "x")])
@@ -48,7 +48,7 @@ class Served:
         self.serving.kill()
         self.wire.close()
         self.ours.close()
-        assert Wire.behind_all == 0
+        assert ClientSocket.behind_all == 0
 
 
 class Parts:
@@ -107,12 +107,12 @@ def test_slow_reader_gets_the_whole_answer_in_order(serve: Callable[..., Served]
 def test_unsent_bytes_per_client_are_bounded(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gevent_wire, "MAX_BEHIND", 1 << 20)
+    monkeypatch.setattr(client_socket, "MAX_BEHIND", 1 << 20)
     served = serve([PIECE] * 60)
     served.theirs.sendall(GET)
-    until(lambda: Wire.behind_all > 1 << 20)
+    until(lambda: ClientSocket.behind_all > 1 << 20)
     gevent.sleep(0.05)
-    assert Wire.behind_all <= (1 << 20) + 2 * len(PIECE)
+    assert ClientSocket.behind_all <= (1 << 20) + 2 * len(PIECE)
     assert not served.over
     read_answer(served.theirs)
     assert served.over
@@ -121,13 +121,13 @@ def test_unsent_bytes_per_client_are_bounded(
 def test_unsent_bytes_of_all_clients_are_bounded(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gevent_wire, "MAX_BEHIND_ALL", 1 << 20)
+    monkeypatch.setattr(client_socket, "MAX_BEHIND_ALL", 1 << 20)
     many = [serve([PIECE] * 60) for _ in range(5)]
     for served in many:
         served.theirs.sendall(GET)
-    until(lambda: Wire.behind_all > 1 << 20)
+    until(lambda: ClientSocket.behind_all > 1 << 20)
     gevent.sleep(0.05)
-    assert Wire.behind_all <= (1 << 20) + 5 * 2 * len(PIECE)
+    assert ClientSocket.behind_all <= (1 << 20) + 5 * 2 * len(PIECE)
     readers = [gevent.spawn(read_answer, served.theirs) for served in many]
     gevent.joinall(readers, timeout=60, raise_error=True)
     assert all(served.over for served in many)
@@ -136,7 +136,7 @@ def test_unsent_bytes_of_all_clients_are_bounded(
 def test_client_reading_nothing_is_disconnected_after_timeout(serve: Callable[..., Served]) -> None:
     served = serve([PIECE] * 200)
     served.theirs.sendall(GET)
-    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    until(lambda: ClientSocket.behind_all > client_socket.MAX_BEHIND)
     now = time.monotonic()
     served.seat.look(now + 59)
     gevent.sleep(0.02)
@@ -151,7 +151,7 @@ def test_client_reading_too_slowly_is_disconnected(serve: Callable[..., Served])
     """The timeout counts the total blocked time, however often the client reads a little."""
     served = serve([PIECE] * 200, 0.4)
     served.theirs.sendall(GET)
-    until(lambda: Wire.behind_all > gevent_wire.MAX_BEHIND)
+    until(lambda: ClientSocket.behind_all > client_socket.MAX_BEHIND)
     end = time.monotonic() + 60
     while not served.wire.is_stuck(time.monotonic(), True):
         assert time.monotonic() < end, "it may go on for ever"
@@ -163,7 +163,7 @@ def test_client_reading_too_slowly_is_disconnected(serve: Callable[..., Served])
 def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:
     """Only the reading side is shut first, which Linux ignores while bytes arrive."""
     ours, theirs = socket.socketpair()
-    wire = Wire(ours)
+    wire = ClientSocket(ours)
     environ = base_environ(ours, ("h", 1), ("c", 2))
     connection = ServerConnection(wire, lambda *_: [], environ, ConnectionLimits(head=0.0))
     serving = gevent.spawn(connection.serve, lambda: False)
@@ -176,7 +176,7 @@ def test_expired_connection_is_closed_even_while_it_keeps_sending() -> None:
 
     sending = gevent.spawn(send)
     until(lambda: connection.state is State.HEAD)
-    _Seat(ours, wire, connection).look(time.monotonic() + 1)
+    _ClientConnection(ours, wire, connection).look(time.monotonic() + 1)
     serving.get(timeout=60)
     assert theirs.recv(1000).startswith(b"HTTP/1.1 408 ")
     sending.kill()
@@ -194,9 +194,9 @@ class Connected:
             listener.listen(1)
             self.theirs = socket.create_connection(listener.getsockname(), timeout=60)
             self.ours, _ = listener.accept()
-        wire = Wire(self.ours)
+        wire = ClientSocket(self.ours)
         self.connection = ServerConnection(wire, app, base_environ(self.ours, ("h", 1), ("c", 2)))
-        self.seat = _Seat(self.ours, wire, self.connection)
+        self.seat = _ClientConnection(self.ours, wire, self.connection)
         self.serving = gevent.spawn(self._serve)
 
     def _serve(self) -> None:
@@ -261,7 +261,7 @@ def test_request_that_arrived_before_the_end_of_an_idle_connection_is_answered(
 @pytest.mark.parametrize("whose", ["a backend's", "the client's"])
 def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> None:
     ours, theirs = socket.socketpair()
-    wire = Wire(ours)
+    wire = ClientSocket(ours)
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
         start("200 OK", [])
@@ -281,7 +281,7 @@ def test_broken_connection_of_a_backend_is_logged_as_a_defect(whose: str) -> Non
             return False
 
     theirs.sendall(GET)
-    Worker._answer_all(FakeWorker(), _Seat(ours, wire, connection))  # type: ignore[arg-type]
+    Worker._answer_all(FakeWorker(), _ClientConnection(ours, wire, connection))  # type: ignore[arg-type]
     assert logged == (["connection failed"] if whose == "a backend's" else [])
     wire.close()
     ours.close()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.backends.driver import Capabilities, Learned, ignore
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.config import ApiKey, Secret, Settings
 from proxy.gateway import Info
@@ -31,7 +31,7 @@ class Slow(ScriptedDriver):
         self.speak = threading.Event()
         self.write = threading.Event()
 
-    def probe(self, deadline: float, learned: Learned = ignore) -> Capabilities:
+    def probe(self, deadline: float, learned: OnCapabilities = ignore) -> Capabilities:
         self.speak.wait(60)
         learned(OUTLINE)
         self.write.wait(60)

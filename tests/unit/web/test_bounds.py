@@ -12,8 +12,9 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.gateway.gateway import MOST_WITH_PIECES
-from proxy.web import peers
+from proxy.web import client_address
 from proxy.web.auth import MOST_SEEN, WrongKeyLimiter
+from proxy.web.client_address import TrustedProxies
 from proxy.web.form import (
     FRAME,
     MAX_HEAD,
@@ -24,7 +25,6 @@ from proxy.web.form import (
     MultipartForm,
     read_form,
 )
-from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app
 
 
@@ -116,8 +116,8 @@ def test_length_of_forwarded_header_is_bounded() -> None:
         told = "192.0.2.7" + " " * (size - len(near) - 9) + near
         return proxies.client({"REMOTE_ADDR": "10.0.0.2", "HTTP_X_FORWARDED_FOR": told})
 
-    assert client(peers.LONGEST) == "192.0.2.7"
-    assert client(peers.LONGEST + 1) != "192.0.2.7"  # its first character is not read
+    assert client(client_address.LONGEST) == "192.0.2.7"
+    assert client(client_address.LONGEST + 1) != "192.0.2.7"  # its first character is not read
 
 
 def test_text_tokenized_with_pieces_is_bounded() -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.core.events import Finished, ReasoningDelta, TextDelta
+from proxy.core.events import Citation, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
 from proxy.dialogue.events import (
-    Citation,
     DialogueEvent,
     DialogueRequest,
     DialogueStep,

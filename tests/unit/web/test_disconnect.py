@@ -12,7 +12,7 @@ from gevent import socket
 from proxy.backends.driver import Capabilities
 from proxy.core.task import Task
 from proxy.runtime.cancel import Cancel
-from proxy.server.gevent_wire import Wire
+from proxy.server.client_socket import ClientSocket
 from proxy.server.http1 import ServerConnection, State, base_environ
 from proxy.web import disconnect
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app
@@ -74,7 +74,7 @@ def test_disconnect_is_detected_when_the_body_arrived_late(late: int) -> None:
     ours, theirs = socket.socketpair()
     environ = base_environ(ours, ("h", 1), ("c", 2))
     kept: dict[str, Any] = {}
-    wire = Wire(ours)
+    wire = ClientSocket(ours)
     connection = ServerConnection(wire, make_app(driver), {**environ, "slotproxy.kept": kept})
     serving = gevent.spawn(connection.serve, lambda: False)
     cut = len(HEAD) + len(CHAT) - late

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from proxy.knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from proxy.web import attached
-from proxy.web.shares import Shares
+from proxy.web.fair_cap import FairCap
 from tests.documents import docx, pdf
 from tests.fakes import ScriptedDriver, make_app
 
@@ -220,7 +220,7 @@ def test_documents_read_at_a_time_are_bounded(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attached, "PATIENCE", 0.1)
-    monkeypatch.setattr(Shares, "take", lambda self, owner: False)
+    monkeypatch.setattr(FairCap, "take", lambda self, owner: False)
     path, body = chat({"type": "file", "file": file_part()})
     answer = house.http.post(path, json=body)
     assert answer.status_code == 429

@@ -22,12 +22,12 @@ from proxy.errors import TooManyWrongKeys
 from proxy.gateway import Info
 from proxy.web import model_events
 from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
+from proxy.web.client_address import TrustedProxies
 from proxy.web.observability import Lines
 from proxy.web.observability.history import OTHER, Finished
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
-from proxy.web.peers import TrustedProxies
 from tests.fakes import ScriptedDriver, make_app, make_own_app, services_of
 
 QUIET = ("/livez", "/readyz", "/health", "/v1/health", "/static/x")

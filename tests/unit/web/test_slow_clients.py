@@ -18,7 +18,7 @@ from proxy.backends.driver import Capabilities
 from proxy.core.task import Task
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.runtime.cancel import Cancel
-from proxy.server.gevent_wire import MAX_BEHIND, Wire
+from proxy.server.client_socket import MAX_BEHIND, ClientSocket
 from proxy.server.http1 import ServerConnection, base_environ
 from proxy.web import body
 from proxy.web.body import BodyLate
@@ -37,9 +37,9 @@ class Waiting(ScriptedDriver):
         return super().stream(task, slot, caps, cancel)
 
 
-def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, Wire, Any]:
+def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, ClientSocket, Any]:
     app = make_app(driver)
-    wire = Wire(ours)
+    wire = ClientSocket(ours)
     connection = ServerConnection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
     return app, wire, gevent.spawn(connection.serve, lambda: False)
 
@@ -76,7 +76,7 @@ def test_client_that_is_cut_off_cancels_its_answer() -> None:
     driver = Waiting(say(*["word " * 2000] * (2 * MAX_BEHIND // 10_000)))
     app, wire, serving = chat(ours, driver)
     ask(theirs)
-    until(lambda: Wire.behind_all > MAX_BEHIND)
+    until(lambda: ClientSocket.behind_all > MAX_BEHIND)
     assert services_of(app).gateway.scheduler.outstanding == 1
     assert wire.is_stuck(time.monotonic() + 61, True)
     serving.kill()  # as the worker does when it closes the connection

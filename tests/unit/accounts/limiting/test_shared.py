@@ -54,7 +54,7 @@ def _taken(limiter: SharedLimiter) -> Taken:
 def test_thread_survives_what_nobody_foresaw(
     limiter: SharedLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.runtime.lasting.PAUSE", 0.01)
+    monkeypatch.setattr("proxy.runtime.keep_alive.PAUSE", 0.01)
     redis = Redis(ZeroDivisionError())
     _on(limiter, redis)
     for _ in range(2):

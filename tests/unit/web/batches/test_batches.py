@@ -21,7 +21,7 @@ from proxy.core.task import Embedded
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import admission
-from proxy.runtime import lasting
+from proxy.runtime import keep_alive
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
 from proxy.store.records import RequestBatch
@@ -323,7 +323,7 @@ def test_next_process_continues(serve: Serve) -> None:
 def test_batch_is_continued_after_a_defect(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lasting, "PAUSE", 0.001)
+    monkeypatch.setattr(keep_alive, "PAUSE", 0.001)
     begun = batch_run.BatchRun.run
     calls = []
 

@@ -17,7 +17,7 @@ from proxy.web.observability import Record
 from tests.fakes import wait_until
 
 
-class Kept:
+class SavedTotals:
     """A ledger in memory. `fails` is called before each batch."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Kept:
         return gone
 
 
-def writer(kept: Kept, *, needs_key: bool = False) -> LedgerWriter:
+def writer(kept: SavedTotals, *, needs_key: bool = False) -> LedgerWriter:
     return LedgerWriter(cast(Ledger, kept), days=1, needs_key=lambda: needs_key)
 
 
@@ -62,7 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_are_stored_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 10)
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept)
     for number in range(25):
         one.add(record(number), 0.1)
@@ -74,7 +74,7 @@ def test_requests_are_stored_in_batches(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_batch_is_stored_once_if_its_commit_was_not_confirmed() -> None:
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept)
     one.add(record(), 0.1)
     stores = kept.write
@@ -95,7 +95,7 @@ def test_full_queue_loses_requests_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 10)
-    kept = Kept()
+    kept = SavedTotals()
     kept.fails = unavailable
     one = writer(kept)
     for number in range(12):
@@ -110,7 +110,7 @@ def test_full_queue_loses_requests_and_says_so(
 
 
 def test_stop_stores_what_is_in_the_queue() -> None:
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept)
     one.start()
     one.add(record(), 0.1)
@@ -119,7 +119,7 @@ def test_stop_stores_what_is_in_the_queue() -> None:
 
 
 def test_stop_without_database_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    kept = Kept()
+    kept = SavedTotals()
     kept.fails = unavailable
     one = writer(kept)
     one.add(record(), 0.1)
@@ -132,7 +132,7 @@ def test_batch_that_cannot_be_stored_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 1)
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept)
     steps = iter((True, False))
 
@@ -150,7 +150,7 @@ def test_batch_that_cannot_be_stored_does_not_stop_the_others(
 
 
 def test_wrong_keys_and_answers_without_a_model_have_no_row() -> None:
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept, needs_key=True)
     one.add(record(), 0.1)
     unloaded = record(1, "ann")
@@ -162,7 +162,7 @@ def test_wrong_keys_and_answers_without_a_model_have_no_row() -> None:
 
 
 def test_old_rows_are_deleted_in_pieces() -> None:
-    kept = Kept()
+    kept = SavedTotals()
     kept.old = 2500
     one = writer(kept)
     one.start()
@@ -173,7 +173,7 @@ def test_old_rows_are_deleted_in_pieces() -> None:
 def test_defect_in_a_turn_does_not_end_the_thread(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = Kept()
+    kept = SavedTotals()
     one = writer(kept)
     steps = iter((True, True))
     flush = one.flush

@@ -26,7 +26,7 @@ class _Woken(Exception):
     """Ends the wait of a read."""
 
 
-class Wire:
+class ClientSocket:
     """Wraps a gevent socket, which `close` leaves open. `broken`: a read or write has failed."""
 
     __slots__ = tuple(
@@ -129,7 +129,7 @@ class Wire:
 
     def _count(self, size: int) -> None:
         self._behind += size
-        Wire.behind_all += size
+        ClientSocket.behind_all += size
 
     def _keep(self, data: bytes) -> None:
         if self._error is not None:
@@ -139,7 +139,7 @@ class Wire:
         if self._sender is None:
             self._taken, self._held_up = time.monotonic(), 0.0
             self._sender = gevent.spawn(self._send_rest)
-        if self._behind > MAX_BEHIND or Wire.behind_all > MAX_BEHIND_ALL:
+        if self._behind > MAX_BEHIND or ClientSocket.behind_all > MAX_BEHIND_ALL:
             self._waits_since = time.monotonic()
             try:
                 self._wait_for(MAX_BEHIND)
@@ -150,7 +150,7 @@ class Wire:
     def _wait_for(self, behind: int) -> None:
         """Wait until the client lags at most so many bytes. Raises OSError if it has left."""
         while self._error is None and self._behind:
-            if self._behind <= behind and Wire.behind_all <= MAX_BEHIND_ALL:
+            if self._behind <= behind and ClientSocket.behind_all <= MAX_BEHIND_ALL:
                 return
             self._took.clear()
             self._took.wait()

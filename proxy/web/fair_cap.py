@@ -12,7 +12,7 @@ from collections import Counter
 from ..runtime.locks import native_lock
 
 
-class Shares:
+class FairCap:
     """`most` places for all keys together."""
 
     def __init__(self, most: int, *, alone: bool = False) -> None:

@@ -19,7 +19,7 @@ def no_pause(seconds: float) -> None:
     """The pause for turns that wait themselves."""
 
 
-class Lasting:
+class KeepAlive:
     """Runs turns of a task, which logs call `what`. `pause` waits some seconds after a failed
     turn."""
 
@@ -61,7 +61,7 @@ class WhileNeeded:
                 self.running = True
 
     def _run(self) -> None:
-        lasting = Lasting(self._name, no_pause)
+        lasting = KeepAlive(self._name, no_pause)
         while True:
             time.sleep(self._seconds)
             with self._lock:
