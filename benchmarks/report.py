@@ -100,8 +100,9 @@ def publish(results: Mapping[str, Any], prompts: str) -> None:
     block = (
         f"{table(results)}\nMeasured {results['date']} by `make bench` on one core of: "
         f"{results['machine']}; medians of {results['repeats']} rounds, each part at "
-        f"{results['scale']:.0%} of its full length. The core was as fast as it can be in "
-        f"{results['calm']} % of the looks at it.\n\n"
+        f"{results['scale']:.0%} of its full length. The core ran at full speed in "
+        f"{results['calm']} % of the samples; in the others it was shared, so absolute times are"
+        " upper bounds.\n\n"
         "![CPU of each gateway](benchmarks/plots/cpu.png)\n"
     )
     ours = Path(__file__).with_name("README.md")

@@ -31,8 +31,8 @@ NOTES = (
     "`seed`: servers of 2023 and PowerInfer ignore it, which a warning says; chatglm_cpp refuses"
     " it by name.",
     "chatglm_cpp knows no grammars and no logprobs, and refuses by name what needs them; it keeps"
-    " no cache. One tool that must be called is begun in the model's place, but a model that"
-    " babbles never ends the call.",
+    " no cache. One tool that must be called is begun in the model's place, but an"
+    " untrained model may never finish the call.",
     "By its `/v1`, a server enforces calls itself: llama-server lets free text come before one, and"
     " llama-cpp-python's enforces only the call of a tool that is named, or the only one: for a"
     " call of any of several, slotproxy describes the tools in the prompt and asks for a document"

@@ -142,7 +142,9 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     if name == "doctor":
         made.add_argument("--json", action="store_true", help="print the findings as JSON")
     else:
-        made.add_argument("--force", action="store_true", help="replace what is there unasked")
+        made.add_argument(
+            "--force", action="store_true", help="overwrite an existing file without asking"
+        )
     if name == "init":
         return made.parse_args(list(argv)), []
     made.epilog = f"It takes the settings of the server too: see {PROG} --help."
