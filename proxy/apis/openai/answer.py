@@ -30,13 +30,12 @@ MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 
 
-def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
-    not `known` to the kind gets a warning. Raises InvalidParameter."""
+def rare_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both kinds of body share, besides those of TABLE. A
+    field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
         "sampling": sampling(body),
         "report": report(body),
-        **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }
 
@@ -152,7 +151,7 @@ PARSED: dict[str, Field] = {
 }
 COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 """The fields that both kinds of body have."""
-_TABLE = table(PARSED)
+TABLE = table(PARSED)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -320,11 +319,11 @@ class Chunks(StreamEncoder):
 
     kind = said = ""
     silence: Any = ""
+    _compacted: events.Compacted | None = None
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._finished: dict[int, events.Finished] = {}
-        self._compacted: events.Compacted | None = None
         begin = msgspec.json.encode(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
@@ -346,9 +345,7 @@ class Chunks(StreamEncoder):
     def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         match event:
             case events.Finished():
-                self._finished[choice] = event
-                last = self._chunk(choice, self.silence, reason=self._reason(event))
-                out.append(extended(last, self._ending(choice, event)))
+                out.append(self._last(choice, event))
             case events.Progress():  # in a chunk of its own
                 out.append(extended(self._chunk(choice, self.silence), reported(event)))
             case events.TokenDetail():
@@ -356,6 +353,11 @@ class Chunks(StreamEncoder):
                     out[-1] = extended(out[-1], reported(event))
             case events.Compacted():
                 self._compacted = event.after(self._compacted)
+
+    def _last(self, choice: int, finished: events.Finished) -> bytes:
+        self._finished[choice] = finished
+        last = self._chunk(choice, self.silence, reason=self._reason(finished))
+        return extended(last, self._ending(choice, finished))
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -46,19 +46,27 @@ INSTEAD = frozenset(
 def parse(body: Body) -> CompletionRequest:
     if not body.keys().isdisjoint(synonyms.NAMES):
         body = synonyms.canonical(body, chat=True)
-    logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
-    values = openai.shared_fields(body, KNOWN)
+    values = fields.read(body, _TABLE)
+    if not body.keys() <= _PLAIN:
+        values |= _rare_fields(body, values)
+    return CompletionRequest(messages=messages(fields.items(body, "messages")), **values)
+
+
+def _rare_fields(body: Body, parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the fields that plain requests do not have, besides those `parsed`."""
+    values = openai.rare_fields(body, KNOWN)
+    if "logprobs" in body or "top_logprobs" in body:
+        values["logprobs"] = _logprobs(body)
     if body.get("response_format") is not None:
-        if values.get("output", OutputFormat()) != OutputFormat():
+        if parsed.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
         form = fields.mapping(body, "response_format")
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
     if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
-    tools: dict[str, Any] = {}
     if not body.keys().isdisjoint(openai_tools.FIELDS):
         tools = openai_tools.chosen(body)
-        values["warnings"] += tools.pop("warnings", ())
+        values |= {**tools, "warnings": values["warnings"] + tools.get("warnings", ())}
     if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)
         if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
@@ -66,13 +74,7 @@ def parse(body: Body) -> CompletionRequest:
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
         values["reasoning_format"] = "" if reasoning == "auto" else reasoning
-    return CompletionRequest(
-        messages=messages(fields.items(body, "messages")),
-        logprobs=logprobs,
-        **fields.read(body, _TABLE),
-        **tools,
-        **values,
-    )
+    return values
 
 
 def _check_end(body: Body) -> None:
@@ -119,7 +121,8 @@ FIELDS: Fields = {
     **_OWN,
     **openai.COMMON,
 }
-_TABLE = table(_OWN)
+_TABLE = {**openai.TABLE, **table(_OWN)}
+_PLAIN = frozenset({"messages", *_TABLE})
 KNOWN = FIELDS.keys()
 
 
@@ -259,13 +262,12 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
+    _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
-        self._text_choice = -1  # of `_text_head`
-        self._text_head = b""
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
@@ -273,12 +275,17 @@ class Encoder(openai.Chunks):
             return sse.HEARTBEAT
         out: list[bytes] = []
         for event in batch:
-            if type(event) is TextDelta and not event.logprobs:
+            kind = type(event)
+            if kind is TextDelta and not event.logprobs:
                 if event.text:
                     if choice != self._text_choice:
                         self._text_choice = choice
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
                     out += self._text_head, _json(event.text), self._text_tail
+            elif kind is events.Started:
+                out.append(self._chunk(choice, {"role": "assistant", "content": None}))
+            elif kind is events.Finished:
+                out.append(self._last(choice, event))
             else:
                 self._event(choice, event, out)
         return b"".join(out)
@@ -290,8 +297,6 @@ class Encoder(openai.Chunks):
             case TextDelta():
                 delta = {"content": event.text}
                 logprobs = _logprobs_field(event.logprobs)
-            case events.Started():
-                delta = {"role": "assistant", "content": None}
             case events.ReasoningDelta():
                 delta = _reasoning_fields(event.text)
             case events.ToolCallDelta():
