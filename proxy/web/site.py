@@ -199,10 +199,10 @@ def site_check(
         try:
             if not keys and environ.get("HTTP_HOST") not in sites.accepted:
                 sites.check_host(environ)
-            has_site = "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ
-            basic = keys and environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic "
-            if has_site and (basic or not keys):
-                sites.check_origin(environ)
+            if "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ:
+                basic = environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic "
+                if basic or not keys:
+                    sites.check_origin(environ)
         except Forbidden as fault:
             form = error_form(environ.get("PATH_INFO", ""))
             return refuse(fault, form, Record.of(environ))
