@@ -25,17 +25,19 @@ from ..fields import Body
 from ..response_meta import ResponseMeta, StreamEncoder, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
+to_json = msgspec.json.Encoder().encode
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 
 
-def rare_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share, besides those of TABLE. A
-    field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
+def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
+    not `known` to the kind gets a warning. Raises InvalidParameter."""
     return {
         "sampling": sampling(body),
         "report": report(body),
+        **fields.read(body, _TABLE),
         "warnings": fields.ignored_fields(body, known),
     }
 
@@ -151,7 +153,7 @@ PARSED: dict[str, Field] = {
 }
 COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 """The fields that both kinds of body have."""
-TABLE = table(PARSED)
+_TABLE = table(PARSED)
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
     if not more:
         return frame
     assert frame.endswith(b"}\n\n"), "an SSE frame must end with its object"
-    return frame[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
+    return frame[:-3] + b"," + to_json(more)[1:] + b"\n\n"
 
 
 def verbose(
@@ -324,7 +326,7 @@ class Chunks(StreamEncoder):
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._finished: dict[int, events.Finished] = {}
-        begin = msgspec.json.encode(head(meta, self.kind))
+        begin = to_json(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
@@ -340,7 +342,7 @@ class Chunks(StreamEncoder):
             "usage": usage(total(self._finished, self._request.n)),
             "timings": timings(first.timings if first is not None else Timings()),
         }
-        return self._head + b"]," + msgspec.json.encode(last)[1:] + b"\n\n" + sse.DONE
+        return self._head + b"]," + to_json(last)[1:] + b"\n\n" + sse.DONE
 
     def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         match event:
@@ -361,7 +363,7 @@ class Chunks(StreamEncoder):
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
-        return self._head + msgspec.json.encode(piece) + self._tail
+        return self._head + to_json(piece) + self._tail
 
     def _reason(self, finished: events.Finished) -> str:
         return finished.reason

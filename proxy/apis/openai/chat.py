@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-import msgspec
+from msgspec import Meta, Struct, ValidationError, convert
 
 from ...core import events
 from ...core.events import TextDelta
@@ -21,6 +21,7 @@ from ..response_meta import ResponseMeta
 from ..schema_fields import Field, Fields, table
 from . import answer as openai
 from . import tools as openai_tools
+from .answer import to_json
 from .tools import LEGACY
 
 error = openai.error
@@ -44,29 +45,23 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
+    if body.keys() <= _PLAIN and (request := _plain_request(body)) is not None:
+        return request
     if not body.keys().isdisjoint(synonyms.NAMES):
         body = synonyms.canonical(body, chat=True)
-    values = fields.read(body, _TABLE)
-    if not body.keys() <= _PLAIN:
-        values |= _rare_fields(body, values)
-    return CompletionRequest(messages=messages(fields.items(body, "messages")), **values)
-
-
-def _rare_fields(body: Body, parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the fields that plain requests do not have, besides those `parsed`."""
-    values = openai.rare_fields(body, KNOWN)
-    if "logprobs" in body or "top_logprobs" in body:
-        values["logprobs"] = _logprobs(body)
+    logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
+    values = openai.shared_fields(body, KNOWN)
     if body.get("response_format") is not None:
-        if parsed.get("output", OutputFormat()) != OutputFormat():
+        if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
         form = fields.mapping(body, "response_format")
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
     if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
+    tools: dict[str, Any] = {}
     if not body.keys().isdisjoint(openai_tools.FIELDS):
         tools = openai_tools.chosen(body)
-        values |= {**tools, "warnings": values["warnings"] + tools.get("warnings", ())}
+        values["warnings"] += tools.pop("warnings", ())
     if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)
         if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
@@ -74,7 +69,13 @@ def _rare_fields(body: Body, parsed: Mapping[str, Any]) -> dict[str, Any]:
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
         values["reasoning_format"] = "" if reasoning == "auto" else reasoning
-    return values
+    return CompletionRequest(
+        messages=messages(fields.items(body, "messages")),
+        logprobs=logprobs,
+        **fields.read(body, _TABLE),
+        **tools,
+        **values,
+    )
 
 
 def _check_end(body: Body) -> None:
@@ -121,8 +122,7 @@ FIELDS: Fields = {
     **_OWN,
     **openai.COMMON,
 }
-_TABLE = {**openai.TABLE, **table(_OWN)}
-_PLAIN = frozenset({"messages", *_TABLE})
+_TABLE = table(_OWN)
 KNOWN = FIELDS.keys()
 
 
@@ -137,11 +137,37 @@ def _logprobs(body: Body) -> int | None:
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
-    simple = tuple(map(_plain, values))
-    if all(simple):
-        return simple  # type: ignore[return-value]  # all() rules out None, which mypy does not see
-    known = enumerate(simple)
+    known = enumerate(map(_plain, values))
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
+
+
+class _PlainMessage(Struct, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class _PlainBody(Struct):
+    messages: Annotated[list[_PlainMessage], Meta(min_length=1, max_length=fields.MAX_ITEMS)]
+    model: Annotated[str, Meta(max_length=fields.MAX_MODEL)] = ""
+    stream: bool = False
+    max_tokens: Annotated[int, Meta(ge=0, le=openai.MAX_TOKENS)] | None = None
+
+
+_PLAIN = frozenset(_PlainBody.__struct_fields__)
+
+
+def _plain_request(body: Body) -> CompletionRequest | None:
+    """The fast path for a body of the commonest fields; None for any other, and for errors."""
+    try:
+        plain = convert(body, _PlainBody)
+    except ValidationError:
+        return None
+    return CompletionRequest(
+        messages=tuple([Message(role=ROLES[m.role], content=m.content) for m in plain.messages]),
+        model=plain.model,
+        stream=plain.stream,
+        max_tokens=plain.max_tokens,
+    )
 
 
 def _plain(value: Any) -> Message | None:
@@ -255,9 +281,6 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
     }
 
 
-_json = msgspec.json.Encoder().encode
-
-
 class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
@@ -275,16 +298,15 @@ class Encoder(openai.Chunks):
             return sse.HEARTBEAT
         out: list[bytes] = []
         for event in batch:
-            kind = type(event)
-            if kind is TextDelta and not event.logprobs:
+            if type(event) is TextDelta and not event.logprobs:
                 if event.text:
                     if choice != self._text_choice:
                         self._text_choice = choice
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
-                    out += self._text_head, _json(event.text), self._text_tail
-            elif kind is events.Started:
+                    out += self._text_head, to_json(event.text), self._text_tail
+            elif type(event) is events.Started:
                 out.append(self._chunk(choice, {"role": "assistant", "content": None}))
-            elif kind is events.Finished:
+            elif type(event) is events.Finished:
                 out.append(self._last(choice, event))
             else:
                 self._event(choice, event, out)

@@ -19,7 +19,7 @@ from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, flag, integer, read, text
+from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields
 from ..synonyms import NAMES, canonical
@@ -63,7 +63,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
     if echo and logprobs is not None:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
-    values = read(body, openai.TABLE) | openai.rare_fields(body, known)
+    values = openai.shared_fields(body, known)
     if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(
