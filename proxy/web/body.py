@@ -164,20 +164,15 @@ def read_json(environ: Environ, limit: int, empty: Any = None) -> dict[str, Any]
     return value
 
 
-def _is_json(kind: str) -> bool:
-    """Raises WrongType for a media type that cannot be a body's."""
-    if kind == JSON or kind.endswith("+json"):
-        return True
-    if kind not in ("", FORM):
-        raise WrongType("the Content-Type must be application/json")
-    return False
-
-
 def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     """Return the body as any JSON value. An empty body gives `empty`, or is an error if that is
     None. Raises BadRequest, WrongType or BodyTooLarge."""
     kind = environ.get("CONTENT_TYPE", "")
-    is_json = kind == JSON or _is_json(kind.partition(";")[0].strip().lower())
+    if kind != JSON:
+        kind = kind.partition(";")[0].strip().lower()
+    is_json = kind == JSON or kind.endswith("+json")
+    if not is_json and kind not in ("", FORM):
+        raise WrongType("the Content-Type must be application/json")
     data = read(environ, limit)
     if not data:
         if empty is not None:

@@ -38,16 +38,8 @@ from .spine import refuse
 METHODS = "GET, POST, DELETE, OPTIONS"
 HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Session-Id"
 EXPOSED = ", ".join(
-    (
-        "x-request-id",
-        "openai-processing-ms",
-        "x-slotproxy-backend",
-        "x-slotproxy-compacted",
-        "x-slotproxy-fallback",
-        "x-slotproxy-overhead-ms",
-        "x-slotproxy-warning",
-        "retry-after",
-    )
+    "x-request-id openai-processing-ms x-slotproxy-backend x-slotproxy-compacted"
+    " x-slotproxy-fallback x-slotproxy-overhead-ms x-slotproxy-warning retry-after".split()
 )
 
 

@@ -92,11 +92,7 @@ def completion_view(
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
         meta = ResponseMeta(
-            f"{prefix}{new_id()}",
-            int(time.time()),
-            answer.info.model,
-            "slotproxy",
-            record.elapsed,
+            f"{prefix}{new_id()}", int(time.time()), answer.info.model, "slotproxy", record.elapsed
         )
         if parsed_request.stream:
             answer.prime()

@@ -22,15 +22,6 @@ access = logging.getLogger("slotproxy.access")
 _encode = msgspec.json.Encoder().encode
 
 
-# The fields of a line, in order.
-_Line = msgspec.defstruct(
-    "_Line",
-    "id peer method path status key model backend tier fallback"
-    " slot stream queue_ms ttft_ms ms prompt_tokens cached_tokens completion_tokens"
-    " continued outcome".split(),
-)
-
-
 class Lines(logging.StreamHandler[Any]):
     """The default log handler: writes messages unformatted to standard error."""
 
@@ -51,6 +42,13 @@ def write(text: str) -> None:
             pass  # standard error is closed
     else:
         access.info("%s", text)
+
+
+_Line = msgspec.defstruct(
+    "_Line",
+    "id peer method path status key model backend tier fallback slot stream queue_ms ttft_ms ms"
+    " prompt_tokens cached_tokens completion_tokens continued outcome".split(),
+)
 
 
 def line(record: Record, took: float) -> str:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ...accounts.limiting.allowance import Allowance, State
@@ -130,10 +131,7 @@ class Record:
         if info.compacted:
             headers.append(("x-slotproxy-compacted", str(info.compacted)))
         if info.backend and self.shown is not None:
-            name = self.shown(info.backend)
-            if not (name.isascii() and name.isprintable()):
-                name = _visible(name)
-            headers.append(("x-slotproxy-backend", name))
+            headers.append(("x-slotproxy-backend", _visible(self.shown(info.backend))))
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
@@ -149,6 +147,7 @@ class Record:
         return headers
 
 
+@lru_cache
 def _visible(name: str) -> str:
     """A name of the settings file as a header can have it."""
     return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]
