@@ -59,7 +59,7 @@ def attachments(body: Body) -> list[Attachment]:
     """The documents of a request, in order. Parts of a wrong type are left to the parser."""
     documents: list[Attachment] = []
     for field in filter(body.__contains__, ("messages", "input", "items")):
-        for message in body[field] if type(body[field]) is list else ():
+        for message in messages if type(messages := body[field]) is list else ():
             if type(message) is dict:
                 if type(content := message.get("content")) is list:  # most are texts
                     documents += _within(content)

@@ -141,15 +141,24 @@ def messages(values: list[Any]) -> tuple[Message, ...]:
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
 
 
+_HEAT = Meta(ge=0, le=100)
+
+
 class _PlainMessage(Struct, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant"]
     content: str
+
+
+class _StreamOptions(Struct, frozen=True):
+    include_usage: bool = False
 
 
 class _PlainBody(Struct):
     messages: Annotated[list[_PlainMessage], Meta(min_length=1, max_length=fields.MAX_ITEMS)]
     model: Annotated[str, Meta(max_length=fields.MAX_MODEL)] = ""
     stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    temperature: Annotated[int, _HEAT] | Annotated[float, _HEAT] | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=openai.MAX_TOKENS)] | None = None
 
 
@@ -166,6 +175,8 @@ def _plain_request(body: Body) -> CompletionRequest | None:
         messages=tuple([Message(role=ROLES[m.role], content=m.content) for m in plain.messages]),
         model=plain.model,
         stream=plain.stream,
+        include_usage=plain.stream_options.include_usage,
+        sampling={} if plain.temperature is None else {"temperature": plain.temperature},
         max_tokens=plain.max_tokens,
     )
 
@@ -256,8 +267,9 @@ def _logprobs_field(tokens: Sequence[events.TokenLogprob]) -> dict[str, Any]:
     return {"content": [openai.token(token) for token in tokens], "refusal": None}
 
 
-def _finish_reason(finished: events.Finished, legacy: bool) -> str:
-    return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
+def _finish_reason(finished: events.Finished, request: CompletionRequest) -> str:
+    legacy = finished.reason == "tool_calls" and request.extra.get(LEGACY)
+    return "function_call" if legacy else finished.reason
 
 
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
@@ -268,8 +280,8 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
     }
     if completion.reasoning:
         message |= _reasoning_fields(completion.reasoning)
-    legacy = bool(request.extra.get(LEGACY))
     if completion.tool_calls:
+        legacy = request.extra.get(LEGACY)
         calls = list(map(openai_tools.written, completion.tool_calls))
         message |= {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
     wanted = request.logprobs is not None
@@ -277,7 +289,7 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
         "index": completion.index,
         "message": message,
         "logprobs": _logprobs_field(completion.logprobs) if wanted else None,
-        "finish_reason": _finish_reason(completion.finished, legacy),
+        "finish_reason": _finish_reason(completion.finished, request),
     }
 
 
@@ -289,7 +301,6 @@ class Encoder(openai.Chunks):
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
-        self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
@@ -305,7 +316,8 @@ class Encoder(openai.Chunks):
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
                     out += self._text_head, to_json(event.text), self._text_tail
             elif type(event) is events.Started:
-                out.append(self._chunk(choice, {"role": "assistant", "content": None}))
+                begun = b'{"index":%d,"delta":{"role":"assistant","content":null' % choice
+                out += self._head, begun, self._text_tail
             elif type(event) is events.Finished:
                 out.append(self._last(choice, event))
             else:
@@ -322,11 +334,11 @@ class Encoder(openai.Chunks):
             case events.ReasoningDelta():
                 delta = _reasoning_fields(event.text)
             case events.ToolCallDelta():
-                delta = openai_tools.delta(event, self._legacy)
+                delta = openai_tools.delta(event, bool(self._request.extra.get(LEGACY)))
             case _:
                 super()._event(choice, event, out)
                 return
         out.append(self._chunk(choice, delta, logprobs))
 
     def _reason(self, finished: events.Finished) -> str:
-        return _finish_reason(finished, self._legacy)
+        return _finish_reason(finished, self._request)
