@@ -12,14 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ..core.events import (
-    Compacted,
-    Finished,
-    ReasoningDelta,
-    ServerCall,
-    TextDelta,
-    TokenLogprob,
-)
+from ..core.events import Compacted, Finished, ReasoningDelta, ServerCall, TextDelta, TokenLogprob
 from ..core.fold import Completion
 from ..core.request import Compaction, CompletionRequest, ToolCall
 from ..core.usage import Timings, Usage

@@ -58,15 +58,13 @@ class Attachment(Struct, frozen=True):
 def attachments(body: Body) -> list[Attachment]:
     """The documents of a request, in order. Parts of a wrong type are left to the parser."""
     documents: list[Attachment] = []
-    for field in ("messages", "input", "items"):
-        if type(messages := body.get(field)) is not list:
-            continue
-        for message in messages:
+    for field in filter(body.__contains__, ("messages", "input", "items")):
+        for message in messages if type(messages := body[field]) is list else ():
             if type(message) is dict:
                 if type(content := message.get("content")) is list:  # most are texts
                     documents += _within(content)
-                if type(content := message.get("output")) is list:
-                    documents += _within(content)
+                if "output" in message:
+                    documents += _within(message["output"])
     return documents
 
 

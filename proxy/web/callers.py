@@ -61,6 +61,8 @@ class KeyWatch:
 
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
+# What changes a caller for one request.
+_WISHES = (BATCH, *(f"HTTP_X_SLOTPROXY_{name}" for name in ("PRIORITY", "JOB", "QUEUE")))
 
 
 class Callers:
@@ -94,13 +96,13 @@ class Callers:
         """Return the caller of a request with the key of this name. Its allowance is left in the
         record, for headers. Raises BadRequest."""
         caller = self._known.get(key) or self._stored(key, environ)
+        if environ.keys().isdisjoint(_WISHES):
+            return caller
         if BATCH in environ:
             return msgspec.structs.replace(caller, share=SHARES["low"], background=True, idle=True)
         priority = environ.get("HTTP_X_SLOTPROXY_PRIORITY")
         job = environ.get("HTTP_X_SLOTPROXY_JOB")
         queue = environ.get("HTTP_X_SLOTPROXY_QUEUE")
-        if not (priority or job or queue):
-            return caller
         share = caller.share
         if priority:
             if priority.lower() not in SHARES:

@@ -10,7 +10,7 @@ application has hooks for all routes (cross-origin requests).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
@@ -48,13 +48,8 @@ class Application(Flask):
         if refused is not None:
             self._finish_whole(record, refused)
             return refused(environ, _with_headers_of(record, start_response))
-        view = self.direct.get(environ["PATH_INFO"])
-        if (
-            view is None
-            or environ["REQUEST_METHOD"] != "POST"
-            or self.after_request_funcs.get(None)
-            or self.before_request_funcs.get(None)
-        ):
+        view = self._fast.get(environ["PATH_INFO"])
+        if view is None or environ["REQUEST_METHOD"] != "POST":
             return self._through_flask(record, environ, start_response)
         services: Services = self.extensions[EXTENSION]
         try:
@@ -69,6 +64,12 @@ class Application(Flask):
             return sent[0]
         self._finish_whole(record, sent)
         return sent(environ, _with_headers_of(record, start_response))
+
+    @cached_property
+    def _fast(self) -> dict[str, View]:
+        """The direct views, none if hooks concern all routes. They are set before any request."""
+        hooks = self.after_request_funcs.get(None) or self.before_request_funcs.get(None)
+        return {} if hooks else self.direct
 
     def _through_flask(
         self, record: Record, environ: WSGIEnvironment, start_response: StartResponse

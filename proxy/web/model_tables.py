@@ -45,7 +45,8 @@ def with_documents(
         if allowance is not None:
             allowance.check()  # documents are read before the answer is admitted
 
-    record.warnings += services.documents.read(documents, record.key, uploaded, check_limits)
+    warnings = services.documents.read(documents, record.key, uploaded, check_limits)
+    record.warnings += tuple(warnings)
 
 
 # Which session a request belongs to, as its client names it.
@@ -93,8 +94,8 @@ def session_name(
 ) -> str:
     """The name of the session, "" if the client gives none. `parsed` is what the dialect found in
     the body. Values of the wrong type are no names."""
-    for header in HEADERS:
-        name = environ.get(header)
+    for header in filter(environ.__contains__, HEADERS):
+        name = environ[header]
         if name:
             return str(name)[:LONGEST]
     if parsed:

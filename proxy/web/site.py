@@ -38,16 +38,8 @@ from .spine import refuse
 METHODS = "GET, POST, DELETE, OPTIONS"
 HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Session-Id"
 EXPOSED = ", ".join(
-    (
-        "x-request-id",
-        "openai-processing-ms",
-        "x-slotproxy-backend",
-        "x-slotproxy-compacted",
-        "x-slotproxy-fallback",
-        "x-slotproxy-overhead-ms",
-        "x-slotproxy-warning",
-        "retry-after",
-    )
+    "x-request-id openai-processing-ms x-slotproxy-backend x-slotproxy-compacted"
+    " x-slotproxy-fallback x-slotproxy-overhead-ms x-slotproxy-warning retry-after".split()
 )
 
 
@@ -199,10 +191,10 @@ def site_check(
         try:
             if not keys and environ.get("HTTP_HOST") not in sites.accepted:
                 sites.check_host(environ)
-            has_site = "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ
-            basic = keys and environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic "
-            if has_site and (basic or not keys):
-                sites.check_origin(environ)
+            if "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ:
+                basic = environ.get("HTTP_AUTHORIZATION", "")[:6].lower() == "basic "
+                if basic or not keys:
+                    sites.check_origin(environ)
         except Forbidden as fault:
             form = error_form(environ.get("PATH_INFO", ""))
             return refuse(fault, form, Record.of(environ))

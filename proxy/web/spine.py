@@ -78,10 +78,9 @@ def completion_view(
         record.shown = str if is_admin else permissions.shown_name(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
-        known = early(raw, cancel) if early is not None else None
-        if known is not None:
+        if early is not None and (known := early(raw, cancel)) is not None:
             return _whole(known, record)
-        is_small = 0 < int(environ.get("CONTENT_LENGTH") or 0) < LARGE
+        is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
         if is_small or not isinstance(dialect, _PURE):
             parsed_request = dialect.parse(raw)
         else:
@@ -93,11 +92,7 @@ def completion_view(
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
         meta = ResponseMeta(
-            f"{prefix}{new_id()}",
-            int(time.time()),
-            answer.info.model,
-            "slotproxy",
-            record.elapsed,
+            f"{prefix}{new_id()}", int(time.time()), answer.info.model, "slotproxy", record.elapsed
         )
         if parsed_request.stream:
             answer.prime()

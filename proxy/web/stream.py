@@ -46,11 +46,7 @@ class ClosingBody:
     """A streamed body that is closed exactly once: WSGI servers call close() even if the client
     disconnected or the body was never iterated. `done` is called after `close`."""
 
-    __slots__ = (
-        "_close",
-        "_done",
-        "_parts",
-    )
+    __slots__ = ("_close", "_done", "_parts")
 
     holds_slot = False
 
@@ -85,16 +81,11 @@ class SlotBody(ClosingBody):
 class StreamBody(SlotBody):
     """Encodes an answer as it arrives, and closes it."""
 
-    __slots__ = (
-        "_answer",
-        "_comments",
-        "_encoder",
-    )
+    __slots__ = ("_answer", "_encoder")
 
     def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
         self._answer = answer
         self._encoder = encoder
-        self._comments = encoder.content_type == "text/event-stream"
         super().__init__(self._encode(), answer.close, done)
 
     def _encode(self) -> Iterator[bytes]:
@@ -111,7 +102,7 @@ class StreamBody(SlotBody):
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return
-            if last is None and self._comments and (note := _note(self._answer.info)):
+            if last is None and (note := _note(self._answer.info, self._encoder)):
                 yield note
                 continue
             data = encode(choice, batch)
@@ -127,9 +118,10 @@ class StreamBody(SlotBody):
         yield end()
 
 
-def _note(info: Info) -> bytes:
-    """Return an SSE comment for a waiting client: its place in the queue, or the loading
-    progress."""
+def _note(info: Info, encoder: Encoder) -> bytes:
+    """An SSE comment for a waiting client: its place in the queue, or the loading progress."""
+    if encoder.content_type != "text/event-stream":
+        return b""
     if info.place:
         return b": queue place %d\n\n" % info.place
     if info.loading:

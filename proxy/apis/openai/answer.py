@@ -25,6 +25,7 @@ from ..fields import Body
 from ..response_meta import ResponseMeta, StreamEncoder, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
+to_json = msgspec.json.Encoder().encode
 MAX_CHOICES = 16
 MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
@@ -220,7 +221,7 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
     if not more:
         return frame
     assert frame.endswith(b"}\n\n"), "an SSE frame must end with its object"
-    return frame[:-3] + b"," + msgspec.json.encode(more)[1:] + b"\n\n"
+    return frame[:-3] + b"," + to_json(more)[1:] + b"\n\n"
 
 
 def verbose(
@@ -320,12 +321,12 @@ class Chunks(StreamEncoder):
 
     kind = said = ""
     silence: Any = ""
+    _compacted: events.Compacted | None = None
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._finished: dict[int, events.Finished] = {}
-        self._compacted: events.Compacted | None = None
-        begin = msgspec.json.encode(head(meta, self.kind))
+        begin = to_json(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
@@ -341,14 +342,12 @@ class Chunks(StreamEncoder):
             "usage": usage(total(self._finished, self._request.n)),
             "timings": timings(first.timings if first is not None else Timings()),
         }
-        return self._head + b"]," + msgspec.json.encode(last)[1:] + b"\n\n" + sse.DONE
+        return self._head + b"]," + to_json(last)[1:] + b"\n\n" + sse.DONE
 
     def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
         match event:
             case events.Finished():
-                self._finished[choice] = event
-                last = self._chunk(choice, self.silence, reason=self._reason(event))
-                out.append(extended(last, self._ending(choice, event)))
+                out.append(self._last(choice, event))
             case events.Progress():  # in a chunk of its own
                 out.append(extended(self._chunk(choice, self.silence), reported(event)))
             case events.TokenDetail():
@@ -357,9 +356,14 @@ class Chunks(StreamEncoder):
             case events.Compacted():
                 self._compacted = event.after(self._compacted)
 
+    def _last(self, choice: int, finished: events.Finished) -> bytes:
+        self._finished[choice] = finished
+        last = self._chunk(choice, self.silence, reason=self._reason(finished))
+        return extended(last, self._ending(choice, finished))
+
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
-        return self._head + msgspec.json.encode(piece) + self._tail
+        return self._head + to_json(piece) + self._tail
 
     def _reason(self, finished: events.Finished) -> str:
         return finished.reason

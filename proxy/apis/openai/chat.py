@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import msgspec
+from msgspec import Meta, Struct, ValidationError, convert
 
 from ...core import events
 from ...core.events import TextDelta
@@ -21,6 +21,7 @@ from ..response_meta import ResponseMeta
 from ..schema_fields import Field, Fields, table
 from . import answer as openai
 from . import tools as openai_tools
+from .answer import to_json
 from .tools import LEGACY
 
 error = openai.error
@@ -44,6 +45,8 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
+    if body.keys() <= _PLAIN and (request := _plain_request(body)) is not None:
+        return request
     if not body.keys().isdisjoint(synonyms.NAMES):
         body = synonyms.canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
@@ -134,11 +137,48 @@ def _logprobs(body: Body) -> int | None:
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
-    simple = tuple(map(_plain, values))
-    if all(simple):
-        return simple  # type: ignore[return-value]  # all() rules out None, which mypy does not see
-    known = enumerate(simple)
+    known = enumerate(map(_plain, values))
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
+
+
+_HEAT = Meta(ge=0, le=100)
+
+
+class _PlainMessage(Struct, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class _StreamOptions(Struct, frozen=True):
+    include_usage: bool = False
+
+
+class _PlainBody(Struct):
+    messages: Annotated[list[_PlainMessage], Meta(min_length=1, max_length=fields.MAX_ITEMS)]
+    model: Annotated[str, Meta(max_length=fields.MAX_MODEL)] = ""
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    temperature: Annotated[int, _HEAT] | Annotated[float, _HEAT] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=openai.MAX_TOKENS)] | None = None
+
+
+_PLAIN = frozenset(_PlainBody.__struct_fields__)
+
+
+def _plain_request(body: Body) -> CompletionRequest | None:
+    """The fast path for a body of the commonest fields; None for any other, and for errors."""
+    try:
+        plain = convert(body, _PlainBody)
+    except ValidationError:
+        return None
+    return CompletionRequest(
+        messages=tuple([Message(role=ROLES[m.role], content=m.content) for m in plain.messages]),
+        model=plain.model,
+        stream=plain.stream,
+        include_usage=plain.stream_options.include_usage,
+        sampling={} if plain.temperature is None else {"temperature": plain.temperature},
+        max_tokens=plain.max_tokens,
+    )
 
 
 def _plain(value: Any) -> Message | None:
@@ -227,8 +267,9 @@ def _logprobs_field(tokens: Sequence[events.TokenLogprob]) -> dict[str, Any]:
     return {"content": [openai.token(token) for token in tokens], "refusal": None}
 
 
-def _finish_reason(finished: events.Finished, legacy: bool) -> str:
-    return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
+def _finish_reason(finished: events.Finished, request: CompletionRequest) -> str:
+    legacy = finished.reason == "tool_calls" and request.extra.get(LEGACY)
+    return "function_call" if legacy else finished.reason
 
 
 def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any]:
@@ -239,8 +280,8 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
     }
     if completion.reasoning:
         message |= _reasoning_fields(completion.reasoning)
-    legacy = bool(request.extra.get(LEGACY))
     if completion.tool_calls:
+        legacy = request.extra.get(LEGACY)
         calls = list(map(openai_tools.written, completion.tool_calls))
         message |= {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
     wanted = request.logprobs is not None
@@ -248,24 +289,19 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
         "index": completion.index,
         "message": message,
         "logprobs": _logprobs_field(completion.logprobs) if wanted else None,
-        "finish_reason": _finish_reason(completion.finished, legacy),
+        "finish_reason": _finish_reason(completion.finished, request),
     }
-
-
-_json = msgspec.json.Encoder().encode
 
 
 class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
+    _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
-        self._legacy = bool(request.extra.get(LEGACY))
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
-        self._text_choice = -1  # of `_text_head`
-        self._text_head = b""
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
         """The bytes of one batch; an empty batch becomes an SSE comment."""
@@ -278,7 +314,12 @@ class Encoder(openai.Chunks):
                     if choice != self._text_choice:
                         self._text_choice = choice
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
-                    out += self._text_head, _json(event.text), self._text_tail
+                    out += self._text_head, to_json(event.text), self._text_tail
+            elif type(event) is events.Started:
+                begun = b'{"index":%d,"delta":{"role":"assistant","content":null' % choice
+                out += self._head, begun, self._text_tail
+            elif type(event) is events.Finished:
+                out.append(self._last(choice, event))
             else:
                 self._event(choice, event, out)
         return b"".join(out)
@@ -290,16 +331,14 @@ class Encoder(openai.Chunks):
             case TextDelta():
                 delta = {"content": event.text}
                 logprobs = _logprobs_field(event.logprobs)
-            case events.Started():
-                delta = {"role": "assistant", "content": None}
             case events.ReasoningDelta():
                 delta = _reasoning_fields(event.text)
             case events.ToolCallDelta():
-                delta = openai_tools.delta(event, self._legacy)
+                delta = openai_tools.delta(event, bool(self._request.extra.get(LEGACY)))
             case _:
                 super()._event(choice, event, out)
                 return
         out.append(self._chunk(choice, delta, logprobs))
 
     def _reason(self, finished: events.Finished) -> str:
-        return _finish_reason(finished, self._legacy)
+        return _finish_reason(finished, self._request)

@@ -44,33 +44,40 @@ def write(text: str) -> None:
         access.info("%s", text)
 
 
+_Line = msgspec.defstruct(
+    "_Line",
+    "id peer method path status key model backend tier fallback slot stream queue_ms ttft_ms ms"
+    " prompt_tokens cached_tokens completion_tokens continued outcome".split(),
+)
+
+
 def line(record: Record, took: float) -> str:
     """The log line of a request. Its times are in milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
     path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
-    values = {
-        "id": record.id,
-        "peer": record.peer,
-        "method": record.method[:20],
-        "path": path[:200],
-        "status": record.status,
-        "key": record.key,
-        "model": info.model,
-        "backend": info.backend,
-        "tier": info.tier,
-        "fallback": ", ".join(map(" ".join, info.passed)) if info.passed else "",
-        "slot": info.slot,
-        "stream": record.stream,
-        "queue_ms": round(10000 * info.queue_wait) / 10,
-        "ttft_ms": round(10000 * info.first_token) / 10,
-        "ms": round(10000 * took) / 10,
-        "prompt_tokens": usage.prompt,
-        "cached_tokens": usage.cached,
-        "completion_tokens": usage.completion,
-        "continued": info.continued,
-        "outcome": info.outcome,
-    }
+    values = _Line(
+        record.id,
+        record.peer,
+        record.method[:20],
+        path[:200],
+        record.status,
+        record.key,
+        info.model,
+        info.backend,
+        info.tier,
+        ", ".join(map(" ".join, info.passed)) if info.passed else "",
+        info.slot,
+        record.stream,
+        round(10000 * info.queue_wait) / 10,
+        round(10000 * info.first_token) / 10,
+        round(10000 * took) / 10,
+        usage.prompt,
+        usage.cached,
+        usage.completion,
+        info.continued,
+        info.outcome,
+    )
     return _encode(values).decode()
 
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ...accounts.limiting.allowance import Allowance, State
@@ -86,7 +87,7 @@ class Record:
     cancel: Cancel | None = None
     stop: Stop = staticmethod(nothing)
     shown: Callable[[str], str] | None = None
-    warnings: list[str]
+    warnings: tuple[str, ...] = ()
     stream = asks_model = over = quiet = outlives_key = False
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -98,7 +99,6 @@ class Record:
         self.peer = environ.get("REMOTE_ADDR", "")
         self.agent = environ.get("HTTP_USER_AGENT", "")
         self.info = Info()
-        self.warnings = []
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
@@ -131,26 +131,23 @@ class Record:
         if info.compacted:
             headers.append(("x-slotproxy-compacted", str(info.compacted)))
         if info.backend and self.shown is not None:
-            name = self.shown(info.backend)
-            if not (name.isascii() and name.isprintable()):
-                name = _visible(name)
-            headers.append(("x-slotproxy-backend", name))
+            headers.append(("x-slotproxy-backend", _visible(self.shown(info.backend))))
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
-        messages = (*self.warnings, *info.warnings)
-        if self.allowance is not None and self.allowance.warnings:
-            messages = (*self.allowance.warnings, *messages)
+        messages, allowance = self.warnings + info.warnings, self.allowance
+        if allowance is not None:
+            messages = (*allowance.warnings, *messages)
         if messages:
-            warnings = list(messages[:MOST_WARNINGS])
-            if more := len(messages) - len(warnings):
-                warnings.append(f"{more} more warnings omitted")
-            headers += [("x-slotproxy-warning", warning) for warning in warnings]
-        if self.allowance is not None:
-            headers += limit_headers(self.allowance.states, self.route, time.time())
+            if (more := len(messages) - MOST_WARNINGS) > 0:
+                messages = (*messages[:MOST_WARNINGS], f"{more} more warnings omitted")
+            headers += [("x-slotproxy-warning", warning) for warning in messages]
+        if allowance is not None:
+            headers += limit_headers(allowance.states, self.route, time.time())
         return headers
 
 
+@lru_cache
 def _visible(name: str) -> str:
     """A name of the settings file as a header can have it."""
     return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]

@@ -7,16 +7,7 @@ import hmac
 from collections.abc import Collection, Mapping
 from typing import cast
 
-from flask import (
-    Blueprint,
-    Response,
-    g,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Blueprint, Response, g, make_response, redirect, render_template, request, url_for
 
 from ...apis.openai import answer as openai
 from ...errors import Forbidden, GatewayError, Unauthorized
