@@ -37,6 +37,7 @@ _CONSTANT = 10_000  # steps for evaluating a template's constants
 PROBING = 100_000  # steps for learning a template's rules; real ones need 13 000 at most
 SOME = 32  # rendered pieces between two checks of the size
 _TODAY = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}  # as in llama-server
+_RARE = frozenset({"functions", "strftime_now", *_TODAY})  # variables that few templates read
 _SOME_DAY = datetime(2026, 1, 1)
 # StepFun's models think without end if there is white space around messages: llama-server removes
 # it.
@@ -88,20 +89,22 @@ class ChatTemplate:
         }
         if tools:
             context["tools"] = tools
-        else:
-            context.pop("tools", None)
-        if "functions" in self.reads:
-            context["functions"] = _functions(tools or ())
-        context.pop("strftime_now", None)
-        if now is not None:
-            for name, form in _TODAY.items():
-                if name in self.reads:
-                    context.setdefault(name, now.strftime(form))
-            if "strftime_now" in self.reads:
+        elif "tools" in context:
+            del context["tools"]
+        if not _RARE.isdisjoint(self.reads):
+            if "functions" in self.reads:
+                context["functions"] = _functions(tools or ())
+            context.pop("strftime_now", None)
+            if now is not None:
+                for name, form in _TODAY.items():
+                    if name in self.reads:
+                        context.setdefault(name, now.strftime(form))
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
             context["raise_exception"] = lambda *_: ""
-        text = self._run(context, budget or Budget(_steps(messages, tools or ())))
+        text = self._run(
+            context, budget or Budget(FEW_STEPS, partial(_more_steps, messages, tools or ()))
+        )
         return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
     def _run(self, context: dict[str, Any], budget: Budget) -> str:
@@ -133,15 +136,15 @@ class ChatTemplate:
         return "".join(text)
 
 
-def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
-    """The budget of one rendering, in proportion to the conversation."""
+def _more_steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
+    """The budget of one rendering beyond FEW_STEPS, in proportion to the conversation."""
     size = 0
     for message in messages:
         content = message.get("content")
         if type(content) is str:
             size += len(content)
-    steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
-    return min(steps, MAX_STEPS)
+    steps = 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
+    return min(steps, MAX_STEPS - FEW_STEPS)
 
 
 def _formatted(now: datetime, form: str) -> str:
