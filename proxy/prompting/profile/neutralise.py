@@ -302,19 +302,19 @@ class Neutraliser:
         rule = self._everything if message.cites else self._rules[message.role]
         if rule is None:
             return False
-        return (
-            rule.touches(message.content)
-            or (message.reasoning != "" and rule.touches(message.reasoning))
-            or (message.name != "" and self._everything.touches(message.name))
-            or (message.role == "tool" and _hides(rule, message.content))
-            or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
-            or (
-                message.tool_calls != ()
-                and any(
-                    rule.touches(call.arguments) or _hides(rule, call.arguments)
-                    for call in message.tool_calls
-                )
-            )
+        if rule.touches(message.content):
+            return True
+        if message.reasoning and rule.touches(message.reasoning):
+            return True
+        if message.name and self._everything.touches(message.name):
+            return True
+        if message.role == "tool" and _hides(rule, message.content):
+            return True
+        if message.parts and any(map(rule.touches, _texts(message))):
+            return True
+        calls = message.tool_calls
+        return calls != () and any(
+            rule.touches(call.arguments) or _hides(rule, call.arguments) for call in calls
         )
 
     def _changed(
