@@ -5,7 +5,7 @@ Unexpected input crashes an old server, so every request to one is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -59,6 +59,7 @@ def most_with_alternatives(request: CompletionRequest) -> int:
 
 
 UNKNOWN = AnswerSyntax()
+UNBOUND = BoundGrammar("")
 PATTERNS = ("pattern", "patternProperties")
 DISARMED = (
     "control tokens in the messages or tools: broken by an invisible character (U+2060), because"
@@ -96,21 +97,25 @@ def adapt_to_backend(
         )
     if not isinstance(task.prompt, str):
         check_ids(backend.driver, task.prompt, caps, "prompt")
-    if task.sampling.get("logit_bias"):
-        biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
+    sampling = dict(task.sampling)
+    if "logit_bias" in sampling:
+        biased = [token for token, _ in sampling["logit_bias"] if type(token) is int]
         check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     if task.request.logprobs:
         n = min(n, most_with_alternatives(task.request))
-    sampling = dict(task.sampling)
-    bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
-    if bound.text:
-        sampling["grammar"] = bound.text
-    if (bound.text or task.call_format is not None) and not caps.queues:
-        _may_end(sampling)
+    bound = UNBOUND
+    if not task.is_unconstrained:
+        bound = _grammar(task, caps, cancel)
+        if bound.text:
+            sampling["grammar"] = bound.text
+        if (bound.text or task.call_format is not None) and not caps.queues:
+            _may_end(sampling)
     if caps.modern_sampling:
-        for name in filter(sampling.__contains__, WINDOWS):
-            if sampling[name] == -1:  # the whole context; newer servers reject -1
+        for name in WINDOWS:
+            if (
+                name in sampling and sampling[name] == -1
+            ):  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.messages and not task.backend_templates:
             sampling["preserved_tokens"] = _preserved(task.syntax or UNKNOWN, task.call_format)
@@ -214,11 +219,12 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     not enforce one, and so is what a backend of another API does not know."""
     request, native = task.request, caps.native or task.backend_templates
     kinds: tuple[str, ...] = ()
-    if not native and caps.chat and request.messages and backend.chat_mode != "completion":
+    mode = backend.chat_mode
+    if not native and caps.chat and request.messages and mode != "completion":
         if backend.verdict.differing:
             kinds = backend.verdict.server_kinds(request)
-        better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
-        native = better or bool(kinds)
+        if mode == "native" or task.unknown_template or task.media or kinds:
+            native = True
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):
@@ -300,7 +306,7 @@ def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGramm
     bound = constraints.from_start(request, form)
     if bound is None and form is not None:
         bound = constraints.calls_of(request, form)
-    return BoundGrammar("") if bound is None else compiling.grammar(bound, NEW, cancel)
+    return UNBOUND if bound is None else compiling.grammar(bound, NEW, cancel)
 
 
 def warnings(
@@ -309,13 +315,15 @@ def warnings(
     """Warnings about ignored parts of a request; `adapted` is its task for this backend. Raises
     QueueFull, Cancelled."""
     messages: list[str] = []
-    if "seed" in task.sampling and not caps.honours_seed:
-        messages.append("seed is ignored by this backend")
-    if not caps.lacks.isdisjoint(task.sampling):
-        messages += left_out(task.sampling, caps.lacks)
-    report = task.request.report
-    if adapted.request is not task.request and adapted.backend_templates:
+    request, sampling = task.request, task.sampling
+    if sampling:
+        if "seed" in sampling and not caps.honours_seed:
+            messages.append("seed is ignored by this backend")
+        if not caps.lacks.isdisjoint(sampling):
+            messages += left_out(sampling, caps.lacks)
+    if adapted.backend_templates and adapted.request is not request:
         messages.append(DISARMED)
+    report = request.report
     if adapted.described:
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
@@ -326,24 +334,25 @@ def warnings(
         )
     if report.tokens and not caps.modern_sampling:
         messages.append("return_tokens is ignored: this backend does not report token ids")
-    free = task.request.output.kind == "text"
-    schema = None if free else constraints.document_schema(task.request)
-    gaps = adapted.schema_gaps
-    if (
-        schema is not None
-        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
-    ):
-        messages.append("a pattern in the schema is not regular and is not enforced")
-        gaps = tuple(word for word in gaps if word not in PATTERNS)
-    if gaps:
-        words = ", ".join(gaps)
-        messages.append(
-            f"no grammar for {words} in the schema: checked when the answer is complete"
-        )
+    if request.output.kind != "text":
+        messages += _of_document(adapted, cancel)
     if adapted.tool_gaps:
         words = ", ".join(adapted.tool_gaps)
         messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
+
+
+def _of_document(task: Task, cancel: Cancel | None) -> Iterator[str]:
+    gaps, schema = task.schema_gaps, constraints.document_schema(task.request)
+    if (
+        schema is not None
+        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
+    ):
+        yield "a pattern in the schema is not regular and is not enforced"
+        gaps = tuple(word for word in gaps if word not in PATTERNS)
+    if gaps:
+        words = ", ".join(gaps)
+        yield f"no grammar for {words} in the schema: checked when the answer is complete"
 
 
 def _described(task: Task, caps: Capabilities) -> list[str]:

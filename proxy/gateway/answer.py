@@ -83,11 +83,10 @@ class Answer(Struct, eq=False, kw_only=True):
 
     def prime(self) -> None:
         """Wait for the first event or tick. Raises the error if the answer failed before."""
-        self.first = next(self.choices)
-        for event in self.first[1]:
-            if isinstance(event, Failed):
-                self.close()
-                raise event.error
+        self.first = _, batch = next(self.choices)
+        if batch and isinstance(last := batch[-1], Failed):
+            self.close()
+            raise last.error
 
     def __iter__(self) -> Iterator[Choice]:
         first, self.first = self.first, None
