@@ -112,10 +112,8 @@ def adapt_to_backend(
         if (bound.text or task.call_format is not None) and not caps.queues:
             _may_end(sampling)
     if caps.modern_sampling:
-        for name in WINDOWS:
-            if (
-                name in sampling and sampling[name] == -1
-            ):  # the whole context; newer servers reject -1
+        for name in filter(sampling.__contains__, WINDOWS):
+            if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
         if task.request.messages and not task.backend_templates:
             sampling["preserved_tokens"] = _preserved(task.syntax or UNKNOWN, task.call_format)
@@ -218,13 +216,15 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     A required call is described in our generic format, because a backend that renders prompts does
     not enforce one, and so is what a backend of another API does not know."""
     request, native = task.request, caps.native or task.backend_templates
+    differs = task.unknown_template or task.media or backend.verdict.differing
+    if not (native or differs) and backend.chat_mode != "native":
+        return task  # as most are
     kinds: tuple[str, ...] = ()
-    mode = backend.chat_mode
-    if not native and caps.chat and request.messages and mode != "completion":
+    if not native and caps.chat and request.messages and backend.chat_mode != "completion":
         if backend.verdict.differing:
             kinds = backend.verdict.server_kinds(request)
-        if mode == "native" or task.unknown_template or task.media or kinds:
-            native = True
+        better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
+        native = better or bool(kinds)
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):

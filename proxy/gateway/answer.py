@@ -243,8 +243,8 @@ class Answer(Struct, eq=False, kw_only=True):
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        compacted = None if number else self.compacted
-                        if compacted is not None and type(batch[0]) is Started:
+                        compacted = self.compacted
+                        if compacted is not None and not number and type(batch[0]) is Started:
                             batch = [batch[0], compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]

@@ -120,8 +120,8 @@ class Generation(Struct, eq=False):
             self.holds = validated and self.tries > 0
             self._bind()
         self._add_stages(validator)
-        adds = request.echo or request.report.settings or task.max_tokens == 0 or task.described
-        self.only_stages = not (self.holds or adds)
+        adds = request.echo or request.report.settings or task.max_tokens == 0
+        self.only_stages = not (self.holds or task.described or adds)
         if self.thoughts is None:
             self._settle()
         if self.native and self.only_stages and self.calls is None:

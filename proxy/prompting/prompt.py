@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.request import CompletionRequest, Tool
+from ..core.request import CompletionRequest, Message, Tool
 from ..core.task import Task
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
@@ -113,6 +113,7 @@ class Prompter:
             self.syntax = AnswerSyntax(stops=form.stops)
             self._unknown_template = replaces_backend_template
         self._tags = self.syntax.reasoning or REASONING_TAGS
+        self._openings = tuple(opening for opening, _ in self._tags)
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 1
         turns = self.syntax.calls.turns if self.syntax.calls is not None else ()
@@ -174,24 +175,28 @@ class Prompter:
     def _may_reason(self, text: str) -> bool:
         """Whether the model may reason behind this prompt: not behind an empty block, which
         templates write when thinking is switched off."""
-        if opened_by(text, self._tags) is not None:
+        end = text[-_PROMPT_END:].rstrip()
+        if end.endswith(self._openings):
             return True
-        if not self.syntax.reasoning:
-            return False
-        return not text[-_PROMPT_END:].rstrip().endswith(self._closings)
+        return bool(self.syntax.reasoning) and not end.endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> Task:
         form, rules = self.form, self.form.rules
         messages = request.messages
         has_calls = any(map(_CALLS, messages))
-        chat = arranged(messages, rules) if has_calls or self._arranges else messages
-        own = () if chat is messages else tuple(chat)
-        tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
+        chat: Sequence[Message] = messages
+        own: tuple[Message, ...] = ()
+        if has_calls or self._arranges:
+            chat = arranged(messages, rules)
+            own = () if chat is messages else tuple(chat)
+        tools: Sequence[dict[str, Any]] = ()
         call_format = None
-        if (request.tools or request.tool_choice.mode != "auto") and callable_tools(request):
+        if request.tools or request.tool_choice.mode != "auto":
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
-            call_format = self.syntax.calls or GENERIC
+            tools = [tool_dict(tool) for tool in request.tools]
+            if callable_tools(request):
+                call_format = self.syntax.calls or GENERIC
         knows_tools = rules.tools
         unwritten = self.syntax.calls is None and (
             call_format is not None or has_calls or "tool" in map(_ROLE, messages)

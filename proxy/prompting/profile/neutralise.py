@@ -286,14 +286,13 @@ class Neutraliser:
     def _has_some(self, request: CompletionRequest) -> bool:
         if any(map(self._touches, request.messages)):
             return True
-        offered, tools = self._offered, request.tools
+        tools, offered, values = request.tools, self._offered, request.template_kwargs
         # As JSON, in which no control token looks different: one search instead of hundreds.
-        if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
+        if tools and offered is not None and offered.inside(msgspec.json.encode(tools).decode()):
             return True
-        for name, value in request.template_kwargs.items():
-            if _each(value, _cut(self._of(name), JOINER)) != value:
-                return True
-        return False
+        return bool(values) and any(
+            _each(value, _cut(self._of(name), JOINER)) != value for name, value in values.items()
+        )
 
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered

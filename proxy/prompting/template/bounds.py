@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextvars
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -33,39 +33,37 @@ _WIDE = re.compile(r"\d{6,}")
 
 
 class Budget:
-    """Steps left for one rendering, or for some."""
+    """Steps left for one rendering, or for some, of these `values`, whose lists a template must not
+    change. `reserve` counts more steps, which most renderings never need."""
 
-    _values: Any = None
-    _lists: set[int] | None = None
+    values: Any = None
+    _walked: Any = None
+    _lists: Set[int] = frozenset()
 
-    def __init__(self, steps: int = MAX_STEPS, reserve: Callable[[], int] | None = None) -> None:
+    def __init__(self, steps: int = MAX_STEPS, reserve: Callable[[Any], int] | None = None) -> None:
         self.left = steps
-        self._reserve = reserve  # counts more steps, which most renderings never need
+        self._reserve = reserve
 
     def refill(self) -> bool:
         """Takes the reserve. Returns whether steps are left then."""
         if self._reserve is not None:
-            self.left += self._reserve()
+            self.left += self._reserve(self.values)
             self._reserve = None
         return self.left >= 0
 
-    def protect(self, values: Any) -> None:
-        """From now on, the template must not change lists in these values."""
-        self._values = values
-        self._lists = None
-
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
-        if self._lists is None:
-            self._lists = set()
-            stack = [self._values]
+        if self._walked is not self.values:
+            self._walked, lists = self.values, set[int]()
+            stack = [self.values]
             while stack:
                 item = stack.pop()
                 if isinstance(item, dict | MappingProxyType):
                     stack.extend(item.values())
-                elif isinstance(item, list | tuple) and id(item) not in self._lists:
-                    self._lists.add(id(item))
+                elif isinstance(item, list | tuple) and id(item) not in lists:
+                    lists.add(id(item))
                     stack.extend(item)
+            self._lists = lists
         return id(changed) in self._lists
 
 

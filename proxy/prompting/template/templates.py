@@ -102,16 +102,11 @@ class ChatTemplate:
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
             context["raise_exception"] = lambda *_: ""
-        text = self._run(
-            context, budget or Budget(FEW_STEPS, partial(_more_steps, messages, tools or ()))
-        )
-        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
-
-    def _run(self, context: dict[str, Any], budget: Budget) -> str:
-        template = self.template
-        budget.protect(context)
-        token = BUDGET.set(budget)
-        text: list[str] = []
+        if budget is None:
+            budget = Budget(FEW_STEPS, _more_steps)
+        budget.values = context
+        template, token = self.template, BUDGET.set(budget)
+        written: list[str] = []
         size = 0
         try:
             # Equals template.new_context(), without its search for further variables.
@@ -123,7 +118,7 @@ class ChatTemplate:
                 size += sum(map(len, some))
                 if size > MAX_SIZE:
                     raise TemplateError(f"chat template {self.name}: the prompt is too long")
-                text += some
+                written += some
                 if len(some) < SOME:
                     break
         except TemplateError:
@@ -133,17 +128,18 @@ class ChatTemplate:
             raise TemplateError(f"chat template {self.name}: {error}") from error
         finally:
             BUDGET.reset(token)
-        return "".join(text)
+        text = "".join(written)
+        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
 
-def _more_steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
+def _more_steps(context: Mapping[str, Any]) -> int:
     """The budget of one rendering beyond FEW_STEPS, in proportion to the conversation."""
-    size = 0
+    messages, size = context["messages"], 0
     for message in messages:
         content = message.get("content")
         if type(content) is str:
             size += len(content)
-    steps = 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
+    steps = 1_000 * len(messages) + 20_000 * len(context.get("tools", ())) + (size >> 4)
     return min(steps, MAX_STEPS - FEW_STEPS)
 
 
