@@ -74,27 +74,25 @@ class Prompters:
         old server gets that of a newer one. If all render prompts themselves, none is needed."""
         pool = [*map(_CAPS, self._registry.pool(model))]
         last = self._last.get(model)
-        if last is not None and last[0] == pool:
-            return last[1]
-        known = [caps for caps in pool if caps is not None]
-        if known and all(caps.native for caps in known):
-            prompter: Prompter | Task = self._unrendered
-        else:
-            key = self._key(model, known)
-            prompter = self._found.get(key) or self._make(model, *key)
-        while len(self._last) >= MAX_KEPT:
-            self._last.pop(next(iter(self._last)), None)
-        self._last[model] = pool, prompter
-        return prompter
+        if last is None or last[0] != pool:
+            if len(self._last) >= MAX_KEPT:
+                self._last.clear()
+            known = [caps for caps in pool if caps is not None]
+            self._last[model] = last = pool, self._of(model, known)
+        return last[1]
 
-    def _key(self, model: str, known: Sequence[Capabilities]) -> _Key:
+    def _of(self, model: str, known: Sequence[Capabilities]) -> Prompter | Task:
+        if known and all(caps.native for caps in known):
+            return self._unrendered
         reported = next((caps for caps in known if caps.template), None)
         if reported is not None:
             source = reported.template if self._auto else ""
-            return source, "", reported.bos_token, reported.eos_token, reported.adds_bos
-        names = (model, *(name for caps in known for name in caps.models))
-        family = next(filter(None, map(family_of, names)), "") if self._auto else ""
-        return "", family, "", "", True
+            key: _Key = (source, "", reported.bos_token, reported.eos_token, reported.adds_bos)
+        else:
+            names = (model, *(name for caps in known for name in caps.models))
+            family = next(filter(None, map(family_of, names)), "") if self._auto else ""
+            key = ("", family, "", "", True)
+        return self._found.get(key) or self._make(model, *key)
 
     def _make(
         self, model: str, source: str, family: str, bos: str, eos: str, adds_bos: bool

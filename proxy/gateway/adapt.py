@@ -142,12 +142,15 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     that support it keep the text around the cursor."""
     if task.backend_templates or task.suffix is not None:
         return
-    bound, n_ctx, up = most_tokens(task), 0, []
+    bound, n_ctx, up = 0, 0, []
     for backend in pool:
         caps = backend.caps
         if backend.up and caps is not None:
             room = backend.n_ctx
-            if bound < (room if caps.truncates else SURELY * room) or not room:
+            if len(task.prompt) < room // 4 or not room:
+                return  # a character has at most four bytes
+            bound = bound or most_tokens(task)
+            if bound < (room if caps.truncates else SURELY * room):
                 return
             up.append(backend)
             n_ctx = max(n_ctx, room)
@@ -215,10 +218,11 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
 
     A required call is described in our generic format, because a backend that renders prompts does
     not enforce one, and so is what a backend of another API does not know."""
-    request, native = task.request, caps.native or task.backend_templates
+    native = caps.native or task.backend_templates
     differs = task.unknown_template or task.media or backend.verdict.differing
-    if not (native or differs) and backend.chat_mode != "native":
+    if not (native or differs or backend.chat_mode == "native"):
         return task  # as most are
+    request = task.request
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
         if backend.verdict.differing:

@@ -175,9 +175,8 @@ class Generation(Struct, eq=False):
             self.rest.append(InlineStage(syntax.inline))
 
     def _settle(self) -> None:
-        """Note whether everything passes unchanged from now on."""
-        works = self.thoughts or self.calls or self.rest
-        if self.only_stages and not (works or self.native or self.thinking):
+        """Note whether everything passes unchanged from now on. There is no reasoning any more."""
+        if self.only_stages and not (self.calls or self.rest or self.native or self.thinking):
             self.idle = self.text_passes = True
 
     @property

@@ -42,14 +42,7 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    if not end.endswith(_openings(known)):
-        return None
-    return next(tags for tags in known if end.endswith(tags[0]))
-
-
-@lru_cache(256)
-def _openings(known: tuple[Tags, ...]) -> tuple[str, ...]:
-    return tuple(opening for opening, _ in known)
+    return next((tags for tags in known if end.endswith(tags[0])), None)
 
 
 @lru_cache(256)

@@ -34,7 +34,7 @@ _WIDE = re.compile(r"\d{6,}")
 
 class Budget:
     """Steps left for one rendering, or for some, of these `values`, whose lists a template must not
-    change. `reserve` counts more steps, which most renderings never need."""
+    change. A `reserve` counts more steps for them, which most renderings never need."""
 
     values: Any = None
     _walked: Any = None
@@ -42,14 +42,7 @@ class Budget:
 
     def __init__(self, steps: int = MAX_STEPS, reserve: Callable[[Any], int] | None = None) -> None:
         self.left = steps
-        self._reserve = reserve
-
-    def refill(self) -> bool:
-        """Takes the reserve. Returns whether steps are left then."""
-        if self._reserve is not None:
-            self.left += self._reserve(self.values)
-            self._reserve = None
-        return self.left >= 0
+        self.reserve = reserve
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
@@ -75,8 +68,11 @@ def spend(steps: int) -> None:
     budget = BUDGET.get(None)
     if budget is not None:
         budget.left -= steps
-        if budget.left < 0 and not budget.refill():
-            raise SecurityError("the template does too much work")
+        if budget.left < 0:
+            reserve, budget.reserve = budget.reserve, None
+            budget.left += 0 if reserve is None else reserve(budget.values)
+            if budget.left < 0:
+                raise SecurityError("the template does too much work")
 
 
 @pass_context
@@ -251,9 +247,8 @@ class Bounding(NodeTransformer):
         """A chain of sums becomes one call; of few values, since all are in memory together."""
         self.generic_visit(node)
         left, name = node.left, "added by the sandbox"
-        total = _filtered(left, name)
-        if isinstance(left, nodes.Filter) and left.name == name and len(left.args) < _CHAIN:
-            total = left
+        chains = isinstance(left, nodes.Filter) and left.name == name and len(left.args) < _CHAIN
+        total = cast(nodes.Filter, left) if chains else _filtered(left, name)
         total.args.append(node.right)
         return total
 

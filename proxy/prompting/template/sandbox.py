@@ -239,11 +239,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         if argument.__class__ is tuple:
             weighed(argument)  # it is hashed
-        elif obj.__class__ is dict and argument not in _DICT_NAMES:
+        elif obj.__class__ is dict:
             try:
                 return obj[argument]
             except KeyError:
-                return self.undefined(obj=obj, name=argument)
+                if argument not in _DICT_NAMES:
+                    return self.undefined(obj=obj, name=argument)
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
