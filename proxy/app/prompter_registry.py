@@ -4,6 +4,7 @@ the legacy format."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from operator import attrgetter
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..backends.driver import Capabilities
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
 from ..core.task import Task
@@ -28,6 +30,7 @@ log = logging.getLogger("slotproxy.templates")
 FORMATS = "slotproxy.formats"
 
 MAX_KEPT = 64  # templates: a backend may report another one at every probe
+_CAPS = attrgetter("caps")
 # Template, or family by the name of the model; BOS and EOS, and whether the backend adds BOS.
 _Key = tuple[str, str, str, str, bool]
 
@@ -63,25 +66,28 @@ class Prompters:
         self._unrendered = Task(prompt="", backend_templates=True, guard=guard)
         self._auto = settings.chat_template == "auto"
         self._found: dict[_Key, Prompter] = {}
+        # By model, with the capabilities that its backends had.
+        self._last: dict[str, tuple[list[Capabilities | None], Prompter | Task]] = {}
 
     def __call__(self, model: str) -> Prompter | Task:
         """The first backend that reports a template determines it for the whole pool, so that an
         old server gets that of a newer one. If all render prompts themselves, none is needed."""
-        known = []
-        for backend in self._registry.pool(model):
-            if backend.caps is not None:
-                known.append(backend.caps)
-        reported, rendered = None, not known
-        for caps in known:
-            rendered = rendered or not caps.native
-            if caps.template and reported is None:
-                reported = caps
-        if not rendered:
+        pool = [*map(_CAPS, self._registry.pool(model))]
+        last = self._last.get(model)
+        if last is None or last[0] != pool:
+            if len(self._last) >= MAX_KEPT:
+                self._last.clear()
+            known = [caps for caps in pool if caps is not None]
+            self._last[model] = last = pool, self._of(model, known)
+        return last[1]
+
+    def _of(self, model: str, known: Sequence[Capabilities]) -> Prompter | Task:
+        if known and all(caps.native for caps in known):
             return self._unrendered
+        reported = next((caps for caps in known if caps.template), None)
         if reported is not None:
             source = reported.template if self._auto else ""
-            tokens = reported.bos_token, reported.eos_token, reported.adds_bos
-            key: _Key = (source, "", *tokens)
+            key: _Key = (source, "", reported.bos_token, reported.eos_token, reported.adds_bos)
         else:
             names = (model, *(name for caps in known for name in caps.models))
             family = next(filter(None, map(family_of, names)), "") if self._auto else ""

@@ -190,10 +190,7 @@ class OrderError(AssertionError):
 class Order:
     """Checks one stream. `flows`: it has begun and not ended, so any delta may follow."""
 
-    __slots__ = ("_ended", "flows")
-
-    def __init__(self) -> None:
-        self._ended = self.flows = False
+    flows = _ended = False
 
     def see(self, batch: Batch) -> None:
         """Raises OrderError at the first event out of order."""

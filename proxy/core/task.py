@@ -72,8 +72,9 @@ class Task(Struct, frozen=True, kw_only=True):
     @property
     def is_unconstrained(self) -> bool:
         """Whether the answer is not constrained by tools, a document format or a grammar."""
-        free = self.call_format is None and self.request.output.kind == "text"
-        return free and not self.sampling.get("grammar")
+        if self.call_format is not None or self.request.output.kind != "text":
+            return False
+        return not self.sampling.get("grammar")
 
 
 # The place of a backend in the route of its model.

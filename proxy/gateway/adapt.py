@@ -5,7 +5,7 @@ Unexpected input crashes an old server, so every request to one is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -59,6 +59,7 @@ def most_with_alternatives(request: CompletionRequest) -> int:
 
 
 UNKNOWN = AnswerSyntax()
+UNBOUND = BoundGrammar("")
 PATTERNS = ("pattern", "patternProperties")
 DISARMED = (
     "control tokens in the messages or tools: broken by an invisible character (U+2060), because"
@@ -96,18 +97,20 @@ def adapt_to_backend(
         )
     if not isinstance(task.prompt, str):
         check_ids(backend.driver, task.prompt, caps, "prompt")
-    if task.sampling.get("logit_bias"):
-        biased = [token for token, _ in task.sampling["logit_bias"] if type(token) is int]
+    sampling = dict(task.sampling)
+    if "logit_bias" in sampling:
+        biased = [token for token, _ in sampling["logit_bias"] if type(token) is int]
         check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
     n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
     if task.request.logprobs:
         n = min(n, most_with_alternatives(task.request))
-    sampling = dict(task.sampling)
-    bound = BoundGrammar("") if task.is_unconstrained else _grammar(task, caps, cancel)
-    if bound.text:
-        sampling["grammar"] = bound.text
-    if (bound.text or task.call_format is not None) and not caps.queues:
-        _may_end(sampling)
+    bound = UNBOUND
+    if not task.is_unconstrained:
+        bound = _grammar(task, caps, cancel)
+        if bound.text:
+            sampling["grammar"] = bound.text
+        if (bound.text or task.call_format is not None) and not caps.queues:
+            _may_end(sampling)
     if caps.modern_sampling:
         for name in filter(sampling.__contains__, WINDOWS):
             if sampling[name] == -1:  # the whole context; newer servers reject -1
@@ -139,12 +142,15 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     that support it keep the text around the cursor."""
     if task.backend_templates or task.suffix is not None:
         return
-    bound, n_ctx, up = most_tokens(task), 0, []
+    bound, n_ctx, up = 0, 0, []
     for backend in pool:
         caps = backend.caps
         if backend.up and caps is not None:
             room = backend.n_ctx
-            if bound < (room if caps.truncates else SURELY * room) or not room:
+            if len(task.prompt) < room // 4 or not room:
+                return  # a character has at most four bytes
+            bound = bound or most_tokens(task)
+            if bound < (room if caps.truncates else SURELY * room):
                 return
             up.append(backend)
             n_ctx = max(n_ctx, room)
@@ -212,7 +218,11 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
 
     A required call is described in our generic format, because a backend that renders prompts does
     not enforce one, and so is what a backend of another API does not know."""
-    request, native = task.request, caps.native or task.backend_templates
+    native = caps.native or task.backend_templates
+    differs = task.unknown_template or task.media or backend.verdict.differing
+    if not (native or differs or backend.chat_mode == "native"):
+        return task  # as most are
+    request = task.request
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
         if backend.verdict.differing:
@@ -300,7 +310,7 @@ def validate_constraints(task: Task, cancel: Cancel | None = None) -> BoundGramm
     bound = constraints.from_start(request, form)
     if bound is None and form is not None:
         bound = constraints.calls_of(request, form)
-    return BoundGrammar("") if bound is None else compiling.grammar(bound, NEW, cancel)
+    return UNBOUND if bound is None else compiling.grammar(bound, NEW, cancel)
 
 
 def warnings(
@@ -309,13 +319,15 @@ def warnings(
     """Warnings about ignored parts of a request; `adapted` is its task for this backend. Raises
     QueueFull, Cancelled."""
     messages: list[str] = []
-    if "seed" in task.sampling and not caps.honours_seed:
-        messages.append("seed is ignored by this backend")
-    if not caps.lacks.isdisjoint(task.sampling):
-        messages += left_out(task.sampling, caps.lacks)
-    report = task.request.report
-    if adapted.request is not task.request and adapted.backend_templates:
+    request, sampling = task.request, task.sampling
+    if sampling:
+        if "seed" in sampling and not caps.honours_seed:
+            messages.append("seed is ignored by this backend")
+        if not caps.lacks.isdisjoint(sampling):
+            messages += left_out(sampling, caps.lacks)
+    if adapted.backend_templates and adapted.request is not request:
         messages.append(DISARMED)
+    report = request.report
     if adapted.described:
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
@@ -326,24 +338,25 @@ def warnings(
         )
     if report.tokens and not caps.modern_sampling:
         messages.append("return_tokens is ignored: this backend does not report token ids")
-    free = task.request.output.kind == "text"
-    schema = None if free else constraints.document_schema(task.request)
-    gaps = adapted.schema_gaps
-    if (
-        schema is not None
-        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
-    ):
-        messages.append("a pattern in the schema is not regular and is not enforced")
-        gaps = tuple(word for word in gaps if word not in PATTERNS)
-    if gaps:
-        words = ", ".join(gaps)
-        messages.append(
-            f"no grammar for {words} in the schema: checked when the answer is complete"
-        )
+    if request.output.kind != "text":
+        messages += _of_document(adapted, cancel)
     if adapted.tool_gaps:
         words = ", ".join(adapted.tool_gaps)
         messages.append(f"no grammar for {words} in the tools: not enforced")
     return tuple(messages)
+
+
+def _of_document(task: Task, cancel: Cancel | None) -> Iterator[str]:
+    gaps, schema = task.schema_gaps, constraints.document_schema(task.request)
+    if (
+        schema is not None
+        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
+    ):
+        yield "a pattern in the schema is not regular and is not enforced"
+        gaps = tuple(word for word in gaps if word not in PATTERNS)
+    if gaps:
+        words = ", ".join(gaps)
+        yield f"no grammar for {words} in the schema: checked when the answer is complete"
 
 
 def _described(task: Task, caps: Capabilities) -> list[str]:

@@ -83,11 +83,10 @@ class Answer(Struct, eq=False, kw_only=True):
 
     def prime(self) -> None:
         """Wait for the first event or tick. Raises the error if the answer failed before."""
-        self.first = next(self.choices)
-        for event in self.first[1]:
-            if isinstance(event, Failed):
-                self.close()
-                raise event.error
+        self.first = _, batch = next(self.choices)
+        if batch and isinstance(last := batch[-1], Failed):
+            self.close()
+            raise last.error
 
     def __iter__(self) -> Iterator[Choice]:
         first, self.first = self.first, None
@@ -244,8 +243,8 @@ class Answer(Struct, eq=False, kw_only=True):
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        compacted = None if number else self.compacted
-                        if compacted is not None and type(batch[0]) is Started:
+                        compacted = self.compacted
+                        if compacted is not None and not number and type(batch[0]) is Started:
                             batch = [batch[0], compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]

@@ -247,7 +247,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                     elif generation.retry:
                         self._write_anew()
                     else:
-                        self.state = State.DONE
+                        return
                 except GatewayError as error:
                     out = self._on_error(error)
                 if out:

@@ -336,7 +336,7 @@ class Gateway:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             task = rendered(self._prompters(model), request, self.now())
-            _no_nul(task.text)
+            _no_nul(task.prompt)
             tasks = [
                 msgspec.structs.replace(
                     task,
@@ -364,8 +364,8 @@ def _counters(driver: Driver) -> dict[str, float]:
     return {}
 
 
-def _no_nul(text: str) -> None:
-    if "\0" in text:
+def _no_nul(prompt: str | tuple[int, ...]) -> None:
+    if "\0" in prompt:
         raise BadRequest("the prompt contains a NUL character", param="prompt")
 
 

@@ -24,7 +24,6 @@ from msgspec import Struct
 from ..backends.driver import Capabilities
 from ..compiling import judged
 from ..core.events import LAST, Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
-from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
@@ -89,8 +88,6 @@ class Generation(Struct, eq=False):
     wrong: str = ""  # is its text, if its form was described
     fault: str = ""  # and this was wrong
 
-    request: CompletionRequest = CompletionRequest()
-    prompt: str = ""
     native: bool = False
     only_stages: bool = False
     rest: list[Stage] = []
@@ -102,7 +99,6 @@ class Generation(Struct, eq=False):
     held: Batch = []
     written: list[str] = []  # the text so far, if it may be wrong
     to_echo: str | None = None
-    content_opening: str = ""
     raw: str = ""  # text of the runs, as far as a switch may need it
     known: int = 0  # length of `raw` before the current batch
     content: int = 0  # characters of the answer without its reasoning
@@ -110,12 +106,10 @@ class Generation(Struct, eq=False):
 
     def __post_init__(self) -> None:
         task = self.task
-        self.request = request = task.request
-        self.prompt = task.text
-        self.native = native = task.backend_templates
+        request, validator = task.request, None
+        self.native = task.backend_templates
         if request.echo:
             self.to_echo = self.prompt_text()
-        validator, validated = None, False
         if not task.is_unconstrained:
             validator = judged(request, self.cancel)
             validated = task.described or validator is not None
@@ -123,18 +117,19 @@ class Generation(Struct, eq=False):
                 # A described document or call is held back until it was judged.
                 bound = request.output.kind != "text" or constraints.must_call(request)
                 validated = validated and task.described and bound
+            self.holds = validated and self.tries > 0
             self._bind()
-        self.holds = validated and self.tries > 0
         self._add_stages(validator)
-        adds = request.echo or request.report.settings or task.max_tokens == 0 or task.described
-        self.only_stages = not (self.holds or adds)
-        self._settle()
-        if self.only_stages and native and self.calls is None:
+        adds = request.echo or request.report.settings or task.max_tokens == 0
+        self.only_stages = not (self.holds or task.described or adds)
+        if self.thoughts is None:
+            self._settle()
+        if self.native and self.only_stages and self.calls is None:
             self.text_passes = all(type(stage) is NewIds for stage in self.rest)
 
     def _bind(self) -> None:
         """Set up the call parser and the constraint of the answer."""
-        task, request = self.task, self.request
+        task, request = self.task, self.task.request
         self.form = form = task.call_format
         self.start = start_bound(task)
         self.deferred = task.thinks and self.start is not None and not self.native
@@ -145,22 +140,23 @@ class Generation(Struct, eq=False):
                 self.settings.new_id,
                 free=self.start is None and not task.described,
                 must=constraints.must_call(request),
-                prompt=self.prompt,
+                prompt=task.text,
             )
 
     def _add_stages(self, validator: Validator | None) -> None:
-        task, request, settings = self.task, self.request, self.settings
+        task, settings = self.task, self.settings
+        request = task.request
         reasoning = request.reasoning_format or settings.reasoning
-        parses = bool(request.messages) and (task.described or not self.native)
         syntax: AnswerSyntax = task.syntax or UNKNOWN
-        if parses and self.calls is None and (whole := syntax.calls) and whole.reads_reasoning:
-            self.calls = CallStage(whole, {}, settings.new_id, free=False, prompt=self.prompt)
-        reads_reasoning = self.calls is not None and self.calls.reads_reasoning
-        splits = self.deferred or (reasoning != "raw" and not reads_reasoning)
-        if parses and splits:
-            marks = self.form.opening if self.form is not None else ()
-            self.thoughts = ThoughtStage(self.prompt, syntax.reasoning, marks, syntax.content)
-        self.content_opening = syntax.content[0]
+        reads_reasoning = False
+        if request.messages and (task.described or not self.native):
+            if self.calls is None and (whole := syntax.calls) and whole.reads_reasoning:
+                self.calls = CallStage(whole, {}, settings.new_id, free=False, prompt=task.text)
+            reads_reasoning = self.calls is not None and self.calls.reads_reasoning
+            if self.deferred or (reasoning != "raw" and not reads_reasoning):
+                marks = self.form.opening if self.form is not None else ()
+                prompt = task.text if task.thinks else ""
+                self.thoughts = ThoughtStage(prompt, syntax.reasoning, marks, syntax.content)
         if self.native and self.calls is None:
             self.rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
@@ -173,15 +169,14 @@ class Generation(Struct, eq=False):
             self.rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if validator is not None:
             self.rest.append(ValidationStage(validator, request.stop, holds=task.described))
-        if reasoning == "none" or (
-            reasoning == "raw" and (self.thoughts is not None or reads_reasoning)
+        if reasoning != "deepseek" and (
+            reasoning == "none" or self.thoughts is not None or reads_reasoning
         ):
             self.rest.append(InlineStage(syntax.inline))
 
     def _settle(self) -> None:
-        """Note whether everything passes unchanged from now on."""
-        works = self.thoughts or self.calls or self.rest
-        if self.only_stages and not (works or self.native or self.thinking):
+        """Note whether everything passes unchanged from now on. There is no reasoning any more."""
+        if self.only_stages and not (self.calls or self.rest or self.native or self.thinking):
             self.idle = self.text_passes = True
 
     @property
@@ -208,7 +203,7 @@ class Generation(Struct, eq=False):
         if thoughts is not None:
             came, thinking = batch, not thoughts.over
             batch = thoughts.feed(batch)
-            if thinking and ReasoningDelta in map(type, batch):
+            if batch is not came and thinking and ReasoningDelta in map(type, batch):
                 self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self.deferred:
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
@@ -219,7 +214,7 @@ class Generation(Struct, eq=False):
                     self.deferred = False
                     before = self._thought()
                     if self.start.schema is not None and not self.start.tools:
-                        before += self.content_opening
+                        before += (self.task.syntax or UNKNOWN).content[0]
                     self.switch = self._switch_behind(before, self.start)
                     return self._run_stages([e for e in batch if not isinstance(e, Finished)])
             elif thoughts.passes:
@@ -238,7 +233,7 @@ class Generation(Struct, eq=False):
                 size = len(self.raw) - held - (self.content - opened.keep)
                 self.switch = self._switch_behind(
                     self.raw[:size],
-                    constraints.calls_of(self.request, self.form, opened.frame_so_far),
+                    constraints.calls_of(self.task.request, self.form, opened.frame_so_far),
                     opened.written,
                 )
         return self._run_stages(batch) if self.rest or self.thinking else batch
@@ -259,7 +254,7 @@ class Generation(Struct, eq=False):
         self.thinking = min(self.thinking, tokens)
         if self.calls is None or not (switch.begun or self.calls.reads_reasoning):
             return []
-        before = self.prompt + switch.text.removesuffix(switch.begun)
+        before = self.task.text + switch.text.removesuffix(switch.begun)
         return self._pass_on(self._run_stages(self.calls.bind(switch.begun, before)))
 
     def on_limit(self, finished: Finished) -> Batch:

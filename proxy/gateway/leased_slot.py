@@ -131,13 +131,14 @@ class LeasedSlot(Struct, eq=False):
     def release(self) -> int:
         """Close the run and give the slot back. Returns the slot's number, as far as the backend
         has reported it."""
-        run, slot, number = self.run, -1, self.lease.slot.id
+        run, lease, context = self.run, self.lease, self.context
+        number = lease.slot.id
         outcome = UNUSED if self.end == "unused" else CUT
         try:
             if run is not None:
                 run.close()
-                slot = run.slot
-                number = slot if slot >= 0 else number
+                if run.slot >= 0:
+                    number = run.slot
                 if self.end == "cut":
                     usage = run.usage()
                     self.prompt, self.cached = usage.prompt, usage.cached
@@ -145,7 +146,7 @@ class LeasedSlot(Struct, eq=False):
             if self.end != "unused":
                 outcome = Outcome(
                     end=self.end,
-                    slot=slot,
+                    slot=run.slot if run is not None else -1,
                     prompt=self.prompt,
                     cached=self.cached,
                     completion=self.written,
@@ -153,12 +154,12 @@ class LeasedSlot(Struct, eq=False):
                     calls=self.calls and self.end == "whole",
                     pause=self.pause,
                 )
-            if self.context.scheduler.leaks(self.lease, outcome):
+            if context.scheduler.leaks(lease, outcome):
                 # If this fails, the scheduler requests a fresh evaluation there.
                 with contextlib.suppress(GatewayError):
                     self.backend.driver.slot_action("erase", number, "")
                 outcome = msgspec.structs.replace(outcome, erased=True)
         finally:
-            self.lease.release(outcome)
-            self.context.registry.give_back(self.backend)
+            lease.release(outcome)
+            context.registry.give_back(self.backend)
         return number

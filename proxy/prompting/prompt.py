@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.request import CompletionRequest, Tool
+from ..core.request import CompletionRequest, Message, Tool
 from ..core.task import Task
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
@@ -113,6 +113,7 @@ class Prompter:
             self.syntax = AnswerSyntax(stops=form.stops)
             self._unknown_template = replaces_backend_template
         self._tags = self.syntax.reasoning or REASONING_TAGS
+        self._openings = tuple(opening for opening, _ in self._tags)
         # How many of the next renderings run in a thread: the first one of an unknown template.
         self.in_thread = 1
         turns = self.syntax.calls.turns if self.syntax.calls is not None else ()
@@ -124,10 +125,15 @@ class Prompter:
         if isinstance(form, LegacyFormat):
             turn_ends = (form.user_name, form.ai_name.rstrip())
         self._turn_ends = [re.compile(re.escape(end)) for end in turn_ends if end]
-        self._usual = _variables(CompletionRequest(), form.rules)
-        self._bos = bos or None
-        self._adds_bos = adds_bos
-        self._eos = eos or None
+        rules = form.rules
+        self._usual = _variables(CompletionRequest(), rules)
+        # Whether a conversation without calls may not stay as it is.
+        self._arranges = (
+            rules.system != "anywhere" or rules.alternates or not rules.user_after_result
+        )
+        self._render_form = partial(
+            form.render, bos_token=bos or None, eos_token=eos or None, keep_bos=not adds_bos
+        )
         tokens = (bos, eos, form.family.bos, form.family.eos, *self.syntax.stops)
         source = f"{form.source}\n{_written_by(form)}"
         self._neutraliser = Neutraliser(source, tokens, users=breaks_users)
@@ -152,56 +158,64 @@ class Prompter:
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> Task:
-        *messages, last = request.messages
+        last = request.messages[-1]
         beginning = assistant_prefill(request) if last.role == "assistant" else ""
         if not beginning:
             return self._render(request, now)
-        prompt = self._render(msgspec.structs.replace(request, messages=tuple(messages)), now)
+        prompt = self._render(msgspec.structs.replace(request, messages=request.messages[:-1]), now)
         lead = _lead(prompt.text, self.form.rules, last.reasoning, self._tags)
+        text = prompt.text + lead + beginning
         return msgspec.structs.replace(
             prompt,
-            prompt=prompt.text + lead + beginning,
-            thinks=False,
+            prompt=text,
+            thinks=opened_by(text, self._tags) is not None,
             messages=prompt.messages and (*prompt.messages, last),
         )
 
     def _may_reason(self, text: str) -> bool:
         """Whether the model may reason behind this prompt: not behind an empty block, which
         templates write when thinking is switched off."""
-        if opened_by(text, self._tags) is not None:
-            return True
         end = text[-_PROMPT_END:].rstrip()
+        if end.endswith(self._openings):
+            return True
         return bool(self.syntax.reasoning) and not end.endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> Task:
         form, rules = self.form, self.form.rules
-        chat = arranged(request.messages, rules)
-        own = () if chat is request.messages else tuple(chat)
-        tools = [tool_dict(tool) for tool in request.tools] if request.tools else []
+        messages = request.messages
+        has_calls = any(map(_CALLS, messages))
+        chat: Sequence[Message] = messages
+        own: tuple[Message, ...] = ()
+        if has_calls or self._arranges:
+            chat = arranged(messages, rules)
+            own = () if chat is messages else tuple(chat)
+        tools: Sequence[dict[str, Any]] = ()
         call_format = None
-        if (request.tools or request.tool_choice.mode != "auto") and callable_tools(request):
+        if request.tools or request.tool_choice.mode != "auto":
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
-            call_format = self.syntax.calls or GENERIC
+            tools = [tool_dict(tool) for tool in request.tools]
+            if callable_tools(request):
+                call_format = self.syntax.calls or GENERIC
         knows_tools = rules.tools
         unwritten = self.syntax.calls is None and (
-            call_format is not None or any(map(_CALLS, chat)) or "tool" in map(_ROLE, chat)
+            call_format is not None or has_calls or "tool" in map(_ROLE, messages)
         )
         if unwritten and not knows_tools:
             guide = generic.instructions(tools) if call_format is not None else ""
-            chat = arranged(as_texts(request.messages, guide), rules)
+            chat = arranged(as_texts(messages, guide), rules)
         else:
             if call_format is not None and not knows_tools:
                 # Some models write calls of their own form to tools that their template does not
                 # take.
                 guide = generic.instructions(tools, form=call_format)
-                chat = arranged(guided(request.messages, guide), rules)
-            if not rules.calls and any(map(_CALLS, chat)):
+                chat = arranged(guided(messages, guide), rules)
+            if has_calls and not rules.calls:
                 chat = with_written_calls(chat, (self.syntax.calls or GENERIC).shape)
-        messages = as_dicts(chat, rules)
         effort = request.reasoning_effort
-        text = self._rendered(messages, tools if knows_tools else (), request, now)
-        if rules.opening and rules.end_is_token and text[-64:].rstrip().endswith(rules.end):
+        text = self._rendered(as_dicts(chat, rules), tools if knows_tools else (), request, now)
+        opened = not rules.end_is_token or text.endswith(rules.opening)
+        if not opened and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
         return Task(
@@ -231,15 +245,7 @@ class Prompter:
         if request.reasoning_effort or request.template_kwargs:
             variables = _variables(request, self.form.rules)
 
-        render = partial(
-            self.form.render,
-            tools=tools,
-            bos_token=self._bos,
-            eos_token=self._eos,
-            now=now,
-            variables=variables,
-            keep_bos=not self._adds_bos,
-        )
+        render = partial(self._render_form, tools=tools, now=now, variables=variables)
         # A client cannot take its history back.
         try:
             try:

@@ -248,16 +248,16 @@ def _short(id: str) -> str:
 
 def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
     """Messages in the form that Hugging Face's templates read."""
-    responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
-    decode = Decoding() if responds or any(map(_CALLS, messages)) else None
+    decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
-    return _with_responses(out, decode) if responds and decode is not None else out
+    responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
+    return _with_responses(out, decode) if responds else out
 
 
-def _as_dict(message: Message, rules: MessageRules, decode: Decoding | None) -> dict[str, Any]:
+def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
-    takes_parts = rules.content != "text" and message.role not in rules.text_roles
-    if takes_parts and (message.parts or rules.content == "parts"):
+    takes_parts = rules.content != "text" and (message.parts or rules.content == "parts")
+    if takes_parts and message.role not in rules.text_roles:
         texts = [piece for piece in message.pieces if isinstance(piece, str)]
         if rules.trims:
             texts = [*map(str.strip, texts)]
@@ -270,7 +270,7 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding | None) -> 
         out["tool_calls"] = calls = []
         for call in message.tool_calls:
             arguments = call.arguments or "{}"
-            if rules.arguments == "object" and decode is not None:
+            if rules.arguments == "object":
                 arguments = _object(arguments, decode)
             function = {"name": call.name, "arguments": arguments}
             calls.append({"id": call.id, "type": "function", "function": function})

@@ -286,14 +286,13 @@ class Neutraliser:
     def _has_some(self, request: CompletionRequest) -> bool:
         if any(map(self._touches, request.messages)):
             return True
-        offered, tools = self._offered, request.tools
+        tools, offered, values = request.tools, self._offered, request.template_kwargs
         # As JSON, in which no control token looks different: one search instead of hundreds.
-        if offered is not None and tools and offered.inside(msgspec.json.encode(tools).decode()):
+        if tools and offered is not None and offered.inside(msgspec.json.encode(tools).decode()):
             return True
-        for name, value in request.template_kwargs.items():
-            if _each(value, _cut(self._of(name), JOINER)) != value:
-                return True
-        return False
+        return bool(values) and any(
+            _each(value, _cut(self._of(name), JOINER)) != value for name, value in values.items()
+        )
 
     def _of(self, variable: str) -> ControlTokens | None:
         return self._everything if variable == DOCUMENTS else self._offered
@@ -302,19 +301,19 @@ class Neutraliser:
         rule = self._everything if message.cites else self._rules[message.role]
         if rule is None:
             return False
-        return (
-            rule.touches(message.content)
-            or (message.reasoning != "" and rule.touches(message.reasoning))
-            or (message.name != "" and self._everything.touches(message.name))
-            or (message.role == "tool" and _hides(rule, message.content))
-            or (len(message.parts) > 1 and any(map(rule.touches, _texts(message))))
-            or (
-                message.tool_calls != ()
-                and any(
-                    rule.touches(call.arguments) or _hides(rule, call.arguments)
-                    for call in message.tool_calls
-                )
-            )
+        if rule.touches(message.content):
+            return True
+        if message.reasoning and rule.touches(message.reasoning):
+            return True
+        if message.name and self._everything.touches(message.name):
+            return True
+        if message.role == "tool" and _hides(rule, message.content):
+            return True
+        if message.parts and any(map(rule.touches, _texts(message))):
+            return True
+        calls = message.tool_calls
+        return calls != () and any(
+            rule.touches(call.arguments) or _hides(rule, call.arguments) for call in calls
         )
 
     def _changed(

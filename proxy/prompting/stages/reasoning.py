@@ -8,7 +8,6 @@ opening tag and around the reasoning, and newlines after the closing tag are rem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 
@@ -43,14 +42,7 @@ def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | N
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    if not end.endswith(_openings(known)):
-        return None
-    return next(tags for tags in known if end.endswith(tags[0]))
-
-
-@lru_cache(256)
-def _openings(known: tuple[Tags, ...]) -> tuple[str, ...]:
-    return tuple(opening for opening, _ in known)
+    return next((tags for tags in known if end.endswith(tags[0])), None)
 
 
 @lru_cache(256)
@@ -69,24 +61,23 @@ class ThoughtStage:
     calls, which end it as well; `content` marks around the text, which are removed. `over`: the
     reasoning has ended, or there is none. `passes`: the rest of the text is the answer."""
 
-    ended = False
+    ended = over = passes = False
+    opened: Tags | None = None
+    _parser: CallReader | None = None  # once there is text that may be reasoning
 
     def __init__(
         self,
         prompt: str = "",
         known: tuple[Tags, ...] = (),
-        calls: Sequence[str] = (),
+        calls: tuple[str, ...] = (),
         content: tuple[str, str] = ("", ""),
     ) -> None:
-        # An answer without reasoning may begin with the closing tag.
-        self._closings = tuple(closing for _, closing in known if closing)
+        self._tags = known
         self._known = known or REASONING_TAGS
         self._content = content
-        self._marks = _first(self._known, content[0])
-        self._calls = tuple(calls)
-        self.opened = opened_by(prompt, self._known)
-        self.over = self.passes = False
-        self._parser: CallReader | None = None  # once there is text that may be reasoning
+        self._calls = calls
+        if prompt:
+            self.opened = opened_by(prompt, self._known)
 
     def tags(self, text: str) -> Tags | None:
         """The tags of the reasoning that a reply with this text begins with."""
@@ -99,17 +90,13 @@ class ThoughtStage:
         return self._parser.unread if self._parser is not None else 0
 
     def feed(self, batch: Batch) -> Batch:
-        if self.over and self._parser is None:
-            return batch
+        if self._parser is None:
+            if self.over or not self._may_begin(batch):
+                return batch
+            self._parser = CallReader(self._read)
         out: Batch = []
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
-                if self._parser is None:
-                    begins = event.text.lstrip()
-                    if begins and not self.opened and begins[0] not in self._marks:
-                        self.over = self.passes = True
-                        return out + batch[at - 1 :]
-                    self._parser = CallReader(self._read)
                 for piece in self._parser.feed(event.text):
                     if isinstance(piece, TextDelta):
                         whole = piece.text == event.text
@@ -120,17 +107,30 @@ class ThoughtStage:
                 if self.passes:
                     return out + batch[at:]
                 continue
-            if type(event) in LAST and self._parser is not None:
+            if type(event) in LAST:
                 over = self.over
                 out += self._parser.close()
                 self.over = over  # what is cut off may have gone on as reasoning
             out.append(event)
         return out
 
+    def _may_begin(self, batch: Batch) -> bool:
+        """Whether reasoning may begin in a batch. Notes if the answer begins instead."""
+        for event in batch:
+            if isinstance(event, TextDelta):
+                text = event.text.lstrip()
+                if self.opened or not text or text[0] in _first(self._known, self._content[0]):
+                    return True
+                self.over = self.passes = True
+                break
+        return False
+
     def _read(self, reader: CallReader) -> Wait:
         openings = {opening: closing for opening, closing in reversed(self._known)}
         closing = self.opened[1] if self.opened else ""
-        if not closing and (yield from opening_tag(reader, self._closings)):
+        # An answer without reasoning may begin with the closing tag.
+        closings = tuple(closing for _, closing in self._tags if closing)
+        if not closing and (yield from opening_tag(reader, closings)):
             yield from reader.spaces()
         while True:
             # A model may repeat the tag that its prompt ended with.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextvars
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ MAX_RANGE = 100_000  # numbers of a ``range``, a padding width or an indent
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
 _PLAIN: frozenset[object] = frozenset({str, Markup, int, float, bool, type(None)})
+_TEXT = frozenset({str})
 _NOTHING: dict[str, str] = {}
 _VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
 _HOLDING = (list, tuple, set, frozenset, *_VIEWS)
@@ -32,32 +33,30 @@ _WIDE = re.compile(r"\d{6,}")
 
 
 class Budget:
-    """Steps left for one rendering, or for some."""
+    """Steps left for one rendering, or for some, of these `values`, whose lists a template must not
+    change. A `reserve` counts more steps for them, which most renderings never need."""
 
-    __slots__ = ("_lists", "_values", "left")
+    values: Any = None
+    _walked: Any = None
+    _lists: Set[int] = frozenset()
 
-    def __init__(self, steps: int = MAX_STEPS) -> None:
+    def __init__(self, steps: int = MAX_STEPS, reserve: Callable[[Any], int] | None = None) -> None:
         self.left = steps
-        self._values: Any = None
-        self._lists: set[int] | None = None
-
-    def protect(self, values: Any) -> None:
-        """From now on, the template must not change lists in these values."""
-        self._values = values
-        self._lists = None
+        self.reserve = reserve
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""
-        if self._lists is None:
-            self._lists = set()
-            stack = [self._values]
+        if self._walked is not self.values:
+            self._walked, lists = self.values, set[int]()
+            stack = [self.values]
             while stack:
                 item = stack.pop()
                 if isinstance(item, dict | MappingProxyType):
                     stack.extend(item.values())
-                elif isinstance(item, list | tuple) and id(item) not in self._lists:
-                    self._lists.add(id(item))
+                elif isinstance(item, list | tuple) and id(item) not in lists:
+                    lists.add(id(item))
                     stack.extend(item)
+            self._lists = lists
         return id(changed) in self._lists
 
 
@@ -70,7 +69,10 @@ def spend(steps: int) -> None:
     if budget is not None:
         budget.left -= steps
         if budget.left < 0:
-            raise SecurityError("the template does too much work")
+            reserve, budget.reserve = budget.reserve, None
+            budget.left += 0 if reserve is None else reserve(budget.values)
+            if budget.left < 0:
+                raise SecurityError("the template does too much work")
 
 
 @pass_context
@@ -119,12 +121,16 @@ def fits(size: int) -> None:
         raise SecurityError("the template builds too large a value")
 
 
-def added(left: Any, right: Any) -> Any:
+def added(*parts: Any) -> Any:
     """A sum, which spends by its length."""
-    total = left + right
-    if total.__class__ in COLLECTIONS and len(total) > LARGE:
-        fits(len(total))
-        spend(len(total) // LARGE + cost(total))
+    if _TEXT.issuperset(map(type, parts)) and sum(map(len, parts)) <= LARGE:
+        return "".join(parts)
+    total, *others = parts
+    for part in others:
+        total = total + part
+        if total.__class__ in COLLECTIONS and len(total) > LARGE:
+            fits(len(total))
+            spend(len(total) // LARGE + cost(total))
     return total
 
 
@@ -197,6 +203,7 @@ def bounded_range(*args: int) -> range:
 # Rewrites the syntax tree of a template, so that its loops, slices and comparisons spend: the
 # sandbox has no hooks for these.
 
+_CHAIN = 8  # values
 _NODES = 32  # of the syntax tree, that cost one step
 
 
@@ -235,6 +242,15 @@ class Bounding(NodeTransformer):
         self.generic_visit(node)
         slices = isinstance(node.arg, nodes.Slice)
         return _filtered(node, "sized by the sandbox") if slices else node
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Node:
+        """A chain of sums becomes one call; of few values, since all are in memory together."""
+        self.generic_visit(node)
+        left, name = node.left, "added by the sandbox"
+        chains = isinstance(left, nodes.Filter) and left.name == name and len(left.args) < _CHAIN
+        total = cast(nodes.Filter, left) if chains else _filtered(left, name)
+        total.args.append(node.right)
+        return total
 
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
         self.generic_visit(node)

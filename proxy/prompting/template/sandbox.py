@@ -5,7 +5,8 @@ access to Python, but not endless loops or excessive memory. So every loop itera
 and binary operation spends from a budget; iterations and macros spend by their amount of code.
 Operations that build large values from small ones and comparisons are limited by size.
 
-The sandbox has no hooks for loops and ``~``: these are rewritten in the syntax tree. The budget is
+The sandbox has no hooks for loops and ``~``: these are rewritten in the syntax tree, and so are
+sums, of which prompts consist. The budget is
 a context variable, because Jinja passes no state of ours to filters and operators.
 """
 
@@ -154,7 +155,7 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
 
 def _written(value: Any) -> Any:
     """A value as it is written: none is nothing, as in llama-server."""
-    return "" if value is None else weighed(value)
+    return value if value.__class__ is str else "" if value is None else weighed(value)
 
 
 class _Generation(Extension):
@@ -170,7 +171,7 @@ class _Generation(Extension):
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Hugging Face's rendering environment for chat templates, with bounded work."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -189,6 +190,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             self.filters[name] = _guarded(name, function)
         for name in _COMPARISONS:
             self.tests[name] = _comparing(cast(Callable[..., Any], self.tests[name]))
+        self.filters["added by the sandbox"] = added
         self.filters["charged by the sandbox"] = charged
         self.filters["compared in the sandbox"] = compared
         self.filters["counted by the sandbox"] = counted
@@ -237,16 +239,15 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         if argument.__class__ is tuple:
             weighed(argument)  # it is hashed
-        if obj.__class__ is dict and argument not in _DICT_NAMES:
+        elif obj.__class__ is dict:
             try:
                 return obj[argument]
             except KeyError:
-                return self.undefined(obj=obj, name=argument)
+                if argument not in _DICT_NAMES:
+                    return self.undefined(obj=obj, name=argument)
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+":
-            return added(left, right)
         if operator == "*":
             for value, factor in ((left, right), (right, left)):
                 if isinstance(value, str | list | tuple) and isinstance(factor, int):

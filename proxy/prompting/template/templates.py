@@ -37,6 +37,7 @@ _CONSTANT = 10_000  # steps for evaluating a template's constants
 PROBING = 100_000  # steps for learning a template's rules; real ones need 13 000 at most
 SOME = 32  # rendered pieces between two checks of the size
 _TODAY = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}  # as in llama-server
+_RARE = frozenset({"functions", "strftime_now", *_TODAY})  # variables that few templates read
 _SOME_DAY = datetime(2026, 1, 1)
 # StepFun's models think without end if there is white space around messages: llama-server removes
 # it.
@@ -88,27 +89,24 @@ class ChatTemplate:
         }
         if tools:
             context["tools"] = tools
-        else:
-            context.pop("tools", None)
-        if "functions" in self.reads:
-            context["functions"] = _functions(tools or ())
-        context.pop("strftime_now", None)
-        if now is not None:
-            for name, form in _TODAY.items():
-                if name in self.reads:
-                    context.setdefault(name, now.strftime(form))
-            if "strftime_now" in self.reads:
+        elif "tools" in context:
+            del context["tools"]
+        if not _RARE.isdisjoint(self.reads):
+            if "functions" in self.reads:
+                context["functions"] = _functions(tools or ())
+            context.pop("strftime_now", None)
+            if now is not None:
+                for name, form in _TODAY.items():
+                    if name in self.reads:
+                        context.setdefault(name, now.strftime(form))
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
             context["raise_exception"] = lambda *_: ""
-        text = self._run(context, budget or Budget(_steps(messages, tools or ())))
-        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
-
-    def _run(self, context: dict[str, Any], budget: Budget) -> str:
-        template = self.template
-        budget.protect(context)
-        token = BUDGET.set(budget)
-        text: list[str] = []
+        if budget is None:
+            budget = Budget(FEW_STEPS, _more_steps)
+        budget.values = context
+        template, token = self.template, BUDGET.set(budget)
+        written: list[str] = []
         size = 0
         try:
             # Equals template.new_context(), without its search for further variables.
@@ -120,7 +118,7 @@ class ChatTemplate:
                 size += sum(map(len, some))
                 if size > MAX_SIZE:
                     raise TemplateError(f"chat template {self.name}: the prompt is too long")
-                text += some
+                written += some
                 if len(some) < SOME:
                     break
         except TemplateError:
@@ -130,18 +128,19 @@ class ChatTemplate:
             raise TemplateError(f"chat template {self.name}: {error}") from error
         finally:
             BUDGET.reset(token)
-        return "".join(text)
+        text = "".join(written)
+        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
 
 
-def _steps(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> int:
-    """The budget of one rendering, in proportion to the conversation."""
-    size = 0
+def _more_steps(context: Mapping[str, Any]) -> int:
+    """The budget of one rendering beyond FEW_STEPS, in proportion to the conversation."""
+    messages, size = context["messages"], 0
     for message in messages:
         content = message.get("content")
         if type(content) is str:
             size += len(content)
-    steps = FEW_STEPS + 1_000 * len(messages) + 20_000 * len(tools) + (size >> 4)
-    return min(steps, MAX_STEPS)
+    steps = 1_000 * len(messages) + 20_000 * len(context.get("tools", ())) + (size >> 4)
+    return min(steps, MAX_STEPS - FEW_STEPS)
 
 
 def _formatted(now: datetime, form: str) -> str:
