@@ -67,6 +67,13 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
 class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
 
+    status = 0
+    _connection: Any = None  # a Connection, until it is over
+    _sock: socket.socket | None = None  # of the connection, also while it is made
+    _reader: SocketReader | None = None
+    _fault: UpstreamFault | None = None
+    _complete = _aborted = _keep = False
+
     def __init__(
         self,
         pool: ConnectionPool,
@@ -74,29 +81,22 @@ class Exchange:
         rest: Iterable[bytes],
         cancel: Cancel | None,
         tick: float,
-        patience: float,
+        patience: float | None,
         short: bool,
     ) -> None:
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
-        self._cancel = cancel
+        self.cancel = cancel
         self._tick = tick
-        self._patience = patience
-        self._short = short
-        self._lock = pool.lock
-        self._connection: Connection | None = None
-        self._sock: socket.socket | None = None  # of the connection, also while it is made
-        self._reader: SocketReader | None = None
+        self.patience = patience
+        self.short = short
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._fault: UpstreamFault | None = None
-        self._complete = self._aborted = self._keep = self._unframed = False
-        self.status = 0
+        self._parser: Any = httptools.HttpResponseParser(self)  # None when it is over
         try:
             if cancel is not None:
                 cancel.add(self.abort)  # before the first step that may take long
@@ -108,16 +108,11 @@ class Exchange:
     # called by the parser
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:  # an interim response, which the answer follows
             self._headers.clear()
-            return
-        self.status = status
-        names = {name.lower(): value for name, value in self._headers.items()}
-        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
-        # Otherwise the body ends with its connection, as in HTTP/1.0.
-        self._unframed = b"content-length" not in names and not chunked
+        else:
+            self.status = status
 
     def on_message_complete(self) -> None:
         if self.status and self._parser is not None:
@@ -135,9 +130,12 @@ class Exchange:
         }
 
     def headers_came(self) -> bool:
-        """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
-        BackendDown if the connection ended before the first byte."""
-        return self._parse_until(body=False)
+        """Wait for the headers, at most one tick, and another one for their rest. Returns whether
+        they arrived. Raises like `read`; BackendDown if the connection ended before the first
+        byte."""
+        if not self.status and self._fill() and not self.status:
+            self._parse_until(body=False)
+        return self.status > 0
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
@@ -157,7 +155,7 @@ class Exchange:
         data = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
         if self._complete:
-            self._release()
+            self.close()
         return data
 
     def _parse_until(self, *, body: bool) -> bool:
@@ -210,53 +208,59 @@ class Exchange:
             while not self._complete and (left := end - time.monotonic()) > 0:
                 self._fill(left)
                 self._body.clear()
-            if self._complete:
-                self._release()
         self.close()
 
     def close(self) -> None:
-        """End the exchange. Closes the connection if the answer was not read to its end, which is
+        """End the exchange. Closes the connection if the answer did not come to its end, which is
         how a server notices that the client left. Safe to call again."""
         if self._parser is None:
             return  # already over
-        connection = self._take()
-        if connection is not None:
+        with self._pool.lock:
+            connection, self._connection, self._sock = self._connection, None, None
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
+        self._parser = None  # breaks a reference cycle
+        if self.cancel is not None:
+            self.cancel.remove(self.abort)
+        if connection is None:
+            return
+        if self._complete and self._keep and not self._aborted:
+            self._pool.give_back(connection)
+        else:
             self._pool.discard(connection)
 
     def abort(self) -> None:
         """End what blocks, from any thread: connecting, sending or reading."""
-        with self._lock:
+        with self._pool.lock:
             self._aborted = True
             if self._sock is not None:
                 shut_down(self._sock)
 
-    def _on_socket(self, sock: socket.socket) -> None:
+    def on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
-        with self._lock:
-            self._sock = sock
-            if self._aborted:
-                raise self._broken("it was aborted")
+        self._sock = sock
+        if self._aborted:  # set before `abort` looks for the socket
+            raise self._broken("it was aborted")
 
     def _send(self, fresh: bool) -> None:
+        pool, message = self._pool, self._message
         try:
-            connection = self._pool.take(
-                fresh, self._patience, self._cancel, self._short, self._on_socket
-            )
+            connection = pool.take(self, fresh)
         except BackendDown as error:
             raise self._broken(error.detail) if self._aborted else error from None
         sock = connection.sock
-        with self._lock:
-            self._connection, self._sock = connection, sock
-            if self._aborted:  # between two steps
-                raise self._broken("it was aborted")
+        self._connection, self._sock = connection, sock
+        if self._aborted:  # between two steps
+            raise self._broken("it was aborted")
         try:
-            if sock.gettimeout() != self._pool.timeout:
-                sock.settimeout(self._pool.timeout)
-            sent = sock.send(self._message)
-            if sent < len(self._message):  # not just sendall(): gevent's has extra system calls
-                sock.sendall(self._message[sent:])
+            if sock.gettimeout() != pool.timeout:
+                sock.settimeout(pool.timeout)
+            sent = sock.send(message)
+            if sent < len(message):  # not just sendall(): gevent's has extra system calls
+                sock.sendall(message[sent:])
             if self._rest is not NOTHING:
-                _send_in_pieces(sock, self._rest, self._pool.timeout)
+                _send_in_pieces(sock, self._rest, pool.timeout)
             self._reader = connection.reader(self._tick)
         except TimeoutError:
             raise UpstreamTimeout("the backend did not accept the request") from None
@@ -268,7 +272,7 @@ class Exchange:
 
     def _resend(self) -> None:
         """Send the request again on a new connection, because the server had closed the old one."""
-        with self._lock:
+        with self._pool.lock:
             old, self._connection, self._sock = self._connection, None, None
         self._reader = None
         if old is not None:
@@ -278,61 +282,47 @@ class Exchange:
     def _fill(self, limit: float = 0.0) -> int:
         """Parse the data of one recv. Returns its size, at least 1 if the connection ended or was
         replaced; 0 after a tick of silence, or after `limit` seconds."""
-        connection = self._connection
-        if connection is None or self._reader is None:
+        reader = self._reader
+        if reader is None:
             raise self._broken("the exchange was closed")
         if self._fault is not None:
             raise self._fault  # nothing that follows could be parsed
         broken = ""
         try:
-            data = self._reader.read(limit)
+            data = reader.read(limit)
         except OSError as error:
             data, broken = b"", str(error)
         if data is None:
             return 0
         if data:
-            # The answer has begun, so the request must not be sent again.
-            self._message, self._rest = b"", NOTHING
+            if self._message:  # the answer has begun, so the request must not be sent again
+                self._message, self._rest = b"", NOTHING
             try:
-                assert self._parser is not None
                 self._parser.feed_data(data)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._fault = UpstreamFault("the backend sent invalid HTTP", detail=str(error))
+                self._keep = False
                 raise self._fault from None
-        elif connection.used and self._message and not self._aborted:
+        elif self._message and not self._aborted and self._connection.used:
             self._resend()
-        elif self._unframed and not broken and not self._aborted:
+        elif not broken and not self._aborted and self._ends_with_connection():
             self._complete = True
         else:
             raise self._broken(broken or "end of file")
         return len(data) or 1
 
+    def _ends_with_connection(self) -> bool:
+        """Whether nothing else ends the body, as in HTTP/1.0."""
+        names = {name.lower(): value for name, value in self._headers.items()}
+        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
+        return self.status > 0 and b"content-length" not in names and not chunked
+
     def _broken(self, detail: str) -> GatewayError:
         if self._aborted:
-            return client_left() if self._cancel is None else self._cancel.error()
+            return client_left() if self.cancel is None else self.cancel.error()
         if self._message:
             return ConnectionLost("the backend closed the connection", detail=detail)
         return AnswerCut("the backend's response ended early", detail=detail)
-
-    def _take(self) -> Connection | None:
-        with self._lock:
-            connection, self._connection, self._sock = self._connection, None, None
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader = None
-        self._parser = None  # breaks a reference cycle
-        if self._cancel is not None:
-            self._cancel.remove(self.abort)
-        return connection
-
-    def _release(self) -> None:
-        connection = self._take()
-        if connection is None:
-            return
-        if self._keep and not self._aborted:
-            self._pool.give_back(connection)
-        else:
-            self._pool.discard(connection)
 
 
 class ConnectionPool:
@@ -388,7 +378,6 @@ class ConnectionPool:
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
         message = b"%bContent-Length: %d\r\n\r\n%b" % (head, size, data)
-        patience = self.timeout if patience is None else patience
         return Exchange(self, message, rest, cancel, tick, patience, short)
 
     def forward(self, call: Call, path: str, cancel: Cancel, tick: float) -> Exchange:
@@ -402,7 +391,7 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, self.timeout, False)
+        return Exchange(self, message, rest, cancel, tick, None, False)
 
     def ask(
         self,
@@ -430,18 +419,11 @@ class ConnectionPool:
         finally:
             exchange.close()
 
-    def take(
-        self,
-        fresh: bool,
-        patience: float,
-        cancel: Cancel | None,
-        short: bool,
-        on_socket: Callable[[socket.socket], None],
-    ) -> Connection:
-        """A connection to send on. `on_socket` is called with a new socket before it connects.
-        Raises BackendDown, PoolTimeout, Cancelled."""
+    def take(self, exchange: Exchange, fresh: bool) -> Connection:
+        """A connection to send on. Raises BackendDown, PoolTimeout, Cancelled."""
         if self._limit is not None:
-            self._limit.enter(patience, cancel, short)
+            patience = self.timeout if exchange.patience is None else exchange.patience
+            self._limit.enter(patience, exchange.cancel, exchange.short)
         try:
             while not fresh:
                 try:
@@ -453,7 +435,7 @@ class ConnectionPool:
                 if time.monotonic() - connection.since < WARM or not stale(connection.sock):
                     return connection
                 connection.close()
-            return Connection(self._connect(on_socket))
+            return Connection(self._connect(exchange.on_socket))
         except BaseException:
             self._leave()
             raise
