@@ -43,6 +43,7 @@ MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 PIECE = 256 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
+_json = msgspec.json.Encoder().encode
 CheckPeer = Callable[[socket.socket], None]
 
 
@@ -130,12 +131,9 @@ class Exchange:
         }
 
     def headers_came(self) -> bool:
-        """Wait for the headers, at most one tick, and another one for their rest. Returns whether
-        they arrived. Raises like `read`; BackendDown if the connection ended before the first
-        byte."""
-        if not self.status and self._fill() and not self.status:
-            self._parse_until(body=False)
-        return self.status > 0
+        """Wait for the headers, at most one tick. Returns whether they arrived. Raises like `read`;
+        BackendDown if the connection ended before the first byte."""
+        return self._parse_until(body=False)
 
     def read(self, gather: float = 0.0) -> bytes | None:
         """The data of one read; b"" at the end, None after a tick of silence. With `gather`, all
@@ -152,7 +150,7 @@ class Exchange:
             with contextlib.suppress(GatewayError):  # the next read raises it again
                 while not self._complete and (left := end - time.monotonic()) > 0:
                     self._fill(left)
-        data = body[0] if len(body) == 1 else b"".join(body)
+        data = b"".join(body)  # no copy of a single one
         body.clear()
         if self._complete:
             self.close()
@@ -372,7 +370,7 @@ class ConnectionPool:
         silence. `patience` is how many seconds to wait for a free connection (default: the pool's
         timeout); a `short` request may use a reserved one. Raises BackendDown, UpstreamTimeout,
         PoolTimeout, Cancelled."""
-        data = b"" if body is None else msgspec.json.encode(body)
+        data = b"" if body is None else _json(body)
         head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
         size, rest = len(data), NOTHING
         if size > PIECE:  # joining it with the head would block the loop with a copy
@@ -442,12 +440,10 @@ class ConnectionPool:
 
     def give_back(self, connection: Connection) -> None:
         connection.used, connection.since = True, time.monotonic()
-        if len(self._idle) < self._max_idle:
-            self._idle.append(connection)
-            if not self._max_idle:  # the pool was closed just now
-                self.close()
-        else:
-            connection.close()
+        self._idle.append(connection)
+        if len(self._idle) > self._max_idle:  # perhaps because the pool was closed just now
+            with contextlib.suppress(IndexError):
+                self._idle.popleft().close()
         self._leave()
 
     def discard(self, connection: Connection) -> None:

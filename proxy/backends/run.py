@@ -8,7 +8,7 @@ alive forever: silence ends it after the timeout, and a stream that continues af
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import attrgetter
 from time import monotonic
 
@@ -38,6 +38,7 @@ SURPLUS = 8
 TOKEN_TEXT = 256
 FORGIVEN_TEXT = 1 << 14
 
+NO_REPORT = Report()
 # The fields that show whether a chunk is more than text. No loop in Python reads them for all of a
 # batch: it would be the largest cost of a fast answer.
 _KIND = attrgetter("stop", "error", "prompt_progress")
@@ -55,7 +56,7 @@ class LlamaRun:
     # Tokens with details in the answer stay separate; others may be joined. What no request for
     # details changes:
     _top: int | None = None
-    _report = Report()
+    _report = NO_REPORT
     _details = _single = False
     _decode: Callable[[bytes], servercpp.Chunk] = staticmethod(servercpp.chunk)
     _decode_all: Callable[[list[bytes]], Sequence[servercpp.Chunk]] = staticmethod(servercpp.chunks)
@@ -81,7 +82,7 @@ class LlamaRun:
         self._limit = self._left = limit = task.max_tokens or 0  # `_left`: pieces of text, and
         self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still arrive
         report = task.request.report
-        if task.logprobs is not None or report != self._report:
+        if task.logprobs is not None or report != NO_REPORT:
             self._top, self._report = task.logprobs, report
             self._details = report.timings or report.tokens
             self._single = task.logprobs is not None or self._details
@@ -177,7 +178,7 @@ class LlamaRun:
             if kind == _TEXT:
                 over = self._text(list(alike), batch)
             else:
-                over = any(self._take(chunk, batch) for chunk in alike)
+                over = any(map(self._take, alike, repeat(batch)))
             if over:
                 return True
         return False
