@@ -345,7 +345,7 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
         body["n_probs"] = max(task.logprobs, 1) if caps.queues else max(task.logprobs, 10)
     if caps.modern_sampling:
         body["response_fields"] = TRIMMED
-        body.update(task.sampling)
+        body |= task.sampling
         report = task.request.report
         if report != NO_REPORT:
             if report.settings:

@@ -278,10 +278,11 @@ class ServerConnection:
 
     def _write(self, parts: Iterable[bytes], answer: ResponseWriter) -> None:
         try:
-            for part in parts:
-                if part:
-                    answer.write(part)
-            answer.end()
+            write = answer.write
+            for part in filter(None, parts):
+                write(part)
+            if not answer.whole:
+                answer.end()
         finally:
             self.parts = None
             close = getattr(parts, "close", None)
@@ -362,7 +363,7 @@ class ResponseWriter:
         """WSGI's start_response. Raises ValueError for a header with a line break."""
         request = self._request
         lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
-        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        if not lines.count("\n") == lines.count("\r") == len(headers):
             raise ValueError("a header contains a line break")
         silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
         ends = silent or "\r\ncontent-length:" in lines.lower()
@@ -389,14 +390,12 @@ class ResponseWriter:
         self._send(data)
 
     def end(self, data: bytes = b"") -> None:
-        """Write the end of the body, after its last data. Safe to call again."""
-        head, self._head = self._head, b""
+        """Write the end of the body, after its last data."""
         if self._chunked:
-            self._chunked = False
             chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            self._send(head + chunk + LAST_CHUNK)
-        elif head:
-            self._send(head)
+            self._send(self._head + chunk + LAST_CHUNK)
+        elif self._head:
+            self._send(self._head)
         self.whole = True
 
 

@@ -78,7 +78,7 @@ class Reader:
         self._environ = environ
         self._parser: Any = None  # created when bytes come
         self._url = b""
-        self._head: dict[str, Any] | None = None  # the environment while a head is being parsed
+        self._head: Any = None  # the environment of a request while its head is being parsed
         self._coming: Request  # the request whose head came last
         self._repeats = 0  # of headers in this head
         self.requests: list[Request] = []  # a deque takes 700 bytes more
@@ -146,7 +146,6 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         parser, head, self._head = self._parser, self._head, None
-        assert head is not None, "it began"
         version = parser.get_http_version()
         if "HTTP_TRANSFER_ENCODING" in head or version != "1.1":
             self._check_coding(version, head.get("HTTP_TRANSFER_ENCODING"))
