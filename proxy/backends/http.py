@@ -89,7 +89,7 @@ class Exchange:
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
         self.cancel = cancel
-        self._tick = tick
+        self.tick = tick
         self.patience = patience
         self.short = short
         self._body: list[bytes] = []
@@ -121,6 +121,11 @@ class Exchange:
             self._keep = self._parser.should_keep_alive()
 
     # called by drivers
+
+    @property
+    def timeout(self) -> float:
+        """The seconds of silence that the pool allows."""
+        return self._pool.timeout
 
     @property
     def headers(self) -> dict[str, str]:
@@ -159,7 +164,7 @@ class Exchange:
     def _parse_until(self, *, body: bool) -> bool:
         """Parse until data of the body has come, or else the headers, or the answer is complete.
         False after a tick of silence. An answer in pieces is bounded in time and size."""
-        end, size = time.monotonic() + self._tick, 0
+        end, size = time.monotonic() + self.tick, 0
         while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
             size += received
@@ -173,7 +178,7 @@ class Exchange:
         """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
         silence = 0.0
         while (part := self.read()) is None:
-            silence += self._tick
+            silence += self.tick
             if silence >= timeout:
                 raise UpstreamTimeout("the backend timed out")
         return part
@@ -259,7 +264,7 @@ class Exchange:
                 sock.sendall(message[sent:])
             if self._rest is not NOTHING:
                 _send_in_pieces(sock, self._rest, pool.timeout)
-            self._reader = connection.reader(self._tick)
+            self._reader = connection.reader(self.tick)
         except TimeoutError:
             raise UpstreamTimeout("the backend did not accept the request") from None
         except OSError as error:

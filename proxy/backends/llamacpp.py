@@ -160,9 +160,7 @@ class LlamaCpp(HTTPDriver):
         if task.backend_templates:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
-            return relay.RelayRun(
-                exchange, task, caps, self.timeout, self._tick, self._secret, slot=slot
-            )
+            return relay.RelayRun(exchange, task, caps, self._secret, slot=slot)
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
@@ -171,7 +169,7 @@ class LlamaCpp(HTTPDriver):
             body["prompt"] = self.in_parts(task, cancel)
         pool, explain = (self._pool, None) if caps.queues else (self._careful, self._why_empty)
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret, explain)
+        return LlamaRun(exchange, task, caps, self._secret, explain)
 
     def _why_empty(self) -> GatewayError:
         """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,

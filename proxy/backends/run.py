@@ -66,8 +66,6 @@ class LlamaRun:
         exchange: Exchange,
         task: Task,
         caps: Capabilities,
-        timeout: float,
-        tick: float,
         secret: str = "",
         explain: Callable[[], GatewayError] | None = None,
     ) -> None:
@@ -77,8 +75,6 @@ class LlamaRun:
         self._explain = explain
         self._task = task
         self._caps = caps
-        self._timeout = timeout
-        self._tick = tick
         self._limit = self._left = limit = task.max_tokens or 0  # `_left`: pieces of text, and
         self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still arrive
         report = task.request.report
@@ -106,10 +102,10 @@ class LlamaRun:
                 data = exchange.read(gather if self.begun else 0.0)
                 if not self.begun and exchange.status not in (0, 200):
                     data = data or b""
-                    data += exchange.read_all(self._tick, MAX_BODY - len(data))
+                    data += exchange.read_all(exchange.tick, MAX_BODY - len(data))
                     raise self._refused(exchange.status, data)
                 if data is None:
-                    since = self._silent(since, self._tick)
+                    since = self._silent(since, exchange.tick)
                     ticked = 0.0
                     yield []
                     continue
@@ -141,7 +137,7 @@ class LlamaRun:
                     since = self._silent(since, 0.0)
                     now = monotonic()
                     ticked = ticked or now
-                    if now - ticked >= self._tick:
+                    if now - ticked >= exchange.tick:
                         ticked = now
                         yield []
         except (sse.SSEError, WireFault) as error:
@@ -159,7 +155,7 @@ class LlamaRun:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""
         now = monotonic()
         since = since or now - seconds
-        if now - since >= self._timeout - 0.001:  # ticks are not exact
+        if now - since >= self._exchange.timeout - 0.001:  # ticks are not exact
             raise UpstreamTimeout("the backend timed out")
         return since
 
@@ -305,9 +301,8 @@ class LlamaRun:
                 predicted += 1
             if predicted > self._limit:
                 predicted, reason = self._limit, "length"
-        slot = chunk.slot
-        if slot >= 0:
-            self.slot = slot
+        if self.slot < 0:
+            self.slot = chunk.slot
         cached = chunk.cached
         finished = Finished(
             reason=reason,
