@@ -65,6 +65,11 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
             rest = rest[sock.send(rest[:PIECE]) :]
 
 
+def discard(connection: Connection) -> None:
+    shut_down(connection.sock)
+    connection.close()
+
+
 class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
 
@@ -82,16 +87,12 @@ class Exchange:
         rest: Iterable[bytes],
         cancel: Cancel | None,
         tick: float,
-        patience: float | None,
-        short: bool,
     ) -> None:
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
-        self.cancel = cancel
+        self._cancel = cancel
         self.tick = tick
-        self.patience = patience
-        self.short = short
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
@@ -224,14 +225,15 @@ class Exchange:
             self._reader.stop()
             self._reader = None
         self._parser = None  # breaks a reference cycle
-        if self.cancel is not None:
-            self.cancel.remove(self.abort)
-        if connection is None:
-            return
-        if self._complete and self._keep and not self._aborted:
-            self._pool.give_back(connection)
-        else:
-            self._pool.discard(connection)
+        if self._cancel is not None:
+            self._cancel.remove(self.abort)
+        if connection is not None:
+            if self._complete and self._keep and not self._aborted:
+                self._pool.give_back(connection)
+            else:
+                discard(connection)
+        if self._pool.limit is not None:
+            self._pool.limit.leave()
 
     def abort(self) -> None:
         """End what blocks, from any thread: connecting, sending or reading."""
@@ -240,7 +242,7 @@ class Exchange:
             if self._sock is not None:
                 shut_down(self._sock)
 
-    def on_socket(self, sock: socket.socket) -> None:
+    def _on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
         self._sock = sock
         if self._aborted:  # set before `abort` looks for the socket
@@ -249,7 +251,7 @@ class Exchange:
     def _send(self, fresh: bool) -> None:
         pool, message = self._pool, self._message
         try:
-            connection = pool.take(self, fresh)
+            connection = pool.take(fresh, self._on_socket)
         except BackendDown as error:
             raise self._broken(error.detail) if self._aborted else error from None
         sock = connection.sock
@@ -279,7 +281,7 @@ class Exchange:
             old, self._connection, self._sock = self._connection, None, None
         self._reader = None
         if old is not None:
-            self._pool.discard(old)
+            discard(old)
         self._send(fresh=True)
 
     def _fill(self, limit: float = 0.0) -> int:
@@ -322,7 +324,7 @@ class Exchange:
 
     def _broken(self, detail: str) -> GatewayError:
         if self._aborted:
-            return client_left() if self.cancel is None else self.cancel.error()
+            return client_left() if self._cancel is None else self._cancel.error()
         if self._message:
             return ConnectionLost("the backend closed the connection", detail=detail)
         return AnswerCut("the backend's response ended early", detail=detail)
@@ -354,7 +356,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self._limit = limit
+        self.limit = limit  # of exchanges: each takes a place, and gives it back
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -381,7 +383,9 @@ class ConnectionPool:
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
         message = b"%bContent-Length: %d\r\n\r\n%b" % (head, size, data)
-        return Exchange(self, message, rest, cancel, tick, patience, short)
+        if self.limit is not None:
+            self.limit.enter(self.timeout if patience is None else patience, cancel, short)
+        return Exchange(self, message, rest, cancel, tick)
 
     def forward(self, call: Call, path: str, cancel: Cancel, tick: float) -> Exchange:
         """Send a client's request to `path`, with its own headers and body. Raises like `send`."""
@@ -394,7 +398,9 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, None, False)
+        if self.limit is not None:
+            self.limit.enter(self.timeout, cancel)
+        return Exchange(self, message, rest, cancel, tick)
 
     def ask(
         self,
@@ -422,26 +428,20 @@ class ConnectionPool:
         finally:
             exchange.close()
 
-    def take(self, exchange: Exchange, fresh: bool) -> Connection:
-        """A connection to send on. Raises BackendDown, PoolTimeout, Cancelled."""
-        if self._limit is not None:
-            patience = self.timeout if exchange.patience is None else exchange.patience
-            self._limit.enter(patience, exchange.cancel, exchange.short)
-        try:
-            while not fresh:
-                try:
-                    connection = self._idle.pop()
-                except IndexError:
-                    break
-                # A connection used just now is not checked. If the server closed it, the request is
-                # sent again, as it may be even after a check.
-                if time.monotonic() - connection.since < WARM or not stale(connection.sock):
-                    return connection
-                connection.close()
-            return Connection(self._connect(exchange.on_socket))
-        except BaseException:
-            self._leave()
-            raise
+    def take(self, fresh: bool, on_socket: Callable[[socket.socket], None]) -> Connection:
+        """A connection to send on. `on_socket` is called with a new socket before it connects.
+        Raises BackendDown, Cancelled."""
+        while not fresh:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            # A connection used just now is not checked. If the server closed it, the request is
+            # sent again, as it may be even after a check.
+            if time.monotonic() - connection.since < WARM or not stale(connection.sock):
+                return connection
+            connection.close()
+        return Connection(self._connect(on_socket))
 
     def give_back(self, connection: Connection) -> None:
         connection.used, connection.since = True, time.monotonic()
@@ -449,12 +449,6 @@ class ConnectionPool:
         if len(self._idle) > self._max_idle:  # perhaps because the pool was closed just now
             with contextlib.suppress(IndexError):
                 self._idle.popleft().close()
-        self._leave()
-
-    def discard(self, connection: Connection) -> None:
-        shut_down(connection.sock)
-        connection.close()
-        self._leave()
 
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
@@ -462,10 +456,6 @@ class ConnectionPool:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-    def _leave(self) -> None:
-        if self._limit is not None:
-            self._limit.leave()
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""
