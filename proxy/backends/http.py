@@ -43,6 +43,7 @@ MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
 PIECE = 256 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
+_json = msgspec.json.Encoder().encode
 CheckPeer = Callable[[socket.socket], None]
 
 
@@ -64,8 +65,20 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
             rest = rest[sock.send(rest[:PIECE]) :]
 
 
+def discard(connection: Connection) -> None:
+    shut_down(connection.sock)
+    connection.close()
+
+
 class Exchange:
     """A request and its answer. `status` is 0 until the headers have arrived."""
+
+    status = 0
+    _connection: Any = None  # a Connection, until it is over
+    _sock: socket.socket | None = None  # of the connection, also while it is made
+    _reader: SocketReader | None = None
+    _fault: UpstreamFault | None = None
+    _complete = _aborted = _keep = False
 
     def __init__(
         self,
@@ -74,29 +87,18 @@ class Exchange:
         rest: Iterable[bytes],
         cancel: Cancel | None,
         tick: float,
-        patience: float,
-        short: bool,
     ) -> None:
         self._pool = pool
         self._message = message  # sent in one call
         self._rest = rest  # sent after it, in pieces; perhaps again on another connection
         self._cancel = cancel
-        self._tick = tick
-        self._patience = patience
-        self._short = short
-        self._lock = pool.lock
-        self._connection: Connection | None = None
-        self._sock: socket.socket | None = None  # of the connection, also while it is made
-        self._reader: SocketReader | None = None
+        self.tick = tick
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._fault: UpstreamFault | None = None
-        self._complete = self._aborted = self._keep = self._unframed = False
-        self.status = 0
+        self._parser: Any = httptools.HttpResponseParser(self)  # None when it is over
         try:
             if cancel is not None:
                 cancel.add(self.abort)  # before the first step that may take long
@@ -108,16 +110,11 @@ class Exchange:
     # called by the parser
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:  # an interim response, which the answer follows
             self._headers.clear()
-            return
-        self.status = status
-        names = {name.lower(): value for name, value in self._headers.items()}
-        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
-        # Otherwise the body ends with its connection, as in HTTP/1.0.
-        self._unframed = b"content-length" not in names and not chunked
+        else:
+            self.status = status
 
     def on_message_complete(self) -> None:
         if self.status and self._parser is not None:
@@ -125,6 +122,11 @@ class Exchange:
             self._keep = self._parser.should_keep_alive()
 
     # called by drivers
+
+    @property
+    def timeout(self) -> float:
+        """The seconds of silence that the pool allows."""
+        return self._pool.timeout
 
     @property
     def headers(self) -> dict[str, str]:
@@ -154,16 +156,16 @@ class Exchange:
             with contextlib.suppress(GatewayError):  # the next read raises it again
                 while not self._complete and (left := end - time.monotonic()) > 0:
                     self._fill(left)
-        data = body[0] if len(body) == 1 else b"".join(body)
+        data = b"".join(body)  # no copy of a single one
         body.clear()
         if self._complete:
-            self._release()
+            self.close()
         return data
 
     def _parse_until(self, *, body: bool) -> bool:
         """Parse until data of the body has come, or else the headers, or the answer is complete.
         False after a tick of silence. An answer in pieces is bounded in time and size."""
-        end, size = time.monotonic() + self._tick, 0
+        end, size = time.monotonic() + self.tick, 0
         while not (self._body if body else self.status) and not self._complete:
             received = self._fill()
             size += received
@@ -177,7 +179,7 @@ class Exchange:
         """The same as `read`. Raises UpstreamTimeout after `timeout` seconds of silence."""
         silence = 0.0
         while (part := self.read()) is None:
-            silence += self._tick
+            silence += self.tick
             if silence >= timeout:
                 raise UpstreamTimeout("the backend timed out")
         return part
@@ -210,54 +212,61 @@ class Exchange:
             while not self._complete and (left := end - time.monotonic()) > 0:
                 self._fill(left)
                 self._body.clear()
-            if self._complete:
-                self._release()
         self.close()
 
     def close(self) -> None:
-        """End the exchange. Closes the connection if the answer was not read to its end, which is
+        """End the exchange. Closes the connection if the answer did not come to its end, which is
         how a server notices that the client left. Safe to call again."""
         if self._parser is None:
             return  # already over
-        connection = self._take()
+        with self._pool.lock:
+            connection, self._connection, self._sock = self._connection, None, None
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
+        self._parser = None  # breaks a reference cycle
+        if self._cancel is not None:
+            self._cancel.remove(self.abort)
         if connection is not None:
-            self._pool.discard(connection)
+            if self._complete and self._keep and not self._aborted:
+                self._pool.give_back(connection)
+            else:
+                discard(connection)
+        if self._pool.limit is not None:
+            self._pool.limit.leave()
 
     def abort(self) -> None:
         """End what blocks, from any thread: connecting, sending or reading."""
-        with self._lock:
+        with self._pool.lock:
             self._aborted = True
             if self._sock is not None:
                 shut_down(self._sock)
 
     def _on_socket(self, sock: socket.socket) -> None:
         """Called with each socket before it connects. Raises Cancelled."""
-        with self._lock:
-            self._sock = sock
-            if self._aborted:
-                raise self._broken("it was aborted")
+        self._sock = sock
+        if self._aborted:  # set before `abort` looks for the socket
+            raise self._broken("it was aborted")
 
     def _send(self, fresh: bool) -> None:
+        pool, message = self._pool, self._message
         try:
-            connection = self._pool.take(
-                fresh, self._patience, self._cancel, self._short, self._on_socket
-            )
+            connection = pool.take(fresh, self._on_socket)
         except BackendDown as error:
             raise self._broken(error.detail) if self._aborted else error from None
         sock = connection.sock
-        with self._lock:
-            self._connection, self._sock = connection, sock
-            if self._aborted:  # between two steps
-                raise self._broken("it was aborted")
+        self._connection, self._sock = connection, sock
+        if self._aborted:  # between two steps
+            raise self._broken("it was aborted")
         try:
-            if sock.gettimeout() != self._pool.timeout:
-                sock.settimeout(self._pool.timeout)
-            sent = sock.send(self._message)
-            if sent < len(self._message):  # not just sendall(): gevent's has extra system calls
-                sock.sendall(self._message[sent:])
+            if sock.gettimeout() != pool.timeout:
+                sock.settimeout(pool.timeout)
+            sent = sock.send(message)
+            if sent < len(message):  # not just sendall(): gevent's has extra system calls
+                sock.sendall(message[sent:])
             if self._rest is not NOTHING:
-                _send_in_pieces(sock, self._rest, self._pool.timeout)
-            self._reader = connection.reader(self._tick)
+                _send_in_pieces(sock, self._rest, pool.timeout)
+            self._reader = connection.reader(self.tick)
         except TimeoutError:
             raise UpstreamTimeout("the backend did not accept the request") from None
         except OSError as error:
@@ -268,44 +277,50 @@ class Exchange:
 
     def _resend(self) -> None:
         """Send the request again on a new connection, because the server had closed the old one."""
-        with self._lock:
+        with self._pool.lock:
             old, self._connection, self._sock = self._connection, None, None
         self._reader = None
         if old is not None:
-            self._pool.discard(old)
+            discard(old)
         self._send(fresh=True)
 
     def _fill(self, limit: float = 0.0) -> int:
         """Parse the data of one recv. Returns its size, at least 1 if the connection ended or was
         replaced; 0 after a tick of silence, or after `limit` seconds."""
-        connection = self._connection
-        if connection is None or self._reader is None:
+        reader = self._reader
+        if reader is None:
             raise self._broken("the exchange was closed")
         if self._fault is not None:
             raise self._fault  # nothing that follows could be parsed
         broken = ""
         try:
-            data = self._reader.read(limit)
+            data = reader.read(limit)
         except OSError as error:
             data, broken = b"", str(error)
         if data is None:
             return 0
         if data:
-            # The answer has begun, so the request must not be sent again.
-            self._message, self._rest = b"", NOTHING
+            if self._message:  # the answer has begun, so the request must not be sent again
+                self._message, self._rest = b"", NOTHING
             try:
-                assert self._parser is not None
                 self._parser.feed_data(data)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._fault = UpstreamFault("the backend sent invalid HTTP", detail=str(error))
+                self._keep = False
                 raise self._fault from None
-        elif connection.used and self._message and not self._aborted:
+        elif self._message and not self._aborted and self._connection.used:
             self._resend()
-        elif self._unframed and not broken and not self._aborted:
+        elif not broken and not self._aborted and self._ends_with_connection():
             self._complete = True
         else:
             raise self._broken(broken or "end of file")
         return len(data) or 1
+
+    def _ends_with_connection(self) -> bool:
+        """Whether nothing else ends the body, as in HTTP/1.0."""
+        names = {name.lower(): value for name, value in self._headers.items()}
+        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
+        return self.status > 0 and b"content-length" not in names and not chunked
 
     def _broken(self, detail: str) -> GatewayError:
         if self._aborted:
@@ -313,26 +328,6 @@ class Exchange:
         if self._message:
             return ConnectionLost("the backend closed the connection", detail=detail)
         return AnswerCut("the backend's response ended early", detail=detail)
-
-    def _take(self) -> Connection | None:
-        with self._lock:
-            connection, self._connection, self._sock = self._connection, None, None
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader = None
-        self._parser = None  # breaks a reference cycle
-        if self._cancel is not None:
-            self._cancel.remove(self.abort)
-        return connection
-
-    def _release(self) -> None:
-        connection = self._take()
-        if connection is None:
-            return
-        if self._keep and not self._aborted:
-            self._pool.give_back(connection)
-        else:
-            self._pool.discard(connection)
 
 
 class ConnectionPool:
@@ -361,7 +356,7 @@ class ConnectionPool:
         self._check_peer = check_peer
         self.lock = native_lock()  # orders aborting an exchange and ending it
         self._idle: deque[Connection] = deque()  # append and pop are atomic: no lock
-        self._limit = limit
+        self.limit = limit  # of exchanges: each takes a place, and gives it back
         fixed = {"Host": parts.netloc.rpartition("@")[2], "Content-Type": "application/json"}
         fixed.update(headers or {})
         self._fixed = fixed
@@ -382,14 +377,15 @@ class ConnectionPool:
         silence. `patience` is how many seconds to wait for a free connection (default: the pool's
         timeout); a `short` request may use a reserved one. Raises BackendDown, UpstreamTimeout,
         PoolTimeout, Cancelled."""
-        data = b"" if body is None else msgspec.json.encode(body)
+        data = b"" if body is None else _json(body)
         head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
         size, rest = len(data), NOTHING
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
         message = b"%bContent-Length: %d\r\n\r\n%b" % (head, size, data)
-        patience = self.timeout if patience is None else patience
-        return Exchange(self, message, rest, cancel, tick, patience, short)
+        if self.limit is not None:
+            self.limit.enter(self.timeout if patience is None else patience, cancel, short)
+        return Exchange(self, message, rest, cancel, tick)
 
     def forward(self, call: Call, path: str, cancel: Cancel, tick: float) -> Exchange:
         """Send a client's request to `path`, with its own headers and body. Raises like `send`."""
@@ -402,7 +398,9 @@ class ConnectionPool:
             lines.append(f"Content-Length: {body.size}")
         message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
-        return Exchange(self, message, rest, cancel, tick, self.timeout, False)
+        if self.limit is not None:
+            self.limit.enter(self.timeout, cancel)
+        return Exchange(self, message, rest, cancel, tick)
 
     def ask(
         self,
@@ -430,48 +428,27 @@ class ConnectionPool:
         finally:
             exchange.close()
 
-    def take(
-        self,
-        fresh: bool,
-        patience: float,
-        cancel: Cancel | None,
-        short: bool,
-        on_socket: Callable[[socket.socket], None],
-    ) -> Connection:
+    def take(self, fresh: bool, on_socket: Callable[[socket.socket], None]) -> Connection:
         """A connection to send on. `on_socket` is called with a new socket before it connects.
-        Raises BackendDown, PoolTimeout, Cancelled."""
-        if self._limit is not None:
-            self._limit.enter(patience, cancel, short)
-        try:
-            while not fresh:
-                try:
-                    connection = self._idle.pop()
-                except IndexError:
-                    break
-                # A connection used just now is not checked. If the server closed it, the request is
-                # sent again, as it may be even after a check.
-                if time.monotonic() - connection.since < WARM or not stale(connection.sock):
-                    return connection
-                connection.close()
-            return Connection(self._connect(on_socket))
-        except BaseException:
-            self._leave()
-            raise
+        Raises BackendDown, Cancelled."""
+        while not fresh:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            # A connection used just now is not checked. If the server closed it, the request is
+            # sent again, as it may be even after a check.
+            if time.monotonic() - connection.since < WARM or not stale(connection.sock):
+                return connection
+            connection.close()
+        return Connection(self._connect(on_socket))
 
     def give_back(self, connection: Connection) -> None:
         connection.used, connection.since = True, time.monotonic()
-        if len(self._idle) < self._max_idle:
-            self._idle.append(connection)
-            if not self._max_idle:  # the pool was closed just now
-                self.close()
-        else:
-            connection.close()
-        self._leave()
-
-    def discard(self, connection: Connection) -> None:
-        shut_down(connection.sock)
-        connection.close()
-        self._leave()
+        self._idle.append(connection)
+        if len(self._idle) > self._max_idle:  # perhaps because the pool was closed just now
+            with contextlib.suppress(IndexError):
+                self._idle.popleft().close()
 
     def close(self) -> None:
         """Close the idle connections. Those in use are closed when their answers end."""
@@ -479,10 +456,6 @@ class ConnectionPool:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-    def _leave(self) -> None:
-        if self._limit is not None:
-            self._limit.leave()
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""

@@ -41,7 +41,7 @@ from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_a
 from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
 from .refusals import check_cost
-from .run import EMPTY, LlamaRun
+from .run import EMPTY, NO_REPORT, LlamaRun
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server: it has a thread for each, and at least eight. One with more slots
@@ -160,19 +160,16 @@ class LlamaCpp(HTTPDriver):
         if task.backend_templates:
             body = relay.payload(task, slot)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
-            return relay.RelayRun(
-                exchange, task, caps, self.timeout, self._tick, self._secret, slot=slot
-            )
+            return relay.RelayRun(exchange, task, caps, self._secret, slot=slot)
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
         body = payload(task, slot, caps)
         if task.breaks:
             body["prompt"] = self.in_parts(task, cancel)
-        pool = self._pool if caps.queues else self._careful
+        pool, explain = (self._pool, None) if caps.queues else (self._careful, self._why_empty)
         exchange = pool.send("POST", path, body, cancel, self._tick, patience=PATIENCE)
-        explain = None if caps.queues else self._why_empty
-        return LlamaRun(exchange, task, caps, self.timeout, self._tick, self._secret, explain)
+        return LlamaRun(exchange, task, caps, self._secret, explain)
 
     def _why_empty(self) -> GatewayError:
         """Why a stream was empty. So a PowerInfer says that it is busy; asked for a whole answer,
@@ -345,15 +342,18 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
         # Old servers report the chosen token's probability only if it is among the likeliest.
         body["n_probs"] = max(task.logprobs, 1) if caps.queues else max(task.logprobs, 10)
     if caps.modern_sampling:
+        body["response_fields"] = TRIMMED
+        body |= task.sampling
         report = task.request.report
-        body["response_fields"] = SETTINGS if report.settings else TRIMMED
-        body.update(task.sampling)
-        if report.progress:
-            body["return_progress"] = True
-        if report.timings:
-            body["timings_per_token"] = True
-        if report.sampled and task.logprobs is not None:
-            body["post_sampling_probs"] = True
+        if report != NO_REPORT:
+            if report.settings:
+                body["response_fields"] = SETTINGS
+            if report.progress:
+                body["return_progress"] = True
+            if report.timings:
+                body["timings_per_token"] = True
+            if report.sampled and task.logprobs is not None:
+                body["post_sampling_probs"] = True
         return body
     for name, value in task.sampling.items():
         if name not in LATER:

@@ -173,7 +173,8 @@ class BackendPools:
         self._named: tuple[str, ...] = ()
         self._listed: tuple[str, ...] = ()
         self._forwarding: frozenset[str] = frozenset()  # models to which requests are forwarded
-        self._answering: tuple[str, ...] = ()  # the other models
+        self._answering: tuple[str, ...] = ()  # the other models,
+        self._known: dict[str, tuple[str, str]] = {}  # and what their own names resolve to
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
         # What happens to conversations that do not fit, by model, where its backends say it.
@@ -222,6 +223,9 @@ class BackendPools:
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
         which requests are only forwarded."""
+        known = self._known.get(name)
+        if known is not None:
+            return known
         model, shown = self.resolve(name)
         if model in self._forwarding:
             raise Unsupported(
@@ -325,6 +329,7 @@ class BackendPools:
             self._listed = tuple(m for m in named if not all(b.unlisted for b in pools[m]))
             self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
+            self._known = {model: (model, model) for model in self._answering}
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
             self.on_overflow = {

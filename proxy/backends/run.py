@@ -8,10 +8,14 @@ alive forever: silence ends it after the timeout, and a stream that continues af
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, repeat
 from operator import attrgetter
 from time import monotonic
 
+import msgspec
+
 from ..core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail
+from ..core.request import Report
 from ..core.task import Task
 from ..core.usage import Timings, Usage
 from ..errors import AnswerCut, GatewayError, UpstreamFault, UpstreamTimeout
@@ -34,8 +38,9 @@ SURPLUS = 8
 TOKEN_TEXT = 256
 FORGIVEN_TEXT = 1 << 14
 
-# The fields that show whether a chunk is more than text. They are read for all chunks of a batch in
-# one go, since a loop over them would be the largest cost of a fast answer.
+NO_REPORT = Report()
+# The fields that show whether a chunk is more than text. No loop in Python reads them for all of a
+# batch: it would be the largest cost of a fast answer.
 _KIND = attrgetter("stop", "error", "prompt_progress")
 _TEXT = (False, None, None)
 _CONTENT = attrgetter("content")
@@ -44,13 +49,23 @@ _CONTENT = attrgetter("content")
 class LlamaRun:
     """See `driver.Run`."""
 
+    slot = -1
+    begun = False
+    pieces = prompt_tokens = cached = 0
+    _cut = False  # ended by us because the server would continue
+    # Tokens with details in the answer stay separate; others may be joined. What no request for
+    # details changes:
+    _top: int | None = None
+    _report = NO_REPORT
+    _details = _single = False
+    _decode: Callable[[bytes], servercpp.Chunk] = staticmethod(servercpp.chunk)
+    _decode_all: Callable[[list[bytes]], Sequence[servercpp.Chunk]] = staticmethod(servercpp.chunks)
+
     def __init__(
         self,
         exchange: Exchange,
         task: Task,
         caps: Capabilities,
-        timeout: float,
-        tick: float,
         secret: str = "",
         explain: Callable[[], GatewayError] | None = None,
     ) -> None:
@@ -60,25 +75,16 @@ class LlamaRun:
         self._explain = explain
         self._task = task
         self._caps = caps
-        self._timeout = timeout
-        self._tick = tick
-        self._top = task.logprobs
-        self._limit = limit = task.max_tokens or 0
-        self._left = limit  # pieces of text that may still arrive
+        self._limit = self._left = limit = task.max_tokens or 0  # `_left`: pieces of text, and
         self._room = limit * TOKEN_TEXT + FORGIVEN_TEXT  # characters that may still arrive
-        self._cut = False  # ended by us because the server would continue
-        self._report = report = task.request.report
-        # Tokens with details in the answer stay separate; others may be joined.
-        self._details = report.timings or report.tokens
-        self._single = task.logprobs is not None or self._details
-        detailed = report.tokens or report.settings
-        self._decode = servercpp.detailed_chunk if detailed else servercpp.chunk
-        self._decode_all = servercpp.detailed_chunks if detailed else servercpp.chunks
-        self.slot = -1
-        self.begun = False
-        self.pieces = 0
-        self.prompt_tokens = 0
-        self.cached = 0
+        report = task.request.report
+        if task.logprobs is not None or report != NO_REPORT:
+            self._top, self._report = task.logprobs, report
+            self._details = report.timings or report.tokens
+            self._single = task.logprobs is not None or self._details
+            if report.tokens or report.settings:
+                self._decode = servercpp.detailed_chunk
+                self._decode_all = servercpp.detailed_chunks
 
     def close(self) -> None:
         self._exchange.close()
@@ -92,15 +98,14 @@ class LlamaRun:
         gather = 0.0 if self._task.request.stream else GATHER
         decoder = sse.Decoder()
         try:
-            while not exchange.headers_came():
-                since = self._silent(since, self._tick)
-                yield []
-            if exchange.status != 200:
-                raise self._refused(exchange.status, exchange.read_all(self._tick, MAX_BODY))
             while True:
                 data = exchange.read(gather if self.begun else 0.0)
+                if not self.begun and exchange.status not in (0, 200):
+                    data = data or b""
+                    data += exchange.read_all(exchange.tick, MAX_BODY - len(data))
+                    raise self._refused(exchange.status, data)
                 if data is None:
-                    since = self._silent(since, self._tick)
+                    since = self._silent(since, exchange.tick)
                     ticked = 0.0
                     yield []
                     continue
@@ -132,7 +137,7 @@ class LlamaRun:
                     since = self._silent(since, 0.0)
                     now = monotonic()
                     ticked = ticked or now
-                    if now - ticked >= self._tick:
+                    if now - ticked >= exchange.tick:
                         ticked = now
                         yield []
         except (sse.SSEError, WireFault) as error:
@@ -150,7 +155,7 @@ class LlamaRun:
         """When the silence began that now lasts so many seconds more. Raises UpstreamTimeout."""
         now = monotonic()
         since = since or now - seconds
-        if now - since >= self._timeout - 0.001:  # ticks are not exact
+        if now - since >= self._exchange.timeout - 0.001:  # ticks are not exact
             raise UpstreamTimeout("the backend timed out")
         return since
 
@@ -165,35 +170,33 @@ class LlamaRun:
             chunks = self._decode_all(payloads)
         except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
-        if not self.begun and self._take(chunks.pop(0), batch):
-            return True
-        kinds = list(map(_KIND, chunks))
-        if kinds.count(_TEXT) == len(kinds):
-            return self._text(chunks, batch)
-        first = len(kinds) - 1  # usually only the last chunk is another
-        if kinds[-1] == _TEXT or kinds.count(_TEXT) < first:
-            first = next(i for i, kind in enumerate(kinds) if kind != _TEXT)
-        if self._text(chunks[:first], batch):
-            return True
-        return any(self._take(chunk, batch) for chunk in chunks[first:])
+        for kind, alike in groupby(chunks, _KIND):
+            if kind == _TEXT:
+                over = self._text(list(alike), batch)
+            else:
+                over = any(map(self._take, alike, repeat(batch)))
+            if over:
+                return True
+        return False
 
     def _text(self, chunks: Sequence[servercpp.Chunk], batch: Batch) -> bool:
         """Add the text of plain chunks without the surplus. True if the run is cut."""
-        if not chunks:
-            return False
-        last = chunks[-1]
+        if not self.begun:
+            self._begin(chunks[0], batch)
+        last, count = chunks[-1], len(chunks)
         if last.tokens_predicted:
             self.pieces = last.tokens_predicted
             self.prompt_tokens = last.tokens_evaluated
         else:
-            self.pieces += len(chunks)
-        self._left = left = self._left - len(chunks)
+            self.pieces += count
+        self._left = left = self._left - count
         if left < 0:
-            chunks = chunks[: max(0, len(chunks) + left)]
+            count = max(0, count + left)
+            chunks = chunks[:count]
         text = "".join(map(_CONTENT, chunks))
         if text:
             self._check_length(len(text))
-            batch.append(TextDelta(text, (), len(chunks)))
+            batch.append(TextDelta(text, (), count))
         return left < -SURPLUS and self._ended(batch)
 
     def _check_length(self, size: int) -> None:
@@ -229,13 +232,7 @@ class LlamaRun:
         if chunk.error is not None:
             raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
-            self.begun = True
-            self.slot = slot = chunk.id_slot if chunk.id_slot >= 0 else chunk.slot_id
-            self.cached, prompt = chunk.cached, chunk.tokens_evaluated
-            if chunk.prompt_progress is not None:
-                self.cached, prompt = chunk.prompt_progress.cache, chunk.prompt_progress.total
-            self.prompt_tokens = prompt
-            batch.append(Started(slot=slot, prompt=prompt))
+            self._begin(chunk, batch)
         if chunk.stop:
             if chunk.content:
                 self._check_length(len(chunk.content))
@@ -268,6 +265,17 @@ class LlamaRun:
                 batch.append(TokenDetail(timings, tokens if self._report.tokens else ()))
         return False
 
+    def _begin(self, chunk: servercpp.Chunk, batch: Batch) -> None:
+        self.begun = True
+        self.slot = slot = chunk.id_slot if chunk.id_slot >= 0 else chunk.slot_id
+        progress = chunk.prompt_progress
+        if progress is None:
+            self.cached, prompt = chunk.cached, chunk.tokens_evaluated
+        else:
+            self.cached, prompt = progress.cache, progress.total
+        self.prompt_tokens = prompt
+        batch.append(Started(slot, prompt))
+
     def _progress(
         self, progress: servercpp.WireProgress, timings: servercpp.WireTimings | None
     ) -> Progress:
@@ -293,21 +301,19 @@ class LlamaRun:
                 predicted += 1
             if predicted > self._limit:
                 predicted, reason = self._limit, "length"
-        slot = chunk.slot
-        if slot >= 0:
-            self.slot = slot
+        if self.slot < 0:
+            self.slot = chunk.slot
         cached = chunk.cached
-        settings = prompt = None
-        if isinstance(chunk, servercpp.DetailedChunk) and self._report.settings:
-            settings = chunk.generation_settings
-            prompt = chunk.prompt if isinstance(chunk.prompt, str) else None
-        return Finished(
+        finished = Finished(
             reason=reason,
             usage=Usage(chunk.tokens_evaluated, predicted, cached),
             timings=servercpp.times(chunk.timings, cached),
             slot=self.slot,
             truncated=chunk.truncated,
             stop_sequence=chunk.stopping_word,
-            settings=settings,
-            prompt=prompt,
         )
+        if self._report.settings and isinstance(chunk, servercpp.DetailedChunk):
+            prompt = chunk.prompt if isinstance(chunk.prompt, str) else None
+            settings = chunk.generation_settings
+            return msgspec.structs.replace(finished, settings=settings, prompt=prompt)
+        return finished

@@ -193,10 +193,7 @@ class ServerConnection:
     # the reader
 
     def _enter(self, state: State) -> None:
-        before, self.state = self.state, state
-        # A body belongs to its answer: a client that sends slowly must not count as new.
-        if state is not State.BODY and before is not State.BODY:
-            self.since = self._clock()
+        self.state, self.since = state, self._clock()
 
     def _next(self) -> Request | None:
         """The next request, None if there is none. Raises Refused."""
@@ -213,7 +210,7 @@ class ServerConnection:
             if not data:
                 return None
             reader.feed(data)
-            if self.state is State.IDLE and not reader.requests:
+            if not reader.requests and self.state is State.IDLE:
                 self._enter(State.HEAD)
         self._enter(State.ANSWERING)
         return reader.requests.pop(0)
@@ -224,11 +221,11 @@ class ServerConnection:
         while not request.body and not request.complete:
             if reader.refusal:
                 raise BodyError("the request body is not valid HTTP")
-            self._enter(State.BODY)
+            self.state = State.BODY  # of its answer: who sends slowly must not count as new
             try:
                 data = reader.unparsed or self._sock.recv(BODY_READ_SIZE)
             finally:
-                self._enter(State.ANSWERING)
+                self.state = State.ANSWERING
             if self.expired:
                 raise BodyTimeout("the request body took too long")
             if not data:
@@ -281,10 +278,11 @@ class ServerConnection:
 
     def _write(self, parts: Iterable[bytes], answer: ResponseWriter) -> None:
         try:
-            for part in parts:
-                if part:
-                    answer.write(part)
-            answer.end()
+            write = answer.write
+            for part in filter(None, parts):
+                write(part)
+            if not answer.whole:
+                answer.end()
         finally:
             self.parts = None
             close = getattr(parts, "close", None)
@@ -365,7 +363,7 @@ class ResponseWriter:
         """WSGI's start_response. Raises ValueError for a header with a line break."""
         request = self._request
         lines = "\r\n".join((f"HTTP/1.1 {status}", *map(": ".join, headers)))
-        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        if not lines.count("\n") == lines.count("\r") == len(headers):
             raise ValueError("a header contains a line break")
         silent = request.method == "HEAD" or status.startswith(("204", "304", "1"))
         ends = silent or "\r\ncontent-length:" in lines.lower()
@@ -380,22 +378,22 @@ class ResponseWriter:
         return self.write
 
     def write(self, data: bytes) -> None:
-        if self._silent:
+        if self._chunked:
+            if type(data) is Last:
+                self.end(data)
+                return
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._silent:
             return
-        last = self._chunked and type(data) is Last
-        if self._chunked:
-            end = LAST_CHUNK if last else b""
-            data = b"%b%x\r\n%b\r\n%b" % (self._head, len(data), data, end)
-            self._chunked = not last
-        elif self._head:
-            data = self._head + data
-        self._head = b""
+        if self._head:
+            data, self._head = self._head + data, b""
         self._send(data)
-        self.whole = last
 
-    def end(self) -> None:
+    def end(self, data: bytes = b"") -> None:
+        """Write the end of the body, after its last data."""
         if self._chunked:
-            self._send(self._head + LAST_CHUNK)
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            self._send(self._head + chunk + LAST_CHUNK)
         elif self._head:
             self._send(self._head)
         self.whole = True

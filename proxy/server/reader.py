@@ -71,20 +71,17 @@ class Reader:
     answered first. `unparsed` are bytes to be fed again, before others, when fewer wait."""
 
     __slots__ = tuple(
-        """_coming _environ _head _parser _progress _repeats _url _within held refusal requests
-        unparsed""".split()
+        "_coming _environ _head _parser _repeats _url held refusal requests unparsed".split()
     )
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
-        self._parser: httptools.HttpRequestParser | None = None  # created when bytes come
+        self._parser: Any = None  # created when bytes come
         self._url = b""
-        self._head = environ  # the environment of the request whose head is being parsed
+        self._head: Any = None  # the environment of a request while its head is being parsed
         self._coming: Request  # the request whose head came last
         self._repeats = 0  # of headers in this head
-        self._progress = False  # made during the current feed
         self.requests: list[Request] = []  # a deque takes 700 bytes more
-        self._within = ""  # where in a message: "head", "body", or "" between two
         self.refusal = ""
         self.held = 0  # bytes since the last progress
         self.unparsed = b""
@@ -104,30 +101,28 @@ class Reader:
         room = MAX_INCOMPLETE - self.held
         if len(data) > room:
             data = memoryview(data)  # whose slices are no copies
-        while len(data) > room and not self.refusal:
-            self._parse(data[:room])
-            data, room = data[room:], MAX_INCOMPLETE
-            if not self._progress:
-                self._stop(TOO_LONG)
-            self.held, self._progress = 0, False
+            while len(data) > room and not self.refusal:
+                self.held = MAX_INCOMPLETE
+                self._parse(data[:room])
+                data, room = data[room:], MAX_INCOMPLETE
+                if self.held:
+                    self._stop(TOO_LONG)
         if not self.refusal:
+            self.held += len(data)
             self._parse(data)
-            self.held = 0 if self._progress else self.held + len(data)
-            self._progress = False
 
     def rest(self) -> None:
         """Free the parser, a kilobyte, for the time of a stream. Only between two messages."""
-        if not self._within:
+        if self._head is None and self._coming.complete:
             self._parser = None
 
     def close(self) -> None:
         """Stop parsing, and break the reference cycle between the parser and the reader."""
         self._parser = None
 
-    # called by the parser
+    # called by the parser: what makes progress sets `held` to 0
 
     def on_message_begin(self) -> None:
-        self._within = "head"
         self._url = b""
         self._head = self._environ.copy()
         self._repeats = 0
@@ -136,10 +131,10 @@ class Reader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._within != "head":
+        head = self._head
+        if head is None:
             return  # a trailer, which must not count as a header
         key = _KEYS[name]
-        head = self._head
         text = value.rstrip(b" \t").decode("latin-1")
         if key in head:
             head[key] += f",{text}"
@@ -150,8 +145,7 @@ class Reader:
             head[key] = text
 
     def on_headers_complete(self) -> None:
-        parser, head = self._parser, self._head
-        assert parser is not None, "it calls this"
+        parser, head, self._head = self._parser, self._head, None
         version = parser.get_http_version()
         if "HTTP_TRANSFER_ENCODING" in head or version != "1.1":
             self._check_coding(version, head.get("HTTP_TRANSFER_ENCODING"))
@@ -161,19 +155,16 @@ class Reader:
             self._refuse(BAD_HOST)
         method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
         request = self._coming = Request(method, self._url, version, head, keep)
-        self._within = "body"
-        self._head = self._environ
         self.requests.append(request)
-        self._progress = True
+        self.held = 0
 
     def on_body(self, data: bytes) -> None:
         self._coming.body.append(data)
-        self._progress = True
+        self.held = 0
 
     def on_message_complete(self) -> None:
-        self._within = ""
         self._coming.complete = True
-        self._progress = True
+        self.held = 0
 
     def _check_coding(self, version: str, coding: str | None) -> None:
         """llhttp accepts any transfer codings whose last is chunked."""

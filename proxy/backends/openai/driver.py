@@ -133,8 +133,8 @@ class OpenAIServer(HTTPDriver):
                 body[name] = caps.n_ctx or -1
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
-        run = exchange, task, caps, self.timeout, self._tick, self._secret, explain
-        return OpenAIRun(*run, formats=native_formats(body))
+        formats = native_formats(body)
+        return OpenAIRun(exchange, task, caps, self._secret, explain, formats=formats)
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
         """The error for a stream without any event. So llama-cpp-python's server refuses a request

@@ -68,8 +68,8 @@ def test_stream_of_old_server() -> None:
     events = flat(
         run(streamed(event(content="你", **piece), event(content="好", **piece), old_last()))
     )
-    assert events[:3] == [Started(slot=1), TextDelta("你"), TextDelta("好")]
-    last = events[3]
+    assert events[:2] == [Started(slot=1), TextDelta("你好", (), 2)]
+    last = events[2]
     assert (last.reason, last.usage, last.slot) == ("stop", Usage(6, 2, 4), 1)
 
 
@@ -105,7 +105,7 @@ def test_text_of_one_read_is_one_delta() -> None:
     last = old_last(tokens_predicted=4, stopped_eos=True)
     started, *text, _ = flat(run(streamed(*pieces, last)))
     assert isinstance(started, Started)
-    assert text == [TextDelta("a"), TextDelta("bcd", (), 3)]
+    assert text == [TextDelta("abcd", (), 4)]
 
 
 def test_request_body_for_old_server() -> None:

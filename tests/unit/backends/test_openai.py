@@ -224,7 +224,7 @@ class _NoExchange:
 def run_of(made: Task) -> OpenAIRun:
     """A run whose chunks are given by hand."""
     exchange: Any = _NoExchange()
-    return OpenAIRun(exchange, made, CAPS, 5.0, 1.0, explain=lambda: AnswerCut("empty"))
+    return OpenAIRun(exchange, made, CAPS, explain=lambda: AnswerCut("empty"))
 
 
 def stream(*chunks: Any, done: bool = True) -> list[Step]:
