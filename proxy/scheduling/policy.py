@@ -95,7 +95,7 @@ def decide(
         continues = depth >= held.chain.turn
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
-            return Grant(backend=backend, slot=slot, reuse=held, cached=cached)
+            return Grant(backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached)
         link = request.chain.links[depth - 1]
         if slot.busy:
             turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
@@ -117,7 +117,7 @@ def decide(
             best = (
                 WaitForSlot(now + wait, link if slot.busy or hold else None)
                 if wait
-                else Grant(backend=backend, slot=slot, reuse=held, cached=cached)
+                else Grant(backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached)
             )
 
     for held, cached in outside.values():
@@ -159,6 +159,7 @@ def decide(
             best = Grant(
                 backend=backend,
                 slot=slot,
+                prompt=prompt,
                 reuse=reuse,
                 cached=cached,
                 # While a server's slots are being counted, it chooses the slot.
@@ -218,7 +219,8 @@ def decide_whole_backend(
     wait = max((slot_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
     if wait:
         return WaitForSlot(now + wait)
-    return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
+    prompt = pool.tokens(request.chain, request.ids)
+    return Grant(backend=backend, slot=backend.slots[0], prompt=prompt, pin=False, whole=True)
 
 
 def emptiest(request: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:

@@ -210,6 +210,7 @@ class Grant(Struct, frozen=True, kw_only=True):
 
     backend: BackendRecord
     slot: Slot
+    prompt: int = 0  # tokens of the request's prompt, as estimated
     reuse: CachedPrompt | None = None  # to continue from
     cached: int = 0  # tokens of it that are expected to be there
     pin: bool = True  # request the slot by its number
