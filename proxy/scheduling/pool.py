@@ -14,7 +14,7 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from .history import SMOOTH, Returns
+from .history import FIRST, SMOOTH, Returns
 from .line import WaitingLine
 from .prefix import Chain
 from .sessions import Sessions, named
@@ -76,14 +76,15 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size = PrefixHolders(), 0
-        for depth in range(len(chain.links), 0, -1):
-            holders = self.index.get(chain.links[depth - 1])
+        longer, size, depth = PrefixHolders(), 0, len(chain.links) + 1
+        for link in reversed(chain.links):
+            depth -= 1
+            holders = self.index.get(link)
             if holders is None or len(holders.free) + len(holders.busy) == size:
                 continue
             for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
                 for held in islice(some, SKIPPED):
-                    if held in seen or held in longer.free or held in longer.busy:
+                    if seen and (held in seen or held in longer.free or held in longer.busy):
                         continue
                     seen.add(held)
                     yield held, depth
@@ -111,7 +112,7 @@ class Pool(Struct, eq=False):
         if slot is not None:
             old = slot.held
             if old is not None and old is not held:
-                self.drop(old)  # after _add, so that the index entries of shared links are reused
+                self._unindex(old)  # after _add, so that the entries of shared links are reused
             slot.held = held
         else:
             prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
@@ -131,11 +132,20 @@ class Pool(Struct, eq=False):
     def slot_freed(self, held: CachedPrompt) -> None:
         """Record that the slot of a cached prompt is no longer busy."""
         self.added = held.order = self.added + 1
+        index = self.index
         for link in held.chain.links:
-            holders = self.index[link]
-            holders.busy.pop(held, None)
-            holders.free.pop(held, None)
-            holders.free[held] = None
+            holders = index[link]
+            holders.free[held] = holders.busy.pop(held, None)
+
+    def _unindex(self, held: CachedPrompt) -> None:
+        index = self.index
+        for link in held.chain.links:
+            holders = index.get(link)
+            if holders is not None:
+                holders.free.pop(held, None)
+                holders.busy.pop(held, None)
+                if not (holders.free or holders.busy):
+                    del index[link]
 
     def restore(self) -> None:
         """Derive the index from the cached prompts, in their original order."""
@@ -152,14 +162,7 @@ class Pool(Struct, eq=False):
         """Remove a cached prompt."""
         if held is None:
             return
-        index = self.index
-        for link in held.chain.links:
-            holders = index.get(link)
-            if holders is not None:
-                holders.free.pop(held, None)
-                holders.busy.pop(held, None)
-                if not (holders.free or holders.busy):
-                    del index[link]
+        self._unindex(held)
         if held.slot is not None:
             if held.slot.held is held:  # otherwise it was replaced before
                 held.slot.held = None
@@ -203,7 +206,7 @@ class Pool(Struct, eq=False):
         if request.session and not request.background:
             self.sessions.turn(named(request), conversation, now)
         if not request.idle:  # the many lines of a batch tell nothing about others
-            self.returns.turn(conversation, min(now, request.since or now))
+            self.returns.turn(conversation, request.since)
         conversation.last = now
         self.know(request.chain, conversation)
 
@@ -218,8 +221,7 @@ class Pool(Struct, eq=False):
             self.returns.called(conversation)
         else:
             conversation.calls = conversation.open = False
-        main = self.sessions.main.get(conversation.session)
-        if main is not None:
+        if conversation.session and (main := self.sessions.main.get(conversation.session)):
             main.session_last = now
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
@@ -263,10 +265,10 @@ class Pool(Struct, eq=False):
 
     def record_rate(self, backend: BackendRecord, rate: float) -> None:
         """Record a measured evaluation rate, in tokens per second."""
-        backend.measured += 1
-        self.measured += 1
-        backend.rate += max(SMOOTH, 1 / backend.measured) * (rate - backend.rate)
-        self.mean_rate += max(SMOOTH, 1 / self.measured) * (rate - self.mean_rate)
+        backend.measured = here = backend.measured + 1
+        self.measured = count = self.measured + 1
+        backend.rate += (SMOOTH if here > FIRST else 1 / here) * (rate - backend.rate)
+        self.mean_rate += (SMOOTH if count > FIRST else 1 / count) * (rate - self.mean_rate)
 
     def rate(self, backend: BackendRecord) -> float:
         """Prompt tokens per second. Starts with the mean of all backends and approaches the
@@ -280,10 +282,10 @@ class Pool(Struct, eq=False):
         if tokens < ENOUGH or seconds <= 0:
             return
         pace = (tokens - 1) / seconds
-        backend.paced += 1
-        self.paced += 1
-        backend.pace += max(SMOOTH, 1 / backend.paced) * (pace - backend.pace)
-        self.mean_pace += max(SMOOTH, 1 / self.paced) * (pace - self.mean_pace)
+        backend.paced = here = backend.paced + 1
+        self.paced = count = self.paced + 1
+        backend.pace += (SMOOTH if here > FIRST else 1 / here) * (pace - backend.pace)
+        self.mean_pace += (SMOOTH if count > FIRST else 1 / count) * (pace - self.mean_pace)
 
     def pace(self, backend: BackendRecord) -> float:
         """Tokens that a slot generates per second, learned like the rate."""
