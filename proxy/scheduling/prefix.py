@@ -31,7 +31,8 @@ class Chain(Struct, frozen=True, array_like=True):
     ends: tuple[int, ...] = ()
     turn: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for decoded values that no chain has."""
         if len(self.links) != len(self.ends) or not 0 <= self.turn <= max(1, len(self.links)):
             raise ValueError("a chain is invalid")
 

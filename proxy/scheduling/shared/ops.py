@@ -33,6 +33,9 @@ class Enqueue(Op, frozen=True, tag=1):
     request: SlotRequest
     is_retry: bool
 
+    def __post_init__(self) -> None:
+        self.request.chain.check()
+
 
 def enqueue(number: int, request: SlotRequest, is_retry: bool) -> Enqueue:
     """The session name is the client's own text, so only its digest is written."""
