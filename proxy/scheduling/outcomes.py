@@ -86,16 +86,11 @@ def record_first_token(lease: Lease, number: int, now: float) -> None:
     if number >= 0:
         record_actual_slot(pool, backend, lease, number)
     if not slot.streaming:
-        _evaluation_ended(backend, slot, now)
+        slot.streaming, slot.first = True, now
+        backend.evaluating -= slot.work
+        backend.evaluating_since = now
     if backend.release_delay:
         _evaluated(backend, slot, now)
-
-
-def _evaluation_ended(backend: BackendRecord, slot: Slot, now: float) -> None:
-    """Record that a backend no longer evaluates the prompt in this slot."""
-    slot.streaming, slot.first = True, now
-    backend.evaluating -= slot.work
-    backend.evaluating_since = now
 
 
 def _evaluated(backend: BackendRecord, slot: Slot, now: float) -> None:
@@ -154,7 +149,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     began = slot.streaming
     if not began:
-        _evaluation_ended(backend, slot, now)
+        slot.streaming, backend.evaluating_since = True, now
+        backend.evaluating -= slot.work
     elif end == "whole" and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
     slot.busy = slot.finishing = False

@@ -252,9 +252,8 @@ def may_serve(
     """Whether this request may get a single slot of this backend, or the `whole` of it once nothing
     runs there. After several failures it gets one request at a time, once its pause is over."""
     return (
-        backend.up is True
-        and (whole or not (backend.exclusive or backend.leaving))
-        and not (backend.draining or backend.reserved)
+        (backend.grants_slots or (whole and backend.usable))
+        and not backend.reserved
         and (request.views is None or request.views.get(backend.name) is True)
         and backend.ready <= now
         and backend.name not in request.exclude
@@ -300,9 +299,9 @@ def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
 
 def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:
     """Expected seconds until the slot is free."""
-    if slot.finishing:
-        return ENDING  # the client may send its next turn before the lease is released
     if slot.busy:
+        if slot.finishing:
+            return ENDING  # the client may send its next turn before the lease is released
         evaluation = 0.0 if slot.streaming else pool.backlog(backend, now)
         return evaluation + pool.generation(backend, slot, now)
     wait = max(0.0, slot.ready - now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from msgspec import Struct, field
@@ -80,7 +80,7 @@ class Pool(Struct, eq=False):
         for link in reversed(chain.links):
             depth -= 1
             holders = self.index.get(link)
-            if holders is None or len(holders.free) + len(holders.busy) == size:
+            if holders is None or (size and len(holders.free) + len(holders.busy) == size):
                 continue
             for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
                 for held in islice(some, SKIPPED):
@@ -108,26 +108,30 @@ class Pool(Struct, eq=False):
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
         slot = held.slot
-        self._add(held)
         if slot is not None:
-            old = slot.held
-            if old is not None and old is not held:
-                self._unindex(old)  # after _add, so that the entries of shared links are reused
+            self._add(held, slot.held)
             slot.held = held
         else:
+            self._add(held)
             prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
             prompts[held] = None
             if len(prompts) > KEPT and not held.file:
                 self.drop(next(iter(prompts)))
 
-    def _add(self, held: CachedPrompt) -> None:
+    def _add(self, held: CachedPrompt, old: CachedPrompt | None = None) -> None:
+        """Add a prompt to the index in place of the `old` one that its slot held."""
         self.added = held.order = self.added + 1
-        index, busy = self.index, held.slot is not None and held.slot.busy
-        for link in held.chain.links:
+        index, links, slot = self.index, held.chain.links, held.slot
+        busy = slot is not None and slot.busy
+        for link in links:
             holders = index.get(link)
             if holders is None:
                 holders = index[link] = PrefixHolders()
+            elif old is not None:
+                holders.free.pop(old, None)
             (holders.busy if busy else holders.free)[held] = None
+        if old is not None and old.chain.links != links:
+            self._unindex(old, {*old.chain.links}.difference(links))
 
     def slot_freed(self, held: CachedPrompt) -> None:
         """Record that the slot of a cached prompt is no longer busy."""
@@ -137,9 +141,9 @@ class Pool(Struct, eq=False):
             holders = index[link]
             holders.free[held] = holders.busy.pop(held, None)
 
-    def _unindex(self, held: CachedPrompt) -> None:
+    def _unindex(self, held: CachedPrompt, links: Iterable[bytes]) -> None:
         index = self.index
-        for link in held.chain.links:
+        for link in links:
             holders = index.get(link)
             if holders is not None:
                 holders.free.pop(held, None)
@@ -162,7 +166,7 @@ class Pool(Struct, eq=False):
         """Remove a cached prompt."""
         if held is None:
             return
-        self._unindex(held)
+        self._unindex(held, held.chain.links)
         if held.slot is not None:
             if held.slot.held is held:  # otherwise it was replaced before
                 held.slot.held = None
@@ -238,6 +242,7 @@ class Pool(Struct, eq=False):
 
     def refresh(self, backend: BackendRecord) -> None:
         """Update the free list after a backend's health or slots changed."""
+        backend.grants_slots = backend.usable and not (backend.exclusive or backend.leaving)
         for slot in [s for s, b in self.free.items() if b is backend]:
             if slot.busy or not backend.grants_slots or not backend.has(slot):
                 del self.free[slot]
