@@ -88,7 +88,7 @@ class Lease(Struct, eq=False):
 
     def on_first_token(self, number: int) -> None:
         """Record the first token. `number` is the slot it came from, -1 if not reported."""
-        self.owner.on_first_token(self, number if -1 <= number < MOST_SLOTS else -1)
+        self.owner.on_first_token(self, number)
 
     def steps(self) -> tuple[SlotStep, ...]:
         """The steps to do on the slot before the request is sent, in order."""

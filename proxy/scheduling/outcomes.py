@@ -35,7 +35,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     grant, request = lease.grant, lease.request
     backend, slot = grant.backend, grant.slot
     slot.busy, slot.used = True, now
-    slot.streaming = slot.finishing = False
+    slot.streaming = False
     del pool.free[slot]
     backend.in_flight += 1
     if grant.whole:
@@ -44,7 +44,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     backend.asked += 1
     pool.record_turn(request, lease.conversation, now)
     tokens = grant.prompt
-    slot.work = work = max(0, tokens - grant.cached)
+    slot.work = work = tokens - grant.cached
     slot.limit = request.max_tokens or 0
     if not backend.evaluating:
         backend.evaluating_since = now
@@ -80,11 +80,12 @@ def _keep_outside_slots(
 def record_first_token(lease: Lease, number: int, now: float) -> None:
     """Record the first token of a lease, from slot `number` (-1: not reported)."""
     backend, slot = lease.grant.backend, lease.slot
-    pool = backend.pool
     if backend.most and not slot.streaming:
-        _learn_from_first_token(pool, backend, slot, now - slot.used, now)
-    if number >= 0:
-        record_actual_slot(pool, backend, lease, number)
+        _learn_from_first_token(backend.pool, backend, slot, now - slot.used, now)
+    if number == slot.id and not (backend.release_delay or backend.counting):
+        lease.streaming = True  # nothing else to learn from it
+    elif 0 <= number < MOST_SLOTS:
+        record_actual_slot(backend.pool, backend, lease, number)
     if not slot.streaming:
         slot.streaming, slot.first = True, now
         backend.evaluating -= slot.work
@@ -143,7 +144,6 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     grant = lease.grant
     backend = grant.backend
     slot, number, end = lease.slot, outcome.slot, outcome.end
-    # Skipped where the slot is the requested one and there is nothing to learn from it.
     if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
         record_actual_slot(pool, backend, lease, number)
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
@@ -193,7 +193,8 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         pool.refresh(backend)
     if slot.held is held:
         pool.slot_freed(held)
-    if backend.name in pool.backends and backend.has(slot):
+    # A slot in use is never taken away; that of a busy answer may be gone by now.
+    if backend.name in pool.backends and (end != "busy" or backend.has(slot)):
         if backend.grants_slots:
             pool.free[slot] = backend
         if pool.line.by_key:
@@ -205,9 +206,8 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     """Learn the rates, and what the slot holds now, from the reported counts."""
     grant, prompt = lease.grant, outcome.prompt
     backend, reuse = grant.backend, grant.reuse
-    # How much another conversation has in common with a file is only estimated.
-    own = reuse is not None and reuse.conversation is held.conversation
     if prompt:
+        held.prompt = prompt
         cached = outcome.cached
         evaluated = prompt - cached
         backend.evaluated += evaluated
@@ -220,6 +220,8 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
             pool.record_rate(backend, evaluated / outcome.evaluating)
         if reuse is not None and reuse.slot is None:
             in_vain = 2 * cached < grant.cached
+            # How much another conversation has in common with a file is only estimated.
+            own = reuse.conversation is held.conversation
             if grant.restore is not None and own:
                 backend.vain = backend.vain + 1 if in_vain else 0
             if in_vain and (own or not reuse.file):
@@ -227,10 +229,11 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     if outcome.erased:
         pool.drop(held)
         return
-    held.prompt = prompt = prompt or held.prompt
-    held.tokens = prompt + outcome.completion
+    held.tokens = held.prompt + outcome.completion
     held.used = now
-    if own and reuse is not None and not (backend.pins or reuse.file):
+    if backend.pins or reuse is None or reuse.file:
+        return
+    if reuse.conversation is held.conversation:
         pool.drop(reuse)  # it was extended to the new prompt
 
 

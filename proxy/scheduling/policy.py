@@ -80,9 +80,9 @@ def decide(
 
     for held, depth in pool.matches(request.chain):
         backend, slot = held.backend, held.slot
-        if not may_serve(backend, request, now) or (
-            slot is not None and slot.busy and not may_wait
-        ):
+        if not may_serve(backend, request, now):
+            continue
+        if not (may_wait or slot is None or not slot.busy):
             continue
         cached = min(held.tokens_at(depth, request.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
@@ -304,7 +304,7 @@ def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> flo
             return ENDING  # the client may send its next turn before the lease is released
         evaluation = 0.0 if slot.streaming else pool.backlog(backend, now)
         return evaluation + pool.generation(backend, slot, now)
-    wait = max(0.0, slot.ready - now)
+    wait = slot.ready - now if slot.ready > now else 0.0
     for other in slot.after:
         if other.held is not None:
             rate = other.held.backend.rate

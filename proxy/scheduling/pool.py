@@ -47,6 +47,9 @@ class PrefixHolders(Struct, eq=False):
     busy: dict[CachedPrompt, None] = {}
 
 
+NO_HOLDERS = PrefixHolders()
+
+
 class Pool(Struct, eq=False):
     """One model's backends, their slots and cached prompts, and the requests that wait for them."""
 
@@ -76,7 +79,7 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size, depth = PrefixHolders(), 0, len(chain.links) + 1
+        longer, size, depth = NO_HOLDERS, 0, len(chain.links) + 1
         for link in reversed(chain.links):
             depth -= 1
             holders = self.index.get(link)
