@@ -42,15 +42,15 @@ class Returns(Struct, array_like=True):
 
     def turn(self, conversation: ConversationRecord, arrived: float) -> None:
         """Count a new turn of this conversation, whose request arrived at this time."""
-        turns = conversation.turns
+        turns, beside = conversation.turns, conversation.beside
         if turns and not conversation.calls:
             gap = max(1e-3, arrived - conversation.last)
-            self.continued[_place(conversation)] += 1
+            self.continued[BESIDE if beside else min(turns, DEEPEST)] += 1
             self.gaps = count = self.gaps + 1
             self.gap += (SMOOTH if count > FIRST else 1 / count) * (gap - self.gap)
-        conversation.turns = turns + 1
+        conversation.turns = turns = turns + 1
         conversation.calls, conversation.open = False, True
-        self.reached[_place(conversation)] += 1
+        self.reached[BESIDE if beside else min(turns, DEEPEST)] += 1
 
     def called(self, conversation: ConversationRecord) -> None:
         """Record the end of a turn with tool calls."""

@@ -202,7 +202,9 @@ class LocalScheduler(BaseScheduler):
 
     def _enter(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
         now = self._clock()
-        if request.since and now - request.since >= self._queue_timeout:
+        if not request.since:
+            request = msgspec.structs.replace(request, since=now)
+        elif now - request.since >= self._queue_timeout:
             raise self._too_late(request)
         pool = self.pools.get(request.model)
         if pool is None:
@@ -215,8 +217,6 @@ class LocalScheduler(BaseScheduler):
         ):
             request = msgspec.structs.replace(request, background=True)
             conversation.background = True
-        if not request.since:
-            request = msgspec.structs.replace(request, since=now)
         if pool.tiered and not conversation.turns:
             conversation.sample = canary_sample(request)
         decision: Grant | WaitForSlot | None = None
