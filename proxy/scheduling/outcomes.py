@@ -8,7 +8,7 @@ is still assumed to hold its prompt.
 
 from __future__ import annotations
 
-from .history import SMOOTH
+from .history import FIRST, SMOOTH
 from .lease import MOST_COUNTED, Lease, Outcome
 from .pool import Pool
 from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
@@ -164,7 +164,15 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
-    pool.record_end(lease.request, lease.conversation, outcome.calls, now)
+    conversation = lease.conversation
+    conversation.last = now
+    if not lease.request.idle:
+        if outcome.calls:
+            pool.returns.called(conversation)
+        else:
+            conversation.calls = conversation.open = False
+        if conversation.session and (main := pool.sessions.main.get(conversation.session)):
+            main.session_last = now
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
@@ -217,7 +225,11 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         if ends and not lease.request.ids:
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
         if evaluated >= ENOUGH and 0 < outcome.evaluating <= MOST_COUNTED:
-            pool.record_rate(backend, evaluated / outcome.evaluating)
+            rate = evaluated / outcome.evaluating
+            backend.measured = here = backend.measured + 1
+            pool.measured = count = pool.measured + 1
+            backend.rate += (SMOOTH if here > FIRST else 1 / here) * (rate - backend.rate)
+            pool.mean_rate += (SMOOTH if count > FIRST else 1 / count) * (rate - pool.mean_rate)
         if reuse is not None and reuse.slot is None:
             in_vain = 2 * cached < grant.cached
             # How much another conversation has in common with a file is only estimated.

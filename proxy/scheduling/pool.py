@@ -217,20 +217,6 @@ class Pool(Struct, eq=False):
         conversation.last = now
         self.know(request.chain, conversation)
 
-    def record_end(
-        self, request: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
-    ) -> None:
-        """Record the end of a turn. `calls`: it called tools."""
-        conversation.last = now
-        if request.idle:
-            return
-        if calls:
-            self.returns.called(conversation)
-        else:
-            conversation.calls = conversation.open = False
-        if conversation.session and (main := self.sessions.main.get(conversation.session)):
-            main.session_last = now
-
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
         """Remember that this chain is of this conversation."""
         if not chain.links:
@@ -270,13 +256,6 @@ class Pool(Struct, eq=False):
         """Estimated seconds for one more request, with so many in the queue."""
         slots = sum(len(b.slots) for b in self.backends.values() if b.usable) or 1
         return max(1.0, (waiting + 1) * self.duration / slots)
-
-    def record_rate(self, backend: BackendRecord, rate: float) -> None:
-        """Record a measured evaluation rate, in tokens per second."""
-        backend.measured = here = backend.measured + 1
-        self.measured = count = self.measured + 1
-        backend.rate += (SMOOTH if here > FIRST else 1 / here) * (rate - backend.rate)
-        self.mean_rate += (SMOOTH if count > FIRST else 1 / count) * (rate - self.mean_rate)
 
     def rate(self, backend: BackendRecord) -> float:
         """Prompt tokens per second. Starts with the mean of all backends and approaches the

@@ -57,11 +57,11 @@ def chain_of(
     blocks = range(block, size, block)
     if not boundaries:
         boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
-    ends = sorted((*blocks, *boundaries, size))  # timsort merges the sorted runs
+    ends = sorted({*blocks, *boundaries, size})
     if ends[0] <= 0 or ends[-1] > size:
         ends = [end for end in ends if 0 < end <= size] or [size]
         boundaries = tuple(b for b in boundaries if 0 < b <= size)
-    cuts = [*dict.fromkeys(ends)][-MOST:]
+    cuts = ends[-MOST:]
     turn = bisect_right(cuts, max(boundaries) if boundaries else size) or len(cuts)
     is_text = isinstance(prompt, str)
     state = sha256(f"{group}\0{'text' if is_text else 'ids'}\0".encode())
