@@ -20,6 +20,7 @@ from .state import ConversationRecord
 DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
 BESIDE = 0  # the place of conversations beside the main one of their session
 SMOOTH = 0.1  # weight of the newest observation in a running mean
+FIRST = 10  # observations that weigh alike in it, 1 / SMOOTH
 USUAL = 2.0  # seconds that a tool takes, about
 HELD = 3.0  # seconds from a tool call for which its slot is held
 ALIVE = 60.0  # seconds of silence after which a return from a tool call is a third as likely
@@ -41,15 +42,15 @@ class Returns(Struct, array_like=True):
 
     def turn(self, conversation: ConversationRecord, arrived: float) -> None:
         """Count a new turn of this conversation, whose request arrived at this time."""
-        turns = conversation.turns
+        turns, beside = conversation.turns, conversation.beside
         if turns and not conversation.calls:
             gap = max(1e-3, arrived - conversation.last)
-            self.continued[_place(conversation)] += 1
-            self.gaps += 1
-            self.gap += max(SMOOTH, 1 / self.gaps) * (gap - self.gap)
-        conversation.turns = turns + 1
+            self.continued[BESIDE if beside else min(turns, DEEPEST)] += 1
+            self.gaps = count = self.gaps + 1
+            self.gap += (SMOOTH if count > FIRST else 1 / count) * (gap - self.gap)
+        conversation.turns = turns = turns + 1
         conversation.calls, conversation.open = False, True
-        self.reached[_place(conversation)] += 1
+        self.reached[BESIDE if beside else min(turns, DEEPEST)] += 1
 
     def called(self, conversation: ConversationRecord) -> None:
         """Record the end of a turn with tool calls."""

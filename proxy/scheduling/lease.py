@@ -28,8 +28,8 @@ MOST_COUNTED = 1 << 40  # tokens, bytes or seconds in a backend's report; more i
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """How a lease ended, and what the backend reported; counts are 0 where unknown. Numbers out of
-    range are clamped: a backend may report any, and the shared log has bounded integers."""
+    """How a lease ended, and what the backend reported; counts are 0 where unknown. Integers out
+    of range are clamped: a backend may report any, and the shared log has bounded ones."""
 
     # cut: closed before its end, so the server needs a moment to notice; busy: the server had no
     # free slot after all; unused: the request was never sent
@@ -52,10 +52,6 @@ class Outcome(Struct, frozen=True, kw_only=True):
             force_setattr(self, "cached", within(self.cached))
         if not 0 <= self.completion <= MOST_COUNTED:
             force_setattr(self, "completion", within(self.completion))
-        if not 0.0 <= self.evaluating <= MOST_COUNTED:
-            force_setattr(self, "evaluating", 0.0)
-        if not 0.0 <= self.pause <= MOST_COUNTED:
-            force_setattr(self, "pause", 0.0)
 
 
 def within(count: int) -> int:
@@ -92,7 +88,7 @@ class Lease(Struct, eq=False):
 
     def on_first_token(self, number: int) -> None:
         """Record the first token. `number` is the slot it came from, -1 if not reported."""
-        self.owner.on_first_token(self, number if -1 <= number < MOST_SLOTS else -1)
+        self.owner.on_first_token(self, number)
 
     def steps(self) -> tuple[SlotStep, ...]:
         """The steps to do on the slot before the request is sent, in order."""

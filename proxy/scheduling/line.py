@@ -68,8 +68,6 @@ class WaitingLine(Struct, eq=False):
     def freed(self, links: Iterable[bytes], backend: str) -> None:
         """Activate the first request parked for each of these links, or for the backend, because a
         slot of the backend that holds a prompt with these links was released."""
-        if not self.by_key:
-            return
         keys = (*links, backend_key(backend))
         for ticket in {self.by_key[key][0] for key in keys if key in self.by_key}:
             self.activate(ticket)

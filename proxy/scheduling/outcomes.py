@@ -8,8 +8,8 @@ is still assumed to hold its prompt.
 
 from __future__ import annotations
 
-from .history import SMOOTH
-from .lease import Lease, Outcome
+from .history import FIRST, SMOOTH
+from .lease import MOST_COUNTED, Lease, Outcome
 from .pool import Pool
 from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
 
@@ -35,7 +35,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     grant, request = lease.grant, lease.request
     backend, slot = grant.backend, grant.slot
     slot.busy, slot.used = True, now
-    slot.streaming = slot.finishing = False
+    slot.streaming = False
     del pool.free[slot]
     backend.in_flight += 1
     if grant.whole:
@@ -43,12 +43,13 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         pool.refresh(backend)
     backend.asked += 1
     pool.record_turn(request, lease.conversation, now)
-    tokens = pool.tokens(request.chain, request.ids)
-    slot.work = max(0, tokens - grant.cached)
+    tokens = grant.prompt
+    slot.work = work = tokens - grant.cached
     slot.limit = request.max_tokens or 0
     if not backend.evaluating:
         backend.evaluating_since = now
-    backend.evaluating += slot.work
+    backend.evaluating += work
+    old = slot.held
     held = CachedPrompt(
         backend=backend,
         chain=request.chain,
@@ -58,7 +59,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.written, lease.replaced, slot.before = held, slot.held, slot.held
+    lease.written, lease.replaced, slot.before = held, old, old
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -79,22 +80,18 @@ def _keep_outside_slots(
 def record_first_token(lease: Lease, number: int, now: float) -> None:
     """Record the first token of a lease, from slot `number` (-1: not reported)."""
     backend, slot = lease.grant.backend, lease.slot
-    pool = backend.pool
     if backend.most and not slot.streaming:
-        _learn_from_first_token(pool, backend, slot, now - slot.used, now)
-    if number >= 0:
-        record_actual_slot(pool, backend, lease, number)
-    _evaluation_ended(backend, slot, now)
-    if backend.release_delay:
-        _evaluated(backend, slot, now)
-
-
-def _evaluation_ended(backend: BackendRecord, slot: Slot, now: float) -> None:
-    """Record that a backend no longer evaluates the prompt in this slot."""
+        _learn_from_first_token(backend.pool, backend, slot, now - slot.used, now)
+    if number == slot.id and not (backend.release_delay or backend.counting):
+        lease.streaming = True  # nothing else to learn from it
+    elif 0 <= number < MOST_SLOTS:
+        record_actual_slot(backend.pool, backend, lease, number)
     if not slot.streaming:
         slot.streaming, slot.first = True, now
         backend.evaluating -= slot.work
         backend.evaluating_since = now
+    if backend.release_delay:
+        _evaluated(backend, slot, now)
 
 
 def _evaluated(backend: BackendRecord, slot: Slot, now: float) -> None:
@@ -146,60 +143,71 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     """Record the end of a lease."""
     grant = lease.grant
     backend = grant.backend
-    slot, number = lease.slot, outcome.slot
-    # Skipped where the slot is the requested one and there is nothing to learn from it.
+    slot, number, end = lease.slot, outcome.slot, outcome.end
     if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
         record_actual_slot(pool, backend, lease, number)
-    unread = outcome.end == "cut" and not slot.streaming and not outcome.prompt
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
-    if outcome.end == "whole" and slot.streaming and outcome.completion:
+    began = slot.streaming
+    if not began:
+        slot.streaming, backend.evaluating_since = True, now
+        backend.evaluating -= slot.work
+    elif end == "whole" and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
-    if not slot.streaming:
-        _evaluation_ended(backend, slot, now)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
-    if backend.release_delay and outcome.end != "unused":
+    if backend.release_delay and end != "unused":
         # An old server frees slots at the beginning of a round, just after it looked for new
         # requests. A round that evaluates prompts is long and ends with their first tokens.
         _evaluated(backend, slot, now)
-        slot.ready = now + backend.release_delay * (1 if outcome.end == "whole" else CUT)
+        slot.ready = now + backend.release_delay * (1 if end == "whole" else CUT)
         slot.after = frozenset(s for s in backend.slots if s.busy and not s.streaming)
         if grant.whole:
             for other in backend.slots:
                 other.ready = max(other.ready, slot.ready)
-    pool.record_end(lease.request, lease.conversation, outcome.calls, now)
+    conversation = lease.conversation
+    conversation.last = now
+    if not lease.request.idle:
+        if outcome.calls:
+            pool.returns.called(conversation)
+        else:
+            conversation.calls = conversation.open = False
+        if conversation.session and (main := pool.sessions.main.get(conversation.session)):
+            main.session_last = now
     backend.in_flight -= 1
     held = lease.written
     assert held is not None
     believed = slot.held is held  # the slot is still assumed to hold its prompt
-    if outcome.end in ("whole", "cut"):
+    if end == "whole" or end == "cut":
         backend.failures, backend.freed = 0, now
         if believed:
             _learn(pool, lease, held, outcome, now)
-        if unread and grant.fresh:
+        if grant.fresh and end == "cut" and not (began or outcome.prompt):
             # The server may not have read it: its slot may still hold another group's prompt.
             pool.drop(held)
     else:
         pool.drop(held)
-        if outcome.end == "failed":
+        if end == "failed":
             backend.failures += 1
             if backend.failures >= FAILURES:
                 backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
-        if outcome.end == "busy":
+        if end == "busy":
             _busy(pool, backend, now, outcome.pause)
     if grant.whole:
         backend.exclusive = False
-        if outcome.end != "unused":
+        if end != "unused":
             pool.forget(backend, files=False)  # the server may have used any of its slots
         pool.refresh(backend)
-    if slot.held is not None:
-        pool.slot_freed(slot.held)
-    if pool.backends.get(backend.name) is backend and backend.has(slot):
+    if slot.held is held:
+        pool.slot_freed(held)
+    # A slot in use is never taken away; that of a busy answer may be gone by now.
+    if backend.name in pool.backends and (end != "busy" or backend.has(slot)):
         if backend.grants_slots:
             pool.free[slot] = backend
-        pool.line.freed(slot.held.chain.links if slot.held is not None else (), backend.name)
+        if pool.line.by_key:
+            links = slot.held.chain.links if slot.held is not None else ()
+            pool.line.freed(links, backend.name)
 
 
 def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: float) -> None:
@@ -207,6 +215,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
     grant, prompt = lease.grant, outcome.prompt
     backend, reuse = grant.backend, grant.reuse
     if prompt:
+        held.prompt = prompt
         cached = outcome.cached
         evaluated = prompt - cached
         backend.evaluated += evaluated
@@ -215,23 +224,28 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         ends = held.chain.ends
         if ends and not lease.request.ids:
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
-        if evaluated >= ENOUGH and outcome.evaluating > 0:
-            pool.record_rate(backend, evaluated / outcome.evaluating)
-        in_vain = 2 * cached < grant.cached
-        # How much another conversation has in common with a file is only estimated.
-        own = reuse is not None and reuse.conversation is held.conversation
-        if grant.restore is not None and own:
-            backend.vain = backend.vain + 1 if in_vain else 0
-        if reuse is not None and reuse.slot is None and in_vain and (own or not reuse.file):
-            pool.drop(reuse)  # it was no longer cached
+        if evaluated >= ENOUGH and 0 < outcome.evaluating <= MOST_COUNTED:
+            rate = evaluated / outcome.evaluating
+            backend.measured = here = backend.measured + 1
+            pool.measured = count = pool.measured + 1
+            backend.rate += (SMOOTH if here > FIRST else 1 / here) * (rate - backend.rate)
+            pool.mean_rate += (SMOOTH if count > FIRST else 1 / count) * (rate - pool.mean_rate)
+        if reuse is not None and reuse.slot is None:
+            in_vain = 2 * cached < grant.cached
+            # How much another conversation has in common with a file is only estimated.
+            own = reuse.conversation is held.conversation
+            if grant.restore is not None and own:
+                backend.vain = backend.vain + 1 if in_vain else 0
+            if in_vain and (own or not reuse.file):
+                pool.drop(reuse)  # it was no longer cached
     if outcome.erased:
         pool.drop(held)
         return
-    held.prompt = prompt = prompt or held.prompt
-    held.tokens = prompt + outcome.completion
+    held.tokens = held.prompt + outcome.completion
     held.used = now
-    extended = reuse is not None and reuse.conversation is held.conversation
-    if reuse is not None and extended and not (backend.pins or reuse.file):
+    if backend.pins or reuse is None or reuse.file:
+        return
+    if reuse.conversation is held.conversation:
         pool.drop(reuse)  # it was extended to the new prompt
 
 

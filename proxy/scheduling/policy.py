@@ -80,9 +80,9 @@ def decide(
 
     for held, depth in pool.matches(request.chain):
         backend, slot = held.backend, held.slot
-        if not may_serve(backend, request, now) or (
-            slot is not None and slot.busy and not may_wait
-        ):
+        if not may_serve(backend, request, now):
+            continue
+        if not (may_wait or slot is None or not slot.busy):
             continue
         cached = min(held.tokens_at(depth, request.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
@@ -95,7 +95,7 @@ def decide(
         continues = depth >= held.chain.turn
         if continues and not wait and 2 * cached > prompt:
             # The next turn of a conversation whose slot is free: no need to compare.
-            return Grant(backend=backend, slot=slot, reuse=held, cached=cached)
+            return Grant(backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached)
         link = request.chain.links[depth - 1]
         if slot.busy:
             turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
@@ -117,7 +117,7 @@ def decide(
             best = (
                 WaitForSlot(now + wait, link if slot.busy or hold else None)
                 if wait
-                else Grant(backend=backend, slot=slot, reuse=held, cached=cached)
+                else Grant(backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached)
             )
 
     for held, cached in outside.values():
@@ -159,6 +159,7 @@ def decide(
             best = Grant(
                 backend=backend,
                 slot=slot,
+                prompt=prompt,
                 reuse=reuse,
                 cached=cached,
                 # While a server's slots are being counted, it chooses the slot.
@@ -218,7 +219,8 @@ def decide_whole_backend(
     wait = max((slot_wait(slot, backend, pool, now) for slot in backend.slots), default=0.0)
     if wait:
         return WaitForSlot(now + wait)
-    return Grant(backend=backend, slot=backend.slots[0], pin=False, whole=True)
+    prompt = pool.tokens(request.chain, request.ids)
+    return Grant(backend=backend, slot=backend.slots[0], prompt=prompt, pin=False, whole=True)
 
 
 def emptiest(request: SlotRequest, pool: Pool, now: float) -> BackendRecord | None:
@@ -250,9 +252,8 @@ def may_serve(
     """Whether this request may get a single slot of this backend, or the `whole` of it once nothing
     runs there. After several failures it gets one request at a time, once its pause is over."""
     return (
-        backend.up is True
-        and (whole or not (backend.exclusive or backend.leaving))
-        and not (backend.draining or backend.reserved)
+        (backend.grants_slots or (whole and backend.usable))
+        and not backend.reserved
         and (request.views is None or request.views.get(backend.name) is True)
         and backend.ready <= now
         and backend.name not in request.exclude
@@ -298,12 +299,12 @@ def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
 
 def slot_wait(slot: Slot, backend: BackendRecord, pool: Pool, now: float) -> float:
     """Expected seconds until the slot is free."""
-    if slot.finishing:
-        return ENDING  # the client may send its next turn before the lease is released
     if slot.busy:
+        if slot.finishing:
+            return ENDING  # the client may send its next turn before the lease is released
         evaluation = 0.0 if slot.streaming else pool.backlog(backend, now)
         return evaluation + pool.generation(backend, slot, now)
-    wait = max(0.0, slot.ready - now)
+    wait = slot.ready - now if slot.ready > now else 0.0
     for other in slot.after:
         if other.held is not None:
             rate = other.held.backend.rate

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from msgspec import Struct, field
 
-from .history import SMOOTH, Returns
+from .history import FIRST, SMOOTH, Returns
 from .line import WaitingLine
 from .prefix import Chain
 from .sessions import Sessions, named
@@ -47,6 +47,9 @@ class PrefixHolders(Struct, eq=False):
     busy: dict[CachedPrompt, None] = {}
 
 
+NO_HOLDERS = PrefixHolders()
+
+
 class Pool(Struct, eq=False):
     """One model's backends, their slots and cached prompts, and the requests that wait for them."""
 
@@ -76,14 +79,15 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size = PrefixHolders(), 0
-        for depth in range(len(chain.links), 0, -1):
-            holders = self.index.get(chain.links[depth - 1])
-            if holders is None or len(holders.free) + len(holders.busy) == size:
+        longer, size, depth = NO_HOLDERS, 0, len(chain.links) + 1
+        for link in reversed(chain.links):
+            depth -= 1
+            holders = self.index.get(link)
+            if holders is None or (size and len(holders.free) + len(holders.busy) == size):
                 continue
             for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
                 for held in islice(some, SKIPPED):
-                    if held in seen or held in longer.free or held in longer.busy:
+                    if seen and (held in seen or held in longer.free or held in longer.busy):
                         continue
                     seen.add(held)
                     yield held, depth
@@ -107,35 +111,48 @@ class Pool(Struct, eq=False):
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
         slot = held.slot
-        self._add(held)
         if slot is not None:
-            old = slot.held
-            if old is not None and old is not held:
-                self.drop(old)  # after _add, so that the index entries of shared links are reused
+            self._add(held, slot.held)
             slot.held = held
         else:
+            self._add(held)
             prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
             prompts[held] = None
             if len(prompts) > KEPT and not held.file:
                 self.drop(next(iter(prompts)))
 
-    def _add(self, held: CachedPrompt) -> None:
+    def _add(self, held: CachedPrompt, old: CachedPrompt | None = None) -> None:
+        """Add a prompt to the index in place of the `old` one that its slot held."""
         self.added = held.order = self.added + 1
-        index, busy = self.index, held.slot is not None and held.slot.busy
-        for link in held.chain.links:
+        index, links, slot = self.index, held.chain.links, held.slot
+        busy = slot is not None and slot.busy
+        for link in links:
             holders = index.get(link)
             if holders is None:
                 holders = index[link] = PrefixHolders()
+            elif old is not None:
+                holders.free.pop(old, None)
             (holders.busy if busy else holders.free)[held] = None
+        if old is not None and old.chain.links != links:
+            self._unindex(old, {*old.chain.links}.difference(links))
 
     def slot_freed(self, held: CachedPrompt) -> None:
         """Record that the slot of a cached prompt is no longer busy."""
         self.added = held.order = self.added + 1
+        index = self.index
         for link in held.chain.links:
-            holders = self.index[link]
-            holders.busy.pop(held, None)
-            holders.free.pop(held, None)
-            holders.free[held] = None
+            holders = index[link]
+            holders.free[held] = holders.busy.pop(held, None)
+
+    def _unindex(self, held: CachedPrompt, links: Iterable[bytes]) -> None:
+        index = self.index
+        for link in links:
+            holders = index.get(link)
+            if holders is not None:
+                holders.free.pop(held, None)
+                holders.busy.pop(held, None)
+                if not (holders.free or holders.busy):
+                    del index[link]
 
     def restore(self) -> None:
         """Derive the index from the cached prompts, in their original order."""
@@ -152,14 +169,7 @@ class Pool(Struct, eq=False):
         """Remove a cached prompt."""
         if held is None:
             return
-        index = self.index
-        for link in held.chain.links:
-            holders = index.get(link)
-            if holders is not None:
-                holders.free.pop(held, None)
-                holders.busy.pop(held, None)
-                if not (holders.free or holders.busy):
-                    del index[link]
+        self._unindex(held, held.chain.links)
         if held.slot is not None:
             if held.slot.held is held:  # otherwise it was replaced before
                 held.slot.held = None
@@ -203,24 +213,9 @@ class Pool(Struct, eq=False):
         if request.session and not request.background:
             self.sessions.turn(named(request), conversation, now)
         if not request.idle:  # the many lines of a batch tell nothing about others
-            self.returns.turn(conversation, min(now, request.since or now))
+            self.returns.turn(conversation, request.since)
         conversation.last = now
         self.know(request.chain, conversation)
-
-    def record_end(
-        self, request: SlotRequest, conversation: ConversationRecord, calls: bool, now: float
-    ) -> None:
-        """Record the end of a turn. `calls`: it called tools."""
-        conversation.last = now
-        if request.idle:
-            return
-        if calls:
-            self.returns.called(conversation)
-        else:
-            conversation.calls = conversation.open = False
-        main = self.sessions.main.get(conversation.session)
-        if main is not None:
-            main.session_last = now
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
         """Remember that this chain is of this conversation."""
@@ -236,6 +231,7 @@ class Pool(Struct, eq=False):
 
     def refresh(self, backend: BackendRecord) -> None:
         """Update the free list after a backend's health or slots changed."""
+        backend.grants_slots = backend.usable and not (backend.exclusive or backend.leaving)
         for slot in [s for s, b in self.free.items() if b is backend]:
             if slot.busy or not backend.grants_slots or not backend.has(slot):
                 del self.free[slot]
@@ -261,13 +257,6 @@ class Pool(Struct, eq=False):
         slots = sum(len(b.slots) for b in self.backends.values() if b.usable) or 1
         return max(1.0, (waiting + 1) * self.duration / slots)
 
-    def record_rate(self, backend: BackendRecord, rate: float) -> None:
-        """Record a measured evaluation rate, in tokens per second."""
-        backend.measured += 1
-        self.measured += 1
-        backend.rate += max(SMOOTH, 1 / backend.measured) * (rate - backend.rate)
-        self.mean_rate += max(SMOOTH, 1 / self.measured) * (rate - self.mean_rate)
-
     def rate(self, backend: BackendRecord) -> float:
         """Prompt tokens per second. Starts with the mean of all backends and approaches the
         backend's own mean as measurements accumulate."""
@@ -280,10 +269,10 @@ class Pool(Struct, eq=False):
         if tokens < ENOUGH or seconds <= 0:
             return
         pace = (tokens - 1) / seconds
-        backend.paced += 1
-        self.paced += 1
-        backend.pace += max(SMOOTH, 1 / backend.paced) * (pace - backend.pace)
-        self.mean_pace += max(SMOOTH, 1 / self.paced) * (pace - self.mean_pace)
+        backend.paced = here = backend.paced + 1
+        self.paced = count = self.paced + 1
+        backend.pace += (SMOOTH if here > FIRST else 1 / here) * (pace - backend.pace)
+        self.mean_pace += (SMOOTH if count > FIRST else 1 / count) * (pace - self.mean_pace)
 
     def pace(self, backend: BackendRecord) -> float:
         """Tokens that a slot generates per second, learned like the rate."""

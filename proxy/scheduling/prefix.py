@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from hashlib import sha256
+from typing import Any
 
 from msgspec import Struct
 
@@ -31,7 +32,8 @@ class Chain(Struct, frozen=True, array_like=True):
     ends: tuple[int, ...] = ()
     turn: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for decoded values that no chain has."""
         if len(self.links) != len(self.ends) or not 0 <= self.turn <= max(1, len(self.links)):
             raise ValueError("a chain is invalid")
 
@@ -55,21 +57,19 @@ def chain_of(
     blocks = range(block, size, block)
     if not boundaries:
         boundaries = (*range(FINE, min(size, 8 * FINE), FINE), *blocks)
-    ends = sorted((*blocks, *boundaries, size))  # timsort merges the sorted runs
+    ends = sorted({*blocks, *boundaries, size})
     if ends[0] <= 0 or ends[-1] > size:
         ends = [end for end in ends if 0 < end <= size] or [size]
         boundaries = tuple(b for b in boundaries if 0 < b <= size)
-    cuts = [*dict.fromkeys(ends)][-MOST:]
+    cuts = ends[-MOST:]
     turn = bisect_right(cuts, max(boundaries) if boundaries else size) or len(cuts)
-    kind = "text" if isinstance(prompt, str) else "ids"
-    state = sha256(f"{group}\0{kind}\0".encode())
+    is_text = isinstance(prompt, str)
+    state = sha256(f"{group}\0{'text' if is_text else 'ids'}\0".encode())
     links, begin = [], 0
     for end in cuts:
-        part = prompt[begin:end]
-        if isinstance(part, str):
-            state.update(part.encode("utf-8", "surrogatepass"))
-        else:
-            state.update(array("q", part).tobytes())
+        part: Any = prompt[begin:end]
+        data = part.encode("utf-8", "surrogatepass") if is_text else array("q", part).tobytes()
+        state.update(data)
         links.append(state.digest()[:SIZE])
         begin = end
     return Chain(tuple(links), tuple(cuts), turn)

@@ -169,6 +169,7 @@ class SavedPrompt(Struct, frozen=True, array_like=True, kw_only=True):
     silence: float
 
     def __post_init__(self) -> None:
+        self.chain.check()
         sound = 0 < self.chain.turn <= len(self.chain.links) <= MOST
         if not (sound and self.size > 0 and 0 < self.prompt <= self.tokens and self.silence >= 0):
             raise ValueError("a saved prompt is broken")

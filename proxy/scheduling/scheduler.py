@@ -202,10 +202,12 @@ class LocalScheduler(BaseScheduler):
 
     def _enter(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
         now = self._clock()
-        if request.since and now - request.since >= self._queue_timeout:
+        if not request.since:
+            request = msgspec.structs.replace(request, since=now)
+        elif now - request.since >= self._queue_timeout:
             raise self._too_late(request)
-        pool, up = self._pool(request)
-        if not up and not self._wait_for_backend:
+        pool = self.pools.get(request.model)
+        if pool is None:
             raise NoBackend()
         conversation = pool.conversation(request)
         if (
@@ -215,8 +217,6 @@ class LocalScheduler(BaseScheduler):
         ):
             request = msgspec.structs.replace(request, background=True)
             conversation.background = True
-        if not request.since:
-            request = msgspec.structs.replace(request, since=now)
         if pool.tiered and not conversation.turns:
             conversation.sample = canary_sample(request)
         decision: Grant | WaitForSlot | None = None
@@ -230,6 +230,9 @@ class LocalScheduler(BaseScheduler):
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
                 return self._take(pool, request, decision, conversation, now, reach)
+        _, up = self._pool(request)
+        if not up and not self._wait_for_backend:
+            raise NoBackend()
         if len(self.queue) >= self._max_queue and not is_retry:
             if type(decision) is WaitForSlot and not request.whole_backend:
                 # A free slot without the prompt is better than no answer.

@@ -93,6 +93,7 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     draining: bool = False
     leaving: bool = False  # about to end: waiting requests get its slots only once it is back
     exclusive: bool = False  # one lease has the whole backend
+    grants_slots: bool = False  # it grants its free slots one by one (see `Pool.refresh`)
     # A waiting request needs the whole backend, so requests behind it get no slot; set only while
     # the queue is served.
     reserved: bool = False
@@ -142,11 +143,6 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     @property
     def usable(self) -> bool:
         return self.up is True and not self.draining
-
-    @property
-    def grants_slots(self) -> bool:
-        """Whether it grants its free slots one by one."""
-        return self.up is True and not (self.draining or self.exclusive or self.leaving)
 
     @property
     def files_pay(self) -> bool:
@@ -210,6 +206,7 @@ class Grant(Struct, frozen=True, kw_only=True):
 
     backend: BackendRecord
     slot: Slot
+    prompt: int = 0  # tokens of the request's prompt, as estimated
     reuse: CachedPrompt | None = None  # to continue from
     cached: int = 0  # tokens of it that are expected to be there
     pin: bool = True  # request the slot by its number

@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 17  # of entries and snapshots; other formats are never read
+FORMAT = 18  # of entries and snapshots; other formats are never read
 
 
 class Op(Struct, frozen=True, array_like=True):
@@ -32,6 +32,9 @@ class Enqueue(Op, frozen=True, tag=1):
     id: int
     request: SlotRequest
     is_retry: bool
+
+    def __post_init__(self) -> None:
+        self.request.chain.check()
 
 
 def enqueue(number: int, request: SlotRequest, is_retry: bool) -> Enqueue:

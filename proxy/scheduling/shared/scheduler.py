@@ -202,7 +202,7 @@ class SharedScheduler(BaseScheduler):
         self._post(ops.LastToken(lease.id))
 
     def on_first_token(self, lease: Lease, number: int) -> None:
-        self._post(ops.FirstToken(lease.id, number))
+        self._post(ops.FirstToken(lease.id, number if -1 <= number < MOST_SLOTS else -1))
 
     def steps(self, lease: Lease) -> tuple[SlotStep, ...]:
         answer = self._steps[lease.id] = queue.SimpleQueue()

@@ -166,6 +166,8 @@ def _records(rows: list[list[Any]]) -> dict[type, list[Any]]:
             records[kind] = [_empty(kind) for _ in table]
         else:
             records[kind] = msgspec.convert(table, list[kind])  # type: ignore[valid-type]
+    for chain in records[Chain]:
+        chain.check()
     for kind, table in zip(RECORDS, rows, strict=True):
         if _has_references(kind):
             for record, row in zip(records[kind], table, strict=True):

@@ -165,7 +165,7 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wait_in_the_queue_is_no_part_of_a_gap() -> None:
     pool, conversation = Pool(), ConversationRecord()
     pool.record_turn(SlotRequest(model="m"), conversation, 1.0)
-    pool.record_end(SlotRequest(model="m"), conversation, False, 10.0)
+    conversation.last, conversation.calls, conversation.open = 10.0, False, False
     pool.record_turn(SlotRequest(model="m", since=11.0), conversation, 50.0)
     assert pool.returns.gap == 1.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import NoBackend, QueueFull
 from proxy.scheduling.lease import Lease, Outcome, Ticket
-from proxy.scheduling.prefix import chain_of
+from proxy.scheduling.prefix import Chain, chain_of
 from proxy.scheduling.shared import ops, snapshot
 from proxy.scheduling.shared.ops import Op
 from proxy.scheduling.shared.replica import OpResult, Replica, SharedRules
@@ -211,6 +211,13 @@ def test_corrupted_snapshot_raises_only_value_error(data: st.DataObject) -> None
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ValueError):
         snapshot.load(bytes(whole), RULES)
+
+
+def test_decoded_chain_is_checked() -> None:
+    broken = enqueued(1)
+    msgspec.structs.force_setattr(broken.request, "chain", Chain((b"link",), (), 1))
+    with pytest.raises(msgspec.ValidationError, match="chain is invalid"):
+        ops.decode(ops.encode([broken]))
 
 
 def test_log_entry_that_fails_does_not_stop_the_next(
