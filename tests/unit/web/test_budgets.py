@@ -21,7 +21,7 @@ from proxy.accounts.limits import Budget
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
-from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
+from tests.fakes import ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, KEYS, Http
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
@@ -118,10 +118,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 
     # Each takes 0.5 s.
     assert [status() for _ in range(3)] == [200, 200, 429]
-    ledger = services_of(app).ledger
-    assert ledger is not None
-    assert ledger.flush()
-    first, second, refused = ledger.ledger.rows(0, 1 << 60)
+    first, second, refused = ledger_of(app).rows(0, 1 << 60)
     assert first.slot_seconds == second.slot_seconds == 0.5
     assert refused.slot_seconds == 0
 
@@ -152,9 +149,7 @@ def test_what_was_spent_before_a_start_is_read_from_the_ledger(tmp_path: Path) -
     http = _http(tmp_path)
     made = http.make(max_budget=1.60, budget_duration="365d")
     assert _chat(http, made["key"]).status_code == 200
-    ledger = services_of(http.app).ledger
-    assert ledger is not None
-    assert ledger.flush()
+    ledger_of(http.app)
     again = _http(tmp_path)
     refused = _chat(again, made["key"])
     assert refused.status_code == 429

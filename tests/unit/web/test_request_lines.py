@@ -185,7 +185,8 @@ def test_defect_in_a_completion_is_finished_once(
     monkeypatch.setattr(openai_chat, "Encoder" if stream else "reply", broken)
     log.take()
     body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
-    assert client_of(app).post("/v1/chat/completions", json=body).status_code == 500
+    answer = client_of(app).post("/v1/chat/completions", json=body)
+    assert (answer.status_code, "secret" in answer.text) == (500, False)
     assert [one["status"] for one in log.take()] == [500]
     assert (counted(app), services_of(app).observer.running) == (1, 0)
 

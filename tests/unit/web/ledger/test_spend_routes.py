@@ -10,7 +10,7 @@ import pytest
 
 from proxy.accounts.limiting.budgets import Price
 from proxy.apis.litellm import routes as litellm
-from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.fakes import ScriptedDriver, ledger_of, make_app
 from tests.unit.store.test_ledger import row
 from tests.unit.web.account_client import KEYS, Http
 
@@ -31,8 +31,6 @@ def http(tmp_path: Path) -> Http:
 @pytest.fixture
 def filled(http: Http) -> Http:
     http.admin("/team/new", team_id="lab", team_alias="Laboratory")
-    writer = services_of(http.app).ledger
-    assert writer is not None
     some = [
         row(ended=NOON, key="alice", user="a", team="", prompt=10, completion=1, request="one"),
         row(ended=NOON + 1, key="alice", user="a", team="", model="n", prompt=20, completion=2),
@@ -40,7 +38,7 @@ def filled(http: Http) -> Http:
         row(ended=NOON - 2 * DAY, key="alice", model="m"),
         row(ended=NOON + DAY, key="alice", model="m"),
     ]
-    writer.ledger.write("test", 1, some)
+    ledger_of(http.app).write("test", 1, some)
     return http
 
 
@@ -95,9 +93,7 @@ def test_report_is_by_day_and_team_or_by_key(filled: Http) -> None:
 
 def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
     made = http.make()
-    writer = services_of(http.app).ledger
-    assert writer is not None
-    writer.ledger.write("test", 1, [row(ended=NOON, key=made["key_id"])])
+    ledger_of(http.app).write("test", 1, [row(ended=NOON, key=made["key_id"])])
     for name in (made["key"], made["token"], made["key_id"]):
         query = {**DAYS, "api_key": name, "summarize": "false"}
         (one,) = http.get("/spend/logs", "sk-ops", **query).json
@@ -109,13 +105,11 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
 def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
     prices = (Price(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
     http = Http(make_app(ScriptedDriver(), data=str(tmp_path), price=prices, **SETTINGS))
-    writer = services_of(http.app).ledger
-    assert writer is not None
     some = [
         row(ended=NOON, key="alice", prompt=1000, cached=400, completion=100),
         row(ended=NOON, key="alice", model="free", prompt=1000),
     ]
-    writer.ledger.write("test", 1, some)
+    ledger_of(http.app).write("test", 1, some)
     (day,) = http.get("/spend/logs", "sk-ops", **DAYS).json
     assert (day["spend"], day["models"]) == (1.1, {"m": 1.1, "free": 0.0})
     found = http.get("/spend/logs", "sk-ops", **DAYS, summarize="false").json
