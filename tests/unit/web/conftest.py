@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import ScriptedDriver, make_app
-from tests.unit.web.account_client import KEYS, Http
+from tests.fakes import ScriptedDriver
+from tests.unit.web.account_client import Http, keyed
 
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 3}
-    return Http(make_app(ScriptedDriver(), **settings))
+    return keyed(ScriptedDriver(), tmp_path, wrong_keys=3)

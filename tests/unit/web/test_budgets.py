@@ -21,8 +21,8 @@ from proxy.accounts.limits import Budget
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
-from tests.fakes import ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
-from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.fakes import ScriptedDriver, ledger_of, say, services_of, wait_until
+from tests.unit.web.account_client import Http, keyed
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
 PRICE = Price(prompt=10_000, completion=20_000)  # a hundredth and a fiftieth a token
@@ -32,10 +32,7 @@ def _http(tmp_path: Path, **settings: Any) -> Http:
     # Slots are charged by the millisecond.
     wait = partial(threading.Event().wait, 0.003)
     driver = ScriptedDriver([wait, *say("Hel", "lo", usage=Usage(7, 3, 0))])
-    app = make_app(
-        driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), price=(PRICE,), **settings
-    )
-    return Http(app)
+    return keyed(driver, tmp_path, price=(PRICE,), **settings)
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def http(tmp_path: Path) -> Http:
 
 
 def _chat(http: Http, key: str, tokens: int = 1) -> Any:
-    return http.post("/v1/chat/completions", key, **CHAT, max_tokens=tokens)
+    return http.chat(key, max_tokens=tokens)
 
 
 def test_money_is_spent_by_the_price_of_the_model(http: Http) -> None:
@@ -104,9 +101,8 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     painter = Painter()
-    app = make_app(painter, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
-    monkeypatch.setattr(services_of(app).forwarder, "clock", lambda: painter.now)
-    http = Http(app)
+    http = keyed(painter, tmp_path)
+    monkeypatch.setattr(services_of(http.app).forwarder, "clock", lambda: painter.now)
     budgets = [{"unit": "slot_seconds", "max_budget": 0.75, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]
 
@@ -118,7 +114,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 
     # Each takes 0.5 s.
     assert [status() for _ in range(3)] == [200, 200, 429]
-    first, second, refused = ledger_of(app).rows(0, 1 << 60)
+    first, second, refused = ledger_of(http.app).rows(0, 1 << 60)
     assert first.slot_seconds == second.slot_seconds == 0.5
     assert refused.slot_seconds == 0
 
@@ -140,8 +136,7 @@ def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:
 
 
 def test_models_without_a_price_cost_no_money(tmp_path: Path) -> None:
-    driver = ScriptedDriver()
-    http = Http(make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    http = keyed(ScriptedDriver(), tmp_path)
     assert _chat(http, http.make(max_budget=0)["key"]).status_code == 200
 
 

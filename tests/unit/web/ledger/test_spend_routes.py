@@ -10,22 +10,19 @@ import pytest
 
 from proxy.accounts.limiting.budgets import Price
 from proxy.apis.litellm import routes as litellm
-from tests.fakes import ScriptedDriver, ledger_of, make_app
+from tests.fakes import ScriptedDriver, ledger_of
 from tests.unit.store.test_ledger import row
-from tests.unit.web.account_client import KEYS, Http
+from tests.unit.web.account_client import Http, keyed
 
 NOON = int(1000 * datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 DAY = 86_400_000
 DAYS = {"start_date": "2026-11-22", "end_date": "2026-11-23"}
-
-
-# Rows of a fixed day are kept, whatever day it is now.
-SETTINGS: dict[str, Any] = {"file_keys": KEYS, "admins": ("ops",), "ledger_days": 36500}
+KEPT = 36500  # days: rows of a fixed day are there, whatever day it is now
 
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    return Http(make_app(ScriptedDriver(), data=str(tmp_path), **SETTINGS))
+    return keyed(ScriptedDriver(), tmp_path, ledger_days=KEPT)
 
 
 @pytest.fixture
@@ -104,7 +101,7 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
 
 def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
     prices = (Price(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
-    http = Http(make_app(ScriptedDriver(), data=str(tmp_path), price=prices, **SETTINGS))
+    http = keyed(ScriptedDriver(), tmp_path, ledger_days=KEPT, price=prices)
     some = [
         row(ended=NOON, key="alice", prompt=1000, cached=400, completion=100),
         row(ended=NOON, key="alice", model="free", prompt=1000),

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from proxy.store.ledger_rows import LedgerRow
-from tests.fakes import ScriptedDriver, ledger_of, make_app, wait_until
-from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.fakes import ScriptedDriver, ledger_of, wait_until
+from tests.unit.web.account_client import CHAT, Http, keyed
 
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    return Http(make_app(ScriptedDriver(), file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    return keyed(ScriptedDriver(), tmp_path)
 
 
 def rows(http: Http) -> list[LedgerRow]:
