@@ -79,6 +79,11 @@ def ended(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> A
     return found
 
 
+def cancelled(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> Any:
+    to.post(f"/v1/batches/{key}/cancel", headers=headers)
+    return ended(to, key, headers)
+
+
 def read(to: FlaskClient, file: str | None, headers: dict[str, str] | None = None) -> list[Any]:
     if file is None:
         return []
@@ -146,6 +151,7 @@ def test_invalid_file_fails_with_the_number_of_the_line(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
+        ({}, "input_file_id"),  # of another purpose
         ({"endpoint": "/v1/audio/speech"}, "endpoint"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "31d"}, "completion_window"),
@@ -156,19 +162,12 @@ def test_invalid_file_fails_with_the_number_of_the_line(serve: Serve) -> None:
 )
 def test_invalid_batch_is_refused(serve: Serve, changes: dict[str, Any], param: str) -> None:
     to = serve()
-    body = {"input_file_id": upload(to, lines(1)), "endpoint": CHAT, "completion_window": "24h"}
+    file = upload(to, lines(1), "batch" if changes else "assistants")
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
     answer = to.post("/v1/batches", json={**body, **changes})
     assert answer.status_code == 400 and answer.json is not None
     assert answer.json["error"]["param"] == param
-
-
-def test_file_of_another_purpose_is_refused(serve: Serve) -> None:
-    to = serve()
-    file = upload(to, lines(1), "assistants")
-    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
-    answer = to.post("/v1/batches", json=body)
-    assert answer.status_code == 400 and answer.json is not None
-    assert "purpose batch" in answer.json["error"]["message"]
+    assert ("purpose batch" in answer.json["error"]["message"]) is not bool(changes)
 
 
 def test_batches_of_others_are_not_found(serve: Serve) -> None:
@@ -244,8 +243,7 @@ def test_lines_do_not_fill_the_queue(serve: Serve) -> None:
     wait_until(lambda: bool(driver.tasks))
     scheduler = services_of(to.application).gateway.context.scheduler
     assert (scheduler.outstanding, scheduler.waiting) == (1, 0)
-    to.post(f"/v1/batches/{made['id']}/cancel")
-    ended(to, made["id"])
+    cancelled(to, made["id"])
 
 
 def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(serve: Serve) -> None:
@@ -266,8 +264,7 @@ def test_lines_under_way_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPat
     to = serve(driver)
     made = create(to, lines(9))
     wait_until(lambda: len(driver.tasks) == 2)
-    to.post(f"/v1/batches/{made['id']}/cancel")
-    ended(to, made["id"])
+    cancelled(to, made["id"])
     assert len(driver.tasks) == 2
 
 
@@ -427,12 +424,24 @@ def test_line_that_made_way_is_asked_after_the_others(
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
 
 
-def test_line_whose_tools_have_run_is_not_asked_again(serve: Serve) -> None:
+REFUSED = b'{"error": {"code": "invalid_api_key"}}'
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        LineResponse(429, "r", b"{}", None, "no_idle_slot", has_effects=True),  # of its tools
+        LineResponse(401, "r", REFUSED),  # another server's, that refuses our key
+    ],
+)
+def test_line_that_was_answered_for_good_is_not_asked_again(
+    serve: Serve, response: LineResponse
+) -> None:
     to = serve()
-    lost = LineResponse(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
-    asked = asked_of(to, lost)
-    done = ended(to, create(to, lines(1))["id"])
-    assert done["request_counts"]["failed"] == 1 and len(asked) == 1
+    asked = asked_of(to, response)
+    done = ended(to, create(to, lines(3))["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert len(asked) == 3
 
 
 def test_line_without_an_idle_slot_costs_nothing(
@@ -460,8 +469,7 @@ def test_line_without_an_idle_slot_costs_nothing(
     runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
-    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
-    ended(to, made["id"], headers)
+    cancelled(to, made["id"], headers)
     other.release()
     assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
 
@@ -481,16 +489,7 @@ def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -
     made = create(to, lines(2, messages=[{"role": "user", "content": "Count"}]), headers)
     wait_until(lambda: len(driver.tasks) == 2)
     assert http.chat(key).status_code == 200
-    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
-    ended(to, made["id"], headers)
-
-
-def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(serve: Serve) -> None:
-    to = serve()
-    asked = asked_of(to, LineResponse(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
-    done = ended(to, create(to, lines(3))["id"])
-    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
-    assert len(asked) == 3
+    cancelled(to, made["id"], headers)
 
 
 def test_batch_ends_when_its_key_is_refused(serve: Serve) -> None:
