@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.config.keys import ApiKey, Secret
 from proxy.hosting.host import ModelHost
 from proxy.hosting.memory_budget import Limits
 from proxy.hosting.model import HostedModel
@@ -19,11 +18,9 @@ from proxy.web.pages import models
 from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.hosting import fakes
+from tests.unit.web.test_hosting import ADMIN, KEYS, OTHER
 
 API = "/pages/api/models"
-ADMIN = {"Authorization": "Bearer key-of-admin"}
-OTHER = {"Authorization": "Bearer key-of-other"}
-KEYS = tuple(ApiKey(name, Secret(f"key-of-{name}")) for name in ("admin", "other"))
 
 
 class Site:

@@ -21,8 +21,8 @@ from tests.fakes import ScriptedDriver, ledger_of, make_app
 from tests.unit.store.test_ledger import DAY, NOON, row
 
 NIGHT = (NOON - NOON % DAY) // 1000  # seconds
-ADMIN = {"Authorization": "Bearer sk-root-0123456789"}
-ANN = {"Authorization": "Bearer sk-ann-0123456789"}
+KEYS = tuple(ApiKey(name, Secret(f"sk-{name}-0123456789")) for name in ("root", "ann"))
+ADMIN, ANN = ({"Authorization": f"Bearer {key.secret}"} for key in KEYS)
 
 
 class Api:
@@ -41,13 +41,8 @@ class Api:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Api:
-    keys = (
-        ApiKey("root", Secret("sk-root-0123456789")),
-        ApiKey("ann", Secret("sk-ann-0123456789")),
-    )
-    app = make_app(
-        ScriptedDriver(), data=str(tmp_path), file_keys=keys, admins=("root",), ledger_days=36500
-    )
+    settings = {"file_keys": KEYS, "admins": ("root",), "ledger_days": 36500}
+    app = make_app(ScriptedDriver(), data=str(tmp_path), **settings)
     return Api(app.test_client(), ledger_of(app))
 
 
