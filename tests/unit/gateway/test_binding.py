@@ -502,7 +502,7 @@ def test_stop_strings_apply_to_text_but_not_to_call_arguments() -> None:
 def test_each_of_n_choices_has_its_own_calls() -> None:
     driver = ScriptPlayer(split_text(CALL))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required", n=3)
-    choices = answer.json["choices"]  # type: ignore[index]
+    choices = answer.json["choices"]
     ids = {choice["message"]["tool_calls"][0]["id"] for choice in choices}
     assert len(ids) == 3
     assert {choice["finish_reason"] for choice in choices} == {"tool_calls"}

@@ -6,11 +6,9 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from proxy.accounts.limiting import allowance
@@ -22,6 +20,7 @@ from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ledger_of, say, services_of, wait_until
+from tests.http_fakes import FakeHandler, FakeServer
 from tests.unit.web.account_client import Http, keyed
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
@@ -151,31 +150,24 @@ def test_what_was_spent_before_a_start_is_read_from_the_ledger(tmp_path: Path) -
     assert "0.13 are spent" in refused.json["error"]["message"]
 
 
-class _Webhook(BaseHTTPRequestHandler):
+class _Webhook(FakeHandler):
     told: list[Any]
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.told.append(msgspec.json.decode(body))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        pass
+        self.told.append(self.body())
+        self.send({})
 
 
 def test_limits_of_a_budget_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _Webhook.told = []
-    with HTTPServer(("127.0.0.1", 0), _Webhook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        http = _http(tmp_path, budget_webhook=f"http://127.0.0.1:{server.server_port}/hook")
+    told: list[Any] = []
+    with FakeServer(_Webhook, told=told) as server:
+        http = _http(tmp_path, budget_webhook=f"{server.url}/hook")
         http.admin("/team/new", team_id="t", max_budget=1.70, soft_budget=0.2)
         key = http.make(team_id="t")["key"]
         answers = [_chat(http, key) for _ in range(4)]
-        wait_until(lambda: len(_Webhook.told) == 2)
-        server.shutdown()
+        wait_until(lambda: len(told) == 2)
     assert [one.status_code for one in answers] == [200, 200, 429, 429]
-    soft, hard = sorted(_Webhook.told, key=lambda one: one["event"], reverse=True)
+    soft, hard = sorted(told, key=lambda one: one["event"], reverse=True)
     assert (soft["event"], soft["team_id"], soft["spend"]) == ("soft_budget_crossed", "t", 0.26)
     assert (hard["event"], hard["max_budget"]) == ("budget_crossed", 1.7)
     assert "the team t has reached its soft limit of 0.2" in caplog.text
