@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.hosting import fakes
 from tests.unit.web.test_hosting import ADMIN, KEYS, OTHER
+from tests.unit.web.test_model_events import seen
 
 API = "/pages/api/models"
 
@@ -133,24 +133,12 @@ def admins_request() -> dict[str, Any]:
     return environ
 
 
-def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
-    """The events of a stream in which `changes` are made one after the other."""
-    left = iter(changes)
-    found = []
-    parts = models._stream(site.services, admins_request(), lambda seconds: next(left)())
-    with pytest.raises((StopIteration, RuntimeError)):
-        while True:
-            part = next(parts).decode()
-            if part.startswith("event: now\ndata: "):
-                assert part.endswith("\n\n")
-                found.append(json.loads(part.partition("data: ")[2]))
-    return found
-
-
 def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
     model = site.add("a")
-    found = seen(site, lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
-    assert [one["models"][0]["pinned"] for one in found] == [False, True]
+    changes = (lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
+    how: Any = {"stream": models._stream, "head": "event: now\ndata: "}
+    events = seen(site.services, *changes, environ=admins_request(), **how)
+    assert [one["models"][0]["pinned"] for one in events] == [False, True]
 
 
 def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
