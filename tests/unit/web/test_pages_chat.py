@@ -34,11 +34,10 @@ class Page:
     def __init__(self, driver: ScriptedDriver, folder: Path) -> None:
         self.driver: Any = driver
         app = make_app(driver, data=str(folder))
-        if services_of(app).conversations is None:
+        store = services_of(app).conversations
+        if store is None:
             pytest.skip("the extra knowledge is not installed")
         self.client: FlaskClient = app.test_client()
-        store = services_of(app).conversations
-        assert store is not None
         self.store: ConversationStore = store
         self.talk = self.post("/conversations").json["id"]
 
@@ -48,10 +47,8 @@ class Page:
     def ask(self, **body: Any) -> Any:
         return self.post(f"/conversations/{self.talk}/ask", {"text": "Hi", **body})
 
-    def messages(self) -> list[Any]:
-        found: list[Any] | None = self.client.get(f"{API}/conversations/{self.talk}/messages").json
-        assert found is not None
-        return found
+    def messages(self) -> Any:
+        return self.client.get(f"{API}/conversations/{self.talk}/messages").json
 
     def over(self) -> Any:
         """The last message, once it is finished."""

@@ -69,17 +69,9 @@ def test_models_are_loaded_pinned_and_unloaded(site: Site) -> None:
     assert (one["name"], one["title"], one["state"]) == ("folder/a", "A", "ready")
     assert (one["pinned"], one["pinned_by_file"]) == (True, False)
     assert one["expires_at"] == pytest.approx(told["at"] + 300, abs=60)
-    assert told["room"] == {
-        "bars": [
-            {
-                "device": 0,
-                "limit": 20 << 20,
-                "segments": [{"model": "folder/a", "size": 5 << 20, "phase": "loaded"}],
-            }
-        ],
-        "models": 1,
-        "most_models": 3,
-    }
+    segment = {"model": "folder/a", "size": 5 << 20, "phase": "loaded"}
+    bar = {"device": 0, "limit": 20 << 20, "segments": [segment]}
+    assert told["room"] == {"bars": [bar], "models": 1, "most_models": 3}
     assert site.post("unpin", "folder/a") == site.post("unload", "folder/a") == 204
     wait_until(lambda: model.status == "unloaded")
     assert site.seen(ADMIN)["models"][0]["pinned"] is False
