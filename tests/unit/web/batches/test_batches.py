@@ -17,7 +17,7 @@ from proxy.batches import batch_run
 from proxy.batches.batch_run import Ask, LineResponse
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Embedded
+from proxy.core.task import Embedded, Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import admission
@@ -28,6 +28,7 @@ from proxy.store.records import RequestBatch
 from tests.fakes import (
     CAPS,
     ScriptedDriver,
+    ScriptedRun,
     ScriptsInTurn,
     client,
     say,
@@ -205,25 +206,22 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
 
 
 class Silent(ScriptedDriver):
-    """Generates nothing until its request is cancelled."""
+    """Generates nothing for the tasks that it holds until their request is cancelled."""
 
-    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+    def __init__(self, slots: int = 2) -> None:
+        super().__init__(caps=msgspec.structs.replace(CAPS, slots=slots))
+        self.holds: Callable[[Task], bool] = lambda task: True
+
+    def stream(self, task: Task, slot: int, caps: Any, cancel: Cancel) -> ScriptedRun:
         run = super().stream(task, slot, caps, cancel)
-        run._script = [lambda: cancel.wait(60), lambda: cancel.check()]
+        if self.holds(task):
+            run._script = [lambda: cancel.wait(60), cancel.check]
         return run
 
 
-class SilentAtFirst(Silent):
-    """Generates nothing for the first request until that is cancelled, then whole answers."""
-
-    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
-        if not self.tasks:
-            return super().stream(task, slot, caps, cancel)
-        return ScriptedDriver.stream(self, task, slot, caps, cancel)
-
-
 def test_line_gives_way_to_a_request_and_is_asked_again(serve: Serve) -> None:
-    driver = SilentAtFirst(caps=msgspec.structs.replace(CAPS, slots=1))
+    driver = Silent(slots=1)
+    driver.holds = lambda task: len(driver.tasks) == 1
     to = serve(driver)
     made = create(to, lines(1))
     wait_until(lambda: bool(driver.tasks))
@@ -237,7 +235,7 @@ def test_line_gives_way_to_a_request_and_is_asked_again(serve: Serve) -> None:
 
 
 def test_lines_do_not_fill_the_queue(serve: Serve) -> None:
-    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=2))
+    driver = Silent()
     to = serve(driver)
     made = create(to, lines(20))
     wait_until(lambda: bool(driver.tasks))
@@ -260,7 +258,7 @@ def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(serve: Ser
 
 def test_lines_under_way_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "MOST", 2)
-    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=16))
+    driver = Silent(slots=16)
     to = serve(driver)
     made = create(to, lines(9))
     wait_until(lambda: len(driver.tasks) == 2)
@@ -272,9 +270,8 @@ def test_expired_batch_tells_which_lines_were_not_answered(serve: Serve) -> None
     to = serve(Silent())
     done = ended(to, create(to, lines(3), completion_window="1s")["id"])
     assert (done["status"], done["expired_at"] is not None) == ("expired", True)
-    assert [one["error"]["code"] for one in read(to, done["error_file_id"])] == [
-        "batch_expired"
-    ] * 3
+    codes = [line["error"]["code"] for line in read(to, done["error_file_id"])]
+    assert codes == ["batch_expired"] * 3
 
 
 def test_line_is_asked_again_after_a_fault(serve: Serve) -> None:
@@ -475,13 +472,8 @@ def test_line_without_an_idle_slot_costs_nothing(
 
 
 def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -> None:
-    class Holds(Silent):
-        def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
-            if "Count" in str(task.prompt):
-                return super().stream(task, slot, caps, cancel)
-            return ScriptedDriver.stream(self, task, slot, caps, cancel)
-
-    driver = Holds(caps=msgspec.structs.replace(CAPS, slots=4))
+    driver = Silent(slots=4)
+    driver.holds = lambda task: "Count" in str(task.prompt)
     to = serve(driver, file_keys=KEYS, admins=("ops",))
     http = Http(to.application)
     key = http.make(max_parallel_requests=1)["key"]
