@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.core.events import Event, Failed, Finished, Started, TextDelta
+from proxy.core.events import Event, Failed, Finished, Started
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -21,6 +21,8 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, say, wait_until
 from tests.unit.backends.test_router import Lazy
+
+from .test_attempt import text
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
 
@@ -74,10 +76,6 @@ def events_by_choice(answer: Answer) -> dict[int, list[Event]]:
     for number, batch in answer:
         found[number] += batch
     return found
-
-
-def text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def slots(count: int) -> Capabilities:

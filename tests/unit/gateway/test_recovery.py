@@ -17,22 +17,13 @@ from proxy.core.events import Batch, Event, Failed, Finished, ReasoningDelta, St
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import (
-    AnswerCut,
-    BackendDown,
-    BackendFailed,
-    ConnectionLost,
-    GatewayError,
-    NoBackend,
-    QueueTimeout,
-)
+from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, say, wait_until
 
-REFUSED = BackendDown("the backend is not responding")
-LOST = ConnectionLost("the backend closed the connection")
-CUT = AnswerCut("the backend's response ended early")
+from .test_attempt import CUT, LOST, REFUSED, text, usage
+
 BROKEN = BackendFailed("it broke")  # the request excludes this backend from now on
 MODERN = msgspec.structs.replace(
     CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False
@@ -60,16 +51,6 @@ def events(answer: Answer) -> Batch:
 
 def ask(gateway: Gateway, request: CompletionRequest) -> Batch:
     return events(gateway.answer(request, Cancel()))
-
-
-def text(found: Batch) -> str:
-    return "".join(event.text for event in found if isinstance(event, TextDelta))
-
-
-def usage(found: Batch) -> Usage:
-    last = found[-1]
-    assert isinstance(last, Finished), last
-    return last.usage
 
 
 def cut(

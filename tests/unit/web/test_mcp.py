@@ -297,11 +297,8 @@ def test_cancelled_stream_has_no_result(way: str, waiting: tuple[Flask, WaitingT
         assert tool.began.wait(60)
         other = app.test_client()
         if way == "notification":
-            body = {
-                "jsonrpc": "2.0",
-                "method": "notifications/cancelled",
-                "params": {"requestId": 1},
-            }
+            told = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+            body = {"jsonrpc": "2.0", **told}
             assert other.post("/mcp", json=body, headers=session).status_code == 202
         else:
             assert other.delete("/mcp", headers={mcp_server.SESSION: "other"}).status_code == 204
