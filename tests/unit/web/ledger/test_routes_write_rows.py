@@ -18,8 +18,8 @@ from proxy.store.ledger_rows import LedgerRow
 from proxy.web.routes import OTHER
 from tests.fakes import CAPS, ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
 from tests.fuzz.seeds import bodies
+from tests.unit.web.test_pages_chat import KEYED
 
-KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 # Endpoints that ask a model, as far as the bodies of the fuzzers reach it. Others that do are
 # found by the test.
 KNOWN = {
