@@ -21,6 +21,7 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendDown, GatewayError
 from proxy.runtime.cancel import Cancel
+from proxy.store.ledger import Ledger
 from proxy.web.fastpath import Application
 from proxy.web.services import EXTENSION, Services
 from tests.apps import app_on
@@ -149,6 +150,14 @@ def _looked_at(app: Flask) -> Flask:
 def services_of(app: Flask) -> Services:
     found: Services = app.extensions[EXTENSION]
     return found
+
+
+def ledger_of(app: Flask) -> Ledger:
+    """Its ledger, with a row for each request that has ended."""
+    writer = services_of(app).ledger
+    assert writer is not None
+    assert writer.flush()
+    return writer.ledger
 
 
 def checked(batches: Iterable[Batch]) -> Iterator[Batch]:

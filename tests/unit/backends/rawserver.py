@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from proxy.backends.llamacpp import LlamaCpp
 
@@ -23,6 +25,16 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
+
+
+def event(**fields: Any) -> bytes:
+    data = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {data}\n\n".encode()
+
+
+def streamed(*parts: bytes) -> bytes:
+    """A whole answer, each part in a chunk of its own."""
+    return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
 
 
 def hang_up(sock: socket.socket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from proxy.errors import BadRequest, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
 
-from .rawserver import LAST_CHUNK, RawServer, chunk, head, llama
+from .rawserver import RawServer, event, head, llama, streamed
 
 OLD = Capabilities(dialect="2023")
 
@@ -80,17 +79,13 @@ def test_refusal_body_size_is_bounded() -> None:
         play(refused(MAX_BODY + 1))
 
 
-def event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
-
-
 def test_text_length_is_bounded_by_requested_tokens() -> None:
     """One token is requested; its text may have this length in one piece."""
 
     def answer(size: int) -> bytes:
         last = {"content": "", "stop": True, "slot_id": 0, "tokens_predicted": 1}
-        parts = event(content="x" * size, stop=False, slot_id=0), event(**last, tokens_evaluated=1)
-        return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
+        text = event(content="x" * size, stop=False, slot_id=0)
+        return streamed(text, event(**last, tokens_evaluated=1))
 
     most = TOKEN_TEXT + FORGIVEN_TEXT
     texts = [one.text for batch in play(answer(most)) for one in batch if type(one) is TextDelta]
@@ -118,21 +113,11 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
     token = {"content": "a", "probs": [{"prob": 0.5, "tok_str": "a"}] * 1000}
 
     def answered(tokens: int) -> list[Any]:
-        parts = (
-            event(completion_probabilities=[token], content="a", slot_id=0, stop=False),
-            event(
-                completion_probabilities=[token] * tokens,
-                content="",
-                slot_id=0,
-                stop=True,
-                tokens_evaluated=1,
-                tokens_predicted=1,
-            ),
-        )
-        return [one for batch in play(answer(parts), logprobs=1) for one in batch]
-
-    def answer(parts: Iterable[bytes]) -> bytes:
-        return head(None) + b"".join(map(chunk, parts)) + LAST_CHUNK
+        text = event(completion_probabilities=[token], content="a", slot_id=0, stop=False)
+        last = {"content": "", "slot_id": 0, "stop": True, "tokens_evaluated": 1}
+        probabilities = {"completion_probabilities": [token] * tokens}
+        end = event(**probabilities, **last, tokens_predicted=1)
+        return [part for batch in play(streamed(text, end), logprobs=1) for part in batch]
 
     size = len(json.dumps(token, separators=(",", ":")))
     for tokens in (1, 400):
@@ -142,4 +127,4 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
         assert (last.reason, last.usage.completion) == ("length", 1)
     with pytest.raises(UpstreamFault):  # no event of the probabilities of one token is so large
         too_large = [token] * (MAX_EVENT // size + 10)
-        play(answer([event(completion_probabilities=too_large, content="a")]), logprobs=1)
+        play(streamed(event(completion_probabilities=too_large, content="a")), logprobs=1)

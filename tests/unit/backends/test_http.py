@@ -43,6 +43,14 @@ def serving(*scripts: Any, **options: Any) -> Iterator[tuple[ConnectionPool, Raw
             pool.close()
 
 
+def then_closes(data: bytes) -> Step:
+    def play(sock: socket.socket) -> None:
+        sock.sendall(data)
+        sock.close()
+
+    return play
+
+
 def test_connection_is_kept_and_reused() -> None:
     with serving([OK, OK, OK]) as (pool, server):
         assert [pool.ask("POST", "/x", {"a": 1}) for _ in range(3)] == [(200, b"ok")] * 3
@@ -69,11 +77,7 @@ GARBLED = (b"no http at all\r\n\r\n", head(None) + b"zz\r\n")
     "answer", [*GARBLED, head(10) + b"short", head(None) + chunk(b"data") + b"5\r\nda"]
 )
 def test_truncated_or_garbled_answer_is_upstream_fault(answer: bytes) -> None:
-    def play(sock: socket.socket) -> None:
-        sock.sendall(answer)
-        sock.close()
-
-    with serving([play]) as (pool, _), pytest.raises(UpstreamFault) as caught:
+    with serving([then_closes(answer)]) as (pool, _), pytest.raises(UpstreamFault) as caught:
         pool.ask("POST", "/x", {})
     assert not isinstance(caught.value, BackendDown)
     assert isinstance(caught.value, AnswerCut) == (answer not in GARBLED)
@@ -81,11 +85,7 @@ def test_truncated_or_garbled_answer_is_upstream_fault(answer: bytes) -> None:
 
 
 def test_body_without_length_ends_with_the_connection() -> None:
-    def play(sock: socket.socket) -> None:
-        sock.sendall(b"HTTP/1.0 200 OK\r\n\r\nwhole")
-        sock.close()
-
-    with serving([play]) as (pool, _):
+    with serving([then_closes(b"HTTP/1.0 200 OK\r\n\r\nwhole")]) as (pool, _):
         assert pool.ask("GET", "/x") == (200, b"whole")
 
 

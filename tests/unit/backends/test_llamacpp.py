@@ -26,7 +26,7 @@ from proxy.errors import (
 )
 from proxy.runtime.cancel import Cancel
 
-from .rawserver import LAST_CHUNK, chunk, head, llama
+from .rawserver import chunk, event, head, llama, streamed
 
 OLD = Capabilities(dialect="2023")
 NEW = Capabilities(
@@ -35,18 +35,10 @@ NEW = Capabilities(
 TASK = Task(prompt="Hi", max_tokens=9, stop_tokens=("</s>",), sampling={"temperature": 0.5})
 
 
-def event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields, ensure_ascii=False).encode() + b"\n\n"
-
-
 def old_last(**fields: Any) -> bytes:
     whole = {"content": "", "stop": True, "slot_id": 1, "tokens_evaluated": 6, "truncated": False}
     whole |= {"tokens_predicted": 2, "stopped_eos": True, "timings": {"prompt_n": 2}}
     return event(**(whole | fields))
-
-
-def streamed(*parts: bytes, end: bytes = LAST_CHUNK) -> bytes:
-    return head(None) + b"".join(chunk(p) for p in parts) + end
 
 
 def run(answer: Any, caps: Capabilities = OLD, task: Task = TASK) -> list[Batch]:

@@ -7,7 +7,6 @@ Studio's documentation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -42,55 +41,46 @@ LM_STUDIO = {
 }
 
 
-def told(server: str, model: str = "m", **pages: Any) -> Details:
-    documents = {name.replace("_", "/"): page for name, page in pages.items()}
-    asked: list[tuple[str, Mapping[str, Any] | None]] = []
-
-    def ask(path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        asked.append((path, body))
-        found: Mapping[str, Any] = documents.get(path, {})
-        return found
-
-    return details(server, model, ask)
+def told(server: str, pages: dict[str, Any], model: str = "m") -> Details:
+    """What these pages of a server say. It has no others."""
+    return details(server, model, lambda path, body: pages.get(path, {}))
 
 
 def test_ollama_tells_the_context_of_a_loaded_model() -> None:
-    found = told("ollama", "m:latest", _api_show=SHOWN, _api_ps=LOADED)
+    found = told("ollama", {"/api/show": SHOWN, "/api/ps": LOADED}, "m:latest")
     assert found == Details(n_ctx=4096, vision=False)
 
 
 def test_ollama_tells_the_context_that_a_model_is_set_to() -> None:
-    assert told("ollama", _api_show=SHOWN).n_ctx == 8192
-    assert told("ollama", _api_show={**SHOWN, "parameters": ""}).n_ctx == 131072
+    assert told("ollama", {"/api/show": SHOWN}).n_ctx == 8192
+    assert told("ollama", {"/api/show": {**SHOWN, "parameters": ""}}).n_ctx == 131072
 
 
 def test_a_model_of_ollama_without_tools_gets_them_by_prompt() -> None:
-    found = told("ollama", _api_show={**SHOWN, "capabilities": ["completion", "vision"]})
+    seeing = {**SHOWN, "capabilities": ["completion", "vision"]}
+    found = told("ollama", {"/api/show": seeing})
     assert (found.by_prompt, found.vision) == (TOOLS, True)
     older = {name: value for name, value in SHOWN.items() if name != "capabilities"}
-    assert told("ollama", _api_show=older).vision is None
+    assert told("ollama", {"/api/show": older}).vision is None
 
 
 def test_lm_studio_tells_context_and_parallel_requests() -> None:
-    found = told("lm studio", _api_v1_models=LM_STUDIO)
+    found = told("lm studio", {"/api/v1/models": LM_STUDIO})
     assert found == Details(n_ctx=16384, slots=6, vision=False)
 
 
 def test_sglang_tells_its_bound_and_whether_it_reads_calls() -> None:
     info = {"max_running_requests": 128, "tool_call_parser": None, "version": "0.5.23"}
-    ask = {"/server_info": info}
-    assert details("sglang", "m", lambda path, _: ask.get(path, {})) == Details(
-        slots=128, by_prompt=AUTO
-    )
-    ask = {"/get_server_info": {**info, "tool_call_parser": "qwen25"}}
-    assert details("sglang", "m", lambda path, _: ask.get(path, {})) == Details(slots=128)
+    assert told("sglang", {"/server_info": info}) == Details(slots=128, by_prompt=AUTO)
+    older = {"/get_server_info": {**info, "tool_call_parser": "qwen25"}}
+    assert told("sglang", older) == Details(slots=128)
 
 
 def test_tabby_and_koboldcpp_tell_their_context() -> None:
     card = {"id": "m", "parameters": {"max_seq_len": 32768, "max_batch_size": 12}}
-    assert told("tabbyapi", _v1_model=card) == Details(n_ctx=32768, slots=12)
-    ask = {"/api/extra/true_max_context_length": {"value": 8192}}
-    assert details("koboldcpp", "m", lambda path, _: ask.get(path, {})).n_ctx == 8192
+    assert told("tabbyapi", {"/v1/model": card}) == Details(n_ctx=32768, slots=12)
+    length = {"/api/extra/true_max_context_length": {"value": 8192}}
+    assert told("koboldcpp", length).n_ctx == 8192
 
 
 @pytest.mark.parametrize("server", ["ollama", "lm studio", "sglang", "tabbyapi", "koboldcpp", "x"])

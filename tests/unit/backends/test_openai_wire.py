@@ -106,21 +106,14 @@ def test_a_stream_becomes_text_an_end_and_its_usage(server: str, size: int) -> N
 
 
 FUNCTION = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
+CALL = {"id": "call_x", "index": 0, "type": "function", "function": FUNCTION}
 CALLS = {
     "vllm": [
-        choice({"tool_calls": [{"id": "c", "type": "function", "index": 0, "function": FUNCTION}]}),
+        choice({"tool_calls": [CALL]}),
         choice({"content": ""}, "tool_calls", stop_reason=None),
     ],
     "ollama": [
-        choice(
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [
-                    {"id": "call_x", "index": 0, "type": "function", "function": FUNCTION}
-                ],
-            }
-        ),
+        choice({"role": "assistant", "content": "", "tool_calls": [CALL]}),
         choice({"role": "assistant", "content": ""}, "tool_calls"),
     ],
 }

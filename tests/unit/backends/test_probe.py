@@ -12,7 +12,7 @@ from proxy.backends.http import ConnectionPool
 from proxy.backends.probe import probe
 from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
 
-from .rawserver import LAST_CHUNK, RawServer, Step, chunk, head
+from .rawserver import LAST_CHUNK, RawServer, Step, event, head, streamed
 
 OLD_LAST = {"content": "", "stop": True, "slot_id": 0, "stopped_limit": True}
 NEW_LAST = {"content": "", "stop": True, "id_slot": 0, "stop_type": "limit"}
@@ -29,7 +29,7 @@ NEW_PROPS = {
 
 
 def token(**last: Any) -> bytes:
-    return head(None) + chunk(b"data: " + json.dumps(last).encode() + b"\n\n") + LAST_CHUNK
+    return streamed(event(**last))
 
 
 REFUSED = head(4, "501 Not Implemented") + b"none"

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -69,25 +69,28 @@ class Harness:
         return self.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
 
 
+Start = Callable[..., Harness]
+
+
 @pytest.fixture
-def harnesses() -> Iterator[list[Harness]]:
+def start() -> Iterator[Start]:
     made: list[Harness] = []
-    yield made
+
+    def started(driver: Watched | None = None, **options: float) -> Harness:
+        harness = Harness(driver or Watched(), **options)
+        made.append(harness)
+        harness.registry.start()
+        wait_until(lambda: harness.registry.settled or not harness.driver.go.is_set())
+        return harness
+
+    yield started
     for harness in made:
         harness.driver.go.set()
         harness.registry.close()
 
 
-def started(harnesses: list[Harness], driver: Watched, **options: float) -> Harness:
-    harness = Harness(driver, **options)
-    harnesses.append(harness)
-    harness.registry.start()
-    wait_until(lambda: harness.registry.settled or not driver.go.is_set())
-    return harness
-
-
-def test_refused_connection_marks_backend_down_and_probes_at_once(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched())
+def test_refused_connection_marks_backend_down_and_probes_at_once(start: Start) -> None:
+    harness = start()
     harness.driver.go.clear()
     harness.registry.failed("b", REFUSED)
     assert harness.backend.up is False
@@ -98,10 +101,8 @@ def test_refused_connection_marks_backend_down_and_probes_at_once(harnesses: lis
 
 
 @pytest.mark.parametrize("error", [ConnectionLost("closed"), AnswerCut("broke off")])
-def test_lost_connection_keeps_healthy_backend_up(
-    harnesses: list[Harness], error: Exception
-) -> None:
-    harness = started(harnesses, Watched())
+def test_lost_connection_keeps_healthy_backend_up(start: Start, error: Exception) -> None:
+    harness = start()
     harness.registry.failed("b", error)  # type: ignore[arg-type]
     assert harness.backend.up is True
     wait_until(lambda: harness.driver.looks == 1)
@@ -109,25 +110,25 @@ def test_lost_connection_keeps_healthy_backend_up(
     assert len(harness.driver.probes) == 1
 
 
-def test_lost_connection_to_dead_backend_marks_it_down(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched())
+def test_lost_connection_to_dead_backend_marks_it_down(start: Start) -> None:
+    harness = start()
     harness.driver.up = False
     harness.registry.failed("b", ConnectionLost("closed"))
     wait_until(lambda: harness.backend.up is False)
 
 
-def test_timeout_marks_backend_down(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched())
+def test_timeout_marks_backend_down(start: Start) -> None:
+    harness = start()
     harness.driver.go.clear()
     harness.registry.failed("b", UpstreamTimeout("silent"))
     assert harness.backend.up is False
 
 
 def test_concurrent_requests_share_one_probe_of_a_down_backend(
-    harnesses: list[Harness], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "IDLE_PAUSE", FOREVER)
-    harness = started(harnesses, Watched())
+    harness = start()
     harness.driver.up = False
     harness.registry.failed("b", REFUSED)
     with ThreadPoolExecutor(16) as threads:
@@ -143,10 +144,10 @@ def test_concurrent_requests_share_one_probe_of_a_down_backend(
 
 
 def test_request_probes_long_down_backend_at_once(
-    harnesses: list[Harness], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "IDLE_PAUSE", FOREVER)  # only the request triggers a check
-    harness = started(harnesses, Watched(up=False))
+    harness = start(Watched(up=False))
     wait_until(lambda: harness.backend.up is False)
     harness.driver.up = True
     # It never reported its model, so requests use this name.
@@ -156,10 +157,10 @@ def test_request_probes_long_down_backend_at_once(
     ticket.leave()
 
 
-def test_first_probe_answers_are_visible_before_the_first_token(harnesses: list[Harness]) -> None:
+def test_first_probe_answers_are_visible_before_the_first_token(start: Start) -> None:
     driver = Watched()
     driver.go.clear()
-    harness = started(harnesses, driver)
+    harness = start(driver)
     wait_until(lambda: harness.registry.models() == ("scripted",))
     assert harness.backend.up is None
     assert harness.backend.n_ctx == 512
@@ -168,9 +169,9 @@ def test_first_probe_answers_are_visible_before_the_first_token(harnesses: list[
     assert harness.backend.n_ctx == CAPS.n_ctx
 
 
-def test_unprobed_backend_adds_no_model(harnesses: list[Harness]) -> None:
+def test_unprobed_backend_adds_no_model(start: Start) -> None:
     """Otherwise an unknown model name would be ambiguous, and refused, while one backend starts."""
-    harness = started(harnesses, Watched())
+    harness = start()
     silent = Backend("late", "test://late", Watched(up=False))
     both = Registry([silent, harness.backend], harness.scheduler)
     assert both.models() == ("scripted",)
@@ -179,12 +180,12 @@ def test_unprobed_backend_adds_no_model(harnesses: list[Harness]) -> None:
 
 
 def test_health_thread_survives_exceptions_and_logs_each_once(
-    harnesses: list[Harness], caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver = Watched()
     driver.defect = ZeroDivisionError("odd")
     with caplog.at_level(logging.ERROR, "slotproxy.backends"):
-        harness = started(harnesses, driver, interval=0.01)
+        harness = start(driver, interval=0.01)
         wait_until(lambda: len(driver.probes) >= 4)
         assert harness.backend.up is False
         assert harness.registry.settled
@@ -193,16 +194,16 @@ def test_health_thread_survives_exceptions_and_logs_each_once(
     wait_until(harness.up)
 
 
-def test_exception_in_health_check_leaves_backend_up(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched(), interval=0.01)
+def test_exception_in_health_check_leaves_backend_up(start: Start) -> None:
+    harness = start(interval=0.01)
     harness.driver.defect = KeyError("odd")
     looks = harness.driver.looks
     wait_until(lambda: harness.driver.looks >= looks + 3)
     assert harness.backend.up is True
 
 
-def test_failed_health_check_marks_backend_down(harnesses: list[Harness]) -> None:
-    harness = started(harnesses, Watched(), interval=0.01)
+def test_failed_health_check_marks_backend_down(start: Start) -> None:
+    harness = start(interval=0.01)
     harness.driver.up = False
     wait_until(lambda: harness.backend.up is False)
     harness.driver.up = True

@@ -85,14 +85,11 @@ PNG = "data:image/png;base64,AAAA"
 
 def test_messages_are_relayed_unchanged() -> None:
     call = ToolCall("call_1", "get_weather", '{"city": "Oslo"}')
+    image = Media(kind="image", url=PNG, at=5)
     request = CompletionRequest(
         messages=(
             Message(role="system", content="Be brief."),
-            Message(
-                role="user",
-                content="Look. And",
-                media=(Media(kind="image", url=PNG, at=5), Media(kind="image", url=PNG, at=5)),
-            ),
+            Message(role="user", content="Look. And", media=(image, image)),
             Message(role="assistant", tool_calls=(call,), reasoning="Hm."),
             Message(role="tool", content="Rain.", tool_call_id="call_1"),
         ),
@@ -101,31 +98,16 @@ def test_messages_are_relayed_unchanged() -> None:
         template_kwargs={"colour": "red"},
     )
     body = payload(task(request, sampling={"temperature": 0.5}), 1)
-    assert body["messages"] == [
-        {"role": "system", "content": "Be brief."},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "Look."},
-                {"type": "image_url", "image_url": {"url": PNG}},
-                {"type": "image_url", "image_url": {"url": PNG}},
-                {"type": "text", "text": " And"},
-            ],
-        },
-        {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [
-                {
-                    "id": "call_1",
-                    "type": "function",
-                    "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'},
-                }
-            ],
-            "reasoning_content": "Hm.",
-        },
-        {"role": "tool", "content": "Rain.", "tool_call_id": "call_1"},
-    ]
+    system, user, calling, result = body["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+    shown = {"type": "image_url", "image_url": {"url": PNG}}
+    before, after = ({"type": "text", "text": text} for text in ("Look.", " And"))
+    assert user == {"role": "user", "content": [before, shown, shown, after]}
+    (sent,) = calling.pop("tool_calls")
+    assert calling == {"role": "assistant", "content": "", "reasoning_content": "Hm."}
+    function = {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    assert sent == {"id": "call_1", "type": "function", "function": function}
+    assert result == {"role": "tool", "content": "Rain.", "tool_call_id": "call_1"}
     assert body["tools"][0]["function"]["name"] == "get_weather"
     assert (body["id_slot"], body["n_predict"], body["temperature"]) == (1, 9, 0.5)
     assert body["reasoning_effort"] == "low"

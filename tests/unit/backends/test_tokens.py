@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -26,14 +27,16 @@ class Tokenizer(ScriptedDriver):
         super().__init__()
         self.prefix = prefix
         self.asked: list[str] = []
+        self.behind: Callable[[], object] = lambda: None  # is called with each answer
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
         if cancel is not None and cancel.cancelled:
             raise Cancelled("the client closed the request")
         self.asked.append(text)
         marked = " " + text if self.prefix else text
-        found = re.findall(r"<\|\w+\|>| ?[a-z]+|.", marked, re.DOTALL)
-        return [hash(one) % 2**31 for one in found]
+        words = re.findall(r"<\|\w+\|>| ?[a-z]+|.", marked, re.DOTALL)
+        self.behind()
+        return [hash(word) % 2**31 for word in words]
 
 
 TEXTS = {
@@ -78,18 +81,8 @@ def test_counting_stops_at_the_context_size() -> None:
 
 
 def test_counting_stops_when_the_client_leaves() -> None:
-    cancel = Cancel()
-
-    class Leaves(Tokenizer):
-        def tokenize(
-            self, text: str, special: bool = False, cancel: Cancel | None = None
-        ) -> list[int]:
-            found = super().tokenize(text, special, cancel)
-            if len(self.asked) == 2:
-                leave.cancel()
-            return found
-
-    leave, driver = cancel, Leaves()
+    cancel, driver = Cancel(), Tokenizer()
+    driver.behind = lambda: len(driver.asked) < 2 or cancel.cancel()
     with pytest.raises(Cancelled):
         TokenCounter(driver).count(WORDS, cancel)
     assert len(driver.asked) == 2
@@ -132,17 +125,8 @@ def test_huge_text_is_refused_without_backend_request() -> None:
 
 def test_few_long_texts_are_tokenized_in_parallel() -> None:
     """An old server has eight threads, which completions need too. Waiting clients may leave."""
-    go = threading.Event()
-
-    class Slow(Tokenizer):
-        def tokenize(
-            self, text: str, special: bool = False, cancel: Cancel | None = None
-        ) -> list[int]:
-            found = super().tokenize(text, special, cancel)
-            go.wait(60)
-            return found
-
-    driver = Slow()
+    go, driver = threading.Event(), Tokenizer()
+    driver.behind = lambda: go.wait(60)
     counter = TokenCounter(driver)
     texts = [f"{i} {WORDS}" for i in range(AT_ONCE)]
     threads = [threading.Thread(target=counter.count, args=(text,)) for text in texts]

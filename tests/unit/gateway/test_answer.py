@@ -11,15 +11,18 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.core.events import Event, Failed, Finished, Started, TextDelta
+from proxy.core.events import Event, Failed, Finished, Started
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import AnswerCut, BackendFailed, GatewayError, InvalidParameter, QueueFull
+from proxy.errors import AnswerCut, BackendFailed, InvalidParameter, QueueFull
 from proxy.gateway import Answer, Gateway
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.state import SlotRequest
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, say, wait_until
+from tests.unit.backends.test_router import Lazy
+
+from .test_attempt import text
 
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
 
@@ -73,10 +76,6 @@ def events_by_choice(answer: Answer) -> dict[int, list[Event]]:
     for number, batch in answer:
         found[number] += batch
     return found
-
-
-def text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def slots(count: int) -> Capabilities:
@@ -205,30 +204,8 @@ def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
 # a model that must be loaded first
 
 
-class Loads(ScriptedDriver):
-    """Its model is loaded when a request asks for it. `fault` is raised instead."""
-
-    status = "unloaded"
-
-    def __init__(self, fault: GatewayError | None = None) -> None:
-        super().__init__(caps=msgspec.structs.replace(CAPS, provisional=True))
-        self.fault = fault
-
-    def load(self, cancel: Cancel) -> Iterator[None]:
-        yield None
-        if self.fault is not None:
-            raise self.fault
-        self.caps = CAPS
-
-    def refresh(self) -> tuple[Capabilities, bool]:
-        return self.caps, False
-
-    def loading(self) -> str:
-        return "loading scripted"
-
-
 def test_tasks_are_made_again_when_the_model_is_loaded(serve: Serve) -> None:
-    harness = serve(Loads())
+    harness = serve(Lazy())
     made: list[Task] = []
 
     def make_tasks() -> list[Task]:
@@ -237,7 +214,7 @@ def test_tasks_are_made_again_when_the_model_is_loaded(serve: Serve) -> None:
 
     answer = harness.answer(make_tasks=make_tasks)
     answer.prime()
-    assert answer.info.loading == "loading scripted"
+    assert answer.info.loading == "loading lazy, 50%"
     assert not harness.driver.tasks
     (events,) = events_by_choice(answer).values()
     assert text(events) == "Hello"
@@ -247,7 +224,7 @@ def test_tasks_are_made_again_when_the_model_is_loaded(serve: Serve) -> None:
 
 def test_model_that_cannot_be_loaded_is_the_last_event(serve: Serve) -> None:
     fault = BackendFailed("the model could not be loaded")
-    answer = serve(Loads(fault)).answer()
+    answer = serve(Lazy(fault)).answer()
     answer.prime()
     assert list(answer) == [(0, []), (0, [Failed(fault)])]
     assert answer.info.outcome == fault.code
@@ -262,5 +239,5 @@ def test_request_that_the_loaded_model_refuses_is_the_last_event(serve: Serve) -
             raise error
         return [Task(prompt="", request=REQUEST)]
 
-    answer = serve(Loads()).answer(make_tasks=make_tasks)
+    answer = serve(Lazy()).answer(make_tasks=make_tasks)
     assert list(answer)[-1] == (0, [Failed(refused)])

@@ -23,8 +23,14 @@ from tests.fakes import CAPS, Script, ScriptedDriver, ScriptedRun, make_app, say
 
 USER = [{"role": "user", "content": "Hi"}]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
-NOW = {"type": "function", "function": {"name": "now"}}
+
+
+def function(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": fields}
+
+
+WEATHER = function(name="get_weather", parameters=CITY)
+NOW = function(name="now")
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 MODERN = msgspec.structs.replace(CAPS, dialect="llama-server", modern_sampling=True, queues=True)
 
@@ -58,10 +64,13 @@ def chat(to: FlaskClient, **fields: Any) -> TestResponse:
 
 
 def message(answer: TestResponse) -> dict[str, Any]:
+    """The message of a whole answer, or of a stream as a client assembles it."""
     assert answer.status_code == 200, answer.get_data(as_text=True)
+    if answer.mimetype == "text/event-stream":
+        return assembled(deltas(answer))
     assert answer.json is not None
-    found: dict[str, Any] = answer.json["choices"][0]["message"]
-    return found
+    whole: dict[str, Any] = answer.json["choices"][0]["message"]
+    return whole
 
 
 def error(answer: TestResponse, status: int = 400) -> dict[str, Any]:
@@ -83,8 +92,8 @@ def cut_off(text: str) -> Script:
 
 
 def reason(answer: TestResponse) -> str:
-    assert answer.json is not None
-    return str(answer.json["choices"][0]["finish_reason"])
+    last = answer.json or deltas(answer)[-1]
+    return str(last["choices"][0]["finish_reason"])
 
 
 def deltas(answer: TestResponse) -> list[dict[str, Any]]:
@@ -92,20 +101,26 @@ def deltas(answer: TestResponse) -> list[dict[str, Any]]:
     return [json.loads(f) for f in frames if f.startswith("{")]
 
 
-def streamed_calls(chunks: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The calls of a stream, assembled as a client does."""
-    found: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        for choice in chunk.get("choices", ()):
-            for piece in choice["delta"].get("tool_calls", ()):
-                call = found.setdefault(piece["index"], {"arguments": ""})
-                call.update({k: v for k, v in piece.items() if k in ("id", "type")})
-                function = piece["function"]
-                if "name" in function:
-                    assert "name" not in call, "the name comes once"
-                    call["name"] = function["name"]
-                call["arguments"] += function.get("arguments", "")
-    return found
+def assembled(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    calls: dict[int, dict[str, Any]] = {}
+    texts = {"content": "", "reasoning_content": ""}
+    for delta in (choice["delta"] for chunk in chunks for choice in chunk["choices"]):
+        for name in texts:
+            texts[name] += delta.get(name) or ""
+        for piece in delta.get("tool_calls", ()):
+            call = calls.setdefault(piece["index"], {"function": {"arguments": ""}})
+            call.update({k: v for k, v in piece.items() if k in ("id", "type")})
+            function = call["function"]
+            if "name" in piece["function"]:
+                assert "name" not in function, "the name comes once"
+                function["name"] = piece["function"]["name"]
+            function["arguments"] += piece["function"].get("arguments", "")
+    whole: dict[str, Any] = {name: text or None for name, text in texts.items()}
+    return whole | ({"tool_calls": [*calls.values()]} if calls else {})
+
+
+def arguments_of(answer: TestResponse) -> list[str]:
+    return [call["function"]["arguments"] for call in message(answer)["tool_calls"]]
 
 
 def split_text(text: str, size: int = 3) -> list[Batch]:
@@ -128,17 +143,11 @@ def test_required_call_has_grammar_from_the_start(choice: Any, stream: bool) -> 
     assert matches(grammar, text)
     assert not matches(grammar, "It is sunny.")
     assert matches(grammar, CALL) == (choice == "required")
-    if stream:
-        chunks = deltas(answer)
-        call = streamed_calls(chunks)[0]
-        assert call.pop("id").startswith("call_")
-        assert call == {"type": "function", "name": name, "arguments": arguments}
-        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
-    else:
-        told = message(answer)
-        assert told["content"] is None
-        assert told["tool_calls"][0]["function"] == {"name": name, "arguments": arguments}
-        assert reason(answer) == "tool_calls"
+    assert message(answer)["content"] is None
+    (call,) = message(answer)["tool_calls"]
+    assert call.pop("id").startswith("call_")
+    assert call == {"type": "function", "function": {"name": name, "arguments": arguments}}
+    assert reason(answer) == "tool_calls"
 
 
 def test_parallel_calls_need_the_clients_permission() -> None:
@@ -176,22 +185,14 @@ def test_call_repeated_in_a_row_is_sent_twice_and_others_follow(stream: bool) ->
     bergen = CALL.replace("Oslo", "Bergen")
     driver = ScriptPlayer(split_text("\n".join((CALL, CALL, CALL, CALL, bergen))))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required", stream=stream)
-    if stream:
-        chunks = deltas(answer)
-        arguments = [call["arguments"] for call in streamed_calls(chunks).values()]
-        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
-    else:
-        arguments = [call["function"]["arguments"] for call in message(answer)["tool_calls"]]
-        assert reason(answer) == "tool_calls"
-    assert arguments == ['{"city": "Oslo"}'] * 2 + ['{"city": "Bergen"}']
+    assert reason(answer) == "tool_calls"
+    assert arguments_of(answer) == ['{"city": "Oslo"}'] * 2 + ['{"city": "Bergen"}']
 
 
 def test_call_cut_by_the_limit_leaves_the_whole_ones_before_it() -> None:
     driver = ScriptPlayer(cut_off(CALL + "\n" + CALL.replace("Oslo", "Bergen")[:-20]))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required")
-    assert [c["function"]["arguments"] for c in message(answer)["tool_calls"]] == [
-        '{"city": "Oslo"}'
-    ]
+    assert arguments_of(answer) == ['{"city": "Oslo"}']
     assert reason(answer) == "tool_calls"
 
 
@@ -217,8 +218,8 @@ def test_call_format_follows_the_template_or_the_default() -> None:
 def test_legacy_prompt_format_supports_tools() -> None:
     text = '{"tool_calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]}'
     driver = ScriptPlayer(split_text(text))
-    told = message(chat(served(driver, "legacy"), tools=[WEATHER], tool_choice="required"))
-    assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    answer = chat(served(driver, "legacy"), tools=[WEATHER], tool_choice="required")
+    assert arguments_of(answer) == ['{"city": "Oslo"}']
     assert "get_weather" in driver.prompts[0]
 
 
@@ -244,15 +245,9 @@ def test_call_opened_in_free_text_continues_under_grammar(stream: bool, size: in
     assert matches(grammar, rest)
     assert not matches(grammar, rest.replace("get_weather", "rm"))
     assert driver.runs[0].closed.is_set()
-    if stream:
-        chunks = deltas(answer)
-        texts = [c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]]
-        assert "".join(texts) == "Let me see."
-        assert streamed_calls(chunks)[0]["arguments"] == '{"city": "Oslo"}'
-    else:
-        told = message(answer)
-        assert told["content"] == "Let me see."
-        assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    assert message(answer)["content"] == "Let me see."
+    assert arguments_of(answer) == ['{"city": "Oslo"}']
+    if not stream:
         # 7 of the prompt; 10 of the first run, which the second run's prompt contains, and 20 more.
         counts = usage(answer)
         assert (counts["prompt_tokens"], counts["completion_tokens"]) == (7, 30)
@@ -261,12 +256,12 @@ def test_call_opened_in_free_text_continues_under_grammar(stream: bool, size: in
 def test_call_format_without_marker_is_constrained_after_the_name() -> None:
     first = split_text('{"tool_calls": [{"name":"get_weather", "arguments":{"town')
     driver = ScriptPlayer(first, split_text('{"city": "Oslo"}}]}'))
-    told = message(chat(served(driver, "vicuna"), tools=[WEATHER, NOW]))
+    answer = chat(served(driver, "vicuna"), tools=[WEATHER, NOW])
     begun = '{"tool_calls": [{"name":"get_weather", "arguments":'
     assert driver.prompts[1] == driver.prompts[0] + begun
     assert not matches(check(driver.grammars[1], NEW), '{"town": "Oslo"}}]}')
-    assert told["content"] is None
-    assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    assert message(answer)["content"] is None
+    assert arguments_of(answer) == ['{"city": "Oslo"}']
 
 
 QUOTING = (
@@ -286,20 +281,16 @@ QUOTING = (
 def test_quoted_mark_is_no_call_and_no_word_is_lost(text: str, stream: bool) -> None:
     driver = ScriptPlayer(split_text(text))
     answer = chat(served(driver), tools=[WEATHER], stream=stream)
-    if stream:
-        said = "".join(c["choices"][0]["delta"].get("content") or "" for c in deltas(answer))
-    else:
-        said = message(answer)["content"]
-        assert "tool_calls" not in message(answer)
-    assert said == text
+    assert message(answer)["content"] == text
+    assert "tool_calls" not in message(answer)
     assert len(driver.tasks) == 1
 
 
 def test_whole_call_in_a_sentence_is_a_call() -> None:
     driver = ScriptPlayer(split_text(f"I look it up. {CALL}"))
-    told = message(chat(served(driver), tools=[WEATHER]))
-    assert told["content"] == "I look it up."
-    assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    answer = chat(served(driver), tools=[WEATHER])
+    assert message(answer)["content"] == "I look it up."
+    assert arguments_of(answer) == ['{"city": "Oslo"}']
     assert len(driver.tasks) == 1
 
 
@@ -359,13 +350,8 @@ def test_invalid_document_is_retried_once_then_refused() -> None:
 def test_stop_string_ends_a_document(form: dict[str, Any], stream: bool) -> None:
     driver = ScriptPlayer(split_text('{"x": 5, "STOP": 1}'))
     answer = chat(served(driver), response_format=form, stop="STOP", stream=stream)
-    if stream:
-        choices = [chunk["choices"][0] for chunk in deltas(answer) if chunk["choices"]]
-        text = "".join(choice["delta"].get("content") or "" for choice in choices)
-        assert (text, choices[-1]["finish_reason"]) == ('{"x": 5, "', "stop")
-    else:
-        assert message(answer)["content"] == '{"x": 5, "'
-        assert reason(answer) == "stop"
+    assert message(answer)["content"] == '{"x": 5, "'
+    assert reason(answer) == "stop"
     assert len(driver.tasks) == 1
 
 
@@ -432,42 +418,30 @@ def test_client_grammar_is_applied() -> None:
 # thoughts
 
 
-def test_reasoning_format_separates_or_keeps_thoughts() -> None:
-    text = "<think>\nTwo and two.\n</think>\n\nFour."
-    for size in (1, 1000):
-        default = served(ScriptPlayer(split_text(text, size)))
-        for form, content, thoughts in (
-            ("deepseek", "Four.", "Two and two."),
-            ("none", "<think>\nTwo and two.\n</think>\n\nFour.", None),
-            ("raw", text, None),
-        ):
-            told = message(
-                chat(served(ScriptPlayer(split_text(text, size)), reasoning_format=form))
-            )
-            assert told["content"] == content
-            assert told.get("reasoning_content") == thoughts
-            # The request overrides the setting.
-            told = message(chat(default, reasoning_format=form))
-            assert told["content"] == content
-            answer = chat(default, reasoning_format=form, stream=True)
-            pieces = [c["choices"][0]["delta"] for c in deltas(answer)]
-            assert "".join(p.get("content") or "" for p in pieces) == content
-            told_thoughts = "".join(p.get("reasoning_content") or "" for p in pieces)
-            assert told_thoughts == (thoughts or "")
+THOUGHTS = "<think>\nTwo and two.\n</think>\n\nFour."
 
 
-def test_document_of_thinking_model_is_constrained_after_its_thoughts() -> None:
-    thought = "<think>\nLet me see.\n</think>"
-    driver = ScriptPlayer(split_text(thought + "\n\nThe x is"), split_text('{"x": 5}'))
-    answer = chat(served(driver, "qwen"), response_format=schema(POINT))
-    told = message(answer)
-    assert told["reasoning_content"] == "Let me see."
-    assert told["content"] == '{"x": 5}'
-    assert driver.grammars[0] == ""
-    details = usage(answer)["completion_tokens_details"]
-    assert 3 <= details["reasoning_tokens"] <= 12  # pieces, tags included
-    assert driver.prompts[1] == driver.prompts[0] + thought + "\n\n"
-    assert matches(check(driver.grammars[1], NEW), '{"x":5}')
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize(
+    ("form", "content", "thoughts"),
+    [
+        ("deepseek", "Four.", "Two and two."),
+        ("none", THOUGHTS, None),
+        ("raw", THOUGHTS, None),
+    ],
+)
+def test_reasoning_format_separates_or_keeps_thoughts(
+    form: str, content: str, thoughts: str | None, size: int
+) -> None:
+    driver = ScriptPlayer(split_text(THOUGHTS, size))
+    default = served(driver)
+    for answer in (
+        chat(served(driver, reasoning_format=form)),
+        chat(default, reasoning_format=form),  # the request overrides the setting
+        chat(default, reasoning_format=form, stream=True),
+    ):
+        said = message(answer)
+        assert (said["content"], said.get("reasoning_content")) == (content, thoughts)
 
 
 def test_endless_thoughts_are_closed_before_a_document() -> None:
@@ -516,8 +490,8 @@ def test_stop_strings_apply_to_text_but_not_to_call_arguments() -> None:
     call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "STOP"}}\n</tool_call>'
     driver = ScriptPlayer(split_text(call))
     fields = {"tools": [WEATHER], "stop": ["STOP"]}
-    told = message(chat(served(driver), tool_choice="required", **fields))
-    assert told["tool_calls"][0]["function"]["arguments"] == '{"city": "STOP"}'
+    answer = chat(served(driver), tool_choice="required", **fields)
+    assert arguments_of(answer) == ['{"city": "STOP"}']
     driver = ScriptPlayer(split_text("Before STOP <tool_call>"))
     answer = chat(served(driver), **fields)
     assert message(answer)["content"] == "Before "
@@ -528,7 +502,6 @@ def test_stop_strings_apply_to_text_but_not_to_call_arguments() -> None:
 def test_each_of_n_choices_has_its_own_calls() -> None:
     driver = ScriptPlayer(split_text(CALL))
     answer = chat(served(driver), tools=[WEATHER], tool_choice="required", n=3)
-    assert answer.json is not None
     choices = answer.json["choices"]
     ids = {choice["message"]["tool_calls"][0]["id"] for choice in choices}
     assert len(ids) == 3
@@ -563,38 +536,23 @@ def test_legacy_functions_client_gets_function_call() -> None:
     assert told["function_call"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
     assert "tool_calls" not in told
     assert reason(answer) == "function_call"
-    chunks = deltas(chat(served(ScriptPlayer(split_text(CALL))), **fields, stream=True))
-    pieces = [c["choices"][0]["delta"].get("function_call") for c in chunks]
-    told_pieces = [piece for piece in pieces if piece]
-    assert told_pieces[0]["name"] == "get_weather"
-    assert "".join(piece["arguments"] for piece in told_pieces) == '{"city": "Oslo"}'
-    assert chunks[-1]["choices"][0]["finish_reason"] == "function_call"
+    answer = chat(served(ScriptPlayer(split_text(CALL))), **fields, stream=True)
+    pieces = [c["choices"][0]["delta"].get("function_call") for c in deltas(answer)]
+    first, *rest = filter(None, pieces)
+    assert first["name"] == "get_weather"
+    assert "".join(piece["arguments"] for piece in (first, *rest)) == '{"city": "Oslo"}'
+    assert reason(answer) == "function_call"
 
 
 def test_legacy_function_messages_parse_as_tool_messages() -> None:
-    older = [
-        *USER,
-        {
-            "role": "assistant",
-            "content": None,
-            "function_call": {"name": "now", "arguments": "{}"},
-        },
-        {"role": "function", "name": "now", "content": "noon"},
-    ]
-    newer = [
-        *USER,
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
-            ],
-        },
-        {"role": "tool", "tool_call_id": "call_1", "name": "now", "content": "noon"},
-    ]
+    called = {"name": "now", "arguments": "{}"}
+    call = {"id": "call_1", "type": "function", "function": called}
+    older = {"function_call": called}, {"role": "function", "name": "now"}
+    newer = {"tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "name": "now"}
     driver = ScriptPlayer(say("It is noon."))
-    for messages in (older, newer):
-        served(driver).post("/v1/chat/completions", json={"messages": messages, "tools": [NOW]})
+    for calling, result in (older, newer):
+        history = {"role": "assistant", "content": None, **calling}, {**result, "content": "noon"}
+        chat(served(driver), messages=[*USER, *history], tools=[NOW])
     assert driver.prompts[0] == driver.prompts[1]
     assert "noon" in driver.prompts[0]
 
@@ -603,22 +561,12 @@ def test_legacy_function_messages_parse_as_tool_messages() -> None:
     ("fields", "param"),
     [
         ({"tool_choice": "required"}, "tool_choice"),
-        (
-            {"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "x"}}},
-            "tool_choice",
-        ),
+        ({"tools": [NOW], "tool_choice": function(name="x")}, "tool_choice"),
         ({"tools": [NOW, NOW]}, "tools[1].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": 'a"b'}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [function(name='a"b')]}, "tools[0].function.name"),
+        ({"tools": [function()]}, "tools[0].function.name"),
         ({"tools": [NOW], "functions": [{"name": "x"}]}, "functions"),
-        (
-            {
-                "tools": [
-                    {"type": "function", "function": {"name": "x", "parameters": {"type": "no"}}}
-                ]
-            },
-            "tools",
-        ),
+        ({"tools": [function(name="x", parameters={"type": "no"})]}, "tools"),
         ({"response_format": schema({"type": "no"})}, "response_format"),
         ({"response_format": schema({"$ref": "#/nowhere"})}, "response_format"),
         ({"response_format": schema(POINT), "json_schema": POINT}, "response_format"),

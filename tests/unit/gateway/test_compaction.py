@@ -47,6 +47,11 @@ def answer(
     return events, one.info.compacted
 
 
+def is_refused(events: list[Event]) -> bool:
+    (failed,) = events
+    return isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded)
+
+
 def compacted(events: list[Event]) -> Compacted:
     (found,) = (event for event in events if isinstance(event, Compacted))
     return found
@@ -142,9 +147,7 @@ def test_who_says_what_happens(
     request = asked(turns(8), compaction=wish)
     events, told = answer(gateway, request, Caller(on_overflow=caller))
     assert bool(told) == compacts
-    if not compacts:
-        (failed,) = events
-        assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded)
+    assert compacts or is_refused(events)
 
 
 def test_backend_overrides_the_setting(serve: Serve) -> None:
@@ -183,8 +186,7 @@ def test_what_cannot_be_made_to_fit_is_refused(serve: Serve, question: str) -> N
     last = Message(role="user", content="x" * 3000)
     messages = (*turns(2)[:-1], last) if question == "long" else (HEAD, last)
     events, told = answer(serve(ScriptedDriver(say("Sum")), on_overflow="compact"), asked(messages))
-    (failed,) = events
-    assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded) and not told
+    assert is_refused(events) and not told
 
 
 def test_model_that_writes_no_summary_is_asked_once_more(serve: Serve) -> None:
@@ -200,8 +202,7 @@ def test_model_that_writes_no_summary_is_asked_once_more(serve: Serve) -> None:
 def test_no_summary_means_a_refusal(serve: Serve) -> None:
     driver = ScriptsInTurn(say(" "), say(""))
     events, _ = answer(serve(driver, on_overflow="compact"), asked(turns(8)))
-    (failed,) = events
-    assert isinstance(failed, Failed) and isinstance(failed.error, ContextExceeded)
+    assert is_refused(events)
 
 
 def test_error_of_the_summary_is_that_of_the_answer(serve: Serve) -> None:
@@ -354,14 +355,10 @@ def test_conversation_is_compacted_within_an_answer_of_tools(serve: Serve) -> No
     said = [HEAD, Message(role="user", content="<task>")]
     told = []
     for step in range(12):
-        said.append(
-            Message(role="assistant", tool_calls=(ToolCall(f"c{step}", "run", f'{{"n": {step}}}'),))
-        )
-        said.append(
-            Message(
-                role="tool", content=f"[result {step}] ".ljust(300, "x"), tool_call_id=f"c{step}"
-            )
-        )
+        call = ToolCall(f"c{step}", "run", f'{{"n": {step}}}')
+        result = f"[result {step}] ".ljust(300, "x")
+        said.append(Message(role="assistant", tool_calls=(call,)))
+        said.append(Message(role="tool", content=result, tool_call_id=call.id))
         events, count = answer(gateway, asked(tuple(said)))
         assert isinstance(events[-1], Finished)
         whole = prompts(driver)[-1]

@@ -15,17 +15,8 @@ from proxy.core.request import FORMATS
 from tests.fakes import make_app, services_of, wait_until
 from tests.openai_server import OpenAIServerFake, Reply, chunks_of
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
+from .test_binding import WEATHER, assembled, deltas, message, reason
+
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string"}},
@@ -55,7 +46,7 @@ def start() -> Iterator[Start]:
 
     yield made
     for server in servers:
-        server.__exit__()
+        server.close()
 
 
 def ask(http: FlaskClient, **fields: Any) -> Any:
@@ -64,21 +55,18 @@ def ask(http: FlaskClient, **fields: Any) -> Any:
 
 
 def streamed(answer: Any) -> tuple[str, list[Any], list[Any]]:
-    """The text, the deltas of calls, and the errors of a stream."""
-    data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
-    chunks = [json.loads(line) for line in data]
-    deltas = [one["delta"] for chunk in chunks for one in chunk.get("choices", ())]
-    text = "".join(delta.get("content") or "" for delta in deltas)
-    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
-    return text, calls, [chunk["error"] for chunk in chunks if "error" in chunk]
+    """The text, the calls, and the errors of a stream."""
+    chunks = deltas(answer)
+    whole = assembled([chunk for chunk in chunks if "choices" in chunk])
+    errors = [chunk["error"] for chunk in chunks if "error" in chunk]
+    return whole["content"] or "", whole.get("tool_calls", []), errors
 
 
 def test_a_described_call_is_a_call(start: Start) -> None:
     http, server = start(CALL)
     answer = ask(http, tools=[WEATHER])
-    choice = answer.json["choices"][0]
-    assert choice["finish_reason"] == "tool_calls"
-    (call,) = choice["message"]["tool_calls"]
+    assert reason(answer) == "tool_calls"
+    (call,) = message(answer)["tool_calls"]
     assert call["function"]["name"] == "get_weather"
     assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
     (body,) = server.bodies
@@ -169,12 +157,7 @@ def test_a_described_document_is_judged_and_loses_its_fence(
 ) -> None:
     http, server = start(f"<think>Norway.</think>{text}")
     answer = ask(http, response_format=FORM, stream=stream)
-    if stream:
-        content, _, errors = streamed(answer)
-        assert not errors
-    else:
-        content = answer.json["choices"][0]["message"]["content"]
-    assert json.loads(content) == {"capital": "Oslo"}
+    assert json.loads(message(answer)["content"]) == {"capital": "Oslo"}
     assert "response_format" not in server.bodies[0]
     told = server.bodies[0]["messages"][0]["content"]
     assert json.loads(told.partition(":\n")[2]) == SCHEMA
@@ -225,8 +208,7 @@ def test_other_json_is_text(start: Start) -> None:
 
 def test_a_limit_cuts_a_call_as_everywhere(start: Start) -> None:
     http, _ = start(chunks_of(CALL[:60], "length"))
-    choice = ask(http, tools=[WEATHER]).json["choices"][0]
-    assert choice["finish_reason"] == "length"
+    assert reason(ask(http, tools=[WEATHER])) == "length"
 
 
 REFUSALS = {
@@ -239,25 +221,26 @@ REFUSALS = {
 def test_a_server_that_refuses_tools_is_asked_again_at_once(start: Start, words: str) -> None:
     refusal = (400, {"error": {"message": words, "type": "BadRequestError", "code": 400}})
     http, server = start(refusal, CALL, by_prompt=frozenset())
-    assert ask(http, tools=[WEATHER]).json["choices"][0]["finish_reason"] == "tool_calls"
-    assert ["tools" in body for body in server.bodies] == [True, False]
-    assert ask(http, tools=[WEATHER]).status_code == 200
-    assert "tools" not in server.bodies[2]
+    for _ in range(2):
+        assert ask(http, tools=[WEATHER]).json["choices"][0]["finish_reason"] == "tool_calls"
+    assert ["tools" in body for body in server.bodies] == [True, False, False]
 
 
-def test_a_server_that_refuses_schemas_is_asked_again_at_once(start: Start) -> None:
-    refusal = (400, {"error": "'response_format.type' must be 'text'"})
+@pytest.mark.parametrize(
+    ("words", "for_ever"),
+    [
+        ("'response_format.type' must be 'text'", True),
+        ("The JSON schema contains features not supported by xgrammar.", False),  # this schema
+    ],
+)
+def test_a_server_that_refuses_a_schema_is_asked_again_at_once(
+    start: Start, words: str, for_ever: bool
+) -> None:
+    refusal = (400, {"error": words})
     http, server = start(refusal, '{"capital": "Oslo"}', by_prompt=frozenset())
-    assert ask(http, response_format=FORM).status_code == 200
-    assert ["response_format" in body for body in server.bodies] == [True, False]
-
-
-def test_a_refusal_of_one_schema_concerns_this_request_only(start: Start) -> None:
-    refusal = (400, {"error": "The JSON schema contains features not supported by xgrammar."})
-    http, server = start(refusal, '{"capital": "Oslo"}', by_prompt=frozenset())
-    assert ask(http, response_format=FORM).status_code == 200
-    assert ask(http, response_format=FORM).status_code == 200
-    assert ["response_format" in body for body in server.bodies] == [True, False, True]
+    for _ in range(2):
+        assert ask(http, response_format=FORM).status_code == 200
+    assert ["response_format" in body for body in server.bodies] == [True, False, not for_ever]
 
 
 def test_another_refusal_reaches_the_client(start: Start) -> None:

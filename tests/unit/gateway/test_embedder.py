@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -54,13 +55,12 @@ class EmbeddingDriver(ScriptedDriver):
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        raise AssertionError("not asked here")
+        self.embed((query,), caps, cancel)
+        return Ranked((0.0,) * len(documents), 1)
 
 
 class NoReranking(EmbeddingDriver):
-    def rerank(
-        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
-    ) -> Ranked:
+    def rerank(self, *_: object) -> Ranked:
         raise MissingRoute("404")
 
 
@@ -142,18 +142,10 @@ def test_one_text_is_embedded_between_the_parts_of_a_long_request() -> None:
 QUEUES = msgspec.structs.replace(CAPS, slots=1, queues=True)
 
 
-class Ranking(EmbeddingDriver):
-    def rerank(
-        self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
-    ) -> Ranked:
-        self.embed((query,), caps, cancel)
-        return Ranked((0.0,) * len(documents), 1)
-
-
 @pytest.mark.parametrize("route", ["embeddings", "rerank"])
 @pytest.mark.parametrize("modern", [True, False])
 def test_each_key_has_its_share_of_embeddings_and_rankings(route: str, modern: bool) -> None:
-    driver = Ranking(msgspec.structs.replace(QUEUES, queues=modern))
+    driver = EmbeddingDriver(msgspec.structs.replace(QUEUES, queues=modern))
     keys = [ApiKey(name, Secret(f"key-of-{name}")) for name in ("greedy", "modest")]
     http = make_app(driver, file_keys=tuple(keys)).test_client()
     driver.go.clear()
@@ -244,11 +236,9 @@ def test_backend_of_a_barred_tier_counts_no_text() -> None:
     class Counting(EmbeddingDriver):
         counted = False
 
-        def tokenize(
-            self, text: str, special: bool = False, cancel: Cancel | None = None
-        ) -> list[int]:
+        def tokenize(self, text: str, *more: Any, **named: Any) -> list[int]:
             self.counted = True
-            return super().tokenize(text, special, cancel)
+            return super().tokenize(text, *more, **named)
 
     cloud, own = Counting(), Counting()
     harness = Harness(cloud, own, tiers=("cloud", "own"))

@@ -17,6 +17,7 @@ from proxy.core.events import Batch, Finished, FinishReason, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed
+from proxy.gbnf import NEW, check, matches
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, ScriptedRun, make_app
 
@@ -125,11 +126,13 @@ def test_document_after_thoughts_is_constrained_for_any_batching(
     assert answer["choices"][0]["finish_reason"] == "stop"
     kept = THOUGHT + "\n\n"
     assert thinking.kept() == kept
+    first, second = (task.sampling.get("grammar", "") for task in thinking.driver.tasks)
+    assert not first and matches(check(str(second), NEW), '{"x":1}')
     # Text of the last batch after the thoughts is discarded and does not count against the budget.
     assert len(FREE) - len(kept) <= thinking.budget() <= len(FREE) - len(THOUGHT)
     usage = answer["usage"]
     assert usage["completion_tokens"] == len(kept) + len('{"x":1}')
-    assert usage["completion_tokens_details"]["reasoning_tokens"] <= len(kept)
+    assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] <= len(kept)
 
 
 @given(SPLITS, REASONS, st.booleans())

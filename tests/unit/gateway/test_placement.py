@@ -43,12 +43,16 @@ def test_turns_and_new_conversations_go_where_their_beginning_is_cached(owner: s
         assert all(places), "both are used"
 
 
+def _user(text: str, *media: Media) -> Message:
+    return Message(role="user", content=text, media=media)
+
+
 def _request(*messages: Message, tools: tuple[Tool, ...] = ()) -> CompletionRequest:
     return CompletionRequest(messages=messages, tools=tools)
 
 
 def test_a_next_turn_begins_with_the_last_one() -> None:
-    first = (Message(role="system", content="Be kind."), Message(role="user", content="Hi"))
+    first = (Message(role="system", content="Be kind."), _user("Hi"))
     before, ends = placement_text(_request(*first))
     call = ToolCall("c", "get_weather", "{}")
     after, more = placement_text(
@@ -62,28 +66,20 @@ def test_a_next_turn_begins_with_the_last_one() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        _request(Message(role="user", content="Hi "), Message(role="user", content="you")),
-        _request(Message(role="assistant", content="Hi"), Message(role="user", content="you")),
-        _request(
-            Message(role="user", content="Hi"),
-            Message(role="user", content="you"),
-            tools=(Tool("t"),),
-        ),
-        _request(
-            Message(role="user", content="Hi", media=(Media(kind="image", url="data:,"),)),
-            Message(role="user", content="you"),
-        ),
+        _request(_user("Hi "), _user("you")),
+        _request(Message(role="assistant", content="Hi"), _user("you")),
+        _request(_user("Hi"), _user("you"), tools=(Tool("t"),)),
+        _request(_user("Hi", Media(kind="image", url="data:,")), _user("you")),
     ],
 )
 def test_other_prompts_have_other_texts(other: CompletionRequest) -> None:
-    one = _request(Message(role="user", content="Hi"), Message(role="user", content="you"))
-    assert placement_text(one)[0] != placement_text(other)[0]
+    assert placement_text(_request(_user("Hi"), _user("you")))[0] != placement_text(other)[0]
 
 
 def test_pictures_are_told_apart_and_not_kept() -> None:
     def text(data: str) -> str:
-        media = (Media(kind="image", url=f"data:image/png;base64,{data}"),)
-        return placement_text(_request(Message(role="user", content="Hi", media=media)))[0]
+        media = Media(kind="image", url=f"data:image/png;base64,{data}")
+        return placement_text(_request(_user("Hi", media)))[0]
 
     size = 10 << 20
     large = text("A" * size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -12,26 +13,17 @@ import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.config import fixed
-from proxy.core.events import Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
+from proxy.core.events import Batch, Event, Failed, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import (
-    AnswerCut,
-    BackendDown,
-    BackendFailed,
-    ConnectionLost,
-    GatewayError,
-    NoBackend,
-    QueueTimeout,
-)
+from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, say, wait_until
 
-REFUSED = BackendDown("the backend is not responding")
-LOST = ConnectionLost("the backend closed the connection")
-CUT = AnswerCut("the backend's response ended early")
+from .test_attempt import CUT, LOST, REFUSED, text, usage
+
 BROKEN = BackendFailed("it broke")  # the request excludes this backend from now on
 MODERN = msgspec.structs.replace(
     CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False
@@ -59,16 +51,6 @@ def events(answer: Answer) -> Batch:
 
 def ask(gateway: Gateway, request: CompletionRequest) -> Batch:
     return events(gateway.answer(request, Cancel()))
-
-
-def text(found: Batch) -> str:
-    return "".join(event.text for event in found if isinstance(event, TextDelta))
-
-
-def usage(found: Batch) -> Usage:
-    last = found[-1]
-    assert isinstance(last, Finished), last
-    return last.usage
 
 
 def cut(
@@ -166,6 +148,17 @@ def test_wait_for_backend_is_bounded_by_queue_timeout(serve: Serve) -> None:
         answered(gateway)
 
 
+def heartbeats(answer: Answer, driver: Faulty) -> Batch:
+    """The events of an answer whose driver is up again after the third heartbeat."""
+    received, waited = list[Event](), 0
+    for _, batch in answer:
+        received += batch
+        waited += not batch
+        driver.up |= waited == 3
+    answer.close()
+    return received
+
+
 def test_stream_gets_heartbeats_while_waiting_for_backend(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,15 +166,7 @@ def test_stream_gets_heartbeats_while_waiting_for_backend(
     monkeypatch.setattr(fixed, "PING", 0.05)
     gateway = serve(driver)
     driver.up = False
-    answer = gateway.answer(TEXT, Cancel())
-    found: list[Batch] = []
-    for _, batch in answer:
-        found.append(batch)
-        if len(found) == 3:
-            assert found == [[], [], []]
-            driver.up = True
-    answer.close()
-    assert text([event for batch in found for event in batch]) == "Hello"
+    assert text(heartbeats(gateway.answer(TEXT, Cancel()), driver)) == "Hello"
 
 
 # faults of one request
@@ -199,9 +184,7 @@ def test_lost_connection_before_first_token_is_retried(
     assert driver.probes == 1, "one lost connection took the backend from everybody"
 
 
-def test_retries_after_refused_connections_are_bounded(
-    serve: Serve,
-) -> None:
+def test_retries_after_refused_connections_are_bounded(serve: Serve) -> None:
     driver = Faulty(*[REFUSED] * 9)
     with pytest.raises(NoBackend):
         answered(serve(driver))
@@ -215,25 +198,15 @@ def test_interrupted_answer_resumes_when_its_only_backend_recovers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fixed, "PING", 0.05)
-    driver = Faulty(cut("one ", "two "), say("three", usage=Usage(9, 1, 0)))
+    driver = Faulty()
+    down = functools.partial(setattr, driver, "up", False)
+    driver.scripts = [cut("one ", "two ", before=down), say("three", usage=Usage(9, 1, 0))]
     gateway = serve(driver)
     answer = gateway.answer(msgspec.structs.replace(TEXT, max_tokens=20), Cancel())
-    found: list[Batch] = []
-    waited = 0
-    for _, batch in answer:
-        found.append(batch)
-        if batch == [TextDelta("two ")]:
-            driver.up = False
-        waited += not batch
-        if waited == 3:
-            driver.up = True
-    answer.close()
-    assert text([event for batch in found for event in batch]) == "one two three"
-    assert answer.info.continued == 1
+    found = heartbeats(answer, driver)
+    assert text(found) == "one two three"
+    assert usage(found).continued == answer.info.continued == 1
     assert driver.tasks[-1].prompt == "Say itone two "
-    last = found[-1][-1]
-    assert isinstance(last, Finished)
-    assert last.usage.continued == 1
 
 
 # thoughts and grammars
@@ -241,8 +214,12 @@ def test_interrupted_answer_resumes_when_its_only_backend_recovers(
 
 def test_interrupted_thoughts_resume_without_answer_grammar(serve: Serve) -> None:
     driver = ScriptsInTurn(cut("<think>\nHm, "), thinks("so.\n</think>"), document(7 + 25))
-    found = ask(serve(driver, chat_template="qwen"), DOCUMENT)
+    answer = serve(driver, chat_template="qwen").answer(DOCUMENT, Cancel())
+    found = events(answer)
     assert json.loads(text(found)) == {"x": 1}
+    counts = usage(found)
+    assert (counts.prompt, counts.completion, counts.continued) == (7, 25 + 7, 1)
+    assert answer.info.usage.continued == answer.info.continued == 1
     broken, resumed, bound = driver.tasks
     assert "grammar" not in broken.sampling
     assert "grammar" not in resumed.sampling, "thoughts are free"
@@ -264,15 +241,6 @@ def test_grammar_of_resumed_answer_fits_its_new_backend(serve: Serve) -> None:
         assert "preserved_tokens" not in task.sampling
         assert "timings_per_token" not in task.sampling
     assert bound.sampling["grammar"]
-
-
-def test_usage_of_resumed_answer_is_right_after_grammar_switch(serve: Serve) -> None:
-    driver = ScriptsInTurn(cut("<think>\nHm, "), thinks("so.\n</think>"), document(7 + 25))
-    gateway = serve(driver, chat_template="qwen")
-    answer = gateway.answer(DOCUMENT, Cancel())
-    found = usage(events(answer))
-    assert (found.prompt, found.completion, found.continued) == (7, 25 + 7, 1)
-    assert answer.info.usage.continued == answer.info.continued == 1
 
 
 # counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -133,26 +134,26 @@ def test_schema_nesting_is_bounded() -> None:
     assert f"deeper than {MAX_DEPTH}" in grammar_of(nested(MAX_DEPTH + 1)).reason
 
 
-def test_grammar_text_length_is_bounded() -> None:
-    start = 'root ::= "a"\n'
-    check(start + "#" * (MAX_TEXT - len(start)), NEW)
-    with pytest.raises(GrammarError, match="longer than"):
-        check(start + "#" * (MAX_TEXT - len(start) + 1), NEW)
+ROOT = 'root ::= "a"\n'
 
 
-def test_grammar_nesting_is_bounded() -> None:
-    check("root ::= " + "(" * MAX_NESTING + '"a"' + ")" * MAX_NESTING, NEW)
-    with pytest.raises(GrammarError, match="nested deeper than 64"):
-        check("root ::= " + "(" * (MAX_NESTING + 1) + '"a"' + ")" * (MAX_NESTING + 1), NEW)
+def rules(count: int) -> str:
+    return ROOT + "".join(f'r{i} ::= "b"\n' for i in range(count - 1))
 
 
-def test_number_of_grammar_rules_is_bounded() -> None:
-    def rules(count: int) -> str:
-        return 'root ::= "a"\n' + "".join(f'r{i} ::= "b"\n' for i in range(count - 1))
-
-    check(rules(MAX_RULES), NEW)
-    with pytest.raises(GrammarError, match=f"more than {MAX_RULES} rules"):
-        check(rules(MAX_RULES + 1), NEW)
+@pytest.mark.parametrize(
+    ("text", "most", "why"),
+    [
+        (lambda n: ROOT.ljust(n, "#"), MAX_TEXT, "longer than"),
+        (lambda n: f'root ::= {"(" * n}"a"{")" * n}', MAX_NESTING, "nested deeper than 64"),
+        (rules, MAX_RULES, f"more than {MAX_RULES} rules"),
+    ],
+    ids=["length", "nesting", "rules"],
+)
+def test_size_of_a_grammar_is_bounded(text: Callable[[int], str], most: int, why: str) -> None:
+    check(text(most), NEW)
+    with pytest.raises(GrammarError, match=why):
+        check(text(most + 1), NEW)
 
 
 def hermes(*texts: str) -> list[object]:

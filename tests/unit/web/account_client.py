@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
 
 from proxy.config.keys import ApiKey, Secret
+from tests.fakes import ScriptedDriver, make_app
 
 KEYS = (ApiKey("ops", Secret("sk-ops")), ApiKey("alice", Secret("sk-alice")))
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
@@ -32,5 +34,11 @@ class Http:
         assert made.status_code == 200, made.text
         return made.json
 
-    def chat(self, key: str) -> Any:
-        return self.post("/v1/chat/completions", key, **CHAT)
+    def chat(self, key: str, **more: Any) -> Any:
+        return self.post("/v1/chat/completions", key, **CHAT, **more)
+
+
+def keyed(driver: ScriptedDriver, folder: Path, **settings: Any) -> Http:
+    """An application whose administrator makes keys. Wrong ones are not limited."""
+    stored = {"file_keys": KEYS, "admins": ("ops",), "data": str(folder), "wrong_keys": 0}
+    return Http(make_app(driver, **{**stored, **settings}))

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from proxy.apis import added
 from proxy.config import ApiKey, Secret
-from tests.fakes import ScriptedDriver, make_own_app, say, services_of
+from tests.fakes import ScriptedDriver, ledger_of, make_own_app, say
 
 ROUTES = '''
 """A tiny API: POST /shout {"text"} asks the model, and answers in capitals."""
@@ -107,8 +107,7 @@ def test_added_api_is_a_group_of_rights(api: FlaskClient) -> None:
 
 def test_added_api_is_named_in_the_ledger_and_described(api: FlaskClient) -> None:
     assert ask(api, ROOT, text="Hi").status_code == 200
-    writer = services_of(api.application).ledger
-    assert writer is not None and writer.flush()
+    ledger_of(api.application)
     used = api.get("/v1/usage?group_by=api", headers=ROOT).json
     assert [row["api"] for row in used["data"]] == ["shout"]
     document = api.get("/openapi.json", headers=ROOT).json

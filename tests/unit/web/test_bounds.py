@@ -28,10 +28,9 @@ from proxy.web.form import (
 from tests.fakes import ScriptedDriver, make_app
 
 
-def form(data: Any) -> MultipartForm:
-    kind = "multipart/form-data"
+def form(data: Any, kind: str = "multipart/form-data", **environ: str) -> MultipartForm:
     builder = EnvironBuilder(method="POST", data=data, content_type=kind)
-    return read_form(builder.get_environ(), 4000, 4000)
+    return read_form(builder.get_environ() | environ, 4000, 4000)
 
 
 def test_number_of_form_parts_is_bounded() -> None:
@@ -65,17 +64,13 @@ def test_size_of_form_without_files_is_bounded() -> None:
 def test_part_headers_are_bounded() -> None:
     def read(size: int) -> MultipartForm:
         head = b'--x\r\nContent-Disposition: form-data; name="a"\r\nX: ' + b"x" * size
-        kind, data = "multipart/form-data; boundary=x", head + b"\r\n\r\nyes\r\n--x--\r\n"
-        builder = EnvironBuilder(method="POST", data=data, content_type=kind)
-        return read_form(builder.get_environ(), 4000, 4000)
+        return form(head + b"\r\n\r\nyes\r\n--x--\r\n", "multipart/form-data; boundary=x")
 
     assert read(MAX_HEAD - 100).fields == {"a": "yes"}
     with pytest.raises(BodyTooLarge):
         read(MAX_HEAD + 2 * PIECE)  # it is checked with every read
     with pytest.raises(BodyTooLarge):  # the line of a boundary
-        kind, data = "multipart/form-data; boundary=x", b"--x" + b" " * 2_000_000 + b"\r\n"
-        builder = EnvironBuilder(method="POST", data=data, content_type=kind)
-        read_form(builder.get_environ(), 4000, 4000)
+        form(b"--x" + b" " * 2_000_000 + b"\r\n", "multipart/form-data; boundary=x")
 
 
 def test_file_name_length_is_bounded() -> None:
@@ -89,9 +84,7 @@ def test_bytes_around_form_parts_are_bounded() -> None:
     """Boundaries and part headers; Content-Length decides before anything is read."""
 
     def read(length: int) -> MultipartForm:
-        builder = EnvironBuilder(method="POST", data={"file": (BytesIO(b"x"), "a")})
-        environ = {**builder.get_environ(), "CONTENT_LENGTH": str(length)}
-        return read_form(environ, 4000, 4000)
+        return form({"file": (BytesIO(b"x"), "a")}, CONTENT_LENGTH=str(length))
 
     with pytest.raises(BodyTooLarge):
         read(2 * 4000 + FRAME + 1)

@@ -6,11 +6,9 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from proxy.accounts.limiting import allowance
@@ -21,8 +19,9 @@ from proxy.accounts.limits import Budget
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
-from tests.fakes import ScriptedDriver, make_app, say, services_of, wait_until
-from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.fakes import ScriptedDriver, ledger_of, say, services_of, wait_until
+from tests.http_fakes import FakeHandler, FakeServer
+from tests.unit.web.account_client import Http, keyed
 
 PROMPT = 147  # tokens of CHAT, to the scripted driver
 PRICE = Price(prompt=10_000, completion=20_000)  # a hundredth and a fiftieth a token
@@ -32,10 +31,7 @@ def _http(tmp_path: Path, **settings: Any) -> Http:
     # Slots are charged by the millisecond.
     wait = partial(threading.Event().wait, 0.003)
     driver = ScriptedDriver([wait, *say("Hel", "lo", usage=Usage(7, 3, 0))])
-    app = make_app(
-        driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path), price=(PRICE,), **settings
-    )
-    return Http(app)
+    return keyed(driver, tmp_path, price=(PRICE,), **settings)
 
 
 @pytest.fixture
@@ -44,7 +40,7 @@ def http(tmp_path: Path) -> Http:
 
 
 def _chat(http: Http, key: str, tokens: int = 1) -> Any:
-    return http.post("/v1/chat/completions", key, **CHAT, max_tokens=tokens)
+    return http.chat(key, max_tokens=tokens)
 
 
 def test_money_is_spent_by_the_price_of_the_model(http: Http) -> None:
@@ -104,9 +100,8 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     painter = Painter()
-    app = make_app(painter, file_keys=KEYS, admins=("ops",), data=str(tmp_path))
-    monkeypatch.setattr(services_of(app).forwarder, "clock", lambda: painter.now)
-    http = Http(app)
+    http = keyed(painter, tmp_path)
+    monkeypatch.setattr(services_of(http.app).forwarder, "clock", lambda: painter.now)
     budgets = [{"unit": "slot_seconds", "max_budget": 0.75, "budget_duration": "1d"}]
     key = http.make(budget_limits=budgets)["key"]
 
@@ -118,10 +113,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 
     # Each takes 0.5 s.
     assert [status() for _ in range(3)] == [200, 200, 429]
-    ledger = services_of(app).ledger
-    assert ledger is not None
-    assert ledger.flush()
-    first, second, refused = ledger.ledger.rows(0, 1 << 60)
+    first, second, refused = ledger_of(http.app).rows(0, 1 << 60)
     assert first.slot_seconds == second.slot_seconds == 0.5
     assert refused.slot_seconds == 0
 
@@ -143,8 +135,7 @@ def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:
 
 
 def test_models_without_a_price_cost_no_money(tmp_path: Path) -> None:
-    driver = ScriptedDriver()
-    http = Http(make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    http = keyed(ScriptedDriver(), tmp_path)
     assert _chat(http, http.make(max_budget=0)["key"]).status_code == 200
 
 
@@ -152,40 +143,31 @@ def test_what_was_spent_before_a_start_is_read_from_the_ledger(tmp_path: Path) -
     http = _http(tmp_path)
     made = http.make(max_budget=1.60, budget_duration="365d")
     assert _chat(http, made["key"]).status_code == 200
-    ledger = services_of(http.app).ledger
-    assert ledger is not None
-    assert ledger.flush()
+    ledger_of(http.app)
     again = _http(tmp_path)
     refused = _chat(again, made["key"])
     assert refused.status_code == 429
     assert "0.13 are spent" in refused.json["error"]["message"]
 
 
-class _Webhook(BaseHTTPRequestHandler):
+class _Webhook(FakeHandler):
     told: list[Any]
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.told.append(msgspec.json.decode(body))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        pass
+        self.told.append(self.body())
+        self.send({})
 
 
 def test_limits_of_a_budget_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _Webhook.told = []
-    with HTTPServer(("127.0.0.1", 0), _Webhook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        http = _http(tmp_path, budget_webhook=f"http://127.0.0.1:{server.server_port}/hook")
+    told: list[Any] = []
+    with FakeServer(_Webhook, told=told) as server:
+        http = _http(tmp_path, budget_webhook=f"{server.url}/hook")
         http.admin("/team/new", team_id="t", max_budget=1.70, soft_budget=0.2)
         key = http.make(team_id="t")["key"]
         answers = [_chat(http, key) for _ in range(4)]
-        wait_until(lambda: len(_Webhook.told) == 2)
-        server.shutdown()
+        wait_until(lambda: len(told) == 2)
     assert [one.status_code for one in answers] == [200, 200, 429, 429]
-    soft, hard = sorted(_Webhook.told, key=lambda one: one["event"], reverse=True)
+    soft, hard = sorted(told, key=lambda one: one["event"], reverse=True)
     assert (soft["event"], soft["team_id"], soft["spend"]) == ("soft_budget_crossed", "t", 0.26)
     assert (hard["event"], hard["max_budget"]) == ("budget_crossed", 1.7)
     assert "the team t has reached its soft limit of 0.2" in caplog.text

@@ -15,11 +15,6 @@ from tests.fakes import ScriptedDriver, make_own_app
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-@pytest.fixture
-def app() -> Application:
-    return make_own_app(ScriptedDriver())
-
-
 def seen(app: Application, path: str) -> list[bool]:
     """For each call of the view of `path`, whether it runs within a Flask request."""
     calls: list[bool] = []
@@ -37,21 +32,16 @@ def texts(answer: Any) -> str:
     return str(answer.json["choices"][0]["message"]["content"])
 
 
-def test_completion_bypasses_flask(app: Application) -> None:
-    calls = seen(app, "/v1/chat/completions")
-    assert texts(app.test_client().post("/v1/chat/completions", json=CHAT)) == "Hello"
+@pytest.mark.parametrize("prefix", ["", "/llm"])
+def test_completion_bypasses_flask(prefix: str) -> None:
+    app = make_own_app(ScriptedDriver(), api_prefix=prefix)
+    calls = seen(app, f"{prefix}/v1/chat/completions")
+    assert texts(app.test_client().post(f"{prefix}/v1/chat/completions", json=CHAT)) == "Hello"
     assert calls == [False]
 
 
-def test_direct_route_respects_url_prefix() -> None:
-    app = make_own_app(ScriptedDriver(), api_prefix="/llm")
-    calls = seen(app, "/llm/v1/chat/completions")
-    assert texts(app.test_client().post("/llm/v1/chat/completions", json=CHAT)) == "Hello"
-    assert calls == [False]
-
-
-def test_other_methods_use_flask(app: Application) -> None:
-    client: FlaskClient = app.test_client()
+def test_other_methods_use_flask() -> None:
+    client: FlaskClient = make_own_app(ScriptedDriver()).test_client()
     assert client.get("/v1/completions").status_code == 405
     assert client.options("/v1/completions").status_code == 200
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import ScriptedDriver, make_app, say, services_of
-from tests.unit.web.account_client import KEYS, Http
+from tests.fakes import ScriptedDriver, say, services_of
+from tests.unit.web.account_client import Http, keyed
 
 TEXT = b"The kettle stands in the kitchen, and the tea is in the cupboard beside it."
 MAY = ["hand*"]
@@ -18,8 +18,7 @@ MAY = ["hand*"]
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    stored = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "chatchat": True}
-    return Http(make_app(ScriptedDriver(say("In the kitchen.")), **stored))
+    return keyed(ScriptedDriver(say("In the kitchen.")), tmp_path, chatchat=True)
 
 
 class Bases:

@@ -22,7 +22,7 @@ from proxy.gateway import Caller, Embedder
 from proxy.runtime.cancel import Cancel
 from proxy.web.services import EXTENSION
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
-from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.unit.web.account_client import CHAT, Http, keyed
 from tests.unit.web.test_context_edits import EDIT, body, edits
 from tests.unit.web.test_pages_chat import Held
 
@@ -36,8 +36,7 @@ def driver() -> ScriptedDriver:
 
 @pytest.fixture
 def http(driver: ScriptedDriver, tmp_path: Path) -> Http:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
-    return Http(make_app(driver, **settings))
+    return keyed(driver, tmp_path)
 
 
 def _error(answer: Any, status: int = 429) -> Any:
@@ -135,10 +134,10 @@ def test_messages_have_headers_in_anthropics_form(http: Http) -> None:
 
 def test_streams_are_refused_before_they_begin(http: Http) -> None:
     key = http.make(rpm_limit=1)["key"]
-    streamed = http.post("/v1/chat/completions", key, **CHAT, stream=True)
+    streamed = http.chat(key, stream=True)
     assert streamed.headers["x-ratelimit-remaining-requests"] == "0"
     assert b"[DONE]" in streamed.data
-    assert http.post("/v1/chat/completions", key, **CHAT, stream=True).status_code == 429
+    assert http.chat(key, stream=True).status_code == 429
 
 
 def test_the_strictest_of_key_user_and_team_wins(http: Http) -> None:
@@ -167,17 +166,16 @@ def test_a_changed_limit_counts_at_once(http: Http) -> None:
 
 def test_tokens_are_reserved_and_settled(http: Http) -> None:
     key = http.make(limits={"tokens": {"hour": 1000}})["key"]
-    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=400)
+    answer = http.chat(key, max_tokens=400)
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(600 - PROMPT)
-    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=1)
+    answer = http.chat(key, max_tokens=1)
     left = 1000 - 10 - PROMPT - 1  # the first answer used 10
     assert left <= int(answer.headers["x-ratelimit-remaining-tokens"]) <= left + 1
 
 
 def test_a_request_is_refused_if_its_tokens_are_not_there(http: Http) -> None:
     key = http.make(limits={"tokens": {"month": 300}})["key"]
-    body = {**CHAT, "max_tokens": 140}
-    while (answer := http.post("/v1/chat/completions", key, **body)).status_code == 200:
+    while (answer := http.chat(key, max_tokens=140)).status_code == 200:
         pass
     assert "300 tokens a month" in _error(answer)["message"]
 
@@ -209,7 +207,7 @@ def test_largest_prompt_and_answer(http: Http, driver: ScriptedDriver) -> None:
     error = _error(http.chat(key), 400)
     assert error["code"] == "prompt_too_large"
     key = http.make(max_completion_tokens=5)["key"]
-    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=50)
+    answer = http.chat(key, max_tokens=50)
     assert answer.headers["x-slotproxy-warning"].startswith("max_tokens is 5")
     assert driver.tasks[-1].max_tokens == 5
     assert http.chat(key).status_code == 200
@@ -247,9 +245,9 @@ def test_choices_of_a_request_share_its_place_in_the_queue(
     driver: ScriptedDriver, tmp_path: Path
 ) -> None:
     driver.caps = msgspec.structs.replace(driver.caps, slots=1)
-    http = Http(make_app(driver, file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    http = keyed(driver, tmp_path)
     key = http.make(max_queued_requests=1)["key"]
-    assert http.post("/v1/chat/completions", key, **CHAT, n=3).status_code == 200
+    assert http.chat(key, n=3).status_code == 200
     several = http.post("/v1/completions", key, model="scripted", prompt=["a", "b", "c"])
     assert several.status_code == 200
     assert http.chat(key).status_code == 200
@@ -258,28 +256,17 @@ def test_choices_of_a_request_share_its_place_in_the_queue(
 def test_no_more_is_reserved_than_the_context_has_room_for(http: Http) -> None:
     key = http.make(tpm_limit=5000)["key"]
     for _ in range(2):
-        assert http.post("/v1/chat/completions", key, **CHAT, max_tokens=32_000).status_code == 200
+        assert http.chat(key, max_tokens=32_000).status_code == 200
 
 
 def test_prompt_far_below_the_limit_is_not_tokenized(
     http: Http, driver: ScriptedDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
-    def tokenize(text: str, *_: Any, **__: Any) -> list[int]:
-        asked.append(text)
-        return [1, 2]
-
-    monkeypatch.setattr(driver, "tokenize", tokenize)
-    body = {**CHAT, "max_tokens": 10}
-    far = http.make(limits={"tokens": {"hour": 100_000}})["key"]
-    answer = http.post("/v1/chat/completions", far, **body)
-    assert answer.headers["x-ratelimit-remaining-tokens"] == str(100_000 - PROMPT - 10)
-    assert not asked
-    near = http.make(limits={"tokens": {"hour": 1000}})["key"]
-    answer = http.post("/v1/chat/completions", near, **body)
-    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - 3 - 10)
-    assert len(asked) == 1
+    monkeypatch.setattr(driver, "tokenize", lambda *_, **__: [1, 2])  # and the token that begins it
+    for limit, prompt in ((100_000, PROMPT), (1000, 3)):
+        key = http.make(limits={"tokens": {"hour": limit}})["key"]
+        answer = http.chat(key, max_tokens=10)
+        assert answer.headers["x-ratelimit-remaining-tokens"] == str(limit - prompt - 10)
 
 
 def test_embeddings_count_as_requests_with_their_tokens(http: Http) -> None:
@@ -311,9 +298,7 @@ class Vectors(ScriptedDriver):
 def test_embeddings_that_the_client_ends_are_charged(
     error: GatewayError, used: int, tmp_path: Path
 ) -> None:
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
-    app = make_app(Vectors(error), **settings)
-    http = Http(app)
+    http = keyed(Vectors(error), tmp_path)
     key = http.make(limits={"tokens": {"hour": 500}})["key"]
     failed = http.post("/v1/embeddings", key, model="scripted", input=["first", "second"])
     assert failed.status_code == error.status, failed.text
@@ -327,14 +312,13 @@ def test_a_failed_answer_gives_its_tokens_back(http: Http, driver: ScriptedDrive
     driver.script = [LimitsUnavailable("any")]
     assert http.chat(key).status_code == 503
     driver.script = say("x")
-    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=1)
+    answer = http.chat(key, max_tokens=1)
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(500 - 7 - PROMPT - 1)
 
 
 def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
     driver = ScriptedDriver(say("Hi", usage=Usage(7, 3, 2)))
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(tmp_path), "wrong_keys": 0}
-    http = Http(make_app(driver, alias=("other", "scripted"), **settings))
+    http = keyed(driver, tmp_path, alias=("other", "scripted"))
     key = http.make(model_rpm_limit={"oth*": 1, "absent": 0}, rpm_limit=60)["key"]
     # Both names mean one model, so the limit cannot be evaded by asking for the other.
     first = http.post("/v1/chat/completions", key, **{**CHAT, "model": "scripted"})
@@ -350,9 +334,9 @@ def test_limits_of_a_model_count_its_requests_only(tmp_path: Path) -> None:
 
 def test_tokens_of_a_model_are_limited(http: Http) -> None:
     key = http.make(model_tpm_limit={"scripted": PROMPT + 3}, rpm_limit=9)["key"]
-    answer = http.post("/v1/chat/completions", key, **CHAT, max_tokens=3)
+    answer = http.chat(key, max_tokens=3)
     assert answer.headers["x-ratelimit-limit-tokens"] == str(PROMPT + 3)
-    assert _error(http.post("/v1/chat/completions", key, **CHAT, max_tokens=400))
+    assert _error(http.chat(key, max_tokens=400))
 
 
 def test_limits_of_models_hold_at_each_level(http: Http) -> None:

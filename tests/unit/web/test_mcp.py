@@ -26,7 +26,7 @@ from tests.extras import need
 from tests.fakes import ScriptedDriver, client, make_app, say, services_of
 from tests.thorough import share
 
-from .account_client import KEYS, Http
+from .account_client import Http, keyed
 
 SETTINGS: dict[str, Any] = {"tools": ("calculator", "time")}
 
@@ -137,48 +137,41 @@ def test_calls_to_unknown_tools_are_errors(http: FlaskClient, params: Any) -> No
     assert error["code"] == mcp_server.INVALID_PARAMS
 
 
-def keyed(data: Path) -> tuple[Flask, Http]:
-    """An application whose administrator makes keys."""
-    settings = {"file_keys": KEYS, "admins": ("ops",), "data": str(data), **SETTINGS}
-    app = make_app(ScriptedDriver(say("Hello.")), **settings)
-    return app, Http(app)
+@pytest.fixture
+def admins(tmp_path: Path) -> Http:
+    return keyed(ScriptedDriver(say("Hello.")), tmp_path, **SETTINGS)
 
 
-def call_with(http: Http, key: str, name: str) -> Any:
-    params = {"name": name, "arguments": {}}
-    return http.post("/mcp", key, jsonrpc="2.0", id=1, method="tools/call", params=params)
+def ask(http: Http, key: str, method: str, **params: Any) -> Any:
+    return http.post("/mcp", key, jsonrpc="2.0", id=1, method=method, params=params)
 
 
-def test_key_is_offered_what_it_may_use(tmp_path: Path) -> None:
-    _, http = keyed(tmp_path)
-    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-    assert http.post("/mcp", http.make(allowed_routes=["chat"])["key"], **ping).status_code == 403
-    key = http.make(allowed_routes=["mcp"], allowed_tools=["time"], models=["other"])["key"]
+def call_with(http: Http, key: str, name: str, **arguments: Any) -> Any:
+    return ask(http, key, "tools/call", name=name, arguments=arguments)
 
-    def ask(method: str, **params: Any) -> Any:
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        return http.post("/mcp", key, **message).json
 
-    names = [tool["name"] for tool in ask("tools/list")["result"]["tools"]]
-    assert names == ["chat", "models", "time"]
-    wrong = ask("tools/call", name="calculator", arguments={"expression": "1"})
+def test_key_is_offered_what_it_may_use(admins: Http) -> None:
+    assert ask(admins, admins.make(allowed_routes=["chat"])["key"], "ping").status_code == 403
+    key = admins.make(allowed_routes=["mcp"], allowed_tools=["time"], models=["other"])["key"]
+    tools = ask(admins, key, "tools/list").json["result"]["tools"]
+    assert [tool["name"] for tool in tools] == ["chat", "models", "time"]
+    wrong = call_with(admins, key, "calculator", expression="1").json
     assert wrong["error"]["code"] == mcp_server.INVALID_PARAMS
-    assert ask("tools/call", name="models")["result"]["content"][0]["text"] == ""
-    said = ask("tools/call", name="chat", arguments={"message": "Hi"})["result"]
+    assert call_with(admins, key, "models").json["result"]["content"][0]["text"] == ""
+    said = call_with(admins, key, "chat", message="Hi").json["result"]
     assert said["isError"]
     assert "models" in said["content"][0]["text"]
 
 
-def test_calls_count_against_the_limits_of_the_key(tmp_path: Path) -> None:
-    _, http = keyed(tmp_path)
-    key = http.make(rpm_limit=2, tpm_limit=100)["key"]
-    results = [call_with(http, key, "time").json["result"] for _ in range(3)]
+def test_calls_count_against_the_limits_of_the_key(admins: Http) -> None:
+    key = admins.make(rpm_limit=2, tpm_limit=100)["key"]
+    results = [call_with(admins, key, "time").json["result"] for _ in range(3)]
     assert [result["isError"] for result in results] == [False, False, True]
-    refused = call_with(http, key, "time")
+    refused = call_with(admins, key, "time")
     assert "requests a minute" in refused.json["result"]["content"][0]["text"]
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert refused.headers["x-ratelimit-remaining-tokens"] == "100"
-    assert not call_with(http, key, "models").json["result"]["isError"]
+    assert not call_with(admins, key, "models").json["result"]["isError"]
 
 
 class WaitingTool:
@@ -205,24 +198,22 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[Flask, WaitingTool]:
 
 
 def test_calls_that_run_in_parallel_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    admins: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, http = keyed(tmp_path)
     tool = WaitingTool()
-    monkeypatch.setattr(services_of(app).dialogues, "published", lambda *_: {"wait": tool})
-    key = http.make(max_parallel_requests=1)["key"]
+    monkeypatch.setattr(services_of(admins.app).dialogues, "published", lambda *_: {"wait": tool})
+    key = admins.make(max_parallel_requests=1)["key"]
 
-    def ask() -> Any:
-        return call_with(Http(app), key, "wait").json["result"]
+    def fails() -> bool:
+        return bool(call_with(Http(admins.app), key, "wait").json["result"]["isError"])
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask)
+        first = pool.submit(fails)
         assert tool.began.wait(60)
-        refused = ask()
+        assert fails()
         tool.go.set()
-        assert not first.result(60)["isError"]
-    assert refused["isError"]
-    assert not ask()["isError"]
+        assert not first.result(60)
+    assert not fails()
 
 
 def test_call_has_the_time_limit_of_tools(
@@ -306,11 +297,8 @@ def test_cancelled_stream_has_no_result(way: str, waiting: tuple[Flask, WaitingT
         assert tool.began.wait(60)
         other = app.test_client()
         if way == "notification":
-            body = {
-                "jsonrpc": "2.0",
-                "method": "notifications/cancelled",
-                "params": {"requestId": 1},
-            }
+            told = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+            body = {"jsonrpc": "2.0", **told}
             assert other.post("/mcp", json=body, headers=session).status_code == 202
         else:
             assert other.delete("/mcp", headers={mcp_server.SESSION: "other"}).status_code == 204

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,22 +38,23 @@ def services(driver: OnDemand) -> Services:
     return services_of(make_app(driver))
 
 
-def seen(services: Services, *changes: Any, environ: Any = None) -> list[dict[str, Any]]:
+def seen(
+    services: Services,
+    *changes: Callable[[], object],
+    environ: dict[str, Any] | None = None,
+    stream: Any = model_events.events,
+    head: str = "data: ",
+) -> list[dict[str, Any]]:
     """The events of a stream in which `changes` are made one after the other."""
-    left = iter(changes)
-
-    def pause(seconds: float) -> None:
-        next(left)()
-
-    found = []
-    parts = model_events.events(services, environ or {}, pause)
+    left, events = iter(changes), []
+    parts = stream(services, environ or {}, lambda seconds: next(left)())
     with pytest.raises((StopIteration, RuntimeError)):
         while True:
-            part = next(parts)
-            if part.startswith(b"data: "):
-                assert part.endswith(b"\n\n")
-                found.append(json.loads(part[6:]))
-    return found
+            part = next(parts).decode()
+            if part.startswith(head):
+                assert part.endswith("\n\n")
+                events.append(json.loads(part.removeprefix(head)))
+    return events
 
 
 def test_each_change_of_a_model_is_an_event(services: Services, driver: OnDemand) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.web.account_client import Http
+from tests.unit.web.test_pages_session import sign_in, token_of
 
 API = "/pages/api/accounts"
 HTML = {"Accept": "text/html"}
@@ -15,11 +16,8 @@ HTML = {"Accept": "text/html"}
 def _signed_in(http: Http, key: str) -> Any:
     """A browser's client that has signed in with this key, and its CSRF token."""
     client = http.app.test_client()
-    form = client.get("/signin", headers=HTML).text
-    token = form.partition('name="csrf_token" value="')[2].partition('"')[0]
-    answer = client.post("/signin", data={"key": key, "csrf_token": token})
-    assert answer.status_code == 303
-    return client, {"X-CSRF-Token": token}
+    assert sign_in(client, key).status_code == 303
+    return client, {"X-CSRF-Token": token_of(client.get("/status", headers=HTML))}
 
 
 def test_admin_makes_and_finds_keys_by_session(http: Http) -> None:

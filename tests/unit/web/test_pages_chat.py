@@ -32,12 +32,12 @@ class Page:
     """Makes the requests of the page's script."""
 
     def __init__(self, driver: ScriptedDriver, folder: Path) -> None:
+        self.driver: Any = driver
         app = make_app(driver, data=str(folder))
-        if services_of(app).conversations is None:
+        store = services_of(app).conversations
+        if store is None:
             pytest.skip("the extra knowledge is not installed")
         self.client: FlaskClient = app.test_client()
-        store = services_of(app).conversations
-        assert store is not None
         self.store: ConversationStore = store
         self.talk = self.post("/conversations").json["id"]
 
@@ -47,10 +47,8 @@ class Page:
     def ask(self, **body: Any) -> Any:
         return self.post(f"/conversations/{self.talk}/ask", {"text": "Hi", **body})
 
-    def messages(self) -> list[Any]:
-        found: list[Any] | None = self.client.get(f"{API}/conversations/{self.talk}/messages").json
-        assert found is not None
-        return found
+    def messages(self) -> Any:
+        return self.client.get(f"{API}/conversations/{self.talk}/messages").json
 
     def over(self) -> Any:
         """The last message, once it is finished."""
@@ -94,33 +92,30 @@ class Held(ScriptedDriver):
 
 
 def test_lost_connection_resumes_after_last_event(tmp_path: Path) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     answer = page.ask().json["answer"]["id"]
     where = f"{API}/answers/{answer}/events"
     events = iter(page.client.get(where).iter_encoded())
     first = next(event for event in events if b"first" in event).decode()
     (seen,) = re.findall(r"id: (\S+)\ndata: .*first", first)
     again = page.client.get(where, headers={"Last-Event-ID": seen})
-    driver.go_on.set()
+    page.driver.go_on.set()
     rest = again.get_data(as_text=True)
     assert '"first"' not in rest and " second" in rest and '"over"' in rest
 
 
 def test_text_is_shown_although_the_model_pauses_after_it(tmp_path: Path) -> None:
-    driver = Held(words=("first", " and", " more"))
-    page = Page(driver, tmp_path)
+    page = Page(Held(words=("first", " and", " more")), tmp_path)
     page.ask()
     wait_until(lambda: page.messages()[-1]["content"] == "first and more")
-    driver.go_on.set()
+    page.driver.go_on.set()
     assert page.over()["content"] == "first and more second"
 
 
 def test_another_worker_follows_and_stops_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     answer = page.ask().json["answer"]["id"]
     where = f"{API}/answers/{answer}/events"
     writer = chat._answers
@@ -131,7 +126,7 @@ def test_another_worker_follows_and_stops_answer(
     assert page.post(f"/answers/{answer}/stop").status_code == 204
     told = b"".join(events)
     assert b'"status":"stopped"' in told
-    driver.go_on.set()
+    page.driver.go_on.set()
     wait_until(lambda: writer.get("", answer) is None)
     assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
     assert page.client.get(where).status_code == 404
@@ -141,15 +136,14 @@ def test_answer_stopped_by_another_worker_ends_while_the_model_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     answer = page.ask().json["answer"]["id"]
     wait_until(lambda: page.messages()[-1]["content"] == "first")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(chat, "_answers", Answers())
         assert page.post(f"/answers/{answer}/stop").status_code == 204
     wait_until(lambda: writer.get("", answer) is None)  # although the model never continued
-    assert driver.runs[0].closed.is_set()
+    assert page.driver.runs[0].closed.is_set()
     assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
 
 
@@ -157,8 +151,7 @@ def test_answer_without_output_keeps_its_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "_answers", writer := Answers(beat=0.02))
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     page.ask()
     wait_until(lambda: page.messages()[-1]["content"] == "first")
     signs = 0
@@ -172,7 +165,7 @@ def test_answer_without_output_keeps_its_heartbeat(
 
     monkeypatch.setattr(ConversationStore, "renew", renew)
     wait_until(lambda: signs > 4)
-    driver.go_on.set()
+    page.driver.go_on.set()
     assert page.over()["status"] == "done"
     wait_until(lambda: not writer._looking.running)  # there are no events
 
@@ -195,15 +188,14 @@ def test_answer_of_lost_writer_is_shown_as_interrupted_and_can_be_stopped(
 
 
 def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
-    driver = Held(slots=1)
-    page = Page(driver, tmp_path)
+    page = Page(Held(slots=1), tmp_path)
     first = page.ask().json["answer"]["id"]
     wait_until(lambda: page.messages()[-1]["content"] == "first")
     second = page.ask().json["answer"]["id"]
     events = iter(page.client.get(f"{API}/answers/{second}/events").iter_encoded())
     assert next(event for event in events if b'"place":1' in event)
     assert page.post(f"/answers/{first}/stop").status_code == 204
-    driver.go_on.set()
+    page.driver.go_on.set()
     assert b" second" in b"".join(events)  # its place ends with its wait
 
 
@@ -211,19 +203,17 @@ def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
 def test_fault_is_stored_and_the_question_can_be_asked_again(
     tmp_path: Path, fault: GatewayError
 ) -> None:
-    driver = ScriptedDriver([fault])
-    page = Page(driver, tmp_path)
+    page = Page(ScriptedDriver([fault]), tmp_path)
     question = page.ask().json["question"]["id"]
     answer = page.over()
     assert (answer["status"], answer["extra"]["error"]) == ("failed", fault.message)
-    driver.script = say("Hello")
+    page.driver.script = say("Hello")
     page.ask(text="", again=question)
     assert page.over()["content"] == "Hello"
 
 
 def test_regenerated_answer_is_a_branch_with_the_same_history(tmp_path: Path) -> None:
-    driver = ScriptedDriver(say("A"))
-    page = Page(driver, tmp_path)
+    page = Page(ScriptedDriver(say("A")), tmp_path)
     question = page.ask().json["question"]
     first = page.over()
     page.ask(text="", again=question["id"])
@@ -260,12 +250,11 @@ def test_invalid_question_stores_nothing(tmp_path: Path) -> None:
 
 
 def test_only_given_settings_reach_the_model(tmp_path: Path) -> None:
-    driver = ScriptedDriver()
-    page = Page(driver, tmp_path)
+    page = Page(ScriptedDriver(), tmp_path)
     sampling = {"min_p": 0.1, "presence_penalty": -0.5, "frequency_penalty": 0.5, "seed": 7}
     page.ask(options={"template": "py", "sampling": sampling, "max_tokens": 9})
     page.over()
-    asked = driver.tasks[-1].request
+    asked = page.driver.tasks[-1].request
     assert asked.sampling == sampling
     assert asked.max_tokens == 9
     assert [one.role for one in asked.messages] == ["system", "user"]
@@ -286,15 +275,14 @@ def test_conversation_is_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("everything", [False, True])
 def test_deleted_conversation_is_not_written_again(tmp_path: Path, everything: bool) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     answer = page.ask().json["answer"]["id"]
     growing = chat._answers.get("", answer)
     assert growing is not None
     path = "" if everything else f"/{page.talk}"
     assert page.client.delete(f"{API}/conversations{path}", headers=KEYED).status_code == 204
     assert growing.cancel.cancelled
-    driver.go_on.set()
+    page.driver.go_on.set()
     wait_until(lambda: chat._answers.get("", answer) is None)
 
 
@@ -318,14 +306,13 @@ def test_conversations_are_listed_page_by_page(
 def test_answer_beyond_the_limit_stores_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = Held()
     monkeypatch.setattr(answers, "MOST", 1)
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     first = page.ask().json["answer"]["id"]
     refused = page.ask(text="Once more")
     assert (refused.status_code, refused.json["error"]["code"]) == (429, "queue_full")
     assert [one["content"] for one in page.messages() if one["role"] == "user"] == ["Hi"]
-    driver.go_on.set()
+    page.driver.go_on.set()
     page.over()
     wait_until(lambda: page.client.get(f"{API}/answers/{first}/events").status_code == 404)
     assert page.ask(text="Once more").status_code == 201

@@ -28,8 +28,7 @@ REST: list[Batch] = [
 
 
 def test_answer_that_was_cut_off_is_continued_in_its_message(tmp_path: Path) -> None:
-    driver = ScriptsInTurn(CUT, REST)
-    page = Page(driver, tmp_path)
+    page = Page(ScriptsInTurn(CUT, REST), tmp_path)
     page.ask(text="What does it do?")
     first = page.over()
     made = page.post(f"/answers/{first['id']}/continue", {"options": {"max_tokens": 5}})
@@ -39,7 +38,7 @@ def test_answer_that_was_cut_off_is_continued_in_its_message(tmp_path: Path) -> 
     assert len(page.messages()) == 2
     assert whole["extra"]["finish_reason"] == "stop"
     assert whole["extra"]["usage"]["completion"] == 5
-    asked = driver.tasks[-1]
+    asked = page.driver.tasks[-1]
     assert asked.request.messages[-1].content == "The lamp " and asked.max_tokens == 5
     assert str(asked.prompt).endswith("The lamp ")
 
@@ -47,8 +46,7 @@ def test_answer_that_was_cut_off_is_continued_in_its_message(tmp_path: Path) -> 
 def test_answer_is_continued_before_its_first_writer_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = Held()
-    page = Page(driver, tmp_path)
+    page = Page(Held(), tmp_path)
     services = services_of(page.client.application)
     finish, leave = services.observer.finish, threading.Event()
 
@@ -68,7 +66,7 @@ def test_answer_is_continued_before_its_first_writer_is_gone(
     leave.set()
     wait_until(lambda: services.writers.taken == 1)
     assert chat._answers.get("", answer) is second
-    driver.go_on.set()
+    page.driver.go_on.set()
     assert page.over()["content"] == "firstfirst second"
 
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from flask.testing import FlaskClient
 
-from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.fakes import services_of
 from tests.unit.store.conftest import at_once
 
+from .test_pages_chat import KEYED
+
 API = "/pages/api/chat/conversations"
-KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
-
-
-@pytest.fixture
-def visitor(tmp_path: Path) -> Iterator[FlaskClient]:
-    app = make_app(ScriptedDriver(), data=str(tmp_path))
-    if services_of(app).knowledge is None:
-        pytest.skip("the extra knowledge is not installed")
-    with app.test_client() as client:
-        yield client
 
 
 def begin(visitor: FlaskClient) -> str:

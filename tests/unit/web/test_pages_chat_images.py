@@ -29,22 +29,15 @@ def asked(page: Page, **body: Any) -> Any:
 
 
 @pytest.fixture
-def driver() -> ScriptedDriver:
-    return ScriptedDriver(caps=SEEING)
+def page(tmp_path: Path) -> Page:
+    return Page(ScriptedDriver(caps=SEEING), tmp_path)
 
 
-@pytest.fixture
-def page(driver: ScriptedDriver, tmp_path: Path) -> Page:
-    return Page(driver, tmp_path)
-
-
-def test_image_reaches_the_model_and_stays_in_the_conversation(
-    page: Page, driver: ScriptedDriver
-) -> None:
+def test_image_reaches_the_model_and_stays_in_the_conversation(page: Page) -> None:
     question = asked(page, images=[IMAGE])
     assert question["extra"] == {"images": [{"name": IMAGE["name"]}]}
     assert page.messages()[0]["extra"] == question["extra"]  # the bytes are fetched separately
-    (media,) = driver.tasks[-1].request.messages[-1].media
+    (media,) = page.driver.tasks[-1].request.messages[-1].media
     assert (media.kind, media.url) == ("image", URL)
     where = f"{API}/messages/{question['id']}/images/0"
     got = page.client.get(where)
@@ -53,9 +46,9 @@ def test_image_reaches_the_model_and_stays_in_the_conversation(
     assert page.client.get(f"{API}/messages/{question['id']}/images/1").status_code == 404
 
     asked(page, text="And now?", parent_id=page.messages()[-1]["id"])
-    assert driver.tasks[-1].request.messages[0].media == (media,)
+    assert page.driver.tasks[-1].request.messages[0].media == (media,)
     other = asked(page, text="Else?", images_of=question["id"])
-    assert driver.tasks[-1].request.messages[0].media == (media,)
+    assert page.driver.tasks[-1].request.messages[0].media == (media,)
 
     text = page.client.get(f"{API}/conversations/{page.talk}/export?as=md").text
     assert f"![a bc.png]({URL})\n\nElse?" in text

@@ -10,8 +10,9 @@ from flask.testing import FlaskClient
 from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app, services_of
 
+from .test_pages_chat import KEYED
+
 API = "/pages/api/knowledge"
-KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 
 
 @pytest.fixture
@@ -37,14 +38,6 @@ def without() -> FlaskClient:
 def test_changes_require_the_form_token(without: FlaskClient, method: str, path: str) -> None:
     answer = without.open(path, method=method, json={})
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "csrf")
-
-
-@pytest.fixture
-def visitor(tmp_path: object) -> FlaskClient:
-    app = make_app(ScriptedDriver(), data=str(tmp_path))
-    if services_of(app).knowledge is None:
-        pytest.skip("the extra knowledge is not installed")
-    return app.test_client()
 
 
 @pytest.mark.parametrize(

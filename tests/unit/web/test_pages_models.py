@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.config.keys import ApiKey, Secret
 from proxy.hosting.host import ModelHost
 from proxy.hosting.memory_budget import Limits
 from proxy.hosting.model import HostedModel
@@ -19,11 +17,10 @@ from proxy.web.pages import models
 from proxy.web.services import Services
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.hosting import fakes
+from tests.unit.web.test_hosting import ADMIN, KEYS, OTHER
+from tests.unit.web.test_model_events import seen
 
 API = "/pages/api/models"
-ADMIN = {"Authorization": "Bearer key-of-admin"}
-OTHER = {"Authorization": "Bearer key-of-other"}
-KEYS = tuple(ApiKey(name, Secret(f"key-of-{name}")) for name in ("admin", "other"))
 
 
 class Site:
@@ -72,17 +69,9 @@ def test_models_are_loaded_pinned_and_unloaded(site: Site) -> None:
     assert (one["name"], one["title"], one["state"]) == ("folder/a", "A", "ready")
     assert (one["pinned"], one["pinned_by_file"]) == (True, False)
     assert one["expires_at"] == pytest.approx(told["at"] + 300, abs=60)
-    assert told["room"] == {
-        "bars": [
-            {
-                "device": 0,
-                "limit": 20 << 20,
-                "segments": [{"model": "folder/a", "size": 5 << 20, "phase": "loaded"}],
-            }
-        ],
-        "models": 1,
-        "most_models": 3,
-    }
+    segment = {"model": "folder/a", "size": 5 << 20, "phase": "loaded"}
+    bar = {"device": 0, "limit": 20 << 20, "segments": [segment]}
+    assert told["room"] == {"bars": [bar], "models": 1, "most_models": 3}
     assert site.post("unpin", "folder/a") == site.post("unload", "folder/a") == 204
     wait_until(lambda: model.status == "unloaded")
     assert site.seen(ADMIN)["models"][0]["pinned"] is False
@@ -136,24 +125,12 @@ def admins_request() -> dict[str, Any]:
     return environ
 
 
-def seen(site: Site, *changes: Callable[[], None]) -> list[dict[str, Any]]:
-    """The events of a stream in which `changes` are made one after the other."""
-    left = iter(changes)
-    found = []
-    parts = models._stream(site.services, admins_request(), lambda seconds: next(left)())
-    with pytest.raises((StopIteration, RuntimeError)):
-        while True:
-            part = next(parts).decode()
-            if part.startswith("event: now\ndata: "):
-                assert part.endswith("\n\n")
-                found.append(json.loads(part.partition("data: ")[2]))
-    return found
-
-
 def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
     model = site.add("a")
-    found = seen(site, lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
-    assert [one["models"][0]["pinned"] for one in found] == [False, True]
+    changes = (lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
+    how: Any = {"stream": models._stream, "head": "event: now\ndata: "}
+    events = seen(site.services, *changes, environ=admins_request(), **how)
+    assert [one["models"][0]["pinned"] for one in events] == [False, True]
 
 
 def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import pytest
 from proxy.store.live import LONGEST_AGENT
 from proxy.web.pages import session_routes
 from tests.unit.web.account_client import Http
+from tests.unit.web.test_pages_session import BROWSER, token_of
 
 API = "/pages/api/sessions"
-HTML = {"Accept": "text/html"}
 
 
 class Visitor:
@@ -19,8 +19,7 @@ class Visitor:
 
     def __init__(self, http: Http, key: str, agent: str = "Firefox") -> None:
         self.client = http.app.test_client()
-        form = self.client.get("/signin", headers=HTML).text
-        csrf = form.partition('name="csrf_token" value="')[2].partition('"')[0]
+        csrf = token_of(self.client.get("/signin", headers=BROWSER))
         self.token = {"X-CSRF-Token": csrf}
         data = {"key": key, "csrf_token": csrf}
         self.client.post("/signin", data=data, headers={"User-Agent": agent})

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 
-from proxy.config import ApiKey, Secret
 from proxy.web.pages import usage
-from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.fakes import ScriptedDriver, ledger_of, make_app
 from tests.unit.store.test_ledger import row
+from tests.unit.web.ledger.test_usage_routes import ADMIN, ANN, KEYS
 
 API = "/pages/api/usage"
-ADMIN = {"Authorization": "Bearer sk-root-0123456789"}
-ANN = {"Authorization": "Bearer sk-ann-0123456789"}
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Flask]:
-    keys = (
-        ApiKey("root", Secret("sk-root-0123456789")),
-        ApiKey("ann", Secret("sk-ann-0123456789")),
-    )
-    app = make_app(ScriptedDriver(), data=str(tmp_path), file_keys=keys, admins=("root",))
-    writer = services_of(app).ledger
-    assert writer is not None
+def app(tmp_path: Path) -> Flask:
+    app = make_app(ScriptedDriver(), data=str(tmp_path), file_keys=KEYS, admins=("root",))
     now = int(1000 * time.time())
     some = [row(ended=now), row(ended=now, model="n", completion=500)]
     some.append(row(ended=now - 3 * 86_400_000, key="root", completion=1000))
-    writer.ledger.write("test", 1, some)
-    yield app
+    ledger_of(app).write("test", 1, some)
+    return app
 
 
 def sums(app: Flask, headers: dict[str, str], **query: Any) -> Any:

@@ -7,16 +7,6 @@ from typing import Any
 from proxy.web.model_tables import preset
 
 
-def test_fields_are_set_and_removed() -> None:
-    body = {"model": "m", "temperature": 1, "top_k": 3}
-    assert preset(body, ("top_k", "absent"), {"temperature": 0, "seed": 1}) == {
-        "model": "m",
-        "temperature": 0,
-        "seed": 1,
-    }
-    assert body["top_k"] == 3
-
-
 def test_ollamas_options_are_changed_where_they_are() -> None:
     body = {"model": "m", "think": True, "options": {"temperature": 1, "top_k": 3}}
     changed = preset(body, ("top_k",), {"temperature": 0, "think": False}, options=True)

@@ -159,28 +159,6 @@ def test_data_deletion_ends_only_streams_that_would_be_stored() -> None:
     assert [len(one) for one in kept] == [0, 1]
 
 
-# Unusable store
-
-
-def test_answer_that_cannot_be_stored_is_still_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from proxy.store import database
-
-    monkeypatch.setattr(database, "BUSY", 0.05)
-    api = app_with(tmp_path / "slotproxy.db").test_client()
-    other = sqlite3.connect(tmp_path / "slotproxy.db", isolation_level=None)
-    other.execute("begin immediate")
-    made: Any = api.post("/v1/responses", json={"input": "Hi"})
-    assert (made.status_code, made.json["status"]) == (200, "completed")
-    assert "could not be stored" in caplog.text
-    refused: Any = api.post("/v1/responses", json=BODY)
-    assert (refused.status_code, refused.json["error"]["code"]) == (503, "store_unavailable")
-    other.execute("rollback")
-    other.close()
-    assert api.post("/v1/responses", json=BODY).status_code == 200
-
-
 # Shares
 
 

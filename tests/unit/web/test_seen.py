@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -11,11 +12,10 @@ from flask.testing import FlaskClient
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.events import Batch, Finished, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.web.services import Aliases
 from tests.apps import app_on
-from tests.fakes import ScriptedDriver, client, services_of, wait_until
+from tests.fakes import ScriptedDriver, client, say, services_of, wait_until
 
 ANN, BOB, BOSS = (ApiKey(name, Secret(f"sk-{name}")) for name in ("ann", "bob", "boss"))
 ROUTES = ("/v1/backends", "/v1/slots", "/slots", "/metrics", "/pages/api/status")
@@ -30,17 +30,19 @@ def served(keys: Sequence[ApiKey], *places: tuple[str, str]) -> FlaskClient:
     return app.test_client()
 
 
+def bearer(key: ApiKey | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.secret}"} if key else {}
+
+
 def told(to: FlaskClient, path: str, key: ApiKey | None) -> str:
-    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
-    answer = to.get(path, headers=headers)
+    answer = to.get(path, headers=bearer(key))
     assert answer.status_code == 200, answer.text
     return answer.text
 
 
 def ask(to: FlaskClient, key: ApiKey | None, text: str = "Hi") -> None:
     body = {"messages": [{"role": "user", "content": text}]}
-    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
-    assert to.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    assert to.post("/v1/chat/completions", json=body, headers=bearer(key)).status_code == 200
 
 
 PLACES = (("10.0.0.5:8080", "http://10.0.0.5:8080"), ("big", "http://10.0.0.6:8080"))
@@ -70,19 +72,14 @@ def test_backend_keeps_its_number() -> None:
     assert seen.name("named", "http://b:1") == "named"
     assert seen.name("c:1", "http://c:1") == "backend-3"
     assert seen.name("glm", "/models/glm.bin") == "glm"
-    assert [seen.name(one, "") for one in ("a:1", "named", "c:1")] == [
-        "backend-1",
-        "named",
-        "backend-3",
-    ]
+    later = [seen.name(name, "") for name in ("a:1", "named", "c:1")]
+    assert later == ["backend-1", "named", "backend-3"]
     assert seen.name("a:1/model", "http://a:1") == "backend-4"  # any name with an address in it
 
 
 def conversations(to: FlaskClient, key: ApiKey | None) -> set[str]:
-    headers = {"Authorization": f"Bearer {key.secret}"} if key else {}
-    found = to.get("/v1/slots", headers=headers).json
-    assert found is not None
-    slots = [slot for one in found["backends"] for slot in one["slots"]]
+    backends = json.loads(told(to, "/v1/slots", key))["backends"]
+    slots = [slot for backend in backends for slot in backend["slots"]]
     return {slot["conversation"] for slot in slots if slot.get("conversation")}
 
 
@@ -116,22 +113,13 @@ def test_conversation_digests_are_salted() -> None:
 
 
 def test_workers_sharing_a_table_show_the_same_digests() -> None:
-    first, second, other = (
-        Aliases(["state", "sk-1"]),
-        Aliases(["state", "sk-1"]),
-        Aliases(["state", "sk-2"]),
-    )
+    first, second, other = (Aliases(["state", key]) for key in ("sk-1", "sk-1", "sk-2"))
     assert first.digest("ab") == second.digest("ab") != other.digest("ab")
-
-
-def cached(answer_cached: int) -> list[Batch]:
-    usage = Usage(50, 1, answer_cached)
-    return [[Started(slot=0)], [TextDelta("x")], [Finished(reason="stop", usage=usage, slot=0)]]
 
 
 def test_guessed_prompt_of_another_key_is_evaluated_anew() -> None:
     """In a slot with another key's prompt, the server must not reuse it."""
-    driver = ScriptedDriver(cached(0))
+    driver = ScriptedDriver(say("x", usage=Usage(50, 1, 0)))
     to = client(driver, file_keys=(ANN, BOB), slots=1)
     for key in (ANN, ANN, BOB, ANN):
         ask(to, key, "a long secret question")

@@ -111,12 +111,16 @@ def test_browser_gets_an_error_page(folder: Path) -> None:
     assert page.mimetype == "text/html"
 
 
-def test_locked_database_refuses_writes(api: FlaskClient, folder: Path) -> None:
+def test_locked_database_refuses_writes(
+    api: FlaskClient, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(sqlite3.connect(folder / "slotproxy.db", isolation_level=None)) as other:
         other.execute("begin immediate")
         assert api.get("/v1/files").status_code == 200
         assert is_refused(api.post("/v1/vector_stores", json={"name": "a"}))
         assert is_refused(api.post("/v1/responses", json={"input": "Hi", "background": True}))
+        assert api.post("/v1/responses", json={"input": "Hi"}).json["status"] == "completed"
+        assert "could not be stored" in caplog.text
     assert api.post("/v1/vector_stores", json={"name": "a"}).status_code == 200
 
 

@@ -60,18 +60,13 @@ def test_parameters_without_effect_are_accepted(name: str) -> None:
         ("mirostat", 2),
         ("ignore_eos", True),
         ("xtc_probability", 0.5),
+        ("repeat_last_n", 64),  # a window of the penalty
     ],
 )
 def test_unsupported_parameters_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(Unsupported) as caught:
-        of(**{name: value})
+        of(**{"repeat_penalty": 1.2, name: value})
     assert caught.value.param == name
-
-
-def test_penalty_window_is_refused() -> None:
-    with pytest.raises(Unsupported) as caught:
-        of(repeat_penalty=1.2, repeat_last_n=64)
-    assert caught.value.param == "repeat_last_n"
 
 
 def test_penalty_that_crashes_the_library_is_refused() -> None:
@@ -79,22 +74,19 @@ def test_penalty_that_crashes_the_library_is_refused() -> None:
         of(repeat_penalty=0)
 
 
-def test_other_unsupported_fields_are_refused() -> None:
-    chat = (Message(role="user", content="u"),)
-    cases = {
-        "suffix": Task(prompt="a", suffix="b"),
-        "logprobs": Task(prompt="a", logprobs=0),
-        "response_format": Task(
-            prompt="", request=CompletionRequest(messages=chat, output=OutputFormat("json_object"))
-        ),
-        "tool_choice": Task(
-            prompt="",
-            request=CompletionRequest(
-                messages=chat, tools=TOOLS, tool_choice=ToolChoice("required")
-            ),
-        ),
-    }
-    for param, task in cases.items():
-        with pytest.raises(Unsupported) as caught:
-            check(task, "chatglm3")
-        assert caught.value.param == param
+@pytest.mark.parametrize(
+    ("param", "fields", "asked"),
+    [
+        ("suffix", {"suffix": "b"}, {}),
+        ("logprobs", {"logprobs": 0}, {}),
+        ("response_format", {}, {"output": OutputFormat("json_object")}),
+        ("tool_choice", {}, {"tools": TOOLS, "tool_choice": ToolChoice("required")}),
+    ],
+)
+def test_other_unsupported_fields_are_refused(
+    param: str, fields: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    request = CompletionRequest(messages=(Message(role="user", content="u"),), **asked)
+    with pytest.raises(Unsupported) as caught:
+        check(Task(prompt="a", request=request, **fields), "chatglm3")
+    assert caught.value.param == param

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from proxy.prompting.formats.base import ID, CallShape
+from proxy.prompting.formats.base import ID, CallFormat, CallShape
 from proxy.prompting.formats.python_calls import LLAMA3
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
@@ -29,6 +29,12 @@ def template(calls: str = "", thoughts: str = "") -> str:
 
 def derived(source: str) -> AnswerSyntax:
     return syntax_of(compile(source, "some"))
+
+
+def calls_of(source: str) -> CallFormat:
+    form = derived(source).calls
+    assert form is not None
+    return form
 
 
 def each(call: str, before: str = "", between: str = "", after: str = "") -> str:
@@ -72,9 +78,7 @@ SHAPES: list[tuple[str, CallShape]] = [
 
 @pytest.mark.parametrize(("calls", "shape"), SHAPES, ids=lambda part: str(part)[:20])
 def test_shape_of_calls_is_read_from_the_template(calls: str, shape: CallShape) -> None:
-    form = derived(template(calls)).calls
-    assert form is not None
-    assert form.shape == shape
+    assert calls_of(template(calls)).shape == shape
 
 
 def test_python_literals_are_not_taken_for_tags() -> None:
@@ -91,21 +95,15 @@ def test_template_of_one_call_a_turn_has_a_shape_without_a_second() -> None:
         "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}"
         "{{ raise_exception('one call at once') }}{% endfor %}{%- if tools %}",
     )
-    form = derived(source).calls
-    assert form is not None
-    assert not form.shape.parallel
+    assert not calls_of(source).shape.parallel
 
 
 def test_template_like_llama_3_with_another_format_is_not_llama_3() -> None:
     calls = each(JSON, before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>")
     source = template(calls).replace("<|im_start|>", "<|start_header_id|>")
-    form = derived(source).calls
-    assert form is not None
-    assert form.opening == ("<TOOLCALL>",)
+    assert calls_of(source).opening == ("<TOOLCALL>",)
     own = (ROOT / "templates/chat/llama-3.jinja").read_text("utf-8")
-    form = derived(own).calls
-    assert form is not None
-    assert form.name == LLAMA3.name
+    assert calls_of(own).name == LLAMA3.name
     assert not LLAMA3.matches(own + "[TOOL_CALLS]")
 
 

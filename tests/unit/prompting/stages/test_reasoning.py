@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +26,8 @@ def joined(batch: Batch) -> tuple[str, str]:
     return "".join(texts[ReasoningDelta]), "".join(texts[TextDelta])
 
 
-def split(pieces: list[str], prompt: str = "", calls: tuple[str, ...] = ()) -> tuple[str, str]:
-    stage = ThoughtStage(prompt, calls=calls)
+def split(pieces: list[str], prompt: str = "", **form: Any) -> tuple[str, str]:
+    stage = ThoughtStage(prompt, **form)
     out = [event for piece in pieces if piece for event in stage.feed([TextDelta(piece)])]
     return joined(out + stage.feed([END]))
 
@@ -133,14 +135,10 @@ def test_a_call_that_begins_a_line_ends_the_reasoning(
 )
 def test_marks_around_the_text_are_removed(reply: str, text: str) -> None:
     for pieces in ([reply], [*reply]):
-        stage = ThoughtStage(content=("<response>", "</response>"))
-        out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
-        assert joined(out + stage.feed([END]))[1] == text
+        assert split(pieces, content=("<response>", "</response>"))[1] == text
 
 
 def test_closing_tag_of_the_model_alone_is_no_text() -> None:
     """A turn of MiniMax M3 without reasoning begins with it."""
     for pieces in (["</mm:think>\n\nHi"], [*"</mm:think>\n\nHi"]):
-        stage = ThoughtStage(known=(("<mm:think>", "</mm:think>"),))
-        out = [event for piece in pieces for event in stage.feed([TextDelta(piece)])]
-        assert joined(out + stage.feed([END])) == ("", "Hi")
+        assert split(pieces, known=(("<mm:think>", "</mm:think>"),)) == ("", "Hi")

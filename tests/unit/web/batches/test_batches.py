@@ -17,7 +17,7 @@ from proxy.batches import batch_run
 from proxy.batches.batch_run import Ask, LineResponse
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
-from proxy.core.task import Embedded
+from proxy.core.task import Embedded, Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
 from proxy.gateway import admission
@@ -28,6 +28,7 @@ from proxy.store.records import RequestBatch
 from tests.fakes import (
     CAPS,
     ScriptedDriver,
+    ScriptedRun,
     ScriptsInTurn,
     client,
     say,
@@ -77,6 +78,11 @@ def ended(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> A
 
     wait_until(over, 60)
     return found
+
+
+def cancelled(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> Any:
+    to.post(f"/v1/batches/{key}/cancel", headers=headers)
+    return ended(to, key, headers)
 
 
 def read(to: FlaskClient, file: str | None, headers: dict[str, str] | None = None) -> list[Any]:
@@ -146,6 +152,7 @@ def test_invalid_file_fails_with_the_number_of_the_line(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
+        ({}, "input_file_id"),  # of another purpose
         ({"endpoint": "/v1/audio/speech"}, "endpoint"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "31d"}, "completion_window"),
@@ -156,19 +163,12 @@ def test_invalid_file_fails_with_the_number_of_the_line(serve: Serve) -> None:
 )
 def test_invalid_batch_is_refused(serve: Serve, changes: dict[str, Any], param: str) -> None:
     to = serve()
-    body = {"input_file_id": upload(to, lines(1)), "endpoint": CHAT, "completion_window": "24h"}
+    file = upload(to, lines(1), "batch" if changes else "assistants")
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
     answer = to.post("/v1/batches", json={**body, **changes})
     assert answer.status_code == 400 and answer.json is not None
     assert answer.json["error"]["param"] == param
-
-
-def test_file_of_another_purpose_is_refused(serve: Serve) -> None:
-    to = serve()
-    file = upload(to, lines(1), "assistants")
-    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
-    answer = to.post("/v1/batches", json=body)
-    assert answer.status_code == 400 and answer.json is not None
-    assert "purpose batch" in answer.json["error"]["message"]
+    assert ("purpose batch" in answer.json["error"]["message"]) is not bool(changes)
 
 
 def test_batches_of_others_are_not_found(serve: Serve) -> None:
@@ -206,25 +206,22 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
 
 
 class Silent(ScriptedDriver):
-    """Generates nothing until its request is cancelled."""
+    """Generates nothing for the tasks that it holds until their request is cancelled."""
 
-    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
+    def __init__(self, slots: int = 2) -> None:
+        super().__init__(caps=msgspec.structs.replace(CAPS, slots=slots))
+        self.holds: Callable[[Task], bool] = lambda task: True
+
+    def stream(self, task: Task, slot: int, caps: Any, cancel: Cancel) -> ScriptedRun:
         run = super().stream(task, slot, caps, cancel)
-        run._script = [lambda: cancel.wait(60), lambda: cancel.check()]
+        if self.holds(task):
+            run._script = [lambda: cancel.wait(60), cancel.check]
         return run
 
 
-class SilentAtFirst(Silent):
-    """Generates nothing for the first request until that is cancelled, then whole answers."""
-
-    def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
-        if not self.tasks:
-            return super().stream(task, slot, caps, cancel)
-        return ScriptedDriver.stream(self, task, slot, caps, cancel)
-
-
 def test_line_gives_way_to_a_request_and_is_asked_again(serve: Serve) -> None:
-    driver = SilentAtFirst(caps=msgspec.structs.replace(CAPS, slots=1))
+    driver = Silent(slots=1)
+    driver.holds = lambda task: len(driver.tasks) == 1
     to = serve(driver)
     made = create(to, lines(1))
     wait_until(lambda: bool(driver.tasks))
@@ -238,14 +235,13 @@ def test_line_gives_way_to_a_request_and_is_asked_again(serve: Serve) -> None:
 
 
 def test_lines_do_not_fill_the_queue(serve: Serve) -> None:
-    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=2))
+    driver = Silent()
     to = serve(driver)
     made = create(to, lines(20))
     wait_until(lambda: bool(driver.tasks))
     scheduler = services_of(to.application).gateway.context.scheduler
     assert (scheduler.outstanding, scheduler.waiting) == (1, 0)
-    to.post(f"/v1/batches/{made['id']}/cancel")
-    ended(to, made["id"])
+    cancelled(to, made["id"])
 
 
 def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(serve: Serve) -> None:
@@ -262,12 +258,11 @@ def test_batch_cancelled_before_its_file_was_checked_counts_its_lines(serve: Ser
 
 def test_lines_under_way_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "MOST", 2)
-    driver = Silent(caps=msgspec.structs.replace(CAPS, slots=16))
+    driver = Silent(slots=16)
     to = serve(driver)
     made = create(to, lines(9))
     wait_until(lambda: len(driver.tasks) == 2)
-    to.post(f"/v1/batches/{made['id']}/cancel")
-    ended(to, made["id"])
+    cancelled(to, made["id"])
     assert len(driver.tasks) == 2
 
 
@@ -275,9 +270,8 @@ def test_expired_batch_tells_which_lines_were_not_answered(serve: Serve) -> None
     to = serve(Silent())
     done = ended(to, create(to, lines(3), completion_window="1s")["id"])
     assert (done["status"], done["expired_at"] is not None) == ("expired", True)
-    assert [one["error"]["code"] for one in read(to, done["error_file_id"])] == [
-        "batch_expired"
-    ] * 3
+    codes = [line["error"]["code"] for line in read(to, done["error_file_id"])]
+    assert codes == ["batch_expired"] * 3
 
 
 def test_line_is_asked_again_after_a_fault(serve: Serve) -> None:
@@ -427,12 +421,24 @@ def test_line_that_made_way_is_asked_after_the_others(
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
 
 
-def test_line_whose_tools_have_run_is_not_asked_again(serve: Serve) -> None:
+REFUSED = b'{"error": {"code": "invalid_api_key"}}'
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        LineResponse(429, "r", b"{}", None, "no_idle_slot", has_effects=True),  # of its tools
+        LineResponse(401, "r", REFUSED),  # another server's, that refuses our key
+    ],
+)
+def test_line_that_was_answered_for_good_is_not_asked_again(
+    serve: Serve, response: LineResponse
+) -> None:
     to = serve()
-    lost = LineResponse(429, "r", b"{}", None, "no_idle_slot", has_effects=True)
-    asked = asked_of(to, lost)
-    done = ended(to, create(to, lines(1))["id"])
-    assert done["request_counts"]["failed"] == 1 and len(asked) == 1
+    asked = asked_of(to, response)
+    done = ended(to, create(to, lines(3))["id"])
+    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert len(asked) == 3
 
 
 def test_line_without_an_idle_slot_costs_nothing(
@@ -460,20 +466,14 @@ def test_line_without_an_idle_slot_costs_nothing(
     runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
-    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
-    ended(to, made["id"], headers)
+    cancelled(to, made["id"], headers)
     other.release()
     assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
 
 
 def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -> None:
-    class Holds(Silent):
-        def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
-            if "Count" in str(task.prompt):
-                return super().stream(task, slot, caps, cancel)
-            return ScriptedDriver.stream(self, task, slot, caps, cancel)
-
-    driver = Holds(caps=msgspec.structs.replace(CAPS, slots=4))
+    driver = Silent(slots=4)
+    driver.holds = lambda task: "Count" in str(task.prompt)
     to = serve(driver, file_keys=KEYS, admins=("ops",))
     http = Http(to.application)
     key = http.make(max_parallel_requests=1)["key"]
@@ -481,16 +481,7 @@ def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -
     made = create(to, lines(2, messages=[{"role": "user", "content": "Count"}]), headers)
     wait_until(lambda: len(driver.tasks) == 2)
     assert http.chat(key).status_code == 200
-    to.post(f"/v1/batches/{made['id']}/cancel", headers=headers)
-    ended(to, made["id"], headers)
-
-
-def test_answer_of_another_server_that_refuses_a_key_does_not_end_the_batch(serve: Serve) -> None:
-    to = serve()
-    asked = asked_of(to, LineResponse(401, "r", b'{"error": {"code": "invalid_api_key"}}'))
-    done = ended(to, create(to, lines(3))["id"])
-    assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
-    assert len(asked) == 3
+    cancelled(to, made["id"], headers)
 
 
 def test_batch_ends_when_its_key_is_refused(serve: Serve) -> None:

@@ -16,10 +16,10 @@ from proxy.errors import BackendFailed
 from proxy.runtime.cancel import Cancel
 from proxy.store.ledger_rows import LedgerRow
 from proxy.web.routes import OTHER
-from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
 from tests.fuzz.seeds import bodies
+from tests.unit.web.test_pages_chat import KEYED
 
-KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 # Endpoints that ask a model, as far as the bodies of the fuzzers reach it. Others that do are
 # found by the test.
 KNOWN = {
@@ -89,10 +89,7 @@ def app(driver: Everything, tmp_path: Path) -> Flask:
 
 
 def rows(app: Flask) -> list[LedgerRow]:
-    writer = services_of(app).ledger
-    assert writer is not None
-    assert writer.flush()
-    return list(writer.ledger.rows(0, 1 << 60))
+    return list(ledger_of(app).rows(0, 1 << 60))
 
 
 def _posts(app: Flask) -> Iterator[tuple[str, str]]:

@@ -10,29 +10,24 @@ import pytest
 
 from proxy.accounts.limiting.budgets import Price
 from proxy.apis.litellm import routes as litellm
-from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.fakes import ScriptedDriver, ledger_of
 from tests.unit.store.test_ledger import row
-from tests.unit.web.account_client import KEYS, Http
+from tests.unit.web.account_client import Http, keyed
 
 NOON = int(1000 * datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp())
 DAY = 86_400_000
 DAYS = {"start_date": "2026-11-22", "end_date": "2026-11-23"}
-
-
-# Rows of a fixed day are kept, whatever day it is now.
-SETTINGS: dict[str, Any] = {"file_keys": KEYS, "admins": ("ops",), "ledger_days": 36500}
+KEPT = 36500  # days: rows of a fixed day are there, whatever day it is now
 
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    return Http(make_app(ScriptedDriver(), data=str(tmp_path), **SETTINGS))
+    return keyed(ScriptedDriver(), tmp_path, ledger_days=KEPT)
 
 
 @pytest.fixture
 def filled(http: Http) -> Http:
     http.admin("/team/new", team_id="lab", team_alias="Laboratory")
-    writer = services_of(http.app).ledger
-    assert writer is not None
     some = [
         row(ended=NOON, key="alice", user="a", team="", prompt=10, completion=1, request="one"),
         row(ended=NOON + 1, key="alice", user="a", team="", model="n", prompt=20, completion=2),
@@ -40,21 +35,16 @@ def filled(http: Http) -> Http:
         row(ended=NOON - 2 * DAY, key="alice", model="m"),
         row(ended=NOON + DAY, key="alice", model="m"),
     ]
-    writer.ledger.write("test", 1, some)
+    ledger_of(http.app).write("test", 1, some)
     return http
 
 
 def test_logs_of_days_are_sums_by_user_and_model(filled: Http) -> None:
-    found = filled.get("/spend/logs", "sk-ops", **DAYS).json
-    assert found == [
-        {"startTime": "2026-11-22", "spend": 0.0, "users": {"b": 0.0}, "models": {"m": 0.0}},
-        {
-            "startTime": "2026-11-23",
-            "spend": 0.0,
-            "users": {"a": 0.0},
-            "models": {"m": 0.0, "n": 0.0},
-        },
-    ]
+    first, second = filled.get("/spend/logs", "sk-ops", **DAYS).json
+    free = {"spend": 0.0, "models": {"m": 0.0}}
+    assert first == {"startTime": "2026-11-22", **free, "users": {"b": 0.0}}
+    models = {"m": 0.0, "n": 0.0}
+    assert second == {"startTime": "2026-11-23", **free, "users": {"a": 0.0}, "models": models}
 
 
 def test_logs_of_requests_have_their_tokens(filled: Http) -> None:
@@ -95,9 +85,7 @@ def test_report_is_by_day_and_team_or_by_key(filled: Http) -> None:
 
 def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
     made = http.make()
-    writer = services_of(http.app).ledger
-    assert writer is not None
-    writer.ledger.write("test", 1, [row(ended=NOON, key=made["key_id"])])
+    ledger_of(http.app).write("test", 1, [row(ended=NOON, key=made["key_id"])])
     for name in (made["key"], made["token"], made["key_id"]):
         query = {**DAYS, "api_key": name, "summarize": "false"}
         (one,) = http.get("/spend/logs", "sk-ops", **query).json
@@ -108,14 +96,12 @@ def test_key_may_be_named_by_secret_or_digest(http: Http) -> None:
 
 def test_spend_is_money_by_the_prices_of_models(tmp_path: Path) -> None:
     prices = (Price(model="m", prompt=1000.0, cached=0.0, completion=5000.0),)
-    http = Http(make_app(ScriptedDriver(), data=str(tmp_path), price=prices, **SETTINGS))
-    writer = services_of(http.app).ledger
-    assert writer is not None
+    http = keyed(ScriptedDriver(), tmp_path, ledger_days=KEPT, price=prices)
     some = [
         row(ended=NOON, key="alice", prompt=1000, cached=400, completion=100),
         row(ended=NOON, key="alice", model="free", prompt=1000),
     ]
-    writer.ledger.write("test", 1, some)
+    ledger_of(http.app).write("test", 1, some)
     (day,) = http.get("/spend/logs", "sk-ops", **DAYS).json
     assert (day["spend"], day["models"]) == (1.1, {"m": 1.1, "free": 0.0})
     found = http.get("/spend/logs", "sk-ops", **DAYS, summarize="false").json

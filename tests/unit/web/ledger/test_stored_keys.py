@@ -8,20 +8,17 @@ from typing import Any
 import pytest
 
 from proxy.store.ledger_rows import LedgerRow
-from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
-from tests.unit.web.account_client import CHAT, KEYS, Http
+from tests.fakes import ScriptedDriver, ledger_of, wait_until
+from tests.unit.web.account_client import CHAT, Http, keyed
 
 
 @pytest.fixture
 def http(tmp_path: Path) -> Http:
-    return Http(make_app(ScriptedDriver(), file_keys=KEYS, admins=("ops",), data=str(tmp_path)))
+    return keyed(ScriptedDriver(), tmp_path)
 
 
 def rows(http: Http) -> list[LedgerRow]:
-    writer = services_of(http.app).ledger
-    assert writer is not None
-    assert writer.flush()
-    return list(writer.ledger.rows(0, 1 << 60))
+    return list(ledger_of(http.app).rows(0, 1 << 60))
 
 
 @pytest.mark.parametrize(

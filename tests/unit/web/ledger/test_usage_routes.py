@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from proxy.apis.usage import routes as usage
 from proxy.config import ApiKey, Secret
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import LedgerRow
-from tests.fakes import ScriptedDriver, make_app, services_of
+from tests.fakes import ScriptedDriver, ledger_of, make_app
 from tests.unit.store.test_ledger import DAY, NOON, row
 
 NIGHT = (NOON - NOON % DAY) // 1000  # seconds
-ADMIN = {"Authorization": "Bearer sk-root-0123456789"}
-ANN = {"Authorization": "Bearer sk-ann-0123456789"}
+KEYS = tuple(ApiKey(name, Secret(f"sk-{name}-0123456789")) for name in ("root", "ann"))
+ADMIN, ANN = ({"Authorization": f"Bearer {key.secret}"} for key in KEYS)
 
 
 class Api:
@@ -41,17 +40,10 @@ class Api:
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    keys = (
-        ApiKey("root", Secret("sk-root-0123456789")),
-        ApiKey("ann", Secret("sk-ann-0123456789")),
-    )
-    app = make_app(
-        ScriptedDriver(), data=str(tmp_path), file_keys=keys, admins=("root",), ledger_days=36500
-    )
-    writer = services_of(app).ledger
-    assert writer is not None
-    yield Api(app.test_client(), writer.ledger)
+def api(tmp_path: Path) -> Api:
+    settings = {"file_keys": KEYS, "admins": ("root",), "ledger_days": 36500}
+    app = make_app(ScriptedDriver(), data=str(tmp_path), **settings)
+    return Api(app.test_client(), ledger_of(app))
 
 
 def test_own_usage_is_summed_by_day_and_model(api: Api) -> None:
@@ -170,8 +162,7 @@ def test_without_ledger_the_answer_says_what_to_set() -> None:
 def test_request_appears_in_the_usage_of_its_key(api: Api) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}]}
     answer = api.client.post("/v1/chat/completions", json=body, headers=ANN).get_json()
-    writer = services_of(api.client.application).ledger
-    assert writer is not None and writer.flush()
+    ledger_of(api.client.application)
     total = api.get("/v1/usage", ANN).json["total"]
     assert total["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     assert total["completion_tokens"] == answer["usage"]["completion_tokens"]

@@ -39,8 +39,9 @@ class SavedTotals:
         return gone
 
 
-def writer(kept: SavedTotals, *, needs_key: bool = False) -> LedgerWriter:
-    return LedgerWriter(cast(Ledger, kept), days=1, needs_key=lambda: needs_key)
+def made(*, needs_key: bool = False) -> tuple[SavedTotals, LedgerWriter]:
+    saved = SavedTotals()
+    return saved, LedgerWriter(cast(Ledger, saved), days=1, needs_key=lambda: needs_key)
 
 
 def record(number: int = 0, key: str = "") -> Record:
@@ -62,69 +63,64 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_are_stored_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 10)
-    kept = SavedTotals()
-    one = writer(kept)
+    saved, writer = made()
     for number in range(25):
-        one.add(record(number), 0.1)
-    assert one.counts() == LedgerCounts(0, 0, 25)
-    assert one.flush()
-    assert [row.request for row in kept.rows] == [f"r{number}" for number in range(25)]
-    assert [number for _, number in kept.batches] == [1, 2, 3]
-    assert one.counts() == LedgerCounts(25, 0, 0)
+        writer.add(record(number), 0.1)
+    assert writer.counts() == LedgerCounts(0, 0, 25)
+    assert writer.flush()
+    assert [row.request for row in saved.rows] == [f"r{number}" for number in range(25)]
+    assert [number for _, number in saved.batches] == [1, 2, 3]
+    assert writer.counts() == LedgerCounts(25, 0, 0)
 
 
 def test_batch_is_stored_once_if_its_commit_was_not_confirmed() -> None:
-    kept = SavedTotals()
-    one = writer(kept)
-    one.add(record(), 0.1)
-    stores = kept.write
+    saved, writer = made()
+    writer.add(record(), 0.1)
+    stores = saved.write
 
     def lost_answer(*args: Any) -> bool:
         stores(*args)
         raise StoreUnavailable("cut")
 
-    kept.write = lost_answer  # type: ignore[assignment, method-assign]
-    assert not one.flush()
-    kept.write = stores  # type: ignore[method-assign]
-    one.add(record(1), 0.1)
-    assert one.flush()
-    assert [row.request for row in kept.rows] == ["r0", "r1"]
+    saved.write = lost_answer  # type: ignore[assignment, method-assign]
+    assert not writer.flush()
+    saved.write = stores  # type: ignore[method-assign]
+    writer.add(record(1), 0.1)
+    assert writer.flush()
+    assert [row.request for row in saved.rows] == ["r0", "r1"]
 
 
 def test_full_queue_loses_requests_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 10)
-    kept = SavedTotals()
-    kept.fails = unavailable
-    one = writer(kept)
+    saved, writer = made()
+    saved.fails = unavailable
     for number in range(12):
-        one.add(record(number), 0.1)
-    assert one.counts() == LedgerCounts(0, 2, 10)
-    one.start()
+        writer.add(record(number), 0.1)
+    assert writer.counts() == LedgerCounts(0, 2, 10)
+    writer.start()
     wait_until(lambda: "lost 2 requests" in caplog.text)
-    kept.fails = lambda: None
-    wait_until(lambda: len(kept.rows) == 10)
-    one.close()
+    saved.fails = lambda: None
+    wait_until(lambda: len(saved.rows) == 10)
+    writer.close()
     assert caplog.text.count("lost") == 1
 
 
 def test_stop_stores_what_is_in_the_queue() -> None:
-    kept = SavedTotals()
-    one = writer(kept)
-    one.start()
-    one.add(record(), 0.1)
-    one.close()
-    assert len(kept.rows) == 1
+    saved, writer = made()
+    writer.start()
+    writer.add(record(), 0.1)
+    writer.close()
+    assert len(saved.rows) == 1
 
 
 def test_stop_without_database_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    kept = SavedTotals()
-    kept.fails = unavailable
-    one = writer(kept)
-    one.add(record(), 0.1)
-    one.add(record(), 0.1)
-    one.close()
+    saved, writer = made()
+    saved.fails = unavailable
+    writer.add(record(), 0.1)
+    writer.add(record(), 0.1)
+    writer.close()
     assert "lost 2 requests" in caplog.text
 
 
@@ -132,61 +128,57 @@ def test_batch_that_cannot_be_stored_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 1)
-    kept = SavedTotals()
-    one = writer(kept)
+    saved, writer = made()
     steps = iter((True, False))
 
     def once() -> None:
         if next(steps, False):
             raise ValueError("invalid")
 
-    kept.fails = once
-    one.add(record(0), 0.1)
-    one.add(record(1), 0.1)
-    assert one.flush()
-    assert [row.request for row in kept.rows] == ["r1"]
-    assert one.counts() == LedgerCounts(1, 1, 0)
+    saved.fails = once
+    writer.add(record(0), 0.1)
+    writer.add(record(1), 0.1)
+    assert writer.flush()
+    assert [row.request for row in saved.rows] == ["r1"]
+    assert writer.counts() == LedgerCounts(1, 1, 0)
     assert "1 rows of the ledger could not be stored" in caplog.text
 
 
 def test_wrong_keys_and_answers_without_a_model_have_no_row() -> None:
-    kept = SavedTotals()
-    one = writer(kept, needs_key=True)
-    one.add(record(), 0.1)
+    saved, writer = made(needs_key=True)
+    writer.add(record(), 0.1)
     unloaded = record(1, "ann")
     unloaded.info.model = ""
-    one.add(unloaded, 0.1)
-    one.add(record(2, "ann"), 0.1)
-    one.flush()
-    assert [row.request for row in kept.rows] == ["r2"]
+    writer.add(unloaded, 0.1)
+    writer.add(record(2, "ann"), 0.1)
+    writer.flush()
+    assert [row.request for row in saved.rows] == ["r2"]
 
 
 def test_old_rows_are_deleted_in_pieces() -> None:
-    kept = SavedTotals()
-    kept.old = 2500
-    one = writer(kept)
-    one.start()
-    wait_until(lambda: not kept.old)
-    one.close()
+    saved, writer = made()
+    saved.old = 2500
+    writer.start()
+    wait_until(lambda: not saved.old)
+    writer.close()
 
 
 def test_defect_in_a_turn_does_not_end_the_thread(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = SavedTotals()
-    one = writer(kept)
+    saved, writer = made()
     steps = iter((True, True))
-    flush = one.flush
+    flush = writer.flush
 
     def broken() -> bool:
         if next(steps, False):
             raise RuntimeError("nobody foresaw it")
         return flush()
 
-    monkeypatch.setattr(one, "flush", broken)
-    one.start()
-    one.add(record(), 0.1)
+    monkeypatch.setattr(writer, "flush", broken)
+    writer.start()
+    writer.add(record(), 0.1)
     with caplog.at_level(logging.ERROR):
-        wait_until(lambda: len(kept.rows) == 1)
-    one.close()
+        wait_until(lambda: len(saved.rows) == 1)
+    writer.close()
     assert caplog.text.count("the ledger failed; retrying") == 1
