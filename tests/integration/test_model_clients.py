@@ -56,7 +56,7 @@ def test_ollama_loads_keeps_and_unloads_models(client: ollama.Client, tmp_path: 
     assert client.generate(model="a", keep_alive="10m").done_reason == "load"
     left = loaded(client)
     assert list(left) == ["a:latest"]
-    assert 590 < left["a:latest"] <= 600
+    assert 590 < left["a:latest"] < 601  # it is idle a moment after its answer
     assert client.chat(model="a", messages=HELLO, options=SHORT).done_reason == "length"
     assert client.generate(model="b:latest", prompt="x", options=SHORT, keep_alive=-1).done
     assert loaded(client)["b:latest"] > 86400 * 365  # never

@@ -30,6 +30,12 @@ SUMMED = {
     "spec_decode_num_accepted_tokens_total": "Speculative: Total draft tokens accepted",
     "spec_decode_num_drafts_total": "Speculative: Total verification steps",
 }
+# llama-server calls this one a counter, but without `_total`, which the library would add.
+LONGEST = """\
+# HELP llamacpp:n_tokens_max Largest observed sequence length (prompt + generation)
+# TYPE llamacpp:n_tokens_max counter
+llamacpp:n_tokens_max %d
+"""
 BUSY = "n_busy_slots_per_decode"
 DECODES = "n_decode_total"
 
@@ -53,7 +59,6 @@ def native(
     ):
         yield CounterMetricFamily(f"llamacpp:{name}", help_, value)
     for name, help_, value in (
-        ("n_tokens_max", "Largest observed sequence length (prompt + generation)", work.longest),
         (
             "prompt_tokens_seconds",
             "Average prompt throughput in tokens/s since the last look",
@@ -103,7 +108,7 @@ def text(
 
     registry = CollectorRegistry()
     registry.register(Now())
-    return generate_latest(registry)
+    return generate_latest(registry) + (LONGEST % counts.work.longest).encode()
 
 
 def _labelled(

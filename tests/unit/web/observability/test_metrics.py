@@ -88,13 +88,14 @@ def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> No
     metrics.add([done("a", evaluating=3.0, writing=1.0, longest=15)])
     metrics.counts(0)
     metrics.add([done("b", evaluating=2.0, writing=0.5, longest=40)])
-    told = numbers(native(metrics.counts(3), 1, []))
+    counts = metrics.counts(3)
+    told = numbers(native(counts, 1, []))
     assert told["llamacpp:prompt_tokens_total"] == 12
     assert told["llamacpp:prompt_tokens_cached_total"] == 8
     assert told["llamacpp:prompt_seconds_total"] == 5.0
     assert told["llamacpp:tokens_predicted_total"] == 10
     assert told["llamacpp:tokens_predicted_seconds_total"] == 1.5
-    assert told["llamacpp:n_tokens_max"] == 40
+    assert counts.work.longest == 40
     assert told["llamacpp:prompt_tokens_seconds"] == 3.0
     assert told["llamacpp:predicted_tokens_seconds"] == 10.0
     assert told["llamacpp:requests_processing"] == 2
