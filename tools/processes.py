@@ -151,6 +151,11 @@ class Child:
         assert self.process is not None, "not started"
         self.process.send_signal(number)
 
+    def wait(self, seconds: float = 60.0) -> int:
+        """Its exit code, once it has ended by itself."""
+        assert self.process is not None, "not started"
+        return self.process.wait(seconds)
+
     def kill(self) -> None:
         """Kill the process, as in a crash."""
         if self.process is not None:

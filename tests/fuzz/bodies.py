@@ -242,9 +242,8 @@ class Fuzzer(NamedTuple):
                 kind, _, name = part.strip("<>").rpartition(":")
                 value = self.world.one_for(rng, route, name)
                 if kind == "int":
-                    value = str(
-                        rng.choice([0, 0, 0, 1, 1, 2, 9999, 2**63, 2**70, "-1", "x", "0" * 300])
-                    )
+                    numbers = [0, 0, 0, 1, 1, 2, 9999, 2**63, 2**70, "-1", "x", "0" * 300]
+                    value = str(rng.choice(numbers))
                 part = quote(value, safe="", errors="surrogatepass")
             parts.append(part)
         path = "/".join(parts)

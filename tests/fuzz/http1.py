@@ -252,23 +252,16 @@ def _with(*lines: bytes, body: bytes = b"", first: bytes = b"POST / HTTP/1.1") -
 
 _CHUNKS = b"0\r\n\r\n"
 _CODINGS = [
-    b"Transfer-Encoding: chunked",
-    b"Transfer-Encoding: Chunked",
-    b"Transfer-Encoding: chunked ",
-    b"Transfer-Encoding:\tchunked",
-    b"Transfer-Encoding:chunked",
+    b"Transfer-Encoding:" + value
+    for value in (
+        *(b" chunked", b" Chunked", b" chunked ", b"\tchunked", b"chunked", b" chunked, chunked"),
+        *(b" gzip, chunked", b" chunked, gzip", b" identity", b" chunked;a=b", b" ,chunked"),
+        *(b" xchunked", b" chunked\x00", b" \x0bchunked", b"\r\n chunked"),
+    )
+]
+_CODINGS += [
     b"Transfer-Encoding : chunked",
     b" Transfer-Encoding: chunked",
-    b"Transfer-Encoding: chunked, chunked",
-    b"Transfer-Encoding: gzip, chunked",
-    b"Transfer-Encoding: chunked, gzip",
-    b"Transfer-Encoding: identity",
-    b"Transfer-Encoding: chunked;a=b",
-    b"Transfer-Encoding: ,chunked",
-    b"Transfer-Encoding: xchunked",
-    b"Transfer-Encoding: chunked\x00",
-    b"Transfer-Encoding: \x0bchunked",
-    b"Transfer-Encoding:\r\n chunked",
     b"Transfer\x00-Encoding: chunked",
     b"Transfer_Encoding: chunked",
     b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
@@ -278,23 +271,16 @@ _CODINGS = [
     b"TE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X",
 ]
 _LENGTHS = [
-    b"Content-Length: %d",
-    b"Content-Length: +%d",
-    b"Content-Length: -%d",
-    b"Content-Length: 0%d",
-    b"Content-Length: 0x%x",
-    b"Content-Length: %d ",
-    b"Content-Length: %d, %d",
-    b"Content-Length: %d\r\nContent-Length: 0",
-    b"Content-Length: %d\r\nContent-Length: %d",
-    b"Content-Length : %d",
-    b"Content-Length: %d.0",
-    b"Content-Length: 1e%d",
-    b"Content-Length: 18446744073709551616%d",
-    b"Content_Length: %d",
-    b"Content-Length:\r\n %d",
-    b"Content-Length: ",
+    b"Content-Length: " + value
+    for value in (
+        *(b"%d", b"+%d", b"-%d", b"0%d", b"0x%x", b"%d ", b"%d, %d", b"%d.0", b"1e%d"),
+        *(b"18446744073709551616%d", b""),
+        *(b"%d\r\nContent-Length: 0", b"%d\r\nContent-Length: %d"),
+    )
 ]
+_LENGTHS += [b"Content-Length : %d", b"Content_Length: %d", b"Content-Length:\r\n %d"]
+_HOSTS = [b"Host: a", b"Host:", b"X: y", b"host: h", b"Host : h", b"Host: h\x00", b"Hos\xe9: x"]
+_FOLDED = [b"X: a\r\n b", b"X: a\r\n\tb", b"X:\r\n b", b"Host: h\r\n x", b" X: a", b"\tX: a"]
 _SIZES = [b"5", b"05", b"5 ", b" 5", b"0x5", b"+5", b"-5", b"5;a", b"5;a=b", b'5;a="b\r\n"', b"5\t"]
 _SIZES += [b"5;\x00", b"5\x0b", b"FFFFFFFFFFFFFFFF5", b"5;a=b;c", b"5 ;a", b"", b"5\n", b"5;a\n"]
 _LINES = [
@@ -343,25 +329,10 @@ def corpus() -> Iterator[bytes]:
         yield _with(_CODINGS[0], body=b"5" + end + b"hello\r\n0\r\n\r\n") + GET
         yield _with(_CODINGS[0], body=b"0\r\nA: b" + end + b"\r\n") + GET
         yield _with(b"A: b" + end + b"C: d", body=b"") + GET
-    for host in (
-        b"Host: a",
-        b"Host:",
-        b"X: y",
-        b"host: h",
-        b"Host : h",
-        b"Host: h\x00",
-        b"Hos\xe9: x",
-    ):
+    for host in _HOSTS:
         yield _with(host) + GET
         yield b"GET / HTTP/1.1\r\n" + host + b"\r\n\r\n" + GET
-    for folded in (
-        b"X: a\r\n b",
-        b"X: a\r\n\tb",
-        b"X:\r\n b",
-        b"Host: h\r\n x",
-        b" X: a",
-        b"\tX: a",
-    ):
+    for folded in _FOLDED:
         yield _with(folded) + GET
         yield _with(folded, b"Content-Length: 5", body=b"hello") + GET
     for name in (b"X ", b"X\t", b"X\r", b"", b"X Y", b"X\x00", b"X,", b"(X)", b"X\xe9", b'"X"'):

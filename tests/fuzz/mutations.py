@@ -98,12 +98,11 @@ SCHEMAS: list[Any] = [
 ]
 
 
-def deep(depth: int, leaf: str = "0") -> Raw:
-    return Raw("[" * depth + leaf + "]" * depth)
-
-
-def deep_objects(depth: int) -> Raw:
-    return Raw('{"a":' * depth + "0" + "}" * depth)
+SHAPES: list[Any] = [
+    *([], {}, [None], [[]], [{}], {"": None}, [0] * 3000, ["a"] * 20_000, [{}] * 3000),
+    *([[]] * 30_000, {str(n): n for n in range(3000)}, [[1, 2], "a", {"b": None}]),
+    {"a": {"b": [1, {"c": None}]}},
+]
 
 
 class Mutator:
@@ -134,25 +133,10 @@ class Mutator:
         if how < 13:
             return copy.deepcopy(rng.choice(self._parts)[1]) if self._parts else None
         depth = rng.choice([20, 400, 1200, 30_000])
-        shapes: list[Callable[[], Any]] = [
-            lambda: [],
-            lambda: {},
-            lambda: [None],
-            lambda: [[]],
-            lambda: [{}],
-            lambda: {"": None},
-            lambda: {"type": rng.choice(self._words)},
-            lambda: [0] * 3000,
-            lambda: ["a"] * 20_000,
-            lambda: [{}] * 3000,
-            lambda: [[]] * 30_000,
-            lambda: {str(n): n for n in range(3000)},
-            lambda: deep(depth),
-            lambda: deep_objects(depth),
-            lambda: [[1, 2], "a", {"b": None}],
-            lambda: {"a": {"b": [1, {"c": None}]}},
-        ]
-        return rng.choice(shapes)()
+        deep = Raw("[" * depth + "0" + "]" * depth)
+        deep_objects = Raw('{"a":' * depth + "0" + "}" * depth)
+        shape = rng.choice([*SHAPES, {"type": rng.choice(self._words)}, deep, deep_objects])
+        return copy.deepcopy(shape)
 
     def mutated(self, rng: random.Random, seed: Any) -> Any:
         """A copy of `seed` that is changed in some places."""
@@ -185,11 +169,8 @@ class Mutator:
             name, value = rng.choice(self._parts)
             box[name] = copy.deepcopy(value)
         else:
-            box[
-                rng.choice(
-                    [*self._words, "", "__proto__", "__class__", "a" * 3000, "\ud800", "$ref"]
-                )
-            ] = self.odd(rng)
+            odd = ["", "__proto__", "__class__", "a" * 3000, "\ud800", "$ref"]
+            box[rng.choice([*self._words, *odd])] = self.odd(rng)
 
     def _change(self, rng: random.Random, box: Any, key: Any) -> None:
         value = box[key]
@@ -199,9 +180,8 @@ class Mutator:
         elif how == 4:
             del box[key]
         elif how == 5 and isinstance(key, str):
-            box[key] = (
-                Pairs([(key, value), (key, self.odd(rng))]) if rng.random() < 0.3 else box[key]
-            )
+            if rng.random() < 0.3:
+                box[key] = Pairs([(key, value), (key, self.odd(rng))])
             other = rng.choice(self._words)
             box[other] = box.pop(key)
         elif how == 6:
@@ -255,11 +235,8 @@ class Mutator:
             odd = rng.choice(TEXTS)
             return value[:at] + (odd if isinstance(odd, str) else "\ud800") + value[at:]
         if how == 3:
-            return (
-                value[:at]
-                + chr(rng.choice([0, 9, 10, 13, 127, 0xD800, 0xFFFF, 0x10FFFF]))
-                + value[at + 1 :]
-            )
+            odd = chr(rng.choice([0, 9, 10, 13, 127, 0xD800, 0xFFFF, 0x10FFFF]))
+            return value[:at] + odd + value[at + 1 :]
         return value.upper()
 
 
@@ -281,8 +258,10 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 def broken(rng: random.Random, data: bytes) -> bytes:
     """The JSON's bytes, damaged."""
     at = rng.randrange(len(data) + 1)
+    noise = bytes(rng.randrange(256) for _ in range(200))
+    marks = [b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\0", b",", b"}", b"]", b'"', b"/*x*/"]
     changes: list[Callable[[], bytes]] = [
-        lambda: b"",
+        lambda: rng.choice([b"", b"null", b"[]", b"{}", b'"x"', b"0", noise]),
         lambda: data[:at],
         lambda: data + data,
         lambda: data + b"\0",
@@ -290,30 +269,14 @@ def broken(rng: random.Random, data: bytes) -> bytes:
         lambda: data.decode("utf-8", "replace").encode("utf-16"),
         lambda: gzip.compress(data, mtime=0),
         lambda: zlib.compress(data),
-        lambda: (
-            data[:at]
-            + bytes(rng.randrange(256) for _ in range(rng.choice([1, 1, 4])))
-            + data[at + 1 :]
-        ),
-        lambda: (
-            data[:at]
-            + rng.choice(
-                [b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\0", b",", b"}", b"]", b'"', b"/*x*/"]
-            )
-            + data[at:]
-        ),
+        lambda: data[:at] + noise[: rng.choice([1, 1, 4])] + data[at + 1 :],
+        lambda: data[:at] + rng.choice(marks) + data[at:],
         lambda: data[:at] + data[at + rng.choice([1, 2, 10]) :],
         lambda: b"[" * rng.choice([1000, 100_000, 2_000_000]),
         lambda: b'{"a":' * rng.choice([1000, 100_000]),
         lambda: b'"' + b"a" * 3_000_000 + b'"',
         lambda: b"[" + b"{}," * 500_000 + b"{}]",
-        lambda: b"null",
-        lambda: b"[]",
-        lambda: b"{}",
-        lambda: b'"x"',
-        lambda: b"0",
         lambda: b" " * 100_000 + data,
-        lambda: bytes(rng.randrange(256) for _ in range(200)),
         lambda: b"a=b&c=d&" + b"e=f&" * 5000,
         lambda: (
             b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + data + b"\r\n--x--\r\n"

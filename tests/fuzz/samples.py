@@ -233,6 +233,11 @@ def made(rng: random.Random) -> Sample:
     return Sample(name, data)
 
 
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+ODD = [b"\0" * 8, b"\xff" * 8, b"PK\x01\x02", b"<!DOCTYPE a>", b"999999999", b"-1", b"endobj"]
+ODD += [b"\xed\xa0\x80"]
+
+
 def changed(rng: random.Random, data: bytes) -> bytes:
     """The data with a few bytes, or a few members of an archive, changed."""
     if data[:4] == b"PK\x03\x04" and rng.random() < 0.4:
@@ -252,17 +257,7 @@ def changed(rng: random.Random, data: bytes) -> bytes:
             else:
                 parts[name] = _bytes(rng, parts[name])
             if sum(map(len, parts.values())) < 10 << 20:
-                return archive(
-                    parts,
-                    rng.choice(
-                        [
-                            zipfile.ZIP_STORED,
-                            zipfile.ZIP_DEFLATED,
-                            zipfile.ZIP_BZIP2,
-                            zipfile.ZIP_LZMA,
-                        ]
-                    ),
-                )
+                return archive(parts, rng.choice(METHODS))
     return _bytes(rng, data)
 
 
@@ -279,23 +274,10 @@ def _bytes(rng: random.Random, data: bytes) -> bytes:
         elif how == 3 and len(data) < 1 << 20:
             data = data[:at] + data[max(0, at - rng.choice([4, 100, 2000])) :]
         elif how == 4:
-            odd = [
-                b"\0" * 8,
-                b"\xff" * 8,
-                b"PK\x01\x02",
-                b"<!DOCTYPE a>",
-                b"999999999",
-                b"-1",
-                b"endobj",
-                b"\xed\xa0\x80",
-            ]
-            data = data[:at] + rng.choice(odd) + data[at:]
+            data = data[:at] + rng.choice(ODD) + data[at:]
         else:
-            data = (
-                data[:at]
-                + bytes(rng.randrange(256) for _ in range(rng.choice([1, 4, 32])))
-                + data[at:]
-            )
+            noise = bytes(rng.randrange(256) for _ in range(rng.choice([1, 4, 32])))
+            data = data[:at] + noise + data[at:]
     return data
 
 

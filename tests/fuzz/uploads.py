@@ -148,11 +148,7 @@ class Uploader:
                 fields["expires_after[seconds]"] = rng.choice(["3600", "-1", "1e9", "9" * 400, "x"])
             kind, body = form(rng, fields, "file", [sample])
         elif way in ("chatchat", "temporary"):
-            path = (
-                "/knowledge_base/upload_docs"
-                if way == "chatchat"
-                else "/knowledge_base/upload_temp_docs"
-            )
+            path = f"/knowledge_base/upload_{'' if way == 'chatchat' else 'temp_'}docs"
             files = [sample, *([samples.made(rng)] if rng.random() < 0.2 else [])]
             size = rng.choice(["250", "1", "0", "-1", "x", "9" * 30, "100000"])
             fields = {

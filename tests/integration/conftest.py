@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.integration.generations import OLD, SERVER_FIXTURES
 from tests.redis_servers import RedisServer
 from tools import llama_cpp_python, servers, smollm2
 from tools import made_up_model as made_up
-from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
+from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer, held_port
 
 _serial = itertools.count(1)
 # The local embedding model would be in every list of models, and start with the first document.
@@ -220,6 +221,20 @@ def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Red
         server.kill()
 
 
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a backend whose answers take minutes."""
+    folder = tmp_path_factory.mktemp("slow")
+    port = held_port()
+    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
+    server = Child([*words, "--notes", str(folder / "notes"), "--slots", "16"], folder / "log")
+    server.launch()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+
+
 StartGateway = Callable[..., Gateway]
 
 
@@ -252,6 +267,18 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
         yield start
     finally:
         _end(started)
+
+
+@pytest.fixture
+def serve(gateway: StartGateway, tmp_path: Path) -> StartGateway:
+    """Factory: ``serve(text, *flags)`` starts a gateway with this settings file."""
+
+    def serving(text: str, *flags: str, **how: Any) -> Gateway:
+        file = tmp_path / "slotproxy.toml"
+        file.write_text(text)
+        return gateway("--config", str(file), *flags, **how)
+
+    return serving
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import random
 import re
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -170,22 +170,8 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
                 while sock.recv(4096):
                     pass
 
-    todo = iter(plan)
-    lock = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with lock:
-                item = next(todo, None)
-            if item is None:
-                return
-            one(*item)
-
-    clients = [threading.Thread(target=work) for _ in range(20)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
+    with ThreadPoolExecutor(20) as clients:
+        list(clients.map(one, *zip(*plan, strict=True)))
     wait_until(lambda: in_flight(served.url) == 0 and waiting(served) == 0)
     assert answered(served)
     wait_until(lambda: _sockets(served.pid) <= sockets + 2)

@@ -43,17 +43,8 @@ HELLO = [
     " world",
     "!",
 ]
-CALL = [
-    "get_weather\n",
-    " ```python\n",
-    "tool_call(city='",
-    "<0xE5>",
-    "<0x8C>",
-    "<0x97>",
-    "京",
-    "',",
-]
-CALL += [" days=", "2", ")", "\n```"]
+CALL = ["get_weather\n", " ```python\n", "tool_call(city='", "<0xE5>", "<0x8C>", "<0x97>", "京"]
+CALL += ["',", " days=", "2", ")", "\n```"]
 USER = {"role": "user", "content": "你好"}
 TOOL = {
     "type": "function",

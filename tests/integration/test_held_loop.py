@@ -107,9 +107,43 @@ def _turns(count: int, text: str) -> list[dict[str, Any]]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i in range(count)]
 
 
-CHAT = "/v1/chat/completions"
+def _floats(count: int) -> str:
+    return json.dumps({"a": [1.5e300] * count})
 
-WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]]] = {
+
+def _ollama(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    short = {"stream": False, "options": {"num_predict": 1}}
+    return {"model": "stub", "messages": messages, **short}
+
+
+def _picture() -> dict[str, Any]:
+    image = {"url": "data:image/png;base64," + _random(20_000_000)}
+    parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": image}]
+    return {"messages": [{"role": "user", "content": parts}]}
+
+
+def _patterns() -> dict[str, Any]:
+    patterns = {f"p{i}": "[a-z]{1,%d}" % (400 + i) for i in range(200)}  # noqa: UP031
+    fields = {k: {"type": "string", "pattern": f"^{v}{v}{v}$"} for k, v in patterns.items()}
+    return _schema({"type": "object", "properties": fields})
+
+
+def _parameters(number: int) -> dict[str, Any]:
+    fields = {f"p{k}": {"type": "string", "minLength": number + k} for k in range(20)}
+    return {"type": "object", "properties": fields}
+
+
+def _grammar() -> str:
+    root = " ".join(f"a{i}" for i in range(15_000))
+    return f"root ::= {root}\n" + "".join(f'a{i}::="x"\n' for i in reversed(range(15_000)))
+
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+FORM = "application/x-www-form-urlencoded"
+
+Body = dict[str, Any] | Sent
+# By name: the path, what makes the body, and the statuses of the answer.
+WORST: dict[str, tuple[str, Callable[[], Body], tuple[int, ...]]] = {
     # What costs most to decode.
     "32 MB of digits": (CHAT, lambda: Sent(b'{"x":[' + b"1," * 16_000_000 + b"1]}"), (400,)),
     "32 MB of odd floats": (
@@ -120,44 +154,15 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
     "64 kB of odd floats": (CHAT, lambda: Sent(b'{"x":[' + b"1.5e300," * 8_000 + b"1]}"), (400,)),
     "32 MB of escapes": (CHAT, lambda: Sent(b'{"x":"' + b"\\n" * 16_000_000 + b'"}'), (400,)),
     "12 MB of text": (
-        "/v1/completions",
+        COMPLETIONS,
         lambda: {"prompt": "hello world. " * 900_000, "max_tokens": 1},
         (200,),
     ),
-    "a picture of 20 MB": (
-        CHAT,
-        lambda: {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": "x"},
-                        {
-                            "type": "image_url",
-                            "image_url": {"url": "data:image/png;base64," + _random(20_000_000)},
-                        },
-                    ],
-                }
-            ]
-        },
-        (400,),
-    ),
-    "a million token ids": (
-        "/v1/completions",
-        lambda: {"prompt": [151643] * 1_000_000, "max_tokens": 1},
-        (400,),
-    ),
+    "a picture of 20 MB": (CHAT, _picture, (400,)),
+    "a million token ids": (COMPLETIONS, lambda: {"prompt": [151643] * 1_000_000}, (400,)),
     # JSON in texts of JSON.
-    "arguments of odd floats": (
-        CHAT,
-        lambda: _calls(json.dumps({"a": [1.5e300] * 100_000})),
-        (200,),
-    ),
-    "arguments of many calls": (
-        CHAT,
-        lambda: _calls(json.dumps({"a": [1.5e300] * 30}), 4000),
-        (200,),
-    ),
+    "arguments of odd floats": (CHAT, lambda: _calls(_floats(100_000)), (200,)),
+    "arguments of many calls": (CHAT, lambda: _calls(_floats(30), 4000), (200,)),
     # Forms.
     "a file of 60 MB": ("/v1/files", lambda: _form(PURPOSE, _file(b"\r\n--" * 15_000_000)), (200,)),
     "three million headers of a part": (
@@ -166,23 +171,10 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
         (413,),
     ),
     "300 000 files": ("/v1/files", lambda: _form(*[_file(b"x")] * 300_000), (413,)),
-    "a long form to sign in": (
-        "/signin",
-        lambda: Sent(b"a=b&" * 7_000_000, "application/x-www-form-urlencoded"),
-        (413,),
-    ),
+    "a long form to sign in": ("/signin", lambda: Sent(b"a=b&" * 7_000_000, FORM), (413,)),
     # Long lists of every dialect.
     "16 000 turns": (CHAT, lambda: {"messages": _turns(16_000, "x" * 50), "max_tokens": 1}, (200,)),
-    "16 000 turns of Ollama": (
-        "/api/chat",
-        lambda: {
-            "model": "stub",
-            "messages": _turns(16_000, "x"),
-            "stream": False,
-            "options": {"num_predict": 1},
-        },
-        (200,),
-    ),
+    "16 000 turns of Ollama": ("/api/chat", lambda: _ollama(_turns(16_000, "x")), (200,)),
     "16 000 turns of Responses": (
         "/v1/responses",
         lambda: {"input": _turns(16_000, "x" * 100), "max_output_tokens": 16},
@@ -208,11 +200,7 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
         lambda: {"messages": _turns(16_000, "x" * 1000)},
         (400,),
     ),
-    "texts to embed": (
-        "/v1/embeddings",
-        lambda: {"input": [[1] * 400] * 2000, "model": "stub"},
-        (502,),
-    ),
+    "texts to embed": ("/v1/embeddings", lambda: {"input": [[1] * 400] * 2000}, (502,)),
     "documents to rank": (
         "/v1/rerank",
         lambda: {"query": "x", "documents": ["x" * 30_000] * 1000},
@@ -226,72 +214,28 @@ WORST: dict[str, tuple[str, Callable[[], dict[str, Any] | Sent], tuple[int, ...]
     ),
     "10 000 pictures": (
         "/api/chat",
-        lambda: {
-            "model": "stub",
-            "stream": False,
-            "messages": [{"role": "user", "content": "x", "images": [_random(200)] * 10_000}],
-        },
+        lambda: _ollama([{**SAID[0], "images": [_random(200)] * 10_000}]),
         (400,),
     ),
-    "a schema of 8 MB": (CHAT, lambda: _schema({"description": "x" * 8_000_000}), (400,)),
     # Schemas, grammars, lists.
-    "200 patterns": (
-        CHAT,
-        lambda: _schema(
-            {
-                "type": "object",
-                "properties": {
-                    f"p{i}": {
-                        "type": "string",
-                        "pattern": "^{0}{0}{0}$".format("[a-z]{1,%d}" % (400 + i)),  # noqa: UP031
-                    }
-                    for i in range(200)
-                },
-            }
-        ),
-        (400,),
-    ),
-    "enum of 200 000": (
-        CHAT,
-        lambda: _schema({"enum": [f"v{i}" for i in range(200_000)]}),
-        (400,),
-    ),
+    "a schema of 8 MB": (CHAT, lambda: _schema({"description": "x" * 8_000_000}), (400,)),
+    "200 patterns": (CHAT, _patterns, (400,)),
+    "enum of 200 000": (CHAT, lambda: _schema({"enum": [f"v{i}" for i in range(200_000)]}), (400,)),
     "4000 optional alternatives": (
         CHAT,
         lambda: _schema({"type": "string", "pattern": "(a|b)?" * 4000}),
         (200, 400),
     ),
-    "a thousand tools": (
-        CHAT,
-        lambda: _tools(
-            1000,
-            lambda i: {
-                "type": "object",
-                "properties": {f"p{k}": {"type": "string", "minLength": i + k} for k in range(20)},
-            },
-        ),
-        (200, 400),
-    ),
+    "a thousand tools": (CHAT, lambda: _tools(1000, _parameters), (200, 400)),
     "grammar": (
-        "/v1/completions",
-        lambda: {
-            "prompt": "x",
-            "max_tokens": 1,
-            "grammar": "root ::= "
-            + " ".join(f"a{i}" for i in range(15_000))
-            + "\n"
-            + "".join(f'a{i}::="x"\n' for i in reversed(range(15_000))),
-        },
+        COMPLETIONS,
+        lambda: {"prompt": "x", "max_tokens": 1, "grammar": _grammar()},
         (200,),
     ),
-    "300 000 messages": (
-        CHAT,
-        lambda: {"messages": [{"role": "user", "content": "x"}] * 300_000},
-        (400,),
-    ),
+    "300 000 messages": (CHAT, lambda: {"messages": SAID * 300_000}, (400,)),
     "a million biases": (
-        "/v1/completions",
-        lambda: {"prompt": "x", "logit_bias": {str(i): 1 for i in range(1_000_000)}},
+        COMPLETIONS,
+        lambda: {"prompt": "x", "logit_bias": dict.fromkeys(map(str, range(10**6)), 1)},
         (400,),
     ),
 }
@@ -497,13 +441,9 @@ def test_worst_backend_does_not_block_the_loop(
 
 
 @pytest.mark.parametrize("form", [False, True], ids=["JSON", "a form"])
-def test_large_forwarded_request_does_not_block_the_loop(
-    form: bool, gateway: StartGateway, tmp_path: Path
-) -> None:
-    file = tmp_path / "slotproxy.toml"
+def test_large_forwarded_request_does_not_block_the_loop(form: bool, serve: StartGateway) -> None:
     command = [sys.executable, str(OTHER_SERVER), "${PORT}"]
-    file.write_text(f'[[model]]\nname = "m"\nkind = "http"\ncommand = {json.dumps(command)}\n')
-    one = gateway("--config", str(file))
+    one = serve(f'[[model]]\nname = "m"\nkind = "http"\ncommand = {json.dumps(command)}\n')
     picture = random.Random(1).randbytes(20 << 20)
     body = {"model": "m", "image": base64.b64encode(picture).decode()}
 

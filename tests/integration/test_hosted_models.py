@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from tests.fakes import gone, wait_until
 from tools import made_up_mmproj, servers
 from tools.processes import Gateway
 
+from .asking import lines
 from .child_processes import children, command, descendants
 from .conftest import StartGateway
 
 LEGACY = ("--chat-template", "legacy")
-Serve = Callable[..., Gateway]
+HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def table(
@@ -56,7 +55,7 @@ def pids(gateway: Gateway) -> dict[str, int]:
 
 
 def chat(gateway: Gateway, model: str, **more: Any) -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    body = {"model": model, "messages": HELLO, "max_tokens": 4}
     return httpx.post(f"{gateway.url}/v1/chat/completions", json={**body, **more}, timeout=60.0)
 
 
@@ -66,46 +65,24 @@ def status(gateway: Gateway, model: str) -> str:
 
 
 @pytest.fixture
-def serve(gateway: StartGateway, tmp_path: Path) -> Serve:
-    """Factory for gateways with these tables."""
-
-    def serving(*tables: str, flags: Sequence[str] = (), **options: Any) -> Gateway:
-        file = tmp_path / "slotproxy.toml"
-        file.write_text("\n".join(tables))
-        return gateway("--config", str(file), *LEGACY, *flags, **options)
-
-    return serving
-
-
-@pytest.fixture
-def started(serve: Serve, made_up_model: Path, tmp_path: Path) -> Iterator[tuple[Gateway, int]]:
+def started(serve: StartGateway, made_up_model: Path, tmp_path: Path) -> tuple[Gateway, int]:
     """A gateway with the model `m` loaded, and the pid of its server."""
-    one = serve(table("m", made_up_model, tmp_path, stop_timeout=1))
+    one = serve(table("m", made_up_model, tmp_path, stop_timeout=1), *LEGACY)
     assert status(one, "m") == "unloaded"
     assert chat(one, "m").status_code == 200
     (pid,) = pids(one).values()
-    yield one, pid
+    return one, pid
 
 
 @pytest.mark.parametrize("server", ["llama-2023", "llama-2026", "powerinfer"])
 def test_first_request_starts_the_server_and_the_ttl_ends_it(
-    serve: Serve, made_up_model: Path, tmp_path: Path, server: str
+    serve: StartGateway, made_up_model: Path, tmp_path: Path, server: str
 ) -> None:
-    one = serve(table("m", made_up_model, tmp_path, server=server, aliases=["other"], ttl=0.5))
+    keys = {"aliases": ["other"], "ttl": 0.5}
+    one = serve(table("m", made_up_model, tmp_path, server=server, **keys), *LEGACY)
     assert pids(one) == {}
-    with httpx.stream(
-        "POST",
-        f"{one.url}/v1/chat/completions",
-        json={
-            "model": "other",
-            "messages": [{"role": "user", "content": "Hello"}],
-            "max_tokens": 8,
-            "stream": True,
-        },
-        timeout=60.0,
-    ) as answer:
-        lines = list(answer.iter_lines())
-    assert lines[-2] == "data: [DONE]"
+    body = {"model": "other", "messages": HELLO, "max_tokens": 8}
+    assert list(lines(one.url, "/v1/chat/completions", body))[-1] == b"data: [DONE]"
 
     def is_known() -> bool:  # while it is loaded, which is not long
         assert chat(one, "m").status_code == 200
@@ -121,25 +98,13 @@ def test_first_request_starts_the_server_and_the_ttl_ends_it(
 
 def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]) -> None:
     one, pid = started
-    lines: list[str] = []
-
-    def read() -> None:
-        body = {
-            "model": "m",
-            "messages": [{"role": "user", "content": "Hello"}],
-            "max_tokens": 1500,
-            "stream": True,
-        }
-        url = f"{one.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=body, timeout=60.0) as answer:
-            lines.extend(answer.iter_lines())
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    wait_until(lambda: len(lines) > 5)  # some tokens
-    os.kill(pid, signal.SIGKILL)
-    thread.join(60)
-    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    seen: list[bytes] = []
+    body = {"model": "m", "messages": HELLO, "max_tokens": 1500}
+    for line in lines(one.url, "/v1/chat/completions", body):
+        seen.append(line)
+        if len(seen) == 6:  # some tokens
+            os.kill(pid, signal.SIGKILL)
+    chunks = [json.loads(line[6:]) for line in seen if line.startswith(b"data: {")]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length", chunks[-1]
     assert list(pids(one).values()) != [pid]
 
@@ -153,11 +118,10 @@ def test_no_server_outlives_a_killed_gateway(started: tuple[Gateway, int]) -> No
 
 @pytest.mark.slow
 def test_reload_changes_and_removes_models(
-    serve: Serve, made_up_model: Path, tmp_path: Path
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
-    both = table("a", made_up_model, tmp_path), table("b", made_up_model, tmp_path)
     file = tmp_path / "slotproxy.toml"
-    one = serve(*both)
+    one = serve("".join(table(name, made_up_model, tmp_path) for name in "ab"), *LEGACY)
     assert chat(one, "a").status_code == 200
     (pid,) = pids(one).values()
     file.write_text(table("b", made_up_model, tmp_path, slots=1))
@@ -171,10 +135,10 @@ def test_reload_changes_and_removes_models(
 
 @pytest.mark.slow
 def test_changed_file_is_applied_and_an_invalid_one_is_not(
-    serve: Serve, made_up_model: Path, tmp_path: Path
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "slotproxy.toml"
-    one = serve(table("a", made_up_model, tmp_path), flags=("--watch-config",))
+    one = serve(table("a", made_up_model, tmp_path), "--watch-config", *LEGACY)
 
     def listed() -> list[str]:
         return [model["id"] for model in httpx.get(f"{one.url}/v1/models").json()["data"]]
@@ -187,14 +151,14 @@ def test_changed_file_is_applied_and_an_invalid_one_is_not(
 
 
 def test_server_is_used_by_its_openai_api(
-    serve: Serve, made_up_model: Path, tmp_path: Path
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     keys = {"kind": "openai", "concurrency": 1, "preload": True, "check": "/health"}
-    one = serve(table("m", made_up_model, tmp_path, server="llama-2026", **keys))
+    one = serve(table("m", made_up_model, tmp_path, server="llama-2026", **keys), *LEGACY)
     wait_until(lambda: status(one, "m") == "loaded", 60)
     answer = chat(one, "m").json()
     assert answer["model"] == "m"
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+    body = {"model": "m", "messages": HELLO}
     counted = httpx.post(f"{one.url}/v1/chat/completions/input_tokens", json=body, timeout=60.0)
     assert counted.json()["input_tokens"] == answer["usage"]["prompt_tokens"]
     (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
@@ -283,10 +247,10 @@ def test_model_of_a_folder_sees_by_its_projector(
 
 
 def test_server_answers_nobody_but_the_gateway(
-    serve: Serve, made_up_model: Path, tmp_path: Path
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     """A page of any origin could ask a llama-server without a key."""
-    one = serve(table("m", made_up_model, tmp_path, server="llama-2026"))
+    one = serve(table("m", made_up_model, tmp_path, server="llama-2026"), *LEGACY)
     assert chat(one, "m").status_code == 200
     (pid,) = pids(one).values()
     words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
@@ -335,7 +299,7 @@ while True:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
 def test_other_user_who_takes_the_port_gets_no_prompt(
-    serve: Serve, made_up_model: Path, tmp_path: Path
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "stolen.gguf").symlink_to(made_up_model)
     binary = servers.find("llama-2023")
@@ -347,7 +311,7 @@ def test_other_user_who_takes_the_port_gets_no_prompt(
     slow += ["-m", "stolen.gguf", "-np", "1", "-c", "512", "-t", "1"]
     keys = {"name": "m", "command": slow, "folder": str(tmp_path)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-    started = serve("\n".join(["[[model]]", *lines, ""]))
+    started = serve("\n".join(["[[model]]", *lines, ""]), *LEGACY)
     with (
         heard.open("wb") as out,
         subprocess.Popen([sys.executable, "-c", THIEF], stdout=out) as thief,

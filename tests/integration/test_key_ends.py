@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,13 @@ import pytest
 
 from tests.fakes import key_file, wait_until
 from tests.redis_servers import RedisServer
-from tools.processes import Child, Gateway, held_port
+from tools.processes import Gateway
 
 from .conftest import StartGateway
 
 ADMIN = {"Authorization": "Bearer sk-ops"}
 SOON = 10.0  # a second, on an idle machine; the streams would go on for ever
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-
-
-@pytest.fixture(scope="module")
-def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("slow")
-    port = held_port()
-    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
-    server = Child([*words, "--notes", str(folder / "notes"), "--slots", "16"], folder / "log")
-    server.launch()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
 
 
 @pytest.fixture

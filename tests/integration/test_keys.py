@@ -8,14 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests import redis_servers
 from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway
@@ -101,19 +99,8 @@ def test_no_secret_is_written_anywhere(tmp_path: Path, one: Gateway) -> None:
     assert '"action":"create"' in one.log
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    if not redis_servers.installed():
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize("redis_server", [""], indirect=True)
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_change_counts_soon_on_every_worker_and_gateway(
     request: pytest.FixtureRequest,
@@ -162,24 +149,6 @@ def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
         assert _status(one.url, "sk-wrong") == 401
         server.start()
         wait_until(lambda: _status(one.url, unknown) == 200, 60)
-
-
-def test_key_file_has_rights_and_is_read_again_at_a_signal(
-    gateway: StartGateway, tmp_path: Path
-) -> None:
-    one = gateway(*_flags(tmp_path), ready=0)
-    (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann allowed_routes=chat\n", encoding="utf-8")
-    assert _status(one.url, "sk-ann") == 401
-    one.send(signal.SIGHUP)
-    wait_until(lambda: _status(one.url, "sk-ann") == 403)
-    (tmp_path / "keys").write_text("ops sk-ops\nann sk-ann rpm_limt=1\n", encoding="utf-8")
-    one.send(signal.SIGHUP)
-    wait_until(lambda: "line 2: rpm_limt is not an option" in one.log)
-    assert _status(one.url, "sk-ann") == 403
-    (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-    one.send(signal.SIGHUP)
-    wait_until(lambda: _status(one.url, "sk-ann") == 401)
-    assert _status(one.url, "sk-ops") == 200
 
 
 def test_worker_that_replaces_another_reads_the_key_file_again(

@@ -24,15 +24,13 @@ SHORT: Any = {"num_predict": 4}
 
 
 @pytest.fixture(params=["llama-2023", "llama-2026", "powerinfer"])
-def two(request: pytest.FixtureRequest, gateway: StartGateway, tmp_path: Path) -> Gateway:
+def two(request: pytest.FixtureRequest, serve: StartGateway, tmp_path: Path) -> Gateway:
     """A gateway with the models `a` and `b`, of which none is loaded."""
     tables = []
     for seed, name in enumerate("ab"):
         file = made_up.write(tmp_path / f"{name}.gguf", seed=seed)
         tables.append(table(name, file, tmp_path, server=request.param))
-    settings = tmp_path / "slotproxy.toml"
-    settings.write_text("\n".join(tables))
-    return gateway("--config", str(settings), *LEGACY)
+    return serve("\n".join(tables), *LEGACY)
 
 
 @pytest.fixture

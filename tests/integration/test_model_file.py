@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tools.processes import Gateway, ModelServer
+from tests.integration.conftest import StartGateway, StartServer
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-StartServer = Callable[..., ModelServer]
-StartGateway = Callable[..., Gateway]
 
 
 def prompt(url: str) -> str:

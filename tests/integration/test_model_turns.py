@@ -31,14 +31,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def three(gateway: StartGateway, tmp_path: Path) -> Gateway:
+def three(serve: StartGateway, tmp_path: Path) -> Gateway:
     tables = []
     for seed, (name, server) in enumerate(SERVERS.items()):
         file = made_up.write(tmp_path / f"{name}.gguf", seed=seed)
         tables.append(table(name, file, tmp_path, server=server, memory="60MiB"))
-    settings = tmp_path / "slotproxy.toml"
-    settings.write_text("\n".join(tables))
-    return gateway("--config", str(settings), "--memory", "128MiB", "--swap-wait", "2", *LEGACY)
+    return serve("\n".join(tables), "--memory", "128MiB", "--swap-wait", "2", *LEGACY)
 
 
 def at_random(count: int, seed: int) -> list[str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests import redis_servers
 from tests.redis_servers import RedisServer
 from tools import made_up_model as made_up
 from tools import servers
@@ -22,18 +20,9 @@ pytestmark = pytest.mark.slow
 COUNT = 60
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[str]:
-    server = RedisServer(redis_servers.first(), tmp_path)
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.kill()
-
-
+@pytest.mark.parametrize("redis_server", [""], indirect=True)
 def test_two_workers_share_the_models_of_one_that_starts_them(
-    gateway: StartGateway, state: str, tmp_path: Path
+    gateway: StartGateway, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
     models.mkdir()
@@ -44,7 +33,7 @@ def test_two_workers_share_the_models_of_one_that_starts_them(
     starts = gateway(*flags, "--data", str(tmp_path / "one"))
     file = tmp_path / "front.toml"
     file.write_text(f'[[backend]]\nurl = "{starts.url}/v1"\nkind = "openai"\n')
-    shared = ("--workers", "2", "--state", state, "--data", str(tmp_path / "two"))
+    shared = ("--workers", "2", "--state", redis_server.url, "--data", str(tmp_path / "two"))
     front = gateway("--config", str(file), *shared)
     chooses = random.Random(1)
     names = [chooses.choice("abc") for _ in range(COUNT)]

@@ -117,17 +117,15 @@ def test_many_requests_share_the_slots(ours: str) -> None:
 def test_a_pool_of_both_kinds_survives_the_loss_of_either(
     start_server: Callable[..., ModelServer],
     module_gateway: Callable[..., Gateway],
-    gateway: Callable[..., Gateway],
-    tmp_path: Path,
+    serve: Callable[..., Gateway],
     smollm2_model: Path,
 ) -> None:
     near = start_server("llama-2023", model=smollm2_model)
     behind = start_server("llama-2023", model=smollm2_model)
     flags = ("--slots", "2", "--chat-template", "chatml", "--alias", "smol")
     far = module_gateway("--llama-api", behind.url, *flags)
-    file = tmp_path / "slotproxy.toml"
-    file.write_text(table(far.url, model="smol") + table_of_2023(near.url))
-    one = gateway("--config", str(file), "--chat-template", "chatml")
+    tables = table(far.url, model="smol") + table_of_2023(near.url)
+    one = serve(tables, "--chat-template", "chatml")
 
     assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
     near.kill()
@@ -145,7 +143,7 @@ def table_of_2023(url: str) -> str:
 def test_every_model_of_an_address_is_served(
     start_server: Callable[..., ModelServer],
     module_gateway: Callable[..., Gateway],
-    gateway: Callable[..., Gateway],
+    serve: Callable[..., Gateway],
     tmp_path: Path,
     smollm2_model: Path,
     made_up_model: Path,
@@ -158,9 +156,7 @@ def test_every_model_of_an_address_is_served(
     inner = tmp_path / "inner.toml"
     inner.write_text(tables)
     far = module_gateway("--config", str(inner), "--chat-template", "chatml")
-    outer = tmp_path / "outer.toml"
-    outer.write_text(table(far.url))
-    near = gateway("--config", str(outer))
+    near = serve(table(far.url))
     listed = requests.get(f"{near.url}/v1/models", timeout=60).json()["data"]
     assert {model["id"] for model in listed} == {"smol", "made-up"}
     assert ANSWER in said(ask(near.url, QUESTION, model="smol", max_tokens=64))

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -283,18 +284,12 @@ def test_concurrent_requests_for_two_models_are_all_answered(
 ) -> None:
     one = gateway("--llama-api", router.url)
     before = router.loads
-    answers: list[tuple[str, int]] = []
 
-    def work(model: str) -> None:
-        for _ in range(6):
-            answers.append((model, chat(one, model, tokens=16)[0]))
+    def statuses(model: str) -> list[int]:
+        return [chat(one, model, tokens=16)[0] for _ in range(6)]
 
-    threads = [threading.Thread(target=work, args=(m,)) for m in ("alpha", "beta") * 3]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-    assert sorted(answers) == [("alpha", 200)] * 18 + [("beta", 200)] * 18
+    with ThreadPoolExecutor(6) as clients:
+        assert list(clients.map(statuses, ("alpha", "beta") * 3)) == [[200] * 6] * 6
     # A turn answers every client that waits for the model, so each model has at most six. (If the
     # router alone decides, it evicts a model between two requests of a client: 15 to 21 loads.)
     assert router.loads - before <= 12
@@ -311,19 +306,16 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
         while not over.is_set():
             statuses.append(chat(one, "alpha", tokens=tokens)[0])
 
-    # Of different lengths, so that one is always under way.
-    threads = [threading.Thread(target=steady, args=(n,)) for n in (300, 430, 570, 700)]
-    for thread in threads:
-        thread.start()
-    try:
-        wait_until(lambda: len(statuses) >= 2, 60)
-        began = time.monotonic()
-        status, answer = chat(one, "beta")
-        took = time.monotonic() - began
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(60)
+    with ThreadPoolExecutor(4) as clients:
+        try:
+            for tokens in (300, 430, 570, 700):  # so that one is always under way
+                clients.submit(steady, tokens)
+            wait_until(lambda: len(statuses) >= 2, 60)
+            began = time.monotonic()
+            status, answer = chat(one, "beta")
+            took = time.monotonic() - began
+        finally:
+            over.set()
     assert status == 200, answer
     assert took < 60
     assert set(statuses) == {200}
@@ -367,13 +359,11 @@ def test_router_killed_during_a_load_recovers(
 ) -> None:
     slow = start_router("--models-max", "1", env=SLOW_LOADS)
     one = gateway("--llama-api", slow.url, "--health-interval", "0.2")
-    found: list[tuple[int, Any]] = []
-    thread = threading.Thread(target=lambda: found.append(chat(one, "alpha")))
-    thread.start()
-    wait_until(lambda: slow.log.count("waiting until model name=alpha") > 0)
-    slow.kill()
-    thread.join(60)
-    ((status, answer),) = found
+    with ThreadPoolExecutor(1) as client:
+        waiting = client.submit(chat, one, "alpha")
+        wait_until(lambda: slow.log.count("waiting until model name=alpha") > 0)
+        slow.kill()
+    status, answer = waiting.result()
     assert status in (502, 503), answer
     wait_until(lambda: ask(f"{one.url}/health")[0] == 503)
     assert all(b["state"] == "down" for b in backends(one).values())
@@ -459,12 +449,8 @@ def test_key_is_sent_to_the_router_and_reload_removes_its_models(
     assert chat(one, "beta")[0] == 200
 
 
-def test_single_router_model_can_be_configured(
-    router: Router, gateway: StartGateway, tmp_path: Path
-) -> None:
-    config = tmp_path / "slotproxy.toml"
-    config.write_text(f'[[backend]]\nurl = "{router.url}"\nmodel = "beta"\nslots = 1\n')
-    one = gateway("--config", str(config))
+def test_single_router_model_can_be_configured(router: Router, serve: StartGateway) -> None:
+    one = serve(f'[[backend]]\nurl = "{router.url}"\nmodel = "beta"\nslots = 1\n')
     assert listed(one) == {"beta": "unloaded"}
     assert chat(one, "")[0] == 200
     assert backends(one)["beta"]["slots"] == 1

@@ -6,7 +6,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ import pytest
 
 from tests.fakes import key_file, wait_until
 from tests.integration.asking import fetch, lines
+from tests.integration.conftest import StartGateway, StartServer
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer
 
-StartServer = Callable[..., ModelServer]
-StartGateway = Callable[..., Gateway]
 LEGACY = ("--chat-template", "legacy")
 COMPLETIONS = "/v1/completions"
 

@@ -107,11 +107,6 @@ class Server(Child):
             time.sleep(0.02)
         return found[1]
 
-    def wait_end(self) -> int:
-        """Its exit code, once it has ended by itself."""
-        assert self.process is not None
-        return self.process.wait(60)
-
 
 Start = Callable[..., Server]
 
@@ -165,7 +160,7 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
             pass
         assert answer.read() == b""
     assert arrived[-1] - arrived[0] > 0.1, "the parts came together"
-    assert server.wait_end() == 0
+    assert server.wait() == 0
     assert "Error" not in server.log
     assert server.log.count("\n") == 1, server.log  # the line that says what is served
 
@@ -226,7 +221,7 @@ def test_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
         while server.alive and time.monotonic() - began < 20:
             server.send(signal.SIGINT)
             time.sleep(0.5)
-        assert server.wait_end() in (0, -signal.SIGINT)
+        assert server.wait() in (0, -signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -243,28 +238,30 @@ def test_more_than_one_worker_is_refused_with_one_line(
     start: Start, code: str, args: list[str], env: dict[str, str]
 ) -> None:
     server = start(code, args, {"SLOTPROXY_PORT": "0", **env})
-    assert server.wait_end() == 2
+    assert server.wait() == 2
     (line,) = server.log.splitlines()
     assert re.fullmatch(r"slotproxy: (\S+: )?2 workers require --state redis:.*", line)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_invalid_setting_stops_the_start(start: Start, way: str) -> None:
-    code, args, env = WAYS[way]
-    server = start(code, args, {**env, "SLOTPROXY_TIMEOUT": "soon"})
-    assert server.wait_end() == 2
-    assert server.log.splitlines() == [
-        "slotproxy: SLOTPROXY_TIMEOUT: expected a number greater than 0 and at most a year, got"
-        " 'soon'"
-    ]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_application_error_stops_the_start(start: Start, way: str) -> None:
-    code, args, env = WAYS[way]
-    server = start(code, args, {**env, "SLOTPROXY_SYSTEM_NAME": "none-such"})
-    assert server.wait_end() == 4
-    assert "slotproxy: --system-name: there is no none-such\n" in server.log
+@pytest.mark.parametrize(
+    ("setting", "value", "code", "message"),
+    [
+        (
+            *("TIMEOUT", "soon", 2),
+            "SLOTPROXY_TIMEOUT: expected a number greater than 0 and at most a year, got 'soon'",
+        ),
+        ("SYSTEM_NAME", "none-such", 4, "--system-name: there is no none-such"),
+    ],
+    ids=["settings", "application"],
+)
+def test_invalid_setting_stops_the_start(
+    start: Start, way: str, setting: str, value: str, code: int, message: str
+) -> None:
+    program, args, env = WAYS[way]
+    server = start(program, args, {**env, f"SLOTPROXY_{setting}": value})
+    assert server.wait() == code
+    assert f"slotproxy: {message}\n" in server.log
     assert "Traceback" not in server.log
 
 
@@ -274,7 +271,7 @@ def test_port_in_use_stops_the_start(start: Start, way: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         server = start(code, [*args, "--port", port], env)
-        assert server.wait_end() == 1
+        assert server.wait() == 1
     assert port in server.log
     assert "Traceback" not in server.log
 
@@ -298,6 +295,6 @@ def test_python_m_proxy_equals_the_script(start: Start, tmp_path: Path) -> None:
     by_script = start(code, ["--port", "x"])
     by_module = Server([sys.executable, "-m", "proxy", "--port", "x"], tmp_path / "module.log")
     by_module.launch()
-    assert by_script.wait_end() == by_module.wait_end() == 2
+    assert by_script.wait() == by_module.wait() == 2
     assert by_script.log == by_module.log
     assert by_script.log.startswith("slotproxy: --port: expected")

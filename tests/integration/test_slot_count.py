@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,12 +12,11 @@ import requests
 
 from proxy.backends.llamacpp import LlamaCpp
 from tests.fakes import wait_until
+from tests.integration.conftest import StartGateway, StartServer
 from tests.integration.generations import OLD
 from tools import made_up_model
-from tools.processes import Gateway, ModelServer, ask
+from tools.processes import ModelServer, ask
 
-StartServer = Callable[..., ModelServer]
-StartGateway = Callable[..., Gateway]
 WORDS = [" ".join(f"word {n} and {i}" for i in range(4 + 9 * n)) for n in range(4)]
 
 

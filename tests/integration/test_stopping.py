@@ -26,7 +26,7 @@ import pytest
 from tests.fakes import gone, key_file, wait_until
 from tests.redis_servers import RedisServer
 from tests.ws import connected
-from tools.processes import Child, Gateway, ask, held_port
+from tools.processes import Child, Gateway, ask
 
 from .asking import in_flight
 from .child_processes import command, descendants
@@ -121,9 +121,7 @@ class Scene:
         """Stop it; returns after how many seconds it has ended."""
         began = time.monotonic()
         self.gateway.send(number)
-        process = self.gateway.process
-        assert process is not None
-        assert process.wait(60) in (0, -signal.SIGINT), self.log
+        assert self.gateway.wait() in (0, -signal.SIGINT), self.log
         return time.monotonic() - began
 
 
@@ -282,9 +280,7 @@ def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> N
         assert last["type"] == "response.failed"
         assert WHY in last["response"]["error"]["message"]
         assert client.closed() == 1001
-    process = one.gateway.process
-    assert process is not None
-    assert process.wait(60) == 0
+    assert one.gateway.wait() == 0
     assert time.monotonic() - began < SOON
     assert ("responses", CODE) in one.ledger()
     assert any(line.get("outcome") == CODE for line in one.lines())
@@ -362,8 +358,7 @@ def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene
     assert [status_of(client) for client in clients] == [200] * 16
     for client in clients:
         client.close()
-    assert one.gateway.process is not None
-    assert one.gateway.process.wait(60) == 0
+    assert one.gateway.wait() == 0
     assert [outcome for _, outcome in one.ledger()] == ["ok"] * 24
 
 
@@ -395,14 +390,10 @@ def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
         one.kill()
 
 
-def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_limits_are_settled(redis_server: RedisServer, slow_model: str, tmp_path: Path) -> None:
     """The place of a stream that the stop has ended is free at once, not when its lease ends."""
     keys = key_file(tmp_path, "one sk-one max_parallel_requests=1\n")
-    port = held_port()
-    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
-    model = Child([*words, "--notes", str(tmp_path / "notes")], tmp_path / "log")
-    model.launch()
-    flags = ["--llama-api", f"http://127.0.0.1:{port}", "--state", redis_server.url]
+    flags = ["--llama-api", slow_model, "--state", redis_server.url]
     flags += ["--api-key-file", keys, "--data", str(tmp_path / "data")]
     one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
     make_impatient(one)
@@ -417,14 +408,11 @@ def test_limits_are_settled(redis_server: RedisServer, tmp_path: Path) -> None:
             assert httpx.post(url, json=HELLO, headers=headers).status_code == 429
             one.send(signal.SIGTERM)
             assert WHY in "".join(pieces)
-        assert one.process is not None
-        assert one.process.wait(60) == 0
+        assert one.wait() == 0
         one.start()
+        url = f"{one.url}/v1/chat/completions"  # on another port
         body = {**HELLO, "messages": [{"role": "user", "content": "brief"}]}
-        answer = httpx.post(
-            f"{one.url}/v1/chat/completions", json=body, headers=headers, timeout=60
-        )
+        answer = httpx.post(url, json=body, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
     finally:
         one.kill()
-        model.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 import requests
 
 from tests.fakes import wait_until
-from tools.processes import Gateway, ModelServer
+from tests.integration.conftest import StartGateway, StartServer
+from tools.processes import ModelServer
 
 # In Python and Jinja2, -7 % 3 is 2; in llama.cpp's engine it is -1.
 TEMPLATE = """
@@ -24,8 +24,6 @@ TEMPLATE = """
 USER = {"role": "user", "content": "Who are you?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 LATE = [USER, {"role": "assistant", "content": "A star."}, SYSTEM, USER]
-StartServer = Callable[..., ModelServer]
-StartGateway = Callable[..., Gateway]
 
 
 def server_prompts(url: str) -> Any:

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import tarfile
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -41,19 +40,20 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def titles() -> Callable[[Path], list[str]]:
-    def read(folder: Path) -> list[str]:
-        with closing(sqlite3.connect(folder / "slotproxy.db")) as database:
-            return [row[0] for row in database.execute("select title from conversation")]
+def flags(data: Path, tmp_path: Path) -> list[str]:
+    """Those of `backup`, which has been run, and of `restore`."""
+    flags = [str(tmp_path / "b.tar.gz"), "--data", str(data)]
+    assert main(["backup", *flags]) == 0
+    return flags
 
-    return read
+
+def titles(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "slotproxy.db")) as database:
+        return [row[0] for row in database.execute("select title from conversation")]
 
 
 def test_restored_data_equal_those_of_the_backup(
-    data: Path,
-    tmp_path: Path,
-    titles: Callable[[Path], list[str]],
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "backup.tar.gz"
     assert main(["backup", str(file), "--data", str(data)]) == 0
@@ -103,14 +103,8 @@ def test_backup_is_one_snapshot_while_a_writer_goes_on(data: Path, tmp_path: Pat
 
 
 def test_existing_files_are_replaced_only_if_the_user_agrees(
-    data: Path,
-    tmp_path: Path,
-    titles: Callable[[Path], list[str]],
-    capsys: pytest.CaptureFixture[str],
+    data: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "b.tar.gz"
-    flags = [str(file), "--data", str(data)]
-    assert main(["backup", *flags]) == 0
     assert main(["backup", *flags]) == 1
     assert "exists" in capsys.readouterr().err
     assert main(["backup", *flags, "--force"]) == 0
@@ -124,11 +118,8 @@ def test_existing_files_are_replaced_only_if_the_user_agrees(
 
 
 def test_data_in_use_are_not_replaced(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "b.tar.gz"
-    flags = [str(file), "--data", str(data)]
-    assert main(["backup", *flags]) == 0
     database = Database(f"sqlite:///{data / 'slotproxy.db'}")
     talks = ConversationStore(database)
     talks.create("ann", "the second", {})
@@ -188,16 +179,9 @@ def _damaged(file: Path, kind: str) -> None:
     ],
 )
 def test_bad_backup_changes_nothing(
-    kind: str,
-    message: str,
-    data: Path,
-    tmp_path: Path,
-    titles: Callable[[Path], list[str]],
-    capsys: pytest.CaptureFixture[str],
+    kind: str, message: str, data: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "b.tar.gz"
-    flags = [str(file), "--data", str(data)]
-    assert main(["backup", *flags]) == 0
+    file = Path(flags[0])
     if kind == "missing":
         file.unlink()
     else:
@@ -205,7 +189,7 @@ def test_bad_backup_changes_nothing(
     assert main(["restore", *flags, "--force"]) == 1
     assert message in capsys.readouterr().err
     assert titles(data) == ["the first"]
-    assert sorted(path.name for path in tmp_path.iterdir() if path != file) == ["data"]
+    assert sorted(path.name for path in file.parent.iterdir() if path != file) == ["data"]
 
 
 @pytest.mark.parametrize(

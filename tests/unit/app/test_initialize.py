@@ -27,12 +27,8 @@ ITSELF = Server(5000, "slotproxy", "another slotproxy")
 OTHER = Server(1234, "", "a program that is no model server")
 
 
-def yes(question: str) -> bool:
-    return True
-
-
-def no(question: str) -> bool:
-    return False
+def write(name: str, found: Found = NOTHING, agrees: bool = True) -> str:
+    return initialize.write(name, lambda question: agrees, {}, lambda environ, home: found)
 
 
 def model(folder: Path, name: str, magic: bytes = b"GGUF") -> Path:
@@ -48,7 +44,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found],
     monkeypatch.chdir(tmp_path)
 
     def written(found: Found) -> Settings:
-        initialize.write("made.toml", yes, {}, lambda environ, home: found)
+        write("made.toml", found)
         return load(["--config", "made.toml"], {})
 
     return written
@@ -204,11 +200,11 @@ def test_existing_file_is_replaced_only_if_the_user_agrees(
     file = tmp_path / "slotproxy.toml"
     file.write_text("port = 9000\n", encoding="utf-8")
     with pytest.raises(initialize.InitError, match="--force"):
-        initialize.write("slotproxy.toml", no, {}, lambda environ, home: NOTHING)
+        write("slotproxy.toml", agrees=False)
     assert main(["init"]) == 1  # there is no terminal to ask on
     assert "--force" in capsys.readouterr().err
     assert file.read_text("utf-8") == "port = 9000\n"
-    assert initialize.write("slotproxy.toml", yes, {}, lambda environ, home: NOTHING)
+    assert write("slotproxy.toml")
     assert "port = 8081" in file.read_text("utf-8")
     if os.name != "nt":
         assert file.stat().st_mode & 0o077 == 0
@@ -222,14 +218,14 @@ def test_file_that_would_not_load_is_not_written(
     files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
     found = Found((), files, "/bin/llama-server", 0)
     with pytest.raises(initialize.InitError, match="nothing was written") as raised:
-        initialize.write("x.toml", yes, {}, lambda environ, home: found)
+        write("x.toml", found)
     assert ".init-" not in str(raised.value)
     assert [*tmp_path.iterdir()] == []
 
 
 def test_next_step_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = initialize.write("x.toml", yes, {}, lambda environ, home: NOTHING)
+    told = write("x.toml")
     assert "found no model server" in told
     assert "slotproxy doctor --config x.toml" in told
 
@@ -242,8 +238,8 @@ def test_link_is_replaced_only_if_the_user_agrees_and_stays(exists: bool, tmp_pa
     if exists:
         real.write_text("port = 9000\n", encoding="utf-8")
     with pytest.raises(initialize.InitError, match="--force"):
-        initialize.write(str(link), no, {}, lambda environ, home: NOTHING)
-    initialize.write(str(link), yes, {}, lambda environ, home: NOTHING)
+        write(str(link), agrees=False)
+    write(str(link))
     assert link.is_symlink()
     assert "port = 8081" in real.read_text("utf-8")
 
@@ -251,4 +247,4 @@ def test_link_is_replaced_only_if_the_user_agrees_and_stays(exists: bool, tmp_pa
 @pytest.mark.parametrize("name", ["a\nb.toml", "caf\udce9.toml"])
 def test_name_that_cannot_be_printed_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(initialize.InitError, match="name another file"):
-        initialize.write(str(tmp_path / name), yes, {}, lambda environ, home: NOTHING)
+        write(str(tmp_path / name))

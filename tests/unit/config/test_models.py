@@ -76,10 +76,7 @@ def test_server_of_another_api_has_ten_places_or_as_many_as_the_table_says(tmp_p
         ({"name": "m", "command": COMMAND, "concurrency": -1}, ">= 0"),
         ({"name": "m", "command": COMMAND, "strip": ["model"]}, "model cannot be changed"),
         ({"name": "m", "command": COMMAND, "set": {"stream": True}}, "stream cannot be changed"),
-        (
-            {"name": "m", "command": COMMAND, "set_by_alias": {"n": {"seed": 1}}},
-            "set_by_alias: 'n' is not one of the aliases",
-        ),
+        ({"name": "m", "command": COMMAND, "set_by_alias": {"n": {}}}, "'n' is not one of the al"),
         ({"name": "m", "command": COMMAND, "macros": {"PORT": 1}}, "PORT is reserved"),
     ],
 )
@@ -94,19 +91,13 @@ def test_names_and_aliases_are_unique() -> None:
         read([one, {"name": "b", "command": COMMAND}])
 
 
-def test_tables_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"toml: model: expected \[\[model\]\] tables"):
-        loaded(tmp_path, "model = 'x'")
-
-
-def test_port_may_be_in_the_environment_alone() -> None:
-    (model,) = read([{"name": "m", "command": "serve", "environment": {"PORT": "${PORT}"}}])
+@pytest.mark.parametrize(
+    "fields", [{"environment": {"PORT": "${PORT}"}}, {"url": "http://127.0.0.1:9"}]
+)
+def test_port_may_be_elsewhere_than_in_the_command(fields: dict[str, Any]) -> None:
+    (model,) = read([{"name": "m", "command": "serve", **fields}])
     assert model.command == ("serve",)
-
-
-def test_server_with_a_port_of_its_own_needs_no_mark() -> None:
-    (model,) = read([{"name": "m", "command": "serve", "url": "http://127.0.0.1:9"}])
-    assert (model.command, model.url) == (("serve",), "http://127.0.0.1:9")
+    assert model.url == fields.get("url", "http://127.0.0.1:${PORT}")
 
 
 @pytest.mark.parametrize(("slots", "concurrency", "places"), [(4, 2, 2), (2, 4, 2), (0, 3, 0)])
@@ -210,9 +201,3 @@ def test_folder_without_usable_models_is_refused(
 )
 def test_size_is_in_binary_units(text: str, number: int) -> None:
     assert Settings(memory=text).memory_bytes == number
-
-
-@pytest.mark.parametrize("text", ["24GB", "much", "1e9", "GiB"])
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="--memory: expected a size like 24GiB"):
-        load(["--memory", text], {})

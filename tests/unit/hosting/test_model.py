@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -38,18 +39,15 @@ def pid_of(model: HostedModel) -> int:
     return process.pid
 
 
-def test_model_starts_with_its_first_use_and_is_shared(make: Make) -> None:
+def test_model_starts_with_its_first_use_and_is_shared(
+    make: Make, pool: ThreadPoolExecutor
+) -> None:
     connect = fakes.fake()
     model = make(connect=connect)
     assert (model.status, connect.made) == ("unloaded", 0)
-    servers = []
-    threads = [threading.Thread(target=lambda: servers.append(fakes.use(model))) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    servers = set(pool.map(lambda _: id(fakes.use(model)), range(5)))
     assert (model.status, connect.made, model.users) == ("loaded", 1, 5)
-    assert len(set(map(id, servers))) == 1
+    assert len(servers) == 1
 
 
 def test_changes_of_status_are_reported(make: Make) -> None:
@@ -216,44 +214,37 @@ def test_idle_model_ends_after_its_ttl(make: Make) -> None:
     assert model.caps is not None  # remembered
 
 
-def test_stop_waits_for_the_last_user_and_holds_back_new_ones(make: Make) -> None:
+def test_stop_waits_for_the_last_user_and_holds_back_new_ones(
+    make: Make, pool: ThreadPoolExecutor
+) -> None:
     connect = fakes.fake()
     model = make(connect=connect)
     fakes.use(model)
     model.stop()
-    later: list[object] = []
-    thread = threading.Thread(target=lambda: later.append(fakes.use(model)))
-    thread.start()
+    later = pool.submit(fakes.use, model)
     wait_until(lambda: len(model._waiters) == 1)
     assert (model.status, connect.made) == ("loaded", 1)
     model.leave(answered=True)
-    thread.join(60)
+    later.result(60)
     assert connect.made == 2
     assert model.users == 1
 
 
-def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> None:
+def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(
+    make: Make, pool: ThreadPoolExecutor
+) -> None:
     model = make()
     kind = model._starter.connect
     model._starter.connect = fakes.SilentServer
-    caught: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            fakes.use(model)
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
+    load = pool.submit(fakes.use, model)
     wait_until(lambda: model._starter.process is not None)
     pid = pid_of(model)
     with model._changed:  # so that its thread does not end it first
         model.stop()
         assert model.status == "stopping"
-    thread.join(60)
-    assert isinstance(caught[0], UpstreamFault) and not isinstance(caught[0], BackendDown)
-    assert "unloaded while it was loading" in str(caught[0])
+    error = load.exception(60)
+    assert isinstance(error, UpstreamFault) and not isinstance(error, BackendDown)
+    assert "unloaded while it was loading" in str(error)
     wait_until(lambda: model.status == "unloaded")
     wait_until(lambda: gone(pid))
     model._starter.connect = kind
@@ -262,23 +253,15 @@ def test_stop_while_it_loads_ends_the_server_and_the_wait_for_it(make: Make) -> 
     assert model.error is None
 
 
-def test_stop_while_it_waits_for_room_ends_the_wait(make: Make) -> None:
+def test_stop_while_it_waits_for_room_ends_the_wait(make: Make, pool: ThreadPoolExecutor) -> None:
     room = MemoryBudget(Limits(models=1))
     first, other = make(name="first", room=room), make(name="other", room=room)
     fakes.use(first)
-    refused: list[GatewayError] = []
-
-    def wait() -> None:
-        with pytest.raises(UpstreamFault) as caught:
-            fakes.use(other, 60.0)
-        refused.append(caught.value)
-
-    load = threading.Thread(target=wait)
-    load.start()
+    load = pool.submit(fakes.use, other, 60.0)
     wait_until(lambda: other.status == "loading")
     other.stop()
-    load.join(10)
-    assert "unloaded while it was loading" in refused[0].message
+    with pytest.raises(UpstreamFault, match="unloaded while it was loading"):
+        load.result(10)
     wait_until(lambda: other.status == "unloaded")
     first.leave(answered=True)
     first.stop()

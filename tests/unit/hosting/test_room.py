@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any
 
@@ -90,41 +90,38 @@ def test_idle_models_give_way(make: Make, options: dict[str, Any], order: str, s
     assert loaded(models) == stay
 
 
-def test_busy_model_stays_until_its_answer_is_over(make: Make) -> None:
+def test_busy_model_stays_until_its_answer_is_over(make: Make, pool: ThreadPoolExecutor) -> None:
     a, b = models = make(10, 10, memory=10)
     fakes.use(a)
-    thread = threading.Thread(target=used, args=(b,))
-    thread.start()
+    waiting = pool.submit(used, b)
     wait_until(lambda: b.status == "loading")
     used(a)  # others are still served
     assert loaded(models) == "a"
     a.leave(answered=True)
-    thread.join(60)
+    waiting.result(60)
     assert loaded(models) == "b"
 
 
 def test_steady_traffic_gives_way_after_swap_wait(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = models = make(10, 10, memory=10, swap_wait=0.1)
     # It may stay as long as its load took: here longer than its request needs to find it loaded.
     monkeypatch.setattr(b.needs, "learn", lambda seconds: None)
     fakes.use(a)
-    waiting = threading.Thread(target=used, args=(b,))
-    waiting.start()
+    waiting = pool.submit(used, b)
     wait_until(lambda: a.leaving)
-    held_back = threading.Thread(target=used, args=(a,))
-    held_back.start()
+    held_back = pool.submit(used, a)
     wait_until(lambda: len(a._waiters) == 1)
     assert loaded(models) == "a"
     a.leave(answered=True)
-    waiting.join(60)
-    held_back.join(60)
+    waiting.result(60)
+    held_back.result(60)
     assert loaded(models) == "a"  # loaded again for the request held back
     assert b.lost
 
 
-def test_line_is_in_order_of_arrival(make: Make) -> None:
+def test_line_is_in_order_of_arrival(make: Make, pool: ThreadPoolExecutor) -> None:
     a, b, c = make(10, 10, 10, memory=10)
     order: list[str] = []
     fakes.use(a)
@@ -134,34 +131,31 @@ def test_line_is_in_order_of_arrival(make: Make) -> None:
         order.append(model.name)
         model.leave(answered=True)
 
-    threads = []
+    waits = []
     for model in (b, c):
-        threads.append(threading.Thread(target=one, args=(model,)))
-        threads[-1].start()
+        waits.append(pool.submit(one, model))
         wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
     a.leave(answered=True)
-    for thread in threads:
-        thread.join(60)
+    for wait in waits:
+        wait.result(60)
     assert order == ["b", "c"]
 
 
-def test_waiting_requests_are_told_their_place_and_time(make: Make) -> None:
+def test_waiting_requests_are_told_their_place_and_time(
+    make: Make, pool: ThreadPoolExecutor
+) -> None:
     a, b, c = make(10, 10, 10, memory=10, swap_wait=30.0)
     assert a.notice() == "loading a"
     fakes.use(a)
     assert a.notice() == ""
-    threads = []
     for model in (b, c):
-        threads.append(threading.Thread(target=used, args=(model,)))
-        threads[-1].start()
+        pool.submit(used, model)
         wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
     wait_until(lambda: c.place()[0] == 2)
     assert b.notice() == "loading b, place 1"
     takes(c, 7.0)
     assert c.notice() in [f"loading c, place 2, about {left} s" for left in range(30, 43)]
     a.leave(answered=True)
-    for thread in threads:
-        thread.join(60)
 
 
 @pytest.mark.parametrize(

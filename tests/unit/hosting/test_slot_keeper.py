@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from proxy.backends.driver import SlotAction
+from proxy.config import ModelConfig
 from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.hosting import slot_folder, slot_keeper
 from proxy.hosting.slot_keeper import ModelSlots, SlotKeeper
@@ -108,6 +109,14 @@ def saved(live: Callable[..., Life], *words: str, **fields: object) -> tuple[Lif
     life.slots.save(life.server)
     (file,) = life.files()
     return life, file
+
+
+def used(live: Callable[..., Life]) -> Life:
+    """A life whose slot holds a prompt."""
+    life = live()
+    life.load()
+    life.world.turn(LONG)
+    return life
 
 
 def on_disk(life: Life) -> list[str]:
@@ -277,9 +286,7 @@ def test_save_that_fails_leaves_no_file(
     tokens: int,
     why: str,
 ) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG)
+    one = used(live)
     one.server.fault, one.server.tokens = fault, tokens
     one.slots.save(one.server)
     assert (one.files(), on_disk(one)) == ([], [])
@@ -289,9 +296,7 @@ def test_save_that_fails_leaves_no_file(
 def test_saving_takes_a_bounded_time(
     live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG)
+    one = used(live)
     one.server.fault = UpstreamTimeout("silent")
     one.slots.save(one.server)
     ((_, _, seconds),) = one.server.asked
@@ -305,9 +310,7 @@ def test_saving_takes_a_bounded_time(
 def test_full_disk_does_not_hinder_the_model(
     live: Callable[..., Life], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG)
+    one = used(live)
     one.server.folder.rename(one.server.folder.with_name("moved"))
     one.slots.save(one.server)
     assert "is not saved" in caplog.text or "cannot save" in caplog.text
@@ -339,9 +342,7 @@ def test_second_gateway_saves_nothing_in_the_same_folder(
 
 
 def test_replaced_model_saves_nothing(live: Callable[..., Life]) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG)
+    one = used(live)
     one.slots.retire()
     one.slots.save(one.server)
     assert on_disk(one) == []
@@ -358,17 +359,23 @@ def test_server_without_the_flag_is_left_alone(tmp_path: Path) -> None:
     keeper = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own")
     assert keeper.of(config()) is None
     assert keeper.of(config(f"vllm ${{PORT}} {FLAG} x", kind="openai")) is None
-    missing = keeper.of(config(f"sh ${{PORT}} {FLAG} {tmp_path / 'missing'}"))
-    assert missing is not None
-    assert missing.begin() == config(f"sh ${{PORT}} {FLAG} {tmp_path / 'missing'}")
+    missing = config(f"sh ${{PORT}} {FLAG} {tmp_path / 'missing'}")
+    assert begun(tmp_path, missing) == missing
     assert not (tmp_path / "own").exists()
 
 
-def program(tmp_path: Path, help_text: str) -> str:
-    script = tmp_path / "llama-server"
-    script.write_text(f"#!/bin/sh\necho '{help_text}'\n")
-    script.chmod(0o755)
-    return f"{script} -m m.gguf --port ${{PORT}}"
+def program(tmp_path: Path, script: str, more: str = "") -> ModelConfig:
+    file = tmp_path / "llama-server"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return config(f"{file} -m m.gguf --port ${{PORT}}{more}", save_slots=True)
+
+
+def begun(tmp_path: Path, before: ModelConfig) -> ModelConfig:
+    """What the server is started with."""
+    slots = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own").of(before)
+    assert slots is not None
+    return slots.begin()
 
 
 @pytest.mark.parametrize(
@@ -383,13 +390,9 @@ def program(tmp_path: Path, help_text: str) -> str:
 def test_flags_that_the_server_lists_are_added(
     tmp_path: Path, listed: str, given: str, flags: list[str]
 ) -> None:
-    keeper = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own")
-    before = config(program(tmp_path, listed) + given, save_slots=True)
-    slots = keeper.of(before)
-    assert slots is not None
-    after = slots.begin()
+    before = program(tmp_path, f"echo '{listed}'", given)
     own = (FLAG, str(tmp_path / "own"), *flags)
-    assert after.command == (*before.command, *own)
+    assert begun(tmp_path, before).command == (*before.command, *own)
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
 
 
@@ -397,24 +400,16 @@ def test_time_for_the_help_of_a_program_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slot_keeper, "HELP_TIMEOUT", 0.05)
-    script = tmp_path / "program"
-    script.write_text("#!/bin/sh\nexec sleep 60\n")
-    script.chmod(0o755)
-    keeper = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own")
-    silent = config(f"{script} --port ${{PORT}}", save_slots=True)
-    slots = keeper.of(silent)
-    assert slots is not None and slots.begin() == silent
+    silent = program(tmp_path, "exec sleep 60")
+    assert begun(tmp_path, silent) == silent
 
 
 def test_flags_are_not_added_for_a_server_that_lacks_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    keeper = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own")
-    before = config(program(tmp_path, "--port PORT"), save_slots=True)
-    slots = keeper.of(before)
-    assert slots is not None
-    assert slots.begin() == before
+    before = program(tmp_path, "echo '--port PORT'")
+    assert begun(tmp_path, before) == before
     assert "has no --slot-save-path" in caplog.text
 
 

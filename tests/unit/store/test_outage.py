@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -205,14 +206,6 @@ def test_waiters_share_the_failure_of_an_opening(
     talks = keeping.conversations
     if talks is None:
         pytest.skip("the extra `knowledge` is not installed")
-    failed: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            talks.recent("ann")
-        except StoreUnavailable as error:
-            failed.append(error)
-
     lock, came = keeping._lock, threading.Semaphore(0)
 
     class Counted:
@@ -224,15 +217,13 @@ def test_waiters_share_the_failure_of_an_opening(
             lock.release()
 
     monkeypatch.setattr(keeping, "_lock", Counted())
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for one in threads:
-        one.start()
-    for _ in threads:
-        assert came.acquire(timeout=60)
-    assert begun.wait(60)
-    go_on.set()
-    for one in threads:
-        one.join(60)
-    assert len(failed) == 6 and len(tries) == 1
+    with ThreadPoolExecutor(6) as pool:
+        waits = [pool.submit(lambda: talks.recent("ann")) for _ in range(6)]
+        for _ in waits:
+            assert came.acquire(timeout=60)
+        assert begun.wait(60)
+        go_on.set()
+    assert all(isinstance(wait.exception(), StoreUnavailable) for wait in waits)
+    assert len(tries) == 1
     monkeypatch.undo()
     assert talks.recent("ann") == ()

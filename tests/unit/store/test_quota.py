@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from proxy.config import load
 from proxy.errors import QuotaExceeded
 from proxy.knowledge.index.index import Index
 from proxy.knowledge.index.records import IndexEntry
@@ -26,12 +26,17 @@ def nobody() -> None:
     """Wakes no reader of documents."""
 
 
-def opened(folder: Path, quota: Quota = UNLIMITED) -> tuple[Database, KnowledgeStore, Knowledge]:
-    database = Database(f"sqlite:///{folder / 'kept.db'}")
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'kept.db'}")
     database.upgrade()
-    store = KnowledgeStore(database, quota)
+    yield database
+    database.close()
+
+
+def knowledge_in(database: Database, folder: Path, quota: Quota = UNLIMITED) -> Knowledge:
     index = Index(SqliteShelf(folder / "index.db"))
-    return database, store, Knowledge(store, index, nobody, 1 << 20)
+    return Knowledge(KnowledgeStore(database, quota), index, nobody, 1 << 20)
 
 
 def put(files: FileStore, owner: str, name: str, size: int) -> None:
@@ -39,8 +44,8 @@ def put(files: FileStore, owner: str, name: str, size: int) -> None:
     files.put(owner, file, BytesIO(b"x" * size))
 
 
-def test_document_quota_allows_replacement(tmp_path: Path) -> None:
-    database, _, knowledge = opened(tmp_path, Quota(documents=2))
+def test_document_quota_allows_replacement(database: Database, tmp_path: Path) -> None:
+    knowledge = knowledge_in(database, tmp_path, Quota(documents=2))
     base = knowledge.create("ann", "b").id
     for name in ("1.txt", "2.txt"):
         knowledge.add("ann", base, name, b"words")
@@ -50,23 +55,20 @@ def test_document_quota_allows_replacement(tmp_path: Path) -> None:
     assert [one.filename for one in knowledge.documents("ann", base)] == ["1.txt", "2.txt"]
     other = knowledge.create("bob", "b").id
     knowledge.add("bob", other, "1.txt", b"words")
-    database.close()
 
 
-def test_number_of_files_is_bounded(tmp_path: Path) -> None:
-    database, _, _ = opened(tmp_path)
+def test_number_of_files_is_bounded(database: Database) -> None:
     files = FileStore(database, Quota(files=2))
     for number in range(2):
         put(files, "ann", f"f{number}", 1)
     with pytest.raises(QuotaExceeded, match=r"2 files: delete some"):
         put(files, "ann", "f2", 1)
     put(files, "bob", "f3", 1)
-    database.close()
 
 
-def test_files_and_documents_share_one_byte_quota(tmp_path: Path) -> None:
+def test_files_and_documents_share_one_byte_quota(database: Database, tmp_path: Path) -> None:
     quota = Quota(files=5, bytes=10)
-    database, _, knowledge = opened(tmp_path, quota)
+    knowledge = knowledge_in(database, tmp_path, quota)
     files = FileStore(database, quota)
     put(files, "ann", "f1", 6)
     base = knowledge.create("ann", "b").id
@@ -77,11 +79,10 @@ def test_files_and_documents_share_one_byte_quota(tmp_path: Path) -> None:
     with pytest.raises(QuotaExceeded):
         put(files, "ann", "f2", 1)
     assert [one.file_id for one in files.all("ann")] == ["f1"]
-    database.close()
 
 
-def test_documents_of_several_keys_are_indexed_in_turn(tmp_path: Path) -> None:
-    database, store, _ = opened(tmp_path)
+def test_documents_of_several_keys_are_indexed_in_turn(database: Database) -> None:
+    store = KnowledgeStore(database)
     for owner, count in (("ann", 3), ("bob", 2)):
         store.add_base(owner, Base(id=owner, name=owner))
         for number in range(count):
@@ -95,11 +96,10 @@ def test_documents_of_several_keys_are_indexed_in_turn(tmp_path: Path) -> None:
         order.append(claimed[1].id)
     assert sorted(order[:2]) == ["ann0", "bob0"] and sorted(order[2:4]) == ["ann1", "bob1"]
     assert order[4] == "ann2"
-    database.close()
 
 
-def test_deleted_text_remains_in_no_file(tmp_path: Path) -> None:
-    database, _, knowledge = opened(tmp_path)
+def test_deleted_text_remains_in_no_file(database: Database, tmp_path: Path) -> None:
+    knowledge = knowledge_in(database, tmp_path)
     index = knowledge._index
     for owner in ("ann", "bob"):
         base = knowledge.create(owner, "b").id
@@ -112,34 +112,28 @@ def test_deleted_text_remains_in_no_file(tmp_path: Path) -> None:
     assert found(b"zqxmarkerann")
     assert knowledge.delete_all("ann") == 1
     assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
-    database.close()
 
 
-def test_data_folder_may_be_in_the_home_folder(tmp_path: Path) -> None:
-    file = tmp_path / "slotproxy.toml"
-    file.write_text('data = "~/d"\n')
-    assert load(["--config", str(file)], {}).data == str(Path.home() / "d")
-
-
-def test_bases_of_a_key_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bases_of_a_key_are_bounded(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept, "MOST_BASES", 2)
-    database, _, knowledge = opened(tmp_path)
+    knowledge = knowledge_in(database, tmp_path)
     first, _ = knowledge.create("ann", "a"), knowledge.create("ann", "b")
     with pytest.raises(QuotaExceeded, match="an API key may have at most 2 knowledge bases"):
         knowledge.create("ann", "c")
     knowledge.create("bob", "a")
     knowledge.delete("ann", first.id)
     knowledge.create("ann", "c")
-    database.close()
 
 
 @pytest.mark.parametrize("what", ["jobs", "batches"])
 def test_oldest_jobs_and_batches_of_a_base_are_dropped_at_the_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    database: Database, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(kept, "MOST_JOBS", 2)
     monkeypatch.setattr(stored_files, "MOST_BATCHES", 2)
-    database, store, _ = opened(tmp_path)
+    store = KnowledgeStore(database)
     store.add_base("ann", Base(id="b", name="b"))
     files = FileStore(database)
     read = store.job if what == "jobs" else files.batch
@@ -149,4 +143,3 @@ def test_oldest_jobs_and_batches_of_a_base_are_dropped_at_the_bound(
         else:
             files.put_batch("ann", Batch(f"x{number}", "b", float(number)))
     assert [read("ann", f"x{n}") is not None for n in range(3)] == [False, True, True]
-    database.close()

@@ -36,6 +36,12 @@ def batch(name: str, owner: str = "anna", created: float = 1.0) -> RequestBatch:
     )
 
 
+def claimed(store: RequestBatches, now: float) -> RequestBatch:
+    taken = store.claim(now)
+    assert taken is not None
+    return taken
+
+
 def output(name: str) -> StoredFile:
     return StoredFile(file_id=name, filename="o", purpose="batch_output", size=0, created=1.0)
 
@@ -46,12 +52,11 @@ def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None
         store.add(batch(name, owner))
     order = []
     for number in range(6):
-        claimed = store.claim(10.0 + number)
-        assert claimed is not None
-        order.append(claimed.id)
-        if claimed.status == "validating":
-            store.begin(claimed.id, 1, "m", 10.0 + number)
-        store.release(claimed.id, 10.5 + number)
+        taken = claimed(store, 10.0 + number)
+        order.append(taken.id)
+        if taken.status == "validating":
+            store.begin(taken.id, 1, "m", 10.0 + number)
+        store.release(taken.id, 10.5 + number)
     assert order == ["a0", "b0", "a1", "b0", "a2", "b0"]
 
 
@@ -74,8 +79,8 @@ def test_process_that_lost_its_batch_stores_nothing(database: Database) -> None:
     one.begin("b1", 2, "m", 11.0)
     assert one.add_results("b1", [Result(0, False, b"0\n", Tokens(1, 0, 2, 0))])
     assert other.claim(12.0) is None
-    taken = other.claim(13.0 + request_batches.LEASE)
-    assert taken is not None and (taken.completed, taken.tokens) == (1, (1, 0, 2, 0))
+    taken = claimed(other, 13.0 + request_batches.LEASE)
+    assert (taken.completed, taken.tokens) == (1, (1, 0, 2, 0))
     assert not one.add_results("b1", [Result(1, False, b"1\n")])
     assert not one.close("b1", "completed", {})
     with pytest.raises(NotFound):
@@ -87,8 +92,7 @@ def test_process_that_lost_its_batch_stores_nothing(database: Database) -> None:
 def test_files_have_the_results_in_order(database: Database, size: int) -> None:
     store, files = batches(database, "far:1:a"), FileStore(database)
     store.add(batch("b1"))
-    taken = store.claim(10.0)
-    assert taken is not None
+    taken = claimed(store, 10.0)
     store.begin("b1", 4, "m", 11.0)
     parts = [json.dumps({"n": n, "x": "x" * size}).encode() + b"\n" for n in range(4)]
     for n in (2, 0, 3, 1):
@@ -145,9 +149,7 @@ def test_oldest_finished_batches_make_room(
     store = batches(database, "far:1:a")
     for i in range(4):
         store.add(batch(f"b{i}", created=float(i)))
-        taken = store.claim(10.0)
-        assert taken is not None
-        store.close(taken.id, "completed", {})
+        store.close(claimed(store, 10.0).id, "completed", {})
     assert [one.id for one in store.page("anna", 9)] == ["b3", "b2"]
 
 
