@@ -21,11 +21,7 @@ LONGEST_CHOICES = 256 << 10  # characters of all texts that an answer may be
 SAMPLERS = {"repetition_penalty": "repeat_penalty", "random_seed": "seed"}
 # Constraints of the answer, and their kind: fields of their own, and those of structured_outputs.
 _KINDS = ("json", "json_object", "regex", "choice", "grammar")
-CONSTRAINTS = {
-    **{f"guided_{kind}": kind for kind in _KINDS},
-    "regex": "regex",
-    "ebnf": "grammar",
-}
+CONSTRAINTS = {**{f"guided_{kind}": kind for kind in _KINDS}, "regex": "regex", "ebnf": "grammar"}
 KINDS = CONSTRAINTS | {f"structured_outputs.{kind}": kind for kind in _KINDS}
 OURS = ("grammar", "json_schema", "response_format")  # which constrain the answer, too
 THINKING = frozenset({"enable_thinking", "thinking", "reasoning"})

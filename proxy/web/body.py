@@ -168,11 +168,12 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     """Return the body as any JSON value. An empty body gives `empty`, or is an error if that is
     None. Raises BadRequest, WrongType or BodyTooLarge."""
     kind = environ.get("CONTENT_TYPE", "")
-    if kind != JSON:
+    is_json = kind == JSON
+    if not is_json:
         kind = kind.partition(";")[0].strip().lower()
-    is_json = kind == JSON or kind.endswith("+json")
-    if not is_json and kind not in ("", FORM):
-        raise WrongType("the Content-Type must be application/json")
+        is_json = kind == JSON or kind.endswith("+json")
+        if not is_json and kind not in ("", FORM):
+            raise WrongType("the Content-Type must be application/json")
     data = read(environ, limit)
     if not data:
         if empty is not None:

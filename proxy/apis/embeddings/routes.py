@@ -43,12 +43,7 @@ blueprint = Api(
 
 Result = TypeVar("Result", Embedded, Ranked)
 _ollama_route = partial(
-    json_route,
-    blueprint,
-    "POST",
-    shape=ollama.error,
-    tag="Ollama",
-    error_schema="OllamaError",
+    json_route, blueprint, "POST", shape=ollama.error, tag="Ollama", error_schema="OllamaError"
 )
 
 

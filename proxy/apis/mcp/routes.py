@@ -58,9 +58,7 @@ INSTRUCTIONS = (
     "chat asks a language model; models lists them. Search tools return passages to be cited."
 )
 _MODELS = Tool(
-    MODELS,
-    "List the names of the models that chat may use",
-    annotations={"readOnlyHint": True},
+    MODELS, "List the names of the models that chat may use", annotations={"readOnlyHint": True}
 )
 
 
@@ -274,11 +272,7 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 
 
 def chat_result(
-    services: Services,
-    environ: Environ,
-    chat: _Chat,
-    cancel: Cancel,
-    progress: TextProgress | None,
+    services: Services, environ: Environ, chat: _Chat, cancel: Cancel, progress: TextProgress | None
 ) -> Mapping[str, Any] | BodyAndHeaders:
     """The result of the tool; with `progress`, the stream that has it. `cancel` ends the answer, as
     a client that disconnects does."""

@@ -43,11 +43,7 @@ def limit_headers(states: Sequence[State], route: str, now: float) -> list[tuple
             until = at.replace("+00:00", "Z")
         else:
             until = duration(state.reset)
-        headers += [
-            (limit, str(state.limit)),
-            (remaining, str(state.remaining)),
-            (reset, until),
-        ]
+        headers += [(limit, str(state.limit)), (remaining, str(state.remaining)), (reset, until)]
     return headers
 
 
