@@ -223,7 +223,6 @@ class Answer(Struct, eq=False, kw_only=True):
         """Run one choice. An error becomes its last event."""
         info, clock, began = self.info, self.context.clock, self.began
         order = Order()
-        bounded = self.bounded
         attempt = Attempt(
             context=self.context,
             task=task,
@@ -232,7 +231,7 @@ class Answer(Struct, eq=False, kw_only=True):
             info=info,
             cancel=self.cancel,
             began=began,
-            on_slot=nothing if bounded is None else partial(bounded.enter, self.cancel),
+            on_slot=nothing if self.bounded is None else partial(self.bounded.enter, self.cancel),
         )
         batches = iter(attempt)
         end: Finished | None = None
@@ -243,9 +242,8 @@ class Answer(Struct, eq=False, kw_only=True):
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        compacted = self.compacted
-                        if compacted is not None and not number and type(batch[0]) is Started:
-                            batch = [batch[0], compacted, *batch[1:]]
+                        if self.compacted is not None and not number and type(batch[0]) is Started:
+                            batch = [batch[0], self.compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
                         if not info.first_token and type(last) is not Progress:

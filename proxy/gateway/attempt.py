@@ -382,16 +382,9 @@ class Attempt(Struct, eq=False, kw_only=True):
         ignored = warnings(task, adapted, slot.caps, self.cancel)
         info.warnings = task.request.warnings + ignored + context.scheduler.notices
         info.placed = context.clock() - self.began
-        settings, self.state = context.generation, State.PREFILL
-        self.generation = Generation(
-            adapted,
-            slot.caps,
-            settings,
-            usage=self.usage,
-            prompt_text=self._prompt_text,
-            cancel=self.cancel,
-            tries=settings.json_retries,
-        )
+        self.state = State.PREFILL
+        common = adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
+        self.generation = Generation(*common, tries=context.generation.json_retries)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
