@@ -225,8 +225,7 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     request = task.request
     kinds: tuple[str, ...] = ()
     if not native and caps.chat and request.messages and backend.chat_mode != "completion":
-        if backend.verdict.differing:
-            kinds = backend.verdict.server_kinds(request)
+        kinds = backend.verdict.server_kinds(request)
         better = backend.chat_mode == "native" or task.unknown_template or bool(task.media)
         native = better or bool(kinds)
     for kind in task.media:
@@ -347,11 +346,9 @@ def warnings(
 
 
 def _of_document(task: Task, cancel: Cancel | None) -> Iterator[str]:
-    gaps, schema = task.schema_gaps, constraints.document_schema(task.request)
-    if (
-        schema is not None
-        and compiling.by_schema(constraints.JSON.encode(schema), cancel).unchecked
-    ):
+    gaps = task.schema_gaps
+    schema = constraints.JSON.encode(constraints.document_schema(task.request))
+    if compiling.by_schema(schema, cancel).unchecked:
         yield "a pattern in the schema is not regular and is not enforced"
         gaps = tuple(word for word in gaps if word not in PATTERNS)
     if gaps:

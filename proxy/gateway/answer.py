@@ -28,7 +28,7 @@ from ..core.events import (
 )
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..core.usage import Timings, Usage
+from ..core.usage import Usage
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
@@ -204,10 +204,10 @@ class Answer(Struct, eq=False, kw_only=True):
                 except queue.Empty:
                     continue
 
-    def _count(self, number: int, usage: Usage, times: Timings, slot_seconds: float) -> None:
+    def _count(self, number: int, end: Finished, slot_seconds: float) -> None:
         """Add up the counts of the choices. A prompt counts once, with the first choice that is
         made from it, as in the answer."""
-        info = self.info
+        info, usage, times = self.info, end.usage, end.timings
         with _counting:
             info.longest = max(info.longest, usage.prompt + usage.completion)
             if number % self.request.n:
@@ -223,7 +223,6 @@ class Answer(Struct, eq=False, kw_only=True):
         """Run one choice. An error becomes its last event."""
         info, clock, began = self.info, self.context.clock, self.began
         order = Order()
-        bounded = self.bounded
         attempt = Attempt(
             context=self.context,
             task=task,
@@ -232,7 +231,7 @@ class Answer(Struct, eq=False, kw_only=True):
             info=info,
             cancel=self.cancel,
             began=began,
-            on_slot=nothing if bounded is None else partial(bounded.enter, self.cancel),
+            on_slot=nothing if self.bounded is None else partial(self.bounded.enter, self.cancel),
         )
         batches = iter(attempt)
         end: Finished | None = None
@@ -243,9 +242,8 @@ class Answer(Struct, eq=False, kw_only=True):
                     # Fast path: nearly all batches are a piece of text within an answer.
                     if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
-                        compacted = self.compacted
-                        if compacted is not None and not number and type(batch[0]) is Started:
-                            batch = [batch[0], compacted, *batch[1:]]
+                        if self.compacted is not None and not number and type(batch[0]) is Started:
+                            batch = [batch[0], self.compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
                         if not info.first_token and type(last) is not Progress:
@@ -267,12 +265,10 @@ class Answer(Struct, eq=False, kw_only=True):
         finally:
             batches.close()
             if end is None:
-                spent = attempt.spent()
-                self._count(number, spent, Timings(), attempt.slot_seconds)
+                end = Finished(reason="stop", usage=attempt.spent())
                 if self.bounded is not None:
-                    self.bounded.add(number, spent, attempt.slot_seconds)
-            else:
-                self._count(number, end.usage, end.timings, attempt.slot_seconds)
+                    self.bounded.add(number, end.usage, attempt.slot_seconds)
+            self._count(number, end, attempt.slot_seconds)
 
 
 def _name_of(error: Exception) -> str:

@@ -212,7 +212,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                     if slot is None:
                         slot = yield from self._acquire()
                         self._prepare(slot)
-                    run = self._start(slot)
+                    self.run = run = slot.start(self.next_task, self.cancel)
                     generation, text, streaming = self.generation, self.text, False
                     batch: Batch = []
                     for batch in run:
@@ -283,7 +283,8 @@ class Attempt(Struct, eq=False, kw_only=True):
     def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
-        scheduler, info, is_retry = self.context.scheduler, self.info, self.reason is not None
+        context, info, is_retry = self.context, self.info, self.reason is not None
+        scheduler, registry = context.scheduler, context.registry
         while True:
             if self.slot_request.idle:
                 begun = self.caller.begun or info.choices > 0
@@ -297,13 +298,29 @@ class Attempt(Struct, eq=False, kw_only=True):
             if lease.waited:
                 info.queue_wait = max(info.queue_wait, lease.waited)
                 info.first_place = max(info.first_place, lease.place)
-            slot = self._take(lease)
-            if slot is not None:
-                if lease.grant.save or lease.grant.restore is not None:
-                    for _ in slot.prepare(self.cancel):
-                        yield []
-                return slot
+            name = lease.grant.backend.name
+            backend = registry.borrow(name)
+            if backend is not None and backend.caps is not None:
+                break
+            # It was removed after the grant.
+            lease.release()
+            if backend is None:
+                self.slot_request = without(self.slot_request, name)
+            else:
+                registry.give_back(backend)
             is_retry = True
+        grant, caps = lease.grant, backend.caps
+        if self.described:
+            caps = described_too(caps, self.described)
+        self.leased = slot = LeasedSlot(context, lease, backend, caps)
+        self.leased_at = context.clock()
+        info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
+        if grant.passed or self.passed:
+            info.passed = tuple({**dict(grant.passed), **self.passed}.items())
+        if grant.save or grant.restore is not None:
+            for _ in slot.prepare(self.cancel):
+                yield []
+        return slot
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
@@ -329,30 +346,6 @@ class Attempt(Struct, eq=False, kw_only=True):
         info.place = 0
         return lease
 
-    def _take(self, lease: Lease) -> LeasedSlot | None:
-        """Borrow the backend of a lease. None if the backend was removed after the grant; the lease
-        is released then."""
-        context, info, grant = self.context, self.info, lease.grant
-        name = grant.backend.name
-        backend = context.registry.borrow(name)
-        if backend is None:
-            lease.release()
-            self.slot_request = without(self.slot_request, name)
-        elif backend.caps is None:
-            lease.release()
-            context.registry.give_back(backend)
-        else:
-            caps = backend.caps
-            if self.described:
-                caps = described_too(caps, self.described)
-            self.leased = slot = LeasedSlot(context, lease, backend, caps)
-            self.leased_at = context.clock()
-            info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
-            if grant.passed or self.passed:
-                info.passed = tuple({**dict(grant.passed), **self.passed}.items())
-            return slot
-        return None
-
     def _release(self) -> None:
         slot, self.leased = self.leased, None
         self.released, self.run = self.run, None
@@ -368,7 +361,8 @@ class Attempt(Struct, eq=False, kw_only=True):
     # runs
 
     def _prepare(self, slot: LeasedSlot) -> None:
-        """Adapt the task to the backend: the whole answer, or its missing part."""
+        """Adapt the task to the backend: the whole answer, or its missing part. Raises the errors
+        of `adapt_to_backend`, and CharacterCut."""
         context, info, task = self.context, self.info, self.task
         resumes = self.state is State.RESUMING
         if resumes:
@@ -385,25 +379,12 @@ class Attempt(Struct, eq=False, kw_only=True):
             return
         self.tokens = TokenCounts(limit)
         self.text, self.started = bytearray(), False
-        notices = context.scheduler.notices
         ignored = warnings(task, adapted, slot.caps, self.cancel)
-        info.warnings = task.request.warnings + ignored + notices
+        info.warnings = task.request.warnings + ignored + context.scheduler.notices
         info.placed = context.clock() - self.began
-
-    def _start(self, slot: LeasedSlot) -> Run:
-        self.run = run = slot.start(self.next_task, self.cancel)
-        if self.state is State.WAITING:
-            self.state = State.PREFILL
-            self.generation = Generation(
-                self.adapted,
-                slot.caps,
-                self.context.generation,
-                usage=self.usage,
-                prompt_text=self._prompt_text,
-                cancel=self.cancel,
-                tries=self.context.generation.json_retries,
-            )
-        return run
+        self.state = State.PREFILL
+        common = adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
+        self.generation = Generation(*common, tries=context.generation.json_retries)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""

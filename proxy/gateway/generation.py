@@ -188,7 +188,7 @@ class Generation(Struct, eq=False):
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
-        if self.task.described and self.holds:
+        if self.holds and self.task.described:
             self.written += [event.text for event in batch if isinstance(event, TextDelta)]
         batch = self._staged(batch)
         return batch if self.only_stages else self._pass_on(batch)
@@ -271,11 +271,8 @@ class Generation(Struct, eq=False):
 
     def again(self) -> Generation:
         """The events of the same choice, written again."""
-        settings, usage, prompt_text = self.settings, self.usage, self.prompt_text
-        cancel, tries = self.cancel, self.tries - 1
-        return Generation(
-            self.task, self.caps, settings, usage, prompt_text, cancel, tries, later=True
-        )
+        common = (self.task, self.caps, self.settings, self.usage, self.prompt_text, self.cancel)
+        return Generation(*common, tries=self.tries - 1, later=True)
 
     def _run_stages(self, batch: Batch) -> Batch:
         for stage in self.rest:

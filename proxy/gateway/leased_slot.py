@@ -74,8 +74,8 @@ class LeasedSlot(Struct, eq=False):
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt
         self.end = "cut"
-        self.run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
-        return self.run
+        self.run = run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
+        return run
 
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run

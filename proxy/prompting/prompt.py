@@ -185,10 +185,9 @@ class Prompter:
         messages = request.messages
         has_calls = any(map(_CALLS, messages))
         chat: Sequence[Message] = messages
-        own: tuple[Message, ...] = ()
         if has_calls or self._arranges:
             chat = arranged(messages, rules)
-            own = () if chat is messages else tuple(chat)
+        own = () if chat is messages else tuple(chat)
         tools: Sequence[dict[str, Any]] = ()
         call_format = None
         if request.tools or request.tool_choice.mode != "auto":

@@ -250,8 +250,9 @@ def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dic
     """Messages in the form that Hugging Face's templates read."""
     decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
-    responds = rules.results == "responses" and "tool" in map(_ROLE, messages)
-    return _with_responses(out, decode) if responds else out
+    if rules.results == "responses" and "tool" in map(_ROLE, messages):
+        return _with_responses(out, decode)
+    return out
 
 
 def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:

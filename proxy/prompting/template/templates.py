@@ -102,8 +102,7 @@ class ChatTemplate:
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
             context["raise_exception"] = lambda *_: ""
-        if budget is None:
-            budget = Budget(FEW_STEPS, _more_steps)
+        budget = budget or Budget(FEW_STEPS, _more_steps)
         budget.values = context
         template, token = self.template, BUDGET.set(budget)
         written: list[str] = []
@@ -129,7 +128,7 @@ class ChatTemplate:
         finally:
             BUDGET.reset(token)
         text = "".join(written)
-        return text[len(bos) :] if bos and not keep_bos and text.startswith(bos) else text
+        return text if keep_bos else text.removeprefix(bos)
 
 
 def _more_steps(context: Mapping[str, Any]) -> int:
