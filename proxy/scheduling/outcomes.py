@@ -202,7 +202,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if slot.held is held:
         pool.slot_freed(held)
     # A slot in use is never taken away; that of a busy answer may be gone by now.
-    if backend.name in pool.backends and (end != "busy" or backend.has(slot)):
+    if backend.name in pool.backends and (end != "busy" or slot in backend.slots):
         if backend.grants_slots:
             pool.free[slot] = backend
         if pool.line.by_key:
