@@ -49,7 +49,6 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     if not backend.evaluating:
         backend.evaluating_since = now
     backend.evaluating += work
-    old = slot.held
     held = CachedPrompt(
         backend=backend,
         chain=request.chain,
@@ -59,7 +58,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.written, lease.replaced, slot.before = held, old, old
+    lease.written, lease.replaced, slot.before = held, slot.held, slot.held
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -144,7 +143,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     grant = lease.grant
     backend = grant.backend
     slot, number, end = lease.slot, outcome.slot, outcome.end
-    if number >= 0 and (number != slot.id or backend.release_delay or backend.counting):
+    if (number != slot.id or backend.release_delay or backend.counting) and number >= 0:
         record_actual_slot(pool, backend, lease, number)
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     began = slot.streaming
@@ -202,7 +201,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if slot.held is held:
         pool.slot_freed(held)
     # A slot in use is never taken away; that of a busy answer may be gone by now.
-    if backend.name in pool.backends and (end != "busy" or backend.has(slot)):
+    if backend.name in pool.backends and (end != "busy" or slot in backend.slots):
         if backend.grants_slots:
             pool.free[slot] = backend
         if pool.line.by_key:
@@ -219,8 +218,9 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
         cached = outcome.cached
         evaluated = prompt - cached
         backend.evaluated += evaluated
-        backend.cached += cached
-        backend.hits += cached > 0
+        if cached:
+            backend.cached += cached
+            backend.hits += 1
         ends = held.chain.ends
         if ends and not lease.request.ids:
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)

@@ -111,11 +111,10 @@ class Pool(Struct, eq=False):
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
         slot = held.slot
+        self._add(held, None if slot is None else slot.held)
         if slot is not None:
-            self._add(held, slot.held)
             slot.held = held
         else:
-            self._add(held)
             prompts = self.kept_outside_slots.setdefault(held.backend.name, OrderedDict())
             prompts[held] = None
             if len(prompts) > KEPT and not held.file:
@@ -232,8 +231,9 @@ class Pool(Struct, eq=False):
     def refresh(self, backend: BackendRecord) -> None:
         """Update the free list after a backend's health or slots changed."""
         backend.grants_slots = backend.usable and not (backend.exclusive or backend.leaving)
+        slots = {*backend.slots}
         for slot in [s for s, b in self.free.items() if b is backend]:
-            if slot.busy or not backend.grants_slots or not backend.has(slot):
+            if slot.busy or not backend.grants_slots or slot not in slots:
                 del self.free[slot]
         for slot in backend.slots if backend.grants_slots else ():
             if slot not in self.free and not slot.busy:

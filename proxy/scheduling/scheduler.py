@@ -230,8 +230,7 @@ class LocalScheduler(BaseScheduler):
             decision = decide_now(in_reach, pool, now)
             if type(decision) is Grant:
                 return self._take(pool, request, decision, conversation, now, reach)
-        _, up = self._pool(request)
-        if not up and not self._wait_for_backend:
+        if not (self._pool(request)[1] or self._wait_for_backend):
             raise NoBackend()
         if len(self.queue) >= self._max_queue and not is_retry:
             if type(decision) is WaitForSlot and not request.whole_backend:

@@ -150,10 +150,6 @@ class BackendRecord(Struct, eq=False, kw_only=True):
         and recurrent models, and those with a sliding window."""
         return self.vain < VAIN
 
-    def has(self, slot: Slot) -> bool:
-        """Whether the slot still belongs to this backend."""
-        return slot.id < len(self.slots) and self.slots[slot.id] is slot
-
 
 class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     """A backend as a probe found it. The fields are those of `BackendRecord`."""
