@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -21,10 +21,12 @@ from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendDown, GatewayError
 from proxy.runtime.cancel import Cancel
-from proxy.store.ledger import Ledger
 from proxy.web.fastpath import Application
 from proxy.web.services import EXTENSION, Services
 from tests.apps import app_on
+
+if TYPE_CHECKING:
+    from proxy.store.ledger import Ledger  # imports SQLAlchemy
 
 CAPS = Capabilities(dialect="2023", slots=2, n_ctx=2048, models=("scripted",))
 Script = Sequence[Batch | GatewayError | Callable[[], object]]

@@ -3,6 +3,8 @@ resumes, usage, and the end of each path."""
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +44,8 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, ConversationRecord, Grant, Slot, SlotRequest
 from proxy.scheduling.state import BackendRecord as Slots
-from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn
+from proxy.web.stream import StreamBody
+from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, make_app, services_of
 
 MODERN = msgspec.structs.replace(CAPS, modern_sampling=True, queues=True, truncates=False)
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
@@ -589,3 +592,37 @@ def test_random_faults_give_well_formed_stream_and_release_all_slots(
         counts = usage(events)
         assert (counts.prompt, counts.completion) == (7, written)
         assert counts.continued == harness.info.continued
+
+
+def test_token_passes_four_generators_at_most() -> None:
+    passed: list[str] = []
+
+    def look() -> None:
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_flags & inspect.CO_GENERATOR:
+                passed.append(frame.f_code.co_qualname)
+            frame = frame.f_back  # type: ignore[assignment]  # the loop ends there
+
+    class Plain:
+        content_type = "text/event-stream"
+
+        def encode(self, choice: int, batch: Batch) -> bytes:
+            return b"."
+
+        def fail(self, fault: GatewayError) -> bytes:
+            raise fault
+
+        def end(self) -> bytes:
+            return b""
+
+    driver = ScriptsInTurn(run("a", "b", look, "c", [Finished(reason="stop", usage=Usage(7, 3))]))  # type: ignore[arg-type]
+    gateway = services_of(make_app(driver)).gateway
+    body = StreamBody(gateway.answer(REQUEST, Cancel()), Plain(), lambda: None)
+    assert len(list(body)) == 5
+    body.close()
+    gateway.registry.close()
+    assert len(passed) == 4, passed
+
+
+# before the first token
