@@ -107,6 +107,8 @@ def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
         assert backend.exclusive == any(lease.grant.whole for lease in mine)
         assert not backend.exclusive or len(mine) == 1
         assert not backend.reserved
+        blocked = backend.exclusive or backend.leaving
+        assert backend.grants_slots == (backend.usable and not blocked)
         free = (
             {id(slot) for slot in backend.slots if not slot.busy} if backend.grants_slots else set()
         )
@@ -114,3 +116,17 @@ def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
     assert {id(b) for pool in pools.values() for b in pool.free.values()} <= {
         id(backend) for backend in backends.values()
     }
+    for pool in pools.values():
+        cached = [slot.held for b in pool.backends.values() for slot in b.slots if slot.held]
+        cached += [held for prompts in pool.kept_outside_slots.values() for held in prompts]
+        indexed = {
+            (link, id(held), is_busy)
+            for link, holders in pool.index.items()
+            for is_busy, some in ((False, holders.free), (True, holders.busy))
+            for held in some
+        }
+        assert indexed == {
+            (link, id(held), held.slot is not None and held.slot.busy)
+            for held in cached
+            for link in held.chain.links
+        }
