@@ -66,8 +66,7 @@ class Prompters:
         self._unrendered = Task(prompt="", backend_templates=True, guard=guard)
         self._auto = settings.chat_template == "auto"
         self._found: dict[_Key, Prompter] = {}
-        # By model, with the capabilities that its backends had.
-        self._last: dict[str, tuple[list[Capabilities | None], Prompter | Task]] = {}
+        self._last: dict[str, tuple[list[Capabilities | None], Prompter | Task]] = {}  # by model
 
     def __call__(self, model: str) -> Prompter | Task:
         """The first backend that reports a template determines it for the whole pool, so that an

@@ -284,30 +284,30 @@ class Attempt(Struct, eq=False, kw_only=True):
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
         context, info, is_retry = self.context, self.info, self.reason is not None
-        scheduler, registry = context.scheduler, context.registry
         while True:
-            if self.slot_request.idle:
+            request = self.slot_request
+            if request.idle:
                 begun = self.caller.begun or info.choices > 0
                 lease = acquire_idle(
-                    scheduler, self.slot_request, self.cancel, begun=begun, on_slot=self.on_slot
+                    context.scheduler, request, self.cancel, begun=begun, on_slot=self.on_slot
                 )
                 lease.on_wanted(self.cancel.cancel)
             else:
-                entry = scheduler.enter(self.slot_request, is_retry)
+                entry = context.scheduler.enter(request, is_retry)
                 lease = entry if isinstance(entry, Lease) else (yield from self._wait(entry))
             if lease.waited:
                 info.queue_wait = max(info.queue_wait, lease.waited)
                 info.first_place = max(info.first_place, lease.place)
             name = lease.grant.backend.name
-            backend = registry.borrow(name)
+            backend = context.registry.borrow(name)
             if backend is not None and backend.caps is not None:
                 break
             # It was removed after the grant.
             lease.release()
             if backend is None:
-                self.slot_request = without(self.slot_request, name)
+                self.slot_request = without(request, name)
             else:
-                registry.give_back(backend)
+                context.registry.give_back(backend)
             is_retry = True
         grant, caps = lease.grant, backend.caps
         if self.described:

@@ -197,9 +197,8 @@ class Prompter:
             if callable_tools(request):
                 call_format = self.syntax.calls or GENERIC
         knows_tools = rules.tools
-        unwritten = self.syntax.calls is None and (
-            call_format is not None or has_calls or "tool" in map(_ROLE, messages)
-        )
+        writes = call_format is not None or has_calls or "tool" in map(_ROLE, messages)
+        unwritten = writes and self.syntax.calls is None
         if unwritten and not knows_tools:
             guide = generic.instructions(tools) if call_format is not None else ""
             chat = arranged(as_texts(messages, guide), rules)

@@ -25,7 +25,6 @@ MAX_RANGE = 100_000  # numbers of a ``range``, a padding width or an indent
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
 _PLAIN: frozenset[object] = frozenset({str, Markup, int, float, bool, type(None)})
-_TEXT = frozenset({str})
 _NOTHING: dict[str, str] = {}
 _VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
 _HOLDING = (list, tuple, set, frozenset, *_VIEWS)
@@ -123,7 +122,7 @@ def fits(size: int) -> None:
 
 def added(*parts: Any) -> Any:
     """A sum, which spends by its length."""
-    if _TEXT.issuperset(map(type, parts)) and sum(map(len, parts)) <= LARGE:
+    if {str}.issuperset(map(type, parts)) and sum(map(len, parts)) <= LARGE:
         return "".join(parts)
     total, *others = parts
     for part in others:
