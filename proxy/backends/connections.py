@@ -41,9 +41,11 @@ class SocketReader:
     def read(self, limit: float = 0.0) -> bytes | None:
         """The data of one read, b"" at the end; None after a tick of silence, or after `limit`
         seconds if that is not 0. Raises OSError."""
-        self._sock.settimeout(limit or self.tick)
+        sock, seconds = self._sock, limit or self.tick
+        if sock.gettimeout() != seconds:  # to set it is a system call
+            sock.settimeout(seconds)
         try:
-            return self._sock.recv(READ_SIZE)
+            return sock.recv(READ_SIZE)
         except (TimeoutError, ssl.SSLWantReadError):
             return None
 

@@ -219,21 +219,21 @@ class Exchange:
         how a server notices that the client left. Safe to call again."""
         if self._parser is None:
             return  # already over
-        with self._pool.lock:
+        pool, reader = self._pool, self._reader
+        with pool.lock:
             connection, self._connection, self._sock = self._connection, None, None
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader = None
-        self._parser = None  # breaks a reference cycle
+        self._reader = self._parser = None  # the parser is in a reference cycle
+        if reader is not None:
+            reader.stop()
         if self._cancel is not None:
             self._cancel.remove(self.abort)
         if connection is not None:
             if self._complete and self._keep and not self._aborted:
-                self._pool.give_back(connection)
+                pool.give_back(connection)
             else:
                 discard(connection)
-        if self._pool.limit is not None:
-            self._pool.limit.leave()
+        if pool.limit is not None:
+            pool.limit.leave()
 
     def abort(self) -> None:
         """End what blocks, from any thread: connecting, sending or reading."""
@@ -259,12 +259,11 @@ class Exchange:
         if self._aborted:  # between two steps
             raise self._broken("it was aborted")
         try:
-            if sock.gettimeout() != pool.timeout:
-                sock.settimeout(pool.timeout)
+            # What fits the socket's buffer, which is empty, does not wait.
             sent = sock.send(message)
-            if sent < len(message):  # not just sendall(): gevent's has extra system calls
+            if sent < len(message) or self._rest is not NOTHING:
+                sock.settimeout(pool.timeout)
                 sock.sendall(message[sent:])
-            if self._rest is not NOTHING:
                 _send_in_pieces(sock, self._rest, pool.timeout)
             self._reader = connection.reader(self.tick)
         except TimeoutError:

@@ -99,11 +99,14 @@ class LlamaRun:
         decoder = sse.Decoder()
         try:
             while True:
-                data = exchange.read(gather if self.begun else 0.0)
-                if not self.begun and exchange.status not in (0, 200):
-                    data = data or b""
-                    data += exchange.read_all(exchange.tick, MAX_BODY - len(data))
-                    raise self._refused(exchange.status, data)
+                if self.begun:
+                    data = exchange.read(gather)
+                else:
+                    data = exchange.read()
+                    if exchange.status not in (0, 200):
+                        data = data or b""
+                        data += exchange.read_all(exchange.tick, MAX_BODY - len(data))
+                        raise self._refused(exchange.status, data)
                 if data is None:
                     since = self._silent(since, exchange.tick)
                     ticked = 0.0

@@ -387,7 +387,7 @@ def play(
             for batch in chain([[]], run):
                 said += batch
                 if said or not text_comes:  # a busy machine may take long to send the text
-                    run._timeout = timeout  # type: ignore[attr-defined]  # of this driver alone
+                    run._exchange._pool.timeout = timeout  # type: ignore[attr-defined]
             return said, None
         except GatewayError as error:
             return said, error
