@@ -25,20 +25,6 @@ class ResponseMeta(Struct, frozen=True):
     elapsed: Callable[[], float] = float
 
 
-class StreamEncoder:
-    """Encodes the events of an answer as a stream."""
-
-    content_type = "text/event-stream"
-
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        self._meta = meta
-        self._request = request
-
-    def end(self) -> bytes:
-        """The bytes after the last event."""
-        return b""
-
-
 class RouteDialect(NamedTuple):
     """The dialect of one route, in modules with several."""
 

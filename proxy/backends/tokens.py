@@ -16,7 +16,7 @@ from ..core.task import Task
 from ..errors import BadRequest, ContextExceeded
 from ..runtime.cancel import Cancel
 from .connections import ConnectionLimit
-from .driver import Capabilities, Driver
+from .driver import Driver
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
@@ -158,38 +158,10 @@ def _bounded(text: str, most: int) -> None:
         )
 
 
-def budget(
-    task: Task, caps: Capabilities, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None
-) -> int:
-    """The maximum length of the answer in tokens: the requested one, or the rest of the context.
-    Raises ContextExceeded for a prompt that the server would silently truncate."""
-    wanted = task.max_tokens
-    n_ctx = n_ctx or 4096
-    length = task.request.max_length
-    if length is not None and task.prompt:
-        count = counter.count_prompt(task, cancel)
-        if count >= length:
-            raise BadRequest(
-                f"max_length is {length} tokens for prompt and answer together, and the prompt has"
-                f" {count}: raise it or send less history",
-                param="max_length",
-            )
-        wanted = min(wanted or length, length - count)
-    if not caps.truncates:
-        return n_ctx if wanted is None else wanted
-    bound = most_tokens(task)
-    if wanted is None and bound * ROUGH <= n_ctx:
-        return n_ctx - bound
-    if wanted is not None and bound + wanted <= n_ctx:
-        return wanted
-    left = n_ctx - _exact(task, n_ctx, counter, cancel)
-    return left if wanted is None else min(wanted, left)
-
-
 def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:
     """Raises ContextExceeded for a prompt that does not fit a context of `n_ctx` tokens."""
     if most_tokens(task) >= n_ctx:
-        _exact(task, n_ctx, counter, cancel)
+        exact_tokens(task, n_ctx, counter, cancel)
 
 
 def most_tokens(task: Task) -> int:
@@ -203,7 +175,7 @@ def most_tokens(task: Task) -> int:
     return bound
 
 
-def _exact(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:
+def exact_tokens(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None) -> int:
     """The tokens of a prompt. Raises ContextExceeded if no room is left for another one."""
     count = counter.count_prompt(task, cancel, n_ctx)
     if task.suffix is not None:

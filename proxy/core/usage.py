@@ -40,10 +40,3 @@ class Timings(Struct, frozen=True, kw_only=True):
     predicted_ms: float = 0.0
     draft_n: int = 0
     draft_n_accepted: int = 0
-
-
-def pace(tokens: int, ms: float) -> tuple[float, float]:
-    """Milliseconds per token, and tokens per second; 0 if unknown."""
-    if tokens <= 0:
-        return 0.0, 0.0
-    return ms / tokens, 1000.0 * tokens / ms if ms > 0 else 0.0

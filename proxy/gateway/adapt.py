@@ -15,7 +15,7 @@ from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.old import check_ids
 from ..backends.pools import Backend
-from ..backends.tokens import budget, most_tokens, must_fit
+from ..backends.tokens import ROUGH, TokenCounter, exact_tokens, most_tokens, must_fit
 from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
@@ -66,6 +66,34 @@ DISARMED = (
     " this model's backend renders the prompt"
 )
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
+
+
+def budget(
+    task: Task, caps: Capabilities, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None
+) -> int:
+    """The maximum length of the answer in tokens: the requested one, or the rest of the context.
+    Raises ContextExceeded for a prompt that the server would silently truncate."""
+    wanted = task.max_tokens
+    n_ctx = n_ctx or 4096
+    length = task.request.max_length
+    if length is not None and task.prompt:
+        count = counter.count_prompt(task, cancel)
+        if count >= length:
+            raise BadRequest(
+                f"max_length is {length} tokens for prompt and answer together, and the prompt has"
+                f" {count}: raise it or send less history",
+                param="max_length",
+            )
+        wanted = min(wanted or length, length - count)
+    if not caps.truncates:
+        return n_ctx if wanted is None else wanted
+    bound = most_tokens(task)
+    if wanted is None and bound * ROUGH <= n_ctx:
+        return n_ctx - bound
+    if wanted is not None and bound + wanted <= n_ctx:
+        return wanted
+    left = n_ctx - exact_tokens(task, n_ctx, counter, cancel)
+    return left if wanted is None else min(wanted, left)
 
 
 def adapt_to_backend(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from .history import USUAL, held_until
 from .line import backend_key
 from .pool import LOOKED_AT, Pool
+from .prefix import Chain
 from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
 
@@ -66,6 +67,15 @@ DISK = 0.02  # weight of a second of saving or restoring: it delays no other ans
 PATIENCE = 0.25  # seconds that restoring may take longer for a request than evaluating
 
 
+def _reused(held: CachedPrompt, depth: int, chain: Chain) -> int:
+    """The tokens of a cached prompt that one with this chain reuses, if they agree up to its link
+    `depth` (from 1)."""
+    end, own = chain.ends[depth - 1], held.chain
+    if end >= own.ends[own.turn - 1]:
+        return held.tokens  # it continues from the last turn, so the answer is reused too
+    return int(held.prompt * end / max(1, own.size))
+
+
 def decide(
     request: SlotRequest, pool: Pool, now: float, *, may_wait: bool = True
 ) -> Grant | WaitForSlot | None:
@@ -84,7 +94,7 @@ def decide(
             continue
         if not (may_wait or slot is None or not slot.busy):
             continue
-        cached = min(held.tokens_at(depth, request.chain), prompt - 1)
+        cached = min(_reused(held, depth, request.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
             if not held.file or restoring_pays(pool, backend, held.tokens, cached):
                 best_outside = outside.get(backend.name)

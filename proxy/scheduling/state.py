@@ -55,15 +55,6 @@ class CachedPrompt(Struct, eq=False, kw_only=True):
     size: int = 0  # bytes of the file
     order: int = 0  # its position among all prompts added to the pool
 
-    def tokens_at(self, depth: int, chain: Chain) -> int:
-        """The tokens that another prompt reuses, if its chain agrees with ours up to its link
-        `depth` (from 1)."""
-        end = chain.ends[depth - 1]
-        ours = self.chain
-        if end >= ours.ends[ours.turn - 1]:
-            return self.tokens  # it continues from the last turn, so the answer is reused too
-        return int(self.prompt * end / max(1, ours.size))
-
 
 class Slot(Struct, eq=False, kw_only=True):
     """One slot of a backend."""

@@ -24,8 +24,8 @@ from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, ignored_fields, integer, items, model_name, required
-from ..openai.answer import MAX_TOKENS, tokens
-from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
+from ..openai.answer import MAX_TOKENS, StreamEncoder, tokens
+from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Fields, Schema
 
 SAMPLING = {"top_p": 0.7, "temperature": 0.95}  # by default

@@ -23,7 +23,7 @@ from ..fields import Body, flag, ignored_fields, integer, items, objects, read, 
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
-from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder
+from ..response_meta import ResponseMeta, RouteDialect
 from ..schema_fields import Field, Fields, Schema, table
 
 MAX_EXTRA = 256
@@ -212,7 +212,7 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
     return answers[0] if len(answers) == 1 else answers
 
 
-class Encoder(StreamEncoder):
+class Encoder(openai.StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:

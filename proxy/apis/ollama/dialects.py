@@ -25,9 +25,9 @@ from ...errors import GatewayError, InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..openai.answer import LIKELIEST, LOGPROBS, MAX_LOGPROBS, MAX_TOKENS, token
+from ..openai.answer import LIKELIEST, LOGPROBS, MAX_LOGPROBS, MAX_TOKENS, StreamEncoder, token
 from ..openai.tools import EXAMPLE, as_object, tools
-from ..response_meta import ResponseMeta, RouteDialect, StreamEncoder, compaction_field
+from ..response_meta import ResponseMeta, RouteDialect, compaction_field
 from ..schema_fields import Fields
 
 # str.splitlines and similar functions, with which clients split such streams, take these for line

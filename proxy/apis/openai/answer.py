@@ -16,13 +16,13 @@ from ...core import events
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, OutputFormat, Report
 from ...core.sampling import sampling
-from ...core.usage import Timings, Usage, pace
+from ...core.usage import Timings, Usage
 from ...errors import GatewayError
 from ...wire import sse
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..response_meta import ResponseMeta, StreamEncoder, compaction_field
+from ..response_meta import ResponseMeta, compaction_field
 from ..schema_fields import Field, Fields, Schema, table
 
 to_json = msgspec.json.Encoder().encode
@@ -180,6 +180,13 @@ def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     return sum(counts, Usage())
 
 
+def pace(tokens: int, ms: float) -> tuple[float, float]:
+    """Milliseconds per token, and tokens per second; 0 if unknown."""
+    if tokens <= 0:
+        return 0.0, 0.0
+    return ms / tokens, 1000.0 * tokens / ms if ms > 0 else 0.0
+
+
 def timings(times: Timings) -> dict[str, Any]:
     """llama.cpp's timings object; times are in milliseconds."""
     prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
@@ -314,6 +321,20 @@ def whole(
         **verbose(meta, request, completions[0].finished, completions[0].text),
         **compaction_field(completions[0].compacted),
     }
+
+
+class StreamEncoder:
+    """Encodes the events of an answer as a stream."""
+
+    content_type = "text/event-stream"
+
+    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
+        self._meta = meta
+        self._request = request
+
+    def end(self) -> bytes:
+        """The bytes after the last event."""
+        return b""
 
 
 class Chunks(StreamEncoder):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from ...core.conversation import joined
-from ...core.decoding import Decoding
+from ...core.decoding import Decoding, decoded
 from ...core.request import Message, Role, ToolCall
 from ..formats.base import ID, CallShape
 from ..formats.generic import GENERIC
@@ -74,7 +74,8 @@ class MessageRules(Struct, frozen=True, kw_only=True):
 
 
 ANY = MessageRules()
-_ROLE = attrgetter("role")
+Decode = Callable[[str], Any]
+_ROLE, _CALLS = attrgetter("role"), attrgetter("tool_calls")
 _CALLS = attrgetter("tool_calls")
 _OWN = re.compile(r"call_[0-9a-f]{24}-([\w-]{1,64})")
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
@@ -248,14 +249,14 @@ def _short(id: str) -> str:
 
 def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
     """Messages in the form that Hugging Face's templates read."""
-    decode = Decoding()
+    decode = Decoding() if any(map(_CALLS, messages)) or rules.results == "responses" else decoded
     out = [_as_dict(message, rules, decode) for message in messages]
     if rules.results == "responses" and "tool" in map(_ROLE, messages):
         return _with_responses(out, decode)
     return out
 
 
-def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[str, Any]:
+def _as_dict(message: Message, rules: MessageRules, decode: Decode) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     takes_parts = rules.content != "text" and (message.parts or rules.content == "parts")
     if takes_parts and message.role not in rules.text_roles:
@@ -282,7 +283,7 @@ def _as_dict(message: Message, rules: MessageRules, decode: Decoding) -> dict[st
     return out
 
 
-def _with_responses(messages: Sequence[dict[str, Any]], decode: Decoding) -> list[dict[str, Any]]:
+def _with_responses(messages: Sequence[dict[str, Any]], decode: Decode) -> list[dict[str, Any]]:
     """The messages with results and the answer inside the message with their calls, as Gemma 4 has
     them."""
     out: list[dict[str, Any]] = []
@@ -343,7 +344,7 @@ def with_objects(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]
     return whole if whole != messages else messages
 
 
-def _object(text: str, decode: Decoding) -> Any:
+def _object(text: str, decode: Decode) -> Any:
     """The arguments as an object, or the text itself if they are not one."""
     try:
         value = decode(text or "{}")

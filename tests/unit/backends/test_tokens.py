@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.tokens import AT_ONCE, BOS, MOST, MOST_OLD, SIZE, TokenCounter, budget, must_fit
+from proxy.backends.tokens import AT_ONCE, BOS, MOST, MOST_OLD, SIZE, TokenCounter, must_fit
 from proxy.core.task import Task
 from proxy.errors import BadRequest, Cancelled, ContextExceeded
+from proxy.gateway.adapt import budget
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, wait_until
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from proxy.apis.openai.answer import pace
 from proxy.core.events import TokenLogprob
-from proxy.core.usage import pace
 from proxy.wire import lenient, servercpp
 
 OLD_PIECE = b'{"content":" wor","multimodal":false,"slot_id":1,"stop":false}'
