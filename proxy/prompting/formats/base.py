@@ -85,8 +85,8 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     turns: tuple[str, ...] = ()
     """The texts behind which the model's turn begins in a prompt, for formats of whole answers."""
     reads_reasoning: bool = False
-    """Set for a format with `turns`: its parser reads the whole answer, reasoning included, which no
-    other stage must have split. It needs the prompt, to know what the answer continues."""
+    """Set for a format with `turns`: its parser reads the whole answer, reasoning included, which
+    no other stage must have split. It needs the prompt, to know what the answer continues."""
     reasoning: tuple[str, str] = ("", "")
     content: tuple[str, str] = ("", "")
     stops: tuple[str, ...] = ()
