@@ -31,22 +31,22 @@ Start = Callable[..., tuple[FlaskClient, OpenAIServerFake]]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Factory: an app in front of a server that gives these replies and knows no format."""
-    servers: list[OpenAIServerFake] = []
+    ends: list[Callable[[], None]] = []
 
     def made(
         *replies: Reply, by_prompt: frozenset[str] = FORMATS, **more: Any
     ) -> tuple[FlaskClient, OpenAIServerFake]:
         server = OpenAIServerFake(*replies, **more)
-        servers.append(server)
         driver: Any = OpenAIServer(server.url, by_prompt=by_prompt, timeout=10)
         app = make_app(driver)
         registry = services_of(app).gateway.registry
+        ends.extend((registry.close, driver.close, server.close))
         wait_until(lambda: registry.ready)
         return app.test_client(), server
 
     yield made
-    for server in servers:
-        server.close()
+    for end in ends:
+        end()
 
 
 def ask(http: FlaskClient, **fields: Any) -> Any:
@@ -57,6 +57,7 @@ def ask(http: FlaskClient, **fields: Any) -> Any:
 def streamed(answer: Any) -> tuple[str, list[Any], list[Any]]:
     """The text, the calls, and the errors of a stream."""
     chunks = deltas(answer)
+    answer.close()  # as a server does
     whole = assembled([chunk for chunk in chunks if "choices" in chunk])
     errors = [chunk["error"] for chunk in chunks if "error" in chunk]
     return whole["content"] or "", whole.get("tool_calls", []), errors

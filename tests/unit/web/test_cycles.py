@@ -21,11 +21,13 @@ def _fail() -> None:
 def _left_by(work: Callable[[], object]) -> set[str]:
     """The names of our types and functions in what only the garbage collector frees."""
     gc.collect()
+    before = {id(thing) for thing in gc.get_objects()}  # an app may end meanwhile
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         work()
         gc.collect()
-        return {name for name in map(_name, gc.garbage) if name.startswith("proxy.")}
+        left = (thing for thing in gc.garbage if id(thing) not in before)
+        return {name for name in map(_name, left) if name.startswith("proxy.")}
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
