@@ -44,8 +44,8 @@ from .refusals import check_cost
 from .run import EMPTY, NO_REPORT, LlamaRun
 
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
-# Connections to an old server: it has a thread for each, and at least eight. One with more slots
-# than that must be told (`slots`).
+# Connections to an old server: it has a thread for each, and at least eight. Set `slots` for one
+# with more.
 OLD_CONNECTIONS = 8
 OLD_RESERVE = 1  # of them for health and tokenize, which must not wait for answers to end
 OLD_IDLE = 2

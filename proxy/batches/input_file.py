@@ -87,7 +87,7 @@ class InputFile:
         self._ids = set()
 
     def read(self, number: int) -> Line:
-        """Raises LineError if the file is gone."""
+        """Return a line of the file. Raises LineError if the file was deleted."""
         data = b"".join(self._read(self._starts[number], self._sizes[number]))
         read = partial(parse, data, self._endpoint)
         return read() if len(data) < LARGE else run_in_native_thread(read)

@@ -1,8 +1,8 @@
 """Whether the server that was started here is what listens at its port.
 
 Another user's program that listens there first would get the key of the server and the prompts. So
-nothing is sent on a new connection before Linux has told whose sockets these are: the listening
-ones of the port, and the other end of the connection, in case the listener is gone already.
+nothing is sent on a new connection before Linux has named the owners of two sockets: the port's
+listener, and the other end of the connection, as the listener may have closed since.
 
 A socket is the server's if its user is ours, root (as for containers), or one of the server's
 session. Where /proc does not tell, nothing is checked.

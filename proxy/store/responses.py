@@ -55,8 +55,8 @@ class MemoryResponses:
         *,
         making: bool = False,
     ) -> None:
-        """Keep it, unless it is too large for all, or its making had `begun` when the owner's data
-        were cleared. `making`: this process goes on making it until `close_open`."""
+        """Store a response, unless it is too large, or had `begun` when the owner's data were
+        cleared. `making`: this process continues to generate it until `close_open`."""
         if len(value.response) + len(value.items) > self._most_bytes:
             return
         with self._lock:
@@ -71,8 +71,8 @@ class MemoryResponses:
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace what is not being made, in one step; None if there is no such. By `created` the
-        oldest make room."""
+        """Replace a response that is complete, in one step; None if there is none. The oldest, by
+        `created`, make room."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)

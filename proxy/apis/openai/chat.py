@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta, Struct, ValidationError, convert
+from typing import Any
 
 from ...core import events
 from ...core.events import TextDelta
@@ -45,8 +43,6 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
-    if body.keys() <= _PLAIN and (request := _plain_request(body)) is not None:
-        return request
     if not body.keys().isdisjoint(synonyms.NAMES):
         body = synonyms.canonical(body, chat=True)
     logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
@@ -139,46 +135,6 @@ def messages(values: list[Any]) -> tuple[Message, ...]:
         raise InvalidParameter("messages", "must contain at least one message")
     known = enumerate(map(_plain, values))
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
-
-
-_HEAT = Meta(ge=0, le=100)
-
-
-class _PlainMessage(Struct, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-
-
-class _StreamOptions(Struct, frozen=True):
-    include_usage: bool = False
-
-
-class _PlainBody(Struct):
-    messages: Annotated[list[_PlainMessage], Meta(min_length=1, max_length=fields.MAX_ITEMS)]
-    model: Annotated[str, Meta(max_length=fields.MAX_MODEL)] = ""
-    stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
-    temperature: Annotated[int, _HEAT] | Annotated[float, _HEAT] | None = None
-    max_tokens: Annotated[int, Meta(ge=0, le=openai.MAX_TOKENS)] | None = None
-
-
-_PLAIN = frozenset(_PlainBody.__struct_fields__)
-
-
-def _plain_request(body: Body) -> CompletionRequest | None:
-    """The fast path for a body of the commonest fields; None for any other, and for errors."""
-    try:
-        plain = convert(body, _PlainBody)
-    except ValidationError:
-        return None
-    return CompletionRequest(
-        messages=tuple([Message(role=ROLES[m.role], content=m.content) for m in plain.messages]),
-        model=plain.model,
-        stream=plain.stream,
-        include_usage=plain.stream_options.include_usage,
-        sampling={} if plain.temperature is None else {"temperature": plain.temperature},
-        max_tokens=plain.max_tokens,
-    )
 
 
 def _plain(value: Any) -> Message | None:
