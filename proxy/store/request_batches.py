@@ -86,8 +86,8 @@ class RequestBatches:
     # for the process that runs them
 
     def claim(self, now: float) -> RequestBatch | None:
-        """Take an unfinished batch that no living process runs. Keys take turns; batches whose files
-        are not checked come first, then the one that has waited longest."""
+        """Take an unfinished batch that no living process runs. Keys take turns; batches whose
+        files are not checked come first, then the one that has waited longest."""
         columns = _b.id, _b.owner, _b.status, _b.writer, _b.touched
         rows = self._db.rows(select(*columns).where(_b.status.in_(OPEN)).order_by(_b.touched))
         self._turns = {row.owner: self._turns.get(row.owner, 0) for row in rows}
