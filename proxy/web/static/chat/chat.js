@@ -8,7 +8,6 @@ import { explain } from "./faults.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
 import { Images } from "./images.js";
-import { Message } from "./message.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
 import { Reading } from "./reading.js";
@@ -33,6 +32,13 @@ let messages = new Map();
 let leaf = null; // the last message of the open branch
 let growing = null; // the connection that brings the answer that is being written
 let written = null; // the Message of that answer
+let Message; // once `drawing` is over
+
+/** Fetch what draws messages: an empty chat does without. */
+const drawing = async () => {
+  ({ Message } = await import("./message.js"));
+};
+if (location.hash) drawing();
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -74,7 +80,7 @@ async function loadTalks() {
  * leaves the input unchanged. */
 async function choose(next, typed = drafts.get(next?.id ?? "")) {
   const mine = ++chosen;
-  const found = next ? await askMessages(next) : [];
+  const [found] = next ? await Promise.all([askMessages(next), drawing()]) : [[]];
   if (!found || mine !== chosen) return;
   talk = next;
   shown += 1;
@@ -245,6 +251,7 @@ async function ask(question) {
       if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
       const asked = question();
+      await drawing();
       const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
       return { ...answer, id, asked };
     });
@@ -289,6 +296,7 @@ form.addEventListener("submit", (event) => {
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
+form.elements.text.addEventListener("focus", drawing, { once: true });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
