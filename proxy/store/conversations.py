@@ -272,10 +272,46 @@ class ConversationStore:
             if role != "user":
                 db.execute(change.values(changed=now))
             else:
-                size = len(content.encode()) + len(msgspec.json.encode(rest["extra"]))
+                size = _size(content, rest["extra"])
                 db.execute(change.values(changed=now, size=CONVERSATION.c.size + size))
                 self._quota.check(db, owner)
         return self.message(owner, str(values["id"]))
+
+    def remove(self, owner: str, message_id: str) -> tuple[str, ...]:
+        """Delete a message; return the ids of all that are gone. A question goes with its answers,
+        and what follows them then follows what was before it. An answer goes with what follows."""
+        known = self.message(owner, message_id)
+        row = MESSAGE.c
+        here = row.conversation_id == known.conversation_id
+        with self._db.begin_for(owner) as db:
+            replies: dict[str | None, list[str]] = {}
+            roles = {}
+            for id_, parent, role in db.execute(
+                select(row.id, row.parent_id, row.role).where(here)
+            ):
+                replies.setdefault(parent, []).append(id_)
+                roles[id_] = role
+            gone = [message_id]
+            if known.role == "user":
+                gone += [id_ for id_ in replies.get(message_id, ()) if roles[id_] != "user"]
+                left = {id_ for message in gone for id_ in replies.get(message, ())}.difference(
+                    gone
+                )
+                moved = update(MESSAGE).where(here, row.id.in_(left))
+                db.execute(moved.values(parent_id=known.parent_id))
+            else:
+                for message in gone:  # which grows
+                    gone += replies.get(message, ())
+            asked = select(row.content, row.extra).where(row.id.in_(gone), row.role == "user")
+            size = sum(_size(content, extra) for content, extra in db.execute(asked))
+            conversation = CONVERSATION.c.id == known.conversation_id
+            before = db.execute(select(CONVERSATION.c.size).where(conversation)).scalar_one()
+            change = update(CONVERSATION).where(conversation)
+            db.execute(change.values(size=max(before - size, 0)))
+            db.execute(delete(MESSAGE).where(here, row.id.in_(gone)))
+            rated = FEEDBACK.c.message_id.in_(gone)
+            db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner, rated))
+        return tuple(gone)
 
     def append(
         self,
@@ -344,6 +380,11 @@ class ConversationStore:
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
+
+
+def _size(content: str, extra: Any) -> int:
+    """The bytes of a question that count for the quota."""
+    return len(content.encode()) + len(msgspec.json.encode(extra))
 
 
 def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:

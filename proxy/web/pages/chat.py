@@ -217,6 +217,16 @@ def messages(conversation: str) -> Response:
     return json_response([images.shown(message) for message in messages])
 
 
+@blueprint.delete(f"{API}/messages/<message>")
+def remove(message: str) -> Response:
+    """Delete a question with its answers, or an answer with what follows it."""
+    owner = api.owner()
+    for gone in api.conversations().remove(owner, message):
+        if growing := _answers.get(owner, gone):
+            growing.cancel.cancel()
+    return api.done()
+
+
 # -- questions and answers
 
 

@@ -368,3 +368,16 @@ def test_question_length_is_bounded(tmp_path: Path) -> None:
     assert page.ask(text="x" * (chat.LONGEST + 1)).status_code == 400
     assert page.ask(text="x" * chat.LONGEST).status_code == 201
     page.over()
+
+
+def test_message_is_deleted_and_its_answer_stops(tmp_path: Path) -> None:
+    page = Page(Held(), tmp_path)
+    question = page.ask().json["question"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    where = f"{API}/messages/{question}"
+    assert page.client.delete(where).status_code == 403  # without a token
+    assert page.client.delete(where, headers=KEYED).status_code == 204
+    assert page.messages() == []
+    services = services_of(page.client.application)
+    wait_until(lambda: services.writers.taken == 0)
+    assert page.client.delete(where, headers=KEYED).status_code == 404

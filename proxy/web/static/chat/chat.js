@@ -129,10 +129,32 @@ function branch() {
   return path;
 }
 
+/** The ids of the messages that a message answers, the last one first. */
+function above({ parent_id }) {
+  const ids = [];
+  for (let id = parent_id; id; id = messages.get(id)?.parent_id) ids.push(id);
+  return ids;
+}
+
 // -- messages
+
+/** Delete a question with its answers, or an answer with what follows it. */
+async function remove({ id, role, parent_id }) {
+  const after = [...messages.values()].filter((one) => one.id !== id && above(one).includes(id)).length;
+  const [key, n] = role === "user" ? ["talks.delete_question", 0] : after ? ["talks.delete_after", after] : ["talks.delete_answer", 0];
+  if (!confirm(words(key, { n }))) return;
+  const here = shown;
+  const done = await attempt(async () => (await calls.remove(`/messages/${id}`), true));
+  const found = done && (await askMessages(talk));
+  if (!found || here !== shown) return;
+  const wanted = [leaf, ...above(messages.get(leaf) ?? {}), parent_id].find((one) => found.some(({ id: left }) => left === one));
+  take(found, wanted);
+  show();
+}
 
 const acts = {
   resume,
+  remove,
   again: (message) => ask(() => ({ again: message.parent_id })),
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,

@@ -11,7 +11,7 @@ import { words } from "../panels/words.js";
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), turn(id), read(element) tells whether the user scrolled up to it. */
+ * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled up to it. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -178,7 +178,8 @@ export class Message {
     });
     const edit = button("pencil", words("common.edit"), () => this.#edit());
     edit.dataset.act = "edit";
-    if (this.user) this.foot.append(edit, copy);
+    const away = button("trash", words("talks.delete_message"), () => acts.remove(message));
+    if (this.user) this.foot.append(edit, copy, away);
     else if (message.status !== "growing") {
       const rate = (score) => async ({ currentTarget }) => {
         const reason = score < 0 ? prompt(words("chat.reason")) : "";
@@ -199,7 +200,7 @@ export class Message {
         resume.append(icon("resume"), words("chat.resume"));
         this.foot.append(resume);
       }
-      this.foot.append(button("again", words("chat.again"), () => acts.again(message)), copy, raw, up, down);
+      this.foot.append(button("again", words("chat.again"), () => acts.again(message)), copy, raw, up, down, away);
     }
   }
 
