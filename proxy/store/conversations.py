@@ -36,7 +36,7 @@ from .quota import (
     check_count,
     drop_oldest,
 )
-from .records import PINNED, AdoptedMessage, new_id
+from .records import FOLDER, PINNED, AdoptedMessage, new_id
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -46,6 +46,7 @@ Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 LEASE = 20.0
 MOST_SHOWN = 100  # pinned conversations
 TOO_LONG = "a conversation may have at most {} messages: start a new one"
+_folder = CONVERSATION.c.settings[FOLDER].as_string()
 _GROWING = MESSAGE.c.status == "growing"
 
 
@@ -142,10 +143,15 @@ class ConversationStore:
         return made
 
     def recent(
-        self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
+        self,
+        owner: str,
+        search: str = "",
+        limit: int | None = 50,
+        before: float | None = None,
+        folder: str | None = None,
     ) -> tuple[StoredConversation, ...]:
         """Those with the words `search` in title or messages, the last changed first. `before` is
-        the `changed` time of the last one of the previous page."""
+        the `changed` time of the last one of the previous page. `folder` "": those in no folder."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(*containing(search, MESSAGE.c.content))
@@ -153,6 +159,8 @@ class ConversationStore:
             query = query.where(or_(*named, CONVERSATION.c.id.in_(spoken)))
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
+        if folder is not None:
+            query = query.where(func.coalesce(_folder, "") == folder)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
         return tuple(self._db.records(StoredConversation, query))
 
@@ -162,6 +170,21 @@ class ConversationStore:
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner, chosen)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(MOST_SHOWN)
         return tuple(self._db.records(StoredConversation, query))
+
+    def folders(self, owner: str) -> tuple[str, ...]:
+        """The names of the folders that have conversations, sorted."""
+        query = select(_folder.label("name")).where(CONVERSATION.c.owner == owner)
+        names = self._db.rows(query.where(_folder.is_not(None), _folder != "").distinct())
+        return tuple(sorted(row.name for row in names))
+
+    def rename_folder(self, owner: str, folder: str, name: str) -> None:
+        """Give a folder another name, which may be that of another one; "" dissolves it."""
+        row = CONVERSATION.c
+        inside = select(row.id, row.settings).where(row.owner == owner, _folder == folder)
+        with self._db.begin_for(owner) as db:
+            for id_, settings in db.execute(inside).all():
+                change = update(CONVERSATION).where(row.id == id_)
+                db.execute(change.values(settings={**settings, FOLDER: name}))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
         with self._db.begin() as db:

@@ -6,6 +6,7 @@ from . import (
     accounts,
     answers,
     chat,
+    folders,
     guard,
     images,
     knowledge,
@@ -24,5 +25,16 @@ def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     signing_in = (session_routes, oidc)
-    for part in (shell, chat, images, *signing_in, knowledge, models, usage, accounts, status):
+    for part in (
+        shell,
+        chat,
+        folders,
+        images,
+        *signing_in,
+        knowledge,
+        models,
+        usage,
+        accounts,
+        status,
+    ):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -20,13 +20,13 @@ from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...prompting.template.dialogues import Layouts
-from ...store.records import PINNED, AdoptedMessage
+from ...store.records import FOLDER, PINNED, AdoptedMessage
 from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_models, guard, images
+from . import api, chat_models, folders, guard, images
 from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
@@ -163,11 +163,13 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """A page of conversations with `?search=`, changed `?before=` a time, or `?pinned=1`."""
+    """A page of conversations with `?search=`, changed `?before=` a time, in a `?folder=`, or
+    `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
-    return json_response(api.conversations().recent(api.owner(), search, TALKS, before))
+    folder = request.args.get("folder")
+    return json_response(api.conversations().recent(api.owner(), search, TALKS, before, folder))
 
 
 @blueprint.post(f"{API}/conversations")
@@ -192,13 +194,13 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
-    """Change `{"title", "pinned"}`, or one of them."""
+    """Change `{"title", "pinned", "folder"}`, or some of them; the folder "" is none."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
-    pinned = {PINNED: fields.flag(body, "pinned")} if "pinned" in body else {}
-    return json_response(
-        store.change(owner, conversation, title, lambda before: {**before, **pinned})
-    )
+    new: dict[str, Any] = {PINNED: fields.flag(body, "pinned")} if "pinned" in body else {}
+    if "folder" in body:
+        new[FOLDER] = folders.name_of(owner, body, "folder")
+    return json_response(store.change(owner, conversation, title, lambda before: {**before, **new}))
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
@@ -446,7 +448,9 @@ def import_() -> Response:
     if not imported.messages:
         return api.done()
     messages = [AdoptedMessage(**structs.asdict(message)) for message in imported.messages]
-    settings = {PINNED: True} if imported.pinned else {}
+    settings: dict[str, Any] = {PINNED: True} if imported.pinned else {}
+    with contextlib.suppress(InvalidParameter):  # one folder too many: it is in none
+        settings[FOLDER] = folders.name_of(api.owner(), {FOLDER: imported.folder}, FOLDER)
     made = api.conversations().create(
         api.owner(),
         imported.title,
