@@ -99,3 +99,48 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     upload(page, exported)
     page.get_by_text("2 conversations imported.").wait_for()
     until(page, lambda: rows.count() == 4)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_conversation_is_moved_to_a_folder(
+    start_site: Any, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    en = language == "en"
+    page = visit(f"{start_site().url}/", size=size, language=language)
+    page.locator(OPENED).wait_for()
+    if size == PHONE:
+        page.locator('[data-part="fold"]').click()
+    upload(page, [CHATGPT, {**CHATGPT, "title": "Stars", "update_time": 1e9}])
+    rows = page.locator(ROWS)
+    until(page, lambda: rows.count() == 2)
+    moving = page.get_by_label("Move “Stars” to a folder" if en else "将“Stars”移到文件夹")
+    moving.evaluate("(one) => one.click()")  # on a phone, only the open one shows its buttons
+    dialog = page.locator("dialog.folders")
+    accessible(page)
+    dialog.locator("input").fill("Sky")
+    dialog.locator("input").press("Enter")
+    until(page, lambda: rows.all_inner_texts()[:2] == ["Sky", "Stars"])
+    assert rows.first.get_attribute("data-day") == ("Folders" if en else "文件夹")
+    assert rows.all_inner_texts() == ["Sky", "Stars", "Tides and moons"]
+    accessible(page)
+    fold = rows.first.locator("button").first
+    fold.click()
+    until(page, lambda: rows.count() == 2)
+    page.reload()
+    page.locator(OPENED).wait_for()
+    if size == PHONE:
+        page.locator('[data-part="fold"]').click()
+    until(page, lambda: rows.all_inner_texts() == ["Sky", "Tides and moons"])
+    page.locator('[data-part="find"]').fill("Stars")
+    until(page, lambda: rows.all_inner_texts() == ["Stars"])
+    page.locator('[data-part="find"]').fill("")
+    until(page, lambda: rows.count() == 2)
+    page.on("dialog", lambda dialog: dialog.accept())
+    name = "Remove the folder “Sky”" if en else "移除文件夹“Sky”"
+    page.get_by_label(name).evaluate("(one) => one.click()")
+    until(page, lambda: rows.all_inner_texts() == ["Stars", "Tides and moons"])
+    page.locator('[data-part="list-menu"] summary').click()
+    accessible(page)
+    page.locator('[data-part="clear"]').click()
+    until(page, lambda: rows.count() == 0)
