@@ -196,10 +196,14 @@ class ConversationStore:
         conversation_id: str,
         title: str | None = None,
         edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+        when: Callable[[Mapping[str, Any]], bool] = lambda settings: True,
     ) -> StoredConversation:
-        """Change a conversation, but not its time. `edit` sees what was written before."""
+        """Change a conversation, but not its time. `edit` sees the settings as they are, and
+        nothing is changed unless `when` is true of them."""
         with self._db.begin_for(owner) as db:
             before = _conversation(db, owner, conversation_id)
+            if not when(before.settings):
+                return before
             after = structs.replace(
                 before,
                 title=before.title if title is None else title,

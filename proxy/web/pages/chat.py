@@ -26,7 +26,7 @@ from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_models, folders, guard, images
+from . import api, chat_models, folders, guard, images, titles
 from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
@@ -200,7 +200,10 @@ def change(conversation: str) -> Response:
     new: dict[str, Any] = {PINNED: fields.flag(body, "pinned")} if "pinned" in body else {}
     if "folder" in body:
         new[FOLDER] = folders.name_of(owner, body, "folder")
-    return json_response(store.change(owner, conversation, title, lambda before: {**before, **new}))
+    edit = titles.final if title else dict
+    return json_response(
+        store.change(owner, conversation, title, lambda before: {**edit(before), **new})
+    )
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
@@ -235,7 +238,8 @@ def remove(message: str) -> Response:
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
-    question `again`. A refused question is not stored."""
+    question `again`. A refused question is not stored. `title`: the model writes the title of a
+    new conversation, if it has an idle slot."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
     known = store.get(owner, conversation)
@@ -271,11 +275,12 @@ def ask(conversation: str) -> Response:
             extra = {images.NAME: pictures} if pictures else {}
             question = store.add(owner, known.id, "user", text, parent, extra=extra)
             if not known.title:
-                store.change(owner, known.id, title=" ".join(text.split())[:60])
+                plain = {titles.PLAIN: True}
+                store.change(owner, known.id, titles.plain(text), lambda s: {**s, **plain})
         begun = {"kind": wanted.kind}
         return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
 
-    answer = _begin(keep, wanted)
+    answer = _begin(keep, wanted, titled=fields.flag(body, "title"))
     assert question is not None, "this message already has an answer"
     return json_response({"question": images.shown(question), "answer": answer}, 201)
 
@@ -295,15 +300,23 @@ def continue_(message: str) -> Response:
     return json_response({"answer": _begin(lambda: store.reopen(owner, known.id), wanted)}, 201)
 
 
-def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> StoredMessage:
-    """Begin the answer into the message that `keep` returns. Raises QueueFull."""
-    services, owner = current_services(), api.owner()
+def _begin(
+    keep: Callable[[], StoredMessage], wanted: DialogueRequest, *, titled: bool = False
+) -> StoredMessage:
+    """Begin the answer into the message that `keep` returns; `titled`: then the conversation gets
+    a title. Raises QueueFull."""
+    services, store, owner = current_services(), api.conversations(), api.owner()
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
-    return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
+
+    def title(message: StoredMessage) -> None:
+        if titled:
+            titles.TitleJob(services, store, wanted, message.id, caller, record.peer).run()
+
+    return _answers.begin(services, store, keep, wanted, caller, record, title)
 
 
 @blueprint.get(f"{API}/answers/<message>/events")
