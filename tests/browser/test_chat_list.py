@@ -13,6 +13,7 @@ import pytest
 from tests.unit.apis.test_chat_exports import CHATGPT, OPEN_WEBUI
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
+from .fed import fed_site
 from .test_chat import answered, ask, until
 
 DAY = 86400.0
@@ -144,3 +145,26 @@ def test_conversation_is_moved_to_a_folder(
     accessible(page)
     page.locator('[data-part="clear"]').click()
     until(page, lambda: rows.count() == 0)
+
+
+def test_model_writes_the_title_unless_the_user_turns_that_off(tmp_path: Path, visit: Open) -> None:
+    with fed_site(tmp_path) as site:
+        page = visit(f"{site.url}/", titles=True)
+        page.locator(OPENED).wait_for()
+        answer, title = site.feed(), site.feed()
+        answer.say(content="Because of Rayleigh's law.")
+        answer.end()
+        title.say(content="Blue of the sky")
+        title.end()
+        ask(page, "Why is the sky blue?")
+        answered(page)
+        page.locator("#talk-title", has_text="Blue of the sky").wait_for()
+        until(page, lambda: page.locator(ROWS).all_inner_texts() == ["Blue of the sky"])
+        page.locator('[data-part="list-menu"] summary').click()
+        page.get_by_label("Titles by the model").uncheck()
+        page.reload()
+        page.get_by_role("button", name="New conversation").first.click()
+        ask(page, "What is rain?")
+        answered(page)
+        page.wait_for_timeout(2500)
+        assert page.locator("#talk-title").inner_text() == "What is rain?"

@@ -15,6 +15,7 @@ import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
 import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
+import { awaitTitle, titleSetting } from "./titles.js";
 import { words } from "../panels/words.js";
 
 const page = document.getElementById("chat");
@@ -250,9 +251,23 @@ async function over(id, pause = LOOK.soon) {
   const done = messages.get(id);
   if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted
   written.end(done, siblings.get(done.parent_id));
+  entitle(talk);
   growing?.close();
   growing = written = null;
   busy(false);
+}
+
+/** Show the title that the model gives a conversation after its first answer. */
+function entitle({ id, settings }) {
+  const first = messages.size === 2; // the list may not know yet that its title is the plain one
+  if (!(first || settings.plain_title) || !at("titles").checked) return;
+  awaitTitle(
+    () => calls.get(`/conversations/${id}`),
+    (titled) => {
+      if (talk?.id === id) talk = titled;
+      loadTalks();
+    },
+  );
 }
 
 // -- asking
@@ -274,7 +289,7 @@ async function ask(question) {
       if (here !== shown) return undefined;
       const asked = question();
       await drawing();
-      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
+      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form), title: at("titles").checked });
       return { ...answer, id, asked };
     });
     if (made) showAsked(made, here === shown);
@@ -384,6 +399,7 @@ const files =
   );
 
 archive(at, calls, attempt, tell, loadTalks);
+titleSetting(at("titles"));
 frame(page, form, at, () => form.requestSubmit());
 shortcuts(form.elements.text, {
   stop: () => !at("stop").hidden && (at("stop").click(), true),
