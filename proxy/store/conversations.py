@@ -37,6 +37,7 @@ from .quota import (
     drop_oldest,
 )
 from .records import FOLDER, PINNED, AdoptedMessage, new_id
+from .shared_conversations import SharedStore
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -93,6 +94,7 @@ class ConversationStore:
         self._db = database
         self._clock = clock
         self._quota = quota
+        self.shared = SharedStore(database, clock, quota)
 
     # conversations
 
