@@ -13,6 +13,7 @@ from . import (
     models,
     oidc,
     session_routes,
+    shared,
     shell,
     status,
     usage,
@@ -24,17 +25,6 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc)
-    for part in (
-        shell,
-        chat,
-        folders,
-        images,
-        *signing_in,
-        knowledge,
-        models,
-        usage,
-        accounts,
-        status,
-    ):
+    chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc)
+    for part in (shell, *chatting, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

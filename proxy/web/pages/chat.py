@@ -149,6 +149,7 @@ def page() -> str:
         models=models,
         seen=seen,
         offers=[*offers, *PLAIN][:OFFERED],
+        shares=services.keys.may_share(owner),
     )
 
 
