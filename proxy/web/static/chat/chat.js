@@ -3,6 +3,7 @@
 import { Calls } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { archive } from "./archive.js";
+import { Compare, column, compare, compared } from "./compare.js";
 import { drafts } from "./drafts.js";
 import { explain } from "./faults.js";
 import { Files } from "./files.js";
@@ -13,6 +14,7 @@ import { Presets } from "./presets.js";
 import { Reading } from "./reading.js";
 import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
+import { share } from "./share.js";
 import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
 import { awaitTitle, titleSetting } from "./titles.js";
@@ -31,8 +33,7 @@ let chosen = 0; // how often a conversation was chosen; answers to earlier choic
 let shown = 0; // how often the open conversation changed
 let messages = new Map();
 let leaf = null; // the last message of the open branch
-let growing = null; // the connection that brings the answer that is being written
-let written = null; // the Message of that answer
+const written = new Map(); // answers that are being written, by id: {message, source}, their connection
 let Message; // once `drawing` is over
 
 /** Fetch what draws messages: an empty chat does without. */
@@ -175,8 +176,7 @@ function title() {
 }
 
 function show() {
-  growing?.close();
-  growing = written = null;
+  for (const id of written.keys()) unfollow(id);
   title();
   at("talk-actions").hidden = at("acts").hidden = !talk;
   if (talk) {
@@ -191,17 +191,42 @@ function show() {
   }
   const made = laid(path.splice(-PAGE));
   const unfolded = new Set([...list.querySelectorAll("details[open]")].map(named));
-  list.replaceChildren(top, ...made.map((one) => one.element));
+  const pair = twins();
+  if (pair.length) {
+    const [last] = made.splice(-1);
+    const both = pair.map(({ id }) => (id === leaf ? last : laid([messages.get(id)])[0]));
+    made.push(...both);
+    const columns = both.map((one, n) => column(one.element, pair[n], keep));
+    list.replaceChildren(top, ...made.slice(0, -2).map((one) => one.element), make("div", { className: "pair" }, columns));
+  } else list.replaceChildren(top, ...made.map((one) => one.element));
   for (const one of list.querySelectorAll("details")) one.open = unfolded.has(named(one));
   at("welcome").hidden = made.length > 0;
-  const last = made.at(-1);
-  busy(last?.message.status === "growing");
-  if (last?.message.status === "growing") {
-    const { id } = last.message;
-    written = last;
-    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost);
+  for (const message of made.slice(-2)) {
+    const { id, status } = message.message;
+    if (status !== "growing") continue;
+    written.set(id, { message, source: message.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost) });
   }
+  busy(written.size > 0);
   reading.end();
+}
+
+function unfollow(id) {
+  written.get(id)?.source.close();
+  written.delete(id);
+}
+
+/** The two answers at the end of the open branch that are compared, or none. */
+function twins() {
+  const pair = talk ? compared(talk.id) : [];
+  return pair.some(({ id }) => id === leaf) && pair.every(({ id }) => messages.has(id)) ? pair : [];
+}
+
+/** Go on from one of the answers that are compared. */
+function keep(id, model) {
+  compare(talk.id, []);
+  leaf = id;
+  comparing.choose(model);
+  show();
 }
 
 /** A key for each fold: its message and its kind. */
@@ -238,28 +263,28 @@ const LOOK = { soon: 300, late: 5000 }; // milliseconds between two looks for th
 /** Update a finished answer. Other messages stay as they are: the user may be editing or reading
  * one. */
 async function over(id, pause = LOOK.soon) {
-  if (leaf !== id) return;
+  if (!written.has(id)) return;
   const here = shown;
   const found = await askMessages(talk);
-  if (here !== shown || leaf !== id) return;
+  if (here !== shown || !written.has(id)) return;
   // The store is not up to date yet, there is no connection, or the writer has died, which is known
   // some seconds later. Each look reads the whole conversation.
   if (!found || found.find((one) => one.id === id)?.status === "growing") {
     return setTimeout(() => over(id, Math.min(2 * pause, LOOK.late)), pause);
   }
-  take(found, id);
+  const before = leaf;
+  take(found, leaf);
   const done = messages.get(id);
-  if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted
-  written.end(done, siblings.get(done.parent_id));
+  if (leaf !== before || !done) return show(); // continued elsewhere, or deleted
+  written.get(id).message.end(done, siblings.get(done.parent_id));
   entitle(talk);
-  growing?.close();
-  growing = written = null;
-  busy(false);
+  unfollow(id);
+  busy(written.size > 0);
 }
 
 /** Show the title that the model gives a conversation after its first answer. */
 function entitle({ id, settings }) {
-  const first = messages.size === 2; // the list may not know yet that its title is the plain one
+  const first = messages.size < 4; // the list may not know yet that its title is the plain one
   if (!(first || settings.plain_title) || !at("titles").checked) return;
   awaitTitle(
     () => calls.get(`/conversations/${id}`),
@@ -277,6 +302,7 @@ let asking = false;
 /** Send what `question()` returns, after all earlier uploads to the chat are done. */
 async function ask(question) {
   if (asking || !at("stop").hidden) return;
+  if (twins().length) return tell(words("talks.keep_first"));
   asking = at("send").disabled = true;
   try {
     await opened;
@@ -289,8 +315,14 @@ async function ask(question) {
       if (here !== shown) return undefined;
       const asked = question();
       await drawing();
-      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form), title: at("titles").checked });
-      return { ...answer, id, asked };
+      const set = options(form);
+      const second = comparing.model;
+      const address = `/conversations/${id}/ask`;
+      const { question: stored, answer } = await calls.post(address, { ...asked, options: set, title: at("titles").checked });
+      const again = { again: stored.id, options: { ...set, model: second } };
+      const other = second && (await attempt(() => calls.post(address, again)))?.answer;
+      if (other) compare(id, [{ id: answer.id, model: set.model }, { id: other.id, model: second }]);
+      return { question: stored, answer, other, id, asked };
     });
     if (made) showAsked(made, here === shown);
   } finally {
@@ -298,7 +330,7 @@ async function ask(question) {
   }
 }
 
-function showAsked({ question, answer, id, asked }, here) {
+function showAsked({ question, answer, other, id, asked }, here) {
   if (asked.images) {
     images.clear(asked.images);
     const typed = here ? form.elements.text.value : drafts.get(id);
@@ -309,6 +341,7 @@ function showAsked({ question, answer, id, asked }, here) {
   if (here) {
     messages.set(question.id, question);
     messages.set(answer.id, answer);
+    if (other) messages.set(other.id, other);
     leaf = answer.id;
     show();
   }
@@ -339,7 +372,9 @@ form.elements.text.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
-at("stop").addEventListener("click", () => leaf && attempt(() => calls.post(`/answers/${leaf}/stop`)));
+at("stop").addEventListener("click", () => {
+  for (const id of written.keys()) attempt(() => calls.post(`/answers/${id}/stop`));
+});
 
 at("new").addEventListener("click", async () => {
   await choose(null);
@@ -372,6 +407,7 @@ at("clear").addEventListener("click", async () => {
 const presets = new Presets(page, form, at);
 const models = new Models(at, calls, (model) => presets.defaults(model));
 const sees = () => models.sees();
+const comparing = new Compare(at, form);
 
 // -- images and files: dropped here for the next question
 
@@ -400,6 +436,7 @@ const files =
 
 archive(at, calls, attempt, tell, loadTalks);
 titleSetting(at("titles"));
+share(at("share"), calls, attempt, () => ({ id: talk.id, leaf }));
 frame(page, form, at, () => form.requestSubmit());
 shortcuts(form.elements.text, {
   stop: () => !at("stop").hidden && (at("stop").click(), true),
