@@ -376,14 +376,15 @@ class Chunks(StreamEncoder):
 
     def _last(self, choice: int, finished: events.Finished) -> bytes:
         self._finished[choice] = finished
-        last = self._chunk(choice, self.silence, reason=self._reason(finished))
+        last = self._chunk(choice, self.silence, reason=self.reason(finished, self._request))
         return extended(last, self._ending(choice, finished))
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
         return self._head + to_json(piece) + self._tail
 
-    def _reason(self, finished: events.Finished) -> str:
+    @staticmethod
+    def reason(finished: events.Finished, request: CompletionRequest) -> str:
         return finished.reason
 
     def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:

@@ -255,6 +255,7 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
+    reason = staticmethod(_finish_reason)
     _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
@@ -297,6 +298,3 @@ class Encoder(openai.Chunks):
                 super()._event(choice, event, out)
                 return
         out.append(self._chunk(choice, delta, logprobs))
-
-    def _reason(self, finished: events.Finished) -> str:
-        return _finish_reason(finished, self._request)
