@@ -135,7 +135,10 @@ def _logprobs(body: Body) -> int | None:
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
-    known = enumerate(map(_plain, values))
+    plain: tuple[Any, ...] = tuple(map(_plain, values))
+    if all(plain):
+        return plain
+    known = enumerate(plain)
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
 
 
