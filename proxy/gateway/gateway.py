@@ -89,22 +89,25 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel)
             model, name = self.registry.answering(request.model)
-        if caller.may.rights:
-            caller.may.check_model(request.model, name, model)
-        barred = caller.may.barred_tiers
+        may, barred = caller.may, caller.may.barred_tiers
+        if may.rights:
+            may.check_model(request.model, name, model)
         if barred:
-            caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
-        compact = None
+            may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
+        tasks = self.tasks(request, model, cancel, barred=barred)
+        make_tasks = compact = None
+        if self.registry.unknown(model):
+            make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
-        if request.messages and (request.compaction is not None or overflow == "compact"):
+        if (overflow == "compact" or request.compaction is not None) and request.messages:
             compact = partial(compaction.compact, self, request, model, caller, cancel)
         return Answer(
             context=self.context,
             request=request,
             model=model,
             name=name,
+            tasks=tasks,
             make_tasks=make_tasks,
             caller=caller,
             cancel=cancel,
@@ -337,17 +340,7 @@ class Gateway:
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             task = rendered(self._prompters(model), request, self.now())
             _no_nul(task.prompt)
-            tasks = [
-                msgspec.structs.replace(
-                    task,
-                    sampling=request.sampling,
-                    max_tokens=request.max_tokens,
-                    stop_strings=request.stop + task.stop_strings,
-                    logprobs=request.logprobs,
-                    media=kinds,
-                    request=request,
-                )
-            ]
+            tasks = [msgspec.structs.replace(task, media=kinds) if kinds else task]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]

@@ -37,7 +37,14 @@ _CONTENT = attrgetter("content")
 def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
     if isinstance(prompter, Task):
-        return prompter
+        return msgspec.structs.replace(
+            prompter,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop_strings=request.stop,
+            logprobs=request.logprobs,
+            request=request,
+        )
 
     messages = request.messages
     if len(messages) >= LONG or sum(map(len, map(_CONTENT, messages))) > LARGE:
