@@ -233,17 +233,13 @@ class Attempt(Struct, eq=False, kw_only=True):
                                 self.state = State.STREAMING
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
-                        if out:
-                            if self.task.request.tools:
-                                slot.note_calls(out)
-                            if not self.shown:
-                                self.shown, self.info.loading = True, ""
+                        if out and self.task.request.tools:
+                            slot.note_calls(out)
+                        if not self.shown:
+                            self.shown = bool(out)
+                            self.info.loading = "" if out else slot.backend.driver.loading()
+                        if out or not batch or generation.holds:
                             yield out
-                        else:
-                            if not self.shown:
-                                self.info.loading = slot.backend.driver.loading()
-                            if not batch or generation.holds:
-                                yield out
                         if generation.ended or generation.switch is not None:
                             break
                     out = []
@@ -558,7 +554,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         task = self.next_task
         if task.backend_templates:
             task = self.task
-            if task.thinks or task.request.tools or self.generation.thought:
+            if task.thinks or task.request.tools or self.generation.thinking:
                 return False
         return (
             self.context.continues

@@ -36,14 +36,7 @@ from . import compaction
 from .adapt import check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
 from .context import ANYBODY, Caller, GatewayContext
-from .sent_prompt import (
-    MEDIA,
-    NO_MEDIA,
-    check_media,
-    count_sent_prompt,
-    rendered,
-    with_sent_prompt,
-)
+from .sent_prompt import MEDIA, check_media, count_sent_prompt, rendered, with_sent_prompt
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
@@ -328,9 +321,6 @@ class Gateway:
             request = msgspec.structs.replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
-        kinds = NO_MEDIA
-        if any(map(MEDIA, request.messages)):
-            kinds = check_media(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)
@@ -340,7 +330,10 @@ class Gateway:
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             task = rendered(self._prompters(model), request, self.now())
             _no_nul(task.prompt)
-            tasks = [msgspec.structs.replace(task, media=kinds) if kinds else task]
+            if any(map(MEDIA, request.messages)):
+                kinds = check_media(request.messages, self.context.generation.max_media)
+                task = msgspec.structs.replace(task, media=kinds)
+            tasks = [task]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]

@@ -40,7 +40,6 @@ from .adapt import UNKNOWN, call_judges
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
-
 MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
 MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
 
@@ -179,11 +178,6 @@ class Generation(Struct, eq=False):
         """Note whether everything passes unchanged from now on. There is no reasoning any more."""
         if self.only_stages and not (self.calls or self.rest or self.native or self.thinking):
             self.idle = self.text_passes = True
-
-    @property
-    def thought(self) -> bool:
-        """Whether the answer has reasoning so far, apart from its text."""
-        return self.thinking > 0
 
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""

@@ -76,7 +76,6 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
-NO_MEDIA: frozenset[str] = frozenset()
 MEDIA = attrgetter("media")
 
 

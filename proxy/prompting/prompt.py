@@ -244,11 +244,9 @@ class Prompter:
         request: CompletionRequest,
         now: datetime,
     ) -> str:
-        variables = self._usual
+        render, variables = self._render_form, self._usual
         if request.reasoning_effort or request.template_kwargs:
             variables = _variables(request, self.form.rules)
-
-        render = self._render_form
         # A client cannot take its history back.
         try:
             try:
