@@ -37,7 +37,14 @@ _CONTENT = attrgetter("content")
 def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
     if isinstance(prompter, Task):
-        return prompter
+        return msgspec.structs.replace(
+            prompter,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop_strings=request.stop,
+            logprobs=request.logprobs,
+            request=request,
+        )
 
     messages = request.messages
     if len(messages) >= LONG or sum(map(len, map(_CONTENT, messages))) > LARGE:
@@ -69,7 +76,6 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
-NO_MEDIA: frozenset[str] = frozenset()
 MEDIA = attrgetter("media")
 
 
