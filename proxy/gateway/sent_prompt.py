@@ -55,8 +55,8 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
         try:
             return prompter.render(request, now)
         finally:
-            if monotonic() - began > SLOW:
-                prompter.in_thread = AFTER_SLOW
+            if monotonic() - began > SLOW:  # or another thread held the interpreter: the next tells
+                prompter.in_thread = 1
 
     def timed() -> Task:
         began = thread_time()  # a thread also waits for others
@@ -64,7 +64,8 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
             return prompter.render(request, now)
         finally:
             slow = thread_time() - began > SLOW
-            prompter.in_thread = AFTER_SLOW if slow else prompter.in_thread - 1
+            # Several may render at once: the count never falls below zero.
+            prompter.in_thread = AFTER_SLOW if slow else max(0, prompter.in_thread - 1)
 
     return run_in_native_thread(timed)
 
