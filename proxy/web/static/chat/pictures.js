@@ -61,7 +61,7 @@ function remote({ href, host }, alt) {
     loaded.add(href);
     const src = `${page.api}/picture?${new URLSearchParams({ address: href })}`;
     const title = alt || words("rich.picture", { host });
-    frame.replaceChildren(make("iframe", { src, title, sandbox: "", referrerPolicy: "no-referrer", loading: "lazy" }), make("span", { className: "picture-line" }, alt || host, open));
+    frame.replaceChildren(make("iframe", { src, title, sandbox: "", credentialless: true, referrerPolicy: "no-referrer", loading: "lazy" }), make("span", { className: "picture-line" }, alt || host, open));
   };
   const load = make("button", { type: "button", className: "quiet", onclick: show }, words("rich.load"));
   const named = make("span", { className: "note" }, words("rich.picture", { host }));
