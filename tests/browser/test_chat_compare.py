@@ -53,7 +53,7 @@ def test_two_models_answer_and_one_answer_is_kept(
     until(page, lambda: said.all_inner_texts() == ["Ships float.", "They displace water."])
     done = page.locator('.pair [data-status="done"]')
     until(page, lambda: done.count() == 2)
-    assert columns.locator("strong").all_inner_texts() == ["small", "large"]
+    assert columns.locator("header strong").all_inner_texts() == ["small", "large"]
     first, second = (columns.nth(n).bounding_box() for n in range(2))
     assert (first["x"] == second["x"]) == (size == PHONE)
     accessible(page)
