@@ -193,9 +193,8 @@ function show() {
   const unfolded = new Set([...list.querySelectorAll("details[open]")].map(named));
   const pair = twins();
   if (pair.length) {
-    const [last] = made.splice(-1);
-    const both = pair.map(({ id }) => (id === leaf ? last : laid([messages.get(id)])[0]));
-    made.push(...both);
+    const both = pair.map(({ id }) => new Message(messages.get(id), [id], acts));
+    made.splice(-1, 1, ...both);
     const columns = both.map((one, n) => column(one.element, pair[n], keep));
     list.replaceChildren(top, ...made.slice(0, -2).map((one) => one.element), make("div", { className: "pair" }, columns));
   } else list.replaceChildren(top, ...made.map((one) => one.element));
@@ -276,7 +275,7 @@ async function over(id, pause = LOOK.soon) {
   take(found, leaf);
   const done = messages.get(id);
   if (leaf !== before || !done) return show(); // continued elsewhere, or deleted
-  written.get(id).message.end(done, siblings.get(done.parent_id));
+  written.get(id).message.end(done, twins().length ? [id] : siblings.get(done.parent_id));
   entitle(talk);
   unfollow(id);
   busy(written.size > 0);
