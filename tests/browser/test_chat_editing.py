@@ -79,14 +79,14 @@ def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
         ask(page, text)
         until(page, lambda n=n: page.locator(DONE).count() == n)
     questions.nth(1).hover()
-    page.get_by_role("button", name="Delete this message").nth(2).click()
+    page.get_by_role("button", name="Remove this message").nth(2).click()
     until(page, lambda: questions.all_inner_texts() == ["One", "Three"])
     assert page.locator(".message.assistant").count() == 2
-    page.get_by_role("button", name="Delete this message").nth(1).click()
+    page.get_by_role("button", name="Remove this message").nth(1).click()
     until(page, lambda: page.locator(".message").count() == 1)
     page.reload()
     until(page, lambda: questions.all_inner_texts() == ["One"])
     assert [re.sub(r"\W+", " ", text) for text in asked] == [
-        "Delete this question and its answer The rest of the conversation stays ",
-        "Delete this answer and the 2 messages after it ",
+        "Remove this question and its answer The rest of the conversation stays ",
+        "Remove this answer and the 2 messages after it ",
     ]
