@@ -17,6 +17,7 @@ from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
+from .detect import Detector
 from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
@@ -46,6 +47,7 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
+    detect: Detector | None = None  # chooses the driver for what answers at the address
     router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
@@ -75,8 +77,15 @@ class Backend:
             return self.set_model
         return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
 
+    def use(self, driver: Driver) -> None:
+        """Talk to the server with another driver, because it is of another kind."""
+        self.driver.close()
+        self.driver, self.counter, self.caps = driver, TokenCounter(driver), None
+
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
+        if self.detect is not None and (driver := self.detect.like(old.driver)) is not None:
+            self.use(driver)
         self.caps, self.up, self.error, self.load_eta = old.caps, old.up, old.error, old.load_eta
         self.verdict, self.verified = old.verdict, old.verified
 

@@ -103,7 +103,15 @@ def test_probe_of_llama_cpp_early_2024() -> None:
 
 
 def test_busy_server_is_up() -> None:
-    assert found({"/props": (200, {})}, head(None) + LAST_CHUNK).dialect == "powerinfer"
+    answers = {"/props": (200, {"user_name": ""})}
+    assert found(answers, head(None) + LAST_CHUNK).dialect == "powerinfer"
+
+
+@pytest.mark.parametrize("models", [404, {"data": [{"id": "m"}]}])
+def test_a_short_404_of_another_program_is_not_a_busy_server(models: Any) -> None:
+    answers = {} if models == 404 else {"/v1/models": (200, models)}
+    with pytest.raises(UpstreamFault, match="no model server answers"):
+        found(answers, head(18, "404 Not Found") + b"404 page not found")
 
 
 def test_loading_server_is_not_up() -> None:
