@@ -27,9 +27,10 @@ from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.supervisor import InThread, start
+from ..backends.detect import API, Detector, Kind, root_of
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
-from ..backends.http_server import HTTPServer
+from ..backends.http_server import HTTPDriver, HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
@@ -380,6 +381,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
         aliases=config.aliases,
+        detect=None if config.launch is not None else _detector(settings, config, driver),
     )
     if model is not None:
         backend.aliases = model.config.aliases
@@ -424,14 +426,33 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             timeout=settings.timeout,
             tick=fixed.PING,
         )
+    return _of_server(settings, config, "openai" if config.kind == "openai" else "llamacpp")
+
+
+def _of_server(
+    settings: Settings, config: BackendConfig, kind: Kind, url: str = ""
+) -> OpenAIServer | LlamaCpp:
+    """The driver for a server of this kind, by default at the address of the settings."""
     key, options = config.api_key or "", _server_options(settings)
-    if config.kind == "openai":
+    if kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
         return OpenAIServer(
-            config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
+            url or config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
         )
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(config.url, api_key=key, model_file=model_file, slots=config.slots, **options)
+    url = url or root_of(config.url)
+    return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)
+
+
+def _detector(settings: Settings, config: BackendConfig, driver: Driver) -> Detector | None:
+    """Finds out the kind of a server, or where its OpenAI API begins; None if both are given."""
+    is_whole = config.kind == "openai" and config.url.endswith(API)
+    if not isinstance(driver, HTTPDriver) or config.kind == "llamacpp" or is_whole:
+        return None
+    root = root_of(config.url)
+    pool = driver.new_pool(url=root, idle=0)
+    only: Kind | None = "openai" if config.kind == "openai" else None
+    return Detector(root, pool, partial(_of_server, settings, config), only)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
@@ -475,7 +496,7 @@ def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -
     servers = []
     for url in urls:
         driver = EmbeddingServer(
-            url, timeout=settings.timeout, connect_timeout=fixed.CONNECT_TIMEOUT
+            root_of(url), timeout=settings.timeout, connect_timeout=fixed.CONNECT_TIMEOUT
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))
