@@ -28,6 +28,7 @@ from ..errors import (
     BackendDown,
     ConnectionLost,
     GatewayError,
+    Unreachable,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -491,7 +492,7 @@ class ConnectionPool:
         raise _unreachable(fault)
 
 
-def _unreachable(error: OSError) -> BackendDown:
+def _unreachable(error: OSError) -> Unreachable:
     """Why there is no connection, without the address."""
     reason = error.strerror or ""
     if isinstance(error, socket.gaierror):
@@ -501,7 +502,7 @@ def _unreachable(error: OSError) -> BackendDown:
     elif isinstance(error, ssl.SSLError):
         reason = "it does not speak TLS, or its certificate is not trusted"
     reason = f": {reason[:1].lower()}{reason[1:]}" if reason else ""
-    return BackendDown(f"the backend is not responding{reason}", detail=str(error))
+    return Unreachable(f"the backend is not responding{reason}", detail=str(error))
 
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------

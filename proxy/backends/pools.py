@@ -5,6 +5,7 @@ A model is a pool: all backends that serve a model of the same name.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -22,6 +23,9 @@ from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
 UNNAMED = "default"
+THE_BACKEND = "the backend "
+EARLY = 2.0  # seconds that a request waits for a server that never answered
+RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
 ChatMode = Literal["auto", "native", "completion"]
 OnOverflow = Literal["refuse", "compact"]
@@ -55,6 +59,7 @@ class Backend:
     caps: Capabilities | None = None  # None until the first probe's questions were answered
     up: bool | None = None  # None until the first probe
     error: str = ""  # why it is down
+    absent: bool = False  # nothing has ever answered at its address
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
@@ -312,6 +317,23 @@ class BackendPools:
             backend.users -= 1
         if backend.leaving:
             backend.wake.set()
+
+    def none_up(self, model: str) -> NoBackend:
+        """The error for a request for a model without a backend that is up: which one, and why."""
+        down = [backend for backend in self.pool(model) if backend.up is False and backend.error]
+        if not down:
+            return NoBackend()
+        reason = f"is not available: {down[0].error}"
+        if down[0].error.startswith(THE_BACKEND):
+            reason = down[0].error.removeprefix(THE_BACKEND)
+        more = f" (and {len(down) - 1} more of this model are down)" if len(down) > 1 else ""
+        return NoBackend(retry_after=RETRY, backend=down[0].name, reason=reason + more)
+
+    def patience(self, model: str) -> float:
+        """The seconds that a request waits for a backend of this model at most: not for long if
+        nothing was ever there, since this is rather a wrong address than a restart."""
+        pool = self.pool(model)
+        return EARLY if pool and all(backend.absent for backend in pool) else math.inf
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""

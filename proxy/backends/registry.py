@@ -21,7 +21,14 @@ from functools import partial
 import msgspec
 
 from ..config import BackendConfig
-from ..errors import BackendDown, ConnectionLost, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendDown,
+    ConnectionLost,
+    GatewayError,
+    Unreachable,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
 from ..scheduling.schedulers import Scheduler
@@ -66,6 +73,7 @@ class Registry(BackendPools):
         self._started = False
         self._threads: list[threading.Thread] = []
         scheduler.on_stranded = self.look_soon
+        scheduler.patience = self.patience
         for backend in backends:
             self._update_scheduler(backend)
 
@@ -383,7 +391,9 @@ class Registry(BackendPools):
             self._update_scheduler(host)
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
-        backend.error = str(error) if error is not None else "not responding"
+        backend.error = str(error) if error is not None else "the backend is not responding"
+        # Nobody knows whether such a server will ever be there.
+        backend.absent = backend.caps is None and isinstance(error, Unreachable)
         backend.up = False
         self.rebuild()
         log.warning("backend %s is down: %s", backend.name, backend.error)
