@@ -56,6 +56,11 @@ def shown_name(services: Services, key: str) -> Callable[[str], str]:
     return lambda name: known(name) or shown_names(services, key)(name)
 
 
+def naming(services: Services, key: str) -> Callable[[str], str]:
+    """How a key reads the names of backends in errors: `str` for one that may see everything."""
+    return str if is_admin(services, key) else shown_name(services, key)
+
+
 def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = shown_names(services, caller.key)

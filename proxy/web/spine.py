@@ -74,8 +74,7 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
-        is_admin = services.keys.is_admin(record.key)
-        record.shown = str if is_admin else permissions.shown_name(services, record.key)
+        record.shown = permissions.naming(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         if early is not None and (known := early(raw, cancel)) is not None:
@@ -97,7 +96,8 @@ def completion_view(
         if parsed_request.stream:
             answer.prime()
             encoder = dialect.Encoder(meta, answer.request)
-            stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
+            done = partial(services.observer.finish, record)
+            stream = StreamBody(answer, encoder, done, record.shown)
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
@@ -118,6 +118,7 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     """Return the response for an error, in a dialect's shape."""
     # Frames of its traceback refer to the error: they would hold the request in a cycle.
     error.__traceback__ = None
+    error.show_to(record.shown)
     record.status = error.status
     record.info.outcome = record.info.outcome or error.code or error.type
     headers = []
@@ -161,6 +162,7 @@ def json_view(
         parts, headers = _whole(reply, record)
         return Response(parts, 200, headers)
     except GatewayError as error:
+        record.shown = record.shown or permissions.naming(services, record.key)
         return refused(error, shape, record)
 
 

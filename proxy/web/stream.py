@@ -81,11 +81,18 @@ class SlotBody(ClosingBody):
 class StreamBody(SlotBody):
     """Encodes an answer as it arrives, and closes it."""
 
-    __slots__ = ("_answer", "_encoder")
+    __slots__ = ("_answer", "_encoder", "_shown")
 
-    def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        answer: EventSource,
+        encoder: Encoder,
+        done: Callable[[], None],
+        shown: Callable[[str], str] | None = None,
+    ) -> None:
         self._answer = answer
         self._encoder = encoder
+        self._shown = shown  # names of backends in errors
         super().__init__(self._encode(), answer.close, done)
 
     def _encode(self) -> Iterator[bytes]:
@@ -99,6 +106,7 @@ class StreamBody(SlotBody):
                 assert isinstance(error, GatewayError)
                 if type(error) is Cancelled:
                     return  # nobody reads the rest
+                error.show_to(self._shown)
                 before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
                 yield before + self._encoder.fail(error)
                 return
