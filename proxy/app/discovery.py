@@ -14,14 +14,12 @@ from msgspec import Struct
 
 from ..backends.chatglm.driver import listens
 from ..backends.probe import MAX_ANSWER
-from ..config import Settings, SettingsError
+from ..config import ModelConfig, Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
 from ..hosting.process import has_program
 from ..wire.router import as_dict
-
-REMEDY = "write its path in `command`"  # of a program that does not exist
 
 log = logging.getLogger("slotproxy")
 
@@ -32,10 +30,22 @@ def check(settings: Settings) -> None:
         if has_program(model):
             continue
         program = model.command[0]
-        if settings.models_dir and settings.llama_server.split()[:1] == [program]:
+        if _is_of_folder(settings, model):
             why = f"{program} is not a program: give the path of a llama-server"
             raise SettingsError(f"--llama-server: {why}")
-        log.warning("model %s: %s is not a program: %s", model.name, program, REMEDY)
+        why = remedy(settings, model)
+        log.warning("model %s: %s is not a program: %s", model.name, program, why)
+
+
+def remedy(settings: Settings, model: ModelConfig) -> str:
+    """What to do about the program of a model that does not exist."""
+    where = "--llama-server" if _is_of_folder(settings, model) else "`command`"
+    return f"write its path in {where}"
+
+
+def _is_of_folder(settings: Settings, model: ModelConfig) -> bool:
+    """Whether it is started by --llama-server."""
+    return bool(settings.models_dir) and settings.llama_server.split()[:1] == [model.command[0]]
 
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.

@@ -29,6 +29,7 @@ from ..backends.pools import Backend
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings, SettingsError, fixed
 from ..errors import BackendDown, GatewayError, StoreUnavailable
+from ..hosting.model_files import missing_file
 from ..hosting.process import has_program
 from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
@@ -110,10 +111,13 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about, model = f"backend {config.name}", config.launch
     if model is not None:
         about, program = f"model {model.name}", model.command[0]
-        if has_program(model):
-            yield ok(about, f"{program} is started by the first request")
+        if not has_program(model):
+            yield problem(about, f"{program} is not a program", discovery.remedy(settings, model))
+        elif gone := missing_file(model):
+            text = f"its file {gone} does not exist"
+            yield problem(about, text, "correct its path in `command`, or restore the file")
         else:
-            yield problem(about, f"{program} is not a program", discovery.REMEDY)
+            yield ok(about, f"{program} is started by the first request")
         return
     try:
         backend = backend_of(settings, config)

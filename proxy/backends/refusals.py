@@ -1,8 +1,9 @@
 """Maps a backend's refusal, an HTTP status or an error within a stream, to one of our errors.
 
 Bodies come as {"error": {code, message, type}}, {"error": text}, {"content": text}, {"detail":
-text}, or as plain text from server.cpp's HTTP library. A client sees the backend's message only if
-it concerns its own request, without addresses, file paths and keys. Everything else is only logged.
+text}, or as plain text from server.cpp's HTTP library. A client sees the backend's message if that
+concerns its request, or says why the backend failed: bounded, without addresses, file paths and
+keys. Operators see it as it is.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ RULES: Mapping[int, tuple[type[GatewayError], str]] = {
     501: (BackendLacks, "the backend does not support this"),
     503: (BackendDown, "the backend is not ready"),
 }
-# To these, the backend's message is appended, since it concerns the request.
-SHOWN = (BadRequest, BodyTooLarge, BackendLacks)
+# To these, the backend's message is appended; for operators to all.
+SHOWN = (BadRequest, BodyTooLarge, BackendLacks, BackendFailed, BackendDown)
 
 LOAD_FAILED = "model_load_failed"
 # Messages of llama-server, with any status, and the fields of their errors.
@@ -134,19 +135,32 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
         if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
             return kind(message, detail=words, **fields)
     kind, message = RULES.get(status) or RULES.get(status // 100, _FAILED)
+    whole = plain(error.message, secret)
+    if whole.startswith("<"):  # a page of a web server
+        return kind(message, detail=f"{status} {words}")
+    private = (f"{message}: {whole}", "") if whole else None
     if kind in SHOWN and words:
         message = f"{message}: {words}"
-    return kind(message, detail=f"{status} {words}")
+    return kind(message, detail=f"{status} {words}", private=private)
 
 
 def said(text: str, secret: str = "") -> str:
     """The backend's message, made safe for a client."""
-    text = text[: 4 * MAX_SAID]
-    if secret:
-        text = text.replace(secret, "…")
+    text = _without(secret, text)
     for pattern, instead in _HIDDEN:
         text = pattern.sub(instead, text)
+    return plain(text)
+
+
+def plain(text: str, secret: str = "") -> str:
+    """The backend's message for operators: one line of bounded length, without our own key."""
+    text = _without(secret, text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_SAID]
+
+
+def _without(secret: str, text: str) -> str:
+    text = text[: 4 * MAX_SAID]
+    return text.replace(secret, "…") if secret else text
 
 
 def _error(message: bytes | WireError | str) -> WireError:
@@ -223,6 +237,7 @@ def openai_refusal(
         return UpstreamFault(
             "the backend does not know this model or endpoint: check its url and model",
             detail=error.detail,
+            private=error.private,
         )
     return error
 
