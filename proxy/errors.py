@@ -126,7 +126,9 @@ class NotFound(GatewayError, status=404, type="not_found_error"):
 
 
 class ModelNotFound(NotFound, code="model_not_found"):
-    pass
+    """`models` are the names of those that exist, which not every caller may know."""
+
+    models: tuple[str, ...] = ()
 
 
 class MethodNotAllowed(GatewayError, status=405, type="invalid_request_error"):

@@ -168,6 +168,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
         aliases=settings.alias,
+        patterns=settings.aliases,
         strict=settings.strict_models,
         default=settings.default_model,
         interval=settings.health_interval,

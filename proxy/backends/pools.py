@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from ..config import BackendConfig
@@ -23,6 +24,7 @@ from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
 UNNAMED = "default"
+CLOUDS = ("claude-", "gpt-")  # beginnings of the names that Claude Code, Codex and others insist on
 THE_BACKEND = "the backend "
 EARLY = 2.0  # seconds that a request waits for a server that never answered
 RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
@@ -174,12 +176,14 @@ class BackendPools:
         backends: Sequence[Backend],
         *,
         aliases: Sequence[str] = (),
+        patterns: Mapping[str, str] = {},
         strict: bool = False,
         default: str = "",
     ) -> None:
         self.backends = {backend.name: backend for backend in backends}
         self.configured = dict(self.backends)
         self._aliases = tuple(aliases)
+        self._patterns = patterns
         self._strict = strict
         self._default = default
         self._changing = native_lock()  # held to replace any of the following, or `backends`
@@ -208,9 +212,10 @@ class BackendPools:
         return self._listed
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """The pool and the name to answer with, for the model name in a request. With one model, or
-        a default, any name means that model, unless names are strict or requests for it are only
-        forwarded. Raises ModelNotFound, and NoBackend if none is configured."""
+        """The pool and the name to answer with, for the model name in a request. Other names than
+        those of models mean what the first matching pattern says. With one model, or a default,
+        the rest mean that model, and with several those of clouds do, unless names are strict or
+        requests for it are only forwarded. Raises ModelNotFound, and NoBackend without models."""
         models = self._answering
         if name in self._named:
             return name, name
@@ -220,6 +225,12 @@ class BackendPools:
             return self._also[name], name
         if not self._named:
             raise NoBackend("no backend is configured", retry_after=10.0)
+        for pattern, target in self._patterns.items() if name else ():
+            if fnmatchcase(name, pattern):
+                model = self._also.get(target, target)
+                if model in self._named:
+                    return model, model
+                raise self._unknown(name, f", nor does {target[:100]!r}, its alias")
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
         if models and not name:
@@ -227,12 +238,20 @@ class BackendPools:
             return first, first
         if self._default in models and not self._strict:
             return self._default, self._default
-        raise _unknown(name)
+        if models and not self._strict and name.startswith(CLOUDS):
+            first = self._first(models)
+            return first, first
+        raise self._unknown(name)
 
     def names_of(self, model: str) -> tuple[str, ...]:
         """All names by which requests may ask for this pool, which comes first."""
         also = (alias for alias, named in list(self._also.items()) if named == model)
         return (model, *also, *(self._aliases if self.models()[:1] == (model,) else ()))
+
+    def _unknown(self, name: str, why: str = "") -> ModelNotFound:
+        error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
+        error.models = self.names()
+        return error
 
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
@@ -253,7 +272,7 @@ class BackendPools:
         """The pool of this very name or alias. Raises ModelNotFound."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            raise _unknown(name)
+            raise self._unknown(name)
         return model
 
     def forwards(self, name: str) -> bool:
@@ -380,7 +399,3 @@ class BackendPools:
 def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:
     up, tier = bool(backend.up or rises), backend.tier
     return not up, bool(tier.canary), tier.number, backend.provisional
-
-
-def _unknown(name: str) -> ModelNotFound:
-    return ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")

@@ -56,12 +56,15 @@ class Registry(BackendPools):
         scheduler: Scheduler,
         *,
         aliases: Sequence[str] = (),
+        patterns: Mapping[str, str] = {},
         strict: bool = False,
         default: str = "",
         interval: float = 5.0,
         deadline: float = 30.0,
     ) -> None:
-        super().__init__(backends, aliases=aliases, strict=strict, default=default)
+        super().__init__(
+            backends, aliases=aliases, patterns=patterns, strict=strict, default=default
+        )
         self._scheduler = scheduler
         self._interval = interval
         self._deadline = deadline

@@ -21,7 +21,7 @@ MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
 HTTP_PLACES = 10  # parallel requests to a server of the kind `http`, as in llama-swap
 PROTECTED = ("model", "stream")  # fields of a request that no table sets or removes
-_Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=86400 * 365)]
 _Limit = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -34,9 +34,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     which the server must listen, ``${PID}`` in `stop` its process. A server of the kind `openai`
     has OpenAI's API at its `url`, and one of the kind `http` any other: requests are forwarded."""
 
-    name: _Text
+    name: Text
     command: tuple[str, ...]
-    aliases: tuple[_Text, ...] = ()
+    aliases: tuple[Text, ...] = ()
     environment: dict[str, str] = {}
     folder: str = ""
     check: str = ""  # the path that answers 200 once it is ready; "": any answer but 503

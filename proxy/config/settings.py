@@ -380,6 +380,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[Price, ...] = ()
     route: tuple[RouteConfig, ...] = ()
+    aliases: dict[str, str] = {}  # models by patterns of names that no model has
     # Not settings:
     file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file
     names_backend: bool = False  # whether any backend was named
