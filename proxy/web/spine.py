@@ -107,6 +107,7 @@ def completion_view(
                 answer, cancel, barred=caller.may.barred_tiers
             )
     except GatewayError as error:
+        permissions.word(services, environ, record.key, error)
         return refuse(error, dialect.error, record)
     finally:
         if answer is not None:
@@ -118,7 +119,6 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     """Return the response for an error, in a dialect's shape."""
     # Frames of its traceback refer to the error: they would hold the request in a cycle.
     error.__traceback__ = None
-    error.show_to(record.shown)
     record.status = error.status
     record.info.outcome = record.info.outcome or error.code or error.type
     headers = []
@@ -162,7 +162,7 @@ def json_view(
         parts, headers = _whole(reply, record)
         return Response(parts, 200, headers)
     except GatewayError as error:
-        record.shown = record.shown or permissions.naming(services, record.key)
+        permissions.word(services, request.environ, record.key, error)
         return refused(error, shape, record)
 
 

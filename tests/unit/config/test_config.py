@@ -577,3 +577,12 @@ def test_an_address_needs_no_scheme_and_may_end_with_v1(address: str, url: str, 
 def test_an_address_with_and_without_v1_is_the_same() -> None:
     with pytest.raises(SettingsError, match="two backends have the address"):
         load(["--llama-api", "http://a:1,http://a:1/v1"], {})
+
+
+def test_aliases_are_texts_by_patterns(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('[aliases]\n"claude-*" = "qwen3"\ngpt-4o = "tiny"\n')
+    assert load(["--config", str(file)], {}).aliases == {"claude-*": "qwen3", "gpt-4o": "tiny"}
+    file.write_text('[aliases]\n"claude-*" = 5\n')
+    with pytest.raises(SettingsError, match="aliases: Expected `str`"):
+        load(["--config", str(file)], {})
