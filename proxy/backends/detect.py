@@ -48,12 +48,6 @@ class Detector:
             return current
         return self._make(kind, url)
 
-    def like(self, other: Driver) -> Driver | None:
-        """A driver of the kind of another at this address, None if there is none."""
-        if not isinstance(other, HTTPDriver) or root_of(other.url) != self._root:
-            return None
-        return self._make("openai" if isinstance(other, OpenAIServer) else "llamacpp", other.url)
-
 
 def root_of(url: str) -> str:
     """A server's address without the path of OpenAI's API."""

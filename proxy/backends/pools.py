@@ -91,8 +91,6 @@ class Backend:
 
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
-        if self.detect is not None and (driver := self.detect.like(old.driver)) is not None:
-            self.use(driver)
         self.caps, self.up, self.error, self.load_eta = old.caps, old.up, old.error, old.load_eta
         self.verdict, self.verified = old.verdict, old.verified
 

@@ -154,7 +154,8 @@ class Registry(BackendPools):
                 backend.presumed = old.model
                 # With another key, a server may behave differently.
                 keys = {b.config.api_key if b.config is not None else None for b in (old, backend)}
-                if backend.url == old.url and len(keys) == 1:
+                same = type(backend.driver) is type(old.driver) and backend.url == old.url
+                if same and len(keys) == 1:
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
         self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)

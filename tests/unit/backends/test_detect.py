@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from proxy.app.compose import backend_of
-from proxy.backends.detect import Detector
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.pools import Backend
@@ -148,15 +147,3 @@ def test_another_server_at_the_same_address_gets_its_driver() -> None:
         registry.check(backend)
         assert "loading" in backend.error
         registry.close()
-
-
-def test_changed_settings_keep_the_driver_of_a_known_server() -> None:
-    with Pages({"/v1/models": owned("x")}) as server:
-        old, new = backend_at(server.url), backend_at(server.url + "/v1", weight=2.0)
-        assert isinstance(old.detect, Detector)
-        old.use(old.detect(old.driver))
-        new.take_over(old)
-        assert isinstance(new.driver, OpenAIServer)
-        assert new.driver.url == f"{server.url}/v1"
-        for backend in (old, new):
-            backend.driver.close()
