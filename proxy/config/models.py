@@ -49,6 +49,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory: str = ""  # as 4GiB; "": estimated, then measured
     gpu_memory: str = ""  # the same of all its graphics cards, or of each, as 4GiB,2GiB
     pin: bool = False  # it never gives way to another model
+    unloads: tuple[Text, ...] = ()  # models that it does not run beside: they end when it loads
     save_slots: bool = False  # add the flags with which a llama-server saves its slots
     kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
     url: str = LOOPBACK
@@ -93,6 +94,17 @@ class ImportedConfig(msgspec.Struct, frozen=True):
     values: dict[str, Any]  # settings by name
     notes: Sequence[str] = ()  # about parts that are not supported
     models_max: int = 0  # models at once, if the operator bounds neither memory nor number; 0: any
+    # Those that others leave alone: pinned if the operator bounds them, and `unloads` ends then.
+    persistent: frozenset[str] = frozenset()
+
+    def bounded(self) -> tuple[ModelConfig, ...]:
+        """The models if the operator bounds memory or number: what fits stays loaded."""
+        return tuple(
+            msgspec.structs.replace(
+                model, pin=model.pin or model.name in self.persistent, unloads=()
+            )
+            for model in self.values.get("model", ())
+        )
 
 
 def read(
@@ -124,6 +136,10 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models have the name or alias {name!r}")
+    known = {model.name for model in models}
+    for model in models:
+        if unknown := {*model.unloads} - known:
+            raise ValueError(f"{model.name!r}: unloads: there is no model {min(unknown)!r}")
     return tuple(models)
 
 

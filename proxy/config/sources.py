@@ -208,7 +208,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     for key, value in given.items():
         section, _, name = key.rpartition(".")
         (values[section] if section else values)[name] = value
-    if file.models_max and "models_max" not in values and not values.get("memory"):
+    is_foreign = Path(config).suffix.lower() in FOREIGN
+    if is_foreign and ("models_max" in values or values.get("memory")):
+        values["model"] = file.bounded()
+    elif file.models_max:
         values["models_max"] = file.models_max
     if values.get("models_dir"):
         own: tuple[models.ModelConfig, ...] = values.get("model", ())

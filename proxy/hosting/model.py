@@ -164,6 +164,10 @@ class HostedModel:
         return self.needs.amounts
 
     @property
+    def unloads(self) -> tuple[str, ...]:
+        return self.config.unloads
+
+    @property
     def waiters(self) -> list[float]:
         """Since when requests wait for it."""
         return [waiter.since for waiter in self._waiters]
