@@ -30,7 +30,7 @@ from ..backends.chatglm.supervisor import InThread, start
 from ..backends.detect import API, Detector, Kind, root_of
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
-from ..backends.http_server import HTTPDriver, HTTPServer
+from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
@@ -382,8 +382,11 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
         aliases=config.aliases,
-        detect=None if config.launch is not None else _detector(settings, config, driver),
     )
+    if config.kind == "auto" and isinstance(driver, LlamaCpp):
+        root = root_of(config.url)
+        pool = driver.new_pool(url=root, idle=0)
+        backend.detect = Detector(root, pool, partial(_of_server, settings, config))
     if model is not None:
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted
@@ -437,23 +440,17 @@ def _of_server(
     key, options = config.api_key or "", _server_options(settings)
     if kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
+        has_path = urlsplit(config.url).path
         return OpenAIServer(
-            url or config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
+            url or (config.url if has_path else config.url + API),
+            model=config.model,
+            api_key=key,
+            by_prompt=by_prompt,
+            **options,
         )
     model_file = settings.chat_template == "auto"
     url = url or root_of(config.url)
     return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)
-
-
-def _detector(settings: Settings, config: BackendConfig, driver: Driver) -> Detector | None:
-    """Finds out the kind of a server, or where its OpenAI API begins; None if both are given."""
-    is_whole = config.kind == "openai" and config.url.endswith(API)
-    if not isinstance(driver, HTTPDriver) or config.kind == "llamacpp" or is_whole:
-        return None
-    root = root_of(config.url)
-    pool = driver.new_pool(url=root, idle=0)
-    only: Kind | None = "openai" if config.kind == "openai" else None
-    return Detector(root, pool, partial(_of_server, settings, config), only)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:

@@ -13,7 +13,6 @@ from ..errors import BackendDown
 from ..wire.router import as_dict
 from .driver import Driver
 from .http import ConnectionPool
-from .http_server import HTTPDriver
 from .openai.driver import OpenAIServer
 from .openai.server_types import BY_OWNER
 from .probe import ROUTER, document, not_listed
@@ -26,22 +25,17 @@ _OTHERS = BY_OWNER.keys() - {"llamacpp"}
 
 
 class Detector:
-    """Chooses the driver for the server at `url`. `make` creates one, for a kind and a URL; `pool`
-    has the connections to the root, and `only` is the kind if it is known."""
+    """Chooses the driver for the server at `root`. `make` creates one, for a kind and a URL; `pool`
+    has the connections to the root."""
 
     def __init__(
-        self,
-        url: str,
-        pool: ConnectionPool,
-        make: Callable[[Kind, str], HTTPDriver],
-        only: Kind | None = None,
+        self, root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver]
     ) -> None:
-        self._root = root_of(url)
-        self._pool, self._make, self._only = pool, make, only
+        self._root, self._pool, self._make = root, pool, make
 
     def __call__(self, current: Driver) -> Driver:
         """The driver for what answers now, `current` if it suits. Raises BackendDown."""
-        kind, api = identify(self._pool, self._only)
+        kind, api = identify(self._pool)
         url = self._root + api if kind == "openai" else self._root
         is_openai = isinstance(current, OpenAIServer)
         if is_openai == (kind == "openai") and getattr(current, "url", "") == url:
@@ -54,10 +48,10 @@ def root_of(url: str) -> str:
     return url.rstrip("/").removesuffix(API)
 
 
-def identify(pool: ConnectionPool, only: Kind | None = None) -> tuple[Kind, str]:
+def identify(pool: ConnectionPool) -> tuple[Kind, str]:
     """The kind of the server, and where its OpenAI API begins. One that shows nothing counts as
     server.cpp, whose probe asks for a token. Raises BackendDown."""
-    status, props = (404, {}) if only else document(pool, "/props")
+    status, props = document(pool, "/props")
     if status == 503:
         raise BackendDown("the backend is loading its model")
     # Without the key, a llama-server shows its list of models only.
@@ -76,7 +70,7 @@ def identify(pool: ConnectionPool, only: Kind | None = None) -> tuple[Kind, str]
         refused = status if status in REFUSED else refused
     if refused:
         raise not_listed(refused)
-    return only or "llamacpp", API
+    return "llamacpp", API
 
 
 def is_server_cpp(props: Mapping[str, Any]) -> bool:

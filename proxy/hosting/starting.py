@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,7 @@ from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
-from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain, said
+from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
@@ -127,25 +128,26 @@ class Starter:
             self.process = None
 
     def check(self) -> None:
-        """Raises LoadFailed if it could only fail: before others give way to it."""
-        config = self._config
+        """Raises LoadFailed if a load could only fail: before others give way to it."""
+        config, program = self._config, self._config.command[0]
         if gone := missing_file(config):
             private = f"its file {gone} does not exist: correct its command, or restore the file"
-            raise self.failure("its model file does not exist", "missing", private, log=False)
+            raise self._failed("missing", "its model file does not exist", private)
         if not has_program(config) and "PATH" not in config.environment:
-            private = f"{config.command[0]} is not a program: correct its command or --llama-server"
-            raise self.failure("its program does not exist", "not_started", private, log=False)
+            private = f"{program} is not a program: correct its command, or --llama-server"
+            raise self._failed("not_started", "its program does not exist", private)
 
-    def failure(self, why: str, cause: Cause, private: str = "", *, log: bool = True) -> LoadFailed:
-        """The error for a failed load. `private` is the reason for operators, if it says more; the
-        most telling line of the log is part of the sentence, the last ones are its details."""
-        begin = f"the model {self._config.name} failed to load: "
+    def failure(self, why: str, cause: Cause) -> LoadFailed:
+        return self._failed(cause, why, why, self._log.end(), self._log.end(plain))
+
+    def _failed(self, cause: Cause, why: str, private: str, *logs: Sequence[str]) -> LoadFailed:
+        """The reasons and logs are for clients, and for operators. The most telling line of a log
+        is part of the sentence."""
         texts = []
-        for reason, shown in ((why, said), (private or why, plain)):
-            lines = self._log.end(shown) if log else []
-            cause_line = telling(lines)
-            message = f"{begin}{reason}: {cause_line}" if cause_line else f"{begin}{reason}"
-            texts.append((message, "\n".join(lines)[-MAX_SHOWN:]))
+        for reason, lines in zip_longest((why, private), logs, fillvalue=()):
+            line = telling(lines)
+            message = f"the model {self._config.name} failed to load: {reason}"
+            texts.append((f"{message}: {line}" if line else message, "\n".join(lines)[-MAX_SHOWN:]))
         (message, details), own = texts
         return LoadFailed(message, cause=cause, details=details, private=own)
 

@@ -82,8 +82,9 @@ class OpenAIServer(HTTPDriver):
         """What is known of a model; `otherwise` is the server's type if the list does not tell."""
         self._model = model.name
         server = BY_OWNER.get(model.owner, otherwise)
-        if server.title and server.title not in self._title():
-            server = otherwise
+        if server.title:  # its owner alone may be anybody's
+            info = as_dict(document(self._root, "/openapi.json")[1].get("info"))
+            server = server if server.title in str(info.get("title")) else otherwise
         self._server = server
         more = details(
             server.name, model.name, lambda path, body: document(self._root, path, body)[1]
@@ -108,11 +109,6 @@ class OpenAIServer(HTTPDriver):
             by_prompt=server.by_prompt | self.by_prompt | more.by_prompt,
             models=(model.name,),
         )
-
-    def _title(self) -> str:
-        """What the server calls its API."""
-        info = as_dict(document(self._root, "/openapi.json")[1].get("info"))
-        return str(info.get("title"))
 
     def model_list(self) -> tuple[tuple[ListedModel, ...], bool]:
         """The models that the server lists now, and whether it is Ollama. Raises BackendDown."""

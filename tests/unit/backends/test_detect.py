@@ -85,11 +85,6 @@ def test_an_api_without_v1_is_found() -> None:
     )
 
 
-def test_the_kind_openai_needs_no_v1_either() -> None:
-    pages = NEW | {"/v1/models": owned("llamacpp")}
-    assert found(pages, kind="openai") == (OpenAIServer, "/v1")
-
-
 @pytest.mark.parametrize(
     ("pages", "words"),
     [
@@ -127,8 +122,22 @@ def test_an_address_without_a_server_says_why(
     assert (backend.up, backend.error) == (False, f"the backend is not responding: {words}")
 
 
+@pytest.mark.parametrize(
+    ("url", "api"),
+    [
+        ("http://a:1", "http://a:1/v1"),
+        ("http://a:1/v1", "http://a:1/v1"),
+        ("http://a/b", "http://a/b"),
+    ],
+)
+def test_the_kind_openai_needs_no_v1_either(url: str, api: str) -> None:
+    backend = backend_at(url, kind="openai")
+    assert backend.detect is None
+    assert isinstance(backend.driver, OpenAIServer)
+    assert backend.driver.url == api
+
+
 def test_given_kinds_are_not_detected() -> None:
-    assert backend_at("http://a:1/v1", kind="openai").detect is None
     backend = backend_at("http://a:1/v1", kind="llamacpp")
     assert backend.detect is None
     assert isinstance(backend.driver, LlamaCpp)
