@@ -192,19 +192,12 @@ class QueueTimeout(GatewayError, status=503, type="unavailable_error", code="que
 class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_backend"):
     """`backend` is the name of one that is down, and `reason` the rest of the sentence."""
 
+    backend = reason = ""
+
     def __init__(
-        self,
-        message: str = "no backend for this model is available",
-        retry_after: float = 1.0,
-        *,
-        backend: str = "",
-        reason: str = "",
+        self, message: str = "no backend for this model is available", retry_after: float = 1.0
     ) -> None:
-        super().__init__(
-            f"the backend of this model {reason}" if reason else message, retry_after=retry_after
-        )
-        self.backend = backend
-        self.reason = reason
+        super().__init__(message, retry_after=retry_after)
 
     def show_to(self, shown: Callable[[str], str] | None) -> None:
         if shown is not None and self.backend:

@@ -390,6 +390,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
     if model is not None:
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted
+        backend.lists_aliases = model.config.list_aliases
         backend.forwards = model.config.kind == "http"
         model.on_change = backend.wake.set
     return backend
@@ -440,14 +441,8 @@ def _of_server(
     key, options = config.api_key or "", _server_options(settings)
     if kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
-        has_path = urlsplit(config.url).path
-        return OpenAIServer(
-            url or (config.url if has_path else config.url + API),
-            model=config.model,
-            api_key=key,
-            by_prompt=by_prompt,
-            **options,
-        )
+        url = url or (config.url if urlsplit(config.url).path else config.url + API)
+        return OpenAIServer(url, model=config.model, api_key=key, by_prompt=by_prompt, **options)
     model_file = settings.chat_template == "auto"
     url = url or root_of(config.url)
     return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)

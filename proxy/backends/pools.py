@@ -51,6 +51,7 @@ class Backend:
     config: BackendConfig | None = None
     aliases: tuple[str, ...] = ()  # other names of its model
     unlisted: bool = False  # lists of models leave it out
+    lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
     detect: Detector | None = None  # chooses the driver for what answers at the address
@@ -203,7 +204,11 @@ class BackendPools:
 
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
-        return self._aliases if self._aliases and len(self._named) == 1 else self._listed
+        if self._aliases and len(self._named) == 1:
+            return self._aliases
+        backends = [backend for model in self._listed for backend in self._pools[model]]
+        more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
+        return tuple(dict.fromkeys((*self._listed, *more)))
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""
@@ -344,7 +349,9 @@ class BackendPools:
         if down[0].error.startswith(THE_BACKEND):
             reason = down[0].error.removeprefix(THE_BACKEND)
         more = f" (and {len(down) - 1} more of this model are down)" if len(down) > 1 else ""
-        return NoBackend(retry_after=RETRY, backend=down[0].name, reason=reason + more)
+        error = NoBackend(f"the backend of this model {reason}{more}", RETRY)
+        error.backend, error.reason = down[0].name, reason + more
+        return error
 
     def patience(self, model: str) -> float:
         """The seconds that a request waits for a backend of this model at most: not for long if
@@ -374,7 +381,8 @@ class BackendPools:
                 pool.sort(key=lambda b: _rank(b, b is rising))
             self._pools = {model: tuple(pool) for model, pool in pools.items()}
             self._named = named = tuple(filter(self.is_named, pools)) or tuple(pools)
-            self._listed = tuple(m for m in named if not all(b.unlisted for b in pools[m]))
+            known = filter(self.is_named, named)  # without those that have not reported a name
+            self._listed = tuple(m for m in known if not all(b.unlisted for b in pools[m]))
             self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
             self._known = {model: (model, model) for model in self._answering}

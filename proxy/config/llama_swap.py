@@ -22,10 +22,10 @@ from .settings import BackendConfig
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
-# start; progress of a load, which is always shown as comments of a stream.
+# start.
 _MEANINGLESS = frozenset(
-    """captureBuffer logTimeFormat logToStdout metricsMaxInMemory performance sendLoadingState
-    startPort store ui upstream""".split()
+    """captureBuffer logTimeFormat logToStdout metricsMaxInMemory performance startPort store ui
+    upstream""".split()
 )
 # Servers with OpenAI's API and without llama.cpp's, by a word of their commands.
 _OPENAI = re.compile(
@@ -104,6 +104,7 @@ class _General(_Groups, frozen=True, rename="camel"):
     health_check_timeout: float = 120.0
     unload_timeout: float = 10.0
     log_level: str = "info"
+    include_aliases_in_list: bool = False
     hooks: dict[str, dict[str, tuple[Word, ...]]] = {}
     peers: dict[str, _Peer] = {}
     routing: _Routing = _Routing()
@@ -263,6 +264,7 @@ def _model(
         "title": str(model.name),
         "description": str(model.description),
         "unlisted": model.unlisted,
+        "list_aliases": general.include_aliases_in_list,
         "aliases": [alias for alias in aliases if alias != name],
         "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],
         "set": _unprotected(filters.set_params),

@@ -106,3 +106,15 @@ def test_rights_are_those_for_the_model_that_is_served() -> None:
     )
     assert unknown.json is not None
     assert unknown.json["error"]["message"].endswith("does not exist: use qwen3")
+
+
+def test_lists_have_the_aliases_of_a_model_that_wants_it() -> None:
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, models=("qwen3",)))
+    backend = Backend("b", "test://b", driver, aliases=("smart",), lists_aliases=True)
+    settings = Settings(data="", local_embeddings=False)
+    to = app_on([backend], settings).test_client()
+    wait_until(lambda: to.get("/readyz").status_code == 200)
+    listed = to.get("/v1/models").json
+    assert listed is not None
+    assert [model["id"] for model in listed["data"]] == ["qwen3", "smart"]
+    assert to.get("/v1/models/smart").status_code == 200
