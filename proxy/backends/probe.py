@@ -29,10 +29,8 @@ KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds of silence
 MAX_ANSWER = 4 << 20  # bytes of an answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models
-NO_TOKEN = "the backend returned no token"
-NO_SERVER = (
-    "no model server answers at the backend's address, but another program: check host and port"
-)
+NO_SERVER = "another program than a model server answers at the backend's address: check its port"
+OTHER_SERVER = "the backend is no server of llama.cpp, but has OpenAI's API: set kind = \"openai\""
 _threads = NativeThreads(4)
 
 
@@ -54,9 +52,14 @@ def probe(
     shows = bool(props or first)  # as every server.cpp does
     if shows:
         on_capabilities(caps)
-    chunk = first_token(pool, deadline, shows=shows)
-    if not (chunk or shows):  # its refusal only looked like that of a busy server
-        raise UpstreamFault(NO_SERVER)
+    try:
+        chunk = first_token(pool, deadline)
+    except UpstreamFault as error:
+        if shows or isinstance(error, BackendDown):
+            raise
+        chunk = {}
+    if not (chunk or shows):  # its refusal may look like that of a busy server
+        raise UpstreamFault(OTHER_SERVER if models else NO_SERVER)
     modern = "stop_type" in chunk
     return msgspec.structs.replace(
         caps,
@@ -160,23 +163,22 @@ def not_listed(status: int) -> BackendDown:
     return BackendDown(f"the backend responds with status {status} to its list of models")
 
 
-def first_token(pool: ConnectionPool, deadline: float, *, shows: bool = True) -> dict[str, Any]:
-    """The last chunk of a one-token completion; {} if the server is busy. `shows`: it showed itself
-    as a server.cpp. Raises UpstreamTimeout if no token came within `deadline` seconds,
-    UpstreamFault, BackendDown."""
+def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
+    """The last chunk of a one-token completion; {} if the server is busy. Raises UpstreamTimeout
+    if no token came within `deadline` seconds, UpstreamFault, BackendDown."""
     body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
     try:
         status, data = pool.ask("POST", "/completion", body, deadline, short=True, most=MAX_ANSWER)
     except UpstreamTimeout:
         raise UpstreamTimeout("the backend timed out before the first token") from None
     if status != 200:
-        return _busy(status, data, shows)
+        return _busy(status, data)
     chunk: dict[str, Any] = {}
     for name, payload in sse.Decoder().feed(data):
         chunk = as_dict(_json(payload))
         if name == "error" or "error" in chunk:
-            return _busy(200, payload, shows)
-    return chunk or _busy(200, b"", shows)
+            return _busy(200, payload)
+    return chunk or _busy(200, b"")
 
 
 def saves_slots(pool: ConnectionPool) -> bool:
@@ -207,7 +209,7 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
     return cached > len(KEPT.split()) // 2
 
 
-def _busy(status: int, data: bytes, shows: bool) -> dict[str, Any]:
+def _busy(status: int, data: bytes) -> dict[str, Any]:
     busy = b"slot unavailable" in data or (status in (200, 404) and len(data) < 64)
     detail = f"{status} {data[:100]!r}"
     if status == 503:
@@ -215,7 +217,7 @@ def _busy(status: int, data: bytes, shows: bool) -> dict[str, Any]:
     if status in (401, 403):
         raise not_listed(status)
     if not busy:
-        raise UpstreamFault(NO_TOKEN if shows else NO_SERVER, detail=detail)
+        raise UpstreamFault("the backend returned no token", detail=detail)
     return {}
 
 

@@ -92,7 +92,8 @@ BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
     ),
 )
 
-_HIDDEN = (
+Hidden = Sequence[tuple[re.Pattern[str], str]]
+_HIDDEN: Hidden = (
     (re.compile(r"(?i)\b(bearer\s+|api[_-]?key\W{1,3}|sk-)[^\s\"',;]+"), r"\1…"),
     (re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"']+"), "…"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "…"),
@@ -146,21 +147,17 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
 
 def said(text: str, secret: str = "") -> str:
     """The backend's message, made safe for a client."""
-    text = _without(secret, text)
-    for pattern, instead in _HIDDEN:
-        text = pattern.sub(instead, text)
-    return plain(text)
+    return plain(text, secret, _HIDDEN)
 
 
-def plain(text: str, secret: str = "") -> str:
+def plain(text: str, secret: str = "", hidden: Hidden = ()) -> str:
     """The backend's message for operators: one line of bounded length, without our own key."""
-    text = _without(secret, text)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_SAID]
-
-
-def _without(secret: str, text: str) -> str:
     text = text[: 4 * MAX_SAID]
-    return text.replace(secret, "…") if secret else text
+    if secret:
+        text = text.replace(secret, "…")
+    for pattern, instead in hidden:
+        text = pattern.sub(instead, text)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_SAID]
 
 
 def _error(message: bytes | WireError | str) -> WireError:

@@ -22,6 +22,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from enum import Enum
 from typing import Literal
 
@@ -447,11 +448,6 @@ class HostedModel:
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
     """An error for one of several requests."""
-    return type(error)(
-        error.message,
-        param=error.param,
-        code=error.code,
-        retry_after=retry_after,
-        details=error.details,
-        private=error.private,
-    )
+    own = copy(error)
+    own.retry_after = retry_after
+    return own

@@ -107,11 +107,16 @@ def test_busy_server_is_up() -> None:
     assert found(answers, head(None) + LAST_CHUNK).dialect == "powerinfer"
 
 
-@pytest.mark.parametrize("models", [404, {"data": [{"id": "m"}]}])
-def test_a_short_404_of_another_program_is_not_a_busy_server(models: Any) -> None:
-    answers = {} if models == 404 else {"/v1/models": (200, models)}
-    with pytest.raises(UpstreamFault, match="no model server answers"):
-        found(answers, head(18, "404 Not Found") + b"404 page not found")
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [({}, "another program"), ({"/v1/models": (200, {"data": [{"id": "m"}]})}, 'kind = "openai"')],
+)
+@pytest.mark.parametrize("refusal", [b"404 page not found", b"no such page" * 20])
+def test_a_404_of_another_program_is_not_a_busy_server(
+    answers: dict[str, tuple[int, Any]], words: str, refusal: bytes
+) -> None:
+    with pytest.raises(UpstreamFault, match=words):
+        found(answers, head(len(refusal), "404 Not Found") + refusal)
 
 
 def test_loading_server_is_not_up() -> None:
