@@ -33,7 +33,7 @@ from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
 from .routes import Api, Shape
 from .services import Services, current_services
-from .stream import Encoder, EventSource, StreamBody
+from .stream import Encoder, EventSource, SlotBody, encoded
 
 _encode = msgspec.json.Encoder().encode
 _PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
@@ -96,8 +96,8 @@ def completion_view(
         if parsed_request.stream:
             answer.prime()
             encoder = dialect.Encoder(meta, answer.request)
-            done = partial(services.observer.finish, record)
-            stream = StreamBody(answer, encoder, done, record.shown)
+            parts = encoded(answer, encoder, record.shown)
+            stream = SlotBody(parts, answer.close, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
