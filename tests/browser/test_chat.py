@@ -86,7 +86,7 @@ def test_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
     found.wait_for()
     talks = page.locator('[data-part="talks"] li')
     until(page, lambda: bool(talks.count() == 1))
-    page.get_by_role("button", name="More about this conversation").click()
+    page.get_by_role("button", name="More actions").click()
     page.get_by_role("menuitem", name="Delete").click()
     found.wait_for(state="detached")
 

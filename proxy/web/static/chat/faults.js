@@ -5,11 +5,10 @@ import { words } from "../panels/words.js";
 
 const LONGEST = 300; // characters of the cause that are not folded
 
-/** Explain an error by its code, in the language of the page, with the gateway's own `message`. */
+/** Explain an error in a line: the gateway's own `message`, and what to do, in the language of the page. */
 export function explain(code, message) {
-  const text = words(`errors.code.${code}`, {}, "");
-  if (!text) return message || words("chat.broken");
-  return message ? words("chat.explained", { text, message }) : text;
+  const [first] = (message || "").split("\n");
+  return [sentence(first), words(`errors.code.${code}`, {}, "")].filter(Boolean).join(" ") || words("chat.broken");
 }
 
 /** An error in a frame: the gateway's `message` as a sentence, what to do, and folded details. */
