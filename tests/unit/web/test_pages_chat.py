@@ -259,7 +259,9 @@ def test_answer_without_a_maximum_is_bounded(tmp_path: Path, n_ctx: int, most: i
 
 
 def test_time_of_reasoning_is_stored(tmp_path: Path) -> None:
-    page = Page(ScriptedDriver([[Started(slot=0)], [ReasoningDelta("Hm.")], *say("A")[1:]]), tmp_path)
+    page = Page(
+        ScriptedDriver([[Started(slot=0)], [ReasoningDelta("Hm.")], *say("A")[1:]]), tmp_path
+    )
     page.ask()
     assert page.over()["extra"]["thought"] >= 0
 
