@@ -72,9 +72,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
             "description": "A gateway in front of llama.cpp, PowerInfer and ChatGLM servers.",
         },
         "servers": [{"url": prefix or "/"}],
-        "tags": [
-            {"name": tag} for tag in dict.fromkeys(served.tag for served in known.values())
-        ],
+        "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in known.values())],
         "paths": paths,
         "components": {"schemas": schemas, **({"securitySchemes": key} if keys else {})},
         **({"security": [{"key": []}, {"x_api_key": []}]} if keys else {}),
