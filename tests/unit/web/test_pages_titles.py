@@ -45,6 +45,14 @@ def test_model_writes_the_title_in_an_idle_slot(tmp_path: Path) -> None:
     assert len(page.driver.tasks) == 3  # the title stays
 
 
+def test_text_that_does_not_end_is_no_title(tmp_path: Path) -> None:
+    cut = say("Fruit\n", "Apple", reason="length")
+    page = Page(ScriptsInTurn(say("Paris."), cut, caps=FOUR), tmp_path)
+    page.ask(text="What?", title=True)
+    wait_until(lambda: len(page.driver.tasks) == 2 and not waiting())
+    assert title_of(page) == "What?"
+
+
 def test_page_that_does_not_want_titles_gets_none(tmp_path: Path) -> None:
     page = Page(ScriptsInTurn(say("Paris."), caps=FOUR), tmp_path)
     page.ask(text="What?")
