@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
+from proxy.runtime import logs
 from proxy.runtime.confinement import bound_malloc
+from proxy.runtime.logs import say as say  # part of this module's interface
 from proxy.server import open_files, stopping
 from proxy.server.stopping import CUT, MARGIN, Wakeup
 
@@ -74,13 +76,9 @@ HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 # server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
+LOGGER = "proxy.server.gunicorn_log.GunicornLog"
 FORM = 1 << 20  # bytes of an upload besides its file
 CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
-
-
-def say(text: str) -> None:
-    """Print a line for the user who starts the server."""
-    print(f"slotproxy: {text}", file=sys.stderr, flush=True)
 
 
 def application(settings: Settings) -> Flask:
@@ -91,7 +89,7 @@ def application(settings: Settings) -> Flask:
     try:
         app = create_app(settings)
     except SettingsError as error:
-        say(str(error))
+        say(str(error), logging.ERROR)
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
@@ -130,10 +128,10 @@ def _reload(app: Flask, reread: Reread) -> bool:
         settings = reread()
         reload(app, settings)
         for warning in settings.warnings:
-            say(f"warning: {warning}")
+            say(warning, logging.WARNING)
         return True
     except SettingsError as error:
-        say(f"not reloaded: {error}")
+        say(f"not reloaded: {error}", logging.ERROR)
     except Exception:  # the next signal must still work
         logging.getLogger("slotproxy").exception("not reloaded: unhandled exception")
     return False
@@ -146,7 +144,7 @@ def _reload_first(app: Flask, reread: Reread) -> None:
 
     if not _reload(app, reread) and suspend_keys(app):
         why = "until the settings can be read: correct them and reload (kill -HUP)"
-        say(f"the API keys of the settings are refused by this worker {why}")
+        say(f"the API keys of the settings are refused by this worker {why}", logging.ERROR)
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
@@ -169,7 +167,7 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
     for warning in settings.warnings:
-        say(f"warning: {warning}")
+        say(warning, logging.WARNING)
     upstream = ", ".join(dict.fromkeys(backend.address for backend in settings.backends))
     if settings.is_default:
         upstream += " or else the bundled model"
@@ -193,9 +191,10 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     """gunicorn's settings and hooks by name, as in a gunicorn.conf.py."""
 
     def on_starting(arbiter: Any) -> None:
+        logs.begin(settings.log_format, settings.log_level)
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
         if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
-            say(why)
+            say(why, logging.ERROR)
             raise SystemExit(2)
         files = open_files.raise_limit()
         wanted = arbiter.cfg.worker_connections
@@ -265,6 +264,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "graceful_timeout": stopping.GRACE,  # see on_starting
         "keepalive": KEEPALIVE,
         "accesslog": None,  # the application logs its requests itself
+        "logger_class": LOGGER,
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "proc_name": "slotproxy",
         # gunicorn 25 and newer open a control socket in the home folder; one of its commands adds
@@ -313,6 +313,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     from proxy.server.http1 import ConnectionLimits
     from proxy.server.waitress_edge import channel, look
 
+    logs.begin(settings.log_format, settings.log_level)
     logging.getLogger("waitress").setLevel(
         logging.DEBUG if settings.log_level == "debug" else logging.ERROR
     )
@@ -320,7 +321,8 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        say(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        why = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        say(why, logging.ERROR)
         return 1
     app = application(settings)
     server: Any = waitress.create_server(

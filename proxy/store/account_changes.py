@@ -25,7 +25,6 @@ from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER
 log = logging.getLogger("slotproxy.audit")
 A = TypeVar("A", bound=StoredKey | Account)
 HIDDEN = ("id", "digest", "former_digest", "changed", "created", "created_by")
-_encode = msgspec.json.Encoder().encode
 
 
 def row_of(account: StoredKey | Account) -> dict[str, Any]:
@@ -167,7 +166,9 @@ class AccountStore(Generic[A]):
             recorder = Recorder(db, actor, finish_running)
             yield recorder
         for entry in recorder.entries:
-            log.info("%s", _encode({"audit": structs.asdict(entry)}).decode())
+            words = entry.kind, entry.subject, entry.action, entry.actor
+            fields = {"audit": msgspec.to_builtins(entry)}
+            log.info("%s %s: %s by %s", *words, extra={"fields": fields})
 
 
 def ensure_user(changes: Recorder, user_id: str) -> None:

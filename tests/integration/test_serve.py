@@ -101,7 +101,7 @@ class Server(Child):
     def wait_url(self) -> str:
         """The address in its log."""
         end = time.monotonic() + 60
-        while not (found := re.search(r"^slotproxy: listening on (\S+) for ", self.log, re.M)):
+        while not (found := re.search(r"listening on (\S+) for ", self.log, re.M)):
             if not self.alive or time.monotonic() > end:
                 raise self.fail("does not listen")
             time.sleep(0.02)
@@ -240,7 +240,7 @@ def test_more_than_one_worker_is_refused_with_one_line(
     server = start(code, args, {"SLOTPROXY_PORT": "0", **env})
     assert server.wait() == 2
     (line,) = server.log.splitlines()
-    assert re.fullmatch(r"slotproxy: (\S+: )?2 workers require --state redis:.*", line)
+    assert re.search(r"(: |\")(\S+: )?2 workers require --state redis:.*", line)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -261,7 +261,7 @@ def test_invalid_setting_stops_the_start(
     program, args, env = WAYS[way]
     server = start(program, args, {**env, f"SLOTPROXY_{setting}": value})
     assert server.wait() == code
-    assert f"slotproxy: {message}\n" in server.log
+    assert f"slotproxy: {message}\n" in server.log or f'"message":"{message}"}}\n' in server.log
     assert "Traceback" not in server.log
 
 

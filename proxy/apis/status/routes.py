@@ -96,7 +96,7 @@ def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
 
 
-@json_route(blueprint, "GET", "/metrics", answer="text/plain")
+@json_route(blueprint, "GET", "/metrics", answer="text/plain", quiet=True)
 def metrics(services: Services, record: Record) -> Response:
     """Metrics for Prometheus, with `--metrics`."""
     if not services.settings.metrics:

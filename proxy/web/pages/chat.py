@@ -291,7 +291,9 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
-    return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
+    message = _answers.begin(services, api.conversations(), keep, wanted, caller, record)
+    Record.of(request.environ).quiet = True  # the line of the answer says more
+    return message
 
 
 @blueprint.get(f"{API}/answers/<message>/events")
