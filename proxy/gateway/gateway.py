@@ -306,10 +306,15 @@ class Gateway:
             while not registry.is_named(model):
                 cancel.check()
                 if self.clock() >= end:
-                    raise NoBackend("no backend has answered yet")
+                    raise NoBackend(f"no model server has answered yet{self._reason()}")
                 time.sleep(NAMES_TICK)
         finally:
             self._early.release()
+
+    def _reason(self) -> str:
+        """Why the first backend that is down is down, and what helps."""
+        errors = [backend.error for backend in self.registry.backends.values() if backend.error]
+        return f" ({errors[0]}): start it, or run slotproxy doctor" if errors else ""
 
     def tasks(
         self,
