@@ -194,11 +194,7 @@ class Need:
                 try:
                     self.learned = msgspec.convert(self._kept.recall(now) or {}, Learned)
                 except (GatewayError, msgspec.ValidationError) as error:
-                    log.warning(
-                        "model %s: the memory that it needed before is not known: %s",
-                        self._config.name,
-                        error,
-                    )
+                    log.warning("model %s: its memory is not known: %s", self._config.name, error)
             self._saved = self.learned
 
     def measure(self, pid: int) -> None:
@@ -229,6 +225,4 @@ class Need:
             self._kept.keep(self._fingerprint, msgspec.to_builtins(self.learned))
             self._saved = self.learned
         except GatewayError as error:
-            log.warning(
-                "model %s: the memory that it needs was not stored: %s", self._config.name, error
-            )
+            log.warning("model %s: its memory is not kept: %s", self._config.name, error)

@@ -188,8 +188,8 @@ def test_database_that_is_away_is_logged(held: list[int], caplog: pytest.LogCapt
     loaded(need, held)
     assert need.memory == 500
     assert [record.message for record in caplog.records] == [
-        "model m: the memory that it needed before is not known: away",
-        "model m: the memory that it needs was not stored: away",
+        "model m: its memory is not known: away",
+        "model m: its memory is not kept: away",
     ]
 
 
