@@ -30,7 +30,7 @@ GET_TIMEOUT = 5.0  # seconds of silence
 MAX_ANSWER = 4 << 20  # bytes of an answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models
 NO_SERVER = "another program than a model server answers at the backend's address: check its port"
-OTHER_SERVER = "the backend is no server of llama.cpp, but has OpenAI's API: set kind = \"openai\""
+OTHER_SERVER = 'the backend is no server of llama.cpp, but has OpenAI\'s API: set kind = "openai"'
 _threads = NativeThreads(4)
 
 

@@ -178,7 +178,7 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
             continue
         tables.append(table)
     for peer in (filled.get("peers") or {}).values():
-        lacking |= {f"peers.*.{key}" for key in _others(peer, _Peer)}
+        lacking |= {f"peers.*.{key}" for key in _others(peer or {}, _Peer)}
     if general.routing.scheduler.get("settings"):
         lacking.add("routing.scheduler")
     preload = {*map(str, general.hooks.get("on_startup", {}).get("preload", ()))}
