@@ -261,7 +261,9 @@ class LiveAnswer:
                 status, self._record.status = "stopped", 200
                 return
             self._record.status = error.status
-            self._extra |= {"error": error.message, "code": error.code or error.type}
+            error.show_to(self._record.shown)
+            code = error.code or error.type
+            self._extra |= {"error": error.message, "code": code, **error.more}
         except BaseException:
             self._record.status = 500
             self._extra |= {"error": "internal error", "code": GatewayError.type}

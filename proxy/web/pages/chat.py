@@ -316,6 +316,7 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
+    record.shown = permissions.naming(services, owner)
     return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
 
 
