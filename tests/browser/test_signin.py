@@ -139,6 +139,7 @@ def test_settings_and_drafts_are_kept_for_each_key(
     page.locator("#text").fill("My draft")
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("System prompt").fill("My secret")
+    page.locator(".more summary").click()
     page.get_by_label("Seed").fill("7")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign out", exact=True).click()
