@@ -1,4 +1,4 @@
-"""The web pages: chat, knowledge, models, usage, keys, status and sign-in."""
+"""The web pages: chat, knowledge, models, connect, usage, keys, status, docs and sign-in."""
 
 from flask import Flask
 
@@ -6,11 +6,13 @@ from . import (
     accounts,
     answers,
     chat,
+    connect,
     guard,
     images,
     knowledge,
     models,
     oidc,
+    reference,
     session_routes,
     shell,
     status,
@@ -24,5 +26,6 @@ def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     signing_in = (session_routes, oidc)
-    for part in (shell, chat, images, *signing_in, knowledge, models, usage, accounts, status):
+    panels = (knowledge, models, connect, usage, accounts, status, reference)
+    for part in (shell, chat, images, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)
