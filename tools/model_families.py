@@ -11,6 +11,7 @@ server, nothing is done.
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -265,9 +266,14 @@ def _row(lines: Mapping[str, str]) -> str:
     told = {**lines, "calls": _calls(lines)}
     for label in ("reasoning", "ends"):
         parts = told.get(label, "").split(", ")
-        told[label] = ", ".join(f"`{part}`" for part in parts if part)
+        told[label] = ", ".join(_code(part) for part in parts if part)
     cells = (told.get(column.lower(), "") for column in COLUMNS)
     return " | ".join(cell.replace("|", "\\|") for cell in cells)
+
+
+def _code(text: str) -> str:
+    """Code in a cell, where a bar would end it."""
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
 
 
 def _sample(prompter: Prompter) -> str:
