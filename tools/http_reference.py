@@ -62,7 +62,7 @@ def routes() -> str:
                 more = " †" if short and path.startswith("/v1/") else ""
                 about = operation["summary"] + more
                 rows.append(f"| `{method.upper()} {path}` | {about} | {_link(operation)} |")
-        lines += ["", f"### {tag}", "", "| Route | | Body |", "|---|---|---|", *rows]
+        lines += ["", f"### {tag}", "", "| Route | What it does | Body |", "|---|---|---|", *rows]
     return "\n".join(lines).strip()
 
 
@@ -107,7 +107,7 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
     needed = schema.get("required", [])
     properties = schema["properties"]
     all_samplers = set(properties) >= SAMPLERS
-    lines = ["| Field | Type | |", "|---|---|---|"]
+    lines = ["| Field | Type | Meaning |", "|---|---|---|"]
     for field, described in properties.items():
         if all_samplers and field in SAMPLERS:
             continue
