@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..scheduling.saved_slots import SavedTotals
 from .memory_budget import Candidate, MemoryBudget, total
 from .model import HostedModel
+from .model_files import ModelFile
 from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
@@ -28,12 +29,14 @@ def state_of(model: HostedModel, place: int) -> State:
     return "stopped"
 
 
-def view_of(model: HostedModel, now: float) -> dict[str, Any]:
-    """A model at this time, in seconds since 1970. None is unknown, or never.
+def view_of(model: HostedModel, now: float, *, admin: bool = False) -> dict[str, Any]:
+    """A model at this time, in seconds since 1970, for others or an `admin`. None is unknown, or
+    never.
 
     `busy` of its `slots` are in use. `memory` and `cards` are bytes that it holds, or needs;
     `source` says how that is known. `loaded_at` and `load_seconds` are those of the last load,
-    `ready_at` and `expires_at` are expected. `kept` are its saved slots."""
+    `ready_at` and `expires_at` are expected. `kept` are its saved slots. `context` are the
+    tokens of a slot, None before the first load; `file` is what its GGUF file says."""
     model.needs.recall_once()
     needs, config, learned = model.needs, model.config, model.needs.learned
     place, wait = model.place() if model.status == "loading" else (0, 0.0)
@@ -66,7 +69,21 @@ def view_of(model: HostedModel, now: float) -> dict[str, Any]:
         "pinned": model.pinned,
         "pinned_by_file": config.pin,
         "kept": model.slots.kept() if model.slots is not None else SavedTotals(),
-        "failure": _failure(model, now) if state == "failed" else None,
+        "failure": _failure(model, now, admin) if state == "failed" else None,
+        "context": config.ctx_size or (model.caps.n_ctx if model.caps is not None else 0) or None,
+        "file": _described(needs.file) if needs.file is not None else None,
+    }
+
+
+def _described(file: ModelFile) -> dict[str, Any]:
+    """Bytes of all parts, and what the head says: "" and 0 are unknown. `context` are the tokens
+    for which the model was made."""
+    return {
+        "size": file.size,
+        "quantization": file.quantization,
+        "parameters": file.text("general.size_label"),
+        "family": file.family,
+        "context": file.context,
     }
 
 
@@ -98,7 +115,7 @@ def room_of(room: MemoryBudget, named: Container[str]) -> dict[str, Any]:
     return {"bars": bars, "models": len(models), "most_models": limits.models or None}
 
 
-def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
+def _failure(model: HostedModel, now: float, admin: bool) -> dict[str, Any] | None:
     """`lines` are the last ones of its server, `retry_at` is when it may be loaded again."""
     error = model.error
     if error is None:
@@ -106,6 +123,7 @@ def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
     cause: Cause = "too_large" if error.code == "model_too_large" else "other"
     summary, lines = error.message, ""
     if isinstance(error, LoadFailed):
-        summary, cause, lines = error.summary, error.cause, error.lines
+        summary, cause = error.summary, error.cause
+        lines = model.log.end(str) if admin else error.lines
     retry_at = float(round(now + model.retry)) if model.retry else None
     return {"summary": summary, "cause": cause, "lines": lines, "retry_at": retry_at}

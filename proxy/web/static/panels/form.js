@@ -14,6 +14,7 @@ const day = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: 
 
 const date_only = new Intl.DateTimeFormat(language, { month: "short", day: "numeric", timeZone: "UTC" });
 
+export const whole_number = (value) => plain.format(value);
 export const count = (number) => (number < 10000 ? plain : short).format(number);
 export const measure = (number) => fine.format(number);
 export const percent = (number) => part.format(number);
