@@ -31,7 +31,7 @@ class PageRow(NamedTuple):
 PAGES = (
     PageRow("/", f'{OPENED}, [data-part="talks"] li'),
     PageRow("/knowledge", '.document .state[data-state="up"]'),
-    PageRow("/hosting", '[data-part="none"]:not([hidden])'),
+    PageRow("/models", '[data-part="none"]:not([hidden])'),
     PageRow("/usage", '[data-part="models"] tbody tr'),
     PageRow("/keys", ".record"),
     PageRow("/sessions", ".record"),
@@ -41,6 +41,7 @@ PAGES = (
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
+    "/hosting",
     "/static/<path:name>",
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",
