@@ -41,6 +41,7 @@ KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
 TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 CHANGES_LISTED = 1000
+INVITED = 7 * 86400.0  # seconds for which an invitation is valid
 MOST_LOGS = 1000  # requests of an answer of /spend/logs
 
 
@@ -101,6 +102,22 @@ def _block(store: Any, field: str, actor: str, body: Body) -> Any:
 def generate_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make an API key; for administrators."""
     return objects.made(*accounts.keys.make(objects.edit_key(body, time.time())(NEW), actor))
+
+
+@admin_route("/key/invite", body="InviteRequest", tag="slotproxy")
+def invite(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Make a key for a new person, who gets it with the `invitation` at the page /invitation, once;
+    for administrators."""
+    now = time.time()
+    seconds = values.duration(body, "invitation_duration") or INVITED
+    if seconds == math.inf:
+        raise InvalidParameter("invitation_duration", "must end")
+    token, key = accounts.keys.invite(objects.edit_key(body, now)(NEW), now + seconds, actor)
+    return {
+        "invitation": token,
+        "until": values.shown_time(now + seconds),
+        **objects.key_object(key),
+    }
 
 
 @json_route(blueprint, "GET", "/key/info", group="")
