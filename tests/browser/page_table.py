@@ -37,6 +37,7 @@ PAGES = (
     PageRow("/sessions", ".record"),
     PageRow("/status", ".backend"),
     PageRow("/signin", "#key", signed_in=False),
+    PageRow("/invitation", "#invitation", signed_in=False),
     PageRow("/nowhere", "h1", "an unknown address"),
 )
 # Routes of the pages' modules that answer browsers with something else than a page.

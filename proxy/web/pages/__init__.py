@@ -8,6 +8,7 @@ from . import (
     chat,
     guard,
     images,
+    invitations,
     knowledge,
     models,
     oidc,
@@ -23,6 +24,6 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc)
+    signing_in = (session_routes, oidc, invitations)
     for part in (shell, chat, images, *signing_in, knowledge, models, usage, accounts, status):
         app.register_blueprint(part.blueprint, url_prefix=prefix)
