@@ -28,6 +28,16 @@ export function recent(seconds) {
   return (today ? time : moment)(seconds);
 }
 
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+
+/** Format a time that is known to a number of seconds as "3 hours ago", "yesterday". */
+export function ago(seconds, known) {
+  const past = Math.max(0, Date.now() / 1000 - seconds);
+  if (past < 2 * known) return relative.format(0, known < 3600 ? "minute" : "hour");
+  if (past < 86400) return relative.format(-Math.round(past / 3600), "hour");
+  return relative.format(-Math.round(past / 86400), "day");
+}
+
 /** Format seconds as "350 ms", "4.2 s", "3 min", "2 h" or "5 d". */
 export function span(seconds) {
   const unit = (value, name) =>
