@@ -118,7 +118,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.wait_for(state="hidden")
 
     press(page, "New secret laptop")
-    page.get_by_label("The present key stays valid").select_option("1h")
+    page.get_by_label("The old key stays valid").select_option("1h")
     press(page, "Make a new key")
     renewed = copied(page)
     assert renewed != secret
@@ -153,7 +153,7 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     press(page, "Add a budget")
     press(page, "Add a budget")
     row = form.locator(".row").first
-    row.get_by_label("Of").select_option("slot_seconds")
+    row.get_by_label("Unit").select_option("slot_seconds")
     row.get_by_label("At most").fill("3600.5")
     row.get_by_label("Period").select_option("1d")
     press(page, "Save")
@@ -329,7 +329,7 @@ def test_person_gets_a_key_by_an_invitation_once(
     page.reload()
     state(page, "erins-key", "active").locator(".facts").get_by_text("guests").wait_for()
     page.get_by_role("link", name="Changes").click()
-    page.get_by_text("invitation gave a secret to the key").wait_for()
+    page.get_by_text("invitation issued the key").wait_for()
     page.get_by_text("root invited somebody with the key").wait_for()
     posted(locked, "/user/delete", user_ids=["erin"])
     posted(locked, "/team/delete", team_ids=["guests"])
