@@ -231,6 +231,19 @@ def test_chat_begins_with_the_model_of_the_card(unloaded: Gateway, visit: Open) 
     page.wait_for_function("() => document.querySelector('[name=model]')?.value === 'third'")
 
 
+def test_models_of_running_servers_have_a_card_with_a_link_to_chat(
+    site: Gateway, visit: Open
+) -> None:
+    page = visit(f"{site.url}/models")
+    card = page.locator('[data-part="served-models"] .model')
+    card.locator('.state[data-state="up"]').wait_for()
+    assert "tokens of context" in card.inner_text()
+    assert page.get_by_text("No models on demand").is_visible()
+    name = card.locator("h3").inner_text()
+    card.get_by_role("link", name="Chat").click()
+    page.wait_for_function("(name) => document.querySelector('[name=model]')?.value === name", arg=name)
+
+
 def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: Any) -> None:
     page = visit(f"{unloaded.url}/models")
     press(page, "Log third")

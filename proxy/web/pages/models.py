@@ -21,7 +21,7 @@ from ..permissions import visible
 from ..services import Services, current_services
 from ..spine import json_response
 from ..stream import looks
-from . import api, guard, session
+from . import api, chat_models, guard, session
 
 # All times are points in time and not spans: nothing changes while a model waits, loads or idles.
 PERIOD = 0.5  # seconds between two looks
@@ -30,7 +30,8 @@ LIFE = 15.0  # seconds per stream
 
 def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
-    texts about the templates of models that were loaded once."""
+    texts about the templates of models that were loaded once, `served` the models of servers that
+    run already."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -42,6 +43,11 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
         "models": [view.view_of(model, now, admin=admin) for model in listed.values()],
         "room": view.room_of(host.room, listed),
         "profiles": {name: services.gateway.profile(name) for name in listed},
+        "served": [
+            model
+            for model in chat_models.models(services, environ)
+            if host.find(model.name) is None
+        ],
     }
 
 

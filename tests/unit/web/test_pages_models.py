@@ -176,3 +176,12 @@ def test_only_admins_see_the_log_of_a_failure_as_it_is(site: Site) -> None:
     (seen_by_admin,), (seen_by_other,) = (site.seen(who)["models"] for who in (ADMIN, OTHER))
     assert seen_by_admin["failure"]["lines"] == "no such file: /home/me/x.gguf at 127.0.0.1:8080"
     assert seen_by_other["failure"]["lines"] == "no such file: … at …"
+
+
+def test_models_of_running_servers_are_listed_too(site: Site) -> None:
+    site.add("a")
+    told = site.seen(ADMIN)
+    assert [each["name"] for each in told["models"]] == ["a"]
+    (served,) = told["served"]
+    assert (served["name"], served["state"]) == ("scripted", "ready")
+    assert served["context"] > 0

@@ -10,7 +10,7 @@ import { showLog } from "./model_log.js";
 import { words } from "./words.js";
 
 const POLL = 3000; // milliseconds between requests while there is no stream
-const DOTS = { ready: "up", busy: "up", failed: "down", stopped: "off" };
+const DOTS = { ready: "up", busy: "up", failed: "down", down: "down", stopped: "off" };
 const LOADED = new Set(["ready", "busy", "stopping"]);
 const FAULT = /\b(error|failed|cannot|can't|unable|unknown|invalid|not found|no such|out of memory)\b/i;
 const STAMP = /^[\d.:\s]+[A-Z] /; // what llama-server writes before a line of its log
@@ -36,7 +36,9 @@ function show(next) {
 }
 
 function draw() {
-  const { models, room } = state;
+  const { models, room, served } = state;
+  at("served").hidden = served.length === 0;
+  keyed(at("served-models"), served, (one) => one.name, servedCard);
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
   at("legend").hidden = room.bars.every((bar) => bar.limit === null);
@@ -60,10 +62,8 @@ function card({ name }) {
   const facts = make("dl", { className: "facts" });
   const lines = make("dl", { className: "facts", lang: "en" });
   const layout = make("details", {}, make("summary", {}, words("models.template")), lines);
-  const chat = make("a", { className: "quiet", href: `${document.body.dataset.home}?${new URLSearchParams({ model: name })}` });
-  chat.append(words("models.chat"), make("span", { className: "unseen" }, ` ${name}`));
   const actions = admin ? buttons(name) : null;
-  const all = make("div", { className: "actions" }, chat, actions);
+  const all = make("div", { className: "actions" }, chat(name), actions);
   const element = make(
     "article",
     { className: "card model" },
@@ -95,6 +95,26 @@ function card({ name }) {
     actions?.update(one);
   };
   return element;
+}
+
+/** A model of a server that runs already. */
+function servedCard({ name }) {
+  const file = make("p", { className: "note" });
+  const status = make("p", { className: "state" });
+  const head = make("div", {}, make("div", { className: "what" }, make("h3", {}, name), status), file);
+  const element = make("article", { className: "card model" }, make("header", {}, head, make("div", { className: "actions" }, chat(name))));
+  element.update = (one) => {
+    status.dataset.state = DOTS[one.state] ?? "busy";
+    say(status, words(`chat.states.${one.state}`));
+    say(file, one.context ? words("models.context", { n: whole_number(one.context) }) : "");
+  };
+  return element;
+}
+
+/** A link to the chat page with this model chosen. */
+function chat(name) {
+  const href = `${document.body.dataset.home}?${new URLSearchParams({ model: name })}`;
+  return make("a", { className: "quiet", href }, words("models.chat"), make("span", { className: "unseen" }, ` ${name}`));
 }
 
 function doing(one) {
