@@ -241,7 +241,9 @@ def test_models_of_running_servers_have_a_card_with_a_link_to_chat(
     assert page.get_by_text("No models on demand").is_visible()
     name = card.locator("h3").inner_text()
     card.get_by_role("link", name="Chat").click()
-    page.wait_for_function("(name) => document.querySelector('[name=model]')?.value === name", arg=name)
+    page.wait_for_function(
+        "(name) => document.querySelector('[name=model]')?.value === name", arg=name
+    )
 
 
 def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: Any) -> None:
