@@ -72,7 +72,7 @@ function numbers(total) {
     [
       "saved",
       count(total.cached_tokens),
-      words("usage.saved_note", { share: percent(total.prompt_tokens ? total.cached_tokens / total.prompt_tokens : 0), time: span(total.saved_seconds) }),
+      total.cached_tokens ? words("usage.saved_note", { share: percent(total.cached_tokens / total.prompt_tokens), time: span(total.saved_seconds) }) : "",
     ],
     ["answer", count(total.completion_tokens), ""],
     ["slots", span(total.slot_seconds), ""],
