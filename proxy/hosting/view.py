@@ -30,8 +30,8 @@ def state_of(model: HostedModel, place: int) -> State:
 
 
 def view_of(model: HostedModel, now: float, *, admin: bool = False) -> dict[str, Any]:
-    """A model at this time, in seconds since 1970, for others or an `admin`. None is unknown, or
-    never.
+    """A model at this time, in seconds since 1970, as an admin or others see it. None is unknown,
+    or never.
 
     `busy` of its `slots` are in use. `memory` and `cards` are bytes that it holds, or needs;
     `source` says how that is known. `loaded_at` and `load_seconds` are those of the last load,
@@ -121,9 +121,8 @@ def _failure(model: HostedModel, now: float, admin: bool) -> dict[str, Any] | No
     if error is None:
         return None
     cause: Cause = "too_large" if error.code == "model_too_large" else "other"
-    summary, lines = error.message, ""
     if isinstance(error, LoadFailed):
-        summary, cause = error.summary, error.cause
-        lines = model.log.end(str) if admin else error.lines
+        cause = error.cause
+    summary, lines = (admin and error.private) or (error.message, error.details)
     retry_at = float(round(now + model.retry)) if model.retry else None
     return {"summary": summary, "cause": cause, "lines": lines, "retry_at": retry_at}

@@ -12,8 +12,6 @@ import { words } from "./words.js";
 const POLL = 3000; // milliseconds between requests while there is no stream
 const DOTS = { ready: "up", busy: "up", failed: "down", down: "down", stopped: "off" };
 const LOADED = new Set(["ready", "busy", "stopping"]);
-const FAULT = /\b(error|failed|cannot|can't|unable|unknown|invalid|not found|no such|out of memory)\b/i;
-const STAMP = /^[\d.:\s]+[A-Z] /; // what llama-server writes before a line of its log
 const PATIENCE = 3000; // milliseconds for which an action is shown before its effect
 
 const page = document.getElementById("models");
@@ -202,17 +200,13 @@ function fact([name]) {
 
 function failed() {
   const summary = make("p", { className: "error" });
-  const cause = make("p", {}, make("code", {}));
   const remedy = make("p", {});
   const lines = make("pre", { tabIndex: 0, "aria-label": words("models.lines") });
   const fold = make("details", {}, make("summary", {}, words("models.lines")), lines);
-  const element = make("div", { className: "failure" }, cause, summary, remedy, fold);
+  const element = make("div", { className: "failure" }, summary, remedy, fold);
   element.update = (failure) => {
     element.hidden = !failure;
     if (!failure) return;
-    const line = causeIn(failure.lines);
-    cause.hidden = !line;
-    say(cause.firstChild, line);
     say(summary, failure.summary);
     const wait = failure.retry_at === null ? 0 : failure.retry_at - now();
     say(remedy, [words(`models.remedy.${failure.cause}`), wait > 0 ? words("models.retry", { left: whole(wait) }) : ""].join(" ").trim());
@@ -220,12 +214,6 @@ function failed() {
     say(lines, failure.lines);
   };
   return element;
-}
-
-/** The first line of a log that reads like the cause of a failure. */
-function causeIn(lines) {
-  const line = lines.split("\n").find((text) => FAULT.test(text)) ?? "";
-  return line.replace(STAMP, "").trim();
 }
 
 // -- what admins can do
