@@ -62,7 +62,7 @@ class Picture(NamedTuple):
     dark: bool = False
 
 
-MODELS, KEYS, USAGE, SESSIONS, STATUS = "/hosting", "/keys", "/usage", "/sessions", "/status"
+MODELS, KEYS, USAGE, SESSIONS, STATUS = "/models", "/keys", "/usage", "/sessions", "/status"
 TERMINAL = "terminal"
 KEY = "sk-screenshots-0123456789"  # of the administrator in the pictures
 LOCKED = (KEYS, USAGE, SESSIONS)  # pages of the gateway with keys

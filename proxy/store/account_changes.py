@@ -109,7 +109,7 @@ class AccountStore(Generic[A]):
             rows = db.execute(page.offset(offset).limit(limit))
             return db.execute(count).scalar_one(), [of_row(self._made, row) for row in rows]
 
-    def add(self, new: A, actor: str) -> None:
+    def add(self, new: A, actor: str, action: str = "create") -> None:
         """Raises BadRequest for an id, alias or email that is in use."""
         with self.changing(actor) as changes:
             same = select(self._table.c.id).where(self._table.c.id == new.id)
@@ -117,7 +117,7 @@ class AccountStore(Generic[A]):
                 raise self._in_use("id", new.id)
             self._check(changes, new)
             changes.db.execute(insert(self._table).values(**row_of(new)))
-            changes.whole("create", self._kind, new)
+            changes.whole(action, self._kind, new)
 
     def change(
         self,

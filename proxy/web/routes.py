@@ -111,6 +111,8 @@ class Api(Blueprint):
     ) -> None:
         about = {name: options.pop(name) for name in Route._fields if name in options}
         super().add_url_rule(rule, endpoint, view_func, provide_automatic_options, **options)
+        if options.get("build_only"):  # the address of another route
+            return
         about.setdefault("summary", _summary(view_func))
         methods = set(options.get("methods") or ("GET",))
         about.setdefault("quiet", methods == {"GET"} and rule.startswith(PAGES))

@@ -9,6 +9,7 @@ from . import (
     connect,
     guard,
     images,
+    invitations,
     knowledge,
     models,
     oidc,
@@ -25,7 +26,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc)
+    signing_in = (session_routes, oidc, invitations)
     panels = (knowledge, models, connect, usage, accounts, status, reference)
     for part in (shell, chat, images, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)
