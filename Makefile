@@ -133,10 +133,9 @@ docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning 
 
 # In an environment of its own: to build needs a tenth of what developers need.
 DIST = build/dist-venv
-$(DIST)/ready: requirements/dev.txt
+$(DIST)/ready: requirements/dist.txt
 	$(PYTHON) -m venv $(DIST)
-	$(DIST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint requirements/dev.txt build setuptools shiv twine
+	$(DIST)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dist.txt
 	@touch $@
 
 dist: $(DIST)/ready ## wheel and source archive into dist/, checked
@@ -180,4 +179,5 @@ lock: $(VENV)/installed ## solve the dependencies anew into requirements/ (UPGRA
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test -o requirements/test.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test --extra browser --extra dev -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg requirements/run.in --extra knowledge --extra embed -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/dist.in -c requirements/dev.txt -o requirements/dist.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.txt
