@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from tools import servers, smollm2
 from tools.processes import Gateway
+from tools.run import SAMPLING
 
 COLUMNS = 92
 WIDTH, HEIGHT = 8.43, 20  # of a character, in pixels
@@ -31,7 +32,6 @@ TYPED = 30  # characters typed in a second
 PAUSE = 0.6  # seconds between a command and its output
 READ = 1.4  # seconds between an output and the next command
 QUESTION = "What is the capital of France?"
-FLAGS = ("--memory", "1GiB", "--sampling", "temperature=0.2")  # small models digress
 SHOWN = "http://127.0.0.1:8081"  # as in the README
 STYLE = """
 text { fill: #e8eaee; white-space: pre; }
@@ -111,9 +111,8 @@ def _marked(line: Line) -> str:
 
 
 @contextmanager
-def site() -> Iterator[tuple[Gateway, str]]:
-    """Run a gateway that starts two small models when requests name them. Yields the folder of the
-    models, too."""
+def site() -> Iterator[Gateway]:
+    """Run a gateway that starts two small models when requests name them."""
     program = servers.build("llama-2026", servers.terminal())
     model = smollm2.fetch(servers.terminal())
     with tempfile.TemporaryDirectory() as folder:
@@ -123,11 +122,14 @@ def site() -> Iterator[tuple[Gateway, str]]:
         (models / "tinychat.gguf").symlink_to(servers.ROOT / "models" / "tinychat-llama.gguf")
         (Path(folder) / "llama-server").symlink_to(program)
         env = {"PATH": f"{folder}:{os.environ['PATH']}", "SLOTPROXY_LOCAL_EMBEDDINGS": "off"}
-        flags = ["--models-dir", str(models), *FLAGS, "--data", str(Path(folder, "d"))]
-        gateway = Gateway(flags, Path(folder) / "gateway.log", env=env)
+        settings = {"models_dir": str(models), "memory": "1GiB", "data": str(Path(folder) / "data")}
+        settings |= {"sampling": SAMPLING, "chat_template": "chatml"}  # as `make run`
+        file = Path(folder) / "slotproxy.toml"
+        file.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
+        gateway = Gateway(["--config", str(file)], Path(folder) / "gateway.log", env=env)
         try:
             gateway.start()
-            yield gateway, str(models)
+            yield gateway
         finally:
             gateway.kill()
 
@@ -135,21 +137,17 @@ def site() -> Iterator[tuple[Gateway, str]]:
 def record(file: Path) -> None:
     """Record a session: the start of a gateway as it was logged, a question in the terminal, one in
     Anthropic's form, and the table of models. The addresses are those of the README."""
-    with site() as (gateway, models):
+    with site() as gateway:
         started = next(row for row in gateway.log.splitlines() if row.startswith("slotproxy:"))
         turns = [
-            Turn(f"slotproxy --models-dir models {' '.join(FLAGS)} &", started),
+            Turn("slotproxy --config slotproxy.toml &", started),
             _run(gateway, "chat", "smollm2", QUESTION),
             _asked(gateway, "/v1/messages", ".content[0].text"),
             _run(gateway, "ps"),
         ]
         address = gateway.url
-    shown = [Turn(turn.command, _shown(turn.output, address, models)) for turn in turns]
+    shown = [Turn(turn.command, turn.output.replace(address, SHOWN)) for turn in turns]
     file.write_text(svg([*lines(shown)], "slotproxy in a terminal"), encoding="utf-8")
-
-
-def _shown(text: str, address: str, models: str) -> str:
-    return text.replace(address, SHOWN).replace(models, "models")
 
 
 def _run(gateway: Gateway, *words: str) -> Turn:
