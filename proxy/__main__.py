@@ -23,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return commands.init(own, os.environ)
         settings = config.load(flags, os.environ)
+        if command in command_line.TALK:
+            from proxy import terminal
+
+            return terminal.run(command, own, settings)
         if not command:
             programs(settings)
     except config.SettingsError as error:

@@ -337,8 +337,7 @@ def main(begins: str = "") -> int:
                 for picture in pictures:
                     take(browser, gateway.url, picture)
         if TERMINAL.startswith(begins):
-            with site() as gateway:
-                recording.record(gateway, FLAGS, IMAGES / f"{TERMINAL}.svg")
+            recording.record(IMAGES / f"{TERMINAL}.svg")
         if locked:
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "keys").write_text(f"ops {KEY}\n", encoding="utf-8")

@@ -93,9 +93,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _backends(settings: Settings) -> Iterator[Finding]:
+    known: set[Finding] = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for findings in pool.map(lambda config: [*_backend(settings, config)], configs(settings)):
-            yield from findings
+            for finding in findings:
+                if "--llama-server" in finding.remedy:  # one setting, whatever the models
+                    finding = msgspec.structs.replace(finding, about="llama_server")
+                if finding not in known:
+                    yield finding
+                known.add(finding)
     if not settings.embedding_api:
         if settings.local_embeddings and is_installed():
             yield ok("embeddings", "made by the local model of the extra embed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -12,10 +13,13 @@ from ...accounts.rights import Permissions
 from ...errors import NotFound
 from ...web import permissions as visibility
 from ...web.observability import Record
+from ...web.observability.history import total
 from ...web.permissions import permissions
 from ...web.routes import Api
 from ...web.services import Services, current_services
 from ...web.spine import json_response, json_route
+
+MINUTE = 60.0  # seconds
 
 blueprint = Api("status", __name__, group="status", tag="slotproxy")
 
@@ -51,14 +55,20 @@ def version(services: Services, record: Record) -> Any:
     return {"version": __version__}
 
 
-@json_route(blueprint, "GET", "/v1/slots")
+@json_route(blueprint, "GET", "/v1/slots", quiet=True)
 def slots(services: Services, record: Record) -> Any:
-    """Slots, the queue, and how often something was cached."""
+    """Slots, the queue, how often something was cached, and the sums of the last minute."""
     caller = services.callers.caller(record.key, request.environ)
-    return {"object": "slots", **msgspec.to_builtins(visibility.view(services, caller))}
+    newest = services.observer.samples(time.time() - MINUTE)
+    return {
+        "object": "slots",
+        **msgspec.to_builtins(visibility.view(services, caller)),
+        "running": services.observer.running,
+        "minute": total(newest),
+    }
 
 
-@json_route(blueprint, "GET", "/v1/backends")
+@json_route(blueprint, "GET", "/v1/backends", quiet=True)
 def backends(services: Services, record: Record) -> Any:
     """What is known of each backend."""
     may = permissions(services, request.environ)
