@@ -50,6 +50,7 @@ OTHERS = {
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",
     "/signin/oidc/callback",
+    "/shared/<link>",  # a page whose address is made up: see test_chat_shared.py
 }
 
 

@@ -7,6 +7,7 @@ from . import (
     answers,
     chat,
     connect,
+    folders,
     guard,
     images,
     invitations,
@@ -15,6 +16,7 @@ from . import (
     oidc,
     reference,
     session_routes,
+    shared,
     shell,
     status,
     usage,
@@ -26,7 +28,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc, invitations)
+    chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc, invitations)
     panels = (knowledge, models, connect, usage, accounts, status, reference)
-    for part in (shell, chat, images, *signing_in, *panels):
+    for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -27,10 +27,10 @@ POLICY = (
 
 
 def add_security_headers(response: Response) -> Response:
-    """Add the headers to a page. Neither it nor data of it stay in the browser."""
+    """Add the headers to a page without its own. Neither it nor data of it stay in the browser."""
     if response.mimetype == "text/html":
         response.headers.setdefault("Content-Security-Policy", POLICY)
-        response.headers["Referrer-Policy"] = "same-origin"
+        response.headers.setdefault("Referrer-Policy", "same-origin")
     if response.mimetype in ("text/html", "application/json"):
         response.headers.setdefault("Cache-Control", "no-store")
     return response
