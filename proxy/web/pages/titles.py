@@ -108,7 +108,7 @@ class TitleJob(Struct, frozen=True):
             self.store.change(owner, conversation, title, final, when=is_plain)
 
     def _written(self, prompt: str) -> str:
-        """The model's answer."""
+        """The model's answer, "" if it did not end."""
         services, cancel = self.services, Cancel()
         request = CompletionRequest(
             model=self.asked.model,
@@ -131,7 +131,8 @@ class TitleJob(Struct, frozen=True):
             finally:
                 answer.close()
             record.status = 200
-            return completion.text
+            is_cut = completion.finished.reason == "length"  # it did more than it was asked to
+            return "" if is_cut else completion.text
         except GatewayError as error:
             record.status, record.info.outcome = error.status, error.code or error.type
             raise

@@ -15,7 +15,7 @@ from proxy.core.usage import Usage
 from proxy.gateway import admission
 from proxy.runtime.cancel import Cancel
 from proxy.web.pages import titles
-from tests.fakes import CAPS, ScriptedRun, ScriptsInTurn, say, wait_until
+from tests.fakes import CAPS, ScriptedRun, ScriptsInTurn, say, services_of, wait_until
 
 from .test_pages_chat import API, KEYED, Page
 
@@ -43,6 +43,25 @@ def test_model_writes_the_title_in_an_idle_slot(tmp_path: Path) -> None:
     page.ask(text="And of Spain?", title=True)
     page.over()
     assert len(page.driver.tasks) == 3  # the title stays
+
+
+def test_text_that_does_not_end_is_no_title(tmp_path: Path) -> None:
+    cut = say("Fruit\n", "Apple", reason="length")
+    page = Page(ScriptsInTurn(say("Paris."), cut, caps=FOUR), tmp_path)
+    page.ask(text="What?", title=True)
+    wait_until(lambda: len(page.driver.tasks) == 2 and not waiting())
+    assert title_of(page) == "What?"
+
+
+def test_titles_that_are_waited_for_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(titles, "MOST", 0)
+    page = Page(ScriptsInTurn(say("Paris."), say("Never"), caps=FOUR), tmp_path)
+    page.ask(text="What?", title=True)
+    page.over()
+    wait_until(lambda: services_of(page.client.application).observer.running == 0)
+    assert title_of(page) == "What?" and len(page.driver.tasks) == 1
 
 
 def test_page_that_does_not_want_titles_gets_none(tmp_path: Path) -> None:
