@@ -83,6 +83,7 @@ async function copy(button) {
 // The address as this browser reaches it: a proxy in between may have another one.
 fill("address", new URL(document.body.dataset.home, location).href.replace(/\/$/, ""));
 part("local").hidden = !/^(localhost|127\.|\[::1\])/.test(location.hostname);
+part("windows").hidden = !navigator.userAgent.includes("Windows");
 page.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-copy]");
   if (button) copy(button);
