@@ -130,8 +130,8 @@ def _http_error(error: HTTPException) -> Response:
     allowed = set(getattr(error, "valid_methods", None) or ())
     # OPTIONS is answered everywhere, even on unknown paths.
     if error.code == 404 or (error.code == 405 and allowed <= {"OPTIONS"}):
-        there = reference.place(current_app)
-        fault = NotFound(f"no such route: {without_keys(request.path)[:200]}: see {there}")
+        path, there = without_keys(request.path)[:200], reference.place(current_app)
+        fault = NotFound(f"no such route: {path} (see {there})")
     elif error.code == 405:
         fault = MethodNotAllowed(f"method {request.method} is not allowed for this route")
     else:

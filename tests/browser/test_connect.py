@@ -107,6 +107,7 @@ def test_address_is_that_of_the_browser_and_the_last_program_comes_back(
     assert "SLOTPROXY_API_KEY='anything'" in shown(page)
     model = httpx.get(f"{site.url}/v1/models").json()["data"][0]["id"]
     assert f'model = "{model}"' in shown(page)
+    assert "context of this model is too small" in shown(page)  # 2048 tokens
     page.goto(f"{site.url}/connect")
     page.locator('.programs a[aria-current="true"]', has_text="Codex").wait_for()
     page.locator(".programs a", has_text="LangChain").press("Enter")

@@ -47,9 +47,12 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Program(Struct, frozen=True, forbid_unknown_fields=True):
+    """`tokens`: how many it sends at first, 0 if that is few."""
+
     id: str
     name: str
     part: tuple[Part, ...]
+    tokens: int = 0
 
 
 @functools.cache

@@ -146,3 +146,14 @@ def test_sizes_follow_from_the_context() -> None:
     assert connect.sizes(8192) == {"context": 8192, "input": 6144, "output": 2048}
     assert connect.sizes(131072)["output"] == 4096
     assert connect.sizes(0) == connect.sizes(connect.CONTEXT)
+
+
+def test_page_warns_where_the_context_is_too_small_for_a_program() -> None:
+    small, large = (
+        client(ScriptedDriver(caps=Capabilities(dialect="2023", n_ctx=size, models=("m",))))
+        .get("/connect", headers=BROWSER)
+        .text
+        for size in (8192, 65536)
+    )
+    shown = re.compile(r'data-tokens="(\d+)" (?!hidden)')
+    assert shown.findall(small) == ["20000"] and shown.findall(large) == []

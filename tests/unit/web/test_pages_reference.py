@@ -38,7 +38,9 @@ def test_unknown_addresses_and_the_document_point_to_the_reference() -> None:
         answer = visitor.get(f"{prefix}/v1")
         assert answer.status_code == 404
         message = answer.get_json()["error"]["message"]
-        assert message == f"no such route: {prefix}/v1: see {prefix}/docs"
+        assert message == f"no such route: {prefix}/v1 (see {prefix}/docs)"
+        page = visitor.get(f"{prefix}/v1", headers=BROWSER).text
+        assert f'href="{prefix}/docs"' in page
         document = visitor.get(f"{prefix}/openapi.json").get_json()
         assert document["externalDocs"]["url"] == f"{prefix}/docs"
 
@@ -47,7 +49,7 @@ def test_without_pages_they_point_to_the_document() -> None:
     visitor = client(ScriptedDriver(), pages=False)
     assert visitor.get("/docs").status_code == 404
     message = visitor.get("/v1").get_json()["error"]["message"]
-    assert message == "no such route: /v1: see /openapi.json"
+    assert message == "no such route: /v1 (see /openapi.json)"
 
 
 def test_document_is_compressed_for_who_can_read_it() -> None:

@@ -35,6 +35,7 @@ function showKey() {
 function showModel() {
   const { context, input, output } = model.selectedOptions[0].dataset;
   for (const [name, value] of Object.entries({ model: model.value, context, input, output })) fill(name, value);
+  for (const one of page.querySelectorAll("[data-tokens]")) one.hidden = Number(context) >= Number(one.dataset.tokens);
 }
 
 /** Show a program, by default that of the address or the last one. */
@@ -45,7 +46,13 @@ function show() {
   for (const one of links) one.ariaCurrent = one === link ? "true" : null;
   for (const one of page.querySelectorAll("[data-program]")) one.hidden = one.dataset.program !== id;
   localStorage.setItem(LAST, id);
-  if (make && !make.elements.name.dataset.edited) make.elements.name.value = link.textContent;
+  if (make && !make.elements.name.dataset.edited) make.elements.name.value = `${link.textContent} ${minute()}`;
+}
+
+/** The time now, as 2026-11-26 14:05: names of keys differ. */
+function minute() {
+  const now = new Date();
+  return new Date(now - 60_000 * now.getTimezoneOffset()).toISOString().slice(0, 16).replace("T", " ");
 }
 
 async function makeKey(event) {
@@ -76,6 +83,7 @@ async function copy(button) {
 // The address as this browser reaches it: a proxy in between may have another one.
 fill("address", new URL(document.body.dataset.home, location).href.replace(/\/$/, ""));
 part("local").hidden = !/^(localhost|127\.|\[::1\])/.test(location.hostname);
+part("windows").hidden = !navigator.userAgent.includes("Windows");
 page.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-copy]");
   if (button) copy(button);

@@ -32,6 +32,7 @@ function adapt(spec) {
   for (const ways of Object.values(spec.paths)) {
     for (const [method, operation] of Object.entries(ways)) {
       if (operation["x-alias"]) delete ways[method];
+      operation.summary = operation.summary.replaceAll("`", "");
       const body = operation.requestBody?.content["application/json"];
       if (body) exemplify(body);
     }
