@@ -55,8 +55,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    """Models of which two have room, and a broken one. One test alone loads "fresh"."""
+    """Models of which two have room, and two broken ones. One test alone loads "fresh"."""
     folder = tmp_path_factory.mktemp("servers")
+    weightless = folder / "weightless.gguf"
+    weightless.write_text("no weights")
     late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
     return start(
         [
@@ -64,7 +66,8 @@ def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
             table("slow", folder, *late, memory="1GiB"),
             table("fresh", folder, *late, memory="1GiB"),
             table("third", folder, memory="1GiB"),
-            table("broken", folder, weights=folder / "absent.gguf", memory="1GiB"),
+            table("broken", folder, weights=weightless, memory="1GiB"),
+            table("lost", folder, weights=folder / "absent.gguf", memory="1GiB"),
         ]
     )
 
@@ -199,6 +202,12 @@ def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, vis
     assert "correct the command or the model file" in failure.inner_text()
     failure.locator("summary").click()
     assert "failed to load model" in failure.locator("pre").inner_text()
+    press(page, "Load lost")
+    state(page, "lost", "Failed")
+    assert (
+        "absent.gguf does not exist: correct"
+        in model(page, "lost").locator(".failure").inner_text()
+    )
 
 
 def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: Any) -> None:
