@@ -55,18 +55,19 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    """Models of which two have room, and a broken one. One test alone loads "fresh"."""
+    """Models of which two have room, and two broken ones. One test alone loads "fresh"."""
     folder = tmp_path_factory.mktemp("servers")
+    weightless = folder / "weightless.gguf"
+    weightless.write_text("no weights")
     late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
-    garbage = folder / "garbage.gguf"
-    garbage.write_bytes(b"no model")
     return start(
         [
             table("quick", folder, title="The quick one", memory="1GiB", ttl=600),
             table("slow", folder, *late, memory="1GiB"),
             table("fresh", folder, *late, memory="1GiB"),
             table("third", folder, memory="1GiB"),
-            table("broken", folder, weights=garbage, memory="1GiB"),
+            table("broken", folder, weights=weightless, memory="1GiB"),
+            table("lost", folder, weights=folder / "absent.gguf", memory="1GiB"),
         ]
     )
 
@@ -206,7 +207,13 @@ def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, vis
     failure.locator("summary").click()
     lines = failure.locator("pre").inner_text()
     assert "failed to load model" in lines
-    assert "garbage.gguf" in lines  # an administrator may see the path
+    assert "weightless.gguf" in lines  # an administrator may see the path
+    press(page, "Load lost")
+    state(page, "lost", "Failed")
+    assert (
+        "absent.gguf does not exist: correct"
+        in model(page, "lost").locator(".failure").inner_text()
+    )
 
 
 def test_press_is_seen_at_once_and_a_refusal_takes_it_back(unloaded: Gateway, visit: Open) -> None:
