@@ -13,7 +13,7 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.app import discovery, initialize
-from proxy.app.data_folder import data_folder
+from proxy.config.data_folder import data_folder
 from proxy.app.discovery import Card, Files, Found, Server
 from proxy.config import Settings, load
 from tools.processes import held_port
