@@ -101,7 +101,7 @@ class Worker(GeventWorker):
         if self._wait_for(pools, self.grace, lambda: self._quitting):
             return
         if not self._quitting:
-            self.log.warning("answers take longer than %g s and are ended", self.grace)
+            self.log.warning("stopping: answers that took %g s longer are ended", self.grace)
         if self.life is not None:
             self.life.end_requests()
         self._wait_for(pools, CUT)
@@ -150,7 +150,8 @@ class Worker(GeventWorker):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._answer_all(seat)
             if seat.connection.refused:
-                log.info("%s: %s", environ["REMOTE_ADDR"] or "unix", seat.connection.refused)
+                client = environ["REMOTE_ADDR"] or "a Unix socket"
+                log.info("refused a request from %s: %s", client, seat.connection.refused)
             seat.connection.linger()
         except GreenletExit:
             pass  # the time for a clean end is over

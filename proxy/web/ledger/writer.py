@@ -216,7 +216,7 @@ class LedgerWriter:
                 return False
             except Exception:
                 if not self._lost:  # the first of them tells why
-                    log.exception("%d rows of the ledger could not be stored", count)
+                    log.exception("usage: %d requests could not be stored", count)
                 self._lost += count
         self._batch = []
         return True
@@ -248,4 +248,7 @@ class LedgerWriter:
         new = self._lost - self._reported
         if new and time.monotonic() - self._logged >= quiet:
             self._logged, self._reported = time.monotonic(), self._lost
-            log.error("the ledger lost %d requests: the database could not store them in time", new)
+            log.error(
+                "usage: %d requests lost: the database could not store them in time",
+                new,
+            )
