@@ -147,8 +147,7 @@ def begin(response: Response, name: str) -> Response:
     live = current_services().sessions
     if live is None:
         raise Forbidden(
-            "signing in with several workers and --state requires pip install"
-            " 'slotproxy[knowledge]'"
+            "signing in needs the extra `knowledge` with --state, which is not installed"
         )
     cookie, made = sessions().sign(name)
     agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def test_missing_library_error_says_what_to_install(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     file = model_file(tmp_path / "m.bin")
     assert driver.bundled_instead(file) is None
-    assert "pip install 'slotproxy[chatglm]'" in caplog.text
+    assert re.search(r"pip install .*\[chatglm\]", caplog.text)
     assert "chatglm_cpp is not installed" in driver.missing(str(file))
