@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,29 +13,10 @@ from msgspec import Struct
 
 from ..backends.chatglm.driver import listens
 from ..backends.probe import MAX_ANSWER
-from ..config import Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..core.decoding import decoded
-from ..hosting.process import has_program
 from ..wire.router import as_dict
-
-REMEDY = "write its path in `command`"  # of a program that does not exist
-
-log = logging.getLogger("slotproxy")
-
-
-def check(settings: Settings) -> None:
-    """Warn of models without a program. Raises SettingsError if it is --llama-server."""
-    for model in settings.model:
-        if has_program(model):
-            continue
-        program = model.command[0]
-        if settings.models_dir and settings.llama_server.split()[:1] == [program]:
-            why = f"{program} is not a program: give the path of a llama-server"
-            raise SettingsError(f"--llama-server: {why}")
-        log.warning("model %s: %s is not a program: %s", model.name, program, REMEDY)
-
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)

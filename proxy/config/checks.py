@@ -112,6 +112,34 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     return settings
 
 
+PROGRAM_REMEDY = "write its path in `command`, or with --models-dir in --llama-server"
+
+
+def programs(settings: Settings) -> list[str]:
+    """Warnings about models whose program does not exist. Raises SettingsError if it is that of all
+    models of --models-dir."""
+    server, warnings = settings.llama_server.split()[:1], []
+    for model in settings.model:
+        program = model.command[0]
+        if not model.has_program and settings.models_dir and server == [program]:
+            raise SettingsError(f"--llama-server: {program} is not a program: give its path")
+        if not model.has_program:
+            warnings.append(f"model {model.name}: {program} is not a program: {PROGRAM_REMEDY}")
+    return warnings
+
+
+# What a reload applies, and what is no setting.
+RELOADED = """llama_api chatglm_model slots ctx_size models_dir llama_server models_ttl chat_mode
+    on_overflow api_key api_key_file backend model route file_keys names_backend config_file
+    warnings""".split()
+
+
+def changed(began: Settings, now: Settings) -> list[str]:
+    """The settings and tables that differ, but for those that a reload applies."""
+    fixed = [name for name in Settings.__struct_fields__ if name not in RELOADED]
+    return [name for name in fixed if getattr(began, name) != getattr(now, name)]
+
+
 def no_workers(settings: Settings, number: int) -> str:
     """Why there cannot be so many workers, "" if there can. The gunicorn hooks ask this too."""
     if number == 1:

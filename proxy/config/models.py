@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -62,6 +64,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     set: dict[str, Any] = {}  # fields that are set in requests
     set_by_alias: dict[str, dict[str, Any]] = {}  # the same for those that name an alias
     on_overflow: Literal["refuse", "compact"] | None = None
+
+    @property
+    def has_program(self) -> bool:
+        """Whether the program of its command exists and may be run."""
+        program = self.command[0]
+        path = Path(self.folder, program) if "/" in program else program
+        return shutil.which(path) is not None
 
     @property
     def places(self) -> int:
