@@ -64,8 +64,8 @@ def opened(services: Services) -> Ledger:
     """Raises NotFound if there is no ledger."""
     if services.ledger is None:
         raise NotFound(
-            "there is no ledger of requests: start with --data FOLDER or --database URL, and with"
-            " --ledger-days above 0"
+            "usage is not recorded: it needs the extra `knowledge`, a data folder that can be"
+            " written (--data FOLDER), and --ledger-days above 0"
         )
     return services.ledger.ledger
 

@@ -163,7 +163,7 @@ class LedgerWriter:
         self._flushing = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pruned = -math.inf
+        self._pruned = time.monotonic()
 
     def add(self, record: Record, took: float) -> None:
         """Queue a request that took so many seconds. Never waits."""
@@ -211,6 +211,8 @@ class LedgerWriter:
         if count:
             try:
                 self.ledger.write(self._name, self._number, self._batch)
+                if not self._stored:
+                    self._pruned = -math.inf  # soon: the database is open
                 self._stored += count
             except StoreUnavailable:
                 return False

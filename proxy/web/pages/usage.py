@@ -33,7 +33,8 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
-    return render_template("usage.html", admin=admin, kept=bool(services.ledger))
+    kept, stored = services.ledger is not None, services.conversations is not None
+    return render_template("usage.html", admin=admin, kept=kept, stored=stored)
 
 
 @blueprint.get("/pages/api/usage")

@@ -159,6 +159,7 @@ def test_old_rows_are_deleted_in_pieces() -> None:
     saved, writer = made()
     saved.old = 2500
     writer.start()
+    writer.add(record(1, "ann"), 0.1)  # before, nothing opens the database
     wait_until(lambda: not saved.old)
     writer.close()
 
