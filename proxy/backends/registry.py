@@ -111,7 +111,7 @@ class Registry(BackendPools):
             self._replace(backend)
         self.configured = {name: self.configured[name] for name in configs}
         self.rebuild()
-        log.info("backends now: %s", ", ".join(configs) or "none")
+        log.info("reloaded, backends: %s", ", ".join(configs) or "none")
 
     def _move(self, backend: Backend, config: BackendConfig) -> None:
         """Move a backend to another place in a route, or out of one, without closing it."""

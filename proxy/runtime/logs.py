@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 ACCESS = "slotproxy.access"  # the logger of the lines of requests, which are ready-made
@@ -20,23 +21,17 @@ DIM, RED, GREEN, YELLOW = 2, 31, 32, 33
 COLOURS = {"warn": YELLOW, "error": RED}
 INDENT = f"\n{'':15}"  # of further lines of a message: none of them looks like a line of the log
 
-_last = _last_clock = (0, "")
 
-
+@lru_cache(2)
 def stamp(second: int) -> str:
-    """The time in UTC, such as 2026-01-02T03:04:05Z; formatted once a second."""
-    global _last
-    if _last[0] != second:
-        _last = second, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-    return _last[1]
+    """The time in UTC, such as 2026-01-02T03:04:05Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
+@lru_cache(2)
 def clock(second: int) -> str:
-    """The local time of day, such as 03:04:05; formatted once a second."""
-    global _last_clock
-    if _last_clock[0] != second:
-        _last_clock = second, time.strftime("%H:%M:%S", time.localtime(second))
-    return _last_clock[1]
+    """The local time of day, such as 03:04:05."""
+    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 def printable(text: str) -> str:
@@ -61,18 +56,14 @@ class Lines(logging.StreamHandler[Any]):
         if record.name == ACCESS:
             return message
         level = LEVELS.get(record.levelname, record.levelname.lower())
-        traceback = ""
-        if record.exc_info:
-            traceback = logging.Formatter().formatException(record.exc_info)
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         if self.is_text:
-            lines = [*message.split("\n"), *traceback.split("\n")] if traceback else [message]
-            text = INDENT.join(map(printable, "\n".join(lines).split("\n")))
+            lines = f"{message}\n{trace}".rstrip("\n").split("\n")
             at = self.coloured(clock(int(record.created)), DIM)
-            return f"{at} {self.coloured(f'{level:<5}', COLOURS.get(level))} {text}"
+            name = self.coloured(f"{level:<5}", COLOURS.get(level))
+            return f"{at} {name} {INDENT.join(map(printable, lines))}"
         values = {"time": stamp(int(record.created)), "level": level, "message": message}
-        values |= getattr(record, "fields", {})
-        if traceback:
-            values["traceback"] = traceback
+        values |= getattr(record, "fields", {}) | ({"traceback": trace} if trace else {})
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
     def coloured(self, text: str, colour: int | None) -> str:

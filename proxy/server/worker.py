@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -82,6 +83,8 @@ class Worker(GeventWorker):
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
+            if os.getppid() != self.ppid:  # for systems on which it outlives the master
+                self.handle_quit(None, None)
         for server in servers:
             server.stop_accepting()
         sleep(0)  # a connection accepted just now still needs the listener's name

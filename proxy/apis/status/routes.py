@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
+from ... import __version__
 from ...accounts.rights import Permissions
 from ...errors import NotFound
 from ...web import permissions as visibility
@@ -42,6 +43,12 @@ def ready() -> Response:
 def live() -> Response:
     """200 while the process answers."""
     return json_response({"status": "ok"})
+
+
+@json_route(blueprint, "GET", "/version")
+def version(services: Services, record: Record) -> Any:
+    """The version of slotproxy."""
+    return {"version": __version__}
 
 
 @json_route(blueprint, "GET", "/v1/slots")

@@ -34,8 +34,8 @@ def spawn_worker():
 
 config = Config()
 config.set("worker_class", options["worker_class"])
-worker = SimpleNamespace(cfg=config, limits=ConnectionLimits())
-arbiter = SimpleNamespace(cfg=config, spawn_worker=spawn_worker)
+worker = SimpleNamespace(cfg=config, limits=ConnectionLimits(), ppid=os.getpid())
+arbiter = SimpleNamespace(cfg=config, spawn_worker=spawn_worker, stop=None)
 signal.signal(signal.SIGTERM, lambda number, frame: None)  # the master's only records it
 hooks["on_starting"](arbiter)
 pid = arbiter.spawn_worker()
