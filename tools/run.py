@@ -24,6 +24,7 @@ from tools.processes import Child, Died, Gateway, ModelServer, free_port
 
 SLOTS = 4
 CONTEXT = 4096  # tokens per slot
+SOON = 1.5  # seconds until the gateway usually is ready
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 BUNDLED = servers.ROOT / "models" / "tinychat-llama.gguf"
 EMBEDDED = servers.ROOT / "models" / "tinychat-chatglm3.bin"
@@ -79,6 +80,7 @@ def wait_ready(gateway: Gateway, others: list[Child]) -> None:
     """Wait until /readyz succeeds. An existing server may still be loading its model, so there is
     no time limit."""
     hint = time.monotonic() + 15
+    time.sleep(SOON)
     while not gateway.is_ready():
         watch([gateway, *others])  # not often: the gateway logs each refusal
         if hint and time.monotonic() > hint:
@@ -154,7 +156,8 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
         for child in reversed(children):
             if child.alive:
-                child.stop()  # a server that was started in the background ignores SIGINT
+                # SIGINT ends answers at once. A server that began in the background ignores it.
+                child.stop(signal.SIGINT if child.name == "slotproxy" else signal.SIGTERM)
 
 
 if __name__ == "__main__":

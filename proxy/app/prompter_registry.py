@@ -123,7 +123,7 @@ class Prompters:
                 log.warning("model %s: invalid chat template, using legacy: %s", model, error)
         elif self._auto:
             used = f"{family}, by its name" if family else "legacy"
-            log.info("model %s: its server reports no chat template, using %s", model, used)
+            log.info("model %s: no chat template is reported so far, using %s", model, used)
             if family:
                 return _named(family, self._folder) or self._legacy
         return self._legacy

@@ -16,9 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 ACCESS = "slotproxy.access"  # the logger of the lines of requests, which are ready-made
-LEVELS = {"WARNING": "warn", "CRITICAL": "error"}  # by Python's name, where it is not the same
 DIM, RED, GREEN, YELLOW = 2, 31, 32, 33
-COLOURS = {"warn": YELLOW, "error": RED}
+COLOURS = {"warning": YELLOW, "error": RED}
 INDENT = f"\n{'':15}"  # of further lines of a message: none of them looks like a line of the log
 
 
@@ -55,12 +54,12 @@ class Lines(logging.StreamHandler[Any]):
         message = record.getMessage()
         if record.name == ACCESS:
             return message
-        level = LEVELS.get(record.levelname, record.levelname.lower())
+        level = record.levelname.lower()
         trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         if self.is_text:
             lines = f"{message}\n{trace}".rstrip("\n").split("\n")
             at = self.coloured(clock(int(record.created)), DIM)
-            name = self.coloured(f"{level:<5}", COLOURS.get(level))
+            name = self.coloured(f"{level.removesuffix('ing'):<5}", COLOURS.get(level))
             return f"{at} {name} {INDENT.join(map(printable, lines))}"
         values = {"time": stamp(int(record.created)), "level": level, "message": message}
         values |= getattr(record, "fields", {}) | ({"traceback": trace} if trace else {})

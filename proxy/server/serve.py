@@ -80,8 +80,8 @@ HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 # server closed it first, a request could be lost.
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
-LOGGER = "proxy.server.gunicorn_log.GunicornLog"
 FORM = 1 << 20  # bytes of an upload besides its file
+SHOWN = 8  # backends that the line of the start names
 CTRL_C = 130  # the exit code of a shell for it
 CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
 
@@ -189,7 +189,8 @@ def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
     for warning in (*settings.warnings, *programs(settings)):
         say(warning, logging.WARNING)
-    upstream = ", ".join(dict.fromkeys(backend.address for backend in settings.backends))
+    names = [backend.address.replace("model:", "model ") for backend in settings.backends]
+    upstream = ", ".join(dict.fromkeys(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
     if settings.is_default:
         upstream += " or else the bundled model"
     where = " ".join(f"{address}{settings.api_prefix}" for address in addresses)
@@ -214,6 +215,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
     def on_starting(arbiter: Any) -> None:
         logs.begin(settings.log_format, settings.log_level)
+        if arbiter.cfg.errorlog == "-":  # gunicorn's messages are lines of our log
+            arbiter.log.error_log.handlers.clear()
+            arbiter.log.error_log.propagate = True
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
         if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why, logging.ERROR)
@@ -308,7 +312,6 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "graceful_timeout": stopping.GRACE,  # see on_starting
         "keepalive": KEEPALIVE,
         "accesslog": None,  # the application logs its requests itself
-        "logger_class": LOGGER,
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "proc_name": "slotproxy",
         # gunicorn 25 and newer open a control socket in the home folder; one of its commands adds

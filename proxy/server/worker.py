@@ -104,7 +104,7 @@ class Worker(GeventWorker):
         if self._wait_for(pools, self.grace, lambda: self._quitting):
             return
         if not self._quitting:
-            self.log.warning("stopping: answers that took %g s longer are ended", self.grace)
+            self.log.warning("stopping: answers that still run after %g s are ended", self.grace)
         if self.life is not None:
             self.life.end_requests()
         self._wait_for(pools, CUT)

@@ -41,7 +41,7 @@ def defect() -> logging.LogRecord:
 def test_message_in_json_is_one_object_with_time_level_and_message() -> None:
     assert json.loads(written(Lines(), message("a\nb", logging.WARNING))) == {
         "time": "2026-01-02T03:04:05Z",
-        "level": "warn",
+        "level": "warning",
         "message": "a\nb",
     }
     text = written(Lines(), defect())
