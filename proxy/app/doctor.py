@@ -265,7 +265,8 @@ def storage(settings: Settings) -> Iterator[Finding]:
         text = f"{folder}: only {free / (1 << 30):.1f} GiB free"
         yield problem("data", text, "free some space, or set --data FOLDER")
     else:
-        yield ok("data", f"{folder}, {free / (1 << 30):.1f} GiB free")
+        usage = "" if settings.ledger_days else "; usage is not recorded (--ledger-days 0)"
+        yield ok("data", f"{folder}, {free / (1 << 30):.1f} GiB free{usage}")
     file = database_file(settings)
     if file is None:
         yield _database(settings.database)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from ..config import PORT, ImportedConfig, SettingsError, load, of_other_program
+from ..config.data_folder import data_folder
 from ..runtime.resources import templates
 from .discovery import Found, look
 
@@ -102,7 +103,8 @@ def _rendered(file: str, **values: Any) -> str:
     source = (templates() / "settings.toml.jinja").read_text("utf-8")
     rules = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     date = time.strftime("%Y-%m-%d")
-    return rules.from_string(source).render(file=file, date=date, value=_value, **values)
+    values |= {"file": file, "date": date, "value": _value, "data": data_folder()}
+    return rules.from_string(source).render(values)
 
 
 def text(findings: Found, file: str) -> str:
