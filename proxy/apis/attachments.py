@@ -55,24 +55,12 @@ class Attachment(Struct, frozen=True):
         self.part.update(type=kind, text=f"{self.name}\n\n{text}\n")
 
 
-def attachments(body: Body) -> list[Attachment]:
-    """The documents of a request, in order. Parts of a wrong type are left to the parser."""
-    documents: list[Attachment] = []
-    for field in filter(body.__contains__, ("messages", "input", "items")):
-        for message in messages if type(messages := body[field]) is list else ():
-            if type(message) is dict:
-                if type(content := message.get("content")) is list:  # most are texts
-                    documents += _within(content)
-                if "output" in message:
-                    documents += _within(message["output"])
-    return documents
-
-
-def _within(content: Any) -> Iterator[Attachment]:
+def attachments(content: Any) -> Iterator[Attachment]:
+    """The documents of a message, in order. Parts of a wrong type are left to the parser."""
     for part in content if type(content) is list else ():
         match part:
             case {"type": "tool_result" | "mcp_tool_result"}:
-                yield from _within(part.get("content"))
+                yield from attachments(part.get("content"))
             case {"type": "document", "source": {"type": "base64" | "file" | "url"} as source}:
                 data, media = _text(source, "data"), _text(source, "media_type")
                 name = _named(_text(part, "title"), media)

@@ -276,10 +276,10 @@ class BackendPools:
     def unknown(self, model: str) -> bool:
         """Whether a model must be loaded first: nothing is known of it, or it is about to leave."""
         pool = self._pools.get(model)
-        if not pool or not pool[0].up:
+        if not pool or not (first := pool[0]).up:
             return False
-        caps = pool[0].caps
-        return (caps is not None and caps.provisional) or pool[0].driver.leaving
+        caps = first.caps
+        return (caps is not None and caps.provisional) or first.driver.leaving
 
     @property
     def ready(self) -> bool:

@@ -206,17 +206,17 @@ class RelayRun(LlamaRun):
         delta = choice.delta
         reasoning = delta.reasoning_content or delta.reasoning
         if reasoning:
-            self._check_length(len(reasoning))
+            self._room -= len(reasoning)
             batch.append(ReasoningDelta(reasoning))
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         text = delta.content or choice.text or ""
         if text or logprobs:
-            self._check_length(len(text))
+            self._room -= len(text)
             tokens = servercpp.logprobs(logprobs or (), self._top or 0)
             batch.append(TextDelta(text, tokens))
         for call in delta.tool_calls or ():
             name, arguments = call.function.name or "", call.function.arguments or ""
-            self._check_length(len(name) + len(arguments))
+            self._room -= len(name) + len(arguments)
             if call.index not in self._named:
                 self._named.add(call.index)
                 batch.append(ToolCallDelta(call.index, call.id or "", name, arguments))

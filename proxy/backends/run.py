@@ -123,6 +123,8 @@ class LlamaRun:
                     if batch:  # the client gets what came before the fault
                         yield batch
                     raise
+                if self._room < 0:
+                    raise WireFault("more text than its tokens can represent")
                 if batch:
                     since = ticked = 0.0
                     yield batch
@@ -198,15 +200,9 @@ class LlamaRun:
             chunks = chunks[:count]
         text = "".join(map(_CONTENT, chunks))
         if text:
-            self._check_length(len(text))
+            self._room -= len(text)
             batch.append(TextDelta(text, (), count))
         return left < -SURPLUS and self._ended(batch)
-
-    def _check_length(self, size: int) -> None:
-        """Count characters. Raises WireFault if there are more than all tokens can hold."""
-        self._room = room = self._room - size
-        if room < 0:
-            raise WireFault("more text than its tokens can represent")
 
     def _ended(self, batch: Batch) -> bool:
         """End a run whose own end is not waited for, with our own counts."""
@@ -238,7 +234,7 @@ class LlamaRun:
             self._begin(chunk, batch)
         if chunk.stop:
             if chunk.content:
-                self._check_length(len(chunk.content))
+                self._room -= len(chunk.content)
                 batch.append(TextDelta(chunk.content))
             batch.append(self._finished(chunk))
             return True
@@ -253,7 +249,7 @@ class LlamaRun:
         self._left = left = self._left - 1
         if left < 0:
             return left < -SURPLUS and self._ended(batch)
-        self._check_length(len(chunk.content))
+        self._room -= len(chunk.content)
         if chunk.content or self._top is not None:
             logprobs = (
                 servercpp.logprobs(chunk.completion_probabilities, self._top)

@@ -117,8 +117,9 @@ def adapt_to_backend(
         task = in_mode(task, backend, caps)
     elif caps.native or backend.chat_mode == "native":  # it would begin a new answer
         raise Unsupported("this model's backend cannot continue an answer")
+    request = task.request
     if task.described and task.call_format is not None:
-        call_judges(task.request, cancel)
+        call_judges(request, cancel)
     if task.suffix is not None and not caps.infill:
         raise Unsupported(
             "infilling is not supported: this model has no infill tokens", param="suffix"
@@ -129,9 +130,11 @@ def adapt_to_backend(
     if "logit_bias" in sampling:
         biased = [token for token, _ in sampling["logit_bias"] if type(token) is int]
         check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
-    n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
-    if task.request.logprobs:
-        n = min(n, most_with_alternatives(task.request))
+    n = task.max_tokens
+    if n is None or caps.truncates or request.max_length is not None:
+        n = budget(task, caps, backend.n_ctx, backend.counter, cancel)
+    if request.logprobs:
+        n = min(n, most_with_alternatives(request))
     bound = UNBOUND
     if not task.is_unconstrained:
         bound = _grammar(task, caps, cancel)
@@ -143,7 +146,7 @@ def adapt_to_backend(
         for name in filter(sampling.__contains__, WINDOWS):
             if sampling[name] == -1:  # the whole context; newer servers reject -1
                 sampling[name] = backend.n_ctx or -1
-        if task.request.messages and not task.backend_templates:
+        if request.messages and not task.backend_templates:
             sampling["preserved_tokens"] = _preserved(task.syntax or UNKNOWN, task.call_format)
             if task.call_format is not None or task.thinks:
                 # There may be a second run, so the first, cut short, must have reported what was
@@ -247,8 +250,8 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     A required call is described in our generic format, because a backend that renders prompts does
     not enforce one, and so is what a backend of another API does not know."""
     native = caps.native or task.backend_templates
-    differs = task.unknown_template or task.media or backend.verdict.differing
-    if not (native or differs or backend.chat_mode == "native"):
+    differs = native or task.unknown_template or task.media or backend.verdict.differing
+    if not differs and backend.chat_mode != "native":
         return task  # as most are
     request = task.request
     kinds: tuple[str, ...] = ()
@@ -359,12 +362,12 @@ def warnings(
         messages += _described(adapted, caps)
     if report.progress and not caps.progress:
         messages.append("return_progress is ignored: this backend does not report progress")
-    if report.timings and not caps.modern_sampling:
-        messages.append(
-            "timings_per_token is ignored: this backend reports timings only at the end"
-        )
-    if report.tokens and not caps.modern_sampling:
-        messages.append("return_tokens is ignored: this backend does not report token ids")
+    if not caps.modern_sampling:
+        if report.timings:
+            word = "timings_per_token is ignored: this backend reports timings only at the end"
+            messages.append(word)
+        if report.tokens:
+            messages.append("return_tokens is ignored: this backend does not report token ids")
     if request.output.kind != "text":
         messages += _of_document(adapted, cancel)
     if adapted.tool_gaps:

@@ -55,12 +55,13 @@ class Answer(Struct, eq=False, kw_only=True):
     request: CompletionRequest
     model: str
     name: str  # of the model in the answer
-    make_tasks: Callable[[], list[Task]]  # raises the errors of an invalid request
+    tasks: list[Task]
+    # Makes them again when the model is loaded, None if it is: only then its template is known.
+    make_tasks: Callable[[], list[Task]] | None = None
     caller: Caller = ANYBODY
     cancel: Cancel
     compact: Compact | None = None  # called before anything is placed
 
-    tasks: list[Task] = []
     info: Info = LATER
     began: float = 0.0
     first: Choice | None = None
@@ -71,20 +72,17 @@ class Answer(Struct, eq=False, kw_only=True):
     choices: Iterator[Choice] = LATER
 
     def __post_init__(self) -> None:
-        context = self.context
-        self.tasks = self.make_tasks()
         self.info = Info(model=self.name, warnings=self.request.warnings)
-        self.began = context.clock()
-        loads = context.registry.unknown(self.model)
-        if loads or self.compact is not None or self.caller.allowance is not None:
-            self.choices = chain.from_iterable(self._stages(loads))
-        else:
+        self.began = self.context.clock()
+        if self.make_tasks is None and self.compact is None and self.caller.allowance is None:
             self.choices = self._every_choice()
+        else:
+            self.choices = chain.from_iterable(self._stages())
 
     def prime(self) -> None:
         """Wait for the first event or tick. Raises the error if the answer failed before."""
         self.first = _, batch = next(self.choices)
-        if batch and isinstance(last := batch[-1], Failed):
+        if batch and type(last := batch[-1]) is Failed:
             self.close()
             raise last.error
 
@@ -102,10 +100,10 @@ class Answer(Struct, eq=False, kw_only=True):
         if not self.info.outcome:
             self.info.outcome = "cancelled"
 
-    def _stages(self, loads: bool) -> Iterator[Generator[Choice, None, None]]:
+    def _stages(self) -> Iterator[Generator[Choice, None, None]]:
         """What runs one after the other, so that the choices are not nested in what precedes
         them."""
-        self.running = preparing = self._prepare(loads)
+        self.running = preparing = self._prepare()
         yield preparing
         if not self.info.outcome:  # nothing has ended the answer
             yield self._every_choice()
@@ -115,18 +113,17 @@ class Answer(Struct, eq=False, kw_only=True):
         self.running = choices = self._guarded(0, self.tasks[0]) if alone else self._several()
         return choices
 
-    def _prepare(self, loads: bool) -> Generator[Choice, None, None]:
+    def _prepare(self) -> Generator[Choice, None, None]:
         """Load the model, compact a conversation that is too long, and enter the limits of the
         caller. Yields ticks, and the end of an answer that ends here."""
         info = self.info
         try:
-            if loads:
+            if self.make_tasks is not None:
                 for note in self.context.registry.load(self.model, self.cancel):
                     info.loading = note
                     yield 0, []
                 info.loading = ""
-                # The tasks made before only served to refuse invalid requests early; now the
-                # model's template is known.
+                # Those made before only served to refuse invalid requests early.
                 self.tasks = self.make_tasks()
             compact = self.compact
             if compact is not None and (shortened := (yield from compact(self.tasks, info))):
@@ -208,9 +205,11 @@ class Answer(Struct, eq=False, kw_only=True):
         """Add up the counts of the choices. A prompt counts once, with the first choice that is
         made from it, as in the answer."""
         info, usage, times = self.info, end.usage, end.timings
+        size = usage.prompt + usage.completion
         with _counting:
-            info.longest = max(info.longest, usage.prompt + usage.completion)
-            if number % self.request.n:
+            if size > info.longest:
+                info.longest = size
+            if number and number % self.request.n:
                 usage = msgspec.structs.replace(usage, prompt=0, cached=0)
             # Mostly, this is all that the request uses.
             info.usage = usage if info.usage is NO_USAGE else info.usage + usage

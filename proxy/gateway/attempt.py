@@ -153,6 +153,7 @@ def _digest(data: str) -> str:
 
 
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
+SHORT = 1024  # characters or token ids of a prompt that any model holds
 BUSY_TRIES = 100
 BUSY_WAIT = 0.02  # seconds until an old server has noticed that a stream was closed
 
@@ -202,8 +203,9 @@ class Attempt(Struct, eq=False, kw_only=True):
 
     def __iter__(self) -> Generator[Batch, None, None]:
         try:
-            pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
-            check_prompt_size(self.task, pool, self.cancel)
+            if len(self.task.prompt) > SHORT:
+                pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
+                check_prompt_size(self.task, pool, self.cancel)
             self.slot_request = _slot_request(self.context, self.task, self.model, self.caller)
             self.context.retries.spent -= SHARE
             while self.state is not State.DONE:
@@ -224,7 +226,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                         elif batch:
                             if not streaming:
                                 streaming = True
-                                slot.on_first_token()
+                                slot.on_first_token(run)
                                 if self.state is State.RESUMING:
                                     self.tokens.resumed += 1
                                     self.info.continued += 1
@@ -298,7 +300,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             if lease.waited:
                 info.queue_wait = max(info.queue_wait, lease.waited)
                 info.first_place = max(info.first_place, lease.place)
-            name = lease.grant.backend.name
+            grant = lease.grant
+            name = grant.backend.name
             backend = context.registry.borrow(name)
             if backend is not None and backend.caps is not None:
                 break
@@ -309,7 +312,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             else:
                 context.registry.give_back(backend)
             is_retry = True
-        grant, caps = lease.grant, backend.caps
+        caps = backend.caps
         if self.described:
             caps = described_too(caps, self.described)
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
@@ -378,13 +381,15 @@ class Attempt(Struct, eq=False, kw_only=True):
             self.generation.caps, self.generation.later = slot.caps, True
             return
         self.tokens = TokenCounts(limit)
-        self.text, self.started = bytearray(), False
+        if self.started:
+            self.text, self.started = bytearray(), False
         ignored = warnings(task, adapted, slot.caps, self.cancel)
         info.warnings = task.request.warnings + ignored + context.scheduler.notices
         info.placed = context.clock() - self.began
         self.state = State.PREFILL
-        common = adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
-        self.generation = Generation(*common, tries=context.generation.json_retries)
+        self.generation = Generation(
+            adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
+        )
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -549,7 +554,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         task = self.next_task
         if task.backend_templates:
             task = self.task
-            if task.thinks or task.request.tools or self.generation.thought:
+            if task.thinks or task.request.tools or self.generation.thinking:
                 return False
         return (
             self.context.continues
@@ -603,10 +608,10 @@ class Attempt(Struct, eq=False, kw_only=True):
 
 
 def _slot_request(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
-    text, boundaries = task.prompt, task.boundaries
-    if not text and task.request.is_chat:
-        text, boundaries = placement_text(task.request)
-    messages = task.request.messages
+    text, boundaries, request = task.prompt, task.boundaries, task.request
+    messages = request.messages
+    if messages and not text:
+        text, boundaries = placement_text(request)
     is_side_job = caller.background or (
         bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
     )
@@ -617,18 +622,18 @@ def _slot_request(context: GatewayContext, task: Task, model: str, caller: Calle
         chain = run_in_native_thread(partial(chain_of, text, boundaries, salt))
     return SlotRequest(
         model=model,
-        ids=not isinstance(task.prompt, str),
+        ids=type(text) is tuple,
         max_tokens=task.max_tokens,
         chain=chain,
         key=caller.key,
         group=caller.group,
-        session=task.request.session,
+        session=request.session,
         share=caller.share,
         since=context.clock(),
         barred=caller.may.barred_tiers,
         background=is_side_job,
         idle=caller.idle,
-        tools=bool(task.request.tools),
+        tools=bool(request.tools),
     )
 
 

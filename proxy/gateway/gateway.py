@@ -36,14 +36,7 @@ from . import compaction
 from .adapt import check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
 from .context import ANYBODY, Caller, GatewayContext
-from .sent_prompt import (
-    MEDIA,
-    NO_MEDIA,
-    check_media,
-    count_sent_prompt,
-    rendered,
-    with_sent_prompt,
-)
+from .sent_prompt import MEDIA, check_media, count_sent_prompt, rendered, with_sent_prompt
 
 MOST_WITH_PIECES = 32_768  # characters of a text, at most as many tokens: 30 ms to serialize
 NAMES_TICK = 0.05  # seconds between two checks for a model name
@@ -89,22 +82,25 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel)
             model, name = self.registry.answering(request.model)
-        if caller.may.rights:
-            caller.may.check_model(request.model, name, model)
-        barred = caller.may.barred_tiers
+        may, barred = caller.may, caller.may.barred_tiers
+        if may.rights:
+            may.check_model(request.model, name, model)
         if barred:
-            caller.may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
-        compact = None
+            may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
+        tasks = self.tasks(request, model, cancel, barred=barred)
+        make_tasks = compact = None
+        if self.registry.unknown(model):
+            make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
-        if request.messages and (request.compaction is not None or overflow == "compact"):
+        if (overflow == "compact" or request.compaction is not None) and request.messages:
             compact = partial(compaction.compact, self, request, model, caller, cancel)
         return Answer(
             context=self.context,
             request=request,
             model=model,
             name=name,
+            tasks=tasks,
             make_tasks=make_tasks,
             caller=caller,
             cancel=cancel,
@@ -330,9 +326,6 @@ class Gateway:
             request = msgspec.structs.replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
-        kinds = NO_MEDIA
-        if any(map(MEDIA, request.messages)):
-            kinds = check_media(request.messages, self.context.generation.max_media)
         grammar = request.sampling.get("grammar")
         if grammar:
             check_grammar(grammar, cancel)
@@ -342,17 +335,10 @@ class Gateway:
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             task = rendered(self._prompters(model), request, self.now())
             _no_nul(task.prompt)
-            tasks = [
-                msgspec.structs.replace(
-                    task,
-                    sampling=request.sampling,
-                    max_tokens=request.max_tokens,
-                    stop_strings=request.stop + task.stop_strings,
-                    logprobs=request.logprobs,
-                    media=kinds,
-                    request=request,
-                )
-            ]
+            if any(map(MEDIA, request.messages)):
+                kinds = check_media(request.messages, self.context.generation.max_media)
+                task = msgspec.structs.replace(task, media=kinds)
+            tasks = [task]
         else:
             prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]

@@ -40,7 +40,6 @@ from .adapt import UNKNOWN, call_judges
 
 Reasoning = Literal["deepseek", "none", "raw"]
 
-
 MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
 MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
 
@@ -73,7 +72,7 @@ class Generation(Struct, eq=False):
     usage: Callable[[], Usage]  # the token counts so far
     prompt_text: Callable[[], str]  # the prompt as text
     cancel: Cancel
-    tries: int  # how often the answer may be written again
+    tries: int = 0  # how often the answer was written again
 
     later: bool = False  # the current run began after a part of the answer
     holds: bool = False  # nothing is passed on before the end
@@ -117,15 +116,15 @@ class Generation(Struct, eq=False):
                 # A described document or call is held back until it was judged.
                 bound = request.output.kind != "text" or constraints.must_call(request)
                 validated = validated and task.described and bound
-            self.holds = validated and self.tries > 0
+            self.holds = validated and self.tries < self.settings.json_retries
             self._bind()
         self._add_stages(validator)
         adds = request.echo or request.report.settings or task.max_tokens == 0
-        self.only_stages = not (self.holds or task.described or adds)
+        self.only_stages = not (adds or self.holds or task.described)
         if self.thoughts is None:
             self._settle()
-        if self.native and self.only_stages and self.calls is None:
-            self.text_passes = all(type(stage) is NewIds for stage in self.rest)
+            if self.native and self.only_stages and self.calls is None:
+                self.text_passes = all(type(stage) is NewIds for stage in self.rest)
 
     def _bind(self) -> None:
         """Set up the call parser and the constraint of the answer."""
@@ -148,23 +147,24 @@ class Generation(Struct, eq=False):
         request = task.request
         reasoning = request.reasoning_format or settings.reasoning
         syntax: AnswerSyntax = task.syntax or UNKNOWN
-        reads_reasoning = False
+        calls, reads_reasoning = self.calls, False
         if request.messages and (task.described or not self.native):
-            if self.calls is None and (whole := syntax.calls) and whole.reads_reasoning:
-                self.calls = CallStage(whole, {}, settings.new_id, free=False, prompt=task.text)
-            reads_reasoning = self.calls is not None and self.calls.reads_reasoning
+            if calls is None and (whole := syntax.calls) and whole.reads_reasoning:
+                calls = CallStage(whole, {}, settings.new_id, free=False, prompt=task.text)
+                self.calls = calls
+            reads_reasoning = calls is not None and calls.reads_reasoning
             if self.deferred or (reasoning != "raw" and not reads_reasoning):
                 marks = self.form.opening if self.form is not None else ()
                 prompt = task.text if task.thinks else ""
                 self.thoughts = ThoughtStage(prompt, syntax.reasoning, marks, syntax.content)
-        if self.native and self.calls is None:
+        if self.native and calls is None:
             self.rest.append(NewIds(settings.new_id))
         if request.tools and constraints.callable_tools(request):
             most = constraints.most_calls(request)
             self.rest.append(CallLimit(most, self.usage, streams=request.stream))
         if task.stop_strings:
             self.rest.append(StopStage(task.stop_strings, self.usage))
-        if task.described and self.calls is not None:
+        if task.described and calls is not None:
             judges = call_judges(request, self.cancel)
             self.rest.append(CallsStage(judges, must=constraints.must_call(request)))
         if validator is not None:
@@ -179,19 +179,15 @@ class Generation(Struct, eq=False):
         if self.only_stages and not (self.calls or self.rest or self.native or self.thinking):
             self.idle = self.text_passes = True
 
-    @property
-    def thought(self) -> bool:
-        """Whether the answer has reasoning so far, apart from its text."""
-        return self.thinking > 0
-
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
+        if self.only_stages:
+            return self._staged(batch)
         if self.holds and self.task.described:
             self.written += [event.text for event in batch if isinstance(event, TextDelta)]
-        batch = self._staged(batch)
-        return batch if self.only_stages else self._pass_on(batch)
+        return self._pass_on(self._staged(batch))
 
     def _staged(self, batch: Batch) -> Batch:
         thoughts, calls = self.thoughts, self.calls
@@ -201,9 +197,9 @@ class Generation(Struct, eq=False):
         if self.native:
             self.thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
         if thoughts is not None:
-            came, thinking = batch, not thoughts.over
+            came, over = batch, thoughts.over
             batch = thoughts.feed(batch)
-            if batch is not came and thinking and ReasoningDelta in map(type, batch):
+            if batch is not came and not over and ReasoningDelta in map(type, batch):
                 self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
             if self.deferred:
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
@@ -272,7 +268,7 @@ class Generation(Struct, eq=False):
     def again(self) -> Generation:
         """The events of the same choice, written again."""
         common = (self.task, self.caps, self.settings, self.usage, self.prompt_text, self.cancel)
-        return Generation(*common, tries=self.tries - 1, later=True)
+        return Generation(*common, tries=self.tries + 1, later=True)
 
     def _run_stages(self, batch: Batch) -> Batch:
         for stage in self.rest:

@@ -89,22 +89,23 @@ class LeasedSlot(Struct, eq=False):
             return not task.request.is_chat and len(task.prompt) < SHORT
         return bool(links) and links[-1] in reuse.chain.links
 
-    def on_first_token(self) -> None:
-        assert self.run is not None, "tokens come from a run"
+    def on_first_token(self, run: Run) -> None:
         self.evaluated = self.asking
-        self.lease.on_first_token(self.run.slot)
+        self.lease.on_first_token(run.slot)
 
     def note_calls(self, batch: Batch) -> None:
         """Note whether the answer calls tools: its client returns with their results."""
         self.calls = self.calls or any(type(event) is ToolCallDelta for event in batch)
 
     def on_finished(self, finished: Finished) -> None:
-        self.lease.owner.on_last_token(self.lease)
-        usage = finished.usage
-        if not self.prompt:  # that of a later run includes text of the answer
+        lease, usage = self.lease, finished.usage
+        lease.owner.on_last_token(lease)
+        if self.prompt:  # that of a later run includes text of the answer
+            self.written = usage.prompt + usage.completion - self.prompt
+        else:
             self.prompt, self.cached = usage.prompt, usage.cached
             self.evaluating = finished.timings.prompt_ms / 1000
-        self.written = usage.prompt + usage.completion - self.prompt
+            self.written = usage.completion
         self.end = "whole"
 
     def describe(self, formats: frozenset[str]) -> None:
@@ -131,27 +132,27 @@ class LeasedSlot(Struct, eq=False):
     def release(self) -> int:
         """Close the run and give the slot back. Returns the slot's number, as far as the backend
         has reported it."""
-        run, lease, context = self.run, self.lease, self.context
+        run, lease, context, end = self.run, self.lease, self.context, self.end
         number = lease.slot.id
-        outcome = UNUSED if self.end == "unused" else CUT
+        outcome = UNUSED if end == "unused" else CUT
         try:
             if run is not None:
                 run.close()
                 if run.slot >= 0:
                     number = run.slot
-                if self.end == "cut":
+                if end == "cut":
                     usage = run.usage()
                     self.prompt, self.cached = usage.prompt, usage.cached
                     self.written = usage.completion
-            if self.end != "unused":
+            if end != "unused":
                 outcome = Outcome(
-                    end=self.end,
+                    end=end,
                     slot=run.slot if run is not None else -1,
                     prompt=self.prompt,
                     cached=self.cached,
                     completion=self.written,
                     evaluating=self.evaluating,
-                    calls=self.calls and self.end == "whole",
+                    calls=self.calls and end == "whole",
                     pause=self.pause,
                 )
             if context.scheduler.leaks(lease, outcome):

@@ -37,7 +37,14 @@ _CONTENT = attrgetter("content")
 def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
     if isinstance(prompter, Task):
-        return prompter
+        return msgspec.structs.replace(
+            prompter,
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            stop_strings=request.stop,
+            logprobs=request.logprobs,
+            request=request,
+        )
 
     messages = request.messages
     if len(messages) >= LONG or sum(map(len, map(_CONTENT, messages))) > LARGE:
@@ -48,8 +55,8 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
         try:
             return prompter.render(request, now)
         finally:
-            if monotonic() - began > SLOW:
-                prompter.in_thread = AFTER_SLOW
+            if monotonic() - began > SLOW:  # or another thread held the interpreter: the next tells
+                prompter.in_thread = 1
 
     def timed() -> Task:
         began = thread_time()  # a thread also waits for others
@@ -57,7 +64,8 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
             return prompter.render(request, now)
         finally:
             slow = thread_time() - began > SLOW
-            prompter.in_thread = AFTER_SLOW if slow else prompter.in_thread - 1
+            # Several may render at once: the count never falls below zero.
+            prompter.in_thread = AFTER_SLOW if slow else max(0, prompter.in_thread - 1)
 
     return run_in_native_thread(timed)
 
@@ -69,7 +77,6 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SOUNDS = ("wav", "mp3")
-NO_MEDIA: frozenset[str] = frozenset()
 MEDIA = attrgetter("media")
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import msgspec
 
-from ..core.request import CompletionRequest, Message, Tool
+from ..core.request import CompletionRequest, Tool
 from ..core.task import Task
 from ..errors import InvalidParameter
 from .constraints import callable_tools, must_call
@@ -83,6 +83,7 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 _PROMPT_END = 128
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
+_START = methodcaller("start")
 
 
 class Prompter:
@@ -124,7 +125,7 @@ class Prompter:
         turn_ends = (*self.syntax.stops[:1], *form.family.turn_stop_texts)
         if isinstance(form, LegacyFormat):
             turn_ends = (form.user_name, form.ai_name.rstrip())
-        self._turn_ends = [re.compile(re.escape(end)) for end in turn_ends if end]
+        self._turn_ends = [re.compile(re.escape(end)) for end in dict.fromkeys(turn_ends) if end]
         rules = form.rules
         self._usual = _variables(CompletionRequest(), rules)
         # Whether a conversation without calls may not stay as it is.
@@ -137,10 +138,11 @@ class Prompter:
         tokens = (bos, eos, form.family.bos, form.family.eos, *self.syntax.stops)
         source = f"{form.source}\n{_written_by(form)}"
         self._neutraliser = Neutraliser(source, tokens, users=breaks_users)
+        self._reasons = bool(self.syntax.reasoning) or any(o in source for o in self._openings)
 
     def render(self, request: CompletionRequest, now: datetime) -> Task:
-        """The task without what the client asks of its answer. Raises InvalidParameter if the
-        template rejects the messages.
+        """The task, without its media. Raises InvalidParameter if the template rejects the
+        messages.
 
         If the last message is the beginning of an answer, its text is appended after the generation
         prompt and after any reasoning block that the template opens there."""
@@ -155,6 +157,7 @@ class Prompter:
             breaks=breaks,
             boundaries=boundaries,
             messages=marked.disarmed(prompt.messages),
+            request=request,
         )
 
     def _begun(self, request: CompletionRequest, now: datetime) -> Task:
@@ -170,6 +173,7 @@ class Prompter:
             prompt=text,
             thinks=opened_by(text, self._tags) is not None,
             messages=prompt.messages and (*prompt.messages, last),
+            request=request,
         )
 
     def _may_reason(self, text: str) -> bool:
@@ -181,55 +185,56 @@ class Prompter:
         return bool(self.syntax.reasoning) and not end.endswith(self._closings)
 
     def _render(self, request: CompletionRequest, now: datetime) -> Task:
-        form, rules = self.form, self.form.rules
+        form, rules, syntax = self.form, self.form.rules, self.syntax
         messages = request.messages
         has_calls = any(map(_CALLS, messages))
-        chat: Sequence[Message] = messages
-        if has_calls or self._arranges:
-            chat = arranged(messages, rules)
+        chat = arranged(messages, rules) if has_calls or self._arranges else messages
         own = () if chat is messages else tuple(chat)
         tools: Sequence[dict[str, Any]] = ()
-        call_format = None
+        call_format, unwritten = None, False
         if request.tools or request.tool_choice.mode != "auto":
             # All tools are described, even if one is named, to keep the prefix of a conversation
             # stable.
             tools = [tool_dict(tool) for tool in request.tools]
             if callable_tools(request):
-                call_format = self.syntax.calls or GENERIC
-        knows_tools = rules.tools
-        writes = call_format is not None or has_calls or "tool" in map(_ROLE, messages)
-        unwritten = writes and self.syntax.calls is None
-        if unwritten and not knows_tools:
-            guide = generic.instructions(tools) if call_format is not None else ""
-            chat = arranged(as_texts(messages, guide), rules)
-        else:
-            if call_format is not None and not knows_tools:
+                call_format = syntax.calls or GENERIC
+        if call_format is not None or has_calls or "tool" in map(_ROLE, messages):
+            unwritten = syntax.calls is None
+            if unwritten and not rules.tools:
+                guide = generic.instructions(tools) if call_format is not None else ""
+                chat = arranged(as_texts(messages, guide), rules)
+            elif call_format is not None and not rules.tools:
                 # Some models write calls of their own form to tools that their template does not
                 # take.
                 guide = generic.instructions(tools, form=call_format)
                 chat = arranged(guided(messages, guide), rules)
-            if has_calls and not rules.calls:
-                chat = with_written_calls(chat, (self.syntax.calls or GENERIC).shape)
+            if has_calls and not rules.calls and (rules.tools or not unwritten):
+                chat = with_written_calls(chat, (syntax.calls or GENERIC).shape)
         effort = request.reasoning_effort
-        text = self._rendered(as_dicts(chat, rules), tools if knows_tools else (), request, now)
+        text = self._rendered(as_dicts(chat, rules), tools if rules.tools else (), request, now)
         opened = not rules.end_is_token or text.endswith(rules.opening)
         if not opened and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
+        starts: Iterable[int] = ()
+        for end in self._turn_ends:
+            starts = {*starts, *map(_START, end.finditer(text))}
         return Task(
             prompt=text,
-            stop_tokens=self.syntax.stops,
-            stop_strings=form.family.turn_stop_texts,
-            boundaries=tuple(
-                sorted({match.start() for end in self._turn_ends for match in end.finditer(text)})
-            ),
+            stop_tokens=syntax.stops,
+            stop_strings=request.stop + form.family.turn_stop_texts,
+            boundaries=tuple(sorted(starts)),
             guard=self._neutraliser,
-            syntax=self.syntax,
+            syntax=syntax,
             call_format=call_format,
             messages=own,
             effort=effort and _nearest(effort, rules.efforts),
-            thinks=self._may_reason(text),
-            unknown_template=self._unknown_template or (unwritten and knows_tools),
+            thinks=self._reasons and self._may_reason(text),
+            unknown_template=self._unknown_template or (unwritten and rules.tools),
+            sampling=request.sampling,
+            max_tokens=request.max_tokens,
+            logprobs=request.logprobs,
+            request=request,
         )
 
     def _rendered(
@@ -239,18 +244,16 @@ class Prompter:
         request: CompletionRequest,
         now: datetime,
     ) -> str:
-        variables = self._usual
+        render, variables = self._render_form, self._usual
         if request.reasoning_effort or request.template_kwargs:
             variables = _variables(request, self.form.rules)
-
-        render = partial(self._render_form, tools=tools, now=now, variables=variables)
         # A client cannot take its history back.
         try:
             try:
-                return render(messages)
+                return render(messages, tools, now=now, variables=variables)
             except TemplateRefusal:
                 # Without the refusal, the template writes what it knows of the messages: often all.
-                text = render(messages, refuses=False)
+                text = render(messages, tools, now=now, variables=variables, refuses=False)
                 if not _has_all(text, messages):
                     raise
                 return text
@@ -258,7 +261,7 @@ class Prompter:
                 whole = with_objects(messages)
                 if whole is messages:
                     raise
-                return render(whole)
+                return render(whole, tools, now=now, variables=variables)
         except TemplateError as error:
             raise InvalidParameter(
                 "messages", f"are not accepted by the chat template: {error}"

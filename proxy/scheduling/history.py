@@ -34,7 +34,7 @@ class Returns(Struct, array_like=True):
     reached: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
     continued: list[float] = field(default_factory=lambda: [0.0] * (DEEPEST + 1))
     gap: float = 60.0  # mean seconds between the end of a text and the next turn
-    gaps: int = 0  # of which it is the mean
+    gaps: int = 0  # of which it is the mean, at most FIRST
 
     def __post_init__(self) -> None:
         if not (len(self.reached) == len(self.continued) == DEEPEST + 1 and self.gap > 0):
@@ -46,8 +46,9 @@ class Returns(Struct, array_like=True):
         if turns and not conversation.calls:
             gap = max(1e-3, arrived - conversation.last)
             self.continued[BESIDE if beside else min(turns, DEEPEST)] += 1
-            self.gaps = count = self.gaps + 1
-            self.gap += (SMOOTH if count > FIRST else 1 / count) * (gap - self.gap)
+            if self.gaps < FIRST:
+                self.gaps += 1
+            self.gap += (gap - self.gap) / self.gaps
         conversation.turns = turns = turns + 1
         conversation.calls, conversation.open = False, True
         self.reached[BESIDE if beside else min(turns, DEEPEST)] += 1

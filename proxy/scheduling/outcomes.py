@@ -58,7 +58,8 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         used=now,
         slot=slot,
     )
-    lease.written, lease.replaced, slot.before = held, slot.held, slot.held
+    lease.written = held
+    lease.replaced = slot.before = slot.held
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -200,8 +201,9 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         pool.refresh(backend)
     if slot.held is held:
         pool.slot_freed(held)
-    # A slot in use is never taken away; that of a busy answer may be gone by now.
-    if backend.name in pool.backends and (end != "busy" or slot in backend.slots):
+    # A slot in use is never taken away; that of a busy answer may be gone by now. The pool of a
+    # removed backend is its own, where nothing waits.
+    if end != "busy" or slot in backend.slots:
         if backend.grants_slots:
             pool.free[slot] = backend
         if pool.line.by_key:
@@ -226,10 +228,11 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
         if evaluated >= ENOUGH and 0 < outcome.evaluating <= MOST_COUNTED:
             rate = evaluated / outcome.evaluating
-            backend.measured = here = backend.measured + 1
-            pool.measured = count = pool.measured + 1
-            backend.rate += (SMOOTH if here > FIRST else 1 / here) * (rate - backend.rate)
-            pool.mean_rate += (SMOOTH if count > FIRST else 1 / count) * (rate - pool.mean_rate)
+            backend.measured = known = backend.measured + 1
+            backend.rate += (rate - backend.rate) / min(known, FIRST)
+            if pool.measured < FIRST:
+                pool.measured += 1
+            pool.mean_rate += (rate - pool.mean_rate) / pool.measured
         if reuse is not None and reuse.slot is None:
             in_vain = 2 * cached < grant.cached
             # How much another conversation has in common with a file is only estimated.

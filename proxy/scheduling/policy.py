@@ -35,14 +35,14 @@ TOGETHER = 8.0  # factor of a loss in a session: its agent waits for all of them
 
 
 def seconds_held(
-    held: CachedPrompt, session: bytes, pool: Pool, request: SlotRequest, now: float, lost: float
+    held: CachedPrompt, pool: Pool, request: SlotRequest, now: float, lost: float
 ) -> float:
     """Seconds for which a request rather waits than evicts this prompt, whose eviction costs `lost`
-    seconds. `session` is the digest of the request's session."""
+    seconds."""
     conversation = held.conversation
     if not conversation.calls or conversation.background:
         return 0.0
-    if conversation.session == session != b"":
+    if request.session and conversation.session == named(request):
         if not conversation.beside:
             return max(0.0, request.since + min(TOGETHER * lost, OWN) - now)
         pays, patience = TOGETHER * lost, OWN
@@ -85,7 +85,6 @@ def decide(
     least = math.inf
     best: Grant | WaitForSlot | None = None
     outside: dict[str, tuple[CachedPrompt, int]] = {}  # the best prompts outside slots
-    session = named(request) if request.session else b""
     known: dict[str, Terms] = {}  # of backends compared before
 
     for held, depth in pool.matches(request.chain):
@@ -118,7 +117,7 @@ def decide(
             lost = pool.expected_loss(held, silent_since) / pool.rate(backend)
             cost += lost
             if may_wait and not slot.busy:
-                hold = seconds_held(held, session, pool, request, now, lost)
+                hold = seconds_held(held, pool, request, now, lost)
                 if hold:
                     wait, link = hold, backend_key(backend.name)
                     cost += hold
@@ -158,7 +157,7 @@ def decide(
                 lost = min(lost, moving) if save else lost
             cost += lost
             if may_wait:
-                hold = seconds_held(old, session, pool, request, now, lost)
+                hold = seconds_held(old, pool, request, now, lost)
                 cost += hold
         if cost < least:
             least = cost

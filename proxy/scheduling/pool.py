@@ -60,7 +60,7 @@ class Pool(Struct, eq=False):
     returns: Returns = field(default_factory=Returns)
     chars_a_token: float = CHARS_A_TOKEN
     mean_rate: float = 500.0
-    measured: int = 0
+    measured: int = 0  # rates of which it is the mean, at most FIRST, like the next
     mean_pace: float = 20.0
     paced: int = 0
     answer: float = float(ANSWER)  # mean tokens of an answer
@@ -269,10 +269,11 @@ class Pool(Struct, eq=False):
         if tokens < ENOUGH or seconds <= 0:
             return
         pace = (tokens - 1) / seconds
-        backend.paced = here = backend.paced + 1
-        self.paced = count = self.paced + 1
-        backend.pace += (SMOOTH if here > FIRST else 1 / here) * (pace - backend.pace)
-        self.mean_pace += (SMOOTH if count > FIRST else 1 / count) * (pace - self.mean_pace)
+        backend.paced = known = backend.paced + 1
+        backend.pace += (pace - backend.pace) / min(known, FIRST)
+        if self.paced < FIRST:
+            self.paced += 1
+        self.mean_pace += (pace - self.mean_pace) / self.paced
 
     def pace(self, backend: BackendRecord) -> float:
         """Tokens that a slot generates per second, learned like the rate."""

@@ -68,8 +68,7 @@ def chain_of(
     links, begin = [], 0
     for end in cuts:
         part: Any = prompt[begin:end]
-        data = part.encode("utf-8", "surrogatepass") if is_text else array("q", part).tobytes()
-        state.update(data)
+        state.update(part.encode("utf-8", "surrogatepass") if is_text else array("q", part))
         links.append(state.digest()[:SIZE])
         begin = end
     return Chain(tuple(links), tuple(cuts), turn)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from ..apis.attachments import attachments
+from ..apis.attachments import Attachment, attachments
 from ..apis.ollama.dialects import untagged
 from ..apis.openai import chat as openai_chat
 from ..config import ModelConfig
@@ -30,7 +30,14 @@ def with_documents(
 ) -> None:
     """Replace the documents of a request by their texts; those that cannot be read get a warning.
     Raises QueueFull, StoreUnavailable and LimitReached."""
-    documents = attachments(body)
+    documents: list[Attachment] = []
+    for field in filter(body.__contains__, ("messages", "input", "items")):
+        for message in messages if type(messages := body[field]) is list else ():
+            if type(message) is dict:
+                if type(content := message.get("content")) is list:  # most are texts
+                    documents += attachments(content)
+                if "output" in message:
+                    documents += attachments(message["output"])
     if not documents:
         return
 

@@ -33,7 +33,7 @@ from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
 from .routes import Api, Shape
 from .services import Services, current_services
-from .stream import Encoder, EventSource, StreamBody
+from .stream import Encoder, EventSource, SlotBody, encoded
 
 _encode = msgspec.json.Encoder().encode
 _PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
@@ -97,7 +97,8 @@ def completion_view(
         if parsed_request.stream:
             answer.prime()
             encoder = dialect.Encoder(meta, answer.request)
-            stream = StreamBody(answer, encoder, partial(services.observer.finish, record))
+            parts, done = encoded(answer, encoder), partial(services.observer.finish, record)
+            stream = SlotBody(parts, answer.close, done)
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]

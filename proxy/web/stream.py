@@ -78,44 +78,35 @@ class SlotBody(ClosingBody):
     holds_slot = True
 
 
-class StreamBody(SlotBody):
-    """Encodes an answer as it arrives, and closes it."""
-
-    __slots__ = ("_answer", "_encoder")
-
-    def __init__(self, answer: EventSource, encoder: Encoder, done: Callable[[], None]) -> None:
-        self._answer = answer
-        self._encoder = encoder
-        super().__init__(self._encode(), answer.close, done)
-
-    def _encode(self) -> Iterator[bytes]:
-        encode, end = self._encoder.encode, self._encoder.end
-        left = self._answer.request.choices
-        choices = iter(self._answer)
-        for choice, batch in choices:
-            last = batch[-1] if batch else None
-            if type(last) is Failed:
-                error = last.error
-                assert isinstance(error, GatewayError)
-                if type(error) is Cancelled:
-                    return  # nobody reads the rest
-                before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
-                yield before + self._encoder.fail(error)
+def encoded(answer: EventSource, encoder: Encoder) -> Iterator[bytes]:
+    """The bytes of an answer as it arrives."""
+    encode, request = encoder.encode, answer.request
+    left = request.choices if request.prompts else request.n
+    choices = iter(answer)
+    for choice, batch in choices:
+        last = batch[-1] if batch else None
+        if type(last) is Failed:
+            error = last.error
+            assert isinstance(error, GatewayError)
+            if type(error) is Cancelled:
+                return  # nobody reads the rest
+            before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
+            yield before + encoder.fail(error)
+            return
+        if last is None and (note := _note(answer.info, encoder)):
+            yield note
+            continue
+        data = encode(choice, batch)
+        if type(last) is Finished:
+            left -= 1
+            if not left:
+                yield Last(data + encoder.end())
+                for _ in choices:  # no more output, but the slot is released
+                    pass
                 return
-            if last is None and (note := _note(self._answer.info, self._encoder)):
-                yield note
-                continue
-            data = encode(choice, batch)
-            if type(last) is Finished:
-                left -= 1
-                if not left:
-                    yield Last(data + end())
-                    for _ in choices:  # no more output, but the slot is released
-                        pass
-                    return
-            if data:
-                yield data
-        yield end()
+        if data:
+            yield data
+    yield encoder.end()
 
 
 def _note(info: Info, encoder: Encoder) -> bytes:

@@ -13,7 +13,6 @@ import msgspec
 
 _json = msgspec.json.Encoder().encode
 Event = tuple[str, bytes]
-_ONE = re.compile(rb"data: [^\r\n]*\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT = 16 << 20
 LONG = 80 << 10  # bytes of one read from which `plain` leaves them to `feed`
@@ -44,12 +43,14 @@ class Decoder:
             if self._more or b"\n" not in data:
                 return None
             data = self._rest + data
-        elif len(data) <= LONG and _ONE.fullmatch(data):
-            return [data[6:-2]]  # the usual case in a paced stream
-        if len(data) > LONG:
-            return None  # decoding may be slow, which callers of `feed` check
+        if len(data) > LONG or not data.startswith(b"data: ") or b"\r" in data:
+            return None  # of another form; or slow to decode, which callers of `feed` check
+        end = data.find(b"\n")
+        if end == len(data) - 2 and data.endswith(b"\n"):  # one event: a paced stream
+            self._rest = b""
+            return [data[6:end]]
         end = data.rfind(b"\n\n")
-        if end < 0 or not data.startswith(b"data: ") or b"\r" in data:
+        if end < 0:
             return None
         events = data[6:end].split(b"\n\ndata: ")
         if data.count(b"\n", 0, end) != 2 * len(events) - 2:

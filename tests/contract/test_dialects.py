@@ -36,7 +36,7 @@ from proxy.errors import UpstreamFault
 from proxy.gateway import Answer, Info
 from proxy.server.http1 import Last
 from proxy.web.reference import schemas_of
-from proxy.web.stream import StreamBody
+from proxy.web.stream import SlotBody, encoded
 from tests.contract import ears
 from tests.contract.ears import Heard
 from tests.contract.scripts import SCRIPTS, Script
@@ -153,7 +153,7 @@ def streamed(voice: Voice, script: Script, usage: bool = True) -> list[bytes]:
     telling = Telling(script.steps)
     request = msgspec.structs.replace(asked(script), include_usage=usage)
     encoder = voice.dialect.Encoder(STAMP, request)
-    body = StreamBody(cast(Answer, telling), encoder, lambda: None)
+    body = SlotBody(encoded(cast(Answer, telling), encoder), telling.close, lambda: None)
     parts = list(body)
     body.close()
     assert telling.closed == 1

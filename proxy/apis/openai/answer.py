@@ -31,20 +31,17 @@ MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 
 
-def shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both kinds of body share, if present. A field that is
-    not `known` to the kind gets a warning. Raises InvalidParameter."""
-    return {
-        "sampling": sampling(body),
-        "report": report(body),
-        **fields.read(body, _TABLE),
-        "warnings": fields.ignored_fields(body, known),
-    }
+def shared_fields(body: Body, known: Set[str], readers: fields.Table) -> dict[str, Any]:
+    """The fields of CompletionRequest that both kinds of body share, and those of `readers`, if
+    present. A field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
+    values = fields.read(body, readers)
+    if not _OPTIONS.isdisjoint(body):
+        values["sampling"], values["report"] = sampling(body), report(body)
+    values["warnings"] = fields.ignored_fields(body, known)
+    return values
 
 
 def report(body: Body) -> Report:
-    if REPORT.keys().isdisjoint(body):
-        return Report()
     return Report(**fields.read(body, _REPORT))
 
 
@@ -153,7 +150,7 @@ PARSED: dict[str, Field] = {
 }
 COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 """The fields that both kinds of body have."""
-_TABLE = table(PARSED)
+_OPTIONS = COMMON.keys() - PARSED.keys()
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -379,14 +376,15 @@ class Chunks(StreamEncoder):
 
     def _last(self, choice: int, finished: events.Finished) -> bytes:
         self._finished[choice] = finished
-        last = self._chunk(choice, self.silence, reason=self._reason(finished))
+        last = self._chunk(choice, self.silence, reason=self.reason(finished, self._request))
         return extended(last, self._ending(choice, finished))
 
     def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
         piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
         return self._head + to_json(piece) + self._tail
 
-    def _reason(self, finished: events.Finished) -> str:
+    @staticmethod
+    def reason(finished: events.Finished, request: CompletionRequest) -> str:
         return finished.reason
 
     def _ending(self, choice: int, finished: events.Finished) -> dict[str, Any]:

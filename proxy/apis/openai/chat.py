@@ -33,6 +33,7 @@ ROLES: dict[str, Role] = {
     "function": "tool",
     "observation": "tool",  # ChatGLM's name for tool results
 }
+_PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != "tool"}  # needs an id
 FORMATS = ("deepseek", "none", "raw")
 # What an assistant message may have in place of a text. Clients that collect a stream send an empty
 # answer back with null as its content.
@@ -43,10 +44,17 @@ INSTEAD = frozenset(
 
 
 def parse(body: Body) -> CompletionRequest:
-    if not body.keys().isdisjoint(synonyms.NAMES):
+    if not synonyms.NAMES.isdisjoint(body):
         body = synonyms.canonical(body, chat=True)
-    logprobs = _logprobs(body) if "logprobs" in body or "top_logprobs" in body else None
-    values = openai.shared_fields(body, KNOWN)
+    values = openai.shared_fields(body, KNOWN, _TABLE)
+    if not _OTHERS.isdisjoint(body):
+        _read_others(body, values)
+    return CompletionRequest(messages=messages(fields.items(body, "messages")), **values)
+
+
+def _read_others(body: Body, values: dict[str, Any]) -> None:
+    """Add the values of a body with some of these _OTHERS."""
+    values["logprobs"] = _logprobs(body)
     if body.get("response_format") is not None:
         if values.get("output", OutputFormat()) != OutputFormat():
             raise InvalidParameter("response_format", "cannot be combined with json_schema")
@@ -54,10 +62,10 @@ def parse(body: Body) -> CompletionRequest:
         values["output"] = openai.output_format(form, "response_format.", "json_schema")
     if "modalities" in body and "audio" in fields.items(body, "modalities"):
         raise InvalidParameter("modalities", "must be text: audio output is not supported")
-    tools: dict[str, Any] = {}
     if not body.keys().isdisjoint(openai_tools.FIELDS):
         tools = openai_tools.chosen(body)
         values["warnings"] += tools.pop("warnings", ())
+        values |= tools
     if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)
         if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
@@ -65,13 +73,6 @@ def parse(body: Body) -> CompletionRequest:
     if "reasoning_format" in body:
         reasoning = fields.choice(body, "reasoning_format", ("auto", *FORMATS), "auto")
         values["reasoning_format"] = "" if reasoning == "auto" else reasoning
-    return CompletionRequest(
-        messages=messages(fields.items(body, "messages")),
-        logprobs=logprobs,
-        **fields.read(body, _TABLE),
-        **tools,
-        **values,
-    )
 
 
 def _check_end(body: Body) -> None:
@@ -118,8 +119,9 @@ FIELDS: Fields = {
     **_OWN,
     **openai.COMMON,
 }
-_TABLE = table(_OWN)
+_TABLE = table({**openai.PARSED, **_OWN})
 KNOWN = FIELDS.keys()
+_OTHERS = KNOWN - openai.COMMON.keys() - _OWN.keys() - {"messages"}
 
 
 def _logprobs(body: Body) -> int | None:
@@ -133,16 +135,19 @@ def _logprobs(body: Body) -> int | None:
 def messages(values: list[Any]) -> tuple[Message, ...]:
     if not values:
         raise InvalidParameter("messages", "must contain at least one message")
-    known = enumerate(map(_plain, values))
+    plain: tuple[Any, ...] = tuple(map(_plain, values))
+    if all(plain):
+        return plain
+    known = enumerate(plain)
     return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
 
 
 def _plain(value: Any) -> Message | None:
     """The fast path for a message with only a role and a text; None for any other."""
     if type(value) is dict and len(value) == 2:
-        role, content = value.get("role"), value.get("content")
-        if type(content) is str and type(role) is str and role in ROLES and role != "tool":
-            return Message(role=ROLES[role], content=content)
+        name, content = value.get("role"), value.get("content")
+        if type(content) is str and type(name) is str and (role := _PLAIN_ROLES.get(name)):
+            return Message(role=role, content=content)
     return None
 
 
@@ -253,6 +258,7 @@ class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
+    reason = staticmethod(_finish_reason)
     _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
@@ -295,6 +301,3 @@ class Encoder(openai.Chunks):
                 super()._event(choice, event, out)
                 return
         out.append(self._chunk(choice, delta, logprobs))
-
-    def _reason(self, finished: events.Finished) -> str:
-        return _finish_reason(finished, self._request)

@@ -21,7 +21,7 @@ from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
-from ..schema_fields import Fields
+from ..schema_fields import Fields, table
 from ..synonyms import NAMES, canonical
 from . import answer as openai
 
@@ -49,6 +49,7 @@ FIELDS: Fields = {
     "best_of": doc.count("Must equal n.", 1, openai.MAX_CHOICES, 1),
     **openai.COMMON,
 }
+_TABLE = table(openai.PARSED)
 BOTH_FIELDS: Fields = {
     **FIELDS,
     "n_probs": {**openai.ALTERNATIVES, "description": "logprobs, as llama.cpp calls it."},
@@ -63,7 +64,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
     if echo and logprobs is not None:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
-    values = openai.shared_fields(body, known)
+    values = openai.shared_fields(body, known, _TABLE)
     if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(

@@ -222,7 +222,7 @@ class OpenAIRun(RelayRun):
         if not self.reported:
             self.pieces += pieces
         if text:
-            self._check_length(len(text))
+            self._room -= len(text)
             batch.append(TextDelta(text, (), pieces))
         return self._is_too_long() and self._ended(batch)
 

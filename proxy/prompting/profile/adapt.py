@@ -76,7 +76,6 @@ class MessageRules(Struct, frozen=True, kw_only=True):
 ANY = MessageRules()
 Decode = Callable[[str], Any]
 _ROLE, _CALLS = attrgetter("role"), attrgetter("tool_calls")
-_CALLS = attrgetter("tool_calls")
 _OWN = re.compile(r"call_[0-9a-f]{24}-([\w-]{1,64})")
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
 

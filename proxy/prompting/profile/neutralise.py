@@ -286,6 +286,8 @@ class Neutraliser:
     def _has_some(self, request: CompletionRequest) -> bool:
         if any(map(self._touches, request.messages)):
             return True
+        if not (request.tools or request.template_kwargs):
+            return False  # as in most requests
         tools, offered, values = request.tools, self._offered, request.template_kwargs
         # As JSON, in which no control token looks different: one search instead of hundreds.
         if tools and offered is not None and offered.inside(msgspec.json.encode(tools).decode()):

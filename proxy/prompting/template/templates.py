@@ -105,21 +105,18 @@ class ChatTemplate:
         budget = budget or Budget(FEW_STEPS, _more_steps)
         budget.values = context
         template, token = self.template, BUDGET.set(budget)
-        written: list[str] = []
-        size = 0
+        written, size = [], 0
         try:
             # Equals template.new_context(), without its search for further variables.
             pieces = template.root_render_func(
                 _ENVIRONMENT.context_class(_ENVIRONMENT, context, template.name, template.blocks)
             )
             # In batches: a long history has thousands of pieces.
-            while some := list(islice(pieces, SOME)):
-                size += sum(map(len, some))
+            for piece in pieces:
+                written.append(piece + "".join(islice(pieces, SOME)))
+                size += len(written[-1])
                 if size > MAX_SIZE:
                     raise TemplateError(f"chat template {self.name}: the prompt is too long")
-                written += some
-                if len(some) < SOME:
-                    break
         except TemplateError:
             raise
         except Exception as error:

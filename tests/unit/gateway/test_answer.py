@@ -46,6 +46,7 @@ class Harness:
             request=request,
             model=self.gateway.registry.resolve("")[0],
             name="scripted",
+            tasks=make_tasks(),
             make_tasks=make_tasks,
             cancel=Cancel(),
         )

@@ -44,7 +44,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.state import BackendFacts, ConversationRecord, Grant, Slot, SlotRequest
 from proxy.scheduling.state import BackendRecord as Slots
-from proxy.web.stream import StreamBody
+from proxy.web.stream import SlotBody, encoded
 from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, make_app, services_of
 
 MODERN = msgspec.structs.replace(CAPS, modern_sampling=True, queues=True, truncates=False)
@@ -618,7 +618,8 @@ def test_token_passes_four_generators_at_most() -> None:
 
     driver = ScriptsInTurn(run("a", "b", look, "c", [Finished(reason="stop", usage=Usage(7, 3))]))  # type: ignore[arg-type]
     gateway = services_of(make_app(driver)).gateway
-    body = StreamBody(gateway.answer(REQUEST, Cancel()), Plain(), lambda: None)
+    answer = gateway.answer(REQUEST, Cancel())
+    body = SlotBody(encoded(answer, Plain()), answer.close, lambda: None)
     assert len(list(body)) == 5
     body.close()
     gateway.registry.close()

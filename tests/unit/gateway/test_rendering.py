@@ -57,15 +57,45 @@ def test_only_the_first_prompt_of_a_quick_template_is_rendered_in_a_thread(place
     assert place.threaded == 1
 
 
-def test_a_slow_rendering_sends_the_next_ones_to_a_thread_for_a_while(place: Place) -> None:
+def test_a_slow_template_is_rendered_in_a_thread_for_a_while(place: Place) -> None:
     prompter = template()
     render(prompter)
     place.takes = 2 * SLOW
     render(prompter)  # on the event loop: nobody knew
+    render(prompter)
     place.takes = 0.0
     for _ in range(2 * AFTER_SLOW):
         render(prompter)
-    assert place.threaded == 1 + AFTER_SLOW
+    assert place.threaded == 2 + AFTER_SLOW
+
+
+def test_a_wait_for_another_thread_sends_only_the_next_prompt_to_a_thread(place: Place) -> None:
+    prompter = template()
+    render(prompter)
+    place.takes = 2 * SLOW
+    render(prompter)
+    place.takes = 0.0
+    for _ in range(5):
+        render(prompter)
+    assert place.threaded == 2
+
+
+def test_first_prompts_at_the_same_time_do_not_send_all_later_ones_to_a_thread(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompter = template()
+
+    def run(work: Callable[[], Any]) -> Any:
+        if not place.threaded:
+            place.threaded += 1
+            render(prompter)  # another request, before this one is rendered
+            return work()
+        return place.run(work)
+
+    monkeypatch.setattr(sent_prompt, "run_in_native_thread", run)
+    for _ in range(5):
+        render(prompter)
+    assert place.threaded == 2
 
 
 def test_a_long_conversation_is_rendered_in_a_thread_and_tells_nothing_of_others(
