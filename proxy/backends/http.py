@@ -488,7 +488,8 @@ class ConnectionPool:
             except BaseException:
                 sock.close()
                 raise
-        raise BackendDown("the backend is not responding", detail=detail)
+        why = "refuses connections" if "refused" in detail else "is not responding"
+        raise BackendDown(f"the backend {why}", detail=detail)
 
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------

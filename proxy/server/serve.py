@@ -14,6 +14,7 @@ import gc
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -84,6 +85,7 @@ FORM = 1 << 20  # bytes of an upload besides its file
 SHOWN = 8  # backends that the line of the start names
 CTRL_C = 130  # the exit code of a shell for it
 CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
+NOISE = re.compile(f"exited with code {CANNOT_LOAD}|^Shutting down: |^Reason: App failed")
 
 
 def application(settings: Settings) -> Flask:
@@ -172,13 +174,8 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
 
 
-def _check(settings: Settings, addresses: Sequence[Any]) -> None:
-    """End the process with one line that says why it could not serve."""
-    try:
-        programs(settings)
-    except SettingsError as error:
-        say(str(error), logging.ERROR)
-        raise SystemExit(2) from None
+def _check(addresses: Sequence[Any]) -> None:
+    """End the process with one line that says why it cannot listen."""
     for address in addresses:
         if isinstance(address, tuple) and (why := listening.obstacle(*address[:2])):
             say(why, logging.ERROR)
@@ -218,12 +215,14 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         if arbiter.cfg.errorlog == "-":  # gunicorn's messages are lines of our log
             arbiter.log.error_log.handlers.clear()
             arbiter.log.error_log.propagate = True
+        # Behind the reason why a worker cannot load, which is said there.
+        arbiter.log.error_log.addFilter(lambda record: not NOISE.search(record.getMessage()))
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
         if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
             say(why, logging.ERROR)
             raise SystemExit(2)
-        handed_over = {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys()
-        _check(settings, () if handed_over else arbiter.cfg.address)
+        is_ours = {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port
+        _check(() if is_ours else arbiter.cfg.address)
         files = open_files.raise_limit()
         wanted = arbiter.cfg.worker_connections
         arbiter.cfg.set("worker_connections", open_files.connections(files, wanted))
@@ -364,7 +363,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     logging.getLogger("waitress").setLevel(
         logging.DEBUG if settings.log_level == "debug" else logging.ERROR
     )
-    _check(settings, [(settings.host, settings.port)])
+    _check([(settings.host, settings.port)])
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     app = application(settings)

@@ -334,8 +334,7 @@ def listens(url: str) -> bool:
 
 def bundled_instead(file: Path) -> Path | None:
     """The bundled model file, if it can run."""
-    if why := missing(str(file)):
-        log.debug("cannot run the bundled model: %s", why)
+    if missing(str(file)):
         return None
     log.info("serving the bundled ChatGLM model, %s", file.name)
     return file

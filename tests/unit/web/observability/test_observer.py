@@ -111,7 +111,7 @@ def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
     )
     plain = Record({"PATH_INFO": "/x", "REQUEST_METHOD": "GET"})
     plain.status, plain.info.outcome = 404, "not_found_error"
-    assert text_of(plain, 0.0001, form) == f"404   {'GET /x':25}  <1 ms  not_found_error"
+    assert text_of(plain, 0.0001, form) == f"404   {'GET /x':25}  1 ms  not_found_error"
 
 
 def test_line_for_people_has_no_control_characters_of_a_client() -> None:
