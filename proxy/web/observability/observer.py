@@ -96,9 +96,7 @@ def shown(record: Record, took: float, ended: int, log: Lines) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    if seconds < 0.001:
-        return "<1 ms"
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{max(1, 1000 * seconds):.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 OnFinished = Callable[[Record, float], None]
