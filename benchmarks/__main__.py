@@ -1,6 +1,6 @@
 """Measures slotproxy and other gateways, side by side.
 
-    python -m benchmarks            everything, half an hour; writes results.json, plots, README.md
+    python -m benchmarks            everything, half an hour; writes docs/performance.md and others
     python -m benchmarks --quick    ours, nginx and the naive one, two minutes; prints only
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 

@@ -37,9 +37,8 @@ def draw(results: dict[str, Any]) -> None:
         axis.set_title(title, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    (HERE / "plots").mkdir(exist_ok=True)
-    figure.savefig(HERE / "plots" / "cpu.png", dpi=130)
-    figure.savefig(HERE / "plots" / "cpu.svg", metadata={"Date": None})
+    images = HERE.parent / "docs" / "images"
+    figure.savefig(images / "cpu.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

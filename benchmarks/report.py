@@ -1,4 +1,4 @@
-"""Formats the figures as a table and writes it to the README."""
+"""Formats the figures as a table and writes it into docs/performance.md."""
 
 from __future__ import annotations
 
@@ -91,21 +91,21 @@ def _number(value: float) -> str:
 
 
 def publish(results: Mapping[str, Any], prompts: str) -> None:
-    """Write table and plots into the README, between its markers, and into this folder, and the
-    tables of real loads and of shared prompts into the README of this folder."""
+    """Write table and plot into docs/performance.md, between its markers, and the tables of real
+    loads and of shared prompts into the README of this folder."""
     python = gateways.environment("plots") / "python"
     subprocess.run([python, Path(__file__).parent / "plots.py"], check=True)
-    readme = ROOT / "README.md"
-    text = readme.read_text("utf-8")
+    page = ROOT / "docs" / "performance.md"
+    text = page.read_text("utf-8")
     block = (
         f"{table(results)}\nMeasured {results['date']} by `make bench` on one core of: "
         f"{results['machine']}; medians of {results['repeats']} rounds, each part at "
         f"{results['scale']:.0%} of its full length. The core ran at full speed in "
         f"{results['calm']} % of the samples; in the others it was shared, so absolute times are"
         " upper bounds.\n\n"
-        "![CPU of each gateway](benchmarks/plots/cpu.png)\n"
+        "![CPU of each gateway](images/cpu.svg)\n"
     )
     ours = Path(__file__).with_name("README.md")
     told = PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8"))
     ours.write_text(LOADS.sub(lambda m: m[1] + loads(results) + m[2], told), "utf-8")
-    readme.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")
+    page.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")

@@ -1,10 +1,14 @@
 """Every error that can reach a client, in one shallow tree.
 
-`message` is for clients, so it never contains an address, a prompt or a traceback; `detail` is for
-our own log. The dialect decides the JSON of an error.
+`message` is one sentence for clients, so it never contains an address, a path, a prompt or a
+traceback; `details` are lines beside it, such as the last ones of a model's log. Operators read
+both with addresses and paths (`private`). `detail` is for our own log. The dialect decides the JSON
+of an error.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 
 class GatewayError(Exception):
@@ -30,6 +34,8 @@ class GatewayError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         detail: str = "",
+        details: str = "",
+        private: tuple[str, str] | None = None,
         extra: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
@@ -39,7 +45,20 @@ class GatewayError(Exception):
             self.code = code
         self.retry_after = retry_after
         self.detail = detail
+        self.details = details
+        self.private = private  # message and details
         self.extra = extra or {}
+
+    def show_to(self, shown: Callable[[str], str] | None) -> None:
+        """Word it for a caller to whom `shown` gives the names of backends: `str` for an operator,
+        None for one of whom nothing is known."""
+        if shown is str and self.private is not None:
+            self.message, self.details = self.private
+
+    @property
+    def more(self) -> dict[str, str]:
+        """What an error object has beside the message."""
+        return {"details": self.details} if self.details else {}
 
 
 # The request is wrong.
@@ -107,7 +126,9 @@ class NotFound(GatewayError, status=404, type="not_found_error"):
 
 
 class ModelNotFound(NotFound, code="model_not_found"):
-    pass
+    """`models` are the names of those that exist, which not every caller may know."""
+
+    models: tuple[str, ...] = ()
 
 
 class MethodNotAllowed(GatewayError, status=405, type="invalid_request_error"):
@@ -169,10 +190,19 @@ class QueueTimeout(GatewayError, status=503, type="unavailable_error", code="que
 
 
 class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_backend"):
+    """`backend` is the name of one that is down, and `reason` the rest of the sentence."""
+
+    backend = reason = ""
+
     def __init__(
         self, message: str = "no backend for this model is available", retry_after: float = 1.0
     ) -> None:
         super().__init__(message, retry_after=retry_after)
+
+    def show_to(self, shown: Callable[[str], str] | None) -> None:
+        if shown is not None and self.backend:
+            cure = "; slotproxy doctor says what to do" if shown is str else ""
+            self.message = f"the backend {shown(self.backend)} {self.reason}{cure}"
 
 
 class StoreUnavailable(
@@ -216,6 +246,10 @@ class PoolTimeout(BackendBusy, status=503, type="unavailable_error", code="pool_
 
 class BackendDown(UpstreamFault, code="upstream_down"):
     """It refuses connections, or is not ready."""
+
+
+class Unreachable(BackendDown):
+    """There is no connection to it: refused, timed out, no such host."""
 
 
 class ConnectionLost(BackendDown):

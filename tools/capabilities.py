@@ -1,10 +1,10 @@
 """Updates the capability table of backends, measured on real servers through the gateway.
 
 ``python -m tools.capabilities`` starts each backend available on this machine with a model of
-random weights, tests each capability, and rewrites the table between the two markers of README.md.
-Columns of unavailable backends stay unchanged, and that of PowerInfer's server says when it was
-measured. ``tests/integration/test_capabilities.py`` measures
-too, and fails if the README differs.
+random weights, tests each capability, and rewrites the table between the two markers of
+docs/compatibility.md. Columns of unavailable backends stay unchanged, and that of PowerInfer's
+server says when it was measured. ``tests/integration/test_capabilities.py`` measures too, and fails
+if the page differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.dated import headings, without_day
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer, ask
 
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
-README = servers.ROOT / "README.md"
+PAGE = servers.ROOT / "docs" / "compatibility.md"
 YES, NO = "yes", "–"
 NOTES = (
     "`suffix`: the made-up model has no tokens for it; llama-server fills in with one that has.",
@@ -220,8 +220,10 @@ BACKENDS: Mapping[str, Callable[[Path], Any]] = {
     "`llama-server` of 2026": lambda folder: _server_cpp(
         "llama-2026", folder, "--chat-mode", "completion"
     ),
-    "… native": lambda folder: _server_cpp("llama-2026", folder, "--chat-mode", "native"),
-    "… by its `/v1`": _llama_server_by_openai,
+    "`llama-server`, its own chat": lambda folder: _server_cpp(
+        "llama-2026", folder, "--chat-mode", "native"
+    ),
+    "`llama-server` by its `/v1`": _llama_server_by_openai,
     "llama-cpp-python's server": _llama_cpp_python,
     "chatglm_cpp": _chatglm,
 }
@@ -249,7 +251,7 @@ def _holds(check: Check, asked: Asked) -> bool:
 
 
 def written(text: str) -> dict[str, dict[str, str]]:
-    """Parse the columns of a README, by backend."""
+    """Parse the columns of the page, by backend."""
     rows = _rows(text)
     if not rows:
         return {}
@@ -279,7 +281,7 @@ def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     columns = written(text)
     measured = []
     for name in BACKENDS:
@@ -293,7 +295,7 @@ def main() -> int:
     ordered = dict(zip(names, (columns.get(name, {}) for name in BACKENDS), strict=True))
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    README.write_text(f"{head}{BEGIN}\n{markdown(ordered)}\n{END}{tail}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n{markdown(ordered)}\n{END}{tail}", encoding="utf-8")
     return 0
 
 

@@ -85,9 +85,10 @@ class Permissions(Struct, frozen=True):
     def check_model(self, requested: str, *names: str) -> None:
         """Raises Forbidden; `requested` is what the client calls the model."""
         if self.rights and not self.permits_model(*names):
-            name = (requested or names[0])[:100]
+            means = f" (asked for as {requested[:100]!r})" if requested not in ("", *names) else ""
             raise Forbidden(
-                f"this API key may not use the model {name!r}: its models do not include it",
+                f"this API key may not use the model {names[0][:100]!r}{means}: its models do not"
+                " include it",
                 param="model",
                 code="model_forbidden",
             )

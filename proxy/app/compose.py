@@ -27,6 +27,7 @@ from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.supervisor import InThread, start
+from ..backends.detect import API, Detector, Kind, root_of
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -167,6 +168,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         backends or [backend_of(settings, config, host) for config in configs(settings)],
         scheduler,
         aliases=settings.alias,
+        patterns=settings.aliases,
         strict=settings.strict_models,
         default=settings.default_model,
         interval=settings.health_interval,
@@ -384,9 +386,14 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         config=config,
         aliases=config.aliases,
     )
+    if config.kind == "auto" and isinstance(driver, LlamaCpp):
+        root = root_of(config.url)
+        pool = driver.new_pool(url=root, idle=0)
+        backend.detect = Detector(root, pool, partial(_of_server, settings, config))
     if model is not None:
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted
+        backend.lists_aliases = model.config.list_aliases
         backend.forwards = model.config.kind == "http"
         model.on_change = backend.wake.set
     return backend
@@ -427,14 +434,21 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
             timeout=settings.timeout,
             tick=fixed.PING,
         )
+    return _of_server(settings, config, "openai" if config.kind == "openai" else "llamacpp")
+
+
+def _of_server(
+    settings: Settings, config: BackendConfig, kind: Kind, url: str = ""
+) -> OpenAIServer | LlamaCpp:
+    """The driver for a server of this kind, by default at the address of the settings."""
     key, options = config.api_key or "", _server_options(settings)
-    if config.kind == "openai":
+    if kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
-        return OpenAIServer(
-            config.url, model=config.model, api_key=key, by_prompt=by_prompt, **options
-        )
+        url = url or (config.url if urlsplit(config.url).path else config.url + API)
+        return OpenAIServer(url, model=config.model, api_key=key, by_prompt=by_prompt, **options)
     model_file = settings.chat_template == "auto"
-    return LlamaCpp(config.url, api_key=key, model_file=model_file, slots=config.slots, **options)
+    url = url or root_of(config.url)
+    return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)
 
 
 def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer) -> Server:
@@ -478,7 +492,7 @@ def _embedder(settings: Settings, life: Life, urls: Sequence[str], gift: Gift) -
     servers = []
     for url in urls:
         driver = EmbeddingServer(
-            url, timeout=settings.timeout, connect_timeout=fixed.CONNECT_TIMEOUT
+            root_of(url), timeout=settings.timeout, connect_timeout=fixed.CONNECT_TIMEOUT
         )
         driver.gift = gift
         servers.append(Backend(url.split("://", 1)[1], url, driver))

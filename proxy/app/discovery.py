@@ -6,17 +6,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from ..backends.chatglm.driver import listens
-from ..backends.probe import MAX_ANSWER
+from ..backends.detect import is_server_cpp
+from ..backends.http import ConnectionPool
+from ..backends.probe import document
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
-from ..core.decoding import decoded
-from ..wire.router import as_dict
+from ..errors import GatewayError
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)
@@ -77,35 +79,26 @@ def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of a server, as in `Server`; None if nothing answers."""
     if not listens(url):
         return None
-    if _get(url, "/livez").get("status") == "ok":
+    pool = ConnectionPool(url, timeout=PATIENCE, connect_timeout=PATIENCE, idle=0)
+
+    def get(path: str) -> Mapping[str, Any]:
+        with suppress(GatewayError):
+            return document(pool, path, seconds=PATIENCE)[1]
+        return {}
+
+    if get("/livez").get("status") == "ok":
         return "slotproxy", "another slotproxy", ()
-    props, models = _get(url, "/props"), _names(_get(url, "/v1/models"))
-    if "default_generation_settings" in props or props.get("role") == "router":
+    props, models = get("/props"), _names(get("/v1/models"))
+    if is_server_cpp(props) and "user_name" not in props:
         names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
         return "llamacpp", "llama-server", names
-    if "user_name" in props or "n_ctx" in _get(url, "/model.json"):
+    if is_server_cpp(props) or "n_ctx" in get("/model.json"):
         return "llamacpp", "server of llama.cpp or PowerInfer", ()
-    if "version" in _get(url, "/api/version"):
+    if "version" in get("/api/version"):
         return "openai", "Ollama", models
     if models:
         return "openai", "server with OpenAI's API", models
     return "", "a program that is no model server", ()
-
-
-def _get(url: str, path: str) -> dict[str, Any]:
-    """The JSON object at an address; {} if there is none, or none in time."""
-    # Imported late: only `init` and `doctor` look for servers.
-    import requests
-    from urllib3.exceptions import HTTPError
-
-    with requests.Session() as session:
-        session.trust_env = False  # no proxy for servers of this machine
-        try:
-            with session.get(f"{url}{path}", timeout=PATIENCE, stream=True) as answer:
-                data = answer.raw.read(MAX_ANSWER, decode_content=True)
-                return as_dict(decoded(data)) if answer.status_code == 200 else {}
-        except (requests.RequestException, HTTPError, ValueError):
-            return {}
 
 
 def _names(models: Mapping[str, Any]) -> tuple[str, ...]:

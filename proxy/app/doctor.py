@@ -14,19 +14,23 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from .. import __version__
-from ..backends.driver import Capabilities, Driver
-from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.detect import API, root_of
+from ..backends.driver import Capabilities
+from ..backends.llamacpp import EmbeddingServer, Gift
 from ..backends.local_embeddings import is_installed
+from ..backends.pools import Backend
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings, SettingsError, fixed
-from ..config.checks import PROGRAM_REMEDY
+from ..config.checks import program_remedy
 from ..config.data_folder import database_file, folder_of, is_writable
-from ..errors import BackendDown, GatewayError, StoreUnavailable, UpstreamFault
+from ..errors import BackendDown, GatewayError, StoreUnavailable
+from ..hosting.model_files import missing_file
 from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
@@ -105,31 +109,27 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about, model = f"backend {config.name}", config.launch
     if model is not None:
         about, program = f"model {model.name}", model.command[0]
-        if model.has_program:
-            yield ok(about, f"{program} is started by the first request")
+        if not model.has_program:
+            yield problem(about, f"{program} is not a program", program_remedy(settings, model))
+        elif gone := missing_file(model):
+            text = f"its file {gone} does not exist"
+            yield problem(about, text, "correct its path in `command`, or restore the file")
         else:
-            yield problem(about, f"{program} is not a program", PROGRAM_REMEDY)
+            yield ok(about, f"{program} is started by the first request")
         return
     try:
-        driver = backend_of(settings, config).driver
+        backend = backend_of(settings, config)
     except SettingsError as error:
         yield problem(about, str(error))
         return
     try:
-        caps = _probed(driver, fixed.HEALTH_DEADLINE)
-        # Short refusals look like those of an old server without a free slot.
-        doubtful = not (caps.queues or caps.n_ctx or caps.dialect == ROUTER)
-        if isinstance(driver, LlamaCpp) and doubtful and _kind(config.url) != "llamacpp":
-            raise UpstreamFault("the backend is not a llama.cpp server")
-    except UpstreamFault as error:
-        kind = _kind(config.url) if isinstance(driver, LlamaCpp) else ""
-        yield lost_backend(about, str(error), kind)
+        caps = _probed(backend, fixed.HEALTH_DEADLINE)
     except GatewayError as error:
-        yield lost_backend(about, str(error))
+        yield lost_backend(about, str(error), _cure(settings, config))
     else:
         yield from reached_backend(config, caps, settings)
     finally:
-        driver.close()
+        backend.driver.close()
 
 
 def reached_backend(
@@ -189,32 +189,42 @@ def _template(about: str, caps: Capabilities) -> Iterator[Finding]:
     yield ok(about, "; ".join(f"{label}: {words}" for label, words in profile_of(prompter)))
 
 
-def lost_backend(about: str, error: str, answers: str = "") -> Finding:
-    """A backend that did not answer as one. `answers`: the kind of the server at its address (see
-    `discovery`), "other" for a program that is none, "" if that is not known."""
+def lost_backend(about: str, error: str, cure: str = "") -> Finding:
+    """A backend that did not answer as one. `cure` is what to do if that is known."""
     if "API key" in error:
-        return problem(about, error, "set api_key in a [[backend]] of the configuration file")
-    if answers in ("openai", "slotproxy"):
-        remedy = 'set kind = "openai" in its [[backend]], and a url that ends with /v1'
-        return problem(about, "is no server of llama.cpp, but has OpenAI's API", remedy)
-    if answers:
-        error = "another program answers at its address, which is no model server"
+        cure = "set api_key in a [[backend]] of the configuration file"
     remedy = "start it, or correct its address (--llama-api, or url of its [[backend]])"
-    return problem(about, error, remedy)
+    return problem(about, error, cure or remedy)
 
 
-def _kind(url: str) -> str:
-    """The kind of the server there, "other" for a program that is none, "" for nothing."""
-    server = discovery.identify(url)
-    return server[0] or "other" if server else ""
+def _cure(settings: Settings, config: BackendConfig) -> str:
+    """What to do about an address without a backend: name the server that may be meant, on the
+    same port or on a usual one of this machine. "" if there is none."""
+    parts = urlsplit(config.url)
+    there = f"{parts.scheme}://{parts.netloc}"
+    server = discovery.identify(there)
+    if server is not None and server[0]:
+        if config.kind == "llamacpp":
+            return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
+        if parts.path.rstrip("/") not in ("", API):
+            return f"{server[1]} answers at {there}: use this address"
+    known = {urlsplit(backend.url).port for backend in settings.backends}
+    for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
+        url = f"http://127.0.0.1:{port}"
+        server = None if port in known else discovery.identify(url)
+        if server is not None and server[0]:
+            return f"start it, or use the address {url}, where {server[1]} answers"
+    return ""
 
 
-def _probed(driver: Driver, patience: float) -> Capabilities:
+def _probed(backend: Backend, patience: float) -> Capabilities:
     """Probe a backend, which may be loading its model at the moment. Raises GatewayError."""
     end = time.monotonic() + patience
     while True:
         try:
-            return driver.probe(patience)
+            if backend.detect is not None:
+                backend.driver = backend.detect(backend.driver)
+            return backend.driver.probe(patience)
         except BackendDown as error:
             if "loading" not in str(error) or time.monotonic() >= end:
                 raise
@@ -230,10 +240,10 @@ def _vectors(settings: Settings) -> Iterator[Finding]:
     for gift, urls, flag in gifts:
         for url in urls:
             about = f"{gift} {url.split('://', 1)[1]}"
-            driver = EmbeddingServer(url, connect_timeout=fixed.CONNECT_TIMEOUT)
+            driver = EmbeddingServer(root_of(url), connect_timeout=fixed.CONNECT_TIMEOUT)
             driver.gift = gift
             try:
-                _probed(driver, fixed.HEALTH_DEADLINE)
+                _probed(Backend(about, url, driver), fixed.HEALTH_DEADLINE)
                 yield ok(about, "answers")
             except GatewayError as error:
                 yield problem(about, str(error), f"start it with {flag} and a model for {gift}")

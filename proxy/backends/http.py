@@ -28,6 +28,7 @@ from ..errors import (
     BackendDown,
     ConnectionLost,
     GatewayError,
+    Unreachable,
     UpstreamFault,
     UpstreamTimeout,
 )
@@ -458,14 +459,14 @@ class ConnectionPool:
 
     def _connect(self, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connect to the backend, at the first of its addresses that accepts."""
-        detail, family, plain = "", socket.AF_INET, (self._host, self._port)
+        fault, family, plain = OSError(), socket.AF_INET, (self._host, self._port)
         infos: list[Any] = [(family, 0, 0, "", plain)]
         # For a numeric IPv4 address, too, getaddrinfo would use a thread pool under gevent.
         if not self._host.replace(".", "").isdigit():
             try:
                 infos = socket.getaddrinfo(*plain, 0, socket.SOCK_STREAM)
             except OSError as error:
-                raise BackendDown("the backend is not responding", detail=str(error)) from None
+                raise _unreachable(error) from None
         for family, _, _, _, address in infos:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
@@ -484,12 +485,24 @@ class ConnectionPool:
                 return sock
             except OSError as error:
                 sock.close()
-                detail = str(error)
+                fault = error
             except BaseException:
                 sock.close()
                 raise
-        why = "refuses connections" if "refused" in detail else "is not responding"
-        raise BackendDown(f"the backend {why}", detail=detail)
+        raise _unreachable(fault)
+
+
+def _unreachable(error: OSError) -> Unreachable:
+    """Why there is no connection, without the address."""
+    reason = error.strerror or ""
+    if isinstance(error, socket.gaierror):
+        reason = "no such host"
+    elif isinstance(error, TimeoutError):
+        reason = "connection timed out"
+    elif isinstance(error, ssl.SSLError):
+        reason = "it does not speak TLS, or its certificate is not trusted"
+    reason = f": {reason[:1].lower()}{reason[1:]}" if reason else ""
+    return Unreachable(f"the backend is not responding{reason}", detail=str(error))
 
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------

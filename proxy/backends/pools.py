@@ -5,9 +5,11 @@ A model is a pool: all backends that serve a model of the same name.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from ..config import BackendConfig
@@ -17,10 +19,15 @@ from ..errors import ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
+from .detect import Detector
 from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
 UNNAMED = "default"
+CLOUDS = ("claude-", "gpt-")  # beginnings of the names that Claude Code, Codex and others insist on
+THE_BACKEND = "the backend "
+EARLY = 2.0  # seconds that a request waits for a server that never answered
+RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
 ChatMode = Literal["auto", "native", "completion"]
 OnOverflow = Literal["refuse", "compact"]
@@ -44,8 +51,10 @@ class Backend:
     config: BackendConfig | None = None
     aliases: tuple[str, ...] = ()  # other names of its model
     unlisted: bool = False  # lists of models leave it out
+    lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
+    detect: Detector | None = None  # chooses the driver for what answers at the address
     router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
@@ -53,6 +62,7 @@ class Backend:
     caps: Capabilities | None = None  # None until the first probe's questions were answered
     up: bool | None = None  # None until the first probe
     error: str = ""  # why it is down
+    absent: bool = False  # nothing has ever answered at its address
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
@@ -74,6 +84,11 @@ class Backend:
         if self.set_model:
             return self.set_model
         return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
+
+    def use(self, driver: Driver) -> None:
+        """Talk to the server with another driver, because it is of another kind."""
+        self.driver.close()
+        self.driver, self.counter, self.caps = driver, TokenCounter(driver), None
 
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
@@ -160,12 +175,14 @@ class BackendPools:
         backends: Sequence[Backend],
         *,
         aliases: Sequence[str] = (),
+        patterns: Mapping[str, str] = {},
         strict: bool = False,
         default: str = "",
     ) -> None:
         self.backends = {backend.name: backend for backend in backends}
         self.configured = dict(self.backends)
         self._aliases = tuple(aliases)
+        self._patterns = patterns
         self._strict = strict
         self._default = default
         self._changing = native_lock()  # held to replace any of the following, or `backends`
@@ -187,16 +204,21 @@ class BackendPools:
 
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
-        return self._aliases if self._aliases and len(self._named) == 1 else self._listed
+        if self._aliases and len(self._named) == 1:
+            return self._aliases
+        backends = [backend for model in self._listed for backend in self._pools[model]]
+        more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
+        return tuple(dict.fromkeys((*self._listed, *more)))
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""
         return self._listed
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """The pool and the name to answer with, for the model name in a request. With one model, or
-        a default, any name means that model, unless names are strict or requests for it are only
-        forwarded. Raises ModelNotFound, and NoBackend if none is configured."""
+        """The pool and the name to answer with, for the model name in a request. Other names than
+        those of models mean what the first matching pattern says. With one model, or a default,
+        the rest mean that model, and with several those of clouds do, unless names are strict or
+        requests for it are only forwarded. Raises ModelNotFound, and NoBackend without models."""
         models = self._answering
         if name in self._named:
             return name, name
@@ -206,6 +228,12 @@ class BackendPools:
             return self._also[name], name
         if not self._named:
             raise NoBackend("no backend is configured", retry_after=10.0)
+        for pattern, target in self._patterns.items() if name else ():
+            if fnmatchcase(name, pattern):
+                model = self._also.get(target, target)
+                if model in self._named:
+                    return model, model
+                raise self._unknown(name, f", nor does {target[:100]!r}, its alias")
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
         if models and not name:
@@ -213,12 +241,20 @@ class BackendPools:
             return first, first
         if self._default in models and not self._strict:
             return self._default, self._default
-        raise _unknown(name)
+        if models and not self._strict and name.startswith(CLOUDS):
+            first = self._first(models)
+            return first, first
+        raise self._unknown(name)
 
     def names_of(self, model: str) -> tuple[str, ...]:
         """All names by which requests may ask for this pool, which comes first."""
         also = (alias for alias, named in list(self._also.items()) if named == model)
         return (model, *also, *(self._aliases if self.models()[:1] == (model,) else ()))
+
+    def _unknown(self, name: str, why: str = "") -> ModelNotFound:
+        error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
+        error.models = self.names()
+        return error
 
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
@@ -239,7 +275,7 @@ class BackendPools:
         """The pool of this very name or alias. Raises ModelNotFound."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            raise _unknown(name)
+            raise self._unknown(name)
         return model
 
     def forwards(self, name: str) -> bool:
@@ -304,6 +340,25 @@ class BackendPools:
         if backend.leaving:
             backend.wake.set()
 
+    def none_up(self, model: str) -> NoBackend:
+        """The error for a request for a model without a backend that is up: which one, and why."""
+        down = [backend for backend in self.pool(model) if backend.up is False and backend.error]
+        if not down:
+            return NoBackend()
+        reason = f"is not available: {down[0].error}"
+        if down[0].error.startswith(THE_BACKEND):
+            reason = down[0].error.removeprefix(THE_BACKEND)
+        more = f" (and {len(down) - 1} more of this model are down)" if len(down) > 1 else ""
+        error = NoBackend(f"the backend of this model {reason}{more}", RETRY)
+        error.backend, error.reason = down[0].name, reason + more
+        return error
+
+    def patience(self, model: str) -> float:
+        """The seconds that a request waits for a backend of this model at most: not for long if
+        nothing was ever there, since this is rather a wrong address than a restart."""
+        pool = self.pool(model)
+        return EARLY if pool and all(backend.absent for backend in pool) else math.inf
+
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""
         for backend in self.pool(model):
@@ -326,7 +381,8 @@ class BackendPools:
                 pool.sort(key=lambda b: _rank(b, b is rising))
             self._pools = {model: tuple(pool) for model, pool in pools.items()}
             self._named = named = tuple(filter(self.is_named, pools)) or tuple(pools)
-            self._listed = tuple(m for m in named if not all(b.unlisted for b in pools[m]))
+            known = filter(self.is_named, named)  # without those that have not reported a name
+            self._listed = tuple(m for m in known if not all(b.unlisted for b in pools[m]))
             self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
             self._known = {model: (model, model) for model in self._answering}
@@ -349,7 +405,3 @@ class BackendPools:
 def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:
     up, tier = bool(backend.up or rises), backend.tier
     return not up, bool(tier.canary), tier.number, backend.provisional
-
-
-def _unknown(name: str) -> ModelNotFound:
-    return ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")

@@ -29,6 +29,8 @@ KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds of silence
 MAX_ANSWER = 4 << 20  # bytes of an answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models
+NO_SERVER = "another program than a model server answers at the backend's address: check its port"
+OTHER_SERVER = 'the backend is no server of llama.cpp, but has OpenAI\'s API: set kind = "openai"'
 _threads = NativeThreads(4)
 
 
@@ -47,9 +49,17 @@ def probe(
         return caps
     if model_file:
         caps = with_template(caps, url, first, props)
-    if props or models:
+    shows = bool(props or first)  # as every server.cpp does
+    if shows:
         on_capabilities(caps)
-    chunk = first_token(pool, deadline)
+    try:
+        chunk = first_token(pool, deadline)
+    except UpstreamFault as error:
+        if shows or isinstance(error, BackendDown):
+            raise
+        chunk = {}
+    if not (chunk or shows):  # its refusal may look like that of a busy server
+        raise UpstreamFault(OTHER_SERVER if models else NO_SERVER)
     modern = "stop_type" in chunk
     return msgspec.structs.replace(
         caps,
@@ -201,10 +211,13 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
 
 def _busy(status: int, data: bytes) -> dict[str, Any]:
     busy = b"slot unavailable" in data or (status in (200, 404) and len(data) < 64)
+    detail = f"{status} {data[:100]!r}"
     if status == 503:
-        raise BackendDown("the backend is not ready", detail=repr(data[:100]))
+        raise BackendDown("the backend is not ready", detail=detail)
+    if status in (401, 403):
+        raise not_listed(status)
     if not busy:
-        raise UpstreamFault("the backend returned no token", detail=f"{status} {data[:100]!r}")
+        raise UpstreamFault("the backend returned no token", detail=detail)
     return {}
 
 

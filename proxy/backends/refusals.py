@@ -1,8 +1,9 @@
 """Maps a backend's refusal, an HTTP status or an error within a stream, to one of our errors.
 
 Bodies come as {"error": {code, message, type}}, {"error": text}, {"content": text}, {"detail":
-text}, or as plain text from server.cpp's HTTP library. A client sees the backend's message only if
-it concerns its own request, without addresses, file paths and keys. Everything else is only logged.
+text}, or as plain text from server.cpp's HTTP library. A client sees the backend's message if that
+concerns its request, or says why the backend failed: bounded, without addresses, file paths and
+keys. Operators see it as it is.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ RULES: Mapping[int, tuple[type[GatewayError], str]] = {
     501: (BackendLacks, "the backend does not support this"),
     503: (BackendDown, "the backend is not ready"),
 }
-# To these, the backend's message is appended, since it concerns the request.
-SHOWN = (BadRequest, BodyTooLarge, BackendLacks)
+# To these, the backend's message is appended; for operators to all.
+SHOWN = (BadRequest, BodyTooLarge, BackendLacks, BackendFailed, BackendDown)
 
 LOAD_FAILED = "model_load_failed"
 # Messages of llama-server, with any status, and the fields of their errors.
@@ -91,7 +92,8 @@ BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
     ),
 )
 
-_HIDDEN = (
+Hidden = Sequence[tuple[re.Pattern[str], str]]
+_HIDDEN: Hidden = (
     (re.compile(r"(?i)\b(bearer\s+|api[_-]?key\W{1,3}|sk-)[^\s\"',;]+"), r"\1…"),
     (re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"']+"), "…"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "…"),
@@ -134,17 +136,26 @@ def _refused(status: int, error: WireError, secret: str) -> GatewayError:
         if re.fullmatch(pattern, error.message[: 4 * MAX_SAID], re.DOTALL):
             return kind(message, detail=words, **fields)
     kind, message = RULES.get(status) or RULES.get(status // 100, _FAILED)
+    whole = plain(error.message, secret)
+    if whole.startswith("<"):  # a page of a web server
+        return kind(message, detail=f"{status} {words}")
+    private = (f"{message}: {whole}", "") if whole else None
     if kind in SHOWN and words:
         message = f"{message}: {words}"
-    return kind(message, detail=f"{status} {words}")
+    return kind(message, detail=f"{status} {words}", private=private)
 
 
 def said(text: str, secret: str = "") -> str:
     """The backend's message, made safe for a client."""
+    return plain(text, secret, _HIDDEN)
+
+
+def plain(text: str, secret: str = "", hidden: Hidden = ()) -> str:
+    """The backend's message for operators: one line of bounded length, without our own key."""
     text = text[: 4 * MAX_SAID]
     if secret:
         text = text.replace(secret, "…")
-    for pattern, instead in _HIDDEN:
+    for pattern, instead in hidden:
         text = pattern.sub(instead, text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_SAID]
 
@@ -223,6 +234,7 @@ def openai_refusal(
         return UpstreamFault(
             "the backend does not know this model or endpoint: check its url and model",
             detail=error.detail,
+            private=error.private,
         )
     return error
 

@@ -21,7 +21,14 @@ from functools import partial
 import msgspec
 
 from ..config import BackendConfig
-from ..errors import BackendDown, ConnectionLost, GatewayError, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendDown,
+    ConnectionLost,
+    GatewayError,
+    Unreachable,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
 from ..scheduling.schedulers import Scheduler
@@ -50,12 +57,15 @@ class Registry(BackendPools):
         scheduler: Scheduler,
         *,
         aliases: Sequence[str] = (),
+        patterns: Mapping[str, str] = {},
         strict: bool = False,
         default: str = "",
         interval: float = 5.0,
         deadline: float = 30.0,
     ) -> None:
-        super().__init__(backends, aliases=aliases, strict=strict, default=default)
+        super().__init__(
+            backends, aliases=aliases, patterns=patterns, strict=strict, default=default
+        )
         self._scheduler = scheduler
         self._interval = interval
         self._deadline = deadline
@@ -67,6 +77,7 @@ class Registry(BackendPools):
         self._started = False
         self._threads: list[threading.Thread] = []
         scheduler.on_stranded = self.look_soon
+        scheduler.patience = self.patience
         for backend in backends:
             self._update_scheduler(backend)
 
@@ -144,7 +155,8 @@ class Registry(BackendPools):
                 backend.presumed = old.model
                 # With another key, a server may behave differently.
                 keys = {b.config.api_key if b.config is not None else None for b in (old, backend)}
-                if backend.url == old.url and len(keys) == 1:
+                same = type(backend.driver) is type(old.driver) and backend.url == old.url
+                if same and len(keys) == 1:
                     backend.take_over(old)
             self.backends = {**self.backends, backend.name: backend}
         self._update_scheduler(backend, replaces=old is not None and old.url != backend.url)
@@ -276,6 +288,10 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
 
         try:
+            if backend.detect is not None:
+                driver = backend.detect(backend.driver)
+                if driver is not backend.driver:
+                    backend.use(driver)
             caps = backend.driver.probe(self._deadline, on_capabilities)
             if caps.dialect == ROUTER:
                 backend.router = _host(backend.driver, caps, backend.wake.set)
@@ -380,7 +396,9 @@ class Registry(BackendPools):
             self._update_scheduler(host)
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
-        backend.error = str(error) if error is not None else "not responding"
+        backend.error = str(error) if error is not None else "the backend is not responding"
+        # Nobody knows whether such a server will ever be there.
+        backend.absent = backend.caps is None and isinstance(error, Unreachable)
         backend.up = False
         self.rebuild()
         log.warning("%s is down: %s", _called(backend), backend.error)

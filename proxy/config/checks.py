@@ -13,6 +13,7 @@ from ..runtime.resources import templates
 from . import keys as key_rules
 from . import routes
 from .keys import Secret
+from .models import ModelConfig
 from .settings import Settings, SettingsError
 from .table import all_rows
 
@@ -112,20 +113,28 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     return settings
 
 
-PROGRAM_REMEDY = "write its path in `command`, or with --models-dir in --llama-server"
-
-
 def programs(settings: Settings) -> list[str]:
     """Warnings about models whose program does not exist. Raises SettingsError if it is that of all
     models of --models-dir."""
-    server, warnings = settings.llama_server.split()[:1], []
+    warnings = []
     for model in settings.model:
-        program = model.command[0]
-        if not model.has_program and settings.models_dir and server == [program]:
-            raise SettingsError(f"--llama-server: {program} is not a program: give its path")
+        why = f"{model.command[0]} is not a program: {program_remedy(settings, model)}"
+        if not model.has_program and _is_of_folder(settings, model):
+            raise SettingsError(f"--llama-server: {why}")
         if not model.has_program:
-            warnings.append(f"model {model.name}: {program} is not a program: {PROGRAM_REMEDY}")
+            warnings.append(f"model {model.name}: {why}")
     return warnings
+
+
+def program_remedy(settings: Settings, model: ModelConfig) -> str:
+    """What to do about the program of a model that does not exist."""
+    where = "--llama-server" if _is_of_folder(settings, model) else "`command`"
+    return f"write its path in {where}"
+
+
+def _is_of_folder(settings: Settings, model: ModelConfig) -> bool:
+    """Whether it is started by --llama-server."""
+    return bool(settings.models_dir) and settings.llama_server.split()[:1] == [model.command[0]]
 
 
 # What a reload applies, and what is no setting.

@@ -1,8 +1,8 @@
 """llama-swap's configuration, ``config.yaml``, read as it is.
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. Models are swapped by memory and number here, not by
-group or matrix (see `_together`).
+2026; older names of its keys are read too. Groups become what each model unloads (see
+`_together`); a matrix has no counterpart here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .settings import BackendConfig
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
-# start; progress of a load, which is always shown as comments of a stream.
+# start.
 _MEANINGLESS = frozenset(
-    """captureBuffer logTimeFormat logToStdout metricsMaxInMemory performance sendLoadingState
-    startPort store ui upstream""".split()
+    """captureBuffer logTimeFormat logToStdout metricsMaxInMemory performance startPort store ui
+    upstream""".split()
 )
 # Servers with OpenAI's API and without llama.cpp's, by a word of their commands.
 _OPENAI = re.compile(
@@ -104,6 +104,7 @@ class _General(_Groups, frozen=True, rename="camel"):
     health_check_timeout: float = 120.0
     unload_timeout: float = 10.0
     log_level: str = "info"
+    include_aliases_in_list: bool = False
     hooks: dict[str, dict[str, tuple[Word, ...]]] = {}
     peers: dict[str, _Peer] = {}
     routing: _Routing = _Routing()
@@ -177,7 +178,7 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
             continue
         tables.append(table)
     for peer in (filled.get("peers") or {}).values():
-        lacking |= {f"peers.*.{key}" for key in _others(peer, _Peer)}
+        lacking |= {f"peers.*.{key}" for key in _others(peer or {}, _Peer)}
     if general.routing.scheduler.get("settings"):
         lacking.add("routing.scheduler")
     preload = {*map(str, general.hooks.get("on_startup", {}).get("preload", ()))}
@@ -186,7 +187,10 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
         table["preload"] = bool(names & preload)
         preload -= names
     lacking |= {f"hooks.on_startup.preload of the unknown model {name[:100]!r}" for name in preload}
-    limit = _together(tables, general, lacking)
+    notes: list[str] = []
+    limit, persistent = _together(tables, general, notes)
+    if notes:
+        notes[0] += "; set --memory, and what fits stays loaded"
     with validators.naming("models"):
         hosted = models.checked(tables)
     if general.log_level not in LEVELS:
@@ -199,16 +203,10 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
         "api_key": tuple(secrets),
         "log_level": LEVELS[general.log_level] if document.get("logLevel") else "",
     }
-    notes = []
-    if limit:
-        count = "one model is" if limit == 1 else f"{limit} models are"
-        notes.append(
-            f"{count} loaded at once, as llama-swap does; set --memory, and what fits stays loaded"
-        )
     if lacking:
         notes.append(f"not supported and ignored: {', '.join(sorted(lacking))}")
     values = {name: value for name, value in values.items() if value}
-    return ImportedConfig(values, notes, models_max=limit)
+    return ImportedConfig(values, notes, models_max=limit, persistent=persistent)
 
 
 def _filled(
@@ -266,6 +264,7 @@ def _model(
         "title": str(model.name),
         "description": str(model.description),
         "unlisted": model.unlisted,
+        "list_aliases": general.include_aliases_in_list,
         "aliases": [alias for alias in aliases if alias != name],
         "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],
         "set": _unprotected(filters.set_params),
@@ -286,28 +285,31 @@ def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
     return "llamacpp"
 
 
-def _together(tables: Sequence[dict[str, Any]], general: _General, lacking: set[str]) -> int:
-    """How many models may be loaded at once, as in llama-swap: one beside those of persistent
-    groups, whose tables are marked, or 0 for any, if its groups let all run together."""
+def _together(
+    tables: Sequence[dict[str, Any]], general: _General, notes: list[str]
+) -> tuple[int, frozenset[str]]:
+    """How many models may be loaded at once, 0 for any, and those of persistent groups. With
+    groups, the tables get what each model unloads."""
     groups, router = general.groups, general.routing.router
     if router is not None:
         groups = router.settings.groups
         if router.use == "matrix":
-            groups = {}
-            lacking.add("matrix")
-    pinned: set[str] = set()
-    free: set[str] = set()
-    for group in groups.values():
-        members = {*map(str, group.members)}
-        if group.persistent:
-            pinned |= members
-        if not (group.swap or group.exclusive):
-            free |= members
+            notes.append("matrix is not supported: one model is loaded at once")
+            return 1, frozenset()
+    if not groups:
+        notes.append("one model is loaded at once, as in llama-swap without groups")
+        return 1, frozenset()
+    rest = _Group()  # of the models without a group
+    of = {str(name): group for group in groups.values() for name in group.members}
+    mine = {table["name"]: of.get(table["name"], rest) for table in tables}
+
+    def unloads(first: _Group, other: _Group) -> bool:
+        return first.swap if other is first else first.exclusive and not other.persistent
+
     for table in tables:
-        table["pin"] = table["name"] in pinned
-    if all(table["name"] in free for table in tables):
-        return 0
-    return 1 + len([table for table in tables if table["pin"]])
+        name, group = table["name"], mine[table["name"]]
+        table["unloads"] = [n for n in mine if n != name and unloads(group, mine[n])]
+    return 0, frozenset(name for name, group in mine.items() if group.persistent)
 
 
 def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:

@@ -23,7 +23,7 @@ MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
 HTTP_PLACES = 10  # parallel requests to a server of the kind `http`, as in llama-swap
 PROTECTED = ("model", "stream")  # fields of a request that no table sets or removes
-_Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=86400 * 365)]
 _Limit = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -36,9 +36,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     which the server must listen, ``${PID}`` in `stop` its process. A server of the kind `openai`
     has OpenAI's API at its `url`, and one of the kind `http` any other: requests are forwarded."""
 
-    name: _Text
+    name: Text
     command: tuple[str, ...]
-    aliases: tuple[_Text, ...] = ()
+    aliases: tuple[Text, ...] = ()
     environment: dict[str, str] = {}
     folder: str = ""
     check: str = ""  # the path that answers 200 once it is ready; "": any answer but 503
@@ -51,6 +51,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory: str = ""  # as 4GiB; "": estimated, then measured
     gpu_memory: str = ""  # the same of all its graphics cards, or of each, as 4GiB,2GiB
     pin: bool = False  # it never gives way to another model
+    unloads: tuple[Text, ...] = ()  # models that it does not run beside: they end when it loads
     save_slots: bool = False  # add the flags with which a llama-server saves its slots
     kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
     url: str = LOOPBACK
@@ -60,6 +61,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     title: str = ""
     description: str = ""
     unlisted: bool = False
+    list_aliases: bool = False  # lists of models have its aliases as well
     strip: tuple[str, ...] = ()  # fields that are removed from requests
     set: dict[str, Any] = {}  # fields that are set in requests
     set_by_alias: dict[str, dict[str, Any]] = {}  # the same for those that name an alias
@@ -102,6 +104,17 @@ class ImportedConfig(msgspec.Struct, frozen=True):
     values: dict[str, Any]  # settings by name
     notes: Sequence[str] = ()  # about parts that are not supported
     models_max: int = 0  # models at once, if the operator bounds neither memory nor number; 0: any
+    # Those that others leave alone: pinned if the operator bounds them, and `unloads` ends then.
+    persistent: frozenset[str] = frozenset()
+
+    def bounded(self) -> tuple[ModelConfig, ...]:
+        """The models if the operator bounds memory or number: what fits stays loaded."""
+        return tuple(
+            msgspec.structs.replace(
+                model, pin=model.pin or model.name in self.persistent, unloads=()
+            )
+            for model in self.values.get("model", ())
+        )
 
 
 def read(
@@ -133,6 +146,10 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models have the name or alias {name!r}")
+    known = {model.name for model in models}
+    for model in models:
+        if unknown := {*model.unloads} - known:
+            raise ValueError(f"{model.name!r}: unloads: there is no model {min(unknown)!r}")
     return tuple(models)
 
 

@@ -57,7 +57,7 @@ _key = _group("")  # of a table of the file
 class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A ``[[backend]]`` table, an address, a ChatGLM model, or a model to start."""
 
-    url: str = _key("", "URL of the server", validators.url)
+    url: str = _key("", "address of the server, with or without /v1", validators.server)
     file: str = _key(
         "", "ChatGLM model file to run in this gateway, instead of a URL", validators.path
     )
@@ -66,7 +66,8 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     aliases: Texts = _key((), "other names of the model")
     kind: Literal["auto", "llamacpp", "chatglm", "openai"] = _key(
         "auto",
-        "auto: a server.cpp, detected; openai: has OpenAI's API, by a url that ends with /v1",
+        "auto: detected; llamacpp: a server of llama.cpp, or PowerInfer's; openai: any other server"
+        " with OpenAI's API",
     )
     slots: int = _key(0, "parallel requests; 0: use --slots", ge=0, le=1024)
     ctx_size: int = _key(0, "tokens per slot; 0: use --ctx-size", ge=0)
@@ -90,8 +91,9 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         """Its address, and its model if the address has several."""
+        address = self.address.removesuffix("/v1")
         is_one_of_several = self.kind == "openai" and self.model
-        return f"{self.address} {self.model}" if is_one_of_several else self.address
+        return f"{address} {self.model}" if is_one_of_several else address
 
 
 class McpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,15 +194,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     llama_api: Texts = _backends(
         ("http://127.0.0.1:8080", "http://127.0.0.1:9931"),
-        "URL of a llama.cpp or PowerInfer server. A default is used if a server listens there",
-        validators.url,
+        "address of a model server, with or without /v1: llama.cpp's, PowerInfer's, Ollama, vLLM or"
+        " any other with OpenAI's API. A default is used if a server listens there",
+        validators.server,
     )
     embedding_api: Texts = _backends(
-        (), "URL of a server used only for embeddings; none: use the backends", validators.url
+        (), "URL of a server used only for embeddings; none: use the backends", validators.server
     )
     local_embeddings: bool = _backends(True, "without --embedding-api: use the extra embed's model")
     rerank_api: Texts = _backends(
-        (), "URL of a server used only for reranking; none: use the backends", validators.url
+        (), "URL of a server used only for reranking; none: use the backends", validators.server
     )
     slots: int = _backends(0, "parallel requests per backend; 0: detect them", ge=0, le=1024)
     ctx_size: int = _backends(0, "tokens of context per slot; 0: detect them", ge=0, le=1 << 30)
@@ -380,6 +383,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[McpConfig, ...] = ()
     price: tuple[Price, ...] = ()
     route: tuple[RouteConfig, ...] = ()
+    aliases: dict[str, str] = {}  # models by patterns of names that no model has
     # Not settings:
     file_keys: tuple[ApiKey, ...] = ()  # of --api-key-file
     names_backend: bool = False  # whether any backend was named
@@ -392,6 +396,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         def name(backend: BackendConfig) -> str:
             place = Path(backend.file).stem or backend.url.partition("://")[2].rstrip("/")
+            if backend.kind != "openai":
+                place = place.removesuffix("/v1")
             # One address has many models, each with a backend of its own.
             named = backend.kind == "openai" and backend.model
             return f"{place}/{backend.model}" if named else place

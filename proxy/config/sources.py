@@ -40,7 +40,7 @@ MISTAKES = (
     (r"Cannot overwrite", "this setting, or this table, is there a second time"),
 )
 HEADER = re.compile(r"[\x20-\x7e]*")
-TABLES = ("backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
+TABLES = ("aliases", "backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
 
 def _no_such(name: str, names: Iterable[str]) -> str:
@@ -91,6 +91,7 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     document = _parsed(text)
     shared = document.pop("macros", {})
     readers: dict[str, Callable[[Any], Any]] = {
+        "aliases": partial(msgspec.convert, type=dict[models.Text, models.Text]),
         "backend": _backends,
         "mcp": _mcp,
         "model": lambda raw: models.read(raw, macros.defined(shared), environ),
@@ -233,7 +234,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     for key, value in given.items():
         section, _, name = key.rpartition(".")
         (values[section] if section else values)[name] = value
-    if file.models_max and "models_max" not in values and not values.get("memory"):
+    is_foreign = Path(config).suffix.lower() in FOREIGN
+    if is_foreign and ("models_max" in values or values.get("memory")):
+        values["model"] = file.bounded()
+    elif file.models_max:
         values["models_max"] = file.models_max
     if values.get("models_dir"):
         own: tuple[models.ModelConfig, ...] = values.get("model", ())

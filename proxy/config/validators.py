@@ -58,6 +58,14 @@ def url(value: str) -> str:
     return value.rstrip("/")
 
 
+def server(value: str) -> str:
+    """A `url`, or a bare HOST:PORT with or without a path."""
+    return url(f"http://{value}" if _BARE.match(value) else value)
+
+
+_BARE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]+(/|\Z)")
+
+
 def mcp_url(value: str) -> str:
     try:
         return pattern(value)

@@ -18,7 +18,15 @@ from msgspec import Struct, field
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
-from ..errors import AnswerCut, BackendBusy, BackendDown, ConnectionLost, GatewayError, NoIdleSlot
+from ..errors import (
+    AnswerCut,
+    BackendBusy,
+    BackendDown,
+    ConnectionLost,
+    GatewayError,
+    NoBackend,
+    NoIdleSlot,
+)
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from ..scheduling.lease import Lease
@@ -142,7 +150,10 @@ def lease_backend(
         if request.idle:
             lease = acquire_idle(scheduler, request, cancel, begun=begun, on_slot=on_slot)
         else:
-            lease = scheduler.acquire(request, cancel, is_retry=is_retry)
+            try:
+                lease = scheduler.acquire(request, cancel, is_retry=is_retry)
+            except NoBackend:
+                raise registry.none_up(request.model) from None
         backend = registry.borrow(lease.backend)
         if backend is not None:
             return lease, backend

@@ -481,7 +481,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             return []
         if isinstance(error, NoBackend) and self.leased is None:
             if self.reason is None or isinstance(self.reason, BackendBusy):
-                raise error
+                raise self.context.registry.none_up(self.model)
             raise self.reason from None
         is_fault = isinstance(error, (UpstreamFault, UpstreamTimeout))
         if not is_fault and not isinstance(error, (Unsupported, ContextExceeded)):
@@ -506,7 +506,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         if self.state is not State.RESUMING:
             if self.shown or isinstance(error, UpstreamTimeout):
                 raise error
-            self.reason = NoBackend() if isinstance(error, BackendDown) else error
+            is_down = isinstance(error, BackendDown)
+            self.reason = self.context.registry.none_up(self.model) if is_down else error
             self.state = State.WAITING
         if not is_fault:
             slot.on_refusal()

@@ -144,7 +144,7 @@ class Embedder(Struct, frozen=True):
         for backend in self.registry.pool(model, barred)[:1]:
             if backend.caps is not None and (backend.up or backend.caps.queues):
                 return backend, backend.caps
-        raise NoBackend()
+        raise self.registry.none_up(model)
 
     def _others(self, model: str, *, queues: bool) -> frozenset[str]:
         """The backends of a model that need the other way of asking."""

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..core.task import CallMaker, Forwarded
-from ..errors import NoBackend, UpstreamFault
+from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
@@ -80,7 +80,7 @@ class Forwarder(Struct):
         for backend in self.registry.pool(model, caller.may.barred_tiers):
             if backend.up and (borrowed := self.registry.borrow(backend.name)) is not None:
                 return borrowed
-        raise NoBackend()
+        raise self.registry.none_up(model)
 
 
 class LeasedAnswer:

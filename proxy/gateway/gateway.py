@@ -286,7 +286,7 @@ class Gateway:
         for backend in self.registry.pool(model, barred)[:1]:
             if backend.up:
                 return backend
-        raise NoBackend()
+        raise self.registry.none_up(model)
 
     def _wait_for_names(self, model: str, cancel: Cancel) -> None:
         """Wait until a backend has reported its model. Until then there is neither a template nor a
@@ -298,19 +298,15 @@ class Gateway:
             raise QueueFull("too many requests are waiting for the first backend", retry_after=1.0)
         try:
             registry.look_soon(model)
-            end = self.clock() + self._wait_for_backend
+            began = self.clock()
             while not registry.is_named(model):
                 cancel.check()
-                if self.clock() >= end:
-                    raise NoBackend(f"no model server has answered yet{self._reason()}")
+                longest = min(self._wait_for_backend, registry.patience(model))
+                if self.clock() - began >= longest:
+                    raise registry.none_up(model)
                 time.sleep(NAMES_TICK)
         finally:
             self._early.release()
-
-    def _reason(self) -> str:
-        """Why the first backend that is down is down, and what helps."""
-        errors = [backend.error for backend in self.registry.backends.values() if backend.error]
-        return f" ({errors[0]}): start it, or run slotproxy doctor" if errors else ""
 
     def tasks(
         self,

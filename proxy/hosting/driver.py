@@ -91,7 +91,7 @@ class HostedDriver(Driver):
 
     @property
     def trouble(self) -> str:
-        return self.model.error.message.partition("\n")[0] if self.model.error else ""
+        return self.model.error.message if self.model.error else ""
 
     @property
     def load_eta(self) -> float:

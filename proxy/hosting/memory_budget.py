@@ -1,7 +1,7 @@
 """Which models may be loaded at once.
 
 Models that requests need stand in one line, in the order of their first requests. The first enters
-when it fits, and others end for it:
+when it fits beside the loaded ones, and unloads none of these by its settings. Others end for it:
 
 1. Idle models end, those used last stay.
 2. If these do not suffice, busy ones end too, after their answers, once the first of the requests
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
 from typing import Protocol
 
@@ -38,6 +38,9 @@ class Candidate(Protocol):
 
     @property
     def need(self) -> Amounts: ...
+
+    @property
+    def unloads(self) -> Collection[str]: ...
 
     @property
     def waiters(self) -> Sequence[float]: ...
@@ -67,8 +70,10 @@ class Limits(Struct, frozen=True):
     def amounts(self) -> Amounts:
         return (self.memory, *self.cards)
 
-    def allow(self, models: Sequence[Candidate]) -> bool:
-        """Whether these models may be loaded together."""
+    def allow(self, models: Sequence[Candidate], first: Candidate | None = None) -> bool:
+        """Whether these models may be loaded together, the `first` after the others."""
+        if first is not None and any(model.name in first.unloads for model in models):
+            return False
         if self.models and len(models) > self.models:
             return False
         used = zip(self.amounts, total(models), strict=False)
@@ -102,11 +107,11 @@ def ending(
 def _victims(limits: Limits, first: Candidate, loaded: Models, free: Models) -> Models | None:
     """The free models that must end so that the first fits; None if that does not suffice."""
     together = [first, *(model for model in loaded if model not in free)]
-    if not limits.allow(together):
+    if not limits.allow(together, first):
         return None
     victims = []
     for model in sorted(free, key=lambda model: model.used, reverse=True):
-        if limits.allow([*together, model]):
+        if limits.allow([*together, model], first):
             together.append(model)
         else:
             victims.append(model)
@@ -138,7 +143,7 @@ class MemoryBudget:
                 while model.waiters:
                     self._check(model)
                     limits, loaded, first = self.limits, self._loaded, self._line()[0]
-                    if not limits.allow([*loaded, first]):
+                    if not limits.allow([*loaded, first], first):
                         now = self._clock()
                         for other in ending(limits, first, loaded, now, self._swap_wait):
                             other.stop()

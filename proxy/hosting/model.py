@@ -22,6 +22,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from enum import Enum
 from typing import Literal
 
@@ -162,6 +163,10 @@ class HostedModel:
     @property
     def need(self) -> Amounts:
         return self.needs.amounts
+
+    @property
+    def unloads(self) -> tuple[str, ...]:
+        return self.config.unloads
 
     @property
     def waiters(self) -> list[float]:
@@ -327,10 +332,11 @@ class HostedModel:
         """Run a server from its start to its end, once there is room for it."""
         try:
             self.on_change()
+            self._starter.check()
             self.needs.recall()
             if self._room.enter(self):
                 self._run_server()
-        except BadRequest as error:
+        except (BadRequest, LoadFailed) as error:
             self._fail(error)
         finally:
             with self._changed:
@@ -418,7 +424,7 @@ class HostedModel:
         """Record a failure. Waiting requests get the error, unless it is of a loaded server."""
         if self._over:
             return
-        log.error("%s", error.message.partition("\n")[0])
+        log.error("%s", error.private[0] if error.private else error.message)
         with self._changed:
             self.error = error
             self._failures += 1
@@ -442,4 +448,6 @@ class HostedModel:
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
     """An error for one of several requests."""
-    return type(error)(error.message, param=error.param, code=error.code, retry_after=retry_after)
+    own = copy(error)
+    own.retry_after = retry_after
+    return own

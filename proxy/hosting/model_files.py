@@ -106,6 +106,23 @@ def flag(command: Sequence[str], *names: str) -> str:
     return value
 
 
+# Whose own files a command names; docker, ssh and scripts may mean those of another system.
+_SERVER = re.compile(r"llama|server|powerinfer|kobold", re.IGNORECASE)
+_DOWNLOADS = ("-hf", "-hfr", "--hf-repo", "-mu", "--model-url", "-dr", "--docker-repo")
+
+
+def missing_file(config: ModelConfig) -> str:
+    """A model file that the command of a server names and that does not exist, "" for none."""
+    command = config.command
+    if not _SERVER.search(Path(command[0]).name) or flag(command, *_DOWNLOADS):
+        return ""
+    for named in (flag(command, "-m", "--model"), flag(command, "--mmproj", "-mm")):
+        for path in parts(Path(config.folder, named)) if named else ():
+            if not path.exists():
+                return str(path)
+    return ""
+
+
 def _paths(config: ModelConfig) -> Iterator[list[Path]]:
     """For each GGUF file that the command names, the paths of its parts."""
     for word in config.command:

@@ -59,11 +59,11 @@ class ModelLog:
             new = min(len(self._lines), self._count - number)
             return self._count, list(islice(self._lines, len(self._lines) - new, None))
 
-    def end(self) -> str:
-        """The last lines since `begin`, without addresses and folders, for clients."""
+    def end(self, shown: Callable[[str], str] = said) -> list[str]:
+        """The last lines since `begin`: for clients, without addresses and folders."""
         with self._lock:
             lines = list(self._lines)[-min(SHOWN, self._fresh) :] if self._fresh else []
-        return "\n".join(filter(None, map(said, lines)))[-MAX_SHOWN:]
+        return [line for line in map(shown, lines) if line]
 
 
 READ_OUT = 1.0  # seconds for the last lines of an ended process to reach the log

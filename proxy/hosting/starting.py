@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -15,13 +17,14 @@ from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import LlamaCpp
 from ..backends.openai.driver import OpenAIServer
 from ..backends.probe import ROUTER
-from ..backends.refusals import LOAD_FAILED
+from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
+from .model_files import missing_file
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
-from .process import ModelLog, ModelProcess, free_port
+from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port
 from .slot_keeper import ModelSlots, SlotKeeper
 
 LOOK = 0.05  # seconds between two checks of a server that loads, at first
@@ -44,25 +47,37 @@ class Hosting(msgspec.Struct, kw_only=True):
     keeper: SlotKeeper | None = None
 
 
-Cause = Literal["ended", "late", "not_started", "unsuitable", "died", "too_large", "other"]
+Cause = Literal[
+    "ended", "late", "not_started", "missing", "unsuitable", "died", "too_large", "other"
+]
+# The lines of a log that say why a server ended, the most telling kind first; of each, the first.
+_TELLING = [
+    re.compile(words, re.IGNORECASE)
+    for words in (
+        r"out of memory|insufficient memory|(failed|unable|cannot|could not) (to )?alloc",
+        r"no such file|permission denied|cannot open|unable to open|failed to open",
+        r"unknown model arch|unknown .{0,20}type|invalid magic|corrupted|not within the file",
+        r"(invalid|unknown|unrecognized) (argument|option)|error while handling argument",
+        r"address already in use|couldn.t bind",
+        r"what\(\)|\b(\w+error|exception):|^error\b",
+        r"error|failed|unable|cannot",
+    )
+]
+# Time, which looks like an address to `said`, and level, as of llama-server.
+_PREFIX = re.compile(r"^(?:[\d.:]+|…) [DIWEF] (?:\w{3} +)?")
 
 
 class LoadFailed(UpstreamFault):
     """Why the server of a model does not run. The operator's page has a remedy for each cause:
     "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such program,
-    "unsuitable": a server that cannot be a model, "died" after it was loaded. `lines` are the last
-    ones that the server printed, safe for clients."""
+    "missing": no such model file, "unsuitable": a server that cannot be a model, "died" after it
+    was loaded. `details` are the last lines that the server printed."""
 
     code = LOAD_FAILED
 
-    def __init__(
-        self, message: str, *, cause: Cause = "other", lines: str = "", **options: Any
-    ) -> None:
-        end = f"\nIts last lines:\n{lines}" if lines else ""
-        super().__init__(message + end, **options)
-        self.summary = message
+    def __init__(self, message: str, *, cause: Cause = "other", **options: Any) -> None:
+        super().__init__(message, **options)
         self.cause = cause
-        self.lines = lines
 
 
 class Stopped(Exception):
@@ -112,9 +127,29 @@ class Starter:
             self.process.end()
             self.process = None
 
+    def check(self) -> None:
+        """Raises LoadFailed if a load could only fail: before others give way to it."""
+        config, program = self._config, self._config.command[0]
+        if gone := missing_file(config):
+            private = f"its file {gone} does not exist: correct its command, or restore the file"
+            raise self._failed("missing", "its model file does not exist", private)
+        if not config.has_program and "PATH" not in config.environment:
+            private = f"{program} is not a program: correct its command, or --llama-server"
+            raise self._failed("not_started", "its program does not exist", private)
+
     def failure(self, why: str, cause: Cause) -> LoadFailed:
-        message = f"the model {self._config.name} failed to load: {why}"
-        return LoadFailed(message, cause=cause, lines=self._log.end())
+        return self._failed(cause, why, why, self._log.end(), self._log.end(plain))
+
+    def _failed(self, cause: Cause, why: str, private: str, *logs: Sequence[str]) -> LoadFailed:
+        """The reasons and logs are for clients, and for operators. The most telling line of a log
+        is part of the sentence."""
+        texts = []
+        for reason, lines in zip_longest((why, private), logs, fillvalue=()):
+            line = telling(lines)
+            message = f"the model {self._config.name} failed to load: {reason}"
+            texts.append((f"{message}: {line}" if line else message, "\n".join(lines)[-MAX_SHOWN:]))
+        (message, details), own = texts
+        return LoadFailed(message, cause=cause, details=details, private=own)
 
     def _loaded(
         self, process: ModelProcess, server: Server, guard: PortGuard, end: float
@@ -168,3 +203,12 @@ class Starter:
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def telling(lines: Sequence[str]) -> str:
+    """The line that says best why a server ended, "" if none does."""
+    for pattern in _TELLING:
+        for line in lines:
+            if pattern.search(line):
+                return _PREFIX.sub("", line).strip()[:MAX_SAID]
+    return ""

@@ -28,8 +28,9 @@ def state_of(model: HostedModel, place: int) -> State:
     return "stopped"
 
 
-def view_of(model: HostedModel, now: float) -> dict[str, Any]:
-    """A model at this time, in seconds since 1970. None is unknown, or never.
+def view_of(model: HostedModel, now: float, *, admin: bool = False) -> dict[str, Any]:
+    """A model at this time, in seconds since 1970, as an admin or others see it. None is unknown,
+    or never.
 
     `busy` of its `slots` are in use. `memory` and `cards` are bytes that it holds, or needs;
     `source` says how that is known. `loaded_at` and `load_seconds` are those of the last load,
@@ -66,7 +67,7 @@ def view_of(model: HostedModel, now: float) -> dict[str, Any]:
         "pinned": model.pinned,
         "pinned_by_file": config.pin,
         "kept": model.slots.kept() if model.slots is not None else SavedTotals(),
-        "failure": _failure(model, now) if state == "failed" else None,
+        "failure": _failure(model, now, admin) if state == "failed" else None,
     }
 
 
@@ -98,14 +99,14 @@ def room_of(room: MemoryBudget, named: Container[str]) -> dict[str, Any]:
     return {"bars": bars, "models": len(models), "most_models": limits.models or None}
 
 
-def _failure(model: HostedModel, now: float) -> dict[str, Any] | None:
+def _failure(model: HostedModel, now: float, admin: bool) -> dict[str, Any] | None:
     """`lines` are the last ones of its server, `retry_at` is when it may be loaded again."""
     error = model.error
     if error is None:
         return None
     cause: Cause = "too_large" if error.code == "model_too_large" else "other"
-    summary, lines = error.message, ""
     if isinstance(error, LoadFailed):
-        summary, cause, lines = error.summary, error.cause, error.lines
+        cause = error.cause
+    summary, lines = (admin and error.private) or (error.message, error.details)
     retry_at = float(round(now + model.retry)) if model.retry else None
     return {"summary": summary, "cause": cause, "lines": lines, "retry_at": retry_at}

@@ -4,6 +4,7 @@ A scheduler decides who gets a slot: alone (`scheduler`), or with a shared table
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -11,7 +12,7 @@ from typing import Literal, Protocol
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from ..errors import GatewayError, QueueTimeout
+from ..errors import GatewayError, NoBackend, QueueTimeout
 from ..runtime.cancel import Cancel
 from .state import (
     MOST_SLOTS,
@@ -168,6 +169,8 @@ class BaseScheduler(Protocol):
     _clock: Callable[[], float]
     _lock: threading.RLock
     _queue_timeout: float
+    # How many seconds a request for this model waits for a backend at most.
+    patience: Callable[[str], float] = staticmethod(lambda model: math.inf)
 
     def enter(self, request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
         """Request a slot. Returns a lease if one is free, otherwise a ticket.
@@ -237,6 +240,12 @@ class BaseScheduler(Protocol):
                     if now >= end:
                         return None
                     pause = min(left, end - now, until - now)
+                    if (since := ticket.no_backend_since) is not None:
+                        rest = since + self.patience(ticket.request.model) - now
+                        if rest <= 0:
+                            ticket.leave()
+                            raise NoBackend()
+                        pause = min(pause, rest)
                 ticket.event.wait(pause)
         finally:
             cancel.remove(ticket.event.set)

@@ -143,6 +143,7 @@ class _Job(NamedTuple):
             record.status = 200
         except GatewayError as error:
             record.status = error.status
+            error.show_to(record.shown)
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
                 Writer(self.meta, self.asked).response("cancelled")

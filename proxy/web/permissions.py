@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..accounts.rights import ALL, Permissions
-from ..errors import Forbidden
+from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
 from .services import Services
@@ -18,6 +18,8 @@ from .services import Services
 if TYPE_CHECKING:
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
+
+MOST_NAMED = 20  # models in an error
 
 
 # What a caller may see of backends and slots: admins see addresses, other callers see aliases.
@@ -54,6 +56,22 @@ def shown_name(services: Services, key: str) -> Callable[[str], str]:
     """The same for one name and a key that may not see everything: most names are known."""
     known = services.aliases.known
     return lambda name: known(name) or shown_names(services, key)(name)
+
+
+def naming(services: Services, key: str) -> Callable[[str], str]:
+    """How a key reads the names of backends in errors: `str` for one that may see everything."""
+    return str if is_admin(services, key) else shown_name(services, key)
+
+
+def word(services: Services, environ: Mapping[str, Any], key: str, error: GatewayError) -> None:
+    """Word an error for the caller: with the names that it may know, of backends and of models."""
+    error.show_to(naming(services, key))
+    if isinstance(error, ModelNotFound) and error.models:
+        may = permissions(services, environ)
+        names = [name for name in error.models if may.permits_model(name)]
+        if names:
+            more = " …" if len(names) > MOST_NAMED else ""
+            error.message += f": use {' or '.join(names[:MOST_NAMED])}{more}"
 
 
 def view(services: Services, caller: Caller) -> View:

@@ -23,16 +23,30 @@ blueprint = Api("reference", __name__, group="", tag="slotproxy")
 
 KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+FIRST = ("OpenAI", "Anthropic", "Ollama")  # the tags that readers look for; then the others
+SHOWN = ("model", "messages", "prompt", "input")  # in examples of bodies, required or not
 
 
 def documented(app: Flask) -> Iterator[tuple[str, str, Served]]:
-    """Yield method, path as OpenAPI writes it, and route of the documented APIs. OpenAPI does not
-    describe WebSockets."""
+    """Yield method, path as OpenAPI writes it, and route of the documented APIs, by tag and then in
+    the order of their registration, aliases last. OpenAPI does not describe WebSockets."""
     sockets = {rule.rule for rule in app.url_map.iter_rules() if rule.websocket}
-    routes = [(key, served) for key, served in routes_of(app).items() if key[0] in METHODS]
-    for (method, rule), served in sorted(routes, key=lambda each: each[0][::-1]):
-        if served.tag and not (method == "GET" and rule in sockets):
-            yield method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", served.path), served
+    routes = [
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", served.path), served)
+        for (method, rule), served in routes_of(app).items()
+        if method in METHODS and served.tag and not (method == "GET" and rule in sockets)
+    ]
+    known = {(method, path): served for method, path, served in routes}
+    tags = list(dict.fromkeys((*FIRST, *(served.tag for _, _, served in routes))))
+    yield from sorted(
+        routes, key=lambda each: (tags.index(each[2].tag), is_alias(known, each[0], each[1]))
+    )
+
+
+def is_alias(known: Mapping[tuple[str, str], Served], method: str, path: str) -> bool:
+    """Whether a route is another one without its /v1."""
+    whole = known.get((method, f"/v1{path}"))
+    return whole is not None and whole.route == known[method, path].route
 
 
 def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
@@ -40,8 +54,11 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     requests need an API key."""
     schemas = schemas_of(app)
     paths: dict[str, dict[str, Any]] = {}
-    for method, path, served in documented(app):
+    known = {(method, path): served for method, path, served in documented(app)}
+    for (method, path), served in known.items():
         about = _operation(served, method.lower(), path, keys, schemas)
+        if is_alias(known, method, path):
+            about["summary"] = f"The same as /v1{path}"
         paths.setdefault(path, {})[method.lower()] = about
     key = {
         "key": {"type": "http", "scheme": "bearer"},
@@ -55,10 +72,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
             "description": "A gateway in front of llama.cpp, PowerInfer and ChatGLM servers.",
         },
         "servers": [{"url": prefix or "/"}],
-        "tags": [
-            {"name": tag}
-            for tag in dict.fromkeys(served.tag for served in routes_of(app).values() if served.tag)
-        ],
+        "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in known.values())],
         "paths": paths,
         "components": {"schemas": schemas, **({"securitySchemes": key} if keys else {})},
         **({"security": [{"key": []}, {"x_api_key": []}]} if keys else {}),
@@ -117,7 +131,16 @@ def _body(route: Route, body: Schema) -> dict[str, Any]:
     schema = _ref(route.body)
     if route.other:
         schema = {"anyOf": [schema, _ref(route.other)]}
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    content = {"schema": schema, "example": _example(body)}
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _example(body: Schema) -> dict[str, Any]:
+    """A short body that can be sent: its required fields, and those that readers change."""
+    fields: Mapping[str, Schema] = body["properties"]
+    wanted = dict.fromkeys((*SHOWN, *body.get("required", ())))
+    examples = ((name, fields.get(name, {}).get("examples")) for name in wanted)
+    return {name: example[0] for name, example in examples if example}
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -74,8 +74,7 @@ def completion_view(
     answer: EventSource | None = None
     try:
         record.key = services.keys.check(environ)
-        is_admin = services.keys.is_admin(record.key)
-        record.shown = str if is_admin else permissions.shown_name(services, record.key)
+        record.shown = permissions.naming(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         if early is not None and (known := early(raw, cancel)) is not None:
@@ -97,8 +96,8 @@ def completion_view(
         if parsed_request.stream:
             answer.prime()
             encoder = dialect.Encoder(meta, answer.request)
-            parts, done = encoded(answer, encoder), partial(services.observer.finish, record)
-            stream = SlotBody(parts, answer.close, done)
+            parts = encoded(answer, encoder, record.shown)
+            stream = SlotBody(parts, answer.close, partial(services.observer.finish, record))
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
@@ -108,6 +107,7 @@ def completion_view(
                 answer, cancel, barred=caller.may.barred_tiers
             )
     except GatewayError as error:
+        permissions.word(services, environ, record.key, error)
         return refuse(error, dialect.error, record)
     finally:
         if answer is not None:
@@ -162,6 +162,7 @@ def json_view(
         parts, headers = _whole(reply, record)
         return Response(parts, 200, headers)
     except GatewayError as error:
+        permissions.word(services, request.environ, record.key, error)
         return refused(error, shape, record)
 
 

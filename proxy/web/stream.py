@@ -78,8 +78,10 @@ class SlotBody(ClosingBody):
     holds_slot = True
 
 
-def encoded(answer: EventSource, encoder: Encoder) -> Iterator[bytes]:
-    """The bytes of an answer as it arrives."""
+def encoded(
+    answer: EventSource, encoder: Encoder, shown: Callable[[str], str] | None = None
+) -> Iterator[bytes]:
+    """The bytes of an answer as it arrives. `shown` gives the names of backends in errors."""
     encode, request = encoder.encode, answer.request
     left = request.choices if request.prompts else request.n
     choices = iter(answer)
@@ -90,6 +92,7 @@ def encoded(answer: EventSource, encoder: Encoder) -> Iterator[bytes]:
             assert isinstance(error, GatewayError)
             if type(error) is Cancelled:
                 return  # nobody reads the rest
+            error.show_to(shown)
             before = encode(choice, batch[:-1]) if len(batch) > 1 else b""
             yield before + encoder.fail(error)
             return

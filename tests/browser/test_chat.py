@@ -70,7 +70,7 @@ def test_edited_question_and_regenerated_answer_are_branches(site: Gateway, visi
     page.get_by_text("1 of 2").wait_for()
     page.get_by_role("button", name="Edit").click()
     page.locator(".message.user textarea").fill("Good morning!")
-    page.get_by_role("button", name="Save and send").click()
+    page.locator(".editing").get_by_role("button", name="Send").click()
     page.locator(".message.user .said", has_text="Good morning!").wait_for()
     answered(page)
     page.get_by_text("2 of 2").wait_for()
@@ -86,7 +86,8 @@ def test_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
     found.wait_for()
     talks = page.locator('[data-part="talks"] li')
     until(page, lambda: bool(talks.count() == 1))
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="More actions").click()
+    page.get_by_role("menuitem", name="Delete").click()
     found.wait_for(state="detached")
 
 
@@ -132,12 +133,13 @@ def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
 
     assert sent()["sampling"] == {}
     page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator(".more summary").click()
     page.get_by_role("combobox", name="Prompt template").select_option("with_history")
     page.get_by_label("min_p").fill("0.05")
     page.get_by_label("Presence penalty").fill("0.5")
     page.get_by_label("Frequency penalty").fill("-0.5")
     page.get_by_label("Seed").fill("7")
-    page.get_by_label("Maximum answer length (tokens)").fill("5")
+    page.get_by_label("Maximum length").fill("5")
     wanted = {"min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7}
     given = sent()
     assert given["sampling"] == wanted

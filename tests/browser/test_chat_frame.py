@@ -11,6 +11,8 @@ from tools.processes import Gateway
 from .conftest import DESKTOP, OPENED, PHONE, Open
 from .test_chat import answered, until
 
+TABLET = (768, 1024)
+
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -80,3 +82,29 @@ def test_theme_is_chosen_and_kept(site: Gateway, visit: Open) -> None:
     assert dark() and page.url.endswith("/status")
     page.goto(f"{site.url}/")
     assert dark()
+
+
+@pytest.mark.parametrize("size", [PHONE, TABLET], ids=["phone", "tablet"])
+def test_bar_has_one_row_and_shows_the_current_page(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int]
+) -> None:
+    page = visit(f"{site.url}/status", size=size)
+    here = page.locator('.bar [aria-current="page"]')
+    box = here.bounding_box()
+    assert box["x"] > 0 and box["x"] + box["width"] < size[0]
+    assert page.locator(".bar").bounding_box()["height"] < 60
+    page.get_by_role("button", name="Theme, language and more").click()
+    accessible(page)
+    page.get_by_role("link", name="中文").click()
+    page.locator("html[lang='zh-CN']").wait_for()
+
+
+def test_phone_says_why_a_mode_is_off(site: Gateway, visit: Open, accessible: Any) -> None:
+    page = visit(f"{site.url}/", size=PHONE)
+    page.locator(OPENED).wait_for()
+    agent = page.locator(".kinds label", has_text="Agent")
+    box, send = agent.bounding_box(), page.get_by_role("button", name="Send").bounding_box()
+    assert box["x"] + box["width"] <= send["x"]
+    agent.click(force=True)
+    page.get_by_text("Agent is off").wait_for()
+    accessible(page)

@@ -114,7 +114,7 @@ def test_image_is_shown_sent_stored_and_deleted(
     assert ask(page) == red  # what it says is of the image alone
 
     page.get_by_role("button", name="Edit").click()
-    page.get_by_role("button", name="Save and send").click()
+    page.locator(".editing").get_by_role("button", name="Send").click()
     page.get_by_text("2 of 2").wait_for()
     assert drawn(page) == 20  # an edited question keeps its image
 

@@ -36,12 +36,12 @@ def test_place_in_the_queue_moves(fed: FedSite, visit: Open) -> None:
     feeds[0].say(content="One ")
     first.locator(".message.assistant .said", has_text="One").wait_for()
     ask(second, "Second?")
-    second.get_by_text("Waiting, place 1 in the queue").wait_for()
+    second.get_by_text("In line, place 1").wait_for()
     ask(third, "Third?")
-    third.get_by_text("Waiting, place 2 in the queue").wait_for()
+    third.get_by_text("In line, place 2").wait_for()
     first.locator("#model-state", has_text="Busy").wait_for()
     feeds[0].end()
-    third.get_by_text("Waiting, place 1 in the queue").wait_for()
+    third.get_by_text("In line, place 1").wait_for()
     for number, page in ((1, second), (2, third)):
         feeds[number].say(content="Done.")
         page.locator(".message.assistant .said", has_text="Done.").wait_for()
@@ -58,7 +58,7 @@ def test_cut_answer_says_so_and_can_be_continued(
     ask(page, "Tell me everything.")
     feed.say(content="It began")
     feed.end("length")
-    told = {"en": "cut off at its maximum length", "zh": "回答达到最大长度"}[language]
+    told = {"en": "Stopped at", "zh": "个词元处停止"}[language]
     page.get_by_text(told).wait_for()
     accessible(page)
     page.get_by_role("button", name={"en": "Continue", "zh": "继续"}[language]).wait_for()
@@ -80,7 +80,7 @@ def test_failed_answer_says_what_to_do(
         failed = page.locator('.message.assistant[data-status="failed"]')
         failed.wait_for()
         text = {"en": "See the status page", "zh": "请查看状态页"}[language]
-        failed.locator("p.error", has_text=text).wait_for()
+        failed.locator(".fault", has_text=text).wait_for()
         accessible(page)
         until(page, lambda: failed.get_by_role("button").count() > 0)
     finally:

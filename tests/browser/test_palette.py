@@ -38,8 +38,8 @@ def test_palette_is_accessible_and_traps_the_focus(
     none: str,
 ) -> None:
     page = visit(f"{site.url}/status", size=size, language=language)
-    theme = page.locator(".theme")
-    theme.focus()
+    before = page.locator(".brand")
+    before.focus()
     page.keyboard.press("Control+k")
     page.locator(CHOSEN).wait_for()
     accessible(page)
@@ -51,7 +51,7 @@ def test_palette_is_accessible_and_traps_the_focus(
     until(page, lambda: page.locator(".palette .none").inner_text() == none)
     page.keyboard.press("Escape")
     page.locator("dialog.palette").wait_for(state="detached")
-    assert theme.evaluate("one => one === document.activeElement")
+    assert before.evaluate("one => one === document.activeElement")
     run(page, models, models)
     page.wait_for_url("**/hosting")
 

@@ -70,7 +70,8 @@ def test_draft_survives_reload_in_its_conversation(site: Gateway, visit: Open) -
     until(page, lambda: page.locator(DONE).count() == 2)
     assert box.input_value() == ""
     box.fill("Of no use")
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="More actions").click()
+    page.get_by_role("menuitem", name="Delete").click()
     page.locator("#talk-title", has_text="Chat").wait_for()
     assert box.input_value() == ""
     assert page.evaluate("Object.keys(sessionStorage).filter((k) => k.includes('draft'))") == []

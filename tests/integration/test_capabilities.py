@@ -1,4 +1,4 @@
-"""The README's table of capabilities equals the behaviour of real backends."""
+"""The table of capabilities in the documentation equals the behaviour of real backends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tools import capabilities
 def test_capabilities_table_equals_measured_capabilities(name: str) -> None:
     if FEW and name not in ("`server` of 2023", "chatglm_cpp"):
         pytest.skip("make test-all runs it")
-    told = capabilities.written(capabilities.README.read_text(encoding="utf-8"))
+    told = capabilities.written(capabilities.PAGE.read_text(encoding="utf-8"))
     if not told:
-        pytest.skip("README.md holds no table yet: python -m tools.capabilities")
+        pytest.skip("the page holds no table yet: python -m tools.capabilities")
     found = capabilities.measure(name)
     if found is None:
         pytest.skip(f"{name} is not to be had here")

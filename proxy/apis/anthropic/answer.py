@@ -63,7 +63,7 @@ def error(fault: GatewayError) -> dict[str, Any]:
     kind = TYPES.get(fault.status, "api_error")
     if isinstance(fault, LimitReached):
         kind = LimitReached.type
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    return {"type": "error", "error": {"type": kind, "message": message, **fault.more}}
 
 
 def status(code: int, reason: str = "") -> int:

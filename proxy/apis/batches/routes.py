@@ -21,7 +21,7 @@ from . import objects as batches
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.request_batches import RequestBatches
 
-blueprint = Api("batches", __name__, group="files", tag="OpenAI", schemas=batches.SCHEMAS)
+blueprint = Api("batches", __name__, group="files", tag="OpenAI: batches", schemas=batches.SCHEMAS)
 
 MOST_LISTED, LISTED = 100, 20
 

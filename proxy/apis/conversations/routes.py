@@ -41,7 +41,7 @@ blueprint = Api(
     "conversations",
     __name__,
     group="responses",
-    tag="OpenAI",
+    tag="OpenAI: conversations",
     schemas={
         "ConversationRequest": doc.body(items=_ADDED, metadata=METADATA),
         "ConversationChange": doc.body("metadata", metadata=METADATA),

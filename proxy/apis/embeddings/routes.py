@@ -30,7 +30,7 @@ blueprint = Api(
     "embeddings",
     __name__,
     group="embeddings",
-    tag="OpenAI",
+    tag="OpenAI: embeddings",
     ledger="embeddings",
     schemas={
         "EmbeddingRequest": doc.body("input", **embeddings.OPENAI),

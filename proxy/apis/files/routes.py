@@ -40,7 +40,7 @@ SCHEMAS: dict[str, Schema] = {
         },
     )
 }
-blueprint = Api("files", __name__, group="files", tag="OpenAI", schemas=SCHEMAS)
+blueprint = Api("files", __name__, group="files", tag="OpenAI: files", schemas=SCHEMAS)
 
 
 def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int | None]:

@@ -148,7 +148,13 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
 def error(fault: GatewayError) -> dict[str, Any]:
     """llama-server's error object; `code` is the HTTP status."""
     return {
-        "error": {"code": fault.status, "message": fault.message, "type": fault.type, **fault.extra}
+        "error": {
+            "code": fault.status,
+            "message": fault.message,
+            "type": fault.type,
+            **fault.more,
+            **fault.extra,
+        }
     }
 
 

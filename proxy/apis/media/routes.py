@@ -41,7 +41,7 @@ blueprint = Api(
     "forwarding",
     __name__,
     group="media",
-    tag="OpenAI",
+    tag="OpenAI: images and audio",
     schemas={
         "ForwardedRequest": doc.body(
             "model",

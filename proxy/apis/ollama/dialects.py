@@ -83,7 +83,7 @@ GENERATE: Fields = {
 
 def error(fault: GatewayError) -> dict[str, Any]:
     """Ollama's error object; `error` is a string."""
-    return {"error": fault.message}
+    return {"error": fault.message, **fault.more}
 
 
 def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:

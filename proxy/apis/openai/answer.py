@@ -284,6 +284,7 @@ def error(fault: GatewayError) -> dict[str, Any]:
             "type": fault.type,
             "param": fault.param,
             "code": fault.code,
+            **fault.more,
             **fault.extra,
         }
     }

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from ...store.file_store import Batch, StoredVectorStore
     from ...store.records import Base
 
-blueprint = Api("vector_stores", __name__, group="knowledge", tag="OpenAI", schemas=dialect.SCHEMAS)
+blueprint = Api(
+    "vector_stores",
+    __name__,
+    group="knowledge",
+    tag="OpenAI: vector stores",
+    schemas=dialect.SCHEMAS,
+)
 
 
 def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:

@@ -23,7 +23,7 @@ from ...errors import (
 )
 from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
-from ...wire.router import Listed
+from ...wire.router import Listed, as_dict
 from ..driver import Capabilities, ModelHost, OnCapabilities, Run, ignore
 from ..http import ForwardedAnswer
 from ..http_server import HTTPDriver
@@ -67,7 +67,7 @@ class OpenAIServer(HTTPDriver):
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         listed, is_ollama = self.model_list()
         if not listed:
-            raise BackendDown("the backend lists no models")
+            raise BackendDown("the backend lists no models: pull or load one there")
         # Ollama's list may grow at any time.
         if not self._wanted and (len(listed) > 1 or is_ollama):
             return Capabilities(dialect=ROUTER)
@@ -81,7 +81,11 @@ class OpenAIServer(HTTPDriver):
     def _found(self, model: ListedModel, otherwise: ServerType) -> Capabilities:
         """What is known of a model; `otherwise` is the server's type if the list does not tell."""
         self._model = model.name
-        self._server = server = BY_OWNER.get(model.owner, otherwise)
+        server = BY_OWNER.get(model.owner, otherwise)
+        if server.title:  # its owner alone may be anybody's
+            info = as_dict(document(self._root, "/openapi.json")[1].get("info"))
+            server = server if server.title in str(info.get("title")) else otherwise
+        self._server = server
         more = details(
             server.name, model.name, lambda path, body: document(self._root, path, body)[1]
         )

@@ -66,6 +66,7 @@ class ServerType(Struct, frozen=True, kw_only=True):
     own_schema: bool = False  # it reads the schema from a field `json_schema`
     by_prompt: frozenset[str] = frozenset()  # what it does not know of `core.request`
     health: str = ""  # the path, below its root, of a health check; "": the list of models
+    title: str = ""  # part of the title of its /openapi.json, if `owned_by` alone proves nothing
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -115,6 +116,7 @@ BY_OWNER: Mapping[str, ServerType] = {
         schemas=False,
         by_prompt=frozenset({"auto", "required"}),
         health="/openapi.json",
+        title="llama.cpp Python API",
     ),
     # It refuses a tool choice that is an object, and the type json_object (its documentation).
     "organization_owner": ServerType(
@@ -158,7 +160,10 @@ _CONTEXTS = "max_model_len loaded_context_length max_context_length context_leng
 
 def models(document: Any) -> tuple[ListedModel, ...]:
     """The models of a list that make text, in its order. Raises ValueError for anything else."""
-    entries = as_dict(document).get("data")
+    fields = as_dict(document)
+    entries = fields.get("data")
+    if entries is None and fields.get("object") == "list":
+        entries = []  # Ollama's, while it has no model
     if not isinstance(entries, list):
         raise ValueError("not a list of models")
     out = []

@@ -183,7 +183,7 @@ class Answers:
             self._looking.start()
             threading.Thread(target=work, name="answer", daemon=True).start()
         except RuntimeError:  # no more threads available
-            extra = {"kind": request.kind, "error": "too many tasks are running"}
+            extra = {**message.extra, "error": "too many tasks are running"}
             store.finish(message.id, "failed", extra)
             writer.publish(status="failed")
             over()
@@ -218,12 +218,14 @@ class LiveAnswer:
         self._record = record
         self._state = AnswerState(message.content, message.reasoning, {}, "growing")
         self._changed = threading.Condition()
-        self._extra: dict[str, Any] = {"kind": request.kind, "sources": [], "steps": []}
+        self._extra: dict[str, Any] = {"kind": request.kind, "model": request.model}
+        self._extra |= {"sources": [], "steps": []}
         usage = message.extra.get("usage")
         count = usage.get("completion") if isinstance(usage, dict) else None
         self._begun = count if type(count) is int else 0  # tokens that the message has already
         self._text: list[str] = []
         self._thought: list[str] = []
+        self._thinks = 0.0  # since when it reasons
         self._flushed = 0.0
         self._flushing = threading.Lock()
         self._unsaved = "", ""  # text and reasoning that arrived while the store was unavailable
@@ -259,7 +261,9 @@ class LiveAnswer:
                 status, self._record.status = "stopped", 200
                 return
             self._record.status = error.status
-            self._extra |= {"error": error.message, "code": error.code or error.type}
+            error.show_to(self._record.shown)
+            code = error.code or error.type
+            self._extra |= {"error": error.message, "code": code, **error.more}
         except BaseException:
             self._record.status = 500
             self._extra |= {"error": "internal error", "code": GatewayError.type}
@@ -310,8 +314,13 @@ class LiveAnswer:
 
     def _take(self, event: DialogueEvent, running: Running) -> None:
         if isinstance(event, TextDelta | ReasoningDelta):
+            now = time.monotonic()
+            if isinstance(event, ReasoningDelta):
+                self._thinks = self._thinks or now
+            elif self._thinks and "thought" not in self._extra:
+                self._extra["thought"] = round(now - self._thinks, 1)
             (self._text if isinstance(event, TextDelta) else self._thought).append(event.text)
-            if time.monotonic() - self._flushed > GATHER:
+            if now - self._flushed > GATHER:
                 self._flush()
             return
         self._flush()

@@ -38,6 +38,9 @@ OFFERED = 4
 PLAIN = ("explain", "write", "code", "plan")
 
 WHERE = "options."
+LONGEST_ANSWER = 4096  # tokens of an answer, if the page sets no other maximum
+# In the settings of a conversation: the model of its next question, and the end of its open branch.
+MODEL, LEAF = "model", "leaf"
 
 
 def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
@@ -148,7 +151,9 @@ def page() -> str:
         owner=owner,
         models=models,
         seen=seen,
-        offers=[*offers, *PLAIN][:OFFERED],
+        # One more replaces that of an image, while the chosen model sees none.
+        offers=[*offers, *PLAIN][: OFFERED + ("image" in offers)],
+        longest=LONGEST_ANSWER,
     )
 
 
@@ -192,12 +197,16 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
-    """Change `{"title", "pinned"}`, or one of them."""
+    """Change `{"title", "pinned", "model", "leaf"}`, or some of them."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
-    pinned = {PINNED: fields.flag(body, "pinned")} if "pinned" in body else {}
+    changed: dict[str, Any] = {
+        name: fields.text(body, name)[:TITLE] for name in (MODEL, LEAF) if name in body
+    }
+    if "pinned" in body:
+        changed[PINNED] = fields.flag(body, "pinned")
     return json_response(
-        store.change(owner, conversation, title, lambda before: {**before, **pinned})
+        store.change(owner, conversation, title, lambda before: {**before, **changed})
     )
 
 
@@ -248,7 +257,7 @@ def ask(conversation: str) -> Response:
             pictures = images.kept(store.message(owner, other))
         asked_now = Message(role="user", content=text, media=images.media_of(pictures))
         history = [*messages_of(before), asked_now]
-    wanted = read(chosen, history, services.layouts, owner, known.id)
+    wanted = _bounded(read(chosen, history, services.layouts, owner, known.id))
 
     if pictures and not images.accepts_images(services.gateway, wanted.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
@@ -260,8 +269,11 @@ def ask(conversation: str) -> Response:
             question = store.add(owner, known.id, "user", text, parent, extra=extra)
             if not known.title:
                 store.change(owner, known.id, title=" ".join(text.split())[:60])
-        begun = {"kind": wanted.kind}
-        return store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
+        begun = {"kind": wanted.kind, "model": wanted.model}
+        answer = store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
+        place = {MODEL: wanted.model, LEAF: answer.id}
+        store.change(owner, known.id, edit=lambda before: {**before, **place})
+        return answer
 
     answer = _begin(keep, wanted)
     assert question is not None, "this message already has an answer"
@@ -278,9 +290,22 @@ def continue_(message: str) -> Response:
         raise InvalidParameter("message", "must be an answer with text and without sources")
     chosen = {**fields.mapping(body, "options"), "kind": "chat"}
     history = messages_of(before)
-    wanted = read(chosen, history, services.layouts, owner, known.conversation_id)
+    wanted = _bounded(read(chosen, history, services.layouts, owner, known.conversation_id))
     wanted = msgspec.structs.replace(wanted, begun=known.content)
     return json_response({"answer": _begin(lambda: store.reopen(owner, known.id), wanted)}, 201)
+
+
+def _bounded(wanted: DialogueRequest) -> DialogueRequest:
+    """Bound an answer without a maximum, unless the context leaves it less: a server may refuse a
+    maximum that does not fit."""
+    if wanted.max_tokens is not None:
+        return wanted
+    pool = current_services().gateway.registry.pool(wanted.model)
+    context = max((backend.n_ctx for backend in pool), default=0)
+    prompt = sum(len(message.content.encode()) for message in wanted.messages) // 2  # more or less
+    if context and context - prompt < LONGEST_ANSWER:
+        return wanted
+    return msgspec.structs.replace(wanted, max_tokens=LONGEST_ANSWER)
 
 
 def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> StoredMessage:
@@ -291,6 +316,7 @@ def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> Stored
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
+    record.shown = permissions.naming(services, owner)
     message = _answers.begin(services, api.conversations(), keep, wanted, caller, record)
     Record.of(request.environ).quiet = True  # the line of the answer says more
     return message
@@ -408,13 +434,15 @@ def remove_file(conversation: str, document: str) -> Response:
 
 @blueprint.get(f"{API}/conversations/<conversation>/export")
 def export(conversation: str) -> Response:
-    """Download the conversation as `?as=md` (only the last used branch) or `json`."""
+    """Download the conversation as `?as=md` (only the open branch) or `json`."""
     store, owner = api.conversations(), api.owner()
     known = store.get(owner, conversation)
     if request.args.get("as") == "json":
         return _download(make_response(_whole(store, owner, known)), known.title, "json")
-    all_ = store.messages(owner, conversation)
-    branch = store.path(owner, all_[-1].id) if all_ else ()
+    messages = store.messages(owner, conversation)
+    ids = [message.id for message in messages]
+    leaf = known.settings.get(LEAF)
+    branch = store.path(owner, leaf if leaf in ids else ids[-1]) if ids else ()
     parts = [
         f"# {known.title}",
         *(f"## {message.role}\n\n{images.markdown(message)}" for message in branch),

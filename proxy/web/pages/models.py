@@ -37,7 +37,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
     return {
         "at": now,
         "admin": admin,
-        "models": [view.view_of(model, now) for model in listed.values()],
+        "models": [view.view_of(model, now, admin=admin) for model in listed.values()],
         "room": view.room_of(host.room, listed),
         "profiles": {name: services.gateway.profile(name) for name in listed},
     }

@@ -74,7 +74,6 @@ def _known() -> dict[str, Any]:
         "language": spoken,
         "theme": shown,
         "next_theme": THEMES[(THEMES.index(shown) + 1) % len(THEMES)],
-        "words_in": texts.words,
         "words": partial(texts.words, spoken),
         "texts": address(texts.file(spoken)),
         "static": address,

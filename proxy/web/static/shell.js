@@ -1,4 +1,11 @@
-// Common to all pages: the command palette.
+// Common to all pages: the bar on top, and the command palette.
+
+import { menu, shade } from "./panels/menu.js";
+
+const pages = document.querySelector(".bar nav");
+if (pages) shade(pages);
+const more = document.querySelector("[data-bar-more]");
+if (more) menu(more, document.getElementById("bar-more"));
 
 const { conversations } = document.body.dataset;
 

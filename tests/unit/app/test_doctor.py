@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -94,16 +94,15 @@ def test_our_templates_can_be_used(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "answers", "remedy"),
+    ("error", "cure", "remedy"),
     [
         ("the backend is not responding", "", "start it"),
         ("the backend rejects our API key", "", "api_key"),
-        ("no token", "openai", 'kind = "openai"'),
-        ("no token", "other", "correct its address"),
+        ("no token", "use the address http://a", "use the address"),
     ],
 )
-def test_a_lost_backend_says_what_to_do(error: str, answers: str, remedy: str) -> None:
-    assert remedy in doctor.lost_backend("backend here", error, answers).remedy
+def test_a_lost_backend_says_what_to_do(error: str, cure: str, remedy: str) -> None:
+    assert remedy in doctor.lost_backend("backend here", error, cure).remedy
 
 
 def test_access_is_judged_by_the_address() -> None:
@@ -227,17 +226,45 @@ def test_folder_of_another_user_is_a_problem(monkeypatch: pytest.MonkeyPatch) ->
     assert "cannot be written" in found.text
 
 
+LISTED: Mapping[str, Any] = {"/v1/models": {"data": [{"id": "m"}]}}
+
+
 @pytest.mark.parametrize(
-    ("answers", "remedy"),
-    [({"/v1/models": {"data": [{"id": "m"}]}}, 'kind = "openai"'), ({}, "correct its address")],
+    ("answers", "path", "kind", "level", "words"),
+    [
+        (LISTED, "", "auto", "ok", "openai, m"),
+        (LISTED, "/v1", "auto", "ok", "openai, m"),
+        (LISTED, "/api", "auto", "problem", "use this address"),
+        (LISTED, "", "llamacpp", "problem", "remove kind"),
+        ({}, "", "auto", "problem", "correct its address"),
+    ],
 )
-def test_address_of_another_server_is_told(
-    answers: Mapping[str, Any], remedy: str, serving: Serving
+def test_the_server_at_an_address_is_named(
+    answers: Mapping[str, Any],
+    path: str,
+    kind: Literal["auto", "llamacpp"],
+    level: str,
+    words: str,
+    serving: Serving,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    url = f"http://127.0.0.1:{serving(answers)}"
-    (found,) = (one for one in doctor.examine(Settings(llama_api=(url,))) if url[7:] in one.about)
-    assert found.level == "problem"
-    assert remedy in found.remedy
+    monkeypatch.setattr(doctor.discovery, "PORTS", ())
+    backend = BackendConfig(name="b", url=f"http://127.0.0.1:{serving(answers)}{path}", kind=kind)
+    found = doctor.examine(Settings(llama_api=(), backend=(backend,)))
+    (finding,) = (finding for finding in found if finding.about == "backend b")
+    assert finding.level == level
+    assert words in f"{finding.text} {finding.remedy}"
+
+
+def test_a_refused_address_names_the_server_on_a_usual_port(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = serving({**LISTED, "/api/version": {"version": "0.12"}})
+    monkeypatch.setattr(doctor.discovery, "PORTS", (port,))
+    found = doctor.examine(Settings(llama_api=("http://127.0.0.1:9",)))
+    (finding,) = (finding for finding in found if finding.about == "backend 127.0.0.1:9")
+    assert "connection refused" in finding.text
+    assert f"http://127.0.0.1:{port}, where Ollama answers" in finding.remedy
 
 
 def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:

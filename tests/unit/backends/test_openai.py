@@ -322,6 +322,10 @@ def answered(document: Any, status: str = "200 OK") -> list[Step]:
     return [head(len(data), status) + data]
 
 
+def listed(owner: str) -> list[Step]:
+    return answered({"data": [{"id": "m", "owned_by": owner}]})
+
+
 def probed(*answers: list[Step], model: str = "") -> Capabilities:
     with driving(*answers, model=model) as (driver, _):
         return driver.probe(5)
@@ -396,6 +400,7 @@ def test_a_probe_says_why_a_server_cannot_be_used(status: str, words: str) -> No
 # -- llama-cpp-python's server ---------------------------------------------------------------------
 
 LLAMA_CPP_PYTHON = BY_OWNER["me"]  # its list of models says so
+PYTHON = answered({"info": {"title": "🦙 llama.cpp Python API"}})
 
 
 def test_llama_cpp_python_gets_schemas_in_its_own_form() -> None:
@@ -450,11 +455,19 @@ def test_the_reason_of_an_empty_stream_is_not_awaited_for_long(
 
 def test_a_health_check_of_llama_cpp_python_does_not_ask_for_its_models() -> None:
     """That would stop the answer that it writes."""
-    listed = answered({"data": [{"id": "m", "object": "model", "owned_by": "me"}]})
-    with driving(listed, answered({})) as (driver, server):
+    with driving(listed("me"), [*PYTHON, *answered({})]) as (driver, server):
         assert driver.probe(5).dialect == "llama-cpp-python"
         assert driver.alive()
         assert server.requests[-1].startswith(b"GET /openapi.json ")
+
+
+@pytest.mark.parametrize("page", [{}, {"info": {"title": "My server"}}])
+def test_another_server_may_own_its_models_itself(page: Any) -> None:
+    """What `owned_by` says is anybody's text: it proves nothing without the API's title."""
+    with driving([*listed("me"), *listed("me")], answered(page)) as (driver, server):
+        assert driver.probe(5).dialect == "openai"
+        assert driver.alive()
+        assert server.requests[-1].startswith(b"GET /v1/models ")
 
 
 @given(
@@ -492,10 +505,6 @@ def test_chunks_that_came_together_say_the_same_as_one_by_one(
 # -- tokens ----------------------------------------------------------------------------------------
 
 
-def listed(owner: str) -> list[Step]:
-    return answered({"data": [{"id": "m", "owned_by": owner}]})
-
-
 @pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
 def test_count_of_a_chat_ends_with_its_client(owner: str) -> None:
     cancel = Cancel()
@@ -523,7 +532,8 @@ def test_the_tokens_of_a_chat_are_counted_as_its_server_can(
     owner: str, answers: list[Any], paths: list[str], body: str
 ) -> None:
     steps = [step for answer in answers for step in answered(answer)]
-    with driving(listed(owner), steps) as (driver, server):
+    title = PYTHON if owner == "me" else []
+    with driving(listed(owner), [*title, *steps]) as (driver, server):
         driver.probe(5)
         assert driver.prompt_ids(task()) == [1, 2]
         asked = [one.decode() for one in server.requests if one.startswith(b"POST")]

@@ -103,7 +103,20 @@ def test_probe_of_llama_cpp_early_2024() -> None:
 
 
 def test_busy_server_is_up() -> None:
-    assert found({"/props": (200, {})}, head(None) + LAST_CHUNK).dialect == "powerinfer"
+    answers = {"/props": (200, {"user_name": ""})}
+    assert found(answers, head(None) + LAST_CHUNK).dialect == "powerinfer"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [({}, "another program"), ({"/v1/models": (200, {"data": [{"id": "m"}]})}, 'kind = "openai"')],
+)
+@pytest.mark.parametrize("refusal", [b"404 page not found", b"no such page" * 20])
+def test_a_404_of_another_program_is_not_a_busy_server(
+    answers: dict[str, tuple[int, Any]], words: str, refusal: bytes
+) -> None:
+    with pytest.raises(UpstreamFault, match=words):
+        found(answers, head(len(refusal), "404 Not Found") + refusal)
 
 
 def test_loading_server_is_not_up() -> None:

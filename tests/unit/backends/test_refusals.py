@@ -62,10 +62,18 @@ def test_refusal_message_is_bounded_and_has_no_secret() -> None:
     )
 
 
-def test_failure_detail_goes_only_to_the_log() -> None:
-    error = refusal(500, b'{"error":{"message":"CUDA error"}}')
-    assert "CUDA" in error.detail
-    assert "CUDA" not in error.message
+def test_the_cause_of_a_failure_is_told_without_paths() -> None:
+    error = refusal(500, b'{"error":{"message":"CUDA out of memory in /home/me/ggml.cu"}}')
+    assert error.message == "the backend failed: CUDA out of memory in …"
+    error.show_to(str)
+    assert error.message == "the backend failed: CUDA out of memory in /home/me/ggml.cu"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><h1>502 Bad Gateway</h1></html>"])
+def test_a_failure_without_words_has_none(body: bytes) -> None:
+    error = refusal(502, body)
+    error.show_to(str)
+    assert error.message == "the backend failed"
 
 
 @pytest.mark.parametrize(

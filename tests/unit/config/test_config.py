@@ -183,7 +183,8 @@ def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
         ("--queue-timeout", "-1", "got '-1'"),
         ("--log-level", "loud", "expected one of debug, info, warning, error, got 'loud'"),
         ("--server", "flask", "expected one of gunicorn, waitress"),
-        ("--llama-api", "127.0.0.1:8080", "expected an address like http://127.0.0.1:8080"),
+        ("--llama-api", "8080", "expected an address like http://127.0.0.1:8080"),
+        ("--llama-api", "localhost", "expected an address like http://127.0.0.1:8080"),
         ("--llama-api", "ftp://a", "expected an address"),
         ("--llama-api", "http://", "expected an address"),
         ("--llama-api", "http://a:99999", "expected an address"),
@@ -603,3 +604,31 @@ def test_settings_that_only_a_restart_applies_are_named(toml: Any) -> None:
     ]
     now = load(["--port", "1", "--llama-api", "http://a", "--api-key", "sk-1", "--slots", "2"], {})
     assert changed(began, now) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "name"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("gpu.lan:8000/v1/", "http://gpu.lan:8000/v1", "gpu.lan:8000"),
+        ("[::1]:8080", "http://[::1]:8080", "[::1]:8080"),
+        ("https://a.example/v1/", "https://a.example/v1", "a.example"),
+    ],
+)
+def test_an_address_needs_no_scheme_and_may_end_with_v1(address: str, url: str, name: str) -> None:
+    (backend,) = load(["--llama-api", address], {}).backends
+    assert (backend.url, backend.name) == (url, name)
+
+
+def test_an_address_with_and_without_v1_is_the_same() -> None:
+    with pytest.raises(SettingsError, match="two backends have the address"):
+        load(["--llama-api", "http://a:1,http://a:1/v1"], {})
+
+
+def test_aliases_are_texts_by_patterns(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('[aliases]\n"claude-*" = "qwen3"\ngpt-4o = "tiny"\n')
+    assert load(["--config", str(file)], {}).aliases == {"claude-*": "qwen3", "gpt-4o": "tiny"}
+    file.write_text('[aliases]\n"claude-*" = 5\n')
+    with pytest.raises(SettingsError, match="aliases: Expected `str`"):
+        load(["--config", str(file)], {})

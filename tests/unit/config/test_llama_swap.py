@@ -26,6 +26,8 @@ startPort: 9000
 globalTTL: 900
 unloadTimeout: 20
 captureBuffer: 5
+includeAliasesInList: true
+sendLoadingState: true
 macros:
   server: >
     /opt/llama/llama-server
@@ -126,18 +128,45 @@ def test_lists_and_requests_are_as_described(settings: Settings) -> None:
     small, large, _ = settings.model
     assert (small.title, small.description) == ("Small one", "Answers quickly")
     assert small.aliases == ("tiny", "small:exact")
+    assert small.list_aliases and large.list_aliases
     assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
     assert small.set_by_alias == {"small:exact": {"temperature": 0}}
     assert (small.concurrency, small.unlisted, large.unlisted) == (3, False, True)
 
 
-def test_persistent_models_are_pinned_and_one_is_loaded_beside_them(settings: Settings) -> None:
-    assert [(one.pin, one.preload) for one in settings.model] == [
-        (False, False),
-        (False, False),
-        (True, True),
+def test_models_unload_what_their_groups_say(settings: Settings) -> None:
+    assert [(one.pin, one.preload, one.unloads) for one in settings.model] == [
+        (False, False, ("large",)),
+        (False, False, ("small",)),
+        (False, True, ()),
     ]
-    assert settings.models_max == 2
+    assert settings.models_max == 0
+
+
+GROUPS = """
+groups:
+  big: {members: [a, b]}
+  small: {swap: false, exclusive: false, members: [c, d]}
+  forever: {persistent: true, exclusive: false, members: [e, f]}
+"""
+
+
+def test_groups_are_those_of_llama_swap() -> None:
+    """swap: among its members; exclusive: all other groups; persistent: not from outside. Models
+    without a group are one of their own, which swaps and is exclusive."""
+    models = "".join(f"  {name}: {{cmd: 'x ${{PORT}}'}}\n" for name in "abcdefgh")
+    found = read(f"models:\n{models}{GROUPS}", {})
+    assert {model.name: "".join(model.unloads) for model in found.values["model"]} == {
+        "a": "bcdgh",
+        "b": "acdgh",
+        "c": "",
+        "d": "",
+        "e": "f",
+        "f": "e",
+        "g": "abcdh",
+        "h": "abcdg",
+    }
+    assert not found.notes
 
 
 def test_keys_peers_and_log_level_are_taken(settings: Settings) -> None:
@@ -149,16 +178,21 @@ def test_keys_peers_and_log_level_are_taken(settings: Settings) -> None:
 
 
 def test_everything_else_is_named(settings: Settings) -> None:
-    limit, lacking = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
-    assert limit.startswith("2 models are loaded at once, as llama-swap does; set --memory")
+    (lacking,) = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
-        " models.*.metadata, models.*.timeouts, profiles"
+        " models.*.metadata, models.*.timeouts, profiles, sendLoadingState"
     )
 
 
 def test_flags_come_before_the_file(tmp_path: Path) -> None:
-    assert loaded(tmp_path, WHOLE, "--memory", "24GiB").models_max == 0
+    bounded = loaded(tmp_path, WHOLE, "--memory", "24GiB")
+    assert bounded.models_max == 0
+    assert [(model.pin, model.unloads) for model in bounded.model] == [
+        (False, ()),
+        (False, ()),
+        (True, ()),
+    ]
     assert loaded(tmp_path, WHOLE, "--models-max", "0").models_max == 0
     assert loaded(tmp_path, WHOLE, "--models-max", "7").models_max == 7
     assert loaded(tmp_path, WHOLE, SLOTPROXY_LOG_LEVEL="error").log_level == "error"
@@ -171,15 +205,15 @@ FREE = "{swap: false, exclusive: false, members: [a, b]}"
 @pytest.mark.parametrize(
     ("more", "limit", "note"),
     [
-        ("", 1, "one model is loaded at once, as llama-swap does"),
+        ("", 1, "one model is loaded at once, as in llama-swap without groups; set --memory"),
         (f"groups: {{g: {FREE}}}", 0, ""),
         (f"routing: {{router: {{use: group, settings: {{groups: {{g: {FREE}}}}}}}}}", 0, ""),
-        ("groups: {g: {members: [a, b]}}", 1, "one model is loaded at once"),
+        ("groups: {g: {members: [a, b]}}", 0, ""),
         ("matrix: {sets: {s: a & b}}", 1, "not supported and ignored: matrix"),
         (
             "routing: {router: {use: matrix, settings: {matrix: {sets: {s: a}}}}}",
             1,
-            "not supported and ignored: matrix",
+            "matrix is not supported: one model is loaded at once; set --memory",
         ),
     ],
 )

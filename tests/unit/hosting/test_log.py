@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.hosting.process import MAX_LINES, MAX_SHOWN, SHOWN, ModelLog
+from proxy.hosting.process import MAX_LINES, SHOWN, ModelLog
 
 
 def test_lines_that_clients_see_are_bounded() -> None:
@@ -10,10 +10,10 @@ def test_lines_that_clients_see_are_bounded() -> None:
     log.begin()
     for _ in range(SHOWN + 10):
         log.add(b"word " * 100)
-    assert len(log.end()) == MAX_SHOWN
+    assert len(log.end()) == SHOWN
     for number in range(SHOWN + 1):
         log.add(b"%d" % number)
-    assert log.end().splitlines() == [str(number) for number in range(1, SHOWN + 1)]
+    assert log.end() == [str(number) for number in range(1, SHOWN + 1)]
 
 
 def test_clients_see_no_lines_of_an_earlier_process() -> None:
@@ -22,9 +22,9 @@ def test_clients_see_no_lines_of_an_earlier_process() -> None:
     log.begin()
     log.add(b"the prompt of somebody")
     log.begin()
-    assert log.end() == ""
+    assert log.end() == []
     log.add(b"cannot load")
-    assert log.end() == "cannot load"
+    assert log.end() == ["cannot load"]
     assert "somebody" in log.text()
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from proxy.hosting import model as model_module
 from proxy.hosting.driver import HostedDriver
 from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import HostedModel
+from proxy.hosting.model_files import missing_file
 from proxy.hosting.process import ModelProcess
+from proxy.hosting.starting import telling
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, gone, wait_until
 
@@ -65,8 +68,14 @@ def test_failed_start_tells_the_last_lines_without_folders_and_addresses(make: M
     with pytest.raises(UpstreamFault) as caught:
         fakes.use(model)
     assert caught.value.code == "model_load_failed"
-    assert "m failed to load: its server ended with exit code 3" in caught.value.message
-    assert caught.value.message.endswith("Its last lines:\nno such file: … at …")
+    why = "the model m failed to load: its server ended with exit code 3: no such file"
+    assert caught.value.message == f"{why}: … at …"
+    assert caught.value.details == "no such file: … at …"
+    caught.value.show_to(lambda name: name)
+    assert "/home" not in caught.value.message
+    caught.value.show_to(str)
+    assert caught.value.message == f"{why}: /home/me/x.gguf at 127.0.0.1:8080"
+    assert caught.value.details == "no such file: /home/me/x.gguf at 127.0.0.1:8080"
     wait_until(lambda: model.status == "failed")
 
 
@@ -125,7 +134,7 @@ def test_hopeless_model_is_refused_within_its_pause(
 @pytest.mark.parametrize(
     ("command", "fields", "faults", "message"),
     [
-        ("no-such-program ${PORT}", {}, (), "cannot start no-such-program: No such file"),
+        ("no-such-program ${PORT}", {}, (), "its program does not exist"),
         (fakes.RUNS, {"folder": "/no/such/folder"}, (), "No such file or directory"),
         (fakes.RUNS, {"start_timeout": 0.1}, (), "not ready within start_timeout"),
         (fakes.RUNS, {}, (UpstreamTimeout("timed out before the first token"),), "first token"),
@@ -140,6 +149,66 @@ def test_start_that_fails_says_why(
     with pytest.raises(UpstreamFault, match=message):
         fakes.use(model)
     wait_until(lambda: model._starter.process is None)
+
+
+def test_a_model_that_cannot_load_unloads_no_other(make: Make, tmp_path: Path) -> None:
+    server = tmp_path / "llama-server"
+    server.symlink_to("/bin/sh")
+    room = MemoryBudget(Limits(models=1))
+    loaded = make(room=room)
+    fakes.use(loaded)
+    loaded.leave(answered=True)
+    lost = make(f"{server} -m /nope/x.gguf --port ${{PORT}}", room=room)
+    with pytest.raises(UpstreamFault) as caught:
+        fakes.use(lost)
+    assert caught.value.message == "the model m failed to load: its model file does not exist"
+    caught.value.show_to(str)
+    assert "its file /nope/x.gguf does not exist: correct its command" in caught.value.message
+    assert (loaded.status, lost.status) == ("loaded", "failed")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "docker run llama -m /models/x.gguf",  # in a container
+        "llama-server -hf me/x -hff x.gguf",  # downloads
+        "llama-server --model-url http://a/x -m /cache/x.gguf",
+        "llama-server --models-dir /models",
+    ],
+)
+def test_files_of_other_systems_need_not_exist(command: str) -> None:
+    assert not missing_file(fakes.config(f"{command} --port ${{PORT}}"))
+
+
+# What real servers print, shortened.
+LOGS = {
+    "2026": """0.00.005.313 E llama_model_load_from_file_impl: failed to load model
+0.00.005.367 E gguf_init_from_file: failed to open GGUF file 'x.gguf' (No such file or directory)
+0.00.005.410 E srv    load_model: failed to load model, 'x.gguf'""",
+    "2023": """error loading model: failed to open x.gguf: No such file or directory
+llama_load_model_from_file: failed to load model""",
+    "memory": """0.00.170.272 E ggml_aligned_malloc: insufficient memory (attempted: 2 MB)
+0.00.174.994 E llama_init_from_model: failed to initialize the context: failed to allocate""",
+    "flag": "usage: llama-server\nerror: invalid argument: --banana",
+    "python": "INFO starting\nTraceback (most recent call last):\nValueError: no such model",
+    "silent": "loading\ndone",
+}
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("2026", "gguf_init_from_file: failed to open GGUF file 'x.gguf' (No such file or"),
+        ("2023", "error loading model: failed to open x.gguf: No such file or directory"),
+        ("memory", "ggml_aligned_malloc: insufficient memory (attempted: 2 MB)"),
+        ("flag", "error: invalid argument: --banana"),
+        ("python", "ValueError: no such model"),
+        ("silent", ""),
+    ],
+)
+def test_the_most_telling_line_is_the_cause(log: str, line: str) -> None:
+    told = telling(LOGS[log].splitlines())
+    assert told.startswith(line) and bool(told) == bool(line)
 
 
 def test_server_that_loads_behind_an_open_port_is_asked_again(make: Make) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any
@@ -37,6 +37,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         most: int = 0,
         swap_wait: float = LONG,
         pin: tuple[str, ...] = (),
+        unloads: Mapping[str, str] = {},
         cards: tuple[str, ...] = (),
         gpu_memory: str = "",
     ) -> list[HostedModel]:
@@ -48,6 +49,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
                     "memory": f"{size}MiB",
                     "gpu_memory": on_card,
                     "pin": name in pin,
+                    "unloads": tuple(unloads.get(name, "")),
                 }
                 made.append(fakes.hosted(room=room, name=name, cards=card, **fields))
         return made
@@ -201,3 +203,29 @@ def test_model_whose_requests_left_makes_nobody_give_way(make: Make) -> None:
     assert loaded(models) == "a"
     used(c)  # the line is free
     assert loaded(models) == "c"
+
+
+@pytest.mark.parametrize(
+    ("order", "stay"),
+    [
+        ("abc", "bc"),  # a and b swap, c is beside them
+        ("cab", "b"),  # c gave way to a, and not b to c
+        ("cbdb", "bd"),
+    ],
+)
+def test_models_unload_those_of_their_settings(make: Make, order: str, stay: str) -> None:
+    models = make(1, 1, 1, 1, unloads={"a": "bc", "b": "ac"})
+    for name in order:
+        used(next(model for model in models if model.name == name))
+    wait_until(lambda: loaded(models) == stay)
+
+
+def test_a_busy_model_answers_before_it_is_unloaded(make: Make, pool: ThreadPoolExecutor) -> None:
+    a, b = make(1, 1, unloads={"b": "a"})
+    fakes.use(a)
+    waits = pool.submit(used, b)
+    wait_until(lambda: b.status == "loading")
+    assert a.status == "loaded"
+    a.leave(answered=True)
+    waits.result(60)
+    assert loaded([a, b]) == "b"

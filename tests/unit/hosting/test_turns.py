@@ -27,6 +27,7 @@ class Model:
     busy: bool = False
     pinned: bool = False
     leaving: bool = False
+    unloads: Sequence[str] = ()
 
     def is_idle(self, now: float) -> bool:
         return not self.busy and self.loaded_at < now

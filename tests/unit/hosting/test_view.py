@@ -21,8 +21,8 @@ from .fakes import Make
 MIB = 1 << 20
 
 
-def view_of(model: HostedModel, now: float) -> Any:
-    seen = view.view_of(model, now)
+def view_of(model: HostedModel, now: float, *, admin: bool = False) -> Any:
+    seen = view.view_of(model, now, admin=admin)
     if seen["failure"] is not None:
         seen["failure"] = SimpleNamespace(**seen["failure"])
     return SimpleNamespace(**seen)
@@ -105,8 +105,13 @@ def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
     wait_until(lambda: model.status == "failed")
     seen = view_of(model, 1000.0)
     assert seen.state == "failed" and seen.failure is not None
-    assert seen.failure.summary == "the model m failed to load: its server ended with exit code 3"
+    why = "the model m failed to load: its server ended with exit code 3: no such file"
+    assert seen.failure.summary == f"{why}: … at …"
     assert (seen.failure.cause, seen.failure.lines) == ("ended", "no such file: … at …")
+    own = view_of(model, 1000.0, admin=True).failure
+    assert own is not None
+    assert own.summary == f"{why}: /home/me/x.gguf at 127.0.0.1:8080"
+    assert own.lines == "no such file: /home/me/x.gguf at 127.0.0.1:8080"
     assert seen.failure.retry_at is not None and seen.failure.retry_at >= 1000.0
 
 

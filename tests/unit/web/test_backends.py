@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask.testing import FlaskClient
 
+from proxy.app.compose import backend_of
 from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
-from proxy.config import ApiKey, Secret, Settings
+from proxy.config import ApiKey, BackendConfig, Secret, Settings
 from proxy.gateway import Info
 from proxy.prompting.profile.verify import verdict
 from proxy.web.observability import Record
@@ -152,3 +153,40 @@ def test_headers_name_the_backends_that_were_passed_over() -> None:
     headers = dict(record.headers())
     assert headers["x-slotproxy-backend"] == "\\xfcber\\n"
     assert headers["x-slotproxy-fallback"] == "gpu-1 down, gpu-2 busy"
+
+
+NOBODY = "http://127.0.0.1:9"
+HI = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["", "mine"])
+def test_a_backend_that_was_never_there_is_named_with_the_reason(stream: bool, model: str) -> None:
+    """Without the whole wait: a wrong address is likelier than a restart."""
+    keys = (ApiKey("admin", Secret("sk-admin")), ApiKey("ann", Secret("sk-ann")))
+    config = BackendConfig(url=NOBODY, model=model)
+    settings = Settings(
+        llama_api=(),
+        backend=(config,),
+        file_keys=keys,
+        admins=("admin",),
+        data="",
+        local_embeddings=False,
+        wait_for_backend=600.0,
+    )
+    (named,) = settings.backends
+    client = app_on([backend_of(settings, named)], settings).test_client()
+    messages = {}
+    for key in keys:
+        headers = {"Authorization": f"Bearer {key.secret}"}
+        body = {**HI, "stream": stream}
+        answer = client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "5"
+        assert answer.json is not None
+        messages[key.name] = answer.json["error"]["message"]
+    reason = "is not responding: connection refused"
+    assert messages == {
+        "admin": f"the backend 127.0.0.1:9 {reason}; slotproxy doctor says what to do",
+        "ann": f"the backend backend-1 {reason}",
+    }

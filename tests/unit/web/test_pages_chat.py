@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.backends.driver import Capabilities
-from proxy.core.events import Batch, Finished, Started, TextDelta
+from proxy.core.events import Batch, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.errors import Cancelled, GatewayError, QueueFull, UpstreamFault
@@ -222,6 +222,48 @@ def test_regenerated_answer_is_a_branch_with_the_same_history(tmp_path: Path) ->
     page.ask(text="And?", parent_id=second["id"])
     page.over()
     assert len(page.messages()) == 5
+
+
+def test_conversation_keeps_its_model_and_its_open_branch(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(say("A")), tmp_path)
+    (model,) = services_of(page.client.application).gateway.registry.models()
+    question = page.ask(options={"model": model}).json["question"]
+    first = page.over()
+    assert first["extra"]["model"] == model
+    page.ask(text="", again=question["id"], options={"model": model})
+    second = page.over()
+    where = f"{API}/conversations/{page.talk}"
+    assert page.client.get(where).json["settings"] == {"model": model, "leaf": second["id"]}
+    page.driver.script = say("B")
+    page.ask(text="Other", options={"model": model})  # a branch of its own
+    page.over()
+    put = {"leaf": first["id"], "model": "another"}
+    settings = page.client.put(where, json=put, headers=KEYED).json["settings"]
+    assert settings == {"model": "another", "leaf": first["id"]}
+    exported = page.client.get(f"{where}/export", query_string={"as": "md"}).text
+    assert exported.endswith("## user\n\nHi\n\n## assistant\n\nA\n")
+    page.client.put(where, json={"leaf": "msg_deleted"}, headers=KEYED)
+    exported = page.client.get(f"{where}/export", query_string={"as": "md"}).text
+    assert exported.endswith("## assistant\n\nB\n")
+
+
+@pytest.mark.parametrize(("n_ctx", "most"), [(1 << 17, chat.LONGEST_ANSWER), (2048, None)])
+def test_answer_without_a_maximum_is_bounded(tmp_path: Path, n_ctx: int, most: int | None) -> None:
+    """If the context leaves less, that is the bound: a server may refuse what does not fit."""
+    caps = msgspec.structs.replace(CAPS, n_ctx=n_ctx)
+    page = Page(ScriptedDriver(say("A"), caps=caps), tmp_path)
+    (model,) = services_of(page.client.application).gateway.registry.models()
+    page.ask(options={"model": model})
+    page.over()
+    assert page.driver.tasks[-1].request.max_tokens == most
+
+
+def test_time_of_reasoning_is_stored(tmp_path: Path) -> None:
+    page = Page(
+        ScriptedDriver([[Started(slot=0)], [ReasoningDelta("Hm.")], *say("A")[1:]]), tmp_path
+    )
+    page.ask()
+    assert page.over()["extra"]["thought"] >= 0
 
 
 SENSELESS: list[dict[str, Any]] = [

@@ -84,6 +84,31 @@ def test_every_operation_has_a_summary(document: dict[str, Any]) -> None:
     assert all(summaries)
 
 
+def test_document_begins_with_what_readers_look_for(document: dict[str, Any]) -> None:
+    assert [tag["name"] for tag in document["tags"]][:3] == ["OpenAI", "Anthropic", "Ollama"]
+    assert next(iter(document["paths"])) == "/v1/chat/completions"
+    operations = [(path, one) for path, ways in document["paths"].items() for one in ways.values()]
+    tags = list(dict.fromkeys(one["tags"][0] for _, one in operations))
+    assert tags == [tag["name"] for tag in document["tags"]]
+    first = [path for path, one in operations if one["tags"] == ["OpenAI"]]
+    assert first.index("/v1/models") < first.index("/v1/responses") < first.index("/models")
+    assert document["paths"]["/models"]["get"]["summary"] == "The same as /v1/models"
+
+
+def test_examples_of_bodies_are_short_and_valid(document: dict[str, Any]) -> None:
+    chat = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    assert chat["application/json"]["example"] == {
+        "model": "any",
+        "messages": [{"role": "user", "content": "Hello!"}],
+    }
+    for ways in document["paths"].values():
+        content = ways.get("post", {}).get("requestBody", {}).get("content", {})
+        for one in content.values():
+            if "example" in one:
+                whole = {**one["schema"], "components": document["components"]}
+                Draft202012Validator(whole).validate(one["example"])
+
+
 def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> None:
     """The type of every answer is documented, and whole ones have the schema."""
     api = make_app(ScriptedDriver(), chatchat=True).test_client()

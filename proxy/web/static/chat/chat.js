@@ -74,23 +74,47 @@ async function loadTalks() {
  * leaves the input unchanged. */
 async function choose(next, typed = drafts.get(next?.id ?? "")) {
   const mine = ++chosen;
-  const found = next ? await askMessages(next) : [];
+  const [found] = await Promise.all([next ? askMessages(next) : [], loadTalks()]);
   if (!found || mine !== chosen) return;
-  talk = next;
+  talk = next && (talks.find(next.id) ?? next);
   shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
   if (typed !== null) form.elements.text.value = typed;
   keepDraft();
-  take(found);
+  take(found, talk?.settings.leaf);
   show();
-  await Promise.all([files?.show(talk), loadTalks()]);
+  useModel();
+  talks.show();
+  await files?.show(talk);
 }
 
 const askMessages = ({ id }) => attempt(() => calls.get(`/conversations/${id}/messages`));
 
 function take(found, wanted) {
   messages = new Map(found.map((one) => [one.id, one]));
-  leaf = wanted ? newest(wanted) : (found.at(-1)?.id ?? null);
+  leaf = messages.has(wanted) ? newest(wanted) : (found.at(-1)?.id ?? null);
+}
+
+/** Choose the model of the conversation; a new one has the model that the user chose last. */
+function useModel() {
+  if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
+  else models.choose(models.get(presets.model) ? presets.model : models.ready());
+  presets.load();
+  tellGone();
+}
+
+/** Tell the user if the chosen model is gone. */
+function tellGone() {
+  const { gone } = models;
+  if (gone) tell(words("chat.model_gone", { name: gone }));
+  return Boolean(gone);
+}
+
+/** Store what the conversation is opened with: `{model}` or `{leaf}`. */
+async function keepPlace(place) {
+  if (!talk) return;
+  Object.assign(talk.settings, place);
+  await calls.put(`/conversations/${talk.id}`, place).catch(() => {}); // the next question stores it, too
 }
 
 /** Return the open conversation; create one if there is none. */
@@ -134,11 +158,14 @@ const acts = {
   turn: (id, from) => {
     const { top } = from.getBoundingClientRect();
     leaf = newest(id);
+    keepPlace({ leaf });
     show();
     const to = document.getElementById(id);
     if (to) reading.hold(to, top);
   },
   read: (element) => reading.at(element),
+  model: (name) => models.get(name),
+  look: () => models.look(),
 };
 
 function title() {
@@ -149,7 +176,7 @@ function show() {
   growing?.close();
   growing = written = null;
   title();
-  at("talk-actions").hidden = at("acts").hidden = !talk;
+  at("talk-menu").hidden = !talk;
   if (talk) {
     for (const as of ["md", "json"]) {
       at(`export-${as}`).href = `${page.dataset.api}/conversations/${talk.id}/export?as=${as}`;
@@ -222,6 +249,7 @@ async function over(id, pause = LOOK.soon) {
   const done = messages.get(id);
   if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted
   written.end(done, siblings.get(done.parent_id));
+  models.look();
   growing?.close();
   growing = written = null;
   busy(false);
@@ -233,7 +261,7 @@ let asking = false;
 
 /** Send what `question()` returns, after all earlier uploads to the chat are done. */
 async function ask(question) {
-  if (asking || !at("stop").hidden) return;
+  if (asking || !at("stop").hidden || tellGone()) return;
   asking = at("send").disabled = true;
   try {
     await opened;
@@ -273,7 +301,7 @@ function showAsked({ question, answer, id, asked }, here) {
 
 /** Continue an answer that was cut off. */
 async function resume({ id }) {
-  if (asking || !at("stop").hidden) return;
+  if (asking || !at("stop").hidden || tellGone()) return;
   const here = shown;
   const made = await attempt(() => calls.post(`/answers/${id}/continue`, { options: options(form) }));
   if (!made || here !== shown) return;
@@ -327,6 +355,7 @@ at("clear").addEventListener("click", async () => {
 const presets = new Presets(page, form, at);
 const models = new Models(at, calls, (model) => presets.defaults(model));
 const sees = () => models.sees();
+at("model").addEventListener("change", () => keepPlace({ model: at("model").value }));
 
 // -- images and files: dropped here for the next question
 
@@ -372,7 +401,7 @@ const opened = open();
 
 async function open() {
   const mine = chosen;
-  await loadTalks();
+  await Promise.all([loadTalks(), models.read]);
   const wanted = location.hash.slice(1);
   const address = `/conversations/${encodeURIComponent(wanted)}`;
   const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));

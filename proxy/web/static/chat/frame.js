@@ -1,6 +1,9 @@
 // The frame of the chat page: the drawer of conversations, the settings panel, and the offers of an
 // empty chat.
 
+import { say } from "../panels/dom.js";
+import { menu, shade } from "../panels/menu.js";
+import { words } from "../panels/words.js";
 import { kinds } from "./settings.js";
 
 /** `tried(text)` is called to send the text of an offer. */
@@ -26,8 +29,12 @@ export function frame(page, form, at, tried) {
   at("adjust").addEventListener("click", () => panel(at("settings").hidden));
   at("settings-close").addEventListener("click", () => panel(false));
 
-  at("acts").addEventListener("click", () => {
-    at("acts").ariaExpanded = String(at("talk-actions").classList.toggle("unfolded"));
+  menu(at("acts"), at("talk-actions"));
+  shade(page.querySelector(".kinds"));
+  // Why a mode is off: a phone shows no titles.
+  page.addEventListener("click", ({ target }) => {
+    const { lacks } = target.closest("label[data-lacks]")?.dataset ?? {};
+    say(at("lacks"), lacks ? words(`chat.lacks.${lacks}`) : "");
   });
 
   page.addEventListener("keydown", (event) => {

@@ -3,15 +3,17 @@
 import { copyText, icon, make, say } from "../panels/dom.js";
 import { count, measure, span } from "../panels/form.js";
 import { place } from "../panels/places.js";
-import { explain } from "./faults.js";
+import { fault } from "./faults.js";
 import { Growing, render } from "./markdown.js";
 import { morph } from "./morph.js";
+import { seconds, Waiting } from "./waiting.js";
 import { words } from "../panels/words.js";
 
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), turn(id), read(element) tells whether the user scrolled up to it. */
+ * rate(message, score, reason), turn(id), read(element) tells whether the user scrolled up to it, model(name) returns the state of
+ * a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -19,7 +21,7 @@ export class Message {
     this.user = message.role === "user";
     this.text = make("div", { className: this.user ? "said" : "said markdown" });
     this.aside = make("div", { className: "aside" });
-    this.notice = make("p", { hidden: true });
+    this.notice = make("div", { className: "notice", hidden: true });
     this.foot = make("div", { className: "foot" });
     this.unfolded = new Set(); // names of folds that were unfolded early
     this.element = make(
@@ -52,22 +54,28 @@ export class Message {
     let begun = false; // whether its text has begun
     this.text.replaceChildren();
     const growing = (this.growing = new Growing(this.text));
-    const wait = make("p", { className: "note wait", role: "status" }, words("chat.waiting"));
-    this.text.append(wait);
+    const { model } = this.message.extra;
+    const wait = new Waiting(model, () => this.acts.model(model), () => this.acts.look());
+    this.text.append(wait.element);
     const source = new EventSource(address);
     source.addEventListener("message", (event) => {
       const now = JSON.parse(event.data);
       if (now.type === "text") {
         if (!begun) this.#foldUp();
         begun = true;
+        wait.end();
         growing.add(now.delta);
-      } else if (now.type === "place") say(wait, placed(now));
-      else if (now.type === "over") {
-        source.close();
+      } else if (now.type === "place") {
+        wait.place = now.place;
+        wait.show();
+      } else if (now.type === "over") {
+        close();
         over();
       } else {
-        if (now.type === "reasoning") reasoning += now.delta;
-        else if (now.type === "extra") extra = now.extra;
+        if (now.type === "reasoning") {
+          reasoning += now.delta;
+          wait.think();
+        } else if (now.type === "extra") extra = now.extra;
         this.#asides(extra, reasoning, !begun);
       }
     });
@@ -77,7 +85,11 @@ export class Message {
       if (source.readyState === EventSource.CLOSED) over();
       else lost(true);
     });
-    return source;
+    const close = () => {
+      wait.end();
+      source.close();
+    };
+    return { close };
   }
 
   /** Show the answer as it is stored: it is over. What has been shown stays in its place. */
@@ -110,7 +122,7 @@ export class Message {
       return details;
     };
     const parts = [];
-    if (reasoning) parts.push(fold("reasoning", words("chat.thinking"), make("p", { className: "text" }, reasoning)));
+    if (reasoning) parts.push(fold("reasoning", thought(extra), make("p", { className: "text" }, reasoning)));
     if (extra.steps?.length) {
       const items = extra.steps.map((step) =>
         make(
@@ -186,6 +198,7 @@ export class Message {
         if ((await acts.rate(message, score, reason)) === undefined) return;
         for (const one of [up, down]) one.ariaPressed = String(one === currentTarget);
       };
+      const failed = message.status === "failed";
       const up = button("good", words("chat.good"), rate(1));
       const down = button("bad", words("chat.bad"), rate(-1));
       const raw = button("code", words("chat.raw"), () => {
@@ -194,72 +207,94 @@ export class Message {
         if (on) this.text.replaceChildren(make("pre", { className: "raw", tabIndex: 0 }, message.content));
         else render(this.text, message.content);
       });
-      if (resumable(message)) {
-        const resume = make("button", { type: "button", className: "quiet resume", onclick: () => acts.resume(message) });
-        resume.append(icon("resume"), words("chat.resume"));
-        this.foot.append(resume);
-      }
-      this.foot.append(button("again", words("chat.again"), () => acts.again(message)), copy, raw, up, down);
+      if (resumable(message) && !isCut(message)) this.foot.append(this.#resume());
+      const again = button("again", words(failed ? "chat.try_again" : "chat.again"), () => acts.again(message));
+      if (failed) again.append(words("chat.try_again"));
+      again.classList.toggle("resume", failed);
+      this.foot.append(again);
+      if (message.content) this.foot.append(copy, raw);
+      if (!failed) this.foot.append(up, down);
     }
+  }
+
+  #resume() {
+    const button = make("button", { type: "button", className: "quiet resume", onclick: () => this.acts.resume(this.message) });
+    button.append(icon("resume"), words("chat.resume"));
+    return button;
   }
 
   #edit() {
     const begun = this.text.querySelector("textarea");
     if (begun) return begun.focus();
-    const area = make("textarea", { value: this.message.content, rows: 3, "aria-label": words("common.edit") });
+    const area = make("textarea", { value: this.message.content, rows: 2, "aria-label": words("common.edit") });
     const cancel = () => {
+      this.element.classList.remove("editing");
       this.text.replaceChildren(this.message.content);
       this.foot.querySelector("[data-act='edit']").focus();
     };
-    area.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || event.isComposing) return;
-      event.preventDefault(); // it would stop an answer
-      cancel();
-    });
     const send = () => area.value.trim() && this.acts.edit(this.message, area.value);
+    area.addEventListener("keydown", (event) => {
+      if (event.isComposing || !["Escape", "Enter"].includes(event.key) || event.shiftKey) return;
+      event.preventDefault(); // Escape would stop an answer
+      event.stopPropagation();
+      if (event.key === "Escape") cancel();
+      else send();
+    });
+    this.element.classList.add("editing");
     this.text.replaceChildren(
       area,
-      make("button", { type: "button", onclick: send }, words("chat.send_edited")),
-      make("button", { type: "button", className: "quiet", onclick: cancel }, words("common.cancel")),
+      make(
+        "div",
+        { className: "actions" },
+        make("button", { type: "button", className: "quiet", onclick: cancel }, words("common.cancel")),
+        make("button", { type: "button", onclick: send }, words("chat.send")),
+      ),
     );
     area.focus();
   }
 
-  /** What went wrong with the answer, and what the user can do. */
+  /** What went wrong with the answer, or where it was cut off, and what the user can do. */
   #warn() {
-    const { extra, status } = this.message;
+    const { message } = this;
+    const { extra, status } = message;
     const failed = status === "failed";
-    const cut = status === "done" && extra.finish_reason === "length";
-    this.notice.hidden = !failed && !cut;
-    this.notice.className = failed ? "error" : "note";
-    if (failed) say(this.notice, explain(extra.code, extra.error));
-    else if (cut) say(this.notice, words(resumable(this.message) ? "chat.cut" : "chat.cut_for_good"));
+    this.notice.hidden = !failed && !isCut(message);
+    if (failed) this.notice.replaceChildren(fault(extra.code, extra.error, extra.details));
+    else if (isCut(message)) {
+      const n = count(extra.usage?.completion ?? 0);
+      const text = make("p", { className: "note" }, words(resumable(message) ? "chat.cut" : "chat.cut_for_good", { n }));
+      this.notice.replaceChildren(text, ...(resumable(message) ? [this.#resume()] : []));
+    }
   }
 
   #numbers() {
     const { extra, status } = this.message;
     const usage = extra.usage;
-    const told = [
-      words(`chat.status.${status}`, {}, ""),
+    const note = (className, ...texts) => {
+      const text = texts.filter(Boolean).join(" · ");
+      if (text) this.foot.append(make("span", { className: `note ${className}` }, text));
+    };
+    const model = extra.model ? (this.acts.model(extra.model)?.title ?? extra.model) : "";
+    note("by", model, status === "failed" ? "" : words(`chat.status.${status}`, {}, ""));
+    note(
+      status === "done" ? "timings" : "",
       extra.speed ? words("chat.speed", { n: measure(extra.speed) }) : "",
       extra.first_token ? words("chat.first", { span: span(extra.first_token) }) : "",
       usage ? words("chat.tokens", { n: count(usage.completion) }) : "",
       usage?.cached ? words("chat.cached", { n: count(usage.cached) }) : "",
-    ];
-    const bad = status === "failed";
-    this.foot.append(make("span", { className: bad ? "error" : status === "done" ? "note timings" : "note" }, told.filter(Boolean).join(" · ")));
+    );
   }
 }
+
+const thought = ({ thought: n }) => [words("chat.thinking"), n ? seconds(Math.max(1, n)) : ""].filter(Boolean).join(" · ");
+
+/** Whether the answer ended at its maximum length. */
+const isCut = ({ status, extra }) => status === "done" && extra.finish_reason === "length";
 
 /** Whether the answer was cut off and the model can go on with it: it has no sources or steps. */
 function resumable({ status, content, extra }) {
   const plain = (extra.kind ?? "chat") === "chat";
   return plain && content && (CUT.includes(status) || extra.finish_reason === "length");
-}
-
-/** Where the answer waits. */
-function placed({ place: n }) {
-  return n ? words("chat.place", { n }) : words("chat.waiting");
 }
 
 /** Show a whole passage of a source. */

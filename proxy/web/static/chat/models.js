@@ -1,12 +1,13 @@
 // The model of the next question, and its state.
 
 import { make, say } from "../panels/dom.js";
-import { span } from "../panels/form.js";
+import { seconds } from "./waiting.js";
 import { words } from "../panels/words.js";
 
 const LOOK = 4000; // milliseconds between two polls
 const SOON = 1000; // the same while the chosen model is loaded
-const DOTS = { ready: "up", busy: "busy", loading: "busy", waiting: "busy", stopping: "busy", failed: "down", down: "down" };
+const DOTS = { ready: "up", busy: "busy", loading: "busy", waiting: "busy", stopping: "busy", failed: "down", down: "down", gone: "down" };
+const QUIET = ["ready", "busy", "unknown"]; // states that a list of models does not name
 
 export class Models {
   #known = new Map();
@@ -17,21 +18,44 @@ export class Models {
     Object.assign(this, { at, calls, chosen });
     this.select = at("model");
     this.select.addEventListener("change", () => this.#show());
-    document.addEventListener("visibilitychange", () => this.#look());
-    this.#look();
+    document.addEventListener("visibilitychange", () => this.look());
+    this.read = this.look(); // done when the states were read for the first time
   }
 
   /** Whether the chosen model accepts images. */
   sees = () => this.select.selectedOptions[0]?.dataset.sees === "true";
 
-  async #look() {
+  get = (name) => this.#known.get(name);
+
+  /** The name of a model that need not be loaded, if there is one. */
+  ready = () => [...this.#known.values()].find((one) => DOTS[one.state] === "up")?.name;
+
+  /** The name of the chosen model if the gateway has it no more. */
+  get gone() {
+    const { value, selectedOptions } = this.select;
+    return selectedOptions[0]?.dataset.gone !== undefined || (this.#known.size && !this.#known.has(value)) ? value : "";
+  }
+
+  /** Choose a model, which may be gone. */
+  choose(name) {
+    if (name && ![...this.select.options].some((one) => one.value === name)) {
+      const option = make("option", { value: name }, name);
+      option.dataset.gone = "";
+      this.select.append(option);
+    }
+    if (name) this.select.value = name;
+    this.#show();
+  }
+
+  /** Read the states of the models. */
+  async look() {
     clearTimeout(this.#next);
     if (document.hidden) return;
     const found = await this.calls.get("/models").catch(() => null);
     if (found) this.#take(found);
     clearTimeout(this.#next);
     const { state } = this.#known.get(this.select.value) ?? {};
-    this.#next = setTimeout(() => this.#look(), state === "loading" || state === "waiting" ? SOON : LOOK);
+    this.#next = setTimeout(() => this.look(), state === "loading" || state === "waiting" ? SOON : LOOK);
   }
 
   #take(found) {
@@ -41,7 +65,7 @@ export class Models {
       const option = listed.get(one.name) ?? make("option", { value: one.name });
       listed.delete(one.name);
       option.dataset.sees = String(one.sees);
-      say(option, ["ready", "busy", "unknown"].includes(one.state) ? one.title : `${one.title} · ${told(one)}`);
+      delete option.dataset.gone;
       if (!option.parentElement) this.select.append(option);
     }
     // A model that is gone stays while it is chosen: only the user changes the choice.
@@ -50,17 +74,27 @@ export class Models {
   }
 
   #show() {
-    const one = this.#known.get(this.select.value);
-    const state = one ? one.state : this.#known.size ? "gone" : "unknown";
-    this.at("model-dot").dataset.state = DOTS[state] ?? (state === "gone" ? "down" : "");
-    say(this.at("model-state"), one ? told(one) : words(`chat.states.${state}`));
-    this.at("model-state").title = state === "down" ? words("errors.code.no_backend") : "";
+    const { value } = this.select;
+    for (const option of this.select.options) {
+      const one = this.#known.get(option.value);
+      // The state of the chosen one stands beside it.
+      if (one) say(option, option.value === value || QUIET.includes(one.state) ? one.title : `${one.title} · ${told(one)}`);
+    }
+    const one = this.#known.get(value);
+    const state = one ? one.state : this.gone ? "gone" : "unknown";
+    this.at("model-dot").dataset.state = DOTS[state] ?? "";
+    const note = this.at("model-state");
+    say(note, one ? told(one) : words(`chat.states.${state}`));
+    note.title = state === "down" ? words("errors.code.no_backend") : note.textContent;
+    this.select.title = this.select.selectedOptions[0]?.textContent ?? "";
+    for (const part of document.querySelectorAll("[data-sees-only]")) part.hidden = !this.sees();
+    for (const part of document.querySelectorAll("[data-sees-not]")) part.hidden = this.sees();
     if (one) this.chosen(one);
   }
 }
 
 function told({ state, place, left }) {
   if (state === "waiting") return words("chat.in_line", { place });
-  if (state === "loading" && left) return words("chat.loading", { left: span(Math.ceil(left)) });
+  if (state === "loading" && left) return words("chat.loading", { left: seconds(Math.ceil(left)) });
   return words(`chat.states.${state}`);
 }

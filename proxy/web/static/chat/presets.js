@@ -39,8 +39,13 @@ export class Presets {
       if (chosen[name] && known) field.value = chosen[name];
     }
     if (document.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
-    this.#load();
+    this.load();
     kinds(form);
+  }
+
+  /** The model that the user chose last. */
+  get model() {
+    return read(CHOICES).model;
   }
 
   /** Show the defaults of the chosen model: `{defaults, context}`. */
@@ -48,12 +53,14 @@ export class Presets {
     for (const field of this.#fields) {
       const name = field.name === "top_k_sampling" ? "top_k" : field.name === "top_k" ? "" : field.name;
       if (!field.dataset.default) continue;
-      field.placeholder = name in defaults ? measure(defaults[name]) : field.dataset.default;
+      const longest = Number(field.dataset.default); // of an answer
+      if (longest) field.placeholder = count(context ? Math.min(longest, context) : longest);
+      else field.placeholder = name in defaults ? measure(defaults[name]) : field.dataset.default;
     }
     say(this.#at("context"), context ? words("chat.context", { n: count(context) }) : "");
   }
 
-  get #model() {
+  get #chosen() {
     return this.#form.elements.model.value;
   }
 
@@ -61,30 +68,33 @@ export class Presets {
 
   #changed(field) {
     const { kind, engine } = Object.fromEntries(new FormData(this.#form));
-    write(CHOICES, { ...read(CHOICES), model: this.#model, kind, ...(engine && { engine }) });
-    if (field === this.#form.elements.model) this.#load();
+    const { model } = this.#form.elements;
+    write(CHOICES, { ...read(CHOICES), kind, ...(engine && { engine }), ...(field === model && { model: model.value }) });
+    if (field === model) this.load();
     else if (this.#fields.includes(field)) this.#keep();
     kinds(this.#form);
   }
 
   #keep() {
-    write(VALUES, { ...read(VALUES), [this.#model]: this.#values() });
+    write(VALUES, { ...read(VALUES), [this.#chosen]: this.#values() });
     this.#list();
   }
 
   /** Fill the fields with the settings of the chosen model. */
-  #load() {
-    this.#fill(read(VALUES)[this.#model] ?? {});
+  load() {
+    this.#fill(read(VALUES)[this.#chosen] ?? {});
     this.#list();
   }
 
   #fill(values) {
     for (const field of this.#fields) field.value = values[field.name] ?? first(field);
+    const more = this.#at("more-settings");
+    more.open ||= this.#fields.some((one) => more.contains(one) && one.value !== first(one));
   }
 
   #unset = () => Object.fromEntries(this.#sampling().map((one) => [one.name, ""]));
   #sampling = () => this.#fields.filter((one) => one.dataset.default && !["max_tokens", "history"].includes(one.name));
-  #own = () => read(PRESETS)[this.#model] ?? {};
+  #own = () => read(PRESETS)[this.#chosen] ?? {};
 
   #apply(name) {
     const own = name.startsWith(OWN) && this.#own()[name.slice(OWN.length)];
@@ -114,14 +124,14 @@ export class Presets {
   #save() {
     const name = prompt(words("chat.preset_name"))?.trim().slice(0, 60);
     if (!name) return;
-    write(PRESETS, { ...read(PRESETS), [this.#model]: { ...this.#own(), [name]: this.#values() } });
+    write(PRESETS, { ...read(PRESETS), [this.#chosen]: { ...this.#own(), [name]: this.#values() } });
     this.#list();
   }
 
   #delete() {
     const own = this.#own();
     delete own[this.#at("preset").value.slice(OWN.length)];
-    write(PRESETS, { ...read(PRESETS), [this.#model]: own });
+    write(PRESETS, { ...read(PRESETS), [this.#chosen]: own });
     this.#list();
   }
 }

@@ -1,10 +1,13 @@
 // The command palette: finds conversations, models, pages, settings and actions by their names.
 
-import { keyed, make, say } from "./dom.js";
+import { icon, keyed, make, say } from "./dom.js";
 import { words } from "./words.js";
 
 const PAUSE = 150; // milliseconds after the last key until conversations are searched
 const MOST = 8; // conversations
+const RECENT = 5; // of them before anything is typed
+const PATIENCE = 200; // milliseconds that the list waits for them
+const ICONS = { page: "page", action: "action", setting: "sliders", model: "model", preset: "sliders" };
 const body = document.body;
 
 /** What the page offers: its elements with `data-command`, which names their group. A select offers
@@ -15,7 +18,8 @@ function commands() {
     if (one.disabled || one.closest("[hidden]:not([data-command-folded])")) continue;
     const { command } = one.dataset;
     const group = words(`palette.group.${command}`);
-    const add = (name, run) => name.trim() && found.push({ group, name: name.trim(), run });
+    const sign = one.querySelector("use")?.href.baseVal.split("#")[1] ?? ICONS[command];
+    const add = (name, run) => name.trim() && found.push({ group, sign, name: name.trim(), run });
     if (one.tagName === "SELECT") {
       for (const option of one.options) if (!option.disabled) add(option.textContent, () => choose(one, option));
     } else add(nameOf(one), command === "setting" ? () => adjust(one) : () => one.click());
@@ -25,8 +29,8 @@ function commands() {
 
 function nameOf(one) {
   const texts = [...one.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
-  const icon = one.querySelector("svg");
-  return one.dataset.name || (!icon && one.title) || one.ariaLabel || texts.map((child) => child.textContent).join("");
+  const drawn = one.querySelector("svg");
+  return one.dataset.name || (!drawn && one.title) || one.ariaLabel || texts.map((child) => child.textContent).join("");
 }
 
 function choose(select, option) {
@@ -38,6 +42,8 @@ function choose(select, option) {
 function adjust(label) {
   const panel = label.closest("[data-command-folded]");
   if (panel?.hidden) document.querySelector(`[aria-controls="${panel.id}"]`)?.click();
+  const fold = label.closest("details");
+  if (fold) fold.open = true;
   label.querySelector("input, select, textarea")?.focus();
 }
 
@@ -47,7 +53,7 @@ async function conversations(search) {
   const found = (await answer.json()).slice(0, MOST);
   const group = words("palette.group.conversation");
   const open = (id) => () => location.assign(`${body.dataset.home}#${id}`);
-  return found.map((one) => ({ group, name: one.title || words("chat.untitled"), run: open(one.id) }));
+  return found.map((one) => ({ group, sign: "chat", name: one.title || words("chat.untitled"), run: open(one.id) }));
 }
 
 /** Whether a name has all words of a search, ignoring case. */
@@ -60,6 +66,7 @@ class Palette {
   #found = [];
   #at = 0;
   #asked = 0;
+  talks = [];
   #pause = 0;
 
   constructor() {
@@ -79,35 +86,41 @@ class Palette {
     this.dialog.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  open() {
+  async open() {
     this.before = document.activeElement;
     this.known = commands();
     body.append(this.dialog);
     this.dialog.showModal();
-    this.#show(this.known, []);
-    this.#ask("");
+    // Recent conversations come first, unless they come late: then nothing moves for them.
+    const recent = conversations("").catch(() => []);
+    const talks = await Promise.race([recent, new Promise((done) => setTimeout(done, PATIENCE, []))]);
+    this.talks = talks.slice(0, RECENT);
+    if (!this.#asked) this.#show(this.#begun());
   }
+
+  /** What is listed before anything is typed. */
+  #begun = () => [...this.talks, ...this.known];
 
   #search() {
     this.#at = 0;
     this.#asked += 1; // conversations of the search before this one come too late
     const search = this.input.value.trim();
-    this.#show(this.known.filter((one) => fits(one, search)), search ? [] : this.talks);
     clearTimeout(this.#pause);
+    if (!search) return this.#show(this.#begun());
+    this.#show(this.known.filter((one) => fits(one, search)));
     this.#pause = setTimeout(() => this.#ask(search), PAUSE);
   }
 
   async #ask(search) {
     const mine = ++this.#asked;
     const talks = await conversations(search).catch(() => []);
-    if (!search) this.talks = talks;
     if (mine !== this.#asked) return;
-    this.#show(this.known.filter((one) => fits(one, search)), talks);
+    // Conversations come last: what was found at once does not move when they arrive.
+    this.#show([...this.known.filter((one) => fits(one, search)), ...talks]);
   }
 
-  #show(known, talks = []) {
-    // Conversations come last: what was found at once does not move when they arrive.
-    this.#found = [...known, ...talks];
+  #show(found) {
+    this.#found = found;
     this.#at = Math.min(this.#at, Math.max(0, this.#found.length - 1));
     const items = this.#found.map((one, n) => ({ ...one, n }));
     keyed(this.list, items, (one) => one.n, () => this.#row());
@@ -118,7 +131,7 @@ class Palette {
   #row() {
     const name = make("span", { className: "name" });
     const group = make("span", { className: "group" });
-    const row = make("li", { role: "option" }, name, group);
+    const row = make("li", { role: "option" }, icon("page"), name, group);
     row.addEventListener("click", () => this.#run());
     row.addEventListener("pointermove", () => {
       if (this.#at === row.n) return;
@@ -128,6 +141,7 @@ class Palette {
     row.update = (one) => {
       row.n = one.n;
       row.id = `palette-${one.n}`;
+      row.querySelector("use").setAttribute("href", icon(one.sign).firstChild.getAttribute("href"));
       say(name, one.name);
       say(group, one.group);
     };

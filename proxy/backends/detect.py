@@ -1,0 +1,94 @@
+"""Finds out which kind of server answers at an address, so that it gets the right driver.
+
+server.cpp of any age shows itself at /props; everything else that lists models has OpenAI's API. So
+people may give the address of any server, with or without /v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ..errors import BackendDown
+from ..wire.router import as_dict
+from .driver import Driver
+from .http import ConnectionPool
+from .openai.driver import OpenAIServer
+from .openai.server_types import BY_OWNER
+from .probe import ROUTER, document, not_listed
+
+Kind = Literal["llamacpp", "openai"]
+API = "/v1"
+REFUSED = (401, 403)
+# A server with these owners of models has OpenAI's API first, even if it imitates /props.
+_OTHERS = BY_OWNER.keys() - {"llamacpp"}
+
+
+class Detector:
+    """Chooses the driver for the server at `root`. `make` creates one, for a kind and a URL; `pool`
+    has the connections to the root."""
+
+    def __init__(
+        self, root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver]
+    ) -> None:
+        self._root, self._pool, self._make = root, pool, make
+
+    def __call__(self, current: Driver) -> Driver:
+        """The driver for what answers now, `current` if it suits. Raises BackendDown."""
+        kind, api = identify(self._pool)
+        url = self._root + api if kind == "openai" else self._root
+        is_openai = isinstance(current, OpenAIServer)
+        if is_openai == (kind == "openai") and getattr(current, "url", "") == url:
+            return current
+        return self._make(kind, url)
+
+
+def root_of(url: str) -> str:
+    """A server's address without the path of OpenAI's API."""
+    return url.rstrip("/").removesuffix(API)
+
+
+def identify(pool: ConnectionPool) -> tuple[Kind, str]:
+    """The kind of the server, and where its OpenAI API begins. One that shows nothing counts as
+    server.cpp, whose probe asks for a token. Raises BackendDown."""
+    status, props = document(pool, "/props")
+    if status == 503:
+        raise BackendDown("the backend is loading its model")
+    # Without the key, a llama-server shows its list of models only.
+    is_llama, is_locked = is_server_cpp(props), status in REFUSED
+    refused = 0
+    for api in (API, ""):
+        status, listed = document(pool, f"{api}/models") if status else (0, {})
+        if status == 0:
+            raise not_listed(0)
+        owners = owners_of(listed)
+        if is_llama or (is_locked and owners is not None and "llamacpp" in owners):
+            is_other = owners is not None and not owners.isdisjoint(_OTHERS)
+            return "openai" if is_other else "llamacpp", api
+        if owners is not None:
+            return "openai", api
+        refused = status if status in REFUSED else refused
+    if refused:
+        raise not_listed(refused)
+    return "llamacpp", API
+
+
+def is_server_cpp(props: Mapping[str, Any]) -> bool:
+    """Whether a document at /props is that of a server.cpp, old or new."""
+    return (
+        props.get("role") == ROUTER
+        or "default_generation_settings" in props
+        or "user_name" in props  # of 2023
+    )
+
+
+def owners_of(listed: Mapping[str, Any]) -> set[str] | None:
+    """Who owns the models of a list, None if it is none."""
+    entries = listed.get("data")
+    if entries is None and listed.get("object") == "list":
+        return set()  # Ollama's, while it has no model
+    if not isinstance(entries, list):
+        return None
+    models = [as_dict(entry) for entry in entries]
+    named = all(isinstance(model.get("id"), str) for model in models)
+    return {str(model.get("owned_by")) for model in models} if named else None

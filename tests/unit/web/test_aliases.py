@@ -1,0 +1,120 @@
+"""Names of models that no model has: those of clouds, and those of the table [aliases]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.backends.pools import Backend
+from proxy.config import ApiKey, Secret, Settings
+from tests.apps import app_on
+from tests.fakes import CAPS, ScriptedDriver, wait_until
+
+HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+
+
+def client(*models: str, **settings: Any) -> FlaskClient:
+    backends = []
+    for name in models or ("qwen3", "tiny"):
+        driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, models=(name,)))
+        backends.append(Backend(name, f"test://{name}", driver))
+    known = {"data": "", "local_embeddings": False, "wait_for_backend": 0.0, **settings}
+    to = app_on(backends, Settings(**known)).test_client()
+    wait_until(lambda: to.get("/readyz").status_code == 200)
+    return to
+
+
+def served(to: FlaskClient, model: str, path: str = "/v1/chat/completions") -> Any:
+    answer = to.post(path, json={**HI, "model": model})
+    assert answer.status_code == 200, answer.text
+    assert answer.json is not None
+    return answer.json["model"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("name", ["claude-opus-4-8[1m]", "claude-x", "gpt-5-codex"])
+def test_names_of_clouds_mean_the_first_model(name: str, path: str) -> None:
+    assert served(client(), name, path) == "qwen3"
+
+
+def test_names_of_clouds_mean_the_default_model() -> None:
+    assert served(client(default_model="tiny"), "claude-x") == "tiny"
+
+
+def test_a_model_of_that_name_comes_first() -> None:
+    to = client("qwen3", "gpt-oss-20b", aliases={"gpt-*": "qwen3"})
+    assert served(to, "gpt-oss-20b") == "gpt-oss-20b"
+    assert served(to, "gpt-5") == "qwen3"
+
+
+def test_the_first_pattern_that_matches_counts() -> None:
+    aliases = {"claude-haiku-*": "tiny", "claude-*": "qwen3", "smart": "qwen3"}
+    to = client(aliases=aliases, strict_models=True)
+    names = ("claude-haiku-4", "claude-opus-4", "smart")
+    assert [served(to, name) for name in names] == ["tiny", "qwen3", "qwen3"]
+
+
+def test_an_alias_of_a_model_that_is_not_there_says_so() -> None:
+    answer = client(aliases={"claude-*": "gone"}).post(
+        "/v1/chat/completions", json={**HI, "model": "claude-x"}
+    )
+    assert answer.status_code == 404
+    assert answer.json is not None
+    assert answer.json["error"]["message"] == (
+        "the model 'claude-x' does not exist, nor does 'gone', its alias: use qwen3 or tiny"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [({}, "mistral"), ({"strict_models": True}, "claude-x")]
+)
+def test_an_unknown_model_is_a_404_with_those_that_exist(
+    settings: dict[str, Any], name: str
+) -> None:
+    answer = client(**settings).post("/v1/chat/completions", json={**HI, "model": name})
+    assert answer.status_code == 404
+    assert answer.json is not None
+    assert answer.json["error"]["message"] == (
+        f"the model {name!r} does not exist: use qwen3 or tiny"
+    )
+
+
+def test_rights_are_those_for_the_model_that_is_served() -> None:
+    keys = tuple(
+        ApiKey(name, Secret(f"sk-{name}"), options={"models": models}, place="keys")
+        for name, models in (("ann", "claude-*"), ("bob", "qwen*"))
+    )
+    to = client(file_keys=keys, aliases={"claude-*": "qwen3"})
+    answers = {
+        key.name: to.post(
+            "/v1/chat/completions",
+            json={**HI, "model": "claude-x"},
+            headers={"Authorization": f"Bearer {key.secret}"},
+        )
+        for key in keys
+    }
+    assert answers["bob"].status_code == 200
+    assert answers["ann"].status_code == 403
+    assert "'qwen3' (asked for as 'claude-x')" in answers["ann"].text
+    unknown = to.post(
+        "/v1/chat/completions",
+        json={**HI, "model": "mistral"},
+        headers={"Authorization": "Bearer sk-bob"},
+    )
+    assert unknown.json is not None
+    assert unknown.json["error"]["message"].endswith("does not exist: use qwen3")
+
+
+def test_lists_have_the_aliases_of_a_model_that_wants_it() -> None:
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, models=("qwen3",)))
+    backend = Backend("b", "test://b", driver, aliases=("smart",), lists_aliases=True)
+    settings = Settings(data="", local_embeddings=False)
+    to = app_on([backend], settings).test_client()
+    wait_until(lambda: to.get("/readyz").status_code == 200)
+    listed = to.get("/v1/models").json
+    assert listed is not None
+    assert [model["id"] for model in listed["data"]] == ["qwen3", "smart"]
+    assert to.get("/v1/models/smart").status_code == 200
