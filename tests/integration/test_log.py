@@ -27,11 +27,7 @@ def used(one: Gateway) -> None:
         httpx.get(f"{one.url}{path}")
     assert httpx.get(f"{one.url}/readyz").status_code == 503
     assert httpx.post(f"{one.url}/v1/chat/completions", json={"messages": 1}).status_code == 400
-    lost = httpx.post(f"{one.url}/v1/chat/completions", json=ASKED)
-    assert (
-        "has answered yet (the backend refuses connections): start it"
-        in lost.json()["error"]["message"]
-    )
+    assert httpx.post(f"{one.url}/v1/chat/completions", json=ASKED).status_code == 503
     assert one.stop() == 0
 
 
@@ -59,4 +55,4 @@ def test_lines_for_people_begin_with_time_and_level_or_status(gateway: StartGate
     used(one)
     for line in one.log.splitlines():
         assert re.match(r"\d\d:\d\d:\d\d (info |warn |[45]\d\d  ) \S", line), line
-    assert re.search(r"503   POST /v1/chat/completions  1\.\d s  no_backend$", one.log, re.M)
+    assert re.search(r"503   POST /v1/chat/completions  [\d.]+ m?s  no_backend$", one.log, re.M)
