@@ -77,11 +77,15 @@ def line(record: Record, took: float, ended: int) -> str:
     return _encode(values).decode()
 
 
+LONGEST = 45  # characters of a path for people
+
+
 def shown(record: Record, took: float, ended: int, log: Lines) -> str:
     """The line for people: what is looked for first comes first, and nothing that is empty."""
     info, usage, status = record.info, record.info.usage, record.status
     path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
-    parts = [f"{record.method[:20]} {path[:200]}".ljust(25), info.model[:64], record.key]
+    path = path if len(path) <= LONGEST else f"{path[:32]}…{path[-12:]}"
+    parts = [f"{record.method[:20]} {path}".ljust(25), info.model[:64], record.key]
     if usage.prompt or usage.completion:
         cached = f" ({usage.cached} cached)" if usage.cached else ""
         parts.append(f"{usage.prompt}{cached} in, {usage.completion} out")

@@ -114,6 +114,12 @@ def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
     assert text_of(plain, 0.0001, form) == f"404   {'GET /x':25}  1 ms  not_found_error"
 
 
+def test_long_path_is_shortened_in_the_middle() -> None:
+    path = f"/pages/api/chat/conversations/conv_{32 * '7'}/ask"
+    text = text_of(Record({"PATH_INFO": path, "REQUEST_METHOD": "POST"}), 0.1, Lines("text"))
+    assert text == "–     POST /pages/api/chat/conversations/co…77777777/ask  100 ms"
+
+
 def test_line_for_people_has_no_control_characters_of_a_client() -> None:
     record = Record({"PATH_INFO": "/\x1b[31m\n12:00:00 200", "REQUEST_METHOD": "GET"})
     text = text_of(record, 0.1, Lines("text"))
