@@ -363,7 +363,12 @@ def test_question_on_the_page_is_one_line_with_its_model(tmp_path: Path, log: Lo
     assert [one["path"] for one in lines] == [talks]
     page.post(f"{talks}/{talk}/ask", json={"text": "Hi"}, headers=any_key)
     lines.clear()
-    wait_until(lambda: lines.extend(log.take()) or lines)
+
+    def is_answered() -> bool:
+        lines.extend(log.take())
+        return bool(lines)
+
+    wait_until(is_answered)
     assert [(one["path"], one["model"]) for one in lines] == [(f"{talks}/{talk}/ask", "scripted")]
     assert page.post(f"{talks}/{talk}/ask", json={"text": 1}, headers=any_key).status_code == 400
     assert [one["status"] for one in log.take()] == [400]
