@@ -401,7 +401,7 @@ class Registry(BackendPools):
         backend.absent = backend.caps is None and isinstance(error, Unreachable)
         backend.up = False
         self.rebuild()
-        log.warning("%s is down: %s", _called(backend), backend.error)
+        log.warning("%s is down: %s", _name(backend), backend.error.removeprefix("the backend is "))
         if not backend.leaving:
             self._scheduler.mark(backend.name, up=False)
 
@@ -441,7 +441,7 @@ def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> Model
     return Router(driver, caps, wake)
 
 
-def _called(backend: Backend) -> str:
+def _name(backend: Backend) -> str:
     """What the log calls it: a model, if it is started here."""
     is_model = backend.config is not None and backend.config.launch is not None
     return f"{'model' if is_model else 'backend'} {backend.name}"
@@ -453,4 +453,4 @@ def _is_up(backend: Backend, caps: Capabilities) -> str:
     if caps.dialect == LOCAL:
         return f"embeddings: the model {backend.model} is available"
     kind = f"llama.cpp's server of {caps.dialect}" if caps.dialect.isdigit() else caps.dialect
-    return f"{_called(backend)} is up: {kind}, model {backend.model}"
+    return f"{_name(backend)} is up: {kind}, model {backend.model}"
