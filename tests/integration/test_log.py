@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+from pathlib import Path
 
 import httpx
 
+from tests.fakes import wait_until
 from tools.processes import Gateway
 
 from .conftest import StartGateway
@@ -56,3 +59,15 @@ def test_lines_for_people_begin_with_time_and_level_or_status(gateway: StartGate
     for line in one.log.splitlines():
         assert re.match(r"\d\d:\d\d:\d\d (info |warn |[45]\d\d  ) \S", line), line
     assert re.search(r"503   POST /v1/chat/completions  [\d.]+ m?s  no_backend$", one.log, re.M)
+
+
+def test_reload_names_the_settings_that_wait_for_a_restart(
+    serve: StartGateway, tmp_path: Path
+) -> None:
+    text = f"llama_api = ['{NOBODY}']\n"
+    one = serve(text, ready=0)
+    (tmp_path / "slotproxy.toml").write_text(f"{text}metrics = true\n[agent]\nrounds = 3\n")
+    wait_until(lambda: "is down" in one.log)  # its worker serves
+    one.send(signal.SIGHUP)
+    wait_until(lambda: "changed, but applied only by a restart: metrics, agent" in one.log)
+    assert "reloaded, backends: 127.0.0.1:9" in one.log
