@@ -42,7 +42,7 @@ EXAMPLES = {
 }
 # What --help shows for a value, by its check.
 VALUES = {
-    "URL": "url optional_url mcp_url state_url webhook",
+    "URL": "server url optional_url mcp_url state_url webhook",
     "FILE": "path",
     "DIR": "folder",
     "SIZE": "size",
