@@ -344,7 +344,9 @@ def _begin(
         if titled:
             titles.TitleJob(services, store, wanted, message.id, caller, record.peer).run()
 
-    return _answers.begin(services, store, keep, wanted, caller, record, title)
+    message = _answers.begin(services, store, keep, wanted, caller, record, title)
+    Record.of(request.environ).quiet = True  # the line of the answer says more
+    return message
 
 
 @blueprint.get(f"{API}/answers/<message>/events")

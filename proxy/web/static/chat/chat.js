@@ -104,10 +104,14 @@ function take(found, wanted) {
   leaf = messages.has(wanted) ? newest(wanted) : (found.at(-1)?.id ?? null);
 }
 
+// The model that a link of another page chooses, for the first conversation.
+let linked = at("model").querySelector("[selected]")?.value;
+
 /** Choose the model of the conversation; a new one has the model that the user chose last. */
 function useModel() {
   if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
-  else models.choose(models.get(presets.model) ? presets.model : models.ready());
+  else models.choose(linked || (models.get(presets.model) ? presets.model : models.ready()));
+  linked = "";
   presets.load();
   tellGone();
 }
