@@ -1,6 +1,6 @@
 // The chat page: the list of conversations, and the open branch of one of them.
 
-import { Calls } from "../panels/calls.js";
+import { Calls, Refused } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { archive } from "./archive.js";
 import { drafts } from "./drafts.js";
@@ -8,7 +8,6 @@ import { explain } from "./faults.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
 import { Images } from "./images.js";
-import { Message } from "./message.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
 import { Reading } from "./reading.js";
@@ -33,6 +32,18 @@ let messages = new Map();
 let leaf = null; // the last message of the open branch
 let growing = null; // the connection that brings the answer that is being written
 let written = null; // the Message of that answer
+let Message; // once `drawing` is over
+
+/** Fetch what draws messages: an empty chat does without. */
+const drawing = async () => {
+  try {
+    ({ Message } = await import("./message.js"));
+  } catch {
+    throw new Refused(0, "", ""); // there is no connection
+  }
+};
+const prepare = () => drawing().catch(() => {}); // who needs it tries again
+if (location.hash) prepare();
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -70,12 +81,13 @@ async function loadTalks() {
   title();
 }
 
-/** Open a conversation. The old one stays visible until the messages are loaded; `typed` null
- * leaves the input unchanged. */
-async function choose(next, typed = drafts.get(next?.id ?? "")) {
+/** Open a conversation, with its settings from the list, which is loaded anew unless it was just
+ * `listed`. The old one stays visible until the messages are loaded; `typed` null leaves the input
+ * unchanged. */
+async function choose(next, typed = drafts.get(next?.id ?? ""), listed = false) {
   const mine = ++chosen;
-  const [found] = await Promise.all([next ? askMessages(next) : [], loadTalks()]);
-  if (!found || mine !== chosen) return;
+  const [found] = await Promise.all([next ? askMessages(next) : [], listed || loadTalks(), next && attempt(drawing)]);
+  if (!found || (next && !Message) || mine !== chosen) return;
   talk = next && (talks.find(next.id) ?? next);
   shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
@@ -273,6 +285,7 @@ async function ask(question) {
       if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
       const asked = question();
+      await drawing();
       const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
       return { ...answer, id, asked };
     });
@@ -317,6 +330,7 @@ form.addEventListener("submit", (event) => {
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
+form.elements.text.addEventListener("focus", prepare, { once: true });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -405,5 +419,5 @@ async function open() {
   const wanted = location.hash.slice(1);
   const address = `/conversations/${encodeURIComponent(wanted)}`;
   const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
-  if (mine === chosen) await choose(known || null, null);
+  if (mine === chosen) await choose(known || null, null, true);
 }
