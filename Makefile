@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -126,6 +126,14 @@ test-openapi: $(VENV)/installed ## schemathesis: requests made from /openapi.jso
 test-agents: $(VENV)/installed ## Codex and Claude Code, the real programs (640 MB, from npm), with tools over several turns
 	@$(RUN) -m tools.coding_agents
 	@$(RUN) -m pytest tests/integration/test_coding_agents.py $(FLAGS)
+
+# In environments of their own: aider pins a hundred packages.
+test-connect: $(VENV)/installed ## aider, LangChain and llm, by the texts of the page Connect
+	for name in connect aider; do \
+		$(PYTHON) -m venv build/$$name-venv && build/$$name-venv/bin/python -m pip \
+			--disable-pip-version-check install --quiet -r requirements/$$name.in || exit 1; \
+	done
+	@$(RUN) -m pytest tests/integration/test_connect.py $(FLAGS)
 
 docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning is an error
 	@$(RUN) -m tools.model_families

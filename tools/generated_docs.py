@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.config import SECTIONS, BackendConfig, SettingRow, table
+from proxy.web.pages import connect, texts
 from tools import http_reference
 
 
@@ -41,9 +42,35 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
+EXAMPLES = {
+    "address": "http://127.0.0.1:8081",
+    "key": connect.KEY,
+    "model": connect.MODEL,
+    **connect.sizes(0),
+}
+PLACES = {"terminal": "In a terminal:", "python": "In Python:", "settings": "In its settings:"}
+
+
+def programs() -> str:
+    """A heading for each program of the page Connect, and what a reader pastes."""
+    lines: list[str] = []
+    for program in connect.programs():
+        lines += [f"## {program.name}", ""]
+        for part in program.part:
+            keyless = ", if the gateway needs no key" if part.keyless else ""
+            place = PLACES.get(part.where, f"In `{part.where}`:")
+            text = connect.filled(part.text, EXAMPLES).rstrip()
+            lines += [place.replace(":", f"{keyless}:"), "", f"```{part.language}", text, "```", ""]
+        about = f"connect.about.{program.id}"
+        if texts.known(about):
+            lines += [texts.words("en", about), ""]
+    return "\n".join(lines)
+
+
 # By page, the parts by the names of their markers.
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "settings.md": {"settings": settings},
+    "clients/programs.md": {"programs": programs},
     "http.md": {"routes": http_reference.routes, "bodies": http_reference.bodies},
 }
 

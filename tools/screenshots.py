@@ -5,8 +5,8 @@ document; the pages themselves are not modified. The model speaks English, so th
 Chinese pages show an English conversation. The models page is that of a second gateway, which
 starts the same model in several ways; one of them starts late, so that the picture shows a load.
 
-The pages of keys, usage and sign-in sessions are those of a third gateway, whose keys are made
-through its API. ``terminal.svg`` is a recording of commands (tools/recording.py).
+The pages of keys, usage, sign-in sessions and programs are those of a third gateway, whose keys are
+made through its API. ``terminal.svg`` is a recording of commands (tools/recording.py).
 
 ``python -m tools.screenshots models`` takes only the pictures whose names begin so.
 """
@@ -62,10 +62,11 @@ class Picture(NamedTuple):
     dark: bool = False
 
 
-MODELS, KEYS, USAGE, SESSIONS, STATUS = "/hosting", "/keys", "/usage", "/sessions", "/status"
+MODELS, KEYS, USAGE, SESSIONS, STATUS = "/models", "/keys", "/usage", "/sessions", "/status"
 TERMINAL = "terminal"
 KEY = "sk-screenshots-0123456789"  # of the administrator in the pictures
-LOCKED = (KEYS, USAGE, SESSIONS)  # pages of the gateway with keys
+CONNECT = "/connect"
+LOCKED = (KEYS, USAGE, SESSIONS, CONNECT)  # pages of the gateway with keys
 LOADED = "smollm2-32k"  # by the picture of the models page
 LATE = 12  # seconds by which the model that is shown as loading starts late
 PICTURES = (
@@ -80,6 +81,8 @@ PICTURES = (
     Picture("usage", USAGE, (1280, 800)),
     Picture("usage-phone-zh", USAGE, (390, 844), "zh", dark=True),
     Picture("sessions", SESSIONS, (1280, 500)),
+    Picture("connect", CONNECT, (1280, 800)),
+    Picture("connect-phone-zh", CONNECT, (390, 844), "zh", dark=True),
     Picture("palette", STATUS, (1280, 800)),
     Picture("models", MODELS, (1280, 800)),
     Picture("models-phone-zh", MODELS, (390, 844), "zh", dark=True),
@@ -301,6 +304,8 @@ def prepare(page: Page, picture: Picture) -> None:
         page.locator(".record").nth(2).wait_for()
     elif path == USAGE:
         page.locator('[data-part="models"] tbody tr').first.wait_for()
+    elif path == CONNECT:
+        page.locator('.programs a[href="#openai"]').click()
     elif path == SESSIONS:
         page.locator(".record").first.wait_for()
     elif path == "/knowledge":

@@ -17,12 +17,13 @@ from ..backends.pools import Backend
 from ..batches.batch_run import make_sender
 from ..config import Settings
 from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
+from ..runtime import logs
 from ..server.stopping import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
 from ..web.client_address import TrustedProxies
 from ..web.fastpath import Application
-from ..web.observability import Lines, Record
+from ..web.observability import Record
 from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
@@ -35,7 +36,7 @@ log = logging.getLogger("slotproxy")
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
     """The WSGI application. Raises SettingsError for a setting that only a part of it can check."""
-    logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
+    logs.begin(settings.log_format, settings.log_level)
     services = compose(settings, backends)
     app = with_routes(settings)
     attach(app, services)
@@ -129,7 +130,8 @@ def _http_error(error: HTTPException) -> Response:
     allowed = set(getattr(error, "valid_methods", None) or ())
     # OPTIONS is answered everywhere, even on unknown paths.
     if error.code == 404 or (error.code == 405 and allowed <= {"OPTIONS"}):
-        fault = NotFound(f"no such route: {without_keys(request.path)[:200]}")
+        path, there = without_keys(request.path)[:200], reference.place(current_app)
+        fault = NotFound(f"no such route: {path} (see {there})")
     elif error.code == 405:
         fault = MethodNotAllowed(f"method {request.method} is not allowed for this route")
     else:

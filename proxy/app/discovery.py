@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -19,39 +18,10 @@ from ..backends.chatglm.driver import listens
 from ..backends.detect import is_server_cpp
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
-from ..config import ModelConfig, Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..config.validators import in_bytes
 from ..errors import GatewayError
-from ..hosting.process import has_program
-
-log = logging.getLogger("slotproxy")
-
-
-def check(settings: Settings) -> None:
-    """Warn of models without a program. Raises SettingsError if it is --llama-server."""
-    for model in settings.model:
-        if has_program(model):
-            continue
-        program = model.command[0]
-        if _is_of_folder(settings, model):
-            why = f"{program} is not a program: give the path of a llama-server"
-            raise SettingsError(f"--llama-server: {why}")
-        why = remedy(settings, model)
-        log.warning("model %s: %s is not a program: %s", model.name, program, why)
-
-
-def remedy(settings: Settings, model: ModelConfig) -> str:
-    """What to do about the program of a model that does not exist."""
-    where = "--llama-server" if _is_of_folder(settings, model) else "`command`"
-    return f"write its path in {where}"
-
-
-def _is_of_folder(settings: Settings, model: ModelConfig) -> bool:
-    """Whether it is started by --llama-server."""
-    return bool(settings.models_dir) and settings.llama_server.split()[:1] == [model.command[0]]
-
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -36,7 +37,7 @@ EXAMPLES = {
 }
 # What --help shows for a value, by its check.
 VALUES = {
-    "URL": "url server optional_url mcp_url state_url webhook",
+    "URL": "server url optional_url mcp_url state_url webhook",
     "FILE": "path",
     "DIR": "folder",
     "SIZE": "size",
@@ -160,6 +161,13 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], list(argv[1:])
     return "", list(argv)
+
+
+def no_command(name: str) -> str:
+    """Why there is no command of this name."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}? Commands" if near else "the commands"
+    return f"unknown command {name!r}; {hint} are {', '.join(COMMANDS)}; --help lists all flags"
 
 
 def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -372,9 +372,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     metrics: bool = _logging(False, "serve GET /metrics")
     ledger_days: int = _logging(
-        90, "days for which the ledger keeps a row for each request, if it has a place", ge=0
+        90, "days for which each request is kept for the Usage page; 0: record none", ge=0
     )
     log_level: Literal["debug", "info", "warning", "error"] = _logging("info", "minimum log level")
+    log_format: Literal["auto", "text", "json"] = _logging(
+        "auto", "text (lines for people), json (for programs), auto (text on a terminal)"
+    )
 
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Without a flag: the tables of the file.

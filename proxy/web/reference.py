@@ -6,12 +6,13 @@ since they may change with any version.
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 
 from .. import __version__
 from ..apis.answer_schemas import ANSWERS, ERRORS
@@ -21,7 +22,9 @@ from .services import current_services
 
 blueprint = Api("reference", __name__, group="", tag="slotproxy")
 
-KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions
+KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions, and compressed
+ALIAS = "x-alias"  # marks operations that the viewer leaves out
+VIEWER = "panel_reference"  # the blueprint of the page that shows the document
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FIRST = ("OpenAI", "Anthropic", "Ollama")  # the tags that readers look for; then the others
 SHOWN = ("model", "messages", "prompt", "input")  # in examples of bodies, required or not
@@ -58,7 +61,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     for (method, path), served in known.items():
         about = _operation(served, method.lower(), path, keys, schemas)
         if is_alias(known, method, path):
-            about["summary"] = f"The same as /v1{path}"
+            about |= {"summary": f"The same as /v1{path}", ALIAS: True}
         paths.setdefault(path, {})[method.lower()] = about
     key = {
         "key": {"type": "http", "scheme": "bearer"},
@@ -71,12 +74,19 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
             "version": __version__,
             "description": "A gateway in front of llama.cpp, PowerInfer and ChatGLM servers.",
         },
+        "externalDocs": {"url": place(app)},
         "servers": [{"url": prefix or "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in known.values())],
         "paths": paths,
         "components": {"schemas": schemas, **({"securitySchemes": key} if keys else {})},
         **({"security": [{"key": []}, {"x_api_key": []}]} if keys else {}),
     }
+
+
+def place(app: Flask) -> str:
+    """Where a reader finds the routes: the page, or without pages the document."""
+    name = "docs" if VIEWER in app.blueprints else "openapi.json"
+    return f"{app.config['API_PREFIX']}/{name}"
 
 
 def schemas_of(app: Flask) -> dict[str, Schema]:
@@ -154,5 +164,11 @@ def document() -> Response:
     if KEPT not in extensions:
         settings = current_services().settings
         schema = make(current_app, settings.api_prefix, bool(settings.keys))
-        extensions[KEPT] = msgspec.json.encode(schema)
-    return Response(extensions[KEPT], content_type="application/json")
+        document = msgspec.json.encode(schema)
+        extensions[KEPT] = document, gzip.compress(document, 9, mtime=0)
+    packs = request.accept_encodings.quality("gzip") > 0
+    response = Response(extensions[KEPT][packs], content_type="application/json")
+    response.headers["Vary"] = "Accept-Encoding"
+    if packs:
+        response.headers["Content-Encoding"] = "gzip"
+    return response

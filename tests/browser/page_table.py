@@ -19,32 +19,38 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 class PageRow(NamedTuple):
-    """`path` in a gateway, the `rule` of its route, and an element that is `there` once the page
-    can be used."""
+    """`path` in a gateway, the `rule` of its route, an element that is `there` once the page can be
+    used, and the bytes that a first visit may have `more` than those of other pages."""
 
     path: str
     there: str
     rule: str = ""
     signed_in: bool = True
+    more: int = 0
 
 
 PAGES = (
     PageRow("/", f'{OPENED}, [data-part="talks"] li'),
     PageRow("/knowledge", '.document .state[data-state="up"]'),
-    PageRow("/hosting", '[data-part="none"]:not([hidden])'),
+    PageRow("/models", '[data-part="none"]:not([hidden])'),
+    PageRow("/connect", '.programs a[aria-current="true"]'),
     PageRow("/usage", '[data-part="models"] tbody tr'),
     PageRow("/keys", ".record"),
     PageRow("/sessions", ".record"),
     PageRow("/status", ".backend"),
+    PageRow("/docs", 'rapi-doc [id="post-/v1/chat/completions"]', signed_in=False, more=280_000),
     PageRow("/signin", "#key", signed_in=False),
+    PageRow("/invitation", "#invitation", signed_in=False),
     PageRow("/nowhere", "h1", "an unknown address"),
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
+    "/hosting",
     "/static/<path:name>",
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",
     "/signin/oidc/callback",
+    "/shared/<link>",  # a page whose address is made up: see test_chat_shared.py
 }
 
 

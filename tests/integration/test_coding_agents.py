@@ -4,7 +4,7 @@
 test calls tools sensibly, so a script writes the answers: behind a real server of each kind, whose
 model a grammar forces to write them, and behind a scripted server. They begin with 7 000 and 19 000
 tokens, for which the small model takes minutes: for the real servers, settings of the agents
-shorten their prompts.
+shorten their prompts. They are set up by the texts of the page "Connect".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from proxy.web.pages import connect
 from tests.forced_server import ForcedServer
 from tests.scripted_server import ScriptedServer
 from tools import coding_agents, servers
@@ -50,22 +51,32 @@ def script(prompt: str) -> str:
     return f"I will.\n<tool_call>\n{call}\n</tool_call>"
 
 
-class Agent:
-    """A coding agent in a folder of its own, without the settings of this user."""
+def pasted(name: str, one: Gateway) -> list[str]:
+    """The texts of a program on the page "Connect"."""
+    (program,) = (each for each in connect.programs() if each.id == name)
+    values = {"address": one.url, "key": "any", "model": "any", **connect.sizes(CONTEXT)}
+    return [connect.filled(part.text, values) for part in program.part]
 
-    def __init__(self, folder: Path, program: str, **variables: str) -> None:
+
+class Agent:
+    """A coding agent in a folder of its own, without the settings of this user. `text` is what
+    a reader pastes into a shell; its last line starts the program."""
+
+    def __init__(self, folder: Path, program: str, text: str, **variables: str) -> None:
         path = coding_agents.find(program)
         if path is None:
             pytest.skip("make test-agents runs it")
         self.folder = folder / "work"
         self.folder.mkdir()
-        system = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)}
-        self._program, self._env = str(path), {**system, **variables}
+        assert text.splitlines()[-1] == program
+        self._script = f'{text.rstrip()} "$@"'
+        system = {"PATH": f"{path.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)}
+        self._env = {**system, **variables}
 
     def run(self, *words: str) -> str:
         """The last answer of the agent."""
         done = subprocess.run(
-            [self._program, *words],
+            ["bash", "-c", self._script, "bash", *words],
             cwd=self.folder,
             env=self._env,
             stdin=subprocess.DEVNULL,
@@ -81,23 +92,15 @@ class Agent:
 
 class Codex(Agent):
     def __init__(self, folder: Path, one: Gateway, *, websocket: bool, brief: bool) -> None:
-        home = folder / "codex"
+        config, shell = pasted("codex", one)
+        home = folder / ".codex"
         home.mkdir()
         (home / "brief.md").write_text(BRIEF)
-        instructions = f'model_instructions_file = "{home / "brief.md"}"' if brief else ""
-        (home / "config.toml").write_text(
-            f"""
-model = "any"
-model_provider = "slotproxy"
-{instructions}
-[model_providers.slotproxy]
-name = "slotproxy"
-base_url = "{one.url}/v1"
-wire_api = "responses"
-supports_websockets = {json.dumps(websocket)}
-"""
-        )
-        super().__init__(folder, "codex", CODEX_HOME=str(home))
+        instructions = f'model_instructions_file = "{home / "brief.md"}"\n' if brief else ""
+        # The text ends with the table of the provider.
+        more = f"supports_websockets = {json.dumps(websocket)}\n"
+        (home / "config.toml").write_text(f"{instructions}{config}{more}")
+        super().__init__(folder, "codex", shell)
 
     def ask(self, text: str) -> str:
         return self.run("exec", *self.FLAGS, text)
@@ -111,11 +114,11 @@ supports_websockets = {json.dumps(websocket)}
 class ClaudeCode(Agent):
     def __init__(self, folder: Path, one: Gateway, *, brief: bool) -> None:
         self._brief = ("--system-prompt", BRIEF, "--tools", "Bash") if brief else ()
+        (shell,) = pasted("claude-code", one)
         super().__init__(
             folder,
             "claude",
-            ANTHROPIC_BASE_URL=one.url,
-            ANTHROPIC_AUTH_TOKEN="any",
+            shell,
             CLAUDE_CONFIG_DIR=str(folder / "claude"),
             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
         )
@@ -126,7 +129,7 @@ class ClaudeCode(Agent):
     def ask_again(self, text: str) -> str:
         return self.run("--print", text, "--continue", *self.FLAGS, *self._brief)
 
-    FLAGS = ("--model", "any", "--allowedTools", "Bash")
+    FLAGS = ("--allowedTools", "Bash")
 
 
 @pytest.fixture(params=[SCRIPTED, *GENERATIONS, CHATGLM])

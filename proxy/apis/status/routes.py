@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
+from ... import __version__
 from ...accounts.rights import Permissions
 from ...errors import NotFound
 from ...web import permissions as visibility
@@ -46,6 +47,12 @@ def ready() -> Response:
 def live() -> Response:
     """200 while the process answers."""
     return json_response({"status": "ok"})
+
+
+@json_route(blueprint, "GET", "/version")
+def version(services: Services, record: Record) -> Any:
+    """The version of slotproxy."""
+    return {"version": __version__}
 
 
 @json_route(blueprint, "GET", "/v1/slots", quiet=True)
@@ -106,7 +113,7 @@ def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
 
 
-@json_route(blueprint, "GET", "/metrics", answer="text/plain")
+@json_route(blueprint, "GET", "/metrics", answer="text/plain", quiet=True)
 def metrics(services: Services, record: Record) -> Response:
     """Metrics for Prometheus, with `--metrics`."""
     if not services.settings.metrics:

@@ -1,4 +1,4 @@
-"""The web pages: chat, knowledge, models, usage, keys, status and sign-in."""
+"""The web pages: chat, knowledge, models, connect, usage, keys, status, docs and sign-in."""
 
 from flask import Flask
 
@@ -6,12 +6,17 @@ from . import (
     accounts,
     answers,
     chat,
+    connect,
+    folders,
     guard,
     images,
+    invitations,
     knowledge,
     models,
     oidc,
+    reference,
     session_routes,
+    shared,
     shell,
     status,
     usage,
@@ -23,6 +28,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc)
-    for part in (shell, chat, images, *signing_in, knowledge, models, usage, accounts, status):
+    chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc, invitations)
+    panels = (knowledge, models, connect, usage, accounts, status, reference)
+    for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

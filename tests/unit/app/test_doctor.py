@@ -248,7 +248,7 @@ def test_the_server_at_an_address_is_named(
     serving: Serving,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor.discovery, "PORTS", ())
+    monkeypatch.setattr("proxy.app.discovery.PORTS", ())
     backend = BackendConfig(name="b", url=f"http://127.0.0.1:{serving(answers)}{path}", kind=kind)
     found = doctor.examine(Settings(llama_api=(), backend=(backend,)))
     (finding,) = (finding for finding in found if finding.about == "backend b")
@@ -260,7 +260,7 @@ def test_a_refused_address_names_the_server_on_a_usual_port(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = serving({**LISTED, "/api/version": {"version": "0.12"}})
-    monkeypatch.setattr(doctor.discovery, "PORTS", (port,))
+    monkeypatch.setattr("proxy.app.discovery.PORTS", (port,))
     found = doctor.examine(Settings(llama_api=("http://127.0.0.1:9",)))
     (finding,) = (finding for finding in found if finding.about == "backend 127.0.0.1:9")
     assert "connection refused" in finding.text

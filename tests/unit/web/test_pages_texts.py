@@ -79,7 +79,7 @@ def test_every_text_is_used_and_every_key_exists() -> None:
 def is_something_else(key: str) -> bool:
     """Whether this is a name of an endpoint, a module or a file."""
     endpoints = ("session.", "chat.page", "chat.conversations", "knowledge.service")
-    return key.startswith(endpoints) or key.endswith((".html", ".css", ".js"))
+    return key.startswith(endpoints) or key.endswith((".html", ".css", ".js", ".toml"))
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *TEMPLATES, *MODULES], ids=lambda path: path.name)
