@@ -33,7 +33,8 @@ FOREIGN = frozenset(
     """--cache-ram --chat-template-file --check --clean --dbname --embeddings --file --force
     --format --graceful-timeout --if-exists --jinja --json --key-file --lora --match --mmproj
     --modelfile --models-dir --models-max --models-preset --no-cache-idle-slots
-    --no-models-autoload --report --rounds --slot-save-path --system --time --tokens --url""".split()
+    --no-models-autoload --report --rounds --slot-save-path --system --time --tokens
+    --url""".split()
 )
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version"}

@@ -40,6 +40,7 @@ QUIET = (
     "/running",
     "/v1/slots",
     "/v1/backends",
+    "/shared/x",
 )
 POLLS = "/pages/api/"
 KEY = {"Authorization": "Bearer sesame"}
