@@ -5,8 +5,8 @@ document; the pages themselves are not modified. The model speaks English, so th
 Chinese pages show an English conversation. The models page is that of a second gateway, which
 starts the same model in several ways; one of them starts late, so that the picture shows a load.
 
-The pages of keys, usage, sign-in sessions and programs are those of a third gateway, whose keys are made
-through its API. ``terminal.svg`` is a recording of commands (tools/recording.py).
+The pages of keys, usage, sign-in sessions and programs are those of a third gateway, whose keys are
+made through its API. ``terminal.svg`` is a recording of commands (tools/recording.py).
 
 ``python -m tools.screenshots models`` takes only the pictures whose names begin so.
 """

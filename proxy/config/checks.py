@@ -104,8 +104,7 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     for field, seen in (("address", [backend.target for backend in backends]), ("name", named)):
         if twice := [value for value in seen if seen.count(value) > 1]:
             source = "backend" if settings.backend else plain
-            more = '; with kind = "openai", each may have a model of its own'
-            more = more if field == "address" else ""
+            more = '; kind = "openai" allows one per model' if field == "address" else ""
             raise wrong(source, f"two backends have the {field} {twice[0]!r}{more}")
     for name, place in routes.places(settings.route).items():
         if name not in named:

@@ -26,12 +26,7 @@ COMMANDS = {
 TAKE_A_FILE = ("backup", "restore")
 TALK = ("chat", "ps", "top")  # to a running gateway
 EXAMPLES = {
-    "": (
-        "init",
-        "--llama-api http://127.0.0.1:8080",
-        "--models-dir ~/models --memory 24GiB",
-        "chat",
-    ),
+    "": ("--llama-api http://127.0.0.1:8080", "--models-dir ~/models --memory 24GiB"),
     "init": ("init", "init slotproxy.toml --from config.yaml"),
     "chat": ("chat", "chat qwen3 'why is the sky blue?'", "chat 'what failed here?' < app.log"),
     "ps": ("ps", "ps --url http://gpu.example:8081 --key-file ~/.slotproxy-key"),
@@ -42,7 +37,7 @@ EXAMPLES = {
 }
 # What --help shows for a value, by its check.
 VALUES = {
-    "URL": "url optional_url mcp_url state_url webhook",
+    "URL": "server url optional_url mcp_url state_url webhook",
     "FILE": "path",
     "DIR": "folder",
     "SIZE": "size",
@@ -59,7 +54,7 @@ HELP = ("-h", "--help")
 ALL = "all"
 # What --help shows at once: the flags of the first day.
 EVERYDAY = (
-    *("llama_api", "slots", "models_dir", "chatglm_model", "chat_template", "host", "port", "data"),
+    *("llama_api", "slots", "models_dir", "memory", "chat_template", "host", "port", "data"),
     *("api_key_file", "log_level"),
 )
 

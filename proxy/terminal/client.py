@@ -8,17 +8,17 @@ import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+import requests
 
 from ..config import Settings, SettingsError, keys, validators
 
 CONNECT = 5.0  # seconds
 PATIENCE = 15.0  # seconds for an answer that is no stream
 MAX_ANSWER = 16 << 20  # bytes
-MAX_LINE = 1 << 20  # bytes of a line of a stream
+MAX_ERROR = 1 << 20  # bytes
 # All control characters but tab and newline, and marks that reorder the text around them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -36,40 +36,54 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON document at `path`. Raises TerminalError, and ValueError if it is none."""
         with self._response("GET", path, PATIENCE) as response:
-            return json.loads(response.read(MAX_ANSWER))
+            return json.loads(_read(response, MAX_ANSWER))
 
     def stream(self, path: str, body: Any) -> Generator[bytes, None, None]:
         """The lines of the answer to a POST, as they come; to close the iterator cancels it. Raises
         TerminalError."""
-        with self._response("POST", path, None, json.dumps(body)) as response:
-            while line := response.readline(MAX_LINE):
-                yield line
+        with self._response("POST", path, None, body) as response:
+            yield from response.iter_lines(chunk_size=None)
 
     @contextmanager
     def _response(
-        self, method: str, path: str, patience: float | None, body: str | None = None
-    ) -> Iterator[HTTPResponse]:
-        parts = urlsplit(self.url)
-        make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = make(parts.hostname or "", parts.port, timeout=CONNECT)
+        self, method: str, path: str, patience: float | None, body: Any = None
+    ) -> Iterator[requests.Response]:
+        options: Any = {"json": body, "headers": self._headers, "timeout": (CONNECT, patience)}
         try:
-            connection.connect()
-            connection.sock.settimeout(patience)
-            connection.request(method, parts.path + path, body, self._headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                message = f"{self.url} answers with status {response.status}"
-                with suppress(ValueError):
-                    message = error_message(json.loads(response.read(MAX_LINE))) or message
-                hint = "; set SLOTPROXY_API_KEY, or name a file with the key: --key-file FILE"
-                raise TerminalError(message + hint * (response.status == 401))
-            yield response
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            with requests.Session() as session:
+                session.trust_env = False  # neither a proxy nor another key for this address
+                with session.request(method, self.url + path, stream=True, **options) as response:
+                    if response.status_code != 200:
+                        raise TerminalError(self._refusal(response))
+                    yield response
+        except requests.RequestException as error:
             remedy = "start it with slotproxy, or name its address with --url"
-            raise TerminalError(f"no gateway answers at {self.url} ({reason}): {remedy}") from error
-        finally:
-            connection.close()
+            raise TerminalError(
+                f"no gateway answers at {self.url} ({_reason(error)}): {remedy}"
+            ) from error
+
+    def _refusal(self, response: requests.Response) -> str:
+        message = f"{self.url} answers with status {response.status_code}"
+        with suppress(ValueError):
+            message = error_message(json.loads(_read(response, MAX_ERROR))) or message
+        hint = "; set SLOTPROXY_API_KEY, or name a file with the key: --key-file FILE"
+        return message + hint * (response.status_code == 401)
+
+
+def _read(response: requests.Response, most: int) -> bytes:
+    """The body of a response, at most so many bytes of it."""
+    data: bytes = response.raw.read(most, decode_content=True)
+    return data
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system says, without the layers around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "it timed out" if isinstance(error, requests.Timeout) else type(error).__name__
 
 
 def error_message(document: Any) -> str:

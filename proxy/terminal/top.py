@@ -91,8 +91,9 @@ def _row(backend: Mapping[str, Any], model: Mapping[str, Any] | None) -> Sequenc
         left = model["unloads_in"]
         unloads = "pinned" if model["pinned"] else NONE if left is None else f"in {_time(left)}"
         state += f", {_time(model['wait'])}" if model.get("wait") else ""
-    context = str(backend["n_ctx"] or NONE)
-    return line(backend["model"] or NONE), state, slots, context, memory, unloads, backend["id"]
+    context, name = str(backend["n_ctx"] or NONE), backend["model"]
+    server = NONE if backend["id"] == name else line(backend["id"])
+    return line(name or NONE), state, slots, context, memory, unloads, server
 
 
 def _size(size: int) -> str:

@@ -24,6 +24,7 @@ def locked(start_site: Any) -> Gateway:
 def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: Any) -> None:
     page = visit(f"{locked.url}/status")
     assert "/signin" in page.url
+    assert page.get_by_role("navigation").count() == 0  # its links would lead back
     accessible(page)
     page.get_by_label("API key").fill("a wrong one")
     page.keyboard.press("Enter")

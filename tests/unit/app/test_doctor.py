@@ -292,3 +292,17 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
+
+
+def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    flags = ["--models-dir", str(tmp_path), "--llama-server", "/no/llama-server"]
+    found = [*doctor.examine(load([*flags, "--data", str(tmp_path)], {}))]
+    (wrong,) = (one for one in found if one.level == "problem")
+    assert wrong == Finding(
+        "problem",
+        "llama_server",
+        "/no/llama-server is not a program",
+        "write its path in --llama-server",
+    )

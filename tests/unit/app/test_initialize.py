@@ -13,9 +13,9 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.app import discovery, initialize
-from proxy.config.data_folder import data_folder
 from proxy.app.discovery import Card, Files, Found, Server
 from proxy.config import Settings, load
+from proxy.config.data_folder import data_folder
 from tools.processes import held_port
 
 from .conftest import Serving

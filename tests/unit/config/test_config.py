@@ -588,7 +588,7 @@ def test_mistake_in_toml_shows_no_value(toml: Any) -> None:
 
 def test_unknown_command_is_not_an_unknown_setting() -> None:
     assert wrong("docto").startswith("unknown command 'docto'; did you mean 'doctor'? Commands are")
-    assert wrong("serve").startswith("unknown command 'serve'; the commands are init, doctor")
+    assert wrong("serve").startswith("unknown command 'serve'; the commands are init, chat")
     assert wrong("--port", "1", "sk-secret").startswith("flags: unknown setting")
 
 

@@ -30,7 +30,18 @@ from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
 from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
 
-QUIET = ("/livez", "/readyz", "/health", "/v1/health", "/metrics", "/static/x")
+QUIET = (
+    "/livez",
+    "/readyz",
+    "/health",
+    "/v1/health",
+    "/metrics",
+    "/static/x",
+    "/running",
+    "/v1/slots",
+    "/v1/backends",
+    "/shared/x",
+)
 POLLS = "/pages/api/"
 KEY = {"Authorization": "Bearer sesame"}
 
@@ -114,6 +125,7 @@ def test_each_route_is_logged_and_counted_once(
             continue
         if polls and method == "OPTIONS":
             continue  # it is as quiet as the last of the route's methods
+        assert len(lines) == 1, (method, path, lines)
         (line,) = lines
         assert (line["path"], line["method"], line["status"], line["peer"]) == (
             path,

@@ -1,6 +1,6 @@
 // The chat page: the list of conversations, and the open branch of one of them.
 
-import { Calls } from "../panels/calls.js";
+import { Calls, Refused } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { archive } from "./archive.js";
 import { Compare, column, compare, compared } from "./compare.js";
@@ -38,9 +38,14 @@ let Message; // once `drawing` is over
 
 /** Fetch what draws messages: an empty chat does without. */
 const drawing = async () => {
-  ({ Message } = await import("./message.js"));
+  try {
+    ({ Message } = await import("./message.js"));
+  } catch {
+    throw new Refused(0, "", ""); // there is no connection
+  }
 };
-if (location.hash) drawing();
+const prepare = () => drawing().catch(() => {}); // who needs it tries again
+if (location.hash) prepare();
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -78,13 +83,14 @@ async function loadTalks() {
   title();
 }
 
-/** Open a conversation. The old one stays visible until the messages are loaded; `typed` null
- * leaves the input unchanged. */
-async function choose(next, typed = drafts.get(next?.id ?? "")) {
+/** Open a conversation, with its settings from the list, which is loaded anew unless it was just
+ * `listed`. The old one stays visible until the messages are loaded; `typed` null leaves the input
+ * unchanged. */
+async function choose(next, typed = drafts.get(next?.id ?? ""), listed = false) {
   const mine = ++chosen;
   // A new conversation is there at once: the user may type already.
-  const [found] = next ? await Promise.all([askMessages(next), loadTalks(), drawing()]) : [[]];
-  if (!found || mine !== chosen) return;
+  const [found] = next ? await Promise.all([askMessages(next), listed || loadTalks(), attempt(drawing)]) : [[]];
+  if (!found || (next && !Message) || mine !== chosen) return;
   talk = next && (talks.find(next.id) ?? next);
   shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
@@ -94,7 +100,7 @@ async function choose(next, typed = drafts.get(next?.id ?? "")) {
   show();
   useModel();
   talks.show();
-  await Promise.all([files?.show(talk), next || loadTalks()]);
+  await Promise.all([files?.show(talk), next || listed || loadTalks()]);
 }
 
 const askMessages = ({ id }) => attempt(() => calls.get(`/conversations/${id}/messages`));
@@ -399,7 +405,7 @@ form.addEventListener("submit", (event) => {
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
-form.elements.text.addEventListener("focus", drawing, { once: true });
+form.elements.text.addEventListener("focus", prepare, { once: true });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -493,5 +499,5 @@ async function open() {
   const wanted = location.hash.slice(1);
   const address = `/conversations/${encodeURIComponent(wanted)}`;
   const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
-  if (mine === chosen) await choose(known || null, null);
+  if (mine === chosen) await choose(known || null, null, true);
 }
