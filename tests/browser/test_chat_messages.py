@@ -78,7 +78,7 @@ def test_escape_stops_the_answer_and_a_button_continues_it(
     page = visit(f"{endless_site.url}/")
     page.locator(OPENED).wait_for()
     ask(page, "Tell me everything.")
-    said = page.locator(".message.assistant .said")
+    said = page.locator(".message.assistant .said:not(:has(> .wait))")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
     page.keyboard.press("Escape")
     stopped = page.locator('.message.assistant[data-status="stopped"]')
