@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -139,17 +139,28 @@ docs: $(VENV)/installed ## the documentation as a site in build/docs; a warning 
 	@$(RUN) -m tools.model_families
 	$(BUILD_DOCS)
 
-dist: $(VENV)/installed ## wheel and source archive into dist/, checked
+# In an environment of its own: to build needs a tenth of what developers need.
+DIST = build/dist-venv
+$(DIST)/ready: requirements/dist.txt
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dist.txt
+	@touch $@
+
+dist: $(DIST)/ready ## wheel and source archive into dist/, checked
 	@rm -rf dist/slotproxy-*
-	$(RUN) -m build --no-isolation
-	$(RUN) -m twine check --strict dist/slotproxy-*
+	$(DIST)/bin/python -m build --no-isolation
+	$(DIST)/bin/python -m twine check --strict dist/slotproxy-*
 
 # The extra knowledge brings pandas, numpy and lxml, which are nine tenths of the larger file.
 zipapp: dist ## slotproxy in one file that needs only Python, into dist/ (EXTRAS=knowledge: 125 MB instead of 10)
-	$(VENV)/bin/shiv --quiet --extend-pythonpath --reproducible --compressed --python '/usr/bin/env python3' \
+	$(DIST)/bin/shiv --quiet --extend-pythonpath --reproducible --compressed --python '/usr/bin/env python3' \
 		--console-script slotproxy --output-file dist/slotproxy.pyz \
 		"$$(ls $(CURDIR)/dist/slotproxy-*.whl)$(if $(EXTRAS),[$(EXTRAS)])"
 	@ls -sh dist/slotproxy.pyz
+
+# Where docker, podman or buildah runs, an image too.
+release: zipapp ## all files of a version into dist/: wheel, sources, one file, image, notes, SHA256SUMS
+	$(DIST)/bin/python -m tools.release
 
 lint: $(VENV)/installed ## ruff, mypy, oxlint, and the documentation built with warnings as errors
 	$(RUN) -m ruff check .
@@ -176,4 +187,5 @@ lock: $(VENV)/installed ## solve the dependencies anew into requirements/ (UPGRA
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test -o requirements/test.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra test --extra browser --extra dev -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg requirements/run.in --extra knowledge --extra embed -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/dist.in -c requirements/dev.txt -o requirements/dist.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.txt

@@ -311,7 +311,8 @@ def measure(agent: Agent, way: str, *, ram: bool, seed: int, verbose: bool) -> d
         server.start()
         url = server.url
         if way == "gateway":
-            gateway = Gateway(["--llama-api", url, "--log-level", "warning"], folder / "log")
+            flags = ["--llama-api", url, "--log-level", "warning", "--ledger-days", "0"]
+            gateway = Gateway(flags, folder / "log")
             stack.callback(gateway.stop)
             gateway.start()
             url = gateway.url

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from proxy import config
 from proxy.config import command_line
+from proxy.config.checks import programs
 from proxy.server import serve
 
 
@@ -22,6 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return commands.init(own, os.environ)
         settings = config.load(flags, os.environ)
+        if command in command_line.TALK:
+            from proxy import terminal
+
+            return terminal.run(command, own, settings)
+        if not command:
+            programs(settings)
     except config.SettingsError as error:
         serve.say(str(error))
         return 2

@@ -140,7 +140,9 @@ def _asked(
     drivers: Sequence[ScriptedDriver], settings: dict[str, Any]
 ) -> tuple[list[Backend], Settings]:
     backends = [Backend(f"b{i}", f"test://{i}", driver) for i, driver in enumerate(drivers)]
-    return backends, Settings(**{**DEFAULTS, **settings})
+    places = {"data", "database", "state"} & settings.keys()
+    quick = {} if places else {"ledger_days": 0}  # a ledger would open a database in each app
+    return backends, Settings(**{**DEFAULTS, **quick, **settings})
 
 
 def _looked_at(app: Flask) -> Flask:

@@ -14,13 +14,30 @@ from proxy.web.reference import documented, make
 from proxy.web.routes import Route
 
 SAMPLERS = set(FIELDS)
+# How the paths of a table begin, in the order in which readers need them; the others follow.
+ORDER = (
+    *("/v1/chat/", "/v1/completions", "/v1/responses", "/v1/models", "/v1/embeddings"),
+    *(
+        "/v1/files",
+        "/v1/vector_stores",
+        "/v1/conversations",
+        "/v1/batches",
+        "/v1/audio/",
+        "/v1/images/",
+    ),
+    *("/completion", "/infill", "/tokenize", "/detokenize", "/apply-template"),
+    *("/api/chat", "/api/generate", "/api/embed", "/api/tags", "/api/ps", "/api/show"),
+    *("/key/", "/user/", "/team/", "/v2/team/"),
+)
 
 
 @cache
 def document() -> tuple[dict[str, Any], dict[tuple[str, str], Route]]:
     """Return the OpenAPI document of all routes, and the route of each method and path."""
     with tempfile.TemporaryDirectory() as data:
-        flags = ["--llama-api", "http://127.0.0.1:9", "--chatchat", "--metrics", "--data", data]
+        # There is no such backend, which is no news.
+        flags = ["--llama-api", "http://127.0.0.1:9", "--log-level", "error"]
+        flags += ["--chatchat", "--metrics", "--data", data]
         app = create_app(load(flags, {}))
         described = {
             (method.lower(), path): served.route for method, path, served in documented(app)
@@ -34,7 +51,7 @@ def routes() -> str:
     lines: list[str] = []
     for tag in (one["name"] for one in api["tags"]):
         rows = []
-        for path, ways in api["paths"].items():
+        for path, ways in sorted(api["paths"].items(), key=_place):
             for method, operation in ways.items():
                 if operation["tags"] != [tag]:
                     continue
@@ -45,8 +62,14 @@ def routes() -> str:
                 more = " †" if short and path.startswith("/v1/") else ""
                 about = operation["summary"] + more
                 rows.append(f"| `{method.upper()} {path}` | {about} | {_link(operation)} |")
-        lines += ["", f"### {tag}", "", "| Route | | Body |", "|---|---|---|", *rows]
+        lines += ["", f"### {tag}", "", "| Route | What it does | Body |", "|---|---|---|", *rows]
     return "\n".join(lines).strip()
+
+
+def _place(described: tuple[str, Any]) -> tuple[int, str]:
+    path = described[0]
+    places = (place for place, head in enumerate(ORDER) if path.startswith(head))
+    return next(places, len(ORDER)), path
 
 
 def _link(operation: Mapping[str, Any]) -> str:
@@ -84,7 +107,7 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
     needed = schema.get("required", [])
     properties = schema["properties"]
     all_samplers = set(properties) >= SAMPLERS
-    lines = ["| Field | Type | |", "|---|---|---|"]
+    lines = ["| Field | Type | Meaning |", "|---|---|---|"]
     for field, described in properties.items():
         if all_samplers and field in SAMPLERS:
             continue

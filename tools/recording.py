@@ -2,21 +2,28 @@
 
 The SVG needs no script: each line has an animation that makes it visible at its time. Viewers
 without animations, and readers who want little motion, see the last picture at once.
+
+``python -m tools.recording`` records docs/images/terminal.svg with real models.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
 import shlex
 import subprocess
+import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from tools import servers, smollm2
 from tools.processes import Gateway
+from tools.run import SAMPLING
 
 COLUMNS = 92
 WIDTH, HEIGHT = 8.43, 20  # of a character, in pixels
@@ -24,8 +31,8 @@ MARGIN, BAR = 20, 36  # pixels
 TYPED = 30  # characters typed in a second
 PAUSE = 0.6  # seconds between a command and its output
 READ = 1.4  # seconds between an output and the next command
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
-SHOWN, SERVER = "http://127.0.0.1:8081", "http://127.0.0.1:8080"  # as in the README
+QUESTION = "What is the capital of France?"
+SHOWN = "http://127.0.0.1:8081"  # as in the README
 STYLE = """
 text { fill: #e8eaee; white-space: pre; }
 text { font: 14px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
@@ -103,33 +110,64 @@ def _marked(line: Line) -> str:
     return f'<tspan class="sign">{sign}</tspan><tspan class="typed">{escape(text)}</tspan>'
 
 
-def record(gateway: Gateway, flags: Sequence[str], file: Path) -> None:
-    """Record a session with a running gateway: its start as it was logged, and two questions. The
-    addresses in the picture are those of the README."""
-    started = next(line for line in gateway.log.splitlines() if line.startswith("slotproxy:"))
-    command = " ".join([f"slotproxy --llama-api {SERVER}", *map(shlex.quote, flags)])
-    openai, anthropic = (
-        {**QUESTION, "max_tokens": 64},
-        {"model": "any", **QUESTION, "max_tokens": 64},
+@contextmanager
+def site() -> Iterator[Gateway]:
+    """Run a gateway that starts two small models when requests name them."""
+    program = servers.build("llama-2026", servers.terminal())
+    model = smollm2.fetch(servers.terminal())
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        models.mkdir()
+        (models / "smollm2.gguf").symlink_to(model)
+        (models / "tinychat.gguf").symlink_to(servers.ROOT / "models" / "tinychat-llama.gguf")
+        (Path(folder) / "llama-server").symlink_to(program)
+        env = {"PATH": f"{folder}:{os.environ['PATH']}", "SLOTPROXY_LOCAL_EMBEDDINGS": "off"}
+        settings = {"models_dir": str(models), "memory": "1GiB", "data": str(Path(folder) / "data")}
+        settings |= {"sampling": SAMPLING, "chat_template": "chatml"}  # as `make run`
+        file = Path(folder) / "slotproxy.toml"
+        file.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
+        gateway = Gateway(["--config", str(file)], Path(folder) / "gateway.log", env=env)
+        try:
+            gateway.start()
+            yield gateway
+        finally:
+            gateway.kill()
+
+
+def record(file: Path) -> None:
+    """Record a session: the start of a gateway as it was logged, a question in the terminal, one in
+    Anthropic's form, and the table of models. The addresses are those of the README."""
+    with site() as gateway:
+        started = next(row for row in gateway.log.splitlines() if row.startswith("slotproxy:"))
+        turns = [
+            Turn("slotproxy --config slotproxy.toml &", started),
+            _run(gateway, "chat", "smollm2", QUESTION),
+            _asked(gateway, "/v1/messages", ".content[0].text"),
+            _run(gateway, "ps"),
+        ]
+        address = gateway.url
+    shown = [Turn(turn.command, turn.output.replace(address, SHOWN)) for turn in turns]
+    file.write_text(svg([*lines(shown)], "slotproxy in a terminal"), encoding="utf-8")
+
+
+def _run(gateway: Gateway, *words: str) -> Turn:
+    """Run a command of slotproxy, as the picture says."""
+    command = [sys.executable, "-m", "proxy", *words, "--url", gateway.url]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120
     )
-    turns = [
-        Turn(f"{command} &", _shown(started, gateway.url)),
-        _asked(gateway, "/v1/chat/completions", openai, ".choices[0].message.content"),
-        _asked(gateway, "/v1/messages", anthropic, ".content[0].text"),
-    ]
-    file.write_text(svg([*lines(turns)], "slotproxy in a terminal"), encoding="utf-8")
+    return Turn(f"slotproxy {shlex.join(words)}", done.stdout.decode())
 
 
-def _shown(text: str, address: str) -> str:
-    """Replace the address of the gateway, and that of its server, by the usual ones."""
-    return re.sub(r"http://127\.0\.0\.1:(?!8081)\d+", SERVER, text.replace(address, SHOWN))
-
-
-def _asked(gateway: Gateway, path: str, body: object, wanted: str) -> Turn:
-    """Ask with curl, as the picture says, and take a part of the answer with jq."""
-    told = json.dumps(body)
-    command = ["curl", "-s", f"{gateway.url}{path}", "-d", told]
+def _asked(gateway: Gateway, path: str, wanted: str) -> Turn:
+    """Ask with curl, and take a part of the answer with jq."""
+    messages = [{"role": "user", "content": "What is the capital of Italy?"}]
+    body = json.dumps({"model": "smollm2", "max_tokens": 64, "messages": messages})
+    command = ["curl", "-s", f"{gateway.url}{path}", "-d", body]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
-    part = subprocess.run(["jq", "-rc", wanted], input=answer, capture_output=True, check=True)
-    shown = f"curl -s {SHOWN}{path} -d '{told}' | jq -rc '{wanted}'"
-    return Turn(shown, part.stdout.decode().strip())
+    part = subprocess.run(["jq", "-r", wanted], input=answer, capture_output=True, check=True)
+    return Turn(f"curl -s {SHOWN}{path} -d '{body}' | jq -r {wanted}", part.stdout.decode().strip())
+
+
+if __name__ == "__main__":
+    record(servers.ROOT / "docs" / "images" / "terminal.svg")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tools import chatglm, servers, smollm2
-from tools.processes import Child, Died, Gateway, ModelServer, free_port
+from tools.processes import Child, Died, Gateway, ModelServer, ask, free_port
 
 SLOTS = 4
 CONTEXT = 4096  # tokens per slot
@@ -75,12 +75,20 @@ def curl(url: str) -> str:
     )
 
 
+def is_up(gateway: Gateway) -> bool:
+    """Whether a backend is up, as the status page says: a refusal of /readyz is logged."""
+    status, data = ask(f"{gateway.url}/pages/api/status")
+    if status != 200:
+        return gateway.is_ready()
+    return any(backend["state"] == "up" for backend in json.loads(data)["backends"])
+
+
 def wait_ready(gateway: Gateway, others: list[Child]) -> None:
-    """Wait until /readyz succeeds. An existing server may still be loading its model, so there is
+    """Wait until a backend is up. An existing server may still be loading its model, so there is
     no time limit."""
     hint = time.monotonic() + 15
-    while not gateway.is_ready():
-        watch([gateway, *others])  # not often: the gateway logs each refusal
+    while not is_up(gateway):
+        watch([gateway, *others])
         if hint and time.monotonic() > hint:
             say("the model does not answer yet; still waiting (Ctrl-C to stop)")
             hint = 0.0
@@ -154,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
         for child in reversed(children):
             if child.alive:
-                child.stop()  # a server that was started in the background ignores SIGINT
+                # SIGINT ends answers at once. A server that began in the background ignores it.
+                child.stop(signal.SIGINT if child.name == "slotproxy" else signal.SIGTERM)
 
 
 if __name__ == "__main__":

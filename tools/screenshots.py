@@ -62,7 +62,7 @@ class Picture(NamedTuple):
     dark: bool = False
 
 
-MODELS, KEYS, USAGE, SESSIONS, STATUS = "/hosting", "/keys", "/usage", "/sessions", "/status"
+MODELS, KEYS, USAGE, SESSIONS, STATUS = "/models", "/keys", "/usage", "/sessions", "/status"
 TERMINAL = "terminal"
 KEY = "sk-screenshots-0123456789"  # of the administrator in the pictures
 CONNECT = "/connect"
@@ -342,8 +342,7 @@ def main(begins: str = "") -> int:
                 for picture in pictures:
                     take(browser, gateway.url, picture)
         if TERMINAL.startswith(begins):
-            with site() as gateway:
-                recording.record(gateway, FLAGS, IMAGES / f"{TERMINAL}.svg")
+            recording.record(IMAGES / f"{TERMINAL}.svg")
         if locked:
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "keys").write_text(f"ops {KEY}\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """What a key, user or team may do, and what a request may do that all three must permit.
 
 Empty rights permit everything. Each can only take away, so the strictest of key, user and team
-wins; only `admin` is given, by a key itself.
+wins; only `admin` is given, by a key itself, and `share`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Names may be patterns, in which `*` stands for any text; `apis` has names of APIS and
     API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
     client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
-    `on_overflow` says what happens to conversations that do not fit."""
+    `on_overflow` says what happens to conversations that do not fit. `share` of a key, its user or
+    its team lets conversations be shared."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     barred_tiers: tuple[str, ...] = ()
     read_only: bool = False
     admin: bool = False
+    share: bool = False
     priority: Priority = ""
     group: str = ""
     limits: Limits = NO_LIMITS

@@ -99,9 +99,7 @@ async def _connected(setup: Mapping[str, Any], stack: contextlib.AsyncExitStack)
         from mcp import Client, StdioServerParameters  # the extra `knowledge`
         from mcp.client.streamable_http import streamable_http_client
     except ImportError:
-        raise RuntimeError(
-            "requires an optional dependency: pip install slotproxy[knowledge]"
-        ) from None
+        raise RuntimeError("needs the extra `knowledge`, which is not installed") from None
     if setup["command"]:
         command, *args = setup["command"]
         at: Any = StdioServerParameters(command=command, args=args, env=dict(setup["env"]))

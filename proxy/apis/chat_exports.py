@@ -16,6 +16,7 @@ from ..errors import InvalidParameter
 
 MOST_NODES = 4000  # messages of a conversation, with those that are left out
 TITLE = 200  # characters
+FOLDER = 60
 LATEST = 1e11  # seconds since 1970
 
 ROLES = ("user", "assistant")
@@ -40,6 +41,7 @@ class ExportedConversation(Struct, frozen=True, kw_only=True):
     created: float = 0.0
     changed: float = 0.0
     pinned: bool = False
+    folder: str = ""
 
 
 Node = dict[str, Any]
@@ -69,13 +71,15 @@ def read(data: object) -> ExportedConversation:
     if len(given) > MOST_NODES:
         raise InvalidParameter("conversation", f"has more than {MOST_NODES} messages")
     created, changed = (_time(export.get(name)) for name in times)
-    pinned = export.get("pinned") or _object(export.get("settings")).get("pinned")
+    settings = _object(export.get("settings"))
+    pinned = export.get("pinned") or settings.get("pinned")
     return ExportedConversation(
         title=" ".join(_text(export.get("title")).split())[:TITLE],
         messages=_in_order(nodes),
         created=created,
         changed=changed or created,
         pinned=pinned is True,
+        folder=_text(settings.get("folder"))[:FOLDER],
     )
 
 

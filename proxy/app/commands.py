@@ -10,10 +10,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..config import Settings
+from ..config.data_folder import DATABASE, INDEX, database_file, folder_of
 from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import NEWEST
-from .data_folder import DATABASE, INDEX, database_file, folder_of
 from .initialize import InitError, convert, write
 
 

@@ -39,6 +39,7 @@ from ..backends.registry import Registry
 from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
+from ..config.data_folder import SLOTS, folder_of
 from ..core.request import BY_PROMPT
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
@@ -53,6 +54,7 @@ from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
+from ..runtime.installation import install
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
@@ -71,8 +73,6 @@ from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch
-from . import discovery
-from .data_folder import SLOTS, folder_of
 from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
@@ -135,12 +135,12 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
     if not settings.oidc.issuer:
         return None
     if accounts is None:
-        raise SettingsError("[oidc] requires pip install slotproxy[knowledge]")
+        raise SettingsError(f"[oidc] requires the extra knowledge: {install('knowledge')}")
     try:
         from ..oidc.provider import Provider
         from ..oidc.service import SignIn
     except ImportError:
-        raise SettingsError("[oidc] requires pip install slotproxy[oidc]") from None
+        raise SettingsError(f"[oidc] requires the extra oidc: {install('oidc')}") from None
     oidc = settings.oidc
     name = oidc.name or urlsplit(oidc.issuer).hostname or ""
     return SignIn(Provider(oidc, fetch), oidc, accounts, name)
@@ -148,6 +148,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
 
 log = logging.getLogger("slotproxy")
 
+NO_MODEL = "start one, name its address with --llama-api URL, or run `slotproxy init`"
 _serial = count(1)  # of models that are started here
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
 
@@ -155,7 +156,6 @@ JOINS = 3.0  # seconds a new worker waits for the shared table, and for its firs
 def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Services:
     """Create the services for the routes. Threads monitor the backends, by default those of the
     settings, from here on. Raises SettingsError."""
-    discovery.check(settings)
     life = Life()
     groups = share_apart(settings)
     embedder = _embedder(settings, life, settings.embedding_api, "embeddings")
@@ -312,7 +312,8 @@ def _dialogues(
         "tavily": lambda: Engine("tavily", key=settings.search.tavily_key),
     }
     if "ddgs" in settings.search_engine and find_spec("ddgs") is None:
-        raise SettingsError("--search-engine: ddgs requires pip install slotproxy[knowledge]")
+        command = install("knowledge")
+        raise SettingsError(f"--search-engine: ddgs requires the extra knowledge: {command}")
     web = None
     if settings.search_engine:
         engines = [make[name]() for name in settings.search_engine]
@@ -353,9 +354,11 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     listening = [config for config in configs if listens(config.url)]
     if listening or settings.workers != 1:  # each worker would load the bundled model
         return listening or configs
+    where = " or ".join(config.url for config in configs)
     if file := bundled_instead(resources.bundled()):
-        log.info("no server responds at %s", " or ".join(config.url for config in configs))
+        log.info("no model server answers at %s", where)
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
+    log.warning("no model server answers at %s: %s", where, NO_MODEL)
     return configs
 
 
@@ -408,7 +411,7 @@ def _scheduler(
     try:
         table = RedisLog(settings.state, settings.state_name + purpose)
     except ImportError:
-        raise SettingsError("--state requires pip install slotproxy[redis]") from None
+        raise SettingsError(f"--state requires the extra redis: {install('redis')}") from None
     except ValueError:
         raise SettingsError("--state: not a Redis URL") from None
     shared = SharedScheduler(table, time.monotonic, version=__version__, **options)

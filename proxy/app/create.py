@@ -17,12 +17,13 @@ from ..backends.pools import Backend
 from ..batches.batch_run import make_sender
 from ..config import Settings
 from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
+from ..runtime import logs
 from ..server.stopping import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
 from ..web.client_address import TrustedProxies
 from ..web.fastpath import Application
-from ..web.observability import Lines, Record
+from ..web.observability import Record
 from ..web.routes import error_form, routes_of
 from ..web.services import EXTENSION, Services
 from ..web.services import services_of as services_of  # part of this module's interface
@@ -35,7 +36,7 @@ log = logging.getLogger("slotproxy")
 
 def create_app(settings: Settings, backends: Sequence[Backend] | None = None) -> Flask:
     """The WSGI application. Raises SettingsError for a setting that only a part of it can check."""
-    logging.basicConfig(handlers=[Lines()], level=settings.log_level.upper())
+    logs.begin(settings.log_format, settings.log_level)
     services = compose(settings, backends)
     app = with_routes(settings)
     attach(app, services)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,38 +18,10 @@ from ..backends.chatglm.driver import listens
 from ..backends.detect import is_server_cpp
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
-from ..config import ModelConfig, Settings, SettingsError
 from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
+from ..config.validators import in_bytes
 from ..errors import GatewayError
-from ..hosting.process import has_program
-
-log = logging.getLogger("slotproxy")
-
-
-def check(settings: Settings) -> None:
-    """Warn of models without a program. Raises SettingsError if it is --llama-server."""
-    for model in settings.model:
-        if has_program(model):
-            continue
-        program = model.command[0]
-        if _is_of_folder(settings, model):
-            why = f"{program} is not a program: give the path of a llama-server"
-            raise SettingsError(f"--llama-server: {why}")
-        why = remedy(settings, model)
-        log.warning("model %s: %s is not a program: %s", model.name, program, why)
-
-
-def remedy(settings: Settings, model: ModelConfig) -> str:
-    """What to do about the program of a model that does not exist."""
-    where = "--llama-server" if _is_of_folder(settings, model) else "`command`"
-    return f"write its path in {where}"
-
-
-def _is_of_folder(settings: Settings, model: ModelConfig) -> bool:
-    """Whether it is started by --llama-server."""
-    return bool(settings.models_dir) and settings.llama_server.split()[:1] == [model.command[0]]
-
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)
@@ -84,6 +57,14 @@ class Files(Struct, frozen=True):
     flat: bool  # --models-dir takes the folder, and finds all of them
 
 
+class Card(Struct, frozen=True):
+    """A graphics card, and the program that lists it."""
+
+    name: str
+    memory: int
+    program: str
+
+
 class Found(Struct, frozen=True):
     """`llama_server` is a path, "" for none, `memory` that of the machine, 0 if unknown."""
 
@@ -91,6 +72,7 @@ class Found(Struct, frozen=True):
     files: tuple[Files, ...]
     llama_server: str
     memory: int
+    cards: tuple[Card, ...] = ()
 
 
 def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
@@ -102,7 +84,8 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     folders = (_files(folder) for folder in _usual(environ, home))
     files = tuple(files for files in folders if files.models)
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
-    return Found(servers, files, program if _can_be_written(program) else "", _memory())
+    path = program if _can_be_written(program) else ""
+    return Found(servers, files, path, _memory(), _cards(environ))
 
 
 def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -187,3 +170,32 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return 0
+
+
+def _cards(environ: Mapping[str, str]) -> tuple[Card, ...]:
+    """The graphics cards that nvidia-smi, else rocm-smi lists; none without these programs."""
+    rows: list[tuple[str, str, str]] = []
+    nvidia = ("nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
+    for row in _printed(environ, *nvidia).splitlines():
+        size, _, name = row.partition(", ")
+        rows.append((f"{size.strip()}MiB", name, "nvidia-smi"))
+    if not rows:
+        amd = ("rocm-smi", "--showmeminfo", "vram", "--showproductname", "--json")
+        with suppress(ValueError, AttributeError):
+            for card in json.loads(_printed(environ, *amd)).values():
+                size = f"{card.get('VRAM Total Memory (B)')}B"
+                rows.append((size, card.get("Card Series") or "AMD graphics card", "rocm-smi"))
+    cards = []
+    for size, name, program in rows:
+        with suppress(ValueError):  # a card without memory of its own
+            cards.append(Card(name[:SHOWN], in_bytes(size), program))
+    return tuple(card for card in cards if _can_be_written(card.name))
+
+
+def _printed(environ: Mapping[str, str], program: str, *flags: str) -> str:
+    """What a program prints; "" if there is none, or it fails."""
+    with suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        path = shutil.which(program, path=environ.get("PATH"))
+        command = [path or "", *flags]
+        return subprocess.run(command, capture_output=True, timeout=10, check=True).stdout.decode()
+    return ""

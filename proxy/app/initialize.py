@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from ..config import PORT, ImportedConfig, SettingsError, load, of_other_program
+from ..config.data_folder import data_folder
 from ..runtime.resources import templates
 from .discovery import Found, look
 
 LISTED = 20  # models that get a table of their own
 SHARE = 0.75  # of the machine's memory, for models that slotproxy starts
 GIB = 1 << 30
+CONTEXTS = ((7, 4096), (15, 8192), (30, 16384))  # tokens that are proposed below so many GiB
 
 
 class InitError(Exception):
@@ -40,6 +43,7 @@ def write(
     _put(target, text(findings, str(target)))
     rows = [("server", f"{server.url}  {server.described}") for server in findings.servers]
     rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in findings.files]
+    rows += [("card", f"{card.name}, {card.memory / GIB:.1f} GiB") for card in findings.cards]
     if findings.llama_server:
         rows.append(("program", findings.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
@@ -102,7 +106,8 @@ def _rendered(file: str, **values: Any) -> str:
     source = (templates() / "settings.toml.jinja").read_text("utf-8")
     rules = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     date = time.strftime("%Y-%m-%d")
-    return rules.from_string(source).render(file=file, date=date, value=_value, **values)
+    values |= {"file": file, "date": date, "value": _value, "data": data_folder()}
+    return rules.from_string(source).render(values)
 
 
 def text(findings: Found, file: str) -> str:
@@ -114,22 +119,31 @@ def text(findings: Found, file: str) -> str:
     for files in findings.files:
         if files is not folder:
             others |= files.models
-    program = findings.llama_server
+    program, tokens = findings.llama_server or "llama-server", str(_context(findings))
     servers = [server for server in findings.servers if server.kind == "llamacpp"]
     return _rendered(
         file,
         servers=servers,
         urls=[server.url for server in servers] or ["http://127.0.0.1:8080"],
         openai=[server for server in findings.servers if server.kind == "openai"],
-        program=program,
+        program=findings.llama_server,
+        command=shlex.join([findings.llama_server or "/path/to/llama-server", "-c", tokens]),
+        cards=findings.cards,
         folder=folder,
         memory=max(1, int(findings.memory * SHARE / GIB)),
         others=[
-            (name, [program or "llama-server", *flags, "--host", "127.0.0.1", "--port", PORT])
+            (name, [program, "-c", tokens, *flags, "--host", "127.0.0.1", "--port", PORT])
             for name, flags in others.items()
             if folder is None or name not in folder.models
         ][:LISTED],
     )
+
+
+def _context(findings: Found) -> int:
+    """The tokens of context to propose, by the memory of the graphics cards, or of the machine
+    without any."""
+    memory = sum(card.memory for card in findings.cards) or findings.memory
+    return next((tokens for most, tokens in CONTEXTS if memory < most * GIB), 32768)
 
 
 def of_foreign(foreign: ImportedConfig, source: str, file: str) -> str:

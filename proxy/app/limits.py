@@ -17,6 +17,7 @@ from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings, SettingsError
 from ..errors import GatewayError
+from ..runtime.installation import install
 from ..websearch.fetch import EngineRequest, fetch
 from .life import Life, Step
 
@@ -85,7 +86,7 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
         try:
             limiter = SharedLimiter(settings.state, settings.state_name, spent)
         except ImportError:
-            raise SettingsError("--state requires pip install slotproxy[redis]") from None
+            raise SettingsError(f"--state requires the extra redis: {install('redis')}") from None
         except ValueError:
             raise SettingsError("--state: not a Redis URL") from None
     life.on_close(Step.LIMITS, limiter.close)

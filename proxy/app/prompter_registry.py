@@ -120,10 +120,10 @@ class Prompters:
             try:
                 return run_in_native_thread(lambda: templates.compile(source, f"of {model}"))
             except TemplateError as error:
-                log.warning("the backend's chat template is invalid, using legacy: %s", error)
+                log.warning("model %s: invalid chat template, using legacy: %s", model, error)
         elif self._auto:
             used = f"{family}, by its name" if family else "legacy"
-            log.info("no backend of %s reports a chat template: using %s", model, used)
+            log.info("model %s: no chat template is reported so far, using %s", model, used)
             if family:
                 return _named(family, self._folder) or self._legacy
         return self._legacy

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..accounts.records import Team, User
 from ..config import Settings, SettingsError, fixed
+from ..config.data_folder import DATABASE, FILES, folder_of, is_writable
 from ..errors import StoreUnavailable
 from ..gateway import Embedder
 from ..runtime import private_files
 from ..runtime.blocking import run_in_native_thread
+from ..runtime.installation import install
 from ..store.outage import retry_while_unavailable
 from ..store.responses import MemoryResponses
-from .data_folder import DATABASE, FILES, folder_of
 
 if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
@@ -68,7 +69,6 @@ class LazyServices:
         self._opened = ExitStack()  # closes what was opened, in reverse order
         self._has_knowledge = are_installed(NEEDED_FOR_KNOWLEDGE)
         has_database = are_installed(NEEDED)
-        keeps = settings.database or settings.data or settings.state
 
         def part(name: str, there: object = self._has_knowledge) -> Any:
             return LazyProxy(partial(self._part, name)) if there else None
@@ -82,14 +82,14 @@ class LazyServices:
         self.api_keys: ApiKeys | None = part("api_keys", has_database)
         self.users: Groups[User] | None = part("users", has_database)
         self.teams: Groups[Team] | None = part("teams", has_database)
-        # Unless the settings name a place for it, there is no ledger.
-        self.ledger: Ledger | None = part("ledger", has_database and keeps and settings.ledger_days)
+        keeps = settings.ledger_days and (settings.database or is_writable(self._folder))
+        self.ledger: Ledger | None = part("ledger", has_database and keeps)
 
     def responses(self) -> ResponseStore:
         """Raises SettingsError if the settings need a database that cannot be opened."""
         settings, there = self._settings, are_installed(NEEDED)
         if settings.state and not there:  # any worker may be asked for any response
-            raise SettingsError("--state requires pip install slotproxy[redis]")
+            raise SettingsError(f"--state requires the extra redis: {install('redis')}")
         if there and (settings.database or settings.data or settings.state):
             return cast("ResponseStore", LazyProxy(partial(self._part, "responses")))
         return MemoryResponses(fixed.STORED_RESPONSES)

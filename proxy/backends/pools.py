@@ -206,7 +206,7 @@ class BackendPools:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         if self._aliases and len(self._named) == 1:
             return self._aliases
-        backends = [backend for model in self._listed for backend in self._pools[model]]
+        backends = (backend for model in self._listed for backend in self._pools[model])
         more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
         return tuple(dict.fromkeys((*self._listed, *more)))
 
@@ -348,9 +348,8 @@ class BackendPools:
         reason = f"is not available: {down[0].error}"
         if down[0].error.startswith(THE_BACKEND):
             reason = down[0].error.removeprefix(THE_BACKEND)
-        more = f" (and {len(down) - 1} more of this model are down)" if len(down) > 1 else ""
-        error = NoBackend(f"the backend of this model {reason}{more}", RETRY)
-        error.backend, error.reason = down[0].name, reason + more
+        error = NoBackend(f"the backend of this model {reason}", RETRY)
+        error.backend, error.reason = down[0].name, reason
         return error
 
     def patience(self, model: str) -> float:

@@ -211,13 +211,12 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
 
 def _busy(status: int, data: bytes) -> dict[str, Any]:
     busy = b"slot unavailable" in data or (status in (200, 404) and len(data) < 64)
-    detail = f"{status} {data[:100]!r}"
     if status == 503:
-        raise BackendDown("the backend is not ready", detail=detail)
+        raise BackendDown("the backend is not ready", detail=repr(data[:100]))
     if status in (401, 403):
         raise not_listed(status)
     if not busy:
-        raise UpstreamFault("the backend returned no token", detail=detail)
+        raise UpstreamFault("the backend returned no token", detail=f"{status} {data[:100]!r}")
     return {}
 
 

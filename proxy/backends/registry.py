@@ -35,6 +35,7 @@ from ..scheduling.schedulers import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
 from .llamacpp import LlamaCpp
+from .local_embeddings import LOCAL
 from .openai.driver import OpenAIHost, OpenAIServer
 from .pools import Backend, BackendPools
 from .probe import ROUTER
@@ -121,7 +122,7 @@ class Registry(BackendPools):
             self._replace(backend)
         self.configured = {name: self.configured[name] for name in configs}
         self.rebuild()
-        log.info("backends now: %s", ", ".join(configs) or "none")
+        log.info("reloaded, backends: %s", ", ".join(configs) or "none")
 
     def _move(self, backend: Backend, config: BackendConfig) -> None:
         """Move a backend to another place in a route, or out of one, without closing it."""
@@ -294,7 +295,7 @@ class Registry(BackendPools):
             caps = backend.driver.probe(self._deadline, on_capabilities)
             if caps.dialect == ROUTER:
                 backend.router = _host(backend.driver, caps, backend.wake.set)
-                log.info("backend %s has several models", backend.name)
+                log.info("backend %s is up: a server with several models", backend.name)
                 if backend.place is not None and not backend.set_model:
                     log.warning(
                         "backend %s is not used by the route %s: name one of its models, with model"
@@ -324,7 +325,7 @@ class Registry(BackendPools):
         # Before `up` is set, the pools and the scheduler must know the backend.
         self._update_scheduler(backend, rising=True)
         backend.up = True
-        log.info("backend %s is up: %s, model %s", backend.name, caps.dialect, backend.model)
+        log.info("%s", _is_up(backend, caps))
 
     def _count(self, backend: Backend) -> bool:
         """Count the slots if the server does not report them and none of our requests runs there.
@@ -349,13 +350,13 @@ class Registry(BackendPools):
         except GatewayError as error:
             if host.error != str(error):
                 host.error = str(error)
-                log.warning("router %s is down: %s", host.name, error)
+                log.warning("backend %s is down: %s", host.name, error)
             for member in self._models_of(host):
                 member.wake.set()  # each model is checked by its own thread
             return
         host.error = ""
         if listed is None:
-            log.warning("backend %s is no longer a router", host.name)
+            log.warning("backend %s has only one model now", host.name)
             host.router, host.up = None, None
             router.close()
             self._sync_models(host, router, {})
@@ -400,7 +401,7 @@ class Registry(BackendPools):
         backend.absent = backend.caps is None and isinstance(error, Unreachable)
         backend.up = False
         self.rebuild()
-        log.warning("backend %s is down: %s", backend.name, backend.error)
+        log.warning("%s is down: %s", _name(backend), backend.error.removeprefix("the backend is "))
         if not backend.leaving:
             self._scheduler.mark(backend.name, up=False)
 
@@ -438,3 +439,18 @@ def _host(driver: Driver, caps: Capabilities, wake: Callable[[], None]) -> Model
         return OpenAIHost(driver)
     assert isinstance(driver, LlamaCpp), "only these two find several models"
     return Router(driver, caps, wake)
+
+
+def _name(backend: Backend) -> str:
+    """What the log calls it: a model, if it is started here."""
+    is_model = backend.config is not None and backend.config.launch is not None
+    return f"{'model' if is_model else 'backend'} {backend.name}"
+
+
+def _is_up(backend: Backend, caps: Capabilities) -> str:
+    if caps.provisional:
+        return f"model {backend.model}: available, loads on first request"
+    if caps.dialect == LOCAL:
+        return f"embeddings: the model {backend.model} is available"
+    kind = f"llama.cpp's server of {caps.dialect}" if caps.dialect.isdigit() else caps.dialect
+    return f"{_name(backend)} is up: {kind}, model {backend.model}"

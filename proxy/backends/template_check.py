@@ -46,7 +46,7 @@ def look(
     verdict = check(backend.driver, prompter, now())
     if verdict.differing:
         kinds = ", ".join(verdict.differing)
-        log.warning("backend %s renders %s itself: its prompts differ", backend.name, kinds)
+        log.warning("backend %s: its own prompts differ from slotproxy's (%s)", backend.name, kinds)
     backend.verified, backend.verdict = key, verdict
 
 

@@ -13,6 +13,7 @@ from ..runtime.resources import templates
 from . import keys as key_rules
 from . import routes
 from .keys import Secret
+from .models import ModelConfig
 from .settings import Settings, SettingsError
 from .table import all_rows
 
@@ -103,13 +104,50 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     for field, seen in (("address", [backend.target for backend in backends]), ("name", named)):
         if twice := [value for value in seen if seen.count(value) > 1]:
             source = "backend" if settings.backend else plain
-            raise wrong(source, f"two backends have the {field} {twice[0]!r}")
+            more = '; kind = "openai" allows one per model' if field == "address" else ""
+            raise wrong(source, f"two backends have the {field} {twice[0]!r}{more}")
     for name, place in routes.places(settings.route).items():
         if name not in named:
             known = ", ".join(sorted(named))
             why = f"there is no backend named {name!r}; the names are {known}"
             raise wrong("route", f"{place.model}: {why}")
     return settings
+
+
+def programs(settings: Settings) -> list[str]:
+    """Warnings about models whose program does not exist. Raises SettingsError if it is that of all
+    models of --models-dir."""
+    warnings = []
+    for model in settings.model:
+        why = f"{model.command[0]} is not a program: {program_remedy(settings, model)}"
+        if not model.has_program and _is_of_folder(settings, model):
+            raise SettingsError(f"--llama-server: {why}")
+        if not model.has_program:
+            warnings.append(f"model {model.name}: {why}")
+    return warnings
+
+
+def program_remedy(settings: Settings, model: ModelConfig) -> str:
+    """What to do about the program of a model that does not exist."""
+    where = "--llama-server" if _is_of_folder(settings, model) else "`command`"
+    return f"write its path in {where}"
+
+
+def _is_of_folder(settings: Settings, model: ModelConfig) -> bool:
+    """Whether it is started by --llama-server."""
+    return bool(settings.models_dir) and settings.llama_server.split()[:1] == [model.command[0]]
+
+
+# What a reload applies, and what is no setting.
+RELOADED = """llama_api chatglm_model slots ctx_size models_dir llama_server models_ttl chat_mode
+    on_overflow api_key api_key_file backend model route file_keys names_backend config_file
+    warnings""".split()
+
+
+def changed(began: Settings, now: Settings) -> list[str]:
+    """The settings and tables that differ, but for those that a reload applies."""
+    fixed = [name for name in Settings.__struct_fields__ if name not in RELOADED]
+    return [name for name in fixed if getattr(began, name) != getattr(now, name)]
 
 
 def no_workers(settings: Settings, number: int) -> str:

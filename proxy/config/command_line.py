@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from proxy import __version__
 
-from . import validators
 from .settings import SECTIONS, SettingsError
 from .table import ENV_PREFIX, SettingRow, table
 
 PROG = "slotproxy"
 COMMANDS = {
     "init": "write a settings file for the servers and models of this machine",
+    "chat": "talk to a model of a running gateway, or ask it one question",
+    "ps": "list the models of a running gateway: state, slots, memory",
+    "top": "watch a running gateway: slots, waiting requests, tokens per second",
     "doctor": "check the settings, backends and storage, with a remedy for each problem",
     "backup": "copy the stored data to FILE, also while slotproxy runs",
     "restore": "replace the stored data by a backup, while slotproxy does not run",
 }
 TAKE_A_FILE = ("backup", "restore")
+TALK = ("chat", "ps", "top")  # to a running gateway
+EXAMPLES = {
+    "": ("--llama-api http://127.0.0.1:8080", "--models-dir ~/models --memory 24GiB"),
+    "init": ("init", "init slotproxy.toml --from config.yaml"),
+    "chat": ("chat", "chat qwen3 'why is the sky blue?'", "chat 'what failed here?' < app.log"),
+    "ps": ("ps", "ps --url http://gpu.example:8081 --key-file ~/.slotproxy-key"),
+    "top": ("top", "top --config slotproxy.toml"),
+    "doctor": ("doctor --config slotproxy.toml",),
+    "backup": ("backup monday.tar.gz --config slotproxy.toml",),
+    "restore": ("restore monday.tar.gz --config slotproxy.toml",),
+}
+# What --help shows for a value, by its check.
+VALUES = {
+    "URL": "server url optional_url mcp_url state_url webhook",
+    "FILE": "path",
+    "DIR": "folder",
+    "SIZE": "size",
+    "SIZE,SIZE": "sizes",
+    "KEY": "checked",
+    "HOST": "allowed_host",
+    "ADDRESS": "trusted_proxy",
+    "ORIGIN": "origin",
+    "PATH": "prefix",
+    "NAME=VALUE": "sampler",
+    "TEXT": "unescaped",
+}
 HELP = ("-h", "--help")
 ALL = "all"
 # What --help shows at once: the flags of the first day.
 EVERYDAY = (
-    *("llama_api", "slots", "models_dir", "chatglm_model", "chat_template", "host", "port", "data"),
+    *("llama_api", "slots", "models_dir", "memory", "chat_template", "host", "port", "data"),
     *("api_key_file", "log_level"),
 )
 
@@ -61,15 +90,17 @@ def _overview() -> str:
     return f"more settings:\n{topics}  --help {ALL:<12} all of them\n\n{_epilog()}"
 
 
+def _examples(command: str) -> str:
+    return "examples:\n" + "".join(f"  {PROG} {line}\n" for line in EXAMPLES[command])
+
+
 def _epilog() -> str:
-    commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
     return (
-        f"commands ({PROG} COMMAND --help tells more):\n{commands}\n\n"
         f"Each setting can also be set as {ENV_PREFIX}NAME in the environment or as name in the\n"
         "TOML file. Flags override the environment, which overrides the file. Separate list items\n"
         "with commas, or repeat the flag. The file has tables too:\n"
         + ", ".join(f"[{name}]" for name in SECTIONS)
-        + ", [[backend]], [[route]], [[model]], [[price]] and [[mcp]].\n"
+        + f", [[backend]], [[route]], [[model]], [[price]] and [[mcp]].\n\n{_examples('')}"
     )
 
 
@@ -93,7 +124,8 @@ def _parser(shown: Callable[[SettingRow], bool], epilog: str) -> argparse.Argume
     )
     if epilog:
         made.usage = "%(prog)s --llama-api URL [options]\n       %(prog)s COMMAND [options]"
-        made.description = "A gateway for llama.cpp and PowerInfer servers, and ChatGLM models."
+        commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
+        made.description = f"commands ({PROG} COMMAND --help has examples):\n{commands}"
         text = "this, the settings of one group, or all"
         made.add_argument(*HELP, action=_Help, nargs="?", metavar="GROUP", help=text)
         made.add_argument("--version", action="version", version=f"{PROG} {__version__}")
@@ -117,8 +149,11 @@ def _shown(row: SettingRow) -> str:
     """What --help shows for the value."""
     if get_origin(row.item) is Literal:
         return "|".join(get_args(row.item))
-    kind = "FILE" if row.check is validators.path else "TEXT"
-    return {int: "N", float: "SECONDS"}.get(row.item, kind)
+    if row.bounds.title:
+        return row.bounds.title
+    check = getattr(row.check, "__name__", "")
+    named = next((value for value, checks in VALUES.items() if check in checks.split()), "NAME")
+    return {int: "N", float: "SECONDS"}.get(row.item, named)
 
 
 def split(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -128,9 +163,20 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
     return "", list(argv)
 
 
+def no_command(name: str) -> str:
+    """Why there is no command of this name."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}? Commands" if near else "the commands"
+    return f"unknown command {name!r}; {hint} are {', '.join(COMMANDS)}; --help lists all flags"
+
+
 def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command's own arguments, and the settings. Raises SettingsError, and SystemExit(0)."""
-    made = _Parser(prog=f"{PROG} {name}", description=COMMANDS[name], allow_abbrev=False)
+    form = argparse.RawDescriptionHelpFormatter
+    made = _Parser(prog=f"{PROG} {name}", formatter_class=form, allow_abbrev=False)
+    made.description, made.epilog = COMMANDS[name], _examples(name)
+    if name in TALK:
+        return _of_talk(made, name, argv)
     takes_a_file = name in TAKE_A_FILE
     if name == "init":
         text = "the file to write (default: slotproxy.toml)"
@@ -147,9 +193,29 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
         )
     if name == "init":
         return made.parse_args(list(argv)), []
-    made.epilog = f"It takes the settings of the server too: see {PROG} --help."
+    made.epilog += f"\nIt takes the settings of the server too: see {PROG} --help."
     made.usage = f"%(prog)s{' FILE' if takes_a_file else ''} [options] [settings]"
     # Behind a flag of the server, FILE would be taken for the value of that flag.
     if takes_a_file and (not argv or (argv[0].startswith("-") and argv[0] not in HELP)):
         raise SettingsError(f"name the file first: {PROG} {name} FILE [options]")
     return made.parse_known_args(list(argv))
+
+
+def _of_talk(
+    made: argparse.ArgumentParser, name: str, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """The same of a command that talks to a running gateway. It takes no settings but their file,
+    so that no word of a question is taken for the value of one."""
+    if name == "chat":
+        text = "the model (default: one that is loaded)"
+        made.add_argument("model", nargs="?", metavar="MODEL", help=text)
+        text = "the question; without one, that of the input, or a conversation begins"
+        made.add_argument("question", nargs="?", metavar="QUESTION", help=text)
+        made.add_argument("--system", metavar="TEXT", help="instructions for the model")
+    text = "address of the gateway (default: that of its settings, http://127.0.0.1:8081)"
+    made.add_argument("--url", default="", metavar="URL", help=text)
+    text = f"file with your API key (default: the variable {ENV_PREFIX}API_KEY)"
+    made.add_argument("--key-file", metavar="FILE", help=text)
+    made.add_argument("--config", metavar="FILE", help="settings file of the gateway")
+    own = made.parse_args(list(argv))
+    return own, ["--config", own.config] if own.config else []

@@ -68,6 +68,7 @@ class _Model(Struct, frozen=True, rename="camel"):
     unlisted: bool = False
     filters: _Filters = _Filters()
     capabilities: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     macros: Any = None  # read before
 
 
@@ -264,6 +265,7 @@ def _model(
         "title": str(model.name),
         "description": str(model.description),
         "unlisted": model.unlisted,
+        "metadata": model.metadata,
         "list_aliases": general.include_aliases_in_list,
         "aliases": [alias for alias in aliases if alias != name],
         "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -60,10 +62,18 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: str = ""
     unlisted: bool = False
     list_aliases: bool = False  # lists of models have its aliases as well
+    metadata: dict[str, Any] = {}  # shown with the model; ${PORT} is its port while it is loaded
     strip: tuple[str, ...] = ()  # fields that are removed from requests
     set: dict[str, Any] = {}  # fields that are set in requests
     set_by_alias: dict[str, dict[str, Any]] = {}  # the same for those that name an alias
     on_overflow: Literal["refuse", "compact"] | None = None
+
+    @property
+    def has_program(self) -> bool:
+        """Whether the program of its command exists and may be run."""
+        program = self.command[0]
+        path = Path(self.folder, program) if "/" in program else program
+        return shutil.which(path) is not None
 
     @property
     def places(self) -> int:

@@ -38,6 +38,7 @@ def _group(name: str) -> Callable[..., Any]:
     def setting(
         default: Any, text: str, check: Callable[[Any], Any] | None = None, **bounds: Any
     ) -> Any:
+        # `title` is what --help shows for the value, where type and check do not say it.
         _declared.append((name, text, check, msgspec.Meta(**bounds)))
         return default
 
@@ -211,10 +212,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_interval: float = _backends(5.0, "seconds between health checks of a backend", gt=0)
 
     models_dir: str = _models(
-        "", "folder of GGUF files that --llama-server starts", validators.path
+        "", "folder of GGUF files that --llama-server starts", validators.folder
     )
     llama_server: str = _models(
-        "llama-server", "command that starts a model of --models-dir, without model, host and port"
+        "llama-server",
+        "command that starts a model of --models-dir, without model, host and port",
+        title="COMMAND",
     )
     models_max: int = _models(0, "started models that are loaded at once; 0: any number", ge=0)
     models_ttl: float = _models(
@@ -243,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "auto (the server's own, else that of its model file or name, else legacy), legacy (plain"
         " text, by the flags below), the name of a template in templates/chat, or a file",
         validators.path,
+        title="NAME|FILE",
     )
     chat_prompt: str = _prompts(
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -278,10 +282,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "deepseek", "deepseek (in reasoning_content), none (in the text), raw (unmodified output)"
     )
 
-    host: str = _serving("127.0.0.1", "address to listen on")
+    host: str = _serving("127.0.0.1", "address to listen on", title="ADDRESS")
     port: int = _serving(8081, "port to listen on; 0: any free port", ge=0, le=65535)
-    data: str = _storage("", "data directory; empty: the user's data directory", validators.path)
-    database: str = _storage("", "database, as postgresql://…; empty: SQLite in --data")
+    data: str = _storage("", "data directory; empty: the user's data directory", validators.folder)
+    database: str = _storage(
+        "", "database, as postgresql://…; empty: SQLite in --data", title="URL"
+    )
     max_document: int = _storage(67108864, "maximum size of a document in bytes", ge=1, le=1 << 30)
     quota_bytes: int = _storage(
         10737418240, "bytes of files, documents and questions per API key; 0: unlimited", ge=0
@@ -324,6 +330,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "file of API keys, one per line: KEY or NAME KEY, then options: group=NAME (keys of one"
         " group share their prompt cache), priority=high|normal|low, on_overflow=refuse|compact,"
         " and rights and limits such as models=qwen*,tiny rpm_limit=60",
+        title="FILE",
     )
     admins: Texts = _access((), "names of API keys that may manage slots and see backend addresses")
     wrong_keys: int = _access(
@@ -365,9 +372,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     metrics: bool = _logging(False, "serve GET /metrics")
     ledger_days: int = _logging(
-        90, "days for which the ledger keeps a row for each request, if it has a place", ge=0
+        90, "days for which each request is kept for the Usage page; 0: record none", ge=0
     )
     log_level: Literal["debug", "info", "warning", "error"] = _logging("info", "minimum log level")
+    log_format: Literal["auto", "text", "json"] = _logging(
+        "auto", "text (lines for people), json (for programs), auto (text on a terminal)"
+    )
 
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Without a flag: the tables of the file.

@@ -11,6 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..accounts.limiting.budgets import Price
 from ..core.mcp import SEPARATOR
 from . import keys, macros, model_presets, models, models_folder, routes
 from .checks import agree, warnings
-from .command_line import parser
+from .command_line import no_command, parser
 from .models import ImportedConfig
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
@@ -29,6 +30,15 @@ from .table import ENV_PREFIX, all_rows, read_value, table
 from .validators import naming, optional_url
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
+MOST_LINES = 1000  # of a file with a mistake that are looked at
+# tomllib's errors, none of which has a part of the file: it may be a key.
+MISTAKES = (
+    (r"Illegal char|Unterminated|Expected (\"'|'\")", "a quote is missing: this text has no end"),
+    (r"Invalid value|after a statement", 'expected a value; a text needs quotes, as host = "::1"'),
+    (r"Unescaped|hex value", "write \\ as \\\\, or put the text between single quotes"),
+    (r"Unclosed array", "a ] is missing: this list has no end"),
+    (r"Cannot overwrite", "this setting, or this table, is there a second time"),
+)
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("aliases", "backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
 
@@ -78,7 +88,7 @@ def of_other_program(path: str, environ: Mapping[str, str]) -> ImportedConfig:
 
 def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """The values of a TOML file by name, also those of its tables. Raises ValueError."""
-    document = tomllib.loads(text)
+    document = _parsed(text)
     shared = document.pop("macros", {})
     readers: dict[str, Callable[[Any], Any]] = {
         "aliases": partial(msgspec.convert, type=dict[models.Text, models.Text]),
@@ -101,6 +111,20 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
         else:
             raise SettingsError(_no_such(key, [*rows, *TABLES]))
     return values
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The document of a TOML text. Raises ValueError with the line in which the mistake begins."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        lines, valid = text.splitlines(), 0
+        for number in range(1, min(len(lines), MOST_LINES)):
+            with suppress(tomllib.TOMLDecodeError):
+                tomllib.loads("\n".join(lines[:number]))
+                valid = number
+        why = next((why for form, why in MISTAKES if re.search(form, str(error))), str(error))
+        raise ValueError(f"line {valid + 1}: {why}") from None
 
 
 def _keys_of(struct: type[msgspec.Struct], document: Any) -> dict[str, Any]:
@@ -189,6 +213,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if unknown:
         # Only the name, because the value of a mistyped flag may be a key.
         name = unknown[0].split("=")[0]
+        if argv and name == argv[0] and not name.startswith("-"):
+            raise SettingsError(no_command(name))
         why = _no_such(name, [row.flag for row in table()])
         raise SettingsError(why if why.startswith(name) else f"flags: {why}")
     flags = vars(parsed)

@@ -104,7 +104,8 @@ def read_value(row: SettingRow, raw: Any, source: str) -> Any:
         if isinstance(raw, str):
             raw = [raw]
         if not isinstance(raw, list):
-            raise SettingsError(f"{source}: expected a list")
+            example = f'{row.name} = ["{row.default[0] if row.default else "…"}"]'
+            raise SettingsError(f"{source}: expected a text or a list of texts, as {example}")
         pieces: list[Any] = []
         for item in raw:
             pieces += map(str.strip, item.split(",")) if isinstance(item, str) else [item]

@@ -106,6 +106,10 @@ def path(value: str) -> str:
     return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
+def folder(value: str) -> str:
+    return path(value)
+
+
 def allowed_host(value: str) -> str:
     host = value.lower().removesuffix(".")
     host = host[1:] if host.startswith("*.") else host

@@ -246,10 +246,7 @@ class Finder:
 
     def _known(self) -> Knowledge:
         if self.knowledge is None:
-            raise Forbidden(
-                "knowledge bases are not available: install them with pip install"
-                " slotproxy[knowledge]"
-            )
+            raise Forbidden("knowledge bases need the extra `knowledge`, which is not installed")
         return self.knowledge
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -89,13 +88,6 @@ def run(
     """Start a program in the folder of a model. Raises OSError."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
     return start_program(words, env, cwd=config.folder or None, **streams)
-
-
-def has_program(config: ModelConfig) -> bool:
-    """Whether the program of a model's command exists and may be run."""
-    program = config.command[0]
-    path = Path(config.folder, program) if "/" in program else program
-    return shutil.which(path) is not None
 
 
 class ModelProcess:

@@ -120,7 +120,7 @@ class ModelSlots:
         if self._flags is None:
             self._flags = () if own else _flags(config, path)
             if not (own or self._flags):
-                what = "model %s: its server has no %s: its caches end with it"
+                what = "model %s: its server has no %s, so its cached prompts are lost with it"
                 log.warning(what, self._name, FOLDER_FLAG)
         can_save = path.is_dir() if own else bool(self._flags)
         if not can_save or self._slots.vain(self._name) >= VAIN:

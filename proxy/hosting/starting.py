@@ -24,7 +24,7 @@ from .memory_budget import MemoryBudget
 from .model_files import missing_file
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
-from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port, has_program
+from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port
 from .slot_keeper import ModelSlots, SlotKeeper
 
 LOOK = 0.05  # seconds between two checks of a server that loads, at first
@@ -133,7 +133,7 @@ class Starter:
         if gone := missing_file(config):
             private = f"its file {gone} does not exist: correct its command, or restore the file"
             raise self._failed("missing", "its model file does not exist", private)
-        if not has_program(config) and "PATH" not in config.environment:
+        if not config.has_program and "PATH" not in config.environment:
             private = f"{program} is not a program: correct its command, or --llama-server"
             raise self._failed("not_started", "its program does not exist", private)
 

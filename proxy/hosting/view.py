@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..scheduling.saved_slots import SavedTotals
 from .memory_budget import Candidate, MemoryBudget, total
 from .model import HostedModel
+from .model_files import ModelFile
 from .starting import Cause, LoadFailed
 
 State = Literal["stopped", "waiting", "loading", "ready", "busy", "stopping", "failed"]
@@ -34,7 +35,8 @@ def view_of(model: HostedModel, now: float, *, admin: bool = False) -> dict[str,
 
     `busy` of its `slots` are in use. `memory` and `cards` are bytes that it holds, or needs;
     `source` says how that is known. `loaded_at` and `load_seconds` are those of the last load,
-    `ready_at` and `expires_at` are expected. `kept` are its saved slots."""
+    `ready_at` and `expires_at` are expected. `kept` are its saved slots. `context` are the
+    tokens of a slot, None before the first load; `file` is what its GGUF file says."""
     model.needs.recall_once()
     needs, config, learned = model.needs, model.config, model.needs.learned
     place, wait = model.place() if model.status == "loading" else (0, 0.0)
@@ -68,6 +70,20 @@ def view_of(model: HostedModel, now: float, *, admin: bool = False) -> dict[str,
         "pinned_by_file": config.pin,
         "kept": model.slots.kept() if model.slots is not None else SavedTotals(),
         "failure": _failure(model, now, admin) if state == "failed" else None,
+        "context": config.ctx_size or (model.caps.n_ctx if model.caps is not None else 0) or None,
+        "file": _described(needs.file) if needs.file is not None else None,
+    }
+
+
+def _described(file: ModelFile) -> dict[str, Any]:
+    """Bytes of all parts, and what the head says: "" and 0 are unknown. `context` are the tokens
+    for which the model was made."""
+    return {
+        "size": file.size,
+        "quantization": file.quantization,
+        "parameters": file.text("general.size_label"),
+        "family": file.family,
+        "context": file.context,
     }
 
 

@@ -41,11 +41,11 @@ def reindex_missing(store: KnowledgeStore, index: Index) -> int:
             for i in range(0, len(entries), AT_ONCE):
                 index.add(base_id, entries[i : i + AT_ONCE], store.model_of(base_id))
         except GatewayError as error:
-            log.warning("documents without embeddings wait for the next start: %s", error.message)
+            log.warning("documents get their embeddings at the next start: %s", error.message)
             break
         mended += 1
     if mended:
-        log.info("reindexed %d documents", mended)
+        log.info("the search index has %d documents again", mended)
     return mended
 
 
@@ -130,7 +130,7 @@ class Ingester:
             whole, why = False, error.message
         except Exception:
             # A document that raises an unexpected error must not be tried again and again.
-            log.exception("document %s", document.id)
+            log.exception("the document %s could not be read", document.id)
             whole, why = False, "the document could not be read"
         if self._over and not whole:
             return True  # the next reader starts from the beginning

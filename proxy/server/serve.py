@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,10 +25,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
-from proxy.config import Settings, SettingsError, fixed, from_environment, no_workers
+from proxy.config import Settings, SettingsError, fixed, from_environment
+from proxy.config.checks import changed, no_workers, programs
+from proxy.config.data_folder import stored
+from proxy.runtime import logs
 from proxy.runtime.confinement import bound_malloc
-from proxy.server import open_files, stopping
-from proxy.server.stopping import CUT, MARGIN, Wakeup
+from proxy.runtime.leash import end_with_parent
+from proxy.runtime.logs import say as say  # part of this module's interface
+from proxy.server import listening, open_files, stopping
+from proxy.server.stopping import CUT, MARGIN, TWICE, Wakeup
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -75,12 +82,10 @@ HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 KEEPALIVE = 75
 WORKER = "proxy.server.worker.Worker"
 FORM = 1 << 20  # bytes of an upload besides its file
+SHOWN = 8  # backends that the line of the start names
+CTRL_C = 130  # the exit code of a shell for it
 CANNOT_LOAD = 4  # on this exit code of a worker, gunicorn stops instead of starting another
-
-
-def say(text: str) -> None:
-    """Print a line for the user who starts the server."""
-    print(f"slotproxy: {text}", file=sys.stderr, flush=True)
+NOISE = re.compile(f"exited with code {CANNOT_LOAD}|^Shutting down: |^Reason: App failed")
 
 
 def application(settings: Settings) -> Flask:
@@ -91,7 +96,7 @@ def application(settings: Settings) -> Flask:
     try:
         app = create_app(settings)
     except SettingsError as error:
-        say(str(error))
+        say(str(error), logging.ERROR)
         raise SystemExit(CANNOT_LOAD) from None
     # Nearly everything loaded by now lives as long as the process, so the garbage collector is off
     # meanwhile (a tenth of the start) and ignores it later. Requests leave few cycles behind, so it
@@ -121,32 +126,35 @@ def run(settings: Settings, reread: Reread) -> int:
     return 0
 
 
-def _reload(app: Flask, reread: Reread) -> bool:
-    """Apply changed backends and keys. Returns whether the settings were usable; if not, nothing
-    has changed."""
+def _reload(app: Flask, began: Settings, reread: Reread) -> bool:
+    """Apply changed backends and keys; `began` are the settings of the start. Returns whether the
+    settings were usable; if not, nothing has changed."""
     from proxy.app import reload
 
     try:
         settings = reread()
+        warnings = *settings.warnings, *programs(settings)
         reload(app, settings)
-        for warning in settings.warnings:
-            say(f"warning: {warning}")
+        if names := changed(began, settings):
+            warnings = *warnings, f"changed, but applied only by a restart: {', '.join(names)}"
+        for warning in warnings:
+            say(warning, logging.WARNING)
         return True
     except SettingsError as error:
-        say(f"not reloaded: {error}")
+        say(f"not reloaded: {error}", logging.ERROR)
     except Exception:  # the next signal must still work
         logging.getLogger("slotproxy").exception("not reloaded: unhandled exception")
     return False
 
 
-def _reload_first(app: Flask, reread: Reread) -> None:
+def _reload_first(app: Flask, began: Settings, reread: Reread) -> None:
     """Reload in a worker that replaces another one. If its keys, those of the start, cannot be read
     again, one that was revoked since must not come back."""
     from proxy.app import suspend_keys
 
-    if not _reload(app, reread) and suspend_keys(app):
+    if not _reload(app, began, reread) and suspend_keys(app):
         why = "until the settings can be read: correct them and reload (kill -HUP)"
-        say(f"the API keys of the settings are refused by this worker {why}")
+        say(f"the API keys of the settings are refused by this worker {why}", logging.ERROR)
 
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
@@ -158,7 +166,7 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
     def reload() -> None:
         while True:
             if wake.wait(INTERVAL if files else None) or (files and files.changed()):
-                _reload(app, reread)
+                _reload(app, settings, reread)
 
     threading.Thread(target=reload, name="reload", daemon=True).start()
     for number in HANGUP:
@@ -166,15 +174,25 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
 
 
+def _check(addresses: Sequence[Any]) -> None:
+    """End the process with one line that says why it cannot listen."""
+    for address in addresses:
+        if isinstance(address, tuple) and (why := listening.obstacle(*address[:2])):
+            say(why, logging.ERROR)
+            raise SystemExit(1)
+
+
 def _announce(settings: Settings, addresses: list[str], how: str) -> None:
     """Print the line that says what is served. Tests and scripts wait for "listening on URL"."""
-    for warning in settings.warnings:
-        say(f"warning: {warning}")
-    upstream = ", ".join(dict.fromkeys(backend.address for backend in settings.backends))
+    for warning in (*settings.warnings, *programs(settings)):
+        say(warning, logging.WARNING)
+    names = [backend.address.replace("model:", "model ") for backend in settings.backends]
+    upstream = ", ".join(dict.fromkeys(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
     if settings.is_default:
         upstream += " or else the bundled model"
     where = " ".join(f"{address}{settings.api_prefix}" for address in addresses)
     keys = f"{len(settings.keys)} keys" if settings.keys else "no API key required"
+    say(f"data: {stored(settings)}")
     say(f"listening on {where} for {upstream} ({how}, {keys}, version {__version__})")
 
 
@@ -193,10 +211,18 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
     """gunicorn's settings and hooks by name, as in a gunicorn.conf.py."""
 
     def on_starting(arbiter: Any) -> None:
+        logs.begin(settings.log_format, settings.log_level)
+        if arbiter.cfg.errorlog == "-":  # gunicorn's messages are lines of our log
+            arbiter.log.error_log.handlers.clear()
+            arbiter.log.error_log.propagate = True
+        # Behind the reason why a worker cannot load, which is said there.
+        arbiter.log.error_log.addFilter(lambda record: not NOISE.search(record.getMessage()))
         # Checked here as well, because `gunicorn -w 2` and GUNICORN_CMD_ARGS bypass our settings.
         if why := no_workers(settings, arbiter.cfg.workers) or _not_served(arbiter.cfg):
-            say(why)
+            say(why, logging.ERROR)
             raise SystemExit(2)
+        is_ours = {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port
+        _check(() if is_ours else arbiter.cfg.address)
         files = open_files.raise_limit()
         wanted = arbiter.cfg.worker_connections
         arbiter.cfg.set("worker_connections", open_files.connections(files, wanted))
@@ -215,6 +241,23 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPS, *HANGUP))
 
         arbiter.spawn_worker = spawn_without_signals
+        stop = arbiter.stop
+
+        def stop_impatiently(graceful: bool = True) -> None:
+            pressed = math.inf if graceful else time.monotonic()
+
+            def again(number: int, frame: Any) -> None:
+                nonlocal pressed
+                if time.monotonic() > pressed + TWICE:
+                    arbiter.kill_workers(signal.SIGKILL)
+                    os._exit(CTRL_C)
+                pressed = min(pressed, time.monotonic())
+                arbiter.kill_workers(signal.SIGQUIT)
+
+            signal.signal(signal.SIGINT, again)
+            stop(graceful)
+
+        arbiter.stop = stop_impatiently
 
     def when_ready(arbiter: Any) -> None:
         names = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
@@ -231,6 +274,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         bound_malloc()
+        end_with_parent()
+        if os.getppid() != worker.ppid:
+            os._exit(1)  # it ended before
         worker.grace = worker.cfg.graceful_timeout - shutdown
         worker.limits = worker.limits._replace(body=fixed.BODY_TIMEOUT)
         worker.send_timeout = fixed.SEND_TIMEOUT
@@ -240,7 +286,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
 
         worker.life = life_of(worker.wsgi)
         if worker.age > settings.workers:  # it replaces one that may have reloaded
-            _reload_first(worker.wsgi, reread)
+            _reload_first(worker.wsgi, settings, reread)
         _on_change(worker.wsgi, settings, reread)
 
     def worker_exit(arbiter: Any, worker: Any) -> None:
@@ -313,15 +359,13 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     from proxy.server.http1 import ConnectionLimits
     from proxy.server.waitress_edge import channel, look
 
+    logs.begin(settings.log_format, settings.log_level)
     logging.getLogger("waitress").setLevel(
         logging.DEBUG if settings.log_level == "debug" else logging.ERROR
     )
+    _check([(settings.host, settings.port)])
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        say(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
-        return 1
+    listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     app = application(settings)
     server: Any = waitress.create_server(
         app,
@@ -344,6 +388,8 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     signals: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and number in signals:
+            os._exit(CTRL_C)
         signals.append(number)
         server.pull_trigger()  # wakes the loop below from poll()
 

@@ -20,6 +20,7 @@ CUT = 3.0  # seconds for the errors of those that took longer
 # Seconds from the grace to the end of the process: models take 10 to save their slots, 10 to end.
 SHUTDOWN = 40
 USUAL_STOP = 10.0
+TWICE = 0.3  # seconds within which one Ctrl-C may come twice
 MARGIN = 2.0  # seconds before gunicorn's kill
 
 

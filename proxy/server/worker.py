@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -82,6 +83,8 @@ class Worker(GeventWorker):
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
+            if os.getppid() != self.ppid:  # for systems on which it outlives the master
+                self.handle_quit(None, None)
         for server in servers:
             server.stop_accepting()
         sleep(0)  # a connection accepted just now still needs the listener's name
@@ -101,7 +104,7 @@ class Worker(GeventWorker):
         if self._wait_for(pools, self.grace, lambda: self._quitting):
             return
         if not self._quitting:
-            self.log.warning("answers take longer than %g s and are ended", self.grace)
+            self.log.warning("stopping: answers that still run after %g s are ended", self.grace)
         if self.life is not None:
             self.life.end_requests()
         self._wait_for(pools, CUT)
@@ -150,7 +153,8 @@ class Worker(GeventWorker):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._answer_all(seat)
             if seat.connection.refused:
-                log.info("%s: %s", environ["REMOTE_ADDR"] or "unix", seat.connection.refused)
+                client = environ["REMOTE_ADDR"] or "a Unix socket"
+                log.info("refused a request from %s: %s", client, seat.connection.refused)
             seat.connection.linger()
         except GreenletExit:
             pass  # the time for a clean end is over

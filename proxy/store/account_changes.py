@@ -25,7 +25,6 @@ from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER
 log = logging.getLogger("slotproxy.audit")
 A = TypeVar("A", bound=StoredKey | Account)
 HIDDEN = ("id", "digest", "former_digest", "changed", "created", "created_by")
-_encode = msgspec.json.Encoder().encode
 
 
 def row_of(account: StoredKey | Account) -> dict[str, Any]:
@@ -110,7 +109,7 @@ class AccountStore(Generic[A]):
             rows = db.execute(page.offset(offset).limit(limit))
             return db.execute(count).scalar_one(), [of_row(self._made, row) for row in rows]
 
-    def add(self, new: A, actor: str) -> None:
+    def add(self, new: A, actor: str, action: str = "create") -> None:
         """Raises BadRequest for an id, alias or email that is in use."""
         with self.changing(actor) as changes:
             same = select(self._table.c.id).where(self._table.c.id == new.id)
@@ -118,7 +117,7 @@ class AccountStore(Generic[A]):
                 raise self._in_use("id", new.id)
             self._check(changes, new)
             changes.db.execute(insert(self._table).values(**row_of(new)))
-            changes.whole("create", self._kind, new)
+            changes.whole(action, self._kind, new)
 
     def change(
         self,
@@ -167,7 +166,9 @@ class AccountStore(Generic[A]):
             recorder = Recorder(db, actor, finish_running)
             yield recorder
         for entry in recorder.entries:
-            log.info("%s", _encode({"audit": structs.asdict(entry)}).decode())
+            words = entry.kind, entry.subject, entry.action, entry.actor
+            fields = {"audit": msgspec.to_builtins(entry)}
+            log.info("%s %s: %s by %s", *words, extra={"fields": fields})
 
 
 def ensure_user(changes: Recorder, user_id: str) -> None:

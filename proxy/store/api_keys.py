@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from secrets import token_bytes, token_hex
+from secrets import token_bytes, token_hex, token_urlsafe
 from typing import Any
 
 import msgspec
@@ -29,6 +29,10 @@ from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER, API_KEY, TEAM
 
 _c = API_KEY.c
 _change = ACCOUNT_CHANGE.c
+
+INVITATION = "slotproxy_invitation"  # in the metadata of a key: until when it may be accepted
+TOKEN_PREFIX = "inv-"  # no key begins so
+TOKEN_BYTES = 32  # of randomness
 
 
 class ApiKeys(AccountStore[StoredKey]):
@@ -73,7 +77,32 @@ class ApiKeys(AccountStore[StoredKey]):
 
     def make(self, key: StoredKey, actor: str) -> tuple[str, StoredKey]:
         """Add a key with a new secret, and a new id if it has none. The secret is not stored."""
-        secret = make_secret(token_bytes(SECRET_BYTES))
+        return self._make(key, make_secret(token_bytes(SECRET_BYTES)), actor, "create")
+
+    def invite(self, key: StoredKey, until: float, actor: str) -> tuple[str, StoredKey]:
+        """Add a key that is blocked, and has no secret before `accept`. Returns the token that
+        accepts it until this time. It is stored as a secret is: only its digest."""
+        marked = {**key.metadata, INVITATION: until}
+        token = TOKEN_PREFIX + token_urlsafe(TOKEN_BYTES)
+        return self._make(replace(key, blocked=True, metadata=marked), token, actor, "invite")
+
+    def accept(self, token: str) -> tuple[str, StoredKey]:
+        """Give the key of an invitation its secret, once. Raises NotFound. The token is found by a
+        digest with the secret of the store: the time that takes says nothing about a token."""
+
+        def begin(key: StoredKey) -> StoredKey:
+            until = key.metadata.get(INVITATION)
+            if not isinstance(until, int | float) or until < time.time():
+                raise NotFound("this invitation has expired")
+            rest = {name: value for name, value in key.metadata.items() if name != INVITATION}
+            return replace(key, blocked=False, metadata=rest)
+
+        if not token.startswith(TOKEN_PREFIX):
+            raise NotFound("this is no invitation")
+        name = key_digest(token, self.secret())
+        return self.regenerate(name, begin, 0.0, "invitation", "accept")
+
+    def _make(self, key: StoredKey, secret: str, actor: str, action: str) -> tuple[str, StoredKey]:
         now = time.time()
         made = replace(
             key,
@@ -84,11 +113,16 @@ class ApiKeys(AccountStore[StoredKey]):
             created_by=actor,
             changed=now,
         )
-        self.add(made, actor)
+        self.add(made, actor, action)
         return secret, made
 
     def regenerate(
-        self, name: str, edit: Callable[[StoredKey], StoredKey], grace: float, actor: str
+        self,
+        name: str,
+        edit: Callable[[StoredKey], StoredKey],
+        grace: float,
+        actor: str,
+        action: str = "regenerate",
     ) -> tuple[str, StoredKey]:
         """Edit a key and give it a new secret; the present one stays for `grace` seconds."""
         secret = make_secret(token_bytes(SECRET_BYTES))
@@ -103,7 +137,7 @@ class ApiKeys(AccountStore[StoredKey]):
                 former_until=until if grace else 0.0,
             )
 
-        return secret, self.change(name, renew, actor, "regenerate")
+        return secret, self.change(name, renew, actor, action)
 
     def delete(
         self,

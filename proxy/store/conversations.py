@@ -36,7 +36,8 @@ from .quota import (
     check_count,
     drop_oldest,
 )
-from .records import PINNED, AdoptedMessage, new_id
+from .records import FOLDER, PINNED, AdoptedMessage, new_id
+from .shared_conversations import SharedStore
 from .tables import CONVERSATION, FEEDBACK, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
@@ -46,6 +47,7 @@ Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 LEASE = 20.0
 MOST_SHOWN = 100  # pinned conversations
 TOO_LONG = "a conversation may have at most {} messages: start a new one"
+_folder = CONVERSATION.c.settings[FOLDER].as_string()
 _GROWING = MESSAGE.c.status == "growing"
 
 
@@ -92,6 +94,7 @@ class ConversationStore:
         self._db = database
         self._clock = clock
         self._quota = quota
+        self.shared = SharedStore(database, clock, quota)
 
     # conversations
 
@@ -142,10 +145,15 @@ class ConversationStore:
         return made
 
     def recent(
-        self, owner: str, search: str = "", limit: int | None = 50, before: float | None = None
+        self,
+        owner: str,
+        search: str = "",
+        limit: int | None = 50,
+        before: float | None = None,
+        folder: str | None = None,
     ) -> tuple[StoredConversation, ...]:
         """Those with the words `search` in title or messages, the last changed first. `before` is
-        the `changed` time of the last one of the previous page."""
+        the `changed` time of the last one of the previous page. `folder` "": those in no folder."""
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner)
         if search:
             spoken = select(MESSAGE.c.conversation_id).where(*containing(search, MESSAGE.c.content))
@@ -153,6 +161,8 @@ class ConversationStore:
             query = query.where(or_(*named, CONVERSATION.c.id.in_(spoken)))
         if before is not None:
             query = query.where(CONVERSATION.c.changed < before)
+        if folder is not None:
+            query = query.where(func.coalesce(_folder, "") == folder)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(limit)
         return tuple(self._db.records(StoredConversation, query))
 
@@ -162,6 +172,21 @@ class ConversationStore:
         query = select(CONVERSATION).where(CONVERSATION.c.owner == owner, chosen)
         query = query.order_by(CONVERSATION.c.changed.desc()).limit(MOST_SHOWN)
         return tuple(self._db.records(StoredConversation, query))
+
+    def folders(self, owner: str) -> tuple[str, ...]:
+        """The names of the folders that have conversations, sorted."""
+        query = select(_folder.label("name")).where(CONVERSATION.c.owner == owner)
+        names = self._db.rows(query.where(_folder.is_not(None), _folder != "").distinct())
+        return tuple(sorted(row.name for row in names))
+
+    def rename_folder(self, owner: str, folder: str, name: str) -> None:
+        """Give a folder another name, which may be that of another one; "" dissolves it."""
+        row = CONVERSATION.c
+        inside = select(row.id, row.settings).where(row.owner == owner, _folder == folder)
+        with self._db.begin_for(owner) as db:
+            for id_, settings in db.execute(inside).all():
+                change = update(CONVERSATION).where(row.id == id_)
+                db.execute(change.values(settings={**settings, FOLDER: name}))
 
     def get(self, owner: str, conversation_id: str) -> StoredConversation:
         with self._db.begin() as db:
@@ -173,10 +198,14 @@ class ConversationStore:
         conversation_id: str,
         title: str | None = None,
         edit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+        when: Callable[[Mapping[str, Any]], bool] = lambda settings: True,
     ) -> StoredConversation:
-        """Change a conversation, but not its time. `edit` sees what was written before."""
+        """Change a conversation, but not its time. `edit` sees the settings as they are, and
+        nothing is changed unless `when` is true of them."""
         with self._db.begin_for(owner) as db:
             before = _conversation(db, owner, conversation_id)
+            if not when(before.settings):
+                return before
             after = structs.replace(
                 before,
                 title=before.title if title is None else title,
@@ -272,10 +301,46 @@ class ConversationStore:
             if role != "user":
                 db.execute(change.values(changed=now))
             else:
-                size = len(content.encode()) + len(msgspec.json.encode(rest["extra"]))
+                size = _size(content, rest["extra"])
                 db.execute(change.values(changed=now, size=CONVERSATION.c.size + size))
                 self._quota.check(db, owner)
         return self.message(owner, str(values["id"]))
+
+    def remove(self, owner: str, message_id: str) -> tuple[str, ...]:
+        """Delete a message; return the ids of all that are gone. A question goes with its answers,
+        and what follows them then follows what was before it. An answer goes with what follows."""
+        known = self.message(owner, message_id)
+        row = MESSAGE.c
+        here = row.conversation_id == known.conversation_id
+        with self._db.begin_for(owner) as db:
+            replies: dict[str | None, list[str]] = {}
+            roles = {}
+            for id_, parent, role in db.execute(
+                select(row.id, row.parent_id, row.role).where(here)
+            ):
+                replies.setdefault(parent, []).append(id_)
+                roles[id_] = role
+            gone = [message_id]
+            if known.role == "user":
+                gone += [id_ for id_ in replies.get(message_id, ()) if roles[id_] != "user"]
+                left = {id_ for message in gone for id_ in replies.get(message, ())}.difference(
+                    gone
+                )
+                moved = update(MESSAGE).where(here, row.id.in_(left))
+                db.execute(moved.values(parent_id=known.parent_id))
+            else:
+                for message in gone:  # which grows
+                    gone += replies.get(message, ())
+            asked = select(row.content, row.extra).where(row.id.in_(gone), row.role == "user")
+            size = sum(_size(content, extra) for content, extra in db.execute(asked))
+            conversation = CONVERSATION.c.id == known.conversation_id
+            before = db.execute(select(CONVERSATION.c.size).where(conversation)).scalar_one()
+            change = update(CONVERSATION).where(conversation)
+            db.execute(change.values(size=max(before - size, 0)))
+            db.execute(delete(MESSAGE).where(here, row.id.in_(gone)))
+            rated = FEEDBACK.c.message_id.in_(gone)
+            db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner, rated))
+        return tuple(gone)
 
     def append(
         self,
@@ -344,6 +409,11 @@ class ConversationStore:
         query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
         query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
         return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
+
+
+def _size(content: str, extra: Any) -> int:
+    """The bytes of a question that count for the quota."""
+    return len(content.encode()) + len(msgspec.json.encode(extra))
 
 
 def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:

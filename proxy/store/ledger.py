@@ -103,6 +103,7 @@ class Ledger:
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]
         counts = [func.sum(table.c[name]).label(name) for name in SUMMED]
+        counts.append(func.max(time).label("last"))
         if table is LEDGER:
             failed = case((_c.outcome.in_((OK, CANCELLED)), 0), else_=1)
             counts += [func.count().label("requests"), func.sum(failed).label("failed")]
@@ -123,6 +124,7 @@ class Ledger:
         return [
             LedgerGroup(
                 begin=int(row["bucket"]),
+                last=int(row["last"]),
                 names={name: row[name] for name in by},
                 # PostgreSQL's sums of integers are decimals.
                 sums=LedgerSums(**{name: _KINDS[name](row[name]) for name in COUNTED}),

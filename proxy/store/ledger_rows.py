@@ -68,9 +68,11 @@ class LedgerSums(Struct, frozen=True, kw_only=True):
 
 
 class LedgerGroup(Struct, frozen=True, kw_only=True):
-    """The sums of a time bucket, which began at `begin`, and of a value of each of `names`."""
+    """The sums of a time bucket, which began at `begin`, and of a value of each of `names`. `last`
+    is the time of the last row, or the hour of it where sums by hour answer."""
 
     begin: int
+    last: int
     names: Mapping[str, str]
     sums: LedgerSums
 

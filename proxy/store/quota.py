@@ -11,10 +11,11 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, select
 
 from ..errors import QuotaExceeded
 from .records import OPEN
-from .tables import BATCH_RESULT, CONVERSATION, DOCUMENT, FILES, REQUEST_BATCH
+from .tables import BATCH_RESULT, CONVERSATION, DOCUMENT, FILES, REQUEST_BATCH, SHARED
 
 MOST_BASES = 10_000  # per key: knowledge bases and vector stores
 MOST_CONVERSATIONS = 10_000  # per key
+MOST_SHARED = 200  # per key
 MOST_MESSAGES = 2000  # per conversation: each question reads them all
 # Beyond these, a new rating replaces the oldest.
 MOST_RATINGS = 10_000  # per key
@@ -68,7 +69,7 @@ class Quota(Struct, frozen=True):
         mine = select(batch.id).where(batch.owner == owner, batch.status.in_(OPEN))
         size = func.coalesce(func.sum(func.length(result.data)), 0)
         held = more + int(db.execute(select(size).where(result.batch_id.in_(mine))).scalar_one())
-        for table in (FILES, DOCUMENT, CONVERSATION):
+        for table in (FILES, DOCUMENT, CONVERSATION, SHARED):
             size = func.coalesce(func.sum(table.c.size), 0)
             held += int(db.execute(select(size).where(table.c.owner == owner)).scalar_one())
         if held > self.bytes:

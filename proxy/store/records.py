@@ -88,6 +88,7 @@ class Result(Struct, frozen=True):
 State = Literal["queued", "reading", "ready", "failed", "cancelled"]
 
 PINNED = "pinned"  # true in the settings of a pinned conversation
+FOLDER = "folder"  # in the settings of a conversation in a folder: the folder's name
 
 
 def new_id(prefix: str) -> str:

@@ -14,6 +14,15 @@ from .outage import address
 STEPS: dict[str, Sequence[str]] = {
     "0021": (),
     "0022": ("drop table if exists text_vector",),
+    "0023": (
+        "create table if not exists shared_conversation (id varchar not null primary key,"
+        " owner varchar not null, conversation_id varchar not null references conversation (id)"
+        " on delete cascade, created float not null, title text not null, messages json not null,"
+        " size bigint not null)",
+        "create index if not exists ix_shared_conversation_owner on shared_conversation (owner)",
+        "create index if not exists ix_shared_conversation_conversation_id"
+        " on shared_conversation (conversation_id)",
+    ),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.

@@ -114,6 +114,14 @@ MESSAGE = _table(
     Column("touched", Float, nullable=False, server_default="0"),
     Index("message_order", "conversation_id", "number", unique=True),
 )
+# A copy of a branch of a conversation, which everybody may read who knows its id.
+SHARED = _table(
+    "shared_conversation",
+    *_key("id"),
+    _text("owner", index=True),
+    _text("conversation_id", _of("conversation"), index=True),
+    *_columns(created=Float, title=Text, messages=JSON, size=BigInteger),
+)
 FEEDBACK = _table(
     "feedback", *_key("owner", "message_id"), *_columns(score=Integer, reason=Text, created=Float)
 )

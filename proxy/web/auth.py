@@ -232,6 +232,17 @@ class Keys:
         identity = self._stored_named(name)
         return identity is not None and identity.admin
 
+    def may_share(self, name: str) -> bool:
+        """Whether what belongs to the key of this name may be shown to people without a key.
+        Without keys, everybody may."""
+        if not self._known:
+            return True
+        if not self.is_valid(name):
+            return False
+        identity = self._bounded.get(name) or self._stored_named(name)
+        given = identity is not None and any(rights.share for rights in identity.rights)
+        return given or self.is_admin(name)
+
     def shown(self, name: str) -> str:
         """The key's name for people."""
         identity = self._stored_named(name)

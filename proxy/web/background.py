@@ -151,7 +151,7 @@ class _Job(NamedTuple):
                 else Writer(self.meta, self.asked).failed(error)
             )
         except BaseException:
-            log.exception("a background response")
+            log.exception("a background response failed")
             record.status = 500
             done = Writer(self.meta, self.asked).failed(GatewayError("internal error"))
         self._keep(done, over=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, structs
@@ -11,7 +12,7 @@ from msgspec import Struct, structs
 from ..apis.attachments import Attachment, attachments
 from ..apis.ollama.dialects import untagged
 from ..apis.openai import chat as openai_chat
-from ..config import ModelConfig
+from ..config import PORT, ModelConfig
 from ..core.request import CompletionRequest
 from ..core.sampling import FIELDS
 from ..errors import GatewayError, NotFound
@@ -190,16 +191,20 @@ def described(config: ModelConfig) -> dict[str, Any]:
 
 def metadata(model: HostedModel) -> dict[str, Any]:
     """What its `meta` has besides: what its file tells before it is loaded, under llama-server's
-    names."""
-    file = model.needs.file
+    names, and what its table says, under llama-swap's."""
+    file, server, own = model.needs.file, model.server, {}
+    if model.config.metadata:
+        port = str(urlsplit(server.url).port) if server is not None else "null"
+        text = msgspec.json.encode(model.config.metadata).decode().replace(f'"{PORT}"', port)
+        own["llamaswap"] = msgspec.json.decode(text.replace(PORT, port))
     if file is None:
-        return {}
+        return own
     known = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {"size": file.size, **{name: value for name, value in known.items() if value}}
+    return {**own, "size": file.size, **{name: value for name, value in known.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.

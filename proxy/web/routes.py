@@ -27,6 +27,7 @@ from ..errors import GatewayError
 Shape = Callable[[GatewayError], dict[str, Any]]
 
 ROUTES = "ROUTES"  # key in app.config
+PAGES = "/pages/api/"  # begins the routes that only the scripts of pages use
 SSE, LINES, ANY = "text/event-stream", "application/x-ndjson", "*/*"
 OTHER = "other"  # the API of the ledger for routes that ask no model
 
@@ -37,10 +38,11 @@ class Route(NamedTuple):
     `body` names the schema of a body or form, `other` that of an alternative body, `reply` that of
     a complete answer. `streams` is the media type of the streamed answer, `answer` that of the
     whole one, "" if there is none. `empty` describes answers without a body, by status. `foreign`:
-    errors are those of a model's server, of any media type. `is_open`: no key is needed. `quiet`: a
-    success is not logged. The others replace what the API says: the group of rights, the name in
-    the ledger, the tag and the schema of errors in the document. `summary` is the first paragraph
-    of the view's docstring, unless it is given."""
+    errors are those of a model's server, of any media type. `is_open`: no key is needed.
+    `quiet`: it is logged only with a 5xx or at level debug, as is all that the pages poll. The
+    others replace what the API says: the group of rights, the name in the ledger, the tag and the
+    schema of errors in the document. `summary` is the first paragraph of the view's docstring,
+    unless it is given."""
 
     summary: str = ""
     body: str = ""
@@ -109,9 +111,12 @@ class Api(Blueprint):
     ) -> None:
         about = {name: options.pop(name) for name in Route._fields if name in options}
         super().add_url_rule(rule, endpoint, view_func, provide_automatic_options, **options)
+        if options.get("build_only"):  # the address of another route
+            return
         about.setdefault("summary", _summary(view_func))
-        route = Route(**about)
         methods = set(options.get("methods") or ("GET",))
+        about.setdefault("quiet", methods == {"GET"} and rule.startswith(PAGES))
+        route = Route(**about)
         methods |= {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}
 
         def note(state: BlueprintSetupState) -> None:

@@ -27,6 +27,8 @@ PHONE = (390, 844)
 DESKTOP = (1280, 800)
 # The chat page has fetched its conversation: what a test puts into the list stays there.
 OPENED = '.messages[aria-busy="false"]'
+# A title is one more request, which comes at any time.
+NO_TITLES = "try { localStorage.setItem('slotproxy no titles', '') } catch {}"
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 _serial = itertools.count(1)
 
@@ -129,12 +131,17 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Open]:
-    """Factory: a browser page of a visitor of its own, with `size`, `language` and `dark`."""
+    """Factory: a browser page of a visitor of its own, with `size`, `language` and `dark`. Models
+    write `titles` only if wanted."""
     contexts: list[Any] = []
     bad: list[str] = []
 
     def open_(
-        url: str, size: tuple[int, int] = DESKTOP, language: str = "en", dark: bool = False
+        url: str,
+        size: tuple[int, int] = DESKTOP,
+        language: str = "en",
+        dark: bool = False,
+        titles: bool = False,
     ) -> Any:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
@@ -143,6 +150,8 @@ def visit(browser: Any) -> Iterator[Open]:
             reduced_motion="reduce",
         )
         context.set_default_timeout(60_000)
+        if not titles:
+            context.add_init_script(NO_TITLES)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: bad.append(f"a script failed: {error}"))

@@ -32,7 +32,7 @@ class PageRow(NamedTuple):
 PAGES = (
     PageRow("/", f'{OPENED}, [data-part="talks"] li'),
     PageRow("/knowledge", '.document .state[data-state="up"]'),
-    PageRow("/hosting", '[data-part="none"]:not([hidden])'),
+    PageRow("/models", '[data-part="none"]:not([hidden])'),
     PageRow("/connect", '.programs a[aria-current="true"]'),
     PageRow("/usage", '[data-part="models"] tbody tr'),
     PageRow("/keys", ".record"),
@@ -40,14 +40,17 @@ PAGES = (
     PageRow("/status", ".backend"),
     PageRow("/docs", 'rapi-doc [id="post-/v1/chat/completions"]', signed_in=False, more=280_000),
     PageRow("/signin", "#key", signed_in=False),
+    PageRow("/invitation", "#invitation", signed_in=False),
     PageRow("/nowhere", "h1", "an unknown address"),
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
+    "/hosting",
     "/static/<path:name>",
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",
     "/signin/oidc/callback",
+    "/shared/<link>",  # a page whose address is made up: see test_chat_shared.py
 }
 
 

@@ -73,7 +73,8 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     press(page, "New key")
     form = page.locator('dialog[data-form="keys"]')
     form.get_by_label("Name").fill("laptop")
-    form.get_by_label("User", exact=True).fill("carol")
+    form.locator('[name="user_id"]').select_option("+")
+    form.get_by_label("Id of the new user").fill("carol")
     form.get_by_label("Expires").select_option("30d")
     form.get_by_text("Rights", exact=True).click()
     form.get_by_label("Models").fill("qwen*\nsmol")
@@ -90,8 +91,12 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     assert "compact" in facts
     assert "carol" in facts
 
+    assert "not in 90 days" in facts  # no model was asked
+
     press(page, "Edit laptop")
+    form.wait_for()
     assert form.get_by_label("Name").input_value() == "laptop"
+    assert form.locator('[name="user_id"]').input_value() == "carol"
     form.get_by_text("Rights", exact=True).click()
     assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
     assert form.get_by_label("chat", exact=True).is_checked()
@@ -113,7 +118,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.wait_for(state="hidden")
 
     press(page, "New secret laptop")
-    page.get_by_label("The present key stays valid").select_option("1h")
+    page.get_by_label("The old key stays valid").select_option("1h")
     press(page, "Make a new key")
     renewed = copied(page)
     assert renewed != secret
@@ -140,15 +145,15 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     form = page.locator('dialog[data-form="teams"]')
     form.locator("summary").get_by_text("Limits and budgets").click()
     assert form.get_by_label("All tokens, a day").input_value() == "5"
-    assert form.get_by_label("Money", exact=True).input_value() == "7"
+    assert form.get_by_label("Budget", exact=True).input_value() == "7"
     form.get_by_label("All tokens, a day").fill("")
     form.get_by_label("Requests, a minute").fill("30")
     form.get_by_label("Parallel requests").fill("2")
-    form.get_by_label("Money", exact=True).fill("")
+    form.get_by_label("Budget", exact=True).fill("")
     press(page, "Add a budget")
     press(page, "Add a budget")
     row = form.locator(".row").first
-    row.get_by_label("Of").select_option("slot_seconds")
+    row.get_by_label("Unit").select_option("slot_seconds")
     row.get_by_label("At most").fill("3600.5")
     row.get_by_label("Period").select_option("1d")
     press(page, "Save")
@@ -168,7 +173,7 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     form.get_by_label("Parallel requests").fill("")
     press(page, "Save")
     facts.get_by_text("2 in parallel").wait_for(state="detached")
-    assert "seconds of slots" not in facts.inner_text()
+    assert "slot seconds" not in facts.inner_text()
     posted(locked, "/team/delete", team_ids=["limited"])
 
 
@@ -197,7 +202,7 @@ def test_knowledge_bases_and_limits_of_models_are_set_shown_and_removed(
     row = form.locator(".row").first
     assert row.get_by_label("Model, or pattern").input_value() == "__proto__"
     assert row.get_by_label("At most").input_value() == "7"
-    press(page, "Add a limit of a model")
+    press(page, "Add a model limit")
     row = form.locator(".row").nth(1)
     row.get_by_label("Model, or pattern").fill("qwen*")
     row.get_by_label("At most").fill("30")
@@ -237,7 +242,7 @@ def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, v
     press(page, "Save")
     press(page, "Members Laboratory")
     form = page.locator('dialog[data-form="members"]')
-    form.get_by_label("User").fill("dave")
+    form.locator('[name="user_id"]').select_option("dave")
     form.get_by_label("Role").select_option("admin")
     press(page, "Add")
     form.get_by_text("lead", exact=True).first.wait_for()
@@ -283,3 +288,48 @@ def test_many_keys_are_searched_and_turned_page_by_page(locked: Gateway, visit: 
     page.locator('.records[aria-busy="false"] .change').nth(4).wait_for()
     assert page.get_by_role("button", name="Previous").is_enabled()
     posted(locked, "/key/delete", key_aliases=names)
+
+
+def test_person_gets_a_key_by_an_invitation_once(
+    locked: Gateway, visit: Open, accessible: Any
+) -> None:
+    posted(locked, "/team/new", team_id="guests", team_alias="Guests")
+    page = opened(locked, visit)
+    press(page, "Invite a person")
+    form = page.locator('dialog[data-form="keys"]')
+    form.get_by_label("Name").fill("erins-key")
+    form.locator('[name="user_id"]').select_option("+")
+    form.get_by_label("Id of the new user").fill("erin")
+    form.locator('[name="team_id"]').select_option("guests")
+    accessible(page)
+    press(page, "Make the link")
+    made = page.locator('dialog[data-part="made"]')
+    link = made.get_by_label("Link").input_value()
+    assert link.startswith(f"{locked.url}/invitation#inv-")
+    accessible(page)
+    press(page, "Close")
+    card = state(page, "erins-key", "invited")
+    assert card.get_by_role("button").all_inner_texts() == ["Delete"]
+
+    guest = visit(link)  # another browser, not signed in
+    accessible(guest)
+    press(guest, "Get my key")
+    guest.get_by_text("Welcome, erins-key.").wait_for()
+    key = guest.get_by_label("API key").input_value()
+    assert guest.locator("code").inner_text() == f"{locked.url}/v1"
+    assert status(locked, key) == 200
+    assert "#" not in guest.url
+    accessible(guest)
+    press(guest, "Sign in")
+    guest.wait_for_url(f"{locked.url}/")
+
+    late = visit(link)
+    press(late, "Get my key")
+    late.get_by_text("has been used or has expired").wait_for()
+    page.reload()
+    state(page, "erins-key", "active").locator(".facts").get_by_text("guests").wait_for()
+    page.get_by_role("link", name="Changes").click()
+    page.get_by_text("invitation issued the key").wait_for()
+    page.get_by_text("root invited somebody with the key").wait_for()
+    posted(locked, "/user/delete", user_ids=["erin"])
+    posted(locked, "/team/delete", team_ids=["guests"])

@@ -15,6 +15,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
+from .test_knowledge import make_base
 from .wire import Wire
 
 DONE = '.message.assistant[data-status="done"]'
@@ -95,9 +96,7 @@ def test_document_answer_shows_its_sources(site: Gateway, visit: Open, tmp_path:
     document = tmp_path / "ship.md"
     document.write_text("# The ship\n\nThe ship Morning Star has a red sail.\n", encoding="utf-8")
     page = visit(f"{site.url}/knowledge")
-    page.get_by_label("Name", exact=True).fill("Ships")
-    page.get_by_role("button", name="Create").click()
-    page.locator("#base-name", has_text="Ships").wait_for()
+    make_base(page, "Ships")
     page.locator('input[type="file"]').set_input_files(document)
     page.locator(".document .state", has_text="ready").wait_for()
     page.goto(f"{site.url}/")

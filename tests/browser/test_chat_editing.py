@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import Open
-from .test_chat import ask, until
+from .test_chat import DONE, ask, until
 from .test_chat_messages import TALK, message
 
 # A page on plain HTTP of another host has no clipboard for scripts.
@@ -65,3 +66,27 @@ def test_escape_in_an_edit_does_not_stop_the_answer(endless_site: Gateway, visit
     until(page, lambda: len(said.inner_text()) > before + 20)
     page.keyboard.press("Escape")
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
+
+
+def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
+    site: Gateway, visit: Open
+) -> None:
+    page = visit(f"{site.url}/")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    questions = page.locator(".message.user .said")
+    for n, text in enumerate(("One", "Two", "Three"), 1):
+        ask(page, text)
+        until(page, lambda n=n: page.locator(DONE).count() == n)
+    questions.nth(1).hover()
+    page.get_by_role("button", name="Remove this message").nth(2).click()
+    until(page, lambda: questions.all_inner_texts() == ["One", "Three"])
+    assert page.locator(".message.assistant").count() == 2
+    page.get_by_role("button", name="Remove this message").nth(1).click()
+    until(page, lambda: page.locator(".message").count() == 1)
+    page.reload()
+    until(page, lambda: questions.all_inner_texts() == ["One"])
+    assert [re.sub(r"\W+", " ", text) for text in asked] == [
+        "Remove this question and its answer The rest of the conversation stays ",
+        "Remove this answer and the 2 messages after it ",
+    ]

@@ -55,6 +55,12 @@ TEXTS = {
     "many emphases": ("_a__" * 1240 + "\n\n") * 40,
     "tables": "|a|b|\n|-|-|\n" + "|x|y|\n" * 20_000,
     "links": "[a](" * 12_500,
+    "footnotes": "[^1]: " * 8_000,
+    "marks": "[^" * 25_000,
+    "many footnotes": "[^1] " * 20_000 + "\n\n" + "".join(f"[^{n}]: x\n" for n in range(9_000)),
+    "lines of footnotes": "a\n[^1]\n" * 20_000,
+    "an endless image": "![a](data:image/png;base64," + "A" * 190_000,
+    "images": "![a](https://example.org/a.png)\n\n" * 5_000,
     "long": "word " * 200_000,
 }
 

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.apis.test_chat_exports import CHATGPT, OPEN_WEBUI
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
+from .fed import fed_site
 from .test_chat import answered, ask, until
 
 DAY = 86400.0
@@ -100,3 +101,71 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     upload(page, exported)
     page.get_by_text("2 conversations imported.").wait_for()
     until(page, lambda: rows.count() == 4)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_conversation_is_moved_to_a_folder(
+    start_site: Any, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    en = language == "en"
+    page = visit(f"{start_site().url}/", size=size, language=language)
+    page.locator(OPENED).wait_for()
+    if size == PHONE:
+        page.locator('[data-part="fold"]').click()
+    upload(page, [CHATGPT, {**CHATGPT, "title": "Stars", "update_time": 1e9}])
+    rows = page.locator(ROWS)
+    until(page, lambda: rows.count() == 2)
+    moving = page.get_by_label("Move “Stars” to a folder" if en else "将“Stars”移到文件夹")
+    moving.evaluate("(one) => one.click()")  # on a phone, only the open one shows its buttons
+    dialog = page.locator("dialog.folders")
+    accessible(page)
+    dialog.locator("input").fill("Sky")
+    dialog.locator("input").press("Enter")
+    until(page, lambda: rows.all_inner_texts()[:2] == ["Sky", "Stars"])
+    assert rows.first.get_attribute("data-day") == ("Folders" if en else "文件夹")
+    assert rows.all_inner_texts() == ["Sky", "Stars", "Tides and moons"]
+    accessible(page)
+    fold = rows.first.locator("button").first
+    fold.click()
+    until(page, lambda: rows.count() == 2)
+    page.reload()
+    page.locator(OPENED).wait_for()
+    if size == PHONE:
+        page.locator('[data-part="fold"]').click()
+    until(page, lambda: rows.all_inner_texts() == ["Sky", "Tides and moons"])
+    page.locator('[data-part="find"]').fill("Stars")
+    until(page, lambda: rows.all_inner_texts() == ["Stars"])
+    page.locator('[data-part="find"]').fill("")
+    until(page, lambda: rows.count() == 2)
+    page.on("dialog", lambda dialog: dialog.accept())
+    name = "Remove the folder “Sky”" if en else "移除文件夹“Sky”"
+    page.get_by_label(name).evaluate("(one) => one.click()")
+    until(page, lambda: rows.all_inner_texts() == ["Stars", "Tides and moons"])
+    page.locator('[data-part="list-menu"] summary').click()
+    accessible(page)
+    page.locator('[data-part="clear"]').click()
+    until(page, lambda: rows.count() == 0)
+
+
+def test_model_writes_the_title_unless_the_user_turns_that_off(tmp_path: Path, visit: Open) -> None:
+    with fed_site(tmp_path) as site:
+        page = visit(f"{site.url}/", titles=True)
+        page.locator(OPENED).wait_for()
+        answer, title = site.feed(), site.feed()
+        answer.say(content="Because of Rayleigh's law.")
+        answer.end()
+        title.say(content="Blue of the sky")
+        title.end()
+        ask(page, "Why is the sky blue?")
+        answered(page)
+        page.locator("#talk-title", has_text="Blue of the sky").wait_for()
+        until(page, lambda: page.locator(ROWS).all_inner_texts() == ["Blue of the sky"])
+        page.locator('[data-part="list-menu"] summary').click()
+        page.get_by_label("Titles by the model").uncheck()
+        page.reload()
+        page.get_by_role("button", name="New conversation").first.click()
+        ask(page, "What is rain?")
+        answered(page)
+        page.wait_for_timeout(2500)
+        assert page.locator("#talk-title").inner_text() == "What is rain?"

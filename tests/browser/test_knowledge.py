@@ -30,6 +30,10 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_base(page: Any, name: str, label: str = "Name", button: str = "Create") -> None:
+    page.locator('[data-part="bases"] li, [data-part="no-bases"]:not([hidden])').first.wait_for()
+    fold = page.locator('[data-part="new-fold"]')
+    if fold.get_attribute("open") is None:  # it is open while there is no base
+        fold.locator("summary").click()
     page.get_by_label(label, exact=True).fill(name)
     page.get_by_role("button", name=button).click()
     page.locator("#base-name", has_text=name).wait_for()
@@ -50,7 +54,12 @@ def test_document_is_uploaded_viewed_found_and_deleted(
     hit = page.locator(".hit").first
     hit.wait_for()
     assert "whale oil" in hit.locator(".text").inner_text()
-    assert hit.locator("mark").count() > 0
+    assert {one.lower() for one in hit.locator("mark").all_inner_texts()} == {
+        "burns",
+        "whale",
+        "oil",
+    }
+    assert hit.get_by_text("similarity").first.is_visible()
     assert "by words: rank 1" in hit.inner_text()
     accessible(page)
 
@@ -126,3 +135,61 @@ def test_unreadable_document_shows_its_error(site: Gateway, visit: Open) -> None
     row = page.locator(".document", has_text="a.pdf")
     row.locator(".state", has_text="failed").wait_for(timeout=60_000)
     assert row.locator(".error").inner_text().strip()
+
+
+def test_question_of_common_words_marks_them_all_the_same(
+    site: Gateway, visit: Open, document: Path
+) -> None:
+    page = visit(f"{site.url}/knowledge")
+    make_base(page, "Common")
+    page.locator('input[type="file"]').set_input_files(document)
+    page.locator('.document .state[data-state="up"]').wait_for()
+    for query, marks in (("the was", {"the", "was"}), ("was the lamp", {"lamp"})):
+        page.get_by_label("Question").fill(query)
+        page.get_by_role("button", name="Search").click()
+        mark = page.locator(".hit mark", has_text=next(iter(marks)))
+        mark.first.wait_for()
+        shown = page.locator(".hit mark").all_inner_texts()
+        assert {one.lower() for one in shown} == marks
+
+
+def test_base_is_asked_in_the_chat(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/knowledge")
+    make_base(page, "Asked")
+    page.get_by_role("link", name="Ask in chat").click()
+    page.locator('[name="base"]').wait_for()
+    assert page.locator('[name="base"] option:checked').inner_text() == "Asked"
+    assert page.locator('[name="kind"]:checked').input_value() == "knowledge"
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_actions_of_many_documents_are_in_menus(
+    site: Gateway, visit: Open, accessible: Any, size: tuple[int, int]
+) -> None:
+    page = visit(f"{site.url}/knowledge", size=size)
+    page.on("dialog", lambda dialog: dialog.accept())
+    make_base(page, f"Many {size[0]}")
+    files = [
+        {"name": f"{n}.md", "mimeType": "text/markdown", "buffer": f"# Note {n}".encode()}
+        for n in range(6)
+    ]
+    page.locator('input[type="file"]').set_input_files(files[:5])
+    page.locator('.document .state[data-state="up"]').nth(4).wait_for()
+    row = page.locator(".document", has_text="3.md")
+    away = row.get_by_role("button", name="Delete")
+    assert away.is_visible()
+    page.locator('input[type="file"]').set_input_files(files[5:])
+    page.locator('.document .state[data-state="up"]').nth(5).wait_for()
+    away.wait_for(state="hidden")
+    menu = row.locator("summary")
+    menu.click()
+    away.wait_for()
+    accessible(page)
+    page.keyboard.press("Escape")
+    away.wait_for(state="hidden")
+    assert menu.evaluate("(one) => one === document.activeElement")
+    menu.click()
+    away.click()
+    row.wait_for(state="detached")
+    assert page.locator(".document").first.get_by_role("button", name="Delete").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -13,7 +13,7 @@ from tests.fakes import wait_until
 from tools import made_up_model, servers
 from tools.processes import Gateway, ask
 
-from .conftest import PHONE, Open
+from .conftest import OPENED, PHONE, Open
 
 SLOW = 5  # seconds that some models take longer to load; a test looks at several things meanwhile
 Start = Callable[..., Gateway]
@@ -55,8 +55,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    """Models of which two have room, and a broken one. One test alone loads "fresh"."""
+    """Models of which two have room, and two broken ones. One test alone loads "fresh"."""
     folder = tmp_path_factory.mktemp("servers")
+    weightless = folder / "weightless.gguf"
+    weightless.write_text("no weights")
     late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
     return start(
         [
@@ -64,7 +66,8 @@ def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
             table("slow", folder, *late, memory="1GiB"),
             table("fresh", folder, *late, memory="1GiB"),
             table("third", folder, memory="1GiB"),
-            table("broken", folder, weights=folder / "absent.gguf", memory="1GiB"),
+            table("broken", folder, weights=weightless, memory="1GiB"),
+            table("lost", folder, weights=folder / "absent.gguf", memory="1GiB"),
         ]
     )
 
@@ -116,15 +119,16 @@ def begin_answer(page: Any, name: str) -> None:
 
 
 def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
+    page = visit(f"{unloaded.url}/models")
     state(page, "quick", "Not loaded")
     assert model(page, "quick").locator("h3").inner_text() == "The quick one"
     press(page, "Load quick")
     state(page, "quick", "Ready")
     segment(page, "quick", "loaded")
-    facts = model(page, "quick").locator(".facts").inner_text()
-    assert "took" in facts and "in 10 min" in facts
-    assert "1 GiB of 2 GiB held, 1 GiB free" in page.locator(".memory figcaption").inner_text()
+    facts = model(page, "quick").locator(".facts").first.inner_text()
+    assert "took" in facts and "in 10 min" in facts and "–" not in facts
+    assert "tokens of context" in model(page, "quick").locator("header").inner_text()
+    assert "1 GiB of 2 GiB used, 1 GiB free" in page.locator(".memory figcaption").inner_text()
     begin_answer(page, "quick")
     state(page, "quick", "Busy, 1 of 2 slots")
     press(page, "Unload quick")
@@ -136,7 +140,7 @@ def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> No
 
 
 def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting", size=PHONE)  # where lines wrap
+    page = visit(f"{unloaded.url}/models", size=PHONE)  # where lines wrap
 
     def places() -> Any:
         return page.locator(".model, .memory").evaluate_all(
@@ -158,6 +162,9 @@ def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Ope
         assert places() == before
         state(page, "fresh", "Ready")
         assert not progress.is_visible()
+        if text != "about":  # the first load shows what is known since
+            model(page, "fresh").locator("summary", has_text="Chat template").wait_for()
+            before = places()
         assert places() == before
         press(page, "Pin fresh")
         model(page, "fresh").locator(".badge").wait_for()
@@ -169,7 +176,7 @@ def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Ope
 
 
 def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
+    page = visit(f"{unloaded.url}/models")
     for name in ("quick", "third"):
         press(page, f"Load {name}")
         state(page, name, "Ready")
@@ -191,18 +198,67 @@ def test_pinned_models_keep_others_in_line_or_out(unloaded: Gateway, visit: Open
 
 
 def test_failed_model_shows_its_last_lines_and_what_to_do(unloaded: Gateway, visit: Open) -> None:
-    page = visit(f"{unloaded.url}/hosting")
+    page = visit(f"{unloaded.url}/models")
     press(page, "Load broken")
     state(page, "broken", "Failed")
     failure = model(page, "broken").locator(".failure")
     assert "its server ended with exit code 1" in failure.inner_text()
     assert "correct the command or the model file" in failure.inner_text()
     failure.locator("summary").click()
-    assert "failed to load model" in failure.locator("pre").inner_text()
+    lines = failure.locator("pre").inner_text()
+    assert "failed to load model" in lines
+    assert "weightless.gguf" in lines  # an administrator may see the path
+    press(page, "Load lost")
+    state(page, "lost", "Failed")
+    assert (
+        "absent.gguf does not exist: correct"
+        in model(page, "lost").locator(".failure").inner_text()
+    )
+
+
+def test_press_is_seen_at_once_and_a_refusal_takes_it_back(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/models")
+    state(page, "quick", "Not loaded")
+    held: list[Any] = []
+    page.route("**/pages/api/models/load", lambda route: held.append(route))
+    press(page, "Load quick")
+    assert "Starting to load" in model(page, "quick").locator(".state").inner_text()
+    assert model(page, "quick").locator("progress").is_visible()
+    button = page.get_by_role("button", name="Load quick", exact=True)
+    assert button.get_attribute("aria-disabled") == "true"
+    refusal = {"error": {"code": "forbidden", "message": "not now"}}
+    wait_until(lambda: (page.wait_for_timeout(20), held)[1], 10)
+    held[0].fulfill(status=403, json=refusal)
+    state(page, "quick", "Not loaded")
+    assert "not now" in model(page, "quick").inner_text()
+    assert button.get_attribute("aria-disabled") == "false"
+
+
+def test_chat_begins_with_the_model_of_the_card(unloaded: Gateway, visit: Open) -> None:
+    page = visit(f"{unloaded.url}/models")
+    model(page, "third").get_by_role("link", name="Chat").click()
+    page.locator(OPENED).wait_for()
+    page.locator("#model-state", has_text="Loads when asked").wait_for()
+    assert page.locator("[name=model]").input_value() == "third"
+
+
+def test_models_of_running_servers_have_a_card_with_a_link_to_chat(
+    site: Gateway, visit: Open
+) -> None:
+    page = visit(f"{site.url}/models")
+    card = page.locator('[data-part="served-models"] .model')
+    card.locator('.state[data-state="up"]').wait_for()
+    assert "tokens of context" in card.inner_text()
+    assert page.get_by_text("No models on demand").is_visible()
+    name = card.locator("h3").inner_text()
+    card.get_by_role("link", name="Chat").click()
+    page.wait_for_function(
+        "(name) => document.querySelector('[name=model]')?.value === name", arg=name
+    )
 
 
 def test_log_grows_while_it_is_open(unloaded: Gateway, visit: Open, accessible: Any) -> None:
-    page = visit(f"{unloaded.url}/hosting")
+    page = visit(f"{unloaded.url}/models")
     press(page, "Log third")
     log = page.locator("dialog .log")
     ask(f"{unloaded.url}/models/load", {"model": "third"})

@@ -53,7 +53,7 @@ def test_palette_is_accessible_and_traps_the_focus(
     page.locator("dialog.palette").wait_for(state="detached")
     assert before.evaluate("one => one === document.activeElement")
     run(page, models, models)
-    page.wait_for_url("**/hosting")
+    page.wait_for_url("**/models")
 
 
 def test_palette_finds_conversations_by_their_text_from_every_page(

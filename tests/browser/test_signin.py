@@ -24,6 +24,7 @@ def locked(start_site: Any) -> Gateway:
 def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: Any) -> None:
     page = visit(f"{locked.url}/status")
     assert "/signin" in page.url
+    assert page.get_by_role("navigation").count() == 0  # its links would lead back
     accessible(page)
     page.get_by_label("API key").fill("a wrong one")
     page.keyboard.press("Enter")
@@ -113,13 +114,52 @@ def test_sessions_are_listed_and_ended(
     assert page.locator(".bar [aria-current]").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
-    assert page.locator(".record").first.locator(".badge").count() == 1
+    mine = page.locator(".record").first
+    assert mine.locator(".badge").count() == 1
+    agent = mine.locator("p[title]")
+    assert agent.inner_text() == ("Linux 上的 Chrome" if language == "zh" else "Chrome on Linux")
+    assert agent.get_attribute("title") == page.evaluate("navigator.userAgent")
+    name, badge = (mine.locator(one).bounding_box() for one in ("strong", ".badge"))
+    assert badge["x"] > name["x"] + name["width"] + 5 or badge["y"] > name["y"]
     page.locator(".record").nth(1).get_by_role("button").get_by_text(end, exact=True).click()
     page.locator(".record").nth(1).wait_for(state="detached")
     other.reload()
     other.locator("#signin").wait_for()
     page.locator("main form button").click()
     page.locator("#signin").wait_for()
+
+
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0"
+AGENTS = {
+    f"{CHROME} Safari/537.36": "Chrome on Linux",
+    f"{CHROME} Safari/537.36 Edg/140.0.0.0".replace("X11; Linux x86_64", "Windows NT 10.0"): (
+        "Edge on Windows"
+    ),
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    " Version/18.0 Safari/605.1.15": "Safari on macOS",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like"
+    " Gecko) CriOS/140.0.0.0 Mobile/15E148 Safari/604.1": "Chrome on iOS",
+    "Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0": "Firefox on Android",
+    "Mozilla/5.0 (Linux; Android 15) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0"
+    " Mobile Safari/537.36": "Chrome on Android",
+    "curl/8.5.0": "curl",
+    "my-robot/1.0 (+https://example.org/about/this/robot/and/its/many/virtues)": (
+        "my-robot/1.0 (+https://example.org/about/this/robot/and/its/"
+    ),
+    "": "Unknown browser",
+}
+
+
+def test_browsers_have_the_names_that_people_know(locked: Gateway, visit: Open) -> None:
+    page = visit(f"{locked.url}/signin")
+    names = page.evaluate(
+        """async (agents) => {
+          const { agentName } = await import("/static/panels/agents.js");
+          return agents.map(agentName);
+        }""",
+        [*AGENTS],
+    )
+    assert dict(zip(AGENTS, names, strict=True)) == AGENTS
 
 
 def test_settings_and_drafts_are_kept_for_each_key(
@@ -139,6 +179,7 @@ def test_settings_and_drafts_are_kept_for_each_key(
     page.locator("#text").fill("My draft")
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("System prompt").fill("My secret")
+    page.locator(".more summary").click()
     page.get_by_label("Seed").fill("7")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign out", exact=True).click()

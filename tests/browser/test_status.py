@@ -57,3 +57,26 @@ def test_lost_connection_is_shown_and_recovers(
         live.wait_for()
     finally:
         own.kill()
+
+
+def test_requests_are_counted_over_a_minute_and_ticks_are_whole(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/status")
+    page.locator(".backend").first.wait_for()
+    columns, whole, spans = page.evaluate(
+        """async () => {
+          const { COUNT, Hour, SPAN } = await import("/static/panels/plots.js");
+          const hour = new Hour();
+          // A step is ten seconds: the rates are of 2, 3 and 1 requests.
+          hour.add({
+            step: 10, span: 200, at: [1030, 1040, 1100], requests: [0.2, 0.3, 0.1],
+            first_token: [null, 0.5, 0.1], speed: [null, 3, 4],
+          });
+          return [hour.columns(1110, 1020), COUNT.steps.every(Number.isInteger), SPAN.steps];
+        }"""
+    )
+    by_time = dict(zip(columns[0], columns[1], strict=True))
+    assert [by_time[at] for at in (1000, 1030, 1040, 1080, 1090, 1100, 1110)] == [
+        *(None, 2, 5, 5, 3, 1, 1)
+    ]
+    assert whole
+    assert spans == sorted(set(spans))

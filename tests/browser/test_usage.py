@@ -51,12 +51,32 @@ def test_admin_sees_own_usage_and_that_of_all_keys(
     page = visit(f"{own.url}/usage")
     page.locator('input[type="password"]').fill("sk-root-0123456789")
     page.locator("main button").first.click()
-    shown_after(page, "requests", 1)
-    assert not page.locator('[data-part="keys"]').is_visible()
-    page.locator('select[name="scope"]').select_option("all")
+    shown_after(page, "requests", 2)  # it opens on all keys
     page.locator('[data-part="keys"] tbody tr').nth(1).wait_for()
     names = page.locator('[data-part="keys"] tbody th').all_inner_texts()
     assert sorted(names) == ["ann", "root"]
+    accessible(page)
+    days = page.locator('[data-part="days"] .plot').first
+    over = days.locator(".u-over").bounding_box()
+    page.mouse.move(over["x"] + over["width"] - 2, over["y"] + 40)  # today
+    pointed = days.locator("figcaption .note").inner_text()
+    assert int(pointed.rpartition(" ")[2]) > 0
+    with page.expect_download() as file:
+        page.get_by_role("link", name="Download as CSV").click()
+    lines = Path(file.value.path()).read_text().splitlines()
+    assert lines[0].startswith("time,") and len(lines) == 3
+    page.locator('select[name="scope"]').select_option("own")
+    page.locator('[data-part="keys"]').wait_for(state="hidden")
+    number = page.locator('[data-part="numbers"] [data-key="requests"] .number')
+    assert number.inner_text() == "1"
+
+
+def test_nothing_used_is_said_without_empty_tables(
+    start_site: Any, visit: Open, accessible: Any
+) -> None:
+    page = visit(f"{start_site().url}/usage")
+    page.get_by_text("No requests in this time.").wait_for()
+    assert page.locator("table:visible, .plot:visible, .numbers:visible").count() == 0
     accessible(page)
 
 

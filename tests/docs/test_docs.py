@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -29,7 +31,8 @@ TEXTS = {
 # Flags of other programs and of our other commands that the pages name.
 FOREIGN = frozenset(
     """--cache-ram --chat-template-file --check --clean --dbname --embeddings --file --force
-    --format --graceful-timeout --if-exists --jinja --json --match --mmproj --models-dir
+    --format --graceful-timeout --if-exists --jinja --json --lora --match --mmproj --modelfile
+    --models-dir
     --models-max --models-preset --no-cache-idle-slots --no-models-autoload --report --rounds
     --slot-save-path --time --tokens""".split()
 )
@@ -133,6 +136,11 @@ def test_every_route_is_in_the_http_reference(routes: set[tuple[str, str]]) -> N
     assert routes - internal - short == shown
 
 
+def test_http_reference_begins_with_chats() -> None:
+    first = re.search(r"^\| `(.*?)` \|", TEXTS["docs/http.md"], re.M)
+    assert first is not None and first[1] == "POST /v1/chat/completions"
+
+
 # -- error codes, packages, files ------------------------------------------------------------------
 
 
@@ -216,16 +224,94 @@ LOADED = re.compile(
 )
 
 
-def test_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    pages = list(tmp_path.rglob("*.html"))
+    assert " is down" not in built.stdout + built.stderr
+    return folder
+
+
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
         loaded = [a or b for a, b in LOADED.findall(page.read_text("utf-8"))]
         assert loaded
         assert [address for address in loaded if "//" in address] == [], page
         assert 'class="mermaid"' not in page.read_text("utf-8")  # its script is on a CDN
-    for style in tmp_path.rglob("*.css"):
+    for style in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?(?:https?:)?//", style.read_text("utf-8")), style
+
+
+def test_site_has_the_mark_of_the_pages() -> None:
+    mark = (DOCS / "images" / "mark.svg").read_text("utf-8")
+    assert mark == (ROOT / "proxy" / "web" / "static" / "icon.svg").read_text("utf-8")
+
+
+# What readers type, and the page that has the answer.
+SEARCHES = {
+    "vram": "gpus/",
+    "gpu": "gpus/",
+    "download model": "models/",
+    "unload": "models/",
+    "system prompt": "clients/pages/",
+    "claude code": "clients/anthropic/",
+    "selected model": "clients/anthropic/",
+    "connection refused": "troubleshooting/",
+    "out of memory": "troubleshooting/",
+    "docker": "deploy/container/",
+    "rate limit": "team/",
+    "ollama": "coming-from/ollama/",
+    "llama-swap": "coming-from/llama-swap/",
+    "rollback": "upgrading/",
+    "prompt injection": "security/",
+    "rag": "knowledge/",
+}
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_search_finds_what_readers_type(words: str, site: Path) -> None:
+    """The words are in the title or the tags of the page, which count far more than its text."""
+    index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
+    (entry,) = (each for each in index["docs"] if each["location"] == SEARCHES[words])
+    known = re.findall(r"[\w-]+", " ".join([entry["title"], *entry.get("tags", ())]).lower())
+    assert {*words.split()} <= {*known}
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+OTHERS_WORDS = ("CUDA error: out of memory", "failed to allocate")
+NO_MESSAGE = re.compile("^(curl|slotproxy|llama-server|-)| = ")
+
+
+def _messages() -> list[str]:
+    """Every text in the source, with … for what is filled in, and those of the pages."""
+    texts = [(ROOT / "proxy" / "web" / "static" / "texts" / "en.json").read_text("utf-8")]
+    for path in (ROOT / "proxy").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part for part in node.values)
+                texts.append(
+                    "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts
+                    )
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_messages_on_the_page_of_troubles_are_those_of_the_program() -> None:
+    page = re.sub(r"^```.*?^```$", "", TEXTS["docs/troubleshooting.md"], flags=re.M | re.S)
+    codes = (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", page))
+    quoted = [code for code in codes if code.count(" ") > 1 and not NO_MESSAGE.search(code)]
+    messages = _messages()
+    assert len(quoted) > 15
+    for quote in quoted:
+        if quote not in OTHERS_WORDS:
+            parts = map(re.escape, re.split("'?…'?", quote))
+            pattern = re.compile(".*".join(parts))
+            assert any(pattern.search(message) for message in messages), quote

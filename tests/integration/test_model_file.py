@@ -41,7 +41,7 @@ def test_real_model_answers_without_any_flag(
     assert "Paris" in choice["message"]["content"]
     assert "USER" not in choice["message"]["content"]
     assert choice["finish_reason"] == "stop"
-    assert running.log.count("reports no chat template: read from") == 1
+    assert running.log.count("reports no chat template: using that of") == 1
     (backend,) = requests.get(f"{running.url}/v1/backends", timeout=60).json()["data"]
     assert backend["found"]["template_from"] == "file"
     assert str(smollm2_model) not in str(backend)

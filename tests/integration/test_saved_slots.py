@@ -160,4 +160,4 @@ def test_server_of_2023_has_no_slots_to_save(
     turn(one, talk)
     unload(one)
     assert turn(one, talk) > 0.9  # the probe leaves a token or two
-    assert "has no --slot-save-path: its caches end with it" in one.log
+    assert "has no --slot-save-path, so its cached prompts are lost" in one.log

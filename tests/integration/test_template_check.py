@@ -62,7 +62,7 @@ def test_kind_whose_prompts_differ_takes_the_servers_own_route(
     assert 'kind="system"} 2.0' in metrics
     assert 'kind="late system"} 2.0' in metrics
     assert 'kind="plain"' not in metrics
-    assert "renders system, late system itself: its prompts differ" in running.log
+    assert "its own prompts differ from slotproxy's (system, late system)" in running.log
 
 
 @pytest.mark.parametrize("mode", ["auto", "native"])

@@ -122,7 +122,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "server": {"", "app", "config", "runtime"},
     "wsgi": {"app", "config", "server"},
-    "__main__": {"app", "config", "server"},
+    "terminal": {"config"},
+    "__main__": {"app", "config", "server", "terminal"},
 }
 KNOWS_ALL = {"app"}  # the composition root
 

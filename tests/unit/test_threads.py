@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends import registry as registries
+from proxy.config import Settings
 from proxy.knowledge import ingest
 from proxy.runtime import keep_alive
 from proxy.runtime.cancel import Cancel
@@ -112,5 +113,5 @@ def test_documents_are_read_after_an_exception(caplog: pytest.LogCaptureFixture)
 
 def test_reload_works_after_a_failed_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        serve._reload(cast(Any, None), Twice())
+        serve._reload(cast(Any, None), Settings(), Twice())
     assert "not reloaded: unhandled exception" in caplog.text

@@ -84,7 +84,7 @@ def cancel(services: Services, record: Record, key: str) -> Any:
 
 def _store(services: Services) -> RequestBatches:
     if services.batches is None:
-        raise BadRequest("batches require pip install slotproxy[knowledge]")
+        raise BadRequest("batches need the extra `knowledge`, which is not installed")
     return services.batches
 
 

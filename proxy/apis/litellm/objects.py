@@ -75,6 +75,10 @@ _FINISH: Fields = {
 }
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": described(**_KEY),
+    "InviteRequest": described(
+        invitation_duration=text("How long the invitation is valid; a week by default.", "7d"),
+        **_KEY,
+    ),
     "UpdateKeyRequest": described("key", key=_NAME, **_FINISH, **_KEY),
     "RegenerateKeyRequest": described(key=_NAME, grace_period=_GRACE, **_KEY),
     "BlockKeyRequest": described("key", key=_NAME, **_FINISH),

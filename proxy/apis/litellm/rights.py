@@ -335,6 +335,7 @@ COLUMNS: dict[str, Field] = {
     ),
     "barred_tiers": _list("barred_tiers", "Tiers of routes that may not be used.", "cloud"),
     "read_only": Field(flag("Allow GET requests only."), "read_only", fields.flag),
+    "share": Field(flag("Let conversations be shared by link."), "share", fields.flag),
     "priority": _choice("priority", "The highest class in the queue.", "low", PRIORITIES),
     "group": Field(text("Keys of one group share cached prompts.", "research"), "group", _group),
     "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),
@@ -414,5 +415,7 @@ def _option(name: str, value: str) -> Any:
     try:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeError):
-        kind = "true or false" if name == "read_only" else "a number, or JSON without spaces"
+        kind = (
+            "true or false" if schema["type"] == "boolean" else "a number, or JSON without spaces"
+        )
         raise InvalidParameter(name, f"must be {kind}") from None

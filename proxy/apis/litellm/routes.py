@@ -16,13 +16,13 @@ from flask import request
 from msgspec.structs import asdict, replace
 
 from ...accounts import key_cache
-from ...accounts.limiting import budgets
 from ...accounts.records import Member, StoredKey, Team, User, blocking
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.accounts import Accounts
-from ...store.ledger_rows import LedgerGroup, LedgerRow, LedgerSums
+from ...store.ledger_rows import LedgerGroup, LedgerRow
 from ...web import permissions
 from ...web.body import read_json
+from ...web.ledger.query import pricing
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services, current_services
@@ -41,6 +41,7 @@ KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
 TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 CHANGES_LISTED = 1000
+INVITED = 7 * 86400.0  # seconds for which an invitation is valid
 MOST_LOGS = 1000  # requests of an answer of /spend/logs
 
 
@@ -101,6 +102,22 @@ def _block(store: Any, field: str, actor: str, body: Body) -> Any:
 def generate_key(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make an API key; for administrators."""
     return objects.made(*accounts.keys.make(objects.edit_key(body, time.time())(NEW), actor))
+
+
+@admin_route("/key/invite", body="InviteRequest", tag="slotproxy")
+def invite(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Make a key for a new person, who gets it with the `invitation` at the page /invitation, once;
+    for administrators."""
+    now = time.time()
+    seconds = values.duration(body, "invitation_duration") or INVITED
+    if seconds == math.inf:
+        raise InvalidParameter("invitation_duration", "must end")
+    token, key = accounts.keys.invite(objects.edit_key(body, now)(NEW), now + seconds, actor)
+    return {
+        "invitation": token,
+        "until": values.shown_time(now + seconds),
+        **objects.key_object(key),
+    }
 
 
 @json_route(blueprint, "GET", "/key/info", group="")
@@ -430,7 +447,7 @@ def spend_logs(services: Services, record: Record) -> Any:
     rows = list(islice(usage.opened(services).rows(begin, end, only), MOST_LOGS + 1))
     if len(rows) > MOST_LOGS:
         raise BadRequest(f"these are more than {MOST_LOGS} requests: ask for fewer days, or a key")
-    price = _pricing(services)
+    price = pricing(services.settings.price)
     return [_log(row, price(row.model, row)) for row in rows]
 
 
@@ -499,24 +516,13 @@ def _used(
     services: Services, begin: int, end: int, names: Sequence[str], only: Only
 ) -> tuple[Sequence[LedgerGroup], Spent]:
     """Sums by day and these names, and what they cost."""
-    price = _pricing(services)
+    price = pricing(services.settings.price)
 
     def spent(some: Iterable[LedgerGroup]) -> float:
         return round(sum(price(group.names["model"], group.sums) for group in some), 9)
 
     sums = usage.groups(usage.opened(services), begin, end, width=DAY, by=names, only=only)
     return sums, spent
-
-
-def _pricing(services: Services) -> Callable[[str, LedgerSums | LedgerRow], float]:
-    """What tokens of a model cost."""
-    prices = services.settings.price
-
-    def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
-        used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
-        return budgets.cost("money", used, budgets.price_of(prices, model))
-
-    return cost
 
 
 def _log(row: LedgerRow, money: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The routes are those of llama-server's router mode (/models/load, /models/sse, â
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from functools import partial
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def unload_all(services: Services, record: Record) -> Any:
     return {"success": True}
 
 
-@json_route(blueprint, "GET", "/running", group="status")
+@json_route(blueprint, "GET", "/running", group="status", quiet=True)
 def running(services: Services, record: Record) -> Any:
     """The loaded models of those that the gateway starts, as llama-swap."""
     models = [model for model in services.host.models if model.status in SWAP_STATES]
@@ -99,12 +100,19 @@ def running(services: Services, record: Record) -> Any:
                 "memory": model.needs.memory,
                 "gpu_memory": sum(model.needs.cards),
                 "pinned": model.pinned,
+                "unloads_in": _unloads_in(model),
                 **(model_events.waiting(model) if model.status == "loading" else {}),
             }
             for model in models
             if model.name in names
         ]
     }
+
+
+def _unloads_in(model: HostedModel) -> float | None:
+    """Seconds, if nobody uses it until then; None for never."""
+    is_idle = model.status == "loaded" and not model.users and math.isfinite(model.left)
+    return round(max(0.0, model.left), 1) if is_idle else None
 
 
 @json_route(blueprint, "GET", "/logs/<path:name>", answer="text/plain")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 from flask import Response, request
 
+from ... import __version__
 from ...accounts.rights import Permissions
 from ...errors import NotFound
 from ...web import permissions as visibility
 from ...web.observability import Record
+from ...web.observability.history import total
 from ...web.permissions import permissions
 from ...web.routes import Api
 from ...web.services import Services, current_services
 from ...web.spine import json_response, json_route
+
+MINUTE = 60.0  # seconds
 
 blueprint = Api("status", __name__, group="status", tag="slotproxy")
 
@@ -44,14 +49,26 @@ def live() -> Response:
     return json_response({"status": "ok"})
 
 
-@json_route(blueprint, "GET", "/v1/slots")
+@json_route(blueprint, "GET", "/version")
+def version(services: Services, record: Record) -> Any:
+    """The version of slotproxy."""
+    return {"version": __version__}
+
+
+@json_route(blueprint, "GET", "/v1/slots", quiet=True)
 def slots(services: Services, record: Record) -> Any:
-    """Slots, the queue, and how often something was cached."""
+    """Slots, the queue, how often something was cached, and the sums of the last minute."""
     caller = services.callers.caller(record.key, request.environ)
-    return {"object": "slots", **msgspec.to_builtins(visibility.view(services, caller))}
+    newest = services.observer.samples(time.time() - MINUTE)
+    return {
+        "object": "slots",
+        **msgspec.to_builtins(visibility.view(services, caller)),
+        "running": services.observer.running,
+        "minute": total(newest),
+    }
 
 
-@json_route(blueprint, "GET", "/v1/backends")
+@json_route(blueprint, "GET", "/v1/backends", quiet=True)
 def backends(services: Services, record: Record) -> Any:
     """What is known of each backend."""
     may = permissions(services, request.environ)
@@ -96,7 +113,7 @@ def _state(up: bool | None) -> str:
     return "unknown" if up is None else "up" if up else "down"
 
 
-@json_route(blueprint, "GET", "/metrics", answer="text/plain")
+@json_route(blueprint, "GET", "/metrics", answer="text/plain", quiet=True)
 def metrics(services: Services, record: Record) -> Response:
     """Metrics for Prometheus, with `--metrics`."""
     if not services.settings.metrics:

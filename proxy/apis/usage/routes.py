@@ -63,10 +63,7 @@ def export(services: Services, record: Record) -> Response:
 def opened(services: Services) -> Ledger:
     """Raises NotFound if there is no ledger."""
     if services.ledger is None:
-        raise NotFound(
-            "there is no ledger of requests: start with --data FOLDER or --database URL, and with"
-            " --ledger-days above 0"
-        )
+        raise NotFound("usage is not recorded: see --data, --ledger-days and the extra `knowledge`")
     return services.ledger.ledger
 
 

@@ -27,6 +27,7 @@ from ...prompting.constraints import callable_tools
 from ...prompting.prompt import assistant_prefill
 from ...prompting.stages.calls import CallStage
 from ...runtime.cancel import Cancel
+from ...runtime.installation import install
 from ..driver import Capabilities, Driver, OnCapabilities, ignore
 from .prompt import CALLS, LACKS, check, opening, prompt, sampling
 from .protocol import (
@@ -313,7 +314,7 @@ def look(path: str) -> ModelFile:
 def missing(file: str) -> str:
     """The reason why this model file cannot run, "" if it can."""
     if importlib.util.find_spec("chatglm_cpp") is None:
-        return "chatglm_cpp is not installed: pip install 'slotproxy[chatglm]'"
+        return f"chatglm_cpp is not installed: {install('chatglm')}"
     try:
         look(file)
     except BackendDown as error:
@@ -333,8 +334,7 @@ def listens(url: str) -> bool:
 
 def bundled_instead(file: Path) -> Path | None:
     """The bundled model file, if it can run."""
-    if why := missing(str(file)):
-        log.info("cannot run the bundled model: %s", why)
+    if missing(str(file)):
         return None
     log.info("serving the bundled ChatGLM model, %s", file.name)
     return file

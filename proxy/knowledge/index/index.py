@@ -218,7 +218,7 @@ class Index:
         except Cancelled:
             raise
         except GatewayError as error:
-            log.warning("falling back to keyword search: %s", error.message)
+            log.warning("searching by words only: %s", error.message)
             return ()
 
 
@@ -260,7 +260,7 @@ def reranked(rank: Rank | None, query: str, hits: list[Hit]) -> list[Hit]:
     except Cancelled:
         raise
     except GatewayError as error:
-        log.warning("results are not reranked: %s", error.message)
+        log.warning("search results are not reranked: %s", error.message)
         return hits
     scored = [
         structs.replace(hit, score=share(score)) for hit, score in zip(hits, scores, strict=True)

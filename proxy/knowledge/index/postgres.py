@@ -73,7 +73,7 @@ class PostgresShelf:
             if self._vectors:
                 db.exec_driver_sql(VECTORS)
             else:
-                log.warning("PostgreSQL has no pgvector extension: using keyword search only")
+                log.warning("PostgreSQL has no extension pgvector: searching by words only")
 
     def put(self, base: str, rows: Sequence[IndexRow]) -> None:
         if self._vectors:

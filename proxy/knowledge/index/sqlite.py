@@ -251,7 +251,7 @@ def _extension() -> str:
     """Return the path of sqlite-vec's library. Its Python package would import numpy."""
     package = importlib.util.find_spec("sqlite_vec")
     if package is None or package.origin is None:
-        raise ImportError("sqlite-vec is not installed: pip install slotproxy[knowledge]")
+        raise ImportError("sqlite-vec, of the extra `knowledge`, is not installed")
     return str(Path(package.origin).with_name("vec0"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from werkzeug.datastructures import MultiDict
 
+from ...accounts.limiting import budgets
 from ...errors import InvalidParameter
 from ...store.ledger_rows import COUNTED, DIMENSIONS, LedgerGroup, LedgerRow, LedgerSums
 
@@ -99,6 +100,19 @@ def added(groups: Sequence[LedgerGroup]) -> LedgerSums:
     return LedgerSums(
         **{name: sum(getattr(group.sums, name) for group in groups) for name in COUNTED}
     )
+
+
+Pricing = Callable[[str, LedgerSums | LedgerRow], float]
+
+
+def pricing(prices: Sequence[budgets.Price]) -> Pricing:
+    """What the tokens of a model cost."""
+
+    def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
+        used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
+        return budgets.cost("money", used, budgets.price_of(prices, model))
+
+    return cost
 
 
 # Rows of the ledger as CSV and as JSON lines. Pure.

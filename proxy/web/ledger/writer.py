@@ -163,7 +163,7 @@ class LedgerWriter:
         self._flushing = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pruned = -math.inf
+        self._pruned = time.monotonic()
 
     def add(self, record: Record, took: float) -> None:
         """Queue a request that took so many seconds. Never waits."""
@@ -211,12 +211,14 @@ class LedgerWriter:
         if count:
             try:
                 self.ledger.write(self._name, self._number, self._batch)
+                if not self._stored:
+                    self._pruned = -math.inf  # soon: the database is open
                 self._stored += count
             except StoreUnavailable:
                 return False
             except Exception:
                 if not self._lost:  # the first of them tells why
-                    log.exception("%d rows of the ledger could not be stored", count)
+                    log.exception("usage: %d requests could not be stored", count)
                 self._lost += count
         self._batch = []
         return True
@@ -248,4 +250,4 @@ class LedgerWriter:
         new = self._lost - self._reported
         if new and time.monotonic() - self._logged >= quiet:
             self._logged, self._reported = time.monotonic(), self._lost
-            log.error("the ledger lost %d requests: the database could not store them in time", new)
+            log.error("usage: %d requests lost: the database could not store them in time", new)

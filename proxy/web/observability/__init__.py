@@ -2,7 +2,8 @@
 prompts, answers or API keys.
 """
 
-from .observer import Lines, Observer
+from ...runtime.logs import Lines
+from .observer import Observer
 from .record import RECORD, Record, new_id
 
 __all__ = ["RECORD", "Lines", "Observer", "Record", "new_id"]

@@ -5,54 +5,49 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 import msgspec
 
 from ...accounts.key_cache import SECRET_PREFIX, without_keys
 from ...errors import NoIdleSlot
+from ...runtime import logs
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
-from .history import OTHER, Finished, History, Sample
+from ...runtime.logs import Lines
+from .history import OTHER, WELL, Finished, History, Sample
 from .metrics import Metrics
 from .record import Record
 
-# The access log: one line of JSON per request.
-access = logging.getLogger("slotproxy.access")
+# The access log: a line for each request.
+access = logging.getLogger(logs.ACCESS)
 _encode = msgspec.json.Encoder().encode
 
 
-class Lines(logging.StreamHandler[Any]):
-    """The default log handler: writes messages unformatted to standard error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter("%(message)s"))
-
-
-def write(text: str) -> None:
-    """Write to the access log, if possible directly: a log record would take ten times as long."""
+def write(record: Record, took: float, ended: int) -> None:
+    """Write the line of a request that took so many seconds and `ended` (seconds since 1970), if
+    possible directly: a log record would take ten times as long."""
     handlers = logging.root.handlers
     if len(handlers) == 1 and type(handlers[0]) is Lines and not access.handlers:
-        stream = handlers[0].stream
+        log = handlers[0]
+        text = shown(record, took, ended, log) if log.is_text else line(record, took, ended)
         try:  # suppress() would take longer than the whole function
-            stream.write(f"{text}\n")
-            stream.flush()
+            log.stream.write(f"{text}\n")
+            log.stream.flush()
         except (OSError, ValueError):
             pass  # standard error is closed
     else:
-        access.info("%s", text)
+        access.info("%s", line(record, took, ended))
 
 
 _Line = msgspec.defstruct(
     "_Line",
     "id peer method path status key model backend tier fallback slot stream queue_ms ttft_ms ms"
-    " prompt_tokens cached_tokens completion_tokens continued outcome".split(),
+    " prompt_tokens cached_tokens completion_tokens continued outcome time".split(),
 )
 
 
-def line(record: Record, took: float) -> str:
-    """The log line of a request. Its times are in milliseconds, rounded to a tenth."""
+def line(record: Record, took: float, ended: int) -> str:
+    """The line in JSON. The times that it took are in milliseconds, rounded to a tenth."""
     info = record.info
     usage = info.usage
     path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
@@ -77,8 +72,35 @@ def line(record: Record, took: float) -> str:
         usage.completion,
         info.continued,
         info.outcome,
+        logs.stamp(ended),
     )
     return _encode(values).decode()
+
+
+LONGEST = 45  # characters of a path for people
+
+
+def shown(record: Record, took: float, ended: int, log: Lines) -> str:
+    """The line for people: what is looked for first comes first, and nothing that is empty."""
+    info, usage, status = record.info, record.info.usage, record.status
+    path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
+    path = path if len(path) <= LONGEST else f"{path[:32]}…{path[-12:]}"
+    parts = [f"{record.method[:20]} {path}".ljust(25), info.model[:64], record.key]
+    if usage.prompt or usage.completion:
+        cached = f" ({usage.cached} cached)" if usage.cached else ""
+        parts.append(f"{usage.prompt}{cached} in, {usage.completion} out")
+    if info.first_token:
+        parts.append(f"first {_seconds(info.first_token)}")
+    parts += [_seconds(took), info.outcome]
+    colour = logs.GREEN if status < 400 and info.outcome in WELL else logs.YELLOW
+    colour = logs.RED if status >= 500 else colour
+    code = log.coloured(f"{status or '–':<5}", colour)
+    text = logs.printable("  ".join(filter(None, parts)))
+    return f"{log.coloured(logs.clock(ended), logs.DIM)} {code} {text}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(1, 1000 * seconds):.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 OnFinished = Callable[[Record, float], None]
@@ -152,18 +174,17 @@ class Observer:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         route, asks_model = record.route or OTHER, record.asks_model
-        self._finished.append(
-            Finished(int(time.time()), route, record.status, took, record.info, asks_model)
-        )
+        ended = int(time.time())
+        self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
         if self._ledger is not None and asks_model:
             self._ledger(record, took)
         if len(self._finished) >= AT_ONCE:
             with self._lock:
                 self._add_up()
-        if record.quiet and record.status < 400:
+        if record.quiet and record.status < 500 and not access.isEnabledFor(logging.DEBUG):
             return
         if access.isEnabledFor(logging.INFO):
-            write(line(record, took))
+            write(record, took, ended)
 
     def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""

@@ -7,13 +7,16 @@ from . import (
     answers,
     chat,
     connect,
+    folders,
     guard,
     images,
+    invitations,
     knowledge,
     models,
     oidc,
     reference,
     session_routes,
+    shared,
     shell,
     status,
     usage,
@@ -25,7 +28,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    signing_in = (session_routes, oidc)
+    chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc, invitations)
     panels = (knowledge, models, connect, usage, accounts, status, reference)
-    for part in (shell, chat, images, *signing_in, *panels):
+    for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

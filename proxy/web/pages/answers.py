@@ -148,8 +148,10 @@ class Answers:
         request: DialogueRequest,
         caller: Caller,
         record: Record,
+        then: Callable[[StoredMessage], None] = lambda message: None,
     ) -> StoredMessage:
-        """Start a thread that writes an answer into the message that `keep` returns."""
+        """Start a thread that writes an answer into the message that `keep` returns; it calls
+        `then` once the answer is done."""
         if not services.writers.take(request.owner):
             raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
@@ -171,6 +173,8 @@ class Answers:
                     services.observer.finish(record)
                 finally:
                     over()
+            if writer.is_done:
+                then(message)
 
         def over() -> None:
             with self._lock:
@@ -240,6 +244,11 @@ class LiveAnswer:
                     self._changed.wait(HEARTBEAT)
                 state = self._state
             yield state
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole answer is there."""
+        return self._state.status == "done"
 
     def publish(self, **changes: Any) -> None:
         with self._changed:

@@ -37,7 +37,7 @@ def knowledge() -> Knowledge:
     owner()  # permissions are those of a checked key
     available = permissions.knowledge(current_services(), request.environ)
     if available is None:
-        raise NotFound("knowledge bases are not installed: pip install 'slotproxy[knowledge]'")
+        raise NotFound("knowledge bases need the extra `knowledge`, which is not installed")
     return available
 
 
@@ -45,7 +45,7 @@ def conversations() -> ConversationStore:
     """Raises NotFound if the knowledge extra is not installed."""
     available = current_services().conversations
     if available is None:
-        raise NotFound("conversations are not installed: pip install 'slotproxy[knowledge]'")
+        raise NotFound("conversations need the extra `knowledge`, which is not installed")
     return available
 
 

@@ -20,13 +20,13 @@ from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...prompting.template.dialogues import Layouts
-from ...store.records import PINNED, AdoptedMessage
+from ...store.records import FOLDER, PINNED, AdoptedMessage
 from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
 from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_models, guard, images
+from . import api, chat_models, folders, guard, images, titles
 from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def page() -> str:
         # One more replaces that of an image, while the chosen model sees none.
         offers=[*offers, *PLAIN][: OFFERED + ("image" in offers)],
         longest=LONGEST_ANSWER,
+        shares=services.keys.may_share(owner),
     )
 
 
@@ -168,11 +169,13 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """A page of conversations with `?search=`, changed `?before=` a time, or `?pinned=1`."""
+    """A page of conversations with `?search=`, changed `?before=` a time, in a `?folder=`, or
+    `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
-    return json_response(api.conversations().recent(api.owner(), search, TALKS, before))
+    folder = request.args.get("folder")
+    return json_response(api.conversations().recent(api.owner(), search, TALKS, before, folder))
 
 
 @blueprint.post(f"{API}/conversations")
@@ -197,7 +200,8 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
-    """Change `{"title", "pinned", "model", "leaf"}`, or some of them."""
+    """Change `{"title", "pinned", "folder", "model", "leaf"}`, or some of them; the folder "" is
+    none."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
     changed: dict[str, Any] = {
@@ -205,8 +209,11 @@ def change(conversation: str) -> Response:
     }
     if "pinned" in body:
         changed[PINNED] = fields.flag(body, "pinned")
+    if "folder" in body:
+        changed[FOLDER] = folders.name_of(owner, body, "folder")
+    edit = titles.final if title else dict
     return json_response(
-        store.change(owner, conversation, title, lambda before: {**before, **changed})
+        store.change(owner, conversation, title, lambda before: {**edit(before), **changed})
     )
 
 
@@ -226,13 +233,24 @@ def messages(conversation: str) -> Response:
     return json_response([images.shown(message) for message in messages])
 
 
+@blueprint.delete(f"{API}/messages/<message>")
+def remove(message: str) -> Response:
+    """Delete a question with its answers, or an answer with what follows it."""
+    owner = api.owner()
+    for gone in api.conversations().remove(owner, message):
+        if growing := _answers.get(owner, gone):
+            growing.cancel.cancel()
+    return api.done()
+
+
 # -- questions and answers
 
 
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
-    question `again`. A refused question is not stored."""
+    question `again`. A refused question is not stored. `title`: the model writes the title of a
+    new conversation, if it has an idle slot."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
     known = store.get(owner, conversation)
@@ -268,14 +286,15 @@ def ask(conversation: str) -> Response:
             extra = {images.NAME: pictures} if pictures else {}
             question = store.add(owner, known.id, "user", text, parent, extra=extra)
             if not known.title:
-                store.change(owner, known.id, title=" ".join(text.split())[:60])
+                plain = {titles.PLAIN: True}
+                store.change(owner, known.id, titles.plain(text), lambda s: {**s, **plain})
         begun = {"kind": wanted.kind, "model": wanted.model}
         answer = store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
         place = {MODEL: wanted.model, LEAF: answer.id}
         store.change(owner, known.id, edit=lambda before: {**before, **place})
         return answer
 
-    answer = _begin(keep, wanted)
+    answer = _begin(keep, wanted, titled=fields.flag(body, "title"))
     assert question is not None, "this message already has an answer"
     return json_response({"question": images.shown(question), "answer": answer}, 201)
 
@@ -308,16 +327,26 @@ def _bounded(wanted: DialogueRequest) -> DialogueRequest:
     return msgspec.structs.replace(wanted, max_tokens=LONGEST_ANSWER)
 
 
-def _begin(keep: Callable[[], StoredMessage], wanted: DialogueRequest) -> StoredMessage:
-    """Begin the answer into the message that `keep` returns. Raises QueueFull."""
-    services, owner = current_services(), api.owner()
+def _begin(
+    keep: Callable[[], StoredMessage], wanted: DialogueRequest, *, titled: bool = False
+) -> StoredMessage:
+    """Begin the answer into the message that `keep` returns; `titled`: then the conversation gets
+    a title. Raises QueueFull."""
+    services, store, owner = current_services(), api.conversations(), api.owner()
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
     record.shown = permissions.naming(services, owner)
-    return _answers.begin(services, api.conversations(), keep, wanted, caller, record)
+
+    def title(message: StoredMessage) -> None:
+        if titled:
+            titles.TitleJob(services, store, wanted, message.id, caller, record.peer).run()
+
+    message = _answers.begin(services, store, keep, wanted, caller, record, title)
+    Record.of(request.environ).quiet = True  # the line of the answer says more
+    return message
 
 
 @blueprint.get(f"{API}/answers/<message>/events")
@@ -464,7 +493,9 @@ def import_() -> Response:
     if not imported.messages:
         return api.done()
     messages = [AdoptedMessage(**structs.asdict(message)) for message in imported.messages]
-    settings = {PINNED: True} if imported.pinned else {}
+    settings: dict[str, Any] = {PINNED: True} if imported.pinned else {}
+    with contextlib.suppress(InvalidParameter):  # one folder too many: it is in none
+        settings[FOLDER] = folders.name_of(api.owner(), {FOLDER: imported.folder}, FOLDER)
     made = api.conversations().create(
         api.owner(),
         imported.title,

@@ -4,19 +4,22 @@ their names, and fetches the images it shows."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
-from flask import Response, make_response
+from flask import Response, make_response, request
+from markupsafe import escape
 
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway
 from ...gateway.generation import MAX_MEDIA
 from ...gateway.sent_prompt import check_media
-from . import api, guard
+from . import api, guard, shell, texts
 
 if TYPE_CHECKING:
     from ...store.conversations import StoredMessage
@@ -87,4 +90,40 @@ def image(message: str, number: int) -> Response:
     response.headers["Content-Security-Policy"] = "default-src 'none'"
     response.cache_control.private = True
     response.cache_control.max_age = 24 * 3600
+    return response
+
+
+# An image of another host that the user asked for is in a page of its own, in a frame. The policy
+# of that page admits that host alone. The gateway itself fetches nothing.
+HOST = re.compile(r"[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
+STYLE = (
+    "html{color-scheme:light dark}body{margin:0;display:grid;place-items:center;height:100vh}"
+    "img{max-width:100%;max-height:100vh}"
+)
+DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+FRAME = (
+    f"default-src 'none'; img-src {{}}; style-src 'sha256-{DIGEST}'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'self'; sandbox"
+)
+
+
+@blueprint.get("/pages/api/chat/picture")
+def picture() -> Response:
+    """A page with the image at `?address=`, for a frame. Raises InvalidParameter."""
+    address = request.args.get("address", "")
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        parts = urlsplit("")
+    host = parts.netloc.lower()
+    if parts.scheme not in ("http", "https") or not HOST.fullmatch(host) or len(address) > 4000:
+        raise InvalidParameter("address", "must be an http or https address of an image")
+    spoken = shell.language()
+    response = make_response(
+        f'<!doctype html><html lang="{spoken}"><meta charset="utf-8"><title>{escape(host)}</title>'
+        f"<style>{STYLE}</style>"
+        f'<img src="{escape(address)}" alt="{escape(texts.words(spoken, "rich.no_picture"))}">'
+    )
+    response.headers["Content-Security-Policy"] = FRAME.format(f"{parts.scheme}://{host}")
+    response.headers["Referrer-Policy"] = "no-referrer"
     return response

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from functools import wraps
 from typing import Any
 
 import msgspec
-from flask import Response, make_response, render_template, request
+from flask import Response, make_response, redirect, render_template, request, url_for
+from flask.blueprints import BlueprintSetupState
 
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
@@ -19,7 +21,7 @@ from ..permissions import visible
 from ..services import Services, current_services
 from ..spine import json_response
 from ..stream import looks
-from . import api, guard
+from . import api, chat_models, guard, session
 
 # All times are points in time and not spans: nothing changes while a model waits, loads or idles.
 PERIOD = 0.5  # seconds between two looks
@@ -28,7 +30,8 @@ LIFE = 15.0  # seconds per stream
 
 def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
-    texts about the templates of models that were loaded once."""
+    texts about the templates of models that were loaded once, `served` the models of servers that
+    run already."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -40,6 +43,11 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
         "models": [view.view_of(model, now, admin=admin) for model in listed.values()],
         "room": view.room_of(host.room, listed),
         "profiles": {name: services.gateway.profile(name) for name in listed},
+        "served": [
+            model
+            for model in chat_models.models(services, environ)
+            if host.find(model.name) is None
+        ],
     }
 
 
@@ -57,15 +65,42 @@ def _stream(
 
 
 API = "/pages/api/models"
+PATH = "/models"
+LIST = "openai.models"  # the endpoint of the list for programs
 
 blueprint = guard.guarded("panel_models")
 
 
-@blueprint.get("/hosting")
 def page() -> Response:
-    """The page. It is not at /models, which is a route of llama-server."""
     admin = permissions.is_admin(current_services(), api.owner())
     return make_response(render_template("models.html", admin=admin))
+
+
+blueprint.add_url_rule(PATH, "page", page, build_only=True)
+
+
+@blueprint.record
+def _share_address(state: BlueprintSetupState) -> None:
+    """Give browsers the page at /models, which is also a route of OpenAI's API: programs get its
+    list there, as before."""
+    address, listed = f"{state.url_prefix or ''}{PATH}", state.app.view_functions[LIST]
+
+    @wraps(listed)
+    def page_or_list() -> Response:
+        if request.path != address:
+            return listed()  # type: ignore[return-value]  # always flask's Response
+        is_page = guard.wants_page() and not session.has_key()
+        response = guard.answered(page) if is_page else make_response(listed())
+        response.vary.add("Accept")
+        return response
+
+    state.app.view_functions[LIST] = page_or_list
+
+
+@blueprint.get("/hosting")
+def moved() -> Response:
+    """The former address of the page."""
+    return make_response(redirect(url_for(".page"), 301))
 
 
 @blueprint.get(API)

@@ -146,10 +146,7 @@ def begin(response: Response, name: str) -> Response:
     """Sign in with the key of this name. Raises Forbidden if sessions cannot be stored."""
     live = current_services().sessions
     if live is None:
-        raise Forbidden(
-            "signing in with several workers and --state requires pip install"
-            " 'slotproxy[knowledge]'"
-        )
+        raise Forbidden("signing in with --state needs the extra `knowledge`, not installed here")
     cookie, made = sessions().sign(name)
     agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
     peer = Record.of(request.environ).peer

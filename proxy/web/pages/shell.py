@@ -9,6 +9,7 @@ from flask import Flask, Response, abort, make_response, redirect, request, url_
 from jinja2 import FileSystemLoader
 
 from ...runtime import resources
+from ...runtime.installation import install as install_command
 from ..routes import Api
 from ..services import current_services
 from . import guard, texts, uploads
@@ -77,4 +78,5 @@ def _known() -> dict[str, Any]:
         "texts": address(texts.file(spoken)),
         "static": address,
         "home": home(),
+        "install": install_command,
     }

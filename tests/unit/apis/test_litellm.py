@@ -80,6 +80,7 @@ def test_rights_are_read_and_shown() -> None:
         "allowed_ips": ["10.0.0.0/8", "::1"],
         "barred_tiers": ["cloud"],
         "read_only": True,
+        "share": True,
         "priority": "low",
         "group": "research",
         "on_overflow": "compact",

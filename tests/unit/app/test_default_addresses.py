@@ -29,11 +29,13 @@ def test_bundled_model_is_served_without_a_server(
 
 
 def test_both_default_addresses_are_tried_when_nothing_else_can_be_served(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compose, "listens", lambda url: False)
     monkeypatch.setattr(compose, "bundled_instead", lambda file: None)
     assert [one.url for one in compose.configs(Settings())] == [FIRST, SECOND]
+    assert f"no model server answers at {FIRST} or {SECOND}: start one, name its" in caplog.text
+    assert "run `slotproxy init`" in caplog.text
 
 
 def test_configured_address_is_not_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,7 +248,7 @@ def test_the_server_at_an_address_is_named(
     serving: Serving,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor.discovery, "PORTS", ())
+    monkeypatch.setattr("proxy.app.discovery.PORTS", ())
     backend = BackendConfig(name="b", url=f"http://127.0.0.1:{serving(answers)}{path}", kind=kind)
     found = doctor.examine(Settings(llama_api=(), backend=(backend,)))
     (finding,) = (finding for finding in found if finding.about == "backend b")
@@ -260,7 +260,7 @@ def test_a_refused_address_names_the_server_on_a_usual_port(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = serving({**LISTED, "/api/version": {"version": "0.12"}})
-    monkeypatch.setattr(doctor.discovery, "PORTS", (port,))
+    monkeypatch.setattr("proxy.app.discovery.PORTS", (port,))
     found = doctor.examine(Settings(llama_api=("http://127.0.0.1:9",)))
     (finding,) = (finding for finding in found if finding.about == "backend 127.0.0.1:9")
     assert "connection refused" in finding.text
@@ -292,3 +292,17 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
     found = doctor.examine(Settings(llama_api=("http://a",)))
     assert "ok" in {one.level for one in found if one.about.startswith("backend")}
+
+
+def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    flags = ["--models-dir", str(tmp_path), "--llama-server", "/no/llama-server"]
+    found = [*doctor.examine(load([*flags, "--data", str(tmp_path)], {}))]
+    (wrong,) = (one for one in found if one.level == "problem")
+    assert wrong == Finding(
+        "problem",
+        "llama_server",
+        "/no/llama-server is not a program",
+        "write its path in --llama-server",
+    )

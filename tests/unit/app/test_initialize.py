@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.app import discovery, initialize
-from proxy.app.discovery import Files, Found, Server
+from proxy.app.discovery import Card, Files, Found, Server
 from proxy.config import Settings, load
+from proxy.config.data_folder import data_folder
 from tools.processes import held_port
 
 from .conftest import Serving
@@ -114,6 +116,73 @@ def test_llama_server_is_found_on_the_path(tmp_path: Path) -> None:
     program.touch(mode=0o755)
     assert discovery.look({"PATH": str(tmp_path)}, tmp_path, [1]).llama_server == str(program)
     assert discovery.look({"PATH": "/nowhere"}, tmp_path, [1]).llama_server == ""
+
+
+def program(folder: Path, name: str, prints: str) -> None:
+    (folder / "printed").write_text(prints, encoding="utf-8")
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n/bin/cat {shlex.quote(str(folder / 'printed'))}\n")
+    path.chmod(0o755)
+
+
+ROCM = {
+    "card0": {"VRAM Total Memory (B)": "17163091968", "Card Series": "Radeon RX 7800 XT"},
+    "card1": {"VRAM Total Memory (B)": "N/A"},
+    "system": {"Driver version": "6.8"},
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
+@pytest.mark.parametrize(
+    ("name", "prints", "found"),
+    [
+        ("nvidia-smi", "24564, NVIDIA GeForce RTX 4090\n[N/A], NVIDIA GB10\n", [24564 << 20]),
+        ("nvidia-smi", "No devices were found\n", []),
+        ("rocm-smi", json.dumps(ROCM), [17163091968]),
+        ("rocm-smi", "WARNING: no AMD card", []),
+        ("rocm-smi", "[1]", []),
+    ],
+)
+def test_graphics_cards_are_those_of_their_program(
+    name: str, prints: str, found: list[int], tmp_path: Path
+) -> None:
+    program(tmp_path, name, prints)
+    cards = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1]).cards
+    assert [card.memory for card in cards] == found
+    assert {card.program for card in cards} <= {name}
+
+
+@pytest.mark.parametrize(
+    ("cards", "memory", "tokens"),
+    [((), 0, 4096), ((), 8, 8192), ((), 64, 32768), ((8,), 64, 8192), ((12, 12), 8, 16384)],
+)
+def test_context_is_proposed_by_the_memory(
+    cards: tuple[int, ...],
+    memory: int,
+    tokens: int,
+    tmp_path: Path,
+    loaded: Callable[[Found], Settings],
+) -> None:
+    near = model(tmp_path / "models", "near")
+    files = (Files(tmp_path / "models", {"near": ("-m", str(near))}, True),)
+    listed = tuple(Card("RTX", size << 30, "nvidia-smi") for size in cards)
+    settings = loaded(Found((), files, "/usr/bin/llama-server", memory << 30, listed))
+    assert settings.llama_server == f"/usr/bin/llama-server -c {tokens}"
+    assert settings.gpu_memory == ""  # nvidia-smi is asked at each start
+
+
+def test_memory_of_cards_without_nvidia_smi_is_in_the_file(
+    tmp_path: Path, loaded: Callable[[Found], Settings]
+) -> None:
+    near = model(tmp_path / "models", "near")
+    files = (Files(tmp_path / "models", {"near": ("-m", str(near))}, True),)
+    card = Card("Radeon", 16 << 30, "rocm-smi")
+    settings = loaded(Found((), files, "/usr/bin/llama-server", 64 << 30, (card, card)))
+    assert settings.gpu_memory_bytes == (16 << 30, 16 << 30)
+
+
+def test_data_are_in_the_folder_that_the_file_names(loaded: Callable[[Found], Settings]) -> None:
+    assert loaded(NOTHING).data == str(data_folder())
 
 
 ODD = ["caf\udce9/x/m", "b\x01", "a\x7fb/x/m", "m${FOO}", "a/x/m${env.HOME}", "m" * 201]

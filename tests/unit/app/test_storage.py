@@ -80,5 +80,5 @@ def test_a_data_directory_without_the_extra_leaves_responses_in_memory(
 
 def test_workers_that_share_a_table_need_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     plain_install(monkeypatch)
-    with pytest.raises(SettingsError, match=r"^--state requires pip install slotproxy\[redis\]"):
+    with pytest.raises(SettingsError, match=r"^--state requires the extra redis: .*\[redis\]"):
         responses(state=Secret("redis://127.0.0.1/0"))

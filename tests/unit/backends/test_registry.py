@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from proxy.backends import registry
 from proxy.backends.driver import Capabilities, OnCapabilities, ignore
+from proxy.backends.local_embeddings import LOCAL
 from proxy.backends.pools import Backend
 from proxy.backends.registry import PAUSE, Registry
+from proxy.config import BackendConfig, ModelConfig
 from proxy.errors import AnswerCut, BackendDown, ConnectionLost, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease
@@ -208,3 +211,22 @@ def test_failed_health_check_marks_backend_down(start: Start) -> None:
     wait_until(lambda: harness.backend.up is False)
     harness.driver.up = True
     wait_until(harness.up)
+
+
+@pytest.mark.parametrize(
+    ("backend", "caps", "text"),
+    [
+        ("model", {"provisional": True}, "model m: available, loads on first request"),
+        ("model", {"dialect": "llama-server"}, "model m is up: llama-server, model m"),
+        ("url", {"dialect": "2023"}, "backend m is up: llama.cpp's server of 2023, model m"),
+        ("url", {"dialect": LOCAL}, "embeddings: the model m is available"),
+    ],
+)
+def test_log_says_in_plain_words_that_a_backend_is_up(
+    backend: str, caps: dict[str, object], text: str
+) -> None:
+    launch = ModelConfig(name="m", command=("m",)) if backend == "model" else None
+    config = BackendConfig(name="m", launch=launch)
+    known = msgspec.structs.replace(CAPS, models=("m",), **caps)
+    of = Backend("m", "test://m", ScriptedDriver(), set_model="m", config=config)
+    assert registry._is_up(of, known) == text

@@ -128,6 +128,7 @@ def test_lists_and_requests_are_as_described(settings: Settings) -> None:
     small, large, _ = settings.model
     assert (small.title, small.description) == ("Small one", "Answers quickly")
     assert small.aliases == ("tiny", "small:exact")
+    assert small.metadata == {"context": 8192, "note": "made of small"}
     assert small.list_aliases and large.list_aliases
     assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
     assert small.set_by_alias == {"small:exact": {"temperature": 0}}
@@ -181,7 +182,7 @@ def test_everything_else_is_named(settings: Settings) -> None:
     (lacking,) = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
-        " models.*.metadata, models.*.timeouts, profiles, sendLoadingState"
+        " models.*.timeouts, profiles, sendLoadingState"
     )
 
 

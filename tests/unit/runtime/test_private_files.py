@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.data_folder import FILES
 from proxy.config import load
+from proxy.config.data_folder import FILES
 from proxy.runtime import private_files
 from tests.fakes import client, wait_until
 

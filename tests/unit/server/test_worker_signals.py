@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from proxy.server.serve import gunicorn_options
 
 # In a process of its own, since it forks and changes handlers.
 SCRIPT = """
-import os, signal
+import logging, os, signal
 from types import SimpleNamespace
 from gunicorn.config import Config
 from proxy.config.settings import Settings
@@ -34,8 +35,9 @@ def spawn_worker():
 
 config = Config()
 config.set("worker_class", options["worker_class"])
-worker = SimpleNamespace(cfg=config, limits=ConnectionLimits())
-arbiter = SimpleNamespace(cfg=config, spawn_worker=spawn_worker)
+worker = SimpleNamespace(cfg=config, limits=ConnectionLimits(), ppid=os.getpid())
+log = SimpleNamespace(error_log=logging.getLogger("gunicorn.error"))
+arbiter = SimpleNamespace(cfg=config, spawn_worker=spawn_worker, stop=None, log=log)
 signal.signal(signal.SIGTERM, lambda number, frame: None)  # the master's only records it
 hooks["on_starting"](arbiter)
 pid = arbiter.spawn_worker()
@@ -99,7 +101,8 @@ def test_settings_of_gunicorn_that_our_worker_lacks_are_refused(
     config.set("worker_class", options["worker_class"])
     config.set(name, value)
     with pytest.raises(SystemExit, match="2"):
-        options["on_starting"](SimpleNamespace(cfg=config))
+        log = SimpleNamespace(error_log=logging.getLogger("gunicorn.error"))
+        options["on_starting"](SimpleNamespace(cfg=config, log=log))
     assert re.search(message, capsys.readouterr().err)
 
 

@@ -188,3 +188,43 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
     assert first.parent_id == second.parent_id == question.id
     assert (first.content, first.reasoning, first.status) == ("A", "Hm.", "done")
     assert [one.content for one in store.path("ann", second.id)] == ["Q", "B"]
+
+
+def test_question_is_deleted_with_its_answers_and_what_follows_stays(
+    store: ConversationStore,
+) -> None:
+    talk = store.create("ann").id
+
+    def add(role: conversations.Role, text: str, parent: str | None = None) -> str:
+        return store.add("ann", talk, role, text, parent).id
+
+    first = add("user", "One?")
+    said = add("assistant", "One.", first)
+    second = add("user", "Two?", said)
+    answers = [add("assistant", f"Two, version {n}.", second) for n in (1, 2)]
+    third = [add("user", "Three?", answer) for answer in answers]
+    last = add("assistant", "Three.", third[0])
+    store.rate("ann", answers[0], 1)
+    with pytest.raises(NotFound):
+        store.remove("bob", second)
+    assert set(store.remove("ann", second)) == {second, *answers}
+    left = {message.id: message.parent_id for message in store.messages("ann", talk)}
+    assert left == {first: None, said: first, third[0]: said, third[1]: said, last: third[0]}
+    assert store.ratings("ann") == ()
+    assert store.remove("ann", third[0]) == (third[0], last)
+    assert store.remove("ann", first) == (first, said)
+    assert [message.parent_id for message in store.messages("ann", talk)] == [None]
+
+
+def test_answer_is_deleted_with_what_follows_it(database: Database) -> None:
+    store = ConversationStore(database, quota=Quota(bytes=10))
+    talk = store.create("ann").id
+    first = store.add("ann", talk, "user", "12345")
+    said, other = (store.add("ann", talk, "assistant", "A", first.id) for _ in range(2))
+    after = store.add("ann", talk, "user", "1", said.id)
+    with pytest.raises(QuotaExceeded):
+        store.add("ann", talk, "user", "too many", other.id)
+    assert store.remove("ann", said.id) == (said.id, after.id)
+    assert [message.id for message in store.messages("ann", talk)] == [first.id, other.id]
+    assert store.remove("ann", first.id) == (first.id, other.id)
+    store.add("ann", talk, "user", "12345678")  # the bytes are free again

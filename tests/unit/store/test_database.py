@@ -14,7 +14,7 @@ from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
 from proxy.store.revisions import NEWEST
-from proxy.store.tables import CONVERSATION, REVISION
+from proxy.store.tables import CONVERSATION, REVISION, SHARED
 
 from .conftest import at_once
 
@@ -49,6 +49,28 @@ def test_tables_of_the_version_before_are_upgraded(database: Database) -> None:
     database.upgrade()
     assert database.revision() == NEWEST
     assert not inspect(database.engine).has_table("text_vector")
+
+
+def test_older_tables_get_those_of_shared_conversations(database: Database) -> None:
+    """As the tables of a new database, and again after an interruption."""
+    with database.begin() as db:
+        db.execute(text("drop table shared_conversation"))
+    for _ in range(2):
+        _set_revision(database, "0022")
+        database.upgrade()
+    new = inspect(database.engine)
+    columns = {column["name"]: column["nullable"] for column in new.get_columns(SHARED.name)}
+    assert columns == {column.name: column.nullable for column in SHARED.columns}
+    assert {index["name"] for index in new.get_indexes(SHARED.name)} == {
+        index.name for index in SHARED.indexes
+    }
+    store = ConversationStore(database)
+    talk = store.create("ann").id
+    link = store.shared.add("ann", talk, "Title", [{"role": "user"}]).id
+    assert store.shared.read(link).messages == [{"role": "user"}]
+    store.delete("ann", talk)
+    with pytest.raises(NotFound):
+        store.shared.read(link)
 
 
 def test_several_processes_can_upgrade_at_once(url: str) -> None:

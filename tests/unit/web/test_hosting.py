@@ -317,3 +317,19 @@ def test_log_is_streamed_and_goes_on_where_the_client_was(
     assert stream(**{"Last-Event-ID": f"{log.id}-2"}) == ""
     for other in (f"{ModelLog().id}-2", "nonsense", f"{log.id}--1"):
         assert stream(**{"Last-Event-ID": other}).startswith(begin)
+
+
+def test_metadata_of_a_model_has_its_port_while_it_is_loaded(served: Served) -> None:
+    model = served.model
+    text = {"port": "${PORT}", "at": "http://here:${PORT}", "size": [1, {"unit": "B"}]}
+    model.config = structs.replace(model.config, metadata=text)
+
+    def shown() -> Any:
+        data = served.http.get("/v1/models", headers=ADMIN).json["data"]
+        return next(entry["meta"]["llamaswap"] for entry in data if entry["id"] == "scripted")
+
+    assert shown() == {**text, "port": None, "at": "http://here:null"}
+    server = fakes.use(model)
+    port = int(server.url.rpartition(":")[2])
+    assert shown() == {**text, "port": port, "at": f"http://here:{port}"}
+    model.leave(answered=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.web.account_client import Http
+from proxy.accounts.limiting.budgets import Price
+from tests.fakes import ScriptedDriver, ledger_of
+from tests.unit.store.test_ledger import row
+from tests.unit.web.account_client import Http, keyed
 from tests.unit.web.test_pages_session import sign_in, token_of
 
 API = "/pages/api/accounts"
@@ -71,3 +76,26 @@ def test_search_finds_a_part_of_a_name_as_it_is(http: Http, path: str) -> None:
 
     assert [count(text) for text in ("", "RESEARCH", "h_", "h%", "none")] == [3, 2, 1, 1, 0]
     assert http.get(path, "sk-ops", search="x" * 300).status_code == 400
+
+
+def test_list_of_keys_has_their_last_use_and_what_they_cost(tmp_path: Path) -> None:
+    prices = (Price(model="m", prompt=1.0, completion=10.0),)
+    http = keyed(ScriptedDriver(), tmp_path, price=prices)
+    used, idle = http.make(key_alias="used"), http.make(key_alias="idle")
+    now = int(1000 * time.time())
+    hour = now - now % 3_600_000
+    usual = {"key": used["key_id"], "prompt": 1000, "cached": 0, "completion": 1000}
+    some = [row(ended=hour - 86_400_000, **usual), row(ended=hour, **usual)]
+    some += [row(ended=hour - 1, model="free", **usual)]
+    some += [row(ended=now - 100 * 86_400_000, **usual)]  # too long ago
+    ledger_of(http.app).write("test", 1, some)
+    client, _ = _signed_in(http, "sk-ops")
+    listed = client.get(f"{API}/key/list", query_string={"return_full_object": "true"}).json
+    by_name = {key["key_alias"]: key["used"] for key in listed["keys"]}
+    assert by_name["used"]["last"] == hour / 1000
+    assert (by_name["used"]["requests"], by_name["used"]["prompt_tokens"]) == (3, 3000)
+    assert by_name["used"]["money"] == pytest.approx(0.022)
+    assert (by_name["idle"]["last"], by_name["idle"]["requests"]) == (None, 0)
+    short = client.get(f"{API}/key/list").json["keys"]
+    assert short == [idle["token"], used["token"]]
+    assert "used" not in http.get("/key/list", "sk-ops", return_full_object="true").json["keys"][0]

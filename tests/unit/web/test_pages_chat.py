@@ -233,13 +233,17 @@ def test_conversation_keeps_its_model_and_its_open_branch(tmp_path: Path) -> Non
     page.ask(text="", again=question["id"], options={"model": model})
     second = page.over()
     where = f"{API}/conversations/{page.talk}"
-    assert page.client.get(where).json["settings"] == {"model": model, "leaf": second["id"]}
+    assert page.client.get(where).json["settings"] == {
+        "plain_title": True,
+        "model": model,
+        "leaf": second["id"],
+    }
     page.driver.script = say("B")
     page.ask(text="Other", options={"model": model})  # a branch of its own
     page.over()
     put = {"leaf": first["id"], "model": "another"}
     settings = page.client.put(where, json=put, headers=KEYED).json["settings"]
-    assert settings == {"model": "another", "leaf": first["id"]}
+    assert settings == {"plain_title": True, "model": "another", "leaf": first["id"]}
     exported = page.client.get(f"{where}/export", query_string={"as": "md"}).text
     assert exported.endswith("## user\n\nHi\n\n## assistant\n\nA\n")
     page.client.put(where, json={"leaf": "msg_deleted"}, headers=KEYED)
@@ -410,3 +414,16 @@ def test_question_length_is_bounded(tmp_path: Path) -> None:
     assert page.ask(text="x" * (chat.LONGEST + 1)).status_code == 400
     assert page.ask(text="x" * chat.LONGEST).status_code == 201
     page.over()
+
+
+def test_message_is_deleted_and_its_answer_stops(tmp_path: Path) -> None:
+    page = Page(Held(), tmp_path)
+    question = page.ask().json["question"]["id"]
+    wait_until(lambda: page.messages()[-1]["content"] == "first")
+    where = f"{API}/messages/{question}"
+    assert page.client.delete(where).status_code == 403  # without a token
+    assert page.client.delete(where, headers=KEYED).status_code == 204
+    assert page.messages() == []
+    services = services_of(page.client.application)
+    wait_until(lambda: services.writers.taken == 0)
+    assert page.client.delete(where, headers=KEYED).status_code == 404

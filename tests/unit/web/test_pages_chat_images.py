@@ -89,3 +89,19 @@ def test_model_without_vision_gets_no_images(tmp_path: Path) -> None:
 def test_number_of_images_per_question_is_bounded(page: Page) -> None:
     asked(page, images=[IMAGE] * images.MOST)
     assert page.ask(images=[IMAGE] * (images.MOST + 1)).status_code == 400
+
+
+def test_image_of_another_host_gets_a_frame_that_admits_no_other(tmp_path: Path) -> None:
+    page = Page(ScriptedDriver(), tmp_path)
+    where = f"{API}/picture"
+    address = 'https://example.org:8443/a.png?q="><script>'
+    answer = page.client.get(where, query_string={"address": address}, headers=KEYED)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "img-src https://example.org:8443;" in policy and "default-src 'none'" in policy
+    assert policy.endswith("sandbox") and "frame-ancestors 'self'" in policy
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert "<script" not in answer.get_data(as_text=True)
+    bad = ("", "javascript:1", "https://a; script-src *", "//x/a", "https://u:p@h/", "http://[::1")
+    for address in bad:
+        refused = page.client.get(where, query_string={"address": address}, headers=KEYED)
+        assert refused.status_code == 400, address

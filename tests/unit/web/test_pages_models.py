@@ -19,6 +19,7 @@ from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 from tests.unit.hosting import fakes
 from tests.unit.web.test_hosting import ADMIN, KEYS, OTHER
 from tests.unit.web.test_model_events import seen
+from tools import made_up_model
 
 API = "/pages/api/models"
 
@@ -154,3 +155,33 @@ def test_log_is_streamed_to_admins(site: Site, monkeypatch: pytest.MonkeyPatch) 
     assert site.http.get(path, headers=head).text == "retry: 500\n\n"
     assert site.http.get(path, headers=OTHER).status_code == 403
     assert site.http.get(f"{API}/logs/absent", headers=ADMIN).status_code == 404
+
+
+def test_card_says_what_the_file_does(site: Site) -> None:
+    weights = made_up_model.cached()
+    site.add("a", command=f"sh -c 'exec sleep 60' -m {weights} ${{PORT}}")
+    site.add("b", ctx_size=4096)
+    with_file, without = site.seen(ADMIN)["models"]
+    assert with_file["file"]["size"] == weights.stat().st_size
+    assert with_file["file"]["family"] == "llama" and with_file["file"]["context"] > 0
+    assert with_file["context"] is None  # before the first load
+    assert (without["file"], without["context"]) == (None, 4096)
+
+
+def test_only_admins_see_the_log_of_a_failure_as_it_is(site: Site) -> None:
+    site.host.hosting.connect = lambda config, url, check: fakes.SilentServer(url, check)
+    model = site.add("a", command=fakes.FAILS)
+    assert site.post("load", "a") == 204
+    wait_until(lambda: model.status == "failed")
+    (seen_by_admin,), (seen_by_other,) = (site.seen(who)["models"] for who in (ADMIN, OTHER))
+    assert seen_by_admin["failure"]["lines"] == "no such file: /home/me/x.gguf at 127.0.0.1:8080"
+    assert seen_by_other["failure"]["lines"] == "no such file: … at …"
+
+
+def test_models_of_running_servers_are_listed_too(site: Site) -> None:
+    site.add("a")
+    told = site.seen(ADMIN)
+    assert [each["name"] for each in told["models"]] == ["a"]
+    (served,) = told["served"]
+    assert (served["name"], served["state"]) == ("scripted", "ready")
+    assert served["context"] > 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from proxy.accounts.limiting.budgets import Price
 from proxy.web.pages import usage
 from tests.fakes import ScriptedDriver, ledger_of, make_app
 from tests.unit.store.test_ledger import row
@@ -76,3 +77,63 @@ def test_own_usage_is_told_with_what_is_left_of_the_limits(app: Flask) -> None:
     assert 0 < tokens["used"] < 1000
     assert sums(app, own)["limits"][0]["used"] == 1
     assert sums(app, ADMIN)["limits"] == sums(app, ADMIN, scope="all")["limits"] == []
+
+
+PRICES = (
+    Price(model="m", prompt=10.0, cached=1.0, completion=100.0),
+    Price(model="n", prompt=0.0, completion=1000.0),
+)
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> Flask:
+    """Two models with a price and one without, today and three days ago."""
+    app = make_app(
+        ScriptedDriver(), data=str(tmp_path), file_keys=KEYS, admins=("root",), price=PRICES
+    )
+    now = int(1000 * time.time())
+    usual = {"prompt": 1000, "cached": 0, "completion": 1000}
+    some = [row(ended=now, **usual), row(ended=now, model="n", **usual)]
+    some += [row(ended=now, model="free", **usual)]
+    some += [row(ended=now - 3 * 86_400_000, key="root", **usual)]
+    ledger_of(app).write("test", 1, some)
+    return app
+
+
+def test_money_is_what_the_prices_say_by_day_model_and_key(priced: Flask) -> None:
+    found = sums(priced, ADMIN, scope="all", days=7)
+    assert found["total"]["money"] == pytest.approx(0.11 + 1.0 + 0.11)
+    assert [each["money"] for each in found["by_day"]] == pytest.approx([0.11, 1.11])
+    assert {each["model"]: each["money"] for each in found["models"]} == pytest.approx(
+        {"m": 0.22, "n": 1.0, "free": 0.0}
+    )
+    assert {each["name"]: each["money"] for each in found["keys"]} == pytest.approx(
+        {"ann": 1.11, "root": 0.11}
+    )
+
+
+def test_own_money_is_that_of_the_key_alone(priced: Flask) -> None:
+    found = sums(priced, ANN, days=7)
+    assert found["total"]["money"] == pytest.approx(1.11)
+    assert "money" not in sums(priced, ANN, days=7)["by_model"][0]  # they plot tokens
+
+
+def test_without_prices_there_is_no_money(app: Flask) -> None:
+    found = sums(app, ADMIN, scope="all")
+    assert "money" not in found["total"] and "money" not in found["keys"][0]
+    page = app.test_client().get("/usage", headers=ADMIN).text
+    assert 'data-priced="false"' in page and "Cost" not in page
+
+
+def test_page_opens_on_all_keys_for_an_admin(priced: Flask) -> None:
+    page = priced.test_client().get("/usage", headers=ADMIN).text
+    assert '<option value="all" selected>' in page and "Cost" in page
+    assert 'name="scope"' not in priced.test_client().get("/usage", headers=ANN).text
+
+
+def test_export_is_that_of_the_api(priced: Flask) -> None:
+    client, path = priced.test_client(), f"{API}/export"
+    assert client.get(path).status_code == 401
+    assert len(client.get(path, headers=ANN).text.splitlines()) == 4
+    assert len(client.get(f"{path}?scope=all", headers=ADMIN).text.splitlines()) == 5
+    assert client.get(f"{path}?scope=all", headers=ANN).status_code == 403

@@ -155,9 +155,7 @@ def _opened(services: Services) -> Knowledge:
     """The knowledge bases that the caller of this request may use. Raises Forbidden."""
     knowledge = permissions.knowledge(services, request.environ)
     if knowledge is None:
-        raise Forbidden(
-            "knowledge bases are not available: install them with pip install slotproxy[knowledge]"
-        )
+        raise Forbidden("knowledge bases need the extra `knowledge`, which is not installed")
     return knowledge
 
 

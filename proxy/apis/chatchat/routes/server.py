@@ -27,9 +27,7 @@ OURS = re.compile("[0-9a-f]{32}")  # answer ids
 def feedback(services: Services, record: Record, history_id: str, score: int, reason: str) -> Any:
     """Feedback on an answer."""
     if services.conversations is None:
-        raise Forbidden(
-            "storage is not available: install it with pip install slotproxy[knowledge]"
-        )
+        raise Forbidden("storage needs the extra `knowledge`, which is not installed")
     if not OURS.fullmatch(history_id):
         raise NotFound(f"no such answer: {history_id[:100]!r}")
     services.conversations.rate(record.key, history_id, score, reason)

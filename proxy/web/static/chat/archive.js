@@ -9,6 +9,17 @@ const OF_ONE = [400, 413]; // statuses that say nothing about the next conversat
 /** The conversations are sent one by one and without images, which are not imported, so a file
  * may be larger than a request. Those that the server refuses are skipped and listed. `over()` is called at the end. */
 export function archive(at, calls, attempt, tell, over) {
+  const menu = at("list-menu");
+  document.addEventListener("click", ({ target }) => {
+    if (!menu.contains(target) || target.closest("button")) menu.open = false;
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    menu.open = false;
+    menu.firstElementChild.focus();
+    event.stopPropagation();
+    event.preventDefault();
+  });
   at("import").addEventListener("change", async () => {
     const [file] = at("import").files;
     at("import").value = "";

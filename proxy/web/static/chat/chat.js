@@ -1,21 +1,23 @@
 // The chat page: the list of conversations, and the open branch of one of them.
 
-import { Calls } from "../panels/calls.js";
+import { Calls, Refused } from "../panels/calls.js";
 import { make, say } from "../panels/dom.js";
 import { archive } from "./archive.js";
+import { Compare, column, compare, compared } from "./compare.js";
 import { drafts } from "./drafts.js";
 import { explain } from "./faults.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
 import { Images } from "./images.js";
-import { Message } from "./message.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
 import { Reading } from "./reading.js";
 import { retype } from "./retype.js";
 import { kinds, options } from "./settings.js";
+import { share } from "./share.js";
 import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
+import { awaitTitle, titleSetting } from "./titles.js";
 import { words } from "../panels/words.js";
 
 const page = document.getElementById("chat");
@@ -31,8 +33,19 @@ let chosen = 0; // how often a conversation was chosen; answers to earlier choic
 let shown = 0; // how often the open conversation changed
 let messages = new Map();
 let leaf = null; // the last message of the open branch
-let growing = null; // the connection that brings the answer that is being written
-let written = null; // the Message of that answer
+const written = new Map(); // answers that are being written, by id: {message, source}, their connection
+let Message; // once `drawing` is over
+
+/** Fetch what draws messages: an empty chat does without. */
+const drawing = async () => {
+  try {
+    ({ Message } = await import("./message.js"));
+  } catch {
+    throw new Refused(0, "", ""); // there is no connection
+  }
+};
+const prepare = () => drawing().catch(() => {}); // who needs it tries again
+if (location.hash) prepare();
 
 // -- errors: shown until the user's next action, whatever the page requests by itself
 
@@ -70,12 +83,14 @@ async function loadTalks() {
   title();
 }
 
-/** Open a conversation. The old one stays visible until the messages are loaded; `typed` null
- * leaves the input unchanged. */
-async function choose(next, typed = drafts.get(next?.id ?? "")) {
+/** Open a conversation, with its settings from the list, which is loaded anew unless it was just
+ * `listed`. The old one stays visible until the messages are loaded; `typed` null leaves the input
+ * unchanged. */
+async function choose(next, typed = drafts.get(next?.id ?? ""), listed = false) {
   const mine = ++chosen;
-  const [found] = await Promise.all([next ? askMessages(next) : [], loadTalks()]);
-  if (!found || mine !== chosen) return;
+  // A new conversation is there at once: the user may type already.
+  const [found] = next ? await Promise.all([askMessages(next), listed || loadTalks(), attempt(drawing)]) : [[]];
+  if (!found || (next && !Message) || mine !== chosen) return;
   talk = next && (talks.find(next.id) ?? next);
   shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
@@ -85,7 +100,7 @@ async function choose(next, typed = drafts.get(next?.id ?? "")) {
   show();
   useModel();
   talks.show();
-  await files?.show(talk);
+  await Promise.all([files?.show(talk), next || listed || loadTalks()]);
 }
 
 const askMessages = ({ id }) => attempt(() => calls.get(`/conversations/${id}/messages`));
@@ -95,10 +110,14 @@ function take(found, wanted) {
   leaf = messages.has(wanted) ? newest(wanted) : (found.at(-1)?.id ?? null);
 }
 
+// The model that a link of another page chooses, for the first conversation.
+let linked = at("model").querySelector("[selected]")?.value;
+
 /** Choose the model of the conversation; a new one has the model that the user chose last. */
 function useModel() {
   if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
-  else models.choose(models.get(presets.model) ? presets.model : models.ready());
+  else models.choose(linked || (models.get(presets.model) ? presets.model : models.ready()));
+  linked = "";
   presets.load();
   tellGone();
 }
@@ -147,10 +166,32 @@ function branch() {
   return path;
 }
 
+/** The ids of the messages that a message answers, the last one first. */
+function above({ parent_id }) {
+  const ids = [];
+  for (let id = parent_id; id; id = messages.get(id)?.parent_id) ids.push(id);
+  return ids;
+}
+
 // -- messages
+
+/** Delete a question with its answers, or an answer with what follows it. */
+async function remove({ id, role, parent_id }) {
+  const after = [...messages.values()].filter((one) => one.id !== id && above(one).includes(id)).length;
+  const [key, n] = role === "user" ? ["talks.delete_question", 0] : after ? ["talks.delete_after", after] : ["talks.delete_answer", 0];
+  if (!confirm(words(key, { n }))) return;
+  const here = shown;
+  const done = await attempt(async () => (await calls.remove(`/messages/${id}`), true));
+  const found = done && (await askMessages(talk));
+  if (!found || here !== shown) return;
+  const wanted = [leaf, ...above(messages.get(leaf) ?? {}), parent_id].find((one) => found.some(({ id: left }) => left === one));
+  take(found, wanted);
+  show();
+}
 
 const acts = {
   resume,
+  remove,
   again: (message) => ask(() => ({ again: message.parent_id })),
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
@@ -173,8 +214,7 @@ function title() {
 }
 
 function show() {
-  growing?.close();
-  growing = written = null;
+  for (const id of written.keys()) unfollow(id);
   title();
   at("talk-menu").hidden = !talk;
   if (talk) {
@@ -189,17 +229,42 @@ function show() {
   }
   const made = laid(path.splice(-PAGE));
   const unfolded = new Set([...list.querySelectorAll("details[open]")].map(named));
-  list.replaceChildren(top, ...made.map((one) => one.element));
+  const pair = twins();
+  if (pair.length) {
+    const both = pair.map(({ id }) => new Message(messages.get(id), [id], acts));
+    made.splice(-1, 1, ...both);
+    const columns = both.map((one, n) => column(one.element, pair[n], keep));
+    list.replaceChildren(top, ...made.slice(0, -2).map((one) => one.element), make("div", { className: "pair" }, columns));
+  } else list.replaceChildren(top, ...made.map((one) => one.element));
   for (const one of list.querySelectorAll("details")) one.open = unfolded.has(named(one));
   at("welcome").hidden = made.length > 0;
-  const last = made.at(-1);
-  busy(last?.message.status === "growing");
-  if (last?.message.status === "growing") {
-    const { id } = last.message;
-    written = last;
-    growing = last.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost);
+  for (const message of made.slice(-2)) {
+    const { id, status } = message.message;
+    if (status !== "growing") continue;
+    written.set(id, { message, source: message.follow(`${page.dataset.api}/answers/${id}/events`, () => over(id), lost) });
   }
+  busy(written.size > 0);
   reading.end();
+}
+
+function unfollow(id) {
+  written.get(id)?.source.close();
+  written.delete(id);
+}
+
+/** The two answers at the end of the open branch that are compared, or none. */
+function twins() {
+  const pair = talk ? compared(talk.id) : [];
+  return pair.some(({ id }) => id === leaf) && pair.every(({ id }) => messages.has(id)) ? pair : [];
+}
+
+/** Go on from one of the answers that are compared. */
+function keep(id, model) {
+  compare(talk.id, []);
+  leaf = id;
+  keepPlace({ leaf });
+  comparing.choose(model);
+  show();
 }
 
 /** A key for each fold: its message and its kind. */
@@ -236,23 +301,37 @@ const LOOK = { soon: 300, late: 5000 }; // milliseconds between two looks for th
 /** Update a finished answer. Other messages stay as they are: the user may be editing or reading
  * one. */
 async function over(id, pause = LOOK.soon) {
-  if (leaf !== id) return;
+  if (!written.has(id)) return;
   const here = shown;
   const found = await askMessages(talk);
-  if (here !== shown || leaf !== id) return;
+  if (here !== shown || !written.has(id)) return;
   // The store is not up to date yet, there is no connection, or the writer has died, which is known
   // some seconds later. Each look reads the whole conversation.
   if (!found || found.find((one) => one.id === id)?.status === "growing") {
     return setTimeout(() => over(id, Math.min(2 * pause, LOOK.late)), pause);
   }
-  take(found, id);
+  const before = leaf;
+  take(found, leaf);
   const done = messages.get(id);
-  if (leaf !== id || !done || written?.message.id !== id) return show(); // continued elsewhere, or deleted
-  written.end(done, siblings.get(done.parent_id));
+  if (leaf !== before || !done) return show(); // continued elsewhere, or deleted
+  written.get(id).message.end(done, twins().length ? [id] : siblings.get(done.parent_id));
   models.look();
-  growing?.close();
-  growing = written = null;
-  busy(false);
+  entitle(talk);
+  unfollow(id);
+  busy(written.size > 0);
+}
+
+/** Show the title that the model gives a conversation after its first answer. */
+function entitle({ id, settings }) {
+  const first = messages.size < 4; // the list may not know yet that its title is the plain one
+  if (!(first || settings.plain_title) || !at("titles").checked) return;
+  awaitTitle(
+    () => calls.get(`/conversations/${id}`),
+    (titled) => {
+      if (talk?.id === id) talk = titled;
+      loadTalks();
+    },
+  );
 }
 
 // -- asking
@@ -262,6 +341,7 @@ let asking = false;
 /** Send what `question()` returns, after all earlier uploads to the chat are done. */
 async function ask(question) {
   if (asking || !at("stop").hidden || tellGone()) return;
+  if (twins().length) return tell(words("talks.keep_first"));
   asking = at("send").disabled = true;
   try {
     await opened;
@@ -273,8 +353,15 @@ async function ask(question) {
       if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
       const asked = question();
-      const answer = await calls.post(`/conversations/${id}/ask`, { ...asked, options: options(form) });
-      return { ...answer, id, asked };
+      await drawing();
+      const set = options(form);
+      const second = comparing.model;
+      const address = `/conversations/${id}/ask`;
+      const { question: stored, answer } = await calls.post(address, { ...asked, options: set, title: at("titles").checked });
+      const again = { again: stored.id, options: { ...set, model: second } };
+      const other = second && (await attempt(() => calls.post(address, again)))?.answer;
+      if (other) compare(id, [{ id: answer.id, model: set.model }, { id: other.id, model: second }]);
+      return { question: stored, answer, other, id, asked };
     });
     if (made) showAsked(made, here === shown);
   } finally {
@@ -282,7 +369,7 @@ async function ask(question) {
   }
 }
 
-function showAsked({ question, answer, id, asked }, here) {
+function showAsked({ question, answer, other, id, asked }, here) {
   if (asked.images) {
     images.clear(asked.images);
     const typed = here ? form.elements.text.value : drafts.get(id);
@@ -293,6 +380,7 @@ function showAsked({ question, answer, id, asked }, here) {
   if (here) {
     messages.set(question.id, question);
     messages.set(answer.id, answer);
+    if (other) messages.set(other.id, other);
     leaf = answer.id;
     show();
   }
@@ -317,12 +405,15 @@ form.addEventListener("submit", (event) => {
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
+form.elements.text.addEventListener("focus", prepare, { once: true });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   form.requestSubmit();
 });
-at("stop").addEventListener("click", () => leaf && attempt(() => calls.post(`/answers/${leaf}/stop`)));
+at("stop").addEventListener("click", () => {
+  for (const id of written.keys()) attempt(() => calls.post(`/answers/${id}/stop`));
+});
 
 at("new").addEventListener("click", async () => {
   await choose(null);
@@ -355,6 +446,7 @@ at("clear").addEventListener("click", async () => {
 const presets = new Presets(page, form, at);
 const models = new Models(at, calls, (model) => presets.defaults(model));
 const sees = () => models.sees();
+const comparing = new Compare(at, form);
 at("model").addEventListener("change", () => keepPlace({ model: at("model").value }));
 
 // -- images and files: dropped here for the next question
@@ -383,6 +475,8 @@ const files =
   );
 
 archive(at, calls, attempt, tell, loadTalks);
+titleSetting(at("titles"));
+share(at("share"), calls, attempt, () => ({ id: talk.id, leaf }));
 frame(page, form, at, () => form.requestSubmit());
 shortcuts(form.elements.text, {
   stop: () => !at("stop").hidden && (at("stop").click(), true),
@@ -405,5 +499,5 @@ async function open() {
   const wanted = location.hash.slice(1);
   const address = `/conversations/${encodeURIComponent(wanted)}`;
   const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
-  if (mine === chosen) await choose(known || null, null);
+  if (mine === chosen) await choose(known || null, null, true);
 }

@@ -6,6 +6,8 @@ import { menu, shade } from "../panels/menu.js";
 import { words } from "../panels/words.js";
 import { kinds } from "./settings.js";
 
+const KEEPING = "input, .sign, .folder, .filed:not([data-key^='conv']) button, .list-menu summary"; // leave the drawer open
+
 /** `tried(text)` is called to send the text of an offer. */
 export function frame(page, form, at, tried) {
   const drawer = (open) => {
@@ -17,7 +19,7 @@ export function frame(page, form, at, tried) {
     if (page.classList.contains("drawn")) at("new").focus();
   });
   page.addEventListener("click", (event) => {
-    if (!event.target.closest("[data-part='drawer'] input, [data-part='fold']")) drawer(false);
+    if (!event.target.closest(`[data-part="drawer"] :is(${KEEPING}), [data-part="fold"], dialog`)) drawer(false);
   });
 
   const panel = (open) => {

@@ -3,10 +3,16 @@
 // Marked takes time with the square of a paragraph, recurses into quotes and lists, and each block is
 // cleaned by itself. So what is too long, too much or too deep for it is shown as it was written.
 
+// oxlint-disable-next-line no-unassigned-import -- it defines DOMPurify
+import "../vendor/dompurify/purify.min.js";
 import { Lexer, marked } from "../vendor/marked/marked.esm.js";
 import { bars, colour, escape, renderer } from "./code.js";
+import * as footnotes from "./footnotes.js";
 import { BUSY, extensions, typeset, typesetNow } from "./formulas.js";
 import { morph } from "./morph.js";
+import * as pictures from "./pictures.js";
+import { tables } from "./tables.js";
+import { words } from "../panels/words.js";
 
 const CLEAN = {
   FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "iframe", "video", "audio", "img", "svg", "math"],
@@ -20,8 +26,15 @@ const MOST = 2000; // blocks of a text
 
 // A model's HTML is shown as text: even parsing it would violate the content security policy.
 const html = ({ text }) => (/^<br\s*\/?>$/i.test(text) ? "<br>" : escape(text));
+const checkbox = ({ checked }) =>
+  `<span role="img" data-box aria-label="${escape(words(checked ? "rich.done" : "rich.to_do"))}">${checked ? "☑" : "☐"}</span> `;
 
-marked.use({ gfm: true, breaks: true, extensions, renderer: { ...renderer, html } });
+marked.use({
+  gfm: true,
+  breaks: true,
+  extensions: [...extensions, ...footnotes.extensions, ...pictures.extensions],
+  renderer: { ...renderer, ...pictures.renderer, html, checkbox },
+});
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName !== "A") return;
@@ -50,7 +63,7 @@ function lexed(text, place, number) {
   }
 }
 
-const fits = ({ type, raw }) => type === "code" || raw.length <= LONGEST_BLOCK;
+const fits = ({ type, raw }) => ["code", "picture"].includes(type) || raw.length <= LONGEST_BLOCK;
 const plain = (raw) => ({ type: "plain", raw });
 
 function drawn(token) {
@@ -79,13 +92,15 @@ export function render(element, text) {
 export class Growing {
   text = "";
   #element;
-  #blocks = []; // {raw, from, element, done}
+  #blocks = []; // {raw, from, element, done, note}
+  #notes;
   #waiting = false;
   #over = false;
   #cost = 0;
 
   constructor(element) {
     this.#element = element;
+    this.#notes = new footnotes.Footnotes(element);
     element.classList.add("rich");
   }
 
@@ -101,6 +116,12 @@ export class Growing {
     this.text = text.replaceAll("\r", "");
     this.#over = true;
     this.#draw();
+  }
+
+  /** Move a footnote to the end, and link those of a block. */
+  #note(block, token, wanted) {
+    if (token.type === "footnote" && this.#notes.add(token.name, block.element)) this.#notes.number(token.name, wanted);
+    this.#notes.link(wanted);
   }
 
   #draw() {
@@ -119,7 +140,7 @@ export class Growing {
       let block = this.#blocks[kept + n];
       if (!block) {
         block = this.#blocks[kept + n] = { raw: null, from, element: document.createElement("div"), done: false };
-        this.#element.append(block.element);
+        this.#element.insertBefore(block.element, this.#notes.end);
       }
       block.from = from;
       if (block.raw !== token.raw) {
@@ -127,6 +148,9 @@ export class Growing {
         block.done = false;
         const wanted = drawn(token);
         bars(wanted);
+        tables(wanted);
+        pictures.pictures(wanted);
+        this.#note(block, token, wanted);
         typesetNow(wanted, began + BUSY);
         morph(block.element, wanted);
         typeset(block.element, this.#element);
@@ -136,6 +160,7 @@ export class Growing {
         colour(block.element);
       }
     });
+    this.#notes.over();
     this.#cost = performance.now() - began;
   }
 }

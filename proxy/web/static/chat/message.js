@@ -12,8 +12,8 @@ import { words } from "../panels/words.js";
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), turn(id), read(element) tells whether the user scrolled up to it, model(name) returns the state of
- * a model, look() reads it anew. */
+ * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled up to it, model(name)
+ * returns the state of a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -190,7 +190,8 @@ export class Message {
     });
     const edit = button("pencil", words("common.edit"), () => this.#edit());
     edit.dataset.act = "edit";
-    if (this.user) this.foot.append(edit, copy);
+    const away = button("trash", words("talks.delete_message"), () => acts.remove(message));
+    if (this.user) this.foot.append(edit, copy, away);
     else if (message.status !== "growing") {
       const rate = (score) => async ({ currentTarget }) => {
         const reason = score < 0 ? prompt(words("chat.reason")) : "";
@@ -214,6 +215,7 @@ export class Message {
       this.foot.append(again);
       if (message.content) this.foot.append(copy, raw);
       if (!failed) this.foot.append(up, down);
+      this.foot.append(away);
     }
   }
 

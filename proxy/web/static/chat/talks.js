@@ -1,13 +1,20 @@
-// The list of conversations: pinned ones, the newest, older pages, and search results.
+// The list of conversations: pinned ones, folders, the newest, older pages, and search results.
 
 import { icon, keyed, make, say } from "../panels/dom.js";
 import { day } from "./days.js";
+import { chooseFolder } from "./folders.js";
 import { retype } from "./retype.js";
 import { words } from "../panels/words.js";
 
+const { owner } = document.getElementById("chat").dataset;
+const OPEN = `slotproxy open folders ${owner}`; // key in the browser's local storage
+
 export class Talks {
-  #all = [];
+  #all = []; // in no folder, unless they were searched
   #pinned = [];
+  #folders = []; // names
+  #filed = new Map(); // conversations of open folders, by name
+  #open = opened(); // names
   #searched = "";
   #asked = 0; // ignore all answers but the last request's
   #loads = 0; // and those of all loads but the last
@@ -20,9 +27,9 @@ export class Talks {
     at("more").addEventListener("click", () => this.#more());
   }
 
-  find = (id) => [...this.#pinned, ...this.#all].find((one) => one.id === id);
+  find = (id) => [...this.#pinned, ...this.#all, ...[...this.#filed.values()].flat()].find((one) => one.id === id);
 
-  /** Change the title of a conversation, or pin it: `{title}`, `{pinned}`. */
+  /** Change a conversation: `{title}`, `{pinned}` or `{folder}`. */
   async change({ id }, values) {
     const talk = await this.attempt(() => this.calls.put(`/conversations/${id}`, values));
     if (talk) this.changed(talk);
@@ -32,6 +39,7 @@ export class Talks {
   without(id) {
     this.#all = this.#all.filter((one) => one.id !== id);
     this.#pinned = this.#pinned.filter((one) => one.id !== id);
+    for (const [name, talks] of this.#filed) this.#filed.set(name, talks.filter((one) => one.id !== id));
     this.show();
   }
 
@@ -39,12 +47,18 @@ export class Talks {
   async load() {
     const mine = ++this.#loads;
     const search = this.at("find").value.trim();
-    const [found, pinned] = await Promise.all([
+    const [found, pinned, folders] = await Promise.all([
       this.#ask(search),
       search ? [] : this.calls.get("/conversations?pinned=1").catch(() => this.#pinned),
+      search ? [] : this.calls.get("/folders").catch(() => this.#folders),
     ]);
     if (!found || mine !== this.#loads) return;
+    const open = folders.filter((name) => this.#open.has(name));
+    const filed = await Promise.all(open.map((folder) => this.#inside(folder)));
+    if (mine !== this.#loads) return;
     this.#pinned = pinned;
+    this.#folders = folders;
+    this.#filed = new Map(open.map((name, n) => [name, filed[n]]));
     const kept = search === this.#searched ? this.#all : [];
     this.#searched = search;
     const known = new Set(found.map((one) => one.id));
@@ -65,27 +79,92 @@ export class Talks {
 
   async #ask(search, before = "") {
     const mine = ++this.#asked;
-    const asked = new URLSearchParams({ search, before });
+    const asked = new URLSearchParams({ search, before, ...(!search && { folder: "" }) });
     const found = await this.attempt(() => this.calls.get(`/conversations?${asked}`));
     return mine === this.#asked ? found : undefined;
   }
 
+  /** All conversations of a folder, as far as they were shown. */
+  async #inside(folder, before = "") {
+    const known = this.#filed.get(folder) ?? [];
+    const asked = new URLSearchParams({ folder, before });
+    const found = await this.calls.get(`/conversations?${asked}`).catch(() => null);
+    if (!found) return known;
+    if (before) return [...known, ...found];
+    const last = found.length === this.size ? found.at(-1).changed : 0;
+    return [...found, ...known.filter((one) => one.changed < last)];
+  }
+
+  async #fold(name) {
+    if (!this.#open.delete(name)) this.#open.add(name);
+    keep(this.#open);
+    this.show();
+    await this.load();
+  }
+
+  async #moreInside(name) {
+    this.#filed.set(name, await this.#inside(name, this.#filed.get(name).at(-1).changed));
+    this.show();
+  }
+
+  async #renameFolder(folder, name) {
+    if (this.#open.delete(folder) && name) this.#open.add(name);
+    keep(this.#open);
+    await this.attempt(() => this.calls.put("/folders", { folder, name }));
+    await this.load();
+  }
+
   show() {
     const pinned = new Set(this.#pinned.map((one) => one.id));
-    const all = [...this.#pinned, ...this.#all.filter((one) => !pinned.has(one.id))];
+    const free = (one) => !pinned.has(one.id);
+    const folders = this.#folders.flatMap((name) => {
+      const talks = this.#open.has(name) ? (this.#filed.get(name) ?? []) : [];
+      const rows = talks.filter(free).map((one) => ({ ...one, filed: true }));
+      const whole = talks.length % this.size || !talks.length;
+      return [{ id: `folder ${name}`, folder: name }, ...rows, ...(whole ? [] : [{ id: `more ${name}`, more: name }])];
+    });
+    const all = [...this.#pinned, ...folders, ...this.#all.filter(free)];
     let before = "";
     const days = new Map();
     for (const one of all) {
-      const group = day(one);
+      const group = one.folder || one.filed || one.more ? words("talks.folders") : day(one);
       if (group !== before) days.set(one.id, group);
       before = group;
     }
-    keyed(this.at("talks"), all, (one) => one.id, () => this.#row());
+    keyed(this.at("talks"), all, (one) => one.id, (one) => (one.folder ? this.#folder() : one.more ? this.#moreRow() : this.#row()));
     for (const row of this.at("talks").children) {
       // The first row of a group shows its name above.
       if (days.has(row.dataset.key)) row.dataset.day = days.get(row.dataset.key);
       else delete row.dataset.day;
     }
+  }
+
+  #folder() {
+    const name = make("span", {});
+    const open = make("button", { type: "button", className: "folder", onclick: () => this.#fold(row.name) }, icon("folder"), name);
+    const rename = make("button", { type: "button", className: "quiet sign" }, icon("pencil"));
+    rename.addEventListener("click", () => {
+      retype(row, row.name, words("talks.folder_name"), (to) => this.#renameFolder(row.name, to.slice(0, 60)));
+    });
+    const away = make("button", { type: "button", className: "quiet sign" }, icon("close"));
+    away.addEventListener("click", () => {
+      if (confirm(words("talks.dissolve_sure", { name: row.name }))) this.#renameFolder(row.name, "");
+    });
+    const row = make("li", {}, open, rename, away);
+    row.update = ({ folder }) => {
+      row.name = folder;
+      say(name, folder);
+      open.ariaExpanded = String(this.#open.has(folder));
+      rename.title = rename.ariaLabel = words("talks.rename_folder", { name: folder });
+      away.title = away.ariaLabel = words("talks.dissolve", { name: folder });
+    };
+    return row;
+  }
+
+  #moreRow() {
+    const row = make("li", { className: "filed" }, make("button", { type: "button", onclick: () => this.#moreInside(row.name) }, words("chat.more")));
+    row.update = ({ more }) => (row.name = more);
+    return row;
   }
 
   #row() {
@@ -95,16 +174,41 @@ export class Talks {
     const rename = act("pencil", () => {
       retype(row, row.talk.title, words("chat.new_title"), (title) => this.change(row.talk, { title }));
     });
-    const row = make("li", {}, open, pin, rename);
+    const move = act("folder", () => {
+      const title = words("talks.move", { name: row.talk.title || words("chat.untitled") });
+      chooseFolder(title, this.#folders, row.talk.settings.folder ?? "", (folder) => {
+        if (folder) keep(this.#open.add(folder)); // so that it does not vanish from the list
+        this.change(row.talk, { folder });
+      });
+    });
+    const row = make("li", {}, open, pin, move, rename);
     row.update = (one) => {
       row.talk = one;
       const title = one.title || words("chat.untitled");
       say(open, title);
+      row.className = one.filed ? "filed" : "";
+      move.title = move.ariaLabel = words("talks.move", { name: title });
       open.setAttribute("aria-current", String(one.id === this.shown()?.id));
       pin.ariaPressed = String(Boolean(one.settings.pinned));
       pin.title = pin.ariaLabel = words(one.settings.pinned ? "chat.unpin" : "chat.pin", { name: title });
       rename.title = rename.ariaLabel = words("chat.rename", { name: title });
     };
     return row;
+  }
+}
+
+function opened() {
+  try {
+    return new Set(JSON.parse(localStorage.getItem(OPEN) ?? "[]"));
+  } catch {
+    return new Set();
+  }
+}
+
+function keep(open) {
+  try {
+    localStorage.setItem(OPEN, JSON.stringify([...open]));
+  } catch {
+    // The storage is full: folders are open as long as the page.
   }
 }

@@ -2,14 +2,18 @@
 
 import { words } from "./words.js";
 import { keyed, make, say } from "./dom.js";
-import { count, moment } from "./form.js";
+import { count, ago, measure, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
 const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "on_overflow", "group"];
 const COUNTS = ["max_parallel_requests", "max_queued_requests", "max_prompt_tokens", "max_completion_tokens"];
 
-/** An element for an entry of the list `kind`; `actions(entry)` makes its buttons. */
-export function card(kind, first, actions) {
+/** Until when a key waits for its person, in seconds; undefined if it has a secret. */
+export const invited = (entry) => entry.metadata?.slotproxy_invitation;
+
+/** An element for an entry of the list `kind`; `actions(entry)` makes its buttons. `priced`: what
+ * keys used costs something. */
+export function card(kind, first, actions, priced) {
   if (kind === "changes") return change(first);
   const name = make("h3", {});
   const id = make("code", { className: "note" });
@@ -26,9 +30,9 @@ export function card(kind, first, actions) {
     say(name, entry.key_alias || entry.user_alias || entry.team_alias || entry.key_id || entry.user_id || entry.team_id);
     say(id, entry.key_name || entry.user_id || entry.team_id);
     const condition = conditionOf(entry);
-    state.dataset.state = { active: "up", blocked: "down", expired: "down" }[condition];
+    state.dataset.state = { active: "up", invited: "busy" }[condition] ?? "down";
     say(state, words(`keys.condition.${condition}`));
-    const known = [...FACTS[kind](entry), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
+    const known = [...FACTS[kind](entry, priced), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
     keyed(facts, known, ([label]) => label, fact);
     replaceButtons(buttons, actions(entry));
   };
@@ -36,6 +40,8 @@ export function card(kind, first, actions) {
 }
 
 function conditionOf(entry) {
+  const until = invited(entry);
+  if (until) return until > Date.now() / 1000 ? "invited" : "lapsed";
   if (entry.blocked) return "blocked";
   return entry.expires && Date.parse(entry.expires) <= Date.now() ? "expired" : "active";
 }
@@ -47,8 +53,14 @@ function replaceButtons(list, buttons) {
   if (place >= 0) list.children[place]?.focus();
 }
 
-function ofKey(key) {
+function ofKey(key, priced) {
+  const { used } = key;
+  const spent = used?.requests ? [words("keys.used_requests", { n: count(used.requests) }), words("common.tokens", { n: count(used.prompt_tokens + used.completion_tokens) })] : [];
+  if (spent.length && priced) spent.push(words("keys.used_money", { n: measure(used.money) }));
   return [
+    [words("keys.invited_until"), invited(key) && moment(invited(key))],
+    [words("keys.last_use"), used && !invited(key) && (used.last ? ago(used.last, 3600) : words("keys.not_used"))],
+    [words("keys.used"), spent.join(" · ")],
     [words("keys.user"), key.user_id],
     [words("keys.team"), key.team_id],
     [words("keys.expires"), key.expires && at(key.expires)],
@@ -100,6 +112,7 @@ function windows(table) {
 /** Format a limit or budget of a period; one of an unusual length shows none. */
 function amount(most, unit, period) {
   const each = words(`keys.each.${period}`, {}, words("keys.each.all"));
+  if (unit === "money") return words("keys.budget", { most, period: each });
   return words("keys.window", { most, unit: words(`keys.unit.${unit}`), period: each });
 }
 

@@ -7,7 +7,8 @@ import { moment } from "./form.js";
 
 const PATHS = { keys: "/key", users: "/user", teams: "/team" };
 const IDS = { keys: "token", users: "user_id", teams: "team_id" };
-const MOST_KNOWN = 100; // users, and teams, that a field offers
+const MOST_KNOWN = 100; // users, or teams, of a page
+const MOST_PAGES = 10; // that a field offers
 
 export class Dialogs {
   #page;
@@ -30,28 +31,49 @@ export class Dialogs {
       }
       dialog.querySelector("form")?.addEventListener("submit", (event) => this.#send(event, dialog));
     }
+    const user = this.#form("keys").querySelector("[name='user_id']");
+    user.addEventListener("change", () => {
+      const other = this.#part("new-user");
+      other.hidden = user.value !== "+";
+      other.querySelector("input").required = !other.hidden;
+      if (!other.hidden) other.querySelector("input").focus();
+    });
     // Nobody reads a key that is not on the screen any more.
     this.#part("made").addEventListener("close", () => (this.#part("secret").value = ""));
     this.#part("copy").addEventListener("click", () => this.#copy());
   }
 
   /** Edit an entry of the list `kind`, or make one if `entry` is null. */
-  edit(kind, entry, name) {
+  async edit(kind, entry, name) {
+    const path = entry ? "update" : { keys: "generate", users: "new", teams: "new" }[kind];
+    await this.#edit(kind, entry, entry ? words("keys.editing", { name }) : words(`keys.new.${kind}`), path);
+  }
+
+  /** Make a key for a new person, who gets it by a link. */
+  invite = () => this.#edit("keys", null, words("keys.invite_title"), "invite");
+
+  async #edit(kind, entry, title, path) {
     const dialog = this.#form(kind);
-    say(dialog.querySelector("h2"), entry ? words("keys.editing", { name }) : words(`keys.new.${kind}`));
+    say(dialog.querySelector("h2"), title);
     for (const part of dialog.querySelectorAll("[data-new]")) part.hidden = Boolean(entry);
     for (const part of dialog.querySelectorAll("[data-edit]")) part.hidden = !entry;
     const form = dialog.querySelector("form");
-    fill(form, entry ?? {});
     if (kind === "keys") {
+      await this.#offer(form, entry ?? {});
+      say(form.querySelector("button:not([type])"), words(path === "invite" ? "keys.make_link" : "common.save"));
+      this.#part("invitation").hidden = this.#part("invitation-note").hidden = path !== "invite";
       const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words("keys.never");
       say(this.#part("kept"), expires);
-      this.#offer();
     }
+    fill(form, entry ?? {});
+    this.#part("new-user").hidden = true;
+    this.#part("new-user").querySelector("input").required = false;
     const before = read(form);
     this.#open(dialog, async (now) => {
       const fields = differing(before, now);
-      const path = entry ? "update" : { keys: "generate", users: "new", teams: "new" }[kind];
+      if (fields.user_id === "+") fields.user_id = fields.new_user;
+      delete fields.new_user;
+      if (path === "invite") fields.invitation_duration = now.invitation_duration;
       if (entry) fields[kind === "keys" ? "key" : IDS[kind]] = entry[IDS[kind]];
       else if (kind === "users") fields.auto_create_key = false;
       return this.#calls.post(`${PATHS[kind]}/${path}`, fields);
@@ -67,12 +89,12 @@ export class Dialogs {
   }
 
   /** Add members to a team, and remove them. */
-  members(team, name) {
+  async members(team, name) {
     const dialog = this.#form("members");
     say(dialog.querySelector("h2"), words("keys.members_of", { name }));
+    await this.#offer(dialog, {});
     dialog.querySelector("form").reset();
     this.#showMembers(team);
-    this.#offer();
     this.#open(dialog, async (member) => {
       this.#showMembers(await this.#calls.post("/team/member_add", { team_id: team.team_id, member }));
       dialog.querySelector("form").reset();
@@ -118,7 +140,7 @@ export class Dialogs {
     try {
       const answer = await work();
       if (answer !== "open") dialog.close();
-      if (answer.key?.startsWith("sk-")) this.#show(answer.key);
+      if (answer.invitation || answer.key?.startsWith("sk-")) this.#show(answer);
       this.#changed();
     } catch (error) {
       if (error.status === undefined) throw error;
@@ -127,8 +149,13 @@ export class Dialogs {
     }
   }
 
-  #show(secret) {
-    this.#part("secret").value = secret;
+  /** Show a key, or the link of an invitation, which nobody can read again. */
+  #show({ key, invitation, until }) {
+    const link = invitation && new URL(`${document.body.dataset.home}invitation#${invitation}`, location.href).href;
+    say(this.#part("made").querySelector("h2"), words(link ? "keys.copy_the_link_now" : "keys.copy_the_key_now"));
+    say(this.#part("made-note"), link ? words("keys.link_shown_once", { until: moment(Date.parse(until) / 1000) }) : words("keys.shown_once"));
+    say(this.#part("made-name"), words(link ? "keys.link" : "common.api_key"));
+    this.#part("secret").value = link ?? key;
     say(this.#part("copied"), "");
     this.#part("made").showModal();
     this.#part("secret").select();
@@ -141,23 +168,44 @@ export class Dialogs {
     say(this.#part("copied"), copied ? words("keys.copied") : words("keys.not_copied"));
   }
 
-  /** Offer known users and teams in the fields of dialogs. */
-  async #offer() {
-    for (const kind of ["users", "teams"]) {
-      try {
-        const found = await this.#calls.get(`${PATHS[kind]}/list?page_size=${MOST_KNOWN}`);
-        const options = found[kind].map((one) =>
-          make("option", { value: one[IDS[kind]] }, one.user_alias || one.team_alias || ""),
-        );
-        this.#page.querySelector(`#known-${kind}`).replaceChildren(...options);
-      } catch (error) {
-        if (error.status === undefined) throw error; // without offers, the field can be filled in
+  /** Offer the users and teams in the fields of a form, and those that an entry has. */
+  async #offer(form, entry) {
+    const offer = async (field) => {
+      const kind = field.dataset.offer;
+      const own = entry[field.name];
+      const known = await this.#known(kind);
+      const options = known.map((one) => option(one[IDS[kind]], one.user_alias || one.team_alias));
+      if (own && !known.some((one) => one[IDS[kind]] === own)) options.push(option(own));
+      for (const before of field.querySelectorAll("[data-known]")) before.remove();
+      field.append(...options);
+    };
+    await Promise.all([...form.querySelectorAll("[data-offer]")].map(offer));
+  }
+
+  /** The first users, or teams, by their ids; none if they cannot be read. */
+  async #known(kind) {
+    const known = [];
+    try {
+      for (let page = 1, pages = 1; page <= Math.min(pages, MOST_PAGES); page += 1) {
+        const found = await this.#calls.get(`${PATHS[kind]}/list?page=${page}&page_size=${MOST_KNOWN}`);
+        known.push(...found[kind]);
+        pages = found.total_pages;
       }
+    } catch (error) {
+      if (error.status === undefined) throw error;
     }
+    return known;
   }
 
   #form = (kind) => this.#page.querySelector(`dialog[data-form="${kind}"]`);
   #part = (name) => this.#page.querySelector(`[data-part="${name}"]`);
+}
+
+/** An option of a list that is read again each time. */
+function option(value, name) {
+  const element = make("option", { value }, name && name !== value ? `${name} (${value})` : value);
+  element.dataset.known = "";
+  return element;
 }
 
 /** The fields that have changed: others may have been changed by another administrator since. */

@@ -1,6 +1,6 @@
 // The page of keys, users and teams: lists with a search, dialogs to change them, and the changes.
 
-import { card } from "./account_cards.js";
+import { card, invited } from "./account_cards.js";
 import { Dialogs } from "./account_dialogs.js";
 import { words } from "./words.js";
 import { Calls } from "./calls.js";
@@ -70,7 +70,7 @@ function draw({ entries, place, first, last }) {
   at("none").hidden = entries.length > 0;
   say(at("none"), at("search").search.value && list ? words("keys.not_found") : words(`keys.none.${shown}`));
   keyed(at("list"), entries, (one) => `${shown} ${list ? one[list.id] : one.number}`, (one) =>
-    card(shown, one, list ? (entry) => actions(list, entry) : null),
+    card(shown, one, list ? (entry) => actions(list, entry) : null, page.dataset.priced === "true"),
   );
   at("pages").hidden = first && last;
   at("before").disabled = first;
@@ -87,6 +87,7 @@ function actions(list, entry) {
   const button = (text, work, more = "") =>
     make("button", { type: "button", className: `quiet ${more}`, "aria-label": `${text} ${name}`, onclick: work }, text);
   const block = entry.blocked ? "unblock" : "block";
+  if (invited(entry)) return [button(words("common.remove"), () => remove(list, id, name), "danger")];
   return [
     button(words("common.edit"), () => dialogs.edit(shown, entry, name)),
     shown === "keys" ? button(words("keys.renew"), () => dialogs.renew(entry, name)) : null,
@@ -135,7 +136,7 @@ function choose() {
     link.setAttribute("aria-current", String(link.hash === `#${shown}`));
   }
   at("tools").hidden = shown === "changes";
-  at("note").hidden = shown !== "keys";
+  at("invite").hidden = at("note").hidden = shown !== "keys";
   say(at("title"), words(`keys.title.${shown}`));
   say(at("new"), words(`keys.new.${shown}`, {}, ""));
   tell("");
@@ -167,6 +168,7 @@ at("search").addEventListener("input", () => {
   }, PAUSE);
 });
 at("new").addEventListener("click", () => dialogs.edit(shown, null, ""));
+at("invite").addEventListener("click", () => dialogs.invite());
 at("before").addEventListener("click", () => turn(-1));
 at("after").addEventListener("click", () => turn(1));
 addEventListener("hashchange", choose);

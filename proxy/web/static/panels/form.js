@@ -14,6 +14,7 @@ const day = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: 
 
 const date_only = new Intl.DateTimeFormat(language, { month: "short", day: "numeric", timeZone: "UTC" });
 
+export const whole_number = (value) => plain.format(value);
 export const count = (number) => (number < 10000 ? plain : short).format(number);
 export const measure = (number) => fine.format(number);
 export const percent = (number) => part.format(number);
@@ -25,6 +26,16 @@ export const moment = (seconds) => day.format(new Date(seconds * 1000));
 export function recent(seconds) {
   const today = new Date().toDateString() === new Date(seconds * 1000).toDateString();
   return (today ? time : moment)(seconds);
+}
+
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+
+/** Format a time that is known to a number of seconds as "3 hours ago", "yesterday". */
+export function ago(seconds, known) {
+  const past = Math.max(0, Date.now() / 1000 - seconds);
+  if (past < 2 * known) return relative.format(0, known < 3600 ? "minute" : "hour");
+  if (past < 86400) return relative.format(-Math.round(past / 3600), "hour");
+  return relative.format(-Math.round(past / 86400), "day");
 }
 
 /** Format seconds as "350 ms", "4.2 s", "3 min", "2 h" or "5 d". */

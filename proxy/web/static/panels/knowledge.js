@@ -2,13 +2,20 @@
 
 import { Calls } from "./calls.js";
 import { chunks } from "./chunks.js";
-import { keyed, make, say } from "./dom.js";
+import { icon, keyed, make, say } from "./dom.js";
 import { measure, percent, size } from "./form.js";
 import { place } from "./places.js";
 import { words } from "./words.js";
 
 const OVER = new Set(["ready", "failed", "cancelled"]);
 const HAN = /\p{Script=Han}/u;
+const FEW = 5; // documents whose actions all have room
+// Words that say nothing about what a passage is about; they are marked only if there are no others.
+const COMMON = new Set(
+  `a about an and are as at be been but by can did do does for from had has have he her his how i if in into is it its
+  me my no not of on or our she so than that the their them then there these they this to was we were what when where
+  which who whom whose why will with would you your`.split(/\s+/),
+);
 const LOOK = 700; // milliseconds between two polls while documents are read
 
 const page = document.getElementById("knowledge");
@@ -20,6 +27,7 @@ let bases = [];
 let chosen = null;
 let looking = 0;
 let reading = false;
+let many = false; // documents: their actions are in menus
 // Request counts; answers to all but the last request are ignored.
 const asked = { bases: 0, documents: 0, hits: 0 };
 
@@ -61,6 +69,7 @@ async function loadBases(wanted) {
   if (mine !== asked.bases) return;
   bases = found ?? bases;
   at("no-bases").hidden = bases.length > 0;
+  if (found) at("new-fold").open = !bases.length;
   const next = bases.find((one) => one.id === (wanted ?? chosen?.id)) ?? bases[0] ?? null;
   await choose(next);
 }
@@ -88,6 +97,7 @@ async function choose(base) {
   at("base").hidden = base === null;
   if (!base) return;
   say(at("base-name"), base.name);
+  at("ask").href = `${document.body.dataset.home}?${new URLSearchParams({ base: base.id })}`;
   say(at("base-info"), [base.info, base.embedding_model].filter(Boolean).join(" · "));
   if (other) {
     asked.hits += 1;
@@ -149,6 +159,8 @@ async function loadDocuments() {
   if (!found) return;
   at("no-documents").hidden = found.length > 0;
   say(at("count"), found.length ? words("knowledge.documents", { n: found.length }) : "");
+  many = found.length > FEW;
+  at("documents").classList.toggle("many", many);
   keyed(at("documents"), found, (one) => one.id, document_);
 }
 
@@ -161,6 +173,7 @@ function document_(first) {
   const look = make("button", { type: "button", className: "quiet" }, words("knowledge.look"));
   const load = make("a", { className: "quiet", href: `${page.dataset.api}${path}/original` }, words("knowledge.download"));
   const away = make("button", { type: "button", className: "quiet danger" }, words("common.remove"));
+  const fold = menu(first.filename, load, away);
   look.addEventListener("click", () => once(look, () => chunks(at("chunks"), calls, path, first.filename, attempt)));
   away.addEventListener("click", async () => {
     if (!confirm(words("knowledge.remove_document", { name: first.filename }))) return;
@@ -171,9 +184,9 @@ function document_(first) {
     "li",
     { className: "card document" },
     make("div", { className: "what" }, make("strong", {}, first.filename), state, note),
+    make("div", { className: "actions" }, look, fold),
     bar,
     error,
-    make("div", { className: "actions" }, look, load, away),
   );
   row.update = (one) => {
     const over = OVER.has(one.status);
@@ -186,9 +199,34 @@ function document_(first) {
     error.hidden = !one.error;
     say(error, one.error ?? "");
     look.disabled = one.status !== "ready";
+    fold.update();
   };
   return row;
 }
+
+/** Buttons side by side, or in a menu while there are many documents. */
+function menu(name, ...buttons) {
+  const label = words("knowledge.more", { name });
+  const summary = make("summary", { className: "quiet", "aria-label": label, title: label }, icon("dots"));
+  const element = make("details", { className: "menu" }, summary, make("div", { className: "actions" }, buttons));
+  let folds = null;
+  element.update = () => {
+    if (folds !== many) element.open = !many;
+    folds = many;
+  };
+  return element;
+}
+
+/** Close open menus, except that of `target`. */
+function closeMenus(target) {
+  for (const one of at("documents").querySelectorAll(".menu[open]")) if (many && !one.contains(target)) one.open = false;
+}
+document.addEventListener("click", ({ target }) => closeMenus(target));
+document.addEventListener("keydown", ({ key, target }) => {
+  if (key !== "Escape") return;
+  target.closest(".menu")?.querySelector("summary").focus();
+  closeMenus(null);
+});
 
 // -- uploads: first the bytes, then the document's progress
 
@@ -264,8 +302,8 @@ at("search").addEventListener("submit", async (event) => {
 function hit(one, rank, query) {
   const terms = matched(query, one.text);
   const shown = terms.map((term) => `“${term}”`).join(", ");
+  const near = words("knowledge.nearness", { value: measure(one.score) });
   const why = [
-    words("knowledge.nearness", { value: measure(one.score) }),
     one.lexical_rank ? words("knowledge.lexical", { n: one.lexical_rank }) : "",
     one.vector_rank ? words("knowledge.vector", { n: one.vector_rank }) : "",
     terms.length ? words("knowledge.by_words", { words: shown }) : one.lexical_rank ? "" : words("knowledge.by_meaning"),
@@ -280,13 +318,14 @@ function hit(one, rank, query) {
       make("strong", {}, one.filename),
       make("span", { className: "note" }, place(one.place)),
     ),
-    make("meter", { min: 0, max: 1, value: one.score, "aria-label": words("knowledge.nearness", { value: measure(one.score) }) }),
+    make("div", { className: "near" }, make("span", { className: "note" }, near), make("meter", { min: 0, max: 1, value: one.score, "aria-label": near })),
     make("p", { className: "text" }, ...marked(one.text, terms)),
     make("p", { className: "note" }, why.filter(Boolean).join(" · ")),
   );
 }
 
-/** Return the query's words in the text. Chinese has no blanks and is split into pairs. */
+/** Return the query's words in the text, without common ones. Chinese has no blanks and is split
+ * into pairs. */
 function matched(query, text) {
   const found = new Set();
   for (const [run] of query.toLowerCase().matchAll(/[\p{L}\p{N}]+/gu)) {
@@ -295,7 +334,8 @@ function matched(query, text) {
     const terms = pairs ? signs.slice(1).map((sign, n) => signs[n] + sign) : [run];
     for (const term of terms) if (pattern([term]).test(text)) found.add(term);
   }
-  return [...found];
+  const telling = [...found].filter((term) => !COMMON.has(term));
+  return query.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.every((word) => COMMON.has(word)) ? [...found] : telling;
 }
 
 /** A pattern for any of the terms, as a whole word unless it is Chinese. */

@@ -3,15 +3,16 @@
 
 import { Calls } from "./calls.js";
 import { keyed, make, say } from "./dom.js";
-import { binary, count, recent, span } from "./form.js";
+import { binary, count, recent, span, whole_number } from "./form.js";
 import { follow } from "./live.js";
 import { memory } from "./memory_bar.js";
 import { showLog } from "./model_log.js";
 import { words } from "./words.js";
 
 const POLL = 3000; // milliseconds between requests while there is no stream
-const DOTS = { ready: "up", busy: "up", failed: "down", stopped: "off" };
+const DOTS = { ready: "up", busy: "up", failed: "down", down: "down", stopped: "off" };
 const LOADED = new Set(["ready", "busy", "stopping"]);
+const PATIENCE = 3000; // milliseconds for which an action is shown before its effect
 
 const page = document.getElementById("models");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
@@ -19,22 +20,28 @@ const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const admin = page.dataset.admin === "true";
 
 let state = null;
+const begun = new Map(); // what was pressed last for a model, until its state changes
 let ahead = 0; // seconds by which the server's clock is ahead of ours
 
 const now = () => Date.now() / 1000 + ahead;
 const whole = (seconds) => span(Math.max(1, Math.round(seconds)));
 
 function show(next) {
+  for (const one of next.models) if (begun.get(one.name)?.before !== one.state) begun.delete(one.name);
   state = next;
   ahead = next.at - Date.now() / 1000;
   draw();
 }
 
 function draw() {
-  const { models, room } = state;
+  const { models, room, served } = state;
+  at("served").hidden = served.length === 0;
+  keyed(at("served-models"), served, (one) => one.name, servedCard);
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
-  say(at("loaded"), room.most_models ? words("models.room", { n: count(room.models), most: count(room.most_models) }) : "");
+  at("legend").hidden = room.bars.every((bar) => bar.limit === null);
+  at("loaded").hidden = !room.most_models;
+  say(at("loaded"), words("models.room", { n: count(room.models), most: count(room.most_models) }));
   keyed(at("memory"), room.bars, (bar) => bar.device, memory);
   keyed(at("models"), models, (one) => one.name, card);
 }
@@ -45,35 +52,67 @@ function card({ name }) {
   const title = make("h3", {});
   const id = make("code", { className: "note" });
   const pinned = make("span", { className: "badge" });
+  const file = make("p", { className: "note" });
   const status = make("p", { className: "state" });
   const progress = make("progress", { max: 1, "aria-label": words("models.progress", { name }) });
   const description = make("p", { className: "note" });
   const failure = failed();
   const facts = make("dl", { className: "facts" });
+  const lines = make("dl", { className: "facts", lang: "en" });
+  const layout = make("details", {}, make("summary", {}, words("models.template")), lines);
   const actions = admin ? buttons(name) : null;
+  const all = make("div", { className: "actions" }, chat(name), actions);
   const element = make(
     "article",
     { className: "card model" },
-    make("header", {}, make("div", {}, make("div", { className: "what" }, title, id, pinned), description), actions),
+    make("header", {}, make("div", {}, make("div", { className: "what" }, title, id, pinned), description, file), all),
     make("div", { className: "doing" }, status, progress),
     failure,
     facts,
+    layout,
   );
   element.update = (one) => {
     say(title, one.title || one.name);
     say(id, one.title ? one.name : "");
-    say(pinned, words(one.pinned_by_file ? "models.pinned_by_file" : "models.pinned"));
+    say(pinned, words(one.pinned_by_file ? "models.persistent" : "models.pinned"));
+    pinned.title = words(one.pinned_by_file ? "models.persistent_note" : "models.pinned_note");
+    say(file, inFile(one));
+    file.hidden = !file.textContent;
     pinned.classList.toggle("idle", !one.pinned);
     say(description, one.description);
     description.hidden = !one.description;
-    status.dataset.state = DOTS[one.state] ?? "busy";
-    say(status, doing(one));
-    advance(progress, one);
+    const asked = begun.get(name)?.action;
+    status.dataset.state = asked ? "busy" : (DOTS[one.state] ?? "busy");
+    say(status, asked ? words(`models.asked.${asked}`) : doing(one));
+    advance(progress, one, asked === "load");
     failure.update(one.failure);
-    keyed(facts, [...known(one), ...template(name)], ([label]) => label, fact);
+    keyed(facts, known(one), ([label]) => label, fact);
+    const learned = template(name); // empty while it loads again
+    if (learned.length) keyed(lines, learned, ([label]) => label, fact);
+    layout.hidden = !lines.children.length;
     actions?.update(one);
   };
   return element;
+}
+
+/** A model of a server that runs already. */
+function servedCard({ name }) {
+  const file = make("p", { className: "note" });
+  const status = make("p", { className: "state" });
+  const head = make("div", {}, make("div", { className: "what" }, make("h3", {}, name), status), file);
+  const element = make("article", { className: "card model" }, make("header", {}, head, make("div", { className: "actions" }, chat(name))));
+  element.update = (one) => {
+    status.dataset.state = DOTS[one.state] ?? "busy";
+    say(status, words(`chat.states.${one.state}`));
+    say(file, one.context ? words("models.context", { n: whole_number(one.context) }) : "");
+  };
+  return element;
+}
+
+/** A link to the chat page with this model chosen. */
+function chat(name) {
+  const href = `${document.body.dataset.home}?${new URLSearchParams({ model: name })}`;
+  return make("a", { className: "quiet", href }, words("models.chat"), make("span", { className: "unseen" }, ` ${name}`));
 }
 
 function doing(one) {
@@ -100,32 +139,42 @@ function doing(one) {
 }
 
 /** Show the part of the expected time that has passed; before the first load that is unknown. */
-function advance(progress, one) {
-  const loads = one.state === "loading";
+function advance(progress, one, asked) {
+  const loads = one.state === "loading" || asked;
   progress.classList.toggle("idle", !loads);
   if (!loads) progress.value = 0;
-  else if (one.ready_at === null) progress.removeAttribute("value");
+  else if (asked || one.ready_at === null) progress.removeAttribute("value");
   else progress.value = Math.min(1, (now() - one.began_at) / Math.max(0.1, one.ready_at - one.began_at));
 }
 
+/** What its file says, and the context: that of its slots, once it was loaded. */
+function inFile({ file, context }) {
+  return [
+    file?.parameters ? words("models.parameters", { n: file.parameters }) : "",
+    file?.quantization,
+    file ? binary(file.size) : "",
+    context ? words("models.context", { n: whole_number(context) }) : file?.context ? words("models.made_for", { n: whole_number(file.context) }) : "",
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+/** What is known of it now. Values that are unknown are left out. */
 function known(one) {
   const cards = one.cards.reduce((sum, bytes) => sum + bytes, 0);
-  const sizes = [binary(one.memory), cards ? words("models.on_cards", { size: binary(cards) }) : null];
+  const sizes = [one.memory || !cards ? binary(one.memory) : null, cards ? words("models.on_cards", { size: binary(cards) }) : null];
+  const took = one.load_seconds ? words("models.took", { time: span(one.load_seconds) }) : "";
   return [
-    [words("models.memory"), sizes.filter(Boolean).join(" + "), words(`models.source.${one.source}`)],
-    [words("common.slots"), one.slots ? count(one.slots) : "–", ""],
-    [
-      words("models.last_load"),
-      one.loaded_at ? recent(one.loaded_at) : words("models.never"),
-      one.load_seconds ? words("models.took", { time: span(one.load_seconds) }) : "",
-    ],
+    [words("models.memory"), one.memory || cards ? sizes.filter(Boolean).join(" + ") : "", words(`models.source.${one.source}`)],
+    [words("common.slots"), one.slots ? count(one.slots) : "", ""],
+    [words("models.last_load"), one.loaded_at ? recent(one.loaded_at) : "", took],
     [words("models.expiry"), ...expiry(one)],
     [
       words("models.kept"),
-      one.kept.tokens ? words("common.tokens", { n: count(one.kept.tokens) }) : "–",
+      one.kept.tokens ? words("common.tokens", { n: count(one.kept.tokens) }) : "",
       one.kept.size ? binary(one.kept.size) : "",
     ],
-  ];
+  ].filter(([, value]) => value);
 }
 
 /** What is known of its template, in English, as the log and `slotproxy doctor` say it. */
@@ -135,7 +184,7 @@ function template(name) {
 
 function expiry({ expires_at, ttl }) {
   if (expires_at !== null) return [words("models.expires", { left: whole(expires_at - now()) }), words("models.if_idle")];
-  return ttl === null ? [words("models.never"), ""] : [words("models.after", { ttl: span(ttl) }), words("models.idle")];
+  return ttl === null ? ["", ""] : [words("models.after", { ttl: span(ttl) }), words("models.idle")];
 }
 
 function fact([name]) {
@@ -185,9 +234,11 @@ function buttons(name) {
     words("models.log"),
   );
   const element = make("div", { className: "actions" }, load, pin, log, told);
+  element.setAttribute("role", "group");
+  element.ariaLabel = name;
   element.update = (one) => {
     const wait = one.failure?.retry_at ? one.failure.retry_at - now() : 0;
-    load.update(one, ["waiting", "loading", "stopping"].includes(one.state) || wait > 0);
+    load.update(one, begun.has(name) || ["waiting", "loading", "stopping"].includes(one.state) || wait > 0);
     pin.update(one, false);
   };
   return element;
@@ -199,15 +250,16 @@ function button(told, wanted, name) {
   const element = make("button", { type: "button", className: "quiet wide" });
   element.addEventListener("click", async () => {
     if (element.getAttribute("aria-disabled") === "true") return;
-    element.setAttribute("aria-disabled", "true");
     say(told, "");
+    begin(name, action);
     try {
       await calls.post(`/${action}`, { model: name });
     } catch (error) {
       if (error.status === undefined) throw error;
+      begun.delete(name);
       say(told, error.message || (error.status ? words("models.failed_request") : words("models.no_connection")));
     }
-    element.setAttribute("aria-disabled", "false");
+    draw();
   });
   element.update = (one, useless) => {
     action = wanted(one);
@@ -216,6 +268,19 @@ function button(told, wanted, name) {
     element.setAttribute("aria-disabled", String(useless));
   };
   return element;
+}
+
+/** Show at once that an action was pressed. */
+function begin(name, action) {
+  const before = state.models.find((one) => one.name === name)?.state;
+  const own = { action, before };
+  if (action === "load" || action === "unload") begun.set(name, own);
+  draw();
+  setTimeout(() => {
+    if (begun.get(name) !== own) return;
+    begun.delete(name);
+    draw();
+  }, PATIENCE);
 }
 
 // -- the stream, and polls while there is none

@@ -1,7 +1,7 @@
 // Plots over time. A `Plot` has a title and a uPlot that follows the page's size and theme.
 
-import { make } from "./dom.js";
-import { date, time } from "./form.js";
+import { make, say } from "./dom.js";
+import { count, date, measure, span, time } from "./form.js";
 
 const HEIGHT = 150;
 const DAY = 86400;
@@ -14,6 +14,20 @@ export const DAYS = {
   zone: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
 };
 
+const TENS = Array.from({ length: 13 }, (_, n) => 10 ** n);
+
+/** What a plot shows: how a value is written, and the steps that its axis may have. */
+export const COUNT = { shown: count, steps: TENS.flatMap((n) => [n, 2 * n, 5 * n]) };
+export const MEASURE = { shown: measure };
+export const SPAN = {
+  shown: span,
+  steps: [
+    ...[0.001, 0.01, 0.1].flatMap((n) => [n, 2 * n, 5 * n]),
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800,
+    ...[1, 2, 3, 6, 12, 24, 48, 120, 240, 480, 960, 2400, 4800, 9600].map((n) => n * 3600),
+  ],
+};
+
 const plots = new Set();
 const redraw = () => plots.forEach((plot) => plot.themed());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -23,16 +37,16 @@ new MutationObserver(redraw).observe(document.documentElement, {
 });
 
 export class Plot {
-  /** `shown(value)` formats a value, `note(value)` the text for screen readers; `axis` is TIMES or
-   * DAYS. */
-  constructor(place, title, shown, note, axis = TIMES) {
+  /** `kind` is COUNT, MEASURE or SPAN, `note(value)` the text for screen readers; `axis` is TIMES, or
+   * DAYS for a bar each day. The value under the pointer is beside the title. */
+  constructor(place, title, kind, note, axis = TIMES) {
     this.axis = axis;
-    this.shown = shown;
+    this.kind = kind;
     this.note = note;
     this.area = make("div", { className: "plot-area", role: "img" });
-    place.append(
-      make("figure", { className: "card plot" }, make("figcaption", {}, title), this.area),
-    );
+    this.pointed = make("span", { className: "note", "aria-hidden": "true" });
+    const caption = make("figcaption", {}, make("span", {}, title), this.pointed);
+    place.append(make("figure", { className: "card plot" }, caption, this.area));
     this.data = [[], []];
     this.#draw();
     new ResizeObserver(() => this.#resize()).observe(this.area);
@@ -60,33 +74,47 @@ export class Plot {
     const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
     axis.font = `12px ${style.fontFamily}`;
     const { shown, marks, zone } = this.axis;
-    const along = { ...axis, space: 70, values: (_, ticks) => ticks.map(shown) };
+    const bars = this.axis === DAYS;
+    const along = { ...axis, size: 26, space: 70, values: (_, ticks) => ticks.map(shown) };
+    const up = { ...axis, size: 62, space: 24, values: (_, ticks) => ticks.map((one) => (one ? this.kind.shown(one) : "0")) };
+    const half = bars ? DAY / 2 : 0;
     this.chart = new uPlot(
       {
         width: Math.max(this.area.clientWidth, 100),
         height: HEIGHT,
         legend: { show: false },
-        cursor: { show: false },
+        cursor: { x: false, y: false, points: { show: false }, drag: { setScale: false, x: false, y: false } },
+        hooks: { setCursor: [(chart) => this.#point(chart.cursor.idx)] },
         ...(zone ? { tzDate: zone } : {}),
-        scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
+        scales: {
+          x: { range: (_, first, last) => [first - half, last + half] },
+          y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] },
+        },
         axes: [
           marks ? { ...along, incrs: marks } : along,
-          { ...axis, size: 62, space: 36, values: (_, ticks) => ticks.map(this.shown) },
+          this.kind.steps ? { ...up, incrs: this.kind.steps } : up,
         ],
         series: [
           {},
-          {
-            stroke: line,
-            width: 2,
-            fill: `color-mix(in srgb, ${line} 14%, transparent)`,
-            points: { show: true, size: 4, width: 0, fill: line },
-            spanGaps: false,
-          },
+          bars
+            ? { width: 0, fill: line, paths: uPlot.paths.bars({ size: [0.7, 40] }), points: { show: false } }
+            : {
+                stroke: line,
+                width: 2,
+                fill: `color-mix(in srgb, ${line} 14%, transparent)`,
+                points: { size: 7, width: 0, fill: line, filter: alone },
+                spanGaps: false,
+              },
         ],
       },
       this.data,
       this.area,
     );
+  }
+
+  #point(index) {
+    const value = this.data[1][index ?? -1] ?? null;
+    say(this.pointed, value === null ? "" : `${this.axis.shown(this.data[0][index])} · ${this.kind.shown(value)}`);
   }
 
   /** Return a CSS variable as a colour for canvas. */
@@ -104,6 +132,13 @@ export class Plot {
   }
 }
 
+/** The places of values that have no neighbour: there is no line through them. */
+function alone(chart, series) {
+  const values = chart.data[series];
+  const gap = (n) => (values[n] ?? null) === null;
+  return [...values.keys()].filter((n) => !gap(n) && gap(n - 1) && gap(n + 1));
+}
+
 /** The samples of the last hour by time. Gaps are null, except in counts, where they are 0. */
 export class Hour {
   constructor() {
@@ -118,8 +153,8 @@ export class Hour {
     );
   }
 
-  /** Return the columns up to now: times, requests per second, first token, speed. Before
-   * `began` nothing is known. */
+  /** Return the columns up to now: times, requests in the minute before each, first token, speed.
+   * Before `began` nothing is known. */
   columns(now, began) {
     const last = Math.floor(now / this.step) * this.step;
     const columns = [[], [], [], []];
@@ -128,6 +163,11 @@ export class Hour {
       [at, rate, first, speed].forEach((value, n) => columns[n].push(value));
     }
     for (const at of this.samples.keys()) if (at < last - this.span) this.samples.delete(at);
+    const minute = Math.round(60 / this.step);
+    const sum = (rates) => rates.reduce((all, rate) => all + (rate ?? 0) * this.step, 0);
+    columns[1] = columns[1].map((rate, n, rates) =>
+      rate === null ? null : Math.round(sum(rates.slice(Math.max(0, n + 1 - minute), n + 1))),
+    );
     return columns;
   }
 }

@@ -1,10 +1,10 @@
 // The page of sign-in sessions: which browsers are signed in, and a button to end each.
 
+import { agentName } from "./agents.js";
 import { Calls } from "./calls.js";
 import { keyed, make, say } from "./dom.js";
 import { moment } from "./form.js";
 import { words } from "./words.js";
-
 
 const page = document.getElementById("sessions");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
@@ -35,7 +35,7 @@ async function attempt(work) {
 }
 
 function card(one) {
-  const agent = one.agent || words("sessions.unknown");
+  const agent = agentName(one.agent);
   const end = make("button", { type: "button", className: "quiet danger", "aria-label": words("sessions.ending", { agent }) }, words("sessions.end"));
   end.addEventListener("click", async () => {
     await attempt(() => calls.post("/end", { id: one.id }));
@@ -48,10 +48,10 @@ function card(one) {
     make(
       "header",
       {},
-      make("div", {}, make("strong", {}, one.name), one.current ? make("span", { className: "badge" }, words("sessions.current")) : null),
+      make("div", { className: "what" }, make("strong", {}, one.name), one.current ? make("span", { className: "badge" }, words("sessions.current")) : null),
       end,
     ),
-    make("p", {}, agent),
+    make("p", { title: one.agent || null }, agent),
     make("p", { className: "note" }, words("sessions.since", { time: moment(one.created), address: one.address || "–" })),
   );
   element.update = () => {}; // a session does not change

@@ -3,22 +3,26 @@
 import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
 import { follow } from "./live.js";
-import { Hour, Plot } from "./plots.js";
+import { COUNT, Hour, MEASURE, Plot, SPAN } from "./plots.js";
 import { words } from "./words.js";
 
 const ABILITIES = ["chat", "native", "json_schema", "infill", "embeddings", "vision", "audio"];
 const STORES = ["slot_save", "ram_cache"];
+const LOADS = { loading: "busy", failed: "down" };
 const FADES = 1800; // seconds until a slot's content is shown at its palest
 
 const page = document.getElementById("status");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const hour = new Hour();
-const noted = (name) => (value) =>
-  words("status.plot_note", { name, value: value === undefined ? words("status.no_value") : measure(value) });
+const noted = (name, shown) => (value) =>
+  words("status.plot_note", {
+    name: words(`status.number.${name}`),
+    value: value === undefined ? words("status.no_value") : shown(value),
+  });
 const plots = [
-  new Plot(at("plots"), words("status.number.rate"), measure, noted(words("status.number.rate"))),
-  new Plot(at("plots"), words("status.number.first_token"), span, noted(words("status.number.first_token"))),
-  new Plot(at("plots"), words("status.number.speed"), measure, noted(words("status.number.speed"))),
+  new Plot(at("plots"), words("status.number.rate"), COUNT, noted("rate", count)),
+  new Plot(at("plots"), words("status.number.first_token"), SPAN, noted("first_token", span)),
+  new Plot(at("plots"), words("status.number.speed"), MEASURE, noted("speed", measure)),
 ];
 let drawn = 0;
 
@@ -46,7 +50,7 @@ function numbers(state) {
   const shown = [
     ["running", count(state.running), ""],
     ["waiting", count(state.queue.length), ""],
-    ["rate", measure(minute.requests / 60), words("status.rate_note")],
+    ["rate", count(minute.requests), words("status.rate_note")],
     ["first_token", last.first_token === null ? "–" : span(last.first_token), words("status.hour_mean")],
     ["speed", last.speed === null ? "–" : measure(last.speed), words("status.hour_mean")],
     [
@@ -96,8 +100,9 @@ function card(backend) {
   element.update = (one) => {
     const view = one.view;
     const name = stateOf(one.state, view);
-    state.dataset.state = name;
-    say(state, words(`status.state.${name}`));
+    const idle = name === "up" && one.status !== "loaded" ? one.status : null; // a model on demand
+    state.dataset.state = idle ? (LOADS[idle] ?? "off") : name;
+    say(state, idle ? words(`status.load.${idle}`, {}, idle) : words(`status.state.${name}`));
     error.hidden = !one.error;
     say(error, one.error ?? "");
     keyed(facts, known(one), ([label]) => label, fact);
@@ -114,7 +119,7 @@ function stateOf(state, view) {
   return view.circuit === "open" ? "paused" : "on_trial";
 }
 
-function known({ model, status, n_ctx, found, view }) {
+function known({ model, n_ctx, found, view }) {
   const facts = [[words("common.model"), model || "–"]];
   if (view?.tier) {
     facts.push([words("status.tier"), view.canary ? words("status.canary", { tier: view.tier, share: percent(view.canary) }) : view.tier]);
@@ -124,7 +129,6 @@ function known({ model, status, n_ctx, found, view }) {
     const parts = instead.map(([reason, n]) => words("status.instead_value", { reason: words(`status.passed.${reason}`, {}, reason), n: count(n) }));
     facts.push([words("status.instead"), parts.join(", ")]);
   }
-  if (status) facts.push([words("status.status"), words(`status.load.${status}`, {}, status)]);
   if (found) facts.push([words("status.kind"), [found.dialect, found.build].filter(Boolean).join(" · ")]);
   if (n_ctx) facts.push([words("status.context"), words("common.tokens", { n: count(n_ctx) })]);
   if (found) {
@@ -134,7 +138,7 @@ function known({ model, status, n_ctx, found, view }) {
   if (view?.requests) {
     facts.push([words("status.hit"), words("status.hit_value", { requests: percent(view.hit_rate), tokens: percent(view.cached_rate) })]);
   }
-  if (view?.prompt_per_second) {
+  if (view?.requests && view.prompt_per_second) {
     facts.push([words("status.prefill"), words("status.prefill_value", { n: count(view.prompt_per_second) })]);
   }
   if (view?.kept) facts.push([words("status.kept"), count(view.kept)]);

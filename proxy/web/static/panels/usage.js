@@ -2,7 +2,7 @@
 
 import { keyed, make, say } from "./dom.js";
 import { count, measure, percent, span } from "./form.js";
-import { DAYS, Plot } from "./plots.js";
+import { COUNT, DAYS, MEASURE, Plot, SPAN } from "./plots.js";
 import { words } from "./words.js";
 
 const DAY = 86400;
@@ -12,19 +12,19 @@ const page = document.getElementById("usage");
 const form = page.querySelector("form");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const tokens = (one) => one.prompt_tokens + one.completion_tokens;
-const plots = new Map(
-  [
-    [words("usage.tokens"), tokens, count],
-    [words("usage.number.requests"), (one) => one.requests, count],
-    [words("usage.number.slots"), (one) => one.slot_seconds, span],
-  ].map(([name, value, format]) => [name, { value, plot: plot(at("days"), name, format) }]),
-);
+const priced = page.dataset.priced === "true";
+const plots = [
+  [words("usage.tokens"), tokens, COUNT],
+  [words("usage.number.requests"), (one) => one.requests, COUNT],
+  [words("usage.number.slots"), (one) => one.slot_seconds, SPAN],
+  ...(priced ? [[words("usage.number.money"), (one) => one.money, MEASURE]] : []),
+].map(([name, value, kind]) => ({ name, value, kind, plot: null }));
 let shown = null; // the sums on the page
 let asked = 0;
 
-function plot(place, name, format) {
-  const note = (value) => words("usage.plot_note", { name, days: shown?.days ?? 0, value: format(value ?? 0) });
-  return new Plot(place, name, format, note, DAYS);
+function plot(place, name, kind) {
+  const note = (value) => words("usage.plot_note", { name, days: shown?.days ?? 0, value: kind.shown(value ?? 0) });
+  return new Plot(place, name, kind, note, DAYS);
 }
 
 async function load() {
@@ -48,9 +48,17 @@ function show(sums) {
   numbers(sums.total);
   at("limits").hidden = !sums.limits.length;
   keyed(at("limit-list"), sums.limits, (one) => `${one.level} ${one.quantity} ${one.period} ${one.is_budget} ${one.model}`, limit);
-  for (const { value, plot: one } of plots.values()) one.set(...columns(sums.by_day, value));
+  const used = sums.total.requests > 0;
+  at("nothing").hidden = used;
+  at("numbers").hidden = at("used").hidden = !used;
+  at("export").href = `${page.dataset.export}?${new URLSearchParams({ start_time: sums.begin, scope: form.elements.scope?.value ?? "own" })}`;
+  if (!used) return;
+  for (const one of plots) {
+    one.plot ??= plot(at("days"), one.name, one.kind); // once there is room for it
+    one.plot.set(...columns(sums.by_day, one.value));
+  }
   rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
-  keyed(at("model-plots"), sums.models.slice(0, MODELS), (one) => one.model, modelPlot);
+  keyed(at("model-plots"), sums.models.slice(0, MODELS).filter(tokens), (one) => one.model, modelPlot);
   const keys = at("keys");
   if (!keys) return;
   keys.hidden = !sums.keys.length;
@@ -64,12 +72,13 @@ function numbers(total) {
     [
       "saved",
       count(total.cached_tokens),
-      words("usage.saved_note", { share: percent(total.prompt_tokens ? total.cached_tokens / total.prompt_tokens : 0), time: span(total.saved_seconds) }),
+      total.cached_tokens ? words("usage.saved_note", { share: percent(total.cached_tokens / total.prompt_tokens), time: span(total.saved_seconds) }) : "",
     ],
     ["answer", count(total.completion_tokens), ""],
     ["slots", span(total.slot_seconds), ""],
     ["queue", span(total.queue_seconds), ""],
   ];
+  if (priced) cards.push(["money", measure(total.money), words("usage.money_note")]);
   keyed(at("numbers"), cards, ([name]) => name, ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
@@ -105,7 +114,7 @@ function limit() {
 
 function rows(section, sums, name, key) {
   keyed(section.querySelector("tbody"), sums, key, (first) => {
-    const cells = Array.from({ length: 5 }, () => make("td"));
+    const cells = Array.from({ length: priced ? 6 : 5 }, () => make("td"));
     const element = make("tr", {}, make("th", { scope: "row" }, name(first)), cells);
     element.update = (one) => {
       const saved = one.prompt_tokens ? one.cached_tokens / one.prompt_tokens : 0;
@@ -114,6 +123,7 @@ function rows(section, sums, name, key) {
       say(cells[2], percent(saved));
       say(cells[3], count(one.completion_tokens));
       say(cells[4], span(one.slot_seconds));
+      if (priced) say(cells[5], measure(one.money));
     };
     return element;
   });
@@ -123,7 +133,7 @@ function modelPlot({ model }) {
   const element = make("div");
   let drawn = null;
   element.update = () => {
-    drawn ??= plot(element, words("usage.tokens_of", { name: model || "–" }), count);
+    drawn ??= plot(element, words("usage.tokens_of", { name: model || "–" }), COUNT);
     drawn.set(...columns(shown.by_model.filter((one) => one.model === model), tokens));
   };
   return element;

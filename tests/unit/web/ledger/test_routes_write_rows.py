@@ -156,6 +156,11 @@ def test_failed_and_refused_requests_have_a_row(app: Flask, driver: Everything) 
     assert (refused.prompt, refused.completion) == (0, 0)
 
 
-def test_no_ledger_without_a_place_for_it(tmp_path: Path) -> None:
-    assert services_of(make_app(ScriptedDriver())).ledger is None
-    assert services_of(make_app(ScriptedDriver(), data=str(tmp_path), ledger_days=0)).ledger is None
+def test_usage_is_recorded_unless_it_is_turned_off_or_has_no_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for expected, settings in (
+        (True, {"ledger_days": 90}),  # in the data folder of the user
+        (False, {"ledger_days": 0, "data": str(tmp_path)}),
+        (False, {"ledger_days": 90, "data": str(tmp_path / "file" / "data")}),
+    ):
+        assert bool(services_of(make_app(ScriptedDriver(), **settings)).ledger) is expected

@@ -156,7 +156,7 @@ def test_without_ledger_the_answer_says_what_to_set() -> None:
     for path in paths:
         answer = client.get(path)
         assert answer.status_code == 404
-        assert "--data FOLDER or --database" in answer.get_json()["error"]["message"]
+        assert "see --data, --ledger-days and the extra" in answer.get_json()["error"]["message"]
 
 
 def test_request_appears_in_the_usage_of_its_key(api: Api) -> None:

@@ -14,8 +14,10 @@ from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
 from proxy.web.observability import Lines, Observer, Record
-from proxy.web.observability.observer import AT_ONCE, access, line, write
+from proxy.web.observability.observer import AT_ONCE, access, line, shown, write
 from proxy.web.observability.record import MOST_WARNINGS
+
+ENDED = 1767323045
 
 
 @pytest.fixture
@@ -37,8 +39,9 @@ def request(route: str) -> Record:
 
 
 def test_line_is_written_to_the_stream_unchanged(lines: Lines) -> None:
-    write('{"id":"%s"}')
-    assert lines.stream.getvalue() == '{"id":"%s"}\n'
+    record = request("/%s")
+    write(record, 0.1, ENDED)
+    assert lines.stream.getvalue() == f"{line(record, 0.1, ENDED)}\n"
 
 
 def test_other_handler_gets_a_record(lines: Lines) -> None:
@@ -46,14 +49,15 @@ def test_other_handler_gets_a_record(lines: Lines) -> None:
     other = logging.Handler()
     other.emit = lambda record: records.append(record)  # type: ignore[method-assign]
     logging.root.handlers.append(other)
-    write("a %s line")
-    assert [record.getMessage() for record in records] == ["a %s line"]
-    assert lines.stream.getvalue() == "a %s line\n"
+    record = request("/%s")
+    write(record, 0.1, ENDED)
+    assert [one.getMessage() for one in records] == [line(record, 0.1, ENDED)]
+    assert lines.stream.getvalue() == f"{line(record, 0.1, ENDED)}\n"
 
 
 def test_closed_log_stream_loses_only_the_line(lines: Lines) -> None:
     lines.stream.close()
-    write("a line")
+    write(request("/"), 0.1, ENDED)
 
 
 def test_line_has_times_in_tenths_of_milliseconds() -> None:
@@ -65,7 +69,7 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
     )
     record.info.tier, record.info.passed = "cloud", (("gpu-1", "down"), ("gpu-2", "busy"))
     record.info.outcome = "length"
-    assert json.loads(line(record, 1.23456)) == {
+    assert json.loads(line(record, 1.23456, ENDED)) == {
         "id": "7",
         "peer": "192.0.2.7",
         "method": "POST",
@@ -86,7 +90,69 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
         "completion_tokens": 16,
         "continued": 0,
         "outcome": "length",
+        "time": "2026-01-02T03:04:05Z",
     }
+
+
+def text_of(record: Record, took: float, form: Lines) -> str:
+    """The line for people, without its time."""
+    return shown(record, took, ENDED, form).split(" ", 1)[1]
+
+
+def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
+    form = Lines("text")
+    record = Record({"PATH_INFO": "/v1/chat/completions", "REQUEST_METHOD": "POST"})
+    record.status, record.key = 200, "ann"
+    record.info = Info(model="qwen3", first_token=0.18, usage=Usage(31, 12, 24))
+    record.info.outcome = "stop"
+    assert text_of(record, 1.52, form) == (
+        "200   POST /v1/chat/completions  qwen3  ann  31 (24 cached) in, 12 out  first 180 ms"
+        "  1.5 s  stop"
+    )
+    plain = Record({"PATH_INFO": "/x", "REQUEST_METHOD": "GET"})
+    plain.status, plain.info.outcome = 404, "not_found_error"
+    assert text_of(plain, 0.0001, form) == f"404   {'GET /x':25}  1 ms  not_found_error"
+
+
+def test_long_path_is_shortened_in_the_middle() -> None:
+    path = f"/pages/api/chat/conversations/conv_{32 * '7'}/ask"
+    text = text_of(Record({"PATH_INFO": path, "REQUEST_METHOD": "POST"}), 0.1, Lines("text"))
+    assert text == "–     POST /pages/api/chat/conversations/co…77777777/ask  100 ms"
+
+
+def test_line_for_people_has_no_control_characters_of_a_client() -> None:
+    record = Record({"PATH_INFO": "/\x1b[31m\n12:00:00 200", "REQUEST_METHOD": "GET"})
+    text = text_of(record, 0.1, Lines("text"))
+    assert text == r"–     GET /\x1b[31m\n12:00:00 200    100 ms"
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "colour"),
+    [(200, "stop", 32), (200, "upstream_fault", 33), (429, "rate_limited", 33), (502, "x", 31)],
+)
+def test_colour_of_a_status_says_how_the_request_ended(
+    status: int, outcome: str, colour: int
+) -> None:
+    form = Lines("text")
+    form.has_colour = True
+    record = request("/")
+    record.status, record.info.outcome = status, outcome
+    assert f"\x1b[{colour}m{status}" in shown(record, 0.1, ENDED, form)
+
+
+def test_quiet_request_is_logged_only_with_a_5xx_or_at_level_debug(lines: Lines) -> None:
+    observer = Observer(metrics=False)
+
+    def logged(status: int) -> bool:
+        record = request("/livez")
+        record.status, record.quiet = status, True
+        before = lines.stream.getvalue()
+        observer.finish(record)
+        return bool(lines.stream.getvalue() != before)
+
+    assert [logged(status) for status in (200, 404, 500, 503)] == [False, False, True, True]
+    access.setLevel(logging.DEBUG)
+    assert logged(200)
 
 
 @pytest.mark.parametrize("count", [MOST_WARNINGS, MOST_WARNINGS + 1, 3000])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import util
 from pathlib import Path
 
-from ..config import Settings
+from ..runtime.installation import install
+from .settings import Settings
 
 SLOTS = "slots"  # the folder of saved slots
 DATABASE, INDEX = FILES = ("slotproxy.db", "index.db")
@@ -27,6 +29,25 @@ def data_folder() -> Path:
 def folder_of(settings: Settings) -> Path:
     """The data folder of these settings, which need not exist."""
     return Path(settings.data) if settings.data else data_folder()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether this user may write to a folder, or create it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return os.access(existing, os.W_OK | os.X_OK)
+
+
+def stored(settings: Settings) -> str:
+    """What is stored where, for the user who starts the server."""
+    if not util.find_spec("sqlalchemy"):
+        return f"nothing is stored; for conversations and usage: {install('knowledge')}"
+    folder = folder_of(settings)
+    if not is_writable(folder):
+        return f"nothing is stored: {folder} cannot be written; --data FOLDER names another folder"
+    where = f"{folder}/".replace(f"{Path.home()}/", "~/").removesuffix("/")
+    usage = "usage, ", ", --ledger-days 0 turns usage off"
+    kept, off = usage if settings.ledger_days else ("", "")
+    return f"{where} (conversations, {kept}files); --data FOLDER moves it{off}"
 
 
 def database_file(settings: Settings) -> Path | None:

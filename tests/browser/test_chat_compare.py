@@ -1,0 +1,73 @@
+"""Two models answer the same question side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.openai_server import OpenAIServerFake
+from tools.processes import Gateway
+
+from .conftest import DESKTOP, OPENED, PHONE, Open, running
+from .fed import FLAGS
+from .test_chat import ask, until
+
+
+def model(name: str, reply: str) -> OpenAIServerFake:
+    listed = {"object": "list", "data": [{"id": name, "object": "model"}]}
+    return OpenAIServerFake(reply, pages={"GET /v1/models": listed})
+
+
+@pytest.fixture
+def two_models(tmp_path: Path) -> Iterator[Gateway]:
+    replies = {"small": "Ships float.", "large": "They displace **water**."}
+    with model("small", replies["small"]) as one, model("large", replies["large"]) as other:
+        config = tmp_path / "slotproxy.toml"
+        tables = [
+            f'[[backend]]\nkind = "openai"\nurl = "{server.url}"\nslots = 4\n'
+            for server in (one, other)
+        ]
+        config.write_text("\n".join(tables))
+        words = ["--config", str(config), "--data", str(tmp_path / "data"), *FLAGS]
+        gateway = Gateway(words, tmp_path / "gateway.log")
+        with running(gateway):
+            yield gateway
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_two_models_answer_and_one_answer_is_kept(
+    two_models: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
+) -> None:
+    page = visit(f"{two_models.url}/", size=size, language=language)
+    page.locator(OPENED).wait_for()
+    page.locator("select[name=model]").select_option("small")
+    page.locator('[data-part="compare"]').click()
+    assert page.locator("select[name=second] option").all_inner_texts() == ["large"]
+    ask(page, "Why do ships float?")
+    columns = page.locator(".pair > section")
+    said = columns.locator(".said")
+    until(page, lambda: said.all_inner_texts() == ["Ships float.", "They displace water."])
+    done = page.locator('.pair [data-status="done"]')
+    until(page, lambda: done.count() == 2)
+    assert columns.locator("header strong").all_inner_texts() == ["small", "large"]
+    first, second = (columns.nth(n).bounding_box() for n in range(2))
+    assert (first["x"] == second["x"]) == (size == PHONE)
+    accessible(page)
+    page.reload()  # they are still side by side
+    until(page, lambda: said.count() == 2)
+    ask(page, "And submarines?")
+    keep = {"en": "Keep this one", "zh": "保留这个"}[language]
+    page.locator('[data-part="told"]:not(:empty)').wait_for()
+    columns.nth(1).get_by_role("button", name=keep).click()
+    until(page, lambda: columns.count() == 0)
+    assert page.locator(".message.assistant .said").all_inner_texts() == ["They displace water."]
+    assert page.locator("select[name=model]").input_value() == "large"
+    page.get_by_text({"en": "2 of 2", "zh": "2 / 2"}[language]).wait_for()
+    page.locator("#text").press("Enter")
+    until(page, lambda: page.locator(".message.user").count() == 2)
+    until(page, lambda: page.locator('.message.assistant[data-status="done"]').count() == 2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
