@@ -58,7 +58,7 @@ def test_copy_buttons_copy(site: Gateway, visit: Open, plain: bool) -> None:
 def test_escape_in_an_edit_does_not_stop_the_answer(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
     ask(page, "Tell me everything.")
-    said = page.locator(".message.assistant .said")
+    said = page.locator(".message.assistant .said:not(:has(> .wait))")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
     page.get_by_role("button", name="Edit").click()
     page.locator(".message.user textarea").press("Escape")

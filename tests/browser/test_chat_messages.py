@@ -79,7 +79,7 @@ def test_escape_stops_the_answer_and_a_button_continues_it(
     page.locator(OPENED).wait_for()
     ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
-    until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
+    until(page, lambda: said.locator("> div").count() > 0 and len(said.inner_text()) > 20)
     page.keyboard.press("Escape")
     stopped = page.locator('.message.assistant[data-status="stopped"]')
     stopped.wait_for()

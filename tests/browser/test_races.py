@@ -152,7 +152,7 @@ def test_edit_started_during_an_answer_survives_its_end(endless_site: Gateway, v
     page = visit(f"{endless_site.url}/")
     ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
-    until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
+    until(page, lambda: said.locator("> div").count() > 0 and len(said.inner_text()) > 20)
     page.get_by_role("button", name="Edit").click()
     area = page.locator(".message.user textarea")
     area.fill("Tell me less")
