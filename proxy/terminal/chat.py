@@ -106,10 +106,11 @@ class Chat:
                 print()
                 return 0
             except KeyboardInterrupt:
-                print(dim(f"\n{AGAIN}") if not self._interrupted else "")
+                print()
                 if self._interrupted:
                     return 0
                 self._interrupted = True
+                print(dim(AGAIN))
 
     def _obey(self, word: str, text: str) -> None:
         match word, text:
@@ -157,9 +158,12 @@ class Chat:
         answer: list[str] = []
         try:
             self._print(_pieces(stream), answer)
+            print()
+        except TerminalError:
+            print("\n" * bool(answer), end="")  # the error has a line of its own
+            raise
         finally:
             stream.close()
-            print()
             if answer:
                 self._turns.append({"role": "assistant", "content": "".join(answer)})
             else:
