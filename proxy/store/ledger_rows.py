@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -81,15 +82,19 @@ COUNTED = LedgerSums.__struct_fields__
 SUMMED = COUNTED[2:]
 
 
+_dimensions, _summed = attrgetter(*DIMENSIONS), attrgetter(*SUMMED)
+
+
 def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     """The sums of rows by hour and dimensions, sorted: all writers lock rows in the same order."""
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
     for row in rows:
-        group = (row.ended - row.ended % HOUR, *(getattr(row, name) for name in DIMENSIONS))
-        sums = groups.setdefault(group, dict.fromkeys(COUNTED, 0))
-        sums["requests"] += 1
-        sums["failed"] += row.outcome not in (OK, CANCELLED)
-        for name in SUMMED:
-            sums[name] += getattr(row, name)
-    names = ("hour", *DIMENSIONS)
-    return [dict(zip(names, group, strict=True)) | groups[group] for group in sorted(groups)]
+        group = row.ended - row.ended % HOUR, *_dimensions(row)
+        groups.setdefault(group, []).append(row)
+    sums = []
+    for group in sorted(groups):
+        rows = groups[group]
+        failed = sum(row.outcome not in (OK, CANCELLED) for row in rows)
+        values = (*group, len(rows), failed, *map(sum, zip(*map(_summed, rows), strict=True)))
+        sums.append(dict(zip(("hour", *DIMENSIONS, *COUNTED), values, strict=True)))
+    return sums
