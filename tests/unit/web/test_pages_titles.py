@@ -12,6 +12,7 @@ import pytest
 from proxy.backends.driver import Capabilities
 from proxy.core.task import Task
 from proxy.core.usage import Usage
+from proxy.errors import NoIdleSlot
 from proxy.gateway import admission
 from proxy.runtime.cancel import Cancel
 from proxy.web.pages import titles
@@ -122,7 +123,7 @@ def test_title_is_asked_for_again_later(tmp_path: Path, monkeypatch: pytest.Monk
     def busy_at_first(job: titles.TitleJob) -> None:
         tries.append(job)
         if len(tries) == 1:
-            raise titles.NoIdleSlot("busy")
+            raise NoIdleSlot("busy")
         give(job)
 
     monkeypatch.setattr(titles.TitleJob, "_give", busy_at_first)
