@@ -7,9 +7,14 @@ A page has a pair of markers where such a part belongs, as ``<!-- routes -->`` a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from proxy.config import SECTIONS, BackendConfig, SettingRow, table
+from proxy.scheduling.view import View
+from proxy.web.ledger.writer import LedgerCounts
+from proxy.web.observability import prometheus
+from proxy.web.observability.metrics import Metrics
 from proxy.web.pages import connect, texts
 from tools import http_reference
 
@@ -67,10 +72,26 @@ def programs() -> str:
     return "\n".join(lines)
 
 
+def metrics() -> str:
+    """A table of all metrics. It needs no gateway: one without backends has every metric."""
+    empty: Any = SimpleNamespace(
+        scheduler=SimpleNamespace(waiting=0, view=lambda *_: View([], [])),
+        registry=SimpleNamespace(backends={}),
+        counters=dict,
+    )
+    lines = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
+    for family in prometheus.families(Metrics(), empty, ledger=LedgerCounts(0, 0, 0)):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in family._labelnames)
+        lines.append(f"| `{name}` | {family.type} | {labels} | {_cell(family.documentation)} |")
+    return "\n".join(lines)
+
+
 # By page, the parts by the names of their markers.
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "settings.md": {"settings": settings},
     "clients/programs.md": {"programs": programs},
+    "metrics.md": {"metrics": metrics},
     "http.md": {"routes": http_reference.routes, "bodies": http_reference.bodies},
 }
 

@@ -35,6 +35,7 @@ class Candidate(Protocol):
     name: str
     used: float
     pinned: bool
+    swaps: int  # unloads that made room for another model
 
     @property
     def need(self) -> Amounts: ...
@@ -147,6 +148,7 @@ class MemoryBudget:
                         now = self._clock()
                         for other in ending(limits, first, loaded, now, self._swap_wait):
                             other.stop()
+                            other.swaps += 1
                     elif first is model:
                         loaded.append(model)
                         return True

@@ -76,6 +76,9 @@ class HostedModel:
         self.caps: Capabilities | None = None  # of the last server that was loaded
         self.lost = False  # the server's slots are gone, until the registry has handled it
         self.error: GatewayError | None = None  # why it is not loaded, after a failure
+        self.loads = 0  # that succeeded
+        self.load_seconds = 0.0  # of these
+        self.swaps = 0  # unloads that made room for another model
         self.users = 0  # requests on the server
         self.used = 0.0  # when a request used it last
         self.ttl = config.ttl or math.inf  # idle seconds, until the model is unloaded
@@ -395,6 +398,8 @@ class HostedModel:
             if self.state is State.STOPPING:
                 raise Stopped
             self.needs.learn(took)
+            self.loads += 1
+            self.load_seconds += took
             self.caps, self.error = caps, None
             self.used = self._began = time.monotonic()
             self.server = server

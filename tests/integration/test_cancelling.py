@@ -79,10 +79,9 @@ def begun(sock: socket.socket) -> None:
         seen += part
 
 
-def waiting(served: Gateway) -> int:
+def waiting(served: Gateway) -> float:
     text = ask(f"{served.url}/metrics")[1].decode()
-    line = next(ln for ln in text.splitlines() if ln.startswith("vllm:num_requests_waiting "))
-    return int(float(line.split()[1]))
+    return sum(map(float, re.findall(r"^vllm:num_requests_waiting{.*} (\S+)", text, re.M)))
 
 
 def left(served: Gateway) -> int:

@@ -124,7 +124,7 @@ def metrics(services: Services, record: Record) -> Response:
     shown = visibility.shown_names(services, record.key)
     ledger = services.ledger.counts() if services.ledger is not None else None
     counts = services.observer.counts()
-    text = prometheus.text(counts, services.gateway, shown, ledger)
+    text = prometheus.text(counts, services.gateway, shown, ledger, services.host.models)
     response = Response(text, mimetype="text/plain")
     response.headers["Process-Start-Time-Unix"] = str(services.started)
     return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -174,8 +175,10 @@ class Observer:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         route, asks_model = record.route or OTHER, record.asks_model
-        ended = int(time.time())
-        self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
+        ended = time.time()
+        self._finished.append(
+            Finished(ended, route, record.status, took, record.info, asks_model, record.key)
+        )
         if self._ledger is not None and asks_model:
             self._ledger(record, took)
         if len(self._finished) >= AT_ONCE:
@@ -184,14 +187,15 @@ class Observer:
         if record.quiet and record.status < 500 and not access.isEnabledFor(logging.DEBUG):
             return
         if access.isEnabledFor(logging.INFO):
-            write(record, took, ended)
+            write(record, took, int(ended))
 
     def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""
         assert self._metrics is not None
         with self._lock:
             self._add_up()
-            return self._metrics.counts(self.running)
+            models = Counter(record.info.model for record in self._running.copy())
+            return self._metrics.counts(models)
 
     def samples(self, since: float = 0.0) -> list[Sample]:
         """Return the samples of the last hour, or since that time; see History."""

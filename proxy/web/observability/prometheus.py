@@ -4,6 +4,7 @@ the start-up time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ...gateway import Gateway
+from ...hosting.model import HostedModel
 from ..ledger.writer import LedgerCounts
 from .metrics import COUNTERS, HISTOGRAMS, Metrics
 
@@ -69,7 +71,11 @@ def native(
             "Average generation throughput in tokens/s since the last look",
             speed,
         ),
-        ("requests_processing", "Number of requests processing", counts.running - waiting),
+        (
+            "requests_processing",
+            "Number of requests processing",
+            sum(counts.running.values()) - waiting,
+        ),
         ("requests_deferred", "Number of requests deferred", waiting),
     ):
         yield GaugeMetricFamily(f"llamacpp:{name}", help_, max(0, value))
@@ -89,26 +95,42 @@ def _speed(tokens: int, seconds: float) -> float:
     return tokens / seconds if seconds > 0 else 0.0
 
 
+def families(
+    counts: Metrics,
+    gateway: Gateway,
+    shown: Callable[[str], str] = str,
+    ledger: LedgerCounts | None = None,
+    models: Sequence[HostedModel] = (),
+) -> Iterator[Metric]:
+    """All metrics; the arguments are those of `text`."""
+    yield from _counted(counts, shown)
+    yield from _gauges(gateway, counts.running, shown)
+    yield from _hosted(models)
+    if ledger is not None:
+        yield from _of_ledger(ledger)
+    yield from native(counts, gateway.scheduler.waiting, gateway.counters().values())
+
+
 def text(
     counts: Metrics,
     gateway: Gateway,
     shown: Callable[[str], str] = str,
     ledger: LedgerCounts | None = None,
+    models: Sequence[HostedModel] = (),
 ) -> bytes:
-    """The counts and gauges. `shown` gives a backend's name as shown to the caller."""
+    """The counts and gauges. `shown` gives a backend's name as shown to the caller; `models` are
+    those that the gateway starts itself."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:
-            yield from _counted(counts, shown)
-            yield from _gauges(gateway, shown)
-            if ledger is not None:
-                yield from _of_ledger(ledger)
-            reported = gateway.counters().values()
-            yield from native(counts, gateway.scheduler.waiting, reported)
+            return families(counts, gateway, shown, ledger, models)
 
     registry = CollectorRegistry()
     registry.register(Now())
     return generate_latest(registry) + (LONGEST % counts.work.longest).encode()
+
+
+LABELS = ["backend", "model_name"]
 
 
 def _labelled(
@@ -120,7 +142,6 @@ def _labelled(
 
 
 def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
-    yield GaugeMetricFamily("vllm:num_requests_running", "Requests in progress", counts.running)
     about = "Requests by route and outcome"
     counter = CounterMetricFamily("slotproxy:requests", about, labels=["path", "outcome"])
     yield _labelled(counter, counts.requests.items())
@@ -130,15 +151,39 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     counter = CounterMetricFamily("slotproxy:server_prompts", about, labels=["backend", "kind"])
     kinds = counts.kinds.items()
     yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
-    backends = [(shown(name), known) for name, known in counts.backends.items()]
+    about = "Requests that limits, the queue or missing backends refused, by the reason"
+    counter = CounterMetricFamily("slotproxy:refusals", about, labels=["reason"])
+    yield _labelled(counter, (([reason], count) for reason, count in counts.refused().items()))
+    backends = [([shown(b), model], known) for (b, model), known in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
-        counter = CounterMetricFamily(name, help_, labels=["backend"])
-        yield _labelled(counter, [([name], known.tokens[i]) for name, known in backends])
+        counter = CounterMetricFamily(name, help_, labels=LABELS)
+        yield _labelled(counter, [(labels, known.tokens[i]) for labels, known in backends])
+    for name, help_, label, attribute in (
+        (
+            "vllm:request_success",
+            "Finished answers, by how they ended",
+            "finished_reason",
+            "reasons",
+        ),
+        (
+            "slotproxy:slot_evictions",
+            "Contents of slots that another conversation of the same or another key replaced",
+            "reason",
+            "evictions",
+        ),
+    ):
+        counter = CounterMetricFamily(name, help_, labels=[*LABELS, label])
+        rows = [
+            ([*labels, reason], count)
+            for labels, known in backends
+            for reason, count in getattr(known, attribute).items()
+        ]
+        yield _labelled(counter, rows)
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
-        histogram = HistogramMetricFamily(name, help_, labels=["backend"])
-        for backend, known in backends:
+        histogram = HistogramMetricFamily(name, help_, labels=LABELS)
+        for labels, known in backends:
             values = known.histograms[i]
-            histogram.add_metric([backend], values.buckets(), values.sum)
+            histogram.add_metric(labels, values.buckets(), values.sum)
         yield histogram
 
 
@@ -153,22 +198,59 @@ def _of_ledger(counts: LedgerCounts) -> Iterator[Metric]:
     )
 
 
-def _gauges(gateway: Gateway, shown: Callable[[str], str]) -> Iterator[Metric]:
-    scheduler = gateway.scheduler
-    yield GaugeMetricFamily("vllm:num_requests_waiting", "Requests in the queue", scheduler.waiting)
-    known = [([shown(known.name)], known) for known in gateway.registry.backends.values()]
+def _hosted(models: Sequence[HostedModel]) -> Iterator[Metric]:
     for name, help_, value in (
-        ("slots_busy", "Slots in use", lambda backend: scheduler.in_flight(backend.name)),
-        ("slots", "Slots", lambda backend: scheduler.slots(backend.name)),
-        ("backend_up", "1 if the backend is up", lambda backend: float(bool(backend.up))),
+        ("model_loads", "Loads of a model that slotproxy starts", lambda model: model.loads),
+        ("model_load_seconds", "Seconds that these loads took", lambda model: model.load_seconds),
+        ("model_swaps", "Unloads that made room for another model", lambda model: model.swaps),
     ):
-        gauge = GaugeMetricFamily(f"slotproxy:{name}", help_, labels=["backend"])
+        counter = CounterMetricFamily(f"slotproxy:{name}", help_, labels=["model_name"])
+        yield _labelled(counter, [([model.name], value(model)) for model in models])
+
+
+def _gauges(
+    gateway: Gateway, running: Mapping[str, int], shown: Callable[[str], str]
+) -> Iterator[Metric]:
+    scheduler, view = gateway.scheduler, gateway.scheduler.view("", "")
+    backends = list(gateway.registry.backends.values())
+    none = {backend.model: 0 for backend in backends if backend.model}
+    waiting = none | Counter(ticket.model for ticket in view.queue)
+    for name, help_, count in (
+        ("num_requests_running", "Requests in progress", none | dict(running)),
+        ("num_requests_waiting", "Requests in the queue", waiting),
+    ):
+        gauge = GaugeMetricFamily(f"vllm:{name}", help_, labels=["model_name"])
+        yield _labelled(gauge, (([model], number) for model, number in count.items()))
+    known = [([shown(backend.name), backend.model], backend) for backend in backends]
+    for name, help_, value in (
+        ("slotproxy:slots_busy", "Slots in use", lambda backend: scheduler.in_flight(backend.name)),
+        ("slotproxy:slots", "Slots", lambda backend: scheduler.slots(backend.name)),
+        (
+            "slotproxy:backend_up",
+            "1 if the backend is up",
+            lambda backend: float(bool(backend.up)),
+        ),
+        (
+            "vllm:kv_cache_usage_perc",
+            "Share of the slots in use, from 0 to 1",
+            lambda backend: (
+                scheduler.in_flight(backend.name) / (scheduler.slots(backend.name) or 1)
+            ),
+        ),
+    ):
+        gauge = GaugeMetricFamily(name, help_, labels=LABELS)
         yield _labelled(gauge, [(labels, value(backend)) for labels, backend in known])
-    views = [(shown(view.backend), view) for view in scheduler.view("", "").backends]
+    views = [([shown(row.backend), row.model], row) for row in view.backends]
     about = "1 if the backend is paused after failures"
-    gauge = GaugeMetricFamily("slotproxy:circuit_open", about, labels=["backend"])
-    yield _labelled(gauge, [([name], float(view.circuit != "closed")) for name, view in views])
+    gauge = GaugeMetricFamily("slotproxy:circuit_open", about, labels=LABELS)
+    yield _labelled(gauge, [(labels, float(row.circuit != "closed")) for labels, row in views])
+    for name, help_ in (
+        ("saved", "Contents of slots that were saved to a file"),
+        ("restored", "Contents of slots that were restored from a file"),
+    ):
+        counter = CounterMetricFamily(f"slotproxy:slots_{name}", help_, labels=LABELS)
+        yield _labelled(counter, [(labels, getattr(row, name)) for labels, row in views])
     about = "Requests that a backend got instead of one of an earlier tier, by the reason"
     counter = CounterMetricFamily("slotproxy:fallbacks", about, labels=["backend", "reason"])
-    rows = [([name, why], n) for name, view in views for why, n in view.instead.items()]
+    rows = [([labels[0], why], n) for labels, row in views for why, n in row.instead.items()]
     yield _labelled(counter, rows)

@@ -27,6 +27,7 @@ class Model:
     busy: bool = False
     pinned: bool = False
     leaving: bool = False
+    swaps: int = 0
     unloads: Sequence[str] = ()
 
     def is_idle(self, now: float) -> bool:

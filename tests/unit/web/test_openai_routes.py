@@ -235,14 +235,18 @@ def test_metrics_count_requests_and_tokens() -> None:
     chat(to, temperature="x")
     text = to.get("/metrics").get_data(as_text=True)
     for line in (
-        'vllm:prompt_tokens_total{backend="b0"} 14.0',
-        'vllm:generation_tokens_total{backend="b0"} 6.0',
-        'vllm:prefix_cache_hits_total{backend="b0"} 4.0',
-        'vllm:time_to_first_token_seconds_count{backend="b0"} 2.0',
+        'vllm:prompt_tokens_total{backend="b0",model_name="scripted"} 14.0',
+        'vllm:generation_tokens_total{backend="b0",model_name="scripted"} 6.0',
+        'vllm:prefix_cache_hits_total{backend="b0",model_name="scripted"} 4.0',
+        'vllm:prefix_cache_queries_total{backend="b0",model_name="scripted"} 14.0',
+        'vllm:time_to_first_token_seconds_count{backend="b0",model_name="scripted"} 2.0',
+        'vllm:request_prompt_tokens_bucket{backend="b0",le="10.0",model_name="scripted"} 2.0',
+        'vllm:request_success_total{backend="b0",finished_reason="stop",model_name="scripted"} 2.0',
         'slotproxy:requests_total{outcome="stop",path="/v1/chat/completions"} 2.0',
-        "vllm:num_requests_running 0.0",
-        "vllm:num_requests_waiting 0.0",
-        'slotproxy:backend_up{backend="b0"} 1.0',
+        'vllm:num_requests_running{model_name="scripted"} 0.0',
+        'vllm:num_requests_waiting{model_name="scripted"} 0.0',
+        'slotproxy:backend_up{backend="b0",model_name="scripted"} 1.0',
+        'vllm:kv_cache_usage_perc{backend="b0",model_name="scripted"} 0.0',
     ):
         assert line in text, text
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.web.observability import metrics as counters
 from proxy.web.observability.history import Finished
 from proxy.web.observability.metrics import HISTOGRAMS, Metrics
 from proxy.web.observability.prometheus import native
@@ -34,25 +36,25 @@ def over(number: int) -> tuple[Finished, tuple[float, ...]]:
 @pytest.mark.parametrize("requests", [1, 8, 300])
 def test_every_request_is_counted_at_any_number(requests: int) -> None:
     metrics = Metrics()
-    times: dict[str, list[tuple[float, ...]]] = {}
+    times: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     rows: list[Finished] = []
     for number in range(requests):
         row, measured = over(number)
-        times.setdefault(f"b{number % 2}", []).append(measured)
+        times.setdefault((f"b{number % 2}", ""), []).append(measured)
         rows.append(row)
         if number in (7, requests - 1):
             metrics.add(rows)
-            metrics.counts(1)  # to ask changes nothing
+            metrics.counts({"m": 1})  # to ask changes nothing
             rows = []
-    counts = metrics.counts(3)
-    assert counts.running == 3
+    counts = metrics.counts({"m": 3})
+    assert counts.running == {"m": 3}
     assert counts.requests == {("/p", "stop"): requests}
     assert counts.backends.keys() == times.keys()
     for name, backend in counts.backends.items():
         of = len(times[name])
-        assert backend.tokens == [3 * of, of, 10 * of]
+        assert backend.tokens == [3 * of, of, 3 * of, 10 * of]
         for (_, _, bounds), found, histogram in zip(
-            HISTOGRAMS, zip(*times[name], strict=True), backend.histograms, strict=True
+            HISTOGRAMS, zip(*times[name], strict=True), backend.histograms, strict=False
         ):
             expected = [0] * (len(bounds) + 1)
             for value in found:
@@ -64,14 +66,14 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
 def test_prompts_of_backends_are_counted_by_kind() -> None:
     metrics = Metrics()
     metrics.add([Finished(1, "/p", 200, 1.0, Info(backend="b", kinds=("system", "tools")))] * 3)
-    assert metrics.counts(0).kinds == {("b", "system"): 3, ("b", "tools"): 3}
+    assert metrics.counts({}).kinds == {("b", "system"): 3, ("b", "tools"): 3}
 
 
 def test_missing_measurements_are_in_no_histogram() -> None:
     metrics = Metrics()
     metrics.add([Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
-    histograms = metrics.counts(0).backends["b"].histograms
-    assert [histogram.buckets()[-1][1] for histogram in histograms] == [0, 0, 1, 1]
+    histograms = metrics.counts({}).backends["b", ""].histograms
+    assert [histogram.buckets()[-1][1] for histogram in histograms][:6] == [0, 0, 1, 1, 1, 0]
 
 
 def done(backend: str, **fields: float) -> Finished:
@@ -86,9 +88,9 @@ def numbers(metrics: Iterable[Metric]) -> dict[str, float]:
 def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> None:
     metrics = Metrics()
     metrics.add([done("a", evaluating=3.0, writing=1.0, longest=15)])
-    metrics.counts(0)
+    metrics.counts({})
     metrics.add([done("b", evaluating=2.0, writing=0.5, longest=40)])
-    counts = metrics.counts(3)
+    counts = metrics.counts({"m": 1, "n": 2})
     told = numbers(native(counts, 1, []))
     assert told["llamacpp:prompt_tokens_total"] == 12
     assert told["llamacpp:prompt_tokens_cached_total"] == 8
@@ -110,3 +112,60 @@ def test_metrics_known_only_to_backends_are_summed() -> None:
     assert told["llamacpp:n_decode_total"] == 40
     assert told["llamacpp:n_busy_slots_per_decode"] == 1.75
     assert "llamacpp:spec_decode_num_drafts_total" not in told
+
+
+def turn(at: float, cached: int, *, slot: int = 0, key: str = "k", **fields: Any) -> Finished:
+    """A request of three seconds that ends at this time; it had its slot after one."""
+    info = Info(
+        backend="b", model="m", slot=slot, placed=1.0, usage=Usage(100, 20, cached), **fields
+    )
+    return Finished(at, "/p", 200, 3.0, info, True, key)
+
+
+def residency(*rows: Finished) -> tuple[list[tuple[float, float]], dict[str, int]]:
+    """The count and the sum of each histogram of slots, and the evictions by reason."""
+    metrics = Metrics()
+    metrics.add(rows)
+    backend = metrics.counts({}).backends["b", "m"]
+    named = zip(HISTOGRAMS, backend.histograms, strict=True)
+    kept = [histogram for (name, _, _), histogram in named if "kv_block" in name]
+    return [(h.buckets()[-1][1], h.sum) for h in kept], dict(backend.evictions)
+
+
+def test_a_slot_is_kept_reused_and_taken() -> None:
+    """Of the second turn, 90 tokens were cached; the third is of another key, and found nothing."""
+    measured, evictions = residency(turn(10, 0), turn(20, 90), turn(100, 0, key="other"))
+    # It had the slot from 8 to 20; the next turns began at 18 and at 98.
+    assert measured == [(1, 90.0), (1, 78.0), (1, 8.0)]
+    assert evictions == {"other_key": 1}
+
+
+def test_slots_are_kept_apart_and_unknown_ones_left_out() -> None:
+    several = turn(40, 0, choices=2)
+    unplaced = Finished(50, "/p", 200, 3.0, Info(backend="b", model="m", usage=Usage(100, 20, 0)))
+    rows = turn(10, 0), turn(20, 0, slot=1), several, unplaced, turn(30, 8)
+    assert residency(*rows) == ([(1, 20.0), (1, 18.0), (0, 0.0)], {"same_key": 1})
+
+
+def test_remembered_slots_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "MOST_HELD", 2)
+    monkeypatch.setattr(counters, "MOST_MODELS", 2)
+    metrics = Metrics()
+    metrics.add([turn(10, 0, slot=slot) for slot in range(4)])
+    # The first two slots are forgotten, so nothing is known of what they kept.
+    metrics.add([turn(20, 0, slot=slot) for slot in (0, 3)])
+    assert metrics.counts({}).backends["b", "m"].evictions == {"same_key": 1}
+    for name in "xyz":
+        metrics.add([Finished(1, "/p", 200, 1.0, Info(backend=name, model=name))])
+    assert [*metrics.counts({}).backends] == [("b", "m"), ("x", "x"), ("other", "other")]
+
+
+def test_success_has_the_reasons_of_vllm_and_refusals_their_own() -> None:
+    metrics = Metrics()
+    outcomes = ("stop", "tool_calls", "length", "cancelled", "client_closed_request", "queue_full")
+    for outcome in outcomes:
+        info = Info(backend="b", model="m", outcome=outcome, choices=1)
+        metrics.add([Finished(1, "/p", 200, 1.0, info)])
+    counts = metrics.counts({})
+    assert counts.backends["b", "m"].reasons == {"stop": 2, "length": 1, "abort": 2}
+    assert counts.refused() == {"queue_full": 1}
