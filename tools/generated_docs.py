@@ -80,6 +80,7 @@ def metrics() -> str:
         counters=dict,
     )
     lines = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
+    family: Any
     for family in prometheus.families(Metrics(), empty, ledger=LedgerCounts(0, 0, 0)):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = ", ".join(f"`{label}`" for label in family._labelnames)

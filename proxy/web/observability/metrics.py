@@ -71,7 +71,7 @@ HISTOGRAMS = (
         SLOT_SECONDS,
     ),
 )
-REFUSALS = {
+REFUSALS: set[str | None] = {
     error.code
     for error in (
         BudgetExceeded,
@@ -84,7 +84,7 @@ REFUSALS = {
     )
 }
 # vLLM's reasons: it counts a call of a tool as a stop, and a client that left as an abort.
-REASONS: Mapping[str, str] = MappingProxyType(
+REASONS: Mapping[str | None, str] = MappingProxyType(
     {
         **dict.fromkeys(get_args(FinishReason), "stop"),
         "length": "length",
@@ -141,17 +141,18 @@ def prefill(info: Info) -> float:
 
 
 class Content(Struct):
-    """What a slot keeps: since when, until when it was last used, its tokens, and the key."""
+    """What a slot keeps: since when, until when it was last used, the tokens of its prompt, and the
+    key."""
 
     since: float
     until: float
-    tokens: int
+    prompt: int
     key: str
 
 
 class Contents:
-    """What the slots keep, as finished requests show it: one that found half of its prompt, or of
-    what the slot kept, in the cache continues it, and any other one replaces it. A request of
+    """What the slots keep, as finished requests show it: one that found nine tenths of its prompt,
+    or of the one before, in the cache continues it, and any other one replaces it. A request of
     several choices uses several slots, of which it names one, so it counts for none."""
 
     def __init__(self) -> None:
@@ -168,14 +169,14 @@ class Contents:
             return None
         place, began = (info.backend, info.slot), row.second - row.took + info.placed
         old = self._of.pop(place, None)
-        new = Content(began, row.second, usage.prompt + usage.completion, row.key)
+        new = Content(began, row.second, usage.prompt, row.key)
         self._of[place] = new
         if old is None:
             if len(self._of) > MOST_HELD:
                 del self._of[next(iter(self._of))]
             return None
         idle = max(0.0, began - old.until)
-        if 2 * usage.cached >= min(old.tokens, usage.prompt):
+        if 10 * usage.cached >= 9 * min(old.prompt, usage.prompt):
             new.since = old.since
             return idle
         reason = "same_key" if old.key == row.key else "other_key"

@@ -199,13 +199,13 @@ def _of_ledger(counts: LedgerCounts) -> Iterator[Metric]:
 
 
 def _hosted(models: Sequence[HostedModel]) -> Iterator[Metric]:
-    for name, help_, value in (
-        ("model_loads", "Loads of a model that slotproxy starts", lambda model: model.loads),
-        ("model_load_seconds", "Seconds that these loads took", lambda model: model.load_seconds),
-        ("model_swaps", "Unloads that made room for another model", lambda model: model.swaps),
+    for name, help_, attribute in (
+        ("model_loads", "Loads of a model that slotproxy starts", "loads"),
+        ("model_load_seconds", "Seconds that these loads took", "load_seconds"),
+        ("model_swaps", "Unloads that made room for another model", "swaps"),
     ):
         counter = CounterMetricFamily(f"slotproxy:{name}", help_, labels=["model_name"])
-        yield _labelled(counter, [([model.name], value(model)) for model in models])
+        yield _labelled(counter, [([model.name], getattr(model, attribute)) for model in models])
 
 
 def _gauges(
