@@ -378,7 +378,8 @@ class ConnectionPool:
         timeout); a `short` request may use a reserved one. Raises BackendDown, UpstreamTimeout,
         PoolTimeout, Cancelled."""
         data = b"" if body is None else _json(body)
-        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}".encode("latin-1")
+        traced = "" if cancel is None else cancel.headers
+        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._headers}{traced}".encode("latin-1")
         size, rest = len(data), NOTHING
         if size > PIECE:  # joining it with the head would block the loop with a copy
             data, rest = b"", (data,)
@@ -396,7 +397,7 @@ class ConnectionPool:
         lines += [f"{name}: {value}" for name, value in {**call.headers, **sent}.items()]
         if body is not None:
             lines.append(f"Content-Length: {body.size}")
-        message = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        message = ("\r\n".join(lines) + f"\r\n{cancel.headers}\r\n").encode("latin-1")
         rest = NOTHING if body is None else body.parts
         if self.limit is not None:
             self.limit.enter(self.timeout, cancel)

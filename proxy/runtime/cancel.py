@@ -23,12 +23,14 @@ def client_left() -> Cancelled:
 
 
 class Cancel:
-    """Set once, never unset. The first reason counts."""
+    """Set once, never unset. The first reason counts. `headers` are lines that the backend of the
+    request gets too: those of its trace."""
 
-    __slots__ = ("_callbacks", "_reason", "cancelled")
+    __slots__ = ("_callbacks", "_reason", "cancelled", "headers")
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.headers = ""
         self._reason: Reason = client_left
         self._callbacks: list[Callable[[], None]] = []
 

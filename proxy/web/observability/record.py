@@ -84,6 +84,7 @@ class Record:
     stop: Stop = staticmethod(nothing)
     shown: Callable[[str], str] | None = None
     warnings: tuple[str, ...] = ()
+    trace = "", ""  # the client's, in its `traceparent` and `tracestate`
     stream = asks_model = over = quiet = outlives_key = False
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -95,6 +96,8 @@ class Record:
         self.peer = environ.get("REMOTE_ADDR", "")
         self.agent = environ.get("HTTP_USER_AGENT", "")
         self.info = Info()
+        if sent := environ.get("HTTP_TRACEPARENT"):
+            self.trace = sent[:64], environ.get("HTTP_TRACESTATE", "")[:512]
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
