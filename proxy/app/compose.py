@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -52,6 +53,7 @@ from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
+from ..observe import otel_names
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..runtime.installation import install
@@ -79,6 +81,7 @@ from .prompter_registry import Prompters
 from .storage import LazyServices
 
 if TYPE_CHECKING:
+    from ..observe.otel import Traces
     from ..oidc.service import SignIn
 
 
@@ -148,6 +151,12 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
 
 log = logging.getLogger("slotproxy")
 
+# How traces name the kind of a backend's server; the standard has no name for these.
+PROVIDERS: Mapping[type[Driver], str] = {
+    LlamaCpp: "llama_cpp",
+    HostedDriver: "llama_cpp",
+    ChatGLM: "chatglm",
+}
 NO_MODEL = "start one, name its address with --llama-api URL, or run `slotproxy init`"
 _serial = count(1)  # of models that are started here
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
@@ -182,7 +191,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
-    gateway = Gateway(
+    traces = _traces(settings, registry)
+    gateway = (Gateway if traces is None else traces.gateway)(
         GatewayContext(
             registry=registry,
             scheduler=scheduler,
@@ -218,7 +228,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger = LedgerWriter(
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
-    observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
+    observer = (Observer if traces is None else traces.observer)(
+        metrics=settings.metrics, ledger=ledger.add if ledger else None
+    )
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -287,6 +299,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         life.on_close(Step.BATCHES, batch_runner.close)
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
+    if traces is not None:
+        life.on_close(Step.LEDGER, traces.close)
+        traces.start()
     watch.start()
     registry.start()
     host.start()
@@ -294,6 +309,28 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if ledger is not None:
         ledger.start()
     return services
+
+
+def _traces(settings: Settings, registry: Registry) -> Traces | None:
+    """What traces requests, if the standard's variables name a collector."""
+    if not otel_names.enabled(os.environ):
+        return None
+    try:
+        from ..observe.otel import Traces
+    except ImportError:
+        variable = otel_names.ENDPOINTS[1]
+        log.warning("%s is set, but traces require the extra otel: %s", variable, install("otel"))
+        return None
+
+    def provider(name: str) -> str:
+        backend = registry.backends.get(name)
+        return PROVIDERS.get(type(backend.driver), "openai_compatible") if backend else ""
+
+    def address(name: str) -> str:
+        backend = registry.backends.get(name)
+        return backend.url if backend else ""
+
+    return Traces(os.environ, parent=settings.otel.parent, provider=provider, address=address)
 
 
 def _dialogues(

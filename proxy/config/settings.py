@@ -169,12 +169,24 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
+class OtelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[otel]`` table of the file: traces, which the standard's variables switch on."""
+
+    parent: Literal["join", "link"] = _key(
+        "join",
+        "a request with traceparent: join that trace, or begin one of its own with a link to it,"
+        " for viewers that do not have the client's spans",
+    )
+    rows: ClassVar[tuple[Declared, ...]] = _above()
+
+
 # Tables of the file. A key of theirs has no flag, but a variable, as SLOTPROXY_OIDC_ISSUER.
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "chatglm": ChatGLMConfig,
     "agent": AgentConfig,
     "search": SearchConfig,
     "oidc": OidcConfig,
+    "otel": OtelConfig,
 }
 
 _serving = _group("Serving")
@@ -385,6 +397,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     agent: AgentConfig = AgentConfig()
     search: SearchConfig = SearchConfig()
     oidc: OidcConfig = OidcConfig()
+    otel: OtelConfig = OtelConfig()
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()

@@ -113,6 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "store",
         "web",
     },
+    "observe": {"", "core", "errors", "gateway", "runtime", "web"},
     "batches": {
         "apis",
         "errors",
@@ -143,6 +144,7 @@ ONLY: dict[str, tuple[str, ...]] = {
         "accounts/limiting/shared.py",
     ),
     "authlib": ("oidc/provider.py",),
+    "opentelemetry": ("observe/otel.py",),
     "joserfc": ("oidc/provider.py",),
     "chatglm_cpp": ("backends",),
     "prometheus_client": ("web", "routes", "app"),

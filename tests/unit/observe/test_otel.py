@@ -1,0 +1,464 @@
+"""Traces as a collector receives them, read with the protobuf package of the standard."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from proxy.backends.driver import Capabilities
+from proxy.backends.http import ConnectionPool
+from proxy.config import ApiKey, Secret
+from proxy.config.settings import OtelConfig
+from proxy.core.task import Task
+from proxy.errors import BackendDown
+from proxy.observe import otel_names
+from proxy.runtime.cancel import Cancel
+from tests.extras import need
+from tests.fakes import ScriptedDriver, ScriptedRun, make_own_app, say, services_of, wait_until
+
+need("otel", "opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
+otel: Any = importlib.import_module("proxy.observe.otel")
+ExportTraceServiceRequest: Any = importlib.import_module(
+    "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
+).ExportTraceServiceRequest
+Span: Any = importlib.import_module("opentelemetry.proto.trace.v1.trace_pb2").Span
+
+USER = [{"role": "user", "content": "How are you?"}]
+KEY = {"Authorization": "Bearer sk-ann-0123456789"}
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SEVEN = {
+    f"gen_ai.latency.{name}"
+    for name in (
+        "time_in_queue",
+        "time_to_first_token",
+        "e2e",
+        "time_in_scheduler",
+        "time_in_model_prefill",
+        "time_in_model_decode",
+        "time_in_model_inference",
+    )
+}
+
+
+class Collector:
+    """Takes OTLP over HTTP on loopback. It answers with `status`, after `delay` seconds."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.resource: dict[str, Any] = {}
+        self.schemas: set[str] = set()
+        self.paths: set[str] = set()
+        self.status, self.delay = 200, 0.0
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(collector.delay)
+                if collector.status == 200:
+                    collector.take(self.path, body)
+                self.send_response(collector.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def take(self, path: str, body: bytes) -> None:
+        self.paths.add(path)
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resource = {pair.key: value_of(pair.value) for pair in group.resource.attributes}
+            for scope in group.scope_spans:
+                self.schemas.add(scope.schema_url)
+                self.spans += scope.spans
+
+    def wait(self, count: int = 1) -> list[Any]:
+        """The spans, once this many requests have come, by their times."""
+        wait_until(lambda: sum(s.kind == Span.SPAN_KIND_SERVER for s in self.spans) >= count)
+        return sorted(self.spans, key=lambda span: (span.start_time_unix_nano, span.span_id))
+
+
+def value_of(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [value_of(item) for item in value.array_value.values]
+    return getattr(value, kind)
+
+
+def of(span: Any) -> dict[str, Any]:
+    return {pair.key: value_of(pair.value) for pair in span.attributes}
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    yield collector
+    collector.server.shutdown()
+    collector.server.server_close()
+
+
+class Noting(ScriptedDriver):
+    """Notes the header lines that a server would get."""
+
+    def __init__(self, *script: Any) -> None:
+        super().__init__(script or say("I am", " well"))
+        self.lines: list[str] = []
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        self.lines.append(cancel.headers)
+        return super().stream(task, slot, caps, cancel)
+
+
+@pytest.fixture
+def app(collector: Collector) -> Iterator[Callable[..., Any]]:
+    """Makes an app with traces, and closes it."""
+    made: list[Any] = []
+
+    def make(driver: ScriptedDriver | None = None, **settings: Any) -> Any:
+        settings.setdefault("file_keys", (ApiKey("ann", Secret("sk-ann-0123456789")),))
+        made.append(make_own_app(driver or Noting(), **settings))
+        return made[-1].test_client()
+
+    yield make
+    for one in made:
+        services_of(one).life.close()
+
+
+def chat(client: Any, headers: dict[str, str] = KEY, **body: Any) -> Any:
+    return client.post("/v1/chat/completions", json={"messages": USER, **body}, headers=headers)
+
+
+def tree(spans: list[Any]) -> dict[str, str]:
+    """The names of spans, with those of their parents."""
+    names = {span.span_id: span.name for span in spans}
+    return {span.name: names.get(span.parent_span_id, "") for span in spans}
+
+
+def traces_of(client: Any) -> Any:
+    observer: Any = services_of(client.application).observer
+    return observer._traces
+
+
+APIS: dict[str, tuple[dict[str, Any], str]] = {
+    "/v1/chat/completions": ({"messages": USER, "prompt_cache_key": "s1"}, "chat"),
+    "/v1/completions": ({"prompt": "Once", "prompt_cache_key": "s1"}, "text_completion"),
+    "/v1/responses": ({"input": "Hello", "store": False, "prompt_cache_key": "s1"}, "chat"),
+    "/v1/messages": ({"messages": USER, "max_tokens": 9}, "chat"),
+    "/api/chat": ({"messages": USER, "stream": False}, "chat"),
+    "/api/generate": ({"prompt": "Once", "stream": True}, "chat"),
+    "/completion": ({"prompt": "Once"}, "text_completion"),
+}
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_each_api_has_the_same_tree(path: str, app: Any, collector: Collector) -> None:
+    body, operation = APIS[path]
+    headers = KEY | {"X-Session-Id": "s1"}
+    client = app()
+    answer = client.post(path, json={"model": "scripted", **body}, headers=headers)
+    assert answer.status_code == 200, answer.get_data(as_text=True)
+    answer.get_data()
+    answer.close()
+    spans = collector.wait()
+    root, call = f"POST {path}", f"{operation} scripted"
+    assert tree(spans) == {
+        root: "",
+        call: root,
+        "slotproxy.slot": call,
+        "slotproxy.prefill": call,
+        "slotproxy.decode": call,
+    }
+    assert len({span.trace_id for span in spans}) == 1
+    kinds = {span.name: span.kind for span in spans}
+    assert (kinds.pop(root), kinds.pop(call)) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
+    assert {*kinds.values()} == {Span.SPAN_KIND_INTERNAL}
+    for span in spans:
+        outer = next((s for s in spans if s.span_id == span.parent_span_id), span)
+        assert outer.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.start_time_unix_nano <= span.end_time_unix_nano <= outer.end_time_unix_nano
+    known = {span.name: of(span) for span in spans}
+    assert known[root]["http.route"] == path
+    assert known[root]["http.response.status_code"] == 200
+    assert known[call]["gen_ai.operation.name"] == operation
+    assert known[call]["gen_ai.provider.name"] == "openai_compatible"
+    assert known[call]["gen_ai.usage.input_tokens"] == 7
+    assert known[call]["gen_ai.usage.output_tokens"] == 3
+    assert known[call]["gen_ai.usage.cache_read.input_tokens"] == 2
+    assert known[call]["gen_ai.response.finish_reasons"] == ["stop"]
+    assert known[call].keys() >= SEVEN
+    assert "error.type" not in known[call]
+    assert known["slotproxy.slot"]["slotproxy.slot"] == 0
+    assert known["slotproxy.prefill"] == known["slotproxy.prefill"] | {
+        "slotproxy.tokens.cached": 2,
+        "slotproxy.tokens.evaluated": 5,
+    }
+    assert collector.paths == {"/v1/traces"}
+    assert collector.resource["service.name"] == "slotproxy"
+
+
+# what viewers make of it
+
+
+def langfuse_type(attributes: dict[str, Any]) -> str:
+    """By Langfuse's ObservationTypeMapper: an operation, a tool's name, then any model."""
+    operations = {"chat": "GENERATION", "text_completion": "GENERATION", "execute_tool": "TOOL"}
+    if attributes.get("gen_ai.operation.name") in operations:
+        return operations[attributes["gen_ai.operation.name"]]
+    if "gen_ai.tool.name" in attributes:
+        return "TOOL"
+    models = ("gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "model")
+    return "GENERATION" if any(name in attributes for name in models) else "SPAN"
+
+
+def test_langfuse_counts_the_tokens_once_and_finds_session_and_user(
+    app: Any, collector: Collector
+) -> None:
+    chat(app(), prompt_cache_key="conversation of ann")
+    spans = [of(span) for span in collector.wait()]
+    assert sorted(map(langfuse_type, spans)) == ["GENERATION", *["SPAN"] * 4]
+    assert sum("gen_ai.request.model" in span for span in spans) == 1
+    assert sum(any("gen_ai.usage" in name for name in span) for span in spans) == 1
+    assert {span["user.id"] for span in spans} == {"ann"}
+    (session,) = {span["session.id"] for span in spans}
+    assert len(session) == 32 and "ann" not in session
+    (call,) = (span for span in spans if "gen_ai.request.model" in span)
+    assert call["gen_ai.conversation.id"] == session
+    (root,) = (span for span in collector.spans if span.kind == Span.SPAN_KIND_SERVER)
+    first = datetime.fromisoformat(call["langfuse.observation.completion_start_time"])
+    times = root.start_time_unix_nano, 1e9 * first.timestamp(), root.end_time_unix_nano
+    assert times == tuple(sorted(times))
+
+
+def test_phoenix_reads_the_messages(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Phoenix converts JSON of messages with roles and typed parts."""
+    monkeypatch.setenv(otel_names.CAPTURE, "SPAN_ONLY")
+    call = {"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        *USER,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+    ]
+    chat(app(), messages=messages)
+    (call_span,) = (of(s) for s in collector.wait() if s.kind == Span.SPAN_KIND_CLIENT)
+    assert json.loads(call_span["gen_ai.input.messages"]) == [
+        {"role": "system", "parts": [{"type": "text", "content": "Be kind."}]},
+        {"role": "user", "parts": [{"type": "text", "content": "How are you?"}]},
+        {
+            "role": "assistant",
+            "parts": [{"type": "tool_call", "id": "c1", "name": "time", "arguments": "{}"}],
+        },
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": "noon"}]},
+    ]
+    assert json.loads(call_span["gen_ai.output.messages"]) == [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "I am well"}],
+            "finish_reason": "stop",
+        }
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "NO_CONTENT", "EVENT_ONLY", "false"])
+def test_contents_need_the_opt_in(
+    value: str, app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(otel_names.CAPTURE, value)
+    chat(app(), stop=["!"], temperature=0.5)
+    spans = collector.wait()
+    text = "".join(str(span) for span in spans)
+    assert "How are you" not in text and "I am" not in text and "sk-ann" not in text
+    (call,) = (of(s) for s in spans if s.kind == Span.SPAN_KIND_CLIENT)
+    assert call["gen_ai.request.temperature"] == 0.5
+    assert call["gen_ai.request.stop_sequences"] == ["!"]
+
+
+# traces of clients
+
+
+def test_a_trace_is_joined_and_passed_on(app: Any, collector: Collector) -> None:
+    driver = Noting()
+    chat(app(driver), KEY | {"traceparent": CALLER, "tracestate": "a=b", "baggage": "secret=1"})
+    spans = collector.wait()
+    (root,) = (span for span in spans if span.kind == Span.SPAN_KIND_SERVER)
+    assert {span.trace_id.hex() for span in spans} == {CALLER[3:35]}
+    assert root.parent_span_id.hex() == CALLER[36:52]
+    assert driver.lines == [
+        f"traceparent: 00-{CALLER[3:35]}-{root.span_id.hex()}-01\r\ntracestate: a=b\r\n"
+    ]
+
+
+def test_a_trace_of_its_own_has_a_link(app: Any, collector: Collector) -> None:
+    driver = Noting()
+    chat(app(driver, otel=OtelConfig(parent="link")), KEY | {"traceparent": CALLER})
+    spans = collector.wait()
+    (root,) = (span for span in spans if span.kind == Span.SPAN_KIND_SERVER)
+    assert root.trace_id.hex() != CALLER[3:35] and not root.parent_span_id
+    assert [link.span_id.hex() for link in root.links] == [CALLER[36:52]]
+    assert of(root)["caller.trace_id"] == CALLER[3:35]
+    assert f"00-{root.trace_id.hex()}-{root.span_id.hex()}-01" in driver.lines[0]
+
+
+def test_a_client_that_does_not_sample_is_heeded(app: Any, collector: Collector) -> None:
+    driver = Noting()
+    client = app(driver)
+    chat(client, KEY | {"traceparent": CALLER[:-1] + "0"})
+    chat(client)
+    spans = collector.wait()
+    assert CALLER[3:35] not in {span.trace_id.hex() for span in spans}
+    assert driver.lines[0].startswith(f"traceparent: 00-{CALLER[3:35]}-")
+    assert driver.lines[0].endswith("-00\r\n")
+
+
+@pytest.mark.parametrize("sent", ["00-x-y-01", CALLER[:40], "\x00" * 90, CALLER.upper() + "-z"])
+def test_a_broken_traceparent_is_ignored(sent: str, app: Any, collector: Collector) -> None:
+    chat(app(), KEY | {"traceparent": sent, "tracestate": "\x01"})
+    (root,) = (span for span in collector.wait() if span.kind == Span.SPAN_KIND_SERVER)
+    assert not root.parent_span_id
+
+
+def test_a_server_gets_the_header_lines() -> None:
+    seen: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(dict(self.headers))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    pool = ConnectionPool(f"http://127.0.0.1:{server.server_port}")
+    cancel = Cancel()
+    cancel.headers = f"traceparent: {CALLER}\r\n"
+    assert pool.ask("GET", "/", cancel=cancel)[0] == 200
+    assert pool.ask("GET", "/")[0] == 200
+    pool.close()
+    server.shutdown()
+    server.server_close()
+    assert [headers.get("traceparent") for headers in seen] == [CALLER, None]
+
+
+# faults and bounds
+
+
+def test_an_error_is_one_of_the_spans(app: Any, collector: Collector) -> None:
+    client = app(Noting([*say("I")[0]], BackendDown("it died")))
+    answer = chat(client, model="scripted")
+    assert answer.status_code >= 500
+    spans = collector.wait()
+    for span in spans:
+        if span.kind in (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT):
+            assert span.status.code == 2
+            assert of(span)["error.type"] == "upstream_down"
+    (call,) = (of(s) for s in spans if s.kind == Span.SPAN_KIND_CLIENT)
+    assert call["gen_ai.response.finish_reasons"] == ["error"]
+
+
+def test_a_refused_key_has_no_call_of_a_model(app: Any, collector: Collector) -> None:
+    chat(app(), {"Authorization": "Bearer sk-wrong-0123456789"})
+    (root,) = collector.wait()
+    assert of(root)["http.response.status_code"] == 401
+    assert "user.id" not in of(root)
+
+
+def test_no_answer_waits_for_a_collector_that_is_slow_or_away(
+    app: Any, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.status, collector.delay = 400, 0.3
+    client = app()
+    traces = traces_of(client)
+    with caplog.at_level(logging.WARNING):
+        began = time.monotonic()
+        for _ in range(10):
+            assert chat(client).status_code == 200
+        assert time.monotonic() - began < 3.0
+        wait_until(lambda: traces.lost == 10)
+    assert caplog.text.count("otel: the traces of") == 1
+
+
+def test_waiting_traces_are_bounded(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otel, "MOST_WAITING", 2)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    client = app()
+    traces = traces_of(client)
+    for _ in range(5):
+        chat(client)
+    assert (len(traces._waiting), traces.lost, traces._open) == (2, 3, {})
+
+
+def test_open_traces_are_bounded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "MOST_OPEN", 0)
+    client = app()
+    chat(client)
+    assert not traces_of(client)._waiting
+
+
+def test_contents_are_bounded(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(otel_names.CAPTURE, "true")
+    monkeypatch.setattr(otel, "MOST_CONTENT", 20)
+    old = {"role": "user", "content": "x" * 30}
+    chat(
+        app(Noting(*say(*["ab"] * 40))),
+        messages=[old, {"role": "assistant", "content": "y"}, *USER],
+    )
+    (call,) = (of(s) for s in collector.wait() if s.kind == Span.SPAN_KIND_CLIENT)
+    inputs = json.loads(call["gen_ai.input.messages"])
+    assert [message["role"] for message in inputs] == ["assistant", "user"]
+    (answer,) = json.loads(call["gen_ai.output.messages"])
+    assert answer["parts"][0]["content"] == "ab" * 10
+
+
+# variables
+
+
+def test_the_latest_names_are_an_opt_in(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http, gen_ai_latest_experimental")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "kitchen")
+    answer = chat(app(), stream=True)
+    answer.get_data()
+    answer.close()
+    (call,) = (of(s) for s in collector.wait() if s.kind == Span.SPAN_KIND_CLIENT)
+    assert call["gen_ai.request.stream"] is True
+    assert collector.schemas == {otel_names.OF_LATEST.schema}
+    assert collector.resource["service.name"] == "kitchen"
+
+
+@pytest.mark.parametrize(
+    ("variables", "on"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "TRUE"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_EXPORTER": "none"}, False),
+    ],
+)
+def test_variables_of_the_standard_switch_it_on(variables: dict[str, str], on: bool) -> None:
+    assert otel_names.enabled(variables) is on
