@@ -152,11 +152,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
 log = logging.getLogger("slotproxy")
 
 # How traces name the kind of a backend's server; the standard has no name for these.
-PROVIDERS: Mapping[type[Driver], str] = {
-    LlamaCpp: "llama_cpp",
-    HostedDriver: "llama_cpp",
-    ChatGLM: "chatglm",
-}
+PROVIDERS = {LlamaCpp: "llama_cpp", HostedDriver: "llama_cpp", ChatGLM: "chatglm"}
 NO_MODEL = "start one, name its address with --llama-api URL, or run `slotproxy init`"
 _serial = count(1)  # of models that are started here
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
@@ -191,8 +187,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
-    traces = _traces(settings, registry)
-    gateway = (Gateway if traces is None else traces.gateway)(
+    traces, make_gateway, make_observer = _traced(settings, registry)
+    gateway: Gateway = make_gateway(
         GatewayContext(
             registry=registry,
             scheduler=scheduler,
@@ -228,9 +224,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger = LedgerWriter(
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
-    observer = (Observer if traces is None else traces.observer)(
-        metrics=settings.metrics, ledger=ledger.add if ledger else None
-    )
+    ledgers = ledger.add if ledger else None
+    observer: Observer = make_observer(metrics=settings.metrics, ledger=ledgers)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -311,26 +306,26 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     return services
 
 
-def _traces(settings: Settings, registry: Registry) -> Traces | None:
-    """What traces requests, if the standard's variables name a collector."""
+def _traced(settings: Settings, registry: Registry) -> tuple[Traces | None, Any, Any]:
+    """What traces requests, if the standard's variables name a collector, and what makes gateway
+    and observer."""
     if not otel_names.enabled(os.environ):
-        return None
+        return None, Gateway, Observer
     try:
-        from ..observe.otel import Traces
+        from ..observe.otel import TracedGateway, TracedObserver, Traces
     except ImportError:
         variable = otel_names.ENDPOINTS[1]
         log.warning("%s is set, but traces require the extra otel: %s", variable, install("otel"))
-        return None
+        return None, Gateway, Observer
 
-    def provider(name: str) -> str:
+    def server(name: str) -> tuple[str, str]:
         backend = registry.backends.get(name)
-        return PROVIDERS.get(type(backend.driver), "openai_compatible") if backend else ""
+        if backend is None:
+            return "", ""
+        return PROVIDERS.get(type(backend.driver), "openai_compatible"), backend.url
 
-    def address(name: str) -> str:
-        backend = registry.backends.get(name)
-        return backend.url if backend else ""
-
-    return Traces(os.environ, parent=settings.otel.parent, provider=provider, address=address)
+    traces = Traces(os.environ, settings.otel.parent, server)
+    return traces, partial(TracedGateway, traces), partial(TracedObserver, traces)
 
 
 def _dialogues(

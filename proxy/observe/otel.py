@@ -2,7 +2,7 @@
 
     SERVER    POST /v1/chat/completions
     ├ INTERNAL  slotproxy.queue       if it waited
-    └ CLIENT    chat qwen3            the model's call, the only span that names a model
+    └ CLIENT    chat qwen3            the model's call
       ├ INTERNAL  slotproxy.slot      its slot was chosen, restored, and its server loaded
       ├ INTERNAL  slotproxy.prefill
       └ INTERNAL  slotproxy.decode
@@ -21,8 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
-from typing import Any, Literal, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,8 +29,9 @@ from msgspec import Struct
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import (
     Link,
     Span,
@@ -39,7 +39,6 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
-    TraceFlags,
     get_current_span,
     set_span_in_context,
 )
@@ -47,7 +46,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from requests import Session
 
 from .. import __version__
-from ..core.events import Batch, FinishReason, TextDelta
+from ..core.events import Batch, TextDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import NoIdleSlot
 from ..gateway import Answer, Caller, Gateway
@@ -58,14 +57,14 @@ from ..runtime.keep_alive import KeepAlive, no_pause
 from ..web.observability import Observer, Record
 from . import otel_names as names
 
-Parent = Literal["join", "link"]
 MOST_WAITING = 2048  # finished requests that wait to be sent
 MOST_OPEN = 16384  # requests under way that are traced
 AT_ONCE = 64  # requests sent together
-LONGEST = 256  # characters of a text that is no content
 MOST_CONTENT = 131_072  # characters of the messages of one side
 PERIOD = 5.0  # seconds between two looks, unless OTEL_BSP_SCHEDULE_DELAY says it
 QUIET = 60.0  # seconds between two log lines about lost traces
+LOST = """otel: the traces of %d requests are lost: the collector does not take them in time; check\
+ OTEL_EXPORTER_OTLP_ENDPOINT, its protocol (http/protobuf) and OTEL_EXPORTER_OTLP_HEADERS"""
 
 log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
@@ -84,77 +83,61 @@ class Trace(Struct, eq=False):
     size: int = 0  # characters of these
 
 
-class _Ended(SpanProcessor):
-    """Collects the spans that ended, for the thread that makes them."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.append(span)
-
-
 class Traces:
-    """`variables` are those of the process, by the standard's names. `provider` names the kind of
-    server of a backend, and `address` its URL."""
+    """`variables` are those of the process, by the standard's names; `parent` is join or link.
+    `server` returns the kind of a backend's server, and its URL."""
 
     def __init__(
-        self,
-        variables: Mapping[str, str],
-        *,
-        parent: Parent = "join",
-        provider: Callable[[str], str] = lambda backend: "llama_cpp",
-        address: Callable[[str], str] = str,
-        exporter: SpanExporter | None = None,
+        self, variables: Mapping[str, str], parent: str, server: Callable[[str], tuple[str, str]]
     ) -> None:
-        self._names = names.names(variables)
-        self._links = parent == "link"
-        self._provider, self._address = provider, address
-        self.captures = variables.get(names.CAPTURE, "").lower() in names.CAPTURES
+        self._links, self._server = parent == "link", server
+        self._captures = names.captures(variables)
+        schema = names.schema(variables)
+        self._latest = schema == names.LATEST
         delay = variables.get("OTEL_BSP_SCHEDULE_DELAY", "")
         self._period = int(delay) / 1000 if delay.isdecimal() else PERIOD
-        self._ended = _Ended()
-        self._sdk = TracerProvider(resource=_resource(variables), shutdown_on_exit=False)
-        self._sdk.add_span_processor(self._ended)
-        self._tracer = self._sdk.get_tracer("slotproxy", __version__, self._names.schema)
-        self._exporter = exporter or _exporter()
+        attributes = {"service.version": __version__}
+        service = (
+            variables.get("OTEL_SERVICE_NAME", ""),
+            variables.get("OTEL_RESOURCE_ATTRIBUTES", ""),
+        )
+        if not service[0] and "service.name=" not in service[1]:
+            attributes["service.name"] = "slotproxy"
+        provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+        self._made = InMemorySpanExporter()  # until they are sent together
+        provider.add_span_processor(SimpleSpanProcessor(self._made))
+        self._tracer = provider.get_tracer("slotproxy", __version__, schema)
+        # What the SDK logs would wait for a lock that belongs to another thread; see `_turn`.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
+        session = Session()
+        session.headers["Connection"] = "close"  # the next request may be of another thread
+        self._exporter = OTLPSpanExporter(session=session)
         self._open: dict[Cancel, Trace] = {}
         self._waiting: deque[tuple[Trace, Record, float, float]] = deque()
         self._threads = NativeThreads(1)
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.sent = self.lost = 0  # requests
-        self._reported, self._logged = 0, -QUIET
+        self._thread = threading.Thread(target=self._run, name="otel", daemon=True)
+        self.lost = self._reported = 0  # requests
+        self._logged = -QUIET
 
     # in the path of a request
-
-    def observer(self, **options: Any) -> Observer:
-        """An observer that traces the requests that ask a model."""
-        return TracedObserver(self, **options)
-
-    def gateway(self, *arguments: Any, **options: Any) -> Gateway:
-        """A gateway that notes what answers were asked for."""
-        gateway = TracedGateway(*arguments, **options)
-        gateway.traces = self
-        return gateway
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Begin the trace of a request, and let its backend know of it."""
         context = Context()
-        links: tuple[Link, ...] = ()
-        attributes: dict[str, Any] = {}
+        links: list[Link] = []
+        attributes: dict[str, str] = {}
         if record.trace[0]:
-            carrier = dict(zip(("traceparent", "tracestate"), record.trace, strict=True))
-            context = _propagator.extract(carrier, Context())
+            sent = dict(zip(("traceparent", "tracestate"), record.trace, strict=True))
+            context = _propagator.extract(sent, context)
             caller = get_current_span(context).get_span_context()
             if self._links and caller.is_valid:
-                context, links = Context(), (Link(caller),)
-                attributes = {
-                    names.CALLER_TRACE: f"{caller.trace_id:032x}",
-                    names.CALLER_SPAN: f"{caller.span_id:016x}",
-                }
+                context, links = Context(), [Link(caller)]
+                attributes["caller.trace_id"] = f"{caller.trace_id:032x}"
+                attributes["caller.span_id"] = f"{caller.span_id:016x}"
+        at = _nanoseconds(time.time() - record.elapsed())
         span = self._tracer.start_span(
-            "request", context, SpanKind.SERVER, attributes, links, start_time=_arrival(record)
+            "request", context, SpanKind.SERVER, attributes, links, start_time=at
         )
         cancel.headers = _headers(span.get_span_context())
         if span.is_recording() and len(self._open) < MOST_OPEN:
@@ -167,8 +150,7 @@ class Traces:
             return  # it is not sampled, or a later step of a dialogue
         trace.request = answer.request
         trace.offset = time.perf_counter() - trace.began
-        if self.captures:
-            trace.texts = []
+        if self._captures:
             answer.choices = _heard(answer.choices, trace)
 
     def finish(self, record: Record, took: float) -> None:
@@ -186,16 +168,14 @@ class Traces:
 
     def start(self) -> None:
         """Begin to send. Call it in the process that serves, after it was forked."""
-        self._thread = threading.Thread(target=self._run, name="otel", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Send what is in the queue, and end."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(PERIOD)
+        self._thread.join(PERIOD)
         self._turn()
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         working = KeepAlive("sending traces", no_pause)
@@ -204,251 +184,128 @@ class Traces:
 
     def _turn(self) -> None:
         while self._waiting:
-            count = min(len(self._waiting), AT_ONCE)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            if run_in_native_thread(partial(self._send, batch), self._threads):
-                self.sent += count
-            else:
-                self.lost += count
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
+            if not run_in_native_thread(partial(self._send, batch), self._threads):
+                self.lost += len(batch)
                 break  # the collector is away: the rest waits for the next turn
         new, now = self.lost - self._reported, time.monotonic()
         if new and now - self._logged >= QUIET:
             self._logged, self._reported = now, self.lost
-            log.warning(
-                "otel: the traces of %d requests are lost: the collector of %s does not take them"
-                " in time; check its address, its protocol (http/protobuf) and"
-                " OTEL_EXPORTER_OTLP_HEADERS",
-                new,
-                names.ENDPOINTS[1],
-            )
+            log.warning(LOST, new)
 
     def _send(self, batch: list[tuple[Trace, Record, float, float]]) -> bool:
         for trace, record, took, ended in batch:
             self._make(trace, record, took, ended)
-        spans, self._ended.spans = self._ended.spans, []
+        spans = self._made.get_finished_spans()
+        self._made.clear()
         return self._exporter.export(spans) is SpanExportResult.SUCCESS
 
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
         """Make and end the spans of a request."""
-        info, request, root = record.info, trace.request, trace.span
-        began = ended - took
-        session = request.session if request is not None else ""
-        digest = sha256(f"{record.key}\0{session}".encode()).hexdigest()[:32] if session else ""
-        common = _given({names.USER: record.key[:LONGEST], names.SESSION: digest})
+        info, usage, root, offset = record.info, record.info.usage, trace.span, trace.offset
+        began, common = ended - took, names.everywhere(record, trace.request)
+        ends: list[tuple[Span, float]] = [(root, took)]
 
         def child(
-            name: str, parent: Span, start: float, end: float, kind: SpanKind, **more: Any
+            name: str,
+            parent: Span,
+            start: float,
+            end: float,
+            attributes: Mapping[str, Any],
+            kind: SpanKind = SpanKind.INTERNAL,
         ) -> Span:
-            """A span from one time to another, in seconds since the request arrived."""
+            """A span between two times, in seconds since the request arrived."""
+            context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
             span = self._tracer.start_span(
-                name,
-                set_span_in_context(parent, Context()),
-                kind,
-                {**common, **more.pop("attributes", {})},
-                start_time=_nanoseconds(began + max(0.0, start)),
+                name, context, kind, {**common, **attributes}, start_time=at
             )
-            ends.append((span, _nanoseconds(began + max(start, min(end, took)))))
+            ends.append((span, max(start, min(end, took))))
             return span
 
-        ends: list[tuple[Span, int]] = []
-        root.update_name(f"{record.method[:20]} {record.route or record.path[:LONGEST]}")
-        root.set_attributes(
-            common
-            | _given(
-                {
-                    names.METHOD: record.method[:20],
-                    names.ROUTE: record.route,
-                    names.STATUS: record.status,
-                    names.SCHEME: "http",
-                    names.AGENT: record.agent[:LONGEST],
-                }
-            )
+        root.update_name(f"{record.method[:20]} {record.route or record.path[: names.LONGEST]}")
+        root.set_attributes(common | names.of_request(record))
+        start, placed, first, last = (
+            offset + at for at in (info.queue_wait, info.placed, info.first_token, info.last_token)
         )
-        fault = "" if record.status < 400 and info.outcome in _WELL else info.outcome
-        fault = fault or (str(record.status) if record.status >= 400 else "")
-        if fault:
-            root.set_attribute(names.ERROR, fault)
-            root.set_status(Status(StatusCode.ERROR, fault))
-        start = trace.offset
         if info.queue_wait:
-            waited = {names.SECONDS: info.queue_wait, names.PLACE: info.first_place}
-            end = start + info.queue_wait
-            child("slotproxy.queue", root, start, end, SpanKind.INTERNAL, attributes=waited)
-            start = end
-        if info.model or request is not None:
-            attributes = self._call(trace, record, took, began, fault)
-            attributes |= _given({names.CONVERSATION: digest})
-            operation = attributes[names.OPERATION]
-            last = trace.offset + info.last_token if info.last_token else took
-            call = child(
-                f"{operation} {info.model[:LONGEST]}",
-                root,
-                start,
-                last,
-                SpanKind.CLIENT,
-                attributes=attributes,
+            waited = {"slotproxy.seconds": info.queue_wait, "slotproxy.place": info.first_place}
+            child("slotproxy.queue", root, offset, start, waited)
+        if info.model:
+            known = self._of_call(trace, record, took, began) | names.given(
+                {"gen_ai.conversation.id": common.get("session.id")}
             )
-            if fault:
+            name = f"{known['gen_ai.operation.name']} {known['gen_ai.response.model']}"
+            end = last if info.last_token else took
+            call = child(name, root, start, end, known, SpanKind.CLIENT)
+            if info.placed:
+                child("slotproxy.slot", call, start, placed, names.of_slot(info))
+            if info.placed and info.first_token:
+                tokens = usage.cached, usage.prompt - usage.cached
+                counts = dict(zip(("slotproxy.cached", "slotproxy.evaluated"), tokens, strict=True))
+                child("slotproxy.prefill", call, placed, first, counts)
+                speed = (usage.completion - 1) / (last - first) if last > first else 0.0
+                written = {
+                    "slotproxy.tokens": usage.completion,
+                    "slotproxy.tokens_per_second": speed,
+                }
+                child("slotproxy.decode", call, first, last, written)
+            if fault := names.fault(record):
                 call.set_status(Status(StatusCode.ERROR, fault))
-            for name, since, until, known in self._parts(trace, record, start):
-                child(name, call, since, until, SpanKind.INTERNAL, attributes=known)
-        for span, at in reversed(ends):
-            span.end(at)
-        root.end(_nanoseconds(ended))
+        if fault := names.fault(record):
+            root.set_status(Status(StatusCode.ERROR, fault))
+        for span, end in reversed(ends):
+            span.end(_nanoseconds(began + end))
 
-    def _parts(
-        self, trace: Trace, record: Record, start: float
-    ) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
-        """The parts of the model's call: name, begin, end and attributes."""
-        info, usage = record.info, record.info.usage
-        if not info.placed:
-            return
-        placed, first = trace.offset + info.placed, trace.offset + info.first_token
-        slot = {
-            names.BACKEND: info.backend[:LONGEST],
-            names.TIER: info.tier,
-            names.PASSED: [f"{name} {why}"[:LONGEST] for name, why in info.passed],
-            names.CONTINUED: info.continued,
-            names.COMPACTED: info.compacted,
-        }
-        yield "slotproxy.slot", start, placed, _given(slot) | {names.SLOT: info.slot}
-        if not info.first_token:
-            return
-        tokens = {names.CACHED: usage.cached, names.EVALUATED: usage.prompt - usage.cached}
-        yield "slotproxy.prefill", placed, first, tokens
-        seconds = info.last_token - info.first_token
-        speed = (usage.completion - 1) / seconds if seconds > 0 and usage.completion > 1 else 0.0
-        written = {names.TOKENS: usage.completion, names.SPEED: speed}
-        yield "slotproxy.decode", first, trace.offset + info.last_token, written
-
-    def _call(
-        self, trace: Trace, record: Record, took: float, began: float, fault: str
-    ) -> dict[str, Any]:
-        """The attributes of the model's call; the request arrived at `began`, in seconds since
-        1970."""
-        info, usage, request = record.info, record.info.usage, trace.request
-        place = urlsplit(self._address(info.backend)) if info.backend else urlsplit("")
-        first = trace.offset + info.first_token if info.first_token else 0.0
-        prefill = info.evaluating or max(0.0, info.first_token - info.placed)
-        decode = info.writing or max(0.0, info.last_token - info.first_token)
-        known: dict[str, Any] = {
-            names.OPERATION: _operation(request, record.route),
-            names.PROVIDER: self._provider(info.backend),
-            names.REQUEST_MODEL: ((request and request.model) or info.model)[:LONGEST],
-            names.RESPONSE_MODEL: info.model[:LONGEST],
-            names.FINISH_REASONS: [info.outcome if info.outcome in _REASONS else "error"],
-            names.INPUT_TOKENS: usage.prompt,
-            names.OUTPUT_TOKENS: usage.completion,
-            names.REQUEST_ID: record.id,
-            names.E2E: took,
-            names.IN_QUEUE: info.queue_wait,
-            names.IN_SCHEDULER: max(0.0, info.placed - info.queue_wait),
-            names.IN_PREFILL: prefill,
-            names.IN_DECODE: decode,
-            names.IN_INFERENCE: prefill + decode,
-            names.TO_FIRST_TOKEN: first,
-        }
-        more: dict[str, Any] = {
-            names.CACHED_TOKENS: usage.cached,
-            names.REASONING_TOKENS: usage.reasoning,
-            names.SERVER_ADDRESS: place.hostname or "",
-            names.ERROR: fault,
-            names.SERVER_PORT: place.port if place.hostname else 0,
-            names.FIRST_CHUNK: first,
-            self._names.compacted: info.compacted > 0,
-            self._names.stream: record.stream,
-        }
-        if first:
-            at = datetime.fromtimestamp(began + first, UTC)
-            more[names.COMPLETION_START] = at.isoformat()
-        if request is not None:
-            kind = "text" if request.output.kind == "text" else "json"
-            more |= {
-                names.OUTPUT_TYPE: kind,
-                names.REQUEST_N: request.choices,
-                names.CHOICES: request.choices if request.choices > 1 else 0,
-                names.MAX_TOKENS: request.max_tokens or 0,
-                names.STOP: [text[:LONGEST] for text in request.stop[:16]],
-                self._names.reasoning_level: request.reasoning_effort[:LONGEST],
+    def _of_call(self, trace: Trace, record: Record, took: float, began: float) -> dict[str, Any]:
+        info, request = record.info, trace.request
+        known = names.of_call(record, request, took, trace.offset, self._latest)
+        kind, url = self._server(info.backend)
+        place = urlsplit(url)
+        known |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
+        if place.hostname and place.port:
+            known["server.port"] = place.port
+        if info.first_token:  # for Langfuse
+            at = datetime.fromtimestamp(began + trace.offset + info.first_token, UTC)
+            known["langfuse.observation.completion_start_time"] = at.isoformat()
+        if self._captures and request is not None:
+            answer: dict[str, Any] = {
+                "role": "assistant",
+                "parts": _text("".join(trace.texts or ())),
             }
-            sampling = request.sampling.items()
-            known |= {
-                names.SAMPLING[k]: v for k, v in sampling if k in names.SAMPLING and _plain(v)
-            }
-            if trace.texts is not None:
-                known |= self._contents(trace, request, info.outcome)
-        return known | _given(more)
-
-    def _contents(self, trace: Trace, request: CompletionRequest, outcome: str) -> dict[str, Any]:
-        """The messages of both sides as JSON, the newest up to a bound."""
-        messages: list[dict[str, Any]] = []
-        room = MOST_CONTENT
-        turns = request.messages or tuple(
-            Message(role="user", content=prompt)
-            for prompt in request.prompts
-            if isinstance(prompt, str)
-        )
-        for message in reversed(turns):
-            room -= message.characters
-            if room < 0:
-                break
-            messages.insert(0, {"role": message.role, "parts": list(_parts_of(message))})
-        answer: dict[str, Any] = {
-            "role": "assistant",
-            "parts": [{"type": "text", "content": "".join(trace.texts or ())}],
-        }
-        if self._names.message_ends:
-            answer["finish_reason"] = outcome if outcome in _REASONS else "error"
-        return {names.INPUT: _encode(messages).decode(), names.OUTPUT: _encode([answer]).decode()}
+            if not self._latest:
+                answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
+            known["gen_ai.input.messages"] = _encode(_messages(request)).decode()
+            known["gen_ai.output.messages"] = _encode([answer]).decode()
+        return known
 
 
-_REASONS = frozenset(get_args(FinishReason))
-_WELL = _REASONS | {""}
+def _text(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "content": text}] if text else []
 
 
-def _given(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those with a name and a value."""
-    return {name: value for name, value in attributes.items() if name and value}
-
-
-def _plain(value: object) -> bool:
-    return type(value) in (int, float)
-
-
-def _operation(request: CompletionRequest | None, route: str) -> str:
-    if request is not None:
-        return "chat" if request.is_chat else "text_completion"
-    return (
-        "embeddings"
-        if "embed" in route
-        else "retrieval"
-        if "rerank" in route
-        else "generate_content"
-    )
-
-
-def _parts_of(message: Message) -> Iterator[dict[str, Any]]:
-    """A message's parts in the form of the convention; media without their data."""
-    if message.reasoning:
-        yield {"type": "reasoning", "content": message.reasoning}
-    if message.role == "tool":
-        yield {
-            "type": "tool_call_response",
-            "id": message.tool_call_id,
-            "response": message.content,
-        }
-    elif message.content:
-        yield {"type": "text", "content": message.content}
-    for media in message.media:
-        yield {"type": "blob", "modality": media.kind, "content": ""}
-    for call in message.tool_calls:
-        yield {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
+def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
+    """The newest messages up to a bound, in the form of the convention; media without data."""
+    texts = (prompt for prompt in request.prompts if isinstance(prompt, str))
+    turns = request.messages or tuple(Message(role="user", content=text) for text in texts)
+    messages: list[dict[str, Any]] = []
+    room = MOST_CONTENT
+    for turn in reversed(turns):
+        room -= turn.characters
+        if room < 0:
+            break
+        parts = _text(turn.content)
+        if turn.role == "tool":
+            result = {"id": turn.tool_call_id, "response": turn.content}
+            parts = [{"type": "tool_call_response", **result}]
+        parts += [{"type": "blob", "modality": media.kind, "content": ""} for media in turn.media]
+        parts += [{"type": "tool_call", **msgspec.structs.asdict(call)} for call in turn.tool_calls]
+        messages.insert(0, {"role": turn.role, "parts": parts})
+    return messages
 
 
 def _heard(choices: Iterator[tuple[int, Batch]], trace: Trace) -> Iterator[tuple[int, Batch]]:
     """The same events; the texts of the first choice are kept, up to a bound."""
-    texts = trace.texts
-    assert texts is not None
+    texts = trace.texts = []
     for number, batch in choices:
         for event in batch if not number else ():
             if type(event) is TextDelta and trace.size < MOST_CONTENT:
@@ -459,40 +316,14 @@ def _heard(choices: Iterator[tuple[int, Batch]], trace: Trace) -> Iterator[tuple
 
 def _headers(span: SpanContext) -> str:
     """The header lines that a backend gets. Baggage is never passed on."""
-    flags = int(span.trace_flags) & TraceFlags.SAMPLED
-    lines = f"traceparent: 00-{span.trace_id:032x}-{span.span_id:016x}-{flags:02x}\r\n"
-    state = span.trace_state.to_header()
-    return (
-        f"{lines}tracestate: {state}\r\n"
-        if state.isascii() and state.isprintable() and state
-        else lines
-    )
-
-
-def _arrival(record: Record) -> int:
-    return _nanoseconds(time.time() - record.elapsed())
+    sampled, state = int(span.trace_flags) & 1, span.trace_state.to_header()
+    lines = f"traceparent: 00-{span.trace_id:032x}-{span.span_id:016x}-{sampled:02x}\r\n"
+    safe = state.isascii() and state.isprintable() and state
+    return f"{lines}tracestate: {state}\r\n" if safe else lines
 
 
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-def _resource(variables: Mapping[str, str]) -> Resource:
-    named = variables.get("OTEL_SERVICE_NAME") or "service.name=" in variables.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    )
-    attributes = {"service.version": __version__}
-    return Resource.create(attributes if named else attributes | {"service.name": "slotproxy"})
-
-
-def _exporter() -> OTLPSpanExporter:
-    """The SDK's, as its variables say. A connection ends with its request: the next one may be of
-    another thread."""
-    session = Session()
-    session.headers["Connection"] = "close"
-    # What it logs would wait for a lock that belongs to another thread; see `_turn`.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
-    return OTLPSpanExporter(session=session)
 
 
 class TracedObserver(Observer):
@@ -500,25 +331,27 @@ class TracedObserver(Observer):
 
     def __init__(self, traces: Traces, **options: Any) -> None:
         super().__init__(**options)
-        self._traces = traces
+        self.traces = traces
 
     def begin(self, record: Record, cancel: Cancel) -> None:
-        self._traces.begin(record, cancel)
+        self.traces.begin(record, cancel)
         super().begin(record, cancel)
 
     def _count(self, record: Record, took: float) -> None:
-        self._traces.finish(record, took)
+        self.traces.finish(record, took)
         super()._count(record, took)
 
 
 class TracedGateway(Gateway):
     """Notes what answers were asked for."""
 
-    traces: Traces
+    def __init__(self, traces: Traces, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._traces = traces
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
     ) -> Answer:
         answer = super().answer(request, cancel, caller)
-        self.traces.asked(answer, cancel)
+        self._traces.asked(answer, cancel)
         return answer

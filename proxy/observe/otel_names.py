@@ -1,142 +1,157 @@
-"""The names of OpenTelemetry's conventions for generative models, in two versions.
+"""What spans are called, by OpenTelemetry's conventions for generative models, in two versions.
 
-Everything of `gen_ai` is in development. Viewers read the names of the last version in the main
-repository of the conventions; what was renamed since is used where the standard's variable
+Everything of `gen_ai` is in development. Viewers read the names of 1.41, the last version in the
+main repository of the conventions; those added since are written where the standard's variable
 `OTEL_SEMCONV_STABILITY_OPT_IN` contains `gen_ai_latest_experimental`:
 https://github.com/open-telemetry/semantic-conventions-genai
 
-A name of our own begins with `slotproxy.`, one of vLLM's with `gen_ai.latency.`. Tokens written to
-a cache are left out: every evaluated token is, and viewers would take them off the prompt's.
+Only the span of the model's call may name a model: viewers count the tokens of each span that does.
+Tokens written to a cache are left out: all evaluated ones are, and viewers take them off the
+prompt's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, get_args
 
-from msgspec import Struct
-
-LATEST = "gen_ai_latest_experimental"
-
-
-class Names(Struct, frozen=True, kw_only=True):
-    """What differs between the versions. A name that is "" is not written."""
-
-    schema: str
-    stream: str
-    compacted: str
-    reasoning_level: str
-    # Messages of an answer repeat how it ended.
-    message_ends: bool
-
-
-OF_1_41 = Names(
-    schema="https://opentelemetry.io/schemas/1.41.0",
-    stream="",
-    compacted="",
-    reasoning_level="",
-    message_ends=True,
-)
-OF_LATEST = Names(
-    schema="https://opentelemetry.io/schemas/gen-ai/1.42.0",
-    stream="gen_ai.request.stream",
-    compacted="gen_ai.conversation.compacted",
-    reasoning_level="gen_ai.request.reasoning.level",
-    message_ends=False,
-)
-
+from ..core.events import FinishReason
+from ..core.request import CompletionRequest
+from ..gateway import Info
+from ..web.observability import Record
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
+LATEST = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
+NOT_IN_1_41 = {
+    "gen_ai.conversation.compacted",
+    "gen_ai.request.reasoning.level",
+    "gen_ai.request.stream",
+}
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+SAMPLING = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+REASONS = frozenset(get_args(FinishReason))
+LONGEST = 256  # characters of a text that is no content
 
 
 def enabled(variables: Mapping[str, str]) -> bool:
     """Whether the variables of the process name a collector, and do not switch traces off."""
-    if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    if variables.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
-        return False
-    return any(variables.get(name) for name in ENDPOINTS)
+    off = variables.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    off = off or variables.get("OTEL_TRACES_EXPORTER", "").lower() == "none"
+    return not off and any(variables.get(name) for name in ENDPOINTS)
 
 
-def names(variables: Mapping[str, str]) -> Names:
-    """The version that the variables of the process ask for."""
-    wanted = variables.get("OTEL_SEMCONV_STABILITY_OPT_IN", "")
-    return OF_LATEST if LATEST in wanted.replace(" ", "").split(",") else OF_1_41
+def schema(variables: Mapping[str, str]) -> str:
+    """The version of the conventions that the variables ask for."""
+    wanted = variables.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "")
+    return LATEST if "gen_ai_latest_experimental" in wanted.split(",") else SCHEMA
 
 
-# Of every span.
-USER = "user.id"
-SESSION = "session.id"
-ERROR = "error.type"
+def captures(variables: Mapping[str, str]) -> bool:
+    """Whether the variables ask for contents in spans."""
+    return variables.get(CAPTURE, "").lower() in ("true", "span_only", "span_and_event")
 
-# Of the span of the request.
-METHOD = "http.request.method"
-ROUTE = "http.route"
-STATUS = "http.response.status_code"
-SCHEME = "url.scheme"
-AGENT = "user_agent.original"
-CALLER_TRACE = "caller.trace_id"
-CALLER_SPAN = "caller.span_id"
 
-# Of the one span that is the call of the model. Viewers count the tokens of every span that names
-# a model, so no other span may.
-OPERATION = "gen_ai.operation.name"
-PROVIDER = "gen_ai.provider.name"
-REQUEST_MODEL = "gen_ai.request.model"
-RESPONSE_MODEL = "gen_ai.response.model"
-RESPONSE_ID = "gen_ai.response.id"
-FINISH_REASONS = "gen_ai.response.finish_reasons"
-FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
-CONVERSATION = "gen_ai.conversation.id"
-OUTPUT_TYPE = "gen_ai.output.type"
-CHOICES = "gen_ai.request.choice.count"
-MAX_TOKENS = "gen_ai.request.max_tokens"
-STOP = "gen_ai.request.stop_sequences"
-INPUT_TOKENS = "gen_ai.usage.input_tokens"
-OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
-REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
-SERVER_ADDRESS = "server.address"
-SERVER_PORT = "server.port"
-# Parameters of sampling, by our names.
-SAMPLING: Mapping[str, str] = {
-    "temperature": "gen_ai.request.temperature",
-    "top_p": "gen_ai.request.top_p",
-    "top_k": "gen_ai.request.top_k",
-    "seed": "gen_ai.request.seed",
-    "frequency_penalty": "gen_ai.request.frequency_penalty",
-    "presence_penalty": "gen_ai.request.presence_penalty",
-}
+def given(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those with a value, texts up to their bound."""
+    bounded = ((k, v[:LONGEST] if type(v) is str else v) for k, v in attributes.items())
+    return {name: value for name, value in bounded if value}
 
-# Contents, with the standard's opt-in alone.
-CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-CAPTURES = ("true", "span_only", "span_and_event")
-INPUT = "gen_ai.input.messages"
-OUTPUT = "gen_ai.output.messages"
 
-# As vLLM and SGLang name them, so that dashboards made for these work.
-REQUEST_ID = "gen_ai.request.id"
-REQUEST_N = "gen_ai.request.n"
-IN_QUEUE = "gen_ai.latency.time_in_queue"
-TO_FIRST_TOKEN = "gen_ai.latency.time_to_first_token"
-E2E = "gen_ai.latency.e2e"
-IN_SCHEDULER = "gen_ai.latency.time_in_scheduler"
-IN_PREFILL = "gen_ai.latency.time_in_model_prefill"
-IN_DECODE = "gen_ai.latency.time_in_model_decode"
-IN_INFERENCE = "gen_ai.latency.time_in_model_inference"
+def fault(record: Record) -> str:
+    """Why the request failed, "" if it did not."""
+    outcome = record.info.outcome
+    if record.status < 400 and (not outcome or outcome in REASONS):
+        return ""
+    return outcome or str(record.status)
 
-# Langfuse's name for the time of the first token.
-COMPLETION_START = "langfuse.observation.completion_start_time"
 
-# Ours.
-BACKEND = "slotproxy.backend"
-TIER = "slotproxy.tier"
-PASSED = "slotproxy.passed"
-SLOT = "slotproxy.slot"
-PLACE = "slotproxy.queue.place"
-SECONDS = "slotproxy.seconds"
-CACHED = "slotproxy.tokens.cached"
-EVALUATED = "slotproxy.tokens.evaluated"
-TOKENS = "slotproxy.tokens"
-SPEED = "slotproxy.tokens_per_second"
-CONTINUED = "slotproxy.continued"
-COMPACTED = "slotproxy.compacted_messages"
+def everywhere(record: Record, request: CompletionRequest | None) -> dict[str, Any]:
+    """The attributes of every span: viewers look for user and session in each."""
+    session = request.session if request is not None else ""
+    digest = sha256(f"{record.key}\0{session}".encode()).hexdigest()[:32] if session else ""
+    return given({"user.id": record.key, "session.id": digest})
+
+
+def of_request(record: Record) -> dict[str, Any]:
+    return given(
+        {
+            "http.request.method": record.method,
+            "http.route": record.route,
+            "http.response.status_code": record.status,
+            "url.scheme": "http",
+            "user_agent.original": record.agent,
+            "error.type": fault(record),
+        }
+    )
+
+
+def of_slot(info: Info) -> dict[str, Any]:
+    known = {
+        "slotproxy.backend": info.backend,
+        "slotproxy.tier": info.tier,
+        "slotproxy.passed": [" ".join(pair)[:LONGEST] for pair in info.passed],
+        "slotproxy.continued": info.continued,
+        "slotproxy.compacted_messages": info.compacted,
+    }
+    return given(known) | {"slotproxy.slot": info.slot}
+
+
+def operation(request: CompletionRequest | None, route: str) -> str:
+    if request is not None:
+        return "chat" if request.is_chat else "text_completion"
+    if "embed" in route:
+        return "embeddings"
+    return "retrieval" if "rerank" in route else "generate_content"
+
+
+def of_call(
+    record: Record, request: CompletionRequest | None, took: float, offset: float, latest: bool
+) -> dict[str, Any]:
+    """The attributes of the model's call. `offset` is when the answer began, in seconds since the
+    request arrived."""
+    info, usage = record.info, record.info.usage
+    prefill = info.evaluating or max(0.0, info.first_token - info.placed)
+    decode = info.writing or max(0.0, info.last_token - info.first_token)
+    first = offset + info.first_token if info.first_token else 0.0
+    known: dict[str, Any] = {
+        "gen_ai.usage.input_tokens": usage.prompt,
+        "gen_ai.usage.output_tokens": usage.completion,
+        # As vLLM and SGLang write them, so that dashboards made for these work.
+        "gen_ai.latency.e2e": took,
+        "gen_ai.latency.time_in_queue": info.queue_wait,
+        "gen_ai.latency.time_in_scheduler": max(0.0, info.placed - info.queue_wait),
+        "gen_ai.latency.time_in_model_prefill": prefill,
+        "gen_ai.latency.time_in_model_decode": decode,
+        "gen_ai.latency.time_in_model_inference": prefill + decode,
+        "gen_ai.latency.time_to_first_token": first,
+    }
+    more: dict[str, Any] = {
+        "gen_ai.operation.name": operation(request, record.route),
+        "gen_ai.request.model": (request.model if request is not None else "") or info.model,
+        "gen_ai.response.model": info.model,
+        "gen_ai.response.finish_reasons": [info.outcome if info.outcome in REASONS else "error"],
+        "gen_ai.response.time_to_first_chunk": first,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
+        "gen_ai.request.stream": record.stream,
+        "gen_ai.conversation.compacted": info.compacted > 0,
+        "gen_ai.request.id": record.id,
+        "error.type": fault(record),
+    }
+    if request is not None:
+        more |= {
+            "gen_ai.output.type": "text" if request.output.kind == "text" else "json",
+            "gen_ai.request.n": request.choices,
+            "gen_ai.request.choice.count": request.choices if request.choices > 1 else 0,
+            "gen_ai.request.max_tokens": request.max_tokens,
+            "gen_ai.request.stop_sequences": [text[:LONGEST] for text in request.stop[:16]],
+            "gen_ai.request.reasoning.level": request.reasoning_effort,
+        }
+        for name in SAMPLING:
+            if type(value := request.sampling.get(name)) in (int, float):
+                known[f"gen_ai.request.{name}"] = value
+    if not latest:
+        more = {name: value for name, value in more.items() if name not in NOT_IN_1_41}
+    return known | given(more)
