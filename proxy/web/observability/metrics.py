@@ -10,22 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import accumulate
-from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from msgspec import Struct
 
-from ...core.events import FinishReason
-from ...errors import (
-    BudgetExceeded,
-    Cancelled,
-    LimitReached,
-    LimitsUnavailable,
-    NoBackend,
-    QueueFull,
-    QueueTimeout,
-    QuotaExceeded,
-)
 from ...gateway import Info
 from .history import OTHER, Finished
 
@@ -55,42 +43,16 @@ HISTOGRAMS = (
     ("vllm:request_inference_time_seconds", "Time for prompt and answer", SECONDS),
     ("vllm:request_prompt_tokens", "Tokens of a prompt", TOKENS),
     ("vllm:request_generation_tokens", "Tokens of an answer", TOKENS),
-    (
-        "vllm:kv_block_lifetime_seconds",
-        "Time for which a slot had kept a conversation when another one took it",
-        SLOT_SECONDS,
-    ),
-    (
-        "vllm:kv_block_idle_before_evict_seconds",
-        "Time for which a slot had been idle when another conversation took it",
-        SLOT_SECONDS,
-    ),
-    (
-        "vllm:kv_block_reuse_gap_seconds",
-        "Time between two requests that used the same content of a slot",
-        SLOT_SECONDS,
-    ),
+    ("vllm:kv_block_lifetime_seconds", "Time a slot kept what another one replaced", SLOT_SECONDS),
+    ("vllm:kv_block_idle_before_evict_seconds", "Idle time before that", SLOT_SECONDS),
+    ("vllm:kv_block_reuse_gap_seconds", "Time until the same content was used", SLOT_SECONDS),
 )
-REFUSALS: set[str | None] = {
-    error.code
-    for error in (
-        BudgetExceeded,
-        LimitReached,
-        LimitsUnavailable,
-        NoBackend,
-        QueueFull,
-        QueueTimeout,
-        QuotaExceeded,
-    )
-}
 # vLLM's reasons: it counts a call of a tool as a stop, and a client that left as an abort.
-REASONS: Mapping[str | None, str] = MappingProxyType(
-    {
-        **dict.fromkeys(get_args(FinishReason), "stop"),
-        "length": "length",
-        "cancelled": "abort",
-        Cancelled.code: "abort",
-    }
+REASONS = dict.fromkeys(("stop", "tool_calls", "content_filter"), "stop") | {"length": "length"}
+REASONS |= dict.fromkeys(("cancelled", "client_closed_request"), "abort")
+REFUSALS = (
+    *("budget_exceeded", "limits_unavailable", "no_backend", "queue_full", "queue_timeout"),
+    *("quota_exceeded", "rate_limit_exceeded"),
 )
 
 
@@ -135,28 +97,14 @@ class Work(Struct, kw_only=True):
             self.longest = max(self.longest, info.longest)
 
 
-def prefill(info: Info) -> float:
-    """Seconds for the prompt: those that the backend reports, or those until the first token."""
-    return info.evaluating or max(0.0, info.first_token - info.placed)
-
-
-class Content(Struct):
-    """What a slot keeps: since when, until when it was last used, the tokens of its prompt, and the
-    key."""
-
-    since: float
-    until: float
-    prompt: int
-    key: str
-
-
 class Contents:
-    """What the slots keep, as finished requests show it: one that found nine tenths of its prompt,
-    or of the one before, in the cache continues it, and any other one replaces it. A request of
+    """What slots keep, as finished requests show it: a request that found nine tenths of its
+    prompt, or of the one before, in the cache continues it, and any other replaces it. A request of
     several choices uses several slots, of which it names one, so it counts for none."""
 
     def __init__(self) -> None:
-        self._of: dict[tuple[str, int], Content] = {}
+        # Since when, until when it was used, the tokens of its prompt, and the key.
+        self._of: dict[tuple[str, int], tuple[float, float, int, str]] = {}
 
     def __deepcopy__(self, memo: object) -> Contents:
         return self  # not a part of the counts
@@ -168,19 +116,18 @@ class Contents:
         if info.slot < 0 or info.choices > 1 or not (info.placed and usage.prompt):
             return None
         place, began = (info.backend, info.slot), row.second - row.took + info.placed
-        old = self._of.pop(place, None)
-        new = Content(began, row.second, usage.prompt, row.key)
-        self._of[place] = new
-        if old is None:
+        known = self._of.pop(place, None)
+        since, until, prompt, key = known or (began, began, 0, "")
+        idle = max(0.0, began - until)
+        continues = 10 * usage.cached >= 9 * min(prompt, usage.prompt)
+        self._of[place] = since if continues else began, row.second, usage.prompt, row.key
+        if known is None:
             if len(self._of) > MOST_HELD:
                 del self._of[next(iter(self._of))]
             return None
-        idle = max(0.0, began - old.until)
-        if 10 * usage.cached >= 9 * min(old.prompt, usage.prompt):
-            new.since = old.since
+        if continues:
             return idle
-        reason = "same_key" if old.key == row.key else "other_key"
-        return max(0.0, began - old.since), idle, reason
+        return max(0.0, began - since), idle, "same_key" if key == row.key else "other_key"
 
 
 class _Backend:
@@ -198,43 +145,27 @@ class _Backend:
         infos = [row.info for row in rows]
         usages = [info.usage for info in infos]
         begun = [info for info in infos if info.first_token]
-        prompt = sum(usage.prompt for usage in usages)
-        counts = (
-            prompt,
-            sum(usage.cached for usage in usages),
-            prompt,
-            sum(usage.completion for usage in usages),
-        )
-        self.tokens = [old + new for old, new in zip(self.tokens, counts, strict=True)]
-        residency = [contents.add(row) for row in rows]
-        replaced = [change for change in residency if isinstance(change, tuple)]
+        prompts = [usage.prompt for usage in usages if usage.prompt]
+        answers = [usage.completion for usage in usages if usage.completion]
+        counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
+        self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
+        changes = [contents.add(row) for row in rows]
+        replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
-        self.reasons.update(
-            REASONS[info.outcome] for info in infos if info.outcome in REASONS and info.choices
-        )
-        prefills = [prefill(info) for info in begun]
-        decodes = [info.last_token - info.first_token for info in begun]
+        self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
         waits = [info.queue_wait for info in infos]
+        prefills = [info.evaluating or max(0.0, info.first_token - info.placed) for info in begun]
+        decodes = [info.last_token - info.first_token for info in begun]
         between = [
             (info.last_token - info.first_token) / (info.usage.completion - 1)
             for info in infos
             if info.usage.completion > 1
         ]
-        values: tuple[list[Any], ...] = (  # in the order of HISTOGRAMS
-            [info.first_token for info in begun],
-            between,
-            [row.took for row in rows],
-            waits,
-            waits,
-            prefills,
-            decodes,
-            list(map(sum, zip(prefills, decodes, strict=True))),
-            [usage.prompt for usage in usages if usage.prompt],
-            [usage.completion for usage in usages if usage.completion],
-            [lifetime for lifetime, _, _ in replaced],
-            [idle for _, idle, _ in replaced],
-            [change for change in residency if isinstance(change, float)],
-        )
+        both = list(map(sum, zip(prefills, decodes, strict=True)))
+        values: list[Sequence[Any]] = [[info.first_token for info in begun], between]
+        values += [[row.took for row in rows], waits, waits, prefills, decodes, both]
+        values += [prompts, answers, *([change[i] for change in replaced] for i in (0, 1))]
+        values.append([change for change in changes if isinstance(change, float)])
         for histogram, measured in zip(self.histograms, values, strict=True):
             histogram.add(measured)
 
@@ -275,11 +206,3 @@ class Metrics:
         now.running = running
         self.before = now.work
         return now
-
-    def refused(self) -> Counter[str]:
-        """The requests that limits, the queue or missing backends refused, by the reason."""
-        counts: Counter[str] = Counter()
-        for (_, outcome), count in self.requests.items():
-            if outcome in REFUSALS:
-                counts[outcome] += count
-        return counts

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -19,7 +20,7 @@ from prometheus_client.registry import Collector
 from ...gateway import Gateway
 from ...hosting.model import HostedModel
 from ..ledger.writer import LedgerCounts
-from .metrics import COUNTERS, HISTOGRAMS, Metrics
+from .metrics import COUNTERS, HISTOGRAMS, REFUSALS, Metrics
 
 # Metrics under llama-server's own names, so that its dashboards also work for the gateway.
 #
@@ -102,7 +103,8 @@ def families(
     ledger: LedgerCounts | None = None,
     models: Sequence[HostedModel] = (),
 ) -> Iterator[Metric]:
-    """All metrics; the arguments are those of `text`."""
+    """The counts and gauges. `shown` gives a backend's name as shown to the caller; `models` are
+    those that the gateway starts itself."""
     yield from _counted(counts, shown)
     yield from _gauges(gateway, counts.running, shown)
     yield from _hosted(models)
@@ -111,19 +113,12 @@ def families(
     yield from native(counts, gateway.scheduler.waiting, gateway.counters().values())
 
 
-def text(
-    counts: Metrics,
-    gateway: Gateway,
-    shown: Callable[[str], str] = str,
-    ledger: LedgerCounts | None = None,
-    models: Sequence[HostedModel] = (),
-) -> bytes:
-    """The counts and gauges. `shown` gives a backend's name as shown to the caller; `models` are
-    those that the gateway starts itself."""
+def text(counts: Metrics, gateway: Gateway, *more: Any) -> bytes:
+    """The text of all metrics; the arguments are those of `families`."""
 
     class Now(Collector):
         def collect(self) -> Iterator[Metric]:
-            return families(counts, gateway, shown, ledger, models)
+            return families(counts, gateway, *more)
 
     registry = CollectorRegistry()
     registry.register(Now())
@@ -153,7 +148,10 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
     about = "Requests that limits, the queue or missing backends refused, by the reason"
     counter = CounterMetricFamily("slotproxy:refusals", about, labels=["reason"])
-    yield _labelled(counter, (([reason], count) for reason, count in counts.refused().items()))
+    outcomes: Counter[str] = Counter()
+    for (_, outcome), count in counts.requests.items():
+        outcomes[outcome] += count
+    yield _labelled(counter, (([reason], outcomes[reason]) for reason in REFUSALS))
     backends = [([shown(b), model], known) for (b, model), known in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=LABELS)

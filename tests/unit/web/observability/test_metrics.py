@@ -5,17 +5,21 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import Metric
 
+from proxy import errors
+from proxy.core.events import FinishReason
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.scheduling.view import View
 from proxy.web.observability import metrics as counters
 from proxy.web.observability.history import Finished
 from proxy.web.observability.metrics import HISTOGRAMS, Metrics
-from proxy.web.observability.prometheus import native
+from proxy.web.observability.prometheus import native, text
 
 
 def over(number: int) -> tuple[Finished, tuple[float, ...]]:
@@ -160,6 +164,12 @@ def test_remembered_slots_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert [*metrics.counts({}).backends] == [("b", "m"), ("x", "x"), ("other", "other")]
 
 
+def test_reasons_are_those_of_the_program() -> None:
+    assert {*counters.REASONS} == {*get_args(FinishReason), "cancelled", errors.Cancelled.code}
+    codes = {getattr(error, "code", None) for error in vars(errors).values()}
+    assert codes.issuperset(counters.REFUSALS)
+
+
 def test_success_has_the_reasons_of_vllm_and_refusals_their_own() -> None:
     metrics = Metrics()
     outcomes = ("stop", "tool_calls", "length", "cancelled", "client_closed_request", "queue_full")
@@ -168,4 +178,11 @@ def test_success_has_the_reasons_of_vllm_and_refusals_their_own() -> None:
         metrics.add([Finished(1, "/p", 200, 1.0, info)])
     counts = metrics.counts({})
     assert counts.backends["b", "m"].reasons == {"stop": 2, "length": 1, "abort": 2}
-    assert counts.refused() == {"queue_full": 1}
+    empty: Any = SimpleNamespace(
+        scheduler=SimpleNamespace(waiting=0, view=lambda *_: View([], [])),
+        registry=SimpleNamespace(backends={}),
+        counters=dict,
+    )
+    lines = text(counts, empty).decode()
+    assert 'slotproxy:refusals_total{reason="queue_full"} 1.0' in lines
+    assert 'slotproxy:refusals_total{reason="no_backend"} 0.0' in lines
