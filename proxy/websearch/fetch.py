@@ -54,8 +54,10 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
     end = time.monotonic() + seconds
     origin, call = _call(request)
     pool = ConnectionPool(origin, timeout=seconds, connect_timeout=seconds, idle=0)
+    own = Cancel()  # without the lines of a trace, which are for backends
+    stop = cancel.pass_on(own) if cancel is not None else None
     try:
-        exchange = pool.forward(call, call.path, cancel or Cancel(), TICK)
+        exchange = pool.forward(call, call.path, own, TICK)
         try:
             data = _body(exchange, end)
         finally:
@@ -69,6 +71,9 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
         if isinstance(error, BackendDown) and not isinstance(error, ConnectionLost):
             message = "the web server is unreachable"
         raise UpstreamFault(message, detail=error.detail) from None
+    finally:
+        if stop is not None:
+            stop()
     return WebPage(exchange.status, data, request.url)
 
 

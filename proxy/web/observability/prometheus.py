@@ -48,7 +48,7 @@ def native(
 ) -> Iterator[Metric]:
     """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
-    prompt = work.prompt - work.cached
+    prompt, running = work.prompt - work.cached, sum(counts.running.values())
     prompt_speed = _speed(
         prompt - (before.prompt - before.cached), work.evaluating - before.evaluating
     )
@@ -72,11 +72,7 @@ def native(
             "Average generation throughput in tokens/s since the last look",
             speed,
         ),
-        (
-            "requests_processing",
-            "Number of requests processing",
-            sum(counts.running.values()) - waiting,
-        ),
+        ("requests_processing", "Number of requests processing", running - waiting),
         ("requests_deferred", "Number of requests deferred", waiting),
     ):
         yield GaugeMetricFamily(f"llamacpp:{name}", help_, max(0, value))
@@ -156,19 +152,13 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=LABELS)
         yield _labelled(counter, [(labels, known.tokens[i]) for labels, known in backends])
+    success, evictions = (
+        "Finished answers, by how they ended",
+        "Contents of slots replaced, by reason",
+    )
     for name, help_, label, attribute in (
-        (
-            "vllm:request_success",
-            "Finished answers, by how they ended",
-            "finished_reason",
-            "reasons",
-        ),
-        (
-            "slotproxy:slot_evictions",
-            "Contents of slots that another conversation of the same or another key replaced",
-            "reason",
-            "evictions",
-        ),
+        ("vllm:request_success", success, "finished_reason", "reasons"),
+        ("slotproxy:slot_evictions", evictions, "reason", "evictions"),
     ):
         counter = CounterMetricFamily(name, help_, labels=[*LABELS, label])
         rows = [
@@ -219,25 +209,21 @@ def _gauges(
     ):
         gauge = GaugeMetricFamily(f"vllm:{name}", help_, labels=["model_name"])
         yield _labelled(gauge, (([model], number) for model, number in count.items()))
-    known = [([shown(backend.name), backend.model], backend) for backend in backends]
-    for name, help_, value in (
-        ("slotproxy:slots_busy", "Slots in use", lambda backend: scheduler.in_flight(backend.name)),
-        ("slotproxy:slots", "Slots", lambda backend: scheduler.slots(backend.name)),
+    known = []
+    for backend in backends:
+        busy, slots = scheduler.in_flight(backend.name), scheduler.slots(backend.name)
+        values = busy, slots, float(bool(backend.up)), busy / (slots or 1)
+        known.append(([shown(backend.name), backend.model], values))
+    for i, (name, help_) in enumerate(
         (
-            "slotproxy:backend_up",
-            "1 if the backend is up",
-            lambda backend: float(bool(backend.up)),
-        ),
-        (
-            "vllm:kv_cache_usage_perc",
-            "Share of the slots in use, from 0 to 1",
-            lambda backend: (
-                scheduler.in_flight(backend.name) / (scheduler.slots(backend.name) or 1)
-            ),
-        ),
+            ("slotproxy:slots_busy", "Slots in use"),
+            ("slotproxy:slots", "Slots"),
+            ("slotproxy:backend_up", "1 if the backend is up"),
+            ("vllm:kv_cache_usage_perc", "Share of the slots in use, from 0 to 1"),
+        )
     ):
         gauge = GaugeMetricFamily(name, help_, labels=LABELS)
-        yield _labelled(gauge, [(labels, value(backend)) for labels, backend in known])
+        yield _labelled(gauge, [(labels, values[i]) for labels, values in known])
     views = [([shown(row.backend), row.model], row) for row in view.backends]
     about = "1 if the backend is paused after failures"
     gauge = GaugeMetricFamily("slotproxy:circuit_open", about, labels=LABELS)

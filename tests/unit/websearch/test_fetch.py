@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from proxy.errors import UpstreamFault, UpstreamTimeout
+from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
+from proxy.runtime.cancel import Cancel
 from proxy.websearch.fetch import LARGEST, EngineRequest, WebPage, fetch
 from tests.contract.test_faults import FORMS, Play, endless, slowly
 from tests.unit.backends.rawserver import RawServer, chunk, head
@@ -46,6 +47,16 @@ def test_silent_server_is_abandoned_and_no_redirect_is_followed(web: Web) -> Non
     web.pages["/"] = 302, {"Location": "/secret"}, b""
     assert fetch(EngineRequest(web.url), 60).status == 302
     assert [path for _, path, _, _ in web.seen] == ["/slow", "/"]
+
+
+def test_trace_of_a_request_is_not_told(web: Web) -> None:
+    cancel = Cancel()
+    cancel.headers = "traceparent: 00-1-2-01\r\n"
+    fetch(EngineRequest(web.url), 60, cancel)
+    assert "traceparent" not in str(web.seen)
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        fetch(EngineRequest(web.url), 60, cancel)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "http://", "gopher://x", "http://x/\n"])
