@@ -295,7 +295,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
     if traces is not None:
-        life.on_close(Step.LEDGER, traces.close)
+        life.on_close(Step.TRACES, traces.close)
         traces.start()
     watch.start()
     registry.start()

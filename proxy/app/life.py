@@ -36,6 +36,7 @@ class Step(enum.Enum):
     LEDGER = "the ledger", 6.0
     LIMITS = "limits", 2.0
     TOOLS = "tools", 2.0
+    TRACES = "traces", 2.0
     MODELS = "models", math.inf
     BACKENDS = "backends", 3.0
     TABLES = "shared tables", 2.0

@@ -32,16 +32,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import (
-    Link,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    get_current_span,
-    set_span_in_context,
-)
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation import get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from requests import Session
 
@@ -57,10 +49,10 @@ from ..runtime.keep_alive import KeepAlive, no_pause
 from ..web.observability import Observer, Record
 from . import otel_names as names
 
-MOST_WAITING = 2048  # finished requests that wait to be sent
+MOST_WAITING = 1024  # finished requests that wait to be sent
 MOST_OPEN = 16384  # requests under way that are traced
 AT_ONCE = 64  # requests sent together
-MOST_CONTENT = 131_072  # characters of the messages of one side
+MOST_CONTENT = 65_536  # characters of the messages of one side
 PERIOD = 5.0  # seconds between two looks, unless OTEL_BSP_SCHEDULE_DELAY says it
 QUIET = 60.0  # seconds between two log lines about lost traces
 LOST = """otel: the traces of %d requests are lost: the collector does not take them in time; check\
@@ -73,13 +65,15 @@ _propagator = TraceContextTextMapPropagator()
 
 class Trace(Struct, eq=False):
     """The trace of a request under way. `offset` is when its answer began, in seconds since the
-    request arrived; `texts` are those of the answer, if contents are traced."""
+    request arrived. The messages, as JSON, and the texts of the answer are only of contents."""
 
     span: Span
     began: float  # by the clock of records
-    request: CompletionRequest | None = None
     offset: float = 0.0
-    texts: list[str] | None = None
+    session: str = ""
+    known: dict[str, Any] = {}
+    messages: str = ""
+    texts: list[str] = []
     size: int = 0  # characters of these
 
 
@@ -96,14 +90,10 @@ class Traces:
         self._latest = schema == names.LATEST
         delay = variables.get("OTEL_BSP_SCHEDULE_DELAY", "")
         self._period = int(delay) / 1000 if delay.isdecimal() else PERIOD
-        attributes = {"service.version": __version__}
-        service = (
-            variables.get("OTEL_SERVICE_NAME", ""),
-            variables.get("OTEL_RESOURCE_ATTRIBUTES", ""),
-        )
-        if not service[0] and "service.name=" not in service[1]:
-            attributes["service.name"] = "slotproxy"
-        provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+        resource = Resource.create({"service.version": __version__})
+        if str(resource.attributes["service.name"]).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": "slotproxy"}))
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._made = InMemorySpanExporter()  # until they are sent together
         provider.add_span_processor(SimpleSpanProcessor(self._made))
         self._tracer = provider.get_tracer("slotproxy", __version__, schema)
@@ -115,7 +105,7 @@ class Traces:
         self._open: dict[Cancel, Trace] = {}
         self._waiting: deque[tuple[Trace, Record, float, float]] = deque()
         self._threads = NativeThreads(1)
-        self._closing = threading.Event()
+        self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="otel", daemon=True)
         self.lost = self._reported = 0  # requests
         self._logged = -QUIET
@@ -146,11 +136,13 @@ class Traces:
     def asked(self, answer: Answer, cancel: Cancel) -> None:
         """Note the request of an answer that begins."""
         trace = self._open.get(cancel)
-        if trace is None or trace.request is not None:
+        if trace is None or trace.known:
             return  # it is not sampled, or a later step of a dialogue
-        trace.request = answer.request
+        trace.known = names.of_parameters(answer.request, self._latest)
+        trace.session = answer.request.session
         trace.offset = time.perf_counter() - trace.began
         if self._captures:
+            trace.messages = _encode(_messages(answer.request)).decode()
             answer.choices = _heard(answer.choices, trace)
 
     def finish(self, record: Record, took: float) -> None:
@@ -161,8 +153,10 @@ class Traces:
             return  # a line of a batch, which is asked again
         if len(self._waiting) >= MOST_WAITING:
             self.lost += 1
-        else:
-            self._waiting.append((trace, record, took, time.time()))
+            return
+        self._waiting.append((trace, record, took, time.time()))
+        if len(self._waiting) == AT_ONCE:
+            self._wake.set()
 
     # in the thread
 
@@ -172,22 +166,26 @@ class Traces:
 
     def close(self) -> None:
         """Send what is in the queue, and end."""
-        self._closing.set()
+        self._closed = True
+        self._wake.set()
         self._thread.join(PERIOD)
         self._turn()
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         working = KeepAlive("sending traces", no_pause)
-        while not self._closing.wait(self._period):
+        while not self._closed:
+            self._wake.wait(self._period)
+            self._wake.clear()
             working.turn(self._turn)
 
     def _turn(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
+            self.lost += len(batch)  # unless they arrive
             if not run_in_native_thread(partial(self._send, batch), self._threads):
-                self.lost += len(batch)
                 break  # the collector is away: the rest waits for the next turn
+            self.lost -= len(batch)
         new, now = self.lost - self._reported, time.monotonic()
         if new and now - self._logged >= QUIET:
             self._logged, self._reported = now, self.lost
@@ -203,22 +201,14 @@ class Traces:
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
         """Make and end the spans of a request."""
         info, usage, root, offset = record.info, record.info.usage, trace.span, trace.offset
-        began, common = ended - took, names.everywhere(record, trace.request)
+        began, common = ended - took, names.everywhere(record, trace.session)
         ends: list[tuple[Span, float]] = [(root, took)]
 
-        def child(
-            name: str,
-            parent: Span,
-            start: float,
-            end: float,
-            attributes: Mapping[str, Any],
-            kind: SpanKind = SpanKind.INTERNAL,
-        ) -> Span:
+        def child(name: str, parent: Span, start: float, end: float, known: dict[str, Any]) -> Span:
             """A span between two times, in seconds since the request arrived."""
             context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
-            span = self._tracer.start_span(
-                name, context, kind, {**common, **attributes}, start_time=at
-            )
+            kind = SpanKind.CLIENT if "gen_ai.operation.name" in known else SpanKind.INTERNAL
+            span = self._tracer.start_span(name, context, kind, common | known, start_time=at)
             ends.append((span, max(start, min(end, took))))
             return span
 
@@ -231,34 +221,30 @@ class Traces:
             waited = {"slotproxy.seconds": info.queue_wait, "slotproxy.place": info.first_place}
             child("slotproxy.queue", root, offset, start, waited)
         if info.model:
-            known = self._of_call(trace, record, took, began) | names.given(
-                {"gen_ai.conversation.id": common.get("session.id")}
-            )
+            known = self._of_call(trace, record, took, began)
+            if "session.id" in common:
+                known["gen_ai.conversation.id"] = common["session.id"]
             name = f"{known['gen_ai.operation.name']} {known['gen_ai.response.model']}"
             end = last if info.last_token else took
-            call = child(name, root, start, end, known, SpanKind.CLIENT)
+            call = child(name, root, start, end, known)
             if info.placed:
                 child("slotproxy.slot", call, start, placed, names.of_slot(info))
             if info.placed and info.first_token:
-                tokens = usage.cached, usage.prompt - usage.cached
-                counts = dict(zip(("slotproxy.cached", "slotproxy.evaluated"), tokens, strict=True))
-                child("slotproxy.prefill", call, placed, first, counts)
+                evaluated = {"slotproxy.evaluated": usage.prompt - usage.cached}
+                evaluated["slotproxy.cached"] = usage.cached
+                child("slotproxy.prefill", call, placed, first, evaluated)
                 speed = (usage.completion - 1) / (last - first) if last > first else 0.0
-                written = {
-                    "slotproxy.tokens": usage.completion,
-                    "slotproxy.tokens_per_second": speed,
-                }
+                written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
                 child("slotproxy.decode", call, first, last, written)
-            if fault := names.fault(record):
-                call.set_status(Status(StatusCode.ERROR, fault))
         if fault := names.fault(record):
-            root.set_status(Status(StatusCode.ERROR, fault))
+            for span, _ in ends:
+                span.set_status(Status(StatusCode.ERROR, fault))
         for span, end in reversed(ends):
             span.end(_nanoseconds(began + end))
 
     def _of_call(self, trace: Trace, record: Record, took: float, began: float) -> dict[str, Any]:
-        info, request = record.info, trace.request
-        known = names.of_call(record, request, took, trace.offset, self._latest)
+        info = record.info
+        known = names.of_call(record, took, trace.offset, self._latest) | trace.known
         kind, url = self._server(info.backend)
         place = urlsplit(url)
         known |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
@@ -267,14 +253,11 @@ class Traces:
         if info.first_token:  # for Langfuse
             at = datetime.fromtimestamp(began + trace.offset + info.first_token, UTC)
             known["langfuse.observation.completion_start_time"] = at.isoformat()
-        if self._captures and request is not None:
-            answer: dict[str, Any] = {
-                "role": "assistant",
-                "parts": _text("".join(trace.texts or ())),
-            }
+        if trace.messages:
+            answer: dict[str, Any] = {"role": "assistant", "parts": _text("".join(trace.texts))}
             if not self._latest:
                 answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
-            known["gen_ai.input.messages"] = _encode(_messages(request)).decode()
+            known["gen_ai.input.messages"] = trace.messages
             known["gen_ai.output.messages"] = _encode([answer]).decode()
         return known
 
@@ -305,11 +288,10 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
 
 def _heard(choices: Iterator[tuple[int, Batch]], trace: Trace) -> Iterator[tuple[int, Batch]]:
     """The same events; the texts of the first choice are kept, up to a bound."""
-    texts = trace.texts = []
     for number, batch in choices:
         for event in batch if not number else ():
             if type(event) is TextDelta and trace.size < MOST_CONTENT:
-                texts.append(event.text)
+                trace.texts.append(event.text)
                 trace.size += len(event.text)
         yield number, batch
 

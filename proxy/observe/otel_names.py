@@ -1,7 +1,7 @@
 """What spans are called, by OpenTelemetry's conventions for generative models, in two versions.
 
 Everything of `gen_ai` is in development. Viewers read the names of 1.41, the last version in the
-main repository of the conventions; those added since are written where the standard's variable
+main repository of the conventions; those added since (`latest`) where the standard's variable
 `OTEL_SEMCONV_STABILITY_OPT_IN` contains `gen_ai_latest_experimental`:
 https://github.com/open-telemetry/semantic-conventions-genai
 
@@ -24,11 +24,6 @@ from ..web.observability import Record
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
 LATEST = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
-NOT_IN_1_41 = {
-    "gen_ai.conversation.compacted",
-    "gen_ai.request.reasoning.level",
-    "gen_ai.request.stream",
-}
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 REASONS = frozenset(get_args(FinishReason))
@@ -67,9 +62,8 @@ def fault(record: Record) -> str:
     return outcome or str(record.status)
 
 
-def everywhere(record: Record, request: CompletionRequest | None) -> dict[str, Any]:
+def everywhere(record: Record, session: str) -> dict[str, Any]:
     """The attributes of every span: viewers look for user and session in each."""
-    session = request.session if request is not None else ""
     digest = sha256(f"{record.key}\0{session}".encode()).hexdigest()[:32] if session else ""
     return given({"user.id": record.key, "session.id": digest})
 
@@ -98,24 +92,35 @@ def of_slot(info: Info) -> dict[str, Any]:
     return given(known) | {"slotproxy.slot": info.slot}
 
 
-def operation(request: CompletionRequest | None, route: str) -> str:
-    if request is not None:
-        return "chat" if request.is_chat else "text_completion"
-    if "embed" in route:
-        return "embeddings"
-    return "retrieval" if "rerank" in route else "generate_content"
+def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
+    """What a request asks for."""
+    known = {
+        "gen_ai.operation.name": "chat" if request.is_chat else "text_completion",
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.n": request.choices,
+        "gen_ai.request.choice.count": request.choices if request.choices > 1 else 0,
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.stop_sequences": [text[:LONGEST] for text in request.stop[:16]],
+        "gen_ai.output.type": "text" if request.output.kind == "text" else "json",
+        "gen_ai.request.reasoning.level": request.reasoning_effort if latest else "",
+    }
+    numbers = {name: request.sampling.get(name) for name in SAMPLING}
+    return given(known) | {
+        f"gen_ai.request.{name}": number
+        for name, number in numbers.items()
+        if type(number) in (int, float)
+    }
 
 
-def of_call(
-    record: Record, request: CompletionRequest | None, took: float, offset: float, latest: bool
-) -> dict[str, Any]:
-    """The attributes of the model's call. `offset` is when the answer began, in seconds since the
-    request arrived."""
-    info, usage = record.info, record.info.usage
+def of_call(record: Record, took: float, offset: float, latest: bool) -> dict[str, Any]:
+    """What became of it. `offset` is when the answer began, in seconds since the request
+    arrived."""
+    info, usage, route = record.info, record.info.usage, record.route
     prefill = info.evaluating or max(0.0, info.first_token - info.placed)
     decode = info.writing or max(0.0, info.last_token - info.first_token)
     first = offset + info.first_token if info.first_token else 0.0
-    known: dict[str, Any] = {
+    kind = "embeddings" if "embed" in route else "retrieval" if "rerank" in route else ""
+    counts = {
         "gen_ai.usage.input_tokens": usage.prompt,
         "gen_ai.usage.output_tokens": usage.completion,
         # As vLLM and SGLang write them, so that dashboards made for these work.
@@ -127,31 +132,17 @@ def of_call(
         "gen_ai.latency.time_in_model_inference": prefill + decode,
         "gen_ai.latency.time_to_first_token": first,
     }
-    more: dict[str, Any] = {
-        "gen_ai.operation.name": operation(request, record.route),
-        "gen_ai.request.model": (request.model if request is not None else "") or info.model,
+    known = {
+        "gen_ai.operation.name": kind or "generate_content",
+        "gen_ai.request.id": record.id,
+        "gen_ai.request.model": info.model,
         "gen_ai.response.model": info.model,
         "gen_ai.response.finish_reasons": [info.outcome if info.outcome in REASONS else "error"],
         "gen_ai.response.time_to_first_chunk": first,
         "gen_ai.usage.cache_read.input_tokens": usage.cached,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
-        "gen_ai.request.stream": record.stream,
-        "gen_ai.conversation.compacted": info.compacted > 0,
-        "gen_ai.request.id": record.id,
+        "gen_ai.request.stream": record.stream and latest,
+        "gen_ai.conversation.compacted": info.compacted > 0 and latest,
         "error.type": fault(record),
     }
-    if request is not None:
-        more |= {
-            "gen_ai.output.type": "text" if request.output.kind == "text" else "json",
-            "gen_ai.request.n": request.choices,
-            "gen_ai.request.choice.count": request.choices if request.choices > 1 else 0,
-            "gen_ai.request.max_tokens": request.max_tokens,
-            "gen_ai.request.stop_sequences": [text[:LONGEST] for text in request.stop[:16]],
-            "gen_ai.request.reasoning.level": request.reasoning_effort,
-        }
-        for name in SAMPLING:
-            if type(value := request.sampling.get(name)) in (int, float):
-                known[f"gen_ai.request.{name}"] = value
-    if not latest:
-        more = {name: value for name, value in more.items() if name not in NOT_IN_1_41}
-    return known | given(more)
+    return counts | given(known)

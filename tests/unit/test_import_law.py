@@ -293,7 +293,9 @@ def test_settings_and_serve_import_nothing_that_gevent_patches() -> None:
 
 
 def test_start_imports_nothing_that_only_some_requests_need() -> None:
-    late = "jsonschema prometheus_client asyncio sqlalchemy apsw mcp redis chatglm_cpp"
+    late = (
+        "jsonschema prometheus_client asyncio sqlalchemy apsw mcp redis chatglm_cpp opentelemetry"
+    )
     code = f"import sys, proxy.app; print([m for m in {late.split()} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.app.life import Life, Step
 
-ORDER = "batches, the ledger, limits, tools, models, backends, shared tables, the database"
+ORDER = "batches, the ledger, limits, tools, traces, models, backends, shared tables, the database"
 
 
 def test_steps_are_in_their_order_and_the_last_one_added_is_first_within() -> None:
