@@ -185,6 +185,7 @@ class BackendPools:
         self._patterns = patterns
         self._strict = strict
         self._default = default
+        self.embedding = ""  # the model with which the gateway itself makes embeddings
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
         self._named: tuple[str, ...] = ()
@@ -219,7 +220,7 @@ class BackendPools:
         those of models mean what the first matching pattern says. With one model, or a default,
         the rest mean that model, and with several those of clouds mean the first that the caller
         `may` use, unless names are strict or requests for it are only forwarded. Raises
-        ModelNotFound, and NoBackend without models."""
+        ModelNotFound, Unsupported, and NoBackend without models."""
         models = self._answering
         if name in self._named:
             return name, name
@@ -227,6 +228,11 @@ class BackendPools:
             return models[0], name
         if name in self._also:
             return self._also[name], name
+        if name and name == self.embedding:
+            raise Unsupported(
+                f"the model {name} makes embeddings only: send its requests to /v1/embeddings",
+                param="model",
+            )
         if not self._named:
             raise NoBackend("no backend is configured", retry_after=10.0)
         for pattern, target in self._patterns.items() if name else ():
