@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.openai_server import OpenAIServerFake
 from tools.processes import Gateway, held_port
 
-from .conftest import OPENED, PHONE, Open
+from .conftest import OPENED, PHONE, Open, running
 from .fed import FLAGS, FedSite, fed_site
 from .test_chat import DONE, ask, until
 
@@ -47,6 +50,26 @@ def test_place_in_the_queue_moves(fed: FedSite, visit: Open) -> None:
         page.locator(".message.assistant .said", has_text="Done.").wait_for()
         feeds[number].end()
         page.locator(DONE).wait_for()
+
+
+@LANGUAGES
+def test_wait_for_a_lost_server_says_so(visit: Open, tmp_path: Path, language: str) -> None:
+    with ExitStack() as stack:
+        lost = stack.enter_context(ExitStack())
+        model = lost.enter_context(OpenAIServerFake("Yes."))
+        words = ["--llama-api", model.url, "--data", str(tmp_path / "data")]
+        words += ["--health-interval", "0.5", "--no-local-embeddings"]
+        gateway = Gateway(words, tmp_path / "gateway.log")
+        stack.enter_context(running(gateway))
+        page = opened(gateway.url, visit, language=language)
+        lost.close()
+        ask(page, "Hello!")  # the last answer of its open connection
+        page.locator(DONE).wait_for()
+        state = page.locator("#model-state")
+        state.filter(has_text={"en": "Not reachable", "zh": "无法连接"}[language]).wait_for()
+        ask(page, "Are you there?")
+        text = {"en": "does not answer · ", "zh": "没有响应 · "}[language]
+        page.locator(".message.assistant .wait", has_text=text).wait_for(timeout=9000)
 
 
 @LANGUAGES
