@@ -57,8 +57,9 @@ def test_two_models_answer_and_one_answer_is_kept(
     first, second = (columns.nth(n).bounding_box() for n in range(2))
     assert (first["x"] == second["x"]) == (size == PHONE)
     accessible(page)
-    page.reload()  # they are still side by side
+    page.reload()  # they are still side by side, and the model is the first one
     until(page, lambda: said.count() == 2)
+    assert page.locator("select[name=model]").input_value() == "small"
     ask(page, "And submarines?")
     keep = {"en": "Keep this one", "zh": "保留这个"}[language]
     page.locator('[data-part="told"]:not(:empty)').wait_for()

@@ -446,7 +446,7 @@ at("clear").addEventListener("click", async () => {
 const presets = new Presets(page, form, at);
 const models = new Models(at, calls, (model) => presets.defaults(model));
 const sees = () => models.sees();
-const comparing = new Compare(at, form);
+const comparing = new Compare(at, form, models.lost);
 at("model").addEventListener("change", () => keepPlace({ model: at("model").value }));
 
 // -- images and files: dropped here for the next question
