@@ -116,7 +116,7 @@ let linked = at("model").querySelector("[selected]")?.value;
 /** Choose the model of the conversation; a new one has the model that the user chose last. */
 function useModel() {
   if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
-  else models.choose(linked || (models.get(presets.model) ? presets.model : models.ready()));
+  else models.choose(linked || (models.get(presets.model) ? presets.model : models.first()));
   linked = "";
   presets.load();
   tellGone();
@@ -358,7 +358,7 @@ async function ask(question) {
       const second = comparing.model;
       const address = `/conversations/${id}/ask`;
       const { question: stored, answer } = await calls.post(address, { ...asked, options: set, title: at("titles").checked });
-      const again = { again: stored.id, options: { ...set, model: second } };
+      const again = { again: stored.id, compared: true, options: { ...set, model: second } };
       const other = second && (await attempt(() => calls.post(address, again)))?.answer;
       if (other) compare(id, [{ id: answer.id, model: set.model }, { id: other.id, model: second }]);
       return { question: stored, answer, other, id, asked };

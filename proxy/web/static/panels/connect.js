@@ -5,6 +5,7 @@ import { copyText, say } from "./dom.js";
 import { words } from "./words.js";
 
 const LAST = "slotproxy.connect.program"; // the program that was chosen last
+const MODEL = "slotproxy.connect.model"; // and the model
 // As in connect.py: nothing that ends a quoted text.
 const PLAIN = /^(?:(?!["'\\`$!{}])[ -~]|[\p{L}\p{N}_])+$/u;
 const SHOWN = 2000; // milliseconds that "Copied" stands on a button
@@ -92,7 +93,10 @@ key?.addEventListener("input", showKey);
 make?.addEventListener("submit", makeKey);
 make?.elements.name.addEventListener("input", ({ target }) => (target.dataset.edited = "true"));
 model.addEventListener("change", showModel);
+model.addEventListener("change", () => localStorage.setItem(MODEL, model.value));
 addEventListener("hashchange", show);
-if (!model.disabled) showModel(); // browsers restore a choice
+const last = localStorage.getItem(MODEL);
+if ([...model.options].some((one) => one.value === last)) model.value = last;
+if (!model.disabled) showModel();
 if (key) showKey();
 show();
