@@ -159,6 +159,7 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     press(page, "Save")
     facts = state(page, "limited", "active").locator(".facts")
     facts.get_by_text("30 requests a minute, 2 in parallel").wait_for()
+    assert "3,600.5" in facts.inner_text()
     found = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
     team = found["team_info"]
     assert team["limits"] == {"requests": {"minute": 30}}

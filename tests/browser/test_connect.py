@@ -119,9 +119,9 @@ def test_chosen_model_comes_back(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/models")
 
     def with_another(route: Any) -> None:
-        text = route.fetch().text()
-        option = '<option value="another" data-context="4096">another</option>'
-        route.fulfill(body=text.replace("</select>", f"{option}</select>"), content_type="text/html")
+        option = '<option value="another" data-context="4096">another</option></select>'
+        text = route.fetch().text().replace("</select>", option)
+        route.fulfill(body=text, content_type="text/html")
 
     page.route("**/connect", with_another)
     page.goto(f"{site.url}/connect")
