@@ -31,7 +31,7 @@ def running(module_gateway: Callable[..., Gateway], server: ModelServer) -> Gate
 
 
 def _command(gateway: Gateway, *words: str) -> list[str]:
-    return [sys.executable, "-m", "proxy", *words, "--url", gateway.url]
+    return [sys.executable, "-m", "proxy", words[0], "--url", gateway.url, *words[1:]]
 
 
 def _run(
@@ -55,6 +55,7 @@ def _run(
         (("chat", "tiny", "Repeat: fox 173"), ""),
         (("chat", "Repeat: fox 173"), ""),  # no model has a space in its name
         (("chat",), "Repeat: fox 173"),
+        (("chat", "tiny"), "Repeat: fox 173"),
     ],
 )
 def test_one_question_gets_its_answer_alone(
@@ -62,6 +63,17 @@ def test_one_question_gets_its_answer_alone(
 ) -> None:
     done = _run(running, *words, text=text)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fox 173\n", "")
+
+
+def test_one_word_that_no_model_has_as_its_name_is_the_question(running: Gateway) -> None:
+    done = _run(running, "chat", "hello")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert "there is no question" in _run(running, "chat", "tiny").stderr
+
+
+def test_address_needs_no_scheme(running: Gateway) -> None:
+    done = _run(running, "ps", "--url", running.url.removeprefix("http://"))
+    assert (done.returncode, done.stderr) == (0, "") and "tiny" in done.stdout
 
 
 def test_empty_question_is_refused(running: Gateway) -> None:
