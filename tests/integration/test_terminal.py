@@ -89,6 +89,22 @@ def test_error_of_the_gateway_is_one_line(running: Gateway) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="shells of Windows have no such pipes")
+@pytest.mark.parametrize("command", ["ps", "doctor"])
+def test_reader_may_stop_early(running: Gateway, tmp_path: Path, command: str) -> None:
+    more = ["--llama-api", running.url, "--data", str(tmp_path)] if command == "doctor" else []
+    words = (
+        _command(running, command) if command == "ps" else [sys.executable, "-m", "proxy", command]
+    )
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [*words, *more], stdout=closed, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_ps_shows_models_slots_and_context(running: Gateway) -> None:
     done = _run(running, "ps")
     heading, row = done.stdout.splitlines()
