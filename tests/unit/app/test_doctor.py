@@ -318,6 +318,6 @@ def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -
     assert wrong == Finding(
         "problem",
         "llama_server",
-        "/no/llama-server is not a program",
+        "/no/llama-server does not exist",
         "write its path in --llama-server",
     )
