@@ -298,6 +298,8 @@ def test_person_gets_a_key_by_an_invitation_once(
     page = opened(locked, visit)
     press(page, "Invite a person")
     form = page.locator('dialog[data-form="keys"]')
+    press(page, "Make the link")
+    assert form.locator('[name="key_alias"]:invalid').count()  # a name is required
     form.get_by_label("Name").fill("erins-key")
     form.locator('[name="user_id"]').select_option("+")
     form.get_by_label("Id of the new user").fill("erin")
@@ -307,6 +309,7 @@ def test_person_gets_a_key_by_an_invitation_once(
     made = page.locator('dialog[data-part="made"]')
     link = made.get_by_label("Link").input_value()
     assert link.startswith(f"{locked.url}/invitation#inv-")
+    made.get_by_text("This link works only on this machine").wait_for()
     accessible(page)
     press(page, "Close")
     card = state(page, "erins-key", "invited")

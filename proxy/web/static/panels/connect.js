@@ -1,7 +1,7 @@
 // The page that connects other programs: fills address, key and model into what readers paste.
 
 import { Calls } from "./calls.js";
-import { copyText, say } from "./dom.js";
+import { copyText, isLocal, say } from "./dom.js";
 import { words } from "./words.js";
 
 const LAST = "slotproxy.connect.program"; // the program that was chosen last
@@ -83,7 +83,7 @@ async function copy(button) {
 
 // The address as this browser reaches it: a proxy in between may have another one.
 fill("address", new URL(document.body.dataset.home, location).href.replace(/\/$/, ""));
-part("local").hidden = !/^(localhost|127\.|\[::1\])/.test(location.hostname);
+part("local").hidden = !isLocal();
 part("windows").hidden = !navigator.userAgent.includes("Windows");
 page.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-copy]");
