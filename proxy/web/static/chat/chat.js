@@ -192,6 +192,8 @@ async function remove({ id, role, parent_id }) {
 const acts = {
   resume,
   remove,
+  lonely: ({ id }) => !children(id).length,
+  answer: ({ id }) => ask(() => ({ again: id })),
   again: (message) => ask(() => ({ again: message.parent_id })),
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
