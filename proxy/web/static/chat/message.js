@@ -11,9 +11,10 @@ import { words } from "../panels/words.js";
 
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
-/** `acts`: again(message), answer(message), lonely(message) tells whether a question has no answer, resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled up to it, model(name)
- * returns the state of a model, look() reads it anew. */
+/** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
+ * lonely(message) tells whether a question has no answer, answer(message) asks it again,
+ * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled
+ * up to it, model(name) returns the state of a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
