@@ -45,6 +45,7 @@ def test_two_models_answer_and_one_answer_is_kept(
     page = visit(f"{two_models.url}/", size=size, language=language)
     page.locator(OPENED).wait_for()
     page.locator("select[name=model]").select_option("small")
+    assert page.locator(".kinds").evaluate("one => one.scrollWidth - one.clientWidth") == 0
     page.locator('[data-part="compare"]').click()
     assert page.locator("select[name=second] option").all_inner_texts() == ["large"]
     ask(page, "Why do ships float?")
