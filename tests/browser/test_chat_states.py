@@ -103,7 +103,8 @@ def test_failed_answer_says_what_to_do(
         failed = page.locator('.message.assistant[data-status="failed"]')
         failed.wait_for()
         text = {"en": "See the status page", "zh": "请查看状态页"}[language]
-        failed.locator(".fault", has_text=text).wait_for()
+        failed.locator(".advice" if language == "en" else "strong", has_text=text).wait_for()
+        assert failed.locator('.fault [lang="en"]', has_text="backend").count() == 1
         accessible(page)
         until(page, lambda: failed.get_by_role("button").count() > 0)
     finally:
