@@ -1,5 +1,5 @@
-"""Every page, on a phone, a tablet and a desktop, in both languages and themes: it fits, its words are
-translated, it is accessible, reached by the keyboard, and without errors; and it is light."""
+"""Every page, on a phone, a tablet and a desktop, in both languages and themes: it fits, its words
+are translated, it is accessible, reached by the keyboard, and without errors; and it is light."""
 
 from __future__ import annotations
 
