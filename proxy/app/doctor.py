@@ -30,7 +30,7 @@ from ..config import BackendConfig, Settings, SettingsError, fixed
 from ..config.checks import program_remedy
 from ..config.data_folder import database_file, folder_of, is_writable
 from ..errors import BackendDown, GatewayError, StoreUnavailable
-from ..hosting.model_files import missing_file
+from ..hosting.model_files import foreign_file, missing_file
 from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
@@ -89,6 +89,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _backends(settings)
     yield from _vectors(settings)
     yield access(settings)
+    if not settings.price and any("max_budget" in key.options for key in settings.keys):
+        text = "a key has a budget of money, but requests cost nothing: it never ends"
+        yield advice("budgets", text, "add a [[price]] to the settings file")
     yield from storage(settings)
 
 
@@ -114,14 +117,17 @@ def _backends(settings: Settings) -> Iterator[Finding]:
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about, model = f"backend {config.name}", config.launch
     if model is not None:
-        about, program = f"model {model.name}", model.command[0]
+        about = f"model {model.name}"
         if not model.has_program:
-            yield problem(about, f"{program} is not a program", program_remedy(settings, model))
+            yield problem(about, model.program_trouble, program_remedy(settings, model))
         elif gone := missing_file(model):
             text = f"its file {gone} does not exist"
             yield problem(about, text, "correct its path in `command`, or restore the file")
+        elif wrong := foreign_file(model):
+            text = f"its file {wrong} is not a GGUF file"
+            yield problem(about, text, "download it again, or convert the model to GGUF")
         else:
-            yield ok(about, f"{program} is started by the first request")
+            yield ok(about, f"{model.command[0]} is started by the first request")
         return
     try:
         backend = backend_of(settings, config)
@@ -214,10 +220,10 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
             return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
             return f"{server[1]} answers at {there}: use this address"
-    known = {urlsplit(backend.url).port for backend in settings.backends}
+    configured = {urlsplit(backend.url).port for backend in settings.backends}
     for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"
-        server = None if port in known else discovery.identify(url)
+        server = None if port in configured else discovery.identify(url)
         if server is not None and server[0]:
             return f"start it, or use the address {url}, where {server[1]} answers"
     return ""
@@ -228,8 +234,7 @@ def _probed(backend: Backend, patience: float) -> Capabilities:
     end = time.monotonic() + patience
     while True:
         try:
-            if backend.detect is not None:
-                backend.driver = backend.detect(backend.driver)
+            backend.choose_driver()
             return backend.driver.probe(patience)
         except BackendDown as error:
             if "loading" not in str(error) or time.monotonic() >= end:

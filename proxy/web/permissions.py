@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..accounts.rights import ALL, Permissions
+from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
@@ -86,9 +87,17 @@ def view(services: Services, caller: Caller) -> View:
             slot, conversation=services.aliases.digest(slot.conversation)
         )
 
+    known = services.gateway.registry.backends
+
+    def slots(name: str, slots: list[SlotView]) -> list[SlotView]:
+        backend = known.get(name)
+        return [salted(slot) for slot in slots if backend is None or backend.is_loaded]
+
     backends = [
         msgspec.structs.replace(
-            backend, backend=shown(backend.backend), slots=[salted(slot) for slot in backend.slots]
+            backend,
+            backend=shown(backend.backend),
+            slots=slots(backend.backend, backend.slots),
         )
         for backend in everything.backends
     ]
@@ -115,6 +124,18 @@ def check_model(
         may.check_model(name, shown, model)
         if may.barred_tiers:
             may.check_tiers(shown, {backend.tier.name for backend in registry.pool(model)})
+
+
+def of_caller(
+    services: Services, environ: Mapping[str, Any], request: CompletionRequest
+) -> CompletionRequest:
+    """The request with the model that it means for its caller, see `BackendPools.meant`."""
+    may = permissions(services, environ)
+    if may.rights:
+        model = services.gateway.registry.meant(request.model, may.permits_model)
+        if model != request.model:
+            return msgspec.structs.replace(request, model=model)
+    return request
 
 
 def local_model(services: Services, environ: Mapping[str, Any]) -> str:

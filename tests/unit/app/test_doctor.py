@@ -13,12 +13,13 @@ from typing import Any, Literal
 import pytest
 
 from proxy.__main__ import main
+from proxy.accounts.limiting.budgets import Price
 from proxy.app import doctor
 from proxy.app.doctor import LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
-from proxy.config import BackendConfig, ModelConfig, Settings, load
+from proxy.config import ApiKey, BackendConfig, ModelConfig, Secret, Settings, load
 from proxy.errors import BackendDown
 from proxy.runtime.resources import templates
 from proxy.store.revisions import NEWEST
@@ -114,6 +115,17 @@ def test_access_is_judged_by_the_address() -> None:
 @pytest.fixture
 def nowhere(tmp_path: Path) -> tuple[str, ...]:
     return ("--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("price", [(), (Price(),)])
+def test_budget_without_a_price_is_advised_against(
+    tmp_path: Path, price: tuple[Price, ...]
+) -> None:
+    options = {"max_budget": "20"}
+    keys = (ApiKey("dave", Secret("sk-dave"), options=options, place="keys"),)
+    settings = Settings(file_keys=keys, price=price, data=str(tmp_path), local_embeddings=False)
+    levels = [one.level for one in doctor.examine(settings) if one.about == "budgets"]
+    assert levels == ([] if price else ["advice"])
 
 
 def test_doctor_names_an_unreachable_backend_and_fails(
@@ -278,6 +290,21 @@ def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
     assert levels == {"model a": "ok", "model b": "ok", "model c": "problem"}
 
 
+def test_file_without_the_magic_of_gguf_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "llama-server").touch(mode=0o755)
+    models = []
+    for name, data in (("good", b"GGUF"), ("cards", b"PWRI"), ("page", b"<html>"), ("empty", b"")):
+        (tmp_path / f"{name}.gguf").write_bytes(data)
+        command = ("./llama-server", "--port", "${PORT}", "-m", f"{name}.gguf")
+        models.append(ModelConfig(name=name, command=command, folder=str(tmp_path)))
+    found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
+    wrong = [(one.about, one.text) for one in found if one.level == "problem"]
+    assert wrong[:2] == [
+        (f"model {name}", f"its file {tmp_path}/{name}.gguf is not a GGUF file")
+        for name in ("page", "empty")
+    ]
+
+
 def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[float] = []
 
@@ -303,6 +330,6 @@ def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -
     assert wrong == Finding(
         "problem",
         "llama_server",
-        "/no/llama-server is not a program",
+        "/no/llama-server does not exist",
         "write its path in --llama-server",
     )
