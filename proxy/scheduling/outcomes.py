@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from .history import FIRST, SMOOTH
 from .lease import MOST_COUNTED, Lease, Outcome
+from .placement import evicted
 from .pool import Pool
-from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
+from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Loss, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
 LONGEST = 0.25  # seconds a server gets to free a slot, at most
@@ -59,7 +60,10 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         slot=slot,
     )
     lease.written = held
-    lease.replaced = slot.before = slot.held
+    lease.replaced = slot.before = old = slot.held
+    is_kept = not backend.pins and backend.cache_kind == "ram" and grant.restore is None
+    if old is not None and old.conversation is not lease.conversation and not is_kept:
+        pool.lose(old, evicted(old, request, slot.id, now))
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -131,6 +135,10 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     if not backend.pins and not other.busy:
         _keep_outside_slots(pool, backend, other)
     elif not other.busy:
+        if other.held is not None and other.held.conversation is not lease.conversation:
+            pool.lose(
+                other.held, Loss(why="moved", at=slot.used, backend=backend.name, slot=number)
+            )
         pool.drop(other.held)
         # Only while the slot is assumed to hold the lease's own prompt.
         if lease.replaced is not None and slot.held is lease.written:
@@ -187,6 +195,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     else:
         pool.drop(held)
         if end == "failed":
+            pool.lose(held, Loss(why="failed", at=now, backend=backend.name, slot=slot.id))
             backend.failures += 1
             if backend.failures >= FAILURES:
                 backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
@@ -333,6 +342,7 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
     remaining = slots[: max(count, sum(slot.busy for slot in slots))]
     for slot in slots[len(remaining) :]:
+        pool.lose(slot.held, Loss(why="resized", at=0.0, backend=backend.name, slots=count))
         pool.drop(slot.held)
     taken = {slot.id for slot in remaining if slot.id < count}
     numbers = [i for i in range(max(count, len(remaining))) if i not in taken]
