@@ -52,6 +52,7 @@ from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
+from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..runtime.installation import install
@@ -218,7 +219,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger = LedgerWriter(
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
-    observer = Observer(metrics=settings.metrics, ledger=ledger.add if ledger else None)
+    observer = Observer(metrics=settings.metrics, on_finished=[ledger.add] if ledger else [])
+    requests = Requests(observer)
+    observer.on_finished.append(requests.add)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -243,6 +246,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
+        requests=requests,
         started=int(time.time()),
         embedder=embeds,
         local_embedder=local,
