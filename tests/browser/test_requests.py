@@ -28,7 +28,9 @@ def test_request_is_opened_with_the_reason_for_its_evaluation(
     page = visit(f"{site.url}/requests", size=size, language=language)
     nothing = page.locator('[data-part="nothing"]')
     nothing.wait_for()
-    name = ask(site, "Hello!", 8).headers["x-request-id"]
+    name = ask(site, f"{language}: which of all these sails are red, and why? " * 4, 8).headers[
+        "x-request-id"
+    ]
     row = page.locator('[data-part="rows"] tr')
     row.wait_for()  # it comes without a reload
     assert nothing.is_hidden()

@@ -47,9 +47,9 @@ async function load(whole) {
 }
 
 function show(running) {
-  const past = [...ended.values()].sort((a, b) => b.started - a.started).slice(0, MOST);
+  const past = [...ended.values()].toSorted((a, b) => b.started - a.started).slice(0, MOST);
   ended = new Map(past.map((one) => [one.id, one]));
-  const rows = [...running.reverse(), ...past];
+  const rows = [...running.toReversed(), ...past];
   keyed(at("rows"), rows, (one) => `${one.id} ${one.state === "ended"}`, row);
   at("table").hidden = !rows.length;
   at("nothing").hidden = rows.length > 0;
