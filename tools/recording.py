@@ -124,6 +124,7 @@ def site() -> Iterator[Gateway]:
         env = {"PATH": f"{folder}:{os.environ['PATH']}", "SLOTPROXY_LOCAL_EMBEDDINGS": "off"}
         settings = {"models_dir": str(models), "memory": "1GiB", "data": str(Path(folder) / "data")}
         settings |= {"sampling": SAMPLING, "chat_template": "chatml"}  # as `make run`
+        settings["log_format"] = "text"  # as on a terminal
         file = Path(folder) / "slotproxy.toml"
         file.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
         gateway = Gateway(["--config", str(file)], Path(folder) / "gateway.log", env=env)
@@ -138,7 +139,7 @@ def record(file: Path) -> None:
     """Record a session: the start of a gateway as it was logged, a question in the terminal, one in
     Anthropic's form, and the table of models. The addresses are those of the README."""
     with site() as gateway:
-        started = next(row for row in gateway.log.splitlines() if row.startswith("slotproxy:"))
+        started = next(row for row in gateway.log.splitlines() if " listening on " in row)
         turns = [
             Turn("slotproxy --config slotproxy.toml &", started),
             _run(gateway, "chat", "smollm2", QUESTION),

@@ -83,7 +83,6 @@ PICTURES = (
     Picture("sessions", SESSIONS, (1280, 500)),
     Picture("connect", CONNECT, (1280, 800)),
     Picture("connect-phone-zh", CONNECT, (390, 844), "zh", dark=True),
-    Picture("palette", STATUS, (1280, 800)),
     Picture("models", MODELS, (1280, 800)),
     Picture("models-phone-zh", MODELS, (390, 844), "zh", dark=True),
 )
@@ -297,9 +296,6 @@ def prepare(page: Page, picture: Picture) -> None:
         page.wait_for_timeout(200)
     elif path == STATUS:
         page.locator('.slot[data-kind="held"]').first.wait_for()
-        if picture.name == "palette":
-            page.keyboard.press("Control+k")
-            page.locator("dialog.palette li").nth(3).wait_for()
     elif path == KEYS:
         page.locator(".record").nth(2).wait_for()
     elif path == USAGE:

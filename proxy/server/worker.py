@@ -153,8 +153,8 @@ class Worker(GeventWorker):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._answer_all(seat)
             if seat.connection.refused:
-                client = environ["REMOTE_ADDR"] or "a Unix socket"
-                log.info("refused a request from %s: %s", client, seat.connection.refused)
+                peer = environ["REMOTE_ADDR"] or "a Unix socket"
+                log.info("refused a request from %s: %s", peer, seat.connection.refused)
             seat.connection.linger()
         except GreenletExit:
             pass  # the time for a clean end is over

@@ -215,6 +215,7 @@ def test_base_is_created_once_and_shown_despite_a_stale_list(site: Gateway, visi
     made = Held(page, api, method="POST")
     page.reload()
     until(page, lambda: len(held.routes) == 1)
+    page.locator('[data-part="new-fold"] summary').click()
     page.get_by_label("Name", exact=True).fill("Once only")
     page.get_by_label("Name", exact=True).press("Enter")
     until(page, lambda: len(made.routes) == 1)
