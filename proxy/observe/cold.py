@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from ..scheduling.prefix import BLOCK, Chain
-from ..scheduling.state import Loss, Placement
+from ..gateway import Info
+from ..scheduling.prefix import BLOCK, Chain, agreement
+from ..scheduling.state import Placement
+from ..web.observability.record import duration
 
 
 class Reason(NamedTuple):
@@ -27,21 +29,13 @@ class Earlier(Struct, frozen=True):
     template: str
 
 
-class Seen(Struct, frozen=True, kw_only=True):
-    """What is known of a request beside its placement. `prompt` and `cached` are the tokens that
-    the backend reported; `template` is that of the backend."""
-
-    prompt: int
-    cached: int
-    template: str = ""
-    uncached: bool = False
-    compacted: int = 0
-    earlier: Iterable[Earlier] = ()  # the latest first
-
-
-def explain(placed: Placement, seen: Seen) -> Reason:
-    """The cause why a prompt was evaluated, or "warm"."""
-    prompt, cached = seen.prompt or placed.prompt, seen.cached
+def explain(placed: Placement, info: Info, earlier: Iterable[Earlier] = ()) -> Reason:
+    """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
+    cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
+    the latest first."""
+    prompt, cached = info.usage.prompt, info.usage.cached
+    if not prompt:
+        prompt, cached = placed.prompt, placed.expected
     values: dict[str, str | int] = {
         "prompt": prompt,
         "cached": cached,
@@ -49,100 +43,68 @@ def explain(placed: Placement, seen: Seen) -> Reason:
         "backend": placed.backend,
         "kept": placed.kept_on,
         "slot": placed.slot,
-        "slots": placed.slots,
-        "messages": seen.compacted,
+        "messages": info.compacted,
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
     }
-    cause = _cause(placed, seen, prompt, cached)
-    if cause == "":
-        cause, more = _of_loss(placed, placed.loss) if placed.loss else _of_earlier(placed, seen)
-        values |= more
+    cause = "warm" if 2 * cached >= prompt else _cause(placed, info, cached)
+    if not cause:
+        known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
+        cause, values = known[0], values | known[1]
     return Reason(cause, values)
 
 
-def _cause(placed: Placement, seen: Seen, prompt: int, cached: int) -> str:
+def _cause(placed: Placement, info: Info, cached: int) -> str:
     """The cause that the placement and the request say; "" if only their past can say it."""
-    is_cut = placed.shared < placed.kept_turn
-    if 2 * cached >= prompt:
-        return "warm"
-    if seen.uncached:
+    is_cut = 0 < placed.shared < placed.kept_turn
+    if info.uncached:
         return "off"
-    if seen.compacted:
+    if info.compacted:
         return "context"
     if placed.request.background and not placed.turns:
         return "side_job"
     if placed.loads:
         return "loads"
     if placed.continues:
-        if is_cut and placed.shared:
-            return "changed"
-        return "server" if 2 * cached < placed.expected else "warm"
-    if not placed.kept_on:
-        return ""
-    if placed.kept_on != placed.backend:
+        is_kept = 2 * cached >= placed.expected
+        return "changed" if is_cut else "warm" if is_kept else "server"
+    if placed.kept_on not in ("", placed.backend):
         return "elsewhere"
-    if placed.kept_busy:
-        return "busy"
-    return "changed" if is_cut and placed.shared else ""
+    return "busy" if placed.kept_busy else "changed" if is_cut else ""
 
 
-def _of_loss(placed: Placement, loss: Loss) -> tuple[str, dict[str, str | int]]:
-    values: dict[str, str | int] = {
-        "backend": loss.backend,
-        "slot": loss.slot,
-        "slots": loss.slots,
-        "seconds": max(0, round(placed.at - loss.at)),
-    }
-    if loss.why != "evicted":
-        return loss.why, values
-    if loss.key != placed.request.key:
-        return "evicted_key", values
-    return "evicted_side_job" if loss.side_job else "evicted_own", values
+def _of_loss(placed: Placement) -> tuple[str, dict[str, str | int]] | None:
+    if (loss := placed.loss) is None:
+        return None
+    seconds = max(0, round(placed.at - loss.at))
+    values: dict[str, str | int] = {"backend": loss.backend, "slot": loss.slot}
+    values |= {"slots": loss.slots, "seconds": seconds, "time": duration(seconds)}
+    by = "side_job" if loss.side_job else "own"
+    by = by if loss.key == placed.request.key else "key"
+    return (f"evicted_{by}" if loss.why == "evicted" else loss.why), values
 
 
-def _of_earlier(placed: Placement, seen: Seen) -> tuple[str, dict[str, str | int]]:
-    chain, request = placed.request.chain, placed.request
-    for earlier in seen.earlier:
-        before = _boundaries(earlier.chain)
-        if not before or len(_boundaries(chain)) <= len(before):
-            continue
-        if earlier.template != seen.template:
+def _of_earlier(
+    placed: Placement, template: str, all_earlier: Iterable[Earlier]
+) -> tuple[str, dict[str, str | int]]:
+    chain = placed.request.chain
+    ends = _boundaries(chain)
+    for earlier in all_earlier:
+        before, agrees = _boundaries(earlier.chain), agreement(chain, earlier.chain)
+        if not before or len(ends) <= len(before) or agrees >= before[-1]:
+            continue  # another conversation, or nothing has changed
+        if earlier.template != template:
             return "template", {}
-        if (place := difference(chain, earlier.chain)) is not None and place[0] < before[0]:
-            return "head", {"begin": place[0], "end": place[1]}
-        agrees = _agreement(chain, earlier.chain)
-        if (request.session or 2 * agrees > before[-1]) and before[0] <= agrees < before[-1]:
-            return "changed", {"begin": agrees}
+        if agrees >= before[0]:
+            if placed.request.session or 2 * agrees > before[-1]:
+                return "changed", {"begin": agrees}
+        elif ends[: len(before)] == before:
+            # Its messages are as long as those of the earlier prompt, and there are more.
+            end = next(end for end in chain.ends if end > agrees)
+            return "head", {"begin": agrees, "end": end}
     if placed.turns:
         return "unknown", {}
-    return ("fresh" if placed.fresh and placed.before else "new"), {}
-
-
-def _agreement(chain: Chain, other: Chain) -> int:
-    """The end of the last link that two prompts share."""
-    links = {*other.links}
-    shared = (end for end, link in zip(chain.ends, chain.links, strict=True) if link in links)
-    return max(shared, default=0)
-
-
-def difference(chain: Chain, earlier: Chain) -> tuple[int, int] | None:
-    """Where a prompt differs for the first time from an earlier one that it seems to continue: its
-    messages are as long as those of the earlier one, and there are more. None if it agrees with the
-    earlier one, or seems to be another conversation."""
-    ends, before = _boundaries(chain), _boundaries(earlier)
-    if not before or len(ends) <= len(before) or ends[: len(before)] != before:
-        return None
-    links = dict(zip(earlier.ends, earlier.links, strict=True))
-    begin = 0
-    for end, link in zip(chain.ends, chain.links, strict=True):
-        if end > before[-1]:
-            return None
-        if end in links:
-            if links[end] != link:
-                return begin, end
-            begin = end
-    return None
+    return ("fresh" if placed.fresh and placed.replaced else "new"), {}
 
 
 def _boundaries(chain: Chain) -> list[int]:

@@ -11,18 +11,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from .. import web
 from ..gateway import Info
 from ..runtime.locks import native_lock
+from ..scheduling.state import Placement
 from ..store.ledger_rows import LedgerRow
 from ..web.ledger.writer import PrefillSpeeds, row_of
 from ..web.observability import Observer, Record
 from ..web.routes import Routes
-from .cold import Earlier, Seen, explain
+from .cold import Earlier, explain
 
 KEPT = 512  # requests that ended
 LONG = 64  # links of a prompt that are not kept longer than needed
@@ -35,16 +34,11 @@ Shown = Callable[[str], str]
 _Talk = tuple[str, str, str]
 
 
-class Ended(Struct, frozen=True, kw_only=True):
-    """A request that ended; `decision` has the backends' own names."""
+class Ended(NamedTuple):
+    """A request that ended. `facts` is what no row has, with the backends' own names."""
 
     row: LedgerRow
-    status: int
-    is_stream: bool
-    place: int  # the first one in the queue
-    placed: float  # seconds after it began, like the next
-    first_token: float
-    decision: Json | None
+    facts: Json
 
 
 class Requests:
@@ -52,7 +46,7 @@ class Requests:
 
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
-        self._observer = observer
+        self._observer, observer.decision = observer, self.header
         self._finished: deque[tuple[Record, float, float]] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Ended] = deque(maxlen=KEPT)
         self._prompts: OrderedDict[_Talk, deque[Earlier]] = OrderedDict()
@@ -84,8 +78,9 @@ class Requests:
         cached = min(prompt, decision["expected_tokens"]) if decision else 0
         is_placed = info.placed or info.backend
         waits = "loading" if info.loading else "queued"
+        runs = "decode" if info.first_token else "prefill"
         return row_json(row, shown) | {
-            "state": waits if not is_placed else "decode" if info.first_token else "prefill",
+            "state": runs if is_placed else waits,
             "place": 0 if is_placed else info.place or info.first_place,
             "prompt_tokens": prompt,
             "cached_tokens": cached,
@@ -95,6 +90,13 @@ class Requests:
             **decision_json(decision, shown),
         }
 
+    def header(self, record: Record) -> str:
+        """The decision for a request so far, in ASCII."""
+        self._work_out()
+        with self._lock:
+            decision = self._decision(record.info)
+        return json.dumps(decision_json(decision, record.shown or str)["decision"])
+
     def _row(self, record: Record, took: float, ended: float) -> LedgerRow:
         return row_of(record, took, ended, self.routes, PrefillSpeeds())
 
@@ -102,86 +104,68 @@ class Requests:
         with self._lock:
             for _ in range(len(self._finished)):
                 record, took, ended = self._finished.popleft()
-                info = record.info
-                one = Ended(
-                    row=self._row(record, took, ended),
-                    status=record.status,
-                    is_stream=record.stream,
-                    place=info.first_place,
-                    placed=info.placed,
-                    first_token=info.first_token,
-                    decision=self._decision(info),
-                )
-                self._ended.append(one)
+                info, row = record.info, self._row(record, took, ended)
+                facts = {
+                    "status": record.status,
+                    "stream": record.stream,
+                    "place": info.first_place,
+                    "first_token_seconds": round(info.first_token, 3),
+                    "timeline": _timeline(row, info.placed),
+                    "decision": self._decision(info),
+                }
+                self._ended.append(Ended(row, facts))
                 self._remember(info)
 
     def _remember(self, info: Info) -> None:
         """Remember the prompt, to compare the next of the same key and session with it."""
-        placed = info.placement
-        if placed is None or placed.request.background:
-            return
-        prompts = self._prompts.setdefault(_talk(info), deque(maxlen=PROMPTS))
-        prompts.appendleft(Earlier(placed.request.chain, info.template))
-        self._prompts.move_to_end(_talk(info))
-        if len(self._prompts) > TALKS:
-            self._prompts.popitem(last=False)
+        if (placed := info.placement) is not None and not placed.request.background:
+            talk = _talk(placed)
+            prompts = self._prompts.setdefault(talk, deque(maxlen=PROMPTS))
+            prompts.appendleft(Earlier(placed.request.chain, info.template))
+            self._prompts.move_to_end(talk)
+            if len(self._prompts) > TALKS:
+                self._prompts.popitem(last=False)
 
     def _decision(self, info: Info) -> Json | None:
-        """Where a request was placed, and why its prompt was evaluated: as it was expected, until
-        its backend has reported it."""
-        placed, usage = info.placement, info.usage
-        if placed is None:
+        """Where a request was placed, and why its prompt was evaluated."""
+        if (placed := info.placement) is None:
             return None
-        seen = Seen(
-            prompt=usage.prompt,
-            cached=usage.cached if usage.prompt else placed.expected,
-            template=info.template,
-            uncached=info.uncached,
-            compacted=info.compacted,
-            earlier=self._prompts.get(_talk(info), ()),
-        )
-        cause, values = explain(placed, seen)
+        cause, values = explain(placed, info, self._prompts.get(_talk(placed), ()))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
-            "slots": placed.slots,
             "prompt_tokens": placed.prompt,
             "expected_tokens": placed.expected,
             "turns_before": placed.turns,
             "side_job": placed.request.background,
             "restored": placed.restores,
             "saved": placed.saves,
-            "replaced_tokens": placed.before_tokens if placed.before else 0,
+            "replaced_tokens": placed.replaced,
             "passed": [{"backend": name, "why": why} for name, why in info.passed],
             "reason": {"cause": cause, "values": values},
         }
 
 
-def _talk(info: Info) -> _Talk:
-    placed = info.placement
-    assert placed is not None
+def _talk(placed: Placement) -> _Talk:
     return placed.request.model, placed.request.key, placed.request.session
 
 
-def ended_json(one: Ended, shown: Shown) -> Json:
-    """A request that ended, with its timeline."""
-    row = one.row
-    # Reading the request, limits, and loading or restoring before the first run.
+def _timeline(row: LedgerRow, placed: float) -> list[Json]:
+    """The steps of a request whose first run began after so many seconds."""
     steps = {
-        "prepare": max(0.0, one.placed - row.queue_seconds),
+        "prepare": max(0.0, placed - row.queue_seconds),  # with limits, loading and restoring
         "queue": row.queue_seconds,
         "prefill": row.prefill_seconds,
         "decode": row.decode_seconds,
     }
     steps["other"] = max(0.0, row.seconds - sum(steps.values()))
-    return row_json(row, shown) | {
-        "status": one.status,
-        "stream": one.is_stream,
-        "place": one.place,
-        "first_token_seconds": round(one.first_token, 3),
-        "timeline": [{"step": name, "seconds": round(took, 3)} for name, took in steps.items()],
-        **decision_json(one.decision, shown),
-    }
+    return [{"step": name, "seconds": round(took, 3)} for name, took in steps.items()]
+
+
+def ended_json(one: Ended, shown: Shown) -> Json:
+    """A request that ended."""
+    decision = decision_json(one.facts["decision"], shown)
+    return {**row_json(one.row, shown), **one.facts, **decision}
 
 
 def row_json(row: LedgerRow, shown: Shown) -> Json:
@@ -209,17 +193,14 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
 
 def decision_json(decision: Json | None, shown: Shown) -> Json:
     if decision is None:
-        return {}
+        return {"decision": None}
     cause, values = decision["reason"]["cause"], dict(decision["reason"]["values"])
     values |= {name: shown(values[name]) for name in ("backend", "kept") if values[name]}
     sentence = sentences()[cause].format_map(values)
-    out = {
-        **decision,
-        "backend": shown(decision["backend"]),
-        "passed": [{**one, "backend": shown(one["backend"])} for one in decision["passed"]],
-        "reason": {"cause": cause, "sentence": sentence, "values": values},
-    }
-    return {"decision": out}
+    reason = {"cause": cause, "sentence": sentence, "values": values}
+    passed = [{**one, "backend": shown(one["backend"])} for one in decision["passed"]]
+    named = {"backend": shown(decision["backend"]), "passed": passed, "reason": reason}
+    return {"decision": decision | named}
 
 
 @cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from .history import FIRST, SMOOTH
 from .lease import MOST_COUNTED, Lease, Outcome
-from .placement import evicted
 from .pool import Pool
 from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Loss, Slot
 
@@ -63,7 +62,16 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     lease.replaced = slot.before = old = slot.held
     is_kept = not backend.pins and backend.cache_kind == "ram" and grant.restore is None
     if old is not None and old.conversation is not lease.conversation and not is_kept:
-        pool.lose(old, evicted(old, request, slot.id, now))
+        loss = Loss(
+            why="evicted",
+            at=now,
+            backend=backend.name,
+            slot=slot.id,
+            slots=len(backend.slots),
+            key=request.key,
+            side_job=request.background,
+        )
+        pool.lose(old, loss)
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)

@@ -227,7 +227,6 @@ class Loss(Struct, frozen=True, kw_only=True):
     slot: int = -1
     slots: int = 0  # of the backend at that time
     key: str = ""
-    taker: bytes = b""  # the name of its conversation: a link
     side_job: bool = False
 
 
@@ -240,7 +239,6 @@ class Placement(Struct, frozen=True, kw_only=True):
     at: float
     backend: str
     slot: int
-    slots: int  # of the backend
     prompt: int  # tokens, as estimated
     expected: int  # of them cached
     restores: bool  # a file is restored first
@@ -249,8 +247,7 @@ class Placement(Struct, frozen=True, kw_only=True):
     loads: float  # seconds until the model is loaded
     turns: int  # that the conversation had before
     continues: bool  # the request continues where its conversation is cached
-    before: bytes  # the name of another conversation that the slot held
-    before_tokens: int
+    replaced: int  # tokens of another conversation that the slot held
     kept_on: str  # a backend
     kept_busy: bool
     kept_turn: int  # the position of its last message boundary

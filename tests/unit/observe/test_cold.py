@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.observe.cold import Earlier, Reason, Seen, difference, explain
+from proxy.core.usage import Usage
+from proxy.gateway import Info
+from proxy.observe.cold import Earlier, Reason, explain
 from proxy.observe.ring import sentences
 from proxy.scheduling import outcomes
 from proxy.scheduling.lease import Lease
@@ -31,12 +33,10 @@ def talk(name: str, turns: int) -> tuple[str, tuple[int, ...]]:
     return text, tuple(ends)
 
 
-def reason(lease: Lease, cached: int = 0, **seen: object) -> Reason:
+def reason(lease: Lease, cached: int = 0, earlier: Sequence[Earlier] = (), **info: Any) -> Reason:
     assert lease.placement is not None
-    told = explain(
-        lease.placement,
-        Seen(prompt=lease.grant.prompt, cached=cached, **seen),  # type: ignore[arg-type]
-    )
+    usage = Usage(lease.grant.prompt, 4, cached)
+    told = explain(lease.placement, Info(usage=usage, **info), earlier)
     assert "{" not in sentences()[told.cause].format_map(told.values)
     return told
 
@@ -69,7 +69,7 @@ def test_slot_that_another_conversation_took(key: str, background: bool, cause: 
     assert told.cause == cause
     assert (told.values["slot"], told.values["seconds"]) == (0, 7)
     sentence = sentences()[cause].format_map(told.values)
-    assert "slot 0 of b0" in sentence and "7 s before" in sentence
+    assert "slot 0 of b0" in sentence and "7s before" in sentence
 
 
 def test_restarted_backend() -> None:
@@ -171,10 +171,12 @@ def test_time_at_the_beginning_of_the_prompt() -> None:
     assert reason(lease, earlier=[earlier], template="other").cause == "template"
 
 
-def test_other_conversation_is_no_difference() -> None:
-    (long, ends), (other, others) = talk("a", 3), talk("bb", 3)
-    assert difference(chain_of(long, ends), chain_of(long[: ends[1]], ends[:2])) is None
-    assert difference(chain_of(long, ends), chain_of(other, others)) is None  # not longer
+def test_another_conversation_is_no_change() -> None:
+    """It begins differently, and is not longer; or it begins like the other and is new."""
+    (text, ends), (other, others) = talk("a", 3), talk("b", 3)
+    for before in (Earlier(chain_of(other, others), ""), Earlier(chain_of(text, ends), "")):
+        lease = World().take(text + "!", ends)
+        assert reason(lease, earlier=[before]).cause == "new"
 
 
 class Step(NamedTuple):

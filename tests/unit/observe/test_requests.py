@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert decision["reason"]["cause"] == "new"
     assert decision["reason"]["sentence"].startswith("This is the first request")
     assert get(app).get_json()["data"] == [one]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_header_adds_the_decision_to_an_answer(stream: bool) -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    post = app.test_client().post
+    for headers, wanted in ((ANN, False), (ANN | {"x-slotproxy-explain": "1"}, True)):
+        answer = post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
+        assert answer.data
+        assert ("x-slotproxy-decision" in answer.headers) is wanted
+    decision = json.loads(answer.headers["x-slotproxy-decision"])
+    assert decision["backend"] == answer.headers["x-slotproxy-backend"] == "backend-1"
+    assert decision["reason"]["cause"] in ring.sentences()
 
 
 def test_owners_see_theirs_and_administrators_all() -> None:
