@@ -6,12 +6,11 @@ other processes from the ledger."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from flask import request
@@ -34,8 +33,6 @@ FILTERS = ("key", "model", "api", "outcome")
 LONGEST = 256  # characters of a filter
 LOOK_BACK = 7 * query.DAY  # seconds; older requests are not looked up by their id
 
-log = logging.getLogger("slotproxy.requests")
-
 
 class _Requests:
     """The requests that a caller may see, those of `everyone` or its own, as JSON."""
@@ -51,8 +48,9 @@ class _Requests:
     def running(self) -> list[Record]:
         return self._services.requests.running(self.may_see)
 
-    def running_json(self, one: Record) -> Json:
-        return self._named(self._services.requests.running_json(one, self.shown))
+    def running_json(self) -> Iterator[Json]:
+        for one in self.running():
+            yield self._named(self._services.requests.running_json(one, self.shown))
 
     def ended(self) -> Iterator[Json]:
         """The remembered ones, the newest first."""
@@ -101,8 +99,7 @@ def listed(services: Services, record: Record) -> Any:
         stored = fitting(requests.stored(begin, end, only, limit))
         ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
         ended = ended[: -limit - 1 : -1]
-    running = [*fitting(map(requests.running_json, requests.running()))]
-    return {"object": "list", "running": running, "data": ended}
+    return {"object": "list", "running": [*fitting(requests.running_json())], "data": ended}
 
 
 def _end(one: Json) -> float:
@@ -116,14 +113,10 @@ def read(services: Services, record: Record, name: str) -> Any:
     long each step took."""
     everyone = permissions.is_admin(services, record.key)
     requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
-    for one in requests.running():
-        if one.id == name:
-            return requests.running_json(one)
-    for ended in requests.ended():
-        if ended["id"] == name:
-            return ended
-    for stored in requests.stored(now - LOOK_BACK, now, {"request": name}, 1):
-        return stored
+    stored = requests.stored(now - LOOK_BACK, now, {"request": name}, 1)
+    for one in chain(requests.running_json(), requests.ended(), stored):
+        if one["id"] == name:
+            return one
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         " that asked a model, and at most seven days old"
@@ -135,25 +128,22 @@ def cancel(services: Services, record: Record, name: str) -> Any:
     """Cancel a request that runs, by its `x-request-id`. Its client gets an error that says who
     cancelled it."""
     everyone = permissions.is_admin(services, record.key)
-    running = _Requests(services, record, everyone=everyone).running()
-    chosen = [one for one in running if one.id == name and one.cancel is not None]
-    if not chosen:
+    by, count = services.keys.shown(record.key) if record.key else "", 0
+    for one in _Requests(services, record, everyone=everyone).running():
+        if one.id == name and one.cancel is not None:
+            one.cancel.cancel(partial(RequestCancelled, by))
+            _note(services, record.key, one)
+            count += 1
+    if not count:
         raise NotFound(
             f"no request {name[:100]!r} of this key is running in this process: it may have ended"
         )
-    by = services.keys.shown(record.key) if record.key else ""
-    for one in chosen:
-        if one.cancel is not None:
-            one.cancel.cancel(partial(RequestCancelled, by))
-        _note(services, record.key, one)
-    return {"id": name, "object": "request", "cancelled": len(chosen)}
+    return {"id": name, "object": "request", "cancelled": count}
 
 
 def _note(services: Services, actor: str, cancelled: Record) -> None:
-    """Write who cancelled a request into the audit, or into the log if there is none."""
-    details = {"key": cancelled.key, "model": cancelled.info.model}
+    """Write who cancelled a request into the audit. Without one, the log has the call."""
     if services.accounts is not None:
+        details = {"key": cancelled.key, "model": cancelled.info.model}
         with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
             changes.record("cancel", "request", cancelled.id, details)
-            return
-    log.info("request %s of %s: cancelled by %s", cancelled.id, cancelled.key or "–", actor or "–")

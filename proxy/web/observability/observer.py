@@ -116,6 +116,7 @@ class Observer:
         """Each of `on_finished` is called with each finished request that asked a model, and its
         seconds. They must be quick, and may not wait."""
         self.on_finished = [*on_finished]
+        self.decision: Callable[[Record], str] | None = None  # as a header shows it
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
         self._lock = native_lock()  # for metrics and history
@@ -135,6 +136,8 @@ class Observer:
         """Count the request as one that runs on a model until it is finished; `cancel` ends it."""
         record.asks_model = True
         record.cancel = cancel
+        if record.wants_decision:
+            record.decision = self.decision
         self._running.add(record)
         if self._end is not None:
             cancel.cancel(self._end)

@@ -18,6 +18,7 @@ const dialog = at("opened");
 const offered = { key: new Map(), model: new Map(), api: new Map(), outcome: new Map() };
 let ended = new Map(); // by id
 let asked = 0;
+let pending = false; // all that is known was asked for, and has not come yet
 let opened = ""; // the id of the request in the dialog
 
 function query(stored) {
@@ -31,6 +32,7 @@ function query(stored) {
 /** Fetch the requests: all that are known if `whole`, otherwise what is new. */
 async function load(whole) {
   const mine = ++asked;
+  pending ||= whole;
   try {
     const answer = await calls.get(query(whole));
     if (mine !== asked) return; // another choice came first
@@ -43,6 +45,8 @@ async function load(whole) {
     if (error.status === undefined) throw error;
     at("live").dataset.state = "down";
     say(at("live"), error.message || words("common.lost"));
+  } finally {
+    if (mine === asked) pending = false;
   }
 }
 
@@ -125,7 +129,7 @@ async function cancel(id, button, told) {
     say(told, error.message || words("common.no_connection"));
   }
   button.disabled = false;
-  await load(false);
+  await load(pending);
   if (dialog.open) await openRequest(id);
 }
 
@@ -145,7 +149,11 @@ async function openRequest(id) {
 
 function why(reason) {
   if (!reason) return words("requests.no_reason");
-  const values = { ...reason.values, unit: words(`requests.units.${reason.values.unit}`) };
+  const values = {
+    ...reason.values,
+    unit: words(`requests.units.${reason.values.unit}`),
+    time: span(reason.values.seconds ?? 0),
+  };
   return words(`requests.why.${reason.cause}`, values);
 }
 
@@ -194,5 +202,5 @@ form.addEventListener("change", () => load(true));
 form.addEventListener("submit", (event) => event.preventDefault());
 at("close").addEventListener("click", () => dialog.close());
 at("cancel").addEventListener("click", () => cancel(opened, at("cancel"), at("opened-told")));
-setInterval(() => document.hidden || load(false), PERIOD);
+setInterval(() => document.hidden || pending || load(false), PERIOD);
 load(true);
