@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy import config
 from proxy.config import command_line
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in command_line.TALK:
             from proxy import terminal
 
-            return terminal.run(command, own, settings)
+            return _printed(lambda: terminal.run(command, own, settings))
         if not command:
             programs(settings)
     except config.SettingsError as error:
@@ -35,8 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command:
         from proxy.app import commands  # imported late: the server starts without it
 
-        return commands.run(command, own, settings)
+        return _printed(lambda: commands.run(command, own, settings))
     return serve.run(settings, lambda: config.load(flags, os.environ))
+
+
+def _printed(work: Callable[[], int]) -> int:
+    """Carry out a command. Who reads its output may stop early, as `head` does."""
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return 1
+    return code
 
 
 if __name__ == "__main__":

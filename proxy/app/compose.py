@@ -32,6 +32,7 @@ from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
+from ..backends.local_embeddings import NAME as EMBEDDING
 from ..backends.local_embeddings import LocalEmbeddings, is_installed
 from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
@@ -175,6 +176,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         interval=settings.health_interval,
         deadline=fixed.HEALTH_DEADLINE,
     )
+    if local is not None:
+        registry.embedding = EMBEDDING
     # Workers that share a table share aliases too. They have no other secret in common than these.
     aliases = Aliases()
     if settings.state:

@@ -106,11 +106,11 @@ def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
         names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
         return "llamacpp", "llama-server", names
     if is_server_cpp(props) or "n_ctx" in get("/model.json"):
-        return "llamacpp", "server of llama.cpp or PowerInfer", ()
+        return "llamacpp", "a server of llama.cpp or PowerInfer", ()
     if "version" in get("/api/version"):
         return "openai", "Ollama", models
     if models:
-        return "openai", "server with OpenAI's API", models
+        return "openai", "a server with OpenAI's API", models
     return "", "a program that is no model server", ()
 
 

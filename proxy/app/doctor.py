@@ -30,7 +30,7 @@ from ..config import BackendConfig, Settings, SettingsError, fixed
 from ..config.checks import program_remedy
 from ..config.data_folder import database_file, folder_of, is_writable
 from ..errors import BackendDown, GatewayError, StoreUnavailable
-from ..hosting.model_files import missing_file
+from ..hosting.model_files import foreign_file, missing_file
 from ..prompting.profile.describe import profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template import TemplateError, templates
@@ -114,14 +114,17 @@ def _backends(settings: Settings) -> Iterator[Finding]:
 def _backend(settings: Settings, config: BackendConfig) -> Iterator[Finding]:
     about, model = f"backend {config.name}", config.launch
     if model is not None:
-        about, program = f"model {model.name}", model.command[0]
+        about = f"model {model.name}"
         if not model.has_program:
-            yield problem(about, f"{program} is not a program", program_remedy(settings, model))
+            yield problem(about, model.program_trouble, program_remedy(settings, model))
         elif gone := missing_file(model):
             text = f"its file {gone} does not exist"
             yield problem(about, text, "correct its path in `command`, or restore the file")
+        elif wrong := foreign_file(model):
+            text = f"its file {wrong} is not a GGUF file"
+            yield problem(about, text, "download it again, or convert the model to GGUF")
         else:
-            yield ok(about, f"{program} is started by the first request")
+            yield ok(about, f"{model.command[0]} is started by the first request")
         return
     try:
         backend = backend_of(settings, config)

@@ -29,6 +29,8 @@ from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..wire.router import as_dict
 from .driver import Capabilities
 
+# At the beginning of a file; PowerInfer has another one for its files about graphics cards.
+MAGIC = (b"GGUF", b"PWRI")
 MAX_FIELDS = 10_000
 MAX_BYTES = 64 << 20  # of all fields, most of them skipped
 MAX_READ = 1 << 20  # bytes of names and of values that are asked for
@@ -120,7 +122,7 @@ class _Fields:
 
     def read(self, wants: Callable[[str], bool], *, vocabulary: bool = False) -> dict[str, Value]:
         """The fields that `wants` names, without `vocabulary` up to those of the tokenizer."""
-        if self._file.read(4) != b"GGUF":
+        if self._file.read(4) != MAGIC[0]:
             raise ValueError("not a GGUF file")
         if self._number("I") not in (2, 3):
             raise ValueError("an unknown version of GGUF")

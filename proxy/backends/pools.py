@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -185,6 +185,7 @@ class BackendPools:
         self._patterns = patterns
         self._strict = strict
         self._default = default
+        self.embedding = ""  # the model with which the gateway itself makes embeddings
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
         self._named: tuple[str, ...] = ()
@@ -214,11 +215,12 @@ class BackendPools:
         """The models without those that lists leave out."""
         return self._listed
 
-    def resolve(self, name: str) -> tuple[str, str]:
+    def resolve(self, name: str, may: Callable[[str], bool] = lambda _: True) -> tuple[str, str]:
         """The pool and the name to answer with, for the model name in a request. Other names than
         those of models mean what the first matching pattern says. With one model, or a default,
-        the rest mean that model, and with several those of clouds do, unless names are strict or
-        requests for it are only forwarded. Raises ModelNotFound, and NoBackend without models."""
+        the rest mean that model, and with several those of clouds mean the first that the caller
+        `may` use, unless names are strict or requests for it are only forwarded. Raises
+        ModelNotFound, Unsupported, and NoBackend without models."""
         models = self._answering
         if name in self._named:
             return name, name
@@ -226,6 +228,11 @@ class BackendPools:
             return models[0], name
         if name in self._also:
             return self._also[name], name
+        if name and name == self.embedding:
+            raise Unsupported(
+                f"the model {name} makes embeddings only: send its requests to /v1/embeddings",
+                param="model",
+            )
         if not self._named:
             raise NoBackend("no backend is configured", retry_after=10.0)
         for pattern, target in self._patterns.items() if name else ():
@@ -237,14 +244,26 @@ class BackendPools:
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
         if models and not name:
-            first = self._first(models)
+            first = self._first(models, may)
             return first, first
-        if self._default in models and not self._strict:
+        is_cloud = name.startswith(CLOUDS)
+        if self._strict or not models:
+            raise self._unknown(name)
+        if self._default in models and (may(self._default) or not is_cloud):
             return self._default, self._default
-        if models and not self._strict and name.startswith(CLOUDS):
-            first = self._first(models)
+        if is_cloud:
+            first = self._first(models, may)
             return first, first
         raise self._unknown(name)
+
+    def meant(self, name: str, may: Callable[[str], bool]) -> str:
+        """The name, or the model that it means for a caller that `may` use some models, if it is no
+        name or one of clouds: of several models, the first of those."""
+        is_any = not name or name.startswith(CLOUDS)
+        if not is_any or name in self._known or len(self._answering) < 2:
+            return name
+        model, shown = self.resolve(name, may)
+        return shown if may(model) else name
 
     def names_of(self, model: str) -> tuple[str, ...]:
         """All names by which requests may ask for this pool, which comes first."""
@@ -282,11 +301,14 @@ class BackendPools:
         """Whether requests for the model of this name or alias are only forwarded."""
         return self._also.get(name, name) in self._forwarding
 
-    def _first(self, models: Sequence[str]) -> str:
-        """The default model: one that need not be loaded, if there is any."""
-        for model in models:
-            if any(b.up and b.status in ("", "loaded") for b in self._pools[model]):
-                return model
+    def _first(self, models: Sequence[str], may: Callable[[str], bool]) -> str:
+        """The default of those that a caller `may` use: one that need not be loaded, else one that
+        can be, if there is any."""
+        models = tuple(filter(may, models)) or models
+        for statuses in (("", "loaded"), ("", "loaded", "loading", "sleeping", "unloaded")):
+            for model in models:
+                if any(b.up and b.status in statuses for b in self._pools[model]):
+                    return model
         return models[0]
 
     def pool(self, model: str, barred: frozenset[str] = frozenset()) -> tuple[Backend, ...]:

@@ -119,7 +119,7 @@ def programs(settings: Settings) -> list[str]:
     models of --models-dir."""
     warnings = []
     for model in settings.model:
-        why = f"{model.command[0]} is not a program: {program_remedy(settings, model)}"
+        why = f"{model.program_trouble}: {program_remedy(settings, model)}"
         if not model.has_program and _is_of_folder(settings, model):
             raise SettingsError(f"--llama-server: {why}")
         if not model.has_program:

@@ -76,6 +76,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return shutil.which(path) is not None
 
     @property
+    def program_trouble(self) -> str:
+        """What is wrong with a program that may not be run."""
+        program = self.command[0]
+        if "/" not in program:
+            return f"{program} is not in PATH"
+        exists = Path(self.folder, program).exists()
+        return f"{program} {'is not an executable file' if exists else 'does not exist'}"
+
+    @property
     def places(self) -> int:
         """The parallel requests that the table sets, 0 if the server is asked."""
         if self.kind == "http":  # nothing to ask

@@ -39,6 +39,7 @@ from .context import ANYBODY, LATER, NO_USAGE, Caller, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client
+_SILENT = (Started, Compacted, Progress)  # events before the first that a reader sees
 _counting = native_lock()  # held for a few additions
 
 Choice = tuple[int, Batch]
@@ -234,19 +235,21 @@ class Answer(Struct, eq=False, kw_only=True):
         )
         batches = iter(attempt)
         end: Finished | None = None
+        flows = False  # any delta may follow, and the first was timed
         try:
             for batch in batches:
                 if batch:
                     info.last_token = clock() - began
                     # Fast path: nearly all batches are a piece of text within an answer.
-                    if not (order.flows and len(batch) == 1 and type(batch[0]) is TextDelta):
+                    if not (flows and len(batch) == 1 and type(batch[0]) is TextDelta):
                         # One choice tells it: readers add up what summaries cost.
                         if self.compacted is not None and not number and type(batch[0]) is Started:
                             batch = [batch[0], self.compacted, *batch[1:]]
                         order.see(batch)
                         last = batch[-1]
-                        if not info.first_token and type(last) is not Progress:
+                        if not info.first_token and type(last) not in _SILENT:
                             info.first_token = info.last_token
+                        flows = order.flows and info.first_token > 0
                         if type(last) is Finished:
                             end = last
                             info.outcome = last.reason

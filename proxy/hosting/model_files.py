@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
@@ -122,6 +123,15 @@ def missing_file(config: ModelConfig) -> str:
     for named in (flag(command, "-m", "--model"), flag(command, "--mmproj", "-mm")):
         for path in parts(Path(config.folder, named)) if named else ():
             if not path.exists():
+                return str(path)
+    return ""
+
+
+def foreign_file(config: ModelConfig) -> str:
+    """A file of the command that is named .gguf and does not begin as one, "" for none."""
+    for path in chain.from_iterable(_paths(config)):
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as opened:
+            if opened.read(4) not in gguf.MAGIC:
                 return str(path)
     return ""
 

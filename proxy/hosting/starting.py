@@ -129,12 +129,12 @@ class Starter:
 
     def check(self) -> None:
         """Raises LoadFailed if a load could only fail: before others give way to it."""
-        config, program = self._config, self._config.command[0]
+        config = self._config
         if gone := missing_file(config):
             private = f"its file {gone} does not exist: correct its command, or restore the file"
             raise self._failed("missing", "its model file does not exist", private)
         if not config.has_program and "PATH" not in config.environment:
-            private = f"{program} is not a program: correct its command, or --llama-server"
+            private = f"{config.program_trouble}: correct its command, or --llama-server"
             raise self._failed("not_started", "its program does not exist", private)
 
     def failure(self, why: str, cause: Cause) -> LoadFailed:

@@ -31,9 +31,11 @@ def run(client: Client, own: Namespace) -> int:
         model, question = None, model  # slotproxy chat "why is the sky blue?"
     if not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
-        question = "\n\n".join(filter(None, (question, piped)))
-        if not question.strip():
-            raise TerminalError("there is no question: name one, or write it to the input")
+        question = "\n\n".join(filter(None, (question, piped.strip() and piped))) or None
+    if model and not question and model not in _models(client):
+        model, question = None, model  # slotproxy chat hello
+    if not question and not sys.stdin.isatty():
+        raise TerminalError("there is no question: name one, or write it to the input")
     models = {model: True} if model else _models(client)
     if not models:
         raise TerminalError("the gateway serves no model yet: see slotproxy ps")

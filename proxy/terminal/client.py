@@ -97,7 +97,7 @@ def client_of(url: str, key_file: str, settings: Settings) -> Client:
     is the first one of the file, else that of the settings. Raises SettingsError."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     with validators.naming("--url"):
-        address = validators.url(url or f"http://{host}:{settings.port}{settings.api_prefix}")
+        address = validators.server(url or f"http://{host}:{settings.port}{settings.api_prefix}")
     key: str = settings.api_key[0] if settings.api_key else ""
     if key_file:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..accounts.rights import ALL, Permissions
+from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
@@ -115,6 +116,18 @@ def check_model(
         may.check_model(name, shown, model)
         if may.barred_tiers:
             may.check_tiers(shown, {backend.tier.name for backend in registry.pool(model)})
+
+
+def of_caller(
+    services: Services, environ: Mapping[str, Any], request: CompletionRequest
+) -> CompletionRequest:
+    """The request with the model that it means for its caller, see `BackendPools.meant`."""
+    may = permissions(services, environ)
+    if may.rights:
+        model = services.gateway.registry.meant(request.model, may.permits_model)
+        if model != request.model:
+            return msgspec.structs.replace(request, model=model)
+    return request
 
 
 def local_model(services: Services, environ: Mapping[str, Any]) -> str:

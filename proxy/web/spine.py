@@ -88,6 +88,8 @@ def completion_view(
         if session != parsed_request.session:
             parsed_request = msgspec.structs.replace(parsed_request, session=session)
         caller = services.callers.caller(record.key, environ)
+        if caller.may.rights:
+            parsed_request = permissions.of_caller(services, environ, parsed_request)
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
         meta = ResponseMeta(

@@ -159,6 +159,7 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     press(page, "Save")
     facts = state(page, "limited", "active").locator(".facts")
     facts.get_by_text("30 requests a minute, 2 in parallel").wait_for()
+    assert "3,600.5" in facts.inner_text()
     found = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
     team = found["team_info"]
     assert team["limits"] == {"requests": {"minute": 30}}
@@ -297,6 +298,8 @@ def test_person_gets_a_key_by_an_invitation_once(
     page = opened(locked, visit)
     press(page, "Invite a person")
     form = page.locator('dialog[data-form="keys"]')
+    press(page, "Make the link")
+    assert form.locator('[name="key_alias"]:invalid').count()  # a name is required
     form.get_by_label("Name").fill("erins-key")
     form.locator('[name="user_id"]').select_option("+")
     form.get_by_label("Id of the new user").fill("erin")
@@ -306,6 +309,7 @@ def test_person_gets_a_key_by_an_invitation_once(
     made = page.locator('dialog[data-part="made"]')
     link = made.get_by_label("Link").input_value()
     assert link.startswith(f"{locked.url}/invitation#inv-")
+    made.get_by_text("This link works only on this machine").wait_for()
     accessible(page)
     press(page, "Close")
     card = state(page, "erins-key", "invited")

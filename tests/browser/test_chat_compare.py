@@ -57,8 +57,9 @@ def test_two_models_answer_and_one_answer_is_kept(
     first, second = (columns.nth(n).bounding_box() for n in range(2))
     assert (first["x"] == second["x"]) == (size == PHONE)
     accessible(page)
-    page.reload()  # they are still side by side
+    page.reload()  # they are still side by side, and the model is the first one
     until(page, lambda: said.count() == 2)
+    assert page.locator("select[name=model]").input_value() == "small"
     ask(page, "And submarines?")
     keep = {"en": "Keep this one", "zh": "保留这个"}[language]
     page.locator('[data-part="told"]:not(:empty)').wait_for()
@@ -71,3 +72,17 @@ def test_two_models_answer_and_one_answer_is_kept(
     until(page, lambda: page.locator(".message.user").count() == 2)
     until(page, lambda: page.locator('.message.assistant[data-status="done"]').count() == 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_model_that_fails_is_offered_last(two_models: Gateway, visit: Open) -> None:
+    states = {"third": "ready", "small": "stopped", "large": "failed"}
+    rest = {"place": 0, "left": None, "context": 0, "sees": False, "defaults": {}}
+    models = [{"name": name, "title": name, "state": states[name], **rest} for name in states]
+    page = visit(f"{two_models.url}/connect")
+    page.route("**/api/chat/models", lambda route: route.fulfill(json=models))
+    page.goto(f"{two_models.url}/")
+    page.locator(OPENED).wait_for()
+    assert page.locator("select[name=model]").input_value() == "third"  # which is listed first
+    page.locator('[data-part="compare"]').click()
+    offered = page.locator("select[name=second] option").all_inner_texts()
+    assert [text.partition(" ")[0] for text in offered] == ["small", "large"]

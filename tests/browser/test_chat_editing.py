@@ -69,7 +69,7 @@ def test_escape_in_an_edit_does_not_stop_the_answer(endless_site: Gateway, visit
 
 
 def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
-    site: Gateway, visit: Open
+    site: Gateway, visit: Open, accessible: Any
 ) -> None:
     page = visit(f"{site.url}/")
     asked: list[str] = []
@@ -86,6 +86,11 @@ def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
     until(page, lambda: page.locator(".message").count() == 1)
     page.reload()
     until(page, lambda: questions.all_inner_texts() == ["One"])
+    accessible(page)
+    page.get_by_role("button", name="Answer again").click()
+    page.locator(DONE).wait_for()
+    assert page.get_by_role("button", name="Answer again").count() == 0
+    assert questions.all_inner_texts() == ["One"]
     assert [re.sub(r"\W+", " ", text) for text in asked] == [
         "Remove this question and its answer The rest of the conversation stays ",
         "Remove this answer and the 2 messages after it ",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.openai_server import OpenAIServerFake
 from tools.processes import Gateway, held_port
 
-from .conftest import OPENED, PHONE, Open
+from .conftest import OPENED, PHONE, Open, running
 from .fed import FLAGS, FedSite, fed_site
 from .test_chat import DONE, ask, until
 
@@ -50,6 +53,26 @@ def test_place_in_the_queue_moves(fed: FedSite, visit: Open) -> None:
 
 
 @LANGUAGES
+def test_wait_for_a_lost_server_says_so(visit: Open, tmp_path: Path, language: str) -> None:
+    with ExitStack() as stack:
+        lost = stack.enter_context(ExitStack())
+        model = lost.enter_context(OpenAIServerFake("Yes."))
+        words = ["--llama-api", model.url, "--data", str(tmp_path / "data")]
+        words += ["--health-interval", "0.5", "--no-local-embeddings"]
+        gateway = Gateway(words, tmp_path / "gateway.log")
+        stack.enter_context(running(gateway))
+        page = opened(gateway.url, visit, language=language)
+        lost.close()
+        ask(page, "Hello!")  # the last answer of its open connection
+        page.locator(DONE).wait_for()
+        state = page.locator("#model-state")
+        state.filter(has_text={"en": "Not reachable", "zh": "无法连接"}[language]).wait_for()
+        ask(page, "Are you there?")
+        text = {"en": "does not answer · ", "zh": "没有响应 · "}[language]
+        page.locator(".message.assistant .wait", has_text=text).wait_for(timeout=9000)
+
+
+@LANGUAGES
 def test_cut_answer_says_so_and_can_be_continued(
     fed: FedSite, visit: Open, accessible: Any, language: str
 ) -> None:
@@ -80,7 +103,8 @@ def test_failed_answer_says_what_to_do(
         failed = page.locator('.message.assistant[data-status="failed"]')
         failed.wait_for()
         text = {"en": "See the status page", "zh": "请查看状态页"}[language]
-        failed.locator(".fault", has_text=text).wait_for()
+        failed.locator(".advice" if language == "en" else "strong", has_text=text).wait_for()
+        assert failed.locator('.fault [lang="en"]', has_text="backend").count() == 1
         accessible(page)
         until(page, lambda: failed.get_by_role("button").count() > 0)
     finally:

@@ -113,3 +113,21 @@ def test_address_is_that_of_the_browser_and_the_last_program_comes_back(
     page.locator(".programs a", has_text="LangChain").press("Enter")
     page.locator('.programs a[aria-current="true"]', has_text="LangChain").wait_for()
     assert copied(page, 1).startswith("from langchain_openai import ChatOpenAI\n")
+
+
+def test_chosen_model_comes_back(site: Gateway, visit: Open) -> None:
+    page = visit(f"{site.url}/models")
+
+    def with_another(route: Any) -> None:
+        option = '<option value="another" data-context="4096">another</option></select>'
+        text = route.fetch().text().replace("</select>", option)
+        route.fulfill(body=text, content_type="text/html")
+
+    page.route("**/connect", with_another)
+    page.goto(f"{site.url}/connect")
+    page.locator('[data-part="model"]').select_option("another")
+    page.goto(f"{site.url}/models")
+    page.goto(f"{site.url}/connect")
+    page.locator('.programs a[aria-current="true"]').wait_for()
+    assert page.locator('[data-part="model"]').input_value() == "another"
+    assert "another" in shown(page)

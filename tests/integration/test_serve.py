@@ -288,7 +288,7 @@ def test_missing_llama_server_stops_the_start(start: Start, way: str, tmp_path: 
     server = start(code, [*args, *more], env)
     assert server.wait() == 2
     (line,) = server.log.splitlines()
-    assert "--llama-server: /no/llama-server is not a program" in line
+    assert "--llama-server: /no/llama-server does not exist" in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a worker looks once a second")

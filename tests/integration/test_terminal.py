@@ -31,7 +31,7 @@ def running(module_gateway: Callable[..., Gateway], server: ModelServer) -> Gate
 
 
 def _command(gateway: Gateway, *words: str) -> list[str]:
-    return [sys.executable, "-m", "proxy", *words, "--url", gateway.url]
+    return [sys.executable, "-m", "proxy", words[0], "--url", gateway.url, *words[1:]]
 
 
 def _run(
@@ -55,6 +55,7 @@ def _run(
         (("chat", "tiny", "Repeat: fox 173"), ""),
         (("chat", "Repeat: fox 173"), ""),  # no model has a space in its name
         (("chat",), "Repeat: fox 173"),
+        (("chat", "tiny"), "Repeat: fox 173"),
     ],
 )
 def test_one_question_gets_its_answer_alone(
@@ -62,6 +63,17 @@ def test_one_question_gets_its_answer_alone(
 ) -> None:
     done = _run(running, *words, text=text)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fox 173\n", "")
+
+
+def test_one_word_that_no_model_has_as_its_name_is_the_question(running: Gateway) -> None:
+    done = _run(running, "chat", "hello")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert "there is no question" in _run(running, "chat", "tiny").stderr
+
+
+def test_address_needs_no_scheme(running: Gateway) -> None:
+    done = _run(running, "ps", "--url", running.url.removeprefix("http://"))
+    assert (done.returncode, done.stderr) == (0, "") and "tiny" in done.stdout
 
 
 def test_empty_question_is_refused(running: Gateway) -> None:
@@ -75,6 +87,22 @@ def test_error_of_the_gateway_is_one_line(running: Gateway) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("slotproxy: ") and "context" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells of Windows have no such pipes")
+@pytest.mark.parametrize("command", ["ps", "doctor"])
+def test_reader_may_stop_early(running: Gateway, tmp_path: Path, command: str) -> None:
+    more = ["--llama-api", running.url, "--data", str(tmp_path)] if command == "doctor" else []
+    words = (
+        _command(running, command) if command == "ps" else [sys.executable, "-m", "proxy", command]
+    )
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [*words, *more], stdout=closed, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_ps_shows_models_slots_and_context(running: Gateway) -> None:

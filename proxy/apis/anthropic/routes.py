@@ -18,7 +18,7 @@ from ...web.body import parsed
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
-from ...web.permissions import check_model
+from ...web.permissions import check_model, of_caller
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_view
@@ -100,6 +100,7 @@ def count_tokens() -> Response:
     def view(services: Services, record: Record) -> Any:
         raw = read_request(services, record, request.environ)
         message = parse(raw, counting=True)
+        message = of_caller(services, request.environ, message)
         with counted(services, record, message.model) as (cancel, barred):
             count = partial(services.gateway.count, cancel=cancel, barred=barred)
             original = count(message)

@@ -18,7 +18,7 @@ from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
-from ...web.permissions import check_model
+from ...web.permissions import check_model, of_caller
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route
@@ -63,6 +63,7 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 def apply_template(services: Services, record: Record) -> Any:
     """The prompt of a chat."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
+    chat = of_caller(services, request.environ, chat)
     with counted(services, record, chat.model) as (_, barred):
         return {"prompt": services.gateway.prompt(chat, barred=barred)}
 

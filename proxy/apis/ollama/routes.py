@@ -113,13 +113,10 @@ def version(services: Services, record: Record) -> Any:
 
 @_route("GET", "/api/tags")
 def tags(services: Services, record: Record) -> Any:
-    """The models served."""
+    """The models served, without the one that only makes embeddings: clients offer these for
+    chats."""
     names = visible(services, request.environ, services.gateway.registry.names())
-    listed = [_Model(services, name).tag() for name in names]
-    local = local_model(services, request.environ)
-    if local and local not in names:
-        listed.append(_Model(services, local, local=True).tag())
-    return {"models": listed}
+    return {"models": [_Model(services, name).tag() for name in names]}
 
 
 @_route("GET", "/api/ps")

@@ -12,7 +12,7 @@ from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import metadata, read_request
 from ...web.observability import Record
-from ...web.permissions import check_model, local_model, visible
+from ...web.permissions import check_model, local_model, of_caller, visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
 from ...web.spine import completion_view, json_route, v1_route
@@ -86,6 +86,7 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
 def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens the prompt of a chat has."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
+    chat = of_caller(services, request.environ, chat)
     with counted(services, record, chat.model) as (cancel, barred):
         count = services.gateway.count(chat, cancel, barred=barred)
     return {"object": "response.input_tokens", "input_tokens": count}

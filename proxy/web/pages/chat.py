@@ -250,7 +250,8 @@ def remove(message: str) -> Response:
 def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
     question `again`. A refused question is not stored. `title`: the model writes the title of a
-    new conversation, if it has an idle slot."""
+    new conversation, if it has an idle slot. `compared`: the conversation keeps its model and
+    branch."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
     known = store.get(owner, conversation)
@@ -291,6 +292,8 @@ def ask(conversation: str) -> Response:
         begun = {"kind": wanted.kind, "model": wanted.model}
         answer = store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
         place = {MODEL: wanted.model, LEAF: answer.id}
+        if fields.flag(body, "compared"):
+            return answer
         store.change(owner, known.id, edit=lambda before: {**before, **place})
         return answer
 

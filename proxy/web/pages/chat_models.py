@@ -38,16 +38,23 @@ class ChatModel(Struct, frozen=True, kw_only=True):
 
 
 def names(services: Services, environ: Environ) -> list[str]:
-    """The models that the caller may ask, sorted."""
-    registry = services.gateway.registry
-    listed = registry.listed() or registry.models()
-    return sorted(
-        visible(services, environ, (name for name in listed if not registry.forwards(name)))
-    )
+    """The names of `models`."""
+    return [model.name for model in models(services, environ)]
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
-    return tuple(_model(services, name) for name in names(services, environ))
+    """The models that the caller may ask: the default one, those that are loaded, and the others.
+    Failed ones come last."""
+    registry, default = services.gateway.registry, services.settings.default_model
+    listed = registry.listed() or registry.models()
+    allowed = visible(services, environ, (name for name in listed if not registry.forwards(name)))
+
+    def rank(model: ChatModel) -> tuple[bool, bool, bool, str]:
+        state = model.state
+        is_lost, is_loaded = state in ("failed", "down"), state in ("ready", "busy")
+        return is_lost, model.name != default, not is_loaded, model.name
+
+    return tuple(sorted((_model(services, name) for name in allowed), key=rank))
 
 
 def _model(services: Services, name: str) -> ChatModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from functools import wraps
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
         "profiles": {name: services.gateway.profile(name) for name in listed},
         "served": [
             model
-            for model in chat_models.models(services, environ)
+            for model in sorted(chat_models.models(services, environ), key=attrgetter("name"))
             if host.find(model.name) is None
         ],
     }

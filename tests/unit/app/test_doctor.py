@@ -278,6 +278,21 @@ def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
     assert levels == {"model a": "ok", "model b": "ok", "model c": "problem"}
 
 
+def test_file_without_the_magic_of_gguf_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "llama-server").touch(mode=0o755)
+    models = []
+    for name, data in (("good", b"GGUF"), ("cards", b"PWRI"), ("page", b"<html>"), ("empty", b"")):
+        (tmp_path / f"{name}.gguf").write_bytes(data)
+        command = ("./llama-server", "--port", "${PORT}", "-m", f"{name}.gguf")
+        models.append(ModelConfig(name=name, command=command, folder=str(tmp_path)))
+    found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
+    wrong = [(one.about, one.text) for one in found if one.level == "problem"]
+    assert wrong[:2] == [
+        (f"model {name}", f"its file {tmp_path}/{name}.gguf is not a GGUF file")
+        for name in ("page", "empty")
+    ]
+
+
 def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[float] = []
 
@@ -303,6 +318,6 @@ def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -
     assert wrong == Finding(
         "problem",
         "llama_server",
-        "/no/llama-server is not a program",
+        "/no/llama-server does not exist",
         "write its path in --llama-server",
     )

@@ -18,10 +18,19 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-@pytest.mark.parametrize("server", ["/no/llama-server -c 4096", "no-such-llama-server"])
-def test_missing_llama_server_is_refused_at_the_start(models: Path, server: str) -> None:
+@pytest.mark.parametrize(
+    ("server", "trouble"),
+    [
+        ("/no/llama-server -c 4096", "/no/llama-server does not exist"),
+        ("no-such-llama-server", "no-such-llama-server is not in PATH"),
+        ("/dev/null", "/dev/null is not an executable file"),
+    ],
+)
+def test_missing_llama_server_is_refused_at_the_start(
+    models: Path, server: str, trouble: str
+) -> None:
     flags = ["--models-dir", str(models), "--llama-server", server]
-    with pytest.raises(SettingsError, match=f"^--llama-server: {server.split()[0]} is not"):
+    with pytest.raises(SettingsError, match=f"^--llama-server: {trouble}: "):
         programs(load(flags, {}))
 
 
@@ -32,4 +41,4 @@ def test_missing_program_of_one_model_is_a_warning(tmp_path: Path) -> None:
         "[[model]]\nname = 'b'\ncommand = './server ${PORT}'\nfolder = '/tmp'"
     )
     (warning,) = programs(load(["--config", str(file)], {}))
-    assert warning.startswith("model b: ./server is not a program: write its path")
+    assert warning.startswith("model b: ./server does not exist: write its path")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from proxy.apis.openai import answer as openai
-from proxy.core.events import Failed, TextDelta
+from proxy.core.events import Failed, ReasoningDelta, Started, TextDelta
 from proxy.core.fold import fold
 from proxy.core.request import CompletionRequest
 from proxy.core.task import Task
@@ -48,6 +49,20 @@ def test_answer_that_did_not_end_counts_its_tokens_so_far(serve: Serve, fails: b
     assert answer.info.usage == Usage(7, 2, 0)
     assert answer.info.outcome == (BackendFailed("").code if fails else "cancelled")
     assert answer.info.slot_seconds > 0
+
+
+@pytest.mark.parametrize("event", [TextDelta("a"), ReasoningDelta("a")])
+def test_first_token_is_not_the_start_of_an_answer(
+    serve: Serve, event: TextDelta | ReasoningDelta
+) -> None:
+    passed: list[float] = []
+    script: Script = [[Started(0)], lambda: time.sleep(0.05), [event], *say("b")[1:]]
+    gateway = serve(ScriptedDriver(script))
+    answer = gateway.answer(CompletionRequest(prompts=("one",), stream=True), Cancel())
+    for _, batch in answer:
+        passed += [answer.info.first_token] * bool(batch)
+    answer.close()
+    assert passed[0] == 0 < 0.05 <= passed[1] == passed[-1] < answer.info.last_token
 
 
 class Leaves(ScriptedDriver):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.backends.pools import Backend
+from proxy.backends.pools import Backend, BackendPools
 from proxy.config import ApiKey, Secret, Settings
 from tests.apps import app_on
 from tests.fakes import CAPS, ScriptedDriver, wait_until
@@ -106,6 +106,44 @@ def test_rights_are_those_for_the_model_that_is_served() -> None:
     )
     assert unknown.json is not None
     assert unknown.json["error"]["message"].endswith("does not exist: use qwen3")
+
+
+def keyed(models: str) -> tuple[ApiKey, ...]:
+    return (ApiKey("bob", Secret("sk-bob"), options={"models": models}, place="keys"),)
+
+
+@pytest.mark.parametrize("settings", [{}, {"default_model": "qwen3"}])
+@pytest.mark.parametrize("name", ["claude-x", "gpt-4o", ""])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/apply-template"],
+)
+def test_names_of_clouds_mean_a_model_that_the_key_may_use(
+    settings: dict[str, Any], name: str, path: str
+) -> None:
+    to = client(file_keys=keyed("tiny"), **settings)
+    headers = {"Authorization": "Bearer sk-bob"}
+    answer = to.post(path, json={**HI, "model": name}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json is not None
+    assert answer.json.get("model", "tiny") == "tiny"
+    other = to.post(path, json={**HI, "model": "qwen3"}, headers=headers)
+    assert other.status_code == 403
+
+
+def test_names_of_clouds_mean_a_model_that_can_be_loaded() -> None:
+    class Hosted(ScriptedDriver):
+        status = "failed"
+
+    models = ("down", "failed", "unloaded")
+    backends = [Backend(name, "test://b", Hosted(), set_model=name) for name in models]
+    for backend in backends:
+        backend.up = backend.name != "down"
+    backends[2].driver.status = "unloaded"  # type: ignore[misc]
+    pools = BackendPools(backends)
+    pools.rebuild()
+    assert pools.resolve("claude-x") == ("unloaded", "unloaded")
+    assert pools.resolve("claude-x", lambda model: model == "down") == ("down", "down")
 
 
 def test_lists_have_the_aliases_of_a_model_that_wants_it() -> None:

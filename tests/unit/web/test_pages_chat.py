@@ -238,6 +238,9 @@ def test_conversation_keeps_its_model_and_its_open_branch(tmp_path: Path) -> Non
         "model": model,
         "leaf": second["id"],
     }
+    page.ask(text="", again=question["id"], options={"model": model}, compared=True)
+    assert page.client.get(where, headers=KEYED).json["settings"]["leaf"] == second["id"]
+    page.over()
     page.driver.script = say("B")
     page.ask(text="Other", options={"model": model})  # a branch of its own
     page.over()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of
+from tests.unit.web.test_pages_session import BROWSER
 
 
 def listed(app: Any) -> list[Any]:
@@ -32,3 +35,31 @@ def test_model_whose_servers_are_down_is_down() -> None:
     for backend in registry.backends.values():
         backend.up = None
     assert [one["state"] for one in listed(app)] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("default", "states", "order"),
+    [
+        ("", {"a": "down", "b": "unknown"}, ["c", "b", "a"]),  # loaded, not yet known, failed
+        ("b", {"b": "unknown"}, ["b", "a", "c"]),
+        ("b", {"b": "down"}, ["a", "c", "b"]),
+    ],
+)
+def test_default_model_comes_first_and_failed_ones_last(
+    default: str, states: dict[str, str], order: list[str]
+) -> None:
+    drivers = [ScriptedDriver(caps=msgspec.structs.replace(CAPS, models=(name,))) for name in "abc"]
+    app = make_app(*drivers, default_model=default)
+    for backend in services_of(app).gateway.registry.backends.values():
+        if backend.model in states:
+            backend.up = None if states[backend.model] == "unknown" else False
+    assert [model["name"] for model in listed(app)] == order
+    visitor = app.test_client()
+    shown = (
+        ("/connect", f'<span data-value="model">{order[0]}</span>'),
+        ("/docs", f'data-model="{order[0]}"'),
+    )
+    for path, text in shown:
+        assert text in visitor.get(path, headers=BROWSER).text
+    options = re.findall('<option value="([abc])"', visitor.get("/", headers=BROWSER).text)
+    assert options == order

@@ -135,7 +135,13 @@ def test_title_is_asked_for_again_later(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "title"),
     [
-        ("\n## Tides and *moons*\nSecond line", "Tides and *moons"),
+        ("\n## Tides and *moons*\nSecond line", "Tides and moons"),
+        ("Here is a **rich** answer with a footnote[^1]", "Here is a rich answer with a footnote"),
+        ("Call `f(x)` and ***see*** [the *docs*](https://a.example)", "Call f(x) and see the docs"),
+        ("\u8fd9\u662f**\u7c97\u4f53**\u5b57", "\u8fd9\u662f\u7c97\u4f53\u5b57"),
+        ("Is 2 * 3 * 4 a[0]?", "Is 2 * 3 * 4 a[0]?"),
+        ("Use **kwargs and __init__", "Use **kwargs and __init__"),
+        ("a" * 100_000, ""),
         ("“Der Mond.”", "Der Mond"),
         ("\u300a\u6f6e\u6c50\u300b\u3002", "\u6f6e\u6c50"),
         ("The conversation is about many things that nobody asked for", ""),

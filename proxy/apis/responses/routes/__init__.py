@@ -14,6 +14,7 @@ from ....web.admitted import counted
 from ....web.fastpath import BodyAndHeaders, Environ, post
 from ....web.model_tables import read_request
 from ....web.observability import Record
+from ....web.permissions import of_caller
 from ....web.routes import SSE, Api
 from ....web.services import Services
 from ....web.spine import completion_view, v1_route
@@ -72,6 +73,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     dialect = ResponsesDialect(services, request.environ)
     counting = dialect.parse(read_request(services, record, request.environ))
+    counting = of_caller(services, request.environ, counting)
     with counted(services, record, counting.model) as (cancel, barred):
         counting = dialect.fitted(counting, cancel, barred)
         count = services.gateway.count(counting, cancel, barred=barred)

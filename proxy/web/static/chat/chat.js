@@ -116,7 +116,7 @@ let linked = at("model").querySelector("[selected]")?.value;
 /** Choose the model of the conversation; a new one has the model that the user chose last. */
 function useModel() {
   if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
-  else models.choose(linked || (models.get(presets.model) ? presets.model : models.ready()));
+  else models.choose(linked || (models.get(presets.model) ? presets.model : models.first()));
   linked = "";
   presets.load();
   tellGone();
@@ -192,6 +192,8 @@ async function remove({ id, role, parent_id }) {
 const acts = {
   resume,
   remove,
+  lonely: ({ id }) => !children(id).length,
+  answer: ({ id }) => ask(() => ({ again: id })),
   again: (message) => ask(() => ({ again: message.parent_id })),
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
@@ -358,7 +360,7 @@ async function ask(question) {
       const second = comparing.model;
       const address = `/conversations/${id}/ask`;
       const { question: stored, answer } = await calls.post(address, { ...asked, options: set, title: at("titles").checked });
-      const again = { again: stored.id, options: { ...set, model: second } };
+      const again = { again: stored.id, compared: true, options: { ...set, model: second } };
       const other = second && (await attempt(() => calls.post(address, again)))?.answer;
       if (other) compare(id, [{ id: answer.id, model: set.model }, { id: other.id, model: second }]);
       return { question: stored, answer, other, id, asked };
@@ -446,7 +448,7 @@ at("clear").addEventListener("click", async () => {
 const presets = new Presets(page, form, at);
 const models = new Models(at, calls, (model) => presets.defaults(model));
 const sees = () => models.sees();
-const comparing = new Compare(at, form);
+const comparing = new Compare(at, form, models.lost);
 at("model").addEventListener("change", () => keepPlace({ model: at("model").value }));
 
 // -- images and files: dropped here for the next question

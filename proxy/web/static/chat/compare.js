@@ -9,10 +9,10 @@ const name = (talk) => `slotproxy compared ${owner} ${talk}`; // key in the tab'
 
 /** The second model, chosen in the form. */
 export class Compare {
-  constructor(at, form) {
+  constructor(at, form, lost) {
     const button = at("compare");
     if (!button) return; // there is one model
-    Object.assign(this, { button, first: form.elements.model, second: form.elements.second });
+    Object.assign(this, { button, lost, first: form.elements.model, second: form.elements.second });
     button.addEventListener("click", () => {
       const on = button.ariaPressed !== "true";
       button.ariaPressed = String(on);
@@ -30,9 +30,10 @@ export class Compare {
     return this.button?.ariaPressed === "true" ? this.second.value : "";
   }
 
-  /** Offer the models of the first choice, but for the chosen one. */
+  /** Offer the models of the first choice, but for the chosen one; those that fail come last. */
   #list() {
     const others = [...this.first.options].filter((one) => one.value !== this.first.value);
+    others.sort((one, other) => this.lost(one.value) - this.lost(other.value));
     const options = others.map((one) => make("option", { value: one.value, selected: one.value === this.second.value }, one.textContent));
     this.second.replaceChildren(...options);
   }

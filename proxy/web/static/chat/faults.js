@@ -16,6 +16,10 @@ export function fault(code, message, details) {
   const [first, ...rest] = (message || "").split("\n");
   const cause = first.length > LONGEST ? `${first.slice(0, LONGEST)} …` : sentence(first);
   const advice = words(`errors.code.${code}`, {}, "");
+  const english = cause && make("span", { lang: "en" }, cause);
+  // The gateway's own messages are English: elsewhere, the advice comes first.
+  const lines = [english, advice].filter(Boolean);
+  if (document.documentElement.lang !== "en") lines.reverse();
   const more = [cause.endsWith(" …") ? first : "", ...rest, details ?? ""].join("\n").trim();
   return make(
     "div",
@@ -24,8 +28,8 @@ export function fault(code, message, details) {
     make(
       "div",
       {},
-      make("p", {}, make("strong", {}, cause || advice || words("chat.broken"))),
-      cause && advice ? make("p", { className: "advice" }, advice) : null,
+      make("p", {}, make("strong", {}, lines[0] ?? words("chat.broken"))),
+      lines[1] ? make("p", { className: "advice" }, lines[1]) : null,
       more ? make("details", {}, make("summary", {}, words("chat.details")), make("pre", { tabIndex: 0 }, more)) : null,
     ),
   );

@@ -12,8 +12,9 @@ import { words } from "../panels/words.js";
 const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that can be continued
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
- * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled up to it, model(name)
- * returns the state of a model, look() reads it anew. */
+ * lonely(message) tells whether a question has no answer, answer(message) asks it again,
+ * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled
+ * up to it, model(name) returns the state of a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
     this.message = message;
@@ -191,6 +192,7 @@ export class Message {
     const edit = button("pencil", words("common.edit"), () => this.#edit());
     edit.dataset.act = "edit";
     const away = button("trash", words("talks.delete_message"), () => acts.remove(message));
+    if (this.user && acts.lonely(message)) this.foot.append(this.#large("again", "chat.answer_again", acts.answer));
     if (this.user) this.foot.append(edit, copy, away);
     else if (message.status !== "growing") {
       const rate = (score) => async ({ currentTarget }) => {
@@ -208,7 +210,7 @@ export class Message {
         if (on) this.text.replaceChildren(make("pre", { className: "raw", tabIndex: 0 }, message.content));
         else render(this.text, message.content);
       });
-      if (resumable(message) && !isCut(message)) this.foot.append(this.#resume());
+      if (resumable(message) && !isCut(message)) this.foot.append(this.#large("resume", "chat.resume", acts.resume));
       const again = button("again", words(failed ? "chat.try_again" : "chat.again"), () => acts.again(message));
       if (failed) again.append(words("chat.try_again"));
       again.classList.toggle("resume", failed);
@@ -219,9 +221,10 @@ export class Message {
     }
   }
 
-  #resume() {
-    const button = make("button", { type: "button", className: "quiet resume", onclick: () => this.acts.resume(this.message) });
-    button.append(icon("resume"), words("chat.resume"));
+  /** A button with a sign and its text, for what the user probably does next. */
+  #large(sign, text, act) {
+    const button = make("button", { type: "button", className: "quiet resume", onclick: () => act(this.message) });
+    button.append(icon(sign), words(text));
     return button;
   }
 
@@ -265,7 +268,7 @@ export class Message {
     else if (isCut(message)) {
       const n = count(extra.usage?.completion ?? 0);
       const text = make("p", { className: "note" }, words(resumable(message) ? "chat.cut" : "chat.cut_for_good", { n }));
-      this.notice.replaceChildren(text, ...(resumable(message) ? [this.#resume()] : []));
+      this.notice.replaceChildren(text, ...(resumable(message) ? [this.#large("resume", "chat.resume", this.acts.resume)] : []));
     }
   }
 

@@ -27,8 +27,11 @@ export class Models {
 
   get = (name) => this.#known.get(name);
 
-  /** The name of a model that need not be loaded, if there is one. */
-  ready = () => [...this.#known.values()].find((one) => DOTS[one.state] === "up")?.name;
+  /** The name of the model for a new conversation: the gateway lists it first. */
+  first = () => this.#known.keys().next().value;
+
+  /** Whether a model fails or is down. */
+  lost = (name) => DOTS[this.#known.get(name)?.state] === "down";
 
   /** The name of the chosen model if the gateway has it no more. */
   get gone() {

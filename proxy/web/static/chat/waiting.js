@@ -45,6 +45,7 @@ export class Waiting {
     const since = (then) => seconds((performance.now() - then) / 1000);
     let [what, time] = [words("chat.waiting", { name }), since(this.#began)];
     if (this.#thinks) [what, time] = [words("chat.thinks"), since(this.#thinks)];
+    else if (model?.state === "down") what = words("chat.no_answer", { name });
     else if (this.place) [what, time] = [words("chat.in_line", { place: this.place }), ""];
     else if (model?.state === "waiting") [what, time] = [words("chat.in_line", { place: model.place }), ""];
     else if (LOADS.includes(model?.state)) {
@@ -52,6 +53,7 @@ export class Waiting {
       if (model.left) time = words("chat.about", { time: seconds(Math.ceil(model.left)) });
       if (model.state === "stopped") this.look();
     }
+    if (this.place === 1 || model?.state === "down") this.look(); // its server may be lost, or back
     say(this.what, what);
     say(this.time, time && ` · ${time}`);
   }

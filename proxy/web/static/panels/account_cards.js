@@ -2,7 +2,7 @@
 
 import { words } from "./words.js";
 import { keyed, make, say } from "./dom.js";
-import { count, ago, measure, moment } from "./form.js";
+import { count, ago, exact, measure, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
 const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "on_overflow", "group"];
@@ -118,7 +118,7 @@ function amount(most, unit, period) {
 
 /** What a budget allows; one that only warns says so. */
 function allowed({ max_budget, soft_budget }) {
-  return max_budget === null ? words("keys.soft", { most: count(soft_budget) }) : count(max_budget);
+  return max_budget === null ? words("keys.soft", { most: exact(soft_budget) }) : exact(max_budget);
 }
 
 function fact([label]) {

@@ -1,7 +1,7 @@
 // The dialogs of the page of keys, users and teams: forms for entries, new secrets, members.
 
 import { words } from "./words.js";
-import { copyText, keyed, make, say } from "./dom.js";
+import { copyText, isLocal, keyed, make, say } from "./dom.js";
 import { addRow, fill, read } from "./fields.js";
 import { moment } from "./form.js";
 
@@ -62,6 +62,7 @@ export class Dialogs {
       await this.#offer(form, entry ?? {});
       say(form.querySelector("button:not([type])"), words(path === "invite" ? "keys.make_link" : "common.save"));
       this.#part("invitation").hidden = this.#part("invitation-note").hidden = path !== "invite";
+      form.elements.key_alias.required = path === "invite"; // it greets the person
       const expires = entry?.expires ? moment(Date.parse(entry.expires) / 1000) : words("keys.never");
       say(this.#part("kept"), expires);
     }
@@ -154,6 +155,7 @@ export class Dialogs {
     const link = invitation && new URL(`${document.body.dataset.home}invitation#${invitation}`, location.href).href;
     say(this.#part("made").querySelector("h2"), words(link ? "keys.copy_the_link_now" : "keys.copy_the_key_now"));
     say(this.#part("made-note"), link ? words("keys.link_shown_once", { until: moment(Date.parse(until) / 1000) }) : words("keys.shown_once"));
+    this.#part("made-local").hidden = !link || !isLocal();
     say(this.#part("made-name"), words(link ? "keys.link" : "common.api_key"));
     this.#part("secret").value = link ?? key;
     say(this.#part("copied"), "");

@@ -1,10 +1,11 @@
 // The page that connects other programs: fills address, key and model into what readers paste.
 
 import { Calls } from "./calls.js";
-import { copyText, say } from "./dom.js";
+import { copyText, isLocal, say } from "./dom.js";
 import { words } from "./words.js";
 
 const LAST = "slotproxy.connect.program"; // the program that was chosen last
+const MODEL = "slotproxy.connect.model"; // and the model
 // As in connect.py: nothing that ends a quoted text.
 const PLAIN = /^(?:(?!["'\\`$!{}])[ -~]|[\p{L}\p{N}_])+$/u;
 const SHOWN = 2000; // milliseconds that "Copied" stands on a button
@@ -82,7 +83,7 @@ async function copy(button) {
 
 // The address as this browser reaches it: a proxy in between may have another one.
 fill("address", new URL(document.body.dataset.home, location).href.replace(/\/$/, ""));
-part("local").hidden = !/^(localhost|127\.|\[::1\])/.test(location.hostname);
+part("local").hidden = !isLocal();
 part("windows").hidden = !navigator.userAgent.includes("Windows");
 page.addEventListener("click", ({ target }) => {
   const button = target.closest("[data-copy]");
@@ -92,7 +93,10 @@ key?.addEventListener("input", showKey);
 make?.addEventListener("submit", makeKey);
 make?.elements.name.addEventListener("input", ({ target }) => (target.dataset.edited = "true"));
 model.addEventListener("change", showModel);
+model.addEventListener("change", () => localStorage.setItem(MODEL, model.value));
 addEventListener("hashchange", show);
-if (!model.disabled) showModel(); // browsers restore a choice
+const last = localStorage.getItem(MODEL);
+if ([...model.options].some((one) => one.value === last)) model.value = last;
+if (!model.disabled) showModel();
 if (key) showKey();
 show();

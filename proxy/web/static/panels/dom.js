@@ -68,3 +68,6 @@ export function keyed(list, items, key, create) {
   });
   for (const child of known.values()) child.remove();
 }
+
+/** Whether this page has an address that works only on this machine. */
+export const isLocal = () => /^(localhost|127\.|\[::1\])/.test(location.hostname);

@@ -4,6 +4,7 @@ const language = document.documentElement.lang || "en";
 const plain = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 });
 const fine = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
+const whole = new Intl.NumberFormat(language, { maximumSignificantDigits: 15 });
 const part = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat(language, {
   hour: "2-digit",
@@ -17,6 +18,7 @@ const date_only = new Intl.DateTimeFormat(language, { month: "short", day: "nume
 export const whole_number = (value) => plain.format(value);
 export const count = (number) => (number < 10000 ? plain : short).format(number);
 export const measure = (number) => fine.format(number);
+export const exact = (number) => whole.format(number); // as it was set
 export const percent = (number) => part.format(number);
 export const time = (seconds) => clock.format(new Date(seconds * 1000));
 export const date = (seconds) => date_only.format(new Date(seconds * 1000)); // of UTC
