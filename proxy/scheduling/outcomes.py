@@ -152,6 +152,7 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         if lease.replaced is not None and slot.held is lease.written:
             lease.replaced.slot = other
             pool.put(lease.replaced)
+            pool.find_loss(lease.replaced.chain)
         lease.replaced = None
 
 
@@ -202,13 +203,18 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
             pool.drop(held)
     else:
         pool.drop(held)
+        loss = lease.placement.loss if lease.placement is not None else None
+        if loss is None and end == "failed":
+            loss = Loss(why="failed", at=now, backend=backend.name, slot=slot.id)
+        if loss is not None:  # the next try asks the same
+            pool.lose(held, loss)
         if end == "failed":
-            pool.lose(held, Loss(why="failed", at=now, backend=backend.name, slot=slot.id))
             backend.failures += 1
             if backend.failures >= FAILURES:
                 backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
+            pool.find_loss(lease.replaced.chain)
         if end == "busy":
             _busy(pool, backend, now, outcome.pause)
     if grant.whole:
