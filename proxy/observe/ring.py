@@ -25,7 +25,7 @@ from .cold import Earlier, explain
 
 KEPT = 512  # requests that ended
 LONG = 64  # links of a prompt that are not kept longer than needed
-TALKS = 256  # pairs of key and session whose last prompts are compared with the next
+TALKS = 64  # pairs of key and session whose last prompts are compared with the next
 PROMPTS = 4  # of each
 
 Json = dict[str, Any]

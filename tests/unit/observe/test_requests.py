@@ -65,6 +65,18 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert get(app).get_json()["data"] == [one]
 
 
+def test_time_in_the_system_prompt_is_found() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    for hour, count in ((10, 2), (11, 4)):
+        talk = [("system", f"It is {hour}:00."), ("user", "Hello!"), ("assistant", "Hi")]
+        talk = [*talk, ("user", "Go on.")][:count]
+        name = ask(app, messages=[{"role": role, "content": text} for role, text in talk])
+    reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
+    assert reason["cause"] == "head"
+    assert reason["values"]["begin"] == 0 < reason["values"]["end"] < 80
+    assert "between character 0 and" in reason["sentence"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_header_adds_the_decision_to_an_answer(stream: bool) -> None:
     app = app_with(ScriptedDriver(say("Hi")))
