@@ -157,6 +157,11 @@ class Backend:
         return self.driver.status
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether its slots exist: those of a model that is loaded on demand do only then."""
+        return self.status in ("", "loaded")
+
+    @property
     def trouble(self) -> str:
         """What is wrong with it, "" for nothing."""
         return self.error or (self.driver.trouble if self.up else "")

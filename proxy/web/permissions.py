@@ -87,9 +87,17 @@ def view(services: Services, caller: Caller) -> View:
             slot, conversation=services.aliases.digest(slot.conversation)
         )
 
+    known = services.gateway.registry.backends
+
+    def slots(name: str, slots: list[SlotView]) -> list[SlotView]:
+        backend = known.get(name)
+        return [salted(slot) for slot in slots if backend is None or backend.is_loaded]
+
     backends = [
         msgspec.structs.replace(
-            backend, backend=shown(backend.backend), slots=[salted(slot) for slot in backend.slots]
+            backend,
+            backend=shown(backend.backend),
+            slots=slots(backend.backend, backend.slots),
         )
         for backend in everything.backends
     ]

@@ -45,6 +45,7 @@ def test_two_models_answer_and_one_answer_is_kept(
     page = visit(f"{two_models.url}/", size=size, language=language)
     page.locator(OPENED).wait_for()
     page.locator("select[name=model]").select_option("small")
+    assert page.locator(".kinds").evaluate("one => one.scrollWidth - one.clientWidth") == 0
     page.locator('[data-part="compare"]').click()
     assert page.locator("select[name=second] option").all_inner_texts() == ["large"]
     ask(page, "Why do ships float?")
@@ -76,7 +77,7 @@ def test_two_models_answer_and_one_answer_is_kept(
 
 def test_model_that_fails_is_offered_last(two_models: Gateway, visit: Open) -> None:
     states = {"third": "ready", "small": "stopped", "large": "failed"}
-    rest = {"place": 0, "left": None, "context": 0, "sees": False, "defaults": {}}
+    rest: dict[str, Any] = {"place": 0, "left": None, "context": 0, "sees": False, "defaults": {}}
     models = [{"name": name, "title": name, "state": states[name], **rest} for name in states]
     page = visit(f"{two_models.url}/connect")
     page.route("**/api/chat/models", lambda route: route.fulfill(json=models))

@@ -84,7 +84,7 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
         if not may.permits_model(backend.model, *backend.aliases):
             continue
         caps = backend.caps
-        known = caps is not None or backend.set_slots > 0
+        known = backend.is_loaded and (caps is not None or backend.set_slots > 0)
         probed = msgspec.to_builtins(caps) if caps is not None else None
         if probed:
             probed["template"] = bool(probed["template"])

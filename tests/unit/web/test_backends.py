@@ -27,6 +27,8 @@ OUTLINE = Capabilities(
 class Slow(ScriptedDriver):
     """Answers the first probes once `speak` is set, and generates its token once `write` is set."""
 
+    status = ""
+
     def __init__(self) -> None:
         super().__init__(caps=OUTLINE)
         self.speak = threading.Event()
@@ -190,3 +192,17 @@ def test_a_backend_that_was_never_there_is_named_with_the_reason(stream: bool, m
         "admin": f"the backend 127.0.0.1:9 {reason}; slotproxy doctor says what to do",
         "ann": f"the backend backend-1 {reason}",
     }
+
+
+@pytest.mark.parametrize("status", ["", "unloaded", "loading", "failed", "loaded"])
+def test_only_a_loaded_model_has_slots(driver: Slow, status: str) -> None:
+    driver.speak.set()
+    driver.write.set()
+    driver.status = status
+    to = visitor(driver)
+    wait_until(lambda: shown(to)["state"] == "up")
+    slots = to.get("/v1/slots").json
+    assert slots is not None
+    has_slots = status in ("", "loaded")
+    assert shown(to)["slots"] == (4 if has_slots else None)
+    assert len(slots["backends"][0]["slots"]) == (4 if has_slots else 0)

@@ -85,6 +85,7 @@ function card(backend) {
   const state = make("span", { className: "state" });
   const error = make("p", { className: "error" });
   const facts = make("dl", { className: "facts" });
+  const titled = make("h4", {}, words("common.slots"));
   const guessed = make("p", { className: "note" }, words("status.slots_guessed"));
   const tiles = make("ol", { className: "slots", "aria-label": words("common.slots") });
   const element = make(
@@ -93,7 +94,7 @@ function card(backend) {
     make("header", {}, make("h3", {}, backend.id), state),
     error,
     facts,
-    make("h4", {}, words("common.slots")),
+    titled,
     guessed,
     tiles,
   );
@@ -106,9 +107,11 @@ function card(backend) {
     error.hidden = !one.error;
     say(error, one.error ?? "");
     keyed(facts, known(one), ([label]) => label, fact);
-    guessed.hidden = !view || (view.slots_known && !view.slots_learned);
+    const slots = view?.slots ?? []; // none until it is loaded
+    guessed.hidden = !slots.length || (view.slots_known && !view.slots_learned);
+    titled.hidden = tiles.hidden = !slots.length;
     say(guessed, words(view?.slots_learned ? "status.slots_learned" : "status.slots_guessed"));
-    keyed(tiles, view?.slots ?? [], (slot) => slot.id, tile);
+    keyed(tiles, slots, (slot) => slot.id, tile);
   };
   return element;
 }
