@@ -1,2 +1,1 @@
-"""What the gateway knows of each request: those that run, those that ended, and why a prompt was
-evaluated again."""
+"""What the gateway knows of each request, and why a prompt was evaluated again."""

@@ -77,13 +77,8 @@ def _of_loss(placed: Placement) -> tuple[str, dict[str, str | int]] | None:
     if (loss := placed.loss) is None:
         return None
     seconds = max(0, round(placed.at - loss.at))
-    values: dict[str, str | int] = {
-        "backend": loss.backend,
-        "slot": loss.slot,
-        "slots": loss.slots,
-        "seconds": seconds,
-        "time": duration(seconds),
-    }
+    values = dict[str, str | int](backend=loss.backend, slot=loss.slot, slots=loss.slots)
+    values.update(seconds=seconds, time=duration(seconds))
     by = "side_job" if loss.side_job else "own"
     by = by if loss.key == placed.request.key else "key"
     return (f"evicted_{by}" if loss.why == "evicted" else loss.why), values

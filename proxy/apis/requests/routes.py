@@ -103,8 +103,7 @@ def listed(services: Services, record: Record) -> Any:
 
 
 def _end(one: Json) -> float:
-    end: float = one["started"] + one["seconds"]
-    return end
+    return float(one["started"] + one["seconds"])
 
 
 @json_route(blueprint, "GET", "/v1/requests/<name>")
