@@ -72,7 +72,7 @@ class _Requests:
         return {**one, "key_name": self._services.keys.shown(one["key"]) if one["key"] else ""}
 
 
-@json_route(blueprint, "GET", "/v1/requests", quiet=True)
+@json_route(blueprint, "GET", "/v1/requests")
 def listed(services: Services, record: Record) -> Any:
     """The requests of the caller's key that run, and the last ones that ended; with `scope=all`,
     those of all keys. `key`, `model`, `api`, `outcome`, `start_time` and `end_time` choose some."""
