@@ -123,7 +123,7 @@ def test_part_of_the_conversation_that_was_changed(kept: int) -> None:
     """The scheduler knows the conversation by the turns before the change, if it has had any."""
     world = World(slots=2)
     text, ends = talk("a", 5)
-    earlier = []
+    earlier: list[Earlier] = []
     for turn in (1, 4) if kept == 1 else (3, 4):
         earlier.insert(0, Earlier(world.turn(*talk("a", turn)).request.chain, ""))
     begin = kept * TURN
