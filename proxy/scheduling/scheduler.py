@@ -23,8 +23,10 @@ from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
 from .lease import BaseScheduler, Lease, Outcome, Ticket
+from .placement import placement
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
+from .preview import Preview, preview
 from .saved_slots import SavedSlots
 from .sessions import named
 from .state import (
@@ -34,6 +36,8 @@ from .state import (
     BackendRecord,
     ConversationRecord,
     Grant,
+    Loss,
+    LossCause,
     SlotRequest,
     SlotStep,
     WaitForSlot,
@@ -120,8 +124,11 @@ class LocalScheduler(BaseScheduler):
             if backend is None:
                 backend = BackendRecord(name=name, model=facts.model)
             else:
-                backend.pool.forget(backend, files=not facts.keeps_files)
-                if backend.model != facts.model:
+                is_other = backend.model != facts.model
+                why: LossCause = "swapped" if is_other else "restarted"
+                loss = Loss(why=why, at=self._clock(), backend=name)
+                backend.pool.forget(backend, files=not facts.keeps_files, loss=loss)
+                if is_other:
                     self._remove(backend)
             pool = backend.pool = self.pools.setdefault(facts.model, Pool())
             self.backends[name] = pool.backends[name] = backend
@@ -249,6 +256,33 @@ class LocalScheduler(BaseScheduler):
         else:
             self._review((ticket,))
         return ticket
+
+    def preview(self, request: SlotRequest) -> Preview:
+        """What would become of a request now; nothing is changed. Raises NoBackend."""
+        with self._lock:
+            now = self._clock()
+            pool, up = self._pool(request)
+            if not (up or self._wait_for_backend):
+                raise NoBackend()
+            conversation = pool.conversation(request)
+            is_side_job = request.background or (
+                request.session != ""
+                and pool.sessions.is_side_job(named(request), conversation, request.tools)
+            )
+            request = msgspec.structs.replace(request, since=now, background=is_side_job)
+            reach, in_reach = EVERYWHERE, request
+            if pool.tiered:
+                known = conversation.sample if conversation.turns else canary_sample(request)
+                reach = Tiers(pool, now).reach(request, known, len(pool.line))
+                in_reach = _within(request, reach)
+            decision = None
+            if pool.free and not pool.line.active:
+                decision = self._policy(in_reach, pool, now)
+            seen = preview(pool, in_reach, conversation, decision, now, len(self.queue))
+            if isinstance(decision, Grant) and reach.passed:
+                passed = reach.before(decision.backend, known)
+                seen = msgspec.structs.replace(seen, passed=passed)
+            return seen
 
     @property
     def waiting(self) -> int:
@@ -495,6 +529,7 @@ class LocalScheduler(BaseScheduler):
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, request))
         lease = Lease(self, request, grant, grant.slot, conversation)
+        lease.placement = placement(pool, request, grant, conversation, now)
         outcomes.take(pool, lease, now)
         self.outstanding += 1
         return lease
@@ -560,7 +595,7 @@ class LocalScheduler(BaseScheduler):
 
     def _remove(self, backend: BackendRecord) -> None:
         pool, backend.pool = backend.pool, Pool()
-        pool.forget(backend)
+        pool.forget(backend, loss=Loss(why="removed", at=self._clock(), backend=backend.name))
         for slot in backend.slots:
             pool.free.pop(slot, None)
         if pool.backends.get(backend.name) is backend:

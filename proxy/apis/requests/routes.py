@@ -1,0 +1,241 @@
+"""GET /v1/requests, one request with the reason of its placement, cancelling one that runs, and
+what would be done with a body.
+
+A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
+see and cancel all. Requests that ended come from this process' memory, and older ones and those of
+other processes from the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any, cast
+
+from flask import current_app, request
+
+from ...core.request import CompletionRequest
+from ...dialogue.loop import ToolAnswer
+from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
+from ...gateway import Answer, Caller, Info
+from ...gateway.explain import explain as what_if
+from ...gateway.explain import must_load
+from ...observe.ring import Json, ended_json, row_json
+from ...runtime.cancel import Cancel
+from ...web import disconnect, permissions
+from ...web.fastpath import Application, BodyAndHeaders, Environ
+from ...web.ledger import query
+from ...web.model_tables import read_request
+from ...web.observability import RECORD, Record
+from ...web.routes import Api
+from ...web.services import Services
+from ...web.spine import INSTEAD, Dialect, json_route, read_chat
+from ...web.stream import EventSource
+from ..fields import decimal
+
+blueprint = Api("requests", __name__, group="", tag="slotproxy")
+
+MOST = 200  # requests that ended, in an answer
+USUAL = 50
+FILTERS = ("key", "model", "api", "outcome")
+LONGEST = 256  # characters of a filter
+LOOK_BACK = 7 * query.DAY  # seconds; older requests are not looked up by their id
+
+
+class _Requests:
+    """The requests that a caller may see, those of `everyone` or its own, as JSON."""
+
+    def __init__(self, services: Services, record: Record, *, everyone: bool) -> None:
+        self._services = services
+        self.shown = permissions.shown_names(services, record.key)
+        self.own = {} if everyone else {"key": record.key}
+
+    def may_see(self, key: str) -> bool:
+        return not self.own or key == self.own["key"]
+
+    def running(self) -> list[Record]:
+        return self._services.requests.running(self.may_see)
+
+    def running_json(self) -> Iterator[Json]:
+        for one in self.running():
+            yield self._named(self._services.requests.running_json(one, self.shown))
+
+    def ended(self) -> Iterator[Json]:
+        """The remembered ones, the newest first."""
+        for one in self._services.requests.ended(self.may_see):
+            yield self._named(ended_json(one, self.shown))
+
+    def opened(self, name: str) -> Json | None:
+        one = self._services.requests.opened(name, self.may_see, self.shown)
+        if one is None:
+            return None
+        return self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
+
+    def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
+        """Those in the ledger, none while its database is unavailable."""
+        if self._services.ledger is None:
+            return
+        chosen = {name: (value,) for name, value in {**only, **self.own}.items()}
+        with suppress(StoreUnavailable):
+            ledger = self._services.ledger.ledger
+            for row in ledger.newest(1000 * begin, 1000 * end, chosen, limit):
+                yield self._named(row_json(row, self.shown))
+
+    def _named(self, one: Json) -> Json:
+        """With the name of its key for people."""
+        return {**one, "key_name": self._services.keys.shown(one["key"]) if one["key"] else ""}
+
+
+@json_route(blueprint, "GET", "/v1/requests")
+def listed(services: Services, record: Record) -> Any:
+    """The requests of the caller's key that run, and the last ones that ended; with `scope=all`,
+    those of all keys. `key`, `model`, `api`, `outcome`, `start_time` and `end_time` choose some."""
+    args, everyone = request.args, query.everyone(request.args)
+    if everyone:
+        permissions.check_admin(services, record.key)
+    limit = decimal(args.get("limit") or str(USUAL), 1, MOST)
+    if limit is None:
+        raise InvalidParameter("limit", f"must be from 1 to {MOST}")
+    begin, end = query.time_range(args, time.time())
+    only = {name: args[name] for name in FILTERS if args.get(name)}
+    for name, value in only.items():
+        if len(value) > LONGEST:
+            raise InvalidParameter(name, f"must have at most {LONGEST} characters")
+    requests = _Requests(services, record, everyone=everyone)
+
+    def fitting(all_: Iterable[Json]) -> Iterator[Json]:
+        return (one for one in all_ if all(one[name] == only[name] for name in only))
+
+    remembered = (one for one in requests.ended() if begin <= _end(one) < end)
+    ended = [*islice(fitting(remembered), limit)]
+    if len(ended) < limit and args.get("stored") != "false":
+        known = {one["id"] for one in ended}
+        stored = fitting(requests.stored(begin, end, only, limit))
+        ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
+        ended = ended[: -limit - 1 : -1]
+    return {"object": "list", "running": [*fitting(requests.running_json())], "data": ended}
+
+
+def _end(one: Json) -> float:
+    return float(one["started"] + one["seconds"])
+
+
+@json_route(blueprint, "GET", "/v1/requests/<name>")
+def read(services: Services, record: Record, name: str) -> Any:
+    """A request by its `x-request-id`: where it was placed, why its prompt was evaluated, and how
+    long each step took."""
+    everyone = permissions.is_admin(services, record.key)
+    requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
+    known = requests.opened(name)
+    known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
+    if known is not None:
+        return known
+    raise NotFound(
+        f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
+        " that asked a model, and at most seven days old"
+    )
+
+
+@json_route(blueprint, "POST", "/v1/requests/<name>/cancel")
+def cancel(services: Services, record: Record, name: str) -> Any:
+    """Cancel a request that runs, by its `x-request-id`. Its client gets an error that says who
+    cancelled it."""
+    everyone = permissions.is_admin(services, record.key)
+    by, count = services.keys.shown(record.key) if record.key else "", 0
+    for one in _Requests(services, record, everyone=everyone).running():
+        if one.id == name and one.cancel is not None:
+            one.cancel.cancel(partial(RequestCancelled, by))
+            _note(services, record.key, one)
+            count += 1
+    if not count:
+        raise NotFound(
+            f"no request {name[:100]!r} of this key is running in this process: it may have ended"
+        )
+    return {"id": name, "object": "request", "cancelled": count}
+
+
+def _note(services: Services, actor: str, cancelled: Record) -> None:
+    """Write who cancelled a request into the audit. Without one, the log has the call."""
+    if services.accounts is not None:
+        details = {"key": cancelled.key, "model": cancelled.info.model}
+        with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
+            changes.record("cancel", "request", cancelled.id, details)
+
+
+CHAT = "/v1/chat/completions"
+UNLISTED = "tools of MCP servers: asked for when the answer begins, so they are missing here"
+Begin = Callable[[CompletionRequest, Cancel, Caller], EventSource]
+
+
+@json_route(blueprint, "POST", "/v1/explain", body="ChatCompletionRequest")
+def explain(services: Services, record: Record) -> Any:
+    """What would be done with this body, without doing it: model, backend, slot and the other
+    places with their costs, prompt, grammar and ignored fields. `route` says whose body it is."""
+    path = request.args.get("route", CHAT)
+    environ: Environ = {**request.environ, "PATH_INFO": services.settings.api_prefix + path}
+    view = cast(Application, current_app).direct.get(environ["PATH_INFO"])
+    if view is None:
+        raise InvalidParameter("route", f"must be one that answers with text, such as {CHAT}")
+    inner, told = Record(environ), list[Json]()
+    inner.route = environ["PATH_INFO"]  # its rights are those of the route
+    environ[RECORD] = inner
+
+    def instead(dialect: Dialect, begin: Begin | None) -> BodyAndHeaders:
+        told.append(_explained(services, inner, environ, dialect, begin))
+        return [], []
+
+    environ[INSTEAD] = instead
+    view(services, environ)
+    return told[0]
+
+
+def _explained(
+    services: Services, record: Record, environ: Environ, dialect: Dialect, begin: Begin | None
+) -> Json:
+    record.key = services.keys.check(environ)
+    shown = permissions.shown_names(services, record.key)
+    with disconnect.watched(environ) as cancel:
+        raw = read_request(services, record, environ)
+        chat, caller = read_chat(services, environ, dialect, raw)
+        permissions.check_model(services, environ, chat.model)
+        info, warnings = Info(), record.warnings
+        told = must_load(services.gateway, chat.model)
+        if told is None:
+            answer = (begin or services.gateway.answer)(chat, cancel, caller)
+            if isinstance(answer, ToolAnswer):
+                if answer.request.servers:
+                    warnings += (UNLISTED,)
+                answer = services.gateway.answer(answer.offering(), cancel, caller)
+            assert isinstance(answer, Answer)
+            told, info = what_if(services.gateway, answer), answer.info
+    preview, grammar = told.preview, {"text": told.grammar, "begins": told.grammar_begins}
+    decision = services.requests.decision_json(info, shown)
+    return {
+        "object": "explanation",
+        "model": told.model,
+        "must_load": told.loads,
+        "summarizes_first": told.summarizes,
+        "prompt": told.prompt,
+        "prompt_tokens": told.prompt_tokens,
+        "context": told.n_ctx,
+        "max_tokens": told.max_tokens,
+        "rendered_by": "backend" if told.backend_renders else "slotproxy",
+        "template": told.template,
+        "grammar": grammar if told.grammar else None,
+        "warnings": [*warnings, *info.warnings],
+        **decision,
+        "queue": preview and {"place": preview.place, "wait_seconds": round(preview.wait, 3)},
+        "places": [
+            {
+                "backend": shown(place.backend),
+                "slot": place.slot,
+                "busy": place.busy,
+                "cached_tokens": place.cached,
+                "wait_seconds": round(place.wait, 3),
+                "cost_seconds": round(place.cost, 3),
+            }
+            for place in (preview.places if preview else ())
+        ],
+    }

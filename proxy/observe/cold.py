@@ -1,0 +1,155 @@
+"""Why a prompt was evaluated again. Pure.
+
+The scheduler notes what it knew when it granted a slot (`Placement`); the backend reports how much
+it found cached. `explain` compares the two and names one cause. The texts of the pages have a
+sentence for each cause, under `requests.why`, with the values in their places."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from msgspec import Struct
+
+from ..gateway import Info
+from ..scheduling.prefix import BLOCK, Chain, agreement
+from ..scheduling.state import Placement
+from ..web.observability.record import duration
+
+PIECE = 32  # characters between two checksums of the beginning of a prompt
+PIECES = 2048  # that have one
+BEFORE, AFTER = 16, 64  # characters of a prompt that are shown around a difference
+CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
+
+
+class Difference(NamedTuple):
+    """The first place where a prompt differs from an earlier one, within PIECE characters."""
+
+    position: int
+    before: str
+    after: str
+
+
+class Reason(NamedTuple):
+    cause: str
+    values: Mapping[str, str | int]
+    difference: Difference | None = None
+
+
+class Earlier(Struct, frozen=True):
+    """An earlier prompt of the same key and session, the template that it was made with, and
+    checksums of its beginnings."""
+
+    chain: Chain
+    template: str
+    sums: Sequence[int] = ()
+
+
+def checksums(text: str) -> Sequence[int]:
+    """Those of the beginnings of a prompt."""
+    data, size, last = text[: PIECE * PIECES].encode("utf-32-le", "surrogatepass"), 4 * PIECE, 0
+    ends = range(size, len(data) + 1, size)
+    return array("I", [last := crc32(data[end - size : end], last) for end in ends])
+
+
+def explain(
+    placed: Placement, info: Info, earlier: Sequence[Earlier] = (), text: str = ""
+) -> Reason:
+    """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
+    cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
+    the latest first. `text` is the prompt, if it is at hand."""
+    prompt, cached = info.usage.prompt, info.usage.cached
+    if not prompt:
+        prompt, cached = placed.prompt, placed.expected
+    values: dict[str, str | int] = {
+        "prompt": prompt,
+        "cached": cached,
+        "expected": placed.expected,
+        "backend": placed.backend,
+        "kept": placed.kept_on,
+        "slot": placed.slot,
+        "messages": info.compacted,
+        "unit": "token" if placed.request.ids else "character",
+        "begin": placed.shared,
+    }
+    cause = "warm" if 2 * cached >= prompt else _cause(placed, info, cached)
+    if not cause:
+        known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
+        cause, values = known[0], values | known[1]
+    if text and cause in CUTS and (at := _differs(text, earlier)) is not None:
+        begin, end = max(at, int(values["begin"])), at + PIECE
+        if begin < end:
+            values |= {"begin": begin, "end": end}
+            before, after = text[max(0, begin - BEFORE) : begin], text[begin : begin + AFTER]
+            return Reason(cause, values, Difference(begin, before, after))
+    return Reason(cause, values)
+
+
+def _differs(text: str, all_earlier: Iterable[Earlier]) -> int | None:
+    """Where the piece begins in which a prompt first differs from the earlier one that is most like
+    it."""
+    sums, piece = checksums(text), -1
+    for earlier in all_earlier:
+        pairs = enumerate(zip(sums, earlier.sums, strict=False))
+        piece = max(piece, next((n for n, (new, old) in pairs if new != old), -1))
+    return PIECE * piece if piece >= 0 else None
+
+
+def _cause(placed: Placement, info: Info, cached: int) -> str:
+    """The cause that the placement and the request say; "" if only their past can say it."""
+    is_cut = 0 < placed.shared < placed.kept_turn
+    if info.uncached:
+        return "off"
+    if info.compacted:
+        return "context"
+    if placed.request.background and not placed.turns:
+        return "side_job"
+    if placed.loads:
+        return "loads"
+    if placed.continues:
+        is_kept = 2 * cached >= placed.expected
+        return "changed" if is_cut else "warm" if is_kept else "server"
+    if placed.kept_on not in ("", placed.backend):
+        return "elsewhere"
+    return "busy" if placed.kept_busy else "changed" if is_cut else ""
+
+
+def _of_loss(placed: Placement) -> tuple[str, dict[str, str | int]] | None:
+    if (loss := placed.loss) is None:
+        return None
+    seconds = max(0, round(placed.at - loss.at))
+    values = dict[str, str | int](backend=loss.backend, slot=loss.slot, slots=loss.slots)
+    values.update(seconds=seconds, time=duration(seconds))
+    by = "side_job" if loss.side_job else "own"
+    by = by if loss.key == placed.request.key else "key"
+    return (f"evicted_{by}" if loss.why == "evicted" else loss.why), values
+
+
+def _of_earlier(
+    placed: Placement, template: str, all_earlier: Iterable[Earlier]
+) -> tuple[str, dict[str, str | int]]:
+    chain = placed.request.chain
+    ends = _boundaries(chain)
+    for earlier in all_earlier:
+        before, agrees = _boundaries(earlier.chain), agreement(chain, earlier.chain)
+        if not before or len(ends) <= len(before) or agrees >= before[-1]:
+            continue  # another conversation, or nothing has changed
+        if earlier.template != template:
+            return "template", {}
+        if agrees >= before[0]:
+            if placed.request.session or 2 * agrees > before[-1]:
+                return "changed", {"begin": agrees}
+        elif ends[: len(before)] == before:
+            # Its messages are as long as those of the earlier prompt, and there are more.
+            end = next(end for end in chain.ends if end > agrees)
+            return "head", {"begin": agrees, "end": end}
+    if placed.turns:
+        return "unknown", {}
+    return ("fresh" if placed.fresh and placed.replaced else "new"), {}
+
+
+def _boundaries(chain: Chain) -> list[int]:
+    """The ends of its messages: those of blocks are the same in all prompts."""
+    return [end for end in chain.ends[: chain.turn] if end % BLOCK]
