@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompting",
         "backends",
     },
-    "observe": {"gateway", "runtime", "scheduling", "store", "web"},
+    "observe": {"", "core", "errors", "gateway", "runtime", "scheduling", "store", "web"},
     "accounts": {"errors", "runtime"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"accounts", "errors", "runtime", "store"},
@@ -116,7 +116,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "store",
         "web",
     },
-    "observe": {"", "core", "errors", "gateway", "runtime", "web"},
     "batches": {
         "apis",
         "errors",

@@ -19,15 +19,14 @@ OTHER = "other"  # requests that match no route
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """A finished request: the `second` at which it ended, and how many seconds it `took`."""
+    """A finished request: the `second` in which it ended, and how many seconds it `took`."""
 
-    second: float
+    second: int
     route: str
     status: int
     took: float
     info: Info
     asks_model: bool = True
-    key: str = ""
 
 
 STEP = 10  # seconds per sample
@@ -61,7 +60,7 @@ class History:
 
     def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
-        for step, some in groupby(rows, lambda row: int(row.second) // STEP):
+        for step, some in groupby(rows, lambda row: row.second // STEP):
             place, at = step % SAMPLES, step * STEP
             sample = self._ring[place]
             if sample is None or sample.at != at:

@@ -98,36 +98,36 @@ class Work(Struct, kw_only=True):
 
 
 class Contents:
-    """What slots keep, as finished requests show it: a request that found nine tenths of its
-    prompt, or of the one before, in the cache continues it, and any other replaces it. A request of
-    several choices uses several slots, of which it names one, so it counts for none."""
+    """What slots hold, as the scheduler knew it when it placed the requests that have finished. One
+    of several choices counts for none: it names one of their slots."""
 
     def __init__(self) -> None:
-        # Since when, until when it was used, the tokens of its prompt, and the key.
-        self._of: dict[tuple[str, int], tuple[float, float, int, str]] = {}
+        # Since when it is held, until when it was used, and by which key.
+        self._of: dict[tuple[str, int], tuple[float, float, str]] = {}
 
     def __deepcopy__(self, memo: object) -> Contents:
         return self  # not a part of the counts
 
-    def add(self, row: Finished) -> tuple[float, float, str] | float | None:
+    def add(self, info: Info) -> tuple[float, float, str] | float | None:
         """The gap before a content was used again, or the lifetime and the idle time of one that
         was replaced, and why. None if there is nothing to say."""
-        info, usage = row.info, row.info.usage
-        if info.slot < 0 or info.choices > 1 or not (info.placed and usage.prompt):
+        placed = info.placement
+        if placed is None or info.choices > 1:
             return None
-        place, began = (info.backend, info.slot), row.second - row.took + info.placed
+        place, key, now = (placed.backend, placed.slot), placed.request.key, placed.at
         known = self._of.pop(place, None)
-        since, until, prompt, key = known or (began, began, 0, "")
-        idle = max(0.0, began - until)
-        continues = 10 * usage.cached >= 9 * min(prompt, usage.prompt)
-        self._of[place] = since if continues else began, row.second, usage.prompt, row.key
-        if known is None:
-            if len(self._of) > MOST_HELD:
-                del self._of[next(iter(self._of))]
-            return None
-        if continues:
-            return idle
-        return max(0.0, began - since), idle, "same_key" if key == row.key else "other_key"
+        since, until, owner = known or (now, now, "")
+        end = now + max(0.0, info.last_token - info.placed)
+        self._of[place] = since if placed.continues else now, max(until, end), key
+        if len(self._of) > MOST_HELD:
+            del self._of[next(iter(self._of))]
+        idle = max(0.0, now - until)
+        if known is None or placed.continues or not placed.replaced:
+            return idle if known is not None and placed.continues else None
+        why = (
+            "side_job" if placed.request.background else "same_key" if owner == key else "other_key"
+        )
+        return max(0.0, now - since), idle, "saved" if placed.saves or placed.keeps else why
 
 
 class _Backend:
@@ -149,7 +149,7 @@ class _Backend:
         answers = [usage.completion for usage in usages if usage.completion]
         counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        changes = [contents.add(row) for row in rows]
+        changes = [contents.add(answer) for info in infos for answer in info.rounds()]
         replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
         self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)

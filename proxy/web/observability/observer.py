@@ -184,10 +184,8 @@ class Observer:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         route, asks_model = record.route or OTHER, record.asks_model
-        ended = time.time()
-        self._finished.append(
-            Finished(ended, route, record.status, took, record.info, asks_model, record.key)
-        )
+        ended = int(time.time())
+        self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
         if asks_model:
             for call in self.on_finished:
                 call(record, took)
@@ -197,7 +195,7 @@ class Observer:
         if record.quiet and record.status < 500 and not access.isEnabledFor(logging.DEBUG):
             return
         if access.isEnabledFor(logging.INFO):
-            write(record, took, int(ended))
+            write(record, took, ended)
 
     def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""
