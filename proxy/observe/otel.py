@@ -11,19 +11,16 @@
     └ INTERNAL  execute_tool time     between two rounds
 
 A request that begins gets the ids of its trace, which its backend reads in `traceparent`. Its spans
-are made when it has ended, from what its record knows, in a native thread that also sends them.
-So no answer waits for it: what the thread cannot keep up with is lost, and counted.
+are made when it has ended, from what its record knows. The SDK sends them in its own thread, and
+drops what does not fit into its queue, so no answer waits for a collector.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -33,12 +30,10 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation import get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from requests import Session
 
 from .. import __version__
 from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
@@ -46,21 +41,12 @@ from ..core.request import CompletionRequest, Message
 from ..errors import NoIdleSlot
 from ..gateway import Answer, Caller, Gateway, Info
 from ..gateway.context import ANYBODY
-from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..runtime.cancel import Cancel
-from ..runtime.keep_alive import KeepAlive, no_pause
 from ..web.observability import Observer, Record
 from . import otel_names as names
 
-MOST_WAITING = 1024  # finished requests that wait to be sent
-MOST_OPEN = 16384  # requests under way that are traced
 MOST_ROUNDS = 64  # answers of a request that are traced
-AT_ONCE = 64  # requests sent together
-PERIOD = 5.0  # seconds between two looks, unless OTEL_BSP_SCHEDULE_DELAY says it
 SHORT = 0.001  # seconds of a step that is not shown
-QUIET = 60.0  # seconds between two log lines about lost traces
-LOST = """otel: the traces of %d requests are lost: the collector does not take them in time; check\
- OTEL_EXPORTER_OTLP_ENDPOINT, its protocol (http/protobuf) and OTEL_EXPORTER_OTLP_HEADERS"""
 
 log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
@@ -112,29 +98,15 @@ class Traces:
         self._captures = names.captures(variables)
         schema = names.schema(variables)
         self._latest = schema == names.LATEST
-        delay = variables.get("OTEL_BSP_SCHEDULE_DELAY", "")
-        self._period = int(delay) / 1000 if delay.isdecimal() else PERIOD
         resource = Resource.create({"service.version": __version__})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "slotproxy"}))
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._made = InMemorySpanExporter()  # until they are sent together
-        provider.add_span_processor(SimpleSpanProcessor(self._made))
+        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("slotproxy", __version__, schema)
-        # What the SDK logs would wait for a lock that belongs to another thread; see `_turn`.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
-        session = Session()
-        session.headers["Connection"] = "close"  # the next request may be of another thread
-        self._exporter = OTLPSpanExporter(session=session)
         self._open: dict[Cancel, Trace] = {}
-        self._waiting: deque[tuple[Trace, Record, float, float]] = deque()
-        self._threads = NativeThreads(1)
-        self._wake, self._closed = threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="otel", daemon=True)
-        self.lost = self._reported = 0  # requests
-        self._logged = -QUIET
-
-    # in the path of a request
+        self.close = self._processor.shutdown
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Begin the trace of a request, and let its backend know of it."""
@@ -154,7 +126,7 @@ class Traces:
             "request", context, SpanKind.SERVER, attributes, links, start_time=at
         )
         cancel.headers = _headers(span.get_span_context())
-        if span.is_recording() and len(self._open) < MOST_OPEN:
+        if span.is_recording():
             self._open[cancel] = Trace(span, record.began)
 
     def asked(self, answer: Answer, cancel: Cancel) -> None:
@@ -174,57 +146,15 @@ class Traces:
             trace.session = request.session
 
     def finish(self, record: Record, took: float) -> None:
-        """Queue the trace of a request that has ended. Never waits."""
+        """End the trace of a request. Never waits, and never fails."""
         if record.cancel is None or (trace := self._open.pop(record.cancel, None)) is None:
             return
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        if len(self._waiting) >= MOST_WAITING:
-            self.lost += 1
-            return
-        self._waiting.append((trace, record, took, time.time()))
-        if len(self._waiting) == AT_ONCE:
-            self._wake.set()
-
-    # in the thread
-
-    def start(self) -> None:
-        """Begin to send. Call it in the process that serves, after it was forked."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Send what is in the queue, and end."""
-        self._closed = True
-        self._wake.set()
-        self._thread.join(PERIOD)
-        self._turn()
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
-
-    def _run(self) -> None:
-        working = KeepAlive("sending traces", no_pause)
-        while not self._closed:
-            self._wake.wait(self._period)
-            self._wake.clear()
-            working.turn(self._turn)
-
-    def _turn(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
-            self.lost += len(batch)  # unless they arrive
-            if not run_in_native_thread(partial(self._send, batch), self._threads):
-                break  # the collector is away: the rest waits for the next turn
-            self.lost -= len(batch)
-        new, now = self.lost - self._reported, time.monotonic()
-        if new and now - self._logged >= QUIET:
-            self._logged, self._reported = now, self.lost
-            log.warning(LOST, new)
-
-    def _send(self, batch: list[tuple[Trace, Record, float, float]]) -> bool:
-        for trace, record, took, ended in batch:
-            self._make(trace, record, took, ended)
-        spans = self._made.get_finished_spans()
-        self._made.clear()
-        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        try:
+            self._make(trace, record, took, time.time())
+        except Exception:
+            log.exception("otel: the trace of a request was not made")
 
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
         """Make and end the spans of a request."""
