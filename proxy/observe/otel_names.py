@@ -38,6 +38,16 @@ def enabled(variables: Mapping[str, str]) -> bool:
     return not off and any(variables.get(name) for name in ENDPOINTS)
 
 
+def share(variables: Mapping[str, str]) -> float | None:
+    """The share of requests that the usual sampler takes, if it is the one of the variables."""
+    if variables.get("OTEL_TRACES_SAMPLER", "").lower() != "parentbased_traceidratio":
+        return None
+    try:
+        return float(variables.get("OTEL_TRACES_SAMPLER_ARG", "1"))
+    except ValueError:
+        return None  # the SDK says so
+
+
 def schema(variables: Mapping[str, str]) -> str:
     """The version of the conventions that the variables ask for."""
     wanted = variables.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "")

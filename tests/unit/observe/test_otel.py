@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -580,3 +581,36 @@ def test_the_latest_names_are_an_opt_in(
 )
 def test_variables_of_the_standard_switch_it_on(variables: dict[str, str], on: bool) -> None:
     assert otel_names.enabled(variables) is on
+
+
+def test_the_usual_sampler_leaves_requests_out_before_they_begin(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that samples is heeded nevertheless; a backend learns that it need not trace."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    driver = Noting()
+    client = app(driver)
+    chat(client)
+    assert traces_of(client)._open == {}
+    chat(client, KEY | {"traceparent": CALLER})
+    assert {span.trace_id.hex() for span in collector.wait()} == {CALLER[3:35]}
+    unsampled, joined = driver.lines
+    assert re.fullmatch(r"traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-00\r\n", unsampled)
+    assert joined.startswith(f"traceparent: 00-{CALLER[3:35]}-") and joined.endswith("-01\r\n")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "expected"),
+    [
+        ("parentbased_traceidratio", "0.01", 0.01),
+        ("parentbased_traceidratio", "", None),
+        ("traceidratio", "0.01", None),
+        ("", "0.01", None),
+    ],
+)
+def test_other_samplers_are_those_of_the_sdk(
+    sampler: str, argument: str, expected: float | None
+) -> None:
+    variables = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
+    assert otel_names.share(variables) == expected
