@@ -354,16 +354,14 @@ def _begin(
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer. Raises NotFound if it is finished."""
+    """Stream the events of an answer: of a finished one, what is left and its end. Raises
+    NotFound."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
-    if growing is not None:
-        states = growing.states()
-    elif store.message(owner, message).status == "growing":
-        states = stored(store, owner, message)
-    else:
-        raise NotFound("this answer is not being generated")
+    if growing is None:
+        store.message(owner, message)
+    states = growing.states() if growing is not None else stored(store, owner, message)
     return passthrough(follow(states, seen), "text/event-stream", [*STREAM_HEADERS])
 
 
