@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..backends.chatglm.driver import listens
-from ..backends.detect import is_server_cpp
+from ..backends.detect import identify
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
 from ..config.models import MAX_NAME
@@ -77,7 +77,7 @@ class Found(Struct, frozen=True):
 
 def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
     with ThreadPoolExecutor(len(ports)) as pool:
-        answers = [*pool.map(lambda port: identify(f"http://127.0.0.1:{port}"), ports)]
+        answers = [*pool.map(lambda port: server_at(f"http://127.0.0.1:{port}"), ports)]
     servers = tuple(
         Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
     )
@@ -88,7 +88,7 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     return Found(servers, files, path, _memory(), _cards(environ))
 
 
-def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
+def server_at(url: str) -> tuple[str, str, tuple[str, ...]] | None:
     """The kind, title and models of a server, as in `Server`; None if nothing answers."""
     if not listens(url):
         return None
@@ -101,24 +101,20 @@ def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
 
     if get("/livez").get("status") == "ok":
         return "slotproxy", "another slotproxy", ()
-    props, models = get("/props"), _names(get("/v1/models"))
-    if is_server_cpp(props) and "user_name" not in props:
+    try:
+        seen = identify(pool)
+    except GatewayError as error:
+        return "", f"no model server that can be used: {error}", ()
+    models = tuple(name[:SHOWN] for name in seen.models if name.isprintable())[:ENOUGH]
+    if seen.kind == "openai":
+        is_ollama = "version" in get("/api/version")
+        return "openai", "Ollama" if is_ollama else "a server with OpenAI's API", models
+    if models:
         names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
         return "llamacpp", "llama-server", names
-    if is_server_cpp(props) or "n_ctx" in get("/model.json"):
+    if seen.shown or "n_ctx" in get("/model.json"):
         return "llamacpp", "a server of llama.cpp or PowerInfer", ()
-    if "version" in get("/api/version"):
-        return "openai", "Ollama", models
-    if models:
-        return "openai", "a server with OpenAI's API", models
     return "", "a program that is no model server", ()
-
-
-def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
-    data = models.get("data")
-    rows = data if isinstance(data, list) else ()
-    ids = [row.get("id") for row in rows if isinstance(row, dict)]
-    return tuple(id_[:SHOWN] for id_ in ids if isinstance(id_, str) and id_.isprintable())[:ENOUGH]
 
 
 def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:

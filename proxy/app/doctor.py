@@ -214,7 +214,7 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
     same port or on a usual one of this machine. "" if there is none."""
     parts = urlsplit(config.url)
     there = f"{parts.scheme}://{parts.netloc}"
-    server = discovery.identify(there)
+    server = discovery.server_at(there)
     if server is not None and server[0]:
         if config.kind == "llamacpp":
             return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
@@ -223,7 +223,7 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
     configured = {urlsplit(backend.url).port for backend in settings.backends}
     for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"
-        server = None if port in configured else discovery.identify(url)
+        server = None if port in configured else discovery.server_at(url)
         if server is not None and server[0]:
             return f"start it, or use the address {url}, where {server[1]} answers"
     return ""

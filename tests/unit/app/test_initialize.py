@@ -70,7 +70,7 @@ def v1_models(*ids: Any) -> dict[str, Any]:
         ({"/props": {"role": "router"}, **v1_models("a", "b")}, "llamacpp", ("a", "b")),
         ({"/props": {"user_name": "", "assistant_name": ""}}, "llamacpp", ()),  # of 2023
         ({"/api/version": {"version": "0.9"}, **v1_models("qwen3:4b")}, "openai", ("qwen3:4b",)),
-        (v1_models("org/model", 7, "a\nb"), "openai", ("org/model",)),  # LM Studio
+        (v1_models("org/model", "a\nb"), "openai", ("org/model",)),  # LM Studio
         ({"/livez": {"status": "ok"}, **v1_models("x")}, "slotproxy", ()),
         ({}, "", ()),
         ({"/props": [], "/v1/models": {"data": "x"}, "/livez": 3}, "", ()),
