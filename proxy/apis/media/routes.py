@@ -20,7 +20,15 @@ from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
 from ...core.task import Call, CallBody, CallMaker, Forwarded
-from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ...errors import (
+    BadRequest,
+    Cancelled,
+    Forbidden,
+    GatewayError,
+    InvalidParameter,
+    ModelNotFound,
+    Unsupported,
+)
 from ...runtime.cancel import Cancel
 from ...server.http1 import BrokenAnswer
 from ...web import disconnect, permissions
@@ -65,6 +73,10 @@ POSTED = {
 LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
+REMEDY = (
+    "name a model whose server makes images or sound, such as that of stable-diffusion.cpp or"
+    " whisper.cpp; docs/models.md says how to add one (Audio, images and other servers)"
+)
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
 
@@ -98,7 +110,7 @@ def listed(services: Services, record: Record) -> Response:
         query = urlencode([*others, ("model", name or wanted)])
         return Call("GET", f"{path}?{query}", headers)
 
-    return _answer(services, record, model, make, counts=False)
+    return _answer(services, record, model, make, counts=False, api=path)
 
 
 @json_route(
@@ -155,8 +167,10 @@ def by_other_server(
 
 
 def _named(services: Services, name: str) -> str:
-    """The pool of this name or alias, which the caller may use. Raises ModelNotFound and
-    Forbidden."""
+    """The pool of this name or alias, which the caller may use. Raises InvalidParameter,
+    ModelNotFound and Forbidden."""
+    if not name:
+        raise InvalidParameter("model", f"is missing: {REMEDY}")
     model = services.gateway.registry.named(name)
     check_model(services, request.environ, name)
     return model
@@ -170,13 +184,20 @@ def _sent(
     def make(name: str) -> Call:
         return Call("POST", path, headers, body.named(name))
 
-    return _answer(services, record, model, make)
+    return _answer(services, record, model, make, api=path)
 
 
 def _answer(
-    services: Services, record: Record, model: str, make: CallMaker, *, counts: bool = True
+    services: Services,
+    record: Record,
+    model: str,
+    make: CallMaker,
+    *,
+    counts: bool = True,
+    api: str = "",
 ) -> Response:
-    """The answer of the model's server as it arrives. The request's body must have been read."""
+    """The answer of the model's server as it arrives. The request's body must have been read.
+    Raises Unsupported if a server of chats does not know the path `api`."""
     record.info.model = model
     cancel = Cancel()
     services.observer.begin(record, cancel)
@@ -194,6 +215,11 @@ def _answer(
         answer = services.forwarder.forward(
             model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
         )
+        if api and answer.status == 404 and not services.gateway.registry.forwards(model):
+            answer.close()
+            raise Unsupported(
+                f"the server of the model {model} has no {api}: {REMEDY}", param="model"
+            )
     except BaseException:
         taken.close()
         raise
