@@ -60,12 +60,13 @@ class _Model(Struct, frozen=True, rename="camel"):
     use_model_name: Word = ""
     name: Word = ""
     description: Word = ""
-    aliases: tuple[Word, ...] = ()
+    aliases: tuple[Word | dict[str, Word | bool], ...] = ()
     env: tuple[str, ...] = ()
     ttl: float = -1.0
     unload_timeout: float = 0.0
     concurrency_limit: int = 0
     unlisted: bool = False
+    send_loading_state: bool | None = None  # None: as for all models
     filters: _Filters = _Filters()
     capabilities: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
@@ -106,6 +107,7 @@ class _General(_Groups, frozen=True, rename="camel"):
     unload_timeout: float = 10.0
     log_level: str = "info"
     include_aliases_in_list: bool = False
+    send_loading_state: bool = False
     hooks: dict[str, dict[str, tuple[Word, ...]]] = {}
     peers: dict[str, _Peer] = {}
     routing: _Routing = _Routing()
@@ -247,7 +249,9 @@ def _model(
         str(macros.filled(alias, known, environ)): _unprotected(fields)
         for alias, fields in filters.set_params_by_id.items()
     }
-    aliases = dict.fromkeys([*map(str, model.aliases), *by_alias])
+    ids = (alias.get("id", "") if isinstance(alias, dict) else alias for alias in model.aliases)
+    aliases = dict.fromkeys([*map(str, ids), *by_alias])
+    shows_load = model.send_loading_state
     return {
         "name": name,
         "command": command,
@@ -267,6 +271,7 @@ def _model(
         "unlisted": model.unlisted,
         "metadata": model.metadata,
         "list_aliases": general.include_aliases_in_list,
+        "loading_state": general.send_loading_state if shows_load is None else shows_load,
         "aliases": [alias for alias in aliases if alias != name],
         "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],
         "set": _unprotected(filters.set_params),

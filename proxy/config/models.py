@@ -62,6 +62,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: str = ""
     unlisted: bool = False
     list_aliases: bool = False  # lists of models have its aliases as well
+    loading_state: bool = False  # streams of chats show its load as reasoning
     metadata: dict[str, Any] = {}  # shown with the model; ${PORT} is its port while it is loaded
     strip: tuple[str, ...] = ()  # fields that are removed from requests
     set: dict[str, Any] = {}  # fields that are set in requests

@@ -46,7 +46,7 @@ models:
       -m ${folder}/${MODEL_ID}.gguf
     name: "Small one"
     description: "Answers quickly"
-    aliases: [tiny]
+    aliases: [{id: tiny, name: "Tiny", unlisted: false}]
     env:
       - "CUDA_VISIBLE_DEVICES=0"
       - "EMPTY="
@@ -64,6 +64,7 @@ models:
     ttl: 0
     unloadTimeout: 60
     unlisted: true
+    sendLoadingState: false
     checkEndpoint: none
     timeouts: {connect: 10}
   vectors:
@@ -129,6 +130,7 @@ def test_lists_and_requests_are_as_described(settings: Settings) -> None:
     assert (small.title, small.description) == ("Small one", "Answers quickly")
     assert small.aliases == ("tiny", "small:exact")
     assert small.metadata == {"context": 8192, "note": "made of small"}
+    assert small.loading_state and not large.loading_state
     assert small.list_aliases and large.list_aliases
     assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
     assert small.set_by_alias == {"small:exact": {"temperature": 0}}
@@ -182,7 +184,7 @@ def test_everything_else_is_named(settings: Settings) -> None:
     (lacking,) = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
-        " models.*.timeouts, profiles, sendLoadingState"
+        " models.*.timeouts, profiles"
     )
 
 
