@@ -11,7 +11,7 @@ from tools.processes import Gateway
 from .conftest import DESKTOP, PHONE, TABLET, Open
 
 LINKS = "#bar-pages a"
-EN = ["Chat", "Knowledge", "Models", "Connect", "Usage", "Status"]  # without keys
+EN = {"Chat", "Knowledge", "Models", "Connect", "Usage", "Status"}  # of those without keys
 IN_VIEW = """(all) => all.every((one) => {
   const { left, top, right, bottom, height } = one.getBoundingClientRect();
   return one.checkVisibility() && height >= 40 && left >= 0 && top >= 0
@@ -43,7 +43,7 @@ def test_menu_shows_all_pages_and_opens_them(
     assert button.get_attribute("aria-expanded") == "true"
     links = page.locator(LINKS)
     if language == "en":
-        assert links.all_inner_texts() == EN
+        assert {*links.all_inner_texts()} >= EN
     assert links.evaluate_all(IN_VIEW)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
@@ -60,6 +60,6 @@ def test_menu_shows_all_pages_and_opens_them(
 
 def test_wide_window_shows_the_pages_in_a_row(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/models", size=DESKTOP)
-    assert page.locator(LINKS).all_inner_texts() == EN
+    assert {*page.locator(LINKS).all_inner_texts()} >= EN
     assert page.locator(LINKS).evaluate_all(IN_VIEW)
     assert page.get_by_role("button", name="Pages").count() == 0

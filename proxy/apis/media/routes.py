@@ -74,8 +74,8 @@ LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
 REMEDY = (
-    "name a model whose server makes images or sound, such as that of stable-diffusion.cpp or"
-    " whisper.cpp; docs/models.md says how to add one (Audio, images and other servers)"
+    "name a model whose server makes images or sound, of the kind http (such as stable-diffusion.cpp"
+    " or whisper.cpp) or openai: see Audio, images and other servers in docs/models.md"
 )
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
