@@ -74,8 +74,8 @@ LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
 REMEDY = (
-    "name a model whose server makes images or sound, of the kind http (such as stable-diffusion.cpp"
-    " or whisper.cpp) or openai: see Audio, images and other servers in docs/models.md"
+    "name a model whose server makes images or sound, of the kind http (stable-diffusion.cpp,"
+    " whisper.cpp …) or openai: see Audio, images and other servers in docs/models.md"
 )
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
