@@ -70,6 +70,7 @@ POSTED = {
         "/sdapi/v1/txt2img",
     ),
 }
+UPSTREAM = "/upstream/<path:rest>"
 LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
@@ -110,13 +111,13 @@ def listed(services: Services, record: Record) -> Response:
         query = urlencode([*others, ("model", name or wanted)])
         return Call("GET", f"{path}?{query}", headers)
 
-    return _answer(services, record, model, make, counts=False, api=path)
+    return _answer(services, record, model, make, counts=False)
 
 
 @json_route(
     blueprint,
     "GET POST PUT PATCH DELETE",
-    "/upstream/<path:rest>",
+    UPSTREAM,
     answer=ANY,
     foreign=True,
     group="admin",
@@ -184,20 +185,14 @@ def _sent(
     def make(name: str) -> Call:
         return Call("POST", path, headers, body.named(name))
 
-    return _answer(services, record, model, make, api=path)
+    return _answer(services, record, model, make)
 
 
 def _answer(
-    services: Services,
-    record: Record,
-    model: str,
-    make: CallMaker,
-    *,
-    counts: bool = True,
-    api: str = "",
+    services: Services, record: Record, model: str, make: CallMaker, *, counts: bool = True
 ) -> Response:
     """The answer of the model's server as it arrives. The request's body must have been read.
-    Raises Unsupported if a server of chats does not know the path `api`."""
+    Raises Unsupported if a server of chats does not know the route, and that is not /upstream."""
     record.info.model = model
     cancel = Cancel()
     services.observer.begin(record, cancel)
@@ -215,11 +210,11 @@ def _answer(
         answer = services.forwarder.forward(
             model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
         )
-        if api and answer.status == 404 and not services.gateway.registry.forwards(model):
+        is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
+        if answer.status == 404 and is_chats:
             answer.close()
-            raise Unsupported(
-                f"the server of the model {model} has no {api}: {REMEDY}", param="model"
-            )
+            what = f"the server of the model {model} has no {record.route}"
+            raise Unsupported(f"{what}: {REMEDY}", param="model")
     except BaseException:
         taken.close()
         raise
