@@ -12,7 +12,6 @@ from flask import (
     Response,
     after_this_request,
     make_response,
-    redirect,
     render_template,
     request,
     url_for,
@@ -98,12 +97,6 @@ def page_for_browsers() -> Response | None:
 def _varies(response: Response) -> Response:
     response.vary.add("Accept")
     return response
-
-
-@blueprint.get("/hosting")
-def moved() -> Response:
-    """The former address of the page."""
-    return make_response(redirect(url_for(".page"), 301))
 
 
 @blueprint.get(API)

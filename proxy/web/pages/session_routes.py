@@ -15,7 +15,7 @@ from ..ledger.query import everyone
 from ..observability import Record
 from ..services import current_services
 from ..spine import json_response
-from . import api, guard, session
+from . import api, guard, session, shell
 from .guard import fields
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def who() -> Response:
 
 
 def _go(to: str) -> Response:
-    return make_response(
-        redirect(guard.local_path(to) or f"{current_services().settings.api_prefix}/", 303)
-    )
+    return make_response(redirect(guard.local_path(to) or shell.home(), 303))
 
 
 # -- open sessions: the caller's own; for administrators, those of all keys
