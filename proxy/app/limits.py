@@ -43,13 +43,11 @@ def _send(webhook: str, alert: Alert) -> None:
     request = EngineRequest(webhook, headers, msgspec.json.encode(body_of(alert)))
     try:
         status = fetch(request, TIMEOUT).status
+        reason = "" if 200 <= status < 300 else f"it answered {status}"
     except GatewayError as error:
         reason = error.message
-    else:
-        if 200 <= status < 300:
-            return
-        reason = f"it answered {status}"
-    log.warning("the webhook of budgets (--budget-webhook) failed: %s", reason)
+    if reason:
+        log.warning("the webhook of budgets (--budget-webhook) failed: %s", reason)
 
 
 def message_of(alert: Alert) -> str:
