@@ -8,17 +8,11 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from flask import (
-    Response,
-    after_this_request,
-    make_response,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Response, after_this_request, make_response, render_template, request
 
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
+from ...apis.openai import routes as openai
 from ...hosting import view
 from .. import permissions
 from ..fastpath import Environ
@@ -85,10 +79,13 @@ def page() -> Response:
 blueprint.add_url_rule(PATH, "page", page, build_only=True)
 
 
-@blueprint.before_app_request
+@openai.blueprint.before_request  # not of the application: chats do without Flask
 def page_for_browsers() -> Response | None:
     """Answer browsers with the page: at the same address, programs get OpenAI's list of models."""
-    if request.endpoint != LIST or request.path != url_for(f"{blueprint.name}.page"):
+    if (
+        request.endpoint != LIST
+        or request.path != f"{current_services().settings.api_prefix}{PATH}"
+    ):
         return None
     after_this_request(_varies)
     return guard.answered(page) if guard.wants_page() and not session.has_key() else None
