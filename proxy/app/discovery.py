@@ -147,12 +147,9 @@ def _can_be_written(*texts: str) -> bool:
 
 def _is_gguf(flags: Sequence[str]) -> bool:
     """Whether the model's first file has GGUF's magic, and weights behind it."""
-    path = Path(flags[1])
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF" and path.stat().st_size > 1 << 16
-    except OSError:
-        return False
+    with suppress(OSError), Path(flags[1]).open("rb") as file:
+        return file.read(4) == b"GGUF" and os.fstat(file.fileno()).st_size > 1 << 16
+    return False
 
 
 def _memory() -> int:
