@@ -28,9 +28,8 @@ def page() -> str:
 
 @blueprint.get(API)
 def bases() -> Response:
-    return json_response(
-        [base for base in api.knowledge().bases(api.owner()) if not base.temporary]
-    )
+    bases = api.knowledge().bases(api.owner())
+    return json_response([base for base in bases if not base.temporary])
 
 
 @blueprint.post(API)
@@ -38,9 +37,8 @@ def create() -> Response:
     body = api.json_body()
     name = fields.filled(body, "name").strip()
     model = fields.text(body, "embedding_model").strip() or None
-    return json_response(
-        api.knowledge().create(api.owner(), name, fields.text(body, "info"), model), 201
-    )
+    made = api.knowledge().create(api.owner(), name, fields.text(body, "info"), model)
+    return json_response(made, 201)
 
 
 @blueprint.delete(f"{API}/<base>")
