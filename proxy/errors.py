@@ -283,6 +283,13 @@ class KeyEnded(Ended, status=401, type="authentication_error", code="invalid_api
     """The API key of a running request is no longer accepted. The message says why."""
 
 
+class RequestCancelled(Ended, status=409, type="cancelled", code="request_cancelled"):
+    def __init__(self, by: str) -> None:
+        """`by` names the key that has cancelled it, "" where none is needed."""
+        whom = f"by the API key {by!r}" if by else "on the requests page, or by its route"
+        super().__init__(f"this request was cancelled {whom}")
+
+
 class DataDeleted(Ended, status=409, type="invalid_request_error", code="data_deleted"):
     def __init__(self) -> None:
         super().__init__("the data of this API key was deleted, and this answer with it")

@@ -55,6 +55,7 @@ from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
 from ..observe import otel_names
+from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..runtime.installation import install
@@ -227,8 +228,10 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger = LedgerWriter(
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
-    ledgers = ledger.add if ledger else None
-    observer: Observer = make_observer(metrics=settings.metrics, ledger=ledgers)
+    on_finished = [ledger.add] if ledger else []
+    observer: Observer = make_observer(metrics=settings.metrics, on_finished=on_finished)
+    requests = Requests(observer)
+    observer.on_finished.append(requests.add)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -253,6 +256,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,
+        requests=requests,
         started=int(time.time()),
         embedder=embeds,
         local_embedder=local,

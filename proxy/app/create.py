@@ -67,7 +67,7 @@ def attach(app: Application, services: Services) -> None:
     """Attach the services that the routes use."""
     settings = services.settings
     app.extensions[EXTENSION] = services
-    services.keys.routes = routes_of(app)
+    services.keys.routes = services.requests.routes = routes_of(app)
     if services.ledger is not None:
         services.ledger.routes = routes_of(app)
     if services.batch_runner is not None:

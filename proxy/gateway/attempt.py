@@ -318,6 +318,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
         info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
+        info.placement, info.template = lease.placement, caps.template
         if grant.passed or self.passed:
             info.passed = tuple({**dict(grant.passed), **self.passed}.items())
         if grant.save or grant.restore is not None:
@@ -375,6 +376,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         )
         self.next_task = first_run(adapted) if adapted.thinks else adapted
         info.kinds = adapted.kinds
+        info.uncached = adapted.sampling.get("cache_prompt") is False
         limit = adapted.max_tokens or 0
         if resumes:
             self.tokens.limit = min(self.tokens.limit, self.tokens.written + limit)

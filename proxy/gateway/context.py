@@ -13,7 +13,7 @@ from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
 from ..scheduling.schedulers import Scheduler
-from ..scheduling.state import SlotRequest
+from ..scheduling.state import Placement, SlotRequest
 from .admission import RetryBudget
 from .generation import GenerationSettings
 
@@ -96,3 +96,7 @@ class Info(Struct, kw_only=True):
     kinds: tuple[str, ...] = ()  # of `prompting.profile.verify`: why the backend renders the prompt
     compacted: int = 0  # messages that a summary replaced
     warnings: tuple[str, ...] = ()
+    # Of the last slot, and the template of its backend, to explain the request.
+    placement: Placement | None = None
+    template: str = ""
+    uncached: bool = False  # the request does not want the prompt cache

@@ -1,1 +1,1 @@
-"""What operators see of requests: traces for OpenTelemetry."""
+"""What operators see of requests: the last ones, why a prompt was evaluated again, and traces."""

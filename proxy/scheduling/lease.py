@@ -19,6 +19,7 @@ from .state import (
     CachedPrompt,
     ConversationRecord,
     Grant,
+    Placement,
     Slot,
     SlotRequest,
     SlotStep,
@@ -77,6 +78,7 @@ class Lease(Struct, eq=False):
     wanted: bool = False  # others need the slot of an idle request
     give_way: Callable[[], None] | None = None
     over: bool = False
+    placement: Placement | None = None  # to explain it
 
     @property
     def backend(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from .history import FIRST, SMOOTH
 from .lease import MOST_COUNTED, Lease, Outcome
 from .pool import Pool
-from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Slot
+from .state import MOST_SLOTS, SOONEST, BackendRecord, CachedPrompt, Loss, Slot
 
 RETRY = 0.05  # seconds after which a server that said "busy" is asked again
 LONGEST = 0.25  # seconds a server gets to free a slot, at most
@@ -59,7 +59,19 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
         slot=slot,
     )
     lease.written = held
-    lease.replaced = slot.before = slot.held
+    lease.replaced = slot.before = old = slot.held
+    is_kept = not backend.pins and backend.cache_kind == "ram" and grant.restore is None
+    if old is not None and old.conversation is not lease.conversation and not is_kept:
+        loss = Loss(
+            why="evicted",
+            at=now,
+            backend=backend.name,
+            slot=slot.id,
+            slots=len(backend.slots),
+            key=request.key,
+            side_job=request.background,
+        )
+        pool.lose(old, loss)
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
@@ -131,11 +143,16 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
     if not backend.pins and not other.busy:
         _keep_outside_slots(pool, backend, other)
     elif not other.busy:
+        if other.held is not None and other.held.conversation is not lease.conversation:
+            pool.lose(
+                other.held, Loss(why="moved", at=slot.used, backend=backend.name, slot=number)
+            )
         pool.drop(other.held)
         # Only while the slot is assumed to hold the lease's own prompt.
         if lease.replaced is not None and slot.held is lease.written:
             lease.replaced.slot = other
             pool.put(lease.replaced)
+            pool.find_loss(lease.replaced.chain)
         lease.replaced = None
 
 
@@ -186,12 +203,18 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
             pool.drop(held)
     else:
         pool.drop(held)
+        loss = lease.placement.loss if lease.placement is not None else None
+        if loss is None and end == "failed":
+            loss = Loss(why="failed", at=now, backend=backend.name, slot=slot.id)
+        if loss is not None:  # the next try asks the same
+            pool.lose(held, loss)
         if end == "failed":
             backend.failures += 1
             if backend.failures >= FAILURES:
                 backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
+            pool.find_loss(lease.replaced.chain)
         if end == "busy":
             _busy(pool, backend, now, outcome.pause)
     if grant.whole:
@@ -333,6 +356,7 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     slots = sorted(backend.slots, key=lambda slot: (not slot.busy, slot.id))
     remaining = slots[: max(count, sum(slot.busy for slot in slots))]
     for slot in slots[len(remaining) :]:
+        pool.lose(slot.held, Loss(why="resized", at=0.0, backend=backend.name, slots=count))
         pool.drop(slot.held)
     taken = {slot.id for slot in remaining if slot.id < count}
     numbers = [i for i in range(max(count, len(remaining))) if i not in taken]

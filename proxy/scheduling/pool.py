@@ -23,12 +23,14 @@ from .state import (
     BackendRecord,
     CachedPrompt,
     ConversationRecord,
+    Loss,
     Slot,
     SlotRequest,
 )
 
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 REMEMBERED = 16384  # conversations remembered by a pool
+LOSSES = 4096  # prompts that are no longer cached and whose loss is remembered
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
 ENOUGH = 8  # tokens of an answer that are enough to measure a pace
@@ -72,6 +74,8 @@ class Pool(Struct, eq=False):
     conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
     kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
+    # By the last link of a turn, to explain requests only: decisions do not depend on it.
+    losses: dict[bytes, Loss] = {}
 
     # cached prompts
 
@@ -175,13 +179,32 @@ class Pool(Struct, eq=False):
         else:
             self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
 
-    def forget(self, backend: BackendRecord, *, files: bool = True) -> None:
+    def lose(self, held: CachedPrompt | None, loss: Loss) -> None:
+        """Remember what became of a cached prompt."""
+        if held is None or not held.chain.links:
+            return
+        if len(self.losses) >= LOSSES:
+            del self.losses[next(iter(self.losses))]
+        self.losses[held.chain.links[held.chain.turn - 1]] = loss
+
+    def find_loss(self, chain: Chain) -> Loss | None:
+        """The loss of the longest prompt that one with this chain would continue. It is forgotten,
+        since the chain takes its place."""
+        losses = self.losses
+        for link in reversed(chain.links) if losses else ():
+            if link in losses:
+                return losses.pop(link)
+        return None
+
+    def forget(
+        self, backend: BackendRecord, *, files: bool = True, loss: Loss | None = None
+    ) -> None:
         """Drop everything cached on a backend, because it restarted or changed its model. Without
         `files`, what it has in files stays."""
-        for slot in backend.slots:
-            self.drop(slot.held)
-        for held in self.kept(backend):
-            if files or not held.file:
+        for held in [slot.held for slot in backend.slots] + self.kept(backend):
+            if held is not None and (held.slot is not None or files or not held.file):
+                if loss is not None:
+                    self.lose(held, loss)
                 self.drop(held)
 
     def kept(self, backend: BackendRecord) -> list[CachedPrompt]:

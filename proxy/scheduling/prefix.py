@@ -72,3 +72,10 @@ def chain_of(
         links.append(state.digest()[:SIZE])
         begin = end
     return Chain(tuple(links), tuple(cuts), turn)
+
+
+def agreement(chain: Chain, other: Chain) -> int:
+    """The end of the last link that two prompts share."""
+    links = {*other.links}
+    shared = (end for end, link in zip(chain.ends, chain.links, strict=True) if link in links)
+    return max(shared, default=0)

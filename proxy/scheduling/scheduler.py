@@ -23,6 +23,7 @@ from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
 from .lease import BaseScheduler, Lease, Outcome, Ticket
+from .placement import placement
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
 from .saved_slots import SavedSlots
@@ -34,6 +35,8 @@ from .state import (
     BackendRecord,
     ConversationRecord,
     Grant,
+    Loss,
+    LossCause,
     SlotRequest,
     SlotStep,
     WaitForSlot,
@@ -120,8 +123,11 @@ class LocalScheduler(BaseScheduler):
             if backend is None:
                 backend = BackendRecord(name=name, model=facts.model)
             else:
-                backend.pool.forget(backend, files=not facts.keeps_files)
-                if backend.model != facts.model:
+                is_other = backend.model != facts.model
+                why: LossCause = "swapped" if is_other else "restarted"
+                loss = Loss(why=why, at=self._clock(), backend=name)
+                backend.pool.forget(backend, files=not facts.keeps_files, loss=loss)
+                if is_other:
                     self._remove(backend)
             pool = backend.pool = self.pools.setdefault(facts.model, Pool())
             self.backends[name] = pool.backends[name] = backend
@@ -495,6 +501,7 @@ class LocalScheduler(BaseScheduler):
         if self._groups:
             grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, request))
         lease = Lease(self, request, grant, grant.slot, conversation)
+        lease.placement = placement(pool, request, grant, conversation, now)
         outcomes.take(pool, lease, now)
         self.outstanding += 1
         return lease
@@ -560,7 +567,7 @@ class LocalScheduler(BaseScheduler):
 
     def _remove(self, backend: BackendRecord) -> None:
         pool, backend.pool = backend.pool, Pool()
-        pool.forget(backend)
+        pool.forget(backend, loss=Loss(why="removed", at=self._clock(), backend=backend.name))
         for slot in backend.slots:
             pool.free.pop(slot, None)
         if pool.backends.get(backend.name) is backend:

@@ -212,3 +212,44 @@ class WaitForSlot(Struct, frozen=True):
 
     until: float
     key: bytes | None = None
+
+
+LossCause = Literal["evicted", "restarted", "swapped", "removed", "resized", "moved", "failed"]
+
+
+class Loss(Struct, frozen=True, kw_only=True):
+    """What became of a cached prompt that is no longer there. The last fields are about the request
+    that took its slot, if one did."""
+
+    why: LossCause
+    at: float  # 0 if it is not known
+    backend: str
+    slot: int = -1
+    slots: int = 0  # of the backend at that time
+    key: str = ""
+    side_job: bool = False
+
+
+class Placement(Struct, frozen=True, kw_only=True):
+    """What the scheduler knew when it granted a slot, to explain the request later (see
+    `placement`). `kept_…` is about the prompt that is cached of the request's own conversation, if
+    any. Positions are characters, or token ids if the prompt is ids."""
+
+    request: SlotRequest
+    at: float
+    backend: str
+    slot: int
+    prompt: int  # tokens, as estimated
+    expected: int  # of them cached
+    restores: bool  # a file is restored first
+    saves: bool  # what the slot held is saved first
+    fresh: bool  # the slot may hold another group's prompt, which must not be reused
+    loads: float  # seconds until the model is loaded
+    turns: int  # that the conversation had before
+    continues: bool  # the request continues where its conversation is cached
+    replaced: int  # tokens of another conversation that the slot held
+    kept_on: str  # a backend
+    kept_busy: bool
+    kept_turn: int  # the position of its last message boundary
+    shared: int  # the position up to which the request agrees with it
+    loss: Loss | None  # of the prompt that the request would have continued

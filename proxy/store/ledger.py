@@ -150,6 +150,15 @@ class Ledger:
             later = and_(_c.ended == last.ended, _c.id > last.id)
             after = and_(_c.ended >= last.ended, or_(_c.ended > last.ended, later))
 
+    def newest(
+        self, begin: int, end: int, only: Mapping[str, Sequence[str]], limit: int
+    ) -> list[LedgerRow]:
+        """The last rows from `begin` to before `end`, the newest first."""
+        chosen = [_c[name].in_(values) for name, values in only.items()]
+        query = select(LEDGER).where(_c.ended >= begin, _c.ended < end, *chosen)
+        last = query.order_by(_c.ended.desc(), _c.id.desc()).limit(limit)
+        return [record(LedgerRow, row) for row in self._db.rows(last)]
+
 
 def _portions(rows: Sequence[LedgerRow]) -> Iterator[Sequence[LedgerRow]]:
     """The rows in parts of AT_ONCE, 32, 16 … 1: connections keep each statement that they have

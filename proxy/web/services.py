@@ -15,6 +15,7 @@ from ..config import Settings
 from ..dialogue.run import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
+from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
 from ..server.stopping import Life
@@ -90,6 +91,7 @@ class Services:
     keys: Keys
     callers: Callers
     observer: Observer
+    requests: Requests
     started: int
     embedder: Embedder
     ranker: Embedder

@@ -35,6 +35,7 @@ PAGES = (
     PageRow("/models", '[data-part="none"]:not([hidden])'),
     PageRow("/connect", '.programs a[aria-current="true"]'),
     PageRow("/usage", '[data-part="models"] tbody tr'),
+    PageRow("/requests", '[data-part="rows"] tr'),
     PageRow("/keys", ".record"),
     PageRow("/sessions", ".record"),
     PageRow("/status", ".backend"),

@@ -304,6 +304,7 @@ class SharedScheduler(BaseScheduler):
                 self, ticket.request, value.grant, value.slot, value.conversation, id=number
             )
             lease.waited, lease.place = value.waited, value.place
+            lease.placement = value.placement
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
         else:

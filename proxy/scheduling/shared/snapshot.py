@@ -35,9 +35,9 @@ from .replica import Replica, ReplicaMember, SharedRules
 # These are written once each; every other struct is written where it is.
 RECORDS = (Ticket, Lease, CachedPrompt, Slot, BackendRecord, ConversationRecord, Chain)
 DERIVED: dict[type, set[str]] = {
-    Lease: {"owner", "give_way", "over"},
+    Lease: {"owner", "give_way", "over", "placement"},
     Ticket: {"owner", "event", "lease", "error"},
-    Pool: {"line", "index", "guessed", "tiered"},
+    Pool: {"line", "index", "guessed", "tiered", "losses"},
     BackendRecord: {"pool", "reserved"},  # the latter is set only while the queue is served
     SlotRequest: {"views"},
 }

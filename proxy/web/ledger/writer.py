@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, get_args
 from msgspec import Struct
 
 from ...core.events import FinishReason
-from ...errors import Cancelled, StoreUnavailable
+from ...errors import Cancelled, RequestCancelled, StoreUnavailable
 from ...gateway import Info
 from ...runtime.keep_alive import KeepAlive, no_pause
 from ...store.ledger_rows import CANCELLED, OK, LedgerRow
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 ENDED = frozenset(get_args(FinishReason))
-LEFT = frozenset({"cancelled", Cancelled.code})
+LEFT = frozenset({"cancelled", Cancelled.code, RequestCancelled.code})
 LONGEST = 128  # characters of a name
 # A product of RFC 9110, with its version.
 _PRODUCT = re.compile(r"[\w!#$%&'*+.^`|~-]{1,48}(?:/[\w!#$%&'*+.^`|~-]{1,48})?", re.ASCII)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from msgspec import Struct, structs
 
 from ...core.events import FinishReason
-from ...errors import Cancelled
+from ...errors import Cancelled, RequestCancelled
 from ...gateway import Info
 
 OTHER = "other"  # requests that match no route
@@ -33,7 +33,7 @@ class Finished(Struct, frozen=True, gc=False):
 STEP = 10  # seconds per sample
 SAMPLES = 360
 MOST_KINDS = 16  # distinct error codes per sample
-WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code}
+WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code, RequestCancelled.code}
 
 
 class Sample(Struct, kw_only=True):

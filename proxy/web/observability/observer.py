@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter
 
 import msgspec
 
@@ -112,9 +113,11 @@ class Observer:
     """Knows running requests, and counts and logs finished ones. Requests need no lock: adding to a
     list or a set is atomic."""
 
-    def __init__(self, *, metrics: bool, ledger: OnFinished | None = None) -> None:
-        """`ledger` is called with each finished request that asked a model, and its seconds."""
-        self._ledger = ledger
+    def __init__(self, *, metrics: bool, on_finished: Iterable[OnFinished] = ()) -> None:
+        """Each of `on_finished` is called with each finished request that asked a model, and its
+        seconds. They must be quick, and may not wait."""
+        self.on_finished = [*on_finished]
+        self.decision: Callable[[Record], str] | None = None  # as a header shows it
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
         self._lock = native_lock()  # for metrics and history
@@ -126,10 +129,16 @@ class Observer:
     def running(self) -> int:
         return len(self._running)
 
+    def running_requests(self) -> list[Record]:
+        """Those that ask a model, the oldest first."""
+        return sorted(self._running.copy(), key=attrgetter("began"))
+
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Count the request as one that runs on a model until it is finished; `cancel` ends it."""
         record.asks_model = True
         record.cancel = cancel
+        if record.wants_decision:
+            record.decision = self.decision
         self._running.add(record)
         if self._end is not None:
             cancel.cancel(self._end)
@@ -179,8 +188,9 @@ class Observer:
         self._finished.append(
             Finished(ended, route, record.status, took, record.info, asks_model, record.key)
         )
-        if self._ledger is not None and asks_model:
-            self._ledger(record, took)
+        if asks_model:
+            for call in self.on_finished:
+                call(record, took)
         if len(self._finished) >= AT_ONCE:
             with self._lock:
                 self._add_up()

@@ -83,6 +83,7 @@ class Record:
     cancel: Cancel | None = None
     stop: Stop = staticmethod(nothing)
     shown: Callable[[str], str] | None = None
+    decision: Callable[[Record], str] | None = None  # for a header, if the client wants that
     warnings: tuple[str, ...] = ()
     trace = "", ""  # the client's, in its `traceparent` and `tracestate`
     stream = asks_model = over = quiet = outlives_key = False
@@ -95,6 +96,7 @@ class Record:
         self.method = environ.get("REQUEST_METHOD", "")
         self.peer = environ.get("REMOTE_ADDR", "")
         self.agent = environ.get("HTTP_USER_AGENT", "")
+        self.wants_decision = environ.get("HTTP_X_SLOTPROXY_EXPLAIN") == "1"
         self.info = Info()
         if sent := environ.get("HTTP_TRACEPARENT"):
             self.trace = sent[:64], environ.get("HTTP_TRACESTATE", "")[:512]
@@ -134,6 +136,8 @@ class Record:
             if info.passed:
                 passed = [f"{_visible(self.shown(name))} {why}" for name, why in info.passed]
                 headers.append(("x-slotproxy-fallback", ", ".join(passed)))
+            if self.decision is not None and info.placement is not None:
+                headers.append(("x-slotproxy-decision", self.decision(self)))
         messages, allowance = self.warnings + info.warnings, self.allowance
         if allowance is not None:
             messages = (*allowance.warnings, *messages)

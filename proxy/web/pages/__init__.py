@@ -1,4 +1,4 @@
-"""The web pages: chat, knowledge, models, connect, usage, keys, status, docs and sign-in."""
+"""The web pages: chat, knowledge, models, connect, usage, requests, keys, status, docs, sign-in."""
 
 from flask import Flask
 
@@ -15,6 +15,7 @@ from . import (
     models,
     oidc,
     reference,
+    requests,
     session_routes,
     shared,
     shell,
@@ -29,6 +30,6 @@ def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
     chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc, invitations)
-    panels = (knowledge, models, connect, usage, accounts, status, reference)
+    panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
     for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -203,7 +203,9 @@ def test_threads_lose_no_request(lines: Lines) -> None:
 def test_request_runs_until_its_row_and_its_line_are_written() -> None:
     """A stop waits for the requests that run, and closes the ledger then."""
     running: list[int] = []
-    observer = Observer(metrics=False, ledger=lambda record, took: running.append(observer.running))
+    observer = Observer(
+        metrics=False, on_finished=[lambda record, took: running.append(observer.running)]
+    )
 
     class Looks(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -225,7 +227,7 @@ def test_request_runs_until_its_row_and_its_line_are_written() -> None:
 
 def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
-    observer = Observer(metrics=True, ledger=lambda record, took: rows.append(record))
+    observer = Observer(metrics=True, on_finished=[lambda record, took: rows.append(record)])
     record = request("/v1/chat/completions")
     observer.begin(record, Cancel())
     record.status, record.info.outcome = 429, "no_idle_slot"

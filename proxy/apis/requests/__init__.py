@@ -1,0 +1,1 @@
+"""Requests that run and that ended: listed, explained and cancelled."""

@@ -1,0 +1,148 @@
+"""GET /v1/requests, one request with the reason of its placement, and cancelling one that runs.
+
+A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
+see and cancel all. Requests that ended come from this process' memory, and older ones and those of
+other processes from the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+from flask import request
+
+from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
+from ...observe.ring import Json, ended_json, row_json
+from ...web import permissions
+from ...web.ledger import query
+from ...web.observability import Record
+from ...web.routes import Api
+from ...web.services import Services
+from ...web.spine import json_route
+from ..fields import decimal
+
+blueprint = Api("requests", __name__, group="", tag="slotproxy")
+
+MOST = 200  # requests that ended, in an answer
+USUAL = 50
+FILTERS = ("key", "model", "api", "outcome")
+LONGEST = 256  # characters of a filter
+LOOK_BACK = 7 * query.DAY  # seconds; older requests are not looked up by their id
+
+
+class _Requests:
+    """The requests that a caller may see, those of `everyone` or its own, as JSON."""
+
+    def __init__(self, services: Services, record: Record, *, everyone: bool) -> None:
+        self._services = services
+        self.shown = permissions.shown_names(services, record.key)
+        self.own = {} if everyone else {"key": record.key}
+
+    def may_see(self, key: str) -> bool:
+        return not self.own or key == self.own["key"]
+
+    def running(self) -> list[Record]:
+        return self._services.requests.running(self.may_see)
+
+    def running_json(self) -> Iterator[Json]:
+        for one in self.running():
+            yield self._named(self._services.requests.running_json(one, self.shown))
+
+    def ended(self) -> Iterator[Json]:
+        """The remembered ones, the newest first."""
+        for one in self._services.requests.ended(self.may_see):
+            yield self._named(ended_json(one, self.shown))
+
+    def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
+        """Those in the ledger, none while its database is unavailable."""
+        if self._services.ledger is None:
+            return
+        chosen = {name: (value,) for name, value in {**only, **self.own}.items()}
+        with suppress(StoreUnavailable):
+            ledger = self._services.ledger.ledger
+            for row in ledger.newest(1000 * begin, 1000 * end, chosen, limit):
+                yield self._named(row_json(row, self.shown))
+
+    def _named(self, one: Json) -> Json:
+        """With the name of its key for people."""
+        return {**one, "key_name": self._services.keys.shown(one["key"]) if one["key"] else ""}
+
+
+@json_route(blueprint, "GET", "/v1/requests")
+def listed(services: Services, record: Record) -> Any:
+    """The requests of the caller's key that run, and the last ones that ended; with `scope=all`,
+    those of all keys. `key`, `model`, `api`, `outcome`, `start_time` and `end_time` choose some."""
+    args, everyone = request.args, query.everyone(request.args)
+    if everyone:
+        permissions.check_admin(services, record.key)
+    limit = decimal(args.get("limit") or str(USUAL), 1, MOST)
+    if limit is None:
+        raise InvalidParameter("limit", f"must be from 1 to {MOST}")
+    begin, end = query.time_range(args, time.time())
+    only = {name: args[name] for name in FILTERS if args.get(name)}
+    for name, value in only.items():
+        if len(value) > LONGEST:
+            raise InvalidParameter(name, f"must have at most {LONGEST} characters")
+    requests = _Requests(services, record, everyone=everyone)
+
+    def fitting(all_: Iterable[Json]) -> Iterator[Json]:
+        return (one for one in all_ if all(one[name] == only[name] for name in only))
+
+    remembered = (one for one in requests.ended() if begin <= _end(one) < end)
+    ended = [*islice(fitting(remembered), limit)]
+    if len(ended) < limit and args.get("stored") != "false":
+        known = {one["id"] for one in ended}
+        stored = fitting(requests.stored(begin, end, only, limit))
+        ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
+        ended = ended[: -limit - 1 : -1]
+    return {"object": "list", "running": [*fitting(requests.running_json())], "data": ended}
+
+
+def _end(one: Json) -> float:
+    return float(one["started"] + one["seconds"])
+
+
+@json_route(blueprint, "GET", "/v1/requests/<name>")
+def read(services: Services, record: Record, name: str) -> Any:
+    """A request by its `x-request-id`: where it was placed, why its prompt was evaluated, and how
+    long each step took."""
+    everyone = permissions.is_admin(services, record.key)
+    requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
+    stored = requests.stored(now - LOOK_BACK, now, {"request": name}, 1)
+    for one in chain(requests.running_json(), requests.ended(), stored):
+        if one["id"] == name:
+            return one
+    raise NotFound(
+        f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
+        " that asked a model, and at most seven days old"
+    )
+
+
+@json_route(blueprint, "POST", "/v1/requests/<name>/cancel")
+def cancel(services: Services, record: Record, name: str) -> Any:
+    """Cancel a request that runs, by its `x-request-id`. Its client gets an error that says who
+    cancelled it."""
+    everyone = permissions.is_admin(services, record.key)
+    by, count = services.keys.shown(record.key) if record.key else "", 0
+    for one in _Requests(services, record, everyone=everyone).running():
+        if one.id == name and one.cancel is not None:
+            one.cancel.cancel(partial(RequestCancelled, by))
+            _note(services, record.key, one)
+            count += 1
+    if not count:
+        raise NotFound(
+            f"no request {name[:100]!r} of this key is running in this process: it may have ended"
+        )
+    return {"id": name, "object": "request", "cancelled": count}
+
+
+def _note(services: Services, actor: str, cancelled: Record) -> None:
+    """Write who cancelled a request into the audit. Without one, the log has the call."""
+    if services.accounts is not None:
+        details = {"key": cancelled.key, "model": cancelled.info.model}
+        with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
+            changes.record("cancel", "request", cancelled.id, details)

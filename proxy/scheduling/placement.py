@@ -1,0 +1,46 @@
+"""What a scheduler knew when it granted a slot, to explain the request later: plain values, which
+may outlive the records. No decision depends on them."""
+
+from __future__ import annotations
+
+from .pool import Pool
+from .prefix import agreement
+from .state import ConversationRecord, Grant, Placement, SlotRequest
+
+
+def placement(
+    pool: Pool, request: SlotRequest, grant: Grant, conversation: ConversationRecord, now: float
+) -> Placement:
+    """The facts about a grant, before its slot is taken."""
+    backend, own, held = grant.backend, grant.reuse, grant.slot.held
+    loss, turn, shared = None, 0, 0
+    if own is None or own.conversation is not conversation:
+        loss, own = pool.find_loss(request.chain), None
+        if conversation.turns:  # only then there can be a prompt of it somewhere
+            places = (other for other, _ in pool.matches(request.chain))
+            own = next((other for other in places if other.conversation is conversation), None)
+    if own is not None and own.chain.links:
+        last = slice(own.chain.turn - 1, own.chain.turn)
+        turn = shared = own.chain.ends[last.start]
+        if own.chain.links[last] != request.chain.links[last]:
+            shared = agreement(request.chain, own.chain)
+    return Placement(
+        request=request,
+        at=now,
+        backend=backend.name,
+        slot=grant.slot.id,
+        prompt=grant.prompt,
+        expected=grant.cached,
+        restores=grant.restore is not None,
+        saves=grant.save,
+        fresh=grant.fresh,
+        loads=backend.load_delay,
+        turns=conversation.turns,
+        continues=own is grant.reuse and own is not None,
+        replaced=held.tokens if held is not None and held.conversation is not conversation else 0,
+        kept_on=own.backend.name if own is not None else "",
+        kept_busy=own is not None and own.slot is not None and own.slot.busy,
+        kept_turn=turn,
+        shared=shared,
+        loss=loss,
+    )

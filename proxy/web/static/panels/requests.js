@@ -1,0 +1,206 @@
+// The page of requests: a table that is fetched again while it is looked at, and one request opened.
+
+import { Calls } from "./calls.js";
+import { keyed, make, say } from "./dom.js";
+import { count, measure, recent, span } from "./form.js";
+import { words } from "./words.js";
+
+const PERIOD = 2000; // milliseconds between two looks
+const MOST = 200; // rows
+const SLOW_PART = 0.002; // seconds of a step that are shown
+
+const page = document.getElementById("requests");
+const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const form = page.querySelector("form");
+const admin = page.dataset.admin === "true";
+const calls = new Calls(page.dataset.api, page.dataset.csrf);
+const dialog = at("opened");
+const offered = { key: new Map(), model: new Map(), api: new Map(), outcome: new Map() };
+let ended = new Map(); // by id
+let asked = 0;
+let pending = false; // all that is known was asked for, and has not come yet
+let opened = ""; // the id of the request in the dialog
+
+function query(stored) {
+  const data = new FormData(form);
+  const chosen = [...data].filter(([name, value]) => value && name !== "hours");
+  const since = Math.floor(Date.now() / 1000 - 3600 * data.get("hours"));
+  const scope = admin ? "all" : "own";
+  return `?${new URLSearchParams([...chosen, ["start_time", since], ["limit", MOST], ["scope", scope], ["stored", stored]])}`;
+}
+
+/** Fetch the requests: all that are known if `whole`, otherwise what is new. */
+async function load(whole) {
+  const mine = ++asked;
+  pending ||= whole;
+  try {
+    const answer = await calls.get(query(whole));
+    if (mine !== asked) return; // another choice came first
+    if (whole) ended = new Map();
+    for (const one of answer.data) ended.set(one.id, one);
+    show(answer.running);
+    at("live").dataset.state = "up";
+    say(at("live"), words("common.live"));
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    at("live").dataset.state = "down";
+    say(at("live"), error.message || words("common.lost"));
+  } finally {
+    if (mine === asked) pending = false;
+  }
+}
+
+function show(running) {
+  const past = [...ended.values()].toSorted((a, b) => b.started - a.started).slice(0, MOST);
+  ended = new Map(past.map((one) => [one.id, one]));
+  const rows = [...running.toReversed(), ...past];
+  keyed(at("rows"), rows, (one) => `${one.id} ${one.state === "ended"}`, row);
+  at("table").hidden = !rows.length;
+  at("nothing").hidden = rows.length > 0;
+  for (const one of rows) for (const name in offered) offer(name, one);
+}
+
+/** Add a value that was met to a choice. */
+function offer(name, one) {
+  const select = form.elements[name];
+  if (!select || !one[name] || offered[name].has(one[name])) return;
+  offered[name].set(one[name], true);
+  const text = name === "key" ? one.key_name || one.key : name === "outcome" ? outcome(one) : one[name];
+  select.append(make("option", { value: one[name] }, text));
+}
+
+const OUTCOMES = ["ok", "cancelled"];
+const outcome = (one) => (OUTCOMES.includes(one.outcome) ? words(`requests.outcomes.${one.outcome}`) : one.outcome);
+const state = (one) => (one.state === "ended" ? outcome(one) : words(`requests.states.${one.state}`));
+const when = (one) => (one.state === "ended" ? recent(one.started) : span(one.seconds));
+const some = (value, form_of) => (value ? form_of(value) : "–");
+
+function mark(one) {
+  if (one.state === "queued" || one.state === "loading") return "busy";
+  if (one.state !== "ended" || one.outcome === "ok") return "up";
+  return one.outcome === "cancelled" ? "off" : "down";
+}
+
+function row(first) {
+  const open = make("button", { type: "button", className: "quiet" });
+  open.addEventListener("click", () => openRequest(first.id));
+  const cells = Array.from({ length: admin ? 12 : 11 }, () => make("td"));
+  const badge = make("span", { className: "state" });
+  cells[0].append(badge);
+  const end = cancelButton(first);
+  const element = make("tr", {}, make("th", { scope: "row" }, open), cells, make("td", {}, end));
+  element.update = (one) => {
+    say(open, when(one));
+    open.setAttribute("aria-label", words("requests.open", { time: when(one), model: one.model || "–" }));
+    badge.dataset.state = mark(one);
+    say(badge, state(one));
+    const texts = [
+      one.model || "–",
+      ...(admin ? [one.key_name || "–"] : []),
+      one.api,
+      some(one.place, count),
+      one.slot < 0 ? "–" : String(one.slot),
+      some(one.prompt_tokens, () => count(one.cached_tokens)),
+      some(one.prompt_tokens, () => count(one.evaluated_tokens)),
+      some(one.first_token_seconds, span),
+      some(one.tokens_per_second, measure),
+      span(one.seconds),
+      one.client || "–",
+    ];
+    texts.forEach((text, place) => say(cells[place + 1], text));
+  };
+  return element;
+}
+
+function cancelButton(one) {
+  if (one.state === "ended") return null;
+  const button = make("button", { type: "button", className: "quiet danger", "aria-label": words("requests.cancelling", { model: one.model || "–" }) }, words("common.cancel"));
+  button.addEventListener("click", () => cancel(one.id, button, at("told")));
+  return button;
+}
+
+async function cancel(id, button, told) {
+  button.disabled = true;
+  say(told, "");
+  try {
+    await calls.post(`/${encodeURIComponent(id)}/cancel`);
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    say(told, error.message || words("common.no_connection"));
+  }
+  button.disabled = false;
+  await load(pending);
+  if (dialog.open) await openRequest(id);
+}
+
+async function openRequest(id) {
+  opened = id;
+  say(at("opened-told"), "");
+  try {
+    const one = await calls.get(`/${encodeURIComponent(id)}`);
+    if (opened === id) detail(one);
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    say(at("told"), error.message || words("common.no_connection"));
+    return;
+  }
+  if (!dialog.open) dialog.showModal();
+}
+
+function why(reason) {
+  if (!reason) return words("requests.no_reason");
+  const values = {
+    ...reason.values,
+    unit: words(`requests.units.${reason.values.unit}`),
+    time: span(reason.values.seconds ?? 0),
+  };
+  return words(`requests.why.${reason.cause}`, values);
+}
+
+function detail(one) {
+  say(at("id"), one.id);
+  say(at("why"), why(one.decision?.reason));
+  at("cancel").hidden = one.state === "ended";
+  const decision = one.decision;
+  const facts = [
+    ["state", state(one)],
+    ["model", one.model || "–"],
+    ["backend", one.backend ? words("requests.on_slot", { backend: one.backend, slot: one.slot < 0 ? "–" : one.slot }) : "–"],
+    ["prompt", words("requests.prompt_split", { cached: count(one.cached_tokens), evaluated: count(one.evaluated_tokens) })],
+    ...(decision ? [["expected", words("common.tokens", { n: count(decision.expected_tokens) })]] : []),
+    ...(decision?.replaced_tokens ? [["replaced", words(decision.saved ? "requests.replaced_saved" : "requests.replaced_lost", { n: count(decision.replaced_tokens) })]] : []),
+    ...(decision?.restored ? [["restored", words("requests.yes")]] : []),
+    ...(decision?.passed ?? []).map(({ backend, why: cause }) => ["passed", `${backend}: ${words(`requests.passed.${cause}`, {}, cause)}`]),
+    ["answer", words("common.tokens", { n: count(one.completion_tokens) })],
+    ["client", one.client || "–"],
+    ...(admin ? [["key", one.key_name || "–"]] : []),
+  ];
+  keyed(at("facts"), facts, ([name, text]) => `${name} ${text}`, ([name, text]) => {
+    const element = make("div", {}, make("dt", {}, words(`requests.facts.${name}`)), make("dd", {}, text));
+    element.update = () => {}; // another text is another element
+    return element;
+  });
+  const steps = (one.timeline ?? []).filter((step) => step.seconds >= SLOW_PART);
+  at("timeline").hidden = !steps.length;
+  keyed(at("steps"), steps, ({ step }) => step, () => {
+    const name = make("span");
+    const bar = make("meter", { min: 0 });
+    const text = make("span", { className: "number" });
+    const element = make("li", {}, name, bar, text);
+    element.update = ({ step, seconds }) => {
+      say(name, words(`requests.steps.${step}`));
+      bar.max = Math.max(one.seconds, seconds, 0.001);
+      bar.value = seconds;
+      bar.setAttribute("aria-label", words(`requests.steps.${step}`));
+      say(text, span(seconds));
+    };
+    return element;
+  });
+}
+
+form.addEventListener("change", () => load(true));
+form.addEventListener("submit", (event) => event.preventDefault());
+at("close").addEventListener("click", () => dialog.close());
+at("cancel").addEventListener("click", () => cancel(opened, at("cancel"), at("opened-told")));
+setInterval(() => document.hidden || pending || load(false), PERIOD);
+load(true);

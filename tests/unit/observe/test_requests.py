@@ -1,0 +1,209 @@
+"""The routes of requests: who sees which, what an opened one says, and cancelling."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from proxy.apis.requests import routes
+from proxy.backends.driver import Capabilities
+from proxy.core.task import Task
+from proxy.observe import ring
+from proxy.runtime.cancel import Cancel
+from tests.fakes import (
+    ScriptedDriver,
+    ScriptedRun,
+    ledger_of,
+    make_app,
+    say,
+    services_of,
+    wait_until,
+)
+from tests.unit.store.test_ledger import row
+from tests.unit.web.ledger.test_usage_routes import ADMIN, ANN, KEYS
+
+CHAT = {"messages": [{"role": "user", "content": "Hello!"}]}
+REQUESTS = "/v1/requests"
+STEPS = ("prepare", "queue", "prefill", "decode", "other")
+
+
+def app_with(driver: ScriptedDriver, **settings: Any) -> Flask:
+    return make_app(driver, file_keys=KEYS, admins=("root",), **settings)
+
+
+def ask(app: Flask, headers: dict[str, str] = ANN, **body: Any) -> str:
+    """The id of an answered request."""
+    answer = app.test_client().post("/v1/chat/completions", json=CHAT | body, headers=headers)
+    assert answer.status_code == 200, answer.get_json()
+    return answer.headers["x-request-id"]
+
+
+def get(app: Flask, path: str = REQUESTS, headers: dict[str, str] = ANN, **query: Any) -> Any:
+    return app.test_client().get(path, query_string=query, headers=headers)
+
+
+def test_answered_request_says_where_it_was_and_why() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    name = ask(app)
+    one = get(app, f"{REQUESTS}/{name}").get_json()
+    assert (one["state"], one["outcome"], one["key"]) == ("ended", "ok", "ann")
+    assert (one["prompt_tokens"], one["cached_tokens"], one["evaluated_tokens"]) == (7, 2, 5)
+    assert [step["step"] for step in one["timeline"]] == list(STEPS)
+    assert sum(step["seconds"] for step in one["timeline"]) == pytest.approx(
+        one["seconds"], abs=0.01
+    )
+    decision = one["decision"]
+    assert (decision["expected_tokens"], decision["turns_before"]) == (0, 0)
+    assert decision["reason"]["cause"] == "new"
+    assert decision["reason"]["sentence"].startswith("This is the first request")
+    assert get(app).get_json()["data"] == [one]
+
+
+def test_time_in_the_system_prompt_is_found() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    for hour, count in ((10, 2), (11, 4)):
+        talk = [("system", f"It is {hour}:00."), ("user", "Hello!"), ("assistant", "Hi")]
+        talk = [*talk, ("user", "Go on.")][:count]
+        name = ask(app, messages=[{"role": role, "content": text} for role, text in talk])
+    reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
+    assert reason["cause"] == "head"
+    assert reason["values"]["begin"] == 0 < reason["values"]["end"] < 200
+    assert "between character 0 and" in reason["sentence"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_header_adds_the_decision_to_an_answer(stream: bool) -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    post = app.test_client().post
+    for headers, wanted in ((ANN, False), (ANN | {"x-slotproxy-explain": "1"}, True)):
+        answer = post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
+        assert answer.data
+        assert ("x-slotproxy-decision" in answer.headers) is wanted
+    decision = json.loads(answer.headers["x-slotproxy-decision"])
+    assert decision["backend"] == answer.headers["x-slotproxy-backend"] == "backend-1"
+    assert decision["reason"]["cause"] in ring.sentences()
+
+
+def test_owners_see_theirs_and_administrators_all() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    name = ask(app, ADMIN)
+    assert get(app).get_json()["data"] == []
+    assert get(app, f"{REQUESTS}/{name}").status_code == 404
+    assert get(app, scope="all").status_code == 403
+    mine = ask(app)
+    listed = get(app, headers=ADMIN, scope="all").get_json()["data"]
+    assert [one["id"] for one in listed] == [mine, name]
+    assert get(app, f"{REQUESTS}/{mine}", ADMIN).status_code == 200
+
+
+def test_filters_and_wrong_queries() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    name = ask(app)
+    model = get(app).get_json()["data"][0]["model"]
+    for query, found in (
+        ({"model": model, "api": "openai", "outcome": "ok"}, [name]),
+        ({"outcome": "cancelled"}, []),
+        ({"end_time": 5, "start_time": 1}, []),
+    ):
+        assert [one["id"] for one in get(app, **query).get_json()["data"]] == found
+    for query, param in (
+        ({"limit": routes.MOST + 1}, "limit"),
+        ({"model": "m" * (routes.LONGEST + 1)}, "model"),
+        ({"start_time": "now"}, "start_time"),
+    ):
+        answer = get(app, **query)
+        assert answer.status_code == 400 and answer.get_json()["error"]["param"] == param
+
+
+def test_older_requests_come_from_the_ledger(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(say("Hi")), data=str(tmp_path))
+    hour_ago = int(1000 * time.time()) - 3_600_000
+    ledger_of(app).write(
+        "test", 1, [row(ended=hour_ago, request="old"), row(ended=hour_ago, key="root")]
+    )
+    name = ask(app)
+    assert [one["id"] for one in get(app).get_json()["data"]] == [name, "old"]
+    assert [one["id"] for one in get(app, stored="false").get_json()["data"]] == [name]
+    old = get(app, f"{REQUESTS}/old").get_json()
+    assert old["outcome"] == "ok" and "decision" not in old
+
+
+def test_number_of_remembered_requests_is_bounded() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    for _ in range(3):
+        ask(app)
+    requests = services_of(app).requests
+    assert requests._finished.maxlen == requests._ended.maxlen == ring.KEPT
+    assert len([*requests.ended(lambda key: True)]) == 3
+
+
+class Waiting(ScriptedDriver):
+    """Answers only when it is cancelled."""
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        cancel.wait(30)
+        cancel.check()
+        return super().stream(task, slot, caps, cancel)
+
+
+def cancelled(app: Flask, by: dict[str, str], **body: Any) -> tuple[Any, Any, str]:
+    """A request of ann that this key cancels: its answer, the canceller's, and its id."""
+
+    def running() -> list[Any]:
+        found: list[Any] = get(app, headers=ADMIN, scope="all").get_json()["running"]
+        return found
+
+    def post() -> Any:
+        return app.test_client().post("/v1/chat/completions", json=CHAT | body, headers=ANN)
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post)
+        wait_until(lambda: [one for one in running() if one["state"] == "prefill"])
+        (one,) = running()
+        assert (one["key"], one["slot"], one["outcome"]) == ("ann", 0, "")
+        assert one["decision"]["reason"]["cause"] == "new"
+        ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=by)
+        return answer.result(30), ended, one["id"]
+
+
+@pytest.mark.parametrize(("by", "name"), [(ADMIN, "root"), (ANN, "ann")])
+def test_client_of_a_cancelled_request_reads_who_ended_it(
+    by: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    app = app_with(Waiting(say("Hi")), data=str(tmp_path))
+    answer, ended, request = cancelled(app, by)
+    assert ended.get_json() == {"id": request, "object": "request", "cancelled": 1}
+    error = answer.get_json()["error"]
+    assert (answer.status_code, error["code"]) == (409, "request_cancelled")
+    assert error["message"] == f"this request was cancelled by the API key {name!r}"
+    scheduler = services_of(app).gateway.scheduler
+    assert all(
+        not scheduler.in_flight(backend) for backend in services_of(app).gateway.registry.backends
+    )
+    assert get(app, f"{REQUESTS}/{request}").get_json()["outcome"] == "cancelled"
+    changes = get(app, "/v1/audit", ADMIN).get_json()["data"]
+    assert [(one["actor"], one["action"], one["kind"], one["subject"]) for one in changes] == [
+        (name, "cancel", "request", request)
+    ]
+
+
+def test_only_own_requests_that_run_can_be_cancelled() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    name = ask(app, ADMIN)
+    for path in (name, "nothing"):
+        answer = app.test_client().post(f"{REQUESTS}/{path}/cancel", headers=ANN)
+        assert answer.status_code == 404
+        assert "running" in answer.get_json()["error"]["message"]
+
+
+def test_page_has_the_same_routes() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    name = ask(app)
+    assert get(app, "/pages/api/requests").get_json() == get(app).get_json()
+    assert get(app, f"/pages/api/requests/{name}").get_json()["id"] == name
