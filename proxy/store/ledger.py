@@ -3,6 +3,7 @@ are written in one transaction, and added to in the database, so any process may
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -23,10 +24,12 @@ from .ledger_rows import (
     LedgerSums,
     hour_sums,
 )
-from .tables import LEDGER, LEDGER_HOUR, LEDGER_WRITER
+from .measures import Counts
+from .tables import LEDGER, LEDGER_HOUR, LEDGER_MEASURE, LEDGER_WRITER
 
 PAGE = 1000  # rows read or deleted in one transaction
 AT_ONCE = 64  # rows added by one statement, a power of two
+MEASURED = 31 * 86_400_000  # milliseconds for which measures are kept longer than rows
 FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is forgotten
 
 _c = LEDGER.c
@@ -38,8 +41,21 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def write(self, writer: str, batch: int, rows: Sequence[LedgerRow]) -> bool:
-        """Store a batch of rows; False if it was stored before. Batches of a writer ascend."""
+    def write(
+        self,
+        writer: str,
+        batch: int,
+        rows: Sequence[LedgerRow],
+        measured: Mapping[int, Counts] | None = None,
+    ) -> bool:
+        """Store a batch of rows, and what was `measured` by the hour in seconds. False if it was
+        stored before. Batches of a writer ascend."""
+        measures = [
+            {"hour": 1000 * hour, "name": name, "bucket": bucket, "count": count}
+            for hour, counts in sorted((measured or {}).items())
+            for (name, bucket), count in sorted(counts.items())
+            if count
+        ]
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
             if db.execute(self._begin_batch, note).first() is None:
@@ -51,6 +67,8 @@ class Ledger:
                 db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(some)), values)
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))
+            if measures:
+                db.execute(self._add_measures, measures)
         return True
 
     # Made once: `excluded` copies all columns of a table, in reference cycles.
@@ -76,11 +94,34 @@ class Ledger:
         adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
         return adding
 
+    @cached_property
+    def _add_measures(self) -> Executable:
+        """The statement that adds counts to those of their hours."""
+        added = insert_into(LEDGER_MEASURE, self._db.engine)
+        both = {"count": LEDGER_MEASURE.c.count + added.excluded.count}
+        key = [column.name for column in LEDGER_MEASURE.primary_key]
+        adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
+        return adding
+
+    def measures(self, begin: int, end: int, width: int) -> dict[int, Counts]:
+        """What was measured from `begin` to before `end`, in buckets of `width` milliseconds, which
+        are whole hours; by their beginnings."""
+        c = LEDGER_MEASURE.c
+        at = (c.hour - c.hour % width).label("at")
+        sum_ = func.sum(c.count).label("sum")
+        query = select(at, c.name, c.bucket, sum_).where(c.hour >= begin, c.hour < end)
+        found: dict[int, Counts] = {}
+        for row in self._db.rows(query.group_by(at, c.name, c.bucket)):
+            found.setdefault(int(row.at), Counter())[row.name, row.bucket] = int(row.sum)
+        return found
+
     def prune(self, before: int) -> int:
         """Delete at most PAGE rows that ended before this time. Returns how many."""
         oldest = select(_c.id).where(_c.ended < before).order_by(_c.ended, _c.id).limit(PAGE)
         with self._db.begin() as db:
             db.execute(delete(LEDGER_WRITER).where(LEDGER_WRITER.c.touched < before - FORGOTTEN))
+            old = LEDGER_MEASURE.c.hour < before - MEASURED
+            db.execute(delete(LEDGER_MEASURE).where(old))
             return db.execute(delete(LEDGER).where(_c.id.in_(oldest.scalar_subquery()))).rowcount
 
     def groups(

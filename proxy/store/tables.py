@@ -263,6 +263,14 @@ LEDGER_HOUR = _table(
     *_key("key", "user", "team", "model", "api"),
     *_columns(requests=BigInteger, failed=BigInteger, **_SUMS),
 )
+# Counts of `measures` by hour, for percentiles; those of the last month are kept.
+LEDGER_MEASURE = _table(
+    "ledger_measure",
+    _number("hour", BigInteger),
+    *_key("name"),
+    _number("bucket"),
+    *_columns(count=BigInteger),
+)
 # The last batch that each writer of the ledger has stored, so that none is stored twice.
 LEDGER_WRITER = _table(
     "ledger_writer", *_key("writer"), *_columns(batch=BigInteger, touched=BigInteger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from proxy.store import ledger as ledger_module
 from proxy.store.database import Database
-from proxy.store.ledger import Ledger
+from proxy.store.ledger import MEASURED, Ledger
 from proxy.store.ledger_rows import COUNTED, HOUR, LedgerRow
 
 from .conftest import at_once
@@ -127,3 +128,20 @@ def test_several_writers_add_to_the_same_sums(ledger: Ledger, url: str) -> None:
     assert [one.sums.prompt for one in groups] == [300, 300, 300]
     for database in databases:
         database.close()
+
+
+def test_measures_add_up_by_name_bucket_and_hour(ledger: Ledger) -> None:
+    first = Counter({("requests", 0): 2, ("queue", 7): 1, ("error timeout", 0): 0})
+    second = Counter({("requests", 0): 3, ("queue", 8): 1})
+    noon, later = NOON // 1000, (NOON + HOUR) // 1000
+    assert ledger.write("w", 1, [ROW], {noon: first})
+    assert ledger.write("v", 1, [ROW], {noon: second, later: second})
+    assert not ledger.write("v", 1, [ROW], {noon: second})
+    assert ledger.measures(NOON, NOON + 2 * HOUR, HOUR) == {
+        NOON: first + second,
+        NOON + HOUR: second,
+    }
+    assert ledger.measures(NOON, NOON + HOUR, 24 * HOUR) == {NOON - NOON % DAY: first + second}
+    assert ledger.measures(NOON + HOUR, NOON + HOUR, HOUR) == {}
+    ledger.prune(NOON + MEASURED + 1)
+    assert [*ledger.measures(0, NOON + DAY, HOUR)] == [NOON + HOUR]
