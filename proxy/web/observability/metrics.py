@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...gateway import Info
-from .history import OTHER, Finished
+from .history import OTHER, Change, Finished
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -24,7 +24,6 @@ TOKENS = tuple(step * 10**power for power in range(6) for step in (1, 2, 5))
 
 MOST_SERIES = 2048  # request series; routes times outcomes give some hundreds
 MOST_MODELS = 512  # pairs of a backend and a model
-MOST_HELD = 16384  # slots whose content is remembered
 
 COUNTERS = (
     ("vllm:prompt_tokens", "Prompt tokens"),
@@ -97,39 +96,6 @@ class Work(Struct, kw_only=True):
             self.longest = max(self.longest, info.longest)
 
 
-class Contents:
-    """What slots keep, as finished requests show it: a request that found nine tenths of its
-    prompt, or of the one before, in the cache continues it, and any other replaces it. A request of
-    several choices uses several slots, of which it names one, so it counts for none."""
-
-    def __init__(self) -> None:
-        # Since when, until when it was used, the tokens of its prompt, and the key.
-        self._of: dict[tuple[str, int], tuple[float, float, int, str]] = {}
-
-    def __deepcopy__(self, memo: object) -> Contents:
-        return self  # not a part of the counts
-
-    def add(self, row: Finished) -> tuple[float, float, str] | float | None:
-        """The gap before a content was used again, or the lifetime and the idle time of one that
-        was replaced, and why. None if there is nothing to say."""
-        info, usage = row.info, row.info.usage
-        if info.slot < 0 or info.choices > 1 or not (info.placed and usage.prompt):
-            return None
-        place, began = (info.backend, info.slot), row.second - row.took + info.placed
-        known = self._of.pop(place, None)
-        since, until, prompt, key = known or (began, began, 0, "")
-        idle = max(0.0, began - until)
-        continues = 10 * usage.cached >= 9 * min(prompt, usage.prompt)
-        self._of[place] = since if continues else began, row.second, usage.prompt, row.key
-        if known is None:
-            if len(self._of) > MOST_HELD:
-                del self._of[next(iter(self._of))]
-            return None
-        if continues:
-            return idle
-        return max(0.0, began - since), idle, "same_key" if key == row.key else "other_key"
-
-
 class _Backend:
     """The counts of one model on one backend."""
 
@@ -141,16 +107,15 @@ class _Backend:
         self.evictions: Counter[str] = Counter()
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
-    def add(self, rows: Sequence[Finished], contents: Contents) -> None:
-        infos = [row.info for row in rows]
+    def add(self, pairs: Sequence[tuple[Finished, Change]]) -> None:
+        infos = [row.info for row, _ in pairs]
         usages = [info.usage for info in infos]
         begun = [info for info in infos if info.first_token]
         prompts = [usage.prompt for usage in usages if usage.prompt]
         answers = [usage.completion for usage in usages if usage.completion]
         counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        changes = [contents.add(row) for row in rows]
-        replaced = [change for change in changes if isinstance(change, tuple)]
+        replaced = [change for _, change in pairs if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
         self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
         waits = [info.queue_wait for info in infos]
@@ -163,9 +128,9 @@ class _Backend:
         ]
         both = list(map(sum, zip(prefills, decodes, strict=True)))
         values: list[Sequence[Any]] = [[info.first_token for info in begun], between]
-        values += [[row.took for row in rows], waits, waits, prefills, decodes, both]
+        values += [[row.took for row, _ in pairs], waits, waits, prefills, decodes, both]
         values += [prompts, answers, *([change[i] for change in replaced] for i in (0, 1))]
-        values.append([change for change in changes if isinstance(change, float)])
+        values.append([change for _, change in pairs if isinstance(change, float)])
         for histogram, measured in zip(self.histograms, values, strict=True):
             histogram.add(measured)
 
@@ -178,27 +143,29 @@ class Metrics:
         self.running: Mapping[str, int] = {}
         self.requests: Counter[tuple[str, str]] = Counter()
         self.backends: defaultdict[tuple[str, str], _Backend] = defaultdict(_Backend)
-        self.contents = Contents()
         self.kinds: Counter[tuple[str, str]] = Counter()
         self.work = Work()
         self.before = Work()
 
-    def add(self, rows: Sequence[Finished]) -> None:
+    def add(self, pairs: Sequence[tuple[Finished, Change]]) -> None:
+        """Count requests, and what each did to its slot (see `Contents`)."""
+        rows = [row for row, _ in pairs]
         alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
         for key, count in alike.items():
             if key not in self.requests and len(self.requests) >= MOST_SERIES:
                 key = OTHER, OTHER
             self.requests[key] += count
         self.kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
-        by_backend: defaultdict[tuple[str, str], list[Finished]] = defaultdict(list)
-        for row in rows:
-            if row.info.backend:
-                by_backend[row.info.backend, row.info.model].append(row)
+        by_backend: defaultdict[tuple[str, str], list[tuple[Finished, Change]]] = defaultdict(list)
+        for pair in pairs:
+            info = pair[0].info
+            if info.backend:
+                by_backend[info.backend, info.model].append(pair)
         for names, some in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add(row.info for row in some)
-            self.backends[names].add(some, self.contents)
+            self.work.add(row.info for row, _ in some)
+            self.backends[names].add(some)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
         """A copy of all counts so far."""

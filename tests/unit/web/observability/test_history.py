@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observability.history import SAMPLES, STEP, Finished, History, total
+from proxy.scheduling.state import Loss
+from proxy.store.measures import added, total
+from proxy.web.observability.history import (
+    MOST_KINDS,
+    SAMPLES,
+    STEP,
+    Contents,
+    Finished,
+    History,
+)
 
 
 class Clock:
@@ -17,7 +29,11 @@ class Clock:
 
 
 def over(history: History, status: int = 200, **fields: Any) -> None:
-    history.add([Finished(int(history._clock()), "/", status, 1.0, Info(**fields))])
+    history.add([(Finished(int(history._clock()), "/", status, 1.0, Info(**fields)), None)])
+
+
+def numbers(history: History) -> dict[str, Any]:
+    return total(added(sample.counts for sample in history.samples()))
 
 
 def test_request_counts_in_the_step_where_it_ends() -> None:
@@ -27,11 +43,15 @@ def test_request_counts_in_the_step_where_it_ends() -> None:
     clock.now += STEP
     over(history, usage=Usage(6, 1, 0), first_token=1.5, last_token=1.5)
     first, second = history.samples()
-    assert (second.at - first.at, first.requests, second.requests) == (STEP, 1, 1)
-    sums = total([first, second])
+    assert second.at - first.at == STEP
+    assert [sample.counts["requests", 0] for sample in (first, second)] == [1, 1]
+    sums = numbers(history)
     assert (sums["prompt"], sums["cached"], sums["completion"]) == (16, 4, 6)
-    assert sums["first_token"] == 1.0
-    assert sums["speed"] == 2.0  # four tokens after the first, in two seconds
+    assert sums["first_token"]["p50"] == pytest.approx(0.5, rel=0.05)
+    assert sums["first_token"]["p90"] == pytest.approx(1.5, rel=0.05)
+    assert sums["speed"]["p50"] == pytest.approx(2.0, rel=0.05)  # 4 tokens after the first, in 2 s
+    assert sums["prompt_tokens"]["count"] == 2
+    assert sums["queue"] is None
 
 
 def test_records_older_than_an_hour_are_dropped() -> None:
@@ -41,7 +61,7 @@ def test_records_older_than_an_hour_are_dropped() -> None:
     clock.now += STEP * SAMPLES
     assert history.samples() == []
     over(history)  # takes the old one's place in the ring
-    assert [one.requests for one in history.samples()] == [1]
+    assert [sample.counts["requests", 0] for sample in history.samples()] == [1]
 
 
 def test_only_newest_records_are_returned() -> None:
@@ -61,13 +81,59 @@ def test_errors_count_by_code_and_regular_ends_do_not() -> None:
     over(history, outcome="upstream_fault")  # a stream that broke had said 200 already
     for outcome in ("stop", "length", "tool_calls", "cancelled", "client_closed_request", ""):
         over(history, outcome=outcome)
-    assert total(history.samples())["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
+    assert numbers(history)["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
 
 
 def test_error_codes_beyond_the_bound_become_one() -> None:
     history = History(Clock())
     for number in range(100):
         over(history, outcome=f"code {number}")
-    (sample,) = history.samples()
-    assert len(sample.errors) <= 17
-    assert sum(sample.errors.values()) == 100
+    errors = numbers(history)["errors"]
+    assert len(errors) == MOST_KINDS + 1
+    assert sum(errors.values()) == 100
+
+
+def test_counts_wait_for_the_ledger_by_the_hour() -> None:
+    clock = Clock()
+    history = History(clock)
+    for second in (3500, 3599, 3600):
+        history.add([(Finished(second, "/", 200, 1.0, Info()), None)], stores=True)
+    assert {hour: counts["requests", 0] for hour, counts in history.unstored.items()} == {
+        0: 2,
+        3600: 1,
+    }
+
+
+def turn(second: float, key: str = "ann", cached: int = 0, **placed: Any) -> Finished:
+    prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
+    request = SimpleNamespace(chain=prompt, background=placed.pop("background", False))
+    known: Any = SimpleNamespace(request=request, **{"replaced": 0, "loss": None, **placed})
+    info = Info(
+        backend="b",
+        slot=0,
+        placed=0.5,
+        usage=Usage(100, 5, cached),
+        placement=known,
+    )
+    return Finished(second, "/", 200, 1.0, info, True, key)
+
+
+def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
+    contents = Contents()
+    contents.add(turn(10))
+    contents.add(turn(20, cached=95))
+    lost = Loss(why="restarted", at=25.0, backend="b")
+    changes = [
+        contents.add(turn(30, replaced=105)),
+        contents.add(turn(40, "bob", replaced=105)),
+        contents.add(turn(50, "bob", replaced=105, background=True)),
+        contents.add(turn(60, "bob", loss=lost)),
+        contents.add(turn(70, "bob")),
+    ]
+    reasons = [change[2] for change in changes if isinstance(change, tuple)]
+    assert reasons == ["same_key", "other_key", "side_job", "restarted", "changed"]
+    first, *_, last = contents.tenures(0.0)
+    assert (first.key, first.conversation, first.requests, first.cached) == ("ann", "0102", 2, 95)
+    assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
+    assert (last.ended, last.why) == (0.0, "")
+    assert [tenure.since for tenure in contents.tenures(50.0)] == [49.5, 59.5, 69.5]

@@ -174,7 +174,7 @@ def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
     for number, record in enumerate(records[1:], start=1):
         observer.finish(record)
         if number in (1, AT_ONCE, AT_ONCE + 1, len(records) - 1):
-            assert sum(one.requests for one in observer.samples()) == number
+            assert sum(one.counts["requests", 0] for one in observer.samples()) == number
             assert observer.counts().requests == {("/p", "200"): number}
             running = sum(observer.counts().running.values())
             assert observer.running == running == len(records) - number
