@@ -26,7 +26,7 @@ STEPS = 24  # of a power of ten
 LEAST = 0.001  # a smaller value counts as none, in the bucket 0
 MOST = 241  # the last bucket, of ten millions and more
 BAR = 4  # buckets of a bar
-PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+PERCENTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def bucket_of(value: float) -> int:

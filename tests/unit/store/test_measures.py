@@ -54,7 +54,14 @@ def test_tiny_values_count_as_none_and_huge_ones_share_a_bucket() -> None:
     assert bucket_of(LEAST) == 1
     assert bucket_of(1e300) == MOST
     tiny = summary({0: 3})
-    assert tiny == {"count": 3, "p50": 0.0, "p90": 0.0, "p99": 0.0, "bars": [(0.0, 0.0009532, 3)]}
+    assert tiny == {
+        "count": 3,
+        "p10": 0.0,
+        "p50": 0.0,
+        "p90": 0.0,
+        "p99": 0.0,
+        "bars": [(0.0, 0.0009532, 3)],
+    }
     assert summary({}) is None
     assert percentile({}, 0.5) is None
 
