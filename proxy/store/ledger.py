@@ -16,6 +16,7 @@ from .database import Database, insert_into, record
 from .ledger_rows import (
     CANCELLED,
     COUNTED,
+    DAY,
     HOUR,
     OK,
     SUMMED,
@@ -29,7 +30,7 @@ from .tables import LEDGER, LEDGER_HOUR, LEDGER_MEASURE, LEDGER_WRITER
 
 PAGE = 1000  # rows read or deleted in one transaction
 AT_ONCE = 64  # rows added by one statement, a power of two
-MEASURED = 31 * 86_400_000  # milliseconds for which measures are kept longer than rows
+MEASURED = {HOUR: 48 * HOUR, DAY: 32 * DAY}  # widths of measures, and for how long they are kept
 FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is forgotten
 
 _c = LEDGER.c
@@ -50,9 +51,14 @@ class Ledger:
     ) -> bool:
         """Store a batch of rows, and what was `measured` by the hour in seconds. False if it was
         stored before. Batches of a writer ascend."""
+        spans: dict[tuple[int, int], Counts] = {}
+        for hour, counts in (measured or {}).items():
+            for width in MEASURED:
+                at = 1000 * hour - 1000 * hour % width
+                spans.setdefault((width, at), Counter()).update(counts)
         measures = [
-            {"hour": 1000 * hour, "name": name, "bucket": bucket, "count": count}
-            for hour, counts in sorted((measured or {}).items())
+            {"width": width, "at": at, "name": name, "bucket": bucket, "count": count}
+            for (width, at), counts in sorted(spans.items())
             for (name, bucket), count in sorted(counts.items())
             if count
         ]
@@ -96,32 +102,36 @@ class Ledger:
 
     @cached_property
     def _add_measures(self) -> Executable:
-        """The statement that adds counts to those of their hours."""
+        """The statement that adds counts to those of their hours and days."""
         added = insert_into(LEDGER_MEASURE, self._db.engine)
-        both = {"count": LEDGER_MEASURE.c.count + added.excluded.count}
+        both = {"count": LEDGER_MEASURE.c["count"] + added.excluded["count"]}
         key = [column.name for column in LEDGER_MEASURE.primary_key]
         adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
         return adding
 
-    def measures(self, begin: int, end: int, width: int) -> dict[int, Counts]:
-        """What was measured from `begin` to before `end`, in buckets of `width` milliseconds, which
-        are whole hours; by their beginnings."""
+    def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
+        """What was measured from `begin` to before `end`, by the beginnings of hours or days. Of
+        both, as many are kept as MEASURED says."""
         c = LEDGER_MEASURE.c
-        at = (c.hour - c.hour % width).label("at")
-        sum_ = func.sum(c.count).label("sum")
-        query = select(at, c.name, c.bucket, sum_).where(c.hour >= begin, c.hour < end)
+        measured = c.width == width, c.at >= begin, c.at < end
         found: dict[int, Counts] = {}
-        for row in self._db.rows(query.group_by(at, c.name, c.bucket)):
-            found.setdefault(int(row.at), Counter())[row.name, row.bucket] = int(row.sum)
+        for at, name, bucket, count in self._db.rows(
+            select(c.at, c.name, c.bucket, c["count"]).where(*measured)
+        ):
+            found.setdefault(at, Counter())[name, bucket] = count
         return found
+
+    def prune_measures(self, now: int) -> None:
+        """Delete what was measured too long before `now`."""
+        c = LEDGER_MEASURE.c
+        old = (and_(c.width == width, c.at < now - kept) for width, kept in MEASURED.items())
+        self._db.change(delete(LEDGER_MEASURE).where(or_(*old)))
 
     def prune(self, before: int) -> int:
         """Delete at most PAGE rows that ended before this time. Returns how many."""
         oldest = select(_c.id).where(_c.ended < before).order_by(_c.ended, _c.id).limit(PAGE)
         with self._db.begin() as db:
             db.execute(delete(LEDGER_WRITER).where(LEDGER_WRITER.c.touched < before - FORGOTTEN))
-            old = LEDGER_MEASURE.c.hour < before - MEASURED
-            db.execute(delete(LEDGER_MEASURE).where(old))
             return db.execute(delete(LEDGER).where(_c.id.in_(oldest.scalar_subquery()))).rowcount
 
     def groups(

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 HOUR = 3_600_000  # milliseconds
+DAY = 24 * HOUR
 OK = "ok"
 CANCELLED = "cancelled"
 BLOCK = 8  # bytes of a block's digest

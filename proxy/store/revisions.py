@@ -24,8 +24,9 @@ STEPS: dict[str, Sequence[str]] = {
         " on shared_conversation (conversation_id)",
     ),
     "0024": (
-        "create table if not exists ledger_measure (hour bigint not null, name varchar not null,"
-        " bucket integer not null, count bigint not null, primary key (hour, name, bucket))",
+        "create table if not exists ledger_measure (width bigint not null, at bigint not null,"
+        " name varchar not null, bucket integer not null, count bigint not null,"
+        " primary key (width, at, name, bucket))",
     ),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)

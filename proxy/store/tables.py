@@ -263,10 +263,11 @@ LEDGER_HOUR = _table(
     *_key("key", "user", "team", "model", "api"),
     *_columns(requests=BigInteger, failed=BigInteger, **_SUMS),
 )
-# Counts of `measures` by hour, for percentiles; those of the last month are kept.
+# Counts of `measures` by hour and by day, in UTC: `width` and `at`, when it began, in milliseconds.
 LEDGER_MEASURE = _table(
     "ledger_measure",
-    _number("hour", BigInteger),
+    _number("width", BigInteger),
+    _number("at", BigInteger),
     *_key("name"),
     _number("bucket"),
     *_columns(count=BigInteger),

@@ -229,7 +229,9 @@ class LedgerWriter:
 
     def prune(self) -> bool:
         """Delete rows that are too old, for a moment. False if there may be more."""
-        before = int(1000 * (self._clock() - self._days * DAY))
+        now = self._clock()
+        self.ledger.prune_measures(int(1000 * now))
+        before = int(1000 * (now - self._days * DAY))
         end = time.monotonic() + PRUNED_FOR
         while self.ledger.prune(before):
             if self._closing.is_set() or time.monotonic() >= end:

@@ -108,7 +108,7 @@ def past() -> Response:
     width = HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
     end = int(time.time()) // width * width + width
     begin = end - max(hours * HOUR, width)
-    found = opened(services).measures(1000 * begin, 1000 * end, 1000 * width)
+    found = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
     counts = {at: found.get(1000 * at, Counter()) for at in range(begin, end, width)}
     points = {"step": width, **_columns(counts)}
     return json_response({"total": total(added(counts.values())), "points": points})

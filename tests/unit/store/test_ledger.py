@@ -10,7 +10,7 @@ import pytest
 
 from proxy.store import ledger as ledger_module
 from proxy.store.database import Database
-from proxy.store.ledger import MEASURED, Ledger
+from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import COUNTED, HOUR, LedgerRow
 
 from .conftest import at_once
@@ -130,18 +130,22 @@ def test_several_writers_add_to_the_same_sums(ledger: Ledger, url: str) -> None:
         database.close()
 
 
-def test_measures_add_up_by_name_bucket_and_hour(ledger: Ledger) -> None:
+def test_measures_add_up_by_hour_and_by_day(ledger: Ledger) -> None:
     first = Counter({("requests", 0): 2, ("queue", 7): 1, ("error timeout", 0): 0})
     second = Counter({("requests", 0): 3, ("queue", 8): 1})
     noon, later = NOON // 1000, (NOON + HOUR) // 1000
     assert ledger.write("w", 1, [ROW], {noon: first})
     assert ledger.write("v", 1, [ROW], {noon: second, later: second})
     assert not ledger.write("v", 1, [ROW], {noon: second})
-    assert ledger.measures(NOON, NOON + 2 * HOUR, HOUR) == {
+    assert ledger.measures(HOUR, NOON, NOON + 2 * HOUR) == {
         NOON: first + second,
         NOON + HOUR: second,
     }
-    assert ledger.measures(NOON, NOON + HOUR, 24 * HOUR) == {NOON - NOON % DAY: first + second}
-    assert ledger.measures(NOON + HOUR, NOON + HOUR, HOUR) == {}
-    ledger.prune(NOON + MEASURED + 1)
-    assert [*ledger.measures(0, NOON + DAY, HOUR)] == [NOON + HOUR]
+    today = {NOON - NOON % DAY: first + second + second}
+    assert ledger.measures(DAY, NOON - NOON % DAY, NOON + DAY) == today
+    assert ledger.measures(HOUR, NOON + HOUR, NOON + HOUR) == {}
+    ledger.prune_measures(NOON + 48 * HOUR + 1)
+    assert [*ledger.measures(HOUR, 0, NOON + DAY)] == [NOON + HOUR]
+    assert ledger.measures(DAY, 0, NOON + DAY) == today
+    ledger.prune_measures(NOON + 32 * DAY)
+    assert ledger.measures(DAY, 0, NOON + DAY) == {}

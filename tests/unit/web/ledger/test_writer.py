@@ -40,6 +40,9 @@ class SavedTotals:
         self.measured.append(measured)
         return True
 
+    def prune_measures(self, now: int) -> None:
+        pass
+
     def prune(self, before: int) -> int:
         gone, self.old = min(self.old, 1000), max(0, self.old - 1000)
         return gone
