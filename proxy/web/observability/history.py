@@ -116,8 +116,11 @@ class Contents:
 def _why(held: Tenure, row: Finished) -> str:
     """Why this request has replaced what was in its slot."""
     placed = row.info.placement
-    if placed is not None and not placed.replaced:  # it was lost before, or its prompt has changed
-        return placed.loss.why if placed.loss is not None else "changed"
+    if placed is not None and not placed.replaced:  # nothing of another conversation was there
+        if held.key != row.key or not placed.turns:
+            return "lost"
+        loss = placed.loss.why if placed.loss is not None else "evicted"
+        return loss if loss != "evicted" else "changed"
     if placed is not None and placed.request.background:
         return "side_job"
     return "same_key" if held.key == row.key else "other_key"

@@ -13,6 +13,8 @@ from proxy.scheduling.state import Loss
 from proxy.store.measures import added, total
 from proxy.web.observability.history import (
     MOST_KINDS,
+    MOST_TENURES,
+    MOST_UNSTORED,
     SAMPLES,
     STEP,
     Contents,
@@ -107,7 +109,9 @@ def test_counts_wait_for_the_ledger_by_the_hour() -> None:
 def turn(second: float, key: str = "ann", cached: int = 0, **placed: Any) -> Finished:
     prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
     request = SimpleNamespace(chain=prompt, background=placed.pop("background", False))
-    known: Any = SimpleNamespace(request=request, **{"replaced": 0, "loss": None, **placed})
+    known: Any = SimpleNamespace(
+        request=request, **{"replaced": 0, "loss": None, "turns": 0, **placed}
+    )
     info = Info(
         backend="b",
         slot=0,
@@ -127,13 +131,30 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
         contents.add(turn(30, replaced=105)),
         contents.add(turn(40, "bob", replaced=105)),
         contents.add(turn(50, "bob", replaced=105, background=True)),
-        contents.add(turn(60, "bob", loss=lost)),
-        contents.add(turn(70, "bob")),
+        contents.add(turn(60, "bob", loss=lost, turns=2)),
+        contents.add(turn(70, "bob", turns=2)),
+        contents.add(turn(80, "bob")),
+        contents.add(turn(90, "ann", turns=1)),
     ]
     reasons = [change[2] for change in changes if isinstance(change, tuple)]
-    assert reasons == ["same_key", "other_key", "side_job", "restarted", "changed"]
+    assert reasons == ["same_key", "other_key", "side_job", "restarted", "changed", "lost", "lost"]
     first, *_, last = contents.tenures(0.0)
     assert (first.key, first.conversation, first.requests, first.cached) == ("ann", "0102", 2, 95)
     assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
     assert (last.ended, last.why) == (0.0, "")
-    assert [tenure.since for tenure in contents.tenures(50.0)] == [49.5, 59.5, 69.5]
+    assert [tenure.since for tenure in contents.tenures(70.0)] == [59.5, 69.5, 79.5, 89.5]
+
+
+def test_past_contents_are_bounded() -> None:
+    contents = Contents()
+    for number in range(MOST_TENURES + 3):
+        contents.add(turn(10.0 * number, f"k{number}", replaced=105))
+    first, *others = contents.tenures(0.0)
+    assert (first.key, len(others)) == ("k2", MOST_TENURES)
+
+
+def test_counts_that_wait_are_bounded() -> None:
+    history = History(Clock())
+    for hour in range(MOST_UNSTORED + 3):
+        history.add([(Finished(3600 * hour, "/", 200, 1.0, Info()), None)], stores=True)
+    assert len(history.unstored) <= MOST_UNSTORED
