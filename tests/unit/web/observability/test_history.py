@@ -142,7 +142,7 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
     assert (first.key, first.conversation, first.requests, first.cached) == ("ann", "0102", 2, 95)
     assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
     assert (last.ended, last.why) == (0.0, "")
-    assert [tenure.since for tenure in contents.tenures(70.0)] == [59.5, 69.5, 79.5, 89.5]
+    assert [tenure.since for tenure in contents.tenures(70.0)] == [69.5, 79.5, 89.5]
 
 
 def test_past_contents_are_bounded() -> None:
