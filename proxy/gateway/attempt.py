@@ -206,7 +206,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             if len(self.task.prompt) > SHORT:
                 pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
                 check_prompt_size(self.task, pool, self.cancel)
-            self.slot_request = _slot_request(self.context, self.task, self.model, self.caller)
+            self.slot_request = slot_request_of(self.context, self.task, self.model, self.caller)
             self.context.retries.spent -= SHARE
             while self.state is not State.DONE:
                 try:
@@ -318,12 +318,13 @@ class Attempt(Struct, eq=False, kw_only=True):
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
         info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
-        info.placement, info.template = lease.placement, caps.template
+        info.placement, info.template, info.task = lease.placement, caps.template, self.task
         if grant.passed or self.passed:
             info.passed = tuple({**dict(grant.passed), **self.passed}.items())
         if grant.save or grant.restore is not None:
-            for _ in slot.prepare(self.cancel):
-                yield []
+            with info.timed("restore"):
+                for _ in slot.prepare(self.cancel):
+                    yield []
         return slot
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
@@ -335,6 +336,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         ticks = tells_place or self.state is State.RESUMING
         allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
+        info.ticket = ticket
         # An answer that has begun goes on, however many requests of its key wait.
         if allowance is not None and self.state is not State.RESUMING:
             queued = allowance.queued()
@@ -347,6 +349,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                         yield []
         finally:
             ticket.leave()
+            info.ticket = None
         info.place = 0
         return lease
 
@@ -610,7 +613,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         return min(written, max(0, before) + tokens)
 
 
-def _slot_request(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+    """What a choice asks the scheduler for."""
     text, boundaries, request = task.prompt, task.boundaries, task.request
     messages = request.messages
     if messages and not text:

@@ -203,6 +203,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     whole: bool = False  # the lease has the backend's other slots as well
     # The backends of earlier tiers and why they were passed over (see `tiers.TierChoice`).
     passed: tuple[tuple[str, str], ...] = ()
+    cost: float = 0.0  # in seconds, 0 if no other place was compared
 
 
 class WaitForSlot(Struct, frozen=True):
@@ -212,6 +213,7 @@ class WaitForSlot(Struct, frozen=True):
 
     until: float
     key: bytes | None = None
+    cost: float = 0.0  # in seconds
 
 
 LossCause = Literal["evicted", "restarted", "swapped", "removed", "resized", "moved", "failed"]
@@ -242,7 +244,8 @@ class Placement(Struct, frozen=True, kw_only=True):
     prompt: int  # tokens, as estimated
     expected: int  # of them cached
     restores: bool  # a file is restored first
-    saves: bool  # what the slot held is saved first
+    saves: bool  # what the slot held is saved to a file first,
+    keeps: bool  # or kept in the server's RAM
     fresh: bool  # the slot may hold another group's prompt, which must not be reused
     loads: float  # seconds until the model is loaded
     turns: int  # that the conversation had before

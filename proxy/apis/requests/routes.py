@@ -1,4 +1,5 @@
-"""GET /v1/requests, one request with the reason of its placement, and cancelling one that runs.
+"""GET /v1/requests, one request with the reason of its placement, cancelling one that runs, and
+what would be done with a body.
 
 A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
 see and cancel all. Requests that ended come from this process' memory, and older ones and those of
@@ -7,22 +8,31 @@ other processes from the ledger."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
-from flask import request
+from flask import current_app, request
 
+from ...core.request import CompletionRequest
+from ...dialogue.loop import ToolAnswer
 from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
+from ...gateway import Answer, Caller, Info
+from ...gateway.explain import explain as what_if
+from ...gateway.explain import must_load
 from ...observe.ring import Json, ended_json, row_json
-from ...web import permissions
+from ...runtime.cancel import Cancel
+from ...web import disconnect, permissions
+from ...web.fastpath import Application, BodyAndHeaders, Environ
 from ...web.ledger import query
-from ...web.observability import Record
+from ...web.model_tables import read_request
+from ...web.observability import RECORD, Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import json_route
+from ...web.spine import INSTEAD, Dialect, json_route, read_chat
+from ...web.stream import EventSource
 from ..fields import decimal
 
 blueprint = Api("requests", __name__, group="", tag="slotproxy")
@@ -56,6 +66,12 @@ class _Requests:
         """The remembered ones, the newest first."""
         for one in self._services.requests.ended(self.may_see):
             yield self._named(ended_json(one, self.shown))
+
+    def opened(self, name: str) -> Json | None:
+        one = self._services.requests.opened(name, self.may_see, self.shown)
+        if one is None:
+            return None
+        return self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
 
     def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
         """Those in the ledger, none while its database is unavailable."""
@@ -112,10 +128,10 @@ def read(services: Services, record: Record, name: str) -> Any:
     long each step took."""
     everyone = permissions.is_admin(services, record.key)
     requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
-    stored = requests.stored(now - LOOK_BACK, now, {"request": name}, 1)
-    for one in chain(requests.running_json(), requests.ended(), stored):
-        if one["id"] == name:
-            return one
+    known = requests.opened(name)
+    known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
+    if known is not None:
+        return known
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         " that asked a model, and at most seven days old"
@@ -146,3 +162,80 @@ def _note(services: Services, actor: str, cancelled: Record) -> None:
         details = {"key": cancelled.key, "model": cancelled.info.model}
         with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
             changes.record("cancel", "request", cancelled.id, details)
+
+
+CHAT = "/v1/chat/completions"
+UNLISTED = "tools of MCP servers: asked for when the answer begins, so they are missing here"
+Begin = Callable[[CompletionRequest, Cancel, Caller], EventSource]
+
+
+@json_route(blueprint, "POST", "/v1/explain", body="ChatCompletionRequest")
+def explain(services: Services, record: Record) -> Any:
+    """What would be done with this body, without doing it: model, backend, slot and the other
+    places with their costs, prompt, grammar and ignored fields. `route` says whose body it is."""
+    path = request.args.get("route", CHAT)
+    environ: Environ = {**request.environ, "PATH_INFO": services.settings.api_prefix + path}
+    view = cast(Application, current_app).direct.get(environ["PATH_INFO"])
+    if view is None:
+        raise InvalidParameter("route", f"must be one that answers with text, such as {CHAT}")
+    inner, told = Record(environ), list[Json]()
+    inner.route = environ["PATH_INFO"]  # its rights are those of the route
+    environ[RECORD] = inner
+
+    def instead(dialect: Dialect, begin: Begin | None) -> BodyAndHeaders:
+        told.append(_explained(services, inner, environ, dialect, begin))
+        return [], []
+
+    environ[INSTEAD] = instead
+    view(services, environ)
+    return told[0]
+
+
+def _explained(
+    services: Services, record: Record, environ: Environ, dialect: Dialect, begin: Begin | None
+) -> Json:
+    record.key = services.keys.check(environ)
+    shown = permissions.shown_names(services, record.key)
+    with disconnect.watched(environ) as cancel:
+        raw = read_request(services, record, environ)
+        chat, caller = read_chat(services, environ, dialect, raw)
+        permissions.check_model(services, environ, chat.model)
+        info, warnings = Info(), record.warnings
+        told = must_load(services.gateway, chat.model)
+        if told is None:
+            answer = (begin or services.gateway.answer)(chat, cancel, caller)
+            if isinstance(answer, ToolAnswer):
+                if answer.request.servers:
+                    warnings += (UNLISTED,)
+                answer = services.gateway.answer(answer.offering(), cancel, caller)
+            assert isinstance(answer, Answer)
+            told, info = what_if(services.gateway, answer), answer.info
+    preview, grammar = told.preview, {"text": told.grammar, "begins": told.grammar_begins}
+    decision = services.requests.decision_json(info, shown)
+    return {
+        "object": "explanation",
+        "model": told.model,
+        "must_load": told.loads,
+        "summarizes_first": told.summarizes,
+        "prompt": told.prompt,
+        "prompt_tokens": told.prompt_tokens,
+        "context": told.n_ctx,
+        "max_tokens": told.max_tokens,
+        "rendered_by": "backend" if told.backend_renders else "slotproxy",
+        "template": told.template,
+        "grammar": grammar if told.grammar else None,
+        "warnings": [*warnings, *info.warnings],
+        **decision,
+        "queue": preview and {"place": preview.place, "wait_seconds": round(preview.wait, 3)},
+        "places": [
+            {
+                "backend": shown(place.backend),
+                "slot": place.slot,
+                "busy": place.busy,
+                "cached_tokens": place.cached,
+                "wait_seconds": round(place.wait, 3),
+                "cost_seconds": round(place.cost, 3),
+            }
+            for place in (preview.places if preview else ())
+        ],
+    }
