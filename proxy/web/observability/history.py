@@ -50,7 +50,7 @@ class Tenure(Struct, kw_only=True):
     backend: str
     slot: int
     key: str
-    conversation: str  # a digest, "" if it is not known
+    conversation: str  # the digest of its last turn, as in `SlotView`, "" if it is not known
     since: float
     until: float
     requests: int = 1
@@ -80,15 +80,15 @@ class Contents:
             return None
         place, began = (info.backend, info.slot), row.second - row.took + info.placed
         held = self._held.pop(place, None)
+        prompt = info.placement.request.chain if info.placement is not None else None
+        link = prompt.links[prompt.turn - 1].hex() if prompt is not None and prompt.links else ""
         idle = max(0.0, began - held.until) if held is not None else 0.0
         if held is not None and 10 * usage.cached >= 9 * min(held.prompt, usage.prompt):
-            held.until, held.prompt = row.second, usage.prompt
+            held.until, held.prompt, held.conversation = row.second, usage.prompt, link[:12]
             held.requests += 1
             held.cached += usage.cached
             self._held[place] = held  # the last one used is the last
             return idle
-        prompt = info.placement.request.chain if info.placement is not None else None
-        link = prompt.links[prompt.turn - 1].hex() if prompt is not None and prompt.links else ""
         self._held[place] = Tenure(
             backend=info.backend,
             slot=info.slot,

@@ -116,21 +116,22 @@ def past() -> Response:
 
 @blueprint.get("/pages/api/status/slots")
 def tenures() -> Response:
-    """Return who held some slots of a backend in the last hour."""
+    """Return who held some slots of a backend in the last hour, or since the start."""
     services = current_services()
     caller = _caller(services)
     shown = permissions.shown_names(services, caller.key)
     first, backend = _number("first", 0, HIGHEST), request.args.get("backend")
     slots = range(first, first + LANES)
     now, is_admin = time.time(), permissions.is_admin(services, caller.key)
+    begin = max(now - HOUR, services.started)
     names = [name for name in services.gateway.registry.backends if shown(name) == backend]
     return json_response(
         {
-            "begin": now - HOUR,
+            "begin": begin,
             "end": now,
             "tenures": [
                 _tenure(services, tenure, is_admin or tenure.key == caller.key)
-                for tenure in services.observer.tenures(now - HOUR)
+                for tenure in services.observer.tenures(begin)
                 if tenure.backend in names and tenure.slot in slots
             ],
         }
