@@ -19,6 +19,7 @@ from .ledger_rows import (
     DAY,
     HOUR,
     OK,
+    SPAN,
     SUMMED,
     LedgerGroup,
     LedgerRow,
@@ -30,7 +31,8 @@ from .tables import LEDGER, LEDGER_HOUR, LEDGER_MEASURE, LEDGER_WRITER
 
 PAGE = 1000  # rows read or deleted in one transaction
 AT_ONCE = 64  # rows added by one statement, a power of two
-MEASURED = {HOUR: 48 * HOUR, DAY: 32 * DAY}  # widths of measures, and for how long they are kept
+# Widths of measures, and for how long they are kept.
+MEASURED = {SPAN: 2 * HOUR, HOUR: 48 * HOUR, DAY: 32 * DAY}
 FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is forgotten
 
 _c = LEDGER.c
@@ -49,12 +51,12 @@ class Ledger:
         rows: Sequence[LedgerRow],
         measured: Mapping[int, Counts] | None = None,
     ) -> bool:
-        """Store a batch of rows, and what was `measured` by the hour in seconds. False if it was
+        """Store a batch of rows, and what was `measured` by the span in seconds. False if it was
         stored before. Batches of a writer ascend."""
         spans: dict[tuple[int, int], Counts] = {}
-        for hour, counts in (measured or {}).items():
+        for second, counts in (measured or {}).items():
             for width in MEASURED:
-                at = 1000 * hour - 1000 * hour % width
+                at = 1000 * second - 1000 * second % width
                 spans.setdefault((width, at), Counter()).update(counts)
         measures = [
             {"width": width, "at": at, "name": name, "bucket": bucket, "count": count}
@@ -102,7 +104,7 @@ class Ledger:
 
     @cached_property
     def _add_measures(self) -> Executable:
-        """The statement that adds counts to those of their hours and days."""
+        """The statement that adds counts to those of their spans."""
         added = insert_into(LEDGER_MEASURE, self._db.engine)
         both = {"count": LEDGER_MEASURE.c["count"] + added.excluded["count"]}
         key = [column.name for column in LEDGER_MEASURE.primary_key]
@@ -110,8 +112,8 @@ class Ledger:
         return adding
 
     def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
-        """What was measured from `begin` to before `end`, by the beginnings of hours or days. Of
-        both, as many are kept as MEASURED says."""
+        """What was measured from `begin` to before `end`, by the beginnings of spans of this
+        width, which is one of MEASURED."""
         c = LEDGER_MEASURE.c
         measured = c.width == width, c.at >= begin, c.at < end
         found: dict[int, Counts] = {}

@@ -263,7 +263,8 @@ LEDGER_HOUR = _table(
     *_key("key", "user", "team", "model", "api"),
     *_columns(requests=BigInteger, failed=BigInteger, **_SUMS),
 )
-# Counts of `measures` by hour and by day, in UTC: `width` and `at`, when it began, in milliseconds.
+# Counts of `measures` in spans of ten minutes, of hours and of days in UTC: their `width`, and when
+# each began, in milliseconds.
 LEDGER_MEASURE = _table(
     "ledger_measure",
     _number("width", BigInteger),

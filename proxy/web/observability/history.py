@@ -33,7 +33,7 @@ class Finished(Struct, frozen=True, gc=False):
 
 STEP = 10  # seconds per sample
 SAMPLES = 360
-HOUR = 3600
+SPAN = 600  # seconds of counts that are stored together
 MOST_KINDS = 64  # distinct error codes
 LONGEST = 64  # characters of one
 MOST_UNSTORED = 16384  # counts that wait to be stored
@@ -121,6 +121,8 @@ def _why(held: Tenure, row: Finished) -> str:
             return "lost"
         loss = placed.loss.why if placed.loss is not None else "evicted"
         return loss if loss != "evicted" else "changed"
+    if placed is not None and (placed.saves or placed.keeps):
+        return "kept"
     if placed is not None and placed.request.background:
         return "side_job"
     return "same_key" if held.key == row.key else "other_key"
@@ -140,7 +142,7 @@ class History:
         self._clock = clock
         self._ring: list[Sample | None] = [None] * SAMPLES
         self._codes: set[str] = set()
-        self.unstored: dict[int, Counts] = {}  # for the ledger, by the hour
+        self.unstored: dict[int, Counts] = {}  # for the ledger, by the span
 
     def add(self, rows: Iterable[tuple[Finished, Change]], *, stores: bool = False) -> None:
         """Add finished requests, in the order in which they ended, and what each did to its slot.
@@ -161,7 +163,7 @@ class History:
                 self._count(new, row, change)
             sample.counts.update(new)
             if stores and sum(map(len, self.unstored.values())) < MOST_UNSTORED:
-                self.unstored.setdefault(at - at % HOUR, Counter()).update(new)
+                self.unstored.setdefault(at - at % SPAN, Counter()).update(new)
 
     def samples(self, since: float = 0.0) -> list[Sample]:
         """The samples of the last hour in order, from the step of `since`; the last may still

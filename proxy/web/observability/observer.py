@@ -225,7 +225,7 @@ class Observer:
             return [*self._contents.tenures(since)]
 
     def unstored(self) -> dict[int, Counts]:
-        """Return the counts that have not been returned yet, by the hour in seconds."""
+        """Return the counts that have not been returned yet, by the span in seconds."""
         with self._lock:
             self._add_up()
             counts, self._history.unstored = self._history.unstored, {}

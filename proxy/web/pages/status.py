@@ -18,7 +18,7 @@ from ...errors import InvalidParameter
 from ...gateway import Caller
 from ...store.measures import Counts, added, histogram, percentile, total
 from .. import permissions
-from ..observability.history import SAMPLES, STEP, Tenure
+from ..observability.history import SAMPLES, SPAN, STEP, Tenure
 from ..services import Services, current_services
 from ..spine import json_response
 from ..stream import looks
@@ -36,6 +36,7 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
     return {
         "at": time.time(),
         "started": services.started,
+        "workers": view.workers,
         "running": services.observer.running,
         "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
@@ -105,7 +106,7 @@ def now() -> Response:
 def past() -> Response:
     """Return the totals of the last hours in the ledger, of all workers, and columns for plots."""
     hours, services = _number("hours", 1, MOST_HOURS), current_services()
-    width = HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
+    width = SPAN if hours == 1 else HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
     end = int(time.time()) // width * width + width
     begin = end - max(hours * HOUR, width)
     found = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)

@@ -141,9 +141,12 @@ def test_measures_add_up_by_hour_and_by_day(ledger: Ledger) -> None:
         NOON: first + second,
         NOON + HOUR: second,
     }
+    assert ledger.measures(HOUR // 6, NOON, NOON + HOUR) == {NOON: first + second}
     today = {NOON - NOON % DAY: first + second + second}
     assert ledger.measures(DAY, NOON - NOON % DAY, NOON + DAY) == today
     assert ledger.measures(HOUR, NOON + HOUR, NOON + HOUR) == {}
+    ledger.prune_measures(NOON + 2 * HOUR + 1)
+    assert [*ledger.measures(HOUR // 6, 0, NOON + DAY)] == [NOON + HOUR]
     ledger.prune_measures(NOON + 48 * HOUR + 1)
     assert [*ledger.measures(HOUR, 0, NOON + DAY)] == [NOON + HOUR]
     assert ledger.measures(DAY, 0, NOON + DAY) == today

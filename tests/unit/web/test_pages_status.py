@@ -70,8 +70,9 @@ def test_longer_times_come_from_the_ledger(tmp_path: Path) -> None:
     app = make_app(ScriptedDriver(), data=str(tmp_path))
     now = int(time.time())
     hour = now - now % 3600
+    span = now - now % 600
     counts = Counter({("requests", 0): 3, ("first_token", bucket_of(0.25)): 3})
-    ledger_of(app).write("w", 1, [row()], {hour: counts, hour - 40 * 3600: counts})
+    ledger_of(app).write("w", 1, [row()], {span: counts, hour - 40 * 3600: counts})
     visitor = app.test_client()
     day = visitor.get(f"{PAST}?hours=24").get_json()
     assert (day["total"]["requests"], day["points"]["step"]) == (3, 3600)
@@ -80,6 +81,9 @@ def test_longer_times_come_from_the_ledger(tmp_path: Path) -> None:
     week = visitor.get(f"{PAST}?hours=168").get_json()
     assert (week["total"]["requests"], week["points"]["step"]) == (6, 86400)
     assert len(week["points"]["at"]) == 7
+    last = visitor.get(f"{PAST}?hours=1").get_json()
+    assert (last["points"]["step"], len(last["points"]["at"])) == (600, 6)
+    assert last["total"]["requests"] == 3
     assert visitor.get(f"{PAST}?hours=0").status_code == 400
 
 

@@ -33,7 +33,11 @@ let plots = [];
 let drawn = "";
 
 function show(state) {
+  const first = !latest;
   latest = state;
+  at("workers").hidden = !(state.workers > 1);
+  say(at("workers"), words("status.workers", { n: count(state.workers) }));
+  if (first && asks()) choose();
   hour.add(state.points);
   draw();
   backends(state);
@@ -67,7 +71,7 @@ function draw() {
 
 /** Make the plots of the chosen time. */
 function plotted() {
-  const axis = past ? (past.points.step === 3600 ? HOURS : DAYS) : TIMES;
+  const axis = past ? (past.points.step === 86400 ? DAYS : { ...HOURS, bar: past.points.step }) : TIMES;
   at("plots").replaceChildren();
   plots = Object.entries(PLOTS).map(([name, kind]) => {
     const title = past && name === "rate" ? words("status.requests") : named(name);
@@ -81,16 +85,19 @@ function plotted() {
   drawn = "";
 }
 
+/** Whether the numbers come from the ledger: those of longer times, and those of several workers. */
+const asks = () => spent && (Number(spent.value) > 1 || latest?.workers > 1);
+
 async function choose() {
-  const hours = Number(spent?.value ?? 1);
+  const hours = spent?.value;
   let next = null;
   try {
-    if (hours > 1) next = await fetched(page.dataset.past, { hours });
+    if (asks()) next = await fetched(page.dataset.past, { hours });
     say(at("told"), "");
   } catch {
     return say(at("told"), words("status.past_failed"));
   }
-  if (hours !== Number(spent?.value ?? 1)) return; // another choice came first
+  if (hours !== spent?.value) return; // another choice came first
   const same = past?.points.step === next?.points.step;
   past = next;
   if (!same || !plots.length) plotted();
@@ -407,7 +414,7 @@ function connected(yes) {
 
 spent?.addEventListener("change", choose);
 spent?.form.addEventListener("submit", (event) => event.preventDefault());
-setInterval(() => past && choose(), 60000);
+setInterval(() => asks() && choose(), 10000);
 choose();
 const handlers = { points: (points) => hour.add(points), now: show };
 follow(page.dataset.events, page.dataset.session, handlers, connected);

@@ -95,23 +95,24 @@ def test_error_codes_beyond_the_bound_become_one() -> None:
     assert sum(errors.values()) == 100
 
 
-def test_counts_wait_for_the_ledger_by_the_hour() -> None:
+def test_counts_wait_for_the_ledger_by_ten_minutes() -> None:
     clock = Clock()
     history = History(clock)
-    for second in (3500, 3599, 3600):
+    for second in (3000, 3599, 3600):
         history.add([(Finished(second, "/", 200, 1.0, Info()), None)], stores=True)
     assert {hour: counts["requests", 0] for hour, counts in history.unstored.items()} == {
-        0: 2,
+        3000: 2,
         3600: 1,
     }
+
+
+NOTHING = {"replaced": 0, "loss": None, "turns": 0, "saves": False, "keeps": False}
 
 
 def turn(second: float, key: str = "ann", cached: int = 0, **placed: Any) -> Finished:
     prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
     request = SimpleNamespace(chain=prompt, background=placed.pop("background", False))
-    known: Any = SimpleNamespace(
-        request=request, **{"replaced": 0, "loss": None, "turns": 0, **placed}
-    )
+    known: Any = SimpleNamespace(request=request, **{**NOTHING, **placed})
     info = Info(
         backend="b",
         slot=0,
@@ -135,14 +136,24 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
         contents.add(turn(70, "bob", turns=2)),
         contents.add(turn(80, "bob")),
         contents.add(turn(90, "ann", turns=1)),
+        contents.add(turn(100, "ann", replaced=105, keeps=True)),
     ]
     reasons = [change[2] for change in changes if isinstance(change, tuple)]
-    assert reasons == ["same_key", "other_key", "side_job", "restarted", "changed", "lost", "lost"]
+    assert reasons == [
+        "same_key",
+        "other_key",
+        "side_job",
+        "restarted",
+        "changed",
+        "lost",
+        "lost",
+        "kept",
+    ]
     first, *_, last = contents.tenures(0.0)
     assert (first.key, first.conversation, first.requests, first.cached) == ("ann", "0102", 2, 95)
     assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
     assert (last.ended, last.why) == (0.0, "")
-    assert [tenure.since for tenure in contents.tenures(70.0)] == [69.5, 79.5, 89.5]
+    assert [tenure.since for tenure in contents.tenures(70.0)] == [69.5, 79.5, 89.5, 99.5]
 
 
 def test_past_contents_are_bounded() -> None:
