@@ -115,11 +115,10 @@ class Ledger:
         """What was measured from `begin` to before `end`, by the beginnings of spans of this
         width, which is one of MEASURED."""
         c = LEDGER_MEASURE.c
-        measured = c.width == width, c.at >= begin, c.at < end
+        query = select(c.at, c.name, c.bucket, c["count"])
+        chosen = query.where(c.width == width, c.at >= begin, c.at < end)
         found: dict[int, Counts] = {}
-        for at, name, bucket, count in self._db.rows(
-            select(c.at, c.name, c.bucket, c["count"]).where(*measured)
-        ):
+        for at, name, bucket, count in map(tuple, self._db.rows(chosen)):
             found.setdefault(at, Counter())[name, bucket] = count
         return found
 

@@ -18,10 +18,10 @@ HEADINGS = ("MODEL", "STATE", "SLOTS", "CONTEXT", "MEMORY", "UNLOADS", "SERVER")
 NONE = "–"
 PERCENTILES = ("LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %")
 MEASURED = (
-    ("time in line", "queue", "{:.3g} s"),
-    ("first token", "first_token", "{:.3g} s"),
-    ("tokens/s an answer", "speed", "{:.3g}"),
-    ("prompt tokens", "prompt_tokens", "{:.0f}"),
+    ("time in line", "queue", 1000, " ms"),
+    ("first token", "first_token", 1000, " ms"),
+    ("tokens/s an answer", "speed", 1, ""),
+    ("prompt tokens", "prompt_tokens", 1, ""),
 )
 BUSY, CACHED, EMPTY = "■", "▪", "·"
 DRAWN = 64  # slots of a backend; more are counted
@@ -76,10 +76,13 @@ def picture(client: Client) -> list[str]:
     return "\n".join(lines).split("\n")
 
 
-def _percentiles(minute: Mapping[str, Any], title: str, name: str, form: str) -> Sequence[str]:
-    values = minute[name] or {}
-    cells = (form.format(values[at]) if values else NONE for at in ("p10", "p50", "p90", "p99"))
-    return title, *cells
+def _percentiles(
+    minute: Mapping[str, Any], title: str, name: str, factor: int, unit: str
+) -> Sequence[str]:
+    if minute[name] is None:
+        return title, NONE, NONE, NONE, NONE
+    values = (factor * minute[name][at] for at in ("p10", "p50", "p90", "p99"))
+    return title, *(f"{value:,.{0 if value >= 20 else 1}f}{unit}" for value in values)
 
 
 def _tiles(slots: Sequence[Mapping[str, Any]]) -> str:

@@ -39,9 +39,10 @@ LOADING = {**RUNNING, "model": "new", "place": 0, "wait": 6.2}
 def gateway(backends: list[dict[str, Any]]) -> Iterator[Client]:
     slots = [{"state": "busy", "tokens": 0}, {"state": "free", "tokens": 9}]
     many = [*slots, *[{"state": "free", "tokens": 0}] * 1022]
-    speed = {"p10": 5.0, "p50": 12.34, "p90": 20.04, "p99": 31.0}
+    speed = {"p10": 5.0, "p50": 12.34, "p90": 20.04, "p99": 1234.0}
     minute = {"requests": 2, "completion": 120, "prompt": 100, "cached": 50, "speed": speed}
-    minute |= dict.fromkeys(("queue", "first_token", "prompt_tokens"))
+    minute |= dict.fromkeys(("queue", "prompt_tokens"))
+    minute["first_token"] = {"p10": 0.01, "p50": 0.25, "p90": 2.5, "p99": 2.5}
     large = {"backend": "127.0.0.1:8081", "model": "large", "slots": many}
     answers = {
         "/v1/backends": {"data": backends},
@@ -81,7 +82,8 @@ def test_picture_has_the_slots_the_line_and_the_last_minute(gateway: Client) -> 
     cells = [[cell.strip() for cell in row if cell] for row in table]
     assert cells[0] == ["LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %"]
     assert cells[1] == ["time in line", "–", "–", "–", "–"]
-    assert cells[3] == ["tokens/s an answer", "5", "12.3", "20", "31"]
+    assert cells[2] == ["first token", "10.0 ms", "250 ms", "2,500 ms", "2,500 ms"]
+    assert cells[3] == ["tokens/s an answer", "5.0", "12.3", "20", "1,234"]
     assert "plain  ■▪" in lines
     assert "large  1 ■  1 ▪  1022 ·" in lines
     assert lines[-2:] == ["WAITING", "plain  3 s"]
