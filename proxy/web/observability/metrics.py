@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...gateway import Info
-from .history import OTHER, Change, Finished
+from .history import OTHER, Finished
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -107,15 +107,15 @@ class _Backend:
         self.evictions: Counter[str] = Counter()
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
-    def add(self, pairs: Sequence[tuple[Finished, Change]]) -> None:
-        infos = [row.info for row, _ in pairs]
+    def add(self, rows: Sequence[Finished]) -> None:
+        infos = [row.info for row in rows]
         usages = [info.usage for info in infos]
         begun = [info for info in infos if info.first_token]
         prompts = [usage.prompt for usage in usages if usage.prompt]
         answers = [usage.completion for usage in usages if usage.completion]
         counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        replaced = [change for _, change in pairs if isinstance(change, tuple)]
+        replaced = [row.change for row in rows if isinstance(row.change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
         self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
         waits = [info.queue_wait for info in infos]
@@ -128,9 +128,9 @@ class _Backend:
         ]
         both = list(map(sum, zip(prefills, decodes, strict=True)))
         values: list[Sequence[Any]] = [[info.first_token for info in begun], between]
-        values += [[row.took for row, _ in pairs], waits, waits, prefills, decodes, both]
+        values += [[row.took for row in rows], waits, waits, prefills, decodes, both]
         values += [prompts, answers, *([change[i] for change in replaced] for i in (0, 1))]
-        values.append([change for _, change in pairs if isinstance(change, float)])
+        values.append([row.change for row in rows if isinstance(row.change, float)])
         for histogram, measured in zip(self.histograms, values, strict=True):
             histogram.add(measured)
 
@@ -147,24 +147,21 @@ class Metrics:
         self.work = Work()
         self.before = Work()
 
-    def add(self, pairs: Sequence[tuple[Finished, Change]]) -> None:
-        """Count requests, and what each did to its slot (see `Contents`)."""
-        rows = [row for row, _ in pairs]
+    def add(self, rows: Sequence[Finished]) -> None:
         alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
         for key, count in alike.items():
             if key not in self.requests and len(self.requests) >= MOST_SERIES:
                 key = OTHER, OTHER
             self.requests[key] += count
         self.kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
-        by_backend: defaultdict[tuple[str, str], list[tuple[Finished, Change]]] = defaultdict(list)
-        for pair in pairs:
-            info = pair[0].info
-            if info.backend:
-                by_backend[info.backend, info.model].append(pair)
+        by_backend: defaultdict[tuple[str, str], list[Finished]] = defaultdict(list)
+        for row in rows:
+            if row.info.backend:
+                by_backend[row.info.backend, row.info.model].append(row)
         for names, some in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add(row.info for row, _ in some)
+            self.work.add(row.info for row in some)
             self.backends[names].add(some)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:

@@ -17,7 +17,7 @@ from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
 from ...runtime.logs import Lines
 from ...store.measures import Counts
-from .history import OTHER, WELL, Contents, Finished, History, Sample, Tenure
+from .history import OTHER, WELL, Contents, Finished, History, Tenure
 from .metrics import Metrics
 from .record import Record
 
@@ -126,8 +126,7 @@ class Observer:
         self._lock = native_lock()  # for contents, history and metrics
         self._metrics = Metrics() if metrics else None
         self._contents = Contents()
-        self._history = History(time.time)
-        self._stores = stores
+        self._history = History(time.time, stores=stores)
         self._end: Reason | None = None  # why every request ends, once the gateway stops
 
     @property
@@ -212,8 +211,8 @@ class Observer:
             models = Counter(record.info.model for record in self._running.copy())
             return self._metrics.counts(models)
 
-    def samples(self, since: float = 0.0) -> list[Sample]:
-        """Return the samples of the last hour, or since that time; see History."""
+    def samples(self, since: float = 0.0) -> dict[int, Counts]:
+        """Return the counts of the last hour, or since that time; see History."""
         with self._lock:
             self._add_up()
             return self._history.samples(since)
@@ -229,12 +228,13 @@ class Observer:
         with self._lock:
             self._add_up()
             counts, self._history.unstored = self._history.unstored, {}
-            return counts
+            return counts or {}
 
     def _add_up(self) -> None:
         rows = self._finished[:]
         del self._finished[: len(rows)]
-        pairs = [(row, self._contents.add(row)) for row in rows]
-        self._history.add((pair for pair in pairs if pair[0].asks_model), stores=self._stores)
+        for row in rows:
+            self._contents.add(row)
+        self._history.add(row for row in rows if row.asks_model)
         if self._metrics is not None:
-            self._metrics.add(pairs)
+            self._metrics.add(rows)

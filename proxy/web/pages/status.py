@@ -16,7 +16,7 @@ from ...apis.status.routes import listed
 from ...apis.usage.routes import opened
 from ...errors import InvalidParameter
 from ...gateway import Caller
-from ...store.measures import Counts, added, histogram, percentile, total
+from ...store.measures import Counts, histogram, percentile, total
 from .. import permissions
 from ..observability.history import SAMPLES, SPAN, STEP, Tenure
 from ..services import Services, current_services
@@ -41,28 +41,24 @@ def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
         "backends": listed(services, caller.key, caller.may),
         "slots": msgspec.to_builtins(view.backends),
         "queue": msgspec.to_builtins(view.queue),
-        "minute": sum(sample.counts["requests", 0] for sample in samples if sample.at >= newest),
-        "total": total(added(sample.counts for sample in samples)),
+        "minute": sum(counts["requests", 0] for at, counts in samples.items() if at >= newest),
+        "total": total(samples.values()),
     }
 
 
 def points(services: Services, since: float = 0.0) -> dict[str, Any]:
     """Return the samples of the last hour, or since that time, as columns for plots."""
-    samples = {sample.at: sample.counts for sample in services.observer.samples(since)}
+    samples = services.observer.samples(since)
     return {"step": STEP, "span": STEP * SAMPLES, **_columns(samples)}
 
 
 def _columns(counts: Mapping[int, Counts]) -> dict[str, Any]:
     """Requests, and medians, at each time."""
-    medians = ("first_token", "speed")
-    return {
-        "at": [*counts],
-        "requests": [count["requests", 0] for count in counts.values()],
-        **{
-            name: [percentile(histogram(count, name), 0.5) for count in counts.values()]
-            for name in medians
-        },
-    }
+    columns: dict[str, Any] = {"at": [*counts]}
+    columns["requests"] = [count["requests", 0] for count in counts.values()]
+    for name in ("first_token", "speed"):
+        columns[name] = [percentile(histogram(count, name), 0.5) for count in counts.values()]
+    return columns
 
 
 def _stream(services: Services, caller: Caller) -> Generator[bytes, None, None]:
@@ -112,7 +108,7 @@ def past() -> Response:
     found = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
     counts = {at: found.get(1000 * at, Counter()) for at in range(begin, end, width)}
     points = {"step": width, **_columns(counts)}
-    return json_response({"total": total(added(counts.values())), "points": points})
+    return json_response({"total": total(counts.values()), "points": points})
 
 
 @blueprint.get("/pages/api/status/slots")
@@ -122,27 +118,20 @@ def tenures() -> Response:
     caller = _caller(services)
     shown = permissions.shown_names(services, caller.key)
     first, backend = _number("first", 0, HIGHEST), request.args.get("backend")
-    slots = range(first, first + LANES)
     now, is_admin = time.time(), permissions.is_admin(services, caller.key)
     begin = max(now - HOUR, services.started)
-    names = [name for name in services.gateway.registry.backends if shown(name) == backend]
-    return json_response(
-        {
-            "begin": begin,
-            "end": now,
-            "tenures": [
-                _tenure(services, tenure, is_admin or tenure.key == caller.key)
-                for tenure in services.observer.tenures(begin)
-                if tenure.backend in names and tenure.slot in slots
-            ],
-        }
-    )
+    held = [
+        _tenure(services, tenure, is_admin or tenure.key == caller.key)
+        for tenure in services.observer.tenures(begin)
+        if first <= tenure.slot < first + LANES and shown(tenure.backend) == backend
+    ]
+    return json_response({"begin": begin, "end": now, "tenures": held})
 
 
 def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> Tenure:
     """What a caller may see: of another key's, only that the slot was held."""
     known = services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
-    hidden = {} if is_seen else {"key": None, "prompt": 0, "cached": 0}
+    hidden = {} if is_seen else {"key": None, "prompt": 0}
     return msgspec.structs.replace(tenure, backend="", conversation=known, **hidden)
 
 

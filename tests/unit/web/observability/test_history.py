@@ -10,7 +10,7 @@ import pytest
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.scheduling.state import Loss
-from proxy.store.measures import added, total
+from proxy.store.measures import total
 from proxy.web.observability.history import (
     MOST_KINDS,
     MOST_TENURES,
@@ -31,11 +31,11 @@ class Clock:
 
 
 def over(history: History, status: int = 200, **fields: Any) -> None:
-    history.add([(Finished(int(history._clock()), "/", status, 1.0, Info(**fields)), None)])
+    history.add([Finished(int(history._clock()), "/", status, 1.0, Info(**fields))])
 
 
 def numbers(history: History) -> dict[str, Any]:
-    return total(added(sample.counts for sample in history.samples()))
+    return total(history.samples().values())
 
 
 def test_request_counts_in_the_step_where_it_ends() -> None:
@@ -45,8 +45,8 @@ def test_request_counts_in_the_step_where_it_ends() -> None:
     clock.now += STEP
     over(history, usage=Usage(6, 1, 0), first_token=1.5, last_token=1.5)
     first, second = history.samples()
-    assert second.at - first.at == STEP
-    assert [sample.counts["requests", 0] for sample in (first, second)] == [1, 1]
+    assert second - first == STEP
+    assert [counts["requests", 0] for counts in history.samples().values()] == [1, 1]
     sums = numbers(history)
     assert (sums["prompt"], sums["cached"], sums["completion"]) == (16, 4, 6)
     assert sums["first_token"]["p50"] == pytest.approx(0.5, rel=0.05)
@@ -61,9 +61,9 @@ def test_records_older_than_an_hour_are_dropped() -> None:
     history = History(clock)
     over(history)
     clock.now += STEP * SAMPLES
-    assert history.samples() == []
+    assert history.samples() == {}
     over(history)  # takes the old one's place in the ring
-    assert [sample.counts["requests", 0] for sample in history.samples()] == [1]
+    assert [counts["requests", 0] for counts in history.samples().values()] == [1]
 
 
 def test_only_newest_records_are_returned() -> None:
@@ -73,7 +73,7 @@ def test_only_newest_records_are_returned() -> None:
         over(history)
         clock.now += STEP
     assert len(history.samples()) == 5
-    assert [one.at for one in history.samples(clock.now - STEP)] == [history.samples()[-1].at]
+    assert [*history.samples(clock.now - STEP)] == [*history.samples()][-1:]
 
 
 def test_errors_count_by_code_and_regular_ends_do_not() -> None:
@@ -97,13 +97,11 @@ def test_error_codes_beyond_the_bound_become_one() -> None:
 
 def test_counts_wait_for_the_ledger_by_ten_minutes() -> None:
     clock = Clock()
-    history = History(clock)
+    history = History(clock, stores=True)
     for second in (3000, 3599, 3600):
-        history.add([(Finished(second, "/", 200, 1.0, Info()), None)], stores=True)
-    assert {hour: counts["requests", 0] for hour, counts in history.unstored.items()} == {
-        3000: 2,
-        3600: 1,
-    }
+        history.add([Finished(second, "/", 200, 1.0, Info())])
+    unstored = history.unstored or {}
+    assert {span: counts["requests", 0] for span, counts in unstored.items()} == {3000: 2, 3600: 1}
 
 
 NOTHING = {"replaced": 0, "loss": None, "turns": 0, "saves": False, "keeps": False}
@@ -128,17 +126,19 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
     contents.add(turn(10))
     contents.add(turn(20, cached=95))
     lost = Loss(why="restarted", at=25.0, backend="b")
-    changes = [
-        contents.add(turn(30, replaced=105)),
-        contents.add(turn(40, "bob", replaced=105)),
-        contents.add(turn(50, "bob", replaced=105, background=True)),
-        contents.add(turn(60, "bob", loss=lost, turns=2)),
-        contents.add(turn(70, "bob", turns=2)),
-        contents.add(turn(80, "bob")),
-        contents.add(turn(90, "ann", turns=1)),
-        contents.add(turn(100, "ann", replaced=105, keeps=True)),
+    later = [
+        turn(30, replaced=105),
+        turn(40, "bob", replaced=105),
+        turn(50, "bob", replaced=105, background=True),
+        turn(60, "bob", loss=lost, turns=2),
+        turn(70, "bob", turns=2),
+        turn(80, "bob"),
+        turn(90, "ann", turns=1),
+        turn(100, "ann", replaced=105, keeps=True),
     ]
-    reasons = [change[2] for change in changes if isinstance(change, tuple)]
+    for row in later:
+        contents.add(row)
+    reasons = [row.change[2] for row in later if isinstance(row.change, tuple)]
     assert reasons == [
         "same_key",
         "other_key",
@@ -150,7 +150,7 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
         "kept",
     ]
     first, *_, last = contents.tenures(0.0)
-    assert (first.key, first.conversation, first.requests, first.cached) == ("ann", "0102", 2, 95)
+    assert (first.key, first.conversation, first.requests) == ("ann", "0102", 2)
     assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
     assert (last.ended, last.why) == (0.0, "")
     assert [tenure.since for tenure in contents.tenures(70.0)] == [69.5, 79.5, 89.5, 99.5]
@@ -165,7 +165,7 @@ def test_past_contents_are_bounded() -> None:
 
 
 def test_counts_that_wait_are_bounded() -> None:
-    history = History(Clock())
-    for hour in range(MOST_UNSTORED + 3):
-        history.add([(Finished(3600 * hour, "/", 200, 1.0, Info()), None)], stores=True)
-    assert len(history.unstored) <= MOST_UNSTORED
+    history = History(Clock(), stores=True)
+    for hour in range(MOST_UNSTORED // 4 + 3):
+        history.add([Finished(3600 * hour, "/", 200, 1.0, Info())])
+    assert len(history.unstored or {}) == MOST_UNSTORED // 4

@@ -26,7 +26,9 @@ from proxy.web.observability.prometheus import native, text
 def add(metrics: Metrics, rows: Sequence[Finished]) -> None:
     """Add requests as an observer does, which keeps the contents."""
     contents = vars(metrics).setdefault("contents", history.Contents())
-    metrics.add([(row, contents.add(row)) for row in rows])
+    for row in rows:
+        contents.add(row)
+    metrics.add(rows)
 
 
 def over(number: int) -> tuple[Finished, tuple[float, ...]]:
