@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Executable, and_, case, delete, func, or_, select
+from sqlalchemy import ColumnElement, Executable, Table, and_, case, delete, func, or_, select
 
 from .database import Database, insert_into, record
 from .ledger_rows import (
@@ -53,17 +53,13 @@ class Ledger:
     ) -> bool:
         """Store a batch of rows, and what was `measured` by the span in seconds. False if it was
         stored before. Batches of a writer ascend."""
-        spans: dict[tuple[int, int], Counts] = {}
-        for second, counts in (measured or {}).items():
-            for width in MEASURED:
-                at = 1000 * second - 1000 * second % width
-                spans.setdefault((width, at), Counter()).update(counts)
-        measures = [
-            {"width": width, "at": at, "name": name, "bucket": bucket, "count": count}
-            for (width, at), counts in sorted(spans.items())
-            for (name, bucket), count in sorted(counts.items())
-            if count
-        ]
+        measures = sorted(  # all writers lock rows in the same order
+            (width, 1000 * second - 1000 * second % width, *key, count)
+            for second, counts in (measured or {}).items()
+            for key, count in counts.items()
+            for width in MEASURED
+        )
+        names = [column.name for column in LEDGER_MEASURE.c]
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
             if db.execute(self._begin_batch, note).first() is None:
@@ -76,7 +72,9 @@ class Ledger:
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))
             if measures:
-                db.execute(self._add_measures, measures)
+                db.execute(
+                    self._add_measures, [dict(zip(names, row, strict=True)) for row in measures]
+                )
         return True
 
     # Made once: `excluded` copies all columns of a table, in reference cycles.
@@ -95,19 +93,17 @@ class Ledger:
 
     @cached_property
     def _add_sums(self) -> Executable:
-        """The statement that adds sums to those of their hours."""
-        added = insert_into(LEDGER_HOUR, self._db.engine)
-        both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
-        key = [column.name for column in LEDGER_HOUR.primary_key]
-        adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
-        return adding
+        return self._adding(LEDGER_HOUR, COUNTED)
 
     @cached_property
     def _add_measures(self) -> Executable:
-        """The statement that adds counts to those of their spans."""
-        added = insert_into(LEDGER_MEASURE, self._db.engine)
-        both = {"count": LEDGER_MEASURE.c["count"] + added.excluded["count"]}
-        key = [column.name for column in LEDGER_MEASURE.primary_key]
+        return self._adding(LEDGER_MEASURE, ("count",))
+
+    def _adding(self, table: Table, names: Sequence[str]) -> Executable:
+        """The statement that adds numbers to those of the rows with the same key."""
+        added = insert_into(table, self._db.engine)
+        both = {name: table.c[name] + added.excluded[name] for name in names}
+        key = [column.name for column in table.primary_key]
         adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
         return adding
 

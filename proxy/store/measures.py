@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import log10
 from typing import Any
 
@@ -57,38 +57,24 @@ def summary(counts: Mapping[int, int]) -> dict[str, Any] | None:
     bars: Counter[int] = Counter()
     for bucket, count in counts.items():
         bars[-(-bucket // BAR)] += count
-    border = {bar: value_of(max(0.0, bar * BAR + 0.5)) for bar in range(-1, max(bars) + 1)}
-    return {
-        "count": sum(counts.values()),
-        **{name: percentile(counts, share) for name, share in PERCENTILES.items()},
-        "bars": [
-            (border[bar - 1], border[bar], bars[bar]) for bar in range(min(bars), max(bars) + 1)
-        ],
-    }
+    found: dict[str, Any] = {"count": sum(counts.values())}
+    found |= {name: percentile(counts, share) for name, share in PERCENTILES.items()}
+    borders = [value_of(max(0.0, bar * BAR + 0.5)) for bar in range(min(bars) - 1, max(bars) + 1)]
+    found["bars"] = [
+        (*pair, bars[bar]) for bar, pair in enumerate(pairwise(borders), start=min(bars))
+    ]
+    return found
 
 
-def added(parts: Iterable[Counts]) -> Counts:
+def total(parts: Iterable[Counts]) -> dict[str, Any]:
+    """The sums of counts as JSON: `first_token` and `queue` are in seconds, `speed` in tokens a
+    second of one answer. The most frequent errors and evictions come first."""
     counts: Counts = Counter()
     for part in parts:
         counts.update(part)
-    return counts
-
-
-def total(counts: Counts) -> dict[str, Any]:
-    """The counts as JSON: `first_token` and `queue` are in seconds, `speed` in tokens a second of
-    one answer."""
-    return {
-        **{name: counts[name, 0] for name in PLAIN},
-        **{name: summary(histogram(counts, name)) for name in HISTOGRAMS},
-        "errors": _kinds(counts, ERROR),
-        "evictions": _kinds(counts, EVICTION),
-    }
-
-
-def _kinds(counts: Counts, prefix: str) -> dict[str, int]:
-    """The counts whose names begin so, the largest first."""
-    kinds = ((name, count) for (name, _), count in counts.items() if name.startswith(prefix))
-    return {
-        name.removeprefix(prefix): count
-        for name, count in sorted(kinds, key=lambda kind: (-kind[1], kind[0]))
-    }
+    found: dict[str, Any] = {name: counts[name, 0] for name in PLAIN}
+    found |= {name: summary(histogram(counts, name)) for name in HISTOGRAMS}
+    for kinds, prefix in {"errors": ERROR, "evictions": EVICTION}.items():
+        names = ((name, n) for (name, _), n in counts.most_common() if name.startswith(prefix))
+        found[kinds] = {name.removeprefix(prefix): n for name, n in names}
+    return found

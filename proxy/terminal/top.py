@@ -17,12 +17,12 @@ PERIOD = 1.0  # seconds between two looks
 HEADINGS = ("MODEL", "STATE", "SLOTS", "CONTEXT", "MEMORY", "UNLOADS", "SERVER")
 NONE = "–"
 PERCENTILES = ("LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %")
-MEASURED = (
-    ("time in line", "queue", 1000, " ms"),
-    ("first token", "first_token", 1000, " ms"),
-    ("tokens/s an answer", "speed", 1, ""),
-    ("prompt tokens", "prompt_tokens", 1, ""),
-)
+MEASURED = {
+    "queue": "seconds in line",
+    "first_token": "seconds to first token",
+    "speed": "tokens/s an answer",
+    "prompt_tokens": "prompt tokens",
+}
 BUSY, CACHED, EMPTY = "■", "▪", "·"
 DRAWN = 64  # slots of a backend; more are counted
 WAITING = 8  # waiting requests that are shown
@@ -64,7 +64,9 @@ def picture(client: Client) -> list[str]:
         f"{minute['completion'] / 60:.1f} tokens/s in all, "
         f"{minute['cached']} prompt tokens saved{share}, "
         f"{sum(minute['evictions'].values())} evictions\n",
-        *_columns([PERCENTILES, *(_percentiles(minute, *row) for row in MEASURED)]),
+        *_columns(
+            [PERCENTILES, *(_percentiles(minute[name], MEASURED[name]) for name in MEASURED)]
+        ),
         "",
         *_models(client),
         f"\nSLOTS  {BUSY} busy  {CACHED} holds a conversation  {EMPTY} empty",
@@ -76,13 +78,9 @@ def picture(client: Client) -> list[str]:
     return "\n".join(lines).split("\n")
 
 
-def _percentiles(
-    minute: Mapping[str, Any], title: str, name: str, factor: int, unit: str
-) -> Sequence[str]:
-    if minute[name] is None:
-        return title, NONE, NONE, NONE, NONE
-    values = (factor * minute[name][at] for at in ("p10", "p50", "p90", "p99"))
-    return title, *(f"{value:,.{0 if value >= 20 else 1}f}{unit}" for value in values)
+def _percentiles(values: Mapping[str, float] | None, title: str) -> Sequence[str]:
+    shown = (f"{values[at]:,.2f}" if values else NONE for at in ("p10", "p50", "p90", "p99"))
+    return title, *shown
 
 
 def _tiles(slots: Sequence[Mapping[str, Any]]) -> str:

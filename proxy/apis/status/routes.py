@@ -11,7 +11,7 @@ from flask import Response, request
 from ... import __version__
 from ...accounts.rights import Permissions
 from ...errors import NotFound
-from ...store import measures
+from ...store.measures import total
 from ...web import permissions as visibility
 from ...web.observability import Record
 from ...web.permissions import permissions
@@ -64,7 +64,7 @@ def slots(services: Services, record: Record) -> Any:
         "object": "slots",
         **msgspec.to_builtins(visibility.view(services, caller)),
         "running": services.observer.running,
-        "minute": measures.total(measures.added(sample.counts for sample in newest)),
+        "minute": total(newest.values()),
     }
 
 

@@ -81,9 +81,9 @@ def test_picture_has_the_slots_the_line_and_the_last_minute(gateway: Client) -> 
     table = [row.split("  ") for row in lines[4:9]]
     cells = [[cell.strip() for cell in row if cell] for row in table]
     assert cells[0] == ["LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %"]
-    assert cells[1] == ["time in line", "–", "–", "–", "–"]
-    assert cells[2] == ["first token", "10.0 ms", "250 ms", "2,500 ms", "2,500 ms"]
-    assert cells[3] == ["tokens/s an answer", "5.0", "12.3", "20", "1,234"]
+    assert cells[1] == ["seconds in line", "–", "–", "–", "–"]
+    assert cells[2] == ["seconds to first token", "0.01", "0.25", "2.50", "2.50"]
+    assert cells[3] == ["tokens/s an answer", "5.00", "12.34", "20.04", "1,234.00"]
     assert "plain  ■▪" in lines
     assert "large  1 ■  1 ▪  1022 ·" in lines
     assert lines[-2:] == ["WAITING", "plain  3 s"]
