@@ -63,6 +63,12 @@ class Collector:
         wait_until(lambda: sum(s.kind == SERVER for s in self.spans) >= count)
         return sorted(self.spans, key=lambda span: (span.start_time_unix_nano, span.span_id))
 
+    def trace_of(self, request: str) -> list[Any]:
+        """The spans of a request that asked a model, by its id."""
+        calls = (span for span in self.spans if of(span).get("gen_ai.request.id") == request)
+        trace = next((span.trace_id for span in calls), None)
+        return [span for span in self.spans if span.trace_id == trace]
+
 
 def value_of(value: Any) -> Any:
     kind = value.WhichOneof("value")

@@ -307,7 +307,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         life.on_close(Step.LEDGER, ledger.close)
     if traces is not None:
         life.on_close(Step.TRACES, traces.close)
-        traces.start()
     watch.start()
     registry.start()
     host.start()

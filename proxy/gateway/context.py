@@ -110,6 +110,11 @@ class Info(Struct, kw_only=True):
     # tools, and these.
     steps: tuple[tuple[str, float] | Info, ...] = ()
 
+    def rounds(self) -> list[Info]:
+        """Those of an answer that runs tools, or the answer itself."""
+        parts = [part for part in self.steps if isinstance(part, Info)]
+        return [each for part in parts for each in part.rounds()] or [self]
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Note how long this step takes: limits, load, summary, restore, search or tools."""

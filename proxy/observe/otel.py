@@ -1,27 +1,29 @@
 """Traces of requests for OpenTelemetry, sent by its own SDK over OTLP/HTTP.
 
     SERVER    POST /v1/chat/completions
+    ├ INTERNAL  slotproxy.limits      those of the key; slotproxy.load, slotproxy.summary, …
     ├ INTERNAL  slotproxy.queue       if it waited
-    └ CLIENT    chat qwen3            the model's call
-      ├ INTERNAL  slotproxy.slot      its slot was chosen, restored, and its server loaded
-      ├ INTERNAL  slotproxy.prefill
-      └ INTERNAL  slotproxy.decode
+    ├ CLIENT    chat qwen3            the model's call, with all rounds
+    │ ├ INTERNAL  slotproxy.slot      its slot was chosen
+    │ ├ INTERNAL  slotproxy.restore   from a file; slotproxy.load, of a server that sleeps
+    │ ├ INTERNAL  slotproxy.prefill
+    │ └ INTERNAL  slotproxy.decode
+    └ INTERNAL  execute_tool time     between two rounds
 
 A request that begins gets the ids of its trace, which its backend reads in `traceparent`. Its spans
-are made when it has ended, from what its record knows, in a native thread that also sends them.
-So no answer waits for it: what the thread cannot keep up with is lost, and counted.
+are made when it has ended, from what its record knows. The SDK sends them in its own thread, and
+drops what does not fit into its queue, so no answer waits for a collector.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from os import urandom
+from random import random
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,51 +32,62 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation import get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from requests import Session
 
 from .. import __version__
-from ..core.events import Batch, TextDelta
+from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import NoIdleSlot
-from ..gateway import Answer, Caller, Gateway
+from ..gateway import Answer, Caller, Gateway, Info
 from ..gateway.context import ANYBODY
-from ..runtime.blocking import NativeThreads, run_in_native_thread
 from ..runtime.cancel import Cancel
-from ..runtime.keep_alive import KeepAlive, no_pause
 from ..web.observability import Observer, Record
 from . import otel_names as names
 
-MOST_WAITING = 1024  # finished requests that wait to be sent
-MOST_OPEN = 16384  # requests under way that are traced
-AT_ONCE = 64  # requests sent together
-MOST_CONTENT = 65_536  # characters of the messages of one side
-PERIOD = 5.0  # seconds between two looks, unless OTEL_BSP_SCHEDULE_DELAY says it
-QUIET = 60.0  # seconds between two log lines about lost traces
-LOST = """otel: the traces of %d requests are lost: the collector does not take them in time; check\
- OTEL_EXPORTER_OTLP_ENDPOINT, its protocol (http/protobuf) and OTEL_EXPORTER_OTLP_HEADERS"""
+MOST_ROUNDS = 64  # answers of a request that are traced
+SHORT = 0.001  # seconds of a step that is not shown
 
 log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
 _propagator = TraceContextTextMapPropagator()
+Said = TextDelta | ReasoningDelta | ToolCallDelta
+
+
+class Round(Struct, eq=False):
+    """An answer of a model: when it began, in seconds since the request arrived, and the tool that
+    ran before. What it said is only of contents."""
+
+    offset: float
+    info: Info
+    tool: dict[str, Any]
+    said: list[Said] = []
+    size: int = 0  # characters of these
 
 
 class Trace(Struct, eq=False):
-    """The trace of a request under way. `offset` is when its answer began, in seconds since the
-    request arrived. The messages, as JSON, and the texts of the answer are only of contents."""
+    """The trace of a request under way. The messages, as JSON, are only of contents."""
 
     span: Span
     began: float  # by the clock of records
-    offset: float = 0.0
+    rounds: list[Round] = []
     session: str = ""
     known: dict[str, Any] = {}
     messages: str = ""
-    texts: list[str] = []
-    size: int = 0  # characters of these
+
+
+class Step(NamedTuple):
+    """A span of a request, between two times in seconds since it arrived. The model's call has some
+    of its steps."""
+
+    name: str
+    start: float
+    end: float
+    known: dict[str, Any]
+    is_call: bool = False
 
 
 class Traces:
@@ -88,32 +101,26 @@ class Traces:
         self._captures = names.captures(variables)
         schema = names.schema(variables)
         self._latest = schema == names.LATEST
-        delay = variables.get("OTEL_BSP_SCHEDULE_DELAY", "")
-        self._period = int(delay) / 1000 if delay.isdecimal() else PERIOD
         resource = Resource.create({"service.version": __version__})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "slotproxy"}))
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._made = InMemorySpanExporter()  # until they are sent together
-        provider.add_span_processor(SimpleSpanProcessor(self._made))
+        # The SDK's way to leave a request out takes as long as a tenth of its answer.
+        self._share = names.share(variables)
+        sampler = None if self._share is None else ParentBased(ALWAYS_ON)
+        provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("slotproxy", __version__, schema)
-        # What the SDK logs would wait for a lock that belongs to another thread; see `_turn`.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
-        session = Session()
-        session.headers["Connection"] = "close"  # the next request may be of another thread
-        self._exporter = OTLPSpanExporter(session=session)
         self._open: dict[Cancel, Trace] = {}
-        self._waiting: deque[tuple[Trace, Record, float, float]] = deque()
-        self._threads = NativeThreads(1)
-        self._wake, self._closed = threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="otel", daemon=True)
-        self.lost = self._reported = 0  # requests
-        self._logged = -QUIET
-
-    # in the path of a request
+        self.close = self._processor.shutdown
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Begin the trace of a request, and let its backend know of it."""
+        share = self._share
+        if share is not None and (self._links or not record.trace[0]) and random() >= share:
+            ids = urandom(24).hex()
+            cancel.headers = f"traceparent: 00-{ids[:32]}-{ids[32:]}-00\r\n"
+            return
         context = Context()
         links: list[Link] = []
         attributes: dict[str, str] = {}
@@ -130,136 +137,163 @@ class Traces:
             "request", context, SpanKind.SERVER, attributes, links, start_time=at
         )
         cancel.headers = _headers(span.get_span_context())
-        if span.is_recording() and len(self._open) < MOST_OPEN:
+        if span.is_recording():
             self._open[cancel] = Trace(span, record.began)
 
     def asked(self, answer: Answer, cancel: Cancel) -> None:
         """Note the request of an answer that begins."""
-        trace = self._open.get(cancel)
-        if trace is None or trace.known:
-            return  # it is not sampled, or a later step of a dialogue
-        trace.known = names.of_parameters(answer.request, self._latest)
-        trace.session = answer.request.session
-        trace.offset = time.perf_counter() - trace.began
+        if (trace := self._open.get(cancel)) is None or len(trace.rounds) >= MOST_ROUNDS:
+            return  # it is not sampled
+        request = answer.request
+        tool = names.of_tool(request, self._captures)
+        offset = time.perf_counter() - trace.began - (answer.context.clock() - answer.began)
+        part = Round(max(0.0, offset), answer.info, tool)
+        trace.rounds.append(part)
         if self._captures:
-            trace.messages = _encode(_messages(answer.request)).decode()
-            answer.choices = _heard(answer.choices, trace)
+            trace.messages = trace.messages or _encode(_messages(request)).decode()
+            answer.choices = _heard(answer.choices, part)
+        if not trace.known:  # the first round
+            trace.known = names.of_parameters(request, self._latest)
+            trace.session = request.session
 
     def finish(self, record: Record, took: float) -> None:
-        """Queue the trace of a request that has ended. Never waits."""
+        """End the trace of a request. Never waits, and never fails."""
         if record.cancel is None or (trace := self._open.pop(record.cancel, None)) is None:
             return
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        if len(self._waiting) >= MOST_WAITING:
-            self.lost += 1
-            return
-        self._waiting.append((trace, record, took, time.time()))
-        if len(self._waiting) == AT_ONCE:
-            self._wake.set()
-
-    # in the thread
-
-    def start(self) -> None:
-        """Begin to send. Call it in the process that serves, after it was forked."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Send what is in the queue, and end."""
-        self._closed = True
-        self._wake.set()
-        self._thread.join(PERIOD)
-        self._turn()
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
-
-    def _run(self) -> None:
-        working = KeepAlive("sending traces", no_pause)
-        while not self._closed:
-            self._wake.wait(self._period)
-            self._wake.clear()
-            working.turn(self._turn)
-
-    def _turn(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), AT_ONCE))]
-            self.lost += len(batch)  # unless they arrive
-            if not run_in_native_thread(partial(self._send, batch), self._threads):
-                break  # the collector is away: the rest waits for the next turn
-            self.lost -= len(batch)
-        new, now = self.lost - self._reported, time.monotonic()
-        if new and now - self._logged >= QUIET:
-            self._logged, self._reported = now, self.lost
-            log.warning(LOST, new)
-
-    def _send(self, batch: list[tuple[Trace, Record, float, float]]) -> bool:
-        for trace, record, took, ended in batch:
-            self._make(trace, record, took, ended)
-        spans = self._made.get_finished_spans()
-        self._made.clear()
-        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        try:
+            self._make(trace, record, took, time.time())
+        except Exception:
+            log.exception("otel: the trace of a request was not made")
 
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
         """Make and end the spans of a request."""
-        info, usage, root, offset = record.info, record.info.usage, trace.span, trace.offset
-        began, common = ended - took, names.everywhere(record, trace.session)
+        info, root, began = record.info, trace.span, ended - took
+        common = names.everywhere(record, trace.session)
         ends: list[tuple[Span, float]] = [(root, took)]
 
-        def child(name: str, parent: Span, start: float, end: float, known: dict[str, Any]) -> Span:
-            """A span between two times, in seconds since the request arrived."""
+        def child(step: Step, parent: Span) -> Span:
+            start, end = min(step.start, took), min(step.end, took)
             context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
-            kind = SpanKind.CLIENT if "gen_ai.operation.name" in known else SpanKind.INTERNAL
-            span = self._tracer.start_span(name, context, kind, common | known, start_time=at)
-            ends.append((span, max(start, min(end, took))))
+            kind = SpanKind.CLIENT if "gen_ai.request.model" in step.known else SpanKind.INTERNAL
+            known = common | step.known
+            span = self._tracer.start_span(step.name, context, kind, known, start_time=at)
+            ends.append((span, max(start, end)))
             return span
 
         root.update_name(f"{record.method[:20]} {record.route or record.path[: names.LONGEST]}")
         root.set_attributes(common | names.of_request(record))
-        start, placed, first, last = (
-            offset + at for at in (info.queue_wait, info.placed, info.first_token, info.last_token)
-        )
-        if info.queue_wait:
-            waited = {"slotproxy.seconds": info.queue_wait, "slotproxy.place": info.first_place}
-            child("slotproxy.queue", root, offset, start, waited)
+        own = {id(part) for part in _in_order(info)}  # without summaries of conversations
+        trace.rounds = [part for part in trace.rounds if id(part.info) in own]
+        steps = _steps(info, {id(part.info): part for part in trace.rounds})
+        last, call = root, root
+        for step in steps:
+            if not step.is_call:
+                last = child(step, root)
         if info.model:
+            calls = [step for step in steps if step.is_call]
             known = self._of_call(trace, record, took, began)
             if "session.id" in common:
                 known["gen_ai.conversation.id"] = common["session.id"]
             name = f"{known['gen_ai.operation.name']} {known['gen_ai.response.model']}"
-            end = last if info.last_token else took
-            call = child(name, root, start, end, known)
-            if info.placed:
-                child("slotproxy.slot", call, start, placed, names.of_slot(info))
-            if info.placed and info.first_token:
-                evaluated = {"slotproxy.evaluated": usage.prompt - usage.cached}
-                evaluated["slotproxy.cached"] = usage.cached
-                child("slotproxy.prefill", call, placed, first, evaluated)
-                speed = (usage.completion - 1) / (last - first) if last > first else 0.0
-                written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
-                child("slotproxy.decode", call, first, last, written)
+            start = calls[0].start if calls else max((step.end for step in steps), default=0.0)
+            end = calls[-1].end if calls and info.last_token else took
+            last = call = child(Step(name, start, end, known), root)
+            for step in calls:
+                last = child(step, call)
         if fault := names.fault(record):
-            for span, _ in ends:
+            for span in {root, call, last}:
                 span.set_status(Status(StatusCode.ERROR, fault))
         for span, end in reversed(ends):
             span.end(_nanoseconds(began + end))
 
     def _of_call(self, trace: Trace, record: Record, took: float, began: float) -> dict[str, Any]:
         info = record.info
-        known = names.of_call(record, took, trace.offset, self._latest) | trace.known
+        first = next((r for r in trace.rounds if r.info.first_token), None)
+        heard = first.offset + first.info.first_token if first else 0.0
+        known = names.of_call(record, took, heard, self._latest) | trace.known
         kind, url = self._server(info.backend)
         place = urlsplit(url)
         known |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
         if place.hostname and place.port:
             known["server.port"] = place.port
-        if info.first_token:  # for Langfuse
-            at = datetime.fromtimestamp(began + trace.offset + info.first_token, UTC)
+        if heard:  # for Langfuse
+            at = datetime.fromtimestamp(began + heard, UTC)
             known["langfuse.observation.completion_start_time"] = at.isoformat()
         if trace.messages:
-            answer: dict[str, Any] = {"role": "assistant", "parts": _text("".join(trace.texts))}
+            said = [event for part in trace.rounds for event in part.said]
+            answer: dict[str, Any] = {"role": "assistant", "parts": _parts(said)}
             if not self._latest:
                 answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
             known["gen_ai.input.messages"] = trace.messages
             known["gen_ai.output.messages"] = _encode([answer]).decode()
         return known
+
+
+def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
+    """What a request did, one after the other."""
+    steps: list[Step] = []
+    parts, now = _in_order(info), 0.0
+    for place, part in enumerate(parts):
+        if isinstance(part, Info):
+            now = rounds[id(part)].offset if id(part) in rounds else now
+            steps += _of_round(part, now)
+            now = steps[-1].end if steps else now
+            continue
+        name, seconds = part
+        title, known = f"slotproxy.{name}", {}
+        if name == "tools" and steps:  # the next round has what was called
+            after = [
+                rounds[id(info)] for info in parts[place + 1 : place + 2] if id(info) in rounds
+            ]
+            known = after[0].tool if after else names.of_tool()
+            title = f"execute_tool {known.get('gen_ai.tool.name', '')}".rstrip()
+        if seconds >= SHORT or known:
+            steps.append(Step(title, now, now + seconds, known))
+        now += seconds
+    return steps
+
+
+def _in_order(info: Info) -> list[Info | tuple[str, float]]:
+    """The rounds of an answer that runs tools, and what it did between them, or the answer."""
+    if not any(isinstance(part, Info) for part in info.steps):
+        return [info]
+    nested = ([part] if isinstance(part, tuple) else _in_order(part) for part in info.steps)
+    return [part for some in nested for part in some]
+
+
+def _of_round(info: Info, began: float) -> Iterator[Step]:
+    now, restoring = began, 0.0
+    for name, seconds in (step for step in info.steps if isinstance(step, tuple)):
+        if name == "restore":
+            restoring += seconds
+            continue
+        if seconds >= SHORT or name == "limits":
+            yield Step(f"slotproxy.{name}", now, now + seconds, {})
+        now += seconds
+    if info.queue_wait:
+        waited = {"slotproxy.seconds": info.queue_wait, "slotproxy.place": info.first_place}
+        yield Step("slotproxy.queue", now, now + info.queue_wait, waited)
+        now += info.queue_wait
+    if not info.placed:
+        return
+    usage, placed = info.usage, began + info.placed
+    first, last = began + info.first_token, began + info.last_token
+    yield Step("slotproxy.slot", now, placed - restoring, names.of_slot(info), is_call=True)
+    if restoring:
+        yield Step("slotproxy.restore", placed - restoring, placed, {}, is_call=True)
+    if not info.first_token:
+        return
+    if info.placement is not None and info.placement.loads:
+        loaded = max(placed, first - info.evaluating)
+        yield Step("slotproxy.load", placed, loaded, {}, is_call=True)
+        placed = loaded
+    known = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
+    yield Step("slotproxy.prefill", placed, first, known, is_call=True)
+    speed = (usage.completion - 1) / (last - first) if last > first else 0.0
+    written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
+    yield Step("slotproxy.decode", first, last, written, is_call=True)
 
 
 def _text(text: str) -> list[dict[str, Any]]:
@@ -271,7 +305,7 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
     texts = (prompt for prompt in request.prompts if isinstance(prompt, str))
     turns = request.messages or tuple(Message(role="user", content=text) for text in texts)
     messages: list[dict[str, Any]] = []
-    room = MOST_CONTENT
+    room = names.MOST_CONTENT
     for turn in reversed(turns):
         room -= turn.characters
         if room < 0:
@@ -286,14 +320,32 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
     return messages
 
 
-def _heard(choices: Iterator[tuple[int, Batch]], trace: Trace) -> Iterator[tuple[int, Batch]]:
-    """The same events; the texts of the first choice are kept, up to a bound."""
+def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[int, Batch]]:
+    """The same events; what the first choice says is kept, up to a bound."""
     for number, batch in choices:
         for event in batch if not number else ():
-            if type(event) is TextDelta and trace.size < MOST_CONTENT:
-                trace.texts.append(event.text)
-                trace.size += len(event.text)
+            if isinstance(event, Said) and part.size < names.MOST_CONTENT:
+                part.said.append(event)
+                part.size += len(
+                    event.arguments if isinstance(event, ToolCallDelta) else event.text
+                )
         yield number, batch
+
+
+def _parts(said: Sequence[Said]) -> list[dict[str, Any]]:
+    """An answer in the form of the convention."""
+    parts: list[dict[str, Any]] = []
+    for event in said:
+        if isinstance(event, ToolCallDelta):
+            fields = {"id": event.id, "name": event.name}
+            kind, field, more, is_new = "tool_call", "arguments", event.arguments, bool(event.name)
+        else:
+            kind = "text" if isinstance(event, TextDelta) else "reasoning"
+            fields, field, more, is_new = {}, "content", event.text, False
+        if is_new or not parts or parts[-1]["type"] != kind:
+            parts.append({"type": kind, **fields, field: ""})
+        parts[-1][field] += more
+    return parts
 
 
 def _headers(span: SpanContext) -> str:

@@ -28,6 +28,7 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 REASONS = frozenset(get_args(FinishReason))
 LONGEST = 256  # characters of a text that is no content
+MOST_CONTENT = 65_536  # characters of the messages of one side
 
 
 def enabled(variables: Mapping[str, str]) -> bool:
@@ -35,6 +36,16 @@ def enabled(variables: Mapping[str, str]) -> bool:
     off = variables.get("OTEL_SDK_DISABLED", "").lower() == "true"
     off = off or variables.get("OTEL_TRACES_EXPORTER", "").lower() == "none"
     return not off and any(variables.get(name) for name in ENDPOINTS)
+
+
+def share(variables: Mapping[str, str]) -> float | None:
+    """The share of requests that the usual sampler takes, if it is the one of the variables."""
+    if variables.get("OTEL_TRACES_SAMPLER", "").lower() != "parentbased_traceidratio":
+        return None
+    try:
+        return float(variables.get("OTEL_TRACES_SAMPLER_ARG", "1"))
+    except ValueError:
+        return None  # the SDK says so
 
 
 def schema(variables: Mapping[str, str]) -> str:
@@ -82,6 +93,7 @@ def of_request(record: Record) -> dict[str, Any]:
 
 
 def of_slot(info: Info) -> dict[str, Any]:
+    """Where an answer was placed, what was expected there, and why it was not where it had been."""
     known = {
         "slotproxy.backend": info.backend,
         "slotproxy.tier": info.tier,
@@ -89,7 +101,33 @@ def of_slot(info: Info) -> dict[str, Any]:
         "slotproxy.continued": info.continued,
         "slotproxy.compacted_messages": info.compacted,
     }
+    if (placed := info.placement) is not None:
+        known |= {
+            "slotproxy.prompt_expected": placed.prompt,
+            "slotproxy.cached_expected": placed.expected,
+            "slotproxy.turns_before": placed.turns,
+            "slotproxy.side_job": placed.request.background,
+            "slotproxy.replaced": placed.replaced,
+            "slotproxy.replaced_is_saved": placed.saves or placed.keeps,
+            "slotproxy.first_difference": placed.shared if placed.shared != placed.kept_turn else 0,
+        }
+        if (loss := placed.loss) is not None:
+            known |= {"slotproxy.lost": loss.why, "slotproxy.lost_to": loss.key}
     return given(known) | {"slotproxy.slot": info.slot}
+
+
+def of_tool(request: CompletionRequest | None = None, contents: bool = False) -> dict[str, Any]:
+    """The tool whose result ends a request, if one does; its contents only by opt-in."""
+    known = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"}
+    turns = request.messages[-2:] if request is not None else ()
+    if len(turns) < 2 or not turns[0].tool_calls:
+        return known
+    call = turns[0].tool_calls[-1]
+    known |= given({"gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id})
+    if contents:
+        texts = {"arguments": call.arguments, "result": turns[1].content}
+        known |= {f"gen_ai.tool.call.{name}": text[:MOST_CONTENT] for name, text in texts.items()}
+    return known
 
 
 def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
@@ -112,13 +150,12 @@ def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
     }
 
 
-def of_call(record: Record, took: float, offset: float, latest: bool) -> dict[str, Any]:
-    """What became of it. `offset` is when the answer began, in seconds since the request
-    arrived."""
+def of_call(record: Record, took: float, first: float, latest: bool) -> dict[str, Any]:
+    """What became of it. `first` is when the first token came, in seconds since the request
+    arrived, 0 if none did."""
     info, usage, route = record.info, record.info.usage, record.route
     prefill = info.evaluating or max(0.0, info.first_token - info.placed)
     decode = info.writing or max(0.0, info.last_token - info.first_token)
-    first = offset + info.first_token if info.first_token else 0.0
     kind = "embeddings" if "embed" in route else "retrieval" if "rerank" in route else ""
     counts = {
         "gen_ai.usage.input_tokens": usage.prompt,

@@ -5,7 +5,7 @@ kept. An idle gateway does no work.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import get_args
@@ -14,15 +14,18 @@ from msgspec import Struct
 
 from ...core.events import FinishReason
 from ...errors import Cancelled, RequestCancelled
-from ...gateway import Info
+from ...gateway import Info, Placement
 from ...store.measures import ERROR, EVICTION, Counts, bucket_of
 
 OTHER = "other"  # requests that match no route
 
 
+Change = tuple[float, float, str] | float
+
+
 class Finished(Struct, gc=False):
     """A finished request: the `second` at which it ended, how many seconds it `took`, and the
-    `change` of its slot, see `Contents`."""
+    `changes` of its slots, see `Contents`."""
 
     second: float
     route: str
@@ -30,8 +33,7 @@ class Finished(Struct, gc=False):
     took: float
     info: Info
     asks_model: bool = True
-    key: str = ""
-    change: tuple[float, float, str] | float | None = None
+    changes: Sequence[Change] = ()
 
 
 STEP = 10  # seconds per sample
@@ -63,37 +65,42 @@ class Tenure(Struct):
 
 
 class Contents:
-    """What slots keep, as finished requests show it: a request that found nine tenths of its
-    prompt, or of the one before, in the cache continues it, and any other replaces it. A request of
-    several choices uses several slots, of which it names one, so it counts for none."""
+    """What slots hold, as the scheduler knew it when it placed the requests that have finished. One
+    of several choices counts for none: it names one of their slots."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], Tenure] = {}
         self._past: deque[Tenure] = deque(maxlen=MOST_TENURES)
 
     def add(self, row: Finished) -> None:
-        """Set the row's change: the gap before a content was used again, or the lifetime and the
-        idle time of one that was replaced, and why. None if there is nothing to say."""
-        info, usage, placed = row.info, row.info.usage, row.info.placement
-        if info.slot < 0 or info.choices > 1 or not (info.placed and usage.prompt):
-            return
-        place, began = (info.backend, info.slot), row.second - row.took + info.placed
-        prompt = placed.request.chain if placed is not None else None
-        link = prompt.links[prompt.turn - 1].hex()[:12] if prompt and prompt.links else ""
-        new = Tenure(*place, row.key, began, row.second, usage.prompt, link)
+        """Set the row's changes: the gap before a content was used again, or the lifetime and the
+        idle time of one that was replaced, and why."""
+        rounds = row.info.rounds()
+        placed = [(info, info.placement) for info in rounds if info.placement and info.choices <= 1]
+        if placed:
+            last, grant = placed[-1]
+            offset = row.second - max(0.0, last.last_token - last.placed) - grant.at
+            changes = [self._add(info, grant, grant.at + offset) for info, grant in placed]
+            row.changes = [change for change in changes if change is not None]
+
+    def _add(self, info: Info, placed: Placement, began: float) -> Change | None:
+        place, prompt = (placed.backend, placed.slot), placed.request.chain
+        link = prompt.links[prompt.turn - 1].hex()[:12] if prompt.links else ""
+        until = began + max(0.0, info.last_token - info.placed)
+        new = Tenure(*place, placed.request.key, began, until, info.usage.prompt, link)
         held = self._held.pop(place, None)
         self._held[place] = new  # the last one used is the last
+        if len(self._held) > MOST_HELD:
+            del self._held[next(iter(self._held))]
         if held is None:
-            if len(self._held) > MOST_HELD:
-                del self._held[next(iter(self._held))]
-            return
+            return None
         idle = max(0.0, began - held.until)
-        if 10 * usage.cached >= 9 * min(held.prompt, usage.prompt):
-            new.since, new.requests, row.change = held.since, held.requests + 1, idle
-            return
-        held.ended, held.why = max(began, held.until), _why(held, row)
+        if placed.continues:
+            new.since, new.requests = held.since, held.requests + 1
+            return idle
+        held.ended, held.why = max(began, held.until), _why(held.key, placed)
         self._past.append(held)
-        row.change = max(0.0, began - held.since), idle, held.why
+        return (max(0.0, began - held.since), idle, held.why) if placed.replaced else None
 
     def tenures(self, since: float) -> Iterator[Tenure]:
         """Those that were in their slots at that time or later."""
@@ -101,19 +108,15 @@ class Contents:
         return (tenure for tenure in both if not tenure.ended or tenure.ended >= since)
 
 
-def _why(held: Tenure, row: Finished) -> str:
-    """Why this request has replaced what was in its slot."""
-    placed = row.info.placement
-    if placed is not None and not placed.replaced:  # nothing of another conversation was there
-        if held.key != row.key or not placed.turns:
-            return "lost"
-        loss = placed.loss.why if placed.loss is not None else "evicted"
-        return loss if loss != "evicted" else "changed"
-    if placed is not None and (placed.saves or placed.keeps):
-        return "kept"
-    if placed is not None and placed.request.background:
+def _why(key: str, placed: Placement) -> str:
+    """Why a request has replaced what this key had in the slot."""
+    if not placed.replaced:
+        return "lost"  # before
+    if placed.saves or placed.keeps:
+        return "saved"
+    if placed.request.background:
         return "side_job"
-    return "same_key" if held.key == row.key else "other_key"
+    return "same_key" if key == placed.request.key else "other_key"
 
 
 class History:
@@ -159,8 +162,12 @@ class History:
         if usage.completion > 1 and info.last_token > info.first_token:
             speed = (usage.completion - 1) / (info.last_token - info.first_token)
             counts["speed", bucket_of(speed)] += 1
-        if isinstance(row.change, tuple):
-            counts[EVICTION + row.change[2], 0] += 1
+        for change in row.changes:
+            if isinstance(change, tuple):
+                counts[EVICTION + change[2], 0] += 1
+        loss = info.placement.loss if info.placement is not None else None
+        if loss is not None and loss.why != "evicted":  # which was counted when it happened
+            counts[EVICTION + loss.why, 0] += 1
         if row.status >= 400 or info.outcome not in WELL:
             code = (info.outcome or str(row.status))[:LONGEST]
             if code not in self._codes and len(self._codes) >= MOST_KINDS:

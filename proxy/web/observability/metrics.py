@@ -115,7 +115,8 @@ class _Backend:
         answers = [usage.completion for usage in usages if usage.completion]
         counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        replaced = [row.change for row in rows if isinstance(row.change, tuple)]
+        changes = [change for row in rows for change in row.changes]
+        replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
         self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
         waits = [info.queue_wait for info in infos]
@@ -130,7 +131,7 @@ class _Backend:
         values: list[Sequence[Any]] = [[info.first_token for info in begun], between]
         values += [[row.took for row in rows], waits, waits, prefills, decodes, both]
         values += [prompts, answers, *([change[i] for change in replaced] for i in (0, 1))]
-        values.append([row.change for row in rows if isinstance(row.change, float)])
+        values.append([change for change in changes if isinstance(change, float)])
         for histogram, measured in zip(self.histograms, values, strict=True):
             histogram.add(measured)
 

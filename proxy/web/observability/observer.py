@@ -189,9 +189,7 @@ class Observer:
             return  # a line of a batch, which is asked again
         route, asks_model = record.route or OTHER, record.asks_model
         ended = time.time()
-        self._finished.append(
-            Finished(ended, route, record.status, took, record.info, asks_model, record.key)
-        )
+        self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
         if asks_model:
             for call in self.on_finished:
                 call(record, took)

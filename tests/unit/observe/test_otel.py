@@ -5,26 +5,53 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import ConnectionPool
 from proxy.config import ApiKey, Secret
-from proxy.config.settings import OtelConfig
+from proxy.config.settings import AgentConfig, OtelConfig
+from proxy.core.events import Finished, Started, ToolCallDelta
+from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
+from proxy.core.usage import Usage
+from proxy.dialogue.loop import AgentRunner, ToolAnswer
 from proxy.errors import BackendDown
+from proxy.gateway import Info
+from proxy.gateway.context import ANYBODY
 from proxy.observe import otel_names
 from proxy.runtime.cancel import Cancel
+from proxy.web.observability import Record
 from tests.collector import CLIENT, INTERNAL, SERVER, Collector, of
 from tests.extras import need
-from tests.fakes import ScriptedDriver, ScriptedRun, make_own_app, say, services_of, wait_until
+from tests.fakes import (
+    CAPS,
+    ScriptedDriver,
+    ScriptedRun,
+    ScriptsInTurn,
+    make_own_app,
+    say,
+    services_of,
+    wait_until,
+)
+from tests.fuzz.seeds import bodies
+from tests.unit.dialogue.test_loop import Echo
+from tests.unit.web.ledger.test_routes_write_rows import BODIES, KNOWN, Everything
+from tests.unit.web.ledger.test_routes_write_rows import _posts as posts
+from tests.unit.web.test_pages_chat import KEYED
 
 need("otel", "opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
 otel: Any = importlib.import_module("proxy.observe.otel")
@@ -153,6 +180,150 @@ def test_each_api_has_the_same_tree(path: str, app: Any, collector: Collector) -
     }
     assert collector.paths == {"/v1/traces"}
     assert collector.resource["service.name"] == "slotproxy"
+
+
+def test_each_request_that_asks_a_model_has_one_trace(
+    app: Any, collector: Collector, tmp_path: Path
+) -> None:
+    """Every API: chats and completions with the tree, embeddings and rankings with a call."""
+    driver = Everything()
+    client = app(driver, data=str(tmp_path), chatchat=True, file_keys=())
+    others = {"embeddings": "embeddings", "embed": "embeddings", "rank": "retrieval"}
+    seen = set()
+    for endpoint, path in posts(client.application):
+        for body in (BODIES.get(endpoint) or bodies(endpoint))[:8]:
+            if "background" in body or endpoint in seen:
+                continue
+            asked = driver.asked
+            answer = client.post(path, json=body, headers=KEYED)
+            answer.get_data()
+            answer.close()
+            if driver.asked == asked:
+                continue
+            seen.add(endpoint)
+            name = answer.headers["x-request-id"]
+            wait_until(partial(collector.trace_of, name))
+            spans = collector.trace_of(name)
+            calls = [of(span) for span in spans if "gen_ai.request.model" in of(span)]
+            assert len(calls) == 1 and calls[0]["gen_ai.request.model"], path
+            operation = next((name for part, name in others.items() if part in path), "")
+            known = tree(spans)
+            call = next(span.name for span in spans if span.kind == CLIENT)
+            assert known[call] == f"POST {path}"
+            if operation:
+                assert calls[0]["gen_ai.operation.name"] == operation
+                assert len(spans) == 2
+            else:
+                assert calls[0]["gen_ai.operation.name"] in ("chat", "text_completion"), path
+                steps = {name for name, parent in known.items() if parent == call}
+                assert steps == {"slotproxy.slot", "slotproxy.prefill", "slotproxy.decode"}, path
+    assert seen >= KNOWN
+
+
+def test_a_conversation_whose_slot_was_lost(app: Any, collector: Collector) -> None:
+    """Its span names the key that took the slot, and what the request found there."""
+    keys = [ApiKey(name, Secret(f"sk-{name}-0123456789")) for name in ("ann", "bob")]
+    caps = msgspec.structs.replace(CAPS, slots=1)
+    client = app(ScriptedDriver(say("I am", " well"), caps), file_keys=tuple(keys))
+    bob = {"Authorization": "Bearer sk-bob-0123456789"}
+    chat(client)
+    other = [{"role": "user", "content": "Something else, and longer than that."}]
+    chat(client, bob, messages=other)
+    more = [*USER, {"role": "assistant", "content": "I am well"}, *USER]
+    chat(client, messages=more)
+    collector.wait(3)
+    slots = [of(s) for s in collector.wait(3) if s.name == "slotproxy.slot"]
+    assert all(slot["slotproxy.slot"] == 0 for slot in slots)
+    assert "slotproxy.lost" not in slots[0] and "slotproxy.lost" not in slots[1]
+    assert slots[1]["slotproxy.replaced"] > 0
+    assert (slots[2]["slotproxy.lost"], slots[2]["slotproxy.lost_to"]) == ("evicted", "bob")
+    assert slots[2]["slotproxy.turns_before"] == 1
+    assert "slotproxy.cached_expected" not in slots[2]
+
+
+def test_limits_are_a_span_of_requests_that_have_them(app: Any, collector: Collector) -> None:
+    key = ApiKey("ann", Secret("sk-ann-0123456789"), options={"rpm_limit": "1"})
+    client = app(file_keys=(key,))
+    assert [chat(client).status_code for _ in range(2)] == [200, 429]
+    spans = collector.wait(2)
+    traces: dict[bytes, list[Any]] = {span.trace_id: [] for span in spans}
+    for span in spans:
+        traces[span.trace_id].append(span)
+    admitted, refused = sorted(traces.values(), key=len, reverse=True)
+    root = "POST /v1/chat/completions"
+    assert tree(admitted)["slotproxy.limits"] == root
+    assert tree(refused) == {root: "", "slotproxy.limits": root, "chat scripted": root}
+    assert {span.status.code for span in refused} == {0, 2}
+    for span in refused:
+        if span.kind in (SERVER, CLIENT):
+            assert of(span)["error.type"] == "rate_limit_exceeded"
+
+
+def test_tools_run_between_the_rounds(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(otel_names.CAPTURE, "true")
+    call = ToolCallDelta(0, "c1", "echo", '{"text": "a"}')
+    usage = Usage(7, 3, 2)
+    calls: list[Any] = [
+        [Started(slot=0)],
+        [call],
+        [Finished(reason="tool_calls", usage=usage, slot=0)],
+    ]
+    services = services_of(app(ScriptsInTurn(calls, say("It is", " a."))).application)
+    record, cancel = Record({"PATH_INFO": "/v1/responses", "REQUEST_METHOD": "POST"}), Cancel()
+    services.observer.begin(record, cancel)
+    request = CompletionRequest(
+        model="scripted", messages=(Message(role="user", content="Echo a, please."),)
+    )
+    runner = AgentRunner(cancel, 0, {"echo": Echo()})
+    answer = ToolAnswer(services.gateway, [runner], request, cancel, ANYBODY, AgentConfig())
+    record.info = answer.info
+    assert [*answer]
+    record.status = 200
+    services.observer.finish(record)
+    spans = collector.wait()
+    known = tree(spans)
+    root = "POST /v1/responses"
+    assert (known["chat scripted"], known["execute_tool echo"]) == (root, root)
+    slots = [span for span in spans if span.name == "slotproxy.slot"]
+    (ran,) = (span for span in spans if span.name == "execute_tool echo")
+    first, then = (span.start_time_unix_nano for span in slots)
+    assert first < ran.start_time_unix_nano <= ran.end_time_unix_nano <= then
+    tool = of(ran)
+    assert langfuse_type(tool) == "TOOL" and "gen_ai.request.model" not in tool
+    assert (tool["gen_ai.tool.name"], tool["gen_ai.tool.call.id"]) == ("echo", "c1")
+    assert tool["gen_ai.tool.call.arguments"] == '{"text": "a"}'
+    assert tool["gen_ai.tool.call.result"] == "echo a"
+    (said,) = (of(span) for span in spans if span.kind == CLIENT)
+    assert said["gen_ai.usage.output_tokens"] == 6
+    (message,) = json.loads(said["gen_ai.output.messages"])
+    assert message["parts"] == [
+        {"type": "tool_call", "id": "c1", "name": "echo", "arguments": '{"text": "a"}'},
+        {"type": "text", "content": "It is a."},
+    ]
+
+
+def test_steps_before_and_in_the_slot() -> None:
+    """Loads, a summary, limits and the queue come first; a restored file is in the call."""
+    before = ("load", 2.0), ("summary", 0.0), ("limits", 0.0), ("restore", 0.5)
+    info = Info(steps=before, queue_wait=1.0, placed=4.0, first_token=5.0, last_token=9.0)
+    steps = [(s.name[10:], s.start, s.end, s.is_call) for s in otel._steps(info, {})]
+    assert steps == [
+        ("load", 0.0, 2.0, False),
+        ("limits", 2.0, 2.0, False),
+        ("queue", 2.0, 3.0, False),
+        ("slot", 3.0, 3.5, True),
+        ("restore", 3.5, 4.0, True),
+        ("prefill", 4.0, 5.0, True),
+        ("decode", 5.0, 9.0, True),
+    ]
+    loads: Any = SimpleNamespace(loads=1.0, loss=None)
+    info = Info(placed=1.0, first_token=9.0, last_token=9.5, evaluating=2.0, placement=loads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(otel_names, "of_slot", lambda info: {})
+        steps = [(s.name[10:], s.start, s.end, s.is_call) for s in otel._steps(info, {})]
+    assert steps[1:3] == [("load", 1.0, 7.0, True), ("prefill", 7.0, 9.0, True)]
 
 
 # what viewers make of it
@@ -326,45 +497,49 @@ def test_a_refused_key_has_no_call_of_a_model(app: Any, collector: Collector) ->
     assert "user.id" not in of(root)
 
 
-def test_no_answer_waits_for_a_collector_that_is_slow_or_away(
+def test_no_answer_waits_for_a_collector_that_refuses(
     app: Any, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.status, collector.delay = 400, 0.3
     client = app()
-    traces = traces_of(client)
     with caplog.at_level(logging.WARNING):
         began = time.monotonic()
         for _ in range(10):
             assert chat(client).status_code == 200
         assert time.monotonic() - began < 3.0
-        wait_until(lambda: traces.lost == 10)
-    assert caplog.text.count("otel: the traces of") == 1
+        wait_until(lambda: "Failed to export" in caplog.text)
+    assert traces_of(client)._open == {}
 
 
-def test_waiting_traces_are_bounded(
+def test_a_collector_that_hangs_delays_no_answer_and_is_given_few_spans(
     app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otel, "MOST_WAITING", 2)
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
-    client = app()
-    traces = traces_of(client)
-    for _ in range(5):
-        chat(client)
-    assert (len(traces._waiting), traces.lost, traces._open) == (2, 3, {})
-
-
-def test_open_traces_are_bounded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otel, "MOST_OPEN", 0)
-    client = app()
-    chat(client)
-    assert not traces_of(client)._waiting
+    """It takes connections, and never answers. What does not fit into the queue is dropped."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        client = app()
+        traces = traces_of(client)
+        took = []
+        for _ in range(30):
+            began = time.monotonic()
+            assert chat(client).status_code == 200
+            took.append(time.monotonic() - began)
+        assert max(took) < 0.9  # the timeout of the export is a second
+        assert traces._open == {}
+        assert len(traces._processor._batch_processor._queue) <= 16
+        began = time.monotonic()
+        services_of(client.application).life.close()
+        assert time.monotonic() - began < 10.0
 
 
 def test_contents_are_bounded(
     app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(otel_names.CAPTURE, "true")
-    monkeypatch.setattr(otel, "MOST_CONTENT", 20)
+    monkeypatch.setattr(otel_names, "MOST_CONTENT", 20)
     old = {"role": "user", "content": "x" * 30}
     chat(
         app(Noting(*say(*["ab"] * 40))),
@@ -406,3 +581,36 @@ def test_the_latest_names_are_an_opt_in(
 )
 def test_variables_of_the_standard_switch_it_on(variables: dict[str, str], on: bool) -> None:
     assert otel_names.enabled(variables) is on
+
+
+def test_the_usual_sampler_leaves_requests_out_before_they_begin(
+    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that samples is heeded nevertheless; a backend learns that it need not trace."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    driver = Noting()
+    client = app(driver)
+    chat(client)
+    assert traces_of(client)._open == {}
+    chat(client, KEY | {"traceparent": CALLER})
+    assert {span.trace_id.hex() for span in collector.wait()} == {CALLER[3:35]}
+    unsampled, joined = driver.lines
+    assert re.fullmatch(r"traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-00\r\n", unsampled)
+    assert joined.startswith(f"traceparent: 00-{CALLER[3:35]}-") and joined.endswith("-01\r\n")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "expected"),
+    [
+        ("parentbased_traceidratio", "0.01", 0.01),
+        ("parentbased_traceidratio", "", None),
+        ("traceidratio", "0.01", None),
+        ("", "0.01", None),
+    ],
+)
+def test_other_samplers_are_those_of_the_sdk(
+    sampler: str, argument: str, expected: float | None
+) -> None:
+    variables = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
+    assert otel_names.share(variables) == expected

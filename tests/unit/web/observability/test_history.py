@@ -104,56 +104,50 @@ def test_counts_wait_for_the_ledger_by_ten_minutes() -> None:
     assert {span: counts["requests", 0] for span, counts in unstored.items()} == {3000: 2, 3600: 1}
 
 
-NOTHING = {"replaced": 0, "loss": None, "turns": 0, "saves": False, "keeps": False}
+NOTHING = {"replaced": 0, "loss": None, "saves": False, "keeps": False, "continues": False}
 
 
-def turn(second: float, key: str = "ann", cached: int = 0, **placed: Any) -> Finished:
+def turn(at: float, key: str = "ann", background: bool = False, **known: Any) -> Finished:
+    """A request that is placed at this time, by a clock of its own, and ends two seconds later."""
     prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
-    request = SimpleNamespace(chain=prompt, background=placed.pop("background", False))
-    known: Any = SimpleNamespace(request=request, **{**NOTHING, **placed})
-    info = Info(
-        backend="b",
-        slot=0,
-        placed=0.5,
-        usage=Usage(100, 5, cached),
-        placement=known,
-    )
-    return Finished(second, "/", 200, 1.0, info, True, key)
+    request = SimpleNamespace(chain=prompt, background=background, key=key)
+    where: Any = {"backend": "b", "slot": 0, "at": at - 1000, "request": request}
+    placed: Any = SimpleNamespace(**where, **{**NOTHING, **known})
+    info = Info(placed=1.0, last_token=3.0, usage=Usage(100, 5), placement=placed)
+    return Finished(at + 2, "/", 200, 3.0, info)
 
 
 def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
     contents = Contents()
-    contents.add(turn(10))
-    contents.add(turn(20, cached=95))
-    lost = Loss(why="restarted", at=25.0, backend="b")
-    later = [
+    first, again = turn(10), turn(20, continues=True)
+    rows = [
         turn(30, replaced=105),
         turn(40, "bob", replaced=105),
         turn(50, "bob", replaced=105, background=True),
-        turn(60, "bob", loss=lost, turns=2),
-        turn(70, "bob", turns=2),
-        turn(80, "bob"),
-        turn(90, "ann", turns=1),
-        turn(100, "ann", replaced=105, keeps=True),
+        turn(60, "bob", replaced=105, keeps=True),
+        turn(70, "bob"),
     ]
-    for row in later:
+    for row in (first, again, *rows):
         contents.add(row)
-    reasons = [row.change[2] for row in later if isinstance(row.change, tuple)]
-    assert reasons == [
-        "same_key",
-        "other_key",
-        "side_job",
-        "restarted",
-        "changed",
-        "lost",
-        "lost",
-        "kept",
+    assert (first.changes, again.changes) == ([], [8.0])
+    reasons = [change[2] for row in rows for change in row.changes if isinstance(change, tuple)]
+    assert reasons == ["same_key", "other_key", "side_job", "saved"]
+    held, *_, last = contents.tenures(0.0)
+    assert (held.key, held.conversation, held.requests, held.prompt) == ("ann", "0102", 2, 100)
+    assert (held.since, held.until, held.ended, held.why) == (10.0, 22.0, 30.0, "same_key")
+    assert (last.since, last.ended, last.why) == (70.0, 0.0, "")
+    assert [(tenure.since, tenure.why) for tenure in contents.tenures(61.0)] == [
+        (60.0, "lost"),
+        (70.0, ""),
     ]
-    first, *_, last = contents.tenures(0.0)
-    assert (first.key, first.conversation, first.requests) == ("ann", "0102", 2)
-    assert (first.since, first.until, first.ended, first.why) == (9.5, 20, 29.5, "same_key")
-    assert (last.ended, last.why) == (0.0, "")
-    assert [tenure.since for tenure in contents.tenures(70.0)] == [69.5, 79.5, 89.5, 99.5]
+
+
+def test_conversations_that_return_count_what_became_of_them() -> None:
+    history = History(Clock())
+    for why in ("restarted", "evicted"):
+        row = turn(Clock.now, loss=Loss(why=why, at=25.0, backend="b"))
+        history.add([row])
+    assert numbers(history)["evictions"] == {"restarted": 1}
 
 
 def test_past_contents_are_bounded() -> None:

@@ -15,6 +15,7 @@ from proxy import errors
 from proxy.core.events import FinishReason
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.scheduling.state import Placement, SlotRequest
 from proxy.scheduling.view import View
 from proxy.web.observability import history
 from proxy.web.observability import metrics as counters
@@ -127,12 +128,35 @@ def test_metrics_known_only_to_backends_are_summed() -> None:
     assert "llamacpp:spec_decode_num_drafts_total" not in told
 
 
-def turn(at: float, cached: int, *, slot: int = 0, key: str = "k", **fields: Any) -> Finished:
-    """A request of three seconds that ends at this time; it had its slot after one."""
-    info = Info(
-        backend="b", model="m", slot=slot, placed=1.0, usage=Usage(100, 20, cached), **fields
+def turn(
+    at: float, *, slot: int = 0, key: str = "k", continues: bool = False, **fields: Any
+) -> Finished:
+    """A request that has its slot for two seconds from this time on, as it was placed."""
+    choices, saves = fields.pop("choices", 0), fields.pop("saves", False)
+    placement = Placement(
+        request=SlotRequest(model="m", key=key, **fields),
+        at=at,
+        backend="b",
+        slot=slot,
+        prompt=100,
+        expected=90 if continues else 0,
+        restores=False,
+        saves=saves,
+        keeps=False,
+        fresh=False,
+        loads=0.0,
+        turns=0,
+        continues=continues,
+        replaced=0 if continues else 120,
+        kept_on="",
+        kept_busy=False,
+        kept_turn=0,
+        shared=0,
+        loss=None,
     )
-    return Finished(at, "/p", 200, 3.0, info, True, key)
+    info = Info(backend="b", model="m", placed=1.0, last_token=3.0, choices=choices)
+    info.placement = placement
+    return Finished(int(at), "/p", 200, 3.0, info)
 
 
 def residency(*rows: Finished) -> tuple[list[tuple[float, float]], dict[str, int]]:
@@ -146,27 +170,36 @@ def residency(*rows: Finished) -> tuple[list[tuple[float, float]], dict[str, int
 
 
 def test_a_slot_is_kept_reused_and_taken() -> None:
-    """Of the second turn, 90 tokens were cached; the third is of another key, and found nothing."""
-    measured, evictions = residency(turn(10, 0), turn(20, 90), turn(100, 0, key="other"))
-    # It had the slot from 8 to 20; the next turns began at 18 and at 98.
+    measured, evictions = residency(turn(8), turn(18, continues=True), turn(98, key="other"))
+    # Held from 8 to 98, used until 10 and then until 20.
     assert measured == [(1, 90.0), (1, 78.0), (1, 8.0)]
     assert evictions == {"other_key": 1}
 
 
+def test_what_is_replaced_has_a_reason() -> None:
+    rows = turn(0), turn(10), turn(20, background=True), turn(30, saves=True), turn(40, key="x")
+    assert residency(*rows)[1] == {"same_key": 1, "side_job": 1, "saved": 1, "other_key": 1}
+
+
 def test_slots_are_kept_apart_and_unknown_ones_left_out() -> None:
-    several = turn(40, 0, choices=2)
     unplaced = Finished(50, "/p", 200, 3.0, Info(backend="b", model="m", usage=Usage(100, 20, 0)))
-    rows = turn(10, 0), turn(20, 0, slot=1), several, unplaced, turn(30, 8)
+    rows = turn(8), turn(18, slot=1), turn(22, choices=2), unplaced, turn(28)
     assert residency(*rows) == ([(1, 20.0), (1, 18.0), (0, 0.0)], {"same_key": 1})
+
+
+def test_rounds_of_an_answer_are_turns_of_their_slots() -> None:
+    first, then = turn(8), turn(18, continues=True)
+    both = Info(backend="b", model="m", steps=(first.info, ("tools", 8.0), then.info))
+    assert residency(Finished(1, "/p", 200, 12.0, both)) == ([(0, 0.0), (0, 0.0), (1, 8.0)], {})
 
 
 def test_remembered_slots_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MOST_HELD", 2)
     monkeypatch.setattr(counters, "MOST_MODELS", 2)
     metrics = Metrics()
-    add(metrics, [turn(10, 0, slot=slot) for slot in range(4)])
+    add(metrics, [turn(10, slot=slot) for slot in range(4)])
     # The first two slots are forgotten, so nothing is known of what they kept.
-    add(metrics, [turn(20, 0, slot=slot) for slot in (0, 3)])
+    add(metrics, [turn(20, slot=slot) for slot in (0, 3)])
     assert metrics.counts({}).backends["b", "m"].evictions == {"same_key": 1}
     for name in "xyz":
         add(metrics, [Finished(1, "/p", 200, 1.0, Info(backend=name, model=name))])
