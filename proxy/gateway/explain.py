@@ -97,7 +97,6 @@ def explain(gateway: Gateway, answer: Answer) -> Explanation:
     info.backend, info.template, info.passed = backend.name, caps.template, told.preview.passed
     info.placement = told.preview.placement
     info.task = task
-    info.uncached = adapted.sampling.get("cache_prompt") is False
     told.prompt = _text(with_sent_prompt(task, backend, cancel), backend)
     told.prompt_tokens = _count(task, backend, cancel)
     told.max_tokens, told.n_ctx = adapted.max_tokens, backend.n_ctx

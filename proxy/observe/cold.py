@@ -74,7 +74,9 @@ def explain(
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
     }
-    cause = "warm" if 2 * cached >= prompt else _cause(placed, info, cached)
+    # The counts of a shortened conversation include those of writing its summary.
+    is_warm = 2 * cached >= prompt and (placed.continues or not info.compacted)
+    cause = "warm" if is_warm else _cause(placed, info, cached)
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
