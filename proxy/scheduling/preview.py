@@ -24,15 +24,16 @@ from .state import (
 )
 
 
-class Place(Struct, frozen=True, kw_only=True):
-    """A slot that was compared with others. Times are in seconds."""
+class Place(Struct, frozen=True):
+    """A slot that was compared with others: the tokens that are expected to be cached there, the
+    time until it is free, or its conversation has lost its claim, and the cost (see `policy`)."""
 
     backend: str
     slot: int
     busy: bool
-    cached: int  # tokens of the prompt that are expected to be there
-    wait: float  # until it is free, or until the conversation in it has lost its claim
-    cost: float  # see `policy`
+    cached_tokens: int
+    wait_seconds: float
+    cost_seconds: float
 
 
 class Preview(Struct, frozen=True, kw_only=True):
@@ -83,17 +84,7 @@ def places(request: SlotRequest, pool: Pool, now: float) -> Iterator[tuple[Slot,
         else:
             count = decision.cached
             cost = cost or policy.cost_of({}, pool, backend, 0.0, prompt - count, now)
-        yield (
-            slot,
-            Place(
-                backend=backend.name,
-                slot=slot.id,
-                busy=slot.busy,
-                cached=count,
-                wait=wait,
-                cost=cost,
-            ),
-        )
+        yield slot, Place(backend.name, slot.id, slot.busy, count, round(wait, 3), round(cost, 6))
 
 
 def preview(
@@ -107,7 +98,7 @@ def preview(
     """The preview of a request about which the policy has decided, with so many in the queue."""
     compared = [*places(request, pool, now)]
     chosen = decision.slot if isinstance(decision, Grant) else None
-    compared.sort(key=lambda each: (each[0] is not chosen, each[1].cost))
+    compared.sort(key=lambda each: (each[0] is not chosen, each[1].cost_seconds))
     all_places = tuple(place for _, place in compared)
     if isinstance(decision, Grant):
         placed = placement(pool, request, decision, conversation, now, forget=False)
