@@ -113,7 +113,10 @@ function row(first) {
   cells[0].append(badge);
   const end = cancelButton(first);
   const element = make("tr", {}, make("th", { scope: "row" }, open), cells, make("td", { className: "action" }, end));
+  let shown;
   element.update = (one) => {
+    if (one === shown) return; // it ended long ago
+    shown = one;
     say(open, when(one));
     open.setAttribute("aria-label", words("requests.open", { time: when(one), model: one.model || "–" }));
     badge.dataset.state = mark(one);
@@ -240,9 +243,10 @@ function holder(first) {
   const element = make("li", {}, first.id ? name : null, text);
   element.update = ({ id, key_name: key, tokens, began, then }) => {
     say(name, recent(began));
-    const who = key || words(id ? "requests.a_request" : "requests.another_key");
-    const held = id ? words("requests.held", { who, tokens: words("common.tokens", { n: count(tokens) }) }) : `${recent(began)} ${who}`;
-    say(text, `${held}. ${words(`requests.then.${then}`)}`);
+    const held = id
+      ? words("requests.held", { who: key || words("requests.a_request"), tokens: words("common.tokens", { n: count(tokens) }) })
+      : words("requests.held_by_other", { time: recent(began) });
+    say(text, `${held} ${words(`requests.then.${then}`)}`);
   };
   return element;
 }
