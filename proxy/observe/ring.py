@@ -9,7 +9,7 @@ import json
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from .cold import Earlier, checksums, explain
 
 KEPT = 512  # requests that ended
 LONG = 8192  # characters of a prompt that is not kept longer than its request
+DEAR = 1 << 18  # characters of a prompt that its backend renders
 TALKS = 64  # pairs of key and session whose last prompts are compared with the next
 PROMPTS = 4  # of each
 RESTORE = "restore"  # the step that comes behind the queue
@@ -166,7 +167,7 @@ class Requests:
         if (placed := info.placement) is None:
             return None
         earlier = self._prompts.get(_talk(placed), ())
-        cause, values, difference = explain(placed, info, [*earlier], _text(info))
+        cause, values, difference = explain(placed, info, [*earlier], partial(_text, info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -209,10 +210,13 @@ def _answers(info: Info) -> Sequence[Info]:
 
 
 def _text(info: Info) -> str:
-    """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids."""
-    if info.task is None:
-        return ""
-    return info.task.text or placement_text(info.task.request)[0]
+    """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids, or costs
+    much to make again."""
+    task, placed = info.task, info.placement
+    if task is None or placed is None or task.text:
+        return "" if task is None else task.text
+    is_dear = task.media or placed.request.chain.size > DEAR
+    return "" if is_dear else placement_text(task.request)[0]
 
 
 def timeline(info: Info, seconds: float) -> list[Json]:
