@@ -33,6 +33,8 @@ PROMPTS = 4  # of each
 RESTORE = "restore"  # the step that comes behind the queue
 HOLDERS = 5  # requests that had a slot before, as shown
 
+AS_STORED = ("key", "user", "team", "model", "api", "client", "slot", "outcome")  # of a row
+
 Json = dict[str, Any]
 MaySee = Callable[[str], bool]
 Shown = Callable[[str], str]
@@ -120,8 +122,6 @@ class Requests:
         answers = _answers(info)
         last = answers[-1]
         facts: Json = {
-            "status": record.status,
-            "stream": record.stream,
             "place": info.first_place,
             "first_token_seconds": round(answers[0].first_token, 3),
             "timeline": timeline(info, took),
@@ -273,9 +273,8 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
         "state": "ended",
         "started": round(row.ended / 1000 - row.seconds, 3),
         "seconds": round(row.seconds, 3),
-        **{name: getattr(row, name) for name in ("key", "user", "team", "model", "api", "client")},
+        **{name: getattr(row, name) for name in AS_STORED},
         "backend": shown(row.backend) if row.backend else "",
-        "slot": row.slot,
         "place": 0,
         "prompt_tokens": row.prompt,
         "cached_tokens": row.cached,
@@ -283,7 +282,6 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
         "completion_tokens": row.completion,
         "tokens_per_second": round(speed, 1),
         "queue_seconds": round(row.queue_seconds, 3),
-        "outcome": row.outcome,
     }
 
 

@@ -70,16 +70,18 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert get(app).get_json()["data"] == [one]
 
 
-def test_time_in_the_system_prompt_is_found() -> None:
+@pytest.mark.parametrize("hours", [(10, 11), (9, 10)])
+def test_time_in_the_system_prompt_is_found(hours: tuple[int, int]) -> None:
     app = app_with(ScriptedDriver(say("Hi")))
-    for hour, count in ((10, 2), (11, 4)):
+    for hour, count in zip(hours, (2, 4), strict=True):
         talk = [("system", f"It is {hour}:00."), ("user", "Hello!"), ("assistant", "Hi")]
         talk = [*talk, ("user", "Go on.")][:count]
         name = ask(app, messages=[{"role": role, "content": text} for role, text in talk])
     reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
     assert reason["cause"] == "head"
     begin, end = reason["values"]["begin"], reason["values"]["end"]
-    assert end - begin == cold.PIECE and "11:00" in reason["difference"]["after"]
+    words = reason["difference"]
+    assert end - begin == cold.PIECE and f"{hours[1]}:00" in words["before"] + words["after"]
     assert f"between character {begin} and {end}" in reason["sentence"]
 
 
