@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -317,3 +318,11 @@ def test_timeline_of_an_answer_that_runs_tools() -> None:
         ("decode", 0.7),
         ("other", 0.0),
     ]
+
+
+def test_loading_is_a_step_of_a_model_that_was_not_loaded() -> None:
+    placed: Any = SimpleNamespace(loads=2.0)
+    info = Info(placed=0.5, first_token=4.0, last_token=5.0, evaluating=1.0, outcome="stop")
+    info.placement = placed
+    steps = {step["step"]: step["seconds"] for step in ring.timeline(info, 5.0)}
+    assert steps == {"prepare": 0.5, "load": 2.5, "prefill": 1.0, "decode": 1.0, "other": 0.0}
