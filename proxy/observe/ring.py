@@ -78,7 +78,8 @@ class Requests:
         """Those that run, the oldest first. Their prompts' tokens are those that are expected."""
         for record in self.running_records(may_see):
             with self._lock:
-                yield self._seen(record, record.elapsed(), time.time())
+                seen = self._seen(record, record.elapsed(), time.time())
+            yield seen
 
     def running_records(self, may_see: MaySee) -> list[Record]:
         return [record for record in self._observer.running_requests() if may_see(record.key)]
