@@ -51,10 +51,31 @@ from . import otel_names as names
 MOST_ROUNDS = 64  # answers of a request that are traced
 SHORT = 0.001  # seconds of a step that is not shown
 
+QUIET = 60.0  # seconds between two log lines about lost traces
+LOST = """otel: traces are lost: %s Check OTEL_EXPORTER_OTLP_ENDPOINT, its protocol\
+ (http/protobuf) and OTEL_EXPORTER_OTLP_HEADERS"""
+
 log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
 _propagator = TraceContextTextMapPropagator()
 Said = TextDelta | ReasoningDelta | ToolCallDelta
+
+
+class Lost(logging.Filter):
+    """Lets an error of the exporter pass once in a minute, with what to do."""
+
+    logged = -QUIET
+
+    def filter(self, entry: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if entry.levelno < logging.ERROR or now - self.logged < QUIET:
+            return False
+        self.logged = now
+        entry.msg, entry.args = LOST, (entry.getMessage()[: names.LONGEST],)
+        return True
+
+
+_lost = Lost()
 
 
 class Round(Struct, eq=False):
@@ -108,6 +129,7 @@ class Traces:
         self._share = names.share(variables)
         sampler = None if self._share is None else ParentBased(ALWAYS_ON)
         provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
+        logging.getLogger(OTLPSpanExporter.__module__).addFilter(_lost)
         self._processor = BatchSpanProcessor(OTLPSpanExporter())
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("slotproxy", __version__, schema)

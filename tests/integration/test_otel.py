@@ -58,7 +58,7 @@ def test_every_request_has_a_trace(
     calls: list[dict[str, Any]] = [of(span) for span in spans if span.kind == CLIENT]
     assert all(call["gen_ai.provider.name"] == "llama_cpp" for call in calls)
     assert all(call["gen_ai.usage.output_tokens"] > 0 for call in calls)
-    assert "Failed to export" not in served.log and "otel:" not in served.log
+    assert "otel:" not in served.log
 
 
 def test_a_collector_that_is_away_costs_nothing_but_traces(
@@ -73,5 +73,5 @@ def test_a_collector_that_is_away_costs_nothing_but_traces(
     for number in range(4):
         ask(served.url, number)
     assert served.stop() == 0
-    assert "Failed to export" in served.log
+    assert "otel: traces are lost" in served.log
     assert "Traceback" not in served.log

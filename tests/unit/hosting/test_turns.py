@@ -28,7 +28,6 @@ class Model:
     pinned: bool = False
     leaving: bool = False
     swaps: int = 0
-    unloads: Sequence[str] = ()
 
     def runs_beside(self, others: Set[str]) -> bool:
         return True

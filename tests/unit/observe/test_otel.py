@@ -498,16 +498,24 @@ def test_a_refused_key_has_no_call_of_a_model(app: Any, collector: Collector) ->
 
 
 def test_no_answer_waits_for_a_collector_that_refuses(
-    app: Any, collector: Collector, caplog: pytest.LogCaptureFixture
+    app: Any,
+    collector: Collector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collector.status, collector.delay = 400, 0.3
+    monkeypatch.setattr(otel._lost, "logged", -otel.QUIET)
     client = app()
     with caplog.at_level(logging.WARNING):
         began = time.monotonic()
         for _ in range(10):
             assert chat(client).status_code == 200
         assert time.monotonic() - began < 3.0
-        wait_until(lambda: "Failed to export" in caplog.text)
+        wait_until(lambda: "otel: traces are lost: " in caplog.text)
+        chat(client)
+        services_of(client.application).life.close()  # sends the rest
+    (line,) = (entry.getMessage() for entry in caplog.records if "otel" in entry.getMessage())
+    assert "400" in line and "Check OTEL_EXPORTER_OTLP_ENDPOINT" in line
     assert traces_of(client)._open == {}
 
 
