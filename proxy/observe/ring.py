@@ -176,7 +176,6 @@ class Requests:
         if (placed := info.placement) is None:
             return None
         earlier = self._earlier(placed)
-        cause, values, difference = explain(placed, info, earlier, partial(_text, info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -190,11 +189,7 @@ class Requests:
             "continued": placed.continues,
             "replaced_tokens": placed.replaced,
             "passed": [{"backend": name, "why": why} for name, why in info.passed],
-            "reason": {
-                "cause": cause,
-                "values": values,
-                "difference": difference and difference._asdict(),
-            },
+            "reason": explain(placed, info, earlier, partial(_text, info))._asdict(),
         }
 
 
