@@ -72,7 +72,7 @@ LATE = 12  # seconds by which the model that is shown as loading starts late
 PICTURES = (
     Picture("chat", "/", (1280, 800)),
     Picture("chat-phone-zh", "/", (390, 844), "zh", dark=True),
-    Picture("status", "/status", (1280, 800)),
+    Picture("status", "/status", (1280, 1480)),
     Picture("status-phone-zh", "/status", (390, 844), "zh", dark=True),
     Picture("knowledge", "/knowledge", (1280, 800)),
     Picture("knowledge-phone-zh", "/knowledge", (390, 844), "zh"),
@@ -233,10 +233,14 @@ def wait_for(url: str, name: str, state: str) -> None:
 
 
 def converse(url: str) -> None:
-    """Hold a few conversations."""
+    """Hold a few conversations, of two turns each."""
     for question in QUESTIONS:
         messages = [{"role": "user", "content": question}]
-        ask(f"{url}/v1/chat/completions", {"messages": messages, "max_tokens": 120}, SECONDS)
+        for _ in range(2):
+            body = {"messages": messages, "max_tokens": 80}
+            _, answer = ask(f"{url}/v1/chat/completions", body, SECONDS)
+            messages.append(json.loads(answer)["choices"][0]["message"])
+            messages.append({"role": "user", "content": "Tell me more."})
 
 
 def teach(browser: Browser, url: str, folder: Path) -> None:
@@ -295,7 +299,9 @@ def prepare(page: Page, picture: Picture) -> None:
             done.nth(turn).locator(".foot").wait_for()
         page.wait_for_timeout(200)
     elif path == STATUS:
-        page.locator('.slot[data-kind="held"]').first.wait_for()
+        page.locator('.slot[data-kind="held"]').first.click()
+        page.locator('[data-part="held-rows"] tr').first.wait_for()
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     elif path == KEYS:
         page.locator(".record").nth(2).wait_for()
     elif path == USAGE:

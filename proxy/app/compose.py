@@ -230,7 +230,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
     on_finished = [ledger.add] if ledger else []
-    observer: Observer = make_observer(metrics=settings.metrics, on_finished=on_finished)
+    observer: Observer = make_observer(
+        metrics=settings.metrics, on_finished=on_finished, stores=ledger is not None
+    )
+    if ledger is not None:
+        ledger.unstored = observer.unstored
     requests = Requests(observer)
     observer.on_finished.append(requests.add)
     embeds = embedder or Embedder(registry, scheduler)

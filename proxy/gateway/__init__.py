@@ -8,6 +8,7 @@ runs into an answer. `embedder` makes embeddings and rankings,
 `forwarder` passes on requests of other APIs unchanged.
 """
 
+from ..scheduling.state import Placement
 from ..scheduling.view import SlotView, View
 from .answer import Answer
 from .context import Caller, GatewayContext, Info
@@ -25,6 +26,7 @@ __all__ = [
     "GatewayContext",
     "GenerationSettings",
     "Info",
+    "Placement",
     "SlotView",
     "View",
 ]

@@ -7,7 +7,7 @@ sentence for each cause, under `requests.why`, with the values in their places."
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -24,18 +24,13 @@ BEFORE, AFTER = 16, 64  # characters of a prompt that are shown around a differe
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
 
 
-class Difference(NamedTuple):
-    """The first place where a prompt differs from an earlier one, within PIECE characters."""
-
-    position: int
-    before: str
-    after: str
-
-
 class Reason(NamedTuple):
+    """`difference` has the first position where a prompt differs from an earlier one, within PIECE
+    characters, and the text before and after it."""
+
     cause: str
     values: Mapping[str, str | int]
-    difference: Difference | None = None
+    difference: Mapping[str, str | int] | None = None
 
 
 class Earlier(Struct, frozen=True):
@@ -55,11 +50,14 @@ def checksums(text: str) -> Sequence[int]:
 
 
 def explain(
-    placed: Placement, info: Info, earlier: Sequence[Earlier] = (), text: str = ""
+    placed: Placement,
+    info: Info,
+    earlier: Sequence[Earlier] = (),
+    prompt_text: Callable[[], str] = str,
 ) -> Reason:
     """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
     cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
-    the latest first. `text` is the prompt, if it is at hand."""
+    the latest first. `prompt_text` returns the prompt, "" if it is not at hand."""
     prompt, cached = info.usage.prompt, info.usage.cached
     if not prompt:
         prompt, cached = placed.prompt, placed.expected
@@ -74,16 +72,18 @@ def explain(
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
     }
-    cause = "warm" if 2 * cached >= prompt else _cause(placed, info, cached)
+    # The counts of a shortened conversation include those of writing its summary.
+    is_warm = 2 * cached >= prompt and (placed.continues or not info.compacted)
+    cause = "warm" if is_warm else _cause(placed, info, cached)
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
-    if text and cause in CUTS and (at := _differs(text, earlier)) is not None:
+    if cause in CUTS and (text := prompt_text()) and (at := _differs(text, earlier)) is not None:
         begin, end = max(at, int(values["begin"])), at + PIECE
         if begin < end:
             values |= {"begin": begin, "end": end}
             before, after = text[max(0, begin - BEFORE) : begin], text[begin : begin + AFTER]
-            return Reason(cause, values, Difference(begin, before, after))
+            return Reason(cause, values, {"position": begin, "before": before, "after": after})
     return Reason(cause, values)
 
 
@@ -138,11 +138,12 @@ def _of_earlier(
             continue  # another conversation, or nothing has changed
         if earlier.template != template:
             return "template", {}
-        if agrees >= before[0]:
-            if placed.request.session or 2 * agrees > before[-1]:
-                return "changed", {"begin": agrees}
-        elif ends[: len(before)] == before:
-            # Its messages are as long as those of the earlier prompt, and there are more.
+        if agrees >= before[0] and (placed.request.session or 2 * agrees > before[-1]):
+            return "changed", {"begin": agrees}
+        shift = ends[0] - before[0]
+        is_same = [end - shift for end in ends[: len(before)]] == before
+        if agrees < before[0] and is_same and (len(before) > 1 or not shift):
+            # Its other messages are as long as those of the earlier prompt, and there are more.
             end = next(end for end in chain.ends if end > agrees)
             return "head", {"begin": agrees, "end": end}
     if placed.turns:

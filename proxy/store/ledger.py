@@ -3,30 +3,36 @@ are written in one transaction, and added to in the database, so any process may
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Executable, and_, case, delete, func, or_, select
+from sqlalchemy import ColumnElement, Executable, Table, and_, case, delete, func, or_, select
 
 from .database import Database, insert_into, record
 from .ledger_rows import (
     CANCELLED,
     COUNTED,
+    DAY,
     HOUR,
     OK,
+    SPAN,
     SUMMED,
     LedgerGroup,
     LedgerRow,
     LedgerSums,
     hour_sums,
 )
-from .tables import LEDGER, LEDGER_HOUR, LEDGER_WRITER
+from .measures import Counts
+from .tables import LEDGER, LEDGER_HOUR, LEDGER_MEASURE, LEDGER_WRITER
 
 PAGE = 1000  # rows read or deleted in one transaction
 AT_ONCE = 64  # rows added by one statement, a power of two
+# Widths of measures, and for how long they are kept.
+MEASURED = {SPAN: 2 * HOUR, HOUR: 48 * HOUR, DAY: 32 * DAY}
 FORGOTTEN = 86_400_000  # milliseconds after which a writer without new rows is forgotten
 
 _c = LEDGER.c
@@ -38,8 +44,22 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def write(self, writer: str, batch: int, rows: Sequence[LedgerRow]) -> bool:
-        """Store a batch of rows; False if it was stored before. Batches of a writer ascend."""
+    def write(
+        self,
+        writer: str,
+        batch: int,
+        rows: Sequence[LedgerRow],
+        measured: Mapping[int, Counts] | None = None,
+    ) -> bool:
+        """Store a batch of rows, and what was `measured` by the span in seconds. False if it was
+        stored before. Batches of a writer ascend."""
+        measures = sorted(  # all writers lock rows in the same order
+            (width, 1000 * second - 1000 * second % width, *key, count)
+            for second, counts in (measured or {}).items()
+            for key, count in counts.items()
+            for width in MEASURED
+        )
+        names = [column.name for column in LEDGER_MEASURE.c]
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
             if db.execute(self._begin_batch, note).first() is None:
@@ -51,6 +71,10 @@ class Ledger:
                 db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(some)), values)
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))
+            if measures:
+                db.execute(
+                    self._add_measures, [dict(zip(names, row, strict=True)) for row in measures]
+                )
         return True
 
     # Made once: `excluded` copies all columns of a table, in reference cycles.
@@ -69,12 +93,36 @@ class Ledger:
 
     @cached_property
     def _add_sums(self) -> Executable:
-        """The statement that adds sums to those of their hours."""
-        added = insert_into(LEDGER_HOUR, self._db.engine)
-        both = {name: _hour[name] + added.excluded[name] for name in COUNTED}
-        key = [column.name for column in LEDGER_HOUR.primary_key]
+        return self._adding(LEDGER_HOUR, COUNTED)
+
+    @cached_property
+    def _add_measures(self) -> Executable:
+        return self._adding(LEDGER_MEASURE, ("count",))
+
+    def _adding(self, table: Table, names: Sequence[str]) -> Executable:
+        """The statement that adds numbers to those of the rows with the same key."""
+        added = insert_into(table, self._db.engine)
+        both = {name: table.c[name] + added.excluded[name] for name in names}
+        key = [column.name for column in table.primary_key]
         adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
         return adding
+
+    def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
+        """What was measured from `begin` to before `end`, by the beginnings of spans of this
+        width, which is one of MEASURED."""
+        c = LEDGER_MEASURE.c
+        query = select(c.at, c.name, c.bucket, c["count"])
+        chosen = query.where(c.width == width, c.at >= begin, c.at < end)
+        found: dict[int, Counts] = {}
+        for at, name, bucket, count in map(tuple, self._db.rows(chosen)):
+            found.setdefault(at, Counter())[name, bucket] = count
+        return found
+
+    def prune_measures(self, now: int) -> None:
+        """Delete what was measured too long before `now`."""
+        c = LEDGER_MEASURE.c
+        old = (and_(c.width == width, c.at < now - kept) for width, kept in MEASURED.items())
+        self._db.change(delete(LEDGER_MEASURE).where(or_(*old)))
 
     def prune(self, before: int) -> int:
         """Delete at most PAGE rows that ended before this time. Returns how many."""

@@ -9,6 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 HOUR = 3_600_000  # milliseconds
+DAY = 24 * HOUR
+SPAN = HOUR // 6
 OK = "ok"
 CANCELLED = "cancelled"
 BLOCK = 8  # bytes of a block's digest

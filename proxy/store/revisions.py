@@ -23,6 +23,11 @@ STEPS: dict[str, Sequence[str]] = {
         "create index if not exists ix_shared_conversation_conversation_id"
         " on shared_conversation (conversation_id)",
     ),
+    "0024": (
+        "create table if not exists ledger_measure (width bigint not null, at bigint not null,"
+        " name varchar not null, bucket integer not null, count bigint not null,"
+        " primary key (width, at, name, bucket))",
+    ),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.

@@ -263,6 +263,16 @@ LEDGER_HOUR = _table(
     *_key("key", "user", "team", "model", "api"),
     *_columns(requests=BigInteger, failed=BigInteger, **_SUMS),
 )
+# Counts of `measures` in spans of ten minutes, of hours and of days in UTC: their `width`, and when
+# each began, in milliseconds.
+LEDGER_MEASURE = _table(
+    "ledger_measure",
+    _number("width", BigInteger),
+    _number("at", BigInteger),
+    *_key("name"),
+    _number("bucket"),
+    *_columns(count=BigInteger),
+)
 # The last batch that each writer of the ledger has stored, so that none is stored twice.
 LEDGER_WRITER = _table(
     "ledger_writer", *_key("writer"), *_columns(batch=BigInteger, touched=BigInteger)

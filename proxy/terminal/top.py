@@ -16,7 +16,15 @@ from .client import Client, TerminalError, line
 PERIOD = 1.0  # seconds between two looks
 HEADINGS = ("MODEL", "STATE", "SLOTS", "CONTEXT", "MEMORY", "UNLOADS", "SERVER")
 NONE = "–"
+PERCENTILES = ("LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %")
+MEASURED = {
+    "queue": "seconds in line",
+    "first_token": "seconds to first token",
+    "speed": "tokens/s an answer",
+    "prompt_tokens": "prompt tokens",
+}
 BUSY, CACHED, EMPTY = "■", "▪", "·"
+DRAWN = 64  # slots of a backend; more are counted
 WAITING = 8  # waiting requests that are shown
 
 
@@ -48,21 +56,38 @@ def picture(client: Client) -> list[str]:
     """The lines of the state now. Raises TerminalError."""
     status = client.get("/v1/slots")
     queue, minute, slots = status["queue"], status["minute"], status["backends"]
-    speed = f", {minute['speed']:.1f} tokens/s an answer" if minute["speed"] else ""
-    cached = f", {minute['cached'] / minute['prompt']:.0%} cached" if minute["prompt"] else ""
+    share = f" ({minute['cached'] / minute['prompt']:.0%})" if minute["prompt"] else ""
     lines = [
         f"slotproxy at {client.url}    q quits",
         f"{status['running']} requests in flight, {len(queue)} waiting for a slot",
         f"last minute: {minute['requests']} requests, {sum(minute['errors'].values())} failed, "
-        f"{minute['completion'] / 60:.1f} tokens/s in all{speed}{cached}\n",
+        f"{minute['completion'] / 60:.1f} tokens/s in all, "
+        f"{minute['cached']} prompt tokens saved{share}, "
+        f"{sum(minute['evictions'].values())} evictions\n",
+        *_columns(
+            [PERCENTILES, *(_percentiles(minute[name], MEASURED[name]) for name in MEASURED)]
+        ),
+        "",
         *_models(client),
         f"\nSLOTS  {BUSY} busy  {CACHED} holds a conversation  {EMPTY} empty",
-        *_columns([(line(row["model"]), "".join(map(_tile, row["slots"]))) for row in slots]),
+        *_columns([(line(row["model"]), _tiles(row["slots"])) for row in slots]),
     ]
     if queue:
         waiting = [(line(row["model"] or "any"), _time(row["waited"])) for row in queue[:WAITING]]
         lines += ["\nWAITING", *_columns(waiting)]
     return "\n".join(lines).split("\n")
+
+
+def _percentiles(values: Mapping[str, float] | None, title: str) -> Sequence[str]:
+    shown = (f"{values[at]:,.2f}" if values else NONE for at in ("p10", "p50", "p90", "p99"))
+    return title, *shown
+
+
+def _tiles(slots: Sequence[Mapping[str, Any]]) -> str:
+    tiles = "".join(map(_tile, slots))
+    if len(tiles) <= DRAWN:
+        return tiles
+    return "  ".join(f"{tiles.count(tile)} {tile}" for tile in (BUSY, CACHED, EMPTY))
 
 
 def _tile(slot: Mapping[str, Any]) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from benchmarks.stub_process import Stub
 from tools.processes import Gateway, ModelServer, ask, held_port
 
-from .conftest import Open
+from .conftest import Open, running
 
 
 def chat(site: Gateway, text: str = "Hello!", tokens: int = 24) -> None:
@@ -32,7 +37,7 @@ def test_status_page_shows_backends_and_slots_live(site: Gateway, visit: Open) -
     while note.inner_text() == before:  # the time limit of the test ends it
         page.wait_for_timeout(50)
     assert shown(page, "first_token") != "–"
-    assert page.locator(".plot canvas").count() == 3
+    assert page.locator(".plot canvas").count() == 7
     # A line is drawn: something in the plot has the accent's colour.
     drawn = page.locator(".plot canvas").first.evaluate(
         """(canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
@@ -66,9 +71,9 @@ def test_requests_are_counted_over_a_minute_and_ticks_are_whole(site: Gateway, v
         """async () => {
           const { COUNT, Hour, SPAN } = await import("/static/panels/plots.js");
           const hour = new Hour();
-          // A step is ten seconds: the rates are of 2, 3 and 1 requests.
+          // A step is ten seconds.
           hour.add({
-            step: 10, span: 200, at: [1030, 1040, 1100], requests: [0.2, 0.3, 0.1],
+            step: 10, span: 200, at: [1030, 1040, 1100], requests: [2, 3, 1],
             first_token: [null, 0.5, 0.1], speed: [null, 3, 4],
           });
           return [hour.columns(1110, 1020), COUNT.steps.every(Number.isInteger), SPAN.steps];
@@ -80,3 +85,78 @@ def test_requests_are_counted_over_a_minute_and_ticks_are_whole(site: Gateway, v
     ]
     assert whole
     assert spans == sorted(set(spans))
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, str]]:
+    """A gateway with a ledger in front of a stub of 1 024 slots, and the stub's address."""
+    folder = tmp_path_factory.mktemp("thousand")
+    stub = Stub(folder)
+    flags = ["--llama-api", stub.upstream, "--data", str(folder / "data")]
+    gateway = Gateway(flags, folder / "gateway.log")
+    try:
+        with running(gateway):
+            yield gateway, stub.upstream
+    finally:
+        stub.process.kill()
+
+
+def test_numbers_are_those_of_the_answers_in_the_hour_and_from_the_ledger(
+    thousand: tuple[Gateway, str], visit: Open
+) -> None:
+    site, stub = thousand
+    for pace in range(10, 110, 10):  # tokens a second
+        ask(f"{stub}/pace/{pace}")
+        body = {"messages": [{"role": "user", "content": f"At {pace}"}], "max_tokens": 12}
+        assert ask(f"{site.url}/v1/chat/completions", {**body, "stream": True}, 60)[0] == 200
+    ask(f"{stub}/pace/0")
+    page = visit(f"{site.url}/status")
+    speed = page.locator('[data-key="speed"]')
+    page.locator('[data-key="errors"] .note', has_text="of 10 requests").wait_for()
+    assert 46 <= float(speed.locator(".number").inner_text()) <= 53  # the fifth of ten
+    (slowest,) = re.findall(r"90 % reach (\d+)", speed.locator(".note").inner_text())
+    assert 9 <= int(slowest) <= 11
+    said = page.locator('[data-part="histograms"] .plot-area').nth(2).get_attribute("aria-label")
+    assert said.startswith("Tokens per second: 10 values, median ")
+    live = speed.inner_text()
+    page.locator('[name="hours"]').select_option("720")
+    page.locator(".plot-area[aria-label^='Requests, by time; last 10']").wait_for()
+    assert speed.inner_text() == live
+    page.locator('[name="hours"]').select_option("1")
+    page.locator(".plot-area[aria-label^='Requests per minute']").wait_for()
+
+
+def test_thousand_slots_are_drawn_in_a_second_and_reached_by_keyboard(
+    thousand: tuple[Gateway, str], visit: Open, accessible: Any
+) -> None:
+    site, _ = thousand
+    for number in range(3):
+        chat(site, f"Hold slot {number}!")
+    page = visit("about:blank")
+    page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => {
+             const look = () => document.querySelectorAll(".dense .slot").length === 1024
+               ? (window.drawnAt = performance.now()) : requestAnimationFrame(look);
+             look();
+           });"""
+    )
+    took = []
+    for _ in range(3):
+        page.goto(f"{site.url}/status")
+        page.wait_for_function("() => window.drawnAt")
+        took.append(page.evaluate("window.drawnAt"))
+    assert min(took) < 1000, took  # milliseconds since the visit began
+    assert page.locator(".backend h4 .note").inner_text().endswith(" free")
+    slots = page.get_by_role("listbox", name="Slots")
+    slots.focus()
+    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        slots.press(key)
+    page.locator("#held-title", has_text="Slot 1 of").wait_for()
+    assert slots.get_attribute("aria-activedescendant") == "chosen-slot"
+    assert slots.locator('[aria-selected="true"]').get_attribute("aria-label").startswith("Slot 1,")
+    page.locator('[data-part="held-rows"] tr', has_text="conversation").first.wait_for()
+    slots.press("End")
+    page.locator("#held-title", has_text="Slot 1023 of").wait_for()
+    assert page.locator('[data-part="lanes"] .lane').count() == 32
+    assert page.get_by_text("Nothing was in this slot").is_visible()
+    accessible(page)

@@ -11,9 +11,9 @@ from flask import Response, request
 from ... import __version__
 from ...accounts.rights import Permissions
 from ...errors import NotFound
+from ...store.measures import total
 from ...web import permissions as visibility
 from ...web.observability import Record
-from ...web.observability.history import total
 from ...web.permissions import permissions
 from ...web.routes import Api
 from ...web.services import Services, current_services
@@ -57,14 +57,14 @@ def version(services: Services, record: Record) -> Any:
 
 @json_route(blueprint, "GET", "/v1/slots", quiet=True)
 def slots(services: Services, record: Record) -> Any:
-    """Slots, the queue, how often something was cached, and the sums of the last minute."""
+    """Slots, the queue, how often something was cached, and the last minute in numbers."""
     caller = services.callers.caller(record.key, request.environ)
     newest = services.observer.samples(time.time() - MINUTE)
     return {
         "object": "slots",
         **msgspec.to_builtins(visibility.view(services, caller)),
         "running": services.observer.running,
-        "minute": total(newest),
+        "minute": total(newest.values()),
     }
 
 

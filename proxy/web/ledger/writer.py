@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, get_args
 
@@ -24,6 +24,7 @@ from ...errors import Cancelled, RequestCancelled, StoreUnavailable
 from ...gateway import Info
 from ...runtime.keep_alive import KeepAlive, no_pause
 from ...store.ledger_rows import CANCELLED, OK, LedgerRow
+from ...store.measures import Counts
 from ...store.records import new_name
 from ..observability import Record
 from ..routes import OTHER, Routes
@@ -151,9 +152,11 @@ class LedgerWriter:
         self._days = days
         self._needs_key = needs_key
         self.routes: Routes = {}  # of the application, once they are known
+        self.unstored: Callable[[], Mapping[int, Counts]] = dict  # the observer's
         self._clock = clock
         self._waiting: deque[LedgerRow] = deque()
         self._batch: list[LedgerRow] = []  # the last one taken from the queue, until it is stored
+        self._measured: Mapping[int, Counts] = {}  # stored with it
         self._number = 0  # of that batch
         self._name = new_name()
         self._speeds = PrefillSpeeds()
@@ -206,11 +209,12 @@ class LedgerWriter:
         if not self._batch:
             taken = range(min(len(self._waiting), AT_ONCE))
             self._batch = [self._waiting.popleft() for _ in taken]
+            self._measured = self.unstored() if taken else {}
             self._number += 1
         count = len(self._batch)
         if count:
             try:
-                self.ledger.write(self._name, self._number, self._batch)
+                self.ledger.write(self._name, self._number, self._batch, self._measured)
                 if not self._stored:
                     self._pruned = -math.inf  # soon: the database is open
                 self._stored += count
@@ -225,7 +229,9 @@ class LedgerWriter:
 
     def prune(self) -> bool:
         """Delete rows that are too old, for a moment. False if there may be more."""
-        before = int(1000 * (self._clock() - self._days * DAY))
+        now = self._clock()
+        self.ledger.prune_measures(int(1000 * now))
+        before = int(1000 * (now - self._days * DAY))
         end = time.monotonic() + PRUNED_FOR
         while self.ledger.prune(before):
             if self._closing.is_set() or time.monotonic() >= end:

@@ -1,118 +1,176 @@
-"""History of the last hour: sums of finished requests in a ring of samples. A sample is created
-when a request falls into it, so an idle gateway does no work.
+"""History of the last hour: counts of finished requests in samples of ten seconds, and what slots
+kept. An idle gateway does no work.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from itertools import groupby
-from typing import Any, get_args
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
+from typing import get_args
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from ...core.events import FinishReason
 from ...errors import Cancelled, RequestCancelled
-from ...gateway import Info
+from ...gateway import Info, Placement
+from ...store.measures import ERROR, EVICTION, Counts, bucket_of
 
 OTHER = "other"  # requests that match no route
 
 
-class Finished(Struct, frozen=True, gc=False):
-    """A finished request: the `second` in which it ended, and how many seconds it `took`."""
+Change = tuple[float, float, str] | float
 
-    second: int
+
+class Finished(Struct, gc=False):
+    """A finished request: the `second` at which it ended, how many seconds it `took`, and the
+    `changes` of its slots, see `Contents`."""
+
+    second: float
     route: str
     status: int
     took: float
     info: Info
     asks_model: bool = True
+    changes: Sequence[Change] = ()
 
 
 STEP = 10  # seconds per sample
 SAMPLES = 360
-MOST_KINDS = 16  # distinct error codes per sample
+SPAN = 600  # seconds of counts that are stored together
+MOST_KINDS = 64  # distinct error codes
+LONGEST = 64  # characters of one
+MOST_UNSTORED = 16384  # counts that wait to be stored
+MOST_HELD = 16384  # slots whose content is remembered
+MOST_TENURES = 4096  # contents that are not in their slots any more
 WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code, RequestCancelled.code}
 
 
-class Sample(Struct, kw_only=True):
-    """Sums over the requests that ended within one step from `at`. `first_token` and `writing` are
-    seconds, of `first_tokens` requests and `written` tokens."""
+class Tenure(Struct):
+    """What a slot kept `since` its first request began, `until` its last one ended: the
+    conversation of a key, and the tokens of its last `prompt`. Times are seconds since 1970. It
+    `ended` when another one took the slot, because of `why`; 0 while it is there."""
 
-    at: int
-    requests: int = 0
-    first_token: float = 0.0
-    first_tokens: int = 0
-    written: int = 0
-    writing: float = 0.0
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-    errors: dict[str, int] = {}
+    backend: str
+    slot: int
+    key: str
+    since: float
+    until: float
+    prompt: int
+    conversation: str  # the digest of its last turn, as in `SlotView`, "" if it is not known
+    requests: int = 1
+    ended: float = 0.0
+    why: str = ""
+
+
+class Contents:
+    """What slots hold, as the scheduler knew it when it placed the requests that have finished. One
+    of several choices counts for none: it names one of their slots."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int], Tenure] = {}
+        self._past: deque[Tenure] = deque(maxlen=MOST_TENURES)
+
+    def add(self, row: Finished) -> None:
+        """Set the row's changes: the gap before a content was used again, or the lifetime and the
+        idle time of one that was replaced, and why."""
+        rounds = row.info.rounds()
+        placed = [(info, info.placement) for info in rounds if info.placement and info.choices <= 1]
+        if placed:
+            last, grant = placed[-1]
+            offset = row.second - max(0.0, last.last_token - last.placed) - grant.at
+            changes = [self._add(info, grant, grant.at + offset) for info, grant in placed]
+            row.changes = [change for change in changes if change is not None]
+
+    def _add(self, info: Info, placed: Placement, began: float) -> Change | None:
+        place, prompt = (placed.backend, placed.slot), placed.request.chain
+        link = prompt.links[prompt.turn - 1].hex()[:12] if prompt.links else ""
+        until = began + max(0.0, info.last_token - info.placed)
+        new = Tenure(*place, placed.request.key, began, until, info.usage.prompt, link)
+        held = self._held.pop(place, None)
+        self._held[place] = new  # the last one used is the last
+        if len(self._held) > MOST_HELD:
+            del self._held[next(iter(self._held))]
+        if held is None:
+            return None
+        idle = max(0.0, began - held.until)
+        if placed.continues:
+            new.since, new.requests = held.since, held.requests + 1
+            return idle
+        held.ended, held.why = max(began, held.until), _why(held.key, placed)
+        self._past.append(held)
+        return (max(0.0, began - held.since), idle, held.why) if placed.replaced else None
+
+    def tenures(self, since: float) -> Iterator[Tenure]:
+        """Those that were in their slots at that time or later."""
+        both = chain(self._past, self._held.values())
+        return (tenure for tenure in both if not tenure.ended or tenure.ended >= since)
+
+
+def _why(key: str, placed: Placement) -> str:
+    """Why a request has replaced what this key had in the slot."""
+    if not placed.replaced:
+        return "lost"  # before
+    if placed.saves or placed.keeps:
+        return "saved"
+    if placed.request.background:
+        return "side_job"
+    return "same_key" if key == placed.request.key else "other_key"
 
 
 class History:
-    """`clock` returns seconds, which are also the times of samples. Not thread-safe."""
+    """`clock` returns seconds, which are also the times of samples. `unstored` are counts for the
+    ledger, by the span; None without one. Not thread-safe."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, stores: bool = False) -> None:
         self._clock = clock
-        self._ring: list[Sample | None] = [None] * SAMPLES
+        self._samples: dict[int, Counts] = {}
+        self._codes: set[str] = set()
+        self.unstored: dict[int, Counts] | None = {} if stores else None
 
     def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
-        for step, some in groupby(rows, lambda row: row.second // STEP):
-            place, at = step % SAMPLES, step * STEP
-            sample = self._ring[place]
-            if sample is None or sample.at != at:
-                sample = self._ring[place] = Sample(at=at)
-            for row in some:
-                _add(sample, row)
+        for step, some in groupby(rows, lambda row: int(row.second) // STEP):
+            at, ended, new = step * STEP, [*some], Counter[tuple[str, int]]()
+            usages = [row.info.usage for row in ended]
+            new["requests", 0] = len(ended)
+            for name in ("prompt", "cached", "completion"):
+                new[name, 0] = sum(map(attrgetter(name), usages))
+            for row in ended:
+                self._count(new, row)
+            self._samples.setdefault(at, Counter()).update(new)
+            if len(self._samples) > SAMPLES:
+                del self._samples[next(iter(self._samples))]
+            if self.unstored is not None and sum(map(len, self.unstored.values())) < MOST_UNSTORED:
+                self.unstored.setdefault(at - at % SPAN, Counter()).update(new)
 
-    def samples(self, since: float = 0.0) -> list[Sample]:
-        """The samples of the last hour in order, from the step of `since`; the last may still
+    def samples(self, since: float = 0.0) -> dict[int, Counts]:
+        """The counts of the last hour by time, from the step of `since`; the last may still
         change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
-        recent = [sample for sample in self._ring if sample is not None and sample.at > oldest]
-        copies = (structs.replace(sample, errors=dict(sample.errors)) for sample in recent)
-        return sorted(copies, key=lambda sample: sample.at)
+        return {at: counts.copy() for at, counts in self._samples.items() if at > oldest}
 
-
-def _add(sample: Sample, row: Finished) -> None:
-    info, usage = row.info, row.info.usage
-    sample.requests += 1
-    sample.prompt += usage.prompt
-    sample.cached += usage.cached
-    sample.completion += usage.completion
-    sample.first_token += info.first_token
-    sample.first_tokens += info.first_token != 0.0
-    if usage.completion > 1 and info.last_token > info.first_token:
-        sample.written += usage.completion - 1
-        sample.writing += info.last_token - info.first_token
-    if row.status >= 400 or info.outcome not in WELL:
-        code = info.outcome or str(row.status)
-        if code not in sample.errors and len(sample.errors) >= MOST_KINDS:
-            code = OTHER
-        sample.errors[code] = sample.errors.get(code, 0) + 1
-
-
-def total(samples: list[Sample]) -> dict[str, Any]:
-    """Add up samples. `first_token` (seconds) and `speed` (tokens per second of one answer) are
-    means, None if nothing was measured."""
-    errors: Counter[str] = Counter()
-    for sample in samples:
-        errors.update(sample.errors)
-    sums = {
-        name: sum(getattr(sample, name) for sample in samples)
-        for name in Sample.__struct_fields__
-        if name != "errors"
-    }
-    first_tokens, writing = sums["first_tokens"], sums["writing"]
-    return {
-        "requests": sums["requests"],
-        "prompt": sums["prompt"],
-        "cached": sums["cached"],
-        "completion": sums["completion"],
-        "first_token": sums["first_token"] / first_tokens if first_tokens else None,
-        "speed": sums["written"] / writing if writing else None,
-        "errors": dict(errors.most_common()),
-    }
+    def _count(self, counts: Counts, row: Finished) -> None:
+        info, usage = row.info, row.info.usage
+        if info.placed or info.queue_wait:
+            counts["queue", bucket_of(info.queue_wait)] += 1
+        if info.first_token:
+            counts["first_token", bucket_of(info.first_token)] += 1
+        if usage.prompt:
+            counts["prompt_tokens", bucket_of(usage.prompt)] += 1
+        if usage.completion > 1 and info.last_token > info.first_token:
+            speed = (usage.completion - 1) / (info.last_token - info.first_token)
+            counts["speed", bucket_of(speed)] += 1
+        for change in row.changes:
+            if isinstance(change, tuple):
+                counts[EVICTION + change[2], 0] += 1
+        loss = info.placement.loss if info.placement is not None else None
+        if loss is not None and loss.why != "evicted":  # which was counted when it happened
+            counts[EVICTION + loss.why, 0] += 1
+        if row.status >= 400 or info.outcome not in WELL:
+            code = (info.outcome or str(row.status))[:LONGEST]
+            if code not in self._codes and len(self._codes) >= MOST_KINDS:
+                code = OTHER
+            self._codes.add(code)
+            counts[ERROR + code, 0] += 1

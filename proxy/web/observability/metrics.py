@@ -24,7 +24,6 @@ TOKENS = tuple(step * 10**power for power in range(6) for step in (1, 2, 5))
 
 MOST_SERIES = 2048  # request series; routes times outcomes give some hundreds
 MOST_MODELS = 512  # pairs of a backend and a model
-MOST_HELD = 16384  # slots whose content is remembered
 
 COUNTERS = (
     ("vllm:prompt_tokens", "Prompt tokens"),
@@ -97,39 +96,6 @@ class Work(Struct, kw_only=True):
             self.longest = max(self.longest, info.longest)
 
 
-class Contents:
-    """What slots hold, as the scheduler knew it when it placed the requests that have finished. One
-    of several choices counts for none: it names one of their slots."""
-
-    def __init__(self) -> None:
-        # Since when it is held, until when it was used, and by which key.
-        self._of: dict[tuple[str, int], tuple[float, float, str]] = {}
-
-    def __deepcopy__(self, memo: object) -> Contents:
-        return self  # not a part of the counts
-
-    def add(self, info: Info) -> tuple[float, float, str] | float | None:
-        """The gap before a content was used again, or the lifetime and the idle time of one that
-        was replaced, and why. None if there is nothing to say."""
-        placed = info.placement
-        if placed is None or info.choices > 1:
-            return None
-        place, key, now = (placed.backend, placed.slot), placed.request.key, placed.at
-        known = self._of.pop(place, None)
-        since, until, owner = known or (now, now, "")
-        end = now + max(0.0, info.last_token - info.placed)
-        self._of[place] = since if placed.continues else now, max(until, end), key
-        if len(self._of) > MOST_HELD:
-            del self._of[next(iter(self._of))]
-        idle = max(0.0, now - until)
-        if known is None or placed.continues or not placed.replaced:
-            return idle if known is not None and placed.continues else None
-        why = (
-            "side_job" if placed.request.background else "same_key" if owner == key else "other_key"
-        )
-        return max(0.0, now - since), idle, "saved" if placed.saves or placed.keeps else why
-
-
 class _Backend:
     """The counts of one model on one backend."""
 
@@ -141,7 +107,7 @@ class _Backend:
         self.evictions: Counter[str] = Counter()
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
-    def add(self, rows: Sequence[Finished], contents: Contents) -> None:
+    def add(self, rows: Sequence[Finished]) -> None:
         infos = [row.info for row in rows]
         usages = [info.usage for info in infos]
         begun = [info for info in infos if info.first_token]
@@ -149,7 +115,7 @@ class _Backend:
         answers = [usage.completion for usage in usages if usage.completion]
         counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        changes = [contents.add(answer) for info in infos for answer in info.rounds()]
+        changes = [change for row in rows for change in row.changes]
         replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
         self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
@@ -178,7 +144,6 @@ class Metrics:
         self.running: Mapping[str, int] = {}
         self.requests: Counter[tuple[str, str]] = Counter()
         self.backends: defaultdict[tuple[str, str], _Backend] = defaultdict(_Backend)
-        self.contents = Contents()
         self.kinds: Counter[tuple[str, str]] = Counter()
         self.work = Work()
         self.before = Work()
@@ -198,7 +163,7 @@ class Metrics:
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
             self.work.add(row.info for row in some)
-            self.backends[names].add(some, self.contents)
+            self.backends[names].add(some)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
         """A copy of all counts so far."""

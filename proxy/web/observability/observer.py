@@ -16,7 +16,8 @@ from ...runtime import logs
 from ...runtime.cancel import Cancel, Reason
 from ...runtime.locks import native_lock
 from ...runtime.logs import Lines
-from .history import OTHER, WELL, Finished, History, Sample
+from ...store.measures import Counts
+from .history import OTHER, WELL, Contents, Finished, History, Tenure
 from .metrics import Metrics
 from .record import Record
 
@@ -113,16 +114,19 @@ class Observer:
     """Knows running requests, and counts and logs finished ones. Requests need no lock: adding to a
     list or a set is atomic."""
 
-    def __init__(self, *, metrics: bool, on_finished: Iterable[OnFinished] = ()) -> None:
+    def __init__(
+        self, *, metrics: bool, on_finished: Iterable[OnFinished] = (), stores: bool = False
+    ) -> None:
         """Each of `on_finished` is called with each finished request that asked a model, and its
-        seconds. They must be quick, and may not wait."""
+        seconds. They must be quick, and may not wait. `stores`: counts wait for `unstored`."""
         self.on_finished = [*on_finished]
         self.decision: Callable[[Record], str] | None = None  # as a header shows it
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
-        self._lock = native_lock()  # for metrics and history
+        self._lock = native_lock()  # for contents, history and metrics
         self._metrics = Metrics() if metrics else None
-        self._history = History(time.time)
+        self._contents = Contents()
+        self._history = History(time.time, stores=stores)
         self._end: Reason | None = None  # why every request ends, once the gateway stops
 
     @property
@@ -184,7 +188,7 @@ class Observer:
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         route, asks_model = record.route or OTHER, record.asks_model
-        ended = int(time.time())
+        ended = time.time()
         self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
         if asks_model:
             for call in self.on_finished:
@@ -195,7 +199,7 @@ class Observer:
         if record.quiet and record.status < 500 and not access.isEnabledFor(logging.DEBUG):
             return
         if access.isEnabledFor(logging.INFO):
-            write(record, took, ended)
+            write(record, took, int(ended))
 
     def counts(self) -> Metrics:
         """Return the counts for `/metrics`. Requires metrics to be enabled."""
@@ -205,15 +209,30 @@ class Observer:
             models = Counter(record.info.model for record in self._running.copy())
             return self._metrics.counts(models)
 
-    def samples(self, since: float = 0.0) -> list[Sample]:
-        """Return the samples of the last hour, or since that time; see History."""
+    def samples(self, since: float = 0.0) -> dict[int, Counts]:
+        """Return the counts of the last hour, or since that time; see History."""
         with self._lock:
             self._add_up()
             return self._history.samples(since)
 
+    def tenures(self, since: float) -> list[Tenure]:
+        """Return what was in slots at that time or later."""
+        with self._lock:
+            self._add_up()
+            return [*self._contents.tenures(since)]
+
+    def unstored(self) -> dict[int, Counts]:
+        """Return the counts that have not been returned yet, by the span in seconds."""
+        with self._lock:
+            self._add_up()
+            counts, self._history.unstored = self._history.unstored, {}
+            return counts or {}
+
     def _add_up(self) -> None:
         rows = self._finished[:]
         del self._finished[: len(rows)]
+        for row in rows:
+            self._contents.add(row)
         self._history.add(row for row in rows if row.asks_model)
         if self._metrics is not None:
             self._metrics.add(rows)

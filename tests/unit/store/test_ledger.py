@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -127,3 +128,27 @@ def test_several_writers_add_to_the_same_sums(ledger: Ledger, url: str) -> None:
     assert [one.sums.prompt for one in groups] == [300, 300, 300]
     for database in databases:
         database.close()
+
+
+def test_measures_add_up_by_hour_and_by_day(ledger: Ledger) -> None:
+    first = Counter({("requests", 0): 2, ("queue", 7): 1, ("error timeout", 0): 0})
+    second = Counter({("requests", 0): 3, ("queue", 8): 1})
+    noon, later = NOON // 1000, (NOON + HOUR) // 1000
+    assert ledger.write("w", 1, [ROW], {noon: first})
+    assert ledger.write("v", 1, [ROW], {noon: second, later: second})
+    assert not ledger.write("v", 1, [ROW], {noon: second})
+    assert ledger.measures(HOUR, NOON, NOON + 2 * HOUR) == {
+        NOON: first + second,
+        NOON + HOUR: second,
+    }
+    assert ledger.measures(HOUR // 6, NOON, NOON + HOUR) == {NOON: first + second}
+    today = {NOON - NOON % DAY: first + second + second}
+    assert ledger.measures(DAY, NOON - NOON % DAY, NOON + DAY) == today
+    assert ledger.measures(HOUR, NOON + HOUR, NOON + HOUR) == {}
+    ledger.prune_measures(NOON + 2 * HOUR + 1)
+    assert [*ledger.measures(HOUR // 6, 0, NOON + DAY)] == [NOON + HOUR]
+    ledger.prune_measures(NOON + 48 * HOUR + 1)
+    assert [*ledger.measures(HOUR, 0, NOON + DAY)] == [NOON + HOUR]
+    assert ledger.measures(DAY, 0, NOON + DAY) == today
+    ledger.prune_measures(NOON + 32 * DAY)
+    assert ledger.measures(DAY, 0, NOON + DAY) == {}

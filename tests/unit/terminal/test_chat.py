@@ -38,15 +38,20 @@ LOADING = {**RUNNING, "model": "new", "place": 0, "wait": 6.2}
 @pytest.fixture
 def gateway(backends: list[dict[str, Any]]) -> Iterator[Client]:
     slots = [{"state": "busy", "tokens": 0}, {"state": "free", "tokens": 9}]
-    minute = {"requests": 2, "completion": 120, "prompt": 100, "cached": 50, "speed": 12.34}
+    many = [*slots, *[{"state": "free", "tokens": 0}] * 1022]
+    speed = {"p10": 5.0, "p50": 12.34, "p90": 20.04, "p99": 1234.0}
+    minute = {"requests": 2, "completion": 120, "prompt": 100, "cached": 50, "speed": speed}
+    minute |= dict.fromkeys(("queue", "prompt_tokens"))
+    minute["first_token"] = {"p10": 0.01, "p50": 0.25, "p90": 2.5, "p99": 2.5}
+    large = {"backend": "127.0.0.1:8081", "model": "large", "slots": many}
     answers = {
         "/v1/backends": {"data": backends},
         "/running": {"running": [LOADED, LOADING]},
         "/v1/slots": {
-            "backends": [{"backend": "127.0.0.1:8080", "model": "plain", "slots": slots}],
+            "backends": [{"backend": "127.0.0.1:8080", "model": "plain", "slots": slots}, large],
             "queue": [{"place": 1, "model": "plain", "waited": 3.2, "mine": False}],
             "running": 3,
-            "minute": {**minute, "first_token": 0.1, "errors": {"timeout": 1}},
+            "minute": {**minute, "evictions": {"other_key": 3}, "errors": {"timeout": 1}},
         },
     }
     with FakeServer(_Documents, answers=answers) as server:
@@ -70,10 +75,17 @@ def test_picture_has_the_slots_the_line_and_the_last_minute(gateway: Client) -> 
     lines = top.picture(gateway)
     assert lines[1] == "3 requests in flight, 1 waiting for a slot"
     assert lines[2] == (
-        "last minute: 2 requests, 1 failed, 2.0 tokens/s in all, 12.3 tokens/s an answer,"
-        " 50% cached"
+        "last minute: 2 requests, 1 failed, 2.0 tokens/s in all, 50 prompt tokens saved (50%),"
+        " 3 evictions"
     )
+    table = [row.split("  ") for row in lines[4:9]]
+    cells = [[cell.strip() for cell in row if cell] for row in table]
+    assert cells[0] == ["LAST MINUTE", "10 %", "MEDIAN", "90 %", "99 %"]
+    assert cells[1] == ["seconds in line", "–", "–", "–", "–"]
+    assert cells[2] == ["seconds to first token", "0.01", "0.25", "2.50", "2.50"]
+    assert cells[3] == ["tokens/s an answer", "5.00", "12.34", "20.04", "1,234.00"]
     assert "plain  ■▪" in lines
+    assert "large  1 ■  1 ▪  1022 ·" in lines
     assert lines[-2:] == ["WAITING", "plain  3 s"]
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from proxy.config import Secret
+from proxy.store.measures import bucket_of
 from proxy.web import stream
 from proxy.web.pages import status
-from tests.fakes import ScriptedDriver, client
+from tests.fakes import ScriptedDriver, client, ledger_of, make_app
+from tests.unit.store.test_ledger import row
+from tests.unit.web.ledger.test_usage_routes import ADMIN, ANN, KEYS
 
 EVENTS = "/pages/api/status/events"
+PAST, SLOTS = "/pages/api/status/past", "/pages/api/status/slots"
 
 
 def test_status_has_backends_slots_and_totals() -> None:
@@ -23,8 +31,9 @@ def test_status_has_backends_slots_and_totals() -> None:
     assert [one["state"] for one in told["backends"]] == ["up", "up"]
     assert told["backends"][0]["found"]["dialect"] == "2023"
     assert [len(one["slots"]) for one in told["slots"]] == [2, 2]
-    assert (told["hour"]["requests"], told["hour"]["prompt"], told["hour"]["cached"]) == (1, 7, 2)
-    assert told["points"]["requests"][-1] == pytest.approx(0.1)
+    assert [told["total"][name] for name in ("requests", "prompt", "cached")] == [1, 7, 2]
+    assert told["points"]["requests"][-1] == 1
+    assert told["minute"] == 1
     assert told["running"] == 0
 
 
@@ -57,7 +66,55 @@ def test_status_stream_clients_are_bounded() -> None:
     again.close()
 
 
+def test_longer_times_come_from_the_ledger(tmp_path: Path) -> None:
+    app = make_app(ScriptedDriver(), data=str(tmp_path))
+    now = int(time.time())
+    hour = now - now % 3600
+    span = now - now % 600
+    counts = Counter({("requests", 0): 3, ("first_token", bucket_of(0.25)): 3})
+    ledger_of(app).write("w", 1, [row()], {span: counts, hour - 40 * 3600: counts})
+    visitor = app.test_client()
+    day = visitor.get(f"{PAST}?hours=24").get_json()
+    assert (day["total"]["requests"], day["points"]["step"]) == (3, 3600)
+    assert day["points"]["requests"] == [0] * 23 + [3]
+    assert day["total"]["first_token"]["p50"] == pytest.approx(0.25, rel=0.05)
+    week = visitor.get(f"{PAST}?hours=168").get_json()
+    assert (week["total"]["requests"], week["points"]["step"]) == (6, 86400)
+    assert len(week["points"]["at"]) == 7
+    last = visitor.get(f"{PAST}?hours=1").get_json()
+    assert (last["points"]["step"], len(last["points"]["at"])) == (600, 6)
+    assert last["total"]["requests"] == 3
+    assert visitor.get(f"{PAST}?hours=0").status_code == 400
+
+
+def test_slots_are_named_for_their_own_key_and_for_administrators(tmp_path: Path) -> None:
+    app = make_app(ScriptedDriver(), data=str(tmp_path), file_keys=KEYS, admins=("root",))
+    visitor = app.test_client()
+    for headers in (ANN, ADMIN):
+        question = {"messages": [{"role": "user", "content": "Where is it?"}]}
+        visitor.post("/v1/chat/completions", json=question, headers=headers)
+
+    def held(headers: dict[str, str]) -> list[Any]:
+        backend = visitor.get("/pages/api/status", headers=headers).get_json()["backends"][0]["id"]
+        query = {"backend": backend, "first": 0}
+        told = visitor.get(SLOTS, query_string=query, headers=headers)
+        assert "Where" not in told.get_data(as_text=True)
+        tenures = told.get_json()["tenures"]
+        return [(one["key"], bool(one["conversation"]), one["prompt"]) for one in tenures]
+
+    assert sorted(held(ADMIN)) == [("ann", True, 7), ("root", True, 7)]
+    assert ("ann", True, 7) in held(ANN)
+    assert (None, False, 0) in held(ANN)
+
+
 def test_status_requires_a_key() -> None:
     visitor = client(api_key=(Secret("sesame"),))
-    for path in ("/pages/api/status", EVENTS, "/pages/api/knowledge"):
+    paths = (
+        "/pages/api/status",
+        f"{PAST}?hours=1",
+        f"{SLOTS}?first=0",
+        EVENTS,
+        "/pages/api/knowledge",
+    )
+    for path in paths:
         assert visitor.get(path).status_code == 401

@@ -6,10 +6,13 @@ import { count, date, measure, span, time } from "./form.js";
 const HEIGHT = 150;
 const DAY = 86400;
 
-/** The axis of times of day, and that of days in UTC, for plots with a value a day. */
+/** The axis of times of day, and those of hours and of days in UTC, whose plots have bars; `bar` is
+ * what one is wide. */
 export const TIMES = { shown: time };
+export const HOURS = { shown: time, bar: 3600 };
 export const DAYS = {
   shown: date,
+  bar: DAY,
   marks: [1, 2, 7, 14, 30, 61, 122].map((days) => days * DAY),
   zone: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
 };
@@ -28,6 +31,8 @@ export const SPAN = {
   ],
 };
 
+const BINS = [1, 2, 5, 10, 20, 50];
+
 const plots = new Set();
 const redraw = () => plots.forEach((plot) => plot.themed());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -37,8 +42,8 @@ new MutationObserver(redraw).observe(document.documentElement, {
 });
 
 export class Plot {
-  /** `kind` is COUNT, MEASURE or SPAN, `note(value)` the text for screen readers; `axis` is TIMES, or
-   * DAYS for a bar each day. The value under the pointer is beside the title. */
+  /** `kind` is COUNT, MEASURE or SPAN, `note(value)` the text for screen readers; `axis` is TIMES,
+   * HOURS, DAYS or that of a `Histogram`. The value under the pointer is beside the title. */
   constructor(place, title, kind, note, axis = TIMES) {
     this.axis = axis;
     this.kind = kind;
@@ -73,11 +78,10 @@ export class Plot {
     );
     const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
     axis.font = `12px ${style.fontFamily}`;
-    const { shown, marks, zone } = this.axis;
-    const bars = this.axis === DAYS;
+    const { shown, marks, zone, bar, bins } = this.axis;
     const along = { ...axis, size: 26, space: 70, values: (_, ticks) => ticks.map(shown) };
     const up = { ...axis, size: 62, space: 24, values: (_, ticks) => ticks.map((one) => (one ? this.kind.shown(one) : "0")) };
-    const half = bars ? DAY / 2 : 0;
+    const half = (bar ?? 0) / 2;
     this.chart = new uPlot(
       {
         width: Math.max(this.area.clientWidth, 100),
@@ -87,7 +91,7 @@ export class Plot {
         hooks: { setCursor: [(chart) => this.#point(chart.cursor.idx)] },
         ...(zone ? { tzDate: zone } : {}),
         scales: {
-          x: { range: (_, first, last) => [first - half, last + half] },
+          x: { time: !bins, range: (_, first, last) => (bins ? [-half, Math.max(1, this.data[0].length) - half] : [first - half, last + half]) },
           y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] },
         },
         axes: [
@@ -96,7 +100,7 @@ export class Plot {
         ],
         series: [
           {},
-          bars
+          bar
             ? { width: 0, fill: line, paths: uPlot.paths.bars({ size: [0.7, 40] }), points: { show: false } }
             : {
                 stroke: line,
@@ -114,7 +118,8 @@ export class Plot {
 
   #point(index) {
     const value = this.data[1][index ?? -1] ?? null;
-    say(this.pointed, value === null ? "" : `${this.axis.shown(this.data[0][index])} · ${this.kind.shown(value)}`);
+    const { shown, named = shown } = this.axis;
+    say(this.pointed, value === null ? "" : `${named(this.data[0][index])} · ${this.kind.shown(value)}`);
   }
 
   /** Return a CSS variable as a colour for canvas. */
@@ -129,6 +134,25 @@ export class Plot {
   #resize() {
     const width = this.area.clientWidth;
     if (width && width !== this.chart.width) this.chart.setSize({ width, height: HEIGHT });
+  }
+}
+
+/** A plot of how often values were in each bin: [from, to, how often]. */
+export class Histogram extends Plot {
+  constructor(place, title, kind, note) {
+    let bins = [];
+    const axis = {
+      bins: true,
+      bar: 1,
+      marks: BINS,
+      shown: (n) => (bins[n] ? kind.shown(bins[n][0]) : ""),
+      named: (n) => `${kind.shown(bins[n][0])} – ${kind.shown(bins[n][1])}`,
+    };
+    super(place, title, COUNT, note, axis);
+    this.fill = (now) => {
+      bins = now;
+      this.set([...bins.keys()], bins.map((bin) => bin[2]));
+    };
   }
 }
 
@@ -159,14 +183,14 @@ export class Hour {
     const last = Math.floor(now / this.step) * this.step;
     const columns = [[], [], [], []];
     for (let at = last - this.span + this.step; at <= last; at += this.step) {
-      const [rate, first, speed] = this.samples.get(at) ?? [at + this.step > began ? 0 : null, null, null];
-      [at, rate, first, speed].forEach((value, n) => columns[n].push(value));
+      const [requests, first, speed] = this.samples.get(at) ?? [at + this.step > began ? 0 : null, null, null];
+      [at, requests, first, speed].forEach((value, n) => columns[n].push(value));
     }
     for (const at of this.samples.keys()) if (at < last - this.span) this.samples.delete(at);
     const minute = Math.round(60 / this.step);
-    const sum = (rates) => rates.reduce((all, rate) => all + (rate ?? 0) * this.step, 0);
-    columns[1] = columns[1].map((rate, n, rates) =>
-      rate === null ? null : Math.round(sum(rates.slice(Math.max(0, n + 1 - minute), n + 1))),
+    const sum = (counts) => counts.reduce((all, n) => all + (n ?? 0), 0);
+    columns[1] = columns[1].map((own, n, counts) =>
+      own === null ? null : sum(counts.slice(Math.max(0, n + 1 - minute), n + 1)),
     );
     return columns;
   }

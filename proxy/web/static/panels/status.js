@@ -1,9 +1,9 @@
 // The status page: server-sent events that update its elements in place.
 
 import { keyed, make, say } from "./dom.js";
-import { count, measure, percent, span } from "./form.js";
+import { count, percent, recent, span } from "./form.js";
 import { follow } from "./live.js";
-import { COUNT, Hour, MEASURE, Plot, SPAN } from "./plots.js";
+import { COUNT, DAYS, HOURS, Histogram, Hour, MEASURE, Plot, SPAN, TIMES } from "./plots.js";
 import { words } from "./words.js";
 
 const ABILITIES = ["chat", "native", "json_schema", "infill", "embeddings", "vision", "audio"];
@@ -11,59 +11,140 @@ const STORES = ["slot_save", "ram_cache"];
 const LOADS = { loading: "busy", failed: "down" };
 const FADES = 1800; // seconds until a slot's content is shown at its palest
 
+const DENSE = 64; // slots of a backend, above which a slot is a square without text
+const LANES = 32; // slots that have a lane each, as the server sends them
+const LANES_AGE = 5000; // milliseconds after which the lanes are loaded again
+const CONTENTS = 20; // rows about the chosen slot
+
 const page = document.getElementById("status");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
+const spent = page.querySelector('[name="hours"]'); // none without a ledger
 const hour = new Hour();
-const noted = (name, shown) => (value) =>
-  words("status.plot_note", {
-    name: words(`status.number.${name}`),
-    value: value === undefined ? words("status.no_value") : shown(value),
-  });
-const plots = [
-  new Plot(at("plots"), words("status.number.rate"), COUNT, noted("rate", count)),
-  new Plot(at("plots"), words("status.number.first_token"), SPAN, noted("first_token", span)),
-  new Plot(at("plots"), words("status.number.speed"), MEASURE, noted("speed", measure)),
-];
-let drawn = 0;
+const NUMBERS = { queue: SPAN, first_token: SPAN, speed: MEASURE, prompt_tokens: COUNT };
+const PLOTS = { rate: COUNT, first_token: SPAN, speed: MEASURE };
+const named = (name) => words(`status.number.${name}`);
+const histograms = Object.entries(NUMBERS).map(([name, kind]) => [
+  name,
+  new Histogram(at("histograms"), named(name), kind, () => spread(name)),
+]);
+let latest = null; // the state now
+let past = null; // what the ledger has of a longer time, if that is chosen
+let plots = [];
+let drawn = "";
 
 function show(state) {
-  numbers(state);
-  backends(state);
-  queue(state.queue);
-  errors(state.hour.errors);
+  const first = !latest;
+  latest = state;
+  at("workers").hidden = !(state.workers > 1);
+  say(at("workers"), words("status.workers", { n: count(state.workers) }));
+  if (first && asks()) choose();
   hour.add(state.points);
-  // Drawing the canvas is the only expensive step: draw once per sample, or when a request has
-  // ended.
-  const mark = `${Math.floor(state.at / hour.step)} ${state.hour.requests}`;
-  if (mark !== drawn) plot(state);
-  drawn = mark;
+  draw();
+  backends(state);
+  table("queue", state.queue, (one) => one.place, (one) => [
+    count(one.place),
+    one.model || "–",
+    span(Math.max(1, Math.round(one.waited))),
+    one.mine ? words("status.yours") : "",
+  ]);
+  if (chosen && performance.now() - loaded > LANES_AGE) load();
 }
 
-function plot(state) {
-  const [times, ...columns] = hour.columns(state.at, state.started);
-  columns.forEach((column, n) => plots[n].set(times, column));
+// -- the numbers of the chosen time
+
+/** Draw the numbers. Canvases are the only expensive step: they are drawn once per sample, or when a
+ * request has ended. */
+function draw() {
+  if (!latest) return;
+  const { total } = past ?? latest;
+  numbers(total);
+  table("errors", Object.entries(total.errors), ([code]) => code, ([code, n]) => [code, count(n)]);
+  table("evictions", Object.entries(total.evictions), ([reason]) => reason, ([reason, n]) => [why(reason), count(n)]);
+  const now = [past?.points.at[0], Math.floor(latest.at / hour.step), total.requests].join(" ");
+  if (now === drawn) return;
+  drawn = now;
+  const { at: times, requests, first_token, speed } = past?.points ?? {};
+  const columns = past ? [times, requests, first_token, speed] : hour.columns(latest.at, latest.started);
+  plots.forEach((plot, n) => plot.set(columns[0], columns[n + 1]));
+  for (const [name, histogram] of histograms) histogram.fill(total[name]?.bars ?? []);
 }
 
-function numbers(state) {
-  const { minute, hour: last } = state;
-  const failed = Object.values(last.errors).reduce((sum, n) => sum + n, 0);
+/** Make the plots of the chosen time. */
+function plotted() {
+  const axis = past ? (past.points.step === 86400 ? DAYS : { ...HOURS, bar: past.points.step }) : TIMES;
+  at("plots").replaceChildren();
+  plots = Object.entries(PLOTS).map(([name, kind]) => {
+    const title = past && name === "rate" ? words("status.requests") : named(name);
+    const note = (value) =>
+      words(past ? "status.past_note" : "status.plot_note", {
+        name: title,
+        value: value === undefined ? words("status.no_value") : kind.shown(value),
+      });
+    return new Plot(at("plots"), title, kind, note, axis);
+  });
+  drawn = "";
+}
+
+/** Whether the numbers come from the ledger: those of longer times, and those of several workers. */
+const asks = () => spent && (Number(spent.value) > 1 || latest?.workers > 1);
+
+async function choose() {
+  const hours = spent?.value;
+  let next = null;
+  try {
+    if (asks()) next = await fetched(page.dataset.past, { hours });
+    say(at("told"), "");
+  } catch {
+    return say(at("told"), words("status.past_failed"));
+  }
+  if (hours !== spent?.value) return; // another choice came first
+  const same = past?.points.step === next?.points.step;
+  past = next;
+  if (!same || !plots.length) plotted();
+  draw();
+}
+
+async function fetched(address, values) {
+  const answer = await fetch(`${address}?${new URLSearchParams(values)}`);
+  if (!answer.ok) throw new Error(answer.statusText);
+  return answer.json();
+}
+
+const why = (reason) => words(`status.why.${reason}`, {}, reason);
+
+/** A number's percentiles as text, by their names. */
+const percentiles = (name, values) =>
+  Object.fromEntries(["p10", "p50", "p90", "p99"].map((one) => [one, NUMBERS[name].shown(values[one])]));
+
+function spread(name) {
+  const values = (past ?? latest)?.total[name];
+  if (!values) return `${named(name)}: ${words("status.no_value")}`;
+  return words("status.bars_note", { name: named(name), n: count(values.count), ...percentiles(name, values) });
+}
+
+function numbers(last) {
+  const sum = (counts) => Object.values(counts).reduce((all, n) => all + n, 0);
   const shown = [
-    ["running", count(state.running), ""],
-    ["waiting", count(state.queue.length), ""],
-    ["rate", count(minute.requests), words("status.rate_note")],
-    ["first_token", last.first_token === null ? "–" : span(last.first_token), words("status.hour_mean")],
-    ["speed", last.speed === null ? "–" : measure(last.speed), words("status.hour_mean")],
+    ["running", count(latest.running), ""],
+    ["waiting", count(latest.queue.length), ""],
+    ["rate", count(latest.minute), words("status.rate_note")],
+    ...Object.keys(NUMBERS).map((name) => {
+      if (!last[name]) return [name, "–", ""];
+      const values = percentiles(name, last[name]);
+      return [name, values.p50, words(name === "speed" ? "status.lower" : "status.upper", values)];
+    }),
     [
       "saved",
-      last.prompt ? percent(last.cached / last.prompt) : "–",
-      words("status.saved_note", { cached: count(last.cached), prompt: count(last.prompt) }),
+      count(last.cached),
+      last.prompt ? words("status.saved_note", { share: percent(last.cached / last.prompt), prompt: count(last.prompt) }) : "",
     ],
-    ["errors", count(failed), words("status.errors_note", { requests: count(last.requests) })],
+    ["errors", count(sum(last.errors)), words("status.errors_note", { requests: count(last.requests) })],
+    ["evictions", count(sum(last.evictions)), words("status.evictions_note")],
   ];
   keyed(at("numbers"), shown, (one) => one[0], ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
-    const element = make("div", { className: "card" }, make("dt", {}, words(`status.number.${name}`)), value, note);
+    const element = make("div", { className: "card" }, make("dt", {}, named(name)), value, note);
     element.update = ([, text, remark]) => {
       say(value, text);
       say(note, remark);
@@ -85,9 +166,11 @@ function card(backend) {
   const state = make("span", { className: "state" });
   const error = make("p", { className: "error" });
   const facts = make("dl", { className: "facts" });
-  const titled = make("h4", {}, words("common.slots"));
+  const counted = make("span", { className: "note" });
+  const titled = make("h4", {}, words("common.slots"), " ", counted);
   const guessed = make("p", { className: "note" }, words("status.slots_guessed"));
-  const tiles = make("ol", { className: "slots", "aria-label": words("common.slots") });
+  const tiles = make("ol", { className: "slots", tabIndex: 0, role: "listbox", "aria-label": words("common.slots") });
+  chooses(tiles, backend.id);
   const element = make(
     "article",
     { className: "card backend" },
@@ -111,7 +194,13 @@ function card(backend) {
     guessed.hidden = !slots.length || (view.slots_known && !view.slots_learned);
     titled.hidden = tiles.hidden = !slots.length;
     say(guessed, words(view?.slots_learned ? "status.slots_learned" : "status.slots_guessed"));
-    keyed(tiles, slots, (slot) => slot.id, tile);
+    const kinds = { busy: 0, held: 0, free: 0 };
+    for (const slot of slots) kinds[slot.state === "busy" ? "busy" : slot.conversation ? "held" : "free"] += 1;
+    say(counted, words("status.slots_count", { busy: count(kinds.busy), held: count(kinds.held), free: count(kinds.free) }));
+    tiles.classList.toggle("dense", slots.length > DENSE);
+    keyed(tiles, slots, (slot) => slot.id, slots.length > DENSE ? square : tile);
+    chosen ??= slots.length ? { backend: one.id, id: slots[0].id } : null;
+    mark(tiles, one.id);
   };
   return element;
 }
@@ -162,39 +251,147 @@ function tile(slot) {
   const state = make("strong");
   const holds = make("span");
   const age = make("span", { className: "note" });
-  const element = make("li", { className: "slot" }, make("span", { className: "number" }, String(slot.id)));
+  const element = make("li", { className: "slot", role: "option" }, make("span", { className: "number" }, String(slot.id)));
   element.append(state, holds, age);
   element.update = (one) => {
-    const mine = one.conversation !== null;
-    const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
-    element.dataset.kind = kind;
-    say(state, words(`status.slot.${mine && one.state === "free" ? "held" : one.state}`));
-    say(holds, mine ? words("status.holds", { tokens: count(one.tokens), turns: count(one.turns) }) : "");
-    say(age, mine || kind === "busy" ? words("status.since", { span: span(Math.max(1, Math.round(one.since))) }) : "");
-    element.title = mine ? words("status.chance", { part: percent(one.chance) }) : "";
-    // The conversation decides the hue, its age the strength.
-    const hue = mine ? Number.parseInt(one.conversation.slice(0, 6), 16) % 360 : 0;
-    const strength = mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0;
-    element.style.setProperty("--hue", String(hue));
-    element.style.setProperty("--strength", strength.toFixed(2));
+    const kind = coloured(element, one);
+    say(state, stateName(one));
+    say(holds, held(one));
+    say(age, kind === "empty" ? "" : words("status.since", { span: span(Math.max(1, Math.round(one.since))) }));
+    element.title = one.conversation ? words("status.chance", { part: percent(one.chance) }) : "";
   };
   return element;
 }
 
-// -- the queue, and errors
+/** A slot of many: a square, whose name says what a tile shows. It is changed only with its slot. */
+function square() {
+  const element = make("li", { className: "slot", role: "option" });
+  let shown = "";
+  element.update = (one) => {
+    const now = [one.state, one.conversation, one.tokens, Math.floor((10 * one.since) / FADES)].join(" ");
+    if (now === shown) return;
+    shown = now;
+    coloured(element, one);
+    element.title = [words("status.slot_name", { id: one.id, state: stateName(one) }), held(one)].filter(Boolean).join(" · ");
+    element.setAttribute("aria-label", element.title);
+  };
+  return element;
+}
 
-function queue(waiting) {
-  table("queue", waiting, (one) => one.place, (one) => [
-    count(one.place),
-    one.model || "–",
-    span(Math.max(1, Math.round(one.waited))),
-    one.mine ? words("status.yours") : "",
+const stateName = (one) => words(`status.slot.${one.conversation !== null && one.state === "free" ? "held" : one.state}`);
+const held = (one) =>
+  one.conversation === null ? "" : words("status.holds", { tokens: count(one.tokens), turns: count(one.turns) });
+const hueOf = (digest) => String(Number.parseInt(digest.slice(0, 6), 16) % 360);
+
+/** Colour a slot: the conversation decides the hue, its age the strength. */
+function coloured(element, one) {
+  const mine = one.conversation !== null;
+  const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
+  element.dataset.kind = kind;
+  element.style.setProperty("--hue", mine ? hueOf(one.conversation) : "0");
+  element.style.setProperty("--strength", (mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0).toFixed(2));
+  return kind;
+}
+
+// -- the chosen slot, and who held it
+
+let chosen = null; // a backend and the id of a slot
+let loaded = 0;
+let asked = 0;
+let later = 0;
+
+/** Let a slot of this list be chosen with the mouse and the keys of a list in rows. */
+function chooses(tiles, backend) {
+  const choice = (element) => {
+    if (!element) return;
+    chosen = { backend, id: Number(element.dataset.key) };
+    for (const list of page.querySelectorAll(".slots")) mark(list, list === tiles ? backend : null);
+    element.scrollIntoView({ block: "nearest" });
+    clearTimeout(later);
+    later = setTimeout(load, 150);
+  };
+  tiles.addEventListener("click", (event) => choice(event.target.closest("[role=option]")));
+  tiles.addEventListener("keydown", (event) => {
+    const all = tiles.children;
+    const row = getComputedStyle(tiles).gridTemplateColumns.split(" ").length;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row, Home: -all.length, End: all.length };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const now = [...all].indexOf(tiles.querySelector('[aria-selected="true"]'));
+    const next = Math.max(now, 0) + (now < 0 ? 0 : steps[event.key]);
+    choice(all[Math.min(Math.max(next, 0), all.length - 1)]);
+  });
+}
+
+/** Mark the chosen slot in the list of a backend. */
+function mark(tiles, backend) {
+  const element = chosen?.backend === backend ? tiles.children[chosen.id] : null;
+  const before = tiles.querySelector('[aria-selected="true"]');
+  if (before === (element ?? null)) return;
+  before?.setAttribute("aria-selected", "false");
+  element?.setAttribute("aria-selected", "true");
+  if (element) element.id = "chosen-slot";
+  if (before) before.removeAttribute("id");
+  if (element) tiles.setAttribute("aria-activedescendant", element.id);
+  else tiles.removeAttribute("aria-activedescendant");
+}
+
+async function load() {
+  const number = ++asked;
+  loaded = performance.now();
+  const { backend, id } = chosen;
+  const first = id - (id % LANES);
+  try {
+    const told = await fetched(page.dataset.slots, { backend, first });
+    if (number === asked) lanes(told, backend, first, id);
+  } catch {
+    // The next look follows; the state of the page says that the connection is lost.
+  }
+}
+
+function lanes({ begin, end, tenures }, backend, first, id) {
+  const all = latest.slots.find((one) => one.backend === backend)?.slots ?? [];
+  const slots = all.slice(first, first + LANES).map((slot) => slot.id);
+  const values = { backend, first, last: slots.at(-1) ?? first };
+  const part = (time) => (100 * (Math.max(time, begin) - begin)) / (end - begin);
+  say(at("lanes-title"), words("status.lanes", values));
+  at("lanes").setAttribute("aria-label", words("status.lanes_note", values));
+  at("lanes").replaceChildren(
+    ...slots.map((slot) => {
+      const lane = make("span", { className: "lane" });
+      for (const one of tenures.filter((tenure) => tenure.slot === slot)) {
+        const [from, to] = [part(one.since), part(one.ended || end)];
+        const bar = make("span", { title: holder(one) });
+        const look = { left: `${from}%`, width: `${to - from}%`, "--used": `${(100 * (part(one.until) - from)) / (to - from || 1)}%` };
+        if (one.conversation) look["--hue"] = hueOf(one.conversation);
+        else bar.className = "unknown";
+        for (const [name, value] of Object.entries(look)) bar.style.setProperty(name, value);
+        lane.append(bar);
+      }
+      return make("span", { className: slot === id ? "chosen" : "" }, make("span", { className: "note" }, String(slot)), lane);
+    }),
+  );
+  say(at("begin"), recent(begin));
+  say(at("end"), recent(end));
+  say(at("held-title"), words("status.held_title", { id, backend }));
+  const contents = tenures.filter((one) => one.slot === id).toSorted((a, b) => b.since - a.since);
+  table("held", contents.slice(0, CONTENTS), (one) => one.since, (one) => [
+    holder(one),
+    recent(one.since),
+    one.ended ? recent(one.ended) : words("status.until_now"),
+    count(one.requests),
+    one.key === null ? "–" : words("common.tokens", { n: count(one.prompt) }),
+    one.why ? why(one.why) : "",
   ]);
 }
 
-function errors(kinds) {
-  table("errors", Object.entries(kinds), (one) => one[0], ([code, n]) => [code, count(n)]);
+function holder({ key, conversation }) {
+  if (key === null) return words("status.another_key");
+  const talk = conversation ? words("status.conversation", { id: conversation.slice(0, 4) }) : words("status.unknown_conversation");
+  return key ? `${key} · ${talk}` : talk;
 }
+
+// -- tables
 
 function table(name, items, key, cells) {
   at(`${name}-none`).hidden = items.length > 0;
@@ -215,5 +412,9 @@ function connected(yes) {
   say(live, yes ? words("common.live") : words("common.lost"));
 }
 
+spent?.addEventListener("change", choose);
+spent?.form.addEventListener("submit", (event) => event.preventDefault());
+setInterval(() => asks() && choose(), 10000);
+choose();
 const handlers = { points: (points) => hour.add(points), now: show };
 follow(page.dataset.events, page.dataset.session, handlers, connected);

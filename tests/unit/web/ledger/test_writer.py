@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from proxy.errors import StoreUnavailable
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import LedgerRow
+from proxy.store.measures import Counts
 from proxy.web.ledger import writer as module
 from proxy.web.ledger.writer import LedgerCounts, LedgerWriter
 from proxy.web.observability import Record
@@ -25,14 +27,21 @@ class SavedTotals:
         self.batches: list[tuple[str, int]] = []
         self.fails: Callable[[], object] = lambda: None
         self.old = 0
+        self.measured: list[Mapping[int, Counts]] = []
 
-    def write(self, name: str, number: int, rows: Sequence[LedgerRow]) -> bool:
+    def write(
+        self, name: str, number: int, rows: Sequence[LedgerRow], measured: Mapping[int, Counts]
+    ) -> bool:
         self.fails()
         if (name, number) in self.batches:
             return False
         self.batches.append((name, number))
         self.rows += rows
+        self.measured.append(measured)
         return True
+
+    def prune_measures(self, now: int) -> None:
+        pass
 
     def prune(self, before: int) -> int:
         gone, self.old = min(self.old, 1000), max(0, self.old - 1000)
@@ -88,6 +97,21 @@ def test_batch_is_stored_once_if_its_commit_was_not_confirmed() -> None:
     writer.add(record(1), 0.1)
     assert writer.flush()
     assert [row.request for row in saved.rows] == ["r0", "r1"]
+
+
+def test_measures_are_stored_with_the_batch_that_follows_them() -> None:
+    saved, writer = made()
+    parts = [{3600: Counter({("requests", 0): number})} for number in (1, 2)]
+    taken = iter(parts)
+    writer.unstored = lambda: next(taken)
+    assert writer.flush()  # without a request there is nothing to take
+    writer.add(record(), 0.1)
+    saved.fails = unavailable
+    assert not writer.flush()
+    saved.fails = lambda: None
+    writer.add(record(1), 0.1)
+    assert writer.flush()
+    assert saved.measured == parts
 
 
 def test_full_queue_loses_requests_and_says_so(

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.web.observability.history import SAMPLES, STEP, Finished, History, total
+from proxy.scheduling.state import Loss
+from proxy.store.measures import total
+from proxy.web.observability.history import (
+    MOST_KINDS,
+    MOST_TENURES,
+    MOST_UNSTORED,
+    SAMPLES,
+    STEP,
+    Contents,
+    Finished,
+    History,
+)
 
 
 class Clock:
@@ -20,6 +34,10 @@ def over(history: History, status: int = 200, **fields: Any) -> None:
     history.add([Finished(int(history._clock()), "/", status, 1.0, Info(**fields))])
 
 
+def numbers(history: History) -> dict[str, Any]:
+    return total(history.samples().values())
+
+
 def test_request_counts_in_the_step_where_it_ends() -> None:
     clock = Clock()
     history = History(clock)
@@ -27,11 +45,15 @@ def test_request_counts_in_the_step_where_it_ends() -> None:
     clock.now += STEP
     over(history, usage=Usage(6, 1, 0), first_token=1.5, last_token=1.5)
     first, second = history.samples()
-    assert (second.at - first.at, first.requests, second.requests) == (STEP, 1, 1)
-    sums = total([first, second])
+    assert second - first == STEP
+    assert [counts["requests", 0] for counts in history.samples().values()] == [1, 1]
+    sums = numbers(history)
     assert (sums["prompt"], sums["cached"], sums["completion"]) == (16, 4, 6)
-    assert sums["first_token"] == 1.0
-    assert sums["speed"] == 2.0  # four tokens after the first, in two seconds
+    assert sums["first_token"]["p50"] == pytest.approx(0.5, rel=0.05)
+    assert sums["first_token"]["p90"] == pytest.approx(1.5, rel=0.05)
+    assert sums["speed"]["p50"] == pytest.approx(2.0, rel=0.05)  # 4 tokens after the first, in 2 s
+    assert sums["prompt_tokens"]["count"] == 2
+    assert sums["queue"] is None
 
 
 def test_records_older_than_an_hour_are_dropped() -> None:
@@ -39,9 +61,9 @@ def test_records_older_than_an_hour_are_dropped() -> None:
     history = History(clock)
     over(history)
     clock.now += STEP * SAMPLES
-    assert history.samples() == []
+    assert history.samples() == {}
     over(history)  # takes the old one's place in the ring
-    assert [one.requests for one in history.samples()] == [1]
+    assert [counts["requests", 0] for counts in history.samples().values()] == [1]
 
 
 def test_only_newest_records_are_returned() -> None:
@@ -51,7 +73,7 @@ def test_only_newest_records_are_returned() -> None:
         over(history)
         clock.now += STEP
     assert len(history.samples()) == 5
-    assert [one.at for one in history.samples(clock.now - STEP)] == [history.samples()[-1].at]
+    assert [*history.samples(clock.now - STEP)] == [*history.samples()][-1:]
 
 
 def test_errors_count_by_code_and_regular_ends_do_not() -> None:
@@ -61,13 +83,83 @@ def test_errors_count_by_code_and_regular_ends_do_not() -> None:
     over(history, outcome="upstream_fault")  # a stream that broke had said 200 already
     for outcome in ("stop", "length", "tool_calls", "cancelled", "client_closed_request", ""):
         over(history, outcome=outcome)
-    assert total(history.samples())["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
+    assert numbers(history)["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
 
 
 def test_error_codes_beyond_the_bound_become_one() -> None:
     history = History(Clock())
     for number in range(100):
         over(history, outcome=f"code {number}")
-    (sample,) = history.samples()
-    assert len(sample.errors) <= 17
-    assert sum(sample.errors.values()) == 100
+    errors = numbers(history)["errors"]
+    assert len(errors) == MOST_KINDS + 1
+    assert sum(errors.values()) == 100
+
+
+def test_counts_wait_for_the_ledger_by_ten_minutes() -> None:
+    clock = Clock()
+    history = History(clock, stores=True)
+    for second in (3000, 3599, 3600):
+        history.add([Finished(second, "/", 200, 1.0, Info())])
+    unstored = history.unstored or {}
+    assert {span: counts["requests", 0] for span, counts in unstored.items()} == {3000: 2, 3600: 1}
+
+
+NOTHING = {"replaced": 0, "loss": None, "saves": False, "keeps": False, "continues": False}
+
+
+def turn(at: float, key: str = "ann", background: bool = False, **known: Any) -> Finished:
+    """A request that is placed at this time, by a clock of its own, and ends two seconds later."""
+    prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
+    request = SimpleNamespace(chain=prompt, background=background, key=key)
+    where: Any = {"backend": "b", "slot": 0, "at": at - 1000, "request": request}
+    placed: Any = SimpleNamespace(**where, **{**NOTHING, **known})
+    info = Info(placed=1.0, last_token=3.0, usage=Usage(100, 5), placement=placed)
+    return Finished(at + 2, "/", 200, 3.0, info)
+
+
+def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
+    contents = Contents()
+    first, again = turn(10), turn(20, continues=True)
+    rows = [
+        turn(30, replaced=105),
+        turn(40, "bob", replaced=105),
+        turn(50, "bob", replaced=105, background=True),
+        turn(60, "bob", replaced=105, keeps=True),
+        turn(70, "bob"),
+    ]
+    for row in (first, again, *rows):
+        contents.add(row)
+    assert (first.changes, again.changes) == ([], [8.0])
+    reasons = [change[2] for row in rows for change in row.changes if isinstance(change, tuple)]
+    assert reasons == ["same_key", "other_key", "side_job", "saved"]
+    held, *_, last = contents.tenures(0.0)
+    assert (held.key, held.conversation, held.requests, held.prompt) == ("ann", "0102", 2, 100)
+    assert (held.since, held.until, held.ended, held.why) == (10.0, 22.0, 30.0, "same_key")
+    assert (last.since, last.ended, last.why) == (70.0, 0.0, "")
+    assert [(tenure.since, tenure.why) for tenure in contents.tenures(61.0)] == [
+        (60.0, "lost"),
+        (70.0, ""),
+    ]
+
+
+def test_conversations_that_return_count_what_became_of_them() -> None:
+    history = History(Clock())
+    for why in ("restarted", "evicted"):
+        row = turn(Clock.now, loss=Loss(why=why, at=25.0, backend="b"))
+        history.add([row])
+    assert numbers(history)["evictions"] == {"restarted": 1}
+
+
+def test_past_contents_are_bounded() -> None:
+    contents = Contents()
+    for number in range(MOST_TENURES + 3):
+        contents.add(turn(10.0 * number, f"k{number}", replaced=105))
+    first, *others = contents.tenures(0.0)
+    assert (first.key, len(others)) == ("k2", MOST_TENURES)
+
+
+def test_counts_that_wait_are_bounded() -> None:
+    history = History(Clock(), stores=True)
+    for hour in range(MOST_UNSTORED // 4 + 3):
+        history.add([Finished(3600 * hour, "/", 200, 1.0, Info())])
+    assert len(history.unstored or {}) == MOST_UNSTORED // 4

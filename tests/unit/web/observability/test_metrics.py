@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -17,10 +17,19 @@ from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.scheduling.state import Placement, SlotRequest
 from proxy.scheduling.view import View
+from proxy.web.observability import history
 from proxy.web.observability import metrics as counters
 from proxy.web.observability.history import Finished
 from proxy.web.observability.metrics import HISTOGRAMS, Metrics
 from proxy.web.observability.prometheus import native, text
+
+
+def add(metrics: Metrics, rows: Sequence[Finished]) -> None:
+    """Add requests as an observer does, which keeps the contents."""
+    contents = vars(metrics).setdefault("contents", history.Contents())
+    for row in rows:
+        contents.add(row)
+    metrics.add(rows)
 
 
 def over(number: int) -> tuple[Finished, tuple[float, ...]]:
@@ -48,7 +57,7 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
         times.setdefault((f"b{number % 2}", ""), []).append(measured)
         rows.append(row)
         if number in (7, requests - 1):
-            metrics.add(rows)
+            add(metrics, rows)
             metrics.counts({"m": 1})  # to ask changes nothing
             rows = []
     counts = metrics.counts({"m": 3})
@@ -70,13 +79,13 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
 
 def test_prompts_of_backends_are_counted_by_kind() -> None:
     metrics = Metrics()
-    metrics.add([Finished(1, "/p", 200, 1.0, Info(backend="b", kinds=("system", "tools")))] * 3)
+    add(metrics, [Finished(1, "/p", 200, 1.0, Info(backend="b", kinds=("system", "tools")))] * 3)
     assert metrics.counts({}).kinds == {("b", "system"): 3, ("b", "tools"): 3}
 
 
 def test_missing_measurements_are_in_no_histogram() -> None:
     metrics = Metrics()
-    metrics.add([Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
+    add(metrics, [Finished(1, "/p", 503, 1.0, Info(backend="b", outcome="backend_down"))])
     histograms = metrics.counts({}).backends["b", ""].histograms
     assert [histogram.buckets()[-1][1] for histogram in histograms][:6] == [0, 0, 1, 1, 1, 0]
 
@@ -92,9 +101,9 @@ def numbers(metrics: Iterable[Metric]) -> dict[str, float]:
 
 def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> None:
     metrics = Metrics()
-    metrics.add([done("a", evaluating=3.0, writing=1.0, longest=15)])
+    add(metrics, [done("a", evaluating=3.0, writing=1.0, longest=15)])
     metrics.counts({})
-    metrics.add([done("b", evaluating=2.0, writing=0.5, longest=40)])
+    add(metrics, [done("b", evaluating=2.0, writing=0.5, longest=40)])
     counts = metrics.counts({"m": 1, "n": 2})
     told = numbers(native(counts, 1, []))
     assert told["llamacpp:prompt_tokens_total"] == 12
@@ -153,7 +162,7 @@ def turn(
 def residency(*rows: Finished) -> tuple[list[tuple[float, float]], dict[str, int]]:
     """The count and the sum of each histogram of slots, and the evictions by reason."""
     metrics = Metrics()
-    metrics.add(rows)
+    add(metrics, rows)
     backend = metrics.counts({}).backends["b", "m"]
     named = zip(HISTOGRAMS, backend.histograms, strict=True)
     kept = [histogram for (name, _, _), histogram in named if "kv_block" in name]
@@ -185,15 +194,15 @@ def test_rounds_of_an_answer_are_turns_of_their_slots() -> None:
 
 
 def test_remembered_slots_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counters, "MOST_HELD", 2)
+    monkeypatch.setattr(history, "MOST_HELD", 2)
     monkeypatch.setattr(counters, "MOST_MODELS", 2)
     metrics = Metrics()
-    metrics.add([turn(10, slot=slot) for slot in range(4)])
+    add(metrics, [turn(10, slot=slot) for slot in range(4)])
     # The first two slots are forgotten, so nothing is known of what they kept.
-    metrics.add([turn(20, slot=slot) for slot in (0, 3)])
+    add(metrics, [turn(20, slot=slot) for slot in (0, 3)])
     assert metrics.counts({}).backends["b", "m"].evictions == {"same_key": 1}
     for name in "xyz":
-        metrics.add([Finished(1, "/p", 200, 1.0, Info(backend=name, model=name))])
+        add(metrics, [Finished(1, "/p", 200, 1.0, Info(backend=name, model=name))])
     assert [*metrics.counts({}).backends] == [("b", "m"), ("x", "x"), ("other", "other")]
 
 
@@ -208,7 +217,7 @@ def test_success_has_the_reasons_of_vllm_and_refusals_their_own() -> None:
     outcomes = ("stop", "tool_calls", "length", "cancelled", "client_closed_request", "queue_full")
     for outcome in outcomes:
         info = Info(backend="b", model="m", outcome=outcome, choices=1)
-        metrics.add([Finished(1, "/p", 200, 1.0, info)])
+        add(metrics, [Finished(1, "/p", 200, 1.0, info)])
     counts = metrics.counts({})
     assert counts.backends["b", "m"].reasons == {"stop": 2, "length": 1, "abort": 2}
     empty: Any = SimpleNamespace(

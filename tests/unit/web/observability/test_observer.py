@@ -13,6 +13,7 @@ import pytest
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
+from proxy.store.measures import total
 from proxy.web.observability import Lines, Observer, Record
 from proxy.web.observability.observer import AT_ONCE, access, line, shown, write
 from proxy.web.observability.record import MOST_WARNINGS
@@ -174,7 +175,7 @@ def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
     for number, record in enumerate(records[1:], start=1):
         observer.finish(record)
         if number in (1, AT_ONCE, AT_ONCE + 1, len(records) - 1):
-            assert sum(one.requests for one in observer.samples()) == number
+            assert total(observer.samples().values())["requests"] == number
             assert observer.counts().requests == {("/p", "200"): number}
             running = sum(observer.counts().running.values())
             assert observer.running == running == len(records) - number
