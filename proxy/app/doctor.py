@@ -89,6 +89,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _backends(settings)
     yield from _vectors(settings)
     yield access(settings)
+    if not settings.price and any("max_budget" in key.options for key in settings.keys):
+        text = "a key has a budget of money, but requests cost nothing: it never ends"
+        yield advice("budgets", text, "add a [[price]] to the settings file")
     yield from storage(settings)
 
 
@@ -217,10 +220,10 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
             return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
             return f"{server[1]} answers at {there}: use this address"
-    known = {urlsplit(backend.url).port for backend in settings.backends}
+    configured = {urlsplit(backend.url).port for backend in settings.backends}
     for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"
-        server = None if port in known else discovery.identify(url)
+        server = None if port in configured else discovery.identify(url)
         if server is not None and server[0]:
             return f"start it, or use the address {url}, where {server[1]} answers"
     return ""
@@ -231,8 +234,7 @@ def _probed(backend: Backend, patience: float) -> Capabilities:
     end = time.monotonic() + patience
     while True:
         try:
-            if backend.detect is not None:
-                backend.driver = backend.detect(backend.driver)
+            backend.choose_driver()
             return backend.driver.probe(patience)
         except BackendDown as error:
             if "loading" not in str(error) or time.monotonic() >= end:

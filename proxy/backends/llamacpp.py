@@ -158,13 +158,13 @@ class LlamaCpp(HTTPDriver):
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if task.backend_templates:
-            body = relay.payload(task, slot)
+            body = _with_own_limit(relay.payload(task, slot), task, caps)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(exchange, task, caps, self._secret, slot=slot)
         if not caps.modern_sampling:
             task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
-        body = payload(task, slot, caps)
+        body = _with_own_limit(payload(task, slot, caps), task, caps)
         if task.breaks:
             body["prompt"] = self.in_parts(task, cancel)
         pool, explain = (self._pool, None) if caps.queues else (self._careful, self._why_empty)
@@ -318,6 +318,14 @@ class EmbeddingServer(LlamaCpp):
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
+
+
+def _with_own_limit(body: dict[str, Any], task: Task, caps: Capabilities) -> dict[str, Any]:
+    """The body, without a length if nobody asked for one: a newer server then ends at its own `-n`,
+    which it reports nowhere, or at the end of its context."""
+    if caps.queues and task.request.max_tokens is None and body["n_predict"] >= caps.n_ctx > 0:
+        del body["n_predict"]
+    return body
 
 
 def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:

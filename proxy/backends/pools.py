@@ -28,6 +28,7 @@ CLOUDS = ("claude-", "gpt-")  # beginnings of the names that Claude Code, Codex 
 THE_BACKEND = "the backend "
 EARLY = 2.0  # seconds that a request waits for a server that never answered
 RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
+LOADED = ("", "loaded")  # statuses of a model that need not be loaded first
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
 ChatMode = Literal["auto", "native", "completion"]
 OnOverflow = Literal["refuse", "compact"]
@@ -85,8 +86,11 @@ class Backend:
             return self.set_model
         return self.caps.models[0] if self.caps is not None and self.caps.models else self.presumed
 
-    def use(self, driver: Driver) -> None:
-        """Talk to the server with another driver, because it is of another kind."""
+    def choose_driver(self) -> None:
+        """Talk to what answers at the address now with the driver for its kind. Raises
+        BackendDown."""
+        if self.detect is None or (driver := self.detect(self.driver)) is self.driver:
+            return
         self.driver.close()
         self.driver, self.counter, self.caps = driver, TokenCounter(driver), None
 
@@ -159,7 +163,7 @@ class Backend:
     @property
     def is_loaded(self) -> bool:
         """Whether its slots exist: those of a model that is loaded on demand do only then."""
-        return self.status in ("", "loaded")
+        return self.status in LOADED
 
     @property
     def trouble(self) -> str:
@@ -310,7 +314,7 @@ class BackendPools:
         """The default of those that a caller `may` use: one that need not be loaded, else one that
         can be, if there is any."""
         models = tuple(filter(may, models)) or models
-        for statuses in (("", "loaded"), ("", "loaded", "loading", "sleeping", "unloaded")):
+        for statuses in (LOADED, (*LOADED, "loading", "sleeping", "unloaded")):
             for model in models:
                 if any(b.up and b.status in statuses for b in self._pools[model]):
                     return model
@@ -407,8 +411,8 @@ class BackendPools:
                 pool.sort(key=lambda b: _rank(b, b is rising))
             self._pools = {model: tuple(pool) for model, pool in pools.items()}
             self._named = named = tuple(filter(self.is_named, pools)) or tuple(pools)
-            known = filter(self.is_named, named)  # without those that have not reported a name
-            self._listed = tuple(m for m in known if not all(b.unlisted for b in pools[m]))
+            reported = filter(self.is_named, named)
+            self._listed = tuple(m for m in reported if not all(b.unlisted for b in pools[m]))
             self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
             self._known = {model: (model, model) for model in self._answering}

@@ -288,10 +288,7 @@ class Registry(BackendPools):
                 self._update_scheduler(backend)
 
         try:
-            if backend.detect is not None:
-                driver = backend.detect(backend.driver)
-                if driver is not backend.driver:
-                    backend.use(driver)
+            backend.choose_driver()
             caps = backend.driver.probe(self._deadline, on_capabilities)
             if caps.dialect == ROUTER:
                 backend.router = _host(backend.driver, caps, backend.wake.set)

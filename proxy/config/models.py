@@ -156,9 +156,9 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models have the name or alias {name!r}")
-    known = {model.name for model in models}
+    own_names = {model.name for model in models}
     for model in models:
-        if unknown := {*model.unloads} - known:
+        if unknown := {*model.unloads} - own_names:
             raise ValueError(f"{model.name!r}: unloads: there is no model {min(unknown)!r}")
     return tuple(models)
 

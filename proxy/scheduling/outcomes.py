@@ -251,8 +251,8 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
             pool.chars_a_token += SMOOTH * (ends[-1] / prompt - pool.chars_a_token)
         if evaluated >= ENOUGH and 0 < outcome.evaluating <= MOST_COUNTED:
             rate = evaluated / outcome.evaluating
-            backend.measured = known = backend.measured + 1
-            backend.rate += (rate - backend.rate) / min(known, FIRST)
+            backend.measured = count = backend.measured + 1
+            backend.rate += (rate - backend.rate) / min(count, FIRST)
             if pool.measured < FIRST:
                 pool.measured += 1
             pool.mean_rate += (rate - pool.mean_rate) / pool.measured

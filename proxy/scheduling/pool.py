@@ -292,8 +292,8 @@ class Pool(Struct, eq=False):
         if tokens < ENOUGH or seconds <= 0:
             return
         pace = (tokens - 1) / seconds
-        backend.paced = known = backend.paced + 1
-        backend.pace += (pace - backend.pace) / min(known, FIRST)
+        backend.paced = count = backend.paced + 1
+        backend.pace += (pace - backend.pace) / min(count, FIRST)
         if self.paced < FIRST:
             self.paced += 1
         self.mean_pace += (pace - self.mean_pace) / self.paced

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 0.3  # seconds for the worker of a killed slotproxy to end
-PAUSE = 0.05
+PAUSE = 0.05  # seconds between two tries
 LISTENS = "0A"  # the state of a socket in /proc/net/tcp
 REMEDIES = {
     errno.EACCES: "this user may not; choose a port above 1023 with --port",

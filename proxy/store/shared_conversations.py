@@ -11,11 +11,12 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import delete, insert, select
 
-from ..errors import NotFound
+from ..errors import InvalidParameter, NotFound
 from .database import Database, owned
 from .quota import MOST_SHARED, Quota, check_count
 from .tables import SHARED
 
+LARGEST = 16 << 20  # bytes of a copy: a page has all of it
 TOO_MANY = "an API key may share at most {} conversations: delete some of its links"
 
 
@@ -44,10 +45,13 @@ class SharedStore:
     def add(
         self, owner: str, conversation: str, title: str, messages: Sequence[dict[str, Any]]
     ) -> Link:
-        """Keep a copy. Raises NotFound without the conversation, and QuotaExceeded."""
+        """Keep a copy. Raises InvalidParameter if it is too large, NotFound without the
+        conversation, and QuotaExceeded."""
         link = Link(secrets.token_urlsafe(16), self._clock(), title)
         row = {"owner": owner, "conversation_id": conversation, "messages": list(messages)}
         size = len(msgspec.json.encode(messages))
+        if size > LARGEST:
+            raise InvalidParameter("leaf", "ends a branch that is too large to be shared")
         with self._db.begin_for(owner) as db:
             db.execute(insert(SHARED).values(**row, **msgspec.structs.asdict(link), size=size))
             check_count(db, SHARED, MOST_SHARED, TOO_MANY, SHARED.c.owner == owner)

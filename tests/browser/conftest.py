@@ -24,6 +24,7 @@ playwright_api = pytest.importorskip(
 )
 
 PHONE = (390, 844)
+TABLET = (768, 1024)
 DESKTOP = (1280, 800)
 # The chat page has fetched its conversation: what a test puts into the list stays there.
 OPENED = '.messages[aria-busy="false"]'

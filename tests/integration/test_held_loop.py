@@ -123,7 +123,7 @@ def _picture() -> dict[str, Any]:
 
 
 def _patterns() -> dict[str, Any]:
-    patterns = {f"p{i}": "[a-z]{1,%d}" % (400 + i) for i in range(200)}  # noqa: UP031
+    patterns = {f"p{i}": f"[a-z]{{1,{400 + i}}}" for i in range(200)}
     fields = {k: {"type": "string", "pattern": f"^{v}{v}{v}$"} for k, v in patterns.items()}
     return _schema({"type": "object", "properties": fields})
 

@@ -42,6 +42,7 @@ MOST_LISTED = 100  # keys, users or teams on a page
 TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 CHANGES_LISTED = 1000
 INVITED = 7 * 86400.0  # seconds for which an invitation is valid
+NO_PRICE = "a budget of money never ends, as requests cost nothing: add a [[price]] to the settings"
 MOST_LOGS = 1000  # requests of an answer of /spend/logs
 
 
@@ -76,11 +77,20 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
             objects.check(body, sent)
             shown = view(accounts, record.key, sent, **parts)
             accounts.follow()
+            if not services.settings.price and _limits_money(sent):
+                record.warnings += (NO_PRICE,)
             return shown
 
         return for_administrators
 
     return register
+
+
+def _limits_money(body: Body) -> bool:
+    """Whether a body that was checked sets a budget of money."""
+    budgets = [body, *(body.get("budget_limits") or ())]
+    limits = [budget for budget in budgets if budget.get("unit", "money") == "money"]
+    return any((budget.get("max_budget") or 0) > 0 for budget in limits)
 
 
 def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:

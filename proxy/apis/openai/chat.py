@@ -138,8 +138,9 @@ def messages(values: list[Any]) -> tuple[Message, ...]:
     plain: tuple[Any, ...] = tuple(map(_plain, values))
     if all(plain):
         return plain
-    known = enumerate(plain)
-    return tuple([message or _message(values[i], f"messages[{i}]") for i, message in known])
+    return tuple(
+        [message or _message(values[i], f"messages[{i}]") for i, message in enumerate(plain)]
+    )
 
 
 def _plain(value: Any) -> Message | None:

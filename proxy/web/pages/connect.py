@@ -30,7 +30,7 @@ _PLACE = re.compile(r"\{(address|key|model|context|input|output)\}")
 # What a name or key may have: nothing that ends a quoted text of a shell, JSON, TOML, YAML or
 # Python. connect.js has the same.
 PLAIN = re.compile(r"(?:(?![\"'\\`$!{}])[ -~]|\w)+")
-KEY, MODEL = "YOUR_KEY", "MODEL"  # stand for what is not chosen yet
+KEY, MODEL = "YOUR_KEY", "MODEL"  # placeholders until the reader chooses
 NO_KEY = "anything"  # the key for a gateway without keys: some programs need one
 CONTEXT = 32_768  # tokens; for models whose context is not known yet
 ANSWER = 4_096  # tokens

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from flask import Response, make_response, render_template
 
 from ...apis import fields
@@ -15,12 +14,11 @@ from ..spine import json_response
 from . import api, guard, images
 
 if TYPE_CHECKING:
-    from ...store.conversations import StoredMessage
+    from ...store.conversations import StoredMessage  # imports SQLAlchemy, of an extra
 
 blueprint = guard.guarded("chat_shared", open_to_all=("page",))
 
 API = "/pages/api/chat"
-LARGEST = 16 << 20  # bytes of a copy: a page has all of it
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self';"
     " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -62,8 +60,6 @@ def share(conversation: str) -> Response:
     if branch[0].conversation_id != known.id:
         raise InvalidParameter("leaf", "is not a message of this conversation")
     messages = [shown(message) for message in branch if message.content]
-    if len(msgspec.json.encode(messages)) > LARGEST:
-        raise InvalidParameter("leaf", "ends a branch that is too large to be shared")
     return json_response(store.shared.add(owner, known.id, known.title, messages), 201)
 
 

@@ -27,7 +27,7 @@ from ..observability import Record
 from ..services import Services
 
 if TYPE_CHECKING:
-    from ...store.conversations import ConversationStore
+    from ...store.conversations import ConversationStore  # imports SQLAlchemy, of an extra
 
 PLAIN = (
     "plain_title"  # true in the settings of a conversation whose title is a question's beginning

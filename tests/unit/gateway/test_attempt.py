@@ -616,7 +616,8 @@ def test_token_passes_four_generators_at_most() -> None:
         def end(self) -> bytes:
             return b""
 
-    driver = ScriptsInTurn(run("a", "b", look, "c", [Finished(reason="stop", usage=Usage(7, 3))]))  # type: ignore[arg-type]
+    end: Any = [Finished(reason="stop", usage=Usage(7, 3))]
+    driver = ScriptsInTurn(run("a", "b", look, "c", end))
     gateway = services_of(make_app(driver)).gateway
     answer = gateway.answer(REQUEST, Cancel())
     body = SlotBody(encoded(answer, Plain()), answer.close, lambda: None)

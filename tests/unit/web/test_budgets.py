@@ -54,6 +54,25 @@ def test_money_is_spent_by_the_price_of_the_model(http: Http) -> None:
     assert refused.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize(
+    ("price", "body", "warns"),
+    [
+        ((), {"max_budget": 1.5}, True),
+        ((), {"budget_limits": [{"max_budget": 1}]}, True),
+        ((), {"budget_limits": [{"unit": "tokens", "max_budget": 1}]}, False),
+        ((), {}, False),
+        ((PRICE,), {"max_budget": 1.5}, False),
+    ],
+)
+def test_budget_of_money_without_a_price_is_a_warning(
+    tmp_path: Path, price: tuple[Price, ...], body: dict[str, Any], warns: bool
+) -> None:
+    http = keyed(ScriptedDriver(), tmp_path, price=price)
+    made = http.admin("/key/generate", **body)
+    assert made.status_code == 200
+    assert ("add a [[price]]" in made.headers.get("x-slotproxy-warning", "")) is warns
+
+
 def test_budget_of_a_period_names_its_end(http: Http) -> None:
     key = http.make(max_budget=1.5, budget_duration="30d")["key"]
     assert _chat(http, key).status_code == 200
