@@ -99,6 +99,8 @@ class Exchange:
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
+        if cancel is not None and cancel.on_exchange is not None:
+            cancel.on_exchange(self, message, rest)
         self._parser: Any = httptools.HttpResponseParser(self)  # None when it is over
         try:
             if cancel is not None:

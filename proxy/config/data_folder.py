@@ -11,7 +11,7 @@ from ..runtime.installation import install
 from .settings import Settings
 
 SLOTS = "slots"  # the folder of saved slots
-DATABASE, INDEX = FILES = ("slotproxy.db", "index.db")
+DATABASE, INDEX, CAPTURES = FILES = ("slotproxy.db", "index.db", "captures.db")
 SQLITE = "sqlite:///"
 
 

@@ -9,13 +9,15 @@ added.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from ..errors import Cancelled
 
 Reason = Callable[[], Cancelled]
 """Makes the error with which a request ends."""
+OnExchange = Callable[[Any, bytes, Iterable[bytes]], None]
 
 
 def client_left() -> Cancelled:
@@ -23,12 +25,14 @@ def client_left() -> Cancelled:
 
 
 class Cancel:
-    """Set once, never unset. The first reason counts."""
+    """Set once, never unset. The first reason counts. `on_exchange` is called before each exchange
+    with a backend, with what will be sent."""
 
-    __slots__ = ("_callbacks", "_reason", "cancelled")
+    __slots__ = ("_callbacks", "_reason", "cancelled", "on_exchange")
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.on_exchange: OnExchange | None = None
         self._reason: Reason = client_left
         self._callbacks: list[Callable[[], None]] = []
 
@@ -54,6 +58,7 @@ class Cancel:
         def cancel() -> None:
             other.cancel(self._reason)
 
+        other.on_exchange = other.on_exchange or self.on_exchange
         self.add(cancel)
         return partial(self.remove, cancel)
 
