@@ -40,7 +40,7 @@ from ..backends.registry import Registry
 from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
-from ..config.data_folder import SLOTS, folder_of
+from ..config.data_folder import CAPTURES, SLOTS, folder_of
 from ..core.request import BY_PROMPT
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
@@ -53,6 +53,8 @@ from ..hosting.memory_budget import Limits, MemoryBudget
 from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
+from ..observe.captures import Captures
+from ..observe.captures_store import Ring
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
@@ -225,6 +227,13 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     observer = Observer(metrics=settings.metrics, on_finished=[ledger.add] if ledger else [])
     requests = Requests(observer)
     observer.on_finished.append(requests.add)
+    captures = None
+    if settings.keys or settings.capture != "off":  # keys may be captured from any time on
+        bounds = settings.captures
+        ring = Ring(folder_of(settings) / CAPTURES, bounds.size, 86400 * bounds.days)
+        captures = Captures(ring, lambda key: keys.capture(key, settings.capture))
+        observer.on_begin = captures.begin
+        observer.on_finished.append(captures.finished)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -267,6 +276,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         accounts=accounts,
         sign_in=_sign_in(settings, accounts),
         knowledge=storage.knowledge,
+        captures=captures,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
         batches=storage.batches,
@@ -294,12 +304,16 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         life.on_close(Step.BATCHES, batch_runner.close)
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
+    if captures is not None:
+        life.on_close(Step.LEDGER, captures.close)
     watch.start()
     registry.start()
     host.start()
     storage.resume(batch_runner.wake if batch_runner is not None else lambda: None)
     if ledger is not None:
         ledger.start()
+    if captures is not None:
+        captures.start()
     return services
 
 
