@@ -26,6 +26,8 @@ def page() -> str:
 
 @blueprint.get(API, endpoint="list", defaults={"view": routes.listed})
 @blueprint.get(f"{API}/<name>", endpoint="read", defaults={"view": routes.read})
+@blueprint.get(f"{API}/<name>/capture", endpoint="capture", defaults={"view": routes.captured})
+@blueprint.delete(f"{API}/<name>/capture", endpoint="forget", defaults={"view": routes.forget})
 @blueprint.post(f"{API}/<name>/cancel", endpoint="cancel", defaults={"view": routes.cancel})
 def as_for_a_key(view: Any, **parts: str) -> Response:
     """What the routes of /v1/requests answer."""
