@@ -110,6 +110,11 @@ class Exchange:
             self.close()
             raise
 
+    def keep(self, body: list[bytes]) -> None:
+        """Collect the answer's pieces in this list, which is cleared with each read. Called before
+        the exchange begins."""
+        self._body, self.on_body = body, body.append
+
     # called by the parser
 
     def on_headers_complete(self) -> None:

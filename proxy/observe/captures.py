@@ -7,14 +7,14 @@ capture waits for a thread that redacts, packs and stores it. What does not fit 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,9 +23,11 @@ from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
 from ..runtime.locks import native_lock
 from ..store.ledger_rows import CANCELLED, OK
+from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record
-from .captures_redact import HIDDEN, body
+from ..web.stream import ClosingBody, SlotBody
+from .captures_redact import HIDDEN, bodies
 from .captures_store import Ring, Row
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
@@ -37,7 +39,7 @@ QUIET = 60.0  # seconds between two log lines about dropped ones
 LEVEL = 1  # of the compression
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
-PRIVATE = ("auth", "key", "token", "cookie", "secret", "password")  # in the name of a header
+PRIVATE = re.compile("auth|key|token|cookie|secret|password")  # in the name of a header
 COUNTING = b"tokenize HTTP/1.1\r"  # ends the first line of a call that only counts
 
 log = logging.getLogger("slotproxy.captures")
@@ -45,106 +47,74 @@ Json = dict[str, Any]
 WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-class Kept:
-    """Pieces of a body, but for those beyond `KEEP`."""
+class Kept(list[bytes]):
+    """The pieces of a body, but for those beyond `KEEP`; `size` is that of all."""
 
-    __slots__ = ("kept", "pieces", "size")
+    size = 0
 
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces: list[bytes] = []
-        self.size = self.kept = 0
-        for piece in pieces:
-            self.add(piece)
-
-    def add(self, piece: bytes) -> None:
-        self.size += len(piece)
+    def take(self, pieces: list[bytes]) -> None:
+        self.size += sum(map(len, pieces))
         if self.size <= KEEP:
-            self.pieces.append(piece)
-            self.kept = self.size
+            self += pieces
 
-    def json(self, secrets: Iterable[bytes]) -> Json:
-        return body(self.pieces, self.size - self.kept, secrets)
+    def of(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield parts, and keep them."""
+        for part in parts:
+            self.size += len(part)
+            if self.size <= KEEP:
+                self.append(part)
+            yield part
 
-
-class _Input:
-    """A body that is kept while it is read."""
-
-    def __init__(self, source: Any, kept: Kept) -> None:
-        self._source, self._kept = source, kept
-
-    def __getattr__(self, name: str) -> Any:
-        def read(*args: Any) -> Any:
-            self._kept.add(data := getattr(self._source, name)(*args))
-            return data
-
-        return read
+    def joined(self) -> tuple[bytes, int]:
+        """The bytes, and how many are missing."""
+        data = b"".join(self)
+        return data, self.size - len(data)
 
 
-class _Answer:
-    """An answer that is kept while it is sent; `over` is called after its close()."""
+class _Read(list[bytes]):
+    """What an exchange has parsed and nobody has read yet; then it is kept."""
 
-    def __init__(self, parts: Any, kept: Kept, over: Callable[[], None]) -> None:
-        self.holds_slot = getattr(parts, "holds_slot", False)
-        self._parts, self._kept, self._over = parts, kept, over
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
 
-    def __iter__(self) -> Iterator[bytes]:
-        keep = self._kept.add
-        for piece in self._parts:
-            keep(piece)
-            yield piece
-
-    def close(self) -> None:
-        try:
-            if hasattr(self._parts, "close"):
-                self._parts.close()
-        finally:
-            self._over()
+    def clear(self) -> None:
+        self._kept.take(self)
+        super().clear()
 
 
-class _Call:
-    """A request to a backend. What its parser reads of the answer is kept, too."""
+class _Call(NamedTuple):
+    """A request to a backend, whose status the exchange knows later."""
 
-    def __init__(self, exchange: Any, message: bytes, rest: Iterable[bytes]) -> None:
-        self.exchange = exchange  # it knows the status later
-        self.head, _, begin = message.partition(b"\r\n\r\n")
-        # The parts of an upload are in a file, which is closed later.
-        self.sent = Kept(begin, *(rest if type(rest) is tuple else ()))
-        self.received = Kept()
-        take, keep = exchange.on_body, self.received.add
+    exchange: Any
+    message: bytes
+    rest: Iterable[bytes]
+    received: Kept
 
-        def both(piece: bytes) -> None:
-            take(piece)
-            keep(piece)
-
-        exchange.on_body = both
-
-    def json(self, secrets: list[bytes]) -> Json:
-        first, *lines = self.head.split(b"\r\n")
-        own = [line.rpartition(b" ")[2] for line in lines if line.startswith(b"Authorization")]
-        return {
-            "request": first.rpartition(b" ")[0].decode("latin-1"),
-            "status": self.exchange.status,
-            "sent": self.sent.json(secrets + own),
-            "received": self.received.json(secrets + own),
-        }
+    def parts(self) -> tuple[list[bytes], Kept]:
+        """The lines of the head that was sent, and the body."""
+        head, _, begin = self.message.partition(b"\r\n\r\n")
+        body = Kept()
+        # The parts of an upload are in a file, which is closed by now.
+        body.take([begin, *(self.rest if type(self.rest) is tuple else ())])
+        return head.split(b"\r\n"), body
 
 
 class Capture:
-    """A request that may be captured. `off`: it is not. `by` is the identity of its record."""
+    """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
+    what is captured of its key, once that is known. Without a `head`, nothing is to be stored."""
 
-    def __init__(self, environ: dict[str, Any], sent: Kept, ends: int) -> None:
-        """`ends` are those that come before it is over."""
-        self.environ, self.sent, self.received = environ, sent, Kept()
-        self.calls: list[_Call] = []
-        self.ends = [*range(ends)]  # pop() is atomic
-        self.by = self.more = 0
-        self.off = False
-        self.head: Json = {}  # empty if it is not to be stored
+    mode, by, more, off = "", 0, 0, False
+    head: Json | None = None
+
+    def __init__(self, environ: dict[str, Any], sent: Kept, ends: list[int]) -> None:
+        """`ends` has as many items as ends come before all is over: pop() is atomic."""
+        self.environ, self.sent, self.ends = environ, sent, ends
+        self.received, self.calls = Kept(), list[_Call]()
 
     @property
     def size(self) -> int:
-        own = self.sent.kept + self.received.kept
-        return own + sum(call.sent.kept + call.received.kept for call in self.calls)
+        calls = sum(len(call.message) + call.received.size for call in self.calls)
+        return self.sent.size + self.received.size + calls
 
     def row(self) -> Row:
         environ, calls, self.calls = self.environ, self.calls, []  # ends a cycle of references
@@ -153,18 +123,33 @@ class Capture:
             for name, value in environ.items()
             if name.startswith("HTTP_") or name == "CONTENT_TYPE"
         }
-        private = [name for name in headers if any(part in name for part in PRIVATE)]
+        private = [name for name in headers if PRIVATE.search(name)]
         secrets = [headers[name].rpartition(" ")[2].encode("latin-1") for name in private]
-        whole = self.head | {
+        given, heads = [self.sent, self.received], []
+        for call in calls:
+            (first, *lines), sent = call.parts()
+            secrets += [line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author")]
+            given += [sent, call.received]
+            heads.append(first.rpartition(b" ")[0].decode("latin-1"))
+        texts = bodies(map(Kept.joined, given), secrets)
+        whole = (self.head or {}) | {
             "request": f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
             "headers": headers | dict.fromkeys(private, HIDDEN.decode()),
-            "sent": self.sent.json(secrets),
-            "received": self.received.json(secrets),
-            "calls": [call.json(secrets) for call in calls],
+            "sent": next(texts),
+            "received": next(texts),
+            "calls": [
+                {
+                    "request": head,
+                    "status": call.exchange.status,
+                    "sent": next(texts),
+                    "received": next(texts),
+                }
+                for head, call in zip(heads, calls, strict=True)
+            ],
             "more_calls": self.more,
         }
         data = zlib.compress(msgspec.json.encode(whole), LEVEL)
-        return Row(self.head["id"], self.head["key"], self.head["ended"], data)
+        return Row(whole["id"], whole["key"], whole["ended"], data)
 
 
 class Captures:
@@ -184,23 +169,25 @@ class Captures:
         def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             if environ.get(OPT_OUT, "").lower() in ("off", "0", "false"):
                 return app(environ, start_response)
-            source, sent = environ["wsgi.input"], Kept()
-            if type(source) is BytesIO:
-                sent.add(source.getvalue())
-            else:
-                environ["wsgi.input"] = _Input(source, sent)
-            capture = environ[CAPTURE] = Capture(environ, sent, ends=2)
-            parts = app(environ, start_response)
+            capture = environ[CAPTURE] = Capture(environ, Kept(), [0, 1])
+            parts: Any = app(environ, start_response)
             record: Record = environ[RECORD]
-            if record.asks_model and self.mode(record.key) != "off":
+            if record.asks_model and self._captures(capture, record):
                 if type(parts) is not list:
-                    return _Answer(parts, capture.received, partial(self._end, capture))
-                for piece in parts:
-                    capture.received.add(piece)
+                    body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
+                    close: Callable[[], None] = getattr(parts, "close", nothing)
+                    over = partial(self._end, capture)
+                    return body(capture.received.of(parts), close, over)
+                capture.received.take(parts)
             self._end(capture)
-            return parts
+            return parts  # type: ignore[no-any-return]
 
         return watched
+
+    def _captures(self, capture: Capture, record: Record) -> bool:
+        """Whether anything may be captured of the request, whose key is known."""
+        capture.mode = capture.mode or self.mode(record.key)
+        return capture.mode != "off"
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Watch what a request asks of backends."""
@@ -208,19 +195,26 @@ class Captures:
             return
         if record.capture.by not in (0, id(record)):  # a job, which outlasts the request
             first = record.capture
-            record.capture = Capture(first.environ, first.sent, ends=1)
+            record.capture = Capture(first.environ, first.sent, [0])
             record.capture.off = first.off
         record.capture.by = id(record)
         cancel.on_exchange = partial(self._called, record, record.capture)
 
-    def _called(self, record: Record, capture: Capture, exchange: Any, *sent: Any) -> None:
-        line, _, _ = sent[0].partition(b"\n")
-        if self.mode(record.key) == "off" or line.endswith(COUNTING):
+    def _called(
+        self,
+        record: Record,
+        capture: Capture,
+        exchange: Any,
+        message: bytes,
+        rest: Iterable[bytes],
+    ) -> None:
+        if message.find(COUNTING, 0, 256) >= 0 or not self._captures(capture, record):
             return
-        if len(capture.calls) < CALLS:
-            capture.calls.append(_Call(exchange, *sent))
-        else:
+        if len(capture.calls) >= CALLS:
             capture.more += 1
+            return
+        exchange.keep(_Read(received := Kept()))
+        capture.calls.append(_Call(exchange, message, rest, received))
 
     def finished(self, record: Record, took: float) -> None:
         """Called with every request that asked a model."""
@@ -229,9 +223,8 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
-        mode = self.mode(record.key)
-        is_fine = outcome_of(record) in (OK, CANCELLED)
-        if not capture.off and (mode == "all" or (mode == "failed" and not is_fine)):
+        wanted = self._captures(capture, record) and not capture.off
+        if wanted and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
             about = {"id": record.id, "object": "request.capture", "key": record.key}
             capture.head = {**about, "ended": time.time(), "status": record.status}
         self._end(capture)
@@ -282,7 +275,7 @@ class Captures:
     def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
         """At most so many captures with this `request` or `key`, the newest first."""
         rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
-        return [_with_prompt(msgspec.json.decode(zlib.decompress(row.data))) for row in rows]
+        return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""
@@ -290,19 +283,3 @@ class Captures:
         if "request" not in chosen:
             self._deleted[chosen["key"]] = time.time()  # one that is being written stays away
         return run_in_native_thread(partial(self.ring.delete, **chosen))
-
-
-def _with_prompt(capture: Json) -> Json:
-    """With the last prompt that a backend got; token ids are written as <5>. "" if the backend made
-    it from messages, or if it was cut."""
-    prompt: Any = ""
-    for call in capture["calls"]:
-        try:
-            sent = msgspec.json.decode(call["sent"]["text"])
-        except (msgspec.DecodeError, RecursionError):
-            continue
-        if type(sent) is dict:
-            prompt = sent.get("prompt") or sent.get("input_prefix") or prompt
-    pieces = prompt if type(prompt) is list else [prompt]
-    text = "".join(piece if type(piece) is str else f"<{piece}>" for piece in pieces)
-    return {**capture, "prompt": text}

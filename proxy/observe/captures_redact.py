@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -24,34 +24,31 @@ _SECRETS = [
     (b"@", re.compile(rb"(://)[^\s/@\"\\]+(?=@)")),
     *(
         (part, re.compile(rb'(?i)(\\*"[\w-]*%b\\*"\s*:\s*\\*")[^"\\]+' % part))
-        for part in b"authorization authorization_token api_key api-key apikey access_token"
-        b" secret password".split()
+        for part in b"authorization authorization_token access_token api_key api-key apikey secret"
+        b" password".split()
     ),
 ]
 
 
-def body(pieces: Iterable[bytes], missing: int, secrets: Iterable[bytes]) -> dict[str, Any]:
-    """The text that is kept, and how many bytes are missing: so many behind the pieces, and those
-    of a text that is too long."""
-    data = b"".join(pieces)
-    if b"\0" in data[:4096]:
-        data = _note(b"binary", data)
-    data = without_secrets(without_files(data), secrets)
-    return {
-        "text": data[:MOST].decode(errors="replace"),
-        "missing": missing + max(0, len(data) - MOST),
-    }
-
-
-def without_secrets(data: bytes, secrets: Iterable[bytes]) -> bytes:
-    """The text without these secrets, and without what looks like one."""
-    for secret in secrets:
-        data = data.replace(secret, HIDDEN) if len(secret) >= LEAST else data
-    lower = data.lower()
-    for part, pattern in _SECRETS:
-        if part in lower:
+def bodies(
+    given: Iterable[tuple[bytes, int]], secrets: Iterable[bytes] = ()
+) -> Iterator[dict[str, Any]]:
+    """The text that is kept of each body, and how many bytes are missing: those behind it, and
+    those of a text that is too long. The secrets are in none."""
+    kept = [(data, missing) for data, missing in given]
+    every = b"\n".join(data for data, _ in kept).lower()
+    patterns = [pattern for part, pattern in _SECRETS if part in every]
+    known = [secret for secret in secrets if len(secret) >= LEAST and secret.lower() in every]
+    for data, missing in kept:
+        if b"\0" in data[:4096]:
+            data = _note(b"binary", data)
+        data = without_files(data)
+        for secret in known:
+            data = data.replace(secret, HIDDEN)
+        for pattern in patterns:
             data = pattern.sub(rb"\1" + HIDDEN, data)
-    return data
+        missing += max(0, len(data) - MOST)
+        yield {"text": data[:MOST].decode(errors="replace"), "missing": missing}
 
 
 def without_files(data: bytes) -> bytes:

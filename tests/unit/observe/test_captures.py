@@ -23,7 +23,7 @@ from proxy.core.task import Task
 from proxy.errors import UpstreamFault
 from proxy.observe import captures as module
 from proxy.observe.captures import Kept
-from proxy.observe.captures_redact import MOST, body, without_files, without_secrets
+from proxy.observe.captures_redact import MOST, bodies, without_files
 from proxy.observe.captures_store import Ring, Row
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
@@ -199,7 +199,7 @@ def test_backend_side_and_prompt(tmp_path: Path) -> None:
         driver.pool.close()
     (call,) = capture["calls"]
     assert (call["request"], call["status"]) == ("POST /completion", 200)
-    assert json.loads(call["sent"]["text"])["prompt"] == capture["prompt"] == driver.tasks[0].text
+    assert json.loads(call["sent"]["text"])["prompt"] == driver.tasks[0].text
     assert call["received"]["text"] == 'data: {"content": "Hi", "key": "[key]"}\n\n'
     assert "backend-secret" not in json.dumps(capture)
 
@@ -217,6 +217,11 @@ def test_what_does_not_fit_is_dropped_and_counted(
 
 
 # -- what is kept of a body
+
+
+def kept_of(data: bytes, *secrets: bytes) -> dict[str, Any]:
+    (kept,) = bodies([(data, 0)], secrets)
+    return kept
 
 
 def test_files_become_type_size_and_digest() -> None:
@@ -252,28 +257,27 @@ def test_files_become_type_size_and_digest() -> None:
     ],
 )
 def test_keys_are_removed(secret: bytes) -> None:
-    kept = without_secrets(secret, [b"mine is abcdefgh12345"])
-    assert b"abcdefgh12345" not in kept
+    kept = kept_of(secret, b"mine is abcdefgh12345")["text"]
+    assert "abcdefgh12345" not in kept
     json.loads(kept)
 
 
 def test_ordinary_text_stays_as_it_is() -> None:
     text = json.dumps(
         {"content": "The task-force of me@example.org met: password reset, a bearer of news."}
-    ).encode()
-    assert without_secrets(without_files(text), [b"short"]) == text
+    )
+    assert kept_of(text.encode(), b"short") == {"text": text, "missing": 0}
 
 
 def test_long_bodies_are_cut_and_say_so() -> None:
     kept = Kept()
-    for _ in range(3):
-        kept.add(b"word " * (MOST // 5))
-    cut = kept.json([])
-    assert len(cut["text"]) == MOST
-    assert cut["missing"] == kept.size - MOST
-    kept.add(b"x" * module.KEEP)
-    assert kept.json([])["missing"] == kept.size - MOST
-    assert body([b"RIFF\0\0\0\0"], 0, [])["text"].startswith("[binary, 8 bytes, sha256 ")
+    for more in (0, 0, 0, module.KEEP):
+        kept.take([b"word " * (MOST // 5) + b"x" * more])
+        (cut,) = bodies([kept.joined()])
+        assert len(cut["text"]) <= MOST
+        assert cut["missing"] == kept.size - len(cut["text"])
+    assert cut["missing"] > module.KEEP
+    assert kept_of(b"RIFF\0\0\0\0")["text"].startswith("[binary, 8 bytes, sha256 ")
 
 
 # -- the ring
