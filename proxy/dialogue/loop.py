@@ -391,7 +391,7 @@ class ToolAnswer:
         most = self.request.max_tool_calls or self.bounds.rounds
         try:
             listed = [event for runner in self.runners for event in runner.listed()]
-            request = yield from self._prepared(self._offering(), listed)
+            request = yield from self._prepared(self.offering(), listed)
             for count in range(self.bounds.rounds):
                 if count == min(most, self.bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
@@ -450,7 +450,7 @@ class ToolAnswer:
         self.caller = msgspec.structs.replace(self.caller, idle=False)
         self.info.has_effects = True
 
-    def _offering(self) -> CompletionRequest:
+    def offering(self) -> CompletionRequest:
         """The request with all tools; those of the client take precedence."""
         own = {tool.name for tool in self.request.tools}
         offered = []

@@ -206,7 +206,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             if len(self.task.prompt) > SHORT:
                 pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
                 check_prompt_size(self.task, pool, self.cancel)
-            self.slot_request = _slot_request(self.context, self.task, self.model, self.caller)
+            self.slot_request = slot_request_of(self.context, self.task, self.model, self.caller)
             self.context.retries.spent -= SHARE
             while self.state is not State.DONE:
                 try:
@@ -610,7 +610,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         return min(written, max(0, before) + tokens)
 
 
-def _slot_request(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
+    """What a choice asks the scheduler for."""
     text, boundaries, request = task.prompt, task.boundaries, task.request
     messages = request.messages
     if messages and not text:

@@ -48,7 +48,7 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
         self.left = len(self.tasks) * self.choices
         most = self.allowance.plan.largest_answer
         if most is not None:
-            self.tasks = [_shortened(task, most) for task in self.tasks]
+            self.tasks = [shortened(task, most) for task in self.tasks]
 
     def enter(self, cancel: Cancel) -> None:
         """Take what the answer may need. A second call does nothing. Raises the errors of
@@ -113,7 +113,7 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
     return most_tokens(task)
 
 
-def _shortened(task: Task, most: int) -> Task:
+def shortened(task: Task, most: int) -> Task:
     """The task with an answer of at most so many tokens."""
     limit = task.max_tokens
     if limit is not None and limit <= most:

@@ -78,6 +78,12 @@ class Model(Protocol):
     ) -> list[Task]: ...
 
 
+def limit_of(request: CompletionRequest, n_ctx: int) -> int:
+    """The most tokens that the prompt of a request may have without a summary."""
+    limit = n_ctx - min(request.max_tokens or ROOM, ROOM)
+    return limit if request.compaction is None else min(limit, request.compaction.trigger)
+
+
 def compact(
     gateway: Model,
     request: CompletionRequest,
@@ -94,11 +100,8 @@ def compact(
     barred = caller.may.barred_tiers
     pool = gateway.context.registry.pool(model, barred)
     n_ctx = max((backend.n_ctx for backend in pool), default=0)
-    limit = most = n_ctx - min(request.max_tokens or ROOM, ROOM)
-    instructions = ""
-    if request.compaction is not None:
-        limit = min(limit, request.compaction.trigger)
-        instructions = request.compaction.instructions
+    most, limit = n_ctx - min(request.max_tokens or ROOM, ROOM), limit_of(request, n_ctx)
+    instructions = request.compaction.instructions if request.compaction is not None else ""
     # What a prompt has at most is known without counting it.
     if not n_ctx or (not tasks[0].backend_templates and most_tokens(tasks[0]) <= limit):
         return None

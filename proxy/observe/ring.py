@@ -92,10 +92,14 @@ class Requests:
 
     def header(self, record: Record) -> str:
         """The decision for a request so far, in ASCII."""
+        return json.dumps(self.decision_json(record.info, record.shown or str)["decision"])
+
+    def decision_json(self, info: Info, shown: Shown) -> Json:
+        """The same as JSON."""
         self._work_out()
         with self._lock:
-            decision = self._decision(record.info)
-        return json.dumps(decision_json(decision, record.shown or str)["decision"])
+            decision = self._decision(info)
+        return decision_json(decision, shown)
 
     def _row(self, record: Record, took: float, ended: float) -> LedgerRow:
         return row_of(record, took, ended, self.routes, PrefillSpeeds())

@@ -9,13 +9,20 @@ from .state import ConversationRecord, Grant, Placement, SlotRequest
 
 
 def placement(
-    pool: Pool, request: SlotRequest, grant: Grant, conversation: ConversationRecord, now: float
+    pool: Pool,
+    request: SlotRequest,
+    grant: Grant,
+    conversation: ConversationRecord,
+    now: float,
+    *,
+    forget: bool = True,
 ) -> Placement:
-    """The facts about a grant, before its slot is taken."""
+    """The facts about a grant, before its slot is taken. If it will be, `forget` the loss that it
+    makes up for."""
     backend, own, held = grant.backend, grant.reuse, grant.slot.held
     loss, turn, shared = None, 0, 0
     if own is None or own.conversation is not conversation:
-        loss, own = pool.find_loss(request.chain), None
+        loss, own = pool.find_loss(request.chain, forget=forget), None
         if conversation.turns:  # only then there can be a prompt of it somewhere
             places = (other for other, _ in pool.matches(request.chain))
             own = next((other for other in places if other.conversation is conversation), None)

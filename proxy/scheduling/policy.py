@@ -67,7 +67,7 @@ DISK = 0.02  # weight of a second of saving or restoring: it delays no other ans
 PATIENCE = 0.25  # seconds that restoring may take longer for a request than evaluating
 
 
-def _reused(held: CachedPrompt, depth: int, chain: Chain) -> int:
+def reused(held: CachedPrompt, depth: int, chain: Chain) -> int:
     """The tokens of a cached prompt that one with this chain reuses, if they agree up to its link
     `depth` (from 1)."""
     end, own = chain.ends[depth - 1], held.chain
@@ -93,7 +93,7 @@ def decide(
             continue
         if not (may_wait or slot is None or not slot.busy):
             continue
-        cached = min(_reused(held, depth, request.chain), prompt - 1)
+        cached = min(reused(held, depth, request.chain), prompt - 1)
         if slot is None or not (backend.pins or slot.busy):
             if not held.file or restoring_pays(pool, backend, held.tokens, cached):
                 best_outside = outside.get(backend.name)
@@ -109,7 +109,7 @@ def decide(
         if slot.busy:
             turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
             wait += pool.turns_ahead(link) * turn  # (1) of those that wait for it already
-        cost = _cost(known, pool, backend, wait, prompt - cached, now)
+        cost = cost_of(known, pool, backend, wait, prompt - cached, now)
         if not continues:
             # (4) All of it counts: if its conversation returns, it needs a slot with this prefix.
             # The conversation of a busy slot is not silent yet when the slot is free.
@@ -124,9 +124,11 @@ def decide(
         if cost < least:
             least = cost
             best = (
-                WaitForSlot(now + wait, link if slot.busy or hold else None)
+                WaitForSlot(now + wait, link if slot.busy or hold else None, cost)
                 if wait
-                else Grant(backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached)
+                else Grant(
+                    backend=backend, slot=slot, prompt=prompt, reuse=held, cached=cached, cost=cost
+                )
             )
 
     for held, cached in outside.values():
@@ -137,14 +139,14 @@ def decide(
             turn = (prompt - cached) / pool.rate(backend) + pool.answer / pool.pace(backend)
             wait = min(slot_wait(slot, backend, pool, now) for slot in slots)
             wait += pool.line.parked(key) / len(backend.slots) * turn
-            cost = _cost(known, pool, backend, wait, prompt - cached, now)
+            cost = cost_of(known, pool, backend, wait, prompt - cached, now)
             if cost < least:
-                least, best = cost, WaitForSlot(now + wait, key)
+                least, best = cost, WaitForSlot(now + wait, key, cost)
 
-    for slot, backend in _free_slots(request, pool, now):
+    for slot, backend in free_slots(request, pool, now):
         reuse, cached = outside.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
-        cost = _cost(known, pool, backend, wait, prompt - cached, now)
+        cost = cost_of(known, pool, backend, wait, prompt - cached, now)
         old, save, hold = slot.held, False, 0.0
         restore = reuse if reuse is not None and reuse.file else None
         if restore is not None:  # (5)
@@ -163,7 +165,7 @@ def decide(
             least = cost
             if wait or hold:
                 any_slot = backend_key(backend.name) if hold else None
-                best = WaitForSlot(now + (hold or wait), any_slot)
+                best = WaitForSlot(now + (hold or wait), any_slot, cost)
                 continue
             best = Grant(
                 backend=backend,
@@ -175,11 +177,12 @@ def decide(
                 pin=(backend.pins or restore is not None) and not backend.counting,
                 restore=restore,
                 save=save,
+                cost=cost,
             )
     return best
 
 
-def _free_slots(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
+def free_slots(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
     """The free slots to compare, least recently used first. Backends that evaluate a prompt are
     passed over, so their slots become the least recently used ones of all. Therefore these come
     last, and only a few of each."""
@@ -270,7 +273,7 @@ def may_serve(
     )
 
 
-def _cost(
+def cost_of(
     known: dict[str, Terms],
     pool: Pool,
     backend: BackendRecord,

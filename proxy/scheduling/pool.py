@@ -187,13 +187,13 @@ class Pool(Struct, eq=False):
             del self.losses[next(iter(self.losses))]
         self.losses[held.chain.links[held.chain.turn - 1]] = loss
 
-    def find_loss(self, chain: Chain) -> Loss | None:
-        """The loss of the longest prompt that one with this chain would continue. It is forgotten,
-        since the chain takes its place."""
+    def find_loss(self, chain: Chain, *, forget: bool = True) -> Loss | None:
+        """The loss of the longest prompt that one with this chain would continue: to `forget` if
+        the chain takes its place."""
         losses = self.losses
         for link in reversed(chain.links) if losses else ():
             if link in losses:
-                return losses.pop(link)
+                return losses.pop(link) if forget else losses[link]
         return None
 
     def forget(

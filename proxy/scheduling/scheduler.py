@@ -26,6 +26,7 @@ from .lease import BaseScheduler, Lease, Outcome, Ticket
 from .placement import placement
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
+from .preview import Preview, preview
 from .saved_slots import SavedSlots
 from .sessions import named
 from .state import (
@@ -255,6 +256,33 @@ class LocalScheduler(BaseScheduler):
         else:
             self._review((ticket,))
         return ticket
+
+    def preview(self, request: SlotRequest) -> Preview:
+        """What would become of a request now; nothing is changed. Raises NoBackend."""
+        with self._lock:
+            now = self._clock()
+            pool, up = self._pool(request)
+            if not (up or self._wait_for_backend):
+                raise NoBackend()
+            conversation = pool.conversation(request)
+            is_side_job = request.background or (
+                request.session != ""
+                and pool.sessions.is_side_job(named(request), conversation, request.tools)
+            )
+            request = msgspec.structs.replace(request, since=now, background=is_side_job)
+            reach, in_reach = EVERYWHERE, request
+            if pool.tiered:
+                known = conversation.sample if conversation.turns else canary_sample(request)
+                reach = Tiers(pool, now).reach(request, known, len(pool.line))
+                in_reach = _within(request, reach)
+            decision = None
+            if pool.free and not pool.line.active:
+                decision = self._policy(in_reach, pool, now)
+            seen = preview(pool, in_reach, conversation, decision, now, len(self.queue))
+            if isinstance(decision, Grant) and reach.passed:
+                passed = reach.before(decision.backend, known)
+                seen = msgspec.structs.replace(seen, passed=passed)
+            return seen
 
     @property
     def waiting(self) -> int:

@@ -203,6 +203,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     whole: bool = False  # the lease has the backend's other slots as well
     # The backends of earlier tiers and why they were passed over (see `tiers.TierChoice`).
     passed: tuple[tuple[str, str], ...] = ()
+    cost: float = 0.0  # in seconds, 0 if no other place was compared
 
 
 class WaitForSlot(Struct, frozen=True):
@@ -212,6 +213,7 @@ class WaitForSlot(Struct, frozen=True):
 
     until: float
     key: bytes | None = None
+    cost: float = 0.0  # in seconds
 
 
 LossCause = Literal["evicted", "restarted", "swapped", "removed", "resized", "moved", "failed"]

@@ -37,6 +37,8 @@ from .stream import Encoder, EventSource, SlotBody, encoded
 
 _encode = msgspec.json.Encoder().encode
 _PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
+# environ key of what is done instead of an answer, with the dialect and `begin` of the view.
+INSTEAD = "slotproxy.instead"
 View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -67,6 +69,8 @@ def completion_view(
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
     that needs no model; `begin` replaces the gateway's `answer`."""
     record: Record = environ[RECORD]
+    if (instead := environ.get(INSTEAD)) is not None:
+        return instead(dialect, begin)  # type: ignore[no-any-return]
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
     cancel = Cancel()
@@ -79,17 +83,7 @@ def completion_view(
         record.stop = disconnect.watch(environ, cancel)
         if early is not None and (known := early(raw, cancel)) is not None:
             return _whole(known, record)
-        is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
-        if is_small or not isinstance(dialect, _PURE):
-            parsed_request = dialect.parse(raw)
-        else:
-            parsed_request = run_in_native_thread(partial(dialect.parse, raw))
-        session = session_name(environ, raw, parsed_request.session)
-        if session != parsed_request.session:
-            parsed_request = msgspec.structs.replace(parsed_request, session=session)
-        caller = services.callers.caller(record.key, environ)
-        if caller.may.rights:
-            parsed_request = permissions.of_caller(services, environ, parsed_request)
+        parsed_request, caller = read_chat(services, environ, dialect, raw)
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
         meta = ResponseMeta(
@@ -115,6 +109,24 @@ def completion_view(
         if answer is not None:
             answer.close()
     return _whole(reply, record)
+
+
+def read_chat(
+    services: Services, environ: Environ, dialect: Dialect, raw: dict[str, Any]
+) -> tuple[CompletionRequest, Caller]:
+    """The request of a body in this dialect, and its caller, whose key was checked."""
+    is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
+    if is_small or not isinstance(dialect, _PURE):
+        chat = dialect.parse(raw)
+    else:
+        chat = run_in_native_thread(partial(dialect.parse, raw))
+    session = session_name(environ, raw, chat.session)
+    if session != chat.session:
+        chat = msgspec.structs.replace(chat, session=session)
+    caller = services.callers.caller(environ[RECORD].key, environ)
+    if caller.may.rights:
+        chat = permissions.of_caller(services, environ, chat)
+    return chat, caller
 
 
 def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:

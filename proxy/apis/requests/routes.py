@@ -1,29 +1,37 @@
-"""GET /v1/requests, one request with the reason of its placement, and cancelling one that runs.
+"""GET /v1/requests, one request with the reason of its placement, cancelling one that runs, and
+what would be done with a body.
 
 A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
 see and cancel all, and likewise read and delete what was captured of them. Requests that ended come
-from this process' memory, and older ones and those of
-other processes from the ledger."""
+from this process' memory, and older ones and those of other processes from the ledger."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
-from flask import request
+from flask import current_app, request
 
+from ...core.request import CompletionRequest
+from ...dialogue.loop import ToolAnswer
 from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
+from ...gateway import Answer, Caller
+from ...gateway.explain import explain as what_if
 from ...observe.ring import Json, ended_json, row_json
-from ...web import permissions
+from ...runtime.cancel import Cancel
+from ...web import disconnect, permissions
+from ...web.fastpath import Application, BodyAndHeaders, Environ
 from ...web.ledger import query
-from ...web.observability import Record
+from ...web.model_tables import read_request
+from ...web.observability import RECORD, Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import json_route
+from ...web.spine import INSTEAD, Dialect, json_route, read_chat
+from ...web.stream import EventSource
 from ..fields import decimal
 
 blueprint = Api("requests", __name__, group="", tag="slotproxy")
@@ -180,3 +188,77 @@ def _capture(services: Services, record: Record, name: str) -> Json:
         f"there is no capture of the request {name[:100]!r}: it must be the x-request-id of a"
         " request of this key that was captured, and captures are deleted after some days"
     )
+
+
+CHAT = "/v1/chat/completions"
+UNLISTED = "tools of MCP servers: asked for when the answer begins, so they are missing here"
+Begin = Callable[[CompletionRequest, Cancel, Caller], EventSource]
+
+
+@json_route(blueprint, "POST", "/v1/explain", body="ChatCompletionRequest")
+def explain(services: Services, record: Record) -> Any:
+    """What would be done with this body, without doing it: model, backend, slot and the other
+    places with their costs, prompt, grammar and ignored fields. `route` says whose body it is."""
+    path = request.args.get("route", CHAT)
+    environ: Environ = {**request.environ, "PATH_INFO": services.settings.api_prefix + path}
+    view = cast(Application, current_app).direct.get(environ["PATH_INFO"])
+    if view is None:
+        raise InvalidParameter("route", f"must be one that answers with text, such as {CHAT}")
+    inner, told = Record(environ), list[Json]()
+    inner.route = environ["PATH_INFO"]  # its rights are those of the route
+    environ[RECORD] = inner
+
+    def instead(dialect: Dialect, begin: Begin | None) -> BodyAndHeaders:
+        told.append(_explained(services, inner, environ, dialect, begin))
+        return [], []
+
+    environ[INSTEAD] = instead
+    view(services, environ)
+    return told[0]
+
+
+def _explained(
+    services: Services, record: Record, environ: Environ, dialect: Dialect, begin: Begin | None
+) -> Json:
+    record.key = services.keys.check(environ)
+    shown = permissions.shown_names(services, record.key)
+    with disconnect.watched(environ) as cancel:
+        raw = read_request(services, record, environ)
+        chat, caller = read_chat(services, environ, dialect, raw)
+        answer = (begin or services.gateway.answer)(chat, cancel, caller)
+        warnings: tuple[str, ...] = record.warnings
+        if isinstance(answer, ToolAnswer):
+            if answer.request.servers:
+                warnings += (UNLISTED,)
+            answer = services.gateway.answer(answer.offering(), cancel, caller)
+        assert isinstance(answer, Answer)
+        told = what_if(services.gateway, answer)
+    preview, grammar = told.preview, {"text": told.grammar, "begins": told.grammar_begins}
+    decision = services.requests.decision_json(answer.info, shown)
+    return {
+        "object": "explanation",
+        "model": told.model,
+        "must_load": told.loads,
+        "summarizes_first": told.summarizes,
+        "prompt": told.prompt,
+        "prompt_tokens": told.prompt_tokens,
+        "context": told.n_ctx,
+        "max_tokens": told.max_tokens,
+        "rendered_by": "backend" if told.backend_renders else "slotproxy",
+        "template": told.template,
+        "grammar": grammar if told.grammar else None,
+        "warnings": [*warnings, *answer.info.warnings],
+        **decision,
+        "queue": preview and {"place": preview.place, "wait_seconds": round(preview.wait, 3)},
+        "places": [
+            {
+                "backend": shown(place.backend),
+                "slot": place.slot,
+                "busy": place.busy,
+                "cached_tokens": place.cached,
+                "wait_seconds": round(place.wait, 3),
+                "cost_seconds": round(place.cost, 3),
+            }
+            for place in (preview.places if preview else ())
+        ],
+    }

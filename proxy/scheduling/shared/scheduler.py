@@ -24,6 +24,7 @@ import msgspec
 from ...errors import GatewayError
 from ..lease import BaseScheduler, Lease, Outcome, Ticket
 from ..prefix import Chain
+from ..preview import Preview
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
 from ..view import View
@@ -182,6 +183,12 @@ class SharedScheduler(BaseScheduler):
 
     def slots(self, name: str) -> int:
         return self._table.slots(name)
+
+    def preview(self, request: SlotRequest) -> Preview:
+        with self._lock:
+            views = {name: up for name, (up, _) in self._backends.items()}
+            request = ops.enqueue(0, request, is_retry=False).request
+            return self._table.preview(msgspec.structs.replace(request, views=views))
 
     def view(self, group: str, key: str) -> View:
         with self._lock:

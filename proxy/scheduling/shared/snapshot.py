@@ -26,6 +26,7 @@ from ..state import (
     BackendRecord,
     CachedPrompt,
     ConversationRecord,
+    Grant,
     Slot,
     SlotRequest,
 )
@@ -40,6 +41,7 @@ DERIVED: dict[type, set[str]] = {
     Pool: {"line", "index", "guessed", "tiered", "losses"},
     BackendRecord: {"pool", "reserved"},  # the latter is set only while the queue is served
     SlotRequest: {"views"},
+    Grant: {"cost"},
 }
 
 
