@@ -132,8 +132,10 @@ def answered(page: Callable[[], Response]) -> Response:
 
 
 def template_values() -> dict[str, object]:
-    name = session.signed_in()
+    name, captures = session.signed_in(), current_services().captures
     return {
+        "capture": captures.mode(name or "") if captures is not None else "off",
+        "capture_days": f"{current_services().settings.captures.days:g}",
         "csrf_token": token,
         "signed_in": name,
         "administers": bool(name) and permissions.is_admin(current_services(), str(name)),

@@ -1,15 +1,17 @@
 """The page of requests: those that run and those that ended, and why a prompt was evaluated."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from flask import Response, render_template
+from flask import Response, current_app, render_template, request
 
 from ...apis.requests import routes
+from ...errors import InvalidParameter
 from .. import permissions
+from ..fastpath import Application
 from ..services import current_services
 from ..spine import json_view
-from . import api, guard
+from . import api, chat_models, guard
 
 blueprint = guard.guarded("panel_requests")
 
@@ -21,7 +23,8 @@ def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
     root, kept = services.settings.api_prefix + API, services.ledger is not None
-    return render_template("requests.html", admin=admin, api=root, kept=kept)
+    models = chat_models.names(services, request.environ)
+    return render_template("requests.html", admin=admin, api=root, kept=kept, models=models)
 
 
 @blueprint.get(API, endpoint="list", defaults={"view": routes.listed})
@@ -32,3 +35,13 @@ def page() -> str:
 def as_for_a_key(view: Any, **parts: str) -> Response:
     """What the routes of /v1/requests answer."""
     return json_view(partial(view, **parts))
+
+
+@blueprint.post(f"{API}/again")
+def again() -> Response:
+    """Answer a body as the route of an API does: one that was captured, to the signed-in key."""
+    path, app = request.args.get("route", ""), cast(Application, current_app)
+    if path not in app.direct:
+        raise InvalidParameter("route", "must be the path of a route that answers with text")
+    environ = {**request.environ, "PATH_INFO": path, "QUERY_STRING": ""}
+    return Response.from_app(app.wsgi_app, environ)  # type: ignore[return-value]  # it is flask's
