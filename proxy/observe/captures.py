@@ -111,6 +111,12 @@ class Capture:
         self.environ, self.sent, self.ends = environ, sent, ends
         self.received, self.calls = Kept(), list[_Call]()
 
+    def again(self, environ: dict[str, Any], sent: Kept) -> Capture:
+        """The capture of what this request began, and what outlasts it."""
+        capture = Capture(environ, sent, [0])
+        capture.off = self.off
+        return capture
+
     @property
     def size(self) -> int:
         calls = sum(len(call.message) + call.received.size for call in self.calls)
@@ -194,9 +200,7 @@ class Captures:
         if record.capture is None:
             return
         if record.capture.by not in (0, id(record)):  # a job, which outlasts the request
-            first = record.capture
-            record.capture = Capture(first.environ, first.sent, [0])
-            record.capture.off = first.off
+            record.capture = record.capture.again(record.capture.environ, record.capture.sent)
         record.capture.by = id(record)
         cancel.on_exchange = partial(self._called, record, record.capture)
 
