@@ -77,7 +77,7 @@ DialogueEvent = Sources | DialogueStep | TextDelta | ReasoningDelta | Tick | Fin
 
 
 def add(info: Info, completion: Info) -> None:
-    """Adds a completion's statistics to those of the dialogue."""
+    """Adds a completion's statistics to those of the dialogue, of which it is a step."""
     info.model, info.backend, info.slot = completion.model, completion.backend, completion.slot
     info.queue_wait += completion.queue_wait
     info.first_place = info.first_place or completion.first_place
@@ -90,4 +90,6 @@ def add(info: Info, completion: Info) -> None:
     info.longest = max(info.longest, completion.longest)
     info.continued += completion.continued
     info.usage += completion.usage
+    if info.steps[:1] != (completion,):
+        completion.task = None  # only the first prompt is explained
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))

@@ -390,8 +390,9 @@ class ToolAnswer:
     def _rounds(self) -> Generator[Batch, None, None]:
         most = self.request.max_tool_calls or self.bounds.rounds
         try:
-            listed = [event for runner in self.runners for event in runner.listed()]
-            request = yield from self._prepared(self.offering(), listed)
+            with self.info.timed("tools"):
+                listed = [event for runner in self.runners for event in runner.listed()]
+                request = yield from self._prepared(self.offering(), listed)
             for count in range(self.bounds.rounds):
                 if count == min(most, self.bounds.rounds - 1):
                     request = msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
@@ -407,7 +408,8 @@ class ToolAnswer:
                     return
                 text, call, owner, finished = called
                 self._begin_call()
-                observed = yield from owner.run(call, self._seconds())
+                with self.info.timed("tools"):
+                    observed = yield from owner.run(call, self._seconds())
                 if observed is None:
                     self.info.outcome = "tool_calls"
                     yield [msgspec.structs.replace(finished, reason="tool_calls")]
@@ -484,6 +486,7 @@ class ToolAnswer:
         """Streams one round. If the model calls a tool to run, returns what it wrote before, the
         call and who runs it, and the end of its answer."""
         answer = self.gateway.answer(request, self.cancel, self.caller)
+        self.info.steps += (answer.info,)
         text: list[str] = []
         call: ToolCall | None = None
         owner: Runner | None = None

@@ -167,7 +167,8 @@ class Running:
                 messages = (*messages, Message(role="assistant", content=request.begun))
             completion = self._completion(messages)
         else:
-            by_question = yield from self._found()
+            with self.info.timed("search"):
+                by_question = yield from self._found()
             completion, cited = self._fitted(by_question)
             yield Sources(cited)
         answer = self._gateway.answer(completion, self.cancel, self.caller)
@@ -293,6 +294,7 @@ def dialogue_events(
     tells which. Thoughts are short, so up to `hold` characters are held back, and longer text is
     streamed as part of the answer."""
     info.model = answer.info.model
+    info.steps += (answer.info,)
     held, streams = "", False
     try:
         for _, batch in answer:

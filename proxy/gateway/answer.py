@@ -120,14 +120,18 @@ class Answer(Struct, eq=False, kw_only=True):
         info = self.info
         try:
             if self.make_tasks is not None:
-                for note in self.context.registry.load(self.model, self.cancel):
-                    info.loading = note
-                    yield 0, []
+                with info.timed("load"):
+                    for note in self.context.registry.load(self.model, self.cancel):
+                        info.loading = note
+                        yield 0, []
                 info.loading = ""
                 # Those made before only served to refuse invalid requests early.
                 self.tasks = self.make_tasks()
-            compact = self.compact
-            if compact is not None and (shortened := (yield from compact(self.tasks, info))):
+            shortened = None
+            if self.compact is not None:
+                with info.timed("summary"):
+                    shortened = yield from self.compact(self.tasks, info)
+            if shortened:
                 self.tasks, self.compacted = shortened
                 info.compacted = self.compacted.messages
                 wish = self.request.compaction
@@ -148,7 +152,8 @@ class Answer(Struct, eq=False, kw_only=True):
                 self.tasks = bounded.tasks
                 # A request that uses idle slots only often finds none: it enters when it has one.
                 if not self.caller.idle:
-                    bounded.enter(self.cancel)
+                    with info.timed("limits"):
+                        bounded.enter(self.cancel)
         except GatewayError as error:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]

@@ -318,12 +318,13 @@ class Attempt(Struct, eq=False, kw_only=True):
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
         info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
-        info.placement, info.template = lease.placement, caps.template
+        info.placement, info.template, info.task = lease.placement, caps.template, self.task
         if grant.passed or self.passed:
             info.passed = tuple({**dict(grant.passed), **self.passed}.items())
         if grant.save or grant.restore is not None:
-            for _ in slot.prepare(self.cancel):
-                yield []
+            with info.timed("restore"):
+                for _ in slot.prepare(self.cancel):
+                    yield []
         return slot
 
     def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
@@ -335,6 +336,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         ticks = tells_place or self.state is State.RESUMING
         allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
+        info.ticket = ticket
         # An answer that has begun goes on, however many requests of its key wait.
         if allowance is not None and self.state is not State.RESUMING:
             queued = allowance.queued()
@@ -347,6 +349,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                         yield []
         finally:
             ticket.leave()
+            info.ticket = None
         info.place = 0
         return lease
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -11,7 +13,9 @@ from msgspec import Struct
 from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
+from ..core.task import Task
 from ..core.usage import Usage
+from ..scheduling.lease import Ticket
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import Placement, SlotRequest
 from .admission import RetryBudget
@@ -78,7 +82,8 @@ class Info(Struct, kw_only=True):
     slot: int = -1
     queue_wait: float = 0.0
     first_place: int = 0  # the first position in the queue,
-    place: int = 0  # and the present one, 0 for none
+    place: int = 0  # and the present one, 0 for none, for a client that sees it
+    ticket: Ticket | None = None  # while it waits
     loading: str = ""  # a notice that the model is being loaded
     continued: int = 0  # how often the answer resumed on another backend
     placed: float = 0.0  # since the request began, like the next two
@@ -99,4 +104,17 @@ class Info(Struct, kw_only=True):
     # Of the last slot, and the template of its backend, to explain the request.
     placement: Placement | None = None
     template: str = ""
+    task: Task | None = None
     uncached: bool = False  # the request does not want the prompt cache
+    # What took how many seconds before the prompt was evaluated; the rounds of an answer that runs
+    # tools, and these.
+    steps: tuple[tuple[str, float] | Info, ...] = ()
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note how long this step takes: limits, load, summary, restore, search or tools."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.steps += ((step, perf_counter() - began),)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from .. import compiling
 from ..backends.driver import Capabilities
-from ..backends.pools import Backend
+from ..backends.pools import LOADED, Backend
 from ..core.task import Task
 from ..errors import (
     ContextExceeded,
@@ -55,21 +55,26 @@ class Explanation(Struct, kw_only=True):
     preview: Preview | None = None
 
 
+def must_load(gateway: Gateway, name: str) -> Explanation | None:
+    """The explanation for a model that must be loaded first. Raises as `answering`."""
+    model, shown = gateway.registry.answering(name)
+    if gateway.registry.unknown(model) or gateway.registry.status(model) not in LOADED:
+        return Explanation(model=shown, loads=True)
+    return None
+
+
 def explain(gateway: Gateway, answer: Answer) -> Explanation:
-    """The explanation of an answer that has not begun. Raises the errors that it would begin
-    with."""
+    """The explanation of an answer that has not begun, of a model that is loaded. Raises the errors
+    that it would begin with."""
     registry, context, caller = gateway.registry, answer.context, answer.caller
     model, cancel, task = answer.model, answer.cancel, answer.tasks[0]
     told = Explanation(model=answer.name)
-    if answer.make_tasks is not None:
-        told.loads = True
-        return told
     if (allowance := caller.allowance) is not None:
         allowance.for_model(lambda: registry.names_of(model))
         allowance.check()
         if (most := allowance.plan.largest_answer) is not None:
             task = shortened(task, most)
-    pool = registry.pool(model, caller.may.barred_tiers)
+    pool = [b for b in registry.pool(model, caller.may.barred_tiers) if b.is_loaded]
     if not pool:
         raise registry.none_up(model)
     told.template = dict(gateway.profile(model))
@@ -91,6 +96,7 @@ def explain(gateway: Gateway, answer: Answer) -> Explanation:
     info.warnings += context.scheduler.notices
     info.backend, info.template, info.passed = backend.name, caps.template, told.preview.passed
     info.placement = told.preview.placement
+    info.task = task
     info.uncached = adapted.sampling.get("cache_prompt") is False
     told.prompt = _text(with_sent_prompt(task, backend, cancel), backend)
     told.prompt_tokens = _count(task, backend, cancel)
@@ -119,7 +125,7 @@ def _placed(
         names = [place.backend for place in preview.places if place.backend in left]
         backend = left[names[0]] if names else next(iter(left.values()))
         caps = backend.caps
-        if caps is None or caps.provisional:
+        if caps is None or caps.provisional or not backend.is_loaded:
             return None
         try:
             adapted = adapt_to_backend(task, backend, caps, answer.cancel, key=answer.caller.key)

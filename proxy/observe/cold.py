@@ -6,8 +6,10 @@ sentence for each cause, under `requests.why`, with the values in their places."
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -16,23 +18,48 @@ from ..scheduling.prefix import BLOCK, Chain, agreement
 from ..scheduling.state import Placement
 from ..web.observability.record import duration
 
+PIECE = 32  # characters between two checksums of the beginning of a prompt
+PIECES = 2048  # that have one
+BEFORE, AFTER = 16, 64  # characters of a prompt that are shown around a difference
+CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
+
+
+class Difference(NamedTuple):
+    """The first place where a prompt differs from an earlier one, within PIECE characters."""
+
+    position: int
+    before: str
+    after: str
+
 
 class Reason(NamedTuple):
     cause: str
     values: Mapping[str, str | int]
+    difference: Difference | None = None
 
 
 class Earlier(Struct, frozen=True):
-    """An earlier prompt of the same key and session, and the template that it was made with."""
+    """An earlier prompt of the same key and session, the template that it was made with, and
+    checksums of its beginnings."""
 
     chain: Chain
     template: str
+    sums: Sequence[int] = ()
 
 
-def explain(placed: Placement, info: Info, earlier: Iterable[Earlier] = ()) -> Reason:
+def checksums(text: str) -> Sequence[int]:
+    """Those of the beginnings of a prompt."""
+    data, size, last = text[: PIECE * PIECES].encode("utf-32-le", "surrogatepass"), 4 * PIECE, 0
+    ends = range(size, len(data) + 1, size)
+    return array("I", [last := crc32(data[end - size : end], last) for end in ends])
+
+
+def explain(
+    placed: Placement, info: Info, earlier: Sequence[Earlier] = (), text: str = ""
+) -> Reason:
     """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
     cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
-    the latest first."""
+    the latest first. `text` is the prompt, if it is at hand."""
     prompt, cached = info.usage.prompt, info.usage.cached
     if not prompt:
         prompt, cached = placed.prompt, placed.expected
@@ -51,7 +78,23 @@ def explain(placed: Placement, info: Info, earlier: Iterable[Earlier] = ()) -> R
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
+    if text and cause in CUTS and (at := _differs(text, earlier)) is not None:
+        begin, end = max(at, int(values["begin"])), at + PIECE
+        if begin < end:
+            values |= {"begin": begin, "end": end}
+            before, after = text[max(0, begin - BEFORE) : begin], text[begin : begin + AFTER]
+            return Reason(cause, values, Difference(begin, before, after))
     return Reason(cause, values)
+
+
+def _differs(text: str, all_earlier: Iterable[Earlier]) -> int | None:
+    """Where the piece begins in which a prompt first differs from the earlier one that is most like
+    it."""
+    sums, piece = checksums(text), -1
+    for earlier in all_earlier:
+        pairs = enumerate(zip(sums, earlier.sums, strict=False))
+        piece = max(piece, next((n for n, (new, old) in pairs if new != old), -1))
+    return PIECE * piece if piece >= 0 else None
 
 
 def _cause(placed: Placement, info: Info, cached: int) -> str:

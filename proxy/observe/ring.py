@@ -8,25 +8,28 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import web
 from ..gateway import Info
+from ..gateway.attempt import placement_text
 from ..runtime.locks import native_lock
 from ..scheduling.state import Placement
 from ..store.ledger_rows import LedgerRow
 from ..web.ledger.writer import PrefillSpeeds, row_of
 from ..web.observability import Observer, Record
 from ..web.routes import Routes
-from .cold import Earlier, explain
+from .cold import Earlier, checksums, explain
 
 KEPT = 512  # requests that ended
-LONG = 64  # links of a prompt that are not kept longer than needed
+LONG = 8192  # characters of a prompt that is not kept longer than its request
 TALKS = 64  # pairs of key and session whose last prompts are compared with the next
 PROMPTS = 4  # of each
+RESTORE = "restore"  # the step that comes behind the queue
+HOLDERS = 5  # requests that had a slot before, as shown
 
 Json = dict[str, Any]
 Shown = Callable[[str], str]
@@ -55,8 +58,10 @@ class Requests:
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds."""
         self._finished.append((record, took, time.time()))
-        placed = record.info.placement
-        if placed is not None and len(placed.request.chain.links) > LONG:
+        first = _answers(record.info)[0]
+        if (placed := first.placement) is None:
+            return
+        if placed.request.chain.size > LONG or (first.task is not None and first.task.media):
             self._work_out()
 
     def ended(self, may_see: Callable[[str], bool]) -> Iterator[Ended]:
@@ -71,28 +76,72 @@ class Requests:
     def running_json(self, record: Record, shown: Shown) -> Json:
         """A request that runs. Its prompt's tokens are those that are expected."""
         info = record.info
+        now = _answers(info)[-1]
         with self._lock:
             decision = self._decision(info)
-        row = self._row(record, record.elapsed(), time.time())
+        took = record.elapsed()
+        row = self._row(record, took, time.time())
         prompt = decision["prompt_tokens"] if decision else 0
         cached = min(prompt, decision["expected_tokens"]) if decision else 0
-        is_placed = info.placed or info.backend
-        waits = "loading" if info.loading else "queued"
-        runs = "decode" if info.first_token else "prefill"
+        state = "loading" if now.loading else "queued"
+        if now.placed or now.backend:
+            state = "decode" if now.first_token else "prefill"
         return row_json(row, shown) | {
-            "state": runs if is_placed else waits,
-            "place": 0 if is_placed else info.place or info.first_place,
+            "state": "tools" if now is not info and now.outcome else state,
+            "place": now.ticket.place if now.ticket is not None else 0,
             "prompt_tokens": prompt,
             "cached_tokens": cached,
             "evaluated_tokens": prompt - cached,
-            "first_token_seconds": round(info.first_token, 3),
+            "first_token_seconds": round(_answers(info)[0].first_token, 3),
             "outcome": "",
+            "timeline": timeline(info, took),
             **decision_json(decision, shown),
         }
 
+    def opened(self, name: str, may_see: Callable[[str], bool], shown: Shown) -> Json | None:
+        """A request with what its slot held before, if it runs or is remembered."""
+        for record in self.running(may_see):
+            if record.id == name:
+                info, one = _answers(record.info)[-1], self.running_json(record, shown)
+                placed = one["started"] + info.placed if info.placed else time.time()
+                return one | self._slot_before(info.backend, info.slot, placed, one, may_see)
+        for ended in self.ended(may_see):
+            row, facts = ended
+            if row.request == name:
+                one = ended_json(ended, shown)
+                before = self._slot_before(row.backend, row.slot, facts["placed"], one, may_see)
+                return one | before
+        return None
+
+    def _slot_before(
+        self, backend: str, slot: int, begin: float, later: Json, may_see: Callable[[str], bool]
+    ) -> Json:
+        """The last requests of this process that had the slot before this time, the newest first,
+        and what the next one did with their prompts. Of those that the caller may not see, only the
+        times are told."""
+        holders: list[Json] = []
+        for row, facts in reversed([*self._ended]):
+            if (row.backend, row.slot) != (backend, slot) or facts["placed"] >= begin:
+                continue
+            known = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
+            holders.append(
+                {
+                    **(known if may_see(row.key) else dict.fromkeys(known)),
+                    "began": facts["placed"],
+                    "ended": row.ended / 1000,
+                    "then": _became(later["decision"]),
+                }
+            )
+            if len(holders) == HOLDERS:
+                break
+            later = facts
+        return {"slot_before": holders}
+
     def header(self, record: Record) -> str:
-        """The decision for a request so far, in ASCII."""
-        return json.dumps(self.decision_json(record.info, record.shown or str)["decision"])
+        """The decision for a request so far, in ASCII and without its text."""
+        decision = self.decision_json(record.info, record.shown or str)["decision"]
+        decision["reason"].pop("difference")
+        return json.dumps(decision)
 
     def decision_json(self, info: Info, shown: Shown) -> Json:
         """The same as JSON."""
@@ -114,27 +163,33 @@ class Requests:
                     "stream": record.stream,
                     "place": info.first_place,
                     "first_token_seconds": round(info.first_token, 3),
-                    "timeline": _timeline(row, info.placed),
+                    "timeline": timeline(info, took),
+                    "placed": round(ended - took + info.placed, 3),
                     "decision": self._decision(info),
                 }
                 self._ended.append(Ended(row, facts))
-                self._remember(info)
+                self._remember(_answers(info)[0])
 
     def _remember(self, info: Info) -> None:
-        """Remember the prompt, to compare the next of the same key and session with it."""
+        """Remember the prompt, to compare the next of the same key and session with it, and let go
+        of its text."""
         if (placed := info.placement) is not None and not placed.request.background:
             talk = _talk(placed)
             prompts = self._prompts.setdefault(talk, deque(maxlen=PROMPTS))
-            prompts.appendleft(Earlier(placed.request.chain, info.template))
+            sums = checksums(_text(info))
+            prompts.appendleft(Earlier(placed.request.chain, info.template, sums))
             self._prompts.move_to_end(talk)
             if len(self._prompts) > TALKS:
                 self._prompts.popitem(last=False)
+        info.task = None
 
     def _decision(self, info: Info) -> Json | None:
         """Where a request was placed, and why its prompt was evaluated."""
+        info = _answers(info)[0]
         if (placed := info.placement) is None:
             return None
-        cause, values = explain(placed, info, self._prompts.get(_talk(placed), ()))
+        earlier = self._prompts.get(_talk(placed), ())
+        cause, values, difference = explain(placed, info, [*earlier], _text(info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -144,26 +199,77 @@ class Requests:
             "side_job": placed.request.background,
             "restored": placed.restores,
             "saved": placed.saves,
+            "kept": placed.keeps,
+            "continued": placed.continues,
             "replaced_tokens": placed.replaced,
             "passed": [{"backend": name, "why": why} for name, why in info.passed],
-            "reason": {"cause": cause, "values": values},
+            "reason": {
+                "cause": cause,
+                "values": values,
+                "difference": difference and difference._asdict(),
+            },
         }
+
+
+def _became(next_: Json | None) -> str:
+    """What became of a slot's content by the decision about the next request there."""
+    if next_ is None:
+        return "unknown"
+    for name in ("continued", "saved", "kept"):
+        if next_[name]:
+            return name
+    return "replaced" if next_["replaced_tokens"] else "lost"
 
 
 def _talk(placed: Placement) -> _Talk:
     return placed.request.model, placed.request.key, placed.request.session
 
 
-def _timeline(row: LedgerRow, placed: float) -> list[Json]:
-    """The steps of a request whose first run began after so many seconds."""
-    steps = {
-        "prepare": max(0.0, placed - row.queue_seconds),  # with limits, loading and restoring
-        "queue": row.queue_seconds,
-        "prefill": row.prefill_seconds,
-        "decode": row.decode_seconds,
-    }
-    steps["other"] = max(0.0, row.seconds - sum(steps.values()))
-    return [{"step": name, "seconds": round(took, 3)} for name, took in steps.items()]
+def _answers(info: Info) -> Sequence[Info]:
+    """The rounds of an answer that runs tools, or the answer itself."""
+    rounds = [part for part in info.steps if isinstance(part, Info)]
+    return [each for part in rounds for each in _answers(part)] or [info]
+
+
+def _text(info: Info) -> str:
+    """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids."""
+    if info.task is None:
+        return ""
+    return info.task.text or placement_text(info.task.request)[0]
+
+
+def timeline(info: Info, seconds: float) -> list[Json]:
+    """The steps of a request that takes so many seconds so far."""
+    steps = [*_steps(info, seconds)]
+    steps.append(("other", seconds - sum(took for _, took in steps)))
+    return [{"step": name, "seconds": round(took, 3)} for name, took in steps if took >= 0]
+
+
+def _steps(info: Info, seconds: float) -> Iterator[tuple[str, float]]:
+    """Those of an answer, or of each round of one that runs tools. The last may be under way."""
+    before = [part for part in info.steps if isinstance(part, tuple)]
+    if len(before) < len(info.steps):
+        for part in info.steps:
+            for step in _steps(part, seconds) if isinstance(part, Info) else (part,):
+                seconds -= step[1]
+                yield step
+        return
+    passed = info.queue_wait + sum(took for _, took in before)
+    if info.placed:
+        yield "prepare", max(0.0, info.placed - passed)
+    yield from (step for step in before if step[0] != RESTORE)
+    if info.queue_wait or info.ticket is not None:
+        yield "queue", info.queue_wait or seconds - passed
+    yield from (step for step in before if step[0] == RESTORE)
+    if info.placed:
+        first = info.first_token or seconds
+        prefill = max(0.0, first - info.placed)
+        if info.placement is not None and info.placement.loads:
+            yield "load", max(0.0, prefill - info.evaluating)
+            prefill = min(prefill, info.evaluating)
+        yield "prefill", prefill
+        if info.first_token:
+            yield "decode", max(0.0, (info.last_token if info.outcome else seconds) - first)
 
 
 def ended_json(one: Ended, shown: Shown) -> Json:
@@ -198,10 +304,11 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
 def decision_json(decision: Json | None, shown: Shown) -> Json:
     if decision is None:
         return {"decision": None}
-    cause, values = decision["reason"]["cause"], dict(decision["reason"]["values"])
+    why = decision["reason"]
+    cause, values = why["cause"], dict(why["values"])
     values |= {name: shown(values[name]) for name in ("backend", "kept") if values[name]}
     sentence = sentences()[cause].format_map(values)
-    reason = {"cause": cause, "sentence": sentence, "values": values}
+    reason = {**why, "sentence": sentence, "values": values}
     passed = [{**one, "backend": shown(one["backend"])} for one in decision["passed"]]
     named = {"backend": shown(decision["backend"]), "passed": passed, "reason": reason}
     return {"decision": decision | named}

@@ -60,7 +60,7 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     )
     lease.written = held
     lease.replaced = slot.before = old = slot.held
-    is_kept = not backend.pins and backend.cache_kind == "ram" and grant.restore is None
+    is_kept = lease.placement is not None and lease.placement.keeps
     if old is not None and old.conversation is not lease.conversation and not is_kept:
         loss = Loss(
             why="evicted",

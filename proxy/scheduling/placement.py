@@ -40,6 +40,7 @@ def placement(
         expected=grant.cached,
         restores=grant.restore is not None,
         saves=grant.save,
+        keeps=not backend.pins and backend.cache_kind == "ram" and grant.restore is None,
         fresh=grant.fresh,
         loads=backend.load_delay,
         turns=conversation.turns,

@@ -244,7 +244,8 @@ class Placement(Struct, frozen=True, kw_only=True):
     prompt: int  # tokens, as estimated
     expected: int  # of them cached
     restores: bool  # a file is restored first
-    saves: bool  # what the slot held is saved first
+    saves: bool  # what the slot held is saved to a file first,
+    keeps: bool  # or kept in the server's RAM
     fresh: bool  # the slot may hold another group's prompt, which must not be reused
     loads: float  # seconds until the model is loaded
     turns: int  # that the conversation had before

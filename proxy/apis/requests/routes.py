@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, cast
 
 from flask import current_app, request
@@ -19,8 +19,9 @@ from flask import current_app, request
 from ...core.request import CompletionRequest
 from ...dialogue.loop import ToolAnswer
 from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
-from ...gateway import Answer, Caller
+from ...gateway import Answer, Caller, Info
 from ...gateway.explain import explain as what_if
+from ...gateway.explain import must_load
 from ...observe.ring import Json, ended_json, row_json
 from ...runtime.cancel import Cancel
 from ...web import disconnect, permissions
@@ -65,6 +66,12 @@ class _Requests:
         """The remembered ones, the newest first."""
         for one in self._services.requests.ended(self.may_see):
             yield self._named(ended_json(one, self.shown))
+
+    def opened(self, name: str) -> Json | None:
+        one = self._services.requests.opened(name, self.may_see, self.shown)
+        if one is None:
+            return None
+        return self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
 
     def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
         """Those in the ledger, none while its database is unavailable."""
@@ -123,11 +130,11 @@ def read(services: Services, record: Record, name: str) -> Any:
     long each step took."""
     everyone = permissions.is_admin(services, record.key)
     requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
-    stored = requests.stored(now - LOOK_BACK, now, {"request": name}, 1)
-    for one in chain(requests.running_json(), requests.ended(), stored):
-        if one["id"] == name:
-            own, captures = {"request": name, "key": one["key"]}, services.captures
-            return {**one, "captured": captures is not None and bool(captures.find(**own))}
+    known = requests.opened(name)
+    known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
+    if known is not None:
+        own, captures = {"request": name, "key": known["key"]}, services.captures
+        return {**known, "captured": captures is not None and bool(captures.find(**own))}
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         " that asked a model, and at most seven days old"
@@ -225,16 +232,19 @@ def _explained(
     with disconnect.watched(environ) as cancel:
         raw = read_request(services, record, environ)
         chat, caller = read_chat(services, environ, dialect, raw)
-        answer = (begin or services.gateway.answer)(chat, cancel, caller)
-        warnings: tuple[str, ...] = record.warnings
-        if isinstance(answer, ToolAnswer):
-            if answer.request.servers:
-                warnings += (UNLISTED,)
-            answer = services.gateway.answer(answer.offering(), cancel, caller)
-        assert isinstance(answer, Answer)
-        told = what_if(services.gateway, answer)
+        permissions.check_model(services, environ, chat.model)
+        info, warnings = Info(), record.warnings
+        told = must_load(services.gateway, chat.model)
+        if told is None:
+            answer = (begin or services.gateway.answer)(chat, cancel, caller)
+            if isinstance(answer, ToolAnswer):
+                if answer.request.servers:
+                    warnings += (UNLISTED,)
+                answer = services.gateway.answer(answer.offering(), cancel, caller)
+            assert isinstance(answer, Answer)
+            told, info = what_if(services.gateway, answer), answer.info
     preview, grammar = told.preview, {"text": told.grammar, "begins": told.grammar_begins}
-    decision = services.requests.decision_json(answer.info, shown)
+    decision = services.requests.decision_json(info, shown)
     return {
         "object": "explanation",
         "model": told.model,
@@ -247,7 +257,7 @@ def _explained(
         "rendered_by": "backend" if told.backend_renders else "slotproxy",
         "template": told.template,
         "grammar": grammar if told.grammar else None,
-        "warnings": [*warnings, *answer.info.warnings],
+        "warnings": [*warnings, *info.warnings],
         **decision,
         "queue": preview and {"place": preview.place, "wait_seconds": round(preview.wait, 3)},
         "places": [

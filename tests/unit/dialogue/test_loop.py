@@ -106,6 +106,16 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
     assert result == Message(role="tool", content="echo a", name="echo", tool_call_id="c1")
 
 
+def test_rounds_and_tools_are_steps_of_the_answer() -> None:
+    model: Any = Scripted(called("echo", "{}"), said("a"))
+    cancel = Cancel()
+    runner = AgentRunner(cancel, 0, {"echo": Echo()})
+    answer = ToolAnswer(model, [runner], ASKED, cancel, ANYBODY, AgentConfig())
+    assert [*answer]
+    steps = ["round" if isinstance(step, Info) else step[0] for step in answer.info.steps]
+    assert steps == ["tools", "round", "tools", "round"]
+
+
 def test_long_answer_streams_once_it_is_not_a_thought() -> None:
     long = "x" * HOLD
     events = run(Scripted(said(long, "y", "z")))

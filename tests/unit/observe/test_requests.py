@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 
 from proxy.apis.requests import routes
 from proxy.backends.driver import Capabilities
+from proxy.config import ApiKey
 from proxy.core.task import Task
-from proxy.observe import ring
+from proxy.gateway import Info
+from proxy.observe import cold, ring
 from proxy.runtime.cancel import Cancel
 from tests.fakes import (
+    CAPS,
     ScriptedDriver,
     ScriptedRun,
     ledger_of,
@@ -30,7 +34,7 @@ from tests.unit.web.ledger.test_usage_routes import ADMIN, ANN, KEYS
 
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}]}
 REQUESTS = "/v1/requests"
-STEPS = ("prepare", "queue", "prefill", "decode", "other")
+STEPS = ["prepare", "prefill", "decode", "other"]
 
 
 def app_with(driver: ScriptedDriver, **settings: Any) -> Flask:
@@ -54,7 +58,7 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     one = get(app, f"{REQUESTS}/{name}").get_json()
     assert (one["state"], one["outcome"], one["key"]) == ("ended", "ok", "ann")
     assert (one["prompt_tokens"], one["cached_tokens"], one["evaluated_tokens"]) == (7, 2, 5)
-    assert [step["step"] for step in one["timeline"]] == list(STEPS)
+    assert [step["step"] for step in one["timeline"]] == STEPS
     assert sum(step["seconds"] for step in one["timeline"]) == pytest.approx(
         one["seconds"], abs=0.01
     )
@@ -63,6 +67,7 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert decision["reason"]["cause"] == "new"
     assert decision["reason"]["sentence"].startswith("This is the first request")
     assert one.pop("captured") is False
+    assert one.pop("slot_before") == []
     assert get(app).get_json()["data"] == [one]
 
 
@@ -74,8 +79,9 @@ def test_time_in_the_system_prompt_is_found() -> None:
         name = ask(app, messages=[{"role": role, "content": text} for role, text in talk])
     reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
     assert reason["cause"] == "head"
-    assert reason["values"]["begin"] == 0 < reason["values"]["end"] < 200
-    assert "between character 0 and" in reason["sentence"]
+    begin, end = reason["values"]["begin"], reason["values"]["end"]
+    assert end - begin == cold.PIECE and "11:00" in reason["difference"]["after"]
+    assert f"between character {begin} and {end}" in reason["sentence"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,3 +214,105 @@ def test_page_has_the_same_routes() -> None:
     name = ask(app)
     assert get(app, "/pages/api/requests").get_json() == get(app).get_json()
     assert get(app, f"/pages/api/requests/{name}").get_json()["id"] == name
+
+
+HEAD = "You are a helpful assistant of the harbour. " * 4
+
+
+def talk_with(clock: str) -> list[dict[str, str]]:
+    texts = [("system", f"{HEAD}It is {clock}, and the sails are red."), ("user", "Hello!")]
+    return [{"role": role, "content": text} for role, text in texts]
+
+
+def test_words_around_the_first_difference() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    ask(app, messages=talk_with("10:00"))
+    more = [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Go on."}]
+    body = {"messages": talk_with("11:00") + more}
+    told = app.test_client().post("/v1/explain", json=CHAT | body, headers=ANN).get_json()
+    explain = ANN | {"x-slotproxy-explain": "1"}
+    sent = app.test_client().post("/v1/chat/completions", json=CHAT | body, headers=explain)
+    name = sent.headers["x-request-id"]
+    one = get(app, f"{REQUESTS}/{name}", ADMIN).get_json()
+    reason = one["decision"]["reason"]
+    words = reason["difference"]
+    assert reason["cause"] == "head"
+    assert words == told["decision"]["reason"]["difference"]
+    assert "11:00" in words["after"] and HEAD.rstrip().endswith(words["before"][-8:])
+    assert len(words["before"] + words["after"]) <= cold.BEFORE + cold.AFTER
+    assert reason["values"]["begin"] == words["position"] > 128
+    assert "difference" not in json.loads(sent.headers["x-slotproxy-decision"])["reason"]
+    finished = services_of(app).observer._finished
+    assert [row.info.task for row in finished if row.asks_model] == [None, None]
+
+
+def test_slot_says_who_had_it_before() -> None:
+    app = app_with(ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, slots=1)))
+    theirs = ask(app, ADMIN)
+    first = ask(app, messages=talk_with("1"))
+    second = ask(app, messages=talk_with("2"))
+    seen = get(app, f"{REQUESTS}/{second}").get_json()
+    mine, other = seen["slot_before"]
+    assert (mine["id"], mine["key"], mine["key_name"], mine["then"]) == (
+        (first, "ann", "ann", "replaced")
+    )
+    assert mine["tokens"] == 10 and mine["began"] <= mine["ended"] + 0.01
+    assert (other["id"], other["key"], other["tokens"]) == (None, None, None)
+    assert other["began"] < mine["began"]
+    whole = get(app, f"{REQUESTS}/{second}", ADMIN).get_json()["slot_before"]
+    assert [one["id"] for one in whole] == [first, theirs]
+
+
+def test_limits_are_a_step() -> None:
+    keys = tuple(
+        ApiKey(key.name, key.secret, options={"rpm_limit": "100"}) if key.name == "ann" else key
+        for key in KEYS
+    )
+    app = make_app(ScriptedDriver(say("Hi")), file_keys=keys, admins=("root",))
+    one = get(app, f"{REQUESTS}/{ask(app)}").get_json()
+    assert [step["step"] for step in one["timeline"]] == ["prepare", "limits", *STEPS[1:]]
+
+
+def test_waiting_request_has_its_place_and_time_in_line() -> None:
+    app = app_with(Waiting(say("Hi"), msgspec.structs.replace(CAPS, slots=1)))
+
+    def post() -> Any:
+        return app.test_client().post("/v1/chat/completions", json=CHAT, headers=ANN)
+
+    def running() -> list[Any]:
+        return sorted(get(app).get_json()["running"], key=lambda one: str(one["state"]))
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(post), pool.submit(post)]
+        wait_until(lambda: [one["state"] for one in running()] == ["prefill", "queued"])
+        first, second = running()
+        assert (first["place"], second["place"]) == (0, 1)
+        assert second["decision"] is None
+        assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
+        assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]
+        for one in (second, first):
+            ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=ANN)
+            assert ended.get_json()["cancelled"] == 1
+        assert {answer.result(30).status_code for answer in answers} == {409}
+
+
+def test_timeline_of_an_answer_that_runs_tools() -> None:
+    first = Info(placed=0.5, first_token=0.7, last_token=1.0, queue_wait=0.2, outcome="tool_calls")
+    first.steps = (("limits", 0.1), ("restore", 0.1))
+    second = Info(placed=0.1, first_token=0.3)  # it writes
+    info = Info(steps=(("search", 1.0), first, ("tools", 2.0), second))
+    steps = [(step["step"], step["seconds"]) for step in ring.timeline(info, 5.0)]
+    assert steps == [
+        ("search", 1.0),
+        ("prepare", 0.1),
+        ("limits", 0.1),
+        ("queue", 0.2),
+        ("restore", 0.1),
+        ("prefill", 0.2),
+        ("decode", 0.3),
+        ("tools", 2.0),
+        ("prepare", 0.1),
+        ("prefill", 0.2),
+        ("decode", 0.7),
+        ("other", 0.0),
+    ]
