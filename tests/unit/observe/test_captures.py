@@ -161,12 +161,16 @@ def test_owners_read_theirs_and_administrators_all_into_the_audit(tmp_path: Path
     assert client.get(f"/v1/requests/{name}", headers=ANN).get_json()["captured"] is False
 
 
-def test_captures_are_exported_and_deleted_with_a_keys_data(tmp_path: Path) -> None:
+def test_captures_are_exported_and_deleted_with_a_keys_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = app_with(ScriptedDriver(), tmp_path)
     client, name, other = app.test_client(), ask(app), ask(app, ADMIN)
     assert capture_of(app, name).status_code == 200
     exported = client.get("/v1/data", headers=ANN).get_json()["captures"]
     assert [capture["id"] for capture in exported] == [name]
+    monkeypatch.setattr("proxy.apis.data.routes.MOST_CAPTURES", 0)
+    assert client.get("/v1/data", headers=ANN).get_json()["captures"] == []
     late = ask(app)  # not stored yet
     assert client.delete("/v1/data", headers=ANN).get_json()["deleted"]["captures"] == 2
     for gone in (name, late):
@@ -179,9 +183,10 @@ class Asking(ScriptedDriver):
     """Asks a backend over HTTP, too, as drivers do."""
 
     pool: ConnectionPool
+    paths: tuple[str, ...] = ("/tokenize", "/completion")
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
-        for path in ("/tokenize", "/completion"):
+        for path in self.paths:
             sent = {"prompt": task.prompt, "stream": True}
             self.pool.ask("POST", path, sent, timeout=5, cancel=cancel)
         return super().stream(task, slot, caps, cancel)
@@ -204,16 +209,30 @@ def test_backend_side_and_prompt(tmp_path: Path) -> None:
     assert "backend-secret" not in json.dumps(capture)
 
 
+def test_number_of_calls_is_bounded(tmp_path: Path) -> None:
+    driver = Asking(say("Hi"))
+    driver.paths = ("/completion",) * (module.CALLS + 2)
+    with RawServer([head(0)] * len(driver.paths)) as server:
+        driver.pool = ConnectionPool(server.url)
+        app = app_with(driver, tmp_path)
+        capture = capture_of(app, ask(app)).get_json()
+        driver.pool.close()
+    assert (len(capture["calls"]), capture["more_calls"]) == (module.CALLS, 2)
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MOST_HELD", 10), ("MOST_WAITING", 0)])
 def test_what_does_not_fit_is_dropped_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
     app = app_with(ScriptedDriver(), tmp_path)
     captures = services_of(app).captures
     assert captures is not None
-    monkeypatch.setattr(module, "MOST_HELD", 10)
-    ask(app)
-    captures.flush()
+    monkeypatch.setattr(module, bound, value)
+    name = ask(app)
     assert captures.dropped == 1
+    monkeypatch.undo()
+    assert capture_of(app, name).status_code == 404
+    assert capture_of(app, ask(app)).status_code == 200
 
 
 # -- what is kept of a body
