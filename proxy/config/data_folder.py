@@ -47,6 +47,7 @@ def stored(settings: Settings) -> str:
     where = f"{folder}/".replace(f"{Path.home()}/", "~/").removesuffix("/")
     usage = "usage, ", ", --ledger-days 0 turns usage off"
     kept, off = usage if settings.ledger_days else ("", "")
+    kept += "captures, " if settings.capture != "off" else ""
     return f"{where} (conversations, {kept}files); --data FOLDER moves it{off}"
 
 

@@ -149,7 +149,7 @@ function again(capture, { calls, models }) {
  * when it was deleted. */
 export function captureView(capture, context, removed) {
   const told = make("p", { className: "note", role: "status" });
-  const act = (name, onclick, className = "quiet") => make("button", { type: "button", className, onclick }, words(`captures.${name}`));
+  const act = (name, onclick, className = "quiet") => make("button", { type: "button", className, onclick }, words(`captures.act.${name}`));
   const buttons = [
     act("markdown", () => download(`request-${capture.id.slice(0, 8)}.md`, "text/markdown", markdown(capture))),
     act("json", () => download(`request-${capture.id.slice(0, 8)}.json`, "application/json", JSON.stringify(capture, null, 2))),
