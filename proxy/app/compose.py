@@ -234,6 +234,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         captures = Captures(ring, lambda key: keys.capture(key, settings.capture))
         observer.on_begin = captures.begin
         observer.on_finished.append(captures.finished)
+        life.on_close(Step.LEDGER, captures.close)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -304,8 +305,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         life.on_close(Step.BATCHES, batch_runner.close)
     if ledger is not None:
         life.on_close(Step.LEDGER, ledger.close)
-    if captures is not None:
-        life.on_close(Step.LEDGER, captures.close)
     watch.start()
     registry.start()
     host.start()

@@ -95,12 +95,12 @@ class Exchange:
         self._cancel = cancel
         self.tick = tick
         self._body: list[bytes] = []
+        if cancel is not None and cancel.on_exchange is not None:
+            self._body = cancel.on_exchange(self, message, rest)
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
         self.on_header = self._headers.setdefault
-        if cancel is not None and cancel.on_exchange is not None:
-            cancel.on_exchange(self, message, rest)
         self._parser: Any = httptools.HttpResponseParser(self)  # None when it is over
         try:
             if cancel is not None:
@@ -109,11 +109,6 @@ class Exchange:
         except BaseException:
             self.close()
             raise
-
-    def keep(self, body: list[bytes]) -> None:
-        """Collect the answer's pieces in this list, which is cleared with each read. Called before
-        the exchange begins."""
-        self._body, self.on_body = body, body.append
 
     # called by the parser
 

@@ -11,7 +11,6 @@ import re
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,7 +34,6 @@ CALLS = 8  # of a request to backends
 MOST_WAITING = 4096  # captures that wait to be stored, and
 MOST_HELD = 64 << 20  # bytes of theirs
 PERIOD = 0.25  # seconds between two looks for them
-QUIET = 60.0  # seconds between two log lines about dropped ones
 LEVEL = 1  # of the compression
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
@@ -90,14 +88,6 @@ class _Call(NamedTuple):
     rest: Iterable[bytes]
     received: Kept
 
-    def parts(self) -> tuple[list[bytes], Kept]:
-        """The lines of the head that was sent, and the body."""
-        head, _, begin = self.message.partition(b"\r\n\r\n")
-        body = Kept()
-        # The parts of an upload are in a file, which is closed by now.
-        body.take([begin, *(self.rest if type(self.rest) is tuple else ())])
-        return head.split(b"\r\n"), body
-
 
 class Capture:
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
@@ -131,26 +121,24 @@ class Capture:
         }
         private = [name for name in headers if PRIVATE.search(name)]
         secrets = [headers[name].rpartition(" ")[2].encode("latin-1") for name in private]
-        given, heads = [self.sent, self.received], []
+        given, requests = [self.sent, self.received], list[bytes]()
         for call in calls:
-            (first, *lines), sent = call.parts()
+            head, _, begin = call.message.partition(b"\r\n\r\n")
+            first, *lines = head.split(b"\r\n")
             secrets += [line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author")]
+            sent = Kept()
+            # The parts of an upload are in a file, which is closed by now.
+            sent.take([begin, *(call.rest if type(call.rest) is tuple else ())])
             given += [sent, call.received]
-            heads.append(first.rpartition(b" ")[0].decode("latin-1"))
+            requests.append(first.rpartition(b" ")[0])
         texts = bodies(map(Kept.joined, given), secrets)
         whole = (self.head or {}) | {
             "request": f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
             "headers": headers | dict.fromkeys(private, HIDDEN.decode()),
-            "sent": next(texts),
-            "received": next(texts),
+            **_sides(texts),
             "calls": [
-                {
-                    "request": head,
-                    "status": call.exchange.status,
-                    "sent": next(texts),
-                    "received": next(texts),
-                }
-                for head, call in zip(heads, calls, strict=True)
+                {"request": line.decode("latin-1"), "status": call.exchange.status, **_sides(texts)}
+                for line, call in zip(requests, calls, strict=True)
             ],
             "more_calls": self.more,
         }
@@ -158,13 +146,17 @@ class Capture:
         return Row(whole["id"], whole["key"], whole["ended"], data)
 
 
+def _sides(texts: Iterator[Json]) -> Json:
+    return {"sent": next(texts), "received": next(texts)}
+
+
 class Captures:
     """`mode` says what is captured of the key of this name: all, failed or off."""
 
     def __init__(self, ring: Ring, mode: Callable[[str], str]) -> None:
         self.mode, self.ring = mode, ring
-        self.dropped = self._held = self._reported = 0
-        self._waiting: deque[Capture] = deque()
+        self.dropped = self._held = 0
+        self._waiting: list[Capture] = []
         self._deleted: dict[str, float] = {}  # when all of a key were deleted
         self._lock = native_lock()
         self._closing = threading.Event()
@@ -181,9 +173,8 @@ class Captures:
             if record.asks_model and self._captures(capture, record):
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
-                    close: Callable[[], None] = getattr(parts, "close", nothing)
-                    over = partial(self._end, capture)
-                    return body(capture.received.of(parts), close, over)
+                    close = getattr(parts, "close", nothing)
+                    return body(capture.received.of(parts), close, partial(self._end, capture))
                 capture.received.take(parts)
             self._end(capture)
             return parts  # type: ignore[no-any-return]
@@ -197,28 +188,25 @@ class Captures:
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Watch what a request asks of backends."""
-        if record.capture is None:
+        capture: Capture | None = record.capture
+        if capture is None:
             return
-        if record.capture.by not in (0, id(record)):  # a job, which outlasts the request
-            record.capture = record.capture.again(record.capture.environ, record.capture.sent)
-        record.capture.by = id(record)
-        cancel.on_exchange = partial(self._called, record, record.capture)
+        if capture.by not in (0, id(record)):  # a job, which outlasts the request
+            record.capture = capture = capture.again(capture.environ, capture.sent)
+        capture.by = id(record)
+        cancel.on_exchange = partial(self._called, record, capture)
 
     def _called(
-        self,
-        record: Record,
-        capture: Capture,
-        exchange: Any,
-        message: bytes,
-        rest: Iterable[bytes],
-    ) -> None:
+        self, record: Record, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
+    ) -> list[bytes]:
+        """The list in which an exchange collects what it parses."""
         if message.find(COUNTING, 0, 256) >= 0 or not self._captures(capture, record):
-            return
+            return []
         if len(capture.calls) >= CALLS:
             capture.more += 1
-            return
-        exchange.keep(_Read(received := Kept()))
-        capture.calls.append(_Call(exchange, message, rest, received))
+            return []
+        capture.calls.append(_Call(exchange, message, rest, received := Kept()))
+        return _Read(received)
 
     def finished(self, record: Record, took: float) -> None:
         """Called with every request that asked a model."""
@@ -248,13 +236,12 @@ class Captures:
         threading.Thread(target=self._run, name="captures", daemon=True).start()
 
     def _run(self) -> None:
-        working, logged = KeepAlive("storing captures", no_pause), -QUIET
+        working, logged = KeepAlive("storing captures", no_pause), 0
         while not self._closing.wait(PERIOD):
             working.turn(self.flush)
-            new, now = self.dropped - self._reported, time.monotonic()
-            if new and now - logged >= QUIET:
-                self._reported, logged = self.dropped, now
-                log.warning("captures: %d requests dropped: they could not be stored in time", new)
+            if self.dropped >= 2 * logged + 1:  # ever more rarely
+                logged = self.dropped
+                log.warning("captures: %d dropped, which could not be stored in time", logged)
 
     def close(self) -> None:
         """Store what waits."""
@@ -268,7 +255,7 @@ class Captures:
 
     def _store(self) -> None:
         with self._lock:
-            captures, self._waiting, self._held = self._waiting, deque(), 0
+            captures, self._waiting, self._held = self._waiting, [], 0
         rows = [capture.row() for capture in captures]
         try:
             self.ring.write(row for row in rows if row.at > self._deleted.get(row.key, 0.0))

@@ -54,8 +54,7 @@ class Ring:
 
     def find(self, most: int, /, **chosen: str) -> list[Row]:
         """At most so many captures with this `request` or `key`, the newest first."""
-        where = " AND ".join(f"{name} = ?" for name in chosen)
-        query = f"SELECT request, key, at, data FROM capture WHERE {where}"
+        query = f"SELECT request, key, at, data FROM capture {_where(chosen)}"
         with self._open() as db:
             rows = db.execute(f"{query} ORDER BY number DESC LIMIT {most:d}", [*chosen.values()])
             return [Row(*row) for row in rows]
@@ -63,10 +62,9 @@ class Ring:
     def delete(self, **chosen: str) -> int:
         """Delete the captures with this `request` or `key`, also from the pages of the file.
         Returns how many there were."""
-        where = " AND ".join(f"{name} = ?" for name in chosen)
         with self._open() as db:
             db.execute("PRAGMA secure_delete = ON")
-            gone = db.execute(f"DELETE FROM capture WHERE {where}", [*chosen.values()]).rowcount
+            gone = db.execute(f"DELETE FROM capture {_where(chosen)}", [*chosen.values()]).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -77,6 +75,10 @@ class Ring:
         with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
             db.executescript(_SCHEMA)
             yield db
+
+
+def _where(chosen: Iterable[str]) -> str:
+    return "WHERE " + " AND ".join(f"{name} = ?" for name in chosen)
 
 
 def _used(db: sqlite3.Connection) -> int:

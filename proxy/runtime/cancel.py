@@ -17,7 +17,7 @@ from ..errors import Cancelled
 
 Reason = Callable[[], Cancelled]
 """Makes the error with which a request ends."""
-OnExchange = Callable[[Any, bytes, Iterable[bytes]], None]
+OnExchange = Callable[[Any, bytes, Iterable[bytes]], list[bytes]]
 
 
 def client_left() -> Cancelled:
@@ -26,7 +26,7 @@ def client_left() -> Cancelled:
 
 class Cancel:
     """Set once, never unset. The first reason counts. `on_exchange` is called before each exchange
-    with a backend, with what will be sent."""
+    with a backend, with what will be sent, and makes the list that collects the answer."""
 
     __slots__ = ("_callbacks", "_reason", "cancelled", "on_exchange")
 
