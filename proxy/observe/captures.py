@@ -256,11 +256,11 @@ class Captures:
     def _store(self) -> None:
         with self._lock:
             captures, self._waiting, self._held = self._waiting, [], 0
-        rows = [capture.row() for capture in captures]
         try:
+            rows = [capture.row() for capture in captures]
             self.ring.write(row for row in rows if row.at > self._deleted.get(row.key, 0.0))
         except BaseException:
-            self.dropped += len(rows)
+            self.dropped += len(captures)
             raise
 
     def find(self, most: int = 1, /, **chosen: str) -> list[Json]:

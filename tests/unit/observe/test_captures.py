@@ -288,6 +288,17 @@ def test_ordinary_text_stays_as_it_is() -> None:
     assert kept_of(text.encode(), b"short") == {"text": text, "missing": 0}
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [b'"', b"\\", b"a", b"sk-", b"data:", b";a=b", b'"api_key', b"bearer ", b"://a@", b";base64,"],
+)
+def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
+    data = b'data:a/b":' + piece * (MOST // len(piece)) + b'"api_key@ sk- bearer authorization'
+    began = time.process_time()
+    kept_of(data)
+    assert time.process_time() - began < 2
+
+
 def test_long_bodies_are_cut_and_say_so() -> None:
     kept = Kept()
     for more in (0, 0, 0, module.KEEP):
