@@ -215,6 +215,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                         slot = yield from self._acquire()
                         self._prepare(slot)
                     self.run = run = slot.start(self.next_task, self.cancel)
+                    self.info.uncached = slot.uncached
                     generation, text, streaming = self.generation, self.text, False
                     batch: Batch = []
                     for batch in run:
@@ -379,7 +380,6 @@ class Attempt(Struct, eq=False, kw_only=True):
         )
         self.next_task = first_run(adapted) if adapted.thinks else adapted
         info.kinds = adapted.kinds
-        info.uncached = adapted.sampling.get("cache_prompt") is False
         limit = adapted.max_tokens or 0
         if resumes:
             self.tokens.limit = min(self.tokens.limit, self.tokens.written + limit)

@@ -105,7 +105,7 @@ class Info(Struct, kw_only=True):
     placement: Placement | None = None
     template: str = ""
     task: Task | None = None
-    uncached: bool = False  # the request does not want the prompt cache
+    uncached: bool = False  # the cached prompt would have been spoiled, so it was not reused
     # What took how many seconds before the prompt was evaluated; the rounds of an answer that runs
     # tools, and these.
     steps: tuple[tuple[str, float] | Info, ...] = ()

@@ -13,18 +13,10 @@ from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import LOADED, Backend
 from ..core.task import Task
-from ..errors import (
-    ContextExceeded,
-    GatewayError,
-    NoBackend,
-    Unsupported,
-    UpstreamFault,
-    UpstreamTimeout,
-)
+from ..errors import ContextExceeded, GatewayError, NoBackend, Unsupported, UpstreamFault
 from ..prompting import constraints
 from ..runtime.cancel import Cancel
-from ..scheduling.preview import Preview
-from ..scheduling.state import SlotRequest
+from ..scheduling.preview import Place
 from . import compaction
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import without
@@ -33,132 +25,105 @@ from .attempt import slot_request_of
 from .bounded import shortened
 from .gateway import Gateway
 from .generation import first_run
-from .sent_prompt import count_sent_prompt, with_sent_prompt
-
-NOT_TOLD = (Unsupported, UpstreamFault, UpstreamTimeout)
+from .sent_prompt import with_sent_prompt
 
 
 class Explanation(Struct, kw_only=True):
-    """`info` of the answer has its placement and warnings."""
+    """Of a model that must be loaded first, nothing else is known. The grammar begins at the start,
+    with the answer behind reasoning, or with a call. `info` of the answer has the rest."""
 
     model: str
-    loads: bool = False  # the model must be loaded first, and only then the rest is known
-    summarizes: bool = False  # a summary of the oldest messages would come first
+    must_load: bool = False
+    summarizes_first: bool = False  # the oldest messages, so the prompt is none that will be sent
     prompt: str | None = None
     prompt_tokens: int | None = None
-    n_ctx: int = 0
+    context: int = 0
     max_tokens: int | None = None
-    backend_renders: bool = False
+    rendered_by: str = "slotproxy"
     template: Mapping[str, str] = {}
-    grammar: str = ""
-    grammar_begins: str = ""  # at the "start", with the "answer" behind reasoning, or with a "call"
-    preview: Preview | None = None
+    grammar: Mapping[str, str] | None = None
+    queue: Mapping[str, float] | None = None
+    places: tuple[Place, ...] = ()
 
 
 def must_load(gateway: Gateway, name: str) -> Explanation | None:
     """The explanation for a model that must be loaded first. Raises as `answering`."""
     model, shown = gateway.registry.answering(name)
     if gateway.registry.unknown(model) or gateway.registry.status(model) not in LOADED:
-        return Explanation(model=shown, loads=True)
+        return Explanation(model=shown, must_load=True)
     return None
 
 
 def explain(gateway: Gateway, answer: Answer) -> Explanation:
     """The explanation of an answer that has not begun, of a model that is loaded. Raises the errors
-    that it would begin with."""
+    that it would begin with. Like an attempt, it goes to another backend if one cannot take it."""
     registry, context, caller = gateway.registry, answer.context, answer.caller
-    model, cancel, task = answer.model, answer.cancel, answer.tasks[0]
-    told = Explanation(model=answer.name)
+    model, cancel, task, info = answer.model, answer.cancel, answer.tasks[0], answer.info
     if (allowance := caller.allowance) is not None:
         allowance.for_model(lambda: registry.names_of(model))
         allowance.check()
         if (most := allowance.plan.largest_answer) is not None:
             task = shortened(task, most)
-    pool = [b for b in registry.pool(model, caller.may.barred_tiers) if b.is_loaded]
+    pool = [b for b in registry.pool(model, caller.may.barred_tiers) if b.is_loaded and b.caps]
+    reason: GatewayError = registry.none_up(model)
     if not pool:
-        raise registry.none_up(model)
-    told.template = dict(gateway.profile(model))
-    told.n_ctx = max(backend.n_ctx for backend in pool)
-    if answer.compact is not None and told.n_ctx:
-        first = pool[0]
-        told.prompt_tokens = _count(task, first, cancel)
-        if (told.prompt_tokens or 0) > compaction.limit_of(answer.request, told.n_ctx):
-            told.summarizes, told.prompt = True, _text(task, first)
+        raise reason
+    told = Explanation(model=answer.name, template=dict(gateway.profile(model)))
+    told.context = max(backend.n_ctx for backend in pool)
+    if answer.compact is not None and told.context:
+        told.prompt, told.prompt_tokens = _prompt(task, pool[0], cancel)
+        if (told.prompt_tokens or 0) > compaction.limit_of(answer.request, told.context):
+            told.summarizes_first = True
             return told
     check_prompt_size(task, pool, cancel)
-    placed = _placed(answer, task, slot_request_of(context, task, model, caller))
-    if placed is None:
-        told.loads = True
-        return told
-    told.preview, backend, caps, adapted = placed
-    info = answer.info
-    info.warnings = task.request.warnings + warnings(task, adapted, caps, cancel)
-    info.warnings += context.scheduler.notices
-    info.backend, info.template, info.passed = backend.name, caps.template, told.preview.passed
-    info.placement = told.preview.placement
-    info.task = task
-    info.uncached = adapted.sampling.get("cache_prompt") is False
-    told.prompt = _text(with_sent_prompt(task, backend, cancel), backend)
-    told.prompt_tokens = _count(task, backend, cancel)
-    told.max_tokens, told.n_ctx = adapted.max_tokens, backend.n_ctx
-    told.backend_renders = adapted.backend_templates
-    told.grammar, told.grammar_begins = _grammar(adapted, caps, cancel)
-    return told
-
-
-def _placed(
-    answer: Answer, task: Task, request: SlotRequest
-) -> tuple[Preview, Backend, Capabilities, Task] | None:
-    """Where a request would be placed, and its task for that backend; None if its model must be
-    loaded first. Like an attempt, it goes to another backend if one cannot take it."""
-    context = answer.context
-    reason: GatewayError | None = None
-    while True:
+    request = slot_request_of(context, task, model, caller)
+    while left := {b.name: b for b in pool if b.name not in request.exclude}:
         try:
             preview = context.scheduler.preview(request)
         except NoBackend:
-            raise reason or context.registry.none_up(answer.model) from None
-        pool = context.registry.pool(answer.model, answer.caller.may.barred_tiers)
-        left = {b.name: b for b in pool if b.name not in request.exclude}
-        if not left:
-            raise reason or context.registry.none_up(answer.model)
-        names = [place.backend for place in preview.places if place.backend in left]
-        backend = left[names[0]] if names else next(iter(left.values()))
+            break
+        names = (place.backend for place in preview.places)
+        backend = left[next(filter(left.__contains__, names), next(iter(left)))]
         caps = backend.caps
-        if caps is None or caps.provisional or not backend.is_loaded:
-            return None
+        assert caps is not None, "of the pool"
         try:
-            adapted = adapt_to_backend(task, backend, caps, answer.cancel, key=answer.caller.key)
+            adapted = adapt_to_backend(task, backend, caps, cancel, key=caller.key)
         except (Unsupported, ContextExceeded) as error:
             reason, request = error, without(request, backend.name)
             continue
-        return preview, backend, caps, adapted
+        told.prompt, told.prompt_tokens = _prompt(task, backend, cancel)
+        told.max_tokens, told.context = adapted.max_tokens, backend.n_ctx
+        told.rendered_by = "backend" if adapted.backend_templates else "slotproxy"
+        told.grammar = _grammar(adapted, caps, cancel)
+        told.queue = {"place": preview.place, "wait_seconds": round(preview.wait, 3)}
+        told.places = preview.places
+        ignored = warnings(task, adapted, caps, cancel)
+        info.warnings = task.request.warnings + ignored + context.scheduler.notices
+        info.placement, info.passed, info.task = preview.placement, preview.passed, task
+        info.template = caps.template
+        return told
+    raise reason
 
 
-def _text(task: Task, backend: Backend) -> str | None:
-    """The prompt as text; None if it has none, or its backend does not tell."""
-    with suppress(*NOT_TOLD):
-        ids = backend.driver.prompt_ids(task)
+def _prompt(task: Task, backend: Backend, cancel: Cancel) -> tuple[str | None, int | None]:
+    """The prompt as text, and its tokens; None if the backend does not tell."""
+    text = task.prompt if isinstance(task.prompt, str) else None
+    with suppress(Unsupported, UpstreamFault):
+        task = with_sent_prompt(task, backend, cancel)
+        ids = backend.driver.prompt_ids(task, cancel)
         if ids is None and isinstance(task.prompt, str):
-            return task.prompt
-        return backend.driver.detokenize([*(task.prompt if ids is None else ids)])
-    return None
+            return task.prompt, backend.counter.count_prompt(task, cancel)
+        ids = [*task.prompt] if ids is None else ids
+        return backend.driver.detokenize(ids), len(ids)
+    return text, None
 
 
-def _count(task: Task, backend: Backend, cancel: Cancel) -> int | None:
-    with suppress(*NOT_TOLD):
-        return count_sent_prompt(task, backend, cancel)
-    return None
-
-
-def _grammar(task: Task, caps: Capabilities, cancel: Cancel) -> tuple[str, str]:
-    """The grammar of an answer, and where it begins."""
+def _grammar(task: Task, caps: Capabilities, cancel: Cancel) -> Mapping[str, str] | None:
     if text := task.sampling.get("grammar"):
-        return text, "start" if first_run(task) is task else "answer"
+        return {"text": text, "begins": "start" if first_run(task) is task else "answer"}
     form = task.call_format
     if form is None or task.described or task.backend_templates or caps.native:
-        return "", ""
+        return None
     bound = constraints.calls_of(task.request, form)
-    if not bound.tools:
-        return "", ""
-    return compiling.grammar(bound, limits(caps), cancel).text, "call"
+    text = compiling.grammar(bound, limits(caps), cancel).text if bound.tools else ""
+    return {"text": text, "begins": "call"} if text else None

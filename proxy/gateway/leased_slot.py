@@ -42,6 +42,7 @@ class LeasedSlot(Struct, eq=False):
     asking: object = None  # the prompt of the last run
     evaluated: object = None  # the prompt last evaluated in the slot under this lease
     calls: bool = False  # the answer calls tools
+    uncached: bool = False  # its prompt was all there, and was evaluated nevertheless
 
     def prepare(self, cancel: Cancel) -> Iterator[None]:
         """Save what the slot holds and restore its new prompt, if the grant says so; yields at
@@ -68,8 +69,10 @@ class LeasedSlot(Struct, eq=False):
     def start(self, task: Task, cancel: Cancel) -> Run:
         """Start a run. The previous run must be closed."""
         lease = self.lease
-        if lease.grant.fresh or (self.caps.doubles and self._may_hold_all_of(task)):
+        spoils = self.caps.doubles and self._may_hold_all_of(task)
+        if lease.grant.fresh or spoils:
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
+            self.uncached = self.uncached or (spoils and self.asking is None)
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt

@@ -7,7 +7,7 @@ sentence for each cause, under `requests.why`, with the values in their places."
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -55,11 +55,14 @@ def checksums(text: str) -> Sequence[int]:
 
 
 def explain(
-    placed: Placement, info: Info, earlier: Sequence[Earlier] = (), text: str = ""
+    placed: Placement,
+    info: Info,
+    earlier: Sequence[Earlier] = (),
+    prompt_text: Callable[[], str] = str,
 ) -> Reason:
     """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
     cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
-    the latest first. `text` is the prompt, if it is at hand."""
+    the latest first. `prompt_text` returns the prompt, "" if it is not at hand."""
     prompt, cached = info.usage.prompt, info.usage.cached
     if not prompt:
         prompt, cached = placed.prompt, placed.expected
@@ -74,11 +77,13 @@ def explain(
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
     }
-    cause = "warm" if 2 * cached >= prompt else _cause(placed, info, cached)
+    # The counts of a shortened conversation include those of writing its summary.
+    is_warm = 2 * cached >= prompt and (placed.continues or not info.compacted)
+    cause = "warm" if is_warm else _cause(placed, info, cached)
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
-    if text and cause in CUTS and (at := _differs(text, earlier)) is not None:
+    if cause in CUTS and (text := prompt_text()) and (at := _differs(text, earlier)) is not None:
         begin, end = max(at, int(values["begin"])), at + PIECE
         if begin < end:
             values |= {"begin": begin, "end": end}

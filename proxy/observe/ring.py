@@ -9,7 +9,8 @@ import json
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,32 +27,35 @@ from .cold import Earlier, checksums, explain
 
 KEPT = 512  # requests that ended
 LONG = 8192  # characters of a prompt that is not kept longer than its request
+DEAR = 1 << 18  # characters of a prompt that its backend renders
 TALKS = 64  # pairs of key and session whose last prompts are compared with the next
 PROMPTS = 4  # of each
 RESTORE = "restore"  # the step that comes behind the queue
 HOLDERS = 5  # requests that had a slot before, as shown
 
 Json = dict[str, Any]
+MaySee = Callable[[str], bool]
 Shown = Callable[[str], str]
 """Gives the name of a backend as the caller may see it."""
 _Talk = tuple[str, str, str]
 
 
-class Ended(NamedTuple):
-    """A request that ended. `facts` is what no row has, with the backends' own names."""
+class Seen(NamedTuple):
+    """A request. `facts` is what no row has, with the backends' own names."""
 
     row: LedgerRow
     facts: Json
 
 
 class Requests:
-    """Add `add` to the observer's list. The methods may be called by any thread."""
+    """Add `add` to the observer's list. The methods may be called by any thread. A caller sees the
+    requests of the keys that it `may_see`."""
 
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
         self._observer, observer.decision = observer, self.header
         self._finished: deque[tuple[Record, float, float]] = deque(maxlen=KEPT)  # to work out
-        self._ended: deque[Ended] = deque(maxlen=KEPT)
+        self._ended: deque[Seen] = deque(maxlen=KEPT)
         self._prompts: OrderedDict[_Talk, deque[Earlier]] = OrderedDict()
         self._lock = native_lock()
 
@@ -59,83 +63,44 @@ class Requests:
         """Keep a request that took so many seconds."""
         self._finished.append((record, took, time.time()))
         first = _answers(record.info)[0]
-        if (placed := first.placement) is None:
-            return
-        if placed.request.chain.size > LONG or (first.task is not None and first.task.media):
+        placed, task = first.placement, first.task
+        if placed and (placed.request.chain.size > LONG or (task is not None and task.media)):
             self._work_out()
 
-    def ended(self, may_see: Callable[[str], bool]) -> Iterator[Ended]:
-        """Those of the keys that the caller may see, the newest first."""
+    def ended(self, may_see: MaySee) -> Iterator[Seen]:
+        """Those that ended, the newest first."""
         self._work_out()
-        return (one for one in reversed([*self._ended]) if may_see(one.row.key))
+        return (seen for seen in reversed([*self._ended]) if may_see(seen.row.key))
 
-    def running(self, may_see: Callable[[str], bool]) -> list[Record]:
-        """The same of those that run, the oldest first."""
+    def running(self, may_see: MaySee) -> Iterator[Seen]:
+        """Those that run, the oldest first. Their prompts' tokens are those that are expected."""
+        for record in self.running_records(may_see):
+            with self._lock:
+                yield self._seen(record, record.elapsed(), time.time())
+
+    def running_records(self, may_see: MaySee) -> list[Record]:
         return [record for record in self._observer.running_requests() if may_see(record.key)]
 
-    def running_json(self, record: Record, shown: Shown) -> Json:
-        """A request that runs. Its prompt's tokens are those that are expected."""
-        info = record.info
-        now = _answers(info)[-1]
-        with self._lock:
-            decision = self._decision(info)
-        took = record.elapsed()
-        row = self._row(record, took, time.time())
-        prompt = decision["prompt_tokens"] if decision else 0
-        cached = min(prompt, decision["expected_tokens"]) if decision else 0
-        state = "loading" if now.loading else "queued"
-        if now.placed or now.backend:
-            state = "decode" if now.first_token else "prefill"
-        return row_json(row, shown) | {
-            "state": "tools" if now is not info and now.outcome else state,
-            "place": now.ticket.place if now.ticket is not None else 0,
-            "prompt_tokens": prompt,
-            "cached_tokens": cached,
-            "evaluated_tokens": prompt - cached,
-            "first_token_seconds": round(_answers(info)[0].first_token, 3),
-            "outcome": "",
-            "timeline": timeline(info, took),
-            **decision_json(decision, shown),
-        }
-
-    def opened(self, name: str, may_see: Callable[[str], bool], shown: Shown) -> Json | None:
-        """A request with what its slot held before, if it runs or is remembered."""
-        for record in self.running(may_see):
-            if record.id == name:
-                info, one = _answers(record.info)[-1], self.running_json(record, shown)
-                placed = one["started"] + info.placed if info.placed else time.time()
-                return one | self._slot_before(info.backend, info.slot, placed, one, may_see)
-        for ended in self.ended(may_see):
-            row, facts = ended
-            if row.request == name:
-                one = ended_json(ended, shown)
-                before = self._slot_before(row.backend, row.slot, facts["placed"], one, may_see)
-                return one | before
-        return None
-
-    def _slot_before(
-        self, backend: str, slot: int, begin: float, later: Json, may_see: Callable[[str], bool]
-    ) -> Json:
-        """The last requests of this process that had the slot before this time, the newest first,
-        and what the next one did with their prompts. Of those that the caller may not see, only the
-        times are told."""
+    def opened(self, name: str, may_see: MaySee, shown: Shown) -> Json | None:
+        """A request with what its slot held before, if it runs or is remembered: the last requests
+        of this process that had the slot, the newest first, and what the next one did with their
+        prompts. Of those that the caller may not see, only the times are told."""
+        known = chain(self.running(may_see), self.ended(may_see))
+        opened = next((seen for seen in known if seen.row.request == name), None)
+        if opened is None:
+            return None
         holders: list[Json] = []
-        for row, facts in reversed([*self._ended]):
-            if (row.backend, row.slot) != (backend, slot) or facts["placed"] >= begin:
-                continue
-            known = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
-            holders.append(
-                {
-                    **(known if may_see(row.key) else dict.fromkeys(known)),
-                    "began": facts["placed"],
-                    "ended": row.ended / 1000,
-                    "then": _became(later["decision"]),
-                }
-            )
-            if len(holders) == HOLDERS:
-                break
-            later = facts
-        return {"slot_before": holders}
+        later = opened
+        for seen in reversed([*self._ended]):
+            row, placed = seen.row, seen.facts["placed"]
+            is_here = (row.backend, row.slot) == (opened.row.backend, opened.row.slot)
+            if is_here and placed < later.facts["placed"] and len(holders) < HOLDERS:
+                told = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
+                told = told if may_see(row.key) else dict.fromkeys(told)
+                times = {"began": placed, "ended": row.ended / 1000}
+                holders.append({**told, **times, "then": _became(later.facts["decision"])})
+                later = seen
+        return seen_json(opened, shown) | {"slot_before": holders}
 
     def header(self, record: Record) -> str:
         """The decision for a request so far, in ASCII and without its text."""
@@ -150,25 +115,38 @@ class Requests:
             decision = self._decision(info)
         return decision_json(decision, shown)
 
-    def _row(self, record: Record, took: float, ended: float) -> LedgerRow:
-        return row_of(record, took, ended, self.routes, PrefillSpeeds())
+    def _seen(self, record: Record, took: float, ended: float) -> Seen:
+        info, decision = record.info, self._decision(record.info)
+        answers = _answers(info)
+        last = answers[-1]
+        facts: Json = {
+            "status": record.status,
+            "stream": record.stream,
+            "place": info.first_place,
+            "first_token_seconds": round(answers[0].first_token, 3),
+            "timeline": timeline(info, took),
+            "placed": round(ended - took + info.placed, 3),
+            "decision": decision,
+        }
+        if not record.over:
+            prompt = decision["prompt_tokens"] if decision else 0
+            cached = min(prompt, decision["expected_tokens"]) if decision else 0
+            facts |= {
+                "state": "tools" if last is not info and last.outcome else _state(last),
+                "place": last.ticket.place if last.ticket is not None else 0,
+                "prompt_tokens": prompt,
+                "cached_tokens": cached,
+                "evaluated_tokens": prompt - cached,
+                "outcome": "",
+            }
+        return Seen(row_of(record, took, ended, self.routes, PrefillSpeeds()), facts)
 
     def _work_out(self) -> None:
         with self._lock:
             for _ in range(len(self._finished)):
-                record, took, ended = self._finished.popleft()
-                info, row = record.info, self._row(record, took, ended)
-                facts = {
-                    "status": record.status,
-                    "stream": record.stream,
-                    "place": info.first_place,
-                    "first_token_seconds": round(info.first_token, 3),
-                    "timeline": timeline(info, took),
-                    "placed": round(ended - took + info.placed, 3),
-                    "decision": self._decision(info),
-                }
-                self._ended.append(Ended(row, facts))
-                self._remember(_answers(info)[0])
+                finished = self._finished.popleft()
+                self._ended.append(self._seen(*finished))
+                self._remember(_answers(finished[0].info)[0])
 
     def _remember(self, info: Info) -> None:
         """Remember the prompt, to compare the next of the same key and session with it, and let go
@@ -189,7 +167,7 @@ class Requests:
         if (placed := info.placement) is None:
             return None
         earlier = self._prompts.get(_talk(placed), ())
-        cause, values, difference = explain(placed, info, [*earlier], _text(info))
+        cause, values, difference = explain(placed, info, [*earlier], partial(_text, info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -232,10 +210,13 @@ def _answers(info: Info) -> Sequence[Info]:
 
 
 def _text(info: Info) -> str:
-    """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids."""
-    if info.task is None:
-        return ""
-    return info.task.text or placement_text(info.task.request)[0]
+    """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids, or costs
+    much to make again."""
+    task, placed = info.task, info.placement
+    if task is None or placed is None or task.text:
+        return "" if task is None else task.text
+    is_dear = task.media or placed.request.chain.size > DEAR
+    return "" if is_dear else placement_text(task.request)[0]
 
 
 def timeline(info: Info, seconds: float) -> list[Json]:
@@ -272,10 +253,15 @@ def _steps(info: Info, seconds: float) -> Iterator[tuple[str, float]]:
             yield "decode", max(0.0, (info.last_token if info.outcome else seconds) - first)
 
 
-def ended_json(one: Ended, shown: Shown) -> Json:
-    """A request that ended."""
-    decision = decision_json(one.facts["decision"], shown)
-    return {**row_json(one.row, shown), **one.facts, **decision}
+def _state(answer: Info) -> str:
+    if answer.placed or answer.backend:
+        return "decode" if answer.first_token else "prefill"
+    return "loading" if answer.loading else "queued"
+
+
+def seen_json(seen: Seen, shown: Shown) -> Json:
+    decision = decision_json(seen.facts["decision"], shown)
+    return {**row_json(seen.row, shown), **seen.facts, **decision}
 
 
 def row_json(row: LedgerRow, shown: Shown) -> Json:

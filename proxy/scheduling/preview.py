@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from . import policy
-from .placement import placement
 from .pool import Pool
 from .prefix import Chain
 from .state import (
     BackendRecord,
     CachedPrompt,
-    ConversationRecord,
     Grant,
     Placement,
     Slot,
@@ -24,18 +22,19 @@ from .state import (
 )
 
 
-class Place(Struct, frozen=True, kw_only=True):
-    """A slot that was compared with others. Times are in seconds."""
+class Place(Struct, frozen=True):
+    """A slot that was compared with others: the tokens that are expected to be cached there, the
+    time until it is free, or its conversation has lost its claim, and the cost (see `policy`)."""
 
     backend: str
     slot: int
     busy: bool
-    cached: int  # tokens of the prompt that are expected to be there
-    wait: float  # until it is free, or until the conversation in it has lost its claim
-    cost: float  # see `policy`
+    cached_tokens: int
+    wait_seconds: float
+    cost_seconds: float
 
 
-class Preview(Struct, frozen=True, kw_only=True):
+class Preview(Struct, frozen=True):
     """`placement` is that of a request that would get its slot at once. Another would have `place`
     in the queue. `wait` is about how long, in seconds."""
 
@@ -60,8 +59,18 @@ class _OneSlot(Pool, kw_only=True):
         )
 
 
-def places(request: SlotRequest, pool: Pool, now: float) -> Iterator[tuple[Slot, Place]]:
-    """The slots that the policy compares, each as if there were no other."""
+def places(
+    request: SlotRequest, pool: Pool, now: float, decision: Grant | WaitForSlot | None
+) -> tuple[Place, ...]:
+    """The slots that the policy compares, the chosen one first, then the cheapest."""
+    chosen = decision.slot if isinstance(decision, Grant) else None
+    compared = [*_compared(request, pool, now)]
+    compared.sort(key=lambda each: (each[0] is not chosen, each[1].cost_seconds))
+    return tuple(place for _, place in compared)
+
+
+def _compared(request: SlotRequest, pool: Pool, now: float) -> Iterator[tuple[Slot, Place]]:
+    """Each slot, as if there were no other."""
     cached: dict[Slot, int] = {}
     slots: dict[Slot, BackendRecord] = {}
     prompt = pool.tokens(request.chain, request.ids)
@@ -83,36 +92,4 @@ def places(request: SlotRequest, pool: Pool, now: float) -> Iterator[tuple[Slot,
         else:
             count = decision.cached
             cost = cost or policy.cost_of({}, pool, backend, 0.0, prompt - count, now)
-        yield (
-            slot,
-            Place(
-                backend=backend.name,
-                slot=slot.id,
-                busy=slot.busy,
-                cached=count,
-                wait=wait,
-                cost=cost,
-            ),
-        )
-
-
-def preview(
-    pool: Pool,
-    request: SlotRequest,
-    conversation: ConversationRecord,
-    decision: Grant | WaitForSlot | None,
-    now: float,
-    waiting: int,
-) -> Preview:
-    """The preview of a request about which the policy has decided, with so many in the queue."""
-    compared = [*places(request, pool, now)]
-    chosen = decision.slot if isinstance(decision, Grant) else None
-    compared.sort(key=lambda each: (each[0] is not chosen, each[1].cost))
-    all_places = tuple(place for _, place in compared)
-    if isinstance(decision, Grant):
-        placed = placement(pool, request, decision, conversation, now, forget=False)
-        return Preview(placement=placed, place=0, wait=0.0, places=all_places)
-    wait = pool.expected_wait(waiting)
-    if isinstance(decision, WaitForSlot):
-        wait = max(0.0, decision.until - now)
-    return Preview(placement=None, place=waiting + 1, wait=wait, places=all_places)
+        yield slot, Place(backend.name, slot.id, slot.busy, count, round(wait, 3), round(cost, 6))

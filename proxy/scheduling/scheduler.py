@@ -26,7 +26,7 @@ from .lease import BaseScheduler, Lease, Outcome, Ticket
 from .placement import placement
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
-from .preview import Preview, preview
+from .preview import Preview, places
 from .saved_slots import SavedSlots
 from .sessions import named
 from .state import (
@@ -264,25 +264,23 @@ class LocalScheduler(BaseScheduler):
             pool, up = self._pool(request)
             if not (up or self._wait_for_backend):
                 raise NoBackend()
-            conversation = pool.conversation(request)
-            is_side_job = request.background or (
-                request.session != ""
-                and pool.sessions.is_side_job(named(request), conversation, request.tools)
-            )
-            request = msgspec.structs.replace(request, since=now, background=is_side_job)
-            reach, in_reach = EVERYWHERE, request
+            conversation, session = pool.conversation(request), named(request)
+            if request.session and pool.sessions.is_side_job(session, conversation, request.tools):
+                request = msgspec.structs.replace(request, background=True)
+            request = in_reach = msgspec.structs.replace(request, since=now)
+            known = conversation.sample if conversation.turns else canary_sample(request)
+            reach, decision, place = EVERYWHERE, None, len(self.queue) + 1
             if pool.tiered:
-                known = conversation.sample if conversation.turns else canary_sample(request)
                 reach = Tiers(pool, now).reach(request, known, len(pool.line))
                 in_reach = _within(request, reach)
-            decision = None
             if pool.free and not pool.line.active:
                 decision = self._policy(in_reach, pool, now)
-            seen = preview(pool, in_reach, conversation, decision, now, len(self.queue))
-            if isinstance(decision, Grant) and reach.passed:
-                passed = reach.before(decision.backend, known)
-                seen = msgspec.structs.replace(seen, passed=passed)
-            return seen
+            compared = places(in_reach, pool, now, decision)
+            if isinstance(decision, Grant):
+                placed = placement(pool, request, decision, conversation, now, forget=False)
+                return Preview(placed, 0, 0.0, compared, reach.before(decision.backend, known))
+            wait = decision.until - now if decision is not None else pool.expected_wait(place - 1)
+            return Preview(None, place, max(0.0, wait), compared)
 
     @property
     def waiting(self) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from proxy.config.data_folder import DATABASE
+from proxy.store.database import Database
+from proxy.store.ledger import Ledger
+from tests.unit.store.test_ledger import row
 from tools.processes import Gateway
 
-from .conftest import DESKTOP, PHONE, Open
+from .conftest import DESKTOP, PHONE, TABLET, Open
 
 CHAT = "/v1/chat/completions"
 
@@ -49,18 +55,53 @@ def test_request_is_opened_with_the_reason_for_its_evaluation(
     row.wait_for()
 
 
-def test_running_request_is_cancelled_and_its_client_reads_it(
-    endless_site: Gateway, visit: Open, accessible: Any
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_request_in_line_and_one_that_runs_are_cancelled(
+    endless_site: Gateway, visit: Open, accessible: Any, size: tuple[int, int]
 ) -> None:
-    page = visit(f"{endless_site.url}/requests", size=DESKTOP)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, endless_site, "Go on for ever.", 4000)
-        cancel = page.get_by_role("button", name="Cancel the request")
-        cancel.wait_for()
+    page = visit(f"{endless_site.url}/requests", size=size, dark=size == PHONE)
+    rows = page.locator('[data-part="rows"] tr')
+    with ThreadPoolExecutor(3) as pool:
+        texts = (f"Number {n}: go on for ever." for n in range(3))
+        answers = [pool.submit(ask, endless_site, text, 4000) for text in texts]
+        waiting, running = rows.filter(has_text="Waiting"), rows.filter(has_text="Writing")
+        waiting.wait_for()
+        running.nth(1).wait_for()
         accessible(page)
-        cancel.click()
-        found = answer.result(60)
-    assert found.status_code == 409
-    assert found.json()["error"]["code"] == "request_cancelled"
-    page.locator('[data-part="rows"] tr', has_text="Cancelled").wait_for()
+        waiting.get_by_role("button").first.click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_text("its place in line is 1.").wait_for()
+        assert "Queue" in dialog.inner_text()
+        dialog.get_by_role("button", name="Cancel this request").click()
+        dialog.get_by_text("Cancelled").wait_for()
+        page.keyboard.press("Escape")
+        for left in (1, 0):
+            button = running.first.get_by_role("button", name="Cancel the request")
+            place = button.bounding_box()
+            assert place["x"] + place["width"] <= size[0]  # beside the columns, at any width
+            button.click()
+            running.nth(left).wait_for(state="detached")
+        found = [answer.result(60) for answer in answers]
+    assert {one.status_code for one in found} == {409}
+    assert found[0].json()["error"]["code"] == "request_cancelled"
+    assert rows.filter(has_text="Cancelled").count() == 3
     assert httpx.get(f"{endless_site.url}/v1/slots").json()["running"] == 0
+
+
+def test_older_ones_of_a_thousand_requests_are_shown_on_demand(
+    endless_site: Gateway, visit: Open, tmp_path: Path
+) -> None:
+    database, now = Database(f"sqlite:///{tmp_path / 'data' / DATABASE}"), int(time.time())
+    rows = [row(ended=1000 * (now - n), request=f"r{n}", key="") for n in range(10, 1010)]
+    database.upgrade()
+    Ledger(database).write("test", 1, rows)
+    database.close()
+    page = visit(f"{endless_site.url}/requests", size=TABLET)
+    shown = page.locator('[data-part="rows"] tr')
+    older = page.get_by_role("button", name="Show older requests")
+    for count in (200, 400, 600, 800, 1000):
+        shown.nth(count - 5).wait_for()
+        assert shown.count() <= count
+        older.click()
+    older.wait_for(state="hidden")
+    assert shown.count() == 1000

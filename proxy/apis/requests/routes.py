@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, cast
 
 from flask import current_app, request
+from msgspec import structs
 
 from ...core.request import CompletionRequest
 from ...dialogue.loop import ToolAnswer
@@ -22,7 +23,7 @@ from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavail
 from ...gateway import Answer, Caller, Info
 from ...gateway.explain import explain as what_if
 from ...gateway.explain import must_load
-from ...observe.ring import Json, ended_json, row_json
+from ...observe.ring import Json, row_json, seen_json
 from ...runtime.cancel import Cancel
 from ...web import disconnect, permissions
 from ...web.fastpath import Application, BodyAndHeaders, Environ
@@ -48,40 +49,40 @@ class _Requests:
     """The requests that a caller may see, those of `everyone` or its own, as JSON."""
 
     def __init__(self, services: Services, record: Record, *, everyone: bool) -> None:
-        self._services = services
-        self.shown = permissions.shown_names(services, record.key)
-        self.own = {} if everyone else {"key": record.key}
+        self._services, self._known = services, services.requests
+        self._shown = permissions.shown_names(services, record.key)
+        self._own = {} if everyone else {"key": record.key}
 
-    def may_see(self, key: str) -> bool:
-        return not self.own or key == self.own["key"]
+    def _may_see(self, key: str) -> bool:
+        return not self._own or key == self._own["key"]
 
-    def running(self) -> list[Record]:
-        return self._services.requests.running(self.may_see)
+    def records(self) -> list[Record]:
+        return self._known.running_records(self._may_see)
 
-    def running_json(self) -> Iterator[Json]:
-        for one in self.running():
-            yield self._named(self._services.requests.running_json(one, self.shown))
+    def running(self) -> Iterator[Json]:
+        for seen in self._known.running(self._may_see):
+            yield self._named(seen_json(seen, self._shown))
 
     def ended(self) -> Iterator[Json]:
         """The remembered ones, the newest first."""
-        for one in self._services.requests.ended(self.may_see):
-            yield self._named(ended_json(one, self.shown))
+        for seen in self._known.ended(self._may_see):
+            yield self._named(seen_json(seen, self._shown))
 
     def opened(self, name: str) -> Json | None:
-        one = self._services.requests.opened(name, self.may_see, self.shown)
-        if one is None:
-            return None
-        return self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
+        one = self._known.opened(name, self._may_see, self._shown)
+        if one is not None:
+            one = self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
+        return one
 
     def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
         """Those in the ledger, none while its database is unavailable."""
         if self._services.ledger is None:
             return
-        chosen = {name: (value,) for name, value in {**only, **self.own}.items()}
+        chosen = {name: (value,) for name, value in {**only, **self._own}.items()}
         with suppress(StoreUnavailable):
             ledger = self._services.ledger.ledger
             for row in ledger.newest(1000 * begin, 1000 * end, chosen, limit):
-                yield self._named(row_json(row, self.shown))
+                yield self._named(row_json(row, self._shown))
 
     def _named(self, one: Json) -> Json:
         """With the name of its key for people."""
@@ -115,7 +116,7 @@ def listed(services: Services, record: Record) -> Any:
         stored = fitting(requests.stored(begin, end, only, limit))
         ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
         ended = ended[: -limit - 1 : -1]
-    running = [*fitting(requests.running_json())]
+    running = [*fitting(requests.running())]
     mode = services.captures.mode(record.key) if services.captures is not None else "off"
     return {"object": "list", "capture": mode, "running": running, "data": ended}
 
@@ -147,7 +148,7 @@ def cancel(services: Services, record: Record, name: str) -> Any:
     cancelled it."""
     everyone = permissions.is_admin(services, record.key)
     by, count = services.keys.shown(record.key) if record.key else "", 0
-    for one in _Requests(services, record, everyone=everyone).running():
+    for one in _Requests(services, record, everyone=everyone).records():
         if one.id == name and one.cancel is not None:
             one.cancel.cancel(partial(RequestCancelled, by))
             details = {"key": one.key, "model": one.info.model}
@@ -243,32 +244,11 @@ def _explained(
                 answer = services.gateway.answer(answer.offering(), cancel, caller)
             assert isinstance(answer, Answer)
             told, info = what_if(services.gateway, answer), answer.info
-    preview, grammar = told.preview, {"text": told.grammar, "begins": told.grammar_begins}
-    decision = services.requests.decision_json(info, shown)
+    places = [{**structs.asdict(place), "backend": shown(place.backend)} for place in told.places]
     return {
         "object": "explanation",
-        "model": told.model,
-        "must_load": told.loads,
-        "summarizes_first": told.summarizes,
-        "prompt": told.prompt,
-        "prompt_tokens": told.prompt_tokens,
-        "context": told.n_ctx,
-        "max_tokens": told.max_tokens,
-        "rendered_by": "backend" if told.backend_renders else "slotproxy",
-        "template": told.template,
-        "grammar": grammar if told.grammar else None,
+        **structs.asdict(told),
         "warnings": [*warnings, *info.warnings],
-        **decision,
-        "queue": preview and {"place": preview.place, "wait_seconds": round(preview.wait, 3)},
-        "places": [
-            {
-                "backend": shown(place.backend),
-                "slot": place.slot,
-                "busy": place.busy,
-                "cached_tokens": place.cached,
-                "wait_seconds": round(place.wait, 3),
-                "cost_seconds": round(place.cost, 3),
-            }
-            for place in (preview.places if preview else ())
-        ],
+        **services.requests.decision_json(info, shown),
+        "places": places,
     }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 
+from proxy.apis.requests.routes import UNLISTED
+from proxy.backends.driver import Capabilities
 from proxy.config import ApiKey, Secret
+from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease
 from proxy.scheduling.state import SlotRequest
 from proxy.web.fastpath import Application
@@ -63,7 +68,8 @@ def test_body_of_every_api_is_explained_and_nothing_is_done() -> None:
 
 
 def test_explanation_is_that_of_the_request() -> None:
-    driver = ScriptedDriver(say("Hi"))
+    # A server that frees its slots at once, or the two would differ by what is free in between.
+    driver = ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, queues=True))
     app = app_with(driver)
     ask(app)
     body = {"messages": [{"role": "user", "content": "Hello!"}, *MESSAGES, *MESSAGES], "seed": 1}
@@ -137,3 +143,55 @@ def test_rights_are_those_of_the_route() -> None:
     assert explained(app, "/v1/messages", **body).status_code == 200
     refused = explained(app, **body)
     assert refused.status_code == 403 and "allowed_routes" in refused.text
+
+
+class Unloaded(ScriptedDriver):
+    """A model that is loaded by a request; the test's may not do it."""
+
+    status = "unloaded"
+
+    def refresh(self) -> tuple[Capabilities, bool]:
+        return self.caps, False
+
+    def load(self, cancel: Cancel) -> Iterator[None]:
+        raise AssertionError("it is loaded")
+
+    def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
+        raise AssertionError("it is loaded to count tokens")
+
+
+def test_model_is_not_loaded_for_it() -> None:
+    app = app_with(Unloaded(say("Hi"), msgspec.structs.replace(CAPS, provisional=True)))
+    for route, body in {
+        "/v1/chat/completions": {"messages": MESSAGES},
+        "/v1/responses": {"input": TEXT, "truncation": "auto"},
+        "/v1/messages": {**BODIES["/v1/messages"], "context_management": {"edits": []}},
+    }.items():
+        told = explained(app, route, **body).get_json()
+        assert told["must_load"] is True and told["model"] == "scripted"
+        assert told["prompt"] is None and told["decision"] is None and told["places"] == []
+
+
+def test_conversation_that_would_be_summarized_first() -> None:
+    app = app_with(ScriptedDriver(say("Hi")), on_overflow="compact")
+    talk = [{"role": role, "content": "x" * 400} for role in ("user", "assistant") * 4]
+    told = explained(app, messages=[*talk, *MESSAGES]).get_json()
+    assert told["summarizes_first"] is True and told["prompt_tokens"] > CAPS.n_ctx
+    assert told["decision"] is None and told["places"] == []
+
+
+def test_limits_are_not_charged_and_count() -> None:
+    key = ApiKey("ann", Secret("sk-ann-0123456789"), options={"rpm_limit": "1"})
+    app = make_app(ScriptedDriver(say("Hi")), file_keys=(key,))
+    for _ in range(3):
+        assert explained(app, messages=MESSAGES).status_code == 200
+    ask(app)
+    refused = explained(app, messages=MESSAGES)
+    assert refused.status_code == 429 and "1 request a minute" in refused.text
+
+
+def test_tools_of_servers_are_not_asked_for() -> None:
+    app = app_with(ScriptedDriver(say("Hi")))
+    server = {"type": "mcp", "server_label": "far", "server_url": "http://127.0.0.1:9/mcp"}
+    told = explained(app, "/v1/responses", input=TEXT, tools=[server]).get_json()
+    assert UNLISTED in told["warnings"] and TEXT in told["prompt"]

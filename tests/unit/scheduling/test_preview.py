@@ -26,9 +26,11 @@ def test_slot_with_the_conversation_is_chosen_at_once() -> None:
     seen = preview(world, "a", 4)
     assert (seen.place, seen.wait) == (0, 0.0)
     first, *others = seen.places
-    assert (first.slot, first.busy) == (lease.slot.id, False) and first.cached > 0
+    assert (first.slot, first.busy) == (lease.slot.id, False) and first.cached_tokens > 0
     assert {place.slot for place in others} == {0, 1, 2} - {first.slot}
-    assert all(place.cached == 0 and place.cost > first.cost for place in others)
+    assert all(
+        place.cached_tokens == 0 and place.cost_seconds > first.cost_seconds for place in others
+    )
 
 
 def test_conversation_in_use_is_waited_for() -> None:
@@ -37,9 +39,9 @@ def test_conversation_in_use_is_waited_for() -> None:
     world.scheduler.on_first_token(lease, lease.slot.id)
     seen = preview(world, "a", 9)
     busy = seen.places[0]
-    assert busy.busy and busy.wait > 0 and busy.cached > 0
+    assert busy.busy and busy.wait_seconds > 0 and busy.cached_tokens > 0
     if seen.placement is None:
-        assert seen.place == 1 and seen.wait == pytest.approx(busy.wait)
+        assert seen.place == 1 and seen.wait == pytest.approx(busy.wait_seconds)
 
 
 def test_request_without_a_free_slot_would_be_queued() -> None:
@@ -83,9 +85,9 @@ def test_preview_agrees_with_the_decision(
             assert seen.placement == wanted
             chosen, *others = seen.places
             assert (chosen.backend, chosen.slot) == (entry.backend, entry.slot.id)
-            assert chosen.cached == entry.grant.cached
+            assert chosen.cached_tokens == entry.grant.cached
             if entry.grant.cost:
-                assert all(chosen.cost <= other.cost for other in others)
+                assert all(chosen.cost_seconds <= other.cost_seconds for other in others)
             held.append(entry)
         else:
             assert seen.placement is None and seen.place == entry.place

@@ -7,7 +7,7 @@ import { count, measure, recent, span } from "./form.js";
 import { words } from "./words.js";
 
 const PERIOD = 2000; // milliseconds between two looks
-const MOST = 200; // rows
+const MOST = 200; // requests that ended, in an answer
 const SLOW_PART = 0.002; // seconds of a step that are shown
 
 const page = document.getElementById("requests");
@@ -18,16 +18,18 @@ const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const dialog = at("opened");
 const offered = { key: new Map(), model: new Map(), api: new Map(), outcome: new Map() };
 let ended = new Map(); // by id
+let most = MOST; // rows
 let asked = 0;
 let pending = false; // all that is known was asked for, and has not come yet
 let opened = ""; // the id of the request in the dialog
 
-function query(stored) {
+function query(stored, until = 0) {
   const data = new FormData(form);
   const chosen = [...data].filter(([name, value]) => value && name !== "hours");
   const since = Math.floor(Date.now() / 1000 - 3600 * data.get("hours"));
   const scope = admin ? "all" : "own";
-  return `?${new URLSearchParams([...chosen, ["start_time", since], ["limit", MOST], ["scope", scope], ["stored", stored]])}`;
+  const end = until ? [["end_time", until]] : [];
+  return `?${new URLSearchParams([...chosen, ["start_time", since], ...end, ["limit", MOST], ["scope", scope], ["stored", stored]])}`;
 }
 
 /** Fetch the requests: all that are known if `whole`, otherwise what is new. */
@@ -37,7 +39,11 @@ async function load(whole) {
   try {
     const answer = await calls.get(query(whole));
     if (mine !== asked) return; // another choice came first
-    if (whole) ended = new Map();
+    if (whole) {
+      ended = new Map();
+      most = MOST;
+      at("older").hidden = answer.data.length < MOST;
+    }
     for (const one of answer.data) ended.set(one.id, one);
     show(answer.running);
     at("live").dataset.state = "up";
@@ -51,8 +57,26 @@ async function load(whole) {
   }
 }
 
+/** Fetch the requests that ended before those that are listed. */
+async function loadOlder() {
+  const until = Math.ceil(Math.min(...[...ended.values()].map((one) => one.started + one.seconds))) + 1;
+  at("older").disabled = true;
+  try {
+    const { data } = await calls.get(query(true, until));
+    const known = ended.size;
+    for (const one of data) ended.set(one.id, one);
+    most = Math.max(most, ended.size) + (ended.size > known ? MOST : 0);
+    at("older").hidden = data.length < MOST || ended.size === known;
+    await load(false);
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    say(at("told"), error.message || words("common.no_connection"));
+  }
+  at("older").disabled = false;
+}
+
 function show(running) {
-  const past = [...ended.values()].toSorted((a, b) => b.started - a.started).slice(0, MOST);
+  const past = [...ended.values()].toSorted((a, b) => b.started - a.started).slice(0, most);
   ended = new Map(past.map((one) => [one.id, one]));
   const rows = [...running.toReversed(), ...past];
   keyed(at("rows"), rows, (one) => `${one.id} ${one.state === "ended"}`, row);
@@ -89,8 +113,11 @@ function row(first) {
   const badge = make("span", { className: "state" });
   cells[0].append(badge);
   const end = cancelButton(first);
-  const element = make("tr", {}, make("th", { scope: "row" }, open), cells, make("td", {}, end));
+  const element = make("tr", {}, make("th", { scope: "row" }, open), cells, make("td", { className: "action" }, end));
+  let shown;
   element.update = (one) => {
+    if (one === shown) return; // it ended long ago
+    shown = one;
     say(open, when(one));
     open.setAttribute("aria-label", words("requests.open", { time: when(one), model: one.model || "–" }));
     badge.dataset.state = mark(one);
@@ -131,10 +158,10 @@ async function cancel(id, button, told) {
   }
   button.disabled = false;
   await load(pending);
-  if (dialog.open) await openRequest(id);
+  if (dialog.open) await openRequest(id, true);
 }
 
-async function openRequest(id) {
+async function openRequest(id, again = false) {
   opened = id;
   say(at("opened-told"), "");
   try {
@@ -145,10 +172,12 @@ async function openRequest(id) {
     say(at("told"), error.message || words("common.no_connection"));
     return;
   }
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open && !again) dialog.showModal();
 }
 
-function why(reason) {
+function why(one) {
+  const reason = one.decision?.reason;
+  if (one.state === "queued") return words(one.place ? "requests.waits" : "requests.begins", { place: one.place });
   if (!reason) return words("requests.no_reason");
   const values = {
     ...reason.values,
@@ -160,14 +189,18 @@ function why(reason) {
 
 function detail(one) {
   say(at("id"), one.id);
-  say(at("why"), why(one.decision?.reason));
+  say(at("why"), why(one));
   at("cancel").hidden = one.state === "ended";
+  const difference = one.decision?.reason.difference;
+  at("difference").hidden = !difference;
+  say(at("before"), `…${difference?.before ?? ""}`);
+  say(at("after"), `${difference?.after ?? ""}…`);
   const decision = one.decision;
   const facts = [
     ["state", state(one)],
     ["model", one.model || "–"],
     ["backend", one.backend ? words("requests.on_slot", { backend: one.backend, slot: one.slot < 0 ? "–" : one.slot }) : "–"],
-    ["prompt", words("requests.prompt_split", { cached: count(one.cached_tokens), evaluated: count(one.evaluated_tokens) })],
+    ...(one.prompt_tokens ? [["prompt", words("requests.prompt_split", { cached: count(one.cached_tokens), evaluated: count(one.evaluated_tokens) })]] : []),
     ...(decision ? [["expected", words("common.tokens", { n: count(decision.expected_tokens) })]] : []),
     ...(decision?.replaced_tokens ? [["replaced", words(decision.saved ? "requests.replaced_saved" : "requests.replaced_lost", { n: count(decision.replaced_tokens) })]] : []),
     ...(decision?.restored ? [["restored", words("requests.yes")]] : []),
@@ -187,22 +220,42 @@ function detail(one) {
     at("captured").replaceChildren();
   }
   at("capture").hidden = !one.captured;
-  const steps = (one.timeline ?? []).filter((step) => step.seconds >= SLOW_PART);
+  const slow = (one.timeline ?? []).filter(({ seconds }) => seconds >= SLOW_PART);
+  const steps = slow.map((step, place) => ({ ...step, place, whole: one.seconds }));
   at("timeline").hidden = !steps.length;
-  keyed(at("steps"), steps, ({ step }) => step, () => {
+  keyed(at("steps"), steps, ({ step, place }) => `${place} ${step}`, () => {
     const name = make("span");
     const bar = make("meter", { min: 0 });
     const text = make("span", { className: "number" });
     const element = make("li", {}, name, bar, text);
-    element.update = ({ step, seconds }) => {
+    element.update = ({ step, seconds, whole }) => {
       say(name, words(`requests.steps.${step}`));
-      bar.max = Math.max(one.seconds, seconds, 0.001);
+      bar.max = Math.max(whole, seconds, 0.001);
       bar.value = seconds;
       bar.setAttribute("aria-label", words(`requests.steps.${step}`));
       say(text, span(seconds));
     };
     return element;
   });
+  const holders = one.slot_before ?? [];
+  at("slot").hidden = !holders.length;
+  keyed(at("holders"), holders, ({ began }) => began, holder);
+}
+
+/** Show a request that had the slot before. */
+function holder(first) {
+  const name = make("button", { type: "button", className: "quiet" });
+  name.addEventListener("click", () => openRequest(first.id));
+  const text = make("span");
+  const element = make("li", {}, first.id ? name : null, text);
+  element.update = ({ id, key_name: key, tokens, began, then }) => {
+    say(name, recent(began));
+    const held = id
+      ? words("requests.held", { who: key || words("requests.a_request"), tokens: words("common.tokens", { n: count(tokens) }) })
+      : words("requests.held_by_other", { time: recent(began) });
+    say(text, `${held} ${words(`requests.then.${then}`)}`);
+  };
+  return element;
 }
 
 /** Fetch what was captured of the opened request: only now, since the audit tells who read it. */
@@ -225,7 +278,12 @@ async function showCapture() {
 at("capture").addEventListener("toggle", showCapture);
 form.addEventListener("change", () => load(true));
 form.addEventListener("submit", (event) => event.preventDefault());
+at("older").addEventListener("click", loadOlder);
 at("close").addEventListener("click", () => dialog.close());
 at("cancel").addEventListener("click", () => cancel(opened, at("cancel"), at("opened-told")));
-setInterval(() => document.hidden || pending || load(false), PERIOD);
+setInterval(() => {
+  if (document.hidden || pending) return;
+  load(false);
+  if (dialog.open && !at("cancel").hidden) openRequest(opened, true); // it runs
+}, PERIOD);
 load(true);

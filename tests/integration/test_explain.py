@@ -1,0 +1,220 @@
+"""Why a prompt was evaluated: causes staged on real servers, and what the sentence says compared
+with what was done."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from proxy.observe.ring import sentences
+from tests.fakes import key_file, wait_until
+from tools.processes import Gateway, ModelServer
+
+from .asking import fetch
+from .conftest import StartGateway, StartServer
+
+KEYS = ("ann", "bob", "cat")
+SECRETS = {name: f"sk-{name}-0123456789" for name in KEYS}
+FLAGS = ("--slots", "1", "--health-interval", "0.2", "--admins", "ann")
+WITHOUT_RAM = {"llama-2023": (), "llama-2026": ("--cache-ram", "0")}
+TEMPLATE = """Be kind.
+{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+_numbers = itertools.count()
+
+Message = dict[str, str]
+
+
+class Talk:
+    """A conversation of this key, of some hundred tokens a turn."""
+
+    def __init__(self, one: Gateway, key: str = "ann") -> None:
+        self.url, self.key, self.number = one.url, key, next(_numbers)
+        self.messages: list[Message] = []
+
+    def turn(self, say: str = "", **body: Any) -> dict[str, Any]:
+        """Take the next turn. Returns what is known of its request."""
+        say = say or f"{self.number}: " + " ".join(f"sail {self.number * n}" for n in range(40))
+        self.messages.append({"role": "user", "content": say})
+        body = {"messages": self.messages, "max_tokens": 4} | body
+        head = {"Authorization": f"Bearer {SECRETS[self.key]}"}
+        status, headers, answer = fetch(self.url, "/v1/chat/completions", body, head)
+        assert status == 200, answer
+        text = answer["choices"][0]["message"]["content"]
+        self.messages.append({"role": "assistant", "content": text})
+        _, _, request = fetch(self.url, f"/v1/requests/{headers['x-request-id']}", None, head)
+        return dict(request)
+
+
+def reason(request: dict[str, Any], cause: str) -> dict[str, Any]:
+    """The values of the reason of a request, whose sentence is checked."""
+    why = request["decision"]["reason"]
+    assert why["cause"] == cause, request
+    assert why["sentence"] == sentences()[cause].format_map(why["values"])
+    if cause not in ("warm", "context"):  # a summary is counted with its request
+        assert 2 * request["cached_tokens"] < request["prompt_tokens"]
+    return dict(why["values"])
+
+
+def up(one: Gateway, count: int) -> None:
+    wait_until(lambda: fetch(one.url, "/health")[2]["backends"]["up"] == count)
+
+
+@pytest.fixture(scope="module", params=WITHOUT_RAM)
+def server(request: pytest.FixtureRequest, start_server: StartServer) -> ModelServer:
+    """One slot, and no other place for prompts."""
+    extra = WITHOUT_RAM[request.param]
+    return start_server(request.param, slots=1, ctx=2048, extra=(*extra, "--alias", "one"))
+
+
+@pytest.fixture
+def one(server: ModelServer, module_gateway: StartGateway, keys: str) -> Gateway:
+    if not server.alive:
+        server.start()
+    template = ("--chat-template", "legacy") if server.name == "llama-2023" else ()
+    found = module_gateway("--llama-api", server.url, "--api-key-file", keys, *FLAGS, *template)
+    up(found, 1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> str:
+    lines = [f"{name} {secret} group=all" for name, secret in SECRETS.items()]
+    text = "\n".join(lines) + " on_overflow=compact\n"  # of the last one
+    return key_file(tmp_path_factory.mktemp("keys"), text)
+
+
+def test_next_turn_is_warm(one: Gateway) -> None:
+    talk = Talk(one)
+    reason(talk.turn(), "new")
+    second = talk.turn()
+    reason(second, "warm")
+    assert second["cached_tokens"] >= second["decision"]["expected_tokens"] // 2
+
+
+def test_slot_that_another_key_took(one: Gateway) -> None:
+    talk = Talk(one)
+    talk.turn()
+    taken = Talk(one, "bob").turn()
+    request = talk.turn()
+    values = reason(request, "evicted_key")
+    assert (values["backend"], values["slot"]) == (request["backend"], taken["slot"])
+    bobs, own = request["slot_before"][:2]
+    assert (bobs["id"], bobs["key"], own["key"]) == (taken["id"], "bob", "ann")
+    assert own["then"] == bobs["then"] == "replaced"
+    assert abs(values["seconds"] - (request["placed"] - bobs["began"])) <= 1
+
+
+def test_too_few_slots_for_the_conversations_of_a_key(one: Gateway) -> None:
+    talk = Talk(one)
+    talk.turn()
+    Talk(one).turn()
+    assert reason(talk.turn(), "evicted_own")["slots"] == 1
+
+
+def test_conversation_that_is_too_long(one: Gateway) -> None:
+    talk = Talk(one, "cat")
+    for _ in range(12):
+        request = talk.turn()
+        if request["decision"]["reason"]["cause"] == "context":
+            break
+    values = reason(request, "context")
+    assert 0 < values["messages"] < len(talk.messages)
+    assert "summary" in [step["step"] for step in request["timeline"]]
+
+
+def test_time_in_the_system_message(one: Gateway) -> None:
+    talk = Talk(one)
+    head = "You are a helpful assistant of the harbour. " * 6
+    talk.messages.append({"role": "system", "content": f"{head}It is 10:00."})
+    talk.turn()
+    talk.messages[0] = {"role": "system", "content": f"{head}It is 11:00."}
+    request = talk.turn()
+    values = reason(request, "head")
+    words = request["decision"]["reason"]["difference"]
+    assert "It is 11:00." in words["before"] + words["after"]
+    assert values["end"] - values["begin"] <= 64
+
+
+def test_side_job(one: Gateway) -> None:
+    talk = Talk(one)
+    talk.turn()
+    task = "### Task: write a title for this talk: " + " ".join(map(str, range(99)))
+    reason(Talk(one).turn(task), "side_job")
+    assert reason(talk.turn(), "evicted_side_job")["slot"] == 0
+
+
+def test_repeated_question_that_a_server_spoils(one: Gateway, server: ModelServer) -> None:
+    if server.name != "llama-2023":
+        pytest.skip("only old servers spoil a prompt that is all cached")
+    talk = Talk(one)
+    first = talk.turn()
+    del talk.messages[1:]
+    (message,) = talk.messages
+    talk.messages = []
+    assert reason(talk.turn(message["content"]), "off")["slot"] == first["slot"]
+
+
+def test_restarted_backend(one: Gateway, server: ModelServer) -> None:
+    talk = Talk(one)
+    request = talk.turn()
+    server.kill()
+    up(one, 0)
+    server.start()
+    up(one, 1)
+    assert reason(talk.turn(), "restarted")["backend"] == request["backend"]
+
+
+def models(one: Gateway) -> list[str]:
+    head = {"Authorization": f"Bearer {SECRETS['ann']}"}
+    return [model["id"] for model in fetch(one.url, "/v1/models", None, head)[2]["data"]]
+
+
+def test_backend_that_had_another_model(one: Gateway, server: ModelServer) -> None:
+    talk = Talk(one)
+    talk.turn()
+    place = server.command.index("--alias") + 1
+    for name in ("other", "one"):
+        server.kill()
+        up(one, 0)
+        server.command[place] = name
+        server.start()
+        wait_until(lambda name=name: name in models(one))
+    up(one, 1)
+    reason(talk.turn(), "swapped")
+
+
+def test_changed_template(one: Gateway, server: ModelServer) -> None:
+    if server.name == "llama-2023":
+        pytest.skip("a server of 2023 has no template of its own")
+    talk = Talk(one)
+    talk.turn()
+    server.kill()
+    up(one, 0)
+    server.command += ["--chat-template", TEMPLATE]
+    server.start()
+    up(one, 1)
+    reason(talk.turn(), "template")
+
+
+def test_other_backend(
+    one: Gateway, server: ModelServer, start_server: StartServer, gateway: StartGateway, keys: str
+) -> None:
+    extra = (*WITHOUT_RAM[server.name], "--alias", "one")
+    servers = [server, start_server(server.name, slots=1, ctx=2048, extra=extra)]
+    urls = ",".join(each.url for each in servers)
+    flags = ("--llama-api", urls, "--api-key-file", keys, "--chat-template", "legacy")
+    two = gateway(*flags, *FLAGS)
+    up(two, 2)
+    talk = Talk(two)
+    kept = talk.turn()["backend"]
+    (held,) = (each for each in servers if each.url.endswith(kept))
+    held.kill()
+    up(two, 1)
+    request = talk.turn()
+    values = reason(request, "elsewhere")
+    assert (values["kept"], values["backend"]) == (kept, request["backend"])
