@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -264,9 +266,13 @@ class Captures:
             raise
 
     def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
-        """At most so many captures with this `request` or `key`, the newest first."""
-        rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
-        return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]
+        """At most so many captures with this `request` or `key`, the newest first; none if the file
+        is damaged, which the log says."""
+        with suppress(sqlite3.Error):
+            self.flush()
+            rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
+            return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]
+        return []
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""

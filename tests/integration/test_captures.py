@@ -45,7 +45,7 @@ def client_of(one: Gateway) -> httpx.Client:
 
 
 def capture(client: httpx.Client, name: str) -> dict[str, Any]:
-    """The capture of a request, once it is stored."""
+    """The capture of a request, once its answer is closed."""
     path = f"/v1/requests/{name}/capture"
     wait_until(lambda: client.get(path).status_code == 200)
     found: dict[str, Any] = client.get(path).json()

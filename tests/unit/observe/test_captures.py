@@ -54,9 +54,6 @@ def ask(app: Flask, headers: dict[str, str] = ANN, **fields: Any) -> str:
 
 def capture_of(app: Flask, name: str, headers: dict[str, str] = ANN) -> Any:
     """The answer to a request for a capture."""
-    captures = services_of(app).captures
-    assert captures is not None
-    captures.flush()
     return app.test_client().get(f"/v1/requests/{name}/capture", headers=headers)
 
 
@@ -233,6 +230,16 @@ def test_what_does_not_fit_is_dropped_and_counted(
     monkeypatch.undo()
     assert capture_of(app, name).status_code == 404
     assert capture_of(app, ask(app)).status_code == 200
+
+
+def test_damaged_file_disturbs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / CAPTURES).write_bytes(b"no database" * 1000)
+    app = app_with(ScriptedDriver(), tmp_path)
+    name = ask(app)
+    request = app.test_client().get(f"/v1/requests/{name}", headers=ANN)
+    assert request.get_json()["captured"] is False
+    captures = services_of(app).captures
+    assert captures is not None and captures.dropped == 1
 
 
 # -- what is kept of a body
