@@ -9,6 +9,7 @@ from ...apis.requests import routes
 from ...errors import InvalidParameter
 from .. import permissions
 from ..fastpath import Application
+from ..observability import Record
 from ..services import current_services
 from ..spine import json_view
 from . import api, chat_models, guard
@@ -43,5 +44,10 @@ def again() -> Response:
     path, app = request.args.get("route", ""), cast(Application, current_app)
     if path not in app.direct:
         raise InvalidParameter("route", "must be the path of a route that answers with text")
-    environ = {**request.environ, "PATH_INFO": path, "QUERY_STRING": ""}
+    own = {
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "HTTP_X_REQUEST_ID": Record.of(request.environ).id,
+    }
+    environ = {**request.environ, **own}
     return Response.from_app(app.wsgi_app, environ)  # type: ignore[return-value]  # it is flask's

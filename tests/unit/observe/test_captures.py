@@ -232,6 +232,25 @@ def test_what_does_not_fit_is_dropped_and_counted(
     assert capture_of(app, ask(app)).status_code == 200
 
 
+def test_page_asks_again_with_the_rights_of_its_key(tmp_path: Path) -> None:
+    options = {"allowed_routes": "pages,status"}
+    keys = (*KEYS, ApiKey("eve", Secret("sk-eve-0123456789"), options=options))
+    app = app_with(ScriptedDriver(), tmp_path, file_keys=keys)
+    client, eve = app.test_client(), {"Authorization": "Bearer sk-eve-0123456789"}
+
+    def again(route: str, headers: dict[str, str] = ANN) -> Any:
+        path = "/pages/api/requests/again"
+        query = {"route": route}
+        return client.post(path, query_string=query, json=HELLO, headers=headers, buffered=True)
+
+    answer = again(CHAT)
+    assert answer.get_json()["choices"][0]["message"]["content"] == "Hello"
+    assert capture_of(app, answer.headers["x-request-id"]).get_json()["request"] == f"POST {CHAT}"
+    assert again(CHAT, eve).get_json()["error"]["code"] == "route_forbidden"
+    for route in ("/key/generate", "../v1/chat/completions", ""):
+        assert again(route).get_json()["error"]["param"] == "route"
+
+
 def test_damaged_file_disturbs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / CAPTURES).write_bytes(b"no database" * 1000)
     app = app_with(ScriptedDriver(), tmp_path)
