@@ -120,8 +120,10 @@ class Answer(Struct, eq=False, kw_only=True):
         info = self.info
         try:
             if self.make_tasks is not None:
+                registry = self.context.registry
+                info.shows_load = any(one.shows_load for one in registry.pool(self.model))
                 with info.timed("load"):
-                    for note in self.context.registry.load(self.model, self.cancel):
+                    for note in registry.load(self.model, self.cancel):
                         info.loading = note
                         yield 0, []
                 info.loading = ""

@@ -143,11 +143,12 @@ def _of_earlier(
             continue  # another conversation, or nothing has changed
         if earlier.template != template:
             return "template", {}
-        if agrees >= before[0]:
-            if placed.request.session or 2 * agrees > before[-1]:
-                return "changed", {"begin": agrees}
-        elif ends[: len(before)] == before:
-            # Its messages are as long as those of the earlier prompt, and there are more.
+        if agrees >= before[0] and (placed.request.session or 2 * agrees > before[-1]):
+            return "changed", {"begin": agrees}
+        shift = ends[0] - before[0]
+        is_same = [end - shift for end in ends[: len(before)]] == before
+        if agrees < before[0] and is_same and (len(before) > 1 or not shift):
+            # Its other messages are as long as those of the earlier prompt, and there are more.
             end = next(end for end in chain.ends if end > agrees)
             return "head", {"begin": agrees, "end": end}
     if placed.turns:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ TALKS = 64  # pairs of key and session whose last prompts are compared with the 
 PROMPTS = 4  # of each
 RESTORE = "restore"  # the step that comes behind the queue
 HOLDERS = 5  # requests that had a slot before, as shown
+
+AS_STORED = ("key", "user", "team", "model", "api", "client", "slot", "outcome")  # of a row
 
 Json = dict[str, Any]
 MaySee = Callable[[str], bool]
@@ -110,7 +112,6 @@ class Requests:
 
     def decision_json(self, info: Info, shown: Shown) -> Json:
         """The same as JSON."""
-        self._work_out()
         with self._lock:
             decision = self._decision(info)
         return decision_json(decision, shown)
@@ -120,8 +121,6 @@ class Requests:
         answers = _answers(info)
         last = answers[-1]
         facts: Json = {
-            "status": record.status,
-            "stream": record.stream,
             "place": info.first_place,
             "first_token_seconds": round(answers[0].first_token, 3),
             "timeline": timeline(info, took),
@@ -143,8 +142,7 @@ class Requests:
 
     def _work_out(self) -> None:
         with self._lock:
-            for _ in range(len(self._finished)):
-                finished = self._finished.popleft()
+            for finished in [self._finished.popleft() for _ in range(len(self._finished))]:
                 self._ended.append(self._seen(*finished))
                 self._remember(_answers(finished[0].info)[0])
 
@@ -154,20 +152,30 @@ class Requests:
         if (placed := info.placement) is not None and not placed.request.background:
             talk = _talk(placed)
             prompts = self._prompts.setdefault(talk, deque(maxlen=PROMPTS))
-            sums = checksums(_text(info))
-            prompts.appendleft(Earlier(placed.request.chain, info.template, sums))
+            prompts.appendleft(_as_earlier(placed, info))
             self._prompts.move_to_end(talk)
             if len(self._prompts) > TALKS:
                 self._prompts.popitem(last=False)
         info.task = None
+
+    def _earlier(self, placed: Placement) -> list[Earlier]:
+        """The last prompts of the same key and session, with those that are not worked out yet."""
+        talk, pending = _talk(placed), reversed([*self._finished])
+        infos = (_answers(record.info)[0] for record, _, _ in pending)
+        same = (
+            _as_earlier(p, info)
+            for p, info in ((info.placement, info) for info in infos)
+            if p and p is not placed and not p.request.background and _talk(p) == talk
+        )
+        return [*islice(same, PROMPTS), *self._prompts.get(talk, ())]
 
     def _decision(self, info: Info) -> Json | None:
         """Where a request was placed, and why its prompt was evaluated."""
         info = _answers(info)[0]
         if (placed := info.placement) is None:
             return None
-        earlier = self._prompts.get(_talk(placed), ())
-        cause, values, difference = explain(placed, info, [*earlier], partial(_text, info))
+        earlier = self._earlier(placed)
+        cause, values, difference = explain(placed, info, earlier, partial(_text, info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -201,6 +209,10 @@ def _became(next_: Json | None) -> str:
 
 def _talk(placed: Placement) -> _Talk:
     return placed.request.model, placed.request.key, placed.request.session
+
+
+def _as_earlier(placed: Placement, info: Info) -> Earlier:
+    return Earlier(placed.request.chain, info.template, checksums(_text(info)))
 
 
 def _answers(info: Info) -> Sequence[Info]:
@@ -273,9 +285,8 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
         "state": "ended",
         "started": round(row.ended / 1000 - row.seconds, 3),
         "seconds": round(row.seconds, 3),
-        **{name: getattr(row, name) for name in ("key", "user", "team", "model", "api", "client")},
+        **{name: getattr(row, name) for name in AS_STORED},
         "backend": shown(row.backend) if row.backend else "",
-        "slot": row.slot,
         "place": 0,
         "prompt_tokens": row.prompt,
         "cached_tokens": row.cached,
@@ -283,7 +294,6 @@ def row_json(row: LedgerRow, shown: Shown) -> Json:
         "completion_tokens": row.completion,
         "tokens_per_second": round(speed, 1),
         "queue_seconds": round(row.queue_seconds, 3),
-        "outcome": row.outcome,
     }
 
 

@@ -18,6 +18,7 @@ from proxy.scheduling.state import SlotRequest
 from proxy.web.fastpath import Application
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of
 from tests.unit.observe.test_requests import ANN, app_with, ask, get
+from tests.unit.web.ledger.test_usage_routes import KEYS
 
 EXPLAIN = "/v1/explain"
 TEXT = "How many sails are red?"
@@ -195,3 +196,11 @@ def test_tools_of_servers_are_not_asked_for() -> None:
     server = {"type": "mcp", "server_label": "far", "server_url": "http://127.0.0.1:9/mcp"}
     told = explained(app, "/v1/responses", input=TEXT, tools=[server]).get_json()
     assert UNLISTED in told["warnings"] and TEXT in told["prompt"]
+
+
+def test_backend_that_can_take_it_is_chosen() -> None:
+    able = ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, infill=True))
+    app = make_app(ScriptedDriver(say("Hi")), able, file_keys=KEYS)
+    told = explained(app, "/infill", **BODIES["/infill"]).get_json()
+    assert told["decision"]["backend"] == told["places"][0]["backend"] == "backend-2"
+    assert {place["backend"] for place in told["places"]} == {"backend-2"}

@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -71,16 +72,18 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert get(app).get_json()["data"] == [one]
 
 
-def test_time_in_the_system_prompt_is_found() -> None:
+@pytest.mark.parametrize("hours", [(10, 11), (9, 10)])
+def test_time_in_the_system_prompt_is_found(hours: tuple[int, int]) -> None:
     app = app_with(ScriptedDriver(say("Hi")))
-    for hour, count in ((10, 2), (11, 4)):
+    for hour, count in zip(hours, (2, 4), strict=True):
         talk = [("system", f"It is {hour}:00."), ("user", "Hello!"), ("assistant", "Hi")]
         talk = [*talk, ("user", "Go on.")][:count]
         name = ask(app, messages=[{"role": role, "content": text} for role, text in talk])
     reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
     assert reason["cause"] == "head"
     begin, end = reason["values"]["begin"], reason["values"]["end"]
-    assert end - begin == cold.PIECE and "11:00" in reason["difference"]["after"]
+    words = reason["difference"]
+    assert end - begin == cold.PIECE and f"{hours[1]}:00" in words["before"] + words["after"]
     assert f"between character {begin} and {end}" in reason["sentence"]
 
 
@@ -316,3 +319,11 @@ def test_timeline_of_an_answer_that_runs_tools() -> None:
         ("decode", 0.7),
         ("other", 0.0),
     ]
+
+
+def test_loading_is_a_step_of_a_model_that_was_not_loaded() -> None:
+    placed: Any = SimpleNamespace(loads=2.0)
+    info = Info(placed=0.5, first_token=4.0, last_token=5.0, evaluating=1.0, outcome="stop")
+    info.placement = placed
+    steps = {step["step"]: step["seconds"] for step in ring.timeline(info, 5.0)}
+    assert steps == {"prepare": 0.5, "load": 2.5, "prefill": 1.0, "decode": 1.0, "other": 0.0}
