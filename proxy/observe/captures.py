@@ -172,6 +172,8 @@ class Captures:
             capture = environ[CAPTURE] = Capture(environ, Kept(), [0, 1])
             parts: Any = app(environ, start_response)
             record: Record = environ[RECORD]
+            if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
+                del environ[CAPTURE]  # ends a cycle of references
             if record.asks_model and self._captures(capture, record):
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
