@@ -90,6 +90,6 @@ def add(info: Info, completion: Info) -> None:
     info.longest = max(info.longest, completion.longest)
     info.continued += completion.continued
     info.usage += completion.usage
-    if info.steps[:1] != (completion,):
+    if next((part for part in info.steps if isinstance(part, Info)), None) is not completion:
         completion.task = None  # only the first prompt is explained
     info.warnings = tuple(dict.fromkeys((*info.warnings, *completion.warnings)))

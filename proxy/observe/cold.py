@@ -24,18 +24,13 @@ BEFORE, AFTER = 16, 64  # characters of a prompt that are shown around a differe
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
 
 
-class Difference(NamedTuple):
-    """The first place where a prompt differs from an earlier one, within PIECE characters."""
-
-    position: int
-    before: str
-    after: str
-
-
 class Reason(NamedTuple):
+    """`difference` has the first position where a prompt differs from an earlier one, within PIECE
+    characters, and the text before and after it."""
+
     cause: str
     values: Mapping[str, str | int]
-    difference: Difference | None = None
+    difference: Mapping[str, str | int] | None = None
 
 
 class Earlier(Struct, frozen=True):
@@ -88,7 +83,7 @@ def explain(
         if begin < end:
             values |= {"begin": begin, "end": end}
             before, after = text[max(0, begin - BEFORE) : begin], text[begin : begin + AFTER]
-            return Reason(cause, values, Difference(begin, before, after))
+            return Reason(cause, values, {"position": begin, "before": before, "after": after})
     return Reason(cause, values)
 
 

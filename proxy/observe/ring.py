@@ -78,7 +78,8 @@ class Requests:
         """Those that run, the oldest first. Their prompts' tokens are those that are expected."""
         for record in self.running_records(may_see):
             with self._lock:
-                yield self._seen(record, record.elapsed(), time.time())
+                seen = self._seen(record, record.elapsed(), time.time())
+            yield seen
 
     def running_records(self, may_see: MaySee) -> list[Record]:
         return [record for record in self._observer.running_requests() if may_see(record.key)]
@@ -175,7 +176,6 @@ class Requests:
         if (placed := info.placement) is None:
             return None
         earlier = self._earlier(placed)
-        cause, values, difference = explain(placed, info, earlier, partial(_text, info))
         return {
             "backend": placed.backend,
             "slot": placed.slot,
@@ -189,11 +189,7 @@ class Requests:
             "continued": placed.continues,
             "replaced_tokens": placed.replaced,
             "passed": [{"backend": name, "why": why} for name, why in info.passed],
-            "reason": {
-                "cause": cause,
-                "values": values,
-                "difference": difference and difference._asdict(),
-            },
+            "reason": explain(placed, info, earlier, partial(_text, info))._asdict(),
         }
 
 

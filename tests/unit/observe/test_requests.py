@@ -327,3 +327,17 @@ def test_loading_is_a_step_of_a_model_that_was_not_loaded() -> None:
     info.placement = placed
     steps = {step["step"]: step["seconds"] for step in ring.timeline(info, 5.0)}
     assert steps == {"prepare": 0.5, "load": 2.5, "prefill": 1.0, "decode": 1.0, "other": 0.0}
+
+
+def test_looking_at_running_requests_holds_no_lock() -> None:
+    app = app_with(Waiting(say("Hi")))
+    requests = services_of(app).requests
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(app.test_client().post, "/v1/chat/completions", json=CHAT, headers=ANN)
+        wait_until(lambda: requests.running_records(bool))
+        running = requests.running(bool)
+        seen = next(running)
+        assert requests._lock.acquire(blocking=False)  # while it is looked at
+        requests._lock.release()
+        app.test_client().post(f"{REQUESTS}/{seen.row.request}/cancel", headers=ANN)
+        assert answer.result(30).status_code == 409
