@@ -54,12 +54,13 @@ function promptOf(capture) {
 /** The parts of a capture, as [title, text, missing bytes]. */
 function parts(capture) {
   const { sent, received, calls } = capture;
-  const answer = answerOf(received.text);
+  // An answer in the background, as on the page of chats, is not sent to the client in one piece.
+  const answer = answerOf(received.text || (calls.at(-1)?.received.text ?? ""));
   const prompt = promptOf(capture);
   return [
     [words("captures.sent"), pretty(sent.text), sent.missing],
     ...(answer && answer !== received.text ? [[words("captures.text"), answer, 0]] : []),
-    [words("captures.received"), pretty(received.text), received.missing],
+    ...(received.text ? [[words("captures.received"), pretty(received.text), received.missing]] : []),
     ...(calls.length ? [[words("captures.prompt"), prompt || words("captures.no_prompt"), 0]] : []),
     ...calls.flatMap((call) => [
       [words("captures.call_sent", { request: call.request }), pretty(call.sent.text), call.sent.missing],
