@@ -19,6 +19,8 @@ from .limits import NO_LIMITS, Limits
 
 Priority = Literal["", "high", "normal", "low"]
 OnOverflow = Literal["", "refuse", "compact"]
+Capture = Literal["", "off", "failed", "all"]
+CAPTURES: tuple[Capture, ...] = ("off", "failed", "all")
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes. An API that a package adds may have one of its own name besides.
@@ -44,8 +46,8 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Names may be patterns, in which `*` stands for any text; `apis` has names of APIS and
     API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
     client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
-    `on_overflow` says what happens to conversations that do not fit. `share` of a key, its user or
-    its team lets conversations be shared."""
+    `on_overflow` says what happens to conversations that do not fit, `capture` which requests are
+    captured. `share` of a key, its user or its team lets conversations be shared."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: str = ""
     limits: Limits = NO_LIMITS
     on_overflow: OnOverflow = ""
+    capture: Capture = ""
 
 
 class Permissions(Struct, frozen=True):

@@ -145,3 +145,4 @@ SAMPLERS = {name: _sampler(name, field) for name, field in sampling.FIELDS.items
 USER_MESSAGE = [{"role": "user", "content": "Hello!"}]
 MODEL = text("The model's name. With a single model, any name is accepted.", "any")
 STREAM = flag("Stream the answer while it is generated.")
+CAPTURE = flag("false: the gateway does not capture this request.", True)

@@ -41,7 +41,7 @@ from ..backends.registry import Registry
 from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
-from ..config.data_folder import SLOTS, folder_of
+from ..config.data_folder import CAPTURES, SLOTS, folder_of
 from ..core.request import BY_PROMPT
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
@@ -55,6 +55,8 @@ from ..hosting.need import Cards
 from ..hosting.slot_keeper import SlotKeeper
 from ..hosting.starting import Hosting, Server
 from ..observe import otel_names
+from ..observe.captures import Captures
+from ..observe.captures_store import Ring
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
@@ -237,6 +239,14 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         ledger.unstored = observer.unstored
     requests = Requests(observer)
     observer.on_finished.append(requests.add)
+    captures = None
+    if settings.keys or settings.capture != "off":  # keys may be captured from any time on
+        bounds = settings.captures
+        ring = Ring(folder_of(settings) / CAPTURES, bounds.size, 86400 * bounds.days)
+        captures = Captures(ring, lambda key: keys.capture(key, settings.capture))
+        observer.on_begin = captures.begin
+        observer.on_finished.append(captures.finished)
+        life.on_close(Step.LEDGER, captures.close)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
     if storage.batches is not None:
@@ -279,6 +289,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         accounts=accounts,
         sign_in=_sign_in(settings, accounts),
         knowledge=storage.knowledge,
+        captures=captures,
         conversations=storage.conversations,
         vector_stores=storage.vector_stores,
         batches=storage.batches,
@@ -314,6 +325,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     storage.resume(batch_runner.wake if batch_runner is not None else lambda: None)
     if ledger is not None:
         ledger.start()
+    if captures is not None:
+        captures.start()
     return services
 
 

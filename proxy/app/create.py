@@ -70,6 +70,9 @@ def attach(app: Application, services: Services) -> None:
     services.keys.routes = services.requests.routes = routes_of(app)
     if services.ledger is not None:
         services.ledger.routes = routes_of(app)
+    vars(app).pop("wsgi_app", None)
+    if services.captures is not None:
+        app.wsgi_app = services.captures.watching(app.wsgi_app)  # type: ignore[assignment, method-assign]
     if services.batch_runner is not None:
         services.batch_runner.ask = make_sender(app.wsgi_app, settings.api_prefix)
     app.proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None

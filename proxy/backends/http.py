@@ -95,6 +95,8 @@ class Exchange:
         self._cancel = cancel
         self.tick = tick
         self._body: list[bytes] = []
+        if cancel is not None and cancel.on_exchange is not None:
+            self._body = cancel.on_exchange(self, message, rest)
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append

@@ -11,7 +11,7 @@ from ..runtime.installation import install
 from .settings import Settings
 
 SLOTS = "slots"  # the folder of saved slots
-DATABASE, INDEX = FILES = ("slotproxy.db", "index.db")
+DATABASE, INDEX, CAPTURES = FILES = ("slotproxy.db", "index.db", "captures.db")
 SQLITE = "sqlite:///"
 
 
@@ -47,6 +47,7 @@ def stored(settings: Settings) -> str:
     where = f"{folder}/".replace(f"{Path.home()}/", "~/").removesuffix("/")
     usage = "usage, ", ", --ledger-days 0 turns usage off"
     kept, off = usage if settings.ledger_days else ("", "")
+    kept += "captures, " if settings.capture != "off" else ""
     return f"{where} (conversations, {kept}files); --data FOLDER moves it{off}"
 
 

@@ -180,6 +180,14 @@ class OtelConfig(msgspec.Struct, frozen=True, kw_only=True):
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
+class CapturesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[captures]`` table of the file: the bounds of what ``--capture`` keeps."""
+
+    size: int = _key(256 << 20, "bytes on disk; the oldest make room", ge=1 << 20)
+    days: float = _key(7.0, "days after which they are deleted", gt=0, le=3650)
+    rows: ClassVar[tuple[Declared, ...]] = _above()
+
+
 # Tables of the file. A key of theirs has no flag, but a variable, as SLOTPROXY_OIDC_ISSUER.
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "chatglm": ChatGLMConfig,
@@ -187,6 +195,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "search": SearchConfig,
     "oidc": OidcConfig,
     "otel": OtelConfig,
+    "captures": CapturesConfig,
 }
 
 _serving = _group("Serving")
@@ -386,6 +395,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger_days: int = _logging(
         90, "days for which each request is kept for the Usage page; 0: record none", ge=0
     )
+    capture: Literal["off", "failed", "all"] = _logging(
+        "off",
+        "requests of which prompt and answer are kept, for the page Requests; keys may differ",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _logging("info", "minimum log level")
     log_format: Literal["auto", "text", "json"] = _logging(
         "auto", "text (lines for people), json (for programs), auto (text on a terminal)"
@@ -398,6 +411,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     search: SearchConfig = SearchConfig()
     oidc: OidcConfig = OidcConfig()
     otel: OtelConfig = OtelConfig()
+    captures: CapturesConfig = CapturesConfig()
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()

@@ -9,13 +9,15 @@ added.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from ..errors import Cancelled
 
 Reason = Callable[[], Cancelled]
 """Makes the error with which a request ends."""
+OnExchange = Callable[[Any, bytes, Iterable[bytes]], list[bytes]]
 
 
 def client_left() -> Cancelled:
@@ -23,14 +25,18 @@ def client_left() -> Cancelled:
 
 
 class Cancel:
-    """Set once, never unset. The first reason counts. `headers` are lines that the backend of the
-    request gets too: those of its trace."""
+    """Set once, never unset. The first reason counts.
 
-    __slots__ = ("_callbacks", "_reason", "cancelled", "headers")
+    What the exchanges with backends need travels with it: `headers`, the lines of a trace, and
+    `on_exchange`, called before each exchange with what will be sent; it makes the list that
+    collects the answer."""
+
+    __slots__ = ("_callbacks", "_reason", "cancelled", "headers", "on_exchange")
 
     def __init__(self) -> None:
         self.cancelled = False
         self.headers = ""
+        self.on_exchange: OnExchange | None = None
         self._reason: Reason = client_left
         self._callbacks: list[Callable[[], None]] = []
 
@@ -56,6 +62,7 @@ class Cancel:
         def cancel() -> None:
             other.cancel(self._reason)
 
+        other.on_exchange = other.on_exchange or self.on_exchange
         self.add(cancel)
         return partial(self.remove, cancel)
 

@@ -14,11 +14,12 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from ..accounts.key_cache import KeyCache
 from ..accounts.records import KEY_ID, Identity
-from ..accounts.rights import Permissions
+from ..accounts.rights import Capture, Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
 from ..runtime.locks import native_lock
 from .client_address import neighbourhood
@@ -242,6 +243,16 @@ class Keys:
         identity = self._bounded.get(name) or self._stored_named(name)
         given = identity is not None and any(rights.share for rights in identity.rights)
         return given or self.is_admin(name)
+
+    def capture(self, name: str, default: Capture) -> Capture:
+        """Which requests of the key of this name are captured, by default those of `default`."""
+        if not self._known:
+            return default
+        with suppress(StoreUnavailable):
+            identity = self._bounded.get(name) or self._stored_named(name)
+            own = (held.capture for held in (identity.rights if identity is not None else ()))
+            return next(filter(None, own), default if name else "off")
+        return "off"
 
     def shown(self, name: str) -> str:
         """The key's name for people."""

@@ -13,6 +13,7 @@ import msgspec
 from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
+from .observability.record import CAPTURE
 
 # Keeps large JSON bodies from blocking the event loop.
 #
@@ -175,6 +176,8 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
         if not is_json and kind not in ("", FORM):
             raise WrongType("the Content-Type must be application/json")
     data = read(environ, limit)
+    if CAPTURE in environ and not environ[CAPTURE].sent:
+        environ[CAPTURE].sent.take([data])
     if not data:
         if empty is not None:
             return empty

@@ -146,6 +146,8 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
     changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
     reading its documents raises."""
     body = read_json(environ, services.settings.max_body)
+    if body.pop("capture", True) in (False, "off") and record.capture is not None:
+        record.capture.off = True
     with_documents(services, record, environ, body)
     return with_preset(services, body, record.path) if services.host.presets else body
 

@@ -15,6 +15,7 @@ from ..config import Settings
 from ..dialogue.run import Dialogues
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
+from ..observe.captures import Captures
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime.locks import native_lock
@@ -110,6 +111,7 @@ class Services:
     local_embedder: Embedder | None = None  # None without the extra embed, or if it is not wanted
     accounts: Accounts | None = None  # None if the gateway keeps no keys in its store
     sign_in: SignIn | None = None  # None without an OpenID provider
+    captures: Captures | None = None  # None if nothing can be captured
     conversations: ConversationStore | None = None
     ledger: LedgerWriter | None = None  # None if the settings name no place for it
     vector_stores: VectorStores | None = None  # None whenever knowledge is

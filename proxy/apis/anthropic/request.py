@@ -85,6 +85,7 @@ FIELDS: Fields = {
     **{name: doc.SAMPLERS[name] for name in SAMPLERS},
     "stop_sequences": {**STOP, "description": "Stop strings."},
     "stream": doc.STREAM,
+    "capture": doc.CAPTURE,
     "tools": doc.array("Tools the model may call.", []),
     "mcp_servers": doc.array("MCP servers whose tools the gateway calls.", []),
     "tool_choice": doc.mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),

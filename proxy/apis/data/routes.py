@@ -34,6 +34,7 @@ blueprint = Api("data", __name__, group="", tag="slotproxy")
 
 AT_ONCE = 64  # ratings read together
 SENT = 64 << 10  # bytes sent together
+MOST_CAPTURES = 1000  # the last ones, in an export
 _encode = msgspec.json.Encoder().encode
 
 
@@ -71,6 +72,8 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
     if services.batches is not None:
         batches = services.batches.page(owner, MOST_BATCHES)
         lists["batches"] = _each(map(batch_object, batches))
+    if services.captures is not None:
+        lists["captures"] = _each(services.captures.find(MOST_CAPTURES, key=owner))
     yield b'{"object":"data"'
     for name, rows in lists.items():
         yield b',"' + name.encode() + b'":'
@@ -152,4 +155,6 @@ def delete(services: Services, record: Record) -> Any:
         gone["files"] = services.vector_stores.delete_all_files(owner)
     if services.knowledge is not None:
         gone["knowledge_bases"] = services.knowledge.delete_all(owner)
+    if services.captures is not None:
+        gone["captures"] = services.captures.delete(key=owner)
     return {"object": "data.deleted", "deleted": gone}

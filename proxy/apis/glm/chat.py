@@ -35,6 +35,7 @@ FIELDS: Fields = {
     "model": doc.MODEL,
     **{name: {**doc.SAMPLERS[name], "default": SAMPLING[name]} for name in SAMPLING},
     "max_length": tokens("Maximum tokens of the answer; 0: no limit.", 0),
+    "capture": doc.CAPTURE,
 }
 
 

@@ -61,6 +61,7 @@ _COMMON: Fields = {
     "logit_bias": openai.LOGIT_BIAS,
     "image_data": doc.array("Must be empty: send images to a chat endpoint.", []),
     "response_fields": doc.strings("Return only these fields.", "content"),
+    "capture": doc.CAPTURE,
     **_REPORT,
     **doc.SAMPLERS,
 }

@@ -58,6 +58,7 @@ ROLES: dict[str, Role] = {
 COMMON: Fields = {
     "model": doc.MODEL,
     "stream": {**doc.STREAM, "default": True},
+    "capture": doc.CAPTURE,
     "options": doc.mapping("Sampler settings, `num_predict` and `stop`.", {"num_predict": 16}),
     "format": doc.one_of("json, or a JSON schema.", "json", doc.TEXT, doc.OBJECT),
     "think": doc.one_of("Passed to the chat template.", False, {"type": "boolean"}, doc.TEXT),

@@ -148,9 +148,10 @@ PARSED: dict[str, Field] = {
         json_schema,
     ),
 }
-COMMON: Fields = {**PARSED, "logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
+_OTHERS: Fields = {"logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
+COMMON: Fields = {**PARSED, **_OTHERS, "capture": doc.CAPTURE}
 """The fields that both kinds of body have."""
-_OPTIONS = COMMON.keys() - PARSED.keys()
+_OPTIONS = _OTHERS.keys()
 
 
 def usage(counts: Usage) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 what would be done with a body.
 
 A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
-see and cancel all. Requests that ended come from this process' memory, and older ones and those of
-other processes from the ledger."""
+see and cancel all, and likewise read and delete what was captured of them. Requests that ended come
+from this process' memory, and older ones and those of other processes from the ledger."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def listed(services: Services, record: Record) -> Any:
         stored = fitting(requests.stored(begin, end, only, limit))
         ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
         ended = ended[: -limit - 1 : -1]
-    return {"object": "list", "running": [*fitting(requests.running())], "data": ended}
+    running = [*fitting(requests.running())]
+    mode = services.captures.mode(record.key) if services.captures is not None else "off"
+    return {"object": "list", "capture": mode, "running": running, "data": ended}
 
 
 def _end(one: Json) -> float:
@@ -132,7 +134,8 @@ def read(services: Services, record: Record, name: str) -> Any:
     known = requests.opened(name)
     known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
     if known is not None:
-        return known
+        own, captures = {"request": name, "key": known["key"]}, services.captures
+        return {**known, "captured": captures is not None and bool(captures.find(**own))}
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         " that asked a model, and at most seven days old"
@@ -148,7 +151,8 @@ def cancel(services: Services, record: Record, name: str) -> Any:
     for one in _Requests(services, record, everyone=everyone).records():
         if one.id == name and one.cancel is not None:
             one.cancel.cancel(partial(RequestCancelled, by))
-            _note(services, record.key, one)
+            details = {"key": one.key, "model": one.info.model}
+            _note(services, record.key, "cancel", name, details)
             count += 1
     if not count:
         raise NotFound(
@@ -157,12 +161,41 @@ def cancel(services: Services, record: Record, name: str) -> Any:
     return {"id": name, "object": "request", "cancelled": count}
 
 
-def _note(services: Services, actor: str, cancelled: Record) -> None:
-    """Write who cancelled a request into the audit. Without one, the log has the call."""
+def _note(services: Services, actor: str, action: str, name: str, details: Json) -> None:
+    """Write what was done with a request into the audit. Without one, the log has the call."""
     if services.accounts is not None:
-        details = {"key": cancelled.key, "model": cancelled.info.model}
         with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
-            changes.record("cancel", "request", cancelled.id, details)
+            changes.record(action, "request", name, details)
+
+
+@json_route(blueprint, "GET", "/v1/requests/<name>/capture")
+def captured(services: Services, record: Record, name: str) -> Any:
+    """What the client and the backends of a captured request sent and got, and its prompt."""
+    capture = _capture(services, record, name)
+    if capture["key"] != record.key:
+        _note(services, record.key, "read capture", name, {"key": capture["key"]})
+    return capture
+
+
+@json_route(blueprint, "DELETE", "/v1/requests/<name>/capture")
+def forget(services: Services, record: Record, name: str) -> Any:
+    """Delete what was captured of a request."""
+    key = _capture(services, record, name)["key"]
+    assert services.captures is not None
+    count = services.captures.delete(request=name, key=key)
+    return {"id": name, "object": "request.capture.deleted", "deleted": count}
+
+
+def _capture(services: Services, record: Record, name: str) -> Json:
+    """The last capture of a request that the caller may see. Raises NotFound."""
+    own = {} if permissions.is_admin(services, record.key) else {"key": record.key}
+    if services.captures is not None:
+        for capture in services.captures.find(request=name, **own):
+            return capture
+    raise NotFound(
+        f"there is no capture of the request {name[:100]!r}: it must be the x-request-id of a"
+        " request of this key that was captured, and captures are deleted after some days"
+    )
 
 
 CHAT = "/v1/chat/completions"

@@ -45,6 +45,7 @@ FIELDS: Fields = {
     "logit_bias": openai.LOGIT_BIAS,
     "top_logprobs": openai.ALTERNATIVES,
     "stream": doc.STREAM,
+    "capture": doc.CAPTURE,
     "background": doc.flag("Run in the background; requires `store`, excludes `stream`."),
     "store": doc.flag("Store the response.", True),
     "generate": doc.flag("false: only evaluate the prompt, for the request that follows.", True),

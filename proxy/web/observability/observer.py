@@ -121,6 +121,7 @@ class Observer:
         seconds. They must be quick, and may not wait. `stores`: counts wait for `unstored`."""
         self.on_finished = [*on_finished]
         self.decision: Callable[[Record], str] | None = None  # as a header shows it
+        self.on_begin: Callable[[Record, Cancel], None] | None = None
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
         self._lock = native_lock()  # for contents, history and metrics
@@ -143,6 +144,8 @@ class Observer:
         record.cancel = cancel
         if record.wants_decision:
             record.decision = self.decision
+        if self.on_begin is not None:
+            self.on_begin(record, cancel)
         self._running.add(record)
         if self._end is not None:
             cancel.cancel(self._end)

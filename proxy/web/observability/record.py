@@ -59,6 +59,7 @@ def duration(seconds: float) -> str:
 
 
 RECORD = "slotproxy.record"  # key in environ
+CAPTURE = "slotproxy.capture"  # key in environ of what is captured of the request
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 # Headers; clients refuse responses with a hundred headers, proxies those with some kB.
 MOST_WARNINGS = 16
@@ -97,6 +98,7 @@ class Record:
         self.peer = environ.get("REMOTE_ADDR", "")
         self.agent = environ.get("HTTP_USER_AGENT", "")
         self.wants_decision = environ.get("HTTP_X_SLOTPROXY_EXPLAIN") == "1"
+        self.capture: Any = environ.get(CAPTURE)
         self.info = Info()
         if sent := environ.get("HTTP_TRACEPARENT"):
             self.trace = sent[:64], environ.get("HTTP_TRACESTATE", "")[:512]

@@ -1,15 +1,18 @@
 """The page of requests: those that run and those that ended, and why a prompt was evaluated."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from flask import Response, render_template
+from flask import Response, current_app, render_template, request
 
 from ...apis.requests import routes
+from ...errors import InvalidParameter
 from .. import permissions
+from ..fastpath import Application
+from ..observability import Record
 from ..services import current_services
 from ..spine import json_view
-from . import api, guard
+from . import api, chat_models, guard
 
 blueprint = guard.guarded("panel_requests")
 
@@ -21,12 +24,30 @@ def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
     root, kept = services.settings.api_prefix + API, services.ledger is not None
-    return render_template("requests.html", admin=admin, api=root, kept=kept)
+    models = chat_models.names(services, request.environ)
+    return render_template("requests.html", admin=admin, api=root, kept=kept, models=models)
 
 
 @blueprint.get(API, endpoint="list", defaults={"view": routes.listed})
 @blueprint.get(f"{API}/<name>", endpoint="read", defaults={"view": routes.read})
+@blueprint.get(f"{API}/<name>/capture", endpoint="capture", defaults={"view": routes.captured})
+@blueprint.delete(f"{API}/<name>/capture", endpoint="forget", defaults={"view": routes.forget})
 @blueprint.post(f"{API}/<name>/cancel", endpoint="cancel", defaults={"view": routes.cancel})
 def as_for_a_key(view: Any, **parts: str) -> Response:
     """What the routes of /v1/requests answer."""
     return json_view(partial(view, **parts))
+
+
+@blueprint.post(f"{API}/again")
+def again() -> Response:
+    """Answer a body as the route of an API does: one that was captured, to the signed-in key."""
+    path, app = request.args.get("route", ""), cast(Application, current_app)
+    if path not in app.direct:
+        raise InvalidParameter("route", "must be the path of a route that answers with text")
+    own = {
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "HTTP_X_REQUEST_ID": Record.of(request.environ).id,
+    }
+    environ = {**request.environ, **own}
+    return Response.from_app(app.wsgi_app, environ)  # type: ignore[return-value]  # it is flask's

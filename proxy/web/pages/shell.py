@@ -70,7 +70,10 @@ def address(name: str) -> str:
 
 def _known() -> dict[str, Any]:
     spoken, shown, name = language(), theme(), session.signed_in()
+    captures, bounds = current_services().captures, current_services().settings.captures
     return {
+        "capture": captures.mode(name or "") if captures is not None else "off",
+        "capture_days": f"{bounds.days:g}",
         "csrf_token": guard.token,
         "signed_in": name,
         "administers": bool(name) and permissions.is_admin(current_services(), str(name)),

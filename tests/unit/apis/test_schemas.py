@@ -83,6 +83,7 @@ SCHEMAS = schemas_of(make_app(ScriptedDriver(), chatchat=True))
 BODIES = {name: SCHEMAS[name] for name in PARSERS}
 FORMS = {name: SCHEMAS[name] for name in FORM_PARSERS}
 # Read only to be refused by name, or elsewhere.
+READ_BEFORE = {"capture"}  # by `web.model_tables.read_request`, of every API
 NOT_HEEDED = {
     "prompt",
     "template",
@@ -134,6 +135,8 @@ def _bodies(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     needed = {one: fields[one]["examples"][0] for one in schema.get("required", ())}
     needed |= NEEDED.get(name, {})
     for field, described in fields.items():
+        if field in READ_BEFORE:
+            continue
         body = needed | BESIDE.get(field, {})
         body.pop(INSTEAD.get(field, ""), None)
         if field not in BESIDE or field not in body:

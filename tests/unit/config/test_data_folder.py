@@ -24,6 +24,7 @@ def test_folder_is_named_with_what_is_in_it_and_how_to_turn_it_off(tmp_path: Pat
     assert text.endswith("--ledger-days 0 turns usage off")
     assert stored(Settings()).startswith(str(data_folder()))
     assert "usage" not in stored(Settings(ledger_days=0))
+    assert "usage, captures, files" in stored(Settings(capture="failed"))
 
 
 def test_what_prevents_it_is_named_with_the_remedy(

@@ -67,6 +67,7 @@ def test_answered_request_says_where_it_was_and_why() -> None:
     assert (decision["expected_tokens"], decision["turns_before"]) == (0, 0)
     assert decision["reason"]["cause"] == "new"
     assert decision["reason"]["sentence"].startswith("This is the first request")
+    assert one.pop("captured") is False
     assert one.pop("slot_before") == []
     assert get(app).get_json()["data"] == [one]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from proxy.errors import BackendFailed
-from tests.fakes import ScriptedDriver, client, say
+from tests.fakes import ScriptedDriver, client, say, services_of
 
 
 def _fail() -> None:
@@ -39,20 +40,27 @@ def _name(one: object) -> str:
     return f"{type(one).__module__}.{type(one).__name__}"
 
 
+@pytest.mark.parametrize("capture", ["off", "all"])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     "script",
     [say("Hel", "lo"), [_fail], [*say("Hel", "lo")[:-1], _fail]],
     ids=["whole", "refused", "broken off"],
 )
-def test_requests_leave_no_reference_cycles(script: Any, stream: bool) -> None:
-    http = client(ScriptedDriver(script), continue_broken=False)
+def test_requests_leave_no_reference_cycles(
+    script: Any, stream: bool, capture: str, tmp_path: Path
+) -> None:
+    settings = {"data": str(tmp_path), "ledger_days": 0} if capture == "all" else {}
+    http = client(ScriptedDriver(script), continue_broken=False, capture=capture, **settings)
+    captures = services_of(http.application).captures
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
 
     def ask() -> None:
         answer = http.post("/v1/chat/completions", json=body)
         assert answer.data
         answer.close()
+        if captures is not None:
+            captures.flush()
 
     ask()  # what is made once
     assert _left_by(ask) == set()

@@ -21,6 +21,7 @@ import msgspec
 from flask import Response
 
 from ....errors import BadRequest, GatewayError, QueueFull
+from ....observe.captures import Kept
 from ....runtime.cancel import Cancel
 from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
 from ....store.responses import Stored
@@ -28,7 +29,7 @@ from ....web.body import check_cost
 from ....web.disconnect import CANCEL
 from ....web.fastpath import Environ
 from ....web.observability import Record
-from ....web.observability.record import RECORD
+from ....web.observability.record import CAPTURE, RECORD
 from ....web.services import Services
 from ....web.spine import completion_view
 from ....web.stream import ClosingBody
@@ -141,6 +142,8 @@ class Session(ClosingBody):
             "wsgi.input": BytesIO(data),
             CANCEL: self._closed,
         }
+        if (capture := environ.get(CAPTURE)) is not None:
+            capture = environ[CAPTURE] = capture.again(environ, Kept())
         record = Record.of(environ)
         dialect = ResponsesDialect(self._services, environ, self._recent)
         sent = completion_view(self._services, environ, dialect, "resp_", begin=dialect.begin)
@@ -152,7 +155,7 @@ class Session(ClosingBody):
         parts: Any = sent[0]
         succeeded = True
         with contextlib.closing(parts):
-            for part in parts:
+            for part in parts if capture is None else capture.received.of(parts):
                 for block in filter(None, part.decode().split("\n\n")):
                     kind, _, event = block.partition("\ndata: ")
                     if event:

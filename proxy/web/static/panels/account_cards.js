@@ -5,7 +5,7 @@ import { keyed, make, say } from "./dom.js";
 import { count, ago, exact, measure, moment } from "./form.js";
 
 const FACTS = { keys: ofKey, users: ofUser, teams: ofTeam };
-const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "on_overflow", "group"];
+const RIGHTS = ["models", "allowed_routes", "allowed_tools", "allowed_knowledge_bases", "allowed_ips", "priority", "on_overflow", "capture", "group"];
 const COUNTS = ["max_parallel_requests", "max_queued_requests", "max_prompt_tokens", "max_completion_tokens"];
 
 /** Until when a key waits for its person, in seconds; undefined if it has a secret. */

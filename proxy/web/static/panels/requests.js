@@ -1,6 +1,7 @@
 // The page of requests: a table that is fetched again while it is looked at, and one request opened.
 
 import { Calls } from "./calls.js";
+import { captureView } from "./captures.js";
 import { keyed, make, say } from "./dom.js";
 import { count, measure, recent, span } from "./form.js";
 import { words } from "./words.js";
@@ -213,6 +214,12 @@ function detail(one) {
     element.update = () => {}; // another text is another element
     return element;
   });
+  if (at("capture").dataset.of !== one.id) {
+    at("capture").dataset.of = one.id;
+    at("capture").open = false;
+    at("captured").replaceChildren();
+  }
+  at("capture").hidden = !one.captured;
   const slow = (one.timeline ?? []).filter(({ seconds }) => seconds >= SLOW_PART);
   const steps = slow.map((step, place) => ({ ...step, place, whole: one.seconds }));
   at("timeline").hidden = !steps.length;
@@ -251,6 +258,24 @@ function holder(first) {
   return element;
 }
 
+/** Fetch what was captured of the opened request: only now, since the audit tells who read it. */
+async function showCapture() {
+  const { of: id } = at("capture").dataset;
+  const captured = at("captured");
+  if (!at("capture").open || captured.childElementCount) return;
+  captured.replaceChildren(make("p", { role: "status" }, words("captures.loading")));
+  try {
+    const capture = await calls.get(`/${encodeURIComponent(id)}/capture`);
+    if (opened !== id) return;
+    const gone = () => captured.replaceChildren(make("p", { role: "status" }, words("captures.removed")));
+    captured.replaceChildren(...captureView(capture, { calls, models: JSON.parse(page.dataset.models) }, gone));
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    captured.replaceChildren(make("p", { className: "error", role: "alert" }, error.message || words("common.no_connection")));
+  }
+}
+
+at("capture").addEventListener("toggle", showCapture);
 form.addEventListener("change", () => load(true));
 form.addEventListener("submit", (event) => event.preventDefault());
 at("older").addEventListener("click", loadOlder);

@@ -1,0 +1,284 @@
+"""Captures: what client and gateway, and gateway and backend, sent each other.
+
+Two hooks see the bytes pass: `Captures.watching` wraps the application, and an exchange with a
+backend calls `Cancel.on_exchange`. Both only keep references. Once record and answer are over, the
+capture waits for a thread that redacts, packs and stores it. What does not fit is dropped."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..runtime.blocking import run_in_native_thread
+from ..runtime.cancel import Cancel
+from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.locks import native_lock
+from ..store.ledger_rows import CANCELLED, OK
+from ..web.disconnect import nothing
+from ..web.ledger.writer import outcome_of
+from ..web.observability.record import CAPTURE, RECORD, Record
+from ..web.stream import ClosingBody, SlotBody
+from .captures_redact import HIDDEN, bodies
+from .captures_store import Ring, Row
+
+KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
+CALLS = 8  # of a request to backends
+MOST_WAITING = 4096  # captures that wait to be stored, and
+MOST_HELD = 64 << 20  # bytes of theirs
+PERIOD = 0.25  # seconds between two looks for them
+LEVEL = 1  # of the compression
+LONGEST = 1024  # characters of a header
+OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
+PRIVATE = re.compile("auth|key|token|cookie|secret|password")  # in the name of a header
+COUNTING = b"tokenize HTTP/1.1\r"  # ends the first line of a call that only counts
+
+log = logging.getLogger("slotproxy.captures")
+Json = dict[str, Any]
+WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class Kept(list[bytes]):
+    """The pieces of a body, but for those beyond `KEEP`; `size` is that of all."""
+
+    size = 0
+
+    def take(self, pieces: list[bytes]) -> None:
+        self.size += sum(map(len, pieces))
+        if self.size <= KEEP:
+            self += pieces
+
+    def of(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield parts, and keep them."""
+        for part in parts:
+            self.size += len(part)
+            if self.size <= KEEP:
+                self.append(part)
+            yield part
+
+    def joined(self) -> tuple[bytes, int]:
+        """The bytes, and how many are missing."""
+        data = b"".join(self)
+        return data, self.size - len(data)
+
+
+class _Read(list[bytes]):
+    """What an exchange has parsed and nobody has read yet; then it is kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    def clear(self) -> None:
+        self._kept.take(self)
+        super().clear()
+
+
+class _Call(NamedTuple):
+    """A request to a backend, whose status the exchange knows later."""
+
+    exchange: Any
+    message: bytes
+    rest: Iterable[bytes]
+    received: Kept
+
+
+class Capture:
+    """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
+    what is captured of its key, once that is known. Without a `head`, nothing is to be stored."""
+
+    mode, by, more, off = "", 0, 0, False
+    head: Json | None = None
+
+    def __init__(self, environ: dict[str, Any], sent: Kept, ends: list[int]) -> None:
+        """`ends` has as many items as ends come before all is over: pop() is atomic."""
+        self.environ, self.sent, self.ends = environ, sent, ends
+        self.received, self.calls = Kept(), list[_Call]()
+
+    def again(self, environ: dict[str, Any], sent: Kept) -> Capture:
+        """The capture of what this request began, and what outlasts it."""
+        capture = Capture(environ, sent, [0])
+        capture.off = self.off
+        return capture
+
+    @property
+    def size(self) -> int:
+        calls = sum(len(call.message) + call.received.size for call in self.calls)
+        return self.sent.size + self.received.size + calls
+
+    def row(self) -> Row:
+        environ, calls, self.calls = self.environ, self.calls, []  # ends a cycle of references
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)[:LONGEST]
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name == "CONTENT_TYPE"
+        }
+        private = [name for name in headers if PRIVATE.search(name)]
+        secrets = [headers[name].rpartition(" ")[2].encode("latin-1") for name in private]
+        given, requests = [self.sent, self.received], list[bytes]()
+        for call in calls:
+            head, _, begin = call.message.partition(b"\r\n\r\n")
+            first, *lines = head.split(b"\r\n")
+            secrets += [line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author")]
+            sent = Kept()
+            # The parts of an upload are in a file, which is closed by now.
+            sent.take([begin, *(call.rest if type(call.rest) is tuple else ())])
+            given += [sent, call.received]
+            requests.append(first.rpartition(b" ")[0])
+        texts = bodies(map(Kept.joined, given), secrets)
+        whole = (self.head or {}) | {
+            "request": f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
+            "headers": headers | dict.fromkeys(private, HIDDEN.decode()),
+            **_sides(texts),
+            "calls": [
+                {"request": line.decode("latin-1"), "status": call.exchange.status, **_sides(texts)}
+                for line, call in zip(requests, calls, strict=True)
+            ],
+            "more_calls": self.more,
+        }
+        data = zlib.compress(msgspec.json.encode(whole), LEVEL)
+        return Row(whole["id"], whole["key"], whole["ended"], data)
+
+
+def _sides(texts: Iterator[Json]) -> Json:
+    return {"sent": next(texts), "received": next(texts)}
+
+
+class Captures:
+    """`mode` says what is captured of the key of this name: all, failed or off."""
+
+    def __init__(self, ring: Ring, mode: Callable[[str], str]) -> None:
+        self.mode, self.ring = mode, ring
+        self.dropped = self._held = 0
+        self._waiting: list[Capture] = []
+        self._deleted: dict[str, float] = {}  # when all of a key were deleted
+        self._lock = native_lock()
+        self._closing = threading.Event()
+
+    def watching(self, app: WSGI) -> WSGI:
+        """The application, with what its clients send and get kept."""
+
+        def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            if environ.get(OPT_OUT, "").lower() in ("off", "0", "false"):
+                return app(environ, start_response)
+            capture = environ[CAPTURE] = Capture(environ, Kept(), [0, 1])
+            parts: Any = app(environ, start_response)
+            record: Record = environ[RECORD]
+            if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
+                del environ[CAPTURE]  # ends a cycle of references
+            if record.asks_model and self._captures(capture, record):
+                if type(parts) is not list:
+                    body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
+                    close = getattr(parts, "close", nothing)
+                    return body(capture.received.of(parts), close, partial(self._end, capture))
+                capture.received.take(parts)
+            self._end(capture)
+            return parts  # type: ignore[no-any-return]
+
+        return watched
+
+    def _captures(self, capture: Capture, record: Record) -> bool:
+        """Whether anything may be captured of the request, whose key is known."""
+        capture.mode = capture.mode or self.mode(record.key)
+        return capture.mode != "off"
+
+    def begin(self, record: Record, cancel: Cancel) -> None:
+        """Watch what a request asks of backends."""
+        capture: Capture | None = record.capture
+        if capture is None:
+            return
+        if capture.by not in (0, id(record)):  # a job, which outlasts the request
+            record.capture = capture = capture.again(capture.environ, capture.sent)
+        capture.by = id(record)
+        cancel.on_exchange = partial(self._called, record, capture)
+
+    def _called(
+        self, record: Record, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
+    ) -> list[bytes]:
+        """The list in which an exchange collects what it parses."""
+        if message.find(COUNTING, 0, 256) >= 0 or not self._captures(capture, record):
+            return []
+        if len(capture.calls) >= CALLS:
+            capture.more += 1
+            return []
+        capture.calls.append(_Call(exchange, message, rest, received := Kept()))
+        return _Read(received)
+
+    def finished(self, record: Record, took: float) -> None:
+        """Called with every request that asked a model."""
+        capture, record.capture = record.capture, None
+        if capture is None:
+            return
+        if record.cancel is not None:
+            record.cancel.on_exchange = None  # ends a cycle of references
+        wanted = self._captures(capture, record) and not capture.off
+        if wanted and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
+            about = {"id": record.id, "object": "request.capture", "key": record.key}
+            capture.head = {**about, "ended": time.time(), "status": record.status}
+        self._end(capture)
+
+    def _end(self, capture: Capture) -> None:
+        if capture.ends.pop() or not capture.head:
+            return
+        size = capture.size
+        with self._lock:
+            if len(self._waiting) < MOST_WAITING and self._held + size <= MOST_HELD:
+                self._held += size
+                self._waiting.append(capture)
+            else:
+                self.dropped += 1
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="captures", daemon=True).start()
+
+    def _run(self) -> None:
+        working, logged = KeepAlive("storing captures", no_pause), 0
+        while not self._closing.wait(PERIOD):
+            working.turn(self.flush)
+            if self.dropped >= 2 * logged + 1:  # ever more rarely
+                logged = self.dropped
+                log.warning("captures: %d dropped, which could not be stored in time", logged)
+
+    def close(self) -> None:
+        """Store what waits."""
+        self._closing.set()
+        self.flush()
+
+    def flush(self) -> None:
+        """Store what waits now. Raises sqlite3.Error."""
+        if self._waiting:
+            run_in_native_thread(self._store)
+
+    def _store(self) -> None:
+        with self._lock:
+            captures, self._waiting, self._held = self._waiting, [], 0
+        try:
+            rows = [capture.row() for capture in captures]
+            self.ring.write(row for row in rows if row.at > self._deleted.get(row.key, 0.0))
+        except BaseException:
+            self.dropped += len(captures)
+            raise
+
+    def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
+        """At most so many captures with this `request` or `key`, the newest first; none if the file
+        is damaged, which the log says."""
+        with suppress(sqlite3.Error):
+            self.flush()
+            rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
+            return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]
+        return []
+
+    def delete(self, **chosen: str) -> int:
+        """Delete these, also those that wait. Returns how many there were."""
+        self.flush()
+        if "request" not in chosen:
+            self._deleted[chosen["key"]] = time.time()  # one that is being written stays away
+        return run_in_native_thread(partial(self.ring.delete, **chosen))

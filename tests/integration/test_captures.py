@@ -1,0 +1,142 @@
+"""Captures of a real gateway in front of real servers: every kind of API, both sides and the
+prompt, kept over a restart, and nothing of a key or of those who opted out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.config.data_folder import CAPTURES
+from tests.fakes import wait_until
+from tests.ws import connected
+from tools.processes import Gateway, ModelServer
+
+from .conftest import StartGateway
+
+SECRET = "sk-ann-0123456789abcdef"
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello there!"}]}
+PICTURE = base64.b64encode(b"\x89PNG" + bytes(4096)).decode()
+SHORT = {"max_tokens": 5}
+SHORT_INPUT = {"max_output_tokens": 16, "store": False}
+# A path, a body, and what is in the bytes that the client gets.
+ASKED: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {**HELLO, **SHORT}, '"chat.completion"'),
+    (CHAT, {**HELLO, **SHORT, "stream": True}, "data: [DONE]"),
+    ("/v1/messages", {**HELLO, **SHORT, "model": "any", "stream": True}, "event: message_stop"),
+    ("/v1/responses", {"input": "Hello there!", "max_output_tokens": 16}, '"response"'),
+    ("/api/chat", {**HELLO, "model": "any", "options": {"num_predict": 5}}, '"done":true'),
+    ("/v1/completions", {"prompt": "Hello there!", **SHORT}, '"text_completion"'),
+    (CHAT, {**HELLO, "temperature": "hot"}, "temperature"),
+]
+
+
+def client_of(one: Gateway) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    return httpx.Client(base_url=one.url, headers=headers, timeout=90)
+
+
+def capture(client: httpx.Client, name: str) -> dict[str, Any]:
+    """The capture of a request, once its answer is closed."""
+    path = f"/v1/requests/{name}/capture"
+    wait_until(lambda: client.get(path).status_code == 200)
+    found: dict[str, Any] = client.get(path).json()
+    return found
+
+
+def test_both_sides_of_every_api_are_captured(
+    gateway: StartGateway, any_server: ModelServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    flags = ("--llama-api", any_server.url, "--api-key", SECRET, "--data", str(data))
+    one = gateway(*flags, "--capture", "all", "--chat-template", "chatml")
+    with client_of(one) as client:
+        answers = [client.post(path, json=body) for path, body, _ in ASKED]
+        for (path, body, mark), answer in zip(ASKED, answers, strict=True):
+            kept = capture(client, answer.headers["x-request-id"])
+            assert kept["request"] == f"POST {path}"
+            assert kept["status"] == answer.status_code
+            assert json.loads(kept["sent"]["text"]) == body
+            assert kept["received"] == {"text": answer.text, "missing": 0}
+            assert mark in answer.text
+            if answer.status_code == 200:
+                (call,) = kept["calls"]
+                assert call["status"] == 200
+                assert "Hello there!" in json.loads(call["sent"]["text"])["prompt"]
+                assert call["received"]["text"].startswith("data: ")
+            else:
+                assert kept["calls"] == []
+        pictured = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}]
+        refused = client.post(CHAT, json={"messages": [{"role": "user", "content": pictured}]})
+        assert refused.status_code == 400
+        assert "[image/png, 4100 bytes, sha256 " in json.dumps(
+            capture(client, refused.headers["x-request-id"])
+        )
+        quiet = client.post(CHAT, json={**HELLO, **SHORT, "capture": False})
+        assert quiet.status_code == 200 and "x-slotproxy-warning" not in quiet.headers
+        last = client.post(CHAT, json={**HELLO, **SHORT}).headers["x-request-id"]
+    assert one.stop() == 0
+    for file in data.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
+    with closing(sqlite3.connect(data / CAPTURES)) as db:
+        names = {name for (name,) in db.execute("SELECT request FROM capture")}
+    # What waited when the gateway was stopped was stored; what opted out was not.
+    assert last in names and quiet.headers["x-request-id"] not in names
+    assert SECRET.encode() not in b"".join(p.read_bytes() for p in data.glob(f"{CAPTURES}*"))
+    again = gateway(*flags)
+    with client_of(again) as client:
+        assert capture(client, last)["key"].startswith("key-")
+        assert client.delete("/v1/data").json()["deleted"]["captures"] == len(names)
+        assert client.get(f"/v1/requests/{last}/capture").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/pages/api/chat", "socket"])
+def test_answers_besides_plain_requests_are_captured(
+    gateway: StartGateway, old_server: ModelServer, tmp_path: Path, path: str
+) -> None:
+    data = tmp_path / "data"
+    one = gateway(
+        "--llama-api",
+        old_server.url,
+        "--capture",
+        "all",
+        "--data",
+        str(data),
+        "--no-local-embeddings",
+    )
+    with httpx.Client(base_url=one.url, timeout=90) as client:
+        if path == "socket":
+            with connected(one.url) as socket:
+                socket.say({"type": "response.create", "input": "Hello there!", **SHORT_INPUT})
+                assert list(socket.answer())
+        elif path == "/v1/responses":
+            body = {"input": "Hello there!", "background": True, "max_output_tokens": 16}
+            assert client.post(path, json=body).json()["status"] == "queued"
+        else:
+            page = client.get("/", headers={"Accept": "text/html"}).text
+            token = page.partition('data-csrf="')[2].partition('"')[0]
+            client.headers["X-CSRF-Token"] = token
+            made = client.post(f"{path}/conversations", json={}).json()
+            body = {"text": "Hello there!", "options": {"max_tokens": 5}}
+            asked = client.post(f"{path}/conversations/{made['id']}/ask", json=body)
+            assert asked.status_code < 300, asked.text
+
+        def calls() -> list[str]:
+            found = client.get("/v1/requests").json()["data"]
+            names = [
+                row["id"]
+                for row in found
+                if client.get(f"/v1/requests/{row['id']}").json()["captured"]
+            ]
+            kept = [client.get(f"/v1/requests/{name}/capture").json() for name in names]
+            return [call["sent"]["text"] for each in kept for call in each["calls"]]
+
+        wait_until(lambda: any("Hello there!" in sent for sent in calls()))

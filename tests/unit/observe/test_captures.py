@@ -1,0 +1,388 @@
+"""What is captured of requests: both sides, without keys and files, bounded, for their owners."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sqlite3
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from proxy.backends.driver import Capabilities
+from proxy.backends.http import ConnectionPool
+from proxy.config import ApiKey
+from proxy.config.data_folder import CAPTURES
+from proxy.config.keys import Secret
+from proxy.core.task import Task
+from proxy.errors import UpstreamFault
+from proxy.observe import captures as module
+from proxy.observe.captures import Kept
+from proxy.observe.captures_redact import MOST, bodies, without_files
+from proxy.observe.captures_store import Ring, Row
+from proxy.runtime.cancel import Cancel
+from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
+from tests.unit.backends.rawserver import RawServer, head
+from tests.unit.web.ledger.test_usage_routes import ADMIN, ANN, KEYS
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}
+PICTURE = b"\x89PNG" + bytes(range(256)) * 8
+
+
+def app_with(driver: ScriptedDriver, tmp_path: Path, **settings: Any) -> Flask:
+    settings = {"capture": "all", "file_keys": KEYS, "admins": ("root",), **settings}
+    return make_app(driver, data=str(tmp_path), ledger_days=0, **settings)
+
+
+def post(app: Flask, headers: dict[str, str] = ANN, **sent: Any) -> Any:
+    """An answer that was read and closed, as servers do."""
+    return app.test_client().post(CHAT, **sent, headers=headers, buffered=True)
+
+
+def ask(app: Flask, headers: dict[str, str] = ANN, **fields: Any) -> str:
+    """The id of an answered request."""
+    answer = post(app, headers, json=HELLO | fields)
+    assert answer.status_code == 200
+    return str(answer.headers["x-request-id"])
+
+
+def capture_of(app: Flask, name: str, headers: dict[str, str] = ANN) -> Any:
+    """The answer to a request for a capture."""
+    return app.test_client().get(f"/v1/requests/{name}/capture", headers=headers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_side_is_what_was_sent_and_got(stream: bool, tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(say("Hel", "lo")), tmp_path)
+    answer = post(app, json=HELLO | {"stream": stream})
+    data = answer.data
+    capture = capture_of(app, answer.headers["x-request-id"]).get_json()
+    assert (capture["request"], capture["status"], capture["key"]) == (f"POST {CHAT}", 200, "ann")
+    assert json.loads(capture["sent"]["text"]) == HELLO | {"stream": stream}
+    assert capture["received"] == {"text": data.decode(), "missing": 0}
+    assert capture["headers"]["authorization"] == "[key]"
+    assert ANN["Authorization"].split()[1] not in json.dumps(capture)
+
+
+@pytest.mark.parametrize(
+    ("driver", "fields", "status"),
+    [
+        (ScriptedDriver(say("Hi")), {"temperature": "hot"}, 400),
+        (ScriptedDriver([UpstreamFault("it broke")]), {}, 502),
+    ],
+)
+def test_failed_requests_are_captured_and_only_they_if_so_set(
+    driver: ScriptedDriver, fields: dict[str, Any], status: int, tmp_path: Path
+) -> None:
+    app = app_with(driver, tmp_path, capture="failed")
+    answer = post(app, json=HELLO | fields)
+    assert answer.status_code == status
+    capture = capture_of(app, answer.headers["x-request-id"]).get_json()
+    assert capture["status"] == status
+    assert json.loads(capture["received"]["text"]) == answer.get_json()
+    driver.script = say("Hi")
+    assert capture_of(app, ask(app)).status_code == 404
+
+
+def test_invalid_json_is_captured(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    answer = post(app, data=b'{"messages": [')
+    capture = capture_of(app, answer.headers["x-request-id"]).get_json()
+    assert capture["status"] == 400 and capture["sent"]["text"] == '{"messages": ['
+
+
+def test_requests_without_a_valid_key_are_not_captured(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    answer = post(app, {"Authorization": "Bearer no"}, json=HELLO)
+    assert answer.status_code == 401
+    assert capture_of(app, answer.headers["x-request-id"], ADMIN).status_code == 404
+    assert not (tmp_path / CAPTURES).exists()
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        ({"X-Slotproxy-Capture": "off"}, {}),
+        ({}, {"capture": False}),
+        ({}, {"capture": False, "stream": True}),
+        ({}, {"capture": False, "temperature": "hot"}),
+    ],
+)
+def test_request_opts_out(headers: dict[str, str], fields: Any, tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    answer = post(app, ANN | headers, json=HELLO | fields)
+    assert answer.data and "x-slotproxy-warning" not in answer.headers
+    assert capture_of(app, answer.headers["x-request-id"]).status_code == 404
+    assert not (tmp_path / CAPTURES).exists()
+    assert capture_of(app, ask(app)).status_code == 200
+
+
+def test_off_by_default_and_on_for_one_key(tmp_path: Path) -> None:
+    keys = (*KEYS, ApiKey("eve", Secret("sk-eve-0123456789"), options={"capture": "all"}))
+    app = app_with(ScriptedDriver(), tmp_path, capture="off", file_keys=keys)
+    eve = {"Authorization": "Bearer sk-eve-0123456789"}
+    assert capture_of(app, ask(app)).status_code == 404
+    assert capture_of(app, ask(app, eve), eve).status_code == 200
+    for headers, mode in ((ANN, "off"), (eve, "all")):
+        listed = app.test_client().get("/v1/requests", headers=headers).get_json()
+        assert listed["capture"] == mode
+
+
+def test_nothing_watches_without_keys_and_captures(tmp_path: Path) -> None:
+    app = make_app(ScriptedDriver())
+    assert services_of(app).captures is None and "wsgi_app" not in vars(app)
+    answer = app.test_client().get("/v1/requests/any/capture")
+    assert answer.status_code == 404 and "captured" in answer.get_json()["error"]["message"]
+
+
+def test_owners_read_theirs_and_administrators_all_into_the_audit(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    client, name, other = app.test_client(), ask(app), ask(app, ADMIN)
+    assert capture_of(app, other).status_code == 404
+    assert capture_of(app, name, ADMIN).get_json()["key"] == "ann"
+    assert capture_of(app, other, ADMIN).status_code == 200
+    changes = client.get("/v1/audit", headers=ADMIN).get_json()["data"]
+    assert [(c["actor"], c["action"], c["subject"], c["details"]) for c in changes] == [
+        ("root", "read capture", name, {"key": "ann"})
+    ]
+    assert client.get(f"/v1/requests/{name}", headers=ANN).get_json()["captured"] is True
+    assert client.delete(f"/v1/requests/{other}/capture", headers=ANN).status_code == 404
+    gone = client.delete(f"/v1/requests/{name}/capture", headers=ANN).get_json()
+    assert gone == {"id": name, "object": "request.capture.deleted", "deleted": 1}
+    assert client.get(f"/v1/requests/{name}", headers=ANN).get_json()["captured"] is False
+
+
+def test_captures_are_exported_and_deleted_with_a_keys_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    client, name, other = app.test_client(), ask(app), ask(app, ADMIN)
+    assert capture_of(app, name).status_code == 200
+    exported = client.get("/v1/data", headers=ANN).get_json()["captures"]
+    assert [capture["id"] for capture in exported] == [name]
+    monkeypatch.setattr("proxy.apis.data.routes.MOST_CAPTURES", 0)
+    assert client.get("/v1/data", headers=ANN).get_json()["captures"] == []
+    late = ask(app)  # not stored yet
+    assert client.delete("/v1/data", headers=ANN).get_json()["deleted"]["captures"] == 2
+    for gone in (name, late):
+        assert capture_of(app, gone).status_code == 404
+    assert capture_of(app, other, ADMIN).status_code == 200
+    assert name.encode() not in b"".join(p.read_bytes() for p in tmp_path.glob(f"{CAPTURES}*"))
+
+
+class Asking(ScriptedDriver):
+    """Asks a backend over HTTP, too, as drivers do."""
+
+    pool: ConnectionPool
+    paths: tuple[str, ...] = ("/tokenize", "/completion")
+
+    def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
+        for path in self.paths:
+            sent = {"prompt": task.prompt, "stream": True}
+            self.pool.ask("POST", path, sent, timeout=5, cancel=cancel)
+        return super().stream(task, slot, caps, cancel)
+
+
+def test_backend_side_and_prompt(tmp_path: Path) -> None:
+    reply = b'data: {"content": "Hi", "key": "sk-of-the-backend-1234"}\n\n'
+    whole = head(len(reply)) + reply
+    driver = Asking(say("Hi"))
+    with RawServer([whole, whole]) as server:
+        secret = {"Authorization": "Bearer backend-secret"}
+        driver.pool = ConnectionPool(server.url, headers=secret)
+        app = app_with(driver, tmp_path)
+        capture = capture_of(app, ask(app)).get_json()
+        driver.pool.close()
+    (call,) = capture["calls"]
+    assert (call["request"], call["status"]) == ("POST /completion", 200)
+    assert json.loads(call["sent"]["text"])["prompt"] == driver.tasks[0].text
+    assert call["received"]["text"] == 'data: {"content": "Hi", "key": "[key]"}\n\n'
+    assert "backend-secret" not in json.dumps(capture)
+
+
+def test_number_of_calls_is_bounded(tmp_path: Path) -> None:
+    driver = Asking(say("Hi"))
+    driver.paths = ("/completion",) * (module.CALLS + 2)
+    with RawServer([head(0)] * len(driver.paths)) as server:
+        driver.pool = ConnectionPool(server.url)
+        app = app_with(driver, tmp_path)
+        capture = capture_of(app, ask(app)).get_json()
+        driver.pool.close()
+    assert (len(capture["calls"]), capture["more_calls"]) == (module.CALLS, 2)
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MOST_HELD", 10), ("MOST_WAITING", 0)])
+def test_what_does_not_fit_is_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    captures = services_of(app).captures
+    assert captures is not None
+    monkeypatch.setattr(module, bound, value)
+    name = ask(app)
+    assert captures.dropped == 1
+    monkeypatch.undo()
+    assert capture_of(app, name).status_code == 404
+    assert capture_of(app, ask(app)).status_code == 200
+
+
+def test_page_asks_again_with_the_rights_of_its_key(tmp_path: Path) -> None:
+    options = {"allowed_routes": "pages,status"}
+    keys = (*KEYS, ApiKey("eve", Secret("sk-eve-0123456789"), options=options))
+    app = app_with(ScriptedDriver(), tmp_path, file_keys=keys)
+    client, eve = app.test_client(), {"Authorization": "Bearer sk-eve-0123456789"}
+
+    def again(route: str, headers: dict[str, str] = ANN) -> Any:
+        path = "/pages/api/requests/again"
+        query = {"route": route}
+        return client.post(path, query_string=query, json=HELLO, headers=headers, buffered=True)
+
+    answer = again(CHAT)
+    assert answer.get_json()["choices"][0]["message"]["content"] == "Hello"
+    assert capture_of(app, answer.headers["x-request-id"]).get_json()["request"] == f"POST {CHAT}"
+    assert again(CHAT, eve).get_json()["error"]["code"] == "route_forbidden"
+    for route in ("/key/generate", "../v1/chat/completions", ""):
+        assert again(route).get_json()["error"]["param"] == "route"
+
+
+def test_damaged_file_disturbs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / CAPTURES).write_bytes(b"no database" * 1000)
+    app = app_with(ScriptedDriver(), tmp_path)
+    name = ask(app)
+    request = app.test_client().get(f"/v1/requests/{name}", headers=ANN)
+    assert request.get_json()["captured"] is False
+    captures = services_of(app).captures
+    assert captures is not None and captures.dropped == 1
+
+
+# -- what is kept of a body
+
+
+def kept_of(data: bytes, *secrets: bytes) -> dict[str, Any]:
+    (kept,) = bodies([(data, 0)], secrets)
+    return kept
+
+
+def test_files_become_type_size_and_digest() -> None:
+    text = base64.b64encode(PICTURE).decode()
+    digest = hashlib.sha256(PICTURE).hexdigest()[:16]
+    sent = json.dumps(
+        {
+            "image_url": f"data:image/png;base64,{text}",
+            "text": f"see ![](data:image/png;base64,{text}) and go on",
+            "data": text,
+            "short": "aGVsbG8=",
+        }
+    ).encode()
+    for given in (sent, sent.replace(b"/", b"\\/")):
+        kept = json.loads(without_files(given))
+        note = f"[image/png, {len(PICTURE)} bytes, sha256 {digest}]"
+        assert kept["image_url"] == note
+        assert kept["text"] == f"see ![]({note}) and go on"
+        assert kept["data"] == f"[base64, {len(PICTURE)} bytes, sha256 {digest}]"
+        assert kept["short"] == "aGVsbG8="
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b'{"headers": {"Authorization": "Bearer abcdefgh12345"}}',
+        b'{"api_key": "abcdefgh12345"}',
+        b'{"x-api-key" : "abcdefgh12345"}',
+        b'{"arguments": "{\\"api_key\\": \\"abcdefgh12345\\"}"}',
+        b'{"url": "https://me:abcdefgh12345@example.org/mcp"}',
+        b'{"text": "use sk-abcdefgh12345abcdefgh12345 please"}',
+        b'{"text": "mine is abcdefgh12345"}',
+    ],
+)
+def test_keys_are_removed(secret: bytes) -> None:
+    kept = kept_of(secret, b"mine is abcdefgh12345")["text"]
+    assert "abcdefgh12345" not in kept
+    json.loads(kept)
+
+
+def test_ordinary_text_stays_as_it_is() -> None:
+    text = json.dumps(
+        {"content": "The task-force of me@example.org met: password reset, a bearer of news."}
+    )
+    assert kept_of(text.encode(), b"short") == {"text": text, "missing": 0}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b'"', b"\\", b"a", b"sk-", b"data:", b";a=b", b'"api_key', b"bearer ", b"://a@", b";base64,"],
+)
+def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
+    data = b'data:a/b":' + piece * (MOST // len(piece)) + b'"api_key@ sk- bearer authorization'
+    began = time.process_time()
+    kept_of(data)
+    assert time.process_time() - began < 2
+
+
+def test_long_bodies_are_cut_and_say_so() -> None:
+    kept = Kept()
+    for more in (0, 0, 0, module.KEEP):
+        kept.take([b"word " * (MOST // 5) + b"x" * more])
+        (cut,) = bodies([kept.joined()])
+        assert len(cut["text"]) <= MOST
+        assert cut["missing"] == kept.size - len(cut["text"])
+    assert cut["missing"] > module.KEEP
+    assert kept_of(b"RIFF\0\0\0\0")["text"].startswith("[binary, 8 bytes, sha256 ")
+
+
+# -- the ring
+
+
+def rows(count: int, size: int = 2000, at: float | None = None) -> list[Row]:
+    at = time.time() if at is None else at
+    return [Row(f"r{i}", "ann", at, i.to_bytes(2) * (size // 2)) for i in range(count)]
+
+
+def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "captures.db"
+    ring = Ring(file, 1 << 18, 60)
+    for _ in range(10):
+        ring.write(rows(50))
+    assert len(ring.find(1000, key="ann")) < 1 << 7
+    assert ring.find(1, request="r49")[0].data == rows(50)[49].data
+    assert file.stat().st_size < 1 << 19
+    for path in file.parent.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_old_captures_are_deleted(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write(rows(3, at=time.time() - 61))
+    assert ring.find(9, key="ann") == []
+    ring.write(rows(2))
+    assert len(ring.find(9, key="ann")) == 2
+
+
+def test_ids_are_values_and_never_paths_or_statements(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    name = "../../'; DROP TABLE capture; --"
+    ring.write([Row(name, "ann", time.time(), b"x")])
+    assert [row.request for row in ring.find(9, request=name)] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == ["captures.db"]
+
+
+def test_crash_while_writing_leaves_whole_captures(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write(rows(2))
+
+    def dying() -> Any:
+        yield Row("half", "ann", time.time(), b"x")
+        raise OSError
+
+    with pytest.raises(OSError):
+        ring.write(dying())
+    assert [row.request for row in ring.find(9, key="ann")] == ["r1", "r0"]
+    with sqlite3.connect(tmp_path / "captures.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
