@@ -20,8 +20,17 @@ from ..web.observability.record import duration
 
 PIECE = 32  # characters between two checksums of the beginning of a prompt
 PIECES = 2048  # that have one
-BEFORE, AFTER = 16, 64  # characters of a prompt that are shown around a difference
+BEFORE, AFTER = 16, 48  # characters of a prompt that are shown around a difference
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
+
+
+class Window(NamedTuple):
+    """The text around the piece in which a prompt first differs from an earlier one: where the
+    piece and the text begin."""
+
+    at: int
+    begin: int
+    text: str
 
 
 class Reason(NamedTuple):
@@ -53,11 +62,11 @@ def explain(
     placed: Placement,
     info: Info,
     earlier: Sequence[Earlier] = (),
-    prompt_text: Callable[[], str] = str,
+    find: Callable[[], Window | None] = lambda: None,
 ) -> Reason:
     """The cause why a prompt was evaluated, or "warm". Until its backend has reported what was
     cached, it is as it was expected. `earlier` has the last prompts of the same key and session,
-    the latest first. `prompt_text` returns the prompt, "" if it is not at hand."""
+    the latest first, and `find` returns where it differs, if that is known."""
     prompt, cached = info.usage.prompt, info.usage.cached
     if not prompt:
         prompt, cached = placed.prompt, placed.expected
@@ -78,23 +87,24 @@ def explain(
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
-    if cause in CUTS and (text := prompt_text()) and (at := _differs(text, earlier)) is not None:
-        begin, end = max(at, int(values["begin"])), at + PIECE
+    if cause in CUTS and (window := find()) is not None:
+        begin, end = max(window.at, int(values["begin"])), window.at + PIECE
         if begin < end:
             values |= {"begin": begin, "end": end}
-            before, after = text[max(0, begin - BEFORE) : begin], text[begin : begin + AFTER]
+            text, here = window.text, begin - window.begin
+            before, after = text[max(0, here - BEFORE) : here], text[here : here + AFTER]
             return Reason(cause, values, {"position": begin, "before": before, "after": after})
     return Reason(cause, values)
 
 
-def _differs(text: str, all_earlier: Iterable[Earlier]) -> int | None:
-    """Where the piece begins in which a prompt first differs from the earlier one that is most like
-    it."""
+def window_of(text: str, all_earlier: Iterable[Earlier]) -> Window | None:
+    """That of the earlier prompt that is most like this one."""
     sums, piece = checksums(text), -1
     for earlier in all_earlier:
         pairs = enumerate(zip(sums, earlier.sums, strict=False))
         piece = max(piece, next((n for n, (new, old) in pairs if new != old), -1))
-    return PIECE * piece if piece >= 0 else None
+    at, begin = PIECE * piece, max(0, PIECE * piece - BEFORE)
+    return Window(at, begin, text[begin : at + PIECE + AFTER]) if piece >= 0 else None
 
 
 def _cause(placed: Placement, info: Info, cached: int) -> str:

@@ -1,7 +1,8 @@
 """The requests that run, and the last ones that ended, as people ask for them.
 
-A finished request is only appended to a list. What is said of it is worked out when somebody looks,
-or at once after a long prompt, whose chain would take much memory."""
+Of a finished request, checksums of its prompt and the words around a difference are taken, and the
+prompt is let go of. What is said of it is worked out when somebody looks, or at once after a long
+prompt, whose chain would take much memory."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ from ..store.ledger_rows import LedgerRow
 from ..web.ledger.writer import PrefillSpeeds, row_of
 from ..web.observability import Observer, Record
 from ..web.routes import Routes
-from .cold import Earlier, checksums, explain
+from .cold import Earlier, Window, checksums, explain, window_of
 
 KEPT = 512  # requests that ended
-LONG = 8192  # characters of a prompt that is not kept longer than its request
+LONG = 32768  # characters of a prompt whose chain is not kept longer than needed
 DEAR = 1 << 18  # characters of a prompt that its backend renders
 TALKS = 64  # pairs of key and session whose last prompts are compared with the next
 PROMPTS = 4  # of each
@@ -49,6 +50,16 @@ class Seen(NamedTuple):
     facts: Json
 
 
+class _Finished(NamedTuple):
+    """A request that ended, and what its prompt is compared with."""
+
+    record: Record
+    took: float
+    ended: float
+    earlier: Sequence[Earlier]
+    window: Window | None
+
+
 class Requests:
     """Add `add` to the observer's list. The methods may be called by any thread. A caller sees the
     requests of the keys that it `may_see`."""
@@ -56,17 +67,22 @@ class Requests:
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
         self._observer, observer.decision = observer, self.header
-        self._finished: deque[tuple[Record, float, float]] = deque(maxlen=KEPT)  # to work out
+        self._finished: deque[_Finished] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Seen] = deque(maxlen=KEPT)
         self._prompts: OrderedDict[_Talk, deque[Earlier]] = OrderedDict()
-        self._lock = native_lock()
+        self._lock, self._remembering = native_lock(), native_lock()
 
     def add(self, record: Record, took: float) -> None:
-        """Keep a request that took so many seconds."""
-        self._finished.append((record, took, time.time()))
+        """Keep a request that took so many seconds. Its text is let go of."""
         first = _answers(record.info)[0]
-        placed, task = first.placement, first.task
-        if placed and (placed.request.chain.size > LONG or (task is not None and task.media)):
+        placed, usage, text = first.placement, first.usage, _text(first)
+        first.task, window, earlier = None, None, self._earlier(placed)
+        if text and 2 * usage.cached < usage.prompt:
+            window = window_of(text, earlier)
+        if placed is not None and not placed.request.background:
+            self._remember(placed, first.template, text)
+        self._finished.append(_Finished(record, took, time.time(), earlier, window))
+        if placed is not None and placed.request.chain.size > LONG:
             self._work_out()
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
@@ -77,9 +93,7 @@ class Requests:
     def running(self, may_see: MaySee) -> Iterator[Seen]:
         """Those that run, the oldest first. Their prompts' tokens are those that are expected."""
         for record in self.running_records(may_see):
-            with self._lock:
-                seen = self._seen(record, record.elapsed(), time.time())
-            yield seen
+            yield self._seen(record, record.elapsed(), time.time(), self._decision(record.info))
 
     def running_records(self, may_see: MaySee) -> list[Record]:
         return [record for record in self._observer.running_requests() if may_see(record.key)]
@@ -113,13 +127,10 @@ class Requests:
 
     def decision_json(self, info: Info, shown: Shown) -> Json:
         """The same as JSON."""
-        with self._lock:
-            decision = self._decision(info)
-        return decision_json(decision, shown)
+        return decision_json(self._decision(info), shown)
 
-    def _seen(self, record: Record, took: float, ended: float) -> Seen:
-        info, decision = record.info, self._decision(record.info)
-        answers = _answers(info)
+    def _seen(self, record: Record, took: float, ended: float, decision: Json | None) -> Seen:
+        info, answers = record.info, _answers(record.info)
         last = answers[-1]
         facts: Json = {
             "place": info.first_place,
@@ -143,54 +154,58 @@ class Requests:
 
     def _work_out(self) -> None:
         with self._lock:
-            for finished in [self._finished.popleft() for _ in range(len(self._finished))]:
-                self._ended.append(self._seen(*finished))
-                self._remember(_answers(finished[0].info)[0])
+            for _ in range(len(self._finished)):
+                record, took, ended, earlier, window = self._finished.popleft()
+                info = _answers(record.info)[0]
+                decision = _decision(info, earlier, partial(_same, window))
+                self._ended.append(self._seen(record, took, ended, decision))
 
-    def _remember(self, info: Info) -> None:
-        """Remember the prompt, to compare the next of the same key and session with it, and let go
-        of its text."""
-        if (placed := info.placement) is not None and not placed.request.background:
-            talk = _talk(placed)
-            prompts = self._prompts.setdefault(talk, deque(maxlen=PROMPTS))
-            prompts.appendleft(_as_earlier(placed, info))
+    def _remember(self, placed: Placement, template: str, text: str) -> None:
+        """Remember a prompt, to compare the next of the same key and session with it."""
+        talk, earlier = _talk(placed), Earlier(placed.request.chain, template, checksums(text))
+        with self._remembering:
+            self._prompts.setdefault(talk, deque(maxlen=PROMPTS)).appendleft(earlier)
             self._prompts.move_to_end(talk)
             if len(self._prompts) > TALKS:
                 self._prompts.popitem(last=False)
-        info.task = None
 
-    def _earlier(self, placed: Placement) -> list[Earlier]:
-        """The last prompts of the same key and session, with those that are not worked out yet."""
-        talk, pending = _talk(placed), reversed([*self._finished])
-        infos = (_answers(record.info)[0] for record, _, _ in pending)
-        same = (
-            _as_earlier(p, info)
-            for p, info in ((info.placement, info) for info in infos)
-            if p and p is not placed and not p.request.background and _talk(p) == talk
-        )
-        return [*islice(same, PROMPTS), *self._prompts.get(talk, ())]
+    def _earlier(self, placed: Placement | None) -> Sequence[Earlier]:
+        """The last prompts of the same key and session, the latest first."""
+        with self._remembering:
+            return [*self._prompts.get(_talk(placed), ())] if placed is not None else ()
 
     def _decision(self, info: Info) -> Json | None:
-        """Where a request was placed, and why its prompt was evaluated."""
+        """That about a request whose prompt is at hand."""
         info = _answers(info)[0]
-        if (placed := info.placement) is None:
-            return None
-        earlier = self._earlier(placed)
-        return {
-            "backend": placed.backend,
-            "slot": placed.slot,
-            "prompt_tokens": placed.prompt,
-            "expected_tokens": placed.expected,
-            "turns_before": placed.turns,
-            "side_job": placed.request.background,
-            "restored": placed.restores,
-            "saved": placed.saves,
-            "kept": placed.keeps,
-            "continued": placed.continues,
-            "replaced_tokens": placed.replaced,
-            "passed": [{"backend": name, "why": why} for name, why in info.passed],
-            "reason": explain(placed, info, earlier, partial(_text, info))._asdict(),
-        }
+        earlier = self._earlier(info.placement)
+        return _decision(info, earlier, lambda: window_of(_text(info), earlier))
+
+
+def _decision(
+    info: Info, earlier: Sequence[Earlier], find: Callable[[], Window | None]
+) -> Json | None:
+    """Where a request was placed, and why its prompt was evaluated."""
+    if (placed := info.placement) is None:
+        return None
+    return {
+        "backend": placed.backend,
+        "slot": placed.slot,
+        "prompt_tokens": placed.prompt,
+        "expected_tokens": placed.expected,
+        "turns_before": placed.turns,
+        "side_job": placed.request.background,
+        "restored": placed.restores,
+        "saved": placed.saves,
+        "kept": placed.keeps,
+        "continued": placed.continues,
+        "replaced_tokens": placed.replaced,
+        "passed": [{"backend": name, "why": why} for name, why in info.passed],
+        "reason": explain(placed, info, earlier, find)._asdict(),
+    }
+
+
+def _same(window: Window | None) -> Window | None:
+    return window
 
 
 def _became(next_: Json | None) -> str:
@@ -205,10 +220,6 @@ def _became(next_: Json | None) -> str:
 
 def _talk(placed: Placement) -> _Talk:
     return placed.request.model, placed.request.key, placed.request.session
-
-
-def _as_earlier(placed: Placement, info: Info) -> Earlier:
-    return Earlier(placed.request.chain, info.template, checksums(_text(info)))
 
 
 def _answers(info: Info) -> Sequence[Info]:
