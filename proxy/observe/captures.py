@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sqlite3
 import threading
 import time
 import zlib
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..errors import StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
@@ -253,7 +253,7 @@ class Captures:
         self.flush()
 
     def flush(self) -> None:
-        """Store what waits now. Raises sqlite3.Error."""
+        """Store what waits now. Raises StoreUnavailable."""
         if self._waiting:
             run_in_native_thread(self._store)
 
@@ -270,7 +270,7 @@ class Captures:
     def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
         """At most so many captures with this `request` or `key`, the newest first; none if the file
         is damaged, which the log says."""
-        with suppress(sqlite3.Error):
+        with suppress(StoreUnavailable):
             self.flush()
             rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
             return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]

@@ -3,14 +3,17 @@ whole captures only, and all workers use the same file."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ..errors import StoreUnavailable
 from ..runtime import private_files
+
+if TYPE_CHECKING:
+    import sqlite3
 
 WAIT = 5.0  # seconds for another process that writes
 OLD = 500  # captures whose age is looked at after a write
@@ -33,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Ring:
-    """At most `size` bytes, of the last `seconds`. All methods may raise sqlite3.Error."""
+    """At most `size` bytes, of the last `seconds`. All methods may raise StoreUnavailable."""
 
     def __init__(self, file: Path, size: int, seconds: float) -> None:
         self._file, self._size, self._seconds = file, size, seconds
@@ -70,11 +73,16 @@ class Ring:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        import sqlite3  # most gateways capture nothing
+
         # Without a file, nothing was captured yet.
         where = self._file if self._file.exists() else ":memory:"
-        with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
-            db.executescript(_SCHEMA)
-            yield db
+        try:
+            with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
+                db.executescript(_SCHEMA)
+                yield db
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the captures cannot be used: {error}") from error
 
 
 def _where(chosen: Iterable[str]) -> str:
