@@ -618,9 +618,9 @@ def _slot_request(context: GatewayContext, task: Task, model: str, caller: Calle
     )
     salt = f"{model}\0{caller.group}"
     if len(text) <= LARGE:
-        chain = chain_of(text, boundaries, salt)
+        chain = chain_of(text, boundaries, salt, context.turns)
     else:
-        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt))
+        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt, context.turns))
     return SlotRequest(
         model=model,
         ids=type(text) is tuple,
