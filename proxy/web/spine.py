@@ -27,7 +27,7 @@ from ..gateway import Answer, Caller
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from . import disconnect, permissions
-from .body import JSON, LARGE
+from .body import IS_LIGHT, JSON, LARGE
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
@@ -80,7 +80,7 @@ def completion_view(
         if early is not None and (known := early(raw, cancel)) is not None:
             return _whole(known, record)
         is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
-        if is_small or not isinstance(dialect, _PURE):
+        if is_small or environ.get(IS_LIGHT) or not isinstance(dialect, _PURE):
             parsed_request = dialect.parse(raw)
         else:
             parsed_request = run_in_native_thread(partial(dialect.parse, raw))
