@@ -37,6 +37,7 @@ from .stream import Encoder, EventSource, SlotBody, encoded
 
 _encode = msgspec.json.Encoder().encode
 _PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
+SOME = 64  # items of a list that are encoded together
 View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -103,7 +104,11 @@ def completion_view(
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
-        reply = dialect.reply(meta, parsed_request, fold(answer))
+        write = partial(dialect.reply, meta, parsed_request, fold(answer))
+        if parsed_request.logprobs is None or not isinstance(dialect, _PURE):
+            reply = write()
+        else:  # there may be thousands of tokens, with all their alternatives
+            reply = run_in_native_thread(partial(_in_pieces, write))
         if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(
                 answer, cancel, barred=caller.may.barred_tiers
@@ -196,6 +201,20 @@ def json_route(
 def v1_route(api: Api, methods: str, path: str, **about: Any) -> Callable[[View], View]:
     """The same for a path of OpenAI's API, with and without /v1 before it."""
     return json_route(api, methods, f"/v1{path}", path, **about)
+
+
+def _in_pieces(value: Any) -> Any:
+    """The value, or what it returns, with the items of its long lists as JSON: to encode all in one
+    call would keep everything else waiting."""
+    if isinstance(value, partial):
+        value = value()
+    if type(value) is dict:
+        return {name: _in_pieces(each) for name, each in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) < SOME:
+        return list(map(_in_pieces, value))
+    return [msgspec.Raw(_encode(each)) for each in value]
 
 
 def _whole(reply: Any, record: Record) -> BodyAndHeaders:

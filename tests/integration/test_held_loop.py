@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from proxy.gateway.adapt import MOST_ALTERNATIVES
 from tests.integration.conftest import StartGateway
 from tests.integration.held import watched
 from tools.processes import Gateway, held_port
@@ -436,6 +437,49 @@ def test_worst_backend_does_not_block_the_loop(
                 timeout=100,
             )
             assert answer.status_code in (200, 502), answer.text[:500]
+
+        assert_loop_stays_free(running, work)
+
+
+def _token(alternatives: int) -> bytes:
+    """A token of an answer, as a server of 2026 sends it."""
+    likely = {"id": 1, "token": " word", "bytes": [*b" word"], "logprob": -1.25}
+    token = {**likely, "top_logprobs": [likely] * alternatives}
+    event = {"content": " word", "stop": False, "completion_probabilities": [token]}
+    return b"data: %b\n\n" % json.dumps(event).encode()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    ("path", "alternatives", "asked"),
+    [
+        ("/completion", 1000, {"n_probs": 1000}),
+        (CHAT, 20, {"logprobs": True, "top_logprobs": 20}),
+    ],
+)
+def test_most_alternatives_do_not_block_the_loop(
+    path: str,
+    alternatives: int,
+    asked: dict[str, Any],
+    stream: bool,
+    gateway: StartGateway,
+    tmp_path: Path,
+) -> None:
+    said = tmp_path / "said"
+    count = MOST_ALTERNATIVES // alternatives
+    end = b'data: {"content":"","stop":true,"stop_type":"limit","tokens_predicted":%d}\n\n'
+    said.write_bytes(_token(alternatives) * count + end % count)
+    with served_by("-c", SAYS, str(said)) as url:
+        running = gateway("--llama-api", url)
+        words: dict[str, Any] = {"prompt": "do your worst"}
+        if path == CHAT:
+            words = {"messages": [{"role": "user", "content": "do your worst"}]}
+        body = {"max_tokens": count, "n_predict": count, "stream": stream, **words, **asked}
+
+        def work() -> None:
+            answer = httpx.post(running.url + path, json=body, timeout=100)
+            assert answer.status_code == 200, answer.text[:500]
+            assert len(answer.content) > 40 * MOST_ALTERNATIVES
 
         assert_loop_stays_free(running, work)
 
