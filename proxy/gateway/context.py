@@ -12,7 +12,7 @@ from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
-from ..scheduling.prefix import Turns
+from ..scheduling.prefix import Turn
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .admission import RetryBudget
@@ -28,7 +28,7 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     side_jobs: tuple[str, ...] = ()  # how the last message of a side job begins
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
     retries: RetryBudget = msgspec.field(default_factory=RetryBudget)  # of all requests together
-    turns: Turns = msgspec.field(default_factory=Turns)  # of long conversations
+    turns: list[Turn] = []  # the last ones of long conversations
 
 
 class Caller(Struct, frozen=True, kw_only=True):

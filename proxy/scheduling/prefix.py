@@ -15,7 +15,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from hashlib import sha256
-from itertools import accumulate
 from typing import Any
 
 from msgspec import Struct
@@ -25,8 +24,8 @@ BLOCK = 512  # characters, or token ids, between the links that are added to the
 BLOCKS = 128  # of a prompt; in longer ones, a block is twice as long, four times as long, ...
 FINE = 128  # spacing of the first links of a prompt without message boundaries
 MOST = 512  # links of a chain
-LONG = 64 << 10  # characters from which a prompt is kept
-KEPT = 8 << 20  # characters of the kept prompts, all together
+LONG = range(64 << 10, 1 << 20)  # characters of prompts that are kept,
+KEPT = 16  # of so many conversations
 
 
 class Chain(Struct, frozen=True, array_like=True):
@@ -48,51 +47,31 @@ class Chain(Struct, frozen=True, array_like=True):
         return self.ends[-1] if self.ends else 0
 
 
-class _Turn(Struct, frozen=True):
+class Turn(Struct, frozen=True):
     """A prompt up to its last message, its links, and the hash at its end."""
 
-    text: str
     group: str
+    text: str
     links: list[bytes]
     ends: list[int]
     state: Any
 
-
-class Turns:
-    """The last turns of long conversations. Thread-safe: one may be forgotten early."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[_Turn, ...] = ()  # the newest first
-
-    def before(self, prompt: str, group: str, cuts: list[int]) -> _Turn | None:
-        """The longest turn that this prompt, cut at these places, continues."""
-        continued = (
-            turn
-            for turn in self._kept
-            if turn.group == group
-            and cuts[: len(turn.ends)] == turn.ends
-            and prompt.startswith(turn.text)
-        )
-        return max(continued, key=lambda turn: len(turn.text), default=None)
-
-    def keep(self, turn: _Turn, before: _Turn | None) -> None:
-        """Keep a turn, in place of the one that it continues."""
-        others = [other for other in self._kept if other is not before]
-        sizes = accumulate((len(other.text) for other in others), initial=len(turn.text))
-        room = sum(size <= KEPT for size in sizes)
-        self._kept = (turn, *others)[:room]
+    def precedes(self, prompt: str, group: str, cuts: list[int]) -> bool:
+        """Whether a prompt, cut at these places, begins with it."""
+        alike = self.group == group and cuts[: len(self.ends)] == self.ends
+        return alike and prompt.startswith(self.text)
 
 
 def chain_of(
     prompt: str | tuple[int, ...],
     boundaries: tuple[int, ...] = (),
     group: str = "",
-    turns: Turns | None = None,
+    turns: list[Turn] | None = None,
 ) -> Chain:
     """The chain of a prompt, given as text or token ids, for a group of keys.
 
-    `boundaries` are the positions where messages end. A text continues one of `turns`, and is kept
-    there."""
+    `boundaries` are the positions where messages end. A long text continues one of `turns`, the
+    newest first, and is kept there."""
     if not prompt:
         return Chain(turn=1)
     size = len(prompt)
@@ -114,9 +93,9 @@ def chain_of(
     state = sha256(f"{group}\0{'text' if is_text else 'ids'}\0".encode())
     links: list[bytes] = []
     before, begin, kept = None, 0, 0
-    if turns is not None and size >= LONG and isinstance(prompt, str):
+    if size in LONG and turns is not None and isinstance(prompt, str):
         kept = cuts[turn - 1]
-        before = turns.before(prompt, group, cuts)
+        before = next((old for old in (*turns,) if old.precedes(prompt, group, cuts)), None)
         if before is not None:
             links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
     for end in cuts[len(links) :]:
@@ -124,7 +103,7 @@ def chain_of(
         state.update(part.encode("utf-8", "surrogatepass") if is_text else array("q", part))
         links.append(state.digest()[:SIZE])
         begin = end
-        if end == kept and turns is not None:
-            text: Any = prompt[:end]
-            turns.keep(_Turn(text, group, links.copy(), cuts[:turn], state.copy()), before)
+        if end == kept and turns is not None and isinstance(prompt, str):
+            last = Turn(group, prompt[:end], links.copy(), cuts[:turn], state.copy())
+            turns[:] = [last, *(old for old in turns if old is not before)][:KEPT]
     return Chain(tuple(links), tuple(cuts), turn)
