@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import SHORT, clear_cost, is_dear
+from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 
@@ -19,34 +19,30 @@ from ..runtime.blocking import run_in_native_thread
 # Decoding is one call that cannot be interrupted, so its cost is checked first. Parsing runs in a
 # thread: it shares the interpreter with the loop, and yields to it every half a millisecond.
 T = TypeVar("T")
-LARGE = 256 << 10  # bytes; larger bodies are handled in a thread, unless they are light:
-LIGHT = 5_000_000  # nanoseconds of decoding: as short messages of LARGE bytes take, or half
-IS_LIGHT = "slotproxy.is_light"  # the WSGI environment's name of this
+LARGE = 256 << 10  # bytes; larger bodies are handled in a thread
 
 
-def check_cost(data: bytes) -> bool:
-    """Whether this JSON is light. Raises BadRequest if it takes too long to decode."""
-    cost = clear_cost(data)
-    if cost is None and costs_much(data):
+def check_cost(data: bytes) -> None:
+    """Raises BadRequest if this JSON takes too long to decode."""
+    if len(data) > SHORT and costs_much(data):
         raise BadRequest(
             "the request body takes too long to decode: send fewer objects, names, numbers and"
             " escapes"
         )
-    return cost is not None and cost <= LIGHT
 
 
 def costs_much(data: bytes) -> bool:
     """Whether this JSON takes too long to decode."""
     if len(data) <= LARGE:
         return is_dear(data)
-    return clear_cost(data) is None and run_in_native_thread(lambda: is_dear(data))
+    return not is_clearly_cheap(data) and run_in_native_thread(lambda: is_dear(data))
 
 
 def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:
     """Call `parse`, in a thread if the request's body and `more` bytes are large together. The body
     must have been read."""
     length = environ.get("CONTENT_LENGTH")
-    if length and (environ.get(IS_LIGHT) or int(length) < LARGE - more) and more < LARGE:
+    if length and int(length) + more < LARGE:
         return parse()
     return run_in_native_thread(parse)
 
@@ -188,7 +184,7 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     if not is_json and "HTTP_ORIGIN" in environ:
         raise WrongType("requests from a web page must have the Content-Type application/json")
     if len(data) > SHORT:
-        environ[IS_LIGHT] = check_cost(data)
+        check_cost(data)
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ from ..gateway import Answer, Caller
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from . import disconnect, permissions
-from .body import IS_LIGHT, JSON, LARGE
+from .body import JSON, LARGE
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
@@ -37,7 +37,6 @@ from .stream import Encoder, EventSource, SlotBody, encoded
 
 _encode = msgspec.json.Encoder().encode
 _PURE = (ModuleType, RouteDialect)  # dialects whose functions may run in another thread
-SOME = 64  # items of a list that are encoded together
 View = TypeVar("View", bound=Callable[..., Any])
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
 
@@ -81,7 +80,7 @@ def completion_view(
         if early is not None and (known := early(raw, cancel)) is not None:
             return _whole(known, record)
         is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
-        if is_small or environ.get(IS_LIGHT) or not isinstance(dialect, _PURE):
+        if is_small or not isinstance(dialect, _PURE):
             parsed_request = dialect.parse(raw)
         else:
             parsed_request = run_in_native_thread(partial(dialect.parse, raw))
@@ -105,10 +104,8 @@ def completion_view(
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
         write = partial(dialect.reply, meta, parsed_request, fold(answer))
-        if parsed_request.logprobs is None or not isinstance(dialect, _PURE):
-            reply = write()
-        else:  # there may be thousands of tokens, with all their alternatives
-            reply = run_in_native_thread(partial(_in_pieces, write))
+        has_many = parsed_request.logprobs and isinstance(dialect, _PURE)  # alternatives
+        reply = run_in_native_thread(write) if has_many else write()
         if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(
                 answer, cancel, barred=caller.may.barred_tiers
@@ -201,20 +198,6 @@ def json_route(
 def v1_route(api: Api, methods: str, path: str, **about: Any) -> Callable[[View], View]:
     """The same for a path of OpenAI's API, with and without /v1 before it."""
     return json_route(api, methods, f"/v1{path}", path, **about)
-
-
-def _in_pieces(value: Any) -> Any:
-    """The value, or what it returns, with the items of its long lists as JSON: to encode all in one
-    call would keep everything else waiting."""
-    if isinstance(value, partial):
-        value = value()
-    if type(value) is dict:
-        return {name: _in_pieces(each) for name, each in value.items()}
-    if not isinstance(value, list | tuple):
-        return value
-    if len(value) < SOME:
-        return list(map(_in_pieces, value))
-    return [msgspec.Raw(_encode(each)) for each in value]
 
 
 def _whole(reply: Any, record: Record) -> BodyAndHeaders:
