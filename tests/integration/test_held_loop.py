@@ -284,6 +284,37 @@ def test_worst_request_does_not_block_the_loop(
     assert_loop_stays_free(gateway, work)
 
 
+CODE = "def total(rows: list[int]) -> int:\n    return sum(rows) + 1  # {or <more>}\n"
+TALKS = {"few words": (2_000, "a word " * 280), "short turns": (16_000, "x" * 200)}
+TALKS |= {"a program": (100, CODE * 550), "one text": (1, "A word. " * 500_000)}
+TALKS |= {
+    "parts of marks": (100, "<|im_en |> <| " * 2_800),
+    "half a megabyte of marks": (1, "<|" * 250_000),
+}
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_four_megabytes_hold_the_loop_for_less_than_50_ms(name: str, gateway: StartGateway) -> None:
+    count, text = TALKS[name]
+    body = {"messages": _turns(count, text), "max_tokens": 1}
+    raw = json.dumps(body | {"temperature": 0}).encode()
+    with served_by("-m", "benchmarks.stub", "--context", f"{1 << 24}") as url:
+        running = gateway("--llama-api", url)
+
+        def work() -> None:
+            for _ in range(2):  # a first turn, and a next one
+                answer = httpx.post(
+                    running.url + CHAT,
+                    content=raw,
+                    headers={"Content-Type": "application/json"},
+                    timeout=100,
+                )
+                assert answer.status_code == 200, answer.text[:500]
+
+        work()  # imports and the first prompt are not measured
+        assert_loop_stays_free(running, work, longest=0.05)
+
+
 def _words(count: int) -> list[str]:
     source = random.Random(5)
     return [f"{source.getrandbits(64):016x}" for _ in range(count)]
