@@ -4,16 +4,14 @@ A link is the digest of all text up to its end, so two prompts agree up to the l
 however they are cut before it. The chain is salted with the group of the caller's key: prompts of
 different groups share no link, and so never share a slot's cache.
 
-SHA-256, since most processors have instructions for it: 400 000 characters take less than 1 ms. A
-long prompt is kept up to its last message, and hashing the next turn continues there: to compare
-texts takes a tenth of the time.
+SHA-256, since most processors have instructions for it: 400 000 characters take less than 1 ms. The
+next turn of a long prompt is hashed from its last message on: to compare takes a tenth of the time.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -70,15 +68,14 @@ def chain_of(
 ) -> Chain:
     """The chain of a prompt, given as text or token ids, for a group of keys.
 
-    `boundaries` are the positions where messages end. A long text continues one of `turns`, the
-    newest first, and is kept there."""
+    `boundaries` are where messages end. A long text continues one of `turns`, and is kept there."""
     if not prompt:
         return Chain(turn=1)
     size = len(prompt)
     block = BLOCK
     while size > BLOCKS * block:
         block *= 2  # so that shorter prompts have the same links, and more
-    blocks: Iterable[int] = range(block, size, block)
+    blocks: Any = range(block, size, block)
     if boundaries and block > BLOCK:  # the boundaries suffice, where there is one for each block
         blocks = {*blocks}.difference([-(-end // block) * block for end in boundaries])
     if not boundaries:
@@ -96,8 +93,8 @@ def chain_of(
     if size in LONG and turns is not None and isinstance(prompt, str):
         kept = cuts[turn - 1]
         before = next((old for old in (*turns,) if old.precedes(prompt, group, cuts)), None)
-        if before is not None:
-            links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
+    if before is not None:
+        links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
     for end in cuts[len(links) :]:
         part: Any = prompt[begin:end]
         state.update(part.encode("utf-8", "surrogatepass") if is_text else array("q", part))

@@ -79,11 +79,10 @@ def completion_view(
         record.stop = disconnect.watch(environ, cancel)
         if early is not None and (known := early(raw, cancel)) is not None:
             return _whole(known, record)
-        is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
-        if is_small or not isinstance(dialect, _PURE):
-            parsed_request = dialect.parse(raw)
-        else:
-            parsed_request = run_in_native_thread(partial(dialect.parse, raw))
+        large = int(environ.get("CONTENT_LENGTH") or LARGE) >= LARGE and isinstance(dialect, _PURE)
+        parsed_request = (
+            run_in_native_thread(partial(dialect.parse, raw)) if large else dialect.parse(raw)
+        )
         session = session_name(environ, raw, parsed_request.session)
         if session != parsed_request.session:
             parsed_request = msgspec.structs.replace(parsed_request, session=session)
