@@ -32,10 +32,10 @@ from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
 
 # The alternatives of tokens in an answer that is not streamed: all of them are in memory
-# together.
+# together, and encoded in one call.
 #
 # One takes some 600 bytes, from the backend's event to the JSON of the answer.
-MOST_ALTERNATIVES = 200_000
+MOST_ALTERNATIVES = 100_000
 
 
 def check_alternatives(request: CompletionRequest) -> None:

@@ -622,11 +622,8 @@ def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Cal
     is_side_job = caller.background or (
         bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
     )
-    salt = f"{model}\0{caller.group}"
-    if len(text) <= LARGE:
-        chain = chain_of(text, boundaries, salt)
-    else:
-        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt))
+    hashed = partial(chain_of, text, boundaries, f"{model}\0{caller.group}", context.turns)
+    chain = hashed() if len(text) <= LARGE else run_in_native_thread(hashed)
     return SlotRequest(
         model=model,
         ids=type(text) is tuple,

@@ -16,6 +16,7 @@ from ..backends.registry import Registry
 from ..core.task import Task
 from ..core.usage import Usage
 from ..scheduling.lease import Ticket
+from ..scheduling.prefix import Turn
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import Placement, SlotRequest
 from .admission import RetryBudget
@@ -31,6 +32,7 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     side_jobs: tuple[str, ...] = ()  # how the last message of a side job begins
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
     retries: RetryBudget = msgspec.field(default_factory=RetryBudget)  # of all requests together
+    turns: list[Turn] = []  # the last ones of long conversations
 
 
 class Caller(Struct, frozen=True, kw_only=True):

@@ -29,8 +29,8 @@ from .adapt import constraint_of, in_mode
 SLOW = 0.02  # seconds
 AFTER_SLOW = 100  # renderings in a thread after a slow one
 # Longer conversations are always rendered in a thread:
-LONG = 256  # messages
-LARGE = 256 << 10  # characters
+LONG = 512  # messages
+LARGE = 512 << 10  # characters
 _CONTENT = attrgetter("content")
 
 

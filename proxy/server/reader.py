@@ -71,7 +71,7 @@ class Reader:
     answered first. `unparsed` are bytes to be fed again, before others, when fewer wait."""
 
     __slots__ = tuple(
-        "_coming _environ _head _parser _repeats _url held refusal requests unparsed".split()
+        "_coming _environ _head _left _parser _repeats _url held refusal requests unparsed".split()
     )
 
     def __init__(self, environ: dict[str, Any]) -> None:
@@ -81,6 +81,7 @@ class Reader:
         self._head: Any = None  # the environment of a request while its head is being parsed
         self._coming: Request  # the request whose head came last
         self._repeats = 0  # of headers in this head
+        self._left = 0  # bytes that still come of a body with a length
         self.requests: list[Request] = []  # a deque takes 700 bytes more
         self.refusal = ""
         self.held = 0  # bytes since the last progress
@@ -88,7 +89,8 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         self.unparsed = b""
-        if data.count(_VERSION) <= MAX_PIPELINED:
+        # The count is the longest pass over a long body, in which no request begins.
+        if len(data) <= self._left or data.count(_VERSION) <= MAX_PIPELINED:
             self._feed(data)
             return
         for begin in range(0, len(data), _SLICE):
@@ -156,10 +158,12 @@ class Reader:
         method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
         request = self._coming = Request(method, self._url, version, head, keep)
         self.requests.append(request)
+        self._left = int(head.get("CONTENT_LENGTH", 0))
         self.held = 0
 
     def on_body(self, data: bytes) -> None:
         self._coming.body.append(data)
+        self._left -= len(data)
         self.held = 0
 
     def on_message_complete(self) -> None:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import gevent
-from gevent import GreenletExit, sleep
+from gevent import GreenletExit, events, sleep
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
@@ -36,6 +36,8 @@ log = logging.getLogger("slotproxy")
 
 # Otherwise each greenlet keeps a list of the frames in which it was spawned.
 gevent.config.track_greenlet_tree = False
+# Otherwise patching looks 25 times for plugins among all packages, a fifth of the start.
+events.notify_and_call_entry_points = events.notify  # type: ignore[attr-defined]
 
 LOOK = 1.0  # seconds between two checks of the connections, and two heartbeats to the master
 LAST_LOOK = 0.2  # the same while the worker stops

@@ -97,7 +97,9 @@ def completion_view(
             answer = None  # closed by the body from now on
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
-        reply = dialect.reply(meta, parsed_request, fold(answer))
+        write = partial(dialect.reply, meta, parsed_request, fold(answer))
+        has_many = parsed_request.logprobs and isinstance(dialect, _PURE)  # alternatives
+        reply = run_in_native_thread(write) if has_many else write()
         if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(
                 answer, cancel, barred=caller.may.barred_tiers

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from proxy.gateway.adapt import MOST_ALTERNATIVES
 from tests.integration.conftest import StartGateway
 from tests.integration.held import watched
 from tools.processes import Gateway, held_port
@@ -283,6 +284,37 @@ def test_worst_request_does_not_block_the_loop(
     assert_loop_stays_free(gateway, work)
 
 
+CODE = "def total(rows: list[int]) -> int:\n    return sum(rows) + 1  # {or <more>}\n"
+TALKS = {"few words": (2_000, "a word " * 280), "short turns": (16_000, "x" * 200)}
+TALKS |= {"a program": (100, CODE * 550), "one text": (1, "A word. " * 500_000)}
+TALKS |= {
+    "parts of marks": (100, "<|im_en |> <| " * 2_800),
+    "half a megabyte of marks": (1, "<|" * 250_000),
+}
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_four_megabytes_hold_the_loop_for_less_than_50_ms(name: str, gateway: StartGateway) -> None:
+    count, text = TALKS[name]
+    body = {"messages": _turns(count, text), "max_tokens": 1}
+    raw = json.dumps(body | {"temperature": 0}).encode()
+    with served_by("-m", "benchmarks.stub", "--context", f"{1 << 24}") as url:
+        running = gateway("--llama-api", url)
+
+        def work() -> None:
+            for _ in range(2):  # a first turn, and a next one
+                answer = httpx.post(
+                    running.url + CHAT,
+                    content=raw,
+                    headers={"Content-Type": "application/json"},
+                    timeout=100,
+                )
+                assert answer.status_code == 200, answer.text[:500]
+
+        work()  # imports and the first prompt are not measured
+        assert_loop_stays_free(running, work, longest=0.05)
+
+
 def _words(count: int) -> list[str]:
     source = random.Random(5)
     return [f"{source.getrandbits(64):016x}" for _ in range(count)]
@@ -436,6 +468,49 @@ def test_worst_backend_does_not_block_the_loop(
                 timeout=100,
             )
             assert answer.status_code in (200, 502), answer.text[:500]
+
+        assert_loop_stays_free(running, work)
+
+
+def _token(alternatives: int) -> bytes:
+    """A token of an answer, as a server of 2026 sends it."""
+    likely = {"id": 1, "token": " word", "bytes": [*b" word"], "logprob": -1.25}
+    token = {**likely, "top_logprobs": [likely] * alternatives}
+    event = {"content": " word", "stop": False, "completion_probabilities": [token]}
+    return b"data: %b\n\n" % json.dumps(event).encode()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    ("path", "alternatives", "asked"),
+    [
+        ("/completion", 1000, {"n_probs": 1000}),
+        (CHAT, 20, {"logprobs": True, "top_logprobs": 20}),
+    ],
+)
+def test_most_alternatives_do_not_block_the_loop(
+    path: str,
+    alternatives: int,
+    asked: dict[str, Any],
+    stream: bool,
+    gateway: StartGateway,
+    tmp_path: Path,
+) -> None:
+    said = tmp_path / "said"
+    count = MOST_ALTERNATIVES // alternatives
+    end = b'data: {"content":"","stop":true,"stop_type":"limit","tokens_predicted":%d}\n\n'
+    said.write_bytes(_token(alternatives) * count + end % count)
+    with served_by("-c", SAYS, str(said)) as url:
+        running = gateway("--llama-api", url)
+        words: dict[str, Any] = {"prompt": "do your worst"}
+        if path == CHAT:
+            words = {"messages": [{"role": "user", "content": "do your worst"}]}
+        body = {"max_tokens": count, "n_predict": count, "stream": stream, **words, **asked}
+
+        def work() -> None:
+            answer = httpx.post(running.url + path, json=body, timeout=100)
+            assert answer.status_code == 200, answer.text[:500]
+            assert len(answer.content) > 40 * MOST_ALTERNATIVES
 
         assert_loop_stays_free(running, work)
 

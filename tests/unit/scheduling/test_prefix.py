@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.scheduling.prefix import BLOCKS, Chain, chain_of
+from proxy.scheduling.prefix import BLOCKS, KEPT, LONG, Chain, Turn, chain_of
 
 LENGTHS = st.lists(st.text(min_size=1, max_size=700), min_size=1, max_size=6)
 
@@ -72,7 +72,7 @@ def test_long_prompt_has_links_from_its_beginning_to_its_end() -> None:
     text = "".join(chr(97 + number % 26) for number in range(400_000))
     chain = chain_of(text, (1000, 300_000))
     assert chain.ends[0] == 1000
-    assert max(b - a for a, b in itertools.pairwise(chain.ends)) <= 4096
+    assert max(b - a for a, b in itertools.pairwise(chain.ends)) <= 2 * 4096
     assert len(chain.links) <= BLOCKS + 3
 
 
@@ -82,3 +82,42 @@ def test_grown_prompt_shares_links_with_its_shorter_self(size: int) -> None:
     before = chain_of(text[:50_000], (50_000,))
     after = chain_of(text, (50_000, size))
     assert after.ends[shared(after, before) - 1] == 50_000
+
+
+@pytest.mark.parametrize("length", [2_000, 5_000, 40_000, 300_000])
+def test_next_turns_are_hashed_from_the_last_one_as_if_they_were_hashed_anew(length: int) -> None:
+    turns: list[Turn] = []
+    for name in ("first ", "second ", "first "):
+        text = name
+        ends: tuple[int, ...] = ()
+        while len(text) < 3 * LONG[0]:
+            text += "word " * (length // 5)
+            ends = (*ends, len(text))
+            for prompt in (f"{text}assistant:", f"{text}user: changed its mind"):
+                for group in ("one", "other"):
+                    assert chain_of(prompt, ends, group, turns) == chain_of(prompt, ends, group)
+        assert text in [turn.text for turn in turns]
+
+
+def test_turn_is_only_continued_by_its_own_group_and_text() -> None:
+    turns: list[Turn] = []
+    text = "word " * LONG[0]
+    chain_of(text, (len(text) - 9,), "one", turns)
+    (turn,) = turns
+    cuts = [*chain_of(text, (len(text) - 9,)).ends]
+    assert turn.precedes(text, "one", cuts)
+    assert not turn.precedes(text, "other", cuts)
+    assert not turn.precedes(text.replace("word", "work", 1), "one", cuts)
+    assert not turn.precedes(text, "one", [cuts[0] + 1, *cuts[1:]])
+
+
+def test_kept_turns_are_bounded() -> None:
+    turns: list[Turn] = []
+    for number in range(KEPT + 4):
+        chain_of(f"{number:02} " * LONG[0], (LONG[0],), "", turns)
+    assert [turn.text[:2] for turn in turns] == [
+        f"{number:02}" for number in range(KEPT + 3, 3, -1)
+    ]
+    for size in (LONG[0] - 1, LONG[-1] + 1):
+        chain_of("a" * size, (size,), "", turns)
+    assert len(turns) == KEPT and turns[0].text[0] != "a"

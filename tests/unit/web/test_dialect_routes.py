@@ -247,14 +247,14 @@ def test_message_start_counts_the_prompt_of_an_old_server() -> None:
 
 
 ALTERNATIVES: list[tuple[str, dict[str, Any], int]] = [
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 200}, 200),
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 201}, 400),
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 201, "stream": True}, 200),
-    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 5000}, 200),
-    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 5001}, 400),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 100}, 200),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 101}, 400),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 101, "stream": True}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 2500}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 2501}, 400),
     (
         "/v1/chat/completions",
-        {"messages": USER, "logprobs": True, "top_logprobs": 20, "max_tokens": 10_001},
+        {"messages": USER, "logprobs": True, "top_logprobs": 20, "max_tokens": 5_001},
         400,
     ),
 ]
