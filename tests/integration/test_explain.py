@@ -4,6 +4,7 @@ with what was done."""
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -169,9 +170,9 @@ def test_restarted_backend(one: Gateway, server: ModelServer) -> None:
     assert reason(talk.turn(), "restarted")["backend"] == request["backend"]
 
 
-def models(one: Gateway) -> list[str]:
+def serves(one: Gateway, name: str) -> bool:
     head = {"Authorization": f"Bearer {SECRETS['ann']}"}
-    return [model["id"] for model in fetch(one.url, "/v1/models", None, head)[2]["data"]]
+    return name in [model["id"] for model in fetch(one.url, "/v1/models", None, head)[2]["data"]]
 
 
 def test_backend_that_had_another_model(one: Gateway, server: ModelServer) -> None:
@@ -183,7 +184,7 @@ def test_backend_that_had_another_model(one: Gateway, server: ModelServer) -> No
         up(one, 0)
         server.command[place] = name
         server.start()
-        wait_until(lambda name=name: name in models(one))
+        wait_until(partial(serves, one, name))
     up(one, 1)
     reason(talk.turn(), "swapped")
 

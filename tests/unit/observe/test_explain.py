@@ -17,8 +17,8 @@ from proxy.scheduling.lease import Lease
 from proxy.scheduling.state import SlotRequest
 from proxy.web.fastpath import Application
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of
-from tests.unit.observe.test_requests import ANN, app_with, ask, get
-from tests.unit.web.ledger.test_usage_routes import KEYS
+from tests.unit.observe.test_requests import app_with, ask, get
+from tests.unit.web.ledger.test_usage_routes import ANN, KEYS
 
 EXPLAIN = "/v1/explain"
 TEXT = "How many sails are red?"
@@ -73,7 +73,10 @@ def test_explanation_is_that_of_the_request() -> None:
     driver = ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, queues=True))
     app = app_with(driver)
     ask(app)
-    body = {"messages": [{"role": "user", "content": "Hello!"}, *MESSAGES, *MESSAGES], "seed": 1}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hello!"}, *MESSAGES, *MESSAGES],
+        "seed": 1,
+    }
     told = explained(app, **body).get_json()
     name = ask(app, **body)
     task, request = driver.tasks[-1], get(app, f"/v1/requests/{name}").get_json()
@@ -99,7 +102,7 @@ def test_explanation_is_that_of_the_request() -> None:
 )
 def test_grammar(body: dict[str, Any], begins: str) -> None:
     tool = {"type": "function", "function": {"name": "sails", "parameters": {"type": "object"}}}
-    tools = {} if "response_format" in body else {"tools": [tool]}
+    tools: dict[str, Any] = {} if "response_format" in body else {"tools": [tool]}
     told = explained(app_with(ScriptedDriver()), messages=MESSAGES, **body, **tools).get_json()
     assert told["grammar"]["begins"] == begins
     assert "root ::= " in told["grammar"]["text"]
@@ -163,11 +166,12 @@ class Unloaded(ScriptedDriver):
 
 def test_model_is_not_loaded_for_it() -> None:
     app = app_with(Unloaded(say("Hi"), msgspec.structs.replace(CAPS, provisional=True)))
-    for route, body in {
+    bodies: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": MESSAGES},
         "/v1/responses": {"input": TEXT, "truncation": "auto"},
         "/v1/messages": {**BODIES["/v1/messages"], "context_management": {"edits": []}},
-    }.items():
+    }
+    for route, body in bodies.items():
         told = explained(app, route, **body).get_json()
         assert told["must_load"] is True and told["model"] == "scripted"
         assert told["prompt"] is None and told["decision"] is None and told["places"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from tests.unit.observe.test_cold import talk
 from tests.unit.scheduling.fakes import World, ended, slot_request
 
 
-def preview(world: World, name: str, turns: int, **fields: object) -> Preview:
+def preview(world: World, name: str, turns: int, **fields: Any) -> Preview:
     return world.scheduler.preview(slot_request(*talk(name, turns), **fields))
 
 
