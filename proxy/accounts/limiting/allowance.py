@@ -12,9 +12,21 @@ from msgspec.structs import replace
 from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
-from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
+from .budgets import (
+    FREE,
+    SCALES,
+    Alert,
+    Price,
+    Used,
+    budgets_of,
+    meter_of,
+    plain,
+    price_of,
+    unit_of,
+    units,
+)
 from .limiter import TICKS, Charge, LocalLimiter, Meter, Refused, Taken, clock, until_empty
-from .plan import BudgetOf, Plan, Pricing, Size, meter_of_window, refusal
+from .plan import BudgetOf, Plan, Pricing, Size, cost_text, meter_of_window, refusal
 from .shared import SharedLimiter
 
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
@@ -68,7 +80,9 @@ class LimitService:
             self.limiter.settle(result, result.amounts)
         return result
 
-    def alert_once(self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
+    def alert_once(
+        self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool, cost: str = ""
+    ) -> None:
         """Alert about a budget of which so many units are spent, unless it was done."""
         subject, budget = budget_of
         name = subject, f"{budget.unit}/{budget.period}", epoch, is_hard
@@ -80,7 +94,9 @@ class LimitService:
             self._alerted[name] = None
         amount = spent / SCALES[budget.unit]
         self._alert(
-            Alert(subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard)
+            Alert(
+                subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard, cost
+            )
         )
 
     def close(self) -> None:
@@ -128,8 +144,14 @@ class Allowance:
         self._note(charges, result)
         if isinstance(result, Refused):
             raise self._refusal(charges, result)
-        self._models = self._models.union(plan.models, ALL_MODELS)
-        return Reservation(service, plan, terms, result)
+        counted, self._models = self._models, self._models.union(plan.models, ALL_MODELS)
+        room = plan.room(charges, result, size)
+        if room and exact is not None:
+            size = exact()
+            room = plan.room(plan.charges(size, terms, counted), result, size)
+        if room:
+            self.warnings = (*self.warnings, self._bound(*room, result))
+        return Reservation(service, plan, terms, result, room[0] if room else None)
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -176,7 +198,8 @@ class Allowance:
         if place < len(windows):
             return refusal(by, result.wait, model=windows[place].limit.model)
         budget_of = plan.budgets[place - len(windows)]
-        self._service.alert_once(budget_of, used, by.meter.epoch, is_hard=True)
+        cost = cost_text(by, budget_of.budget.unit)
+        self._service.alert_once(budget_of, used, by.meter.epoch, is_hard=True, cost=cost)
         return refusal(by, result.wait, used)
 
     def _note(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
@@ -190,6 +213,7 @@ class Allowance:
                 reset = until_empty(meter, used, result.at)
                 least[quantity] = State(quantity, limit.most, left, reset)
         self.states = tuple(least.values())
+        self.warnings = ()
         if self.plan.budgets:
             self._warn(charges, result)
 
@@ -203,20 +227,40 @@ class Allowance:
             if budget.soft is None or spent < units(budget.unit, budget.soft):
                 continue
             self._service.alert_once(budget_of, spent, charges[place].meter.epoch, is_hard=False)
-            most = "" if budget.most is None else f" of {budget.most:g}"
+            most = "" if budget.most is None else f" of {plain(budget.most)}"
             warnings.append(
-                f"{spent / SCALES[budget.unit]:g}{most} {budget.unit} of the budget of the"
+                f"{plain(spent / SCALES[budget.unit])}{most} {budget.unit} of the budget of the"
                 f" {budget_of.subject.partition(' ')[0]} are spent"
             )
         self.warnings = warnings
 
+    def _bound(self, room: int, place: int, taken: Taken) -> str:
+        """The warning that the answer is bounded by a limit."""
+        charge, level = taken.charges[place], taken.levels[place] - taken.amounts[place]
+        unit = unit_of(charge.meter)
+        scale = TICKS if unit is None else SCALES[unit]
+        what = "tokens" if unit is None else f"{unit} of the budget"
+        most, spent = plain(charge.meter.capacity / scale), plain(level / scale)
+        kind = charge.subject.partition(" ")[0]
+        return (
+            f"the answer ends after {room} tokens at the latest: {spent} of {most} {what} of the"
+            f" {kind} are spent or reserved"
+        )
+
 
 class Reservation:
-    """What was taken for a request. Settled once, by `settle` or `close`."""
+    """What was taken for a request. Settled once, by `settle` or `close`. `room` are the tokens of
+    the answers that it is enough for, None for all that they may have."""
 
     def __init__(
-        self, service: LimitService, plan: Plan, terms: Pricing | None, taken: Taken | None
+        self,
+        service: LimitService,
+        plan: Plan,
+        terms: Pricing | None,
+        taken: Taken | None,
+        room: int | None = None,
     ) -> None:
+        self.room = room
         self._service = service
         self._plan = plan
         self._terms = terms
