@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -30,6 +31,88 @@ def naming(what: object) -> Iterator[None]:
         yield
     except ValueError as error:
         raise SettingsError(f"{what}: {error}") from None
+
+
+# Tables of the file: [[model]], [[price]] and others.
+
+T = TypeVar("T")
+SHOWN = 200  # characters of a name in an error
+# What llama-swap, other gateways and price lists call a field, in small letters only.
+OTHER_WORDS = {
+    "apibase": "url",
+    "baseurl": "url",
+    "checkendpoint": "check",
+    "cmd": "command",
+    "cmdstop": "stop",
+    "concurrencylimit": "concurrency",
+    "cwd": "folder",
+    "env": "environment",
+    "healthchecktimeout": "start_timeout",
+    "input": "prompt",
+    "output": "completion",
+    "proxy": "url",
+    "sendloadingstate": "loading_state",
+    "setparams": "set",
+    "setparamsbyid": "set_by_alias",
+    "stripparams": "strip",
+    "usemodelname": "server_model",
+}
+
+
+def tables(raw: Any, name: str, read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
+    """Each of the ``[[name]]`` tables, as `read` returns it. Raises ValueError that says which."""
+    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+        raise ValueError(f"expected [[{name}]] tables")
+    values = []
+    for number, table in enumerate(raw, start=1):
+        with naming(entry(table, number)):
+            values.append(read(table))
+    return tuple(values)
+
+
+def entry(table: Mapping[str, Any], number: int) -> str:
+    """What a table is called in errors."""
+    name = table.get("name") or table.get("model")
+    return repr(name[:SHOWN]) if isinstance(name, str) and name else f"number {number}"
+
+
+def of_table(kind: type[T], table: dict[str, Any]) -> T:
+    """The struct of a table. Raises ValueError."""
+    check_fields(table, kind)
+    return msgspec.convert(table, kind)
+
+
+def check_fields(value: Any, kind: Any) -> None:
+    """Raises ValueError if a table, or one in it, has a field that its struct does not have."""
+    if isinstance(value, list):
+        for item in value:
+            check_fields(item, kind)
+    struct = _struct_of(kind)
+    if struct is None or not isinstance(value, dict):
+        return
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, inner in value.items():
+        if key not in fields:
+            raise ValueError(no_field(key, fields))
+        if _struct_of(fields[key]) is not None:
+            with naming(key):
+                check_fields(inner, fields[key])
+
+
+def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field, or each item of it, is."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next(filter(None, map(_struct_of, get_args(kind))), None)
+
+
+def no_field(key: str, names: Collection[str]) -> str:
+    """Why a table has no field of this name."""
+    other = OTHER_WORDS.get(re.sub("[^a-z]", "", key.lower()), "")
+    near = [other] if other in names else difflib.get_close_matches(key, names, n=1)
+    if near:
+        return f"unknown field {key[:SHOWN]!r}; did you mean {near[0]!r}?"
+    return f"unknown field {key[:SHOWN]!r}: expected one of {', '.join(names)}"
 
 
 def unescaped(value: str) -> str:
