@@ -166,10 +166,9 @@ class Backend:
         """Whether its slots exist: those of a model that is loaded on demand do only then."""
         return self.status in LOADED
 
-    @property
-    def trouble(self) -> str:
-        """What is wrong with it, "" for nothing."""
-        return self.error or (self.driver.trouble if self.up else "")
+    def trouble(self, *, admin: bool = False) -> str:
+        """What is wrong with it, as an admin or others read it, "" for nothing."""
+        return self.error or (self.driver.trouble(admin=admin) if self.up else "")
 
     @property
     def provisional(self) -> bool:

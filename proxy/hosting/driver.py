@@ -89,9 +89,11 @@ class HostedDriver(Driver):
         status = self.model.status
         return "unloaded" if status == "stopping" else status
 
-    @property
-    def trouble(self) -> str:
-        return self.model.error.message if self.model.error else ""
+    def trouble(self, *, admin: bool = False) -> str:
+        error = self.model.error
+        if admin and error is not None and error.private is not None:
+            return error.private[0]
+        return error.message if error else ""
 
     @property
     def load_eta(self) -> float:

@@ -164,7 +164,11 @@ def test_a_model_that_cannot_load_unloads_no_other(make: Make, tmp_path: Path) -
     assert caught.value.message == "the model m failed to load: its model file does not exist"
     caught.value.show_to(str)
     assert "its file /nope/x.gguf does not exist: correct its command" in caught.value.message
-    assert (loaded.status, lost.status) == ("loaded", "failed")
+    wait_until(lambda: lost.status == "failed")
+    assert loaded.status == "loaded"
+    driver = HostedDriver(lost, tick=1.0, timeout=10.0)
+    assert driver.trouble() == "the model m failed to load: its model file does not exist"
+    assert "/nope/x.gguf" in driver.trouble(admin=True)
 
 
 @pytest.mark.parametrize(
