@@ -14,17 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from . import macros
-from .validators import (
-    check_fields,
-    each_in_bytes,
-    entry,
-    in_bytes,
-    naming,
-    size,
-    sizes,
-    tables,
-    url,
-)
+from .validators import each_in_bytes, in_bytes, naming, of_table, size, sizes, tables, url
 
 PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"
@@ -148,26 +138,17 @@ def read(
 ) -> tuple[ModelConfig, ...]:
     """The models; `shared` are the macros of all. Raises ValueError, which names the model."""
 
-    def filled(table: dict[str, Any]) -> dict[str, Any]:
+    def filled(table: dict[str, Any]) -> Any:
         own = macros.defined(table.pop("macros", {}), shared)
         known = macros.for_model(str(table.get("name")), own, environ)
-        filled: dict[str, Any] = macros.filled(table, known, environ)
-        return filled
+        return macros.filled(table, known, environ)
 
     return checked(tables(raw, "model", filled))
 
 
 def checked(filled: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     """The models of tables whose macros are filled in. Raises ValueError."""
-    models = []
-    for number, table in enumerate(filled, start=1):
-        with naming(entry(table, number)):
-            check_fields(table, ModelConfig)
-            for key in ("command", "stop"):
-                if isinstance(table.get(key), str):
-                    table = {**table, key: words(table[key])}
-            models.append(msgspec.convert(table, ModelConfig))
-            _check(models[-1])
+    models = tables([*filled], "model", _model)
     names = [name for model in models for name in (model.name, *model.aliases)]
     for name in names:
         if names.count(name) > 1:
@@ -177,7 +158,16 @@ def checked(filled: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
         if unknown := {*chain(model.unloads, *model.beside)} - own_names:
             why = f"there is no model {min(unknown)!r}"
             raise ValueError(f"{model.name!r}: unloads or beside: {why}")
-    return tuple(models)
+    return models
+
+
+def _model(table: dict[str, Any]) -> ModelConfig:
+    texts = {
+        key: words(table[key]) for key in ("command", "stop") if isinstance(table.get(key), str)
+    }
+    model = of_table(ModelConfig, {**table, **texts})
+    _check(model)
+    return model
 
 
 def _check(model: ModelConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -38,25 +38,11 @@ def naming(what: object) -> Iterator[None]:
 T = TypeVar("T")
 SHOWN = 200  # characters of a name in an error
 # What llama-swap, other gateways and price lists call a field, in small letters only.
-OTHER_WORDS = {
-    "apibase": "url",
-    "baseurl": "url",
-    "checkendpoint": "check",
-    "cmd": "command",
-    "cmdstop": "stop",
-    "concurrencylimit": "concurrency",
-    "cwd": "folder",
-    "env": "environment",
-    "healthchecktimeout": "start_timeout",
-    "input": "prompt",
-    "output": "completion",
-    "proxy": "url",
-    "sendloadingstate": "loading_state",
-    "setparams": "set",
-    "setparamsbyid": "set_by_alias",
-    "stripparams": "strip",
-    "usemodelname": "server_model",
-}
+_OTHER_WORDS = """apibase:url baseurl:url checkendpoint:check cmd:command cmdstop:stop cwd:folder
+    concurrencylimit:concurrency env:environment healthchecktimeout:start_timeout input:prompt
+    output:completion proxy:url sendloadingstate:loading_state setparams:set stripparams:strip
+    setparamsbyid:set_by_alias usemodelname:server_model"""
+OTHER_WORDS = dict(pair.split(":") for pair in _OTHER_WORDS.split())
 
 
 def tables(raw: Any, name: str, read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
@@ -65,15 +51,11 @@ def tables(raw: Any, name: str, read: Callable[[dict[str, Any]], T]) -> tuple[T,
         raise ValueError(f"expected [[{name}]] tables")
     values = []
     for number, table in enumerate(raw, start=1):
-        with naming(entry(table, number)):
+        title = table.get("name") or table.get("model")
+        is_named = isinstance(title, str) and title
+        with naming(repr(title[:SHOWN]) if is_named else f"number {number}"):
             values.append(read(table))
     return tuple(values)
-
-
-def entry(table: Mapping[str, Any], number: int) -> str:
-    """What a table is called in errors."""
-    name = table.get("name") or table.get("model")
-    return repr(name[:SHOWN]) if isinstance(name, str) and name else f"number {number}"
 
 
 def of_table(kind: type[T], table: dict[str, Any]) -> T:
@@ -110,9 +92,8 @@ def no_field(key: str, names: Collection[str]) -> str:
     """Why a table has no field of this name."""
     other = OTHER_WORDS.get(re.sub("[^a-z]", "", key.lower()), "")
     near = [other] if other in names else difflib.get_close_matches(key, names, n=1)
-    if near:
-        return f"unknown field {key[:SHOWN]!r}; did you mean {near[0]!r}?"
-    return f"unknown field {key[:SHOWN]!r}: expected one of {', '.join(names)}"
+    rest = f"; did you mean {near[0]!r}?" if near else f": expected one of {', '.join(names)}"
+    return f"unknown field {key[:SHOWN]!r}{rest}"
 
 
 def unescaped(value: str) -> str:

@@ -12,21 +12,9 @@ from msgspec.structs import replace
 from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
-from .budgets import (
-    FREE,
-    SCALES,
-    Alert,
-    Price,
-    Used,
-    budgets_of,
-    meter_of,
-    plain,
-    price_of,
-    unit_of,
-    units,
-)
+from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, plain, price_of, units
 from .limiter import TICKS, Charge, LocalLimiter, Meter, Refused, Taken, clock, until_empty
-from .plan import BudgetOf, Plan, Pricing, Size, cost_text, meter_of_window, refusal
+from .plan import BudgetOf, Plan, Pricing, Size, bounded, cost_text, meter_of_window, refusal
 from .shared import SharedLimiter
 
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
@@ -147,11 +135,13 @@ class Allowance:
         counted, self._models = self._models, self._models.union(plan.models, ALL_MODELS)
         room = plan.room(charges, result, size)
         if room and exact is not None:
-            size = exact()
-            room = plan.room(plan.charges(size, terms, counted), result, size)
+            charges = plan.charges(size := exact(), terms, counted)
+            room = plan.room(charges, result, size)
+        reservation = Reservation(service, plan, terms, result)
         if room:
-            self.warnings = (*self.warnings, self._bound(*room, result))
-        return Reservation(service, plan, terms, result, room[0] if room else None)
+            reservation.room = room[0]
+            self.warnings = (*self.warnings, bounded(*room, result))
+        return reservation
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -234,33 +224,16 @@ class Allowance:
             )
         self.warnings = warnings
 
-    def _bound(self, room: int, place: int, taken: Taken) -> str:
-        """The warning that the answer is bounded by a limit."""
-        charge, level = taken.charges[place], taken.levels[place] - taken.amounts[place]
-        unit = unit_of(charge.meter)
-        scale = TICKS if unit is None else SCALES[unit]
-        what = "tokens" if unit is None else f"{unit} of the budget"
-        most, spent = plain(charge.meter.capacity / scale), plain(level / scale)
-        kind = charge.subject.partition(" ")[0]
-        return (
-            f"the answer ends after {room} tokens at the latest: {spent} of {most} {what} of the"
-            f" {kind} are spent or reserved"
-        )
-
 
 class Reservation:
     """What was taken for a request. Settled once, by `settle` or `close`. `room` are the tokens of
     the answers that it is enough for, None for all that they may have."""
 
+    room: int | None = None
+
     def __init__(
-        self,
-        service: LimitService,
-        plan: Plan,
-        terms: Pricing | None,
-        taken: Taken | None,
-        room: int | None = None,
+        self, service: LimitService, plan: Plan, terms: Pricing | None, taken: Taken | None
     ) -> None:
-        self.room = room
         self._service = service
         self._plan = plan
         self._terms = terms

@@ -265,9 +265,20 @@ def cost_text(by: Charge, unit: Unit) -> str:
     """What a refused request may cost, as the end of a sentence."""
     if unit == "slot_seconds" or not by.need:  # it is refused whatever its size
         return ""
-    if by.least:
-        return f", and this request costs at least {plain(by.need / SCALES[unit])}"
-    return f", and this request may cost up to {plain(by.wish / SCALES[unit])}"
+    amount, how = (by.need, "costs at least") if by.least else (by.wish, "may cost up to")
+    return f", and this request {how} {plain(amount / SCALES[unit])}"
+
+
+def bounded(room: int, place: int, taken: Taken) -> str:
+    """The warning that an answer has so many tokens at most, because of the charge at a place."""
+    charge, level = taken.charges[place], taken.levels[place] - taken.amounts[place]
+    unit = unit_of(charge.meter)
+    scale, what = (SCALES[unit], f"{unit} of the budget") if unit else (TICKS, "tokens")
+    most, spent = plain(charge.meter.capacity / scale), plain(level / scale)
+    return (
+        f"the answer ends after {room} tokens at the latest: {spent} of {most} {what} of the"
+        f" {charge.subject.partition(' ')[0]} are spent or reserved"
+    )
 
 
 def _counted(count: int, things: str) -> str:
