@@ -66,26 +66,15 @@ def of_table(kind: type[T], table: dict[str, Any]) -> T:
 
 def check_fields(value: Any, kind: Any) -> None:
     """Raises ValueError if a table, or one in it, has a field that its struct does not have."""
-    if isinstance(value, list):
-        for item in value:
-            check_fields(item, kind)
-    struct = _struct_of(kind)
-    if struct is None or not isinstance(value, dict):
-        return
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, inner in value.items():
-        if key not in fields:
-            raise ValueError(no_field(key, fields))
-        if _struct_of(fields[key]) is not None:
-            with naming(key):
-                check_fields(inner, fields[key])
-
-
-def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """The struct that a field, or each item of it, is."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind
-    return next(filter(None, map(_struct_of, get_args(kind))), None)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        for key, inner in value.items():
+            if key not in fields:
+                raise ValueError(no_field(key, fields))
+            check_fields(inner, fields[key])
+    for part in get_args(kind):  # of a list or an optional table
+        for item in value if isinstance(value, list) else (value,):
+            check_fields(item, part)
 
 
 def no_field(key: str, names: Collection[str]) -> str:

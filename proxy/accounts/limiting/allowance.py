@@ -291,15 +291,9 @@ def limit_statuses(
             name, whole, model = limit.quantity, -(-used // TICKS), limit.model
             status = LimitStatus(level, name, limit.period, limit.most, whole, reset, model=model)
         else:
-            status = LimitStatus(
-                level,
-                limit.unit,
-                limit.period,
-                (limit.soft if limit.most is None else limit.most) or 0.0,
-                used / SCALES[limit.unit],
-                reset if limit.period else None,
-                is_budget=True,
-                warns=limit.most is None,
-            )
+            warns = limit.most is None
+            most = (limit.soft if warns else limit.most) or 0.0
+            amount, end = used / SCALES[limit.unit], reset if limit.period else None
+            status = LimitStatus(level, limit.unit, limit.period, most, amount, end, True, warns)
         statuses.append(status)
     return statuses

@@ -265,7 +265,7 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
         ),
         (
             "[[route]]\nmodel = 'm'\n[[route.tiers]]\nname = 't'\nbackend = ['b']",
-            "route: 'm': tiers: unknown field 'backend'; did you mean 'backends'?",
+            "route: 'm': unknown field 'backend'; did you mean 'backends'?",
         ),
         ("[search]\nbrave = 'x'", "search: unknown field 'brave'; did you mean 'brave_key'?"),
         ("[[mcp]]\nname='x'\nurl='http://a'\n" * 2, "have the same name"),
