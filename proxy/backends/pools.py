@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
@@ -26,7 +27,7 @@ from .tokens import TokenCounter
 UNNAMED = "default"
 CLOUDS = ("claude-", "gpt-")  # beginnings of the names that Claude Code, Codex and others insist on
 THE_BACKEND = "the backend "
-EARLY = 2.0  # seconds that a request waits for a server that never answered
+EARLY = 2.0  # seconds that a request waits for a server that has been gone for long, or ever
 RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
 LOADED = ("", "loaded")  # statuses of a model that need not be loaded first
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
@@ -63,7 +64,8 @@ class Backend:
     caps: Capabilities | None = None  # None until the first probe's questions were answered
     up: bool | None = None  # None until the first probe
     error: str = ""  # why it is down
-    absent: bool = False  # nothing has ever answered at its address
+    # Since when there is no connection to it: -inf if there never was one, None if there is.
+    unreachable_since: float | None = None
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
@@ -98,6 +100,7 @@ class Backend:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.load_eta = old.caps, old.up, old.error, old.load_eta
         self.verdict, self.verified = old.verdict, old.verified
+        self.unreachable_since = old.unreachable_since
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
@@ -383,11 +386,17 @@ class BackendPools:
         error.backend, error.reason = down[0].name, reason
         return error
 
-    def patience(self, model: str) -> float:
-        """The seconds that a request waits for a backend of this model at most: not for long if
-        nothing was ever there, since this is rather a wrong address than a restart."""
+    def patience(self, model: str, waited: float, longest: float) -> float:
+        """The seconds that a request which has `waited` still waits for a backend of this model, of
+        the `longest` wait. Without a connection to any, that wait counts from when the last one was
+        lost, since what has been gone for so long is no restart: an address may be wrong, or a
+        machine off. A request waits EARLY seconds all the same."""
+        left = longest - waited
         pool = self.pool(model)
-        return EARLY if pool and all(backend.absent for backend in pool) else math.inf
+        lost = [b.unreachable_since for b in pool if b.unreachable_since is not None]
+        if not pool or len(lost) < len(pool):
+            return left
+        return min(left, max(EARLY - waited, max(lost) + longest - time.monotonic()))
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""

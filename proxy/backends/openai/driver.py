@@ -225,13 +225,14 @@ class OpenAIHost(ModelHost):
         self._driver = driver
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
+        self.fault = BackendDown("the backend is not responding")  # why it is not up
 
     def look(self) -> Mapping[str, Listed]:
         with self._looking:
             try:
                 listed, is_ollama = self._driver.model_list()
-            except BackendDown:
-                self.up = False
+            except BackendDown as error:
+                self.up, self.fault = False, error
                 raise
             self.up, self.server = True, OLLAMA if is_ollama else UNKNOWN
             self.entries = {model.name: model for model in listed}
@@ -248,7 +249,7 @@ class OpenAIModel(OpenAIServer):
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         if not self._host.up:
-            raise BackendDown("the backend is not responding")
+            raise type(self._host.fault)(str(self._host.fault))
         entry = self._host.entries.get(self._wanted)
         if entry is None:
             raise BackendDown(f"the backend does not list the model {self._wanted}")
