@@ -205,6 +205,23 @@ class HostedModel:
             return "failed"
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
+    def examine(self) -> None:
+        """Let it count as failed before anybody asks for it while a load could only fail, since its
+        file or its program is not there."""
+        before, foreseen = self.error, None
+        was_tried = before is not None and not (isinstance(before, LoadFailed) and before.foreseen)
+        if self.state is not State.STOPPED or was_tried:
+            return
+        try:
+            self._starter.check()
+        except LoadFailed as error:
+            foreseen = error
+            if before is None:
+                log.warning("%s", error.private[0] if error.private else error.message)
+        with self._changed:
+            if self.error is before:
+                self.error = foreseen
+
     def place(self) -> tuple[int, float]:
         """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""
         number, seconds = self._room.place(self)
