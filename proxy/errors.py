@@ -126,9 +126,11 @@ class NotFound(GatewayError, status=404, type="not_found_error"):
 
 
 class ModelNotFound(NotFound, code="model_not_found"):
-    """`models` are the names of those that exist, which not every caller may know."""
+    """`models` are the names of those that exist, which not every caller may know; `name` is the
+    one that was asked for."""
 
     models: tuple[str, ...] = ()
+    name = ""
 
 
 class MethodNotAllowed(GatewayError, status=405, type="invalid_request_error"):
@@ -190,9 +192,11 @@ class QueueTimeout(GatewayError, status=503, type="unavailable_error", code="que
 
 
 class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_backend"):
-    """`backend` is the name of one that is down, and `reason` the rest of the sentence."""
+    """`backend` is the name of one that is down, with the words `before` and `after` it, and
+    `reason` the rest of the sentence."""
 
-    backend = reason = ""
+    backend = reason = after = ""
+    before = "the backend "
 
     def __init__(
         self, message: str = "no backend for this model is available", retry_after: float = 1.0
@@ -202,7 +206,8 @@ class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_bac
     def show_to(self, shown: Callable[[str], str] | None) -> None:
         if shown is not None and self.backend:
             cure = "; slotproxy doctor says what to do" if shown is str else ""
-            self.message = f"the backend {shown(self.backend)} {self.reason}{cure}"
+            name = f"{self.before}{shown(self.backend)}{self.after}"
+            self.message = f"{name} {self.reason}{cure}"
 
 
 class StoreUnavailable(

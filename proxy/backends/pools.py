@@ -5,7 +5,6 @@ A model is a pool: all backends that serve a model of the same name.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Literal
 from ..config import BackendConfig
 from ..config.routes import Place
 from ..core.task import NO_TIER, Tier
-from ..errors import ModelNotFound, NoBackend, Unsupported
+from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
@@ -121,6 +120,16 @@ class Backend:
         )
 
     @property
+    def is_unread(self) -> bool:
+        """Whether nothing says which models it has: it has not reported any yet."""
+        return self.caps is None and not (self.set_model or self.place)
+
+    @property
+    def shown_model(self) -> str:
+        """The name of its model for lists, "" while there is none."""
+        return "" if self.is_unread and self.presumed == UNNAMED else self.model
+
+    @property
     def tier(self) -> Tier:
         return self.place.tier if self.place is not None else NO_TIER
 
@@ -172,6 +181,15 @@ class Backend:
     def trouble(self) -> str:
         """What is wrong with it, "" for nothing."""
         return self.error or (self.driver.trouble if self.up else "")
+
+    @property
+    def lack(self) -> str:
+        """Why it cannot be used, as the end of a sentence that begins with its name."""
+        if not self.error:
+            return "was not reached yet"
+        if self.error.startswith(THE_BACKEND):
+            return self.error.removeprefix(THE_BACKEND)
+        return f"is not available: {self.error}"
 
     @property
     def provisional(self) -> bool:
@@ -252,7 +270,7 @@ class BackendPools:
                 model = self._also.get(target, target)
                 if model in self._named:
                     return model, model
-                raise self._unknown(name, f", nor does {target[:100]!r}, its alias")
+                raise self.not_found(name, f", nor does {target[:100]!r}, its alias")
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
         if models and not name:
@@ -260,13 +278,13 @@ class BackendPools:
             return first, first
         is_cloud = name.startswith(CLOUDS)
         if self._strict or not models:
-            raise self._unknown(name)
+            raise self.not_found(name)
         if self._default in models and (may(self._default) or not is_cloud):
             return self._default, self._default
         if is_cloud:
             first = self._first(models, may)
             return first, first
-        raise self._unknown(name)
+        raise self.not_found(name)
 
     def meant(self, name: str, may: Callable[[str], bool]) -> str:
         """The name, or the model that it means for a caller that `may` use some models, if it is no
@@ -282,9 +300,19 @@ class BackendPools:
         also = (alias for alias, named in list(self._also.items()) if named == model)
         return (model, *also, *(self._aliases if self.models()[:1] == (model,) else ()))
 
-    def _unknown(self, name: str, why: str = "") -> ModelNotFound:
+    def not_found(self, name: str, why: str = "") -> GatewayError:
+        """The error for a model of this name, which nobody has: ModelNotFound, or NoBackend while a
+        server that may have it is off, as that is not for good."""
+        if name and (unread := self.unread()):
+            model = f"the model {name[:100]!r}"
+            down = _unavailable(unread[0], f"{model} may be at a backend that")
+            down.before, down.after = f"{model} may be at the backend ", ", which"
+            return down
         error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
-        error.models = self.names()
+        error.name = name[:100]
+        error.models = tuple(
+            known for known in self.names() if self.status(self._also.get(known, known)) != "failed"
+        )
         return error
 
     def answering(self, name: str) -> tuple[str, str]:
@@ -306,7 +334,7 @@ class BackendPools:
         """The pool of this very name or alias. Raises ModelNotFound."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            raise self._unknown(name)
+            raise self.not_found(name)
         return model
 
     def forwards(self, name: str) -> bool:
@@ -332,7 +360,11 @@ class BackendPools:
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""
         pool = self.pool(model)
-        return not pool or any(b.caps is not None or b.set_model or b.place for b in pool)
+        return not pool or not all(b.is_unread for b in pool)
+
+    def unread(self) -> list[Backend]:
+        """The servers of the configuration whose models are unknown."""
+        return [b for b in self.configured.values() if b.is_unread and b.router is None]
 
     def status(self, model: str) -> str:
         """The best status among a model's backends, "" if none of them loads models on demand."""
@@ -377,14 +409,7 @@ class BackendPools:
     def none_up(self, model: str) -> NoBackend:
         """The error for a request for a model without a backend that is up: which one, and why."""
         down = [backend for backend in self.pool(model) if backend.up is False and backend.error]
-        if not down:
-            return NoBackend()
-        reason = f"is not available: {down[0].error}"
-        if down[0].error.startswith(THE_BACKEND):
-            reason = down[0].error.removeprefix(THE_BACKEND)
-        error = NoBackend(f"the backend of this model {reason}", RETRY)
-        error.backend, error.reason = down[0].name, reason
-        return error
+        return _unavailable(down[0], "the backend of this model") if down else NoBackend()
 
     def patience(self, model: str, waited: float, longest: float) -> float:
         """The seconds that a request which has `waited` still waits for a backend of this model, of
@@ -439,6 +464,13 @@ class BackendPools:
                 for backend in pool
                 for alias in backend.aliases
             }
+
+
+def _unavailable(backend: Backend, who: str) -> NoBackend:
+    """The error of a backend that is down. `who` is for clients that know no names."""
+    error = NoBackend(f"{who} {backend.lack}", RETRY)
+    error.backend, error.reason = backend.name, backend.lack
+    return error
 
 
 def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:
