@@ -32,7 +32,7 @@ LIFE = 15.0  # seconds per stream
 def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
     texts about the templates of models that were loaded once, `served` the models of servers that
-    run already."""
+    run already, `unread` the servers whose models are unknown."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -49,6 +49,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
             for model in sorted(chat_models.models(services, environ), key=attrgetter("name"))
             if host.find(model.name) is None
         ],
+        "unread": chat_models.unread(services, environ),
     }
 
 
