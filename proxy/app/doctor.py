@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
 import shutil
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import __version__
+from ..backends.chatglm.driver import listens
 from ..backends.detect import API, root_of
 from ..backends.driver import Capabilities
 from ..backends.llamacpp import EmbeddingServer, Gift
@@ -39,7 +41,7 @@ from ..runtime.installation import install
 from ..scheduling.shared.log import LogError, RedisLog
 from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
 from . import discovery
-from .compose import backend_of, configs
+from .compose import BUNDLED, NO_MODEL, backend_of, configs, nothing_at
 from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
@@ -97,8 +99,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _backends(settings: Settings) -> Iterator[Finding]:
     known: set[Finding] = set()
+    wanted = configs(settings)
+    if settings.is_default and not any(listens(config.url) for config in settings.backends):
+        text, toy = nothing_at(settings.backends), wanted[0].name == BUNDLED
+        remedy = discovery.remedy(os.environ, Path.home()) or NO_MODEL
+        if toy:
+            yield advice("backends", f"{text}: a toy model is served, to try slotproxy", remedy)
+        else:
+            yield problem("backends", text, _elsewhere(settings) or remedy)
+            wanted = ()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for findings in pool.map(lambda config: [*_backend(settings, config)], configs(settings)):
+        for findings in pool.map(lambda config: [*_backend(settings, config)], wanted):
             for finding in findings:
                 if "--llama-server" in finding.remedy:  # one setting, whatever the models
                     finding = msgspec.structs.replace(finding, about="llama_server")
@@ -220,12 +231,18 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
             return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
             return f"{server[1]} answers at {there}: use this address"
+    elsewhere = _elsewhere(settings) if parts.hostname in LOOPBACK else ""
+    return elsewhere and f"start it, or {elsewhere}"
+
+
+def _elsewhere(settings: Settings) -> str:
+    """The address of this machine where a server answers that is not configured, "" for none."""
     configured = {urlsplit(backend.url).port for backend in settings.backends}
-    for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
+    for port in discovery.PORTS:
         url = f"http://127.0.0.1:{port}"
         server = None if port in configured else discovery.identify(url)
         if server is not None and server[0]:
-            return f"start it, or use the address {url}, where {server[1]} answers"
+            return f"use the address {url}, where {server[1]} answers"
     return ""
 
 

@@ -42,13 +42,28 @@ def write(
     findings = find(environ, Path.home())
     _put(target, text(findings, str(target)))
     rows = [("server", f"{server.url}  {server.described}") for server in findings.servers]
-    rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in findings.files]
+    rows += [("models", f"{files.folder}  {files.count}") for files in findings.files]
     rows += [("card", f"{card.name}, {card.memory / GIB:.1f} GiB") for card in findings.cards]
     if findings.llama_server:
         rows.append(("program", findings.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
-    return "\n".join([*lines, *_next(target)])
+    return "\n".join([*lines, *_missing(findings, target), *_next(target)])
+
+
+def _missing(findings: Found, target: Path) -> Iterator[str]:
+    """What is missing to serve models, and what to do about it."""
+    files = max(findings.files, key=lambda files: len(files.models), default=None)
+    if files is not None and not findings.llama_server:
+        yield f"missing: llama-server is not on the PATH, so nothing serves the {files.count}"
+        yield "  put it on the PATH and run `slotproxy init` again, or write the path of your"
+        yield f"  llama-server into {target} and remove the # before the lines of the models"
+    elif files is None and findings.llama_server and not findings.servers:
+        yield "missing: llama-server is there, but no GGUF file for it"
+        yield "  put one into the folder models and run `slotproxy init` again"
+    elif files is None and not findings.servers:
+        yield "missing: something to serve"
+        yield f"  start a model server and write its address into llama_api in {target}"
 
 
 def convert(
