@@ -100,8 +100,9 @@ def _share_address(state: BlueprintSetupState) -> None:
 
 
 @blueprint.get("/hosting")
+@blueprint.get("/ui", strict_slashes=False)
 def moved() -> Response:
-    """The former address of the page."""
+    """The former address of the page, and that of llama-swap's."""
     return make_response(redirect(url_for(".page"), 301))
 
 
