@@ -221,6 +221,10 @@ class Registry(BackendPools):
         unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
         if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
             self._down(backend, error)
+            host = backend.host
+            if isinstance(error, Unreachable) and host is not None and host.router is not None:
+                host.router.up = False  # or its model would be up again, by the last list
+                host.wake.set()
         backend.wake.set()
 
     def _monitor(self, backend: Backend) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from proxy.backends.pools import Backend
 from proxy.config import ApiKey, BackendConfig, Secret, Settings
 from tests.apps import app_on
 from tests.fakes import CAPS, ScriptedDriver, services_of, wait_until
+from tests.openai_server import OpenAIServerFake
 
 OFF = "http://127.0.0.1:9/v1"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
@@ -107,3 +110,29 @@ def test_chat_page_lists_no_phantom_model_while_nothing_answers() -> None:
     assert found["models"] == []
     assert [server["name"] for server in found["unread"]] == ["127.0.0.1:9"]
     services_of(client.application).gateway.registry.close()
+
+
+def test_restart_of_a_server_with_several_models_loses_no_request() -> None:
+    """Its list of models was read before, and is not believed any more."""
+    pages = {"GET /v1/models": {"data": [{"id": "rich"}, {"id": "poor"}]}}
+    with OpenAIServerFake("Hello", pages=pages) as server, ThreadPoolExecutor(8) as clients:
+        settings = Settings(
+            llama_api=(server.url,), data="", local_embeddings=False, health_interval=3600.0
+        )
+        (config,) = settings.backends
+        client = app_on([backend_of(settings, config)], settings).test_client()
+        registry = services_of(client.application).gateway.registry
+        wait_until(lambda: set(registry.models()) == {"rich", "poor"} and registry.ready)
+
+        def ask(model: str) -> Any:
+            other = client.application.test_client()
+            return other.post("/v1/chat/completions", json={**HI, "model": model}).status_code
+
+        wait_until(lambda: ask("rich") == 200)
+        server.close()
+        answers = [clients.submit(ask, model) for model in ("rich", "poor") * 4]
+        time.sleep(1)
+        assert not any(answer.done() for answer in answers)
+        server.start()
+        assert [answer.result(60) for answer in answers] == [200] * 8
+        registry.close()
