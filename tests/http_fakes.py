@@ -12,7 +12,7 @@ class FakeServer:
     """A server on a port of 127.0.0.1; its handlers get `known` as attributes."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler], **known: Any) -> None:
-        self._handler = type("Handler", (handler,), known)
+        self._handler: type[BaseHTTPRequestHandler] = type("Handler", (handler,), known)
         self._start(0)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 

@@ -221,10 +221,6 @@ class Registry(BackendPools):
         unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
         if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
             self._down(backend, error)
-            host = backend.host
-            if isinstance(error, Unreachable) and host is not None and host.router is not None:
-                host.router.up = False  # or its model would be up again, by the last list
-                host.wake.set()
         backend.wake.set()
 
     def _monitor(self, backend: Backend) -> None:
@@ -406,10 +402,10 @@ class Registry(BackendPools):
             # Nobody knows whether one that never answered will ever be there.
             backend.unreachable_since = -math.inf if backend.caps is None else time.monotonic()
         backend.up = False
+        if not backend.leaving:  # at once, or requests that were refused try it again and again
+            self._scheduler.mark(backend.name, up=False)
         self.rebuild()
         log.warning("%s is down: %s", _name(backend), backend.error.removeprefix("the backend is "))
-        if not backend.leaving:
-            self._scheduler.mark(backend.name, up=False)
 
     def _refresh(self, backend: Backend) -> None:
         """Report the state of a model that its server loads and unloads."""

@@ -116,6 +116,7 @@ def test_restart_of_a_server_with_several_models_loses_no_request() -> None:
     """Its list of models was read before, and is not believed any more."""
     pages = {"GET /v1/models": {"data": [{"id": "rich"}, {"id": "poor"}]}}
     with OpenAIServerFake("Hello", pages=pages) as server, ThreadPoolExecutor(8) as clients:
+        server._handler.protocol_version = "HTTP/1.0"  # no connection outlives it
         settings = Settings(
             llama_api=(server.url,), data="", local_embeddings=False, health_interval=3600.0
         )
@@ -126,13 +127,13 @@ def test_restart_of_a_server_with_several_models_loses_no_request() -> None:
 
         def ask(model: str) -> Any:
             other = client.application.test_client()
-            return other.post("/v1/chat/completions", json={**HI, "model": model}).status_code
+            return other.post("/v1/chat/completions", json={**HI, "model": model}).text
 
-        wait_until(lambda: ask("rich") == 200)
+        wait_until(lambda: "Hello" in ask("rich"))
         server.close()
         answers = [clients.submit(ask, model) for model in ("rich", "poor") * 4]
         time.sleep(1)
-        assert not any(answer.done() for answer in answers)
+        assert [answer.result() for answer in answers if answer.done()] == []
         server.start()
-        assert [answer.result(60) for answer in answers] == [200] * 8
+        assert all("Hello" in answer.result(60) for answer in answers)
         registry.close()
