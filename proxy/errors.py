@@ -192,11 +192,9 @@ class QueueTimeout(GatewayError, status=503, type="unavailable_error", code="que
 
 
 class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_backend"):
-    """`backend` is the name of one that is down, with the words `before` and `after` it, and
-    `reason` the rest of the sentence."""
+    """`backend` is the name of one that is down, and `reason` the rest of the sentence."""
 
-    backend = reason = after = ""
-    before = "the backend "
+    backend = reason = ""
 
     def __init__(
         self, message: str = "no backend for this model is available", retry_after: float = 1.0
@@ -206,8 +204,7 @@ class NoBackend(GatewayError, status=503, type="unavailable_error", code="no_bac
     def show_to(self, shown: Callable[[str], str] | None) -> None:
         if shown is not None and self.backend:
             cure = "; slotproxy doctor says what to do" if shown is str else ""
-            name = f"{self.before}{shown(self.backend)}{self.after}"
-            self.message = f"{name} {self.reason}{cure}"
+            self.message = f"the backend {shown(self.backend)} {self.reason}{cure}"
 
 
 class StoreUnavailable(

@@ -101,12 +101,11 @@ def _backends(settings: Settings) -> Iterator[Finding]:
     known: set[Finding] = set()
     wanted = configs(settings)
     if settings.is_default and not any(listens(config.url) for config in settings.backends):
-        text, toy = nothing_at(settings.backends), wanted[0].name == BUNDLED
-        remedy = discovery.remedy(os.environ, Path.home()) or NO_MODEL
-        if toy:
-            yield advice("backends", f"{text}: a toy model is served, to try slotproxy", remedy)
+        text, remedy = nothing_at(settings.backends), discovery.remedy(os.environ, Path.home())
+        if wanted[0].name == BUNDLED:
+            yield advice("backends", f"{text}: a toy model is served, to try slotproxy", NO_MODEL)
         else:
-            yield problem("backends", text, _elsewhere(settings) or remedy)
+            yield problem("backends", text, _cure(settings, wanted[0]) or remedy or NO_MODEL)
             wanted = ()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for findings in pool.map(lambda config: [*_backend(settings, config)], wanted):
@@ -225,24 +224,18 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
     same port or on a usual one of this machine. "" if there is none."""
     parts = urlsplit(config.url)
     there = f"{parts.scheme}://{parts.netloc}"
-    server = discovery.identify(there)
-    if server is not None and server[0]:
+    server = discovery.server_at(there)
+    if server is not None and server.kind:
         if config.kind == "llamacpp":
-            return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
+            return f'{server.title} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
-            return f"{server[1]} answers at {there}: use this address"
-    elsewhere = _elsewhere(settings) if parts.hostname in LOOPBACK else ""
-    return elsewhere and f"start it, or {elsewhere}"
-
-
-def _elsewhere(settings: Settings) -> str:
-    """The address of this machine where a server answers that is not configured, "" for none."""
+            return f"{server.title} answers at {there}: use this address"
     configured = {urlsplit(backend.url).port for backend in settings.backends}
-    for port in discovery.PORTS:
+    for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"
-        server = None if port in configured else discovery.identify(url)
-        if server is not None and server[0]:
-            return f"use the address {url}, where {server[1]} answers"
+        server = None if port in configured else discovery.server_at(url)
+        if server is not None and server.kind:
+            return f"start it, or use the address {url}, where {server.title} answers"
     return ""
 
 

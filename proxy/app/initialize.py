@@ -61,9 +61,6 @@ def _missing(findings: Found, target: Path) -> Iterator[str]:
     elif files is None and findings.llama_server and not findings.servers:
         yield "missing: llama-server is there, but no GGUF file for it"
         yield "  put one into the folder models and run `slotproxy init` again"
-    elif files is None and not findings.servers:
-        yield "missing: something to serve"
-        yield f"  start a model server and write its address into llama_api in {target}"
 
 
 def convert(

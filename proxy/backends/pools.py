@@ -52,6 +52,7 @@ class Backend:
     config: BackendConfig | None = None
     aliases: tuple[str, ...] = ()  # other names of its model
     unlisted: bool = False  # lists of models leave it out
+    shows_load: bool = False  # streams of chats show a load as reasoning
     lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
@@ -125,11 +126,6 @@ class Backend:
         return self.caps is None and not (self.set_model or self.place)
 
     @property
-    def shown_model(self) -> str:
-        """The name of its model for lists, "" while there is none."""
-        return "" if self.is_unread and self.presumed == UNNAMED else self.model
-
-    @property
     def tier(self) -> Tier:
         return self.place.tier if self.place is not None else NO_TIER
 
@@ -181,15 +177,6 @@ class Backend:
     def trouble(self) -> str:
         """What is wrong with it, "" for nothing."""
         return self.error or (self.driver.trouble if self.up else "")
-
-    @property
-    def lack(self) -> str:
-        """Why it cannot be used, as the end of a sentence that begins with its name."""
-        if not self.error:
-            return "was not reached yet"
-        if self.error.startswith(THE_BACKEND):
-            return self.error.removeprefix(THE_BACKEND)
-        return f"is not available: {self.error}"
 
     @property
     def provisional(self) -> bool:
@@ -304,10 +291,7 @@ class BackendPools:
         """The error for a model of this name, which nobody has: ModelNotFound, or NoBackend while a
         server that may have it is off, as that is not for good."""
         if name and (unread := self.unread()):
-            model = f"the model {name[:100]!r}"
-            down = _unavailable(unread[0], f"{model} may be at a backend that")
-            down.before, down.after = f"{model} may be at the backend ", ", which"
-            return down
+            return _unavailable(unread[0], "a backend", f"may have the model {name[:100]!r}, but ")
         error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
         error.name = name[:100]
         error.models = tuple(
@@ -331,10 +315,14 @@ class BackendPools:
         return model, shown
 
     def named(self, name: str) -> str:
-        """The pool of this very name or alias. Raises ModelNotFound."""
+        """The pool of this very name or alias. Raises ModelNotFound, which names those to which
+        requests are forwarded."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            raise self.not_found(name)
+            error = self.not_found(name)
+            if isinstance(error, ModelNotFound):
+                error.models = tuple(filter(self.forwards, error.models))
+            raise error
         return model
 
     def forwards(self, name: str) -> bool:
@@ -466,10 +454,14 @@ class BackendPools:
             }
 
 
-def _unavailable(backend: Backend, who: str) -> NoBackend:
-    """The error of a backend that is down. `who` is for clients that know no names."""
-    error = NoBackend(f"{who} {backend.lack}", RETRY)
-    error.backend, error.reason = backend.name, backend.lack
+def _unavailable(backend: Backend, who: str, before: str = "") -> NoBackend:
+    """The error of a backend that is down, with its reason behind these words. `who` is for clients
+    that know no names."""
+    reason = f"is not available: {backend.error}" if backend.error else "was not reached yet"
+    if backend.error.startswith(THE_BACKEND):
+        reason = backend.error.removeprefix(THE_BACKEND)
+    error = NoBackend(f"{who} {before}{reason}", RETRY)
+    error.backend, error.reason = backend.name, before + reason
     return error
 
 

@@ -21,7 +21,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from copy import copy
 from enum import Enum
 from typing import Literal
@@ -164,9 +164,8 @@ class HostedModel:
     def need(self) -> Amounts:
         return self.needs.amounts
 
-    @property
-    def unloads(self) -> tuple[str, ...]:
-        return self.config.unloads
+    def runs_beside(self, others: Set[str]) -> bool:
+        return self.config.runs_beside(others)
 
     @property
     def waiters(self) -> list[float]:
@@ -206,21 +205,19 @@ class HostedModel:
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
     def examine(self) -> None:
-        """Let it count as failed before anybody asks for it while a load could only fail, since its
-        file or its program is not there."""
-        before, foreseen = self.error, None
-        was_tried = before is not None and not (isinstance(before, LoadFailed) and before.foreseen)
-        if self.state is not State.STOPPED or was_tried:
+        """Let it count as failed, before anybody asks for it, while its file is missing."""
+        before, error = self.error, None
+        was_tried = before is not None and getattr(before, "cause", "") != "missing"
+        if was_tried or self.state is not State.STOPPED:
             return
         try:
             self._starter.check()
-        except LoadFailed as error:
-            foreseen = error
+        except LoadFailed as missing:
+            error = missing
             if before is None:
                 log.warning("%s", error.private[0] if error.private else error.message)
         with self._changed:
-            if self.error is before:
-                self.error = foreseen
+            self.error = error if self.error is before else self.error
 
     def place(self) -> tuple[int, float]:
         """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""

@@ -115,16 +115,10 @@ _SERVER = re.compile(r"llama|server|powerinfer|kobold", re.IGNORECASE)
 _DOWNLOADS = ("-hf", "-hfr", "--hf-repo", "-mu", "--model-url", "-dr", "--docker-repo")
 
 
-def names_own_files(config: ModelConfig) -> bool:
-    """Whether the files that its command names are those of this machine."""
-    command = config.command
-    return bool(_SERVER.search(Path(command[0]).name)) and not flag(command, *_DOWNLOADS)
-
-
 def missing_file(config: ModelConfig) -> str:
     """A model file that the command of a server names and that does not exist, "" for none."""
     command = config.command
-    if not names_own_files(config):
+    if not _SERVER.search(Path(command[0]).name) or flag(command, *_DOWNLOADS):
         return ""
     for named in (flag(command, "-m", "--model"), flag(command, "--mmproj", "-mm")):
         for path in parts(Path(config.folder, named)) if named else ():

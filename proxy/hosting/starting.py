@@ -21,7 +21,7 @@ from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
-from .model_files import foreign_file, missing_file, names_own_files
+from .model_files import foreign_file, missing_file
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
 from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port
@@ -74,7 +74,6 @@ class LoadFailed(UpstreamFault):
     "died" after it was loaded. `details` are the last lines that the server printed."""
 
     code = LOAD_FAILED
-    foreseen = False  # no load was tried, as it could only fail
 
     def __init__(self, message: str, *, cause: Cause = "other", **options: Any) -> None:
         super().__init__(message, **options)
@@ -130,24 +129,16 @@ class Starter:
 
     def check(self) -> None:
         """Raises LoadFailed if a load could only fail: before others give way to it."""
-        if hopeless := self._hopeless():
-            error = self._failed(*hopeless)
-            error.foreseen = True
-            raise error
-
-    def _hopeless(self) -> tuple[Cause, str, str] | None:
-        """Why a load could only fail: its cause, and the reasons for clients and for operators."""
         config = self._config
         if gone := missing_file(config):
             private = f"its file {gone} does not exist: correct its command, or restore the file"
-            return "missing", "its model file does not exist", private
-        if names_own_files(config) and (wrong := foreign_file(config)):
+            raise self._failed("missing", "its model file does not exist", private)
+        if wrong := foreign_file(config):
             private = f"its file {wrong} is not a GGUF file: download it again"
-            return "missing", "its model file is not a GGUF file", private
+            raise self._failed("missing", "its model file is not a GGUF file", private)
         if not config.has_program and "PATH" not in config.environment:
             private = f"{config.program_trouble}: correct its command, or --llama-server"
-            return "not_started", "its program does not exist", private
-        return None
+            raise self._failed("not_started", "its program does not exist", private)
 
     def failure(self, why: str, cause: Cause) -> LoadFailed:
         return self._failed(cause, why, why, self._log.end(), self._log.end(plain))
