@@ -152,7 +152,6 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
 
 log = logging.getLogger("slotproxy")
 
-BUNDLED = "embedded"  # the name of the backend of the model that slotproxy brings along
 NO_MODEL = "start a model server, or name its address with --llama-api URL"
 _serial = count(1)  # of models that are started here
 LOADING = 2.0  # seconds between two notices of a load in a stream that shows them as reasoning
@@ -366,7 +365,7 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     # Whoever wrote a file, or has models, expects those and not the toy.
     if not (settings.config_file or remedy) and (file := bundled_instead(resources.bundled())):
         log.info("%s", nothing_at(configs))
-        return (BackendConfig(file=str(file), kind="chatglm", name=BUNDLED),)
+        return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
     log.warning("%s: %s", nothing_at(configs), remedy or NO_MODEL)
     return configs
 

@@ -41,7 +41,7 @@ from ..runtime.installation import install
 from ..scheduling.shared.log import LogError, RedisLog
 from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
 from . import discovery
-from .compose import BUNDLED, NO_MODEL, backend_of, configs, nothing_at
+from .compose import NO_MODEL, backend_of, configs, nothing_at
 from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
@@ -102,7 +102,7 @@ def _backends(settings: Settings) -> Iterator[Finding]:
     wanted = configs(settings)
     if settings.is_default and not any(listens(config.url) for config in settings.backends):
         text, remedy = nothing_at(settings.backends), discovery.remedy(os.environ, Path.home())
-        if wanted[0].name == BUNDLED:
+        if wanted[0].file:
             yield advice("backends", f"{text}: a toy model is served, to try slotproxy", NO_MODEL)
         else:
             yield problem("backends", text, _cure(settings, wanted[0]) or remedy or NO_MODEL)

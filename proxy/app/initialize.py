@@ -42,7 +42,7 @@ def write(
     findings = find(environ, Path.home())
     _put(target, text(findings, str(target)))
     rows = [("server", f"{server.url}  {server.described}") for server in findings.servers]
-    rows += [("models", f"{files.folder}  {files.count}") for files in findings.files]
+    rows += [("models", f"{files.folder}  {len(files.models)} GGUF") for files in findings.files]
     rows += [("card", f"{card.name}, {card.memory / GIB:.1f} GiB") for card in findings.cards]
     if findings.llama_server:
         rows.append(("program", findings.llama_server))
@@ -53,12 +53,11 @@ def write(
 
 def _missing(findings: Found, target: Path) -> Iterator[str]:
     """What is missing to serve models, and what to do about it."""
-    files = max(findings.files, key=lambda files: len(files.models), default=None)
-    if files is not None and not findings.llama_server:
-        yield f"missing: llama-server is not on the PATH, so nothing serves the {files.count}"
+    if findings.files and not findings.llama_server:
+        yield "missing: llama-server is not on the PATH, so nothing serves the GGUF files"
         yield "  put it on the PATH and run `slotproxy init` again, or write the path of your"
         yield f"  llama-server into {target} and remove the # before the lines of the models"
-    elif files is None and findings.llama_server and not findings.servers:
+    elif findings.llama_server and not (findings.files or findings.servers):
         yield "missing: llama-server is there, but no GGUF file for it"
         yield "  put one into the folder models and run `slotproxy init` again"
 

@@ -5,6 +5,7 @@ A model is a pool: all backends that serve a model of the same name.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,8 @@ class Backend:
     caps: Capabilities | None = None  # None until the first probe's questions were answered
     up: bool | None = None  # None until the first probe
     error: str = ""  # why it is down
-    # Since when there is no connection to it: -inf if there never was one, None if there is.
-    unreachable_since: float | None = None
+    # Since when there is no connection to it: -inf if there never was one, inf if there is.
+    unreachable_since: float = math.inf
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
@@ -404,12 +405,9 @@ class BackendPools:
         the `longest` wait. Without a connection to any, that wait counts from when the last one was
         lost, since what has been gone for so long is no restart: an address may be wrong, or a
         machine off. A request waits EARLY seconds all the same."""
-        left = longest - waited
-        pool = self.pool(model)
-        lost = [b.unreachable_since for b in pool if b.unreachable_since is not None]
-        if not pool or len(lost) < len(pool):
-            return left
-        return min(left, max(EARLY - waited, max(lost) + longest - time.monotonic()))
+        lost = max((b.unreachable_since for b in self.pool(model)), default=math.inf)
+        left = max(EARLY - waited, lost + longest - time.monotonic())
+        return min(longest - waited, left)
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""

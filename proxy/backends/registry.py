@@ -320,7 +320,7 @@ class Registry(BackendPools):
             # that has the model loaded.
             backend.load_eta = backend.driver.load_eta
             self._scheduler.mark(backend.name, False, backend.load_eta)
-        backend.unreachable_since = None
+        backend.unreachable_since = math.inf
         # Before `up` is set, the pools and the scheduler must know the backend.
         self._update_scheduler(backend, rising=True)
         backend.up = True
@@ -397,8 +397,8 @@ class Registry(BackendPools):
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
         backend.error = str(error) if error is not None else "the backend is not responding"
         if not isinstance(error, Unreachable):
-            backend.unreachable_since = None
-        elif backend.unreachable_since is None:
+            backend.unreachable_since = math.inf
+        elif backend.unreachable_since == math.inf:
             # Nobody knows whether one that never answered will ever be there.
             backend.unreachable_since = -math.inf if backend.caps is None else time.monotonic()
         backend.up = False

@@ -57,7 +57,7 @@ def test_toy_is_not_served_to_whoever_has_models_or_a_settings_file(
     folder = models(bare / "models")
     assert [one.url for one in compose.configs(Settings())] == [FIRST, SECOND]
     assert caplog.messages[-1] == (
-        f"{NOTHING}: to serve the 1 GGUF file in {folder}, set --models-dir {folder}"
+        f"{NOTHING}: to serve the GGUF files in {folder}, set --models-dir {folder}"
         ' --llama-server "/path/to/llama-server -c 4096"'
     )
 
@@ -66,7 +66,7 @@ def test_the_remedy_for_models_that_are_there_works(bare: Path) -> None:
     folder = models(bare / "models")
     (bare / "llama-server").touch(mode=0o755)
     remedy = discovery.remedy(os.environ, bare)
-    assert remedy == f"to serve the 1 GGUF file in {folder}, set --models-dir {folder}"
+    assert remedy == f"to serve the GGUF files in {folder}, set --models-dir {folder}"
     settings = load(shlex.split(remedy.partition("set ")[2]), {})
     assert [backend.name for backend in settings.backends] == ["mine"]
 
