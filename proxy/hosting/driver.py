@@ -59,6 +59,7 @@ class HostedDriver(Driver):
 
     def refresh(self) -> tuple[Capabilities, bool]:
         model = self.model
+        model.examine()
         lost, model.lost = model.lost, False
         caps = model.caps or self._outline
         return msgspec.structs.replace(caps, provisional=model.server is None), lost

@@ -95,7 +95,7 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
                 "object": "backend",
                 "state": _state(backend.up),
                 "error": backend.trouble(admin=admin) or None,
-                "model": backend.model,
+                "model": None if backend.is_unread else backend.model,
                 "tier": backend.tier.name or None,
                 "status": backend.status or None,
                 "slots": scheduler.slots(backend.name) if known else None,
