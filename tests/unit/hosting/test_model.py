@@ -166,12 +166,12 @@ def test_a_model_without_its_file_has_failed_before_it_is_tried(
     driver = HostedDriver(model, tick=1.0, timeout=60.0)
     driver.probe(1.0)
     assert driver.status == "failed"
-    assert driver.trouble.startswith("the model m failed to load: its model file ")
+    assert driver.trouble().startswith("the model m failed to load: its model file ")
     with pytest.raises(UpstreamFault, match="its model file"):
         fakes.use(model)
     file.write_bytes(b"GGUF")
     wait_until(lambda: (driver.refresh(), driver.status)[1] == "unloaded")
-    assert not driver.trouble
+    assert not driver.trouble()
 
 
 def test_a_model_without_its_file_is_not_the_default(make: Make, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_models_that_failed_are_not_offered() -> None:
     class Broken(ScriptedDriver):
         status = "failed"
 
-    broken.driver = Broken(caps=broken.driver.caps)
+    broken.driver = Broken(caps=CAPS)
     for name, end in (("qwen3-Broken", "did you mean qwen3?"), ("x", "use qwen3 or tiny")):
         answer = to.post("/v1/chat/completions", json={**HI, "model": name})
         assert answer.json is not None
