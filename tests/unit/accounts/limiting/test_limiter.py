@@ -87,7 +87,7 @@ class Windows(RuleBasedStateMachine):
         assert isinstance(found, Taken)
         parts = [max(Fraction(need), Fraction(least), left / 2) for left in lefts]
         parts = [Fraction(int(part * TICKS), TICKS) for part in parts]
-        amounts = [min(need + more, a, b) for a, b in zip(lefts, parts, strict=True)]
+        amounts: list[Any] = [min(need + more, a, b) for a, b in zip(lefts, parts, strict=True)]
         assert [Fraction(one, TICKS) for one in found.amounts] == amounts
         self.levels = [a + b for a, b in zip(self.levels, amounts, strict=True)]
         self.running.append(found)
