@@ -126,9 +126,11 @@ class NotFound(GatewayError, status=404, type="not_found_error"):
 
 
 class ModelNotFound(NotFound, code="model_not_found"):
-    """`models` are the names of those that exist, which not every caller may know."""
+    """`models` are the names of those that exist, which not every caller may know; `name` is the
+    one that was asked for."""
 
     models: tuple[str, ...] = ()
+    name = ""
 
 
 class MethodNotAllowed(GatewayError, status=405, type="invalid_request_error"):

@@ -12,9 +12,13 @@ class FakeServer:
     """A server on a port of 127.0.0.1; its handlers get `known` as attributes."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler], **known: Any) -> None:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), known))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        self._handler: type[BaseHTTPRequestHandler] = type("Handler", (handler,), known)
+        self._start(0)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def _start(self, port: int) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -22,6 +26,10 @@ class FakeServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Listen again, after `close`."""
+        self._start(self._http.server_port)
 
     def close(self) -> None:
         self._http.shutdown()

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -79,6 +80,7 @@ from ..web.ongoing import Ongoing
 from ..web.services import Aliases, Services
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch
+from . import discovery
 from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
@@ -157,7 +159,7 @@ log = logging.getLogger("slotproxy")
 
 # How traces name the kind of a backend's server; the standard has no name for these.
 PROVIDERS = {LlamaCpp: "llama_cpp", HostedDriver: "llama_cpp", ChatGLM: "chatglm"}
-NO_MODEL = "start one, name its address with --llama-api URL, or run `slotproxy init`"
+NO_MODEL = "start a model server, or name its address with --llama-api URL"
 _serial = count(1)  # of models that are started here
 LOADING = 2.0  # seconds between two notices of a load in a stream that shows them as reasoning
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
@@ -410,12 +412,19 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     listening = [config for config in configs if listens(config.url)]
     if listening or settings.workers != 1:  # each worker would load the bundled model
         return listening or configs
-    where = " or ".join(config.url for config in configs)
-    if file := bundled_instead(resources.bundled()):
-        log.info("no model server answers at %s", where)
+    remedy = discovery.remedy(os.environ, Path.home())
+    # Whoever wrote a file, or has models, expects those and not the toy.
+    if not (settings.config_file or remedy) and (file := bundled_instead(resources.bundled())):
+        log.info("%s", nothing_at(configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
-    log.warning("no model server answers at %s: %s", where, NO_MODEL)
+    log.warning("%s: %s", nothing_at(configs), remedy or NO_MODEL)
     return configs
+
+
+def nothing_at(configs: Sequence[BackendConfig]) -> str:
+    """That nobody named a backend, and nothing answers at the default addresses."""
+    where = " or ".join(config.name for config in configs)
+    return f"nothing is configured, and no model server answers at {where}"
 
 
 def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None = None) -> Backend:

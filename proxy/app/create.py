@@ -136,7 +136,9 @@ def _http_error(error: HTTPException) -> Response:
         path, there = without_keys(request.path)[:200], reference.place(current_app)
         fault = NotFound(f"no such route: {path} (see {there})")
     elif error.code == 405:
-        fault = MethodNotAllowed(f"method {request.method} is not allowed for this route")
+        right = " or ".join(sorted(allowed - {"HEAD", "OPTIONS"})) or "OPTIONS"
+        wrong = f"method {request.method} is not allowed for this route"
+        fault = MethodNotAllowed(f"{wrong}: use {right}")
     else:
         fault = BadRequest(error.description or "the request is malformed")
         fault.status = error.code or 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ..config.models import MAX_NAME
 from ..config.models_folder import of_files, of_folder
 from ..config.validators import in_bytes
 from ..errors import GatewayError
+from ..runtime import resources
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)
@@ -76,9 +78,27 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
         servers = tuple(filter(None, pool.map(lambda p: server_at(f"http://127.0.0.1:{p}"), ports)))
     folders = (_files(folder) for folder in _usual(environ, home))
     files = tuple(files for files in folders if files.models)
+    return Found(servers, files, _llama_server(environ), _memory(), _cards(environ))
+
+
+def remedy(environ: Mapping[str, str], home: Path) -> str:
+    """What to do with the GGUF files that are there where nothing is configured, "" without any."""
+    own, program = resources.bundled().parent.resolve(), _llama_server(environ)
+    others = (_files(folder) for folder in _usual(environ, home) if folder.resolve() != own)
+    files = max(others, key=lambda files: len(files.models), default=None)
+    if files is None or not files.models:
+        return ""
+    to_serve = f"to serve the GGUF files in {files.folder}"
+    if not files.flat:
+        first = "" if program else "put llama-server on the PATH, then "
+        return f"{to_serve}, {first}run `slotproxy init`, which lists them"
+    path = "" if program else ' --llama-server "/path/to/llama-server -c 4096"'
+    return f"{to_serve}, set --models-dir {shlex.quote(str(files.folder))}{path}"
+
+
+def _llama_server(environ: Mapping[str, str]) -> str:
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
-    path = program if _can_be_written(program) else ""
-    return Found(servers, files, path, _memory(), _cards(environ))
+    return program if _can_be_written(program) else ""
 
 
 def server_at(url: str) -> Server | None:

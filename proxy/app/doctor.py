@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
 import shutil
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import __version__
+from ..backends.chatglm.driver import listens
 from ..backends.detect import API, root_of
 from ..backends.driver import Capabilities
 from ..backends.llamacpp import EmbeddingServer, Gift
@@ -39,7 +41,7 @@ from ..runtime.installation import install
 from ..scheduling.shared.log import LogError, RedisLog
 from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
 from . import discovery
-from .compose import backend_of, configs
+from .compose import NO_MODEL, backend_of, configs, nothing_at
 from .prompter_registry import known_formats
 from .storage import NEEDED, are_installed
 
@@ -97,8 +99,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _backends(settings: Settings) -> Iterator[Finding]:
     known: set[Finding] = set()
+    wanted = configs(settings)
+    if settings.is_default and not any(listens(config.url) for config in settings.backends):
+        text, remedy = nothing_at(settings.backends), discovery.remedy(os.environ, Path.home())
+        if wanted[0].file:
+            yield advice("backends", f"{text}: a toy model is served, to try slotproxy", NO_MODEL)
+        else:
+            yield problem("backends", text, _cure(settings, wanted[0]) or remedy or NO_MODEL)
+            wanted = ()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for findings in pool.map(lambda config: [*_backend(settings, config)], configs(settings)):
+        for findings in pool.map(lambda config: [*_backend(settings, config)], wanted):
             for finding in findings:
                 if "--llama-server" in finding.remedy:  # one setting, whatever the models
                     finding = msgspec.structs.replace(finding, about="llama_server")

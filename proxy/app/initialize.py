@@ -48,7 +48,18 @@ def write(
         rows.append(("program", findings.llama_server))
     lines = ["found:" if rows else "found no model server, no GGUF file and no llama-server"]
     lines += [f"  {name:<8} {what}" for name, what in rows]
-    return "\n".join([*lines, *_next(target)])
+    return "\n".join([*lines, *_missing(findings, target), *_next(target)])
+
+
+def _missing(findings: Found, target: Path) -> Iterator[str]:
+    """What is missing to serve models, and what to do about it."""
+    if findings.files and not findings.llama_server:
+        yield "missing: llama-server is not on the PATH, so nothing serves the GGUF files"
+        yield "  put it on the PATH and run `slotproxy init` again, or write the path of your"
+        yield f"  llama-server into {target} and remove the # before the lines of the models"
+    elif findings.llama_server and not (findings.files or findings.servers):
+        yield "missing: llama-server is there, but no GGUF file for it"
+        yield "  put one into the folder models and run `slotproxy init` again"
 
 
 def convert(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..accounts.limiting.allowance import Limiter, LimitService
-from ..accounts.limiting.budgets import Alert, Price, Used, cost, price_of, unit_of, units
+from ..accounts.limiting.budgets import Alert, Price, Used, cost, plain, price_of, unit_of, units
 from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings
@@ -54,8 +54,9 @@ def message_of(alert: Alert) -> str:
     limit, most = ("hard", alert.most) if alert.is_hard else ("soft", alert.soft)
     unit = "" if alert.unit == "money" else f" {alert.unit.replace('_', ' ')}"
     return (
-        f"budget: the {alert.subject} has reached its {limit} limit of {most:g}{unit}{period}:"
-        f" {alert.spent:g} are spent"
+        f"budget: the {alert.subject} has reached its {limit} limit of {plain(most or 0)}{unit}"
+        f"{period}: {plain(alert.spent)} are spent{' or reserved' if alert.is_hard else ''}"
+        f"{alert.cost}"
     )
 
 

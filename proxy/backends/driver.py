@@ -220,9 +220,8 @@ class Driver(ABC):
         """unloaded, loading, loaded, sleeping or failed; "" for a model that is always loaded."""
         return ""
 
-    @property
-    def trouble(self) -> str:
-        """Why the last load failed, "" if it did not."""
+    def trouble(self, *, admin: bool = False) -> str:
+        """Why the last load failed, as an admin or others read it, "" if it did not."""
         return ""
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from typing import Literal
 from ..config import BackendConfig
 from ..config.routes import Place
 from ..core.task import NO_TIER, Tier
-from ..errors import ModelNotFound, NoBackend, Unsupported
+from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
@@ -26,7 +27,7 @@ from .tokens import TokenCounter
 UNNAMED = "default"
 CLOUDS = ("claude-", "gpt-")  # beginnings of the names that Claude Code, Codex and others insist on
 THE_BACKEND = "the backend "
-EARLY = 2.0  # seconds that a request waits for a server that never answered
+EARLY = 2.0  # seconds that a request waits for a server that has been gone for long, or ever
 RETRY = 5.0  # seconds until a request is worth another try, if its backend is down
 LOADED = ("", "loaded")  # statuses of a model that need not be loaded first
 SETTLE = 0.02  # seconds an old server needs to free a slot after a complete answer
@@ -64,7 +65,8 @@ class Backend:
     caps: Capabilities | None = None  # None until the first probe's questions were answered
     up: bool | None = None  # None until the first probe
     error: str = ""  # why it is down
-    absent: bool = False  # nothing has ever answered at its address
+    # Since when there is no connection to it: -inf if there never was one, inf if there is.
+    unreachable_since: float = math.inf
     leaving: bool = False  # it drains, and is closed after its last answer
     closed: bool = False
     users: int = 0  # attempts under way, changed under the registry's lock only
@@ -99,6 +101,7 @@ class Backend:
         """Keep what was found out about the same server under other settings."""
         self.caps, self.up, self.error, self.load_eta = old.caps, old.up, old.error, old.load_eta
         self.verdict, self.verified = old.verdict, old.verified
+        self.unreachable_since = old.unreachable_since
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
         """The backend for one of the models of this router."""
@@ -117,6 +120,11 @@ class Backend:
             host=self,
             router_of=self,
         )
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing says which models it has: it has not reported any yet."""
+        return self.caps is None and not (self.set_model or self.place)
 
     @property
     def tier(self) -> Tier:
@@ -166,10 +174,9 @@ class Backend:
         """Whether its slots exist: those of a model that is loaded on demand do only then."""
         return self.status in LOADED
 
-    @property
-    def trouble(self) -> str:
-        """What is wrong with it, "" for nothing."""
-        return self.error or (self.driver.trouble if self.up else "")
+    def trouble(self, *, admin: bool = False) -> str:
+        """What is wrong with it, as an admin or others read it, "" for nothing."""
+        return self.error or (self.driver.trouble(admin=admin) if self.up else "")
 
     @property
     def provisional(self) -> bool:
@@ -250,7 +257,7 @@ class BackendPools:
                 model = self._also.get(target, target)
                 if model in self._named:
                     return model, model
-                raise self._unknown(name, f", nor does {target[:100]!r}, its alias")
+                raise self.not_found(name, f", nor does {target[:100]!r}, its alias")
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
         if models and not name:
@@ -258,13 +265,13 @@ class BackendPools:
             return first, first
         is_cloud = name.startswith(CLOUDS)
         if self._strict or not models:
-            raise self._unknown(name)
+            raise self.not_found(name)
         if self._default in models and (may(self._default) or not is_cloud):
             return self._default, self._default
         if is_cloud:
             first = self._first(models, may)
             return first, first
-        raise self._unknown(name)
+        raise self.not_found(name)
 
     def meant(self, name: str, may: Callable[[str], bool]) -> str:
         """The name, or the model that it means for a caller that `may` use some models, if it is no
@@ -280,9 +287,16 @@ class BackendPools:
         also = (alias for alias, named in list(self._also.items()) if named == model)
         return (model, *also, *(self._aliases if self.models()[:1] == (model,) else ()))
 
-    def _unknown(self, name: str, why: str = "") -> ModelNotFound:
+    def not_found(self, name: str, why: str = "") -> GatewayError:
+        """The error for a model of this name, which nobody has: ModelNotFound, or NoBackend while a
+        server that may have it is off, as that is not for good."""
+        if name and (unread := self.unread()):
+            return _unavailable(unread[0], "a backend", f"may have the model {name[:100]!r}, but ")
         error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
-        error.models = self.names()
+        error.name = name[:100]
+        error.models = tuple(
+            known for known in self.names() if self.status(self._also.get(known, known)) != "failed"
+        )
         return error
 
     def answering(self, name: str) -> tuple[str, str]:
@@ -305,8 +319,9 @@ class BackendPools:
         requests are forwarded."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            error = self._unknown(name)
-            error.models = tuple(filter(self.forwards, error.models))
+            error = self.not_found(name)
+            if isinstance(error, ModelNotFound):
+                error.models = tuple(filter(self.forwards, error.models))
             raise error
         return model
 
@@ -333,7 +348,11 @@ class BackendPools:
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""
         pool = self.pool(model)
-        return not pool or any(b.caps is not None or b.set_model or b.place for b in pool)
+        return not pool or not all(b.is_unread for b in pool)
+
+    def unread(self) -> list[Backend]:
+        """The servers of the configuration whose models are unknown."""
+        return [b for b in self.configured.values() if b.is_unread and b.router is None]
 
     def status(self, model: str) -> str:
         """The best status among a model's backends, "" if none of them loads models on demand."""
@@ -378,20 +397,16 @@ class BackendPools:
     def none_up(self, model: str) -> NoBackend:
         """The error for a request for a model without a backend that is up: which one, and why."""
         down = [backend for backend in self.pool(model) if backend.up is False and backend.error]
-        if not down:
-            return NoBackend()
-        reason = f"is not available: {down[0].error}"
-        if down[0].error.startswith(THE_BACKEND):
-            reason = down[0].error.removeprefix(THE_BACKEND)
-        error = NoBackend(f"the backend of this model {reason}", RETRY)
-        error.backend, error.reason = down[0].name, reason
-        return error
+        return _unavailable(down[0], "the backend of this model") if down else NoBackend()
 
-    def patience(self, model: str) -> float:
-        """The seconds that a request waits for a backend of this model at most: not for long if
-        nothing was ever there, since this is rather a wrong address than a restart."""
-        pool = self.pool(model)
-        return EARLY if pool and all(backend.absent for backend in pool) else math.inf
+    def patience(self, model: str, waited: float, longest: float) -> float:
+        """The seconds that a request which has `waited` still waits for a backend of this model, of
+        the `longest` wait. Without a connection to any, that wait counts from when the last one was
+        lost, since what has been gone for so long is no restart: an address may be wrong, or a
+        machine off. A request waits EARLY seconds all the same."""
+        lost = max((b.unreachable_since for b in self.pool(model)), default=math.inf)
+        left = max(EARLY - waited, lost + longest - time.monotonic())
+        return min(longest - waited, left)
 
     def look_soon(self, model: str) -> None:
         """Ask for a check because a request waits for this model. Never blocks."""
@@ -434,6 +449,17 @@ class BackendPools:
                 for backend in pool
                 for alias in backend.aliases
             }
+
+
+def _unavailable(backend: Backend, who: str, before: str = "") -> NoBackend:
+    """The error of a backend that is down, with its reason behind these words. `who` is for clients
+    that know no names."""
+    reason = f"is not available: {backend.error}" if backend.error else "was not reached yet"
+    if backend.error.startswith(THE_BACKEND):
+        reason = backend.error.removeprefix(THE_BACKEND)
+    error = NoBackend(f"{who} {before}{reason}", RETRY)
+    error.backend, error.reason = backend.name, before + reason
+    return error
 
 
 def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:

@@ -13,6 +13,7 @@ created when the address lists it and drained when it no longer does.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -319,6 +320,7 @@ class Registry(BackendPools):
             # that has the model loaded.
             backend.load_eta = backend.driver.load_eta
             self._scheduler.mark(backend.name, False, backend.load_eta)
+        backend.unreachable_since = math.inf
         # Before `up` is set, the pools and the scheduler must know the backend.
         self._update_scheduler(backend, rising=True)
         backend.up = True
@@ -394,13 +396,16 @@ class Registry(BackendPools):
 
     def _down(self, backend: Backend, error: GatewayError | None) -> None:
         backend.error = str(error) if error is not None else "the backend is not responding"
-        # Nobody knows whether such a server will ever be there.
-        backend.absent = backend.caps is None and isinstance(error, Unreachable)
+        if not isinstance(error, Unreachable):
+            backend.unreachable_since = math.inf
+        elif backend.unreachable_since == math.inf:
+            # Nobody knows whether one that never answered will ever be there.
+            backend.unreachable_since = -math.inf if backend.caps is None else time.monotonic()
         backend.up = False
+        if not backend.leaving:  # at once, or requests that were refused try it again and again
+            self._scheduler.mark(backend.name, up=False)
         self.rebuild()
         log.warning("%s is down: %s", _name(backend), backend.error.removeprefix("the backend is "))
-        if not backend.leaving:
-            self._scheduler.mark(backend.name, up=False)
 
     def _refresh(self, backend: Backend) -> None:
         """Report the state of a model that its server loads and unloads."""

@@ -187,8 +187,7 @@ class RoutedModel(LlamaCpp):
         # When a router dies, its models are unloaded.
         return entry.status if entry is not None and self._router.up else "unloaded"
 
-    @property
-    def trouble(self) -> str:
+    def trouble(self, *, admin: bool = False) -> str:
         entry = self._router.models.get(self.name)
         if entry is None or entry.status != "failed":
             return ""

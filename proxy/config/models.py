@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from . import macros
-from .validators import each_in_bytes, in_bytes, naming, size, sizes, url
+from .validators import each_in_bytes, in_bytes, naming, of_table, size, sizes, tables, url
 
 PORT, PID = "${PORT}", "${PID}"
 LOOPBACK = f"http://127.0.0.1:{PORT}"
-MAX_FILES = 1000  # models of a folder
 MAX_NAME = 200  # characters of a model's name
+MAX_FILES = 1000  # models of a folder
 HTTP_PLACES = 10  # parallel requests to a server of the kind `http`, as in llama-swap
 PROTECTED = ("model", "stream")  # fields of a request that no table sets or removes
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -138,27 +137,18 @@ def read(
     raw: Any, shared: Mapping[str, macros.Value] = {}, environ: Mapping[str, str] = {}
 ) -> tuple[ModelConfig, ...]:
     """The models; `shared` are the macros of all. Raises ValueError, which names the model."""
-    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-        raise ValueError("expected [[model]] tables")
-    tables = []
-    for number, table in enumerate(raw, start=1):
-        with _naming(table, number):
-            own = macros.defined(table.pop("macros", {}), shared)
-            known = macros.for_model(str(table.get("name")), own, environ)
-            tables.append(macros.filled(table, known, environ))
-    return checked(tables)
+
+    def filled(table: dict[str, Any]) -> Any:
+        own = macros.defined(table.pop("macros", {}), shared)
+        known = macros.for_model(str(table.get("name")), own, environ)
+        return macros.filled(table, known, environ)
+
+    return checked(tables(raw, "model", filled))
 
 
-def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
+def checked(filled: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
     """The models of tables whose macros are filled in. Raises ValueError."""
-    models = []
-    for number, table in enumerate(tables, start=1):
-        with _naming(table, number):
-            for key in ("command", "stop"):
-                if isinstance(table.get(key), str):
-                    table = {**table, key: words(table[key])}
-            models.append(msgspec.convert(table, ModelConfig))
-            _check(models[-1])
+    models = tables([*filled], "model", _model)
     names = [name for model in models for name in (model.name, *model.aliases)]
     for name in names:
         if names.count(name) > 1:
@@ -168,13 +158,16 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
         if unknown := {*chain(model.unloads, *model.beside)} - own_names:
             why = f"there is no model {min(unknown)!r}"
             raise ValueError(f"{model.name!r}: unloads or beside: {why}")
-    return tuple(models)
+    return models
 
 
-def _naming(table: Mapping[str, Any], number: int) -> AbstractContextManager[None]:
-    """Errors say of which table they are."""
-    name = table.get("name")
-    return naming(repr(name[:MAX_NAME]) if isinstance(name, str) and name else number)
+def _model(table: dict[str, Any]) -> ModelConfig:
+    texts = {
+        key: words(table[key]) for key in ("command", "stop") if isinstance(table.get(key), str)
+    }
+    model = of_table(ModelConfig, {**table, **texts})
+    _check(model)
+    return model
 
 
 def _check(model: ModelConfig) -> None:

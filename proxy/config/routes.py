@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ..core.task import Tier
-from .validators import naming
+from .validators import naming, of_table, tables
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -48,7 +49,7 @@ class Place(msgspec.Struct, frozen=True):
 
 def read(raw: Any) -> tuple[RouteConfig, ...]:
     """The routes of a file's `route` tables. Raises ValueError, which names the route."""
-    routes = msgspec.convert(raw, tuple[RouteConfig, ...])
+    routes = tables(raw, "route", partial(of_table, RouteConfig))
     models = [route.model for route in routes]
     seen: dict[str, str] = {}
     for route in routes:

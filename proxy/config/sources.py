@@ -27,7 +27,7 @@ from .models import ImportedConfig
 from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
-from .validators import naming, optional_url
+from .validators import naming, no_field, of_table, optional_url, tables
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 MOST_LINES = 1000  # of a file with a mistake that are looked at
@@ -92,10 +92,10 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     shared = document.pop("macros", {})
     readers: dict[str, Callable[[Any], Any]] = {
         "aliases": partial(msgspec.convert, type=dict[models.Text, models.Text]),
-        "backend": _backends,
+        "backend": partial(tables, name="backend", read=_backend),
         "mcp": _mcp,
         "model": lambda raw: models.read(raw, macros.defined(shared), environ),
-        "price": partial(msgspec.convert, type=tuple[Price, ...]),
+        "price": partial(tables, name="price", read=partial(of_table, Price)),
         "route": routes.read,
         **{name: partial(_keys_of, struct) for name, struct in SECTIONS.items()},
     }
@@ -136,31 +136,25 @@ def _keys_of(struct: type[msgspec.Struct], document: Any) -> dict[str, Any]:
     for key, value in document.items():
         name = key.replace("-", "_")
         if name not in rows:
-            raise ValueError(_no_such(key, rows))
+            raise ValueError(no_field(key, rows))
         values[name] = read_value(rows[name], value, key)
     return values
 
 
-def _backends(raw: Any) -> tuple[BackendConfig, ...]:
+def _backend(document: dict[str, Any]) -> BackendConfig:
     """Raises ValueError."""
-    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-        raise ValueError("expected [[backend]] tables")
-    backends = []
-    for number, document in enumerate(raw, start=1):
-        with naming(f"number {number}"):
-            values = _keys_of(BackendConfig, document)
-            if ("url" in values) == ("file" in values):
-                raise ValueError("set either url, or file for a ChatGLM model, not both")
-            kinds = ("chatglm",) if "file" in values else ("llamacpp", "openai")
-            if values.get("kind", "auto") not in ("auto", *kinds):
-                raise ValueError(f"kind: this backend is {' or '.join(kinds)}")
-            backends.append(BackendConfig(**values))
-    return tuple(backends)
+    values = _keys_of(BackendConfig, document)
+    if ("url" in values) == ("file" in values):
+        raise ValueError("set either url, or file for a ChatGLM model, not both")
+    kinds = ("chatglm",) if "file" in values else ("llamacpp", "openai")
+    if values.get("kind", "auto") not in ("auto", *kinds):
+        raise ValueError(f"kind: this backend is {' or '.join(kinds)}")
+    return BackendConfig(**values)
 
 
 def _mcp(raw: Any) -> tuple[McpConfig, ...]:
     """Raises ValueError."""
-    servers = msgspec.convert(raw, tuple[McpConfig, ...])
+    servers = tables(raw, "mcp", partial(of_table, McpConfig))
     for server in servers:
         with naming(server.name):
             if bool(server.command) == bool(server.url):

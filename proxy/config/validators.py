@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -30,6 +31,58 @@ def naming(what: object) -> Iterator[None]:
         yield
     except ValueError as error:
         raise SettingsError(f"{what}: {error}") from None
+
+
+# Tables of the file: [[model]], [[price]] and others.
+
+T = TypeVar("T")
+SHOWN = 200  # characters of a name in an error
+# What llama-swap, other gateways and price lists call a field, in small letters only.
+_OTHER_WORDS = """apibase:url baseurl:url checkendpoint:check cmd:command cmdstop:stop cwd:folder
+    concurrencylimit:concurrency env:environment healthchecktimeout:start_timeout input:prompt
+    output:completion proxy:url sendloadingstate:loading_state setparams:set stripparams:strip
+    setparamsbyid:set_by_alias usemodelname:server_model"""
+OTHER_WORDS = dict(pair.split(":") for pair in _OTHER_WORDS.split())
+
+
+def tables(raw: Any, name: str, read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
+    """Each of the ``[[name]]`` tables, as `read` returns it. Raises ValueError that says which."""
+    if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+        raise ValueError(f"expected [[{name}]] tables")
+    values = []
+    for number, table in enumerate(raw, start=1):
+        title = table.get("name") or table.get("model")
+        is_named = isinstance(title, str) and title
+        with naming(repr(title[:SHOWN]) if is_named else f"number {number}"):
+            values.append(read(table))
+    return tuple(values)
+
+
+def of_table(kind: type[T], table: dict[str, Any]) -> T:
+    """The struct of a table. Raises ValueError."""
+    check_fields(table, kind)
+    return msgspec.convert(table, kind)
+
+
+def check_fields(value: Any, kind: Any) -> None:
+    """Raises ValueError if a table, or one in it, has a field that its struct does not have."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        for key, inner in value.items():
+            if key not in fields:
+                raise ValueError(no_field(key, fields))
+            check_fields(inner, fields[key])
+    for part in get_args(kind):  # of a list or an optional table
+        for item in value if isinstance(value, list) else (value,):
+            check_fields(item, part)
+
+
+def no_field(key: str, names: Collection[str]) -> str:
+    """Why a table has no field of this name."""
+    other = OTHER_WORDS.get(re.sub("[^a-z]", "", key.lower()), "")
+    near = [other] if other in names else difflib.get_close_matches(key, names, n=1)
+    rest = f"; did you mean {near[0]!r}?" if near else f": expected one of {', '.join(names)}"
+    return f"unknown field {key[:SHOWN]!r}{rest}"
 
 
 def unescaped(value: str) -> str:

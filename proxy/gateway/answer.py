@@ -32,7 +32,6 @@ from ..core.usage import Usage
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from .admission import nothing
 from .attempt import Attempt
 from .bounded import BoundedAnswer
 from .context import ANYBODY, LATER, NO_USAGE, Caller, GatewayContext, Info
@@ -156,9 +155,15 @@ class Answer(Struct, eq=False, kw_only=True):
                 if not self.caller.idle:
                     with info.timed("limits"):
                         bounded.enter(self.cancel)
+                    self.tasks = [bounded.within(task) for task in self.tasks]
         except GatewayError as error:
             info.outcome = _name_of(error)
             yield 0, [Failed(error)]
+
+    def _enter(self, bounded: BoundedAnswer, attempt: Attempt) -> None:
+        """Enter the limits of the caller with an idle slot."""
+        bounded.enter(self.cancel)
+        attempt.task = bounded.within(attempt.task)
 
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
@@ -238,8 +243,9 @@ class Answer(Struct, eq=False, kw_only=True):
             info=info,
             cancel=self.cancel,
             began=began,
-            on_slot=nothing if self.bounded is None else partial(self.bounded.enter, self.cancel),
         )
+        if self.bounded is not None:
+            attempt.on_slot = partial(self._enter, self.bounded, attempt)
         batches = iter(attempt)
         end: Finished | None = None
         flows = False  # any delta may follow, and the first was timed

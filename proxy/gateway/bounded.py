@@ -63,6 +63,14 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
                 size, exact = self._size(None), partial(self._size, cancel)
         self.reservation = self.allowance.admit(size, self.name, exact)
 
+    def within(self, task: Task) -> Task:
+        """The task, whose answer ends where what was taken for it ends."""
+        room = None if self.reservation is None else self.reservation.room
+        if room is None:
+            return task
+        most = max(1, room // (len(self.tasks) * self.choices))
+        return msgspec.structs.replace(task, max_tokens=min(most, task.max_tokens or most))
+
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""
         if number % self.choices:

@@ -301,8 +301,8 @@ class Gateway:
             began = self.clock()
             while not registry.is_named(model):
                 cancel.check()
-                longest = min(self._wait_for_backend, registry.patience(model))
-                if self.clock() - began >= longest:
+                waited = self.clock() - began
+                if registry.patience(model, waited, self._wait_for_backend) <= 0:
                     raise registry.none_up(model)
                 time.sleep(NAMES_TICK)
         finally:

@@ -59,6 +59,7 @@ class HostedDriver(Driver):
 
     def refresh(self) -> tuple[Capabilities, bool]:
         model = self.model
+        model.examine()
         lost, model.lost = model.lost, False
         caps = model.caps or self._outline
         return msgspec.structs.replace(caps, provisional=model.server is None), lost
@@ -89,9 +90,11 @@ class HostedDriver(Driver):
         status = self.model.status
         return "unloaded" if status == "stopping" else status
 
-    @property
-    def trouble(self) -> str:
-        return self.model.error.message if self.model.error else ""
+    def trouble(self, *, admin: bool = False) -> str:
+        error = self.model.error
+        if admin and error is not None and error.private is not None:
+            return error.private[0]
+        return error.message if error else ""
 
     @property
     def load_eta(self) -> float:

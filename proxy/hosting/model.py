@@ -207,6 +207,21 @@ class HostedModel:
             return "failed"
         return "stopping" if self.state is State.STOPPING else "unloaded"
 
+    def examine(self) -> None:
+        """Let it count as failed, before anybody asks for it, while its file is missing."""
+        before, error = self.error, None
+        was_tried = before is not None and getattr(before, "cause", "") != "missing"
+        if was_tried or self.state is not State.STOPPED:
+            return
+        try:
+            self._starter.check()
+        except LoadFailed as missing:
+            error = missing
+            if before is None:
+                log.warning("%s", error.private[0] if error.private else error.message)
+        with self._changed:
+            self.error = error if self.error is before else self.error
+
     def place(self) -> tuple[int, float]:
         """Its place in the line for room, 0 if it has some, and the seconds until it is loaded."""
         number, seconds = self._room.place(self)

@@ -21,7 +21,7 @@ from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain
 from ..config import PORT, ModelConfig
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
-from .model_files import missing_file
+from .model_files import foreign_file, missing_file
 from .need import Cards, KeptNeeds
 from .port_guard import PortGuard
 from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port
@@ -70,8 +70,8 @@ _PREFIX = re.compile(r"^(?:[\d.:]+|…) [DIWEF] (?:\w{3} +)?")
 class LoadFailed(UpstreamFault):
     """Why the server of a model does not run. The operator's page has a remedy for each cause:
     "ended" while it loaded, "late": not ready within start_timeout, "not_started": no such program,
-    "missing": no such model file, "unsuitable": a server that cannot be a model, "died" after it
-    was loaded. `details` are the last lines that the server printed."""
+    "missing": no such model file, or no model in it, "unsuitable": a server that cannot be a model,
+    "died" after it was loaded. `details` are the last lines that the server printed."""
 
     code = LOAD_FAILED
 
@@ -133,6 +133,9 @@ class Starter:
         if gone := missing_file(config):
             private = f"its file {gone} does not exist: correct its command, or restore the file"
             raise self._failed("missing", "its model file does not exist", private)
+        if wrong := foreign_file(config):
+            private = f"its file {wrong} is not a GGUF file: download it again"
+            raise self._failed("missing", "its model file is not a GGUF file", private)
         if not config.has_program and "PATH" not in config.environment:
             private = f"{config.program_trouble}: correct its command, or --llama-server"
             raise self._failed("not_started", "its program does not exist", private)

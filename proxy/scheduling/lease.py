@@ -171,8 +171,10 @@ class BaseScheduler(Protocol):
     _clock: Callable[[], float]
     _lock: threading.RLock
     _queue_timeout: float
-    # How many seconds a request for this model waits for a backend at most.
-    patience: Callable[[str], float] = staticmethod(lambda model: math.inf)
+    _wait_for_backend: float
+    # The seconds for which a request for this model, which has waited so long for a backend, still
+    # waits, of the longest wait.
+    patience: Callable[[str, float, float], float] = staticmethod(lambda *_: math.inf)
 
     def enter(self, request: SlotRequest, is_retry: bool = False) -> Lease | Ticket:
         """Request a slot. Returns a lease if one is free, otherwise a ticket.
@@ -243,7 +245,8 @@ class BaseScheduler(Protocol):
                         return None
                     pause = min(left, end - now, until - now)
                     if (since := ticket.no_backend_since) is not None:
-                        rest = since + self.patience(ticket.request.model) - now
+                        model, longest = ticket.request.model, self._wait_for_backend
+                        rest = self.patience(model, now - since, longest)
                         if rest <= 0:
                             ticket.leave()
                             raise NoBackend()

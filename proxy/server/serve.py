@@ -188,8 +188,6 @@ def _announce(settings: Settings, addresses: list[str], how: str) -> None:
         say(warning, logging.WARNING)
     names = [backend.address.replace("model:", "model ") for backend in settings.backends]
     upstream = ", ".join(dict.fromkeys(names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
-    if settings.is_default:
-        upstream += " or else the bundled model"
     where = " ".join(f"{address}{settings.api_prefix}" for address in addresses)
     keys = f"{len(settings.keys)} keys" if settings.keys else "no API key required"
     say(f"data: {stored(settings)}")

@@ -168,7 +168,7 @@ class Keys:
             return caller
         environ[IDENTITY] = caller
         record = Record.of(environ)
-        record.user, record.team = caller.user, caller.team
+        record.user, record.team, record.alias = caller.user, caller.team, caller.alias
         if caller.rights:
             self._check_rights(caller, environ, record)
         return caller.key

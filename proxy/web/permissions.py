@@ -4,7 +4,8 @@ the gateway and in dialogues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -70,9 +71,20 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
     if isinstance(error, ModelNotFound) and error.models:
         may = permissions(services, environ)
         names = [name for name in error.models if may.permits_model(name)]
-        if names:
+        if alike := _alike(error.name, names):
+            error.message += f": did you mean {alike}?"
+        elif names:
             more = " …" if len(names) > MOST_NAMED else ""
             error.message += f": use {' or '.join(names[:MOST_NAMED])}{more}"
+
+
+def _alike(name: str, names: Sequence[str]) -> str:
+    """The name that was probably meant, "" for none: the same in other letters, one that contains
+    it or that it contains, or a similar one."""
+    wanted, lowered = name.lower(), [known.lower() for known in names]
+    parts = [k for k in lowered if min(len(wanted), len(k)) > 2 and (wanted in k or k in wanted)]
+    near = [wanted] if wanted in lowered else parts or get_close_matches(wanted, lowered)
+    return names[lowered.index(near[0])] if near else ""
 
 
 def view(services: Services, caller: Caller) -> View:
@@ -100,6 +112,7 @@ def view(services: Services, caller: Caller) -> View:
             slots=slots(backend.backend, backend.slots),
         )
         for backend in everything.backends
+        if not ((server := known.get(backend.backend)) and server.is_unread)
     ]
     return msgspec.structs.replace(everything, backends=backends)
 

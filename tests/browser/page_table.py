@@ -46,6 +46,7 @@ PAGES = (
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
+    "/ui",
     "/static/<path:name>",
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",

@@ -300,8 +300,9 @@ def test_person_gets_a_key_by_an_invitation_once(
     form = page.locator('dialog[data-form="keys"]')
     press(page, "Make the link")
     assert form.locator('[name="key_alias"]:invalid').count()  # a name is required
+    assert form.locator('[name="user_id"]').input_value() == "+"  # a new user of the same name
     form.get_by_label("Name").fill("erins-key")
-    form.locator('[name="user_id"]').select_option("+")
+    assert form.get_by_label("Id of the new user").input_value() == "erins-key"
     form.get_by_label("Id of the new user").fill("erin")
     form.locator('[name="team_id"]').select_option("guests")
     accessible(page)

@@ -80,7 +80,8 @@ def test_model_that_fails_is_offered_last(two_models: Gateway, visit: Open) -> N
     rest: dict[str, Any] = {"place": 0, "left": None, "context": 0, "sees": False, "defaults": {}}
     models = [{"name": name, "title": name, "state": states[name], **rest} for name in states]
     page = visit(f"{two_models.url}/connect")
-    page.route("**/api/chat/models", lambda route: route.fulfill(json=models))
+    found = {"models": models, "unread": []}
+    page.route("**/api/chat/models", lambda route: route.fulfill(json=found))
     page.goto(f"{two_models.url}/")
     page.locator(OPENED).wait_for()
     assert page.locator("select[name=model]").input_value() == "third"  # which is listed first

@@ -87,6 +87,21 @@ def test_conversation_is_pinned_and_renamed_in_place(start_site: Any, visit: Ope
     until(page, lambda: [row.inner_text() for row in rows.all()] == ["First", "Best"])
 
 
+def test_title_stays_readable_beside_the_buttons_of_its_row(start_site: Any, visit: Open) -> None:
+    page = visit(f"{start_site().url}/")
+    page.locator(OPENED).wait_for()
+    upload(page, [{**CHATGPT, "title": "Here is a rich answer with two tables"}])
+    row = page.locator(ROWS).first
+    title = row.get_by_role("button").first
+    title.wait_for()
+    before = title.bounding_box()["height"]
+    row.hover()
+    row.get_by_role("button", name="Rename").wait_for()
+    fits = "(one) => one.scrollHeight <= one.clientHeight && one.scrollWidth <= one.clientWidth"
+    assert row.locator(".title").evaluate(fits)
+    assert title.bounding_box()["height"] == before  # no row moves below the pointer
+
+
 def test_all_conversations_are_exported_and_imported_again(start_site: Any, visit: Open) -> None:
     site = start_site()
     page = visit(f"{site.url}/")

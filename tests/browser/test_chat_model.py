@@ -29,12 +29,12 @@ class TwoModels:
         flags = ["--config", str(folder / "slotproxy.toml"), "--data", str(folder / "data"), *FLAGS]
         self.gateway = Gateway(flags, folder / "gateway.log", port=held_port())
 
-    def write(self, names: tuple[str, ...]) -> None:
+    def write(self, names: tuple[str, ...], more: str = "") -> None:
         backends = (
             f'[[backend]]\nkind = "openai"\nurl = "{model.url}"\nmodel = "{name}"\nslots = 1\n'
             for name, model in zip(names, self.models, strict=False)
         )
-        (self._folder / "slotproxy.toml").write_text("".join(backends))
+        (self._folder / "slotproxy.toml").write_text("".join((*backends, more)))
 
 
 @pytest.fixture
@@ -87,6 +87,29 @@ def test_conversation_keeps_its_model_and_branch_in_another_browser(
     other.locator("#text").press("Enter")
     until(other, lambda: other.locator(DONE).count() == 2)
     assert answered(other) == "A."
+
+
+def test_model_of_a_server_that_is_off_is_not_called_gone(
+    two: TwoModels, visit: Open, accessible: Any
+) -> None:
+    page = opened(f"{two.gateway.url}/", visit)
+    page.get_by_role("combobox", name="Model").select_option(NAMES[1])
+    ask(page, "Hello!")
+    assert answered(page) == "B."
+    server = f"127.0.0.1:{held_port()}"
+    two.gateway.kill()
+    two.write(NAMES[:1], f'[[backend]]\nurl = "http://{server}/v1"\n')
+    two.gateway.start()
+    page.reload()
+    page.get_by_text(f"may be at {server}, which is not reachable").wait_for()
+    page.locator("#model-state").get_by_text("Not reachable").wait_for()
+    models = page.get_by_role("combobox", name="Model").locator("option").all_inner_texts()
+    assert models == [NAMES[0], NAMES[1]]  # and no model of a made-up name
+    other = visit(f"{two.gateway.url}/models", size=PHONE)
+    card = other.locator(".model").filter(has_text=server)
+    card.get_by_text("connection refused").wait_for()
+    assert card.get_by_text("Not reachable").is_visible()
+    accessible(other)
 
 
 def test_answer_says_what_it_waits_for(two: TwoModels, visit: Open) -> None:

@@ -160,3 +160,22 @@ def test_thousand_slots_are_drawn_in_a_second_and_reached_by_keyboard(
     assert page.locator('[data-part="lanes"] .lane').count() == 32
     assert page.get_by_text("Nothing was in this slot").is_visible()
     accessible(page)
+
+
+def test_model_that_is_not_loaded_or_has_no_file_is_described_in_the_page_s_language(
+    visit: Open, tmp_path: Path
+) -> None:
+    config = tmp_path / "slotproxy.toml"
+    config.write_text("[[model]]\nname = 'lost'\ncommand = 'sh -m /nope/x.gguf ${PORT}'\n")
+    flags = ["--config", str(config), "--data", str(tmp_path / "data")]
+    own = Gateway(flags, tmp_path / "gateway.log", port=held_port())
+    try:
+        own.start()
+        page = visit(f"{own.url}/status", language="zh")
+        page.locator(".backend dd", has_text="未加载").wait_for()
+        assert "not loaded" not in page.locator(".backend").inner_text()
+        body = {"model": "lost", "messages": [{"role": "user", "content": "Hi"}]}
+        assert ask(f"{own.url}/v1/chat/completions", body, seconds=60)[0] == 502
+        page.locator(".backend .error", has_text="/nope/x.gguf").wait_for()
+    finally:
+        own.kill()

@@ -76,7 +76,8 @@ def test_redis_decides_as_a_process_does(redis_server: RedisServer) -> None:
             share = draw.choice((4, 30, 90, 900))
             need = draw.randrange(0, meter.capacity // unit // share) * unit
             wish = need + draw.randrange(0, 5) * unit
-            charges.append(Charge("key k", meter, need, wish))
+            wish += draw.choice((0, 0, meter.capacity))
+            charges.append(Charge("key k", meter, need, wish, least=draw.choice((0, need + 3))))
         found = limiter.take(charges, gauges)
         now[0] = found.at
         expected = local.take(charges, gauges)

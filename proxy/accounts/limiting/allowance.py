@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from ...errors import GatewayError
 from ...runtime.locks import native_lock
 from ..limits import Budget, Limited, Quantity, Window
-from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, price_of, units
+from .budgets import FREE, SCALES, Alert, Price, Used, budgets_of, meter_of, plain, price_of, units
 from .limiter import TICKS, Charge, LocalLimiter, Meter, Refused, Taken, clock, until_empty
-from .plan import BudgetOf, Plan, Pricing, Size, meter_of_window, refusal
+from .plan import BudgetOf, Plan, Pricing, Size, bounded, cost_text, meter_of_window, refusal
 from .shared import SharedLimiter
 
 MOST_ALERTS = 10_000  # that are remembered, so as not to be repeated
@@ -68,7 +68,9 @@ class LimitService:
             self.limiter.settle(result, result.amounts)
         return result
 
-    def alert_once(self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool) -> None:
+    def alert_once(
+        self, budget_of: BudgetOf, spent: int, epoch: int, *, is_hard: bool, cost: str = ""
+    ) -> None:
         """Alert about a budget of which so many units are spent, unless it was done."""
         subject, budget = budget_of
         name = subject, f"{budget.unit}/{budget.period}", epoch, is_hard
@@ -80,7 +82,9 @@ class LimitService:
             self._alerted[name] = None
         amount = spent / SCALES[budget.unit]
         self._alert(
-            Alert(subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard)
+            Alert(
+                subject, budget.unit, budget.period, amount, budget.soft, budget.most, is_hard, cost
+            )
         )
 
     def close(self) -> None:
@@ -128,8 +132,16 @@ class Allowance:
         self._note(charges, result)
         if isinstance(result, Refused):
             raise self._refusal(charges, result)
-        self._models = self._models.union(plan.models, ALL_MODELS)
-        return Reservation(service, plan, terms, result)
+        counted, self._models = self._models, self._models.union(plan.models, ALL_MODELS)
+        room = plan.room(charges, result, size)
+        if room and exact is not None:
+            charges = plan.charges(size := exact(), terms, counted)
+            room = plan.room(charges, result, size)
+        reservation = Reservation(service, plan, terms, result)
+        if room:
+            reservation.room = room[0]
+            self.warnings = (*self.warnings, bounded(*room, result))
+        return reservation
 
     def check(self) -> None:
         """Raise the error of a request that its limits refuse whatever its size, before work that
@@ -176,7 +188,8 @@ class Allowance:
         if place < len(windows):
             return refusal(by, result.wait, model=windows[place].limit.model)
         budget_of = plan.budgets[place - len(windows)]
-        self._service.alert_once(budget_of, used, by.meter.epoch, is_hard=True)
+        cost = cost_text(by, budget_of.budget.unit)
+        self._service.alert_once(budget_of, used, by.meter.epoch, is_hard=True, cost=cost)
         return refusal(by, result.wait, used)
 
     def _note(self, charges: Sequence[Charge], result: Taken | Refused) -> None:
@@ -190,6 +203,7 @@ class Allowance:
                 reset = until_empty(meter, used, result.at)
                 least[quantity] = State(quantity, limit.most, left, reset)
         self.states = tuple(least.values())
+        self.warnings = ()
         if self.plan.budgets:
             self._warn(charges, result)
 
@@ -203,16 +217,19 @@ class Allowance:
             if budget.soft is None or spent < units(budget.unit, budget.soft):
                 continue
             self._service.alert_once(budget_of, spent, charges[place].meter.epoch, is_hard=False)
-            most = "" if budget.most is None else f" of {budget.most:g}"
+            most = "" if budget.most is None else f" of {plain(budget.most)}"
             warnings.append(
-                f"{spent / SCALES[budget.unit]:g}{most} {budget.unit} of the budget of the"
+                f"{plain(spent / SCALES[budget.unit])}{most} {budget.unit} of the budget of the"
                 f" {budget_of.subject.partition(' ')[0]} are spent"
             )
         self.warnings = warnings
 
 
 class Reservation:
-    """What was taken for a request. Settled once, by `settle` or `close`."""
+    """What was taken for a request. Settled once, by `settle` or `close`. `room` are the tokens of
+    the answers that it is enough for, None for all that they may have."""
+
+    room: int | None = None
 
     def __init__(
         self, service: LimitService, plan: Plan, terms: Pricing | None, taken: Taken | None
@@ -274,15 +291,9 @@ def limit_statuses(
             name, whole, model = limit.quantity, -(-used // TICKS), limit.model
             status = LimitStatus(level, name, limit.period, limit.most, whole, reset, model=model)
         else:
-            status = LimitStatus(
-                level,
-                limit.unit,
-                limit.period,
-                (limit.soft if limit.most is None else limit.most) or 0.0,
-                used / SCALES[limit.unit],
-                reset if limit.period else None,
-                is_budget=True,
-                warns=limit.most is None,
-            )
+            warns = limit.most is None
+            most = (limit.soft if warns else limit.most) or 0.0
+            amount, end = used / SCALES[limit.unit], reset if limit.period else None
+            status = LimitStatus(level, limit.unit, limit.period, most, amount, end, True, warns)
         statuses.append(status)
     return statuses

@@ -39,7 +39,8 @@ FREE = Price()
 
 
 class Alert(NamedTuple):
-    """A budget reached its soft limit, or its hard one (`is_hard`); amounts are in its unit."""
+    """A budget reached its soft limit, or its hard one (`is_hard`), by a request of that `cost`;
+    amounts are in its unit."""
 
     subject: str
     unit: Unit
@@ -48,6 +49,7 @@ class Alert(NamedTuple):
     soft: float | None
     most: float | None
     is_hard: bool
+    cost: str = ""
 
 
 class Used(Struct, frozen=True, gc=False):
@@ -90,6 +92,11 @@ def unit_of(meter: Meter) -> Unit | None:
     """The unit of a budget's meter, None for that of a window."""
     unit_names = (unit for unit in SCALES if meter.name.startswith(f"{unit}/"))
     return next(unit_names, None) if meter.name.endswith("/budget") else None
+
+
+def plain(amount: float) -> str:
+    """An amount as people write it, to a millionth: 0.000051, not 5.1e-05."""
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
 def units(unit: Unit, amount: float) -> int:

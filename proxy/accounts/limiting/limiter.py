@@ -52,13 +52,19 @@ class Level(NamedTuple):
 
 class Charge(Struct, frozen=True, gc=False):
     """What a request takes from a meter of a subject: `need` units, and up to `wish` if they are
-    there. `gives_back` what it did not use: tokens, but not the request itself."""
+    there: `least` of them, or half of what is left if that is more. `gives_back` what it did not
+    use: tokens, but not the request itself. `token` is what one of its answer costs."""
 
     subject: str
     meter: Meter
     need: int
     wish: int
     gives_back: bool = True
+    least: int = 0
+    token: float = 0.0
+
+    def amount(self, left: int) -> int:
+        return min(self.wish, left, max(self.need, self.least, left // 2))
 
 
 class Gauge(NamedTuple):
@@ -168,7 +174,7 @@ class LocalLimiter:
                 left = charge.meter.capacity - level.used
                 if charge.need > left:
                     return Refused(charge, wait(charge, level, now), used, now)
-                amounts.append(min(charge.wish, left))
+                amounts.append(charge.amount(left))
             for charge, level, amount in zip(charges, levels, amounts, strict=True):
                 self._set(charge, level, amount)
             for subject, name, _ in gauges:

@@ -11,10 +11,12 @@ from msgspec import Struct
 from ...errors import BadRequest, BudgetExceeded, GatewayError, LimitReached
 from ..limits import PERIODS, Budget, Limited, Unit, Window
 from ..rights import matches
-from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, unit_of, units
-from .limiter import ANY, TICKS, Charge, Gauge, Meter, window
+from .budgets import SCALES, Price, Used, budgets_of, cost, meter_of, plain, unit_of, units
+from .limiter import ANY, TICKS, Charge, Gauge, Meter, Taken, window
 
 PARALLEL, QUEUED, IDLE = "parallel", "queued", "idle"
+FEWEST = 16  # tokens that must be left for an answer whose length the client has not bounded
+AMPLE = 1024  # that it takes if they are left; of more, half, so that others may run beside it
 SMALL = 64  # a prompt of at most one such part of each limit need not be counted exactly
 _SUBJECTS = {"key": "this API key", "team": "the team of this API key", "user": "its user"}
 _UNITS = {"money": "", "tokens": " tokens", "slot_seconds": " seconds of slots"}
@@ -138,17 +140,27 @@ class Plan:
         if not self.counts_tokens:
             return made
         taken = []
-        prompt, answer = size.prompt * TICKS, size.answer * TICKS
+        prompt = size.prompt * TICKS
         for (subject, limit, meter), request in zip(self.windows, made, strict=True):
             if limit.quantity == "requests":
                 taken.append(request)
             elif limit.quantity == "prompt_tokens":
                 taken.append(Charge(subject, meter, prompt, prompt))
             else:
-                taken.append(_charge(subject, meter, prompt, answer, size.known))
+                taken.append(_charge(subject, meter, prompt, TICKS, size))
         for subject, budget in self.budgets:
             taken.append(_budget_charge(subject, budget, size, terms))
         return taken
+
+    def room(self, charges: Sequence[Charge], taken: Taken, size: Size) -> tuple[int, int] | None:
+        """The tokens for which enough was taken, if the answers may be longer, and the place of the
+        charge that bounds them. `charges` are those of this `size`."""
+        rooms = [
+            (size.answer + int((amount - charge.wish) // charge.token), place)
+            for place, (charge, amount) in enumerate(zip(charges, taken.amounts, strict=True))
+            if charge.token and amount < charge.wish
+        ]
+        return min(rooms, default=None)
 
     def used(self, amounts: Sequence[int], used: Used, terms: Pricing) -> Sequence[int]:
         """The units of each charge that were used, of these amounts that were taken."""
@@ -168,13 +180,17 @@ class Plan:
         return amounts_used
 
 
-def _charge(subject: str, meter: Meter, prompt: int, answer: int, known: bool) -> Charge:
-    """A charge in units. An answer that may be longer than the whole limit takes all of it."""
-    need = prompt + (answer if known else min(answer, 1))
-    wish = prompt + answer
+def _charge(subject: str, meter: Meter, prompt: int, token: float, size: Size) -> Charge:
+    """A charge in units, of which a token of the answer costs some. An answer that may be longer
+    than the whole limit takes all of it."""
+    need = wish = prompt + round(size.answer * token)
+    least = 0
+    if not size.known:
+        need = prompt + round(min(size.answer, FEWEST) * token)
+        least = prompt + round(AMPLE * token)
     if prompt < meter.capacity:
-        need, wish = min(need, meter.capacity), min(wish, meter.capacity)
-    return Charge(subject, meter, need, wish)
+        need = min(need, meter.capacity)
+    return Charge(subject, meter, need, wish, least=least, token=token)
 
 
 def _budget_charge(subject: str, budget: Budget, size: Size, terms: Pricing) -> Charge:
@@ -182,8 +198,8 @@ def _budget_charge(subject: str, budget: Budget, size: Size, terms: Pricing) -> 
     if unit == "slot_seconds":  # how long it takes is known at its end
         return Charge(subject, meter, 1, 1)
     prompt = _prompt_units(budget, size.prompt, terms)
-    answer = units(unit, cost(unit, Used(completion=size.answer), terms.price))
-    return _charge(subject, meter, prompt, answer, size.known)
+    token = cost(unit, Used(completion=1), terms.price) * SCALES[unit]
+    return _charge(subject, meter, prompt, token, size)
 
 
 def _prompt_units(budget: Budget, tokens: int, terms: Pricing) -> int:
@@ -234,14 +250,34 @@ def _over_budget(
     by: Charge, unit: Unit, period: str, wait: float | None, used: int
 ) -> BudgetExceeded:
     scale = SCALES[unit]
-    most, spent, thing = by.meter.capacity / scale, used / scale, _UNITS[unit]
+    most, spent, thing = plain(by.meter.capacity / scale), plain(used / scale), _UNITS[unit]
     each = "" if period == "ever" else f" in each {period}"
     advice = "ask" if wait is None else f"wait {_duration(wait)}, or ask"
     # The first words are those of LiteLLM.
     return BudgetExceeded(
-        f"Budget has been exceeded! {_who(by.subject)} may spend {most:g}{thing}{each}, and"
-        f" {spent:g} are spent or reserved: {advice} an administrator for more",
+        f"Budget has been exceeded! {_who(by.subject)} may spend {most}{thing}{each}, {spent} are"
+        f" spent or reserved{cost_text(by, unit)}: {advice} an administrator for more",
         retry_after=wait,
+    )
+
+
+def cost_text(by: Charge, unit: Unit) -> str:
+    """What a refused request may cost, as the end of a sentence."""
+    if unit == "slot_seconds" or not by.need:  # it is refused whatever its size
+        return ""
+    amount, how = (by.need, "costs at least") if by.least else (by.wish, "may cost up to")
+    return f", and this request {how} {plain(amount / SCALES[unit])}"
+
+
+def bounded(room: int, place: int, taken: Taken) -> str:
+    """The warning that an answer has so many tokens at most, because of the charge at a place."""
+    charge, level = taken.charges[place], taken.levels[place] - taken.amounts[place]
+    unit = unit_of(charge.meter)
+    scale, what = (SCALES[unit], f"{unit} of the budget") if unit else (TICKS, "tokens")
+    most, spent = plain(charge.meter.capacity / scale), plain(level / scale)
+    return (
+        f"the answer ends after {room} tokens at the latest: {spent} of {most} {what} of the"
+        f" {charge.subject.partition(' ')[0]} are spent or reserved"
     )
 
 

@@ -35,7 +35,7 @@ end
 """
 
 # job: {lease id, seconds of a lease, charges {key, name, capacity, rate, tick, epoch, need, wish,
-# level if it is unknown or -1}, gauges {key of the set, key of the hash, most, places of the
+# least, level if it is unknown or -1}, gauges {key of the set, key of the hash, most, places of the
 # charges that are given back}, milliseconds that a hash lasts at least}.
 # Returns {place of what refused or 0, now, levels…}, and if nothing refused {…, units taken…,
 # leases…}. Places of charges come before those of gauges. A level of -1 is unknown.
@@ -67,10 +67,10 @@ for place, gauge in ipairs(gauges) do
 end
 for place, one in ipairs(charges) do
   local used, at = level(one)
-  if not used then used = one[9] end
+  if not used then used = one[10] end
   levels[place], ats[place] = used, at
   local left = one[3] - used
-  amounts[place] = math.min(one[8], left)
+  amounts[place] = math.min(one[8], left, math.max(one[7], one[9], math.floor(left / 2)))
   if refused == 0 and (used < 0 or one[7] > left) then refused = place end
 end
 local answer = {tostring(refused), text(now)}

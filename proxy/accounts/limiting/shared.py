@@ -94,8 +94,8 @@ class SharedLimiter:
             for gauge in gauges
         ]
         wanted = [
-            (keys.place(charge.subject), *charge.meter[:5], charge.need, charge.wish, -1)
-            for charge in charges
+            (keys.place(one.subject), *one.meter[:5], one.need, one.wish, one.least, -1)
+            for one in charges
         ]
         lease, count = token_hex(8), len(charges)
         lasts = max(map(_lasts, charges), default=1000 * LEASE)

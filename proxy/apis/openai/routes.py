@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from ...errors import CharacterCut, GatewayError, ModelNotFound
+from ...errors import CharacterCut, GatewayError
 from ...web import body, model_tables
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
@@ -119,7 +119,7 @@ def model(services: Services, record: Record, name: str) -> Any:
     if name not in services.gateway.registry.names():
         if not _theirs() and name == local_model(services, request.environ):
             return _local_model(services, name)
-        raise ModelNotFound(f"the model {name[:100]!r} does not exist", param="model")
+        raise services.gateway.registry.not_found(name)
     check_model(services, request.environ, name)
     return _model(services, name)
 

@@ -78,7 +78,7 @@ def backends(services: Services, record: Record) -> Any:
 def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
     """The backends of the models that a key may use, as /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
-    shown = visibility.shown_names(services, key)
+    shown, admin = visibility.shown_names(services, key), visibility.is_admin(services, key)
     out = []
     for backend in services.gateway.registry.backends.values():
         if not may.permits_model(backend.model, *backend.aliases):
@@ -94,8 +94,8 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
                 "id": shown(backend.name),
                 "object": "backend",
                 "state": _state(backend.up),
-                "error": backend.trouble or None,
-                "model": backend.model,
+                "error": backend.trouble(admin=admin) or None,
+                "model": None if backend.is_unread else backend.model,
                 "tier": backend.tier.name or None,
                 "status": backend.status or None,
                 "slots": scheduler.slots(backend.name) if known else None,

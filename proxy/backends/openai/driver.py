@@ -7,6 +7,7 @@ because a token may cost money.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -43,6 +44,7 @@ from .server_types import (
 )
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
+FRESH = 0.2  # seconds for which a list of models serves the probes of all of them
 EXPLAINED = 10.0  # seconds for the reason of an empty stream
 
 
@@ -225,14 +227,24 @@ class OpenAIHost(ModelHost):
         self._driver = driver
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
+        self._fault: BackendDown | None = None  # what the last look met,
+        self._looked = 0.0  # and when it ended
 
-    def look(self) -> Mapping[str, Listed]:
+    def look(self, age: float = 0.0) -> Mapping[str, Listed]:
+        """The models as they are now, or were at most `age` seconds ago. Raises BackendDown."""
         with self._looking:
+            if time.monotonic() - self._looked < age:
+                if self._fault is not None:
+                    raise type(self._fault)(str(self._fault))
+                return self.models
             try:
                 listed, is_ollama = self._driver.model_list()
-            except BackendDown:
-                self.up = False
+                self._fault = None
+            except BackendDown as error:
+                self.up, self._fault = False, error
                 raise
+            finally:
+                self._looked = time.monotonic()
             self.up, self.server = True, OLLAMA if is_ollama else UNKNOWN
             self.entries = {model.name: model for model in listed}
             self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
@@ -247,8 +259,7 @@ class OpenAIModel(OpenAIServer):
         self._host = host
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
-        if not self._host.up:
-            raise BackendDown("the backend is not responding")
+        self._host.look(FRESH)  # whoever probes may just have been refused
         entry = self._host.entries.get(self._wanted)
         if entry is None:
             raise BackendDown(f"the backend does not list the model {self._wanted}")

@@ -61,6 +61,7 @@ class SharedScheduler(BaseScheduler):
         shared_rules = SharedRules(version, **rules)
         self._clock = clock
         self._queue_timeout = queue_timeout
+        self._wait_for_backend = shared_rules.wait_for_backend
         self._local = shared_rules.scheduler(clock, queue_timeout)
         self._local.on_stranded = lambda model: self.on_stranded(model)
         self._used_alone: set[str] = set()  # backends used while the log was lost
@@ -248,9 +249,11 @@ class SharedScheduler(BaseScheduler):
             known = member.tickets.get(ticket.id) if member is not None else None
             if known is None:
                 return now + BEAT
-            if ticket.no_backend_since is None and known.no_backend_since is not None:
+            if known.no_backend_since is None:
+                ticket.no_backend_since = None
+            elif ticket.no_backend_since is None:
+                ticket.no_backend_since = now  # by the clock of this process
                 self.on_stranded(ticket.request.model)
-            ticket.no_backend_since = known.no_backend_since
             known.wakes = known.until  # its event wakes the request if that becomes sooner
             return now + self._follower.time_left(known.until, now)
 

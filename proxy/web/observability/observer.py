@@ -44,8 +44,8 @@ def write(record: Record, took: float, ended: int) -> None:
 
 _Line = msgspec.defstruct(
     "_Line",
-    "id peer method path status key model backend tier fallback slot stream queue_ms ttft_ms ms"
-    " prompt_tokens cached_tokens completion_tokens continued outcome time".split(),
+    "id peer method path status key key_alias model backend tier fallback slot stream queue_ms"
+    " ttft_ms ms prompt_tokens cached_tokens completion_tokens continued outcome time".split(),
 )
 
 
@@ -61,6 +61,7 @@ def line(record: Record, took: float, ended: int) -> str:
         path[:200],
         record.status,
         record.key,
+        record.alias,
         info.model,
         info.backend,
         info.tier,
@@ -88,15 +89,18 @@ def shown(record: Record, took: float, ended: int, log: Lines) -> str:
     info, usage, status = record.info, record.info.usage, record.status
     path = without_keys(record.path) if SECRET_PREFIX in record.path else record.path
     path = path if len(path) <= LONGEST else f"{path[:32]}…{path[-12:]}"
-    parts = [f"{record.method[:20]} {path}".ljust(25), info.model[:64], record.key]
+    parts = [f"{record.method[:20]} {path}".ljust(25), info.model[:64]]
+    parts.append(record.alias[:64] or record.key)
     if usage.prompt or usage.completion:
         cached = f" ({usage.cached} cached)" if usage.cached else ""
         parts.append(f"{usage.prompt}{cached} in, {usage.completion} out")
     if info.first_token:
         parts.append(f"first {_seconds(info.first_token)}")
-    parts += [_seconds(took), info.outcome]
-    colour = logs.GREEN if status < 400 and info.outcome in WELL else logs.YELLOW
-    colour = logs.RED if status >= 500 else colour
+    is_cut = status < 400 and info.outcome not in WELL  # a stream that broke off
+    ending = f"cut off: {info.outcome}" if is_cut else info.outcome
+    parts += [_seconds(took), "continued" if info.continued else "", ending]
+    colour = logs.GREEN if status < 400 else logs.YELLOW
+    colour = logs.RED if status >= 500 or is_cut else colour
     code = log.coloured(f"{status or '–':<5}", colour)
     text = logs.printable("  ".join(filter(None, parts)))
     return f"{log.coloured(logs.clock(ended), logs.DIM)} {code} {text}"

@@ -158,7 +158,9 @@ def page() -> str:
 @blueprint.get(f"{API}/models")
 def models() -> Response:
     api.owner()
-    return json_response(chat_models.models(current_services(), request.environ))
+    services, environ = current_services(), request.environ
+    unread = chat_models.unread(services, environ)
+    return json_response({"models": chat_models.models(services, environ), "unread": unread})
 
 
 # -- conversations

@@ -9,7 +9,9 @@ from typing import Literal
 from msgspec import Struct
 
 from ...hosting import view
+from .. import permissions
 from ..fastpath import Environ
+from ..observability import Record
 from ..permissions import visible
 from ..services import Services
 from . import images
@@ -46,7 +48,7 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
     """The models that the caller may ask: the default one, those that are loaded, and the others.
     Failed ones come last."""
     registry, default = services.gateway.registry, services.settings.default_model
-    listed = registry.listed() or registry.models()
+    listed = registry.listed() or tuple(filter(registry.is_named, registry.models()))
     allowed = visible(services, environ, (name for name in listed if not registry.forwards(name)))
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, str]:
@@ -55,6 +57,15 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
         return is_lost, model.name != default, not is_loaded, model.name
 
     return tuple(sorted((_model(services, name) for name in allowed), key=rank))
+
+
+def unread(services: Services, environ: Environ) -> list[dict[str, str]]:
+    """The servers whose models are unknown: their names, as the caller may see them, and why."""
+    shown = permissions.shown_names(services, Record.of(environ).key)
+    return [
+        {"name": shown(backend.name), "why": backend.error}
+        for backend in services.gateway.registry.unread()
+    ]
 
 
 def _model(services: Services, name: str) -> ChatModel:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from flask import Response, after_this_request, make_response, render_template, request
+from flask import Response, after_this_request, make_response, redirect, render_template, request
 
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
@@ -31,7 +31,7 @@ LIFE = 15.0  # seconds per stream
 def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
     texts about the templates of models that were loaded once, `served` the models of servers that
-    run already."""
+    run already, `unread` the servers whose models are unknown."""
     host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -48,6 +48,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
             for model in sorted(chat_models.models(services, environ), key=attrgetter("name"))
             if host.find(model.name) is None
         ],
+        "unread": chat_models.unread(services, environ),
     }
 
 
@@ -94,6 +95,12 @@ def page_for_browsers() -> Response | None:
 def _varies(response: Response) -> Response:
     response.vary.add("Accept")
     return response
+
+
+@blueprint.get("/ui", strict_slashes=False)
+def page_of_llama_swap() -> Response:
+    """The address of its page there."""
+    return make_response(redirect(f"{current_services().settings.api_prefix}{PATH}", 301))
 
 
 @blueprint.get(API)

@@ -292,6 +292,24 @@ def test_file_that_would_not_load_is_not_written(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize(
+    ("found", "missing", "cure"),
+    [
+        (Found((), (FILES,), "", 0), "llama-server is not on the PATH", "remove the #"),
+        (Found((), (FILES,), "/bin/llama-server", 0), "", ""),
+        (Found((), (), "/bin/llama-server", 0), "no GGUF file", "into the folder models"),
+        (Found((LLAMA,), (), "/bin/llama-server", 0), "", ""),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do(
+    found: Found, missing: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = write("x.toml", found)
+    assert ("missing:" in told) == bool(missing)
+    assert missing in told and cure in told
+
+
 def test_next_step_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = write("x.toml")

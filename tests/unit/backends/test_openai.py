@@ -34,6 +34,7 @@ from proxy.errors import (
     BackendDown,
     Cancelled,
     ContextExceeded,
+    Unreachable,
     Unsupported,
     UpstreamFault,
 )
@@ -376,6 +377,8 @@ def test_a_host_that_is_away_takes_its_models_along() -> None:
         host.look()
     assert not host.up
     assert not host.model("a").alive()
+    with pytest.raises(Unreachable, match="connection refused"):
+        host.model("a").probe(5)
     driver.close()
 
 

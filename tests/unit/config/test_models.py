@@ -57,13 +57,26 @@ def test_server_of_another_api_has_ten_places_or_as_many_as_the_table_says(tmp_p
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"command": COMMAND}, "1: .*missing required field `name`"),
+        ({"command": COMMAND}, "number 1: .*missing required field `name`"),
         ({"name": "m"}, "'m': .*missing required field `command`"),
         ({"name": "m", "command": ""}, "'m': command: expected a program"),
         ({"name": "m", "command": "server --port 80"}, r"must contain \$\{PORT\}"),
         ({"name": "m", "command": "server '${PORT}"}, "command: No closing quotation"),
         ({"name": "m", "command": COMMAND, "ttl": -1}, r">= 0.*ttl"),
-        ({"name": "m", "command": COMMAND, "tll": 1}, "unknown field `tll`"),
+        (
+            {"name": "m", "command": COMMAND, "tll": 1},
+            "'m': unknown field 'tll'; did you mean 'ttl'",
+        ),
+        ({"nam": "m", "command": COMMAND}, "number 1: unknown field 'nam'; did you mean 'name'"),
+        ({"name": "m", "cmd": COMMAND}, "'m': unknown field 'cmd'; did you mean 'command'"),
+        (
+            {"name": "m", "checkEndpoint": "/"},
+            "unknown field 'checkEndpoint'; did you mean 'check'",
+        ),
+        (
+            {"name": "m", "quantum": "/"},
+            "unknown field 'quantum': expected one of name, command, al",
+        ),
         ({"name": "m", "command": COMMAND, "check": "health"}, "check: expected a path"),
         ({"name": "m\n", "command": COMMAND}, "control character"),
         ({"name": "m" * 201, "command": COMMAND}, "length <= 200"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from proxy.core.events import Batch, Event, Failed, Finished, ReasoningDelta, St
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout
+from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout, Unreachable
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, say, wait_until
@@ -92,15 +93,18 @@ class Faulty(ScriptsInTurn):
     def __init__(self, *scripts: Script | GatewayError) -> None:
         super().__init__(*scripts)
         self.probes = 0
+        self.fault: GatewayError = REFUSED
 
     def probe(self, deadline: float, *learned: object) -> Capabilities:
         self.probes += 1
+        if not self.up:
+            raise self.fault
         return super().probe(deadline)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         if not self.up:
             self.tasks.append(task)
-            raise REFUSED
+            raise self.fault
         return super().stream(task, slot, caps, cancel)
 
 
@@ -138,6 +142,45 @@ def test_wait_for_backend_ends_with_503_and_retry_after(serve: Serve) -> None:
     assert 0.4 <= time.monotonic() - began < 20.0
     assert caught.value.status == 503
     assert caught.value.retry_after
+
+
+def test_backend_gone_for_longer_than_the_wait_is_503_with_the_reason_in_two_seconds(
+    serve: Serve,
+) -> None:
+    """A machine that was switched off is no restart."""
+    driver = Faulty()
+    gateway = serve(driver, wait_for_backend=60.0)
+    driver.fault = Unreachable("the backend is not responding: connection refused")
+    driver.up = False
+    (backend,) = gateway.registry.backends.values()
+    gateway.registry.failed(backend.name, driver.fault)
+    wait_until(lambda: backend.unreachable_since < math.inf)
+    backend.unreachable_since = time.monotonic() - 60.0
+    began = time.monotonic()
+    with pytest.raises(NoBackend, match="connection refused"):
+        answered(gateway)
+    assert 1.9 <= time.monotonic() - began < 30.0
+
+
+@pytest.mark.parametrize(
+    ("gone", "waited", "left"),
+    [
+        (None, 4.0, 6.0),  # it answers: it loads, or is busy
+        (1.0, 0.0, 9.0),  # just gone, as in a restart
+        (1.0, 4.0, 6.0),  # a request that waited before
+        (30.0, 0.0, 2.0),
+        (30.0, 3.0, -1.0),
+        (math.inf, 0.0, 2.0),  # nothing ever answered
+    ],
+)
+def test_wait_counts_from_when_a_backend_was_lost(
+    serve: Serve, gone: float | None, waited: float, left: float
+) -> None:
+    registry = serve(Faulty()).registry
+    (backend,) = registry.backends.values()
+    backend.unreachable_since = math.inf if gone is None else time.monotonic() - gone
+    assert registry.patience(backend.model, waited, 10.0) == pytest.approx(left, abs=0.5)
+    assert registry.patience(backend.model, 0.0, 0.5) <= 0.5
 
 
 def test_wait_for_backend_is_bounded_by_queue_timeout(serve: Serve) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from proxy.backends.http import CheckPeer
+from proxy.backends.pools import Backend
+from proxy.config import Settings
 from proxy.core.task import Task
 from proxy.errors import (
     BackendDown,
@@ -30,7 +32,8 @@ from proxy.hosting.model_files import missing_file
 from proxy.hosting.process import ModelProcess
 from proxy.hosting.starting import telling
 from proxy.runtime.cancel import Cancel
-from tests.fakes import CAPS, gone, wait_until
+from tests.apps import app_on
+from tests.fakes import CAPS, ScriptedDriver, gone, services_of, wait_until
 
 from . import fakes
 from .fakes import FAILS, Make
@@ -151,6 +154,46 @@ def test_start_that_fails_says_why(
     wait_until(lambda: model._starter.process is None)
 
 
+@pytest.mark.parametrize("content", [None, b"<html>not found"])
+def test_a_model_without_its_file_has_failed_before_it_is_tried(
+    make: Make, tmp_path: Path, content: bytes | None
+) -> None:
+    server, file = tmp_path / "llama-server", tmp_path / "x.gguf"
+    server.symlink_to("/bin/sh")
+    if content:
+        file.write_bytes(content)
+    model = make(f"{server} -m {file} --port ${{PORT}}")
+    driver = HostedDriver(model, tick=1.0, timeout=60.0)
+    driver.probe(1.0)
+    assert driver.status == "failed"
+    assert driver.trouble().startswith("the model m failed to load: its model file ")
+    with pytest.raises(UpstreamFault, match="its model file"):
+        fakes.use(model)
+    file.write_bytes(b"GGUF")
+    wait_until(lambda: (driver.refresh(), driver.status)[1] == "unloaded")
+    assert not driver.trouble()
+
+
+def test_a_model_without_its_file_is_not_the_default(make: Make, tmp_path: Path) -> None:
+    server = tmp_path / "llama-server"
+    server.symlink_to("/bin/sh")
+    model = make(f"{server} -m /nope/x.gguf --port ${{PORT}}")
+    lost = Backend("m", "", HostedDriver(model, tick=1.0, timeout=60.0), set_model="m")
+    backends = [lost, Backend("b", "test://b", ScriptedDriver())]
+    client = app_on(backends, Settings(data="", local_embeddings=False)).test_client()
+    registry = services_of(client.application).gateway.registry
+    wait_until(lambda: registry.settled)
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    for name in ("", "claude-opus-4-8"):
+        answer = client.post("/v1/chat/completions", json={**body, "model": name})
+        assert answer.json is not None
+        assert answer.json["model"] == "scripted"
+    listed = client.get("/v1/models").json
+    assert listed is not None
+    assert listed["data"][0]["status"] == {"value": "unloaded", "failed": True}
+    registry.close()
+
+
 def test_a_model_that_cannot_load_unloads_no_other(make: Make, tmp_path: Path) -> None:
     server = tmp_path / "llama-server"
     server.symlink_to("/bin/sh")
@@ -164,7 +207,11 @@ def test_a_model_that_cannot_load_unloads_no_other(make: Make, tmp_path: Path) -
     assert caught.value.message == "the model m failed to load: its model file does not exist"
     caught.value.show_to(str)
     assert "its file /nope/x.gguf does not exist: correct its command" in caught.value.message
-    assert (loaded.status, lost.status) == ("loaded", "failed")
+    wait_until(lambda: lost.status == "failed")
+    assert loaded.status == "loaded"
+    driver = HostedDriver(lost, tick=1.0, timeout=10.0)
+    assert driver.trouble() == "the model m failed to load: its model file does not exist"
+    assert "/nope/x.gguf" in driver.trouble(admin=True)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,16 @@ def acquire(scheduler: SharedScheduler, text: str, cancel: Cancel | None = None)
     return scheduler.acquire(slot_request(text), cancel or Cancel())
 
 
+def test_patience_ends_the_wait_for_a_backend_by_the_clock_of_this_worker(join: Join) -> None:
+    one = join(wait=PATIENCE)
+    one.patience = lambda model, waited, longest: 0.3 - waited
+    one.mark("b", False)
+    began = time.monotonic()
+    with pytest.raises(NoBackend):
+        acquire(one, "a")
+    assert 0.3 <= time.monotonic() - began < PATIENCE / 2
+
+
 def test_two_workers_take_turns_at_one_slot(join: Join) -> None:
     one, two = join(), join()
     lease = acquire(one, "a")

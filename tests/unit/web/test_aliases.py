@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from proxy.backends.pools import Backend, BackendPools
 from proxy.config import ApiKey, Secret, Settings
 from tests.apps import app_on
-from tests.fakes import CAPS, ScriptedDriver, wait_until
+from tests.fakes import CAPS, ScriptedDriver, services_of, wait_until
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 
@@ -80,6 +80,41 @@ def test_an_unknown_model_is_a_404_with_those_that_exist(
     assert answer.json["error"]["message"] == (
         f"the model {name!r} does not exist: use qwen3 or tiny"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("QWEN3-8B-instruct", "Qwen3-8B-Instruct"),  # other letters
+        ("qwen3-8b", "Qwen3-8B-Instruct"),  # a part
+        ("qwen3-8b-instrukt", "Qwen3-8B-Instruct"),
+        ("Tinny", "tiny"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    to = client("Qwen3-8B-Instruct", "tiny", "other")
+    for answer in (
+        to.post("/v1/chat/completions", json={**HI, "model": name}),
+        to.get(f"/v1/models/{name}"),
+    ):
+        assert answer.status_code == 404
+        assert answer.json is not None
+        message = answer.json["error"]["message"]
+        assert message == f"the model {name!r} does not exist: did you mean {meant}?"
+
+
+def test_models_that_failed_are_not_offered() -> None:
+    to = client("qwen3", "qwen3-broken", "tiny")
+    broken = services_of(to.application).gateway.registry.backends["qwen3-broken"]
+
+    class Broken(ScriptedDriver):
+        status = "failed"
+
+    broken.driver = Broken(caps=CAPS)
+    for name, end in (("qwen3-Broken", "did you mean qwen3?"), ("x", "use qwen3 or tiny")):
+        answer = to.post("/v1/chat/completions", json={**HI, "model": name})
+        assert answer.json is not None
+        assert answer.json["error"]["message"].endswith(end)
 
 
 def test_rights_are_those_for_the_model_that_is_served() -> None:

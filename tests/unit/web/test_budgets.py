@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.accounts.limiting import allowance
@@ -19,7 +20,7 @@ from proxy.accounts.limits import Budget
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
-from tests.fakes import ScriptedDriver, ledger_of, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, ledger_of, say, services_of, wait_until
 from tests.http_fakes import FakeHandler, FakeServer
 from tests.unit.web.account_client import Http, keyed
 
@@ -71,6 +72,71 @@ def test_budget_of_money_without_a_price_is_a_warning(
     made = http.admin("/key/generate", **body)
     assert made.status_code == 200
     assert ("add a [[price]]" in made.headers.get("x-slotproxy-warning", "")) is warns
+
+
+def test_refusal_names_what_is_spent_and_what_the_request_may_cost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = ScriptedDriver(say("Hel", "lo", usage=Usage(7, 3, 0)))
+    http = keyed(driver, tmp_path, price=(Price(prompt=1, completion=2),))
+    key = http.make(max_budget=0.0002)["key"]
+    assert _chat(http, key).status_code == 200  # 13 millionths
+    message = _chat(http, key, 21).json["error"]["message"]
+    assert message == (
+        "Budget has been exceeded! this API key may spend 0.0002, 0.000013 are spent or reserved,"
+        " and this request may cost up to 0.000189: ask an administrator for more"
+    )
+    assert (
+        "hard limit of 0.0002: 0.000013 are spent or reserved, and this request may cost"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("unit", ["money", "tokens"])
+def test_an_answer_without_a_length_ends_where_its_budget_ends(
+    tmp_path: Path, unit: str, stream: bool
+) -> None:
+    driver = ScriptedDriver(say("Hel", "lo", usage=Usage(7, 3, 0)))
+    http = keyed(driver, tmp_path, price=(Price(prompt=1_000_000, completion=1_000_000),))
+    budgets = [{"unit": unit, "max_budget": PROMPT + 40 + 10}]
+    key = http.make(budget_limits=budgets)["key"]
+
+    def ask(**more: Any) -> Any:
+        answer = http.chat(key, stream=stream, **more)
+        assert answer.data  # read to its end
+        return answer
+
+    first = ask()
+    assert first.status_code == 200
+    assert driver.tasks[-1].max_tokens == 50
+    assert first.headers["x-slotproxy-warning"] == (
+        f"the answer ends after 50 tokens at the latest: 0 of 197 {unit} of the budget of the key"
+        " are spent or reserved"
+    )
+    assert ask(max_tokens=41).status_code == 429  # so does the client that says how much it wants
+    assert ask(max_tokens=25).status_code == 200
+    assert ask().status_code == 200
+    assert driver.tasks[-1].max_tokens == 30
+    assert (ask().status_code, ask().status_code) == (200, 429)  # 20 tokens are left, then 10
+    assert ask(max_tokens=10).status_code == 200
+
+
+def test_answers_of_unknown_length_leave_something_for_each_other(tmp_path: Path) -> None:
+    """Each takes half of what is left, but 1024 tokens if they are there."""
+    driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=8))
+    http = keyed(driver, tmp_path)
+    key = http.make(budget_limits=[{"unit": "tokens", "max_budget": 3 * 1024 + 4 * PROMPT}])["key"]
+    others: list[Any] = []
+
+    def another() -> None:
+        driver.script = say("x") if len(others) == 3 else [another, *say("x")]
+        others.append(http.chat(key).status_code)
+
+    driver.script = [another, *say("Hel", "lo")]
+    assert http.chat(key).status_code == 200
+    lengths = [task.max_tokens or 0 for task in driver.tasks]
+    assert (others, lengths) == ([429, 200, 200], [1683, 1024, 512])
 
 
 def test_budget_of_a_period_names_its_end(http: Http) -> None:

@@ -13,8 +13,8 @@ from tests.unit.web.test_pages_session import BROWSER
 
 
 def listed(app: Any) -> list[Any]:
-    found: list[Any] = app.test_client().get("/pages/api/chat/models").json
-    return found
+    models: list[Any] = app.test_client().get("/pages/api/chat/models").json["models"]
+    return models
 
 
 def test_model_is_ready_and_shows_its_defaults() -> None:

@@ -69,3 +69,27 @@ def test_prefix_is_before_the_page_too() -> None:
 def test_without_pages_browsers_get_the_list() -> None:
     http = make_app(ScriptedDriver(), pages=False).test_client()
     assert http.get("/models", headers={"Accept": BROWSER}).json["object"] == "list"
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/"])
+def test_page_of_llama_swap_leads_here(open_site: FlaskClient, path: str) -> None:
+    answer = open_site.get(path, headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.headers["Location"]) == (301, "/models")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "use"),
+    [
+        ("/unload", "GET", "POST"),
+        ("/v1/models", "POST", "GET"),
+        ("/v1/files", "PUT", "GET or POST"),
+    ],
+)
+def test_wrong_method_is_answered_with_the_right_one(
+    open_site: FlaskClient, path: str, method: str, use: str
+) -> None:
+    answer = open_site.open(path, method=method)
+    assert answer.status_code == 405
+    assert answer.json is not None
+    message = answer.json["error"]["message"]
+    assert message == f"method {method} is not allowed for this route: use {use}"

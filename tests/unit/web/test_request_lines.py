@@ -29,6 +29,7 @@ from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
 from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
+from tests.unit.web.account_client import keyed
 
 QUIET = (
     "/livez",
@@ -384,3 +385,12 @@ def test_question_on_the_page_is_one_line_with_its_model(tmp_path: Path, log: Lo
     assert [(one["path"], one["model"]) for one in lines] == [(f"{talks}/{talk}/ask", "scripted")]
     assert page.post(f"{talks}/{talk}/ask", json={"text": 1}, headers=any_key).status_code == 400
     assert [one["status"] for one in log.take()] == [400]
+
+
+def test_line_names_a_key_by_its_alias(tmp_path: Path, log: Log) -> None:
+    http = keyed(ScriptedDriver(), tmp_path)
+    made = http.make(key_alias="bob-laptop")
+    log.take()
+    assert http.chat(made["key"]).status_code == http.chat("sk-ops").status_code == 200
+    lines = [(line["key"], line["key_alias"]) for line in log.take()]
+    assert lines == [(made["key_id"], "bob-laptop"), ("ops", "")]

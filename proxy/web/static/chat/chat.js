@@ -124,8 +124,8 @@ function useModel() {
 
 /** Tell the user if the chosen model is gone. */
 function tellGone() {
-  const { gone } = models;
-  if (gone) tell(words("chat.model_gone", { name: gone }));
+  const { gone, server } = models;
+  if (gone) tell(words(server ? "chat.model_away" : "chat.model_gone", { name: gone, server }));
   return Boolean(gone);
 }
 

@@ -11,6 +11,7 @@ const QUIET = ["ready", "busy", "unknown"]; // states that a list of models does
 
 export class Models {
   #known = new Map();
+  #unread = []; // the servers whose models are unknown
   #next = 0;
 
   /** `chosen(model)` is called with the data of the chosen model whenever they are read. */
@@ -39,6 +40,11 @@ export class Models {
     return selectedOptions[0]?.dataset.gone !== undefined || (this.#known.size && !this.#known.has(value)) ? value : "";
   }
 
+  /** The server that may have the chosen model, if that is gone. */
+  get server() {
+    return this.#unread[0]?.name;
+  }
+
   /** Choose a model, which may be gone. */
   choose(name) {
     if (name && ![...this.select.options].some((one) => one.value === name)) {
@@ -61,7 +67,8 @@ export class Models {
     this.#next = setTimeout(() => this.look(), state === "loading" || state === "waiting" ? SOON : LOOK);
   }
 
-  #take(found) {
+  #take({ models: found, unread }) {
+    this.#unread = unread;
     this.#known = new Map(found.map((one) => [one.name, one]));
     const listed = new Map([...this.select.options].map((one) => [one.value, one]));
     for (const one of found) {
@@ -84,7 +91,7 @@ export class Models {
       if (one) say(option, option.value === value || QUIET.includes(one.state) ? one.title : `${one.title} · ${told(one)}`);
     }
     const one = this.#known.get(value);
-    const state = one ? one.state : this.gone ? "gone" : "unknown";
+    const state = one ? one.state : this.gone ? (this.server ? "down" : "gone") : "unknown";
     this.at("model-dot").dataset.state = DOTS[state] ?? "";
     const note = this.at("model-state");
     say(note, one ? told(one) : words(`chat.states.${state}`));

@@ -168,7 +168,8 @@ export class Talks {
   }
 
   #row() {
-    const open = make("button", { type: "button", onclick: () => this.choose(row.talk) });
+    const name = make("span", { className: "title" });
+    const open = make("button", { type: "button", onclick: () => this.choose(row.talk) }, name);
     const act = (sign, done) => make("button", { type: "button", className: "quiet sign", onclick: done }, icon(sign));
     const pin = act("pin", () => this.change(row.talk, { pinned: !row.talk.settings.pinned }));
     const rename = act("pencil", () => {
@@ -185,7 +186,7 @@ export class Talks {
     row.update = (one) => {
       row.talk = one;
       const title = one.title || words("chat.untitled");
-      say(open, title);
+      say(name, title);
       row.className = one.filed ? "filed" : "";
       move.title = move.ariaLabel = words("talks.move", { name: title });
       open.setAttribute("aria-current", String(one.id === this.shown()?.id));

@@ -32,11 +32,17 @@ export class Dialogs {
       dialog.querySelector("form")?.addEventListener("submit", (event) => this.#send(event, dialog));
     }
     const user = this.#form("keys").querySelector("[name='user_id']");
+    const other = this.#part("new-user").querySelector("input");
     user.addEventListener("change", () => {
-      const other = this.#part("new-user");
-      other.hidden = user.value !== "+";
-      other.querySelector("input").required = !other.hidden;
-      if (!other.hidden) other.querySelector("input").focus();
+      this.#askNewUser(user.value === "+");
+      if (user.value === "+") other.focus();
+    });
+    // A person who is invited becomes a user of this name, unless something else is chosen.
+    const name = this.#form("keys").querySelector("[name='key_alias']");
+    let copied = "";
+    name.addEventListener("input", () => {
+      if (this.#part("invitation").hidden || !["", copied].includes(other.value)) return;
+      other.value = copied = name.value;
     });
     // Nobody reads a key that is not on the screen any more.
     this.#part("made").addEventListener("close", () => (this.#part("secret").value = ""));
@@ -67,9 +73,12 @@ export class Dialogs {
       say(this.#part("kept"), expires);
     }
     fill(form, entry ?? {});
-    this.#part("new-user").hidden = true;
-    this.#part("new-user").querySelector("input").required = false;
+    this.#askNewUser(false);
     const before = read(form);
+    if (path === "invite") {
+      form.elements.user_id.value = "+";
+      this.#askNewUser(true);
+    }
     this.#open(dialog, async (now) => {
       const fields = differing(before, now);
       if (fields.user_id === "+") fields.user_id = fields.new_user;
@@ -79,6 +88,12 @@ export class Dialogs {
       else if (kind === "users") fields.auto_create_key = false;
       return this.#calls.post(`${PATHS[kind]}/${path}`, fields);
     });
+  }
+
+  #askNewUser(asks) {
+    const part = this.#part("new-user");
+    part.hidden = !asks;
+    part.querySelector("input").required = asks;
   }
 
   /** Give a key a new secret. */

@@ -34,9 +34,10 @@ function show(next) {
 }
 
 function draw() {
-  const { models, room, served } = state;
-  at("served").hidden = served.length === 0;
+  const { models, room, served, unread } = state;
+  at("served").hidden = served.length + unread.length === 0;
   keyed(at("served-models"), served, (one) => one.name, servedCard);
+  keyed(at("unread"), unread, (one) => one.name, unreadCard);
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
   at("legend").hidden = room.bars.every((bar) => bar.limit === null);
@@ -105,6 +106,20 @@ function servedCard({ name }) {
     status.dataset.state = DOTS[one.state] ?? "busy";
     say(status, words(`chat.states.${one.state}`));
     say(file, one.context ? words("models.context", { n: whole_number(one.context) }) : "");
+  };
+  return element;
+}
+
+/** A server whose models are unknown, as it has not answered yet. */
+function unreadCard({ name }) {
+  const status = make("p", { className: "state" });
+  const why = make("p", { className: "note", lang: "en" });
+  const head = make("div", {}, make("div", { className: "what" }, make("h3", {}, name), status), make("p", {}, words("models.unread")), why);
+  const element = make("article", { className: "card model" }, make("header", {}, head));
+  element.update = (one) => {
+    status.dataset.state = one.why ? "down" : "busy";
+    say(status, words(`chat.states.${one.why ? "down" : "unknown"}`));
+    say(why, one.why);
   };
   return element;
 }

@@ -221,7 +221,7 @@ function known({ model, n_ctx, found, view }) {
     const parts = instead.map(([reason, n]) => words("status.instead_value", { reason: words(`status.passed.${reason}`, {}, reason), n: count(n) }));
     facts.push([words("status.instead"), parts.join(", ")]);
   }
-  if (found) facts.push([words("status.kind"), [found.dialect, found.build].filter(Boolean).join(" · ")]);
+  if (found) facts.push([words("status.kind"), found.provisional ? words("status.load.unloaded") : [found.dialect, found.build].filter(Boolean).join(" · ")]);
   if (n_ctx) facts.push([words("status.context"), words("common.tokens", { n: count(n_ctx) })]);
   if (found) {
     const can = [...ABILITIES, ...STORES].filter((name) => found[name]).map((name) => words(`status.ability.${name}`));

@@ -37,9 +37,13 @@ class Clock:
         return self.now
 
 
-def charge(meter: Meter, need: int, wish: int = 0, subject: str = "key k") -> Charge:
-    """In requests or tokens."""
-    return Charge(subject, meter, need * TICKS, max(need, wish) * TICKS)
+def charge(
+    meter: Meter, need: int, wish: int = 0, subject: str = "key k", least: int = ANY
+) -> Charge:
+    """In requests or tokens. It takes all of its wish, or `least` of it."""
+    wish = max(need, wish)
+    least = wish if least == ANY else least
+    return Charge(subject, meter, need * TICKS, wish * TICKS, least=least * TICKS)
 
 
 class Windows(RuleBasedStateMachine):
@@ -67,9 +71,9 @@ class Windows(RuleBasedStateMachine):
         self.clock.now += int(1_000_000 * seconds)
         self.sink()
 
-    @rule(need=st.integers(0, 9), more=st.integers(0, 9))
-    def take(self, need: int, more: int) -> None:
-        charges = [charge(meter, need, need + more) for meter in self.meters]
+    @rule(need=st.integers(0, 9), more=st.integers(0, 9), least=st.integers(0, 9))
+    def take(self, need: int, more: int, least: int) -> None:
+        charges = [charge(meter, need, need + more, least=least) for meter in self.meters]
         found = self.limiter.take(charges, ())
         lefts = [
             Fraction(meter.capacity, TICKS) - level
@@ -81,7 +85,9 @@ class Windows(RuleBasedStateMachine):
                 self.check_wait(found, need)
             return
         assert isinstance(found, Taken)
-        amounts = [min(Fraction(need + more), left) for left in lefts]
+        parts = [max(Fraction(need), Fraction(least), left / 2) for left in lefts]
+        parts = [Fraction(int(part * TICKS), TICKS) for part in parts]
+        amounts: list[Any] = [min(need + more, a, b) for a, b in zip(lefts, parts, strict=True)]
         assert [Fraction(one, TICKS) for one in found.amounts] == amounts
         self.levels = [a + b for a, b in zip(self.levels, amounts, strict=True)]
         self.running.append(found)

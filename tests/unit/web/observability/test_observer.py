@@ -64,7 +64,7 @@ def test_closed_log_stream_loses_only_the_line(lines: Lines) -> None:
 def test_line_has_times_in_tenths_of_milliseconds() -> None:
     environ = {"PATH_INFO": "/" + "p" * 300, "REQUEST_METHOD": "POST", "REMOTE_ADDR": "192.0.2.7"}
     record = Record({"HTTP_X_REQUEST_ID": "7", **environ})
-    record.status, record.key = 200, "ann"
+    record.status, record.key, record.alias = 200, "key_7", "ann"
     record.info = Info(
         model="m", backend="b", slot=3, queue_wait=0.00123, first_token=0.01, usage=Usage(10, 16, 3)
     )
@@ -76,7 +76,8 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
         "method": "POST",
         "path": "/" + "p" * 199,
         "status": 200,
-        "key": "ann",
+        "key": "key_7",
+        "key_alias": "ann",
         "model": "m",
         "backend": "b",
         "tier": "cloud",
@@ -103,7 +104,7 @@ def text_of(record: Record, took: float, form: Lines) -> str:
 def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
     form = Lines("text")
     record = Record({"PATH_INFO": "/v1/chat/completions", "REQUEST_METHOD": "POST"})
-    record.status, record.key = 200, "ann"
+    record.status, record.key, record.alias = 200, "key_8889966c5cbda104a997f3c2", "ann"
     record.info = Info(model="qwen3", first_token=0.18, usage=Usage(31, 12, 24))
     record.info.outcome = "stop"
     assert text_of(record, 1.52, form) == (
@@ -113,6 +114,16 @@ def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
     plain = Record({"PATH_INFO": "/x", "REQUEST_METHOD": "GET"})
     plain.status, plain.info.outcome = 404, "not_found_error"
     assert text_of(plain, 0.0001, form) == f"404   {'GET /x':25}  1 ms  not_found_error"
+
+
+def test_line_says_that_an_answer_was_carried_on_or_cut_off() -> None:
+    record = request("/")
+    record.status, record.info.continued, record.info.outcome = 200, 1, "stop"
+    assert text_of(record, 36, Lines("text")).endswith("  36.0 s  continued  stop")
+    record.info = Info(outcome="gateway_stopping")
+    assert text_of(record, 1, Lines("text")).endswith("  1.0 s  cut off: gateway_stopping")
+    record.status = 503
+    assert text_of(record, 1, Lines("text")).endswith("  1.0 s  gateway_stopping")
 
 
 def test_long_path_is_shortened_in_the_middle() -> None:
@@ -129,7 +140,7 @@ def test_line_for_people_has_no_control_characters_of_a_client() -> None:
 
 @pytest.mark.parametrize(
     ("status", "outcome", "colour"),
-    [(200, "stop", 32), (200, "upstream_fault", 33), (429, "rate_limited", 33), (502, "x", 31)],
+    [(200, "stop", 32), (200, "upstream_fault", 31), (429, "rate_limited", 33), (502, "x", 31)],
 )
 def test_colour_of_a_status_says_how_the_request_ended(
     status: int, outcome: str, colour: int
