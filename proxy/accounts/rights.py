@@ -19,6 +19,8 @@ from .limits import NO_LIMITS, Limits
 
 Priority = Literal["", "high", "normal", "low"]
 OnOverflow = Literal["", "refuse", "compact"]
+Loops = Literal["", "auto", "off", "end", "mend"]
+LOOPS: tuple[Loops, ...] = ("auto", "off", "end", "mend")
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes. An API that a package adds may have one of its own name besides.
@@ -44,7 +46,8 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Names may be patterns, in which `*` stands for any text; `apis` has names of APIS and
     API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
     client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
-    `on_overflow` says what happens to conversations that do not fit. `share` of a key, its user or
+    `on_overflow` says what happens to conversations that do not fit, `loops` to answers that repeat
+    themselves. `share` of a key, its user or
     its team lets conversations be shared."""
 
     models: tuple[str, ...] = ()
@@ -60,6 +63,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: str = ""
     limits: Limits = NO_LIMITS
     on_overflow: OnOverflow = ""
+    loops: Loops = ""
 
 
 class Permissions(Struct, frozen=True):
@@ -72,6 +76,11 @@ class Permissions(Struct, frozen=True):
         if self.rights:
             barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
             force_setattr(self, "barred_tiers", barred)
+
+    @property
+    def loops(self) -> Loops:
+        """What happens to answers that repeat themselves, "" if no right says it."""
+        return next((rights.loops for rights in self.rights if rights.loops), "")
 
     def _permit(self, what: str, names: Iterable[str]) -> bool:
         """Whether all rights permit `what` with any of these names."""

@@ -191,6 +191,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             scheduler=scheduler,
             clock=time.monotonic,
             generation=GenerationSettings(new_id, reasoning=settings.reasoning_format),
+            loops=settings.referee.loops,
             continues=settings.continue_broken,
             side_jobs=fixed.SIDE_JOBS,
             ping=fixed.PING,

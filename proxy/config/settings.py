@@ -25,6 +25,7 @@ _NO_KEY = Secret("")
 Texts = tuple[str, ...]
 ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
+Loops = Literal["auto", "off", "end", "mend"]
 
 
 # The group of a setting in the help, its help, a validator, and bounds of its value.
@@ -79,6 +80,7 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         (), "what a server of the kind openai ignores, so that the prompt describes it"
     )
     on_overflow: Overflow | None = _key(None, "overrides --on-overflow for this server's model")
+    loops: Loops | None = _key(None, "overrides loops of [referee] for this server's model")
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
@@ -169,12 +171,24 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
+class RefereeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[referee]`` table of the file: answers that repeat themselves, and thoughts."""
+
+    loops: Loops = _key(
+        "auto",
+        "answers that repeat themselves: end them, mend them (the answer goes on), off, or auto:"
+        " mend reasoning, end text",
+    )
+    rows: ClassVar[tuple[Declared, ...]] = _above()
+
+
 # Tables of the file. A key of theirs has no flag, but a variable, as SLOTPROXY_OIDC_ISSUER.
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "chatglm": ChatGLMConfig,
     "agent": AgentConfig,
     "search": SearchConfig,
     "oidc": OidcConfig,
+    "referee": RefereeConfig,
 }
 
 _serving = _group("Serving")
@@ -385,6 +399,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     agent: AgentConfig = AgentConfig()
     search: SearchConfig = SearchConfig()
     oidc: OidcConfig = OidcConfig()
+    referee: RefereeConfig = RefereeConfig()
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
@@ -418,6 +433,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 slots=model.places,
                 ctx_size=model.ctx_size,
                 on_overflow=model.on_overflow,
+                loops=model.loops,
                 launch=model,
             )
             for model in self.model

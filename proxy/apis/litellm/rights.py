@@ -20,7 +20,15 @@ from ...accounts.limits import (
     Quantity,
     Window,
 )
-from ...accounts.rights import API_GROUPS, APIS, OVERFLOWS, PRIORITIES, Rights, wrong_network
+from ...accounts.rights import (
+    API_GROUPS,
+    APIS,
+    LOOPS,
+    OVERFLOWS,
+    PRIORITIES,
+    Rights,
+    wrong_network,
+)
 from ...errors import InvalidParameter
 from .. import added, fields
 from ..fields import Body
@@ -339,6 +347,7 @@ COLUMNS: dict[str, Field] = {
     "priority": _choice("priority", "The highest class in the queue.", "low", PRIORITIES),
     "group": Field(text("Keys of one group share cached prompts.", "research"), "group", _group),
     "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),
+    "loops": _choice("loops", "What happens to answers that repeat themselves.", "end", LOOPS),
 }
 FIELDS: dict[str, Schema | Field] = {
     **COLUMNS,
