@@ -1,0 +1,197 @@
+"""Answers that repeat themselves, from the request to the client, on scripted backends."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from werkzeug.test import TestResponse
+
+from proxy.config import keys
+from proxy.config.settings import RefereeConfig
+from proxy.core.events import Batch, Finished, ReasoningDelta, Started
+from proxy.core.usage import Usage
+from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say
+
+MODERN = msgspec.structs.replace(
+    CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False, n_ctx=8192
+)
+BEGUN = "The harbour was quiet that night, and nobody saw the boat. "
+UNIT = "She asked him where the key was, and he said that he did not know. "
+THOUGHT = "Let me see. "
+AGAIN = "Wait, maybe the key is in the boat, or it is not in the boat. "
+SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+DOCUMENT = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+}
+
+
+def pieces(text: str) -> list[str]:
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def looping(begun: str = BEGUN, unit: str = UNIT, copies: int = 60) -> list[Batch]:
+    return say(*pieces(begun + unit * copies), reason="length", usage=Usage(7, 900, 0))
+
+
+def answered(*scripts: Script, template: str = "chatml", **fields: Any) -> tuple[Any, Any]:
+    """The JSON of an answer, with its header, and the driver."""
+    driver = ScriptsInTurn(*scripts, caps=MODERN)
+    got = _post(client(driver, chat_template=template), **fields)
+    assert got.status_code == 200, got.get_data(as_text=True)
+    return got, driver
+
+
+def _post(to: Any, **fields: Any) -> TestResponse:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2000, **fields}
+    got: TestResponse = to.post("/v1/chat/completions", json=body)
+    got.get_data()  # all of it, if it is a stream
+    return got
+
+
+def message_of(got: TestResponse) -> tuple[dict[str, Any], str]:
+    assert got.json is not None
+    choice = got.json["choices"][0]
+    return choice["message"], choice["finish_reason"]
+
+
+def test_text_that_repeats_itself_ends_behind_its_first_copy() -> None:
+    got, driver = answered(looping())
+    message, reason = message_of(got)
+    assert (message["content"], reason) == (BEGUN + UNIT.rstrip(), "stop")
+    assert "repeated itself in its text" in got.headers["x-slotproxy-warning"]
+    assert len(driver.tasks) == 1
+    assert driver.runs[0].closed.is_set()
+    assert got.json["usage"]["completion_tokens"] < 250  # of 900
+
+
+def test_a_stream_ends_with_a_sentence_and_says_why() -> None:
+    got, _ = answered(looping(), stream=True)
+    events = got.get_data(as_text=True).split("\n\n")
+    assert ": the model repeated itself in its text: the answer was ended there" in events
+    data = [json.loads(e[6:]) for e in events if e.startswith("data: {")]
+    text = "".join(e["choices"][0]["delta"].get("content") or "" for e in data)
+    assert data[-1]["choices"][0]["finish_reason"] == "stop"
+    assert text.startswith(BEGUN + 3 * UNIT)
+    assert text.endswith("did not know.")
+    assert len(text) < 1200
+
+
+def test_mended_text_goes_on_from_its_first_copy_with_a_penalty() -> None:
+    driver = ScriptsInTurn(looping(), say(" Then", " they", " left."), caps=MODERN)
+    got = _post(client(driver, referee=RefereeConfig(loops="mend")))
+    message, reason = message_of(got)
+    assert message["content"] == f"{BEGUN}{UNIT.rstrip()} Then they left."
+    assert reason == "stop"
+    first, second = driver.tasks
+    assert second.prompt == f"{first.prompt}{BEGUN}{UNIT.rstrip()}"
+    assert second.sampling["repeat_penalty"] > 1
+    assert second.max_tokens is not None and second.max_tokens < 2000
+    assert "it was continued" in got.headers["x-slotproxy-warning"]
+
+
+def test_a_text_is_mended_twice_and_then_ends() -> None:
+    loops = [looping(unit=f"{n} {UNIT}") for n in ("One.", "Two.", "Three.", "Four.")]
+    driver = ScriptsInTurn(*loops, caps=MODERN)
+    got = _post(client(driver, referee=RefereeConfig(loops="mend")))
+    message, reason = message_of(got)
+    assert reason == "stop"
+    assert len(driver.tasks) == 3
+    assert all(message["content"].count(f"{n} {UNIT.rstrip()}") == 1 for n in ("One.", "Three."))
+    weaker, stronger = (task.sampling["repeat_penalty"] for task in driver.tasks[1:])
+    assert weaker < stronger
+    assert got.json["usage"]["completion_tokens"] <= 2000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_that_repeat_themselves_end_and_the_answer_follows(stream: bool) -> None:
+    thoughts = looping("<think>\n" + THOUGHT, AGAIN)
+    answer = say("In", " the", " drawer.")
+    got, driver = answered(thoughts, answer, template="qwen", stream=stream)
+    kept = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
+    assert driver.tasks[1].prompt == driver.tasks[0].prompt + kept
+    assert "repeat_penalty" not in driver.tasks[1].sampling
+    if stream:
+        events = got.get_data(as_text=True).split("\n\n")
+        chunks = [json.loads(e[6:]) for e in events if e.startswith("data: {")]
+        deltas = [chunk["choices"][0] for chunk in chunks]
+        content = "".join(d["delta"].get("content") or "" for d in deltas)
+        assert (content, deltas[-1]["finish_reason"]) == ("In the drawer.", "stop")
+        return
+    message, reason = message_of(got)
+    assert (message["content"], reason) == ("In the drawer.", "stop")
+    assert message["reasoning_content"] == THOUGHT + AGAIN.rstrip()
+    assert "repeated itself in its reasoning" in got.headers["x-slotproxy-warning"]
+
+
+def test_a_document_follows_thoughts_that_repeated_themselves() -> None:
+    thoughts = looping("<think>\n" + THOUGHT, AGAIN)
+    got, driver = answered(thoughts, say('{"x":', '"y"}'), template="qwen", **DOCUMENT)
+    message, reason = message_of(got)
+    assert (json.loads(message["content"]), reason) == ({"x": "y"}, "stop")
+    assert message["reasoning_content"] == THOUGHT + AGAIN.rstrip()
+    kept = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
+    assert driver.tasks[1].prompt == driver.tasks[0].prompt + kept
+    assert driver.tasks[1].sampling["grammar"]
+
+
+def test_a_document_that_repeats_itself_is_cut_and_called_incomplete() -> None:
+    for mode in ("auto", "mend"):
+        driver = ScriptedDriver(looping('{"x":"', UNIT), caps=MODERN)
+        got = _post(client(driver, referee=RefereeConfig(loops=mode)), **DOCUMENT)
+        message, reason = message_of(got)
+        assert reason == "length"
+        assert message["content"].startswith('{"x":"' + 3 * UNIT)  # none is taken back
+        assert "not complete" in got.headers["x-slotproxy-warning"]
+        assert len(driver.tasks) == 1
+
+
+def test_reasoning_that_a_backend_parses_itself_is_cut() -> None:
+    steps = [[ReasoningDelta(piece)] for piece in pieces(THOUGHT + 60 * AGAIN)]
+    script = [[Started()], *steps, [Finished(reason="length", usage=Usage(7, 900, 0))]]
+    driver = ScriptedDriver(script, caps=msgspec.structs.replace(MODERN, native=True))
+    got = _post(client(driver))
+    message, reason = message_of(got)
+    assert (message["content"] or "", reason) == ("", "length")
+    assert "not complete" in got.headers["x-slotproxy-warning"]
+    assert len(message["reasoning_content"]) < 1200
+
+
+@pytest.mark.parametrize(
+    ("options", "whole"), [("loops=off", True), ("loops=end", False), ("", False)]
+)
+def test_a_key_says_what_becomes_of_repetitions(options: str, whole: bool) -> None:
+    known = keys.read(f"me secret-key {options}\n", "keys")
+    to = client(ScriptedDriver(looping(), caps=MODERN), file_keys=known)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2000}
+    headers = {"Authorization": "Bearer secret-key"}
+    got = to.post("/v1/chat/completions", json=body, headers=headers)
+    assert ("x-slotproxy-warning" not in got.headers) == whole
+    assert (message_of(got)[0]["content"] == BEGUN + 60 * UNIT) == whole
+
+
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"return_tokens": True, "stream": False}])
+def test_programs_that_want_every_token_get_it(fields: dict[str, Any]) -> None:
+    to = client(ScriptedDriver(looping(), caps=MODERN))
+    body = {"prompt": "Hi", "n_predict": 2000, **fields}
+    got = to.post("/completion", json=body)
+    assert got.json is not None
+    assert got.json["content"] == BEGUN + 60 * UNIT
+
+
+def test_a_prompt_without_messages_is_cut_only_if_a_setting_says_it() -> None:
+    for mode, is_cut in (("auto", False), ("end", True)):
+        to = client(ScriptedDriver(looping(), caps=MODERN), referee=RefereeConfig(loops=mode))
+        got = to.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 2000})
+        assert got.json is not None
+        assert (got.json["choices"][0]["finish_reason"] == "stop") == is_cut
+
+
+def test_what_is_written_twice_stays() -> None:
+    text = BEGUN + 3 * (UNIT + "\n") + "The end."
+    got, _ = answered(say(*pieces(text)))
+    assert message_of(got)[0]["content"] == text
+    assert "x-slotproxy-warning" not in got.headers
