@@ -42,6 +42,9 @@ class Loop(Struct, frozen=True):
     def first_copy(self, text: bytes | bytearray) -> int:
         """Where its first copy ends, with the sentence or line that ends next."""
         copy = self.start + self.period
+        first = text[self.start : copy].rstrip()
+        if first.endswith(_ENDS):
+            return self.start + len(first)
         end = _END.search(text, copy, min(len(text), copy + self.period))
         return _whole(text, end.end() if end else copy)
 
