@@ -24,7 +24,8 @@ _KINDS = ("json", "json_object", "regex", "choice", "grammar")
 CONSTRAINTS = {**{f"guided_{kind}": kind for kind in _KINDS}, "regex": "regex", "ebnf": "grammar"}
 KINDS = CONSTRAINTS | {f"structured_outputs.{kind}": kind for kind in _KINDS}
 OURS = ("grammar", "json_schema", "response_format")  # which constrain the answer, too
-THINKING = frozenset({"enable_thinking", "thinking", "reasoning"})
+BUDGETS = ("thinking_budget", "reasoning_budget_tokens")  # DashScope's and llama-server's
+THINKING = frozenset({"enable_thinking", "thinking", "reasoning", *BUDGETS})
 NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
@@ -96,17 +97,21 @@ def _think(out: dict[str, Any]) -> None:
     if out.keys().isdisjoint(THINKING):
         return
     reasoning = mapping(out, "reasoning")
+    budgets = [out.pop(name, None) for name in BUDGETS]
+    budgets.append(reasoning.get("max_tokens"))
     thinks = out.pop("enable_thinking", None)
     switch = out.pop("thinking", None)
     if isinstance(switch, dict):
         kind = text(switch, "type", at="thinking.")
-        out["thinking.budget_tokens"] = switch.get("budget_tokens")
+        budgets.append(switch.get("budget_tokens"))
         switch = kind == "enabled" if kind in ("enabled", "disabled") else None
     for name, value in (("thinking", switch), ("reasoning.enabled", reasoning.get("enabled"))):
         thinks = thinks if value is None else flag({name: value}, name)
     if effort := text(reasoning, "effort", at="reasoning."):
         out["reasoning_effort"] = out.get("reasoning_effort") or effort
-    out |= {f"reasoning.{name}": reasoning.get(name) for name in ("max_tokens", "exclude")}
+    budgets.insert(0, out.get("max_reasoning_tokens"))
+    out["max_reasoning_tokens"] = next((n for n in budgets if n is not None), None)
+    out["reasoning.exclude"] = reasoning.get("exclude")
     out.pop("reasoning", None)
     if thinks is not None:
         given = mapping(out, "chat_template_kwargs")
