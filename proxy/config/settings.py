@@ -81,6 +81,9 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
     on_overflow: Overflow | None = _key(None, "overrides --on-overflow for this server's model")
     loops: Loops | None = _key(None, "overrides loops of [referee] for this server's model")
+    max_reasoning_tokens: int | None = _key(
+        None, "overrides max_reasoning_tokens of [referee] for this server's model", ge=0
+    )
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
@@ -178,6 +181,9 @@ class RefereeConfig(msgspec.Struct, frozen=True, kw_only=True):
         "auto",
         "answers that repeat themselves: end them, mend them (the answer goes on), off, or auto:"
         " mend reasoning, end text",
+    )
+    max_reasoning_tokens: int = _key(
+        0, "tokens of reasoning in an answer to a request that does not say; 0: any", ge=0
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
@@ -434,6 +440,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 ctx_size=model.ctx_size,
                 on_overflow=model.on_overflow,
                 loops=model.loops,
+                max_reasoning_tokens=model.max_reasoning_tokens,
                 launch=model,
             )
             for model in self.model

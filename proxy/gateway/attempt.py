@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -62,7 +63,7 @@ from ..errors import (
 )
 from ..prompting.stages.prompted_output import corrected
 from ..referee.loops import STEP
-from ..referee.referee import FIRST, SEEN, Referee, mode_of, warning
+from ..referee.referee import EMPTY, FIRST, SEEN, Referee, budget, mode_of, spent, warning
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
@@ -407,6 +408,10 @@ class Attempt(Struct, eq=False, kw_only=True):
         self.generation = Generation(
             adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
         )
+        if self.generation.thoughts is not None:
+            usual = self._own_setting("max_reasoning_tokens") or context.reasoning_tokens
+            self.generation.budget = budget(task.request, limit, usual)
+            info.thoughts = (*info.thoughts, self.generation.budget)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -420,6 +425,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         last = batch[-1] if batch else None
         if type(last) is Finished:
             slot.on_finished(last)
+            if last.reason == "length" and self.generation.place == "thoughts":
+                self.info.note(EMPTY)
             tokens = self.tokens
             if tokens.switched or tokens.resumed or tokens.wasted:
                 batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
@@ -493,13 +500,15 @@ class Attempt(Struct, eq=False, kw_only=True):
         if type(batch[-1]) in LAST:
             return False
         if self.referee is None:
-            config = (self._slot.backend.host or self._slot.backend).config
-            own = None if config is None else config.loops
-            request, wanted = self.task.request, self.caller.may.loops
-            self.referee = Referee(mode_of(request, wanted, own, self.context.loops))
+            wanted = (self.caller.may.loops, self._own_setting("loops"), self.context.loops)
+            self.referee = Referee(mode_of(self.task.request, *wanted))
         waits = self.task.request.stream and self.generation.place == "text"
         self.look = self.referee.look(self.text, waits=waits)
         return not self.look
+
+    def _own_setting(self, name: str) -> Any:
+        """What the operator says of the backend's model, None for nothing."""
+        return getattr((self._slot.backend.host or self._slot.backend).config, name, None)
 
     def _step_in(self) -> Batch:
         """Continue or end the answer after a run that the referee stopped, because its text repeats
@@ -508,8 +517,10 @@ class Attempt(Struct, eq=False, kw_only=True):
         task, place = self.next_task, generation.place
         continues = isinstance(self.task.prompt, str) and task.suffix is None
         continues = continues and not task.backend_templates and not self._slot.caps.native
-        size, keep, step = len(text), len(text), "close"
-        if not generation.over_budget:
+        size, keep, step = len(text), len(text), "close" if continues else "cut"
+        if generation.over_budget:
+            self.info.note(spent(generation.thinking))
+        else:
             assert referee is not None and referee.loop is not None
             step = referee.step(place, continues=continues)
             keep = referee.loop.first_copy(text)

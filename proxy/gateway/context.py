@@ -12,6 +12,7 @@ from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
+from ..referee.referee import Budget
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .admission import RetryBudget
@@ -24,6 +25,7 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]  # monotonic seconds
     generation: GenerationSettings
     loops: str = "auto"  # what becomes of repetitions, unless the model or the key says it
+    reasoning_tokens: int | None = None  # of an answer to a request that does not say
     continues: bool = True  # a broken answer resumes on another backend
     side_jobs: tuple[str, ...] = ()  # how the last message of a side job begins
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
@@ -98,6 +100,7 @@ class Info(Struct, kw_only=True):
     compacted: int = 0  # messages that a summary replaced
     warnings: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()  # those about repetitions and reasoning that the referee ended
+    thoughts: tuple[Budget, ...] = ()  # of its choices
     notice: str = ""  # the same in a stream, until it is sent
 
     def note(self, text: str) -> None:

@@ -81,6 +81,17 @@ def mode_of(request: CompletionRequest, *wanted: str | None) -> str:
     return "off" if mode == "auto" and not request.is_chat else mode
 
 
+def spent(tokens: int) -> str:
+    """What the client reads about reasoning that its budget ended."""
+    return f"the reasoning was ended after {tokens} tokens, so that an answer follows"
+
+
+EMPTY = (
+    "all tokens went into reasoning: raise max_tokens, or lower max_reasoning_tokens or"
+    " reasoning_effort"
+)
+
+
 def warning(step: Step, place: Place) -> str:
     """What the client reads about a repetition."""
     what = f"the model repeated itself in {WHERE[place]}"
@@ -93,10 +104,19 @@ def warning(step: Step, place: Place) -> str:
     return f"{what}: the answer was ended there and is not complete"
 
 
-def budget(limit: int, wanted: int | None, effort: str) -> int:
-    """The tokens that thoughts may take of an answer of `limit`: as many as wanted, or a share by
-    effort, but for a reserve for its words."""
-    most = limit - min(limit // RESERVE, MOST_RESERVE) if limit >= SMALL else limit
-    if wanted is None and effort in SHARES:
-        wanted = int(limit * SHARES[effort])
-    return most if wanted is None else min(most, wanted)
+class Budget(Struct, eq=False):
+    """Of the thoughts of one choice. Another thread may lower it, to end them at once."""
+
+    tokens: int
+
+
+def budget(request: CompletionRequest, limit: int, usual: int | None) -> Budget:
+    """What thoughts may take of an answer of at most `limit` tokens: what the client wants, a share
+    of max_tokens by its effort, or what is `usual`, but for a reserve for the words."""
+    wanted = request.reasoning_tokens
+    if wanted is None and request.max_tokens is not None and request.reasoning_effort in SHARES:
+        wanted = int(limit * SHARES[request.reasoning_effort])
+    if wanted is None:
+        wanted = usual
+    reserve = min(limit // RESERVE, MOST_RESERVE) if limit >= SMALL else 0
+    return Budget(limit - reserve if wanted is None else min(limit - reserve, wanted))

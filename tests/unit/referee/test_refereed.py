@@ -195,3 +195,62 @@ def test_what_is_written_twice_stays() -> None:
     got, _ = answered(say(*pieces(text)))
     assert message_of(got)[0]["content"] == text
     assert "x-slotproxy-warning" not in got.headers
+
+
+LONG_THOUGHT = "<think>\n" + " ".join(f"First step {n}, then the next." for n in range(200))
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "most"),
+    [
+        ("chat/completions", {"max_reasoning_tokens": 100}, 100),
+        ("chat/completions", {"reasoning_budget_tokens": 100}, 100),
+        ("chat/completions", {"thinking": {"type": "enabled", "budget_tokens": 100}}, 100),
+        ("chat/completions", {"reasoning": {"max_tokens": 100}}, 100),
+        ("chat/completions", {"reasoning_effort": "low", "max_tokens": 500}, 100),
+        ("chat/completions", {"max_tokens": 400}, 300),
+        ("messages", {"thinking": {"type": "enabled", "budget_tokens": 100}}, 100),
+        ("responses", {"reasoning": {"max_tokens": 100}}, 100),
+    ],
+)
+def test_thoughts_end_with_their_budget_and_the_answer_follows(
+    path: str, fields: dict[str, Any], most: int
+) -> None:
+    driver = ScriptsInTurn(say(*pieces(LONG_THOUGHT)), say("In", " the", " drawer."), caps=MODERN)
+    asked = [{"role": "user", "content": "Hi"}]
+    said = {"input": asked} if path == "responses" else {"messages": asked, "max_tokens": 2000}
+    got = client(driver, chat_template="qwen").post(f"/v1/{path}", json={**said, **fields})
+    assert got.status_code == 200, got.get_data(as_text=True)
+    assert "In the drawer." in got.get_data(as_text=True)
+    first, second = driver.tasks
+    thoughts = str(second.prompt).removeprefix(str(first.prompt))
+    assert thoughts.endswith("\n</think>\n\n")
+    assert abs(len(pieces(thoughts)) - most) <= 0.05 * most + 2  # with the tags
+    warnings = got.headers.getlist("x-slotproxy-warning")
+    assert warnings == [f"the reasoning was ended after {most} tokens, so that an answer follows"]
+
+
+def test_the_operator_bounds_the_thoughts_of_those_who_do_not() -> None:
+    for fields, most in (({}, 50), ({"max_reasoning_tokens": 80}, 80)):
+        driver = ScriptsInTurn(say(*pieces(LONG_THOUGHT)), say("Here."), caps=MODERN)
+        referee = RefereeConfig(max_reasoning_tokens=50)
+        got = _post(client(driver, chat_template="qwen", referee=referee), **fields)
+        assert message_of(got)[0]["content"] == "Here."
+        assert f"after {most} tokens" in got.headers["x-slotproxy-warning"]
+
+
+def test_a_document_follows_thoughts_over_their_budget() -> None:
+    thoughts, answer = say(*pieces(LONG_THOUGHT)), say('{"x":', '"y"}')
+    got, driver = answered(thoughts, answer, template="qwen", max_reasoning_tokens=60, **DOCUMENT)
+    assert json.loads(message_of(got)[0]["content"]) == {"x": "y"}
+    assert driver.tasks[1].sampling["grammar"]
+
+
+def test_an_answer_of_thoughts_alone_says_so() -> None:
+    steps = [[ReasoningDelta(piece)] for piece in pieces(THOUGHT)]
+    end = Finished(reason="length", usage=Usage(7, 900, 0))
+    script = [[Started()], *steps, [end]]
+    driver = ScriptedDriver(script, caps=msgspec.structs.replace(MODERN, native=True))
+    got = _post(client(driver))
+    assert message_of(got)[1] == "length"
+    assert "all tokens went into reasoning" in got.headers["x-slotproxy-warning"]
