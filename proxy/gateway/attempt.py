@@ -411,7 +411,6 @@ class Attempt(Struct, eq=False, kw_only=True):
         if self.generation.thoughts is not None:
             usual = self._own_setting("max_reasoning_tokens") or context.reasoning_tokens
             self.generation.budget = budget(task.request, limit, usual)
-            info.thoughts = (*info.thoughts, self.generation.budget)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""

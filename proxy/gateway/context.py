@@ -12,7 +12,6 @@ from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
 from ..core.usage import Usage
-from ..referee.referee import Budget
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .admission import RetryBudget
@@ -100,7 +99,6 @@ class Info(Struct, kw_only=True):
     compacted: int = 0  # messages that a summary replaced
     warnings: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()  # those about repetitions and reasoning that the referee ended
-    thoughts: tuple[Budget, ...] = ()  # of its choices
     notice: str = ""  # the same in a stream, until it is sent
 
     def note(self, text: str) -> None:

@@ -46,7 +46,7 @@ from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
-from ..referee.referee import Budget, Place
+from ..referee.referee import NEVER, Place
 from ..runtime.cancel import Cancel
 from .adapt import UNKNOWN, call_judges
 
@@ -114,7 +114,7 @@ class Generation(Struct, eq=False):
     known: int = 0  # length of `raw` before the current batch
     content: int = 0  # characters of the answer without its reasoning
     thinking: int = 0  # tokens of reasoning; a piece is a token
-    budget: Budget | None = None  # of them
+    budget: int = NEVER  # of them
     written_now: type | None = None  # of the last event of a backend that parses its answers
     over_budget: bool = False  # it has ended because they are spent
 
@@ -217,9 +217,9 @@ class Generation(Struct, eq=False):
             batch = thoughts.feed(batch)
             if batch is not came and not over and ReasoningDelta in map(type, batch):
                 self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
-                goes_on = not thoughts.over and type(came[-1]) not in LAST
-                if self.budget is not None and self.thinking >= self.budget.tokens and goes_on:
-                    self.ended = self.over_budget = True
+                if self.thinking >= self.budget or self.cancel.hurried:
+                    goes_on = not thoughts.over and type(came[-1]) not in LAST
+                    self.ended = self.over_budget = goes_on
             if self.deferred:
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
                 # contain the end of the reasoning and the end of the run, for whatever reason.

@@ -104,13 +104,7 @@ def warning(step: Step, place: Place) -> str:
     return f"{what}: the answer was ended there and is not complete"
 
 
-class Budget(Struct, eq=False):
-    """Of the thoughts of one choice. Another thread may lower it, to end them at once."""
-
-    tokens: int
-
-
-def budget(request: CompletionRequest, limit: int, usual: int | None) -> Budget:
+def budget(request: CompletionRequest, limit: int, usual: int | None) -> int:
     """What thoughts may take of an answer of at most `limit` tokens: what the client wants, a share
     of max_tokens by its effort, or what is `usual`, but for a reserve for the words."""
     wanted = request.reasoning_tokens
@@ -119,4 +113,4 @@ def budget(request: CompletionRequest, limit: int, usual: int | None) -> Budget:
     if wanted is None:
         wanted = usual
     reserve = min(limit // RESERVE, MOST_RESERVE) if limit >= SMALL else 0
-    return Budget(limit - reserve if wanted is None else min(limit - reserve, wanted))
+    return limit - reserve if wanted is None else min(limit - reserve, wanted)

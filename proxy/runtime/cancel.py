@@ -23,12 +23,13 @@ def client_left() -> Cancelled:
 
 
 class Cancel:
-    """Set once, never unset. The first reason counts."""
+    """Set once, never unset. The first reason counts. `hurried`: its reader wants the answer now,
+    so the model's reasoning ends."""
 
-    __slots__ = ("_callbacks", "_reason", "cancelled")
+    __slots__ = ("_callbacks", "_reason", "cancelled", "hurried")
 
     def __init__(self) -> None:
-        self.cancelled = False
+        self.cancelled = self.hurried = False
         self._reason: Reason = client_left
         self._callbacks: list[Callable[[], None]] = []
 
