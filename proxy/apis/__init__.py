@@ -20,7 +20,7 @@ from pathlib import Path
 GROUP = "slotproxy.apis"
 OWN = (
     "openai responses conversations anthropic ollama embeddings llamacpp status mcp models media"
-    " files batches vector_stores data litellm usage".split()
+    " files batches vector_stores data litellm usage thoughts".split()
 )
 
 

@@ -133,6 +133,15 @@ class Observer:
         if self._end is not None:
             cancel.cancel(self._end)
 
+    def hurry(self, name: str, may: Callable[[str], bool]) -> int:
+        """End the reasoning of the running requests with this id whose keys it `may` be of. Returns
+        how many there are."""
+        named = [one for one in self._running.copy() if one.id == name and may(one.key)]
+        for record in named:
+            if record.cancel is not None:
+                record.cancel.hurried = True
+        return len(named)
+
     def end_all(self, reason: Reason) -> None:
         """End all running requests, and those that begin from now on."""
         self._end = reason

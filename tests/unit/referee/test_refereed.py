@@ -254,3 +254,40 @@ def test_an_answer_of_thoughts_alone_says_so() -> None:
     got = _post(client(driver))
     assert message_of(got)[1] == "length"
     assert "all tokens went into reasoning" in got.headers["x-slotproxy-warning"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("my-request", 200), ("another", 404)])
+def test_a_client_ends_the_thoughts_of_its_request(name: str, status: int) -> None:
+    got: list[TestResponse] = []
+    thoughts: list[Any] = say(*pieces(LONG_THOUGHT))
+    thoughts.insert(40, lambda: got.append(to.post(f"/v1/requests/{name}/end-thinking")))
+    driver = ScriptsInTurn(thoughts, say("Here."), caps=MODERN)
+    to = client(driver, chat_template="qwen")
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3000}
+    answer = to.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "my-request"})
+    assert [ended.status_code for ended in got] == [status]
+    message, _ = message_of(answer)
+    if status == 200:
+        assert got[0].json == {"id": "my-request", "object": "request", "hurried": 1}
+        assert message["content"] == "Here."
+        assert len(pieces(message["reasoning_content"])) < 42
+        assert "the reasoning was ended after 39 tokens" in answer.headers["x-slotproxy-warning"]
+    else:
+        assert len(driver.tasks) == 1
+
+
+def test_no_key_ends_the_thoughts_of_another() -> None:
+    got: list[int] = []
+    thoughts: list[Any] = say(*pieces(LONG_THOUGHT))
+
+    def end(secret: str) -> None:
+        headers = {"Authorization": f"Bearer {secret}"}
+        got.append(to.post("/v1/requests/mine/end-thinking", headers=headers).status_code)
+
+    thoughts[20:20] = [lambda: end("key-of-you"), lambda: end("key-of-me")]
+    known = keys.read("me key-of-me\nyou key-of-you\n", "keys")
+    to = client(ScriptedDriver(thoughts, caps=MODERN), chat_template="qwen", file_keys=known)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3000}
+    headers = {"X-Request-Id": "mine", "Authorization": "Bearer key-of-me"}
+    to.post("/v1/chat/completions", json=body, headers=headers)
+    assert got[:2] == [404, 200]

@@ -1,0 +1,1 @@
+"""Ends the reasoning of an answer that is being written."""
