@@ -518,6 +518,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         continues = continues and not task.backend_templates and not self._slot.caps.native
         size, keep, step = len(text), len(text), "close" if continues else "cut"
         if generation.over_budget:
+            keep = generation.within_budget(size)
             self.info.note(spent(generation.thinking))
         else:
             assert referee is not None and referee.loop is not None
@@ -525,7 +526,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             keep = referee.loop.first_copy(text)
             self.info.note(warning(step, place))
         whole, self.look = text.decode(), size + STEP
-        kept = text[:keep].decode()
+        kept = text[:keep].decode(errors="ignore")
         if step == "stop" or step == "cut":
             self.state = State.DONE
             if step == "cut":

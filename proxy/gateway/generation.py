@@ -308,6 +308,15 @@ class Generation(Struct, eq=False):
         is_document = task.request.output.kind != "text"
         return "bound" if is_open or has_grammar or is_document or self.holds else "text"
 
+    def within_budget(self, size: int) -> int:
+        """How much of the reasoning so far, of this size, is within its budget. One read has many
+        tokens if the answer is not streamed."""
+        budget, thinking = self.budget, self.thinking
+        if self.task.request.stream or self.cancel.hurried or not 0 < budget < thinking:
+            return size
+        self.thinking = budget
+        return size * budget // thinking
+
     def close_thoughts(self, whole: str, kept: str) -> tuple[str, Batch]:
         """End the reasoning behind `kept`, the beginning of `whole` that remains. Returns the text
         that ends it and the events; a document may need a run of its own, as `switch` says."""

@@ -1,9 +1,9 @@
-"""Records what models write at temperature 0 until their limit, for the tests of the referee.
+"""Records answers of SmolLM2 at temperature 0 that repeat themselves, for the tests of the referee.
 
-    python -m tests.unit.referee.record MODEL PROMPTS TOKENS [--server llama-2026]
+    python -m tests.unit.referee.record PROMPTS [--server llama-2026] [--slots 4] [--tokens 1500]
 
-MODEL is smollm2 or made-up. The answers that do not end by themselves go to looping.json.xz beside
-this file: the prompt, the pieces of text, and which model wrote them.
+An answer that does not end by itself goes to looping.json.xz beside this file: the prompt and the
+pieces of text, of the whole answer, or until a period has stood for twice the size that counts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import lzma
 import socket
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from tools import made_up_model, servers, smollm2
+from proxy.referee.loops import PROSE, find
+from tools import servers, smollm2
 
 FILE = Path(__file__).with_name("looping.json.xz")
 ASKED = (
@@ -42,7 +43,7 @@ TOPICS = """the sea|bread|winter|a lost key|bridges|the moon|bees|an old clock|r
 
 
 def prompts() -> list[str]:
-    """All of them, in an order in which the first ones differ most."""
+    """All of them: eight about each topic."""
     topics = [topic.strip() for topic in TOPICS.replace("\n", "|").split("|")]
     return [form.format(topic) for topic, form in product(topics, ASKED)]
 
@@ -57,6 +58,7 @@ def written(url: str, prompt: str, tokens: int) -> tuple[list[str], bool]:
         "stream": True,
     }
     pieces: list[str] = []
+    text = bytearray()
     last: dict[str, Any] = {}
     with requests.post(f"{url}/completion", json=body, stream=True, timeout=900) as answer:
         for line in answer.iter_lines():
@@ -64,24 +66,38 @@ def written(url: str, prompt: str, tokens: int) -> tuple[list[str], bool]:
                 last = json.loads(line[6:])
                 if last["content"]:
                     pieces.append(last["content"])
+                    text += last["content"].encode()
+                    loop = find(text) if len(pieces) % 16 == 0 else None
+                    if loop and len(text) - loop.start > 2 * max(PROSE, 3 * loop.period):
+                        return pieces, True
     return pieces, last.get("stop_type") == "limit" or bool(last.get("stopped_limit"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=("smollm2", "made-up"))
     parser.add_argument("prompts", type=int)
-    parser.add_argument("tokens", type=int)
+    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--server", default="llama-2026")
     asked = parser.parse_args()
-    model = smollm2.find() if asked.model == "smollm2" else made_up_model.cached()
-    binary = servers.find(asked.server)
+    model, binary = smollm2.find(), servers.find(asked.server)
     assert model and binary, "build the server and fetch the model first"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(binary), "-m", str(model), "--port", str(port), "-t", "2", "-c", "16384"]
-    server = subprocess.Popen([*command, "-np", "4"], stderr=subprocess.DEVNULL)
+    command = [
+        str(binary),
+        "-m",
+        str(model),
+        "--port",
+        str(port),
+        "-t",
+        "2",
+        "-np",
+        str(asked.slots),
+    ]
+    command += ["-c", str(2048 * asked.slots)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         while True:
@@ -90,16 +106,17 @@ def main() -> None:
                     break
             except requests.ConnectionError:
                 time.sleep(0.1)
-        known = json.loads(lzma.decompress(FILE.read_bytes())) if FILE.exists() else []
-        known = [entry for entry in known if entry["model"] != asked.model]
-        with ThreadPoolExecutor(4) as pool:
+        recorded: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(asked.slots) as pool:
             todo = prompts()[: asked.prompts]
-            answers = pool.map(lambda prompt: written(url, prompt, asked.tokens), todo)
-            for prompt, (pieces, cut) in zip(todo, answers, strict=True):
+            answers = {pool.submit(written, url, prompt, asked.tokens): prompt for prompt in todo}
+            for answer in as_completed(answers):
+                pieces, cut = answer.result()
                 if cut:
-                    known.append({"model": asked.model, "prompt": prompt, "pieces": pieces})
-        FILE.write_bytes(lzma.compress(json.dumps(known, ensure_ascii=False).encode(), preset=9))
-        print(f"{len(known)} answers, {FILE.stat().st_size} bytes")
+                    recorded.append({"prompt": answers[answer], "pieces": pieces})
+                    data = json.dumps(recorded, ensure_ascii=False).encode()
+                    FILE.write_bytes(lzma.compress(data, preset=9))
+                print(len(recorded), len(pieces), cut, answers[answer], flush=True)
     finally:
         server.terminate()
         server.wait()
