@@ -24,12 +24,14 @@ PROSE = 560
 WORDS = 1536  # of one or two words, as `null, null,`
 DATA = 4096
 FEW = 3
+SHORT = 24
 LONGEST = 60  # bytes of a word; data has longer ones
 LONG = 240  # bytes of prose that nobody writes thrice in a row
 
-_WORD = re.compile(rb"(?:[A-Za-z]|[\xc3-\xf4][\x80-\xbf]+){2,}")
+# Signs, as those of tables and boxes, begin with \xe2.
+_WORD = re.compile(rb"(?:[A-Za-z]|[\xc3-\xe1\xe3-\xf4][\x80-\xbf]+){2,}")
+_CODE = re.compile(rb"[!-~]{%d}" % (LONGEST + 1))  # base64 and the like; not Chinese
 _END = re.compile(rb"(?:[.!?]|\xe2\x80\xa6)[\"')\]*_]*(?=\s|$)|\xe3\x80\x82|\n")
-
 _ENDS = (b".", b"!", b"?", b"\n", b"\xe3\x80\x82")
 
 
@@ -96,9 +98,9 @@ def _least(unit: bytes) -> int:
     rows = unit * (2 + LONGEST // len(unit))
     words = _WORD.findall(rows)
     letters = sum(map(len, words))
-    if letters * 2 < len(rows) or max(map(len, rows.split()), default=0) > LONGEST:
+    if letters * 2 < len(rows) or _CODE.search(rows):
         return DATA
-    if len(set(words)) < FEW:
+    if len(unit) < SHORT and len(set(words)) < FEW:
         return WORDS
     return PROSE if len(unit) < LONG else COPIES * len(unit)
 

@@ -1,9 +1,12 @@
-"""Records answers of SmolLM2 at temperature 0 that repeat themselves, for the tests of the referee.
+"""Records answers at temperature 0 that repeat themselves, for the tests of the referee.
 
-    python -m tests.unit.referee.record PROMPTS [--server llama-2026] [--slots 4] [--tokens 1500]
+    python -m tests.unit.referee.record smollm2 PROMPTS [--server llama-2026] [--slots 4]
+    python -m tests.unit.referee.record made-up PROMPTS
 
-An answer that does not end by itself goes to looping.json.xz beside this file: the prompt and the
-pieces of text, of the whole answer, or until a period has stood for twice the size that counts.
+Made-up weights are drawn anew for every two prompts, and their attention is weak: such a model has
+hardly any memory, so it soon comes back to where it was. An answer that does not end by itself
+goes to MODEL.json.xz beside this file: its prompt and its pieces, of all of it, or until a period
+has stood for twice the size that counts.
 """
 
 from __future__ import annotations
@@ -13,18 +16,25 @@ import json
 import lzma
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import gguf
 import requests
 
 from proxy.referee.loops import PROSE, find
-from tools import servers, smollm2
+from tools import made_up_model, servers, smollm2
 
-FILE = Path(__file__).with_name("looping.json.xz")
+HERE = Path(__file__).parent
+TOKENS = 1500  # of an answer, at most
+EACH = 2  # prompts of one model with made-up weights
+ATTENTION = (0.01, 0.03, 0.05)
 ASKED = (
     "Write a very long story about {}, with every detail.",
     "List everything that you know about {}, one item a line, and do not stop.",
@@ -48,12 +58,15 @@ def prompts() -> list[str]:
     return [form.format(topic) for topic, form in product(topics, ASKED)]
 
 
-def written(url: str, prompt: str, tokens: int) -> tuple[list[str], bool]:
-    """The pieces of an answer, and whether it was cut by the limit."""
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def written(url: str, prompt: str) -> tuple[list[str], bool]:
+    """The pieces of an answer, and whether it goes on."""
     body = {
-        "prompt": f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        "prompt": prompt,
         "temperature": 0,
-        "n_predict": tokens,
+        "n_predict": TOKENS,
         "stop": ["<|im_end|>"],
         "stream": True,
     }
@@ -73,30 +86,14 @@ def written(url: str, prompt: str, tokens: int) -> tuple[list[str], bool]:
     return pieces, last.get("stop_type") == "limit" or bool(last.get("stopped_limit"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("prompts", type=int)
-    parser.add_argument("--tokens", type=int, default=1500)
-    parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--server", default="llama-2026")
-    asked = parser.parse_args()
-    model, binary = smollm2.find(), servers.find(asked.server)
-    assert model and binary, "build the server and fetch the model first"
+@contextmanager
+def served(name: str, model: Path, slots: int) -> Iterator[str]:
+    """The URL of a server with this model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        str(binary),
-        "-m",
-        str(model),
-        "--port",
-        str(port),
-        "-t",
-        "2",
-        "-np",
-        str(asked.slots),
-    ]
-    command += ["-c", str(2048 * asked.slots)]
+    command = [str(servers.find(name)), "-m", str(model), "--port", str(port), "-t", "1"]
+    command += ["-np", str(slots), "-c", str(2048 * slots)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -106,20 +103,54 @@ def main() -> None:
                     break
             except requests.ConnectionError:
                 time.sleep(0.1)
-        recorded: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(asked.slots) as pool:
-            todo = prompts()[: asked.prompts]
-            answers = {pool.submit(written, url, prompt, asked.tokens): prompt for prompt in todo}
-            for answer in as_completed(answers):
-                pieces, cut = answer.result()
-                if cut:
-                    recorded.append({"prompt": answers[answer], "pieces": pieces})
-                    data = json.dumps(recorded, ensure_ascii=False).encode()
-                    FILE.write_bytes(lzma.compress(data, preset=9))
-                print(len(recorded), len(pieces), cut, answers[answer], flush=True)
+        yield url
     finally:
         server.terminate()
         server.wait()
+
+
+def forgetful(path: Path, seed: int) -> Path:
+    """A model of made-up weights whose attention is weak."""
+    made_up_model.write(path, seed)
+    for tensor in gguf.GGUFReader(path, "r+").tensors:
+        if "attn_output" in tensor.name:
+            tensor.data[:] = tensor.data * ATTENTION[seed % len(ATTENTION)]
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=("smollm2", "made-up"))
+    parser.add_argument("prompts", type=int)
+    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--server", default="llama-2026")
+    asked = parser.parse_args()
+    recorded: list[dict[str, Any]] = []
+
+    def record(model: Path, todo: Sequence[str], form: str) -> None:
+        with (
+            served(asked.server, model, asked.slots) as url,
+            ThreadPoolExecutor(asked.slots) as pool,
+        ):
+            answers = {pool.submit(written, url, form.format(prompt)): prompt for prompt in todo}
+            for answer in as_completed(answers):
+                pieces, goes_on = answer.result()
+                if goes_on:
+                    recorded.append({"prompt": answers[answer], "pieces": pieces})
+                    data = json.dumps(recorded, ensure_ascii=False).encode()
+                    (HERE / f"{asked.model}.json.xz").write_bytes(lzma.compress(data, preset=9))
+                print(len(recorded), len(pieces), goes_on, answers[answer], flush=True)
+
+    todo = prompts()[: asked.prompts]
+    if asked.model == "smollm2":
+        path = smollm2.find()
+        assert path is not None, "python -m tools.smollm2 fetch"
+        record(path, todo, CHAT)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for at in range(0, len(todo), EACH):
+            model = forgetful(Path(folder, "model.gguf"), 41 + at // EACH)
+            record(model, todo[at : at + EACH], "{}")
 
 
 if __name__ == "__main__":
