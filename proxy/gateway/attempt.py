@@ -88,6 +88,7 @@ class TokenCounts(Struct, eq=False):
     wasted: int = 0  # in discarded documents
     resumed: int = 0  # how often the answer continued on another run
     switched: bool = False  # the current run began after a text that was cut off
+    several: bool = False  # it began after others, whose tokens are all counted
 
     @property
     def left(self) -> int:
@@ -102,7 +103,7 @@ class TokenCounts(Struct, eq=False):
         """Discard the answer so far, which will be written again."""
         self.wasted += self.written
         self.prompt = self.cached = self.written = 0
-        self.switched = False
+        self.switched = self.several = False
 
     def so_far(self, run: Usage) -> Usage:
         """All counts, including those of the current run so far."""
@@ -427,14 +428,13 @@ class Attempt(Struct, eq=False, kw_only=True):
             if last.reason == "length" and self.generation.place == "thoughts":
                 self.info.note(EMPTY)
             tokens = self.tokens
-            if tokens.switched or tokens.resumed or tokens.wasted:
+            if tokens.switched or tokens.several or tokens.resumed or tokens.wasted:
                 batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
-        else:
-            for event in batch:
-                if type(event) is TextDelta or type(event) is ReasoningDelta:
-                    self.text += event.text.encode()
-                elif type(event) is ToolCallDelta:
-                    self.text += event.arguments.encode()
+        for event in batch:
+            if type(event) is TextDelta or type(event) is ReasoningDelta:
+                self.text += event.text.encode()
+            elif type(event) is ToolCallDelta:
+                self.text += event.arguments.encode()
 
     def _switch(self, switch: GrammarSwitch, batch: Batch) -> Batch:
         """Continue with a grammar, from the middle of `batch`."""
@@ -558,7 +558,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                 sampling=sampling,
             )
             self.next_task = later_run(task, kept + end, tokens.left)
-            tokens.switched, self.busy_tries = True, BUSY_TRIES
+            tokens.several, self.busy_tries = True, BUSY_TRIES
             self.state = State.SWITCHING
         # What was dropped counts, but is not in the prompt of the next run.
         tokens.written -= dropped

@@ -198,6 +198,13 @@ class Generation(Struct, eq=False):
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
+        if self.thoughts is not None and len(batch) > 1 and self.budget < NEVER:
+            last = batch[-1]
+            if type(last) is Finished and last.reason == "length":
+                # One read had all the rest, and the reasoning may have spent its budget in it.
+                out = self.feed(batch[:-1])
+                over = self.ended or self.switch is not None
+                return out if over else out + self.feed([last])
         if self.only_stages:
             return self._staged(batch)
         if self.holds and self.task.described:

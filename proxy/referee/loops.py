@@ -21,8 +21,8 @@ CANDIDATES = 64  # places at which they may stand in one period
 COPIES = 3
 # Bytes that a repetition must have in all, by its material, at least.
 PROSE = 560
-WORDS = 1536  # of one or two words, as `null, null,`
-DATA = 4096
+WORDS = 1024  # of one or two words, as `null, null,`
+DATA = 3584
 FEW = 3
 SHORT = 24
 LONGEST = 60  # bytes of a word; data has longer ones

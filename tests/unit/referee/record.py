@@ -99,7 +99,7 @@ def served(name: str, model: Path, slots: int) -> Iterator[str]:
     try:
         while True:
             try:
-                if requests.get(f"{url}/health", timeout=1).ok:
+                if requests.get(f"{url}/health", timeout=1).status_code != 503:
                     break
             except requests.ConnectionError:
                 time.sleep(0.1)
