@@ -35,7 +35,7 @@ COLUMNS = ("System messages", "Reasoning", "Switches", "Calls", "Ends")
 
 HEAD = """\
 ---
-tags: [chat template, tool calling, thinking, reasoning, which model]
+tags: [chat template, jinja template, tool calling, thinking, reasoning, which model]
 ---
 
 # Model families
@@ -206,7 +206,7 @@ def _prompter(name: str, path: Path) -> Prompter:
 
 
 def _page(family: ModelFamily, prompters: Mapping[str, Prompter]) -> Iterator[str]:
-    yield f"---\ntags: [{family.name}, tool calling, thinking, chat template]\n---\n"
+    yield f"---\ntags: [{family.name}, tool calling, thinking]\n---\n"
     yield f"# {family.name}"
     yield ""
     yield (

@@ -46,9 +46,9 @@ def required(body: Body, name: str, at: str = "") -> str:
 
 
 def filled(body: Body, name: str, at: str = "") -> str:
-    """A string that is neither absent nor empty."""
+    """A string that is neither absent nor blank."""
     value = text(body, name, at=at)
-    if not value:
+    if not value.strip():
         raise InvalidParameter(at + name, "is missing")
     return value
 

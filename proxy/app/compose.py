@@ -151,6 +151,7 @@ log = logging.getLogger("slotproxy")
 
 NO_MODEL = "start one, name its address with --llama-api URL, or run `slotproxy init`"
 _serial = count(1)  # of models that are started here
+LOADING = 2.0  # seconds between two notices of a load in a stream that shows them as reasoning
 JOINS = 3.0  # seconds a new worker waits for the shared table, and for its first health checks
 
 
@@ -375,7 +376,8 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
     else:
         assert host is not None, "it starts the model"
         model = host.add(config.launch)
-        driver = HostedDriver(model, tick=fixed.PING, timeout=settings.timeout)
+        tick = LOADING if config.launch.loading_state else fixed.PING
+        driver = HostedDriver(model, tick=tick, timeout=settings.timeout)
         # Not that of another life under this name, whose slots are not these.
         address = f"{address}#{next(_serial)}"
     backend = Backend(
@@ -399,6 +401,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted
         backend.lists_aliases = model.config.list_aliases
+        backend.shows_load = model.config.loading_state
         backend.forwards = model.config.kind == "http"
         model.on_change = backend.wake.set
     return backend

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..backends.chatglm.driver import listens
-from ..backends.detect import is_server_cpp
+from ..backends.detect import identify
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
 from ..config.models import MAX_NAME
@@ -34,14 +34,10 @@ SHOWN = 100  # characters of a name that a server reports
 class Server(Struct, frozen=True):
     """A server that answered."""
 
-    port: int
+    url: str
     kind: str  # llamacpp, openai (OpenAI's API), slotproxy, or "" for another program
     title: str
     models: tuple[str, ...] = ()  # the first names that it reports
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def described(self) -> str:
@@ -77,10 +73,7 @@ class Found(Struct, frozen=True):
 
 def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -> Found:
     with ThreadPoolExecutor(len(ports)) as pool:
-        answers = [*pool.map(lambda port: identify(f"http://127.0.0.1:{port}"), ports)]
-    servers = tuple(
-        Server(port, *answer) for port, answer in zip(ports, answers, strict=True) if answer
-    )
+        servers = tuple(filter(None, pool.map(lambda p: server_at(f"http://127.0.0.1:{p}"), ports)))
     folders = (_files(folder) for folder in _usual(environ, home))
     files = tuple(files for files in folders if files.models)
     program = shutil.which("llama-server", path=environ.get("PATH")) or ""
@@ -88,8 +81,8 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
     return Found(servers, files, path, _memory(), _cards(environ))
 
 
-def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """The kind, title and models of a server, as in `Server`; None if nothing answers."""
+def server_at(url: str) -> Server | None:
+    """What answers at an address; None if nothing does."""
     if not listens(url):
         return None
     pool = ConnectionPool(url, timeout=PATIENCE, connect_timeout=PATIENCE, idle=0)
@@ -100,25 +93,22 @@ def identify(url: str) -> tuple[str, str, tuple[str, ...]] | None:
         return {}
 
     if get("/livez").get("status") == "ok":
-        return "slotproxy", "another slotproxy", ()
-    props, models = get("/props"), _names(get("/v1/models"))
-    if is_server_cpp(props) and "user_name" not in props:
-        names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-        return "llamacpp", "llama-server", names
-    if is_server_cpp(props) or "n_ctx" in get("/model.json"):
-        return "llamacpp", "a server of llama.cpp or PowerInfer", ()
-    if "version" in get("/api/version"):
-        return "openai", "Ollama", models
+        return Server(url, "slotproxy", "another slotproxy")
+    try:
+        seen = identify(pool)
+    except GatewayError as error:
+        return Server(url, "", f"no model server that can be used: {error}")
+    models = tuple(name[:SHOWN] for name in seen.models if name.isprintable())[:ENOUGH]
+    if seen.kind == "openai":
+        is_ollama = "version" in get("/api/version")
+        title = "Ollama" if is_ollama else "a server with OpenAI's API"
+        return Server(url, "openai", title, models)
     if models:
-        return "openai", "a server with OpenAI's API", models
-    return "", "a program that is no model server", ()
-
-
-def _names(models: Mapping[str, Any]) -> tuple[str, ...]:
-    data = models.get("data")
-    rows = data if isinstance(data, list) else ()
-    ids = [row.get("id") for row in rows if isinstance(row, dict)]
-    return tuple(id_[:SHOWN] for id_ in ids if isinstance(id_, str) and id_.isprintable())[:ENOUGH]
+        names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
+        return Server(url, "llamacpp", "llama-server", names)
+    if seen.shown or "n_ctx" in get("/model.json"):
+        return Server(url, "llamacpp", "a server of llama.cpp or PowerInfer")
+    return Server(url, "", "a program that is no model server")
 
 
 def _usual(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
@@ -157,12 +147,9 @@ def _can_be_written(*texts: str) -> bool:
 
 def _is_gguf(flags: Sequence[str]) -> bool:
     """Whether the model's first file has GGUF's magic, and weights behind it."""
-    path = Path(flags[1])
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF" and path.stat().st_size > 1 << 16
-    except OSError:
-        return False
+    with suppress(OSError), Path(flags[1]).open("rb") as file:
+        return file.read(4) == b"GGUF" and os.fstat(file.fileno()).st_size > 1 << 16
+    return False
 
 
 def _memory() -> int:

@@ -214,18 +214,18 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
     same port or on a usual one of this machine. "" if there is none."""
     parts = urlsplit(config.url)
     there = f"{parts.scheme}://{parts.netloc}"
-    server = discovery.identify(there)
-    if server is not None and server[0]:
+    server = discovery.server_at(there)
+    if server is not None and server.kind:
         if config.kind == "llamacpp":
-            return f'{server[1]} answers there: remove kind = "llamacpp" from its [[backend]]'
+            return f'{server.title} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
-            return f"{server[1]} answers at {there}: use this address"
+            return f"{server.title} answers at {there}: use this address"
     configured = {urlsplit(backend.url).port for backend in settings.backends}
     for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"
-        server = None if port in configured else discovery.identify(url)
-        if server is not None and server[0]:
-            return f"start it, or use the address {url}, where {server[1]} answers"
+        server = None if port in configured else discovery.server_at(url)
+        if server is not None and server.kind:
+            return f"start it, or use the address {url}, where {server.title} answers"
     return ""
 
 

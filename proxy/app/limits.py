@@ -15,9 +15,8 @@ from ..accounts.limiting.allowance import Limiter, LimitService
 from ..accounts.limiting.budgets import Alert, Price, Used, cost, price_of, unit_of, units
 from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
-from ..config import Settings, SettingsError
+from ..config import Settings
 from ..errors import GatewayError
-from ..runtime.installation import install
 from ..websearch.fetch import EngineRequest, fetch
 from .life import Life, Step
 
@@ -43,13 +42,11 @@ def _send(webhook: str, alert: Alert) -> None:
     request = EngineRequest(webhook, headers, msgspec.json.encode(body_of(alert)))
     try:
         status = fetch(request, TIMEOUT).status
+        reason = "" if 200 <= status < 300 else f"it answered {status}"
     except GatewayError as error:
         reason = error.message
-    else:
-        if 200 <= status < 300:
-            return
-        reason = f"it answered {status}"
-    log.warning("the webhook of budgets (--budget-webhook) failed: %s", reason)
+    if reason:
+        log.warning("the webhook of budgets (--budget-webhook) failed: %s", reason)
 
 
 def message_of(alert: Alert) -> str:
@@ -79,16 +76,12 @@ def body_of(alert: Alert) -> dict[str, Any]:
 
 
 def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
-    """Limits in the process, or in Redis; what was spent is in the ledger. Raises SettingsError."""
+    """Limits in the process, or in Redis, which the scheduler uses already; what was spent is in
+    the ledger."""
     spent = nothing if ledger is None else _spent(ledger, settings.price)
     limiter: Limiter = LocalLimiter(spent=spent)
     if settings.state:
-        try:
-            limiter = SharedLimiter(settings.state, settings.state_name, spent)
-        except ImportError:
-            raise SettingsError(f"--state requires the extra redis: {install('redis')}") from None
-        except ValueError:
-            raise SettingsError("--state: not a Redis URL") from None
+        limiter = SharedLimiter(settings.state, settings.state_name, spent)
     life.on_close(Step.LIMITS, limiter.close)
     alert = partial(budget_alert, settings.budget_webhook)
     return LimitService(limiter, prices=settings.price, alert=alert)

@@ -7,7 +7,7 @@ people may give the address of any server, with or without /v1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..errors import BackendDown
 from ..wire.router import as_dict
@@ -24,6 +24,16 @@ REFUSED = (401, 403)
 _OTHERS = BY_OWNER.keys() - {"llamacpp"}
 
 
+class Identity(NamedTuple):
+    """The kind of a server, and where its OpenAI API begins. `models` are those that it lists;
+    `shown` is whether anything said so."""
+
+    kind: Kind
+    api: str
+    models: tuple[str, ...] = ()
+    shown: bool = True
+
+
 class Detector:
     """Chooses the driver for the server at `root`. `make` creates one, for a kind and a URL; `pool`
     has the connections to the root."""
@@ -35,7 +45,7 @@ class Detector:
 
     def __call__(self, current: Driver) -> Driver:
         """The driver for what answers now, `current` if it suits. Raises BackendDown."""
-        kind, api = identify(self._pool)
+        kind, api, *_ = identify(self._pool)
         url = self._root + api if kind == "openai" else self._root
         is_openai = isinstance(current, OpenAIServer)
         if is_openai == (kind == "openai") and getattr(current, "url", "") == url:
@@ -48,9 +58,9 @@ def root_of(url: str) -> str:
     return url.rstrip("/").removesuffix(API)
 
 
-def identify(pool: ConnectionPool) -> tuple[Kind, str]:
-    """The kind of the server, and where its OpenAI API begins. One that shows nothing counts as
-    server.cpp, whose probe asks for a token. Raises BackendDown."""
+def identify(pool: ConnectionPool) -> Identity:
+    """What a server is. One that shows nothing counts as server.cpp, whose probe asks for a token.
+    Raises BackendDown."""
     status, props = document(pool, "/props")
     if status == 503:
         raise BackendDown("the backend is loading its model")
@@ -62,15 +72,16 @@ def identify(pool: ConnectionPool) -> tuple[Kind, str]:
         if status == 0:
             raise not_listed(0)
         owners = owners_of(listed)
-        if is_llama or (is_locked and owners is not None and "llamacpp" in owners):
-            is_other = owners is not None and not owners.isdisjoint(_OTHERS)
-            return "openai" if is_other else "llamacpp", api
+        names = tuple(owners or ())
+        is_other = owners is not None and not _OTHERS.isdisjoint(owners.values())
+        if is_llama or (is_locked and owners is not None and "llamacpp" in owners.values()):
+            return Identity("openai" if is_other else "llamacpp", api, names)
         if owners is not None:
-            return "openai", api
+            return Identity("openai", api, names)
         refused = status if status in REFUSED else refused
     if refused:
         raise not_listed(refused)
-    return "llamacpp", API
+    return Identity("llamacpp", API, shown=False)
 
 
 def is_server_cpp(props: Mapping[str, Any]) -> bool:
@@ -82,13 +93,13 @@ def is_server_cpp(props: Mapping[str, Any]) -> bool:
     )
 
 
-def owners_of(listed: Mapping[str, Any]) -> set[str] | None:
-    """Who owns the models of a list, None if it is none."""
+def owners_of(listed: Mapping[str, Any]) -> dict[str, str] | None:
+    """Who owns the models of a list, by their names; None if it is none."""
     entries = listed.get("data")
     if entries is None and listed.get("object") == "list":
-        return set()  # Ollama's, while it has no model
+        return {}  # Ollama's, while it has no model
     if not isinstance(entries, list):
         return None
     models = [as_dict(entry) for entry in entries]
     named = all(isinstance(model.get("id"), str) for model in models)
-    return {str(model.get("owned_by")) for model in models} if named else None
+    return {model["id"]: str(model.get("owned_by")) for model in models} if named else None

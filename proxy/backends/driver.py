@@ -195,7 +195,10 @@ class Driver(ABC):
 
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         """Forward a call, and wait for the head of its answer, which must be closed."""
-        raise Unsupported("this model's backend does not support this API")
+        raise Unsupported(
+            "this model's backend does not support this API: name a model whose server does",
+            param="model",
+        )
 
     # for a server that renders chats like us
 

@@ -52,6 +52,7 @@ class Backend:
     config: BackendConfig | None = None
     aliases: tuple[str, ...] = ()  # other names of its model
     unlisted: bool = False  # lists of models leave it out
+    shows_load: bool = False  # streams of chats show a load as reasoning
     lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
@@ -300,10 +301,13 @@ class BackendPools:
         return model, shown
 
     def named(self, name: str) -> str:
-        """The pool of this very name or alias. Raises ModelNotFound."""
+        """The pool of this very name or alias. Raises ModelNotFound, which names those to which
+        requests are forwarded."""
         model = name if name in self._named else self._also.get(name)
         if model is None:
-            raise self._unknown(name)
+            error = self._unknown(name)
+            error.models = tuple(filter(self.forwards, error.models))
+            raise error
         return model
 
     def forwards(self, name: str) -> bool:

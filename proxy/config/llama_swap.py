@@ -2,24 +2,27 @@
 
 Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
 2026; older names of its keys are read too. Groups become what each model unloads (see
-`_together`); a matrix has no counterpart here.
+`_together`), a matrix what each runs beside.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from itertools import product
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import yaml
-from msgspec import Struct, field, structs
+from msgspec import Meta, Struct, field, structs
 
 from . import keys, macros, models, validators
 from .models import LOOPBACK, PORT, PROTECTED, ImportedConfig
 from .settings import BackendConfig
 
 LEAST_START_TIMEOUT = 15.0  # seconds, as there
+MOST = 100  # combinations of models of a set of a matrix
 LEVELS = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 # Without a meaning here: its own log, page and measurements; ports that are chosen anew for each
 # start.
@@ -60,12 +63,13 @@ class _Model(Struct, frozen=True, rename="camel"):
     use_model_name: Word = ""
     name: Word = ""
     description: Word = ""
-    aliases: tuple[Word, ...] = ()
+    aliases: tuple[Word | dict[str, Word | bool], ...] = ()
     env: tuple[str, ...] = ()
     ttl: float = -1.0
     unload_timeout: float = 0.0
     concurrency_limit: int = 0
     unlisted: bool = False
+    send_loading_state: bool | None = None  # None: as for all models
     filters: _Filters = _Filters()
     capabilities: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
@@ -85,8 +89,14 @@ class _Peer(Struct, frozen=True, rename="camel"):
     api_key: Word = ""
 
 
+class _Matrix(Struct, frozen=True):
+    vars: dict[str, Word] = {}
+    sets: dict[str, Annotated[str, Meta(max_length=1000)]] = {}
+
+
 class _Groups(Struct, frozen=True):
     groups: dict[str, _Group] = {}
+    matrix: _Matrix | None = None
 
 
 class _Router(Struct, frozen=True):
@@ -106,6 +116,7 @@ class _General(_Groups, frozen=True, rename="camel"):
     unload_timeout: float = 10.0
     log_level: str = "info"
     include_aliases_in_list: bool = False
+    send_loading_state: bool = False
     hooks: dict[str, dict[str, tuple[Word, ...]]] = {}
     peers: dict[str, _Peer] = {}
     routing: _Routing = _Routing()
@@ -167,6 +178,7 @@ def read(text: str, environ: Mapping[str, str]) -> ImportedConfig:
     filled = _filled(document, "", shared, environ)
     general = _converted(filled, _General)
     lacking = _others(document, _General) - _MEANINGLESS
+    lacking |= {f"matrix.{key}" for key in _others(document.get("matrix") or {}, _Matrix)}
     tables = []
     for name, raw in described.items():
         with validators.naming(f"models: {str(name)[:100]!r}"):
@@ -247,7 +259,9 @@ def _model(
         str(macros.filled(alias, known, environ)): _unprotected(fields)
         for alias, fields in filters.set_params_by_id.items()
     }
-    aliases = dict.fromkeys([*map(str, model.aliases), *by_alias])
+    ids = (alias.get("id", "") if isinstance(alias, dict) else alias for alias in model.aliases)
+    aliases = dict.fromkeys([*map(str, ids), *by_alias])
+    shows_load = model.send_loading_state
     return {
         "name": name,
         "command": command,
@@ -267,6 +281,7 @@ def _model(
         "unlisted": model.unlisted,
         "metadata": model.metadata,
         "list_aliases": general.include_aliases_in_list,
+        "loading_state": general.send_loading_state if shows_load is None else shows_load,
         "aliases": [alias for alias in aliases if alias != name],
         "strip": [*_unprotected({part.strip(): None for part in removed if part.strip()})],
         "set": _unprotected(filters.set_params),
@@ -292,12 +307,16 @@ def _together(
 ) -> tuple[int, frozenset[str]]:
     """How many models may be loaded at once, 0 for any, and those of persistent groups. With
     groups, the tables get what each model unloads."""
-    groups, router = general.groups, general.routing.router
-    if router is not None:
-        groups = router.settings.groups
-        if router.use == "matrix":
-            notes.append("matrix is not supported: one model is loaded at once")
-            return 1, frozenset()
+    router = general.routing.router
+    rules: _Groups = general if router is None else router.settings
+    groups = rules.groups
+    if rules.matrix is not None and (router is None or router.use == "matrix"):
+        with validators.naming("matrix"):
+            allowed = _combinations(rules.matrix)
+        for table in tables:
+            others = [names - {table["name"]} for names in allowed if table["name"] in names]
+            table["beside"] = [sorted(names) for names in others] or [[]]  # in none: alone
+        return 0, frozenset()
     if not groups:
         notes.append("one model is loaded at once, as in llama-swap without groups")
         return 1, frozenset()
@@ -312,6 +331,34 @@ def _together(
         name, group = table["name"], mine[table["name"]]
         table["unloads"] = [n for n in mine if n != name and unloads(group, mine[n])]
     return 0, frozenset(name for name, group in mine.items() if group.persistent)
+
+
+def _combinations(matrix: _Matrix) -> list[frozenset[str]]:
+    """The models that may be loaded together: its sets, which are expressions of names of `vars`
+    and, behind a +, of other sets. Raises ValueError."""
+    trees: dict[str, ast.AST] = {}
+
+    def of(node: ast.AST) -> list[frozenset[str]]:
+        found: list[frozenset[str]] = []
+        match node:
+            case ast.Name(id=name) if name[1:] in matrix.vars:
+                found = [frozenset({str(matrix.vars[name[1:]])})]
+            case ast.UnaryOp(op=ast.UAdd(), operand=ast.Name(id=name)) if name[1:] in trees:
+                found = of(trees[name[1:]])
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                found = [*of(left), *of(right)]
+            case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
+                found = [one | other for one, other in product(of(left), of(right))]
+        if not 0 < len(found) <= MOST:
+            raise ValueError(f"sets: expected names of vars, +SET, &, | and (), for {MOST} at most")
+        return found
+
+    try:  # Python's grammar has the operators. Nothing is evaluated, and 4b becomes a name as _4b.
+        for name, text in matrix.sets.items():
+            trees[name] = ast.parse(re.sub(r"\w+", r"_\g<0>", text), mode="eval").body
+        return [names for tree in trees.values() for names in of(tree)]
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"sets: an expression cannot be read ({error})") from None
 
 
 def _peers(peers: Mapping[str, _Peer]) -> tuple[BackendConfig, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
@@ -52,6 +52,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_memory: str = ""  # the same of all its graphics cards, or of each, as 4GiB,2GiB
     pin: bool = False  # it never gives way to another model
     unloads: tuple[Text, ...] = ()  # models that it does not run beside: they end when it loads
+    beside: tuple[tuple[Text, ...], ...] = ()  # sets of others, one of which may be loaded; (): any
     save_slots: bool = False  # add the flags with which a llama-server saves its slots
     kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
     url: str = LOOPBACK
@@ -62,6 +63,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: str = ""
     unlisted: bool = False
     list_aliases: bool = False  # lists of models have its aliases as well
+    loading_state: bool = False  # streams of chats show its load as reasoning
     metadata: dict[str, Any] = {}  # shown with the model; ${PORT} is its port while it is loaded
     strip: tuple[str, ...] = ()  # fields that are removed from requests
     set: dict[str, Any] = {}  # fields that are set in requests
@@ -93,6 +95,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return self.slots or self.concurrency or HTTP_PLACES
         return min(self.slots, self.concurrency) if self.concurrency else self.slots
 
+    def runs_beside(self, others: Set[str]) -> bool:
+        """Whether it may be loaded while these others are, as far as its table says."""
+        is_set = not self.beside or any(others <= {*names} for names in self.beside)
+        return is_set and others.isdisjoint(self.unloads)
+
     @property
     def has_preset(self) -> bool:
         """Whether it changes requests."""
@@ -116,14 +123,14 @@ class ImportedConfig(msgspec.Struct, frozen=True):
     values: dict[str, Any]  # settings by name
     notes: Sequence[str] = ()  # about parts that are not supported
     models_max: int = 0  # models at once, if the operator bounds neither memory nor number; 0: any
-    # Those that others leave alone: pinned if the operator bounds them, and `unloads` ends then.
+    # Those that others leave alone: pinned if the operator bounds them; `unloads`, `beside` end.
     persistent: frozenset[str] = frozenset()
 
     def bounded(self) -> tuple[ModelConfig, ...]:
         """The models if the operator bounds memory or number: what fits stays loaded."""
         return tuple(
             msgspec.structs.replace(
-                model, pin=model.pin or model.name in self.persistent, unloads=()
+                model, pin=model.pin or model.name in self.persistent, unloads=(), beside=()
             )
             for model in self.values.get("model", ())
         )
@@ -160,8 +167,9 @@ def checked(tables: Iterable[dict[str, Any]]) -> tuple[ModelConfig, ...]:
             raise ValueError(f"two models have the name or alias {name!r}")
     own_names = {model.name for model in models}
     for model in models:
-        if unknown := {*model.unloads} - own_names:
-            raise ValueError(f"{model.name!r}: unloads: there is no model {min(unknown)!r}")
+        if unknown := {*chain(model.unloads, *model.beside)} - own_names:
+            why = f"there is no model {min(unknown)!r}"
+            raise ValueError(f"{model.name!r}: unloads or beside: {why}")
     return tuple(models)
 
 

@@ -120,7 +120,9 @@ class Answer(Struct, eq=False, kw_only=True):
         info = self.info
         try:
             if self.make_tasks is not None:
-                for note in self.context.registry.load(self.model, self.cancel):
+                registry = self.context.registry
+                info.shows_load = any(one.shows_load for one in registry.pool(self.model))
+                for note in registry.load(self.model, self.cancel):
                     info.loading = note
                     yield 0, []
                 info.loading = ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from itertools import zip_longest
 from typing import Protocol
 
@@ -40,9 +40,6 @@ class Candidate(Protocol):
     def need(self) -> Amounts: ...
 
     @property
-    def unloads(self) -> Collection[str]: ...
-
-    @property
     def waiters(self) -> Sequence[float]: ...
 
     @property
@@ -55,6 +52,8 @@ class Candidate(Protocol):
     def leaving(self) -> bool: ...
 
     def is_idle(self, now: float) -> bool: ...
+
+    def runs_beside(self, others: Set[str]) -> bool: ...
 
     def stop(self) -> None: ...
 
@@ -72,7 +71,8 @@ class Limits(Struct, frozen=True):
 
     def allow(self, models: Sequence[Candidate], first: Candidate | None = None) -> bool:
         """Whether these models may be loaded together, the `first` after the others."""
-        if first is not None and any(model.name in first.unloads for model in models):
+        others = {model.name for model in models if model is not first}
+        if first is not None and not first.runs_beside(others):
             return False
         if self.models and len(models) > self.models:
             return False

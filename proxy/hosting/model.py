@@ -21,7 +21,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from copy import copy
 from enum import Enum
 from typing import Literal
@@ -164,9 +164,8 @@ class HostedModel:
     def need(self) -> Amounts:
         return self.needs.amounts
 
-    @property
-    def unloads(self) -> tuple[str, ...]:
-        return self.config.unloads
+    def runs_beside(self, others: Set[str]) -> bool:
+        return self.config.runs_beside(others)
 
     @property
     def waiters(self) -> list[float]:

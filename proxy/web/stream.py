@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ..core.events import Batch, Failed, Finished
+from ..core.events import Batch, Failed, Finished, ReasoningDelta
 from ..core.request import CompletionRequest
 from ..errors import Cancelled, GatewayError
 from ..gateway import Info
@@ -123,6 +123,8 @@ def _note(info: Info, encoder: Encoder) -> bytes:
     if info.place:
         return b": queue place %d\n\n" % info.place
     if info.loading:
+        if info.shows_load and getattr(encoder, "shows_load", False):
+            return encoder.encode(0, [ReasoningDelta(f"{info.loading}\n")])
         return f": {info.loading}\n\n".encode()
     return b""
 

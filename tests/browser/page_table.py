@@ -45,7 +45,6 @@ PAGES = (
 )
 # Routes of the pages' modules that answer browsers with something else than a page.
 OTHERS = {
-    "/hosting",
     "/static/<path:name>",
     "/<any(language, theme):what>/<chosen>",
     "/signin/oidc",

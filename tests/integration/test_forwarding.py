@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakes import key_file, wait_until
 from tests.integration.asking import openai_client
-from tools.processes import Gateway
+from tools.processes import Gateway, ModelServer
 
 from .conftest import StartGateway
 from .test_hosted_models import status, table
@@ -85,6 +85,31 @@ def test_image_is_edited_and_a_refusal_of_the_server_arrives_as_it_is(
     assert edited.size > 240_000
     with pytest.raises(openai.UnprocessableEntityError, match="no such size"):
         client.images.generate(model="painter", prompt="impossible")
+
+
+def test_server_of_chats_has_no_images_or_speech(
+    new_server: ModelServer, module_gateway: Any
+) -> None:
+    """An error that says what to do, instead of llama-server's "File Not Found"."""
+    gateway = module_gateway("--llama-api", new_server.url)
+    with openai_client(gateway, "secret") as client:
+        (model,) = client.models.list().data
+        with pytest.raises(openai.BadRequestError, match="has no /v1/images/generations: name a"):
+            client.images.generate(model=model.id, prompt="snow")
+        with pytest.raises(openai.BadRequestError, match="has no /v1/audio/speech: name a"):
+            client.audio.speech.create(model=model.id, voice="alloy", input="la")
+        with pytest.raises(openai.NotFoundError, match="'tts-1' does not exist") as refused:
+            client.audio.speech.create(model="tts-1", voice="alloy", input="la")
+        assert model.id not in str(refused.value)  # it could not do it either
+        with pytest.raises(openai.BadRequestError, match="model is missing"):
+            client.images.generate(prompt="snow")
+
+
+def test_unknown_model_of_images_is_answered_with_the_models_that_may_make_them(
+    client: openai.OpenAI,
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="use whisper or "):
+        client.images.generate(model="dall-e-3", prompt="snow")
 
 
 def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:

@@ -20,7 +20,15 @@ from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
 from ...core.task import Call, CallBody, CallMaker, Forwarded
-from ...errors import BadRequest, Cancelled, Forbidden, GatewayError, ModelNotFound
+from ...errors import (
+    BadRequest,
+    Cancelled,
+    Forbidden,
+    GatewayError,
+    InvalidParameter,
+    ModelNotFound,
+    Unsupported,
+)
 from ...runtime.cancel import Cancel
 from ...server.http1 import BrokenAnswer
 from ...web import disconnect, permissions
@@ -62,9 +70,14 @@ POSTED = {
         "/sdapi/v1/txt2img",
     ),
 }
+UPSTREAM = "/upstream/<path:rest>"
 LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
+REMEDY = (
+    "name a model whose server makes images or sound, of the kind http (stable-diffusion.cpp,"
+    " whisper.cpp …) or openai: see Audio, images and other servers in docs/models.md"
+)
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
 
@@ -104,7 +117,7 @@ def listed(services: Services, record: Record) -> Response:
 @json_route(
     blueprint,
     "GET POST PUT PATCH DELETE",
-    "/upstream/<path:rest>",
+    UPSTREAM,
     answer=ANY,
     foreign=True,
     group="admin",
@@ -155,8 +168,10 @@ def by_other_server(
 
 
 def _named(services: Services, name: str) -> str:
-    """The pool of this name or alias, which the caller may use. Raises ModelNotFound and
-    Forbidden."""
+    """The pool of this name or alias, which the caller may use. Raises InvalidParameter,
+    ModelNotFound and Forbidden."""
+    if not name:
+        raise InvalidParameter("model", f"is missing: {REMEDY}")
     model = services.gateway.registry.named(name)
     check_model(services, request.environ, name)
     return model
@@ -176,7 +191,8 @@ def _sent(
 def _answer(
     services: Services, record: Record, model: str, make: CallMaker, *, counts: bool = True
 ) -> Response:
-    """The answer of the model's server as it arrives. The request's body must have been read."""
+    """The answer of the model's server as it arrives. The request's body must have been read.
+    Raises Unsupported if a server of chats does not know the route, and that is not /upstream."""
     record.info.model = model
     cancel = Cancel()
     services.observer.begin(record, cancel)
@@ -194,6 +210,11 @@ def _answer(
         answer = services.forwarder.forward(
             model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
         )
+        is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
+        if answer.status == 404 and is_chats:
+            answer.close()
+            what = f"the server of the model {model} has no {record.route}"
+            raise Unsupported(f"{what}: {REMEDY}", param="model")
     except BaseException:
         taken.close()
         raise

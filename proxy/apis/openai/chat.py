@@ -267,6 +267,7 @@ class Encoder(openai.Chunks):
 
     kind, said, silence = "chat.completion.chunk", "delta", {}
     reason = staticmethod(_finish_reason)
+    shows_load = True  # as reasoning, if the model's table wants it
     _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from flask import Response, make_response, request
 
@@ -51,3 +52,11 @@ def conversations() -> ConversationStore:
 
 def done() -> Response:
     return make_response("", 204)
+
+
+def download(response: Response, name: str, kind: str) -> Response:
+    """The response as a file of this name and media type."""
+    response.mimetype = kind
+    name = quote(name, safe="")
+    response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
+    return response

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from flask import Response, make_response, render_template, request
@@ -67,11 +66,9 @@ def read(
 ) -> DialogueRequest:
     """Read `options`, with sampling parameters by llama.cpp's names. `messages` end with the
     question."""
-    kind = fields.text(options, "kind", "chat")
-    if kind not in FOLDERS:
-        raise InvalidParameter("options.kind", f"must be one of {', '.join(FOLDERS)}")
+    kind = cast(Kind, fields.choice(options, "kind", FOLDERS, "chat", WHERE))
     template = fields.text(options, "template") or "default"
-    if template not in (known := templates(layouts)[kind]):  # type: ignore[index]  # checked above
+    if template not in (known := templates(layouts)[kind]):
         raise InvalidParameter("options.template", f"must be one of {', '.join(known)}")
     messages = list(messages)
     history = fields.integer(options, "history", 0, 1000, WHERE)
@@ -82,7 +79,7 @@ def read(
         messages.insert(0, Message(role="system", content=system))
     base = fields.text(options, "base")
     return DialogueRequest(
-        kind=kind,  # type: ignore[arg-type]  # checked above
+        kind=kind,
         messages=tuple(messages),
         model=fields.text(options, "model"),
         sampling=sampling(fields.mapping(options, "sampling", WHERE)),
@@ -354,16 +351,14 @@ def _begin(
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer. Raises NotFound if it is finished."""
+    """Stream the events of an answer: of a finished one, what is left and its end. Raises
+    NotFound."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
-    if growing is not None:
-        states = growing.states()
-    elif store.message(owner, message).status == "growing":
-        states = stored(store, owner, message)
-    else:
-        raise NotFound("this answer is not being generated")
+    if growing is None:
+        store.message(owner, message)
+    states = growing.states() if growing is not None else stored(store, owner, message)
     return passthrough(follow(states, seen), "text/event-stream", [*STREAM_HEADERS])
 
 
@@ -534,8 +529,5 @@ def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
 
 def _download(response: Response, title: str, ending: str) -> Response:
     name = re.sub(r"[^\w\- ]", "", title).strip()[:60] or "conversation"
-    response.mimetype = "application/json" if ending == "json" else "text/markdown"
-    response.headers["Content-Disposition"] = (
-        f"attachment; filename*=UTF-8''{quote(name, safe='')}.{ending}"
-    )
-    return response
+    kind = "application/json" if ending == "json" else "text/markdown"
+    return api.download(response, f"{name}.{ending}", kind)

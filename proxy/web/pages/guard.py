@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, make_response, redirect, render_templa
 
 from ...apis.openai import answer as openai
 from ...errors import Forbidden, GatewayError, Unauthorized
-from .. import body, permissions
+from .. import body
 from ..form import plain_fields
 from ..observability import Record
 from ..routes import Api
@@ -129,16 +129,6 @@ def answered(page: Callable[[], Response]) -> Response:
         return session.keep(add_security_headers(page()))
     except GatewayError as fault:
         return answer(fault)
-
-
-def template_values() -> dict[str, object]:
-    name = session.signed_in()
-    return {
-        "csrf_token": token,
-        "signed_in": name,
-        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
-        "sign_in_needed": session.sessions().needed,
-    }
 
 
 def answer(fault: GatewayError) -> Response:

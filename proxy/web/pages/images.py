@@ -8,12 +8,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 from flask import Response, make_response, request
 from markupsafe import escape
 
+from ...apis import fields
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
 from ...gateway import Gateway
@@ -43,16 +43,12 @@ def accepts_images(gateway: Gateway, model: str) -> bool:
 
 def read(body: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a question's images in their stored form. Raises InvalidParameter or BadRequest."""
-    given = body.get(NAME) or []
-    if not isinstance(given, list) or len(given) > MOST:
+    images = [
+        {"name": fields.required(image, "name", at)[:255], "url": fields.required(image, "url", at)}
+        for image, at in fields.objects(body, NAME)
+    ]
+    if len(images) > MOST:
         raise InvalidParameter(NAME, f"must be a list of at most {MOST}")
-    images = []
-    for image in given:
-        if not isinstance(image, dict) or not all(
-            isinstance(image.get(name), str) for name in ("name", "url")
-        ):
-            raise InvalidParameter(NAME, "must each have a name and a url")
-        images.append({"name": image["name"][:255], "url": image["url"]})
     check_media([Message(role="user", media=media_of(images))], MAX_MEDIA)
     return images
 
@@ -95,7 +91,7 @@ def image(message: str, number: int) -> Response:
 
 # An image of another host that the user asked for is in a page of its own, in a frame. The policy
 # of that page admits that host alone. The gateway itself fetches nothing.
-HOST = re.compile(r"[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
+ADDRESS = re.compile(r"(https?)://([a-z0-9.-]{1,253}(?::[0-9]{1,5})?)(?:[/?#].*)?", re.I | re.A)
 STYLE = (
     "html{color-scheme:light dark}body{margin:0;display:grid;place-items:center;height:100vh}"
     "img{max-width:100%;max-height:100vh}"
@@ -111,19 +107,16 @@ FRAME = (
 def picture() -> Response:
     """A page with the image at `?address=`, for a frame. Raises InvalidParameter."""
     address = request.args.get("address", "")
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        parts = urlsplit("")
-    host = parts.netloc.lower()
-    if parts.scheme not in ("http", "https") or not HOST.fullmatch(host) or len(address) > 4000:
+    match = ADDRESS.fullmatch(address)
+    if match is None or len(address) > 4000:
         raise InvalidParameter("address", "must be an http or https address of an image")
+    scheme, host = match[1].lower(), match[2].lower()
     spoken = shell.language()
     response = make_response(
         f'<!doctype html><html lang="{spoken}"><meta charset="utf-8"><title>{escape(host)}</title>'
         f"<style>{STYLE}</style>"
         f'<img src="{escape(address)}" alt="{escape(texts.words(spoken, "rich.no_picture"))}">'
     )
-    response.headers["Content-Security-Policy"] = FRAME.format(f"{parts.scheme}://{host}")
+    response.headers["Content-Security-Policy"] = FRAME.format(f"{scheme}://{host}")
     response.headers["Referrer-Policy"] = "no-referrer"
     return response

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from flask import Response, make_response, render_template, request
 
 from ...apis import fields
-from ...errors import InvalidParameter
 from .. import body
 from ..services import current_services
 from ..spine import json_response
@@ -31,21 +28,17 @@ def page() -> str:
 
 @blueprint.get(API)
 def bases() -> Response:
-    return json_response(
-        [base for base in api.knowledge().bases(api.owner()) if not base.temporary]
-    )
+    bases = api.knowledge().bases(api.owner())
+    return json_response([base for base in bases if not base.temporary])
 
 
 @blueprint.post(API)
 def create() -> Response:
     body = api.json_body()
-    name = fields.text(body, "name").strip()
-    if not name:
-        raise InvalidParameter("name", "must not be empty")
+    name = fields.filled(body, "name").strip()
     model = fields.text(body, "embedding_model").strip() or None
-    return json_response(
-        api.knowledge().create(api.owner(), name, fields.text(body, "info"), model), 201
-    )
+    made = api.knowledge().create(api.owner(), name, fields.text(body, "info"), model)
+    return json_response(made, 201)
 
 
 @blueprint.delete(f"{API}/<base>")
@@ -63,9 +56,7 @@ def rebuild(base: str) -> Response:
 def search(base: str) -> Response:
     """Search a base: `{"query", "top_k", "score_threshold"}` gives hits, the best first."""
     body = api.json_body()
-    query = fields.text(body, "query").strip()
-    if not query:
-        raise InvalidParameter("query", "must not be empty")
+    query = fields.filled(body, "query").strip()
     top_k = fields.integer(body, "top_k", 1, MOST_HITS) or 3
     least = api.share(body, "score_threshold")
     return json_response(api.knowledge().search(api.owner(), [base], query, top_k, least))
@@ -82,9 +73,7 @@ def documents(base: str) -> Response:
 @blueprint.post(f"{API}/<base>/documents")
 def add(base: str) -> Response:
     """Add a document: the body is its content, `?name=` its name."""
-    name = request.args.get("name", "")
-    if not name:
-        raise InvalidParameter("name", "must not be empty")
+    name = fields.filled(request.args, "name")
     knowledge = api.knowledge()  # checks the key before megabytes are read
     replace = request.args.get("replace") == "1"
     with body.spooled(request.environ, current_services().settings.max_document) as data:
@@ -104,11 +93,7 @@ def original(base: str, document: str) -> Response:
     stored = knowledge.document(api.owner(), base, document)
     response = make_response(knowledge.original(api.owner(), document))
     response.content_length = stored.size
-    response.mimetype = "application/octet-stream"
-    response.headers["Content-Disposition"] = (
-        f"attachment; filename*=UTF-8''{quote(stored.filename, safe='')}"
-    )
-    return response
+    return api.download(response, stored.filename, "application/octet-stream")
 
 
 @blueprint.get(f"{API}/<base>/documents/<document>/chunks")
@@ -118,10 +103,7 @@ def chunks(base: str, document: str) -> Response:
 
 @blueprint.put(f"{API}/chunks/<chunk>")
 def edit(chunk: str) -> Response:
-    text = fields.text(api.json_body(), "text")
-    if not text.strip():
-        raise InvalidParameter("text", "must not be empty")
-    api.knowledge().edit_chunk(api.owner(), chunk, text)
+    api.knowledge().edit_chunk(api.owner(), chunk, fields.filled(api.json_body(), "text"))
     return api.done()
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from functools import wraps
 from operator import attrgetter
 from typing import Any
 
 import msgspec
-from flask import Response, make_response, redirect, render_template, request, url_for
-from flask.blueprints import BlueprintSetupState
+from flask import Response, after_this_request, make_response, render_template, request
 
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
+from ...apis.openai import routes as openai
 from ...hosting import view
 from .. import permissions
 from ..fastpath import Environ
@@ -80,28 +79,21 @@ def page() -> Response:
 blueprint.add_url_rule(PATH, "page", page, build_only=True)
 
 
-@blueprint.record
-def _share_address(state: BlueprintSetupState) -> None:
-    """Give browsers the page at /models, which is also a route of OpenAI's API: programs get its
-    list there, as before."""
-    address, listed = f"{state.url_prefix or ''}{PATH}", state.app.view_functions[LIST]
-
-    @wraps(listed)
-    def page_or_list() -> Response:
-        if request.path != address:
-            return listed()  # type: ignore[return-value]  # always flask's Response
-        is_page = guard.wants_page() and not session.has_key()
-        response = guard.answered(page) if is_page else make_response(listed())
-        response.vary.add("Accept")
-        return response
-
-    state.app.view_functions[LIST] = page_or_list
+@openai.blueprint.before_request  # not of the application: chats do without Flask
+def page_for_browsers() -> Response | None:
+    """Answer browsers with the page: at the same address, programs get OpenAI's list of models."""
+    if (
+        request.endpoint != LIST
+        or request.path != f"{current_services().settings.api_prefix}{PATH}"
+    ):
+        return None
+    after_this_request(_varies)
+    return guard.answered(page) if guard.wants_page() and not session.has_key() else None
 
 
-@blueprint.get("/hosting")
-def moved() -> Response:
-    """The former address of the page."""
-    return make_response(redirect(url_for(".page"), 301))
+def _varies(response: Response) -> Response:
+    response.vary.add("Accept")
+    return response
 
 
 @blueprint.get(API)

@@ -38,9 +38,8 @@ def begin() -> Response:
     started = start(guard.local_path(request.args.get("to", "")))
     try:
         current_services().keys.check_wrong_keys(Record.of(request.environ).peer)
-        response = make_response(
-            redirect(sign_in.provider.authorization_url(started, _redirect_uri(sign_in)), 303)
-        )
+        there = sign_in.provider.authorization_url(started, _redirect_uri(sign_in))
+        response = make_response(redirect(there, 303))
     except GatewayError as fault:
         return _failed(fault, started.to)
     cookie = session.sessions().signer("sign-in").dumps(msgspec.structs.astuple(started))
@@ -84,12 +83,8 @@ def _opened() -> SignIn:
 
 def _started() -> Started | None:
     try:
-        cookie_parts = (
-            session.sessions()
-            .signer("sign-in")
-            .loads(request.cookies.get(COOKIE, ""), max_age=LASTS)
-        )
-        return Started(*cookie_parts)
+        signer = session.sessions().signer("sign-in")
+        return Started(*signer.loads(request.cookies.get(COOKIE, ""), max_age=LASTS))
     except (BadSignature, TypeError):
         return None
 

@@ -100,13 +100,10 @@ def signed_in() -> str | None:
 def current() -> Session | None:
     if "session" not in g:
         g.session = None  # also for the page that reports an unavailable store
-        live = current_services().sessions
+        live, keys = current_services().sessions, current_services().keys
         session = sessions().read(request.cookies.get(SESSION, "")) if live else None
-        if session and live and not live.alive(session.id, session.name, time.time()):
-            session = None
-        if session and not current_services().keys.is_valid(session.name):
-            session = None
-        g.session = session
+        if session and live and live.alive(session.id, session.name, time.time()):
+            g.session = session if keys.is_valid(session.name) else None
     return cast("Session | None", g.session)
 
 

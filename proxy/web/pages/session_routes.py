@@ -15,7 +15,7 @@ from ..ledger.query import everyone
 from ..observability import Record
 from ..services import current_services
 from ..spine import json_response
-from . import api, guard, session
+from . import api, guard, session, shell
 from .guard import fields
 
 if TYPE_CHECKING:
@@ -48,17 +48,12 @@ def sign_in() -> Response:
         name = current_services().keys.name_of(fields().get("key", "").strip(), record.peer)
     except (Unauthorized, TooManyWrongKeys) as fault:
         record.info.outcome = fault.code or fault.type
-        wait = fault.retry_after
-        text = page(
-            to,
-            blocked=isinstance(fault, KeyBlocked),
-            expired=isinstance(fault, KeyExpired),
-            wrong=wait is None,
-            wait=wait and math.ceil(wait),
-        )
+        wait = math.ceil(fault.retry_after or 0)
+        blocked, expired = isinstance(fault, KeyBlocked), isinstance(fault, KeyExpired)
+        text = page(to, blocked=blocked, expired=expired, wrong=not wait, wait=wait)
         response = make_response(text, fault.status)
         if wait:
-            response.headers["Retry-After"] = str(math.ceil(wait))
+            response.headers["Retry-After"] = str(wait)
         return response
     record.key, record.info.outcome = name, "signed_in"
     return session.begin(_go(to), name)
@@ -79,9 +74,7 @@ def who() -> Response:
 
 
 def _go(to: str) -> Response:
-    return make_response(
-        redirect(guard.local_path(to) or f"{current_services().settings.api_prefix}/", 303)
-    )
+    return make_response(redirect(guard.local_path(to) or shell.home(), 303))
 
 
 # -- open sessions: the caller's own; for administrators, those of all keys

@@ -25,11 +25,6 @@ POLICY = (
 )
 
 
-def allowed() -> bool:
-    """Whether the caller may share conversations."""
-    return current_services().keys.may_share(api.owner())
-
-
 def shown(message: StoredMessage) -> dict[str, Any]:
     """What others see of a message."""
     model = message.extra.get("model")
@@ -50,7 +45,7 @@ def links(conversation: str) -> Response:
 def share(conversation: str) -> Response:
     """Share the branch that ends with the message `{"leaf"}`, as it is now."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
-    if not allowed():
+    if not current_services().keys.may_share(owner):
         raise Forbidden(
             "this API key may not share conversations: ask an administrator for the right `share`",
             code="share_forbidden",

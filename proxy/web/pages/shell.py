@@ -10,9 +10,10 @@ from jinja2 import FileSystemLoader
 
 from ...runtime import resources
 from ...runtime.installation import install as install_command
+from .. import permissions
 from ..routes import Api
 from ..services import current_services
-from . import guard, texts, uploads
+from . import guard, session, texts, uploads
 
 LANGUAGE = "slotproxy_language"  # the cookie with the chosen language
 THEMES = ("system", "light", "dark")
@@ -68,9 +69,12 @@ def address(name: str) -> str:
 
 
 def _known() -> dict[str, Any]:
-    spoken, shown = language(), theme()
+    spoken, shown, name = language(), theme(), session.signed_in()
     return {
-        **guard.template_values(),
+        "csrf_token": guard.token,
+        "signed_in": name,
+        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
+        "sign_in_needed": session.sessions().needed,
         "language": spoken,
         "theme": shown,
         "next_theme": THEMES[(THEMES.index(shown) + 1) % len(THEMES)],

@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import mimetypes
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,12 +56,10 @@ def response(name: str) -> Response:
 def find(name: str) -> PageFile | None:
     """Return a static file, or None if it does not exist or is outside the folder."""
     path = safe_join(str(FOLDER), name)
-    try:
-        if path is None or not Path(path).is_file():
-            return None
-    except OSError:  # the name is too long for a file
-        return None
-    return _read(Path(path), Path(path).stat().st_mtime_ns)
+    with suppress(OSError):  # the name is too long for a file
+        if path is not None and Path(path).is_file():
+            return _read(Path(path), Path(path).stat().st_mtime_ns)
+    return None
 
 
 @functools.lru_cache(maxsize=256)
@@ -68,8 +67,8 @@ def _read(path: Path, changed: int) -> PageFile:
     data = path.read_bytes()
     # Do not use this machine's MIME table for scripts: browsers only run modules sent as
     # JavaScript.
-    kind = KINDS.get(path.suffix)
-    kind = kind or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    known = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    kind = known or "application/octet-stream"
     packed = gzip.compress(data, 9, mtime=0) if kind.startswith(PACKED) else data
     digest = hashlib.sha256(data).hexdigest()[:16]
     return PageFile(kind, digest, data, packed if len(packed) < len(data) else None)

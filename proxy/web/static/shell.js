@@ -3,7 +3,10 @@
 import { menu, shade } from "./panels/menu.js";
 
 const pages = document.querySelector(".bar nav");
-if (pages) shade(pages);
+if (pages) {
+  shade(pages);
+  menu(document.querySelector("[data-bar-pages]"), pages);
+}
 const more = document.querySelector("[data-bar-more]");
 if (more) menu(more, document.getElementById("bar-more"));
 

@@ -22,11 +22,11 @@ from .conftest import Serving
 
 FILES = Files(Path("m"), {"a": ("-m", "a.gguf")}, False)
 NOTHING = Found((), (), "", 0)
-LLAMA = Server(8080, "llamacpp", "llama-server", ("qwen3-4b",))
-OLD = Server(9931, "llamacpp", "server of llama.cpp or PowerInfer")
-OLLAMA = Server(11434, "openai", "Ollama", ("qwen3:4b", "nomic"))
-ITSELF = Server(5000, "slotproxy", "another slotproxy")
-OTHER = Server(1234, "", "a program that is no model server")
+LLAMA = Server("http://127.0.0.1:8080", "llamacpp", "llama-server", ("qwen3-4b",))
+OLD = Server("http://127.0.0.1:9931", "llamacpp", "server of llama.cpp or PowerInfer")
+OLLAMA = Server("http://127.0.0.1:11434", "openai", "Ollama", ("qwen3:4b", "nomic"))
+ITSELF = Server("http://127.0.0.1:5000", "slotproxy", "another slotproxy")
+OTHER = Server("http://127.0.0.1:1234", "", "a program that is no model server")
 
 
 def write(name: str, found: Found = NOTHING, agrees: bool = True) -> str:
@@ -70,7 +70,7 @@ def v1_models(*ids: Any) -> dict[str, Any]:
         ({"/props": {"role": "router"}, **v1_models("a", "b")}, "llamacpp", ("a", "b")),
         ({"/props": {"user_name": "", "assistant_name": ""}}, "llamacpp", ()),  # of 2023
         ({"/api/version": {"version": "0.9"}, **v1_models("qwen3:4b")}, "openai", ("qwen3:4b",)),
-        (v1_models("org/model", 7, "a\nb"), "openai", ("org/model",)),  # LM Studio
+        (v1_models("org/model", "a\nb"), "openai", ("org/model",)),  # LM Studio
         ({"/livez": {"status": "ok"}, **v1_models("x")}, "slotproxy", ()),
         ({}, "", ()),
         ({"/props": [], "/v1/models": {"data": "x"}, "/livez": 3}, "", ()),
@@ -81,7 +81,7 @@ def test_servers_are_told_apart(
 ) -> None:
     port = serving(answers)
     (found,) = discovery.look({}, tmp_path, [port]).servers
-    assert (found.port, found.kind, found.models) == (port, kind, names)
+    assert (found.url, found.kind, found.models) == (f"http://127.0.0.1:{port}", kind, names)
 
 
 def test_port_without_a_server_is_left_out(tmp_path: Path) -> None:

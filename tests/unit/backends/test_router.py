@@ -70,6 +70,23 @@ def test_stream_reports_model_loading() -> None:
     assert text.rstrip().endswith("data: [DONE]")
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/v1/chat/completions", True), ("/v1/messages", False), ("/v1/responses", False)],
+)
+def test_stream_of_a_chat_shows_a_load_as_reasoning_if_the_model_wants_it(
+    path: str, shown: bool
+) -> None:
+    app = make_app(Lazy())
+    services_of(app).gateway.registry.backends["b0"].shows_load = True
+    body = {**CHAT, "input": "Hello", "max_tokens": 8, "stream": True}
+    text = app.test_client().post(path, json=body).text
+    assert ("loading lazy, 50%\\n" in text) == shown
+    assert text.startswith(": loading") != shown
+    whole = make_app(Lazy()).test_client().post("/v1/chat/completions", json=CHAT)
+    assert "loading" not in whole.text
+
+
 def test_invalid_request_loads_no_model() -> None:
     driver = Lazy()
     body = {**CHAT, "grammar": "root ::= nonsense"}

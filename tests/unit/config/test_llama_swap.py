@@ -46,7 +46,7 @@ models:
       -m ${folder}/${MODEL_ID}.gguf
     name: "Small one"
     description: "Answers quickly"
-    aliases: [tiny]
+    aliases: [{id: tiny, name: "Tiny", unlisted: false}]
     env:
       - "CUDA_VISIBLE_DEVICES=0"
       - "EMPTY="
@@ -64,6 +64,7 @@ models:
     ttl: 0
     unloadTimeout: 60
     unlisted: true
+    sendLoadingState: false
     checkEndpoint: none
     timeouts: {connect: 10}
   vectors:
@@ -129,6 +130,7 @@ def test_lists_and_requests_are_as_described(settings: Settings) -> None:
     assert (small.title, small.description) == ("Small one", "Answers quickly")
     assert small.aliases == ("tiny", "small:exact")
     assert small.metadata == {"context": 8192, "note": "made of small"}
+    assert small.loading_state and not large.loading_state
     assert small.list_aliases and large.list_aliases
     assert (small.strip, small.set) == (("top_k", "min_p"), {"temperature": 0.6})
     assert small.set_by_alias == {"small:exact": {"temperature": 0}}
@@ -170,6 +172,50 @@ def test_groups_are_those_of_llama_swap() -> None:
     assert not found.notes
 
 
+# That of llama-swap's example: a set is inlined, names begin with digits, `in` is no operator.
+MATRIX = """
+matrix:
+  vars: {g: gemma, 4q: qwen, in: mistral, v: voxtral, e: rerank, L: large, sd: painter}
+  evict_costs: {v: 50}
+  sets:
+    llms: "g | 4q | in"
+    standard: "+llms & v"
+    with_rerank: "(g | 4q) & v & e"
+    creative: "(g | 4q) & sd"
+    full: L
+"""
+
+
+def test_matrix_says_what_each_model_runs_beside() -> None:
+    names = "gemma qwen mistral voxtral rerank large painter other".split()
+    models = "".join(f"  {name}: {{cmd: 'x ${{PORT}}'}}\n" for name in names)
+    found = read(f"models:\n{models}{MATRIX}", {})
+    beside = {model.name: [*map(set, model.beside)] for model in found.values["model"]}
+    assert beside["gemma"] == [set(), {"voxtral"}, {"voxtral", "rerank"}, {"painter"}]
+    assert beside["mistral"] == [set(), {"voxtral"}]
+    assert beside["rerank"] == [{"gemma", "voxtral"}, {"qwen", "voxtral"}]
+    assert beside["large"] == beside["other"] == [set()]
+    assert found.models_max == 0
+    assert [*found.notes] == ["not supported and ignored: matrix.evict_costs"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ("{s: 'x & z'}", "expected names of vars"),
+        ("{s: 'x and y'}", "cannot be read"),
+        ("{s: 'f(x)'}", "expected names of vars"),
+        ("{s: 'x &'}", "cannot be read"),
+        ("{s: '((((('}", "cannot be read"),
+        ("{s: '+t', t: '+s'}", "cannot be read .maximum recursion depth"),
+        ("{s: " + " & ".join(["(x | y)"] * 12) + "}", "for 100 at most"),
+    ],
+)
+def test_matrix_that_cannot_be_read_is_named(sets: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"matrix: sets: .*{words}"):
+        read(f"{ONE}matrix: {{vars: {{x: a, y: b}}, sets: {sets}}}", {})
+
+
 def test_keys_peers_and_log_level_are_taken(settings: Settings) -> None:
     assert [key.secret for key in settings.keys] == ["sk-one", "sk-two"]
     assert settings.log_level == "warning"
@@ -182,7 +228,7 @@ def test_everything_else_is_named(settings: Settings) -> None:
     (lacking,) = (warning.partition("config.yaml: ")[2] for warning in settings.warnings)
     assert lacking == (
         "not supported and ignored: hooks.on_startup.preload of the unknown model 'gone',"
-        " models.*.timeouts, profiles, sendLoadingState"
+        " models.*.timeouts, profiles"
     )
 
 
@@ -210,11 +256,11 @@ FREE = "{swap: false, exclusive: false, members: [a, b]}"
         (f"groups: {{g: {FREE}}}", 0, ""),
         (f"routing: {{router: {{use: group, settings: {{groups: {{g: {FREE}}}}}}}}}", 0, ""),
         ("groups: {g: {members: [a, b]}}", 0, ""),
-        ("matrix: {sets: {s: a & b}}", 1, "not supported and ignored: matrix"),
+        ("matrix: {vars: {x: a, y: b}, sets: {s: x & y}}", 0, ""),
         (
-            "routing: {router: {use: matrix, settings: {matrix: {sets: {s: a}}}}}",
-            1,
-            "matrix is not supported: one model is loaded at once; set --memory",
+            "routing: {router: {use: matrix, settings: {matrix: {vars: {x: a}, sets: {s: x}}}}}",
+            0,
+            "",
         ),
     ],
 )

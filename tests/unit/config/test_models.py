@@ -72,7 +72,10 @@ def test_server_of_another_api_has_ten_places_or_as_many_as_the_table_says(tmp_p
         ({"name": "m", "command": COMMAND, "environment": {"A=B": "c"}}, "environment: 'A=B'"),
         ({"name": "m", "command": COMMAND, "kind": "vllm"}, "kind"),
         ({"name": "m", "command": COMMAND, "url": "127.0.0.1:80"}, "url: expected an address"),
-        ({"name": "m", "command": COMMAND, "unloads": ["x"]}, "unloads: there is no model 'x'"),
+        (
+            {"name": "m", "command": COMMAND, "unloads": ["x"]},
+            "beside: there is no model 'x'",
+        ),
         ({"name": "m", "command": COMMAND, "server_model": "x"}, 'needs kind = "openai"'),
         ({"name": "m", "command": COMMAND, "concurrency": -1}, ">= 0"),
         ({"name": "m", "command": COMMAND, "strip": ["model"]}, "model cannot be changed"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any
@@ -38,6 +38,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         swap_wait: float = LONG,
         pin: tuple[str, ...] = (),
         unloads: Mapping[str, str] = {},
+        beside: Mapping[str, Sequence[str]] = {},
         cards: tuple[str, ...] = (),
         gpu_memory: str = "",
     ) -> list[HostedModel]:
@@ -50,6 +51,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
                     "gpu_memory": on_card,
                     "pin": name in pin,
                     "unloads": tuple(unloads.get(name, "")),
+                    "beside": tuple(map(tuple, beside.get(name, ()))),
                 }
                 made.append(fakes.hosted(room=room, name=name, cards=card, **fields))
         return made
@@ -215,6 +217,23 @@ def test_model_whose_requests_left_makes_nobody_give_way(make: Make) -> None:
 )
 def test_models_unload_those_of_their_settings(make: Make, order: str, stay: str) -> None:
     models = make(1, 1, 1, 1, unloads={"a": "bc", "b": "ac"})
+    for name in order:
+        used(next(model for model in models if model.name == name))
+    wait_until(lambda: loaded(models) == stay)
+
+
+@pytest.mark.parametrize(
+    ("order", "stay"),
+    [
+        ("abc", "bc"),  # a, b and c never together: the one that was used longest ago ends
+        ("acb", "bc"),
+        ("bad", "d"),  # d is in no set with others
+        ("da", "a"),
+    ],
+)
+def test_models_stay_together_as_their_sets_say(make: Make, order: str, stay: str) -> None:
+    beside = {"a": ("b", "c"), "b": ("a", "c"), "c": ("a", "b"), "d": ("",)}
+    models = make(1, 1, 1, 1, beside=beside)
     for name in order:
         used(next(model for model in models if model.name == name))
     wait_until(lambda: loaded(models) == stay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -27,7 +27,9 @@ class Model:
     busy: bool = False
     pinned: bool = False
     leaving: bool = False
-    unloads: Sequence[str] = ()
+
+    def runs_beside(self, others: Set[str]) -> bool:
+        return True
 
     def is_idle(self, now: float) -> bool:
         return not self.busy and self.loaded_at < now

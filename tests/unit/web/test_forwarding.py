@@ -41,8 +41,21 @@ def test_model_of_chats_has_no_other_api(app: tuple[FlaskClient, HostedModel]) -
     assert (answer.status_code, "does not support" in answer.text) == (400, True)
 
 
-@pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": "other"}])
-def test_model_must_be_named(app: tuple[FlaskClient, HostedModel], body: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 400, "model is missing: name a model whose server"),
+        ({"model": ""}, 400, "model is missing: name a model whose server"),
+        ({"model": "other"}, 404, "'other' does not exist"),
+    ],
+)
+def test_model_must_be_named(
+    app: tuple[FlaskClient, HostedModel], body: dict[str, str], status: int, words: str
+) -> None:
     http, _ = app
-    assert http.post("/v1/images/generations", json=body).status_code == 404
-    assert http.get("/v1/audio/voices", query_string=body).status_code == 404
+    posted = http.post("/v1/images/generations", json=body)
+    listed = http.get("/v1/audio/voices", query_string=body)
+    for answer in (posted, listed):
+        error = answer.json["error"]
+        assert (answer.status_code, error["param"]) == (status, "model")
+        assert words in error["message"]

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.fakes import ScriptedDriver, make_app
-from tests.unit.web.test_hosting import ADMIN, KEYS, OTHER
+from tests.unit.web.test_hosting import KEYS, OTHER
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 PROGRAMS = ("*/*", "application/json", "application/json, text/plain, */*", "")
@@ -59,18 +59,11 @@ def test_browser_signs_in_and_comes_back(locked: FlaskClient) -> None:
     assert answer.headers["Location"].endswith("/signin?to=/models")
 
 
-def test_former_address_leads_to_the_page(open_site: FlaskClient, locked: FlaskClient) -> None:
-    answer = open_site.get("/hosting", headers={"Accept": BROWSER})
-    assert (answer.status_code, answer.headers["Location"]) == (301, "/models")
-    assert locked.get("/hosting", headers=ADMIN).status_code == 301
-
-
 def test_prefix_is_before_the_page_too() -> None:
     http = make_app(ScriptedDriver(), api_prefix="/llm").test_client()
     answer = http.get("/llm/models", headers={"Accept": BROWSER})
     assert 'href="/llm/models"' in answer.text
     assert http.get("/llm/models").json["object"] == "list"
-    assert http.get("/llm/hosting").headers["Location"] == "/llm/models"
 
 
 def test_without_pages_browsers_get_the_list() -> None:

@@ -82,7 +82,7 @@ export class Message {
     });
     source.addEventListener("open", () => lost(false));
     source.addEventListener("error", () => {
-      // A finished answer, or one whose writer has died, is read from the store.
+      // A refusal: of an answer that is deleted, or without a sign-in.
       if (source.readyState === EventSource.CLOSED) over();
       else lost(true);
     });

@@ -74,6 +74,12 @@ function mend() {
   const requests = [...viewer.shadowRoot.querySelectorAll("api-request")].map((one) => one.shadowRoot);
   for (const root of [viewer.shadowRoot, ...requests]) {
     drawn.observe(root, { childList: true, subtree: true });
+    // A page has one main part, and each navigation its name.
+    for (const inner of root.querySelectorAll("main")) Object.assign(inner, { role: "region", ariaLabel: words("viewer.title") });
+    for (const list of root.querySelectorAll("nav")) {
+      if (list.matches("nav nav")) list.role = "none";
+      else list.ariaLabel = words("viewer.routes");
+    }
     for (const field of root.querySelectorAll("textarea:not([aria-label])")) field.ariaLabel = words("viewer.body");
     for (const text of root.querySelectorAll("pre:not([tabindex])")) text.tabIndex = 0;
   }
