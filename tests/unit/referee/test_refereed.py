@@ -291,3 +291,19 @@ def test_no_key_ends_the_thoughts_of_another() -> None:
     headers = {"X-Request-Id": "mine", "Authorization": "Bearer key-of-me"}
     to.post("/v1/chat/completions", json=body, headers=headers)
     assert got[:2] == [404, 200]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": "x"}}),
+        ("reasoning.max_tokens", {"reasoning": {"max_tokens": "x"}}),
+        ("thinking_budget", {"thinking_budget": -2}),
+        ("max_reasoning_tokens", {"max_reasoning_tokens": 1.5}),
+    ],
+)
+def test_a_wrong_budget_is_named_as_its_client_wrote_it(name: str, fields: dict[str, Any]) -> None:
+    got = _post(client(ScriptedDriver()), **fields)
+    assert got.status_code == 400
+    assert got.json is not None
+    assert got.json["error"]["param"] == name
