@@ -496,7 +496,7 @@ class Attempt(Struct, eq=False, kw_only=True):
 
     def _repeats(self, batch: Batch) -> bool:
         """Whether the answer repeats itself, so that its run is stopped."""
-        if type(batch[-1]) in LAST:
+        if not batch or type(batch[-1]) in LAST:
             return False
         if self.referee is None:
             wanted = (self.caller.may.loops, self._own_setting("loops"), self.context.loops)

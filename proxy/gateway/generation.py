@@ -53,6 +53,7 @@ from .adapt import UNKNOWN, call_judges
 Reasoning = Literal["deepseek", "none", "raw"]
 
 MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
+FEW = 8  # tokens of reasoning, which are not parted: its opening tag has some
 MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
 
 
@@ -319,7 +320,7 @@ class Generation(Struct, eq=False):
         """How much of the reasoning so far, of this size, is within its budget. One read has many
         tokens if the answer is not streamed."""
         budget, thinking = self.budget, self.thinking
-        if self.task.request.stream or self.cancel.hurried or not 0 < budget < thinking:
+        if self.task.request.stream or self.cancel.hurried or not FEW < budget < thinking:
             return size
         self.thinking = budget
         return size * budget // thinking
