@@ -12,8 +12,9 @@ from werkzeug.test import TestResponse
 
 from proxy.config import keys
 from proxy.config.settings import RefereeConfig
-from proxy.core.events import Batch, Finished, ReasoningDelta, Started
+from proxy.core.events import Batch, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
+from proxy.errors import ConnectionLost
 from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say
 
 MODERN = msgspec.structs.replace(
@@ -307,3 +308,47 @@ def test_a_wrong_budget_is_named_as_its_client_wrote_it(name: str, fields: dict[
     assert got.status_code == 400
     assert got.json is not None
     assert got.json["error"]["param"] == name
+
+
+def test_arguments_that_repeat_themselves_end_the_answer() -> None:
+    say_it = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    tool = {"type": "function", "function": {"name": "say", "parameters": say_it}}
+    free = say("Let", " me", " see.", "\n<tool_call>", "\n")
+    bound = looping('{"name": "say", "arguments": {"text": "', UNIT)
+    got, driver = answered(free, bound, template="hermes", tools=[tool])
+    message, reason = message_of(got)
+    assert reason == "length"
+    assert message["tool_calls"][0]["function"]["arguments"].startswith('{"text": "' + UNIT)
+    assert "a document or call" in got.headers["x-slotproxy-warning"]
+    assert len(driver.tasks) == 2
+    assert driver.runs[1].closed.is_set()
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_every_api_gets_the_shorter_text(path: str) -> None:
+    asked = [{"role": "user", "content": "Hi"}]
+    body = {"input": asked} if path == "responses" else {"messages": asked, "max_tokens": 2000}
+    got = client(ScriptedDriver(looping(), caps=MODERN)).post(f"/v1/{path}", json=body)
+    assert got.status_code == 200
+    assert got.get_data(as_text=True).count(UNIT.rstrip()) == 1
+    assert "repeated itself" in got.headers["x-slotproxy-warning"]
+
+
+def test_each_of_several_choices_is_judged_alone() -> None:
+    driver = ScriptsInTurn(looping(), say("Short."), caps=MODERN)
+    got = _post(client(driver), n=2)
+    assert got.json is not None
+    texts = {choice["message"]["content"] for choice in got.json["choices"]}
+    assert texts == {BEGUN + UNIT.rstrip(), "Short."}
+
+
+def test_an_answer_that_resumes_is_still_watched() -> None:
+    """Its backend breaks off in the middle of the repetition."""
+    pieces_ = pieces(BEGUN + 60 * UNIT)
+    broken: list[Any] = [[Started(slot=0)], *([TextDelta(piece)] for piece in pieces_[:60])]
+    broken.append(ConnectionLost("the backend closed the connection"))
+    driver = ScriptsInTurn(broken, say(*pieces_[60:], reason="length"), caps=MODERN)
+    got = _post(client(driver))
+    message, reason = message_of(got)
+    assert (message["content"], reason) == (BEGUN + UNIT.rstrip(), "stop")
+    assert len(driver.tasks) == 2
