@@ -518,7 +518,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         continues = continues and not task.backend_templates and not self._slot.caps.native
         size, keep, step = len(text), len(text), "close" if continues else "cut"
         if generation.over_budget:
-            keep = generation.within_budget(size)
+            keep -= generation.beyond
             self.info.note(spent(generation.thinking))
         else:
             assert referee is not None and referee.loop is not None
@@ -535,7 +535,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
         dropped = written * (size - keep) // size
         if step == "close":
-            end, out = generation.close_thoughts(whole, kept)
+            end, out = generation.close_thoughts(kept if generation.over_budget else whole, kept)
         else:
             assert referee is not None
             end = ""

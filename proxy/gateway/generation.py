@@ -53,7 +53,6 @@ from .adapt import UNKNOWN, call_judges
 Reasoning = Literal["deepseek", "none", "raw"]
 
 MAX_MEDIA = 20 << 20  # bytes of an image or sound: a photo of a telephone has a quarter of that
-FEW = 8  # tokens of reasoning, which are not parted: its opening tag has some
 MAX_CALLS = 8  # models that loop repeat a call for ever; agents that work use two or three at once
 
 
@@ -117,6 +116,7 @@ class Generation(Struct, eq=False):
     thinking: int = 0  # tokens of reasoning; a piece is a token
     budget: int = NEVER  # of them
     written_now: type | None = None  # of the last event of a backend that parses its answers
+    beyond: int = 0  # bytes of the last batch that were not read, because they are spent
     over_budget: bool = False  # it has ended because they are spent
 
     def __post_init__(self) -> None:
@@ -199,18 +199,35 @@ class Generation(Struct, eq=False):
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
-        if self.thoughts is not None and len(batch) > 1 and self.budget < NEVER:
-            last = batch[-1]
-            if type(last) is Finished and last.reason == "length":
-                # One read had all the rest, and the reasoning may have spent its budget in it.
-                out = self.feed(batch[:-1])
-                over = self.ended or self.switch is not None
-                return out if over else out + self.feed([last])
+        if self.thoughts is not None and self.budget < NEVER:
+            batch, rest = self._within_budget(batch)
+            if rest:
+                out = self.feed(batch)
+                if self.ended or self.switch is not None:
+                    self.beyond = sum(len(e.text.encode()) for e in rest if type(e) is TextDelta)
+                    return out
+                return out + self.feed(rest)
         if self.only_stages:
             return self._staged(batch)
         if self.holds and self.task.described:
             self.written += [event.text for event in batch if isinstance(event, TextDelta)]
         return self._pass_on(self._staged(batch))
+
+    def _within_budget(self, batch: Batch) -> tuple[Batch, Batch]:
+        """What the budget of reasoning allows of a batch, and the rest. One read of a fast server
+        has many tokens."""
+        left = max(1, self.budget - self.thinking)
+        for at, event in enumerate(batch, 1):
+            if type(event) is TextDelta and not event.logprobs:
+                if event.pieces > left:
+                    size = len(event.text) * left // event.pieces
+                    within = TextDelta(event.text[:size], (), left)
+                    beyond = TextDelta(event.text[size:], (), event.pieces - left)
+                    return [*batch[: at - 1], within], [beyond, *batch[at:]]
+                left -= event.pieces
+                if not left:
+                    return batch[:at], batch[at:]
+        return batch, []
 
     def _staged(self, batch: Batch) -> Batch:
         thoughts, calls = self.thoughts, self.calls
@@ -315,15 +332,6 @@ class Generation(Struct, eq=False):
         has_grammar = self.start is not None or bool(task.sampling.get("grammar"))
         is_document = task.request.output.kind != "text"
         return "bound" if is_open or has_grammar or is_document or self.holds else "text"
-
-    def within_budget(self, size: int) -> int:
-        """How much of the reasoning so far, of this size, is within its budget. One read has many
-        tokens if the answer is not streamed."""
-        budget, thinking = self.budget, self.thinking
-        if self.task.request.stream or self.cancel.hurried or not FEW < budget < thinking:
-            return size
-        self.thinking = budget
-        return size * budget // thinking
 
     def close_thoughts(self, whole: str, kept: str) -> tuple[str, Batch]:
         """End the reasoning behind `kept`, the beginning of `whole` that remains. Returns the text
