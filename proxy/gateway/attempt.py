@@ -534,6 +534,12 @@ class Attempt(Struct, eq=False, kw_only=True):
             return generation.end("stop", len(whole) - len(kept))
         written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
         dropped = written * (size - keep) // size
+        tokens.written -= dropped
+        if (
+            not generation.over_budget
+        ):  # those were written, although they are not in the next prompt
+            tokens.wasted += dropped
+            tokens.limit -= dropped
         if step == "close":
             end, out = generation.close_thoughts(kept if generation.over_budget else whole, kept)
         else:
@@ -560,10 +566,6 @@ class Attempt(Struct, eq=False, kw_only=True):
             self.next_task = later_run(task, kept + end, tokens.left)
             tokens.several, self.busy_tries = True, BUSY_TRIES
             self.state = State.SWITCHING
-        # What was dropped counts, but is not in the prompt of the next run.
-        tokens.written -= dropped
-        tokens.wasted += dropped
-        tokens.limit -= dropped
         return out
 
     # errors
