@@ -535,9 +535,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
         dropped = written * (size - keep) // size
         tokens.written -= dropped
-        if (
-            not generation.over_budget
-        ):  # those were written, although they are not in the next prompt
+        if not generation.over_budget:  # a repetition counts; what was not read does not
             tokens.wasted += dropped
             tokens.limit -= dropped
         if step == "close":
