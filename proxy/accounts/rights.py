@@ -21,6 +21,8 @@ Priority = Literal["", "high", "normal", "low"]
 OnOverflow = Literal["", "refuse", "compact"]
 Capture = Literal["", "off", "failed", "all"]
 CAPTURES: tuple[Capture, ...] = ("off", "failed", "all")
+Loops = Literal["", "auto", "off", "end", "mend"]
+LOOPS: tuple[Loops, ...] = ("auto", "off", "end", "mend")
 OVERFLOWS: tuple[OnOverflow, ...] = ("refuse", "compact")
 PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")  # the lowest first
 # The groups of routes. An API that a package adds may have one of its own name besides.
@@ -47,7 +49,8 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
     client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
     `on_overflow` says what happens to conversations that do not fit, `capture` which requests are
-    captured. `share` of a key, its user or its team lets conversations be shared."""
+    captured, `loops` what happens to answers that repeat themselves. `share` of a key, its user or
+    its team lets conversations be shared."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -63,6 +66,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: Limits = NO_LIMITS
     on_overflow: OnOverflow = ""
     capture: Capture = ""
+    loops: Loops = ""
 
 
 class Permissions(Struct, frozen=True):
@@ -75,6 +79,11 @@ class Permissions(Struct, frozen=True):
         if self.rights:
             barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
             force_setattr(self, "barred_tiers", barred)
+
+    @property
+    def loops(self) -> Loops:
+        """What happens to answers that repeat themselves, "" if no right says it."""
+        return next((rights.loops for rights in self.rights if rights.loops), "")
 
     def _permit(self, what: str, names: Iterable[str]) -> bool:
         """Whether all rights permit `what` with any of these names."""

@@ -14,7 +14,7 @@ import msgspec
 from ..core.sampling import check
 from ..errors import InvalidParameter
 from ..gbnf import PatternError, choice_grammar, pattern_grammar
-from .fields import Body, bounded, flag, mapping, text
+from .fields import Body, bounded, flag, integer, mapping, text
 
 LONGEST_PATTERN = 8192  # characters
 LONGEST_CHOICES = 256 << 10  # characters of all texts that an answer may be
@@ -24,7 +24,9 @@ _KINDS = ("json", "json_object", "regex", "choice", "grammar")
 CONSTRAINTS = {**{f"guided_{kind}": kind for kind in _KINDS}, "regex": "regex", "ebnf": "grammar"}
 KINDS = CONSTRAINTS | {f"structured_outputs.{kind}": kind for kind in _KINDS}
 OURS = ("grammar", "json_schema", "response_format")  # which constrain the answer, too
-THINKING = frozenset({"enable_thinking", "thinking", "reasoning"})
+MOST_TOKENS = 1 << 30
+BUDGETS = ("thinking_budget", "reasoning_budget_tokens")  # DashScope's and llama-server's
+THINKING = frozenset({"enable_thinking", "thinking", "reasoning", *BUDGETS})
 NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
@@ -96,17 +98,23 @@ def _think(out: dict[str, Any]) -> None:
     if out.keys().isdisjoint(THINKING):
         return
     reasoning = mapping(out, "reasoning")
+    budgets = {name: out.pop(name, None) for name in BUDGETS}
+    budgets["reasoning.max_tokens"] = reasoning.get("max_tokens")
     thinks = out.pop("enable_thinking", None)
     switch = out.pop("thinking", None)
     if isinstance(switch, dict):
         kind = text(switch, "type", at="thinking.")
-        out["thinking.budget_tokens"] = switch.get("budget_tokens")
+        budgets["thinking.budget_tokens"] = switch.get("budget_tokens")
         switch = kind == "enabled" if kind in ("enabled", "disabled") else None
     for name, value in (("thinking", switch), ("reasoning.enabled", reasoning.get("enabled"))):
         thinks = thinks if value is None else flag({name: value}, name)
     if effort := text(reasoning, "effort", at="reasoning."):
         out["reasoning_effort"] = out.get("reasoning_effort") or effort
-    out |= {f"reasoning.{name}": reasoning.get(name) for name in ("max_tokens", "exclude")}
+    for name in budgets:
+        tokens = integer(budgets, name, -1, MOST_TOKENS)
+        if out.get("max_reasoning_tokens") is None:
+            out["max_reasoning_tokens"] = tokens
+    out["reasoning.exclude"] = reasoning.get("exclude")
     out.pop("reasoning", None)
     if thinks is not None:
         given = mapping(out, "chat_template_kwargs")

@@ -203,6 +203,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             scheduler=scheduler,
             clock=time.monotonic,
             generation=GenerationSettings(new_id, reasoning=settings.reasoning_format),
+            loops=settings.referee.loops,
+            reasoning_tokens=settings.referee.max_reasoning_tokens or None,
             continues=settings.continue_broken,
             side_jobs=fixed.SIDE_JOBS,
             ping=fixed.PING,

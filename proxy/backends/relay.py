@@ -78,6 +78,8 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     effort = task.effort or request.reasoning_effort
     if effort and not bound:
         body["reasoning_effort"] = effort
+    if request.reasoning_tokens is not None:
+        body["reasoning_budget_tokens"] = request.reasoning_tokens
     if tools:
         body["tools"] = tools
         body["tool_choice"] = "auto"

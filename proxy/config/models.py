@@ -68,6 +68,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     set: dict[str, Any] = {}  # fields that are set in requests
     set_by_alias: dict[str, dict[str, Any]] = {}  # the same for those that name an alias
     on_overflow: Literal["refuse", "compact"] | None = None
+    loops: Literal["auto", "off", "end", "mend"] | None = None
+    max_reasoning_tokens: Annotated[int, Meta(ge=0)] | None = None
 
     @property
     def has_program(self) -> bool:

@@ -25,6 +25,7 @@ _NO_KEY = Secret("")
 Texts = tuple[str, ...]
 ChatMode = Literal["auto", "native", "completion"]
 Overflow = Literal["refuse", "compact"]
+Loops = Literal["auto", "off", "end", "mend"]
 
 
 # The group of a setting in the help, its help, a validator, and bounds of its value.
@@ -79,6 +80,10 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
         (), "what a server of the kind openai ignores, so that the prompt describes it"
     )
     on_overflow: Overflow | None = _key(None, "overrides --on-overflow for this server's model")
+    loops: Loops | None = _key(None, "overrides loops of [referee] for this server's model")
+    max_reasoning_tokens: int | None = _key(
+        None, "overrides max_reasoning_tokens of [referee] for this server's model", ge=0
+    )
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
     launch: ModelConfig | None = None
@@ -180,6 +185,20 @@ class OtelConfig(msgspec.Struct, frozen=True, kw_only=True):
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
 
+class RefereeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[referee]`` table of the file: answers that repeat themselves, and thoughts."""
+
+    loops: Loops = _key(
+        "auto",
+        "answers that repeat themselves: end them, mend them (the answer goes on), off, or auto:"
+        " mend reasoning, end text",
+    )
+    max_reasoning_tokens: int = _key(
+        0, "tokens of reasoning in an answer to a request that does not say; 0: any", ge=0
+    )
+    rows: ClassVar[tuple[Declared, ...]] = _above()
+
+
 class CapturesConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[captures]`` table of the file: the bounds of what ``--capture`` keeps."""
 
@@ -196,6 +215,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "oidc": OidcConfig,
     "otel": OtelConfig,
     "captures": CapturesConfig,
+    "referee": RefereeConfig,
 }
 
 _serving = _group("Serving")
@@ -412,6 +432,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     oidc: OidcConfig = OidcConfig()
     otel: OtelConfig = OtelConfig()
     captures: CapturesConfig = CapturesConfig()
+    referee: RefereeConfig = RefereeConfig()
     backend: tuple[BackendConfig, ...] = ()
     model: tuple[ModelConfig, ...] = ()
     mcp: tuple[McpConfig, ...] = ()
@@ -445,6 +466,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 slots=model.places,
                 ctx_size=model.ctx_size,
                 on_overflow=model.on_overflow,
+                loops=model.loops,
+                max_reasoning_tokens=model.max_reasoning_tokens,
                 launch=model,
             )
             for model in self.model

@@ -1,6 +1,7 @@
 """The events of a completion: the common vocabulary of drivers and encoders.
 
-    Started Compacted? (TextDelta | ReasoningDelta | ToolCallDelta | Step | Progress | TokenDetail)*
+    Started Compacted?
+    (TextDelta | ReasoningDelta | ToolCallDelta | Withdrawn | Step | Progress | TokenDetail)*
     (Finished | Failed)
 
 A stream is an iterator of batches, which are lists of events: those of one read of the upstream
@@ -65,6 +66,14 @@ class TextDelta(Struct, frozen=True):
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     pieces: int = 1
+
+
+class Withdrawn(Struct, frozen=True):
+    """The last `characters` of the text so far, or of the reasoning, are no part of the answer: the
+    model repeated itself. Only in answers that are not streamed."""
+
+    characters: int
+    reasoning: bool = False
 
 
 class ReasoningDelta(Struct, frozen=True):
@@ -171,6 +180,7 @@ Event = (
     Started
     | Compacted
     | TextDelta
+    | Withdrawn
     | ReasoningDelta
     | ToolCallDelta
     | Step

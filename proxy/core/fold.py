@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .events import (
     ApprovalRequested,
@@ -22,6 +22,7 @@ from .events import (
     TokenLogprob,
     ToolCallDelta,
     ToolsListed,
+    Withdrawn,
 )
 from .request import ToolCall
 
@@ -82,6 +83,8 @@ class Fold:
                 self._begin(event)
             elif isinstance(event, Compacted):
                 self.compacted = event.after(self.compacted)
+            elif isinstance(event, Withdrawn):
+                shorten(self._run, event.characters)
             elif isinstance(event, TokenDetail):
                 self.tokens += event.tokens
             elif isinstance(event, Failed):
@@ -113,13 +116,21 @@ class Fold:
         if not isinstance(part, list):
             return cast(Step, part)
         text = "".join([delta.text for delta in part])
-        if isinstance(part[0], ReasoningDelta):
+        if part and isinstance(part[0], ReasoningDelta):
             return ReasoningDelta(text)
         return TextDelta(text, tuple([logprob for delta in part for logprob in delta.logprobs]))
 
     def _call(self, index: int) -> ToolCall:
         head, arguments = self.calls[index]
         return ToolCall(head.id, head.name, "".join(arguments))
+
+
+def shorten(deltas: list[Any], characters: int) -> None:
+    """Take so many characters off the end of deltas of text or reasoning."""
+    while deltas and characters >= len(deltas[-1].text):
+        characters -= len(deltas.pop().text)
+    if deltas and characters:
+        deltas[-1] = structs.replace(deltas[-1], text=deltas[-1].text[:-characters])
 
 
 def fold(batches: Iterable[tuple[int, Batch]]) -> list[Completion]:

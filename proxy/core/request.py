@@ -180,6 +180,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     max_tool_calls: int | None = None
     output: OutputFormat = OutputFormat()
     reasoning_effort: str = ""
+    reasoning_tokens: int | None = None  # at most
     reasoning_format: Literal["", "deepseek", "none", "raw"] = ""
     template_kwargs: Mapping[str, Any] = {}
     user: str = ""

@@ -41,6 +41,7 @@ from ..core.events import (
     TextDelta,
     ToolCallDelta,
     ToolsListed,
+    Withdrawn,
 )
 from ..core.mcp import McpServer, function_name
 from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall, ToolChoice
@@ -515,6 +516,9 @@ class ToolAnswer:
                             )
                             continue
                         client_calls.add(event.index)
+                    elif isinstance(event, Withdrawn):
+                        if not event.reasoning:
+                            text = ["".join(text)[: -event.characters]]
                     elif isinstance(event, Failed):
                         raise event.error
                     elif isinstance(event, Compacted):

@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -35,7 +36,15 @@ from msgspec import Struct, field
 from ..backends.driver import Run
 from ..backends.tokens import BOS
 from ..compiling import grammar
-from ..core.events import Batch, Finished, Started, TextDelta
+from ..core.events import (
+    LAST,
+    Batch,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
 from ..core.request import CompletionRequest, Message
 from ..core.task import Task
 from ..core.usage import Usage
@@ -53,6 +62,8 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..prompting.stages.prompted_output import corrected
+from ..referee.loops import STEP
+from ..referee.referee import EMPTY, FIRST, SEEN, Referee, budget, mode_of, spent, warning
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
@@ -77,6 +88,7 @@ class TokenCounts(Struct, eq=False):
     wasted: int = 0  # in discarded documents
     resumed: int = 0  # how often the answer continued on another run
     switched: bool = False  # the current run began after a text that was cut off
+    several: bool = False  # it began after others, whose tokens are all counted
 
     @property
     def left(self) -> int:
@@ -91,7 +103,7 @@ class TokenCounts(Struct, eq=False):
         """Discard the answer so far, which will be written again."""
         self.wasted += self.written
         self.prompt = self.cached = self.written = 0
-        self.switched = False
+        self.switched = self.several = False
 
     def so_far(self, run: Usage) -> Usage:
         """All counts, including those of the current run so far."""
@@ -197,6 +209,8 @@ class Attempt(Struct, eq=False, kw_only=True):
     released: Run | None = None  # the run under way when the slot was given back
     # Of the runs without a grammar, in UTF-8: a list of pieces takes many times as much.
     text: bytearray = bytearray()
+    look: int = FIRST  # its length at which the referee looks at it next, 0 to stop the run
+    referee: Referee | None = None  # since it has looked
     started: bool = False  # the answer has an event
     shown: bool = False  # an event was passed on to the client
     busy_tries: int = 0
@@ -221,7 +235,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                     for batch in run:
                         if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
                             text += batch[0].text.encode()
-                            if generation.text_passes:
+                            if generation.text_passes and len(text) < self.look:
                                 yield batch
                                 continue
                         elif batch:
@@ -243,12 +257,17 @@ class Attempt(Struct, eq=False, kw_only=True):
                             yield out
                         if generation.ended or generation.switch is not None:
                             break
+                        if len(text) >= self.look and self._repeats(batch):
+                            break
                     out = []
                     if generation.switch is not None:
                         out = self._switch(generation.switch, batch)
                         slot.note_calls(out)
                     elif generation.retry:
                         self._write_anew()
+                    elif not self.look or generation.over_budget:
+                        out = self._step_in()
+                        yield []  # for the notice
                     else:
                         return
                 except GatewayError as error:
@@ -387,14 +406,17 @@ class Attempt(Struct, eq=False, kw_only=True):
             return
         self.tokens = TokenCounts(limit)
         if self.started:
-            self.text, self.started = bytearray(), False
+            self.text, self.look, self.started = bytearray(), FIRST, False
         ignored = warnings(task, adapted, slot.caps, self.cancel)
-        info.warnings = task.request.warnings + ignored + context.scheduler.notices
+        info.warnings = task.request.warnings + ignored + context.scheduler.notices + info.cut
         info.placed = context.clock() - self.began
         self.state = State.PREFILL
         self.generation = Generation(
             adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
         )
+        if self.generation.thoughts is not None:
+            usual = self._own_setting("max_reasoning_tokens") or context.reasoning_tokens
+            self.generation.budget = budget(task.request, limit, usual)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -408,13 +430,16 @@ class Attempt(Struct, eq=False, kw_only=True):
         last = batch[-1] if batch else None
         if type(last) is Finished:
             slot.on_finished(last)
+            if last.reason == "length" and self.generation.place == "thoughts":
+                self.info.note(EMPTY)
             tokens = self.tokens
-            if tokens.switched or tokens.resumed or tokens.wasted:
+            if tokens.switched or tokens.several or tokens.resumed or tokens.wasted:
                 batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
-        else:
-            for event in batch:
-                if type(event) is TextDelta:
-                    self.text += event.text.encode()
+        for event in batch:
+            if type(event) is TextDelta or type(event) is ReasoningDelta:
+                self.text += event.text.encode()
+            elif type(event) is ToolCallDelta:
+                self.text += event.arguments.encode()
 
     def _switch(self, switch: GrammarSwitch, batch: Batch) -> Batch:
         """Continue with a grammar, from the middle of `batch`."""
@@ -441,6 +466,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         self._close_run()
         self.tokens.discard()
         self.text.clear()
+        self.look = FIRST
         self.started, self.busy_tries = False, BUSY_TRIES
         sampling = self.adapted.sampling
         seed = sampling.get("seed")
@@ -470,6 +496,80 @@ class Attempt(Struct, eq=False, kw_only=True):
     def _end_at_limit(self) -> Batch:
         self.state = State.DONE
         return self.generation.on_limit(Finished(reason="length", usage=self.usage()))
+
+    # with the referee
+
+    def _repeats(self, batch: Batch) -> bool:
+        """Whether the answer repeats itself, so that its run is stopped."""
+        if not batch or type(batch[-1]) in LAST:
+            return False
+        if self.referee is None:
+            wanted = (self.caller.may.loops, self._own_setting("loops"), self.context.loops)
+            self.referee = Referee(mode_of(self.task.request, *wanted))
+        waits = self.task.request.stream and self.generation.place == "text"
+        self.look = self.referee.look(self.text, waits=waits)
+        return not self.look
+
+    def _own_setting(self, name: str) -> Any:
+        """What the operator says of the backend's model, None for nothing."""
+        return getattr((self._slot.backend.host or self._slot.backend).config, name, None)
+
+    def _step_in(self) -> Batch:
+        """Continue or end the answer after a run that the referee stopped, because its text repeats
+        itself or its reasoning has spent its budget."""
+        generation, referee, text, tokens = self.generation, self.referee, self.text, self.tokens
+        task, place = self.next_task, generation.place
+        continues = isinstance(self.task.prompt, str) and task.suffix is None
+        continues = continues and not task.backend_templates and not self._slot.caps.native
+        size, keep, step = len(text), len(text), "close" if continues else "cut"
+        if generation.over_budget:
+            keep -= generation.beyond
+            self.info.note(spent(generation.thinking))
+        else:
+            assert referee is not None and referee.loop is not None
+            step = referee.step(place, continues=continues)
+            keep = referee.loop.first_copy(text)
+            self.info.note(warning(step, place))
+        whole, self.look = text.decode(), size + STEP
+        kept = text[:keep].decode(errors="ignore")
+        if step == "stop" or step == "cut":
+            self.state = State.DONE
+            if step == "cut":
+                return generation.end("length")
+            return generation.end("stop", len(whole) - len(kept))
+        written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
+        dropped = written * (size - keep) // size
+        tokens.written -= dropped
+        if not generation.over_budget:  # a repetition counts; what was not read does not
+            tokens.wasted += dropped
+            tokens.limit -= dropped
+        if step == "close":
+            end, out = generation.close_thoughts(kept if generation.over_budget else whole, kept)
+        else:
+            assert referee is not None
+            end = ""
+            self.generation, out = generation.mended(len(whole) - len(kept))
+            penalty = referee.penalty(sampling.get("repeat_penalty"))
+            sampling = {**sampling, "repeat_penalty": penalty, "repeat_last_n": SEEN}
+        text[:] = (kept + end).encode()
+        if generation.switch is not None:
+            out += self._switch(generation.switch, [])
+        else:
+            self._close_run()
+            tokens.prompt = tokens.prompt or self._count_prompt()
+            tokens.written += self._count(end)
+            if tokens.left < 1:
+                return out + self._end_at_limit()
+            task = msgspec.structs.replace(
+                self.adapted,
+                prompt=self.task.prompt,
+                breaks=self.task.breaks,
+                sampling=sampling,
+            )
+            self.next_task = later_run(task, kept + end, tokens.left)
+            tokens.several, self.busy_tries = True, BUSY_TRIES
+            self.state = State.SWITCHING
+        return out
 
     # errors
 
@@ -606,11 +706,14 @@ class Attempt(Struct, eq=False, kw_only=True):
         of the answer."""
         written = self.tokens.written
         before = written - sum(e.pieces for e in batch if isinstance(e, TextDelta))
+        return min(written, max(0, before) + self._count(fresh, written))
+
+    def _count(self, text: str, instead: int = 0) -> int:
+        """The number of tokens in a part of the answer, or `instead` if they cannot be counted."""
         try:
-            tokens = self._slot.backend.counter.count(fresh) - BOS if fresh else 0
+            return self._slot.backend.counter.count(text) - BOS if text else 0
         except GatewayError:
-            return written
-        return min(written, max(0, before) + tokens)
+            return instead
 
 
 def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:

@@ -28,6 +28,8 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     scheduler: Scheduler
     clock: Callable[[], float]  # monotonic seconds
     generation: GenerationSettings
+    loops: str = "auto"  # what becomes of repetitions, unless the model or the key says it
+    reasoning_tokens: int | None = None  # of an answer to a request that does not say
     continues: bool = True  # a broken answer resumes on another backend
     side_jobs: tuple[str, ...] = ()  # how the last message of a side job begins
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
@@ -104,6 +106,8 @@ class Info(Struct, kw_only=True):
     kinds: tuple[str, ...] = ()  # of `prompting.profile.verify`: why the backend renders the prompt
     compacted: int = 0  # messages that a summary replaced
     warnings: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()  # those about repetitions and reasoning that the referee ended
+    notice: str = ""  # the same in a stream, until it is sent
     # Of the last slot, and the template of its backend, to explain the request.
     placement: Placement | None = None
     template: str = ""
@@ -126,3 +130,10 @@ class Info(Struct, kw_only=True):
             yield
         finally:
             self.steps += ((step, perf_counter() - began),)
+
+    def note(self, text: str) -> None:
+        """Add what the referee did."""
+        self.notice = text
+        if text not in self.cut:
+            self.cut += (text,)
+            self.warnings += (text,)

@@ -23,7 +23,18 @@ from msgspec import Struct
 
 from ..backends.driver import Capabilities
 from ..compiling import judged
-from ..core.events import LAST, Batch, Failed, Finished, ReasoningDelta, Started, TextDelta
+from ..core.events import (
+    LAST,
+    Batch,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Withdrawn,
+)
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import CharacterCut
@@ -35,6 +46,7 @@ from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
+from ..referee.referee import NEVER, Place
 from ..runtime.cancel import Cancel
 from .adapt import UNKNOWN, call_judges
 
@@ -102,6 +114,10 @@ class Generation(Struct, eq=False):
     known: int = 0  # length of `raw` before the current batch
     content: int = 0  # characters of the answer without its reasoning
     thinking: int = 0  # tokens of reasoning; a piece is a token
+    budget: int = NEVER  # of them
+    written_now: type | None = None  # of the last event of a backend that parses its answers
+    beyond: int = 0  # bytes of the last batch that were not read, because they are spent
+    over_budget: bool = False  # it has ended because they are spent
 
     def __post_init__(self) -> None:
         task = self.task
@@ -183,24 +199,52 @@ class Generation(Struct, eq=False):
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
+        if self.thoughts is not None and self.budget < NEVER:
+            batch, rest = self._within_budget(batch)
+            if rest:
+                out = self.feed(batch)
+                if self.ended or self.switch is not None:
+                    self.beyond = sum(len(e.text.encode()) for e in rest if type(e) is TextDelta)
+                    return out
+                return out + self.feed(rest)
         if self.only_stages:
             return self._staged(batch)
         if self.holds and self.task.described:
             self.written += [event.text for event in batch if isinstance(event, TextDelta)]
         return self._pass_on(self._staged(batch))
 
+    def _within_budget(self, batch: Batch) -> tuple[Batch, Batch]:
+        """What the budget of reasoning allows of a batch, and the rest. One read of a fast server
+        has many tokens."""
+        left = max(1, self.budget - self.thinking)
+        for at, event in enumerate(batch, 1):
+            if type(event) is TextDelta and not event.logprobs:
+                if event.pieces > left:
+                    size = len(event.text) * left // event.pieces
+                    within = TextDelta(event.text[:size], (), left)
+                    beyond = TextDelta(event.text[size:], (), event.pieces - left)
+                    return [*batch[: at - 1], within], [beyond, *batch[at:]]
+                left -= event.pieces
+                if not left:
+                    return batch[:at], batch[at:]
+        return batch, []
+
     def _staged(self, batch: Batch) -> Batch:
         thoughts, calls = self.thoughts, self.calls
         if calls is not None or self.deferred:
             self.known = len(self.raw)
             self.raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
-        if self.native:
+        if self.native and batch:
             self.thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
+            self.written_now = type(batch[-1])
         if thoughts is not None:
             came, over = batch, thoughts.over
             batch = thoughts.feed(batch)
             if batch is not came and not over and ReasoningDelta in map(type, batch):
                 self.thinking += sum(e.pieces for e in came if isinstance(e, TextDelta))
+                if self.thinking >= self.budget or self.cancel.hurried:
+                    goes_on = not thoughts.over and type(came[-1]) not in LAST
+                    self.ended = self.over_budget = goes_on
             if self.deferred:
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
                 # contain the end of the reasoning and the end of the run, for whatever reason.
@@ -267,8 +311,60 @@ class Generation(Struct, eq=False):
 
     def again(self) -> Generation:
         """The events of the same choice, written again."""
+        return self._other(self.tries + 1)
+
+    def _other(self, tries: int) -> Generation:
         common = (self.task, self.caps, self.settings, self.usage, self.prompt_text, self.cancel)
-        return Generation(*common, tries=self.tries + 1, later=True)
+        return Generation(*common, tries=tries, later=True, budget=self.budget)
+
+    # for the referee
+
+    @property
+    def place(self) -> Place:
+        """Where the text so far ends."""
+        task, calls = self.task, self.calls
+        if self.deferred or (self.thoughts is not None and self.thoughts.is_inside):
+            return "thoughts"
+        if self.written_now is ReasoningDelta:
+            return "thoughts"
+        is_open = calls is not None and calls.calls > 0  # the text may be that of a call
+        is_open = is_open or self.written_now is ToolCallDelta
+        has_grammar = self.start is not None or bool(task.sampling.get("grammar"))
+        is_document = task.request.output.kind != "text"
+        return "bound" if is_open or has_grammar or is_document or self.holds else "text"
+
+    def close_thoughts(self, whole: str, kept: str) -> tuple[str, Batch]:
+        """End the reasoning behind `kept`, the beginning of `whole` that remains. Returns the text
+        that ends it and the events; a document may need a run of its own, as `switch` says."""
+        assert self.thoughts is not None
+        self.ended = self.over_budget = False
+        tags = self.thoughts.tags(whole)
+        if tags is None:  # no reasoning, although only a document may follow it
+            return "", self.feed([Finished(reason="stop", usage=self.usage())])
+        if self.raw:
+            self.raw = kept
+        end = f"\n{tags[1]}\n\n" if tags[1].startswith("</") else tags[1]
+        out = self.feed([TextDelta(end, (), 0)])
+        if not self.task.request.stream and len(whole) > len(kept):
+            less = Withdrawn(len(whole.rstrip()) - len(kept.rstrip()), reasoning=True)
+            (self.held if self.holds else out).append(less)
+        return end, out
+
+    def end(self, reason: FinishReason, withdrawn: int = 0) -> Batch:
+        """End the answer, without the last characters of its text."""
+        out = self.feed([Finished(reason=reason, usage=self.usage())])
+        if withdrawn and not self.task.request.stream:
+            out.insert(-1, Withdrawn(withdrawn))
+        return out
+
+    def mended(self, withdrawn: int) -> tuple[Generation, Batch]:
+        """The events of a run that continues the text without its last characters, and those of
+        the run before that are not passed on yet."""
+        out = self.end("stop", withdrawn)[:-1]
+        other = self._other(self.tries)
+        other.thoughts, other.to_echo, other.thinking = None, None, self.thinking
+        other._settle()
+        return other, out
 
     def _run_stages(self, batch: Batch) -> Batch:
         for stage in self.rest:

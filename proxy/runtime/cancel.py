@@ -27,14 +27,14 @@ def client_left() -> Cancelled:
 class Cancel:
     """Set once, never unset. The first reason counts.
 
-    What the exchanges with backends need travels with it: `headers`, the lines of a trace, and
-    `on_exchange`, called before each exchange with what will be sent; it makes the list that
-    collects the answer."""
+    What concerns a running request travels with it: `headers`, the lines of a trace for its
+    backends; `on_exchange`, called before each exchange with what will be sent, and makes the list
+    that collects the answer; and `hurried`: its reader wants the answer now, so reasoning ends."""
 
-    __slots__ = ("_callbacks", "_reason", "cancelled", "headers", "on_exchange")
+    __slots__ = ("_callbacks", "_reason", "cancelled", "headers", "hurried", "on_exchange")
 
     def __init__(self) -> None:
-        self.cancelled = False
+        self.cancelled = self.hurried = False
         self.headers = ""
         self.on_exchange: OnExchange | None = None
         self._reason: Reason = client_left

@@ -113,9 +113,13 @@ def encoded(
 
 
 def _note(info: Info, encoder: Encoder) -> bytes:
-    """An SSE comment for a waiting client: its place in the queue, or the loading progress."""
+    """An SSE comment for a waiting client: its place in the queue, or the loading progress. What
+    the referee did is one, too, since the headers were sent before."""
     if encoder.content_type != "text/event-stream":
         return b""
+    if notice := info.notice:
+        info.notice = ""
+        return f": {notice}\n\n".encode()
     if info.place:
         return b": queue place %d\n\n" % info.place
     if info.loading:

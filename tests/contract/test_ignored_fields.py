@@ -63,7 +63,6 @@ def test_a_field_that_nobody_knows_is_reported(house: House, path: str) -> None:
     assert house.warnings(path, no_such_field=None) == []
 
 
-BUDGET = {"type": "enabled", "budget_tokens": 1024}
 CUSTOM = {"type": "custom", "name": "f"}
 LARK = {"type": "grammar", "syntax": "lark", "definition": "x"}
 REPORTED: list[tuple[str, dict[str, Any], str]] = [
@@ -72,9 +71,6 @@ REPORTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"stop_token_ids": [3]}, "stop_token_ids"),
     (CHAT, {"bad_words": ["x"]}, "bad_words"),
     (CHAT, {"min_tokens": 3}, "min_tokens"),
-    (CHAT, {"thinking_budget": 100}, "thinking_budget"),
-    (CHAT, {"thinking": BUDGET}, "thinking.budget_tokens"),
-    (CHAT, {"reasoning": {"max_tokens": 9}}, "reasoning.max_tokens"),
     (CHAT, {"reasoning": {"exclude": True}}, "reasoning.exclude"),
     (CHAT, {"documents": [{"text": "t"}]}, "documents"),
     (CHAT, {"chat_template": "x"}, "chat_template"),
@@ -87,10 +83,8 @@ REPORTED: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"enable_thinking": True}, "enable_thinking"),
     ("/completion", {"system_prompt": {"prompt": "x"}}, "system_prompt"),
     ("/v1/messages", {"container": "c"}, "container"),
-    ("/v1/messages", {"thinking": BUDGET}, "thinking.budget_tokens"),
     ("/v1/responses", {"text": {"verbosity": "high"}}, "text.verbosity"),
     ("/v1/responses", {"context_management": [{"type": "compaction"}]}, "context_management"),
-    ("/v1/responses", {"reasoning": {"max_tokens": 3}}, "reasoning.max_tokens"),
     ("/v1/responses", {"tools": [{**CUSTOM, "format": LARK}]}, "tools[0].format"),
     ("/api/chat", {"options": {"num_ctx": 9}}, "the option num_ctx"),
 ]

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompting": {"core", "errors", "gbnf"},
     "compiling": {"core", "errors", "runtime", "gbnf", "prompting"},
     "apis": {"accounts", "core", "errors", "gbnf", "wire"},
+    "referee": {"core"},
     "scheduling": {"core", "errors", "runtime"},
     "backends": {"core", "errors", "runtime", "wire", "prompting", "config", "scheduling"},
     "hosting": {"core", "errors", "runtime", "wire", "config", "scheduling", "backends"},
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gbnf",
         "scheduling",
         "prompting",
+        "referee",
         "backends",
     },
     "observe": {"", "core", "errors", "gateway", "runtime", "scheduling", "store", "web"},
@@ -131,7 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 KNOWS_ALL = {"app"}  # the composition root
 
 # Of others. Pure rooms get clocks, ids, files and bytes handed in.
-PURE = {"core", "wire", "prompting", "apis"}
+PURE = {"core", "wire", "prompting", "referee", "apis"}
 NOT_PURE = {"flask", "werkzeug", "requests", "urllib3", "httptools", "gevent", "gunicorn"}
 NOT_PURE |= {"waitress", "socket", "ssl", "select", "selectors", "http", "asyncio", "subprocess"}
 NOT_PURE |= {"threading", "time", "os", "random", "uuid", "secrets"}

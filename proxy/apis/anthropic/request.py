@@ -90,7 +90,8 @@ FIELDS: Fields = {
     "mcp_servers": doc.array("MCP servers whose tools the gateway calls.", []),
     "tool_choice": doc.mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
     "thinking": doc.mapping(
-        "`type` enabled or disabled; passed to the chat template.", {"type": "disabled"}
+        "`type` enabled or disabled, passed to the chat template; `budget_tokens`.",
+        {"type": "disabled"},
     ),
     "metadata": doc.mapping("`user_id`.", {"user_id": "u"}),
     "context_management": doc.mapping(
@@ -110,7 +111,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     management = context_edits.parse(body)
     warnings = [
         *fields.ignored_fields(body, FIELDS.keys()),
-        *fields.ignored_fields(thinking, {"type"}, "thinking."),
+        *fields.ignored_fields(thinking, {"type", "budget_tokens"}, "thinking."),
         *management.warnings,
     ]
     max_tokens = fields.integer(body, "max_tokens", 0, MAX_TOKENS)  # 0: evaluate the prompt only
@@ -132,6 +133,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
         reasoning_effort=fields.text(config, "effort", at="output_config."),
+        reasoning_tokens=fields.integer(thinking, "budget_tokens", 0, MAX_TOKENS, at="thinking."),
         template_kwargs=_thinking(thinking),
         report=Report(prompt=stream),  # message_start has it
         user=fields.text(fields.mapping(body, "metadata"), "user_id", at="metadata."),

@@ -24,6 +24,7 @@ from ...accounts.rights import (
     API_GROUPS,
     APIS,
     CAPTURES,
+    LOOPS,
     OVERFLOWS,
     PRIORITIES,
     Rights,
@@ -348,6 +349,7 @@ COLUMNS: dict[str, Field] = {
     "group": Field(text("Keys of one group share cached prompts.", "research"), "group", _group),
     "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),
     "capture": _choice("capture", "Which requests are captured.", "failed", CAPTURES),
+    "loops": _choice("loops", "What happens to answers that repeat themselves.", "end", LOOPS),
 }
 FIELDS: dict[str, Schema | Field] = {
     **COLUMNS,

@@ -54,6 +54,12 @@ def _max_tokens(body: Body, _: str) -> int | None:
     return None
 
 
+def token_limit(body: Body, name: str) -> int | None:
+    """A limit of its own; -1 is llama.cpp's "no limit"."""
+    value = fields.integer(body, name, -1, MAX_TOKENS)
+    return None if value == -1 else value
+
+
 def json_schema(body: Body, name: str) -> OutputFormat:
     """llama.cpp's own field; a schema that no grammar can express is left to output validation."""
     if body.get(name) is None:

@@ -95,7 +95,14 @@ def _check_end(body: Body) -> None:
 
 _OWN: Fields = {
     "reasoning_effort": Field(
-        doc.text("Passed to the chat template.", "low"), "reasoning_effort", fields.text
+        doc.text("Passed to the chat template; a share of max_tokens.", "low"),
+        "reasoning_effort",
+        fields.text,
+    ),
+    "max_reasoning_tokens": Field(
+        openai.tokens("Maximum tokens of the reasoning, of those of the answer."),
+        "reasoning_tokens",
+        openai.token_limit,
     ),
     "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", fields.mapping),
 }

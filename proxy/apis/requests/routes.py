@@ -1,5 +1,5 @@
-"""GET /v1/requests, one request with the reason of its placement, cancelling one that runs, and
-what would be done with a body.
+"""GET /v1/requests, one request with the reason of its placement, cancelling one that runs or
+ending its reasoning, and what would be done with a body.
 
 A key sees and cancels its own requests; the keys of `--admins`, or all callers if no key is needed,
 see and cancel all, and likewise read and delete what was captured of them. Requests that ended come
@@ -146,19 +146,36 @@ def read(services: Services, record: Record, name: str) -> Any:
 def cancel(services: Services, record: Record, name: str) -> Any:
     """Cancel a request that runs, by its `x-request-id`. Its client gets an error that says who
     cancelled it."""
-    everyone = permissions.is_admin(services, record.key)
-    by, count = services.keys.shown(record.key) if record.key else "", 0
-    for one in _Requests(services, record, everyone=everyone).records():
-        if one.id == name and one.cancel is not None:
-            one.cancel.cancel(partial(RequestCancelled, by))
-            details = {"key": one.key, "model": one.info.model}
-            _note(services, record.key, "cancel", name, details)
-            count += 1
-    if not count:
+    by = services.keys.shown(record.key) if record.key else ""
+    running = _running(services, record, name)
+    for each, its_cancel in running:
+        its_cancel.cancel(partial(RequestCancelled, by))
+        details = {"key": each.key, "model": each.info.model}
+        _note(services, record.key, "cancel", name, details)
+    return {"id": name, "object": "request", "cancelled": len(running)}
+
+
+@json_route(blueprint, "POST", "/v1/requests/<name>/end-thinking")
+def end_thinking(services: Services, record: Record, name: str) -> Any:
+    """End the reasoning of a request that runs, by its `x-request-id`: its answer begins. A backend
+    that parses reasoning itself goes on."""
+    running = _running(services, record, name)
+    for _, its_cancel in running:
+        its_cancel.hurried = True
+    return {"id": name, "object": "request", "hurried": len(running)}
+
+
+def _running(services: Services, record: Record, name: str) -> list[tuple[Record, Cancel]]:
+    """The requests of this id that run here, of the key of `record` or, for administrators, of
+    all. Raises NotFound if there is none."""
+    visible = _Requests(services, record, everyone=permissions.is_admin(services, record.key))
+    running = [(each, each.cancel) for each in visible.records() if each.id == name]
+    found = [(each, its_cancel) for each, its_cancel in running if its_cancel is not None]
+    if not found:
         raise NotFound(
             f"no request {name[:100]!r} of this key is running in this process: it may have ended"
         )
-    return {"id": name, "object": "request", "cancelled": count}
+    return found
 
 
 def _note(services: Services, actor: str, action: str, name: str, details: Json) -> None:

@@ -58,7 +58,9 @@ FIELDS: Fields = {
     "text": doc.mapping(
         "`format`: text, json_object or json_schema.", {"format": {"type": "text"}}
     ),
-    "reasoning": doc.mapping("`effort` is passed to the chat template.", {"effort": "low"}),
+    "reasoning": doc.mapping(
+        "`effort`, passed to the chat template; `max_tokens`.", {"effort": "low"}
+    ),
     "truncation": doc.text(
         "auto: leave out the oldest messages of a conversation that is too long.",
         "disabled",
@@ -74,7 +76,7 @@ FIELDS: Fields = {
     **doc.SAMPLERS,
 }
 # The gateway shows the reasoning itself, and has no shorter form of it.
-REASONING = frozenset({"effort", "summary", "generate_summary"})
+REASONING = frozenset({"effort", "max_tokens", "summary", "generate_summary"})
 CUSTOM = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -164,6 +166,9 @@ def parse(
         max_tool_calls=fields.integer(body, "max_tool_calls", 1, 1 << 30),
         output=openai.output_format(form, "text.format."),
         reasoning_effort=fields.text(reasoning, "effort", at="reasoning."),
+        reasoning_tokens=fields.integer(
+            reasoning, "max_tokens", 0, openai.MAX_TOKENS, at="reasoning."
+        ),
         user=fields.text(body, "user"),
         session=fields.text(body, "prompt_cache_key"),
         report=openai.report(body),

@@ -89,6 +89,11 @@ class ThoughtStage:
     def held(self) -> int:
         return self._parser.unread if self._parser is not None else 0
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the text so far ends within reasoning."""
+        return self._parser is not None and not self.over
+
     def feed(self, batch: Batch) -> Batch:
         if self._parser is None:
             if self.over or not self._may_begin(batch):

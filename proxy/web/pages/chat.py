@@ -375,6 +375,14 @@ def stop(message: str) -> Response:
     return api.done()
 
 
+@blueprint.post(f"{API}/answers/<message>/hurry")
+def hurry(message: str) -> Response:
+    """End the reasoning of an answer that this process writes."""
+    if (growing := _answers.get(api.owner(), message)) is not None:
+        growing.cancel.hurried = True
+    return api.done()
+
+
 @blueprint.post(f"{API}/answers/<message>/feedback")
 def feedback(message: str) -> Response:
     body, owner = api.json_body(), api.owner()

@@ -95,6 +95,7 @@ def test_messages_are_relayed_unchanged() -> None:
         ),
         tools=(WEATHER,),
         reasoning_effort="low",
+        reasoning_tokens=300,
         template_kwargs={"colour": "red"},
     )
     body = payload(task(request, sampling={"temperature": 0.5}), 1)
@@ -110,7 +111,7 @@ def test_messages_are_relayed_unchanged() -> None:
     assert result == {"role": "tool", "content": "Rain.", "tool_call_id": "call_1"}
     assert body["tools"][0]["function"]["name"] == "get_weather"
     assert (body["id_slot"], body["n_predict"], body["temperature"]) == (1, 9, 0.5)
-    assert body["reasoning_effort"] == "low"
+    assert (body["reasoning_effort"], body["reasoning_budget_tokens"]) == ("low", 300)
     assert body["chat_template_kwargs"] == {"colour": "red"}
     assert "stop" not in body
 

@@ -17,6 +17,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder
 
 from proxy.backends.driver import Capabilities
+from proxy.config.settings import RefereeConfig
 from proxy.core.task import Task
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.runtime.cancel import Cancel
@@ -40,7 +41,7 @@ class Waiting(ScriptedDriver):
 
 
 def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, ClientSocket, Any]:
-    app = make_app(driver)
+    app = make_app(driver, referee=RefereeConfig(loops="off"))
     wire = ClientSocket(ours)
     connection = ServerConnection(wire, app, base_environ(ours, ("h", 1), ("c", 2)))
     return app, wire, gevent.spawn(connection.serve, lambda: False)

@@ -13,7 +13,7 @@ const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that ca
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
  * lonely(message) tells whether a question has no answer, answer(message) asks it again,
- * rate(message, score, reason), remove(message), turn(id), read(element) tells whether the user scrolled
+ * rate(message, score, reason), remove(message), hurry(message), turn(id), read(element) tells whether the user scrolled
  * up to it, model(name) returns the state of a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
@@ -56,7 +56,7 @@ export class Message {
     this.text.replaceChildren();
     const growing = (this.growing = new Growing(this.text));
     const { model } = this.message.extra;
-    const wait = new Waiting(model, () => this.acts.model(model), () => this.acts.look());
+    const wait = new Waiting(model, () => this.acts.model(model), () => this.acts.look(), () => this.acts.hurry(this.message));
     this.text.append(wait.element);
     const source = new EventSource(address);
     source.addEventListener("message", (event) => {

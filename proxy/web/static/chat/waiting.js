@@ -15,9 +15,9 @@ export class Waiting {
   #thinks = 0; // since when it reasons
   #began = performance.now();
 
-  /** `model()` returns the state of the model, `look()` reads it anew. */
-  constructor(name, model, look) {
-    Object.assign(this, { name, model, look });
+  /** `model()` returns the state of the model, `look()` reads it anew, `hurry()` ends its reasoning. */
+  constructor(name, model, look, hurry) {
+    Object.assign(this, { name, model, look, hurry });
     // The seconds are not read out: they change all the time.
     this.what = make("span", { role: "status" });
     this.time = make("span", { "aria-hidden": "true" });
@@ -31,8 +31,18 @@ export class Waiting {
 
   /** It reasons: tell for how long. */
   think() {
+    if (!this.#thinks) this.element.append(this.#now());
     this.#thinks ||= performance.now();
     this.show();
+  }
+
+  #now() {
+    const button = make("button", { type: "button" }, words("chat.answer_now"));
+    button.addEventListener("click", () => {
+      button.disabled = true;
+      this.hurry();
+    });
+    return button;
   }
 
   end() {

@@ -17,6 +17,7 @@ from proxy.batches import batch_run
 from proxy.batches.batch_run import Ask, LineResponse
 from proxy.config import fixed
 from proxy.config.keys import ApiKey, Secret
+from proxy.config.settings import RefereeConfig
 from proxy.core.task import Embedded, Task
 from proxy.core.usage import Usage
 from proxy.errors import BackendFailed, UpstreamFault
@@ -501,7 +502,8 @@ def files_of(to: FlaskClient) -> list[Any]:
 
 
 def test_batch_ends_where_the_bytes_of_its_key_do(serve: Serve) -> None:
-    to = serve(ScriptedDriver(say("x" * 20_000)), quota_bytes=70_000)
+    whole = RefereeConfig(loops="off")
+    to = serve(ScriptedDriver(say("x" * 20_000)), quota_bytes=70_000, referee=whole)
     done = ended(to, create(to, lines(30))["id"])
     (error,) = done["errors"]["data"]
     assert (done["status"], error["code"]) == ("failed", "quota_exceeded")

@@ -1,0 +1,1 @@
+"""The referee: finds an answer that repeats itself, and bounds thoughts. Pure."""
