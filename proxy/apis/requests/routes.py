@@ -169,13 +169,16 @@ def _running(services: Services, record: Record, name: str) -> list[tuple[Record
     """The requests of this id that run here, of the key of `record` or, for administrators, of
     all. Raises NotFound if there is none."""
     visible = _Requests(services, record, everyone=permissions.is_admin(services, record.key))
-    running = [(each, each.cancel) for each in visible.records() if each.id == name]
-    found = [(each, its_cancel) for each, its_cancel in running if its_cancel is not None]
-    if not found:
+    running = [
+        (each, each.cancel)
+        for each in visible.records()
+        if each.id == name and each.cancel is not None
+    ]
+    if not running:
         raise NotFound(
             f"no request {name[:100]!r} of this key is running in this process: it may have ended"
         )
-    return found
+    return running
 
 
 def _note(services: Services, actor: str, action: str, name: str, details: Json) -> None:

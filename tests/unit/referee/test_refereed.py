@@ -152,7 +152,8 @@ def test_a_document_that_repeats_itself_is_cut_and_called_incomplete() -> None:
 
 def test_reasoning_that_a_backend_parses_itself_is_cut() -> None:
     steps = [[ReasoningDelta(piece)] for piece in pieces(THOUGHT + 60 * AGAIN)]
-    script = [[Started()], *steps, [Finished(reason="length", usage=Usage(7, 900, 0))]]
+    end = Finished(reason="length", usage=Usage(7, 900, 0))
+    script: list[Any] = [[Started()], *steps, [end]]
     driver = ScriptedDriver(script, caps=msgspec.structs.replace(MODERN, native=True))
     got = _post(client(driver))
     message, reason = message_of(got)
@@ -184,7 +185,8 @@ def test_programs_that_want_every_token_get_it(fields: dict[str, Any]) -> None:
 
 
 def test_a_prompt_without_messages_is_cut_only_if_a_setting_says_it() -> None:
-    for mode, is_cut in (("auto", False), ("end", True)):
+    modes: dict[Any, bool] = {"auto": False, "end": True}
+    for mode, is_cut in modes.items():
         to = client(ScriptedDriver(looping(), caps=MODERN), referee=RefereeConfig(loops=mode))
         got = to.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 2000})
         assert got.json is not None
@@ -250,7 +252,7 @@ def test_a_document_follows_thoughts_over_their_budget() -> None:
 def test_an_answer_of_thoughts_alone_says_so() -> None:
     steps = [[ReasoningDelta(piece)] for piece in pieces(THOUGHT)]
     end = Finished(reason="length", usage=Usage(7, 900, 0))
-    script = [[Started()], *steps, [end]]
+    script: list[Any] = [[Started()], *steps, [end]]
     driver = ScriptedDriver(script, caps=msgspec.structs.replace(MODERN, native=True))
     got = _post(client(driver))
     assert message_of(got)[1] == "length"
@@ -263,7 +265,7 @@ def test_a_client_ends_the_thoughts_of_its_request(name: str, status: int) -> No
     thoughts: list[Any] = say(*pieces(LONG_THOUGHT))
     thoughts.insert(40, lambda: got.append(to.post(f"/v1/requests/{name}/end-thinking")))
     driver = ScriptsInTurn(thoughts, say("Here."), caps=MODERN)
-    to = client(driver, chat_template="qwen")
+    to: Any = client(driver, chat_template="qwen")
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3000}
     answer = to.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "my-request"})
     assert [ended.status_code for ended in got] == [status]
