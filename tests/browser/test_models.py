@@ -58,7 +58,7 @@ def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """Models of which two have room, and two broken ones. One test alone loads "fresh"."""
     folder = tmp_path_factory.mktemp("servers")
     weightless = folder / "weightless.gguf"
-    weightless.write_text("no weights")
+    weightless.write_text("GGUF, and no weights")
     late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
     return start(
         [
