@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..core import sampling
@@ -106,8 +107,8 @@ def text_field(
     return Field(text(description, example, **more), key, read)
 
 
-def flag_field(key: str, description: str) -> Field:
-    return Field(flag(description), key, fields.flag)
+def flag_field(key: str, description: str, default: bool = False) -> Field:
+    return Field(flag(description, default), key, partial(fields.flag, default=default))
 
 
 def count_field(

@@ -66,12 +66,13 @@ _INPUTS = Field(
 OLLAMA: dict[str, Field] = {
     "model": _MODEL,
     "input": _INPUTS,
-    "dimensions": Field(
-        doc.count(
-            "Fewer than the model's shorten the vectors, with a warning.", 1, MAX_DIMENSIONS, 64
-        ),
+    "dimensions": doc.count_field(
         "dimensions",
-        lambda body, name: fields.integer(body, name, 1, MAX_DIMENSIONS) or 0,
+        "Fewer than the model's shorten the vectors, with a warning.",
+        1,
+        MAX_DIMENSIONS,
+        64,
+        0,
     ),
 }
 OPENAI: dict[str, Field] = {
@@ -144,7 +145,7 @@ def _documents(body: Body, name: str) -> tuple[str, ...]:
 
 RANKING: dict[str, Field] = {
     "model": OPENAI["model"],
-    "query": Field(doc.text("The query to rank documents for."), "query", fields.filled),
+    "query": doc.text_field("query", "The query to rank documents for.", read=fields.filled),
     "documents": Field(
         doc.array(
             "Strings, or objects with a `text`.",
@@ -155,12 +156,8 @@ RANKING: dict[str, Field] = {
         "documents",
         _documents,
     ),
-    "top_n": Field(
-        doc.count("Number of documents to return.", 1, 1 << 30, 1),
-        "top",
-        lambda body, name: fields.integer(body, name, 1, 1 << 30),
-    ),
-    "return_documents": Field(doc.flag("Return the documents' texts too."), "texts", fields.flag),
+    "top_n": doc.count_field("top", "Number of documents to return.", 1, 1 << 30, 1),
+    "return_documents": doc.flag_field("texts", "Return the documents' texts too."),
 }
 
 

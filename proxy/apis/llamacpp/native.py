@@ -19,7 +19,7 @@ from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, flag, ignored_fields, integer, items, objects, read, text
+from ..fields import Body, ignored_fields, integer, items, objects, read, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
@@ -44,16 +44,14 @@ _PARSED: dict[str, Field] = {
     "n_cmpl": openai.PARSED["n"]._replace(
         schema=doc.count("Number of completions.", 1, openai.MAX_CHOICES, 1)
     ),
-    "n_probs": Field(
-        doc.count("Number of alternatives for each token.", 0, MAX_PROBS, 0),
-        "logprobs",
-        lambda body, name: integer(body, name, 0, MAX_PROBS) or None,
+    "n_probs": doc.count_field(
+        "logprobs", "Number of alternatives for each token.", 0, MAX_PROBS, 0
     ),
-    "session": Field(openai.SESSION, "session", text),
+    "session": openai.SESSION,
 }
 _REPORT: dict[str, Field] = {
-    "return_tokens": Field(doc.flag("Return the ids of the tokens."), "tokens", flag),
-    "post_sampling_probs": Field(doc.flag("Report probabilities after sampling."), "sampled", flag),
+    "return_tokens": doc.flag_field("tokens", "Return the ids of the tokens."),
+    "post_sampling_probs": doc.flag_field("sampled", "Report probabilities after sampling."),
     **{name: openai.REPORT[name] for name in ("return_progress", "timings_per_token")},
 }
 _COMMON: Fields = {
@@ -303,22 +301,18 @@ def _filename(body: Body, name: str) -> str:
 
 _MODEL = openai.PARSED["model"]
 TOKENIZE: dict[str, Field] = {
-    "content": Field(
-        doc.text("The text to split into tokens, 4 194 304 characters at most."), "content", text
+    "content": doc.text_field(
+        "content", "The text to split into tokens, 4 194 304 characters at most."
     ),
     "model": _MODEL,
-    "add_special": Field(
-        doc.flag("Add the tokens that begin and end a prompt."), "add_special", flag
-    ),
-    "with_pieces": Field(doc.flag("Return the text of each token too."), "with_pieces", flag),
+    "add_special": doc.flag_field("add_special", "Add the tokens that begin and end a prompt."),
+    "with_pieces": doc.flag_field("with_pieces", "Return the text of each token too."),
 }
 GLM_TOKENIZE: dict[str, Field] = {
-    "prompt": Field(doc.text("The text to split into tokens."), "prompt", text),
+    "prompt": doc.text_field("prompt", "The text to split into tokens."),
     "model": _MODEL,
-    "max_length": Field(
-        openai.tokens("How many tokens to return.", 1),
-        "max_length",
-        lambda body, name: integer(body, name, 1, MAX_TOKENS) or MAX_TOKENS,
+    "max_length": doc.count_field(
+        "max_length", "How many tokens to return.", 1, MAX_TOKENS, 16, MAX_TOKENS
     ),
 }
 DETOKENIZE: dict[str, Field] = {
@@ -334,14 +328,12 @@ DETOKENIZE: dict[str, Field] = {
     "model": _MODEL,
 }
 SLOT_FILE: dict[str, Field] = {
-    "filename": Field(
-        doc.text(
-            "A file in the server's --slot-save-path; not needed to erase.",
-            "conversation-7.bin",
-            pattern=FILENAME,
-        ),
+    "filename": doc.text_field(
         "filename",
+        "A file in the server's --slot-save-path; not needed to erase.",
+        "conversation-7.bin",
         _filename,
+        pattern=FILENAME,
     ),
 }
 SCHEMAS: dict[str, Schema] = {

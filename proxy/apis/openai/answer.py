@@ -100,17 +100,19 @@ LIKELIEST = {
     **ALTERNATIVES,
     "description": "Number of alternatives for each token; requires logprobs.",
 }
-SESSION = doc.text("Identifies the conversation, to reuse the slot that has its cache.", "c")
-USER = doc.text("Ignored by the backends.", "u")
-TEMPLATE = doc.mapping("Variables for the chat template.", {"enable_thinking": False})
+SESSION = doc.text_field(
+    "session", "Identifies the conversation, to reuse the slot that has its cache.", "c"
+)
+USER = doc.text_field("user", "Ignored by the backends.", "u")
+TEMPLATE = Field(
+    doc.mapping("Variables for the chat template.", {"enable_thinking": False}),
+    "template_kwargs",
+    fields.mapping,
+)
 REPORT: dict[str, Field] = {
-    "return_progress": Field(
-        doc.flag("Stream the progress of prompt evaluation."), "progress", fields.flag
-    ),
-    "timings_per_token": Field(doc.flag("Add `timings` to each chunk."), "timings", fields.flag),
-    "verbose": Field(
-        doc.flag("Add the prompt and the backend's settings."), "settings", fields.flag
-    ),
+    "return_progress": doc.flag_field("progress", "Stream the progress of prompt evaluation."),
+    "timings_per_token": doc.flag_field("timings", "Add `timings` to each chunk."),
+    "verbose": doc.flag_field("settings", "Add the prompt and the backend's settings."),
 }
 """The extra information that llama-server's clients can request."""
 _REPORT = table(REPORT)
@@ -126,22 +128,16 @@ PARSED: dict[str, Field] = {
     ),
     "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
     "stop": Field(STOP, "stop", fields.stops),
-    "n": Field(
-        doc.count("Number of choices.", 1, MAX_CHOICES, 1),
-        "n",
-        lambda body, name: fields.integer(body, name, 1, MAX_CHOICES) or 1,
-    ),
+    "n": doc.count_field("n", "Number of choices.", 1, MAX_CHOICES, 1, 1),
     "stream": Field(doc.STREAM, "stream", fields.flag),
     "stream_options": Field(
         doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
         "include_usage",
         lambda body, name: fields.flag(fields.mapping(body, name), "include_usage"),
     ),
-    "tokenize": Field(
-        doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", fields.flag
-    ),
-    "user": Field(USER, "user", fields.text),
-    "prompt_cache_key": Field(SESSION, "session", fields.text),
+    "tokenize": doc.flag_field("return_prompt_tokens", "Return the tokens of the prompt."),
+    "user": USER,
+    "prompt_cache_key": SESSION,
     "json_schema": Field(
         doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
         "output",

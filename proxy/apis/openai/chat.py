@@ -16,7 +16,7 @@ from .. import schema_fields as doc
 from ..contents import Content, PartReader, contents, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
-from ..schema_fields import Field, Fields, table
+from ..schema_fields import Fields, table
 from . import answer as openai
 from . import tools as openai_tools
 from .answer import to_json
@@ -94,10 +94,9 @@ def _check_end(body: Body) -> None:
 
 
 _OWN: Fields = {
-    "reasoning_effort": Field(
-        doc.text("Passed to the chat template.", "low"), "reasoning_effort", fields.text
-    ),
-    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", fields.mapping),
+    "reasoning_effort": doc.text_field("reasoning_effort", "Passed to the chat template.", "low"),
+    "chat_template_kwargs": openai.TEMPLATE,
+    **openai_tools.CALLS,
 }
 FIELDS: Fields = {
     "messages": doc.array(
