@@ -14,7 +14,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import v1_route
-from ..fields import decimal
+from ..fields import count_of
 from ..vector_stores.routes import opened
 from . import objects as batches
 
@@ -54,9 +54,7 @@ def create(services: Services, record: Record) -> Any:
 @v1_route(blueprint, "GET", "/batches")
 def listed(services: Services, record: Record) -> Any:
     """The batches of the key."""
-    most = decimal(request.args.get("limit") or str(LISTED), 1, MOST_LISTED)
-    if most is None:
-        raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
+    most = count_of(request.args, "limit", LISTED, MOST_LISTED)
     rows = _store(services).page(record.key, most + 1, request.args.get("after") or "")
     page = rows[:most]
     return {
