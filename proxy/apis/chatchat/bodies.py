@@ -171,13 +171,6 @@ def _file(body: Body, field: str) -> str:
     return text(body, field) or text(mapping(body, "metadata"), "source", at="metadata.")
 
 
-def _files(body: Body, field: str) -> tuple[str, ...]:
-    values = items(body, field)
-    if not all(type(value) is str for value in values):
-        raise InvalidParameter(field, "must be a list of names")
-    return tuple(dict.fromkeys(values))
-
-
 def _cut(body: Body, field: str) -> tuple[int, int]:
     """Size and overlap of chunks."""
     size = _count(body, field, 1) or CHUNK_SIZE
@@ -232,7 +225,7 @@ def _folder(body: Body, field: str) -> str:
     return fields.choice(body, field, FOLDERS, FOLDERS[0])
 
 
-def _strings(body: Body, field: str) -> tuple[str, ...]:
+def _inputs(body: Body, field: str) -> tuple[str, ...]:
     values = items(body, field)
     if not values or not all(type(value) is str and value for value in values):
         raise InvalidParameter(field, "must be a list of strings")
@@ -284,7 +277,7 @@ _NAME = doc.text("The name or id of a knowledge base.", "samples", maxLength=MAX
 _EMBEDDER = "An embedding model of the gateway; any other means the default."
 _MODEL = doc.text_field("model", _EMBEDDER, "any")
 _UPLOADS = doc.binary("A file; may be repeated.")
-_FILES = Field(doc.strings("Names of documents.", "rules.md"), "files", _files)
+_FILES = Field(doc.strings("Names of documents.", "rules.md"), "files", fields.strings)
 _OVERLAP = "Characters that two chunks share."
 _CUT: Fields = {
     "chunk_size": Field(doc.count("Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE), "cut", _cut),
@@ -407,7 +400,7 @@ BODIES: dict[str, BodyForm] = {
     ),
     "ChatchatTexts": BodyForm(
         "texts",
-        texts=Field(doc.strings("The texts to embed.", "Hello!", minItems=1), "texts", _strings),
+        texts=Field(doc.strings("The texts to embed.", "Hello!", minItems=1), "texts", _inputs),
         embed_model=Field(doc.MODEL, "model", text),
         to_query=_switch("is_query", "The texts are questions."),
     ),

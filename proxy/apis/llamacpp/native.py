@@ -19,7 +19,7 @@ from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, ignored_fields, integer, items, objects, read, text
+from ..fields import Body, ignored_fields, integer, items, objects, read, strings, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
@@ -130,15 +130,13 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
-    wanted = items(body, "response_fields")
-    if not all(type(name) is str for name in wanted):
-        raise InvalidParameter("response_fields", "must be a list of strings")
+    wanted = strings(body, "response_fields")
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
         "sampling": sampling(body),
         "warnings": ignored_fields(body, known),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
-        "extra": {"response_fields": tuple(wanted)} if wanted else {},
+        "extra": {"response_fields": wanted} if wanted else {},
         **read(body, _TABLE),
     }
 

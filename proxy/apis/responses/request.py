@@ -274,12 +274,12 @@ def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
 
 
 def _file_search(tool: Body, at: str) -> Search:
-    stores = fields.items(tool, "vector_store_ids", at)
-    if not stores or not all(type(store_id) is str for store_id in stores):
-        raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
+    stores = fields.strings(tool, "vector_store_ids", at)
+    if not stores:
+        raise InvalidParameter(at + "vector_store_ids", "must contain at least one id")
     return Search(
         "file",
-        tuple(stores),
+        stores,
         fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
         threshold(tool, at),
         parse_filters(tool.get("filters"), at + "filters"),
