@@ -349,7 +349,6 @@ def _servers(body: Body) -> tuple[McpServer, ...]:
 
 
 def _enabled(toolset: Body, at: str) -> ToolFilter:
-    """The tools that a toolset enables."""
     default = fields.flag(fields.mapping(toolset, "default_config", at), "enabled", True)
     on: set[str] = set()
     off: set[str] = set()

@@ -98,7 +98,6 @@ def _reply(batch: RequestBatch | None, key: str) -> dict[str, Any]:
 
 
 def reply(batch: RequestBatch) -> dict[str, Any]:
-    """A batch as clients see it."""
     over = batch.status not in batches.OPEN  # its files are whole
     read, cached, written, reasoning = batch.tokens
     names = "expires in_progress finalizing completed failed expired cancelling cancelled".split()

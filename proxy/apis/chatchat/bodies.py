@@ -85,8 +85,6 @@ def _template(body: Body, field: str) -> str:
 
 
 def _flag(default: bool) -> Reader:
-    """A flag, also in the text of a form."""
-
     def read(body: Body, field: str) -> bool:
         value = body.get(field)
         if type(value) is not str:
@@ -172,7 +170,6 @@ def _file(body: Body, field: str) -> str:
 
 
 def _cut(body: Body, field: str) -> tuple[int, int]:
-    """Size and overlap of chunks."""
     size = _count(body, field, 1) or CHUNK_SIZE
     overlap = _count(body, "chunk_overlap", 0)
     overlap = min(CHUNK_OVERLAP, size // 2) if overlap is None else overlap
@@ -182,7 +179,6 @@ def _cut(body: Body, field: str) -> tuple[int, int]:
 
 
 def _count(body: Body, field: str, low: int) -> int | None:
-    """An integer, also in the text of a form."""
     value = body.get(field)
     if type(value) is not str:
         return integer(body, field, low, MAX_CHUNK)
@@ -286,7 +282,6 @@ _CUT: Fields = {
 
 
 def _of_base(**declared: Schema | Field) -> BodyForm:
-    """A body about one knowledge base."""
     base = Field(_NAME, "base", _base)
     return BodyForm("knowledge_base_name", knowledge_base_name=base, **declared)
 
