@@ -74,8 +74,6 @@ class BaseHandle(NamedTuple):
         return self._each_read(data, add)
 
     def read_again(self, names: Iterable[str], cut: Cut) -> Failures:
-        """Read and split uploaded files again."""
-
         def begin(name: str) -> Document:
             document = self.document(name)
             return self.knowledge.read_again(self.owner, self.id, document.id, Splitting(*cut))
@@ -243,7 +241,6 @@ def search_docs(
 
 
 def _document(key: str, name: str, place: str, content: str, distance: float) -> dict[str, Any]:
-    """A chunk as langchain's Document."""
     return {
         "page_content": content,
         "metadata": {"source": name, "id": key, "place": place},

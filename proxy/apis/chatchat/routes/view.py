@@ -55,7 +55,6 @@ def ok(data: Any = None, msg: str = "success") -> dict[str, Any]:
 
 
 def status(fault: GatewayError) -> int:
-    """The status of an error in this API."""
     return INVALID if type(fault) in (BadRequest, InvalidParameter) else fault.status
 
 
