@@ -113,7 +113,6 @@ def items(body: Body, name: str, at: str = "") -> list[Any]:
 
 
 def bounded(values: list[Any], at: str) -> None:
-    """Raises InvalidParameter if the list is too long."""
     if len(values) > MAX_ITEMS:
         raise InvalidParameter(at, f"has {len(values)} entries; at most {MAX_ITEMS} are allowed")
 
@@ -157,7 +156,6 @@ def strings(body: Body, name: str, at: str = "", most: int = MAX_ITEMS) -> tuple
 
 
 def names(values: Any, at: str) -> frozenset[str]:
-    """A list of strings, in any order."""
     if not isinstance(values, list):
         raise InvalidParameter(at, "must be a list of strings")
     bounded(values, at)

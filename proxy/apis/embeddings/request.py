@@ -110,7 +110,6 @@ def shaped(
 def reply(
     request: EmbeddingRequest, name: str, vectors: Sequence[Vector], tokens: int
 ) -> dict[str, Any]:
-    """The answer of /v1/embeddings."""
     packed: Sequence[Any] = vectors
     if request.base64:
         packed = [
@@ -174,7 +173,6 @@ class RerankRequest(Struct, frozen=True):
 
 
 def parse_ranking(body: Body) -> RerankRequest:
-    """Raises InvalidParameter."""
     warnings = fields.ignored_fields(body, RANKING.keys())
     return RerankRequest(**doc.read_all(body, RANKING), warnings=warnings)
 

@@ -58,7 +58,6 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def _history(history: list[Any]) -> list[str]:
-    """Questions and answers in turn."""
     texts = []
     for i, entry in enumerate(history):
         at = f"history[{i}]"
@@ -120,7 +119,6 @@ class Encoder(StreamEncoder):
     _pieces = 0
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         events: list[bytes] = []

@@ -313,7 +313,6 @@ def _groups_page(
     names: Mapping[str, str],
     shape: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:
-    """A page of the users, or teams."""
     entries, count, number, size = _page(groups.listed, "page_size", default, names)
     return {
         title: [shape(group) for group in entries],
@@ -536,7 +535,6 @@ def _used(
 
 
 def _log(row: LedgerRow, money: float) -> dict[str, Any]:
-    """A request in /spend/logs."""
     return {
         "request_id": row.request,
         "call_type": row.api,
@@ -557,7 +555,6 @@ def _log(row: LedgerRow, money: float) -> dict[str, Any]:
 
 
 def _team_alias(services: Services, team: str) -> str:
-    """The name of a team for people."""
     if services.accounts is not None:
         with suppress(NotFound):  # deleted since
             return services.accounts.teams.read(team).alias or team
