@@ -99,7 +99,6 @@ def metadata(body: Body, field: str) -> Mapping[str, Any]:
 
 
 def shown_time(at: float | None) -> str | None:
-    """A time in ISO 8601."""
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -102,7 +102,6 @@ def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Parses a body of /completion. Raises InvalidParameter."""
     return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, FIELDS.keys()))
 
 
@@ -223,7 +222,6 @@ class Encoder(openai.StreamEncoder):
         self._lines: set[int] = set()  # choices whose text contains a line break
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
