@@ -36,7 +36,6 @@ _ENDS = {"\x85": b"\\u0085", "\u2028": b"\\u2028", "\u2029": b"\\u2029"}
 
 
 def encode_line(value: Any) -> bytes:
-    """A document of newline-delimited JSON."""
     data = msgspec.json.encode(value)
     if not data.isascii():
         for char, escape in _ENDS.items():
@@ -221,7 +220,6 @@ def _parse_generate(body: Body) -> CompletionRequest:
 
 
 def timestamp(seconds: float) -> str:
-    """A time in RFC 3339."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -337,7 +335,6 @@ class Encoder(StreamEncoder):
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch sends nothing."""
         lines: list[bytes] = []
         for event in batch:
             match event:

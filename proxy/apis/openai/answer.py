@@ -264,7 +264,6 @@ def ended(
 
 
 def token(logprob: events.TokenLogprob) -> dict[str, Any]:
-    """A token in the format of chat logprobs."""
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
@@ -327,7 +326,6 @@ class StreamEncoder:
         self._request = request
 
     def end(self) -> bytes:
-        """The bytes after the last event."""
         return b""
 
 
@@ -349,7 +347,6 @@ class Chunks(StreamEncoder):
         return sse.encode(error(fault))
 
     def end(self) -> bytes:
-        """The end of the stream, after the last choice has finished."""
         if not self._request.include_usage:
             return sse.DONE
         first = next(iter(self._finished.values()), None)

@@ -267,7 +267,6 @@ class Encoder(openai.Chunks):
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []

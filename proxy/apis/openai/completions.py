@@ -147,7 +147,6 @@ class Encoder(openai.Chunks):
         self._sent: dict[int, int] = {}
 
     def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []
