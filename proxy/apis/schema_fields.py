@@ -81,7 +81,6 @@ def number(description: str, low: float, high: float, example: float) -> Schema:
 
 
 def binary(description: str) -> Schema:
-    """A file of a form."""
     return _of("string", description, "", contentMediaType="application/octet-stream")
 
 

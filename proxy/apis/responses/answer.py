@@ -96,7 +96,6 @@ class Writer:
         return {**self.response("failed"), "error": {"code": code, "message": fault.message}}
 
     def item(self, prefix: str, kind: str, **fields: Any) -> Item:
-        """The next item of the output."""
         suffix = self._meta.id.partition("_")[2]
         return {"id": f"{prefix}_{suffix}{len(self._output):02x}", "type": kind, **fields}
 
@@ -125,7 +124,6 @@ class Writer:
         return self.item("fc", "function_call", **head, arguments=given, status=status)
 
     def _step(self, made: events.Step) -> Item:
-        """An item for what the gateway did."""
         match made:
             case events.Searched():
                 return self._search(made)
@@ -256,7 +254,6 @@ class Encoder(Writer):
         self._compacted: events.Compacted | None = None
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch adds an SSE comment."""
         self._begin()
         if not batch:
             self._out.append(sse.HEARTBEAT)
@@ -384,7 +381,6 @@ class Encoder(Writer):
                 self._item_event("response.function_call_arguments.delta", delta=event.arguments)
 
     def _close(self, status: str = "completed") -> None:
-        """Closes the open item, if any."""
         if not self._open:
             return
         text = "".join(self._pieces)
