@@ -224,16 +224,6 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
     return frame[:-3] + b"," + to_json(more)[1:] + b"\n\n"
 
 
-def verbose(
-    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
-) -> dict[str, Any]:
-    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
-    `verbose`."""
-    if not request.report.settings:
-        return {}
-    return {"__verbose": ended(meta, request, finished, content)}
-
-
 def ended(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
@@ -305,15 +295,17 @@ def whole(
 ) -> dict[str, Any]:
     """The whole answer; `choice` formats one completion."""
     finished = {completion.index: completion.finished for completion in completions}
-    return {
+    first = completions[0]
+    answer = {
         **head(meta, kind),
         "choices": [choice(request, completion) for completion in completions],
         "usage": usage(total(finished, request.n)),
-        "timings": timings(completions[0].finished.timings),
+        "timings": timings(first.finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
-        **verbose(meta, request, completions[0].finished, completions[0].text),
-        **compaction_field(completions[0].compacted),
     }
+    if request.report.settings:  # as llama-server
+        answer["__verbose"] = ended(meta, request, first.finished, first.text)
+    return answer | compaction_field(first.compacted)
 
 
 class StreamEncoder:
@@ -385,7 +377,7 @@ class Chunks(StreamEncoder):
         """The fields beside the choice in its last chunk."""
         ending = {"timings": timings(finished.timings), "truncated": finished.truncated}
         if self._request.report.settings:
-            ending |= verbose(self._meta, self._request, finished)
+            ending["__verbose"] = ended(self._meta, self._request, finished, "")
         if self._compacted is not None:
             ending |= compaction_field(self._compacted)
         return ending
