@@ -8,12 +8,12 @@ from typing import Any
 from ...core import events
 from ...core.events import TextDelta
 from ...core.fold import Completion
-from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
+from ...core.request import CompletionRequest, Media, Message, OutputFormat
 from ...errors import InvalidParameter
 from ...wire import sse
 from .. import fields, synonyms
 from .. import schema_fields as doc
-from ..contents import Content, PartReader, contents, text_reader
+from ..contents import ROLES, Content, PartReader, contents, role_of, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
 from ..schema_fields import Fields, table
@@ -24,15 +24,6 @@ from .tools import LEGACY
 
 error = openai.error
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",  # ChatGLM's name for tool results
-}
 _PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != "tool"}  # needs an id
 FORMATS = ("deepseek", "none", "raw")
 # What an assistant message may have in place of a text. Clients that collect a stream send an empty
@@ -154,7 +145,7 @@ def _plain(value: Any) -> Message | None:
 def _message(value: Any, at: str) -> Message:
     body = fields.entry(value, at)
     at += "."
-    role = ROLES[fields.choice(body, "role", ROLES, at=at)]
+    role = role_of(body, ROLES, at)
     given = body.get("content")
     if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
         raise InvalidParameter(at + "content", "is missing: send a text or a list of parts")
