@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import Batch, Finished, TextDelta
+from ...core.events import Finished, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message, Role
 from ...core.sampling import check
@@ -116,25 +116,15 @@ def langchain_reply(
 class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; pieces count as tokens until the end."""
 
+    error = staticmethod(error)
     _pieces = 0
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        if not batch:
-            return sse.HEARTBEAT
-        events: list[bytes] = []
-        for event in batch:
-            if isinstance(event, TextDelta) and event.text:
-                self._pieces += 1
-                events.append(self._event(event.text, Usage(0, self._pieces)))
-            elif isinstance(event, Finished):
-                events.append(self._event("", event.usage))
-        return b"".join(events)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
-
-    def _event(self, content: str, counts: Usage) -> bytes:
-        return sse.encode(_object(self._meta, content, counts))
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        if isinstance(event, TextDelta) and event.text:
+            self._pieces += 1
+            out.append(sse.encode(_object(self._meta, event.text, Usage(0, self._pieces))))
+        elif isinstance(event, Finished):
+            out.append(sse.encode(_object(self._meta, "", event.usage)))
 
 
 def _parse_stream(body: Body) -> CompletionRequest:

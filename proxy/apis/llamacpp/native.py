@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
+from ...core.events import Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Report
 from ...core.sampling import sampling
@@ -216,40 +216,37 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
 class Encoder(openai.StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
+    error = staticmethod(error)
+
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        if not batch:
-            return sse.HEARTBEAT
-        out: list[bytes] = []
-        for event in batch:
-            match event:
-                case Started():
-                    self._slots[choice] = event.slot
-                case TextDelta():
-                    if event.text or event.logprobs:
-                        if "\n" in event.text:
-                            self._lines.add(choice)
-                        tokens = _probabilities(self._request, event.logprobs)
-                        out.append(self._piece(choice, event.text, tokens))
-                case Progress():
-                    out.append(openai.extended(self._piece(choice), openai.reported(event)))
-                case TokenDetail():
-                    if not out:
-                        out.append(self._piece(choice))
-                    more = openai.reported(event)
-                    if event.tokens:
-                        more["tokens"] = event.tokens
-                    out[-1] = openai.extended(out[-1], more)
-                case Finished():
-                    last = _last(self._meta, self._request, choice, event)
-                    if choice in self._lines and "has_new_line" in last:
-                        last["has_new_line"] = True
-                    out.append(sse.encode(last))
-        return b"".join(out)
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        match event:
+            case Started():
+                self._slots[choice] = event.slot
+            case TextDelta():
+                if event.text or event.logprobs:
+                    if "\n" in event.text:
+                        self._lines.add(choice)
+                    tokens = _probabilities(self._request, event.logprobs)
+                    out.append(self._piece(choice, event.text, tokens))
+            case Progress():
+                out.append(openai.extended(self._piece(choice), openai.reported(event)))
+            case TokenDetail():
+                if not out:
+                    out.append(self._piece(choice))
+                more = openai.reported(event)
+                if event.tokens:
+                    more["tokens"] = event.tokens
+                out[-1] = openai.extended(out[-1], more)
+            case Finished():
+                last = _last(self._meta, self._request, choice, event)
+                if choice in self._lines and "has_new_line" in last:
+                    last["has_new_line"] = True
+                out.append(sse.encode(last))
 
     def _piece(
         self, choice: int, content: str = "", probabilities: Sequence[dict[str, Any]] = ()
@@ -268,9 +265,6 @@ class Encoder(openai.StreamEncoder):
         if probabilities:
             piece["completion_probabilities"] = probabilities
         return sse.encode(piece)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
 
 
 completion = RouteDialect(parse, reply, error, Encoder)

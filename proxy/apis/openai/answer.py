@@ -309,13 +309,29 @@ def whole(
 
 
 class StreamEncoder:
-    """Encodes the events of an answer as a stream."""
+    """Encodes the events of an answer as a stream; an API says what becomes of an `_event`. An
+    empty batch keeps the connection open."""
 
     content_type = "text/event-stream"
+    error = staticmethod(error)
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         self._meta = meta
         self._request = request
+
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            self._event(choice, event, out)
+        return b"".join(out)
+
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        """Add the bytes of an event to those of its batch."""
+
+    def fail(self, fault: GatewayError) -> bytes:
+        return sse.encode(self.error(fault))
 
     def end(self) -> bytes:
         return b""
@@ -334,9 +350,6 @@ class Chunks(StreamEncoder):
         begin = to_json(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
 
     def end(self) -> bytes:
         if not self._request.include_usage:
