@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.decoding import decoded
 from ...core.request import Message, Role
-from ...core.sampling import check
+from ...core.sampling import with_defaults
 from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
@@ -128,16 +128,6 @@ def _history(values: list[Any], name: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _sampling(defaults: Mapping[str, float]) -> Reader:
-    def read(body: Body, field: str) -> dict[str, Any]:
-        return {
-            name: check(name, default if body.get(name) is None else body[name])
-            for name, default in defaults.items()
-        }
-
-    return read
-
-
 def _limit(body: Body, field: str) -> int | None:
     """Zero and negative values mean no limit."""
     limit = integer(body, field, -MAX_TOKENS, MAX_TOKENS)
@@ -237,7 +227,7 @@ def _switch(key: str, description: str, default: bool = False) -> Field:
 
 def _temperature(defaults: Mapping[str, float]) -> Field:
     schema = {**doc.SAMPLERS["temperature"], "default": defaults["temperature"]}
-    return Field(schema, "sampling", _sampling(defaults))
+    return Field(schema, "sampling", lambda body, field: with_defaults(body, defaults))
 
 
 _STREAM = Field(doc.STREAM, "stream", flag)

@@ -18,7 +18,7 @@ import msgspec
 from ...core.events import Finished, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message, Role
-from ...core.sampling import check
+from ...core.sampling import with_defaults
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
@@ -43,14 +43,10 @@ def parse(body: Body) -> CompletionRequest:
     roles: tuple[Role, Role] = ("user", "assistant")
     messages = [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
     length = integer(body, "max_length", 0, MAX_TOKENS) or None
-    given = {name: body.get(name) for name in SAMPLING}
     return CompletionRequest(
         model=model_name(body),
         messages=tuple(m for m in messages if m.content or m.role != "user" or m is messages[-1]),
-        sampling={
-            name: check(name, SAMPLING[name] if value is None else value)
-            for name, value in given.items()
-        },
+        sampling=with_defaults(body, SAMPLING),
         max_tokens=length,
         max_length=length,
         warnings=ignored_fields(body, FIELDS.keys()),
