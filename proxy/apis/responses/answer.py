@@ -188,8 +188,10 @@ def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Compl
     for place, part in enumerate(completion.parts):
         if isinstance(part, ToolCall):
             batch.append(events.ToolCallDelta(place, part.id, part.name, part.arguments))
-        else:
-            batch.append(part)
+            continue
+        if isinstance(part, events.Searched | events.ServerCall):
+            batch.append(msgspec.structs.replace(part, over=False))  # it began, too
+        batch.append(part)
     ended: list[Item] = []
     Encoder(meta, parsed, ended.append).encode(completion.index, [*batch, completion.finished])
     return ended[0]
