@@ -44,7 +44,6 @@ class Attachment(Struct, frozen=True):
     url: str = ""
 
     def replace(self, text: str) -> None:
-        """Put this text in its place."""
         kind = self.part["type"]
         if kind == "document":
             self.part["source"] = {"type": "text", "media_type": "text/plain", "data": text}

@@ -4,14 +4,29 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import structs
 
 from ..core.request import Media, Message, Role
 from ..errors import InvalidParameter
-from .fields import Body, entries, required, text
+from .fields import Body, choice, entries, required, text
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",  # ChatGLM's name for tool results
+}
+
+
+def role_of(message: Body, names: Iterable[str], at: str) -> Role:
+    """The role of a message, which has one of these names."""
+    return ROLES[choice(message, "role", names, at=at)]
 
 
 class Content:

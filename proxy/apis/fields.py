@@ -113,7 +113,6 @@ def items(body: Body, name: str, at: str = "") -> list[Any]:
 
 
 def bounded(values: list[Any], at: str) -> None:
-    """Raises InvalidParameter if the list is too long."""
     if len(values) > MAX_ITEMS:
         raise InvalidParameter(at, f"has {len(values)} entries; at most {MAX_ITEMS} are allowed")
 
@@ -146,8 +145,17 @@ def choice(body: Body, name: str, values: Iterable[str], default: str = "", at: 
     return value
 
 
+def strings(body: Body, name: str, at: str = "", most: int = MAX_ITEMS) -> tuple[str, ...]:
+    """A list of strings, each once."""
+    values = items(body, name, at)
+    if len(values) > most:
+        raise InvalidParameter(at + name, f"may have at most {most} entries")
+    if not all(type(value) is str for value in values):
+        raise InvalidParameter(at + name, "must be a list of strings")
+    return tuple(dict.fromkeys(values))
+
+
 def names(values: Any, at: str) -> frozenset[str]:
-    """A list of strings, in any order."""
     if not isinstance(values, list):
         raise InvalidParameter(at, "must be a list of strings")
     bounded(values, at)
@@ -155,6 +163,14 @@ def names(values: Any, at: str) -> frozenset[str]:
         if type(name) is not str:
             raise InvalidParameter(f"{at}[{i}]", "must be a string")
     return frozenset(values)
+
+
+def count_of(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A number of a query, from 1."""
+    number = decimal(query.get(name) or str(default), 1, most)
+    if number is None:
+        raise InvalidParameter(name, f"must be a number from 1 to {most}")
+    return number
 
 
 MAX_STOPS = 16
@@ -197,9 +213,7 @@ def page_of(
 ) -> dict[str, Any]:
     """The list object that a query asks for. `entries` are all entries, oldest first; `key` returns
     an entry's id, as cursors are. Raises InvalidParameter."""
-    limit = decimal(query.get("limit") or str(default), 1, most)
-    if limit is None:
-        raise InvalidParameter("limit", f"must be from 1 to {most}")
+    limit = count_of(query, "limit", default, most)
     ascending = choice({"order": query.get("order") or "desc"}, "order", ("asc", "desc")) == "asc"
     items = list(entries) if ascending else list(reversed(entries))
     ids = [key(item) for item in items]

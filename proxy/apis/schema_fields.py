@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..core import sampling
+from . import fields
 from .fields import Body, Table
 
 Schema = dict[str, Any]
@@ -35,9 +37,9 @@ def table(fields: Fields) -> Table:
     return {name: field[1:] for name, field in fields.items() if isinstance(field, Field)}
 
 
-def read_all(body: Body, fields: Mapping[str, Field]) -> dict[str, Any]:
+def read_all(body: Body, fields: Fields) -> dict[str, Any]:
     """The parsed values of all these fields: of absent ones, the default."""
-    return {field.key: field.read(body, name) for name, field in fields.items()}
+    return {key: read(body, name) for name, (key, read) in table(fields).items()}
 
 
 NULL: Schema = {"type": "null"}
@@ -79,7 +81,6 @@ def number(description: str, low: float, high: float, example: float) -> Schema:
 
 
 def binary(description: str) -> Schema:
-    """A file of a form."""
     return _of("string", description, "", contentMediaType="application/octet-stream")
 
 
@@ -93,6 +94,28 @@ def strings(description: str, *example: str, **more: Any) -> Schema:
 
 def mapping(description: str, example: dict[str, Any], **more: Any) -> Schema:
     return _of("object", description, example, **more)
+
+
+def text_field(
+    key: str,
+    description: str,
+    example: str = "text",
+    read: Callable[[Body, str], Any] = fields.text,
+    **more: Any,
+) -> Field:
+    return Field(text(description, example, **more), key, read)
+
+
+def flag_field(key: str, description: str, default: bool = False) -> Field:
+    return Field(flag(description, default), key, partial(fields.flag, default=default))
+
+
+def count_field(
+    key: str, description: str, low: int, high: int, example: int, default: int | None = None
+) -> Field:
+    """An integer; `default` if it is absent or 0."""
+    schema = count(description, low, high, example)
+    return Field(schema, key, lambda body, name: fields.integer(body, name, low, high) or default)
 
 
 def one_of(description: str, example: Any, *kinds: Schema) -> Schema:

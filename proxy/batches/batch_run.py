@@ -25,6 +25,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
+from ..core.usage import Usage
 from ..errors import (
     Cancelled,
     GatewayStopping,
@@ -57,7 +58,8 @@ AGENT = "slotproxy-batch"
 class LineResponse(NamedTuple):
     """`retry_after`: seconds, None if the answer does not say. `outcome` is how the gateway's own
     part ended, such as the code of an error; "" if another server's answer was passed on.
-    `has_effects`: tools have run, which another try would repeat."""
+    `has_effects`: tools have run, which another try would repeat. `usage` is what the gateway
+    counted."""
 
     status: int
     request_id: str
@@ -65,6 +67,7 @@ class LineResponse(NamedTuple):
     retry_after: float | None = None
     outcome: str = ""
     has_effects: bool = False
+    usage: Usage = Usage()
 
 
 Ask = Callable[[RequestBatch, bytes, Cancel], LineResponse]
@@ -85,12 +88,20 @@ def make_sender(app: WSGI, prefix: str) -> Ask:
             environ_base={"REMOTE_ADDR": batch.peer},
             environ_overrides={SIGNED_IN: batch.owner, BATCH: True, CANCEL: cancel},
         )
-        record = Record.of(environ)
-        parts, status, headers = run_wsgi_app(app, environ, buffered=True)
+        served: dict[str, Any] = {}  # the environment that the app gets, which is a copy
+
+        def answer_line(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+            nonlocal served
+            served = environ
+            return app(environ, start)
+
+        parts, status, headers = run_wsgi_app(answer_line, environ, buffered=True)
         after = headers.get("Retry-After", "")
         seconds = float(after) if after.isdecimal() else None
-        code, answer, info = int(status[:3]), b"".join(parts), record.info
-        return LineResponse(code, request_id, answer, seconds, info.outcome, info.has_effects)
+        code, answer, info = int(status[:3]), b"".join(parts), Record.of(served).info
+        return LineResponse(
+            code, request_id, answer, seconds, info.outcome, info.has_effects, info.usage
+        )
 
     return ask
 
@@ -259,9 +270,9 @@ class BatchRun:
                 data = batches.answered(
                     answered.request_id, line.custom_id, answered.status, answered.body
                 )
-                failed = answered.status != 200
-                tokens = Tokens() if failed else Tokens(*batches.usage_of(answered.body))
-                results.append(Result(number, failed, data, tokens))
+                failed, usage = answered.status != 200, answered.usage
+                tokens = Tokens(usage.prompt, usage.cached, usage.completion, usage.reasoning)
+                results.append(Result(number, failed, data, Tokens() if failed else tokens))
 
     def _is_final(self, number: int, answered: LineResponse) -> bool:
         """Whether an answer is the line's result. Otherwise it waits again."""

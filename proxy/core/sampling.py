@@ -128,6 +128,14 @@ def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def with_defaults(body: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:
+    """The checked values of these fields. Raises InvalidParameter."""
+    return {
+        name: check(name, default if body.get(name) is None else body[name])
+        for name, default in defaults.items()
+    }
+
+
 def needed(name: str, value: Any) -> bool:
     """Whether the field changes the answer, so that a backend that lacks it cannot serve the
     request."""

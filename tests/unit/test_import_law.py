@@ -120,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "batches": {
         "apis",
+        "core",
         "errors",
         "runtime",
         "store",

@@ -172,7 +172,6 @@ class Encoder:
         request: CompletionRequest,
         edits: Sequence[Edits] | None = None,
     ) -> None:
-        """`edits` as in `reply`."""
         self._meta = meta
         self._edits = edits
         self._request = request
@@ -183,7 +182,6 @@ class Encoder:
         self._compacted: events.Compacted | None = None
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes a ping."""
         out: list[bytes] = []
         if not self._begun:
             self._begun = True

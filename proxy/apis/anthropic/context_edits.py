@@ -56,7 +56,6 @@ class ContextManagement(Struct, frozen=True):
 
 
 def parse(body: Body) -> ContextManagement:
-    """Raises InvalidParameter."""
     place = "context_management."
     management = fields.mapping(body, "context_management")
     if len(fields.items(management, "edits", place)) > MOST:
@@ -83,7 +82,6 @@ def parse(body: Body) -> ContextManagement:
 
 
 def _compaction(edit: Body, at: str) -> Compaction:
-    """The edit that sums up the oldest turns."""
     _trigger(edit, at, TRIGGERS[:1])
     instructions = fields.text(edit, "instructions", at=at)
     if len(instructions) > LONGEST_INSTRUCTIONS:

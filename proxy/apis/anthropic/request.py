@@ -29,7 +29,7 @@ from ...core.sampling import check
 from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
-from ..contents import Content
+from ..contents import Content, role_of
 from ..fields import Body
 from ..openai.answer import MAX_TOKENS, STOP, output_format, tokens
 from ..openai.tools import functions
@@ -62,7 +62,7 @@ CLIENT_TOOLS: Mapping[str, Mapping[str, Any]] = {
         ),
     },
 }
-ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+ROLES = ("user", "assistant", "system")
 CHOICES: Mapping[str, ToolChoice] = {
     "auto": ToolChoice(),
     "any": ToolChoice("required"),
@@ -162,7 +162,7 @@ def _messages(body: Body, warnings: list[str]) -> list[Message]:
         summary = summary_of(message, at)
         if summary is not None:  # it replaces everything before it
             runs = [[summary]]
-        role = ROLES[fields.choice(message, "role", ROLES, at=at)]
+        role = role_of(message, ROLES, at)
         turn = _Turn(role, warnings).read(message.get("content"), at + "content")
         if summary is not None and turn == [Message(role=role)]:
             continue  # it has nothing else
@@ -352,7 +352,6 @@ def _servers(body: Body) -> tuple[McpServer, ...]:
 
 
 def _enabled(toolset: Body, at: str) -> ToolFilter:
-    """The tools that a toolset enables."""
     default = fields.flag(fields.mapping(toolset, "default_config", at), "enabled", True)
     on: set[str] = set()
     off: set[str] = set()

@@ -21,7 +21,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, of_caller
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_view
+from ...web.spine import completion_view, json_route, json_view
 from ...web.stream import EventSource
 from .. import anthropic
 from .. import schema_fields as doc
@@ -93,26 +93,27 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return _theirs(sent, environ)
 
 
-@blueprint.post("/v1/messages/count_tokens", body="CountTokensRequest")
-def count_tokens() -> Response:
+@json_route(
+    blueprint,
+    "POST",
+    "/v1/messages/count_tokens",
+    respond=lambda view, shape: _theirs(json_view(view, shape), request.environ),
+    body="CountTokensRequest",
+)
+def count_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
-
-    def view(services: Services, record: Record) -> Any:
-        raw = read_request(services, record, request.environ)
-        message = parse(raw, counting=True)
-        message = of_caller(services, request.environ, message)
-        with counted(services, record, message.model) as (cancel, barred):
-            count = partial(services.gateway.count, cancel=cancel, barred=barred)
-            original = count(message)
-            if not raw.get("context_management"):
-                return {"input_tokens": original}
-            edited, applied = context_edits.apply(message, context_edits.parse(raw).edits, count)
-            return {
-                "input_tokens": count(edited) if applied else original,
-                "context_management": {"original_input_tokens": original},
-            }
-
-    return _theirs(json_view(view, anthropic.error), request.environ)
+    raw = read_request(services, record, request.environ)
+    message = of_caller(services, request.environ, parse(raw, counting=True))
+    with counted(services, record, message.model) as (cancel, barred):
+        count = partial(services.gateway.count, cancel=cancel, barred=barred)
+        original = count(message)
+        if not raw.get("context_management"):
+            return {"input_tokens": original}
+        edited, applied = context_edits.apply(message, context_edits.parse(raw).edits, count)
+        return {
+            "input_tokens": count(edited) if applied else original,
+            "context_management": {"original_input_tokens": original},
+        }
 
 
 def _theirs(sent: Sent, environ: Environ) -> Sent:

@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
@@ -105,36 +104,6 @@ def unanswered(request_id: str, custom_id: str, code: str, message: str) -> byte
 def _line(request_id: str, custom_id: str, response: Any, error: Any) -> bytes:
     line = {"id": f"batch_req_{request_id}", "custom_id": custom_id}
     return _encode({**line, "response": response, "error": error}) + b"\n"
-
-
-class _Answer(Struct, frozen=True):
-    usage: dict[str, Any] = {}
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-
-
-def usage_of(body: bytes) -> tuple[int, int, int, int]:
-    """The tokens of an answer: input, cached, output, reasoning; zeros if it tells none."""
-    try:
-        usage = _decode_answer(body).usage
-    except msgspec.DecodeError:
-        usage = {}
-    # OpenAI's APIs name them differently.
-    read, written = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
-
-    def count(name: str, detail: str = "") -> int:
-        value = usage.get(name)
-        if detail:
-            value = value.get(detail) if isinstance(value, dict) else None
-        return value if type(value) is int else 0
-
-    return (
-        count(f"{read}_tokens"),
-        count(f"{read}_tokens_details", "cached_tokens"),
-        count(f"{written}_tokens"),
-        count(f"{written}_tokens_details", "reasoning_tokens"),
-    )
 
 
 SCHEMAS: dict[str, Schema] = {

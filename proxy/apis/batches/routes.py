@@ -14,7 +14,7 @@ from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import v1_route
-from ..fields import decimal
+from ..fields import count_of
 from ..vector_stores.routes import opened
 from . import objects as batches
 
@@ -54,9 +54,7 @@ def create(services: Services, record: Record) -> Any:
 @v1_route(blueprint, "GET", "/batches")
 def listed(services: Services, record: Record) -> Any:
     """The batches of the key."""
-    most = decimal(request.args.get("limit") or str(LISTED), 1, MOST_LISTED)
-    if most is None:
-        raise InvalidParameter("limit", f"must be from 1 to {MOST_LISTED}")
+    most = count_of(request.args, "limit", LISTED, MOST_LISTED)
     rows = _store(services).page(record.key, most + 1, request.args.get("after") or "")
     page = rows[:most]
     return {
@@ -100,7 +98,6 @@ def _reply(batch: RequestBatch | None, key: str) -> dict[str, Any]:
 
 
 def reply(batch: RequestBatch) -> dict[str, Any]:
-    """A batch as clients see it."""
     over = batch.status not in batches.OPEN  # its files are whole
     read, cached, written, reasoning = batch.tokens
     names = "expires in_progress finalizing completed failed expired cancelling cancelled".split()

@@ -8,16 +8,18 @@ Some clients send `controller_address`, the server that the original calls; it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from ...core.decoding import decoded
 from ...core.request import Message, Role
-from ...core.sampling import check
+from ...core.sampling import with_defaults
 from ...errors import InvalidParameter
-from .. import schema_fields as schemas
-from ..fields import Body, choice, decimal, entry, flag, integer, items, mapping, model_name, text
+from .. import fields
+from .. import schema_fields as doc
+from ..fields import Body, entry, filled, flag, integer, items, mapping, model_name, text
 from ..openai.answer import MAX_TOKENS
-from ..schema_fields import COUNT, OBJECT, TEXT, Field, Fields, Schema, object_of, table
+from ..schema_fields import COUNT, OBJECT, TEXT, Field, Fields, Schema
 
 # Folders of templates/dialogues with each kind's prompt templates.
 FOLDERS = ("llm_chat", "knowledge_base_chat", "search_engine_chat", "agent_chat")
@@ -39,19 +41,12 @@ LOCAL = "local"  # of the client's kinds of models: local, online, worker
 Reader = Callable[[Body, str], Any]
 
 
-class BodyForm(NamedTuple):
+class BodyForm:
     """The fields of a body, and the names of those that it needs."""
 
-    required: str
-    fields: Fields
-
-    @property
-    def schema(self) -> Schema:
-        return schemas.body(self.required, **self.fields)
-
-    def parse(self, given: Body) -> dict[str, Any]:
-        """Raises InvalidParameter."""
-        return {key: read(given, name) for name, (key, read) in table(self.fields).items()}
+    def __init__(self, required: str = "", /, **declared: Schema | Field) -> None:
+        self.schema = doc.body(required, **declared)
+        self.parse = partial(doc.read_all, fields=declared)
 
 
 class EmptyName(InvalidParameter):
@@ -76,20 +71,13 @@ def _base(body: Body, field: str) -> str:
     return value
 
 
-def _needed(body: Body, field: str) -> str:
-    value = text(body, field)
-    if not value.strip():
-        raise InvalidParameter(field, "is missing")
-    return value
-
-
 def _engine(body: Body, field: str) -> str:
     flag(body, "split_result")  # the original heeds it for one engine, which we do not have
-    return _needed(body, field)
+    return filled(body, field)
 
 
 def _bases(body: Body, field: str) -> tuple[str]:
-    return (_needed(body, field),)
+    return (filled(body, field),)
 
 
 def _template(body: Body, field: str) -> str:
@@ -97,8 +85,6 @@ def _template(body: Body, field: str) -> str:
 
 
 def _flag(default: bool) -> Reader:
-    """A flag, also in the text of a form."""
-
     def read(body: Body, field: str) -> bool:
         value = body.get(field)
         if type(value) is not str:
@@ -115,7 +101,7 @@ def _conversation(body: Body, field: str) -> tuple[Message, ...]:
     if type(history) is int:  # a number of stored turns to use: none are stored
         history = []
     messages = _history(items({"history": history}, "history"), "history")
-    return (*messages, Message(role="user", content=_needed(body, field)))
+    return (*messages, Message(role="user", content=filled(body, field)))
 
 
 def _messages(body: Body, field: str) -> tuple[Message, ...]:
@@ -142,16 +128,6 @@ def _history(values: list[Any], name: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _sampling(defaults: Mapping[str, float]) -> Reader:
-    def read(body: Body, field: str) -> dict[str, Any]:
-        return {
-            name: check(name, default if body.get(name) is None else body[name])
-            for name, default in defaults.items()
-        }
-
-    return read
-
-
 def _limit(body: Body, field: str) -> int | None:
     """Zero and negative values mean no limit."""
     limit = integer(body, field, -MAX_TOKENS, MAX_TOKENS)
@@ -168,7 +144,7 @@ def _nearness(body: Body, field: str) -> float | None:
 
 
 def _answer_id(body: Body, field: str) -> str:
-    return _needed(body, field if field in body else "message_id")
+    return filled(body, field if field in body else "message_id")
 
 
 def _reason(body: Body, field: str) -> str:
@@ -183,15 +159,7 @@ def _file(body: Body, field: str) -> str:
     return text(body, field) or text(mapping(body, "metadata"), "source", at="metadata.")
 
 
-def _files(body: Body, field: str) -> tuple[str, ...]:
-    values = items(body, field)
-    if not all(type(value) is str for value in values):
-        raise InvalidParameter(field, "must be a list of names")
-    return tuple(dict.fromkeys(values))
-
-
 def _cut(body: Body, field: str) -> tuple[int, int]:
-    """Size and overlap of chunks."""
     size = _count(body, field, 1) or CHUNK_SIZE
     overlap = _count(body, "chunk_overlap", 0)
     overlap = min(CHUNK_OVERLAP, size // 2) if overlap is None else overlap
@@ -201,13 +169,12 @@ def _cut(body: Body, field: str) -> tuple[int, int]:
 
 
 def _count(body: Body, field: str, low: int) -> int | None:
-    """An integer, also in the text of a form."""
     value = body.get(field)
     if type(value) is not str:
         return integer(body, field, low, MAX_CHUNK)
     if not value.strip():
         return None
-    number = decimal(value.strip(), low, MAX_CHUNK)
+    number = fields.decimal(value.strip(), low, MAX_CHUNK)
     if number is None:
         raise InvalidParameter(field, f"must be an integer from {low} to {MAX_CHUNK}")
     return number
@@ -241,10 +208,10 @@ def _pieces(body: Body, field: str) -> dict[str, tuple[str, ...]]:
 
 
 def _folder(body: Body, field: str) -> str:
-    return choice(body, field, FOLDERS, FOLDERS[0])
+    return fields.choice(body, field, FOLDERS, FOLDERS[0])
 
 
-def _strings(body: Body, field: str) -> tuple[str, ...]:
+def _inputs(body: Body, field: str) -> tuple[str, ...]:
     values = items(body, field)
     if not values or not all(type(value) is str and value for value in values):
         raise InvalidParameter(field, "must be a list of strings")
@@ -254,153 +221,127 @@ def _strings(body: Body, field: str) -> tuple[str, ...]:
 # -- fields
 
 
-def _text(
-    key: str, description: str, example: str = "text", read: Reader = text, **more: Any
-) -> Field:
-    return Field(schemas.text(description, example, **more), key, read)
-
-
 def _switch(key: str, description: str, default: bool = False) -> Field:
-    return Field(schemas.flag(description, default), key, _flag(default))
-
-
-def _number(key: str, description: str, high: int, example: int, default: int) -> Field:
-    low = min(1, default)
-    schema = schemas.count(description, low, high, example)
-    return Field(schema, key, lambda body, field: integer(body, field, low, high) or default)
+    return Field(doc.flag(description, default), key, _flag(default))
 
 
 def _temperature(defaults: Mapping[str, float]) -> Field:
-    schema = {**schemas.SAMPLERS["temperature"], "default": defaults["temperature"]}
-    return Field(schema, "sampling", _sampling(defaults))
+    schema = {**doc.SAMPLERS["temperature"], "default": defaults["temperature"]}
+    return Field(schema, "sampling", lambda body, field: with_defaults(body, defaults))
 
 
-_STREAM = Field(schemas.STREAM, "stream", flag)
+_STREAM = Field(doc.STREAM, "stream", flag)
 _LIMIT = "Maximum tokens of the answer; 0 or less: limited by the context only."
-_MAX_TOKENS = Field(schemas.count(_LIMIT, -MAX_TOKENS, MAX_TOKENS, 16), "max_tokens", _limit)
+_MAX_TOKENS = Field(doc.count(_LIMIT, -MAX_TOKENS, MAX_TOKENS, 16), "max_tokens", _limit)
 _ANSWER: Fields = {
-    "model_name": Field(schemas.MODEL, "model", model_name),
+    "model_name": Field(doc.MODEL, "model", model_name),
     "stream": _STREAM,
     "temperature": _temperature(TEMPERATURE),
     "max_tokens": _MAX_TOKENS,
 }
 _CHAT: Fields = {
-    "query": _text("messages", "The question.", "Hello!", _conversation),
-    "history": schemas.one_of(
+    "query": doc.text_field("messages", "The question.", "Hello!", _conversation),
+    "history": doc.one_of(
         "The conversation so far: objects with `role` and `content`, or pairs.",
         [{"role": "user", "content": "Hi"}],
         {"type": "array"},
         {"type": "integer"},
     ),
     **_ANSWER,
-    "prompt_name": _text("template", "A template of this kind of dialogue.", "default", _template),
+    "prompt_name": doc.text_field(
+        "template", "A template of this kind of dialogue.", "default", _template
+    ),
 }
 _THRESHOLD = "The largest distance of a passage; 2: any."
 _HITS: Fields = {
-    "top_k": _number("top_k", "How many passages to use.", MOST_HITS, TOP_K, TOP_K),
+    "top_k": doc.count_field("top_k", "How many passages to use.", 1, MOST_HITS, TOP_K, TOP_K),
     "score_threshold": Field(
-        schemas.number(_THRESHOLD, 0, FARTHEST, SCORE_THRESHOLD), "score_threshold", _nearness
+        doc.number(_THRESHOLD, 0, FARTHEST, SCORE_THRESHOLD), "score_threshold", _nearness
     ),
 }
-_NAME = schemas.text("The name or id of a knowledge base.", "samples", maxLength=MAX_NAME)
+_NAME = doc.text("The name or id of a knowledge base.", "samples", maxLength=MAX_NAME)
 _EMBEDDER = "An embedding model of the gateway; any other means the default."
-_MODEL = _text("model", _EMBEDDER, "any")
-_UPLOADS = schemas.binary("A file; may be repeated.")
-_FILES = Field(schemas.strings("Names of documents.", "rules.md"), "files", _files)
+_MODEL = doc.text_field("model", _EMBEDDER, "any")
+_UPLOADS = doc.binary("A file; may be repeated.")
+_FILES = Field(doc.strings("Names of documents.", "rules.md"), "files", fields.strings)
 _OVERLAP = "Characters that two chunks share."
 _CUT: Fields = {
-    "chunk_size": Field(
-        schemas.count("Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE), "cut", _cut
-    ),
-    "chunk_overlap": schemas.count(_OVERLAP, 0, MAX_CHUNK, CHUNK_OVERLAP),
+    "chunk_size": Field(doc.count("Characters of a chunk.", 1, MAX_CHUNK, CHUNK_SIZE), "cut", _cut),
+    "chunk_overlap": doc.count(_OVERLAP, 0, MAX_CHUNK, CHUNK_OVERLAP),
 }
 
 
-def _of_base(**fields: Schema | Field) -> BodyForm:
-    """A body about one knowledge base."""
+def _of_base(**declared: Schema | Field) -> BodyForm:
     base = Field(_NAME, "base", _base)
-    return BodyForm("knowledge_base_name", {"knowledge_base_name": base, **fields})
+    return BodyForm("knowledge_base_name", knowledge_base_name=base, **declared)
 
 
 BODIES: dict[str, BodyForm] = {
     # Dialogues
-    "ChatchatChatRequest": BodyForm("query", _CHAT),
+    "ChatchatChatRequest": BodyForm("query", **_CHAT),
     "ChatchatMessagesRequest": BodyForm(
         "messages",
-        {
-            "messages": Field(
-                schemas.array("The conversation.", [{"role": "user", "content": "Hello!"}]),
-                "messages",
-                _messages,
-            ),
-            "model": Field(schemas.MODEL, "model", model_name),
-            "stream": _STREAM,
-            "temperature": _temperature(MODIFIED),
-            "top_p": {**schemas.SAMPLERS["top_p"], "default": MODIFIED["top_p"]},
-            "max_tokens": _MAX_TOKENS,
-        },
+        messages=Field(doc.array("The conversation.", doc.USER_MESSAGE), "messages", _messages),
+        model=Field(doc.MODEL, "model", model_name),
+        stream=_STREAM,
+        temperature=_temperature(MODIFIED),
+        top_p={**doc.SAMPLERS["top_p"], "default": MODIFIED["top_p"]},
+        max_tokens=_MAX_TOKENS,
     ),
     "ChatchatKnowledgeChatRequest": BodyForm(
         "query knowledge_base_name",
-        {"knowledge_base_name": Field(_NAME, "bases", _bases), **_CHAT, **_HITS},
+        knowledge_base_name=Field(_NAME, "bases", _bases),
+        **_CHAT,
+        **_HITS,
     ),
     "ChatchatFileChatRequest": BodyForm(
         "query knowledge_id",
-        {
-            "knowledge_id": _text("bases", "The id that the upload returned.", "samples", _bases),
-            **_CHAT,
-            **_HITS,
-        },
+        knowledge_id=doc.text_field("bases", "The id that the upload returned.", "samples", _bases),
+        **_CHAT,
+        **_HITS,
     ),
     "ChatchatSearchChatRequest": BodyForm(
         "query search_engine_name",
-        {
-            "search_engine_name": _text(
-                "engine", "A search engine of the gateway.", "searxng", _engine
-            ),
-            "top_k": _number("top_k", "How many pages to use.", MOST_HITS, TOP_K, TOP_K),
-            "split_result": schemas.flag("Without effect: the engine's snippets are used."),
-            **_CHAT,
-        },
+        search_engine_name=doc.text_field(
+            "engine", "A search engine of the gateway.", "searxng", _engine
+        ),
+        top_k=doc.count_field("top_k", "How many pages to use.", 1, MOST_HITS, TOP_K, TOP_K),
+        split_result=doc.flag("Without effect: the engine's snippets are used."),
+        **_CHAT,
     ),
     "ChatchatCompletionRequest": BodyForm(
         "query",
-        {
-            "query": _text("prompt", "The text to continue.", "Once upon a time", _needed),
-            "echo": _switch("echo", "Repeat the text before the answer."),
-            **_ANSWER,
-            "prompt_name": _text(
-                "template", "A template of the folder `completion`.", "default", _template
-            ),
-        },
+        query=doc.text_field("prompt", "The text to continue.", "Once upon a time", filled),
+        echo=_switch("echo", "Repeat the text before the answer."),
+        **_ANSWER,
+        prompt_name=doc.text_field(
+            "template", "A template of the folder `completion`.", "default", _template
+        ),
     ),
     "ChatchatFeedback": BodyForm(
-        "",
-        {
-            "chat_history_id": _text("history_id", "The id of the answer.", "0" * 32, _answer_id),
-            "message_id": schemas.text("The same, as later clients call it.", "0" * 32),
-            "score": _number("score", "The rating.", 100, 100, 0),
-            "reason": _text("reason", "The reason for it.", read=_reason),
-        },
+        chat_history_id=doc.text_field("history_id", "The id of the answer.", "0" * 32, _answer_id),
+        message_id=doc.text("The same, as later clients call it.", "0" * 32),
+        score=doc.count_field("score", "The rating.", 0, 100, 100, 0),
+        reason=doc.text_field("reason", "The reason for it.", read=_reason),
     ),
     # Knowledge bases
     "ChatchatBase": _of_base(),
     "ChatchatNewBase": _of_base(embed_model=_MODEL),
-    "ChatchatBaseInfo": _of_base(kb_info=_text("info", "The description.")),
+    "ChatchatBaseInfo": _of_base(kb_info=doc.text_field("info", "The description.")),
     "ChatchatRebuild": _of_base(
         allow_empty_kb=_switch("create", "Create a base that does not exist.", True),
         embed_model=_MODEL,
         **_CUT,
     ),
     "ChatchatSearch": _of_base(
-        query=_text("query", "Without it, the chunks of `file_name` are listed.", "boats"),
-        file_name=_text("file", "A document.", "rules.md", _file),
-        metadata=schemas.mapping("`source`: the same, in another place.", {"source": "rules.md"}),
+        query=doc.text_field("query", "Without it, the chunks of `file_name` are listed.", "boats"),
+        file_name=doc.text_field("file", "A document.", "rules.md", _file),
+        metadata=doc.mapping("`source`: the same, in another place.", {"source": "rules.md"}),
         **_HITS,
     ),
     "ChatchatEdit": _of_base(
         docs=Field(
-            schemas.mapping(
+            doc.mapping(
                 "By the id of a chunk, an object with its new `page_content`; null or an empty text"
                 " deletes it.",
                 {"1": {"page_content": "Boats may stay for ten days."}},
@@ -417,7 +358,7 @@ BODIES: dict[str, BodyForm] = {
         file_names=_FILES,
         **_CUT,
         docs=Field(
-            schemas.one_of(
+            doc.one_of(
                 "Chunks to store instead of reading the file: by its name, objects with"
                 " `page_content`. As an object, or as JSON in a string.",
                 {"rules.md": [{"page_content": "Boats may stay for nine days."}]},
@@ -430,33 +371,23 @@ BODIES: dict[str, BodyForm] = {
     ),
     # Models and the server
     "ChatchatModelKinds": BodyForm(
-        "",
-        {"types": Field(schemas.strings("Kinds; `local` are those here.", LOCAL), "types", items)},
+        types=Field(doc.strings("Kinds; `local` are those here.", LOCAL), "types", items)
     ),
-    "ChatchatModelName": BodyForm("", {"model_name": _text("name", "The model's name.", "any")}),
+    "ChatchatModelName": BodyForm(model_name=doc.text_field("name", "The model's name.", "any")),
     "ChatchatModelChange": BodyForm(
         "new_model_name",
-        {
-            "model_name": _text("old", "Ignored: no model is stopped.", "any"),
-            "new_model_name": _text("name", "The model to use from now on.", "any", _needed),
-        },
+        model_name=doc.text_field("old", "Ignored: no model is stopped.", "any"),
+        new_model_name=doc.text_field("name", "The model to use from now on.", "any", filled),
     ),
     "ChatchatTemplate": BodyForm(
-        "",
-        {
-            "type": _text("folder", "A kind of dialogue.", FOLDERS[0], _folder, enum=[*FOLDERS]),
-            "name": _text("name", "The name of the template.", "default", _template),
-        },
+        type=doc.text_field("folder", "A kind of dialogue.", FOLDERS[0], _folder, enum=[*FOLDERS]),
+        name=doc.text_field("name", "The name of the template.", "default", _template),
     ),
     "ChatchatTexts": BodyForm(
         "texts",
-        {
-            "texts": Field(
-                schemas.strings("The texts to embed.", "Hello!", minItems=1), "texts", _strings
-            ),
-            "embed_model": Field(schemas.MODEL, "model", text),
-            "to_query": _switch("is_query", "The texts are questions."),
-        },
+        texts=Field(doc.strings("The texts to embed.", "Hello!", minItems=1), "texts", _inputs),
+        embed_model=Field(doc.MODEL, "model", text),
+        to_query=_switch("is_query", "The texts are questions."),
     ),
     # Forms
     "ChatchatDocuments": _of_base(
@@ -464,24 +395,21 @@ BODIES: dict[str, BodyForm] = {
         override=_switch("override", "Replace documents of the same name."),
         to_vector_store=_switch("indexed", "Index the documents.", True),
         **_CUT,
-        docs=_text("pieces", "Chunks to store instead of a file, as JSON.", "{}", _pieces),
+        docs=doc.text_field("pieces", "Chunks to store instead of a file, as JSON.", "{}", _pieces),
     ),
     "ChatchatChatFiles": BodyForm(
-        "",
-        {
-            "files": _UPLOADS,
-            "knowledge_id": _text(
-                "base", "The id of an earlier upload that these files join.", "", _earlier_upload
-            ),
-            "prev_id": schemas.text("The same, as earlier clients call it.", ""),
-            **_CUT,
-        },
+        files=_UPLOADS,
+        knowledge_id=doc.text_field(
+            "base", "The id of an earlier upload that these files join.", "", _earlier_upload
+        ),
+        prev_id=doc.text("The same, as earlier clients call it.", ""),
+        **_CUT,
     ),
 }
 # What a query names.
 BASE = BODIES["ChatchatBase"]
-FILE = _of_base(file_name=Field(TEXT, "file", _needed))
+FILE = _of_base(file_name=Field(TEXT, "file", filled))
 SCHEMAS: dict[str, Schema] = {
     **{name: form.schema for name, form in BODIES.items()},
-    "ChatchatError": object_of("code msg data", code=COUNT, msg=TEXT, data={}),
+    "ChatchatError": doc.object_of("code msg data", code=COUNT, msg=TEXT, data={}),
 }

@@ -55,7 +55,6 @@ def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
 
 
 def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:
-    """Metadata and items of a new conversation."""
     given = fields.items(body, "items")
     if len(given) > MOST_ADDED:
         raise InvalidParameter("items", f"may contain at most {MOST_ADDED} items at a time")
@@ -64,7 +63,6 @@ def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:
 
 
 def parse_items(body: Body) -> list[Any]:
-    """The items to add."""
     _, given = parse_new({"items": body.get("items")})
     if not given:
         raise InvalidParameter("items", "must contain at least one item")
@@ -72,7 +70,6 @@ def parse_items(body: Body) -> list[Any]:
 
 
 def parse_change(body: Body) -> dict[str, str]:
-    """The new metadata."""
     pairs = metadata(body)
     if pairs is None:
         raise InvalidParameter("metadata", "is missing: it is what a conversation can change")

@@ -127,7 +127,6 @@ def _list(rows: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small pieces into larger ones."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:

@@ -66,12 +66,13 @@ _INPUTS = Field(
 OLLAMA: dict[str, Field] = {
     "model": _MODEL,
     "input": _INPUTS,
-    "dimensions": Field(
-        doc.count(
-            "Fewer than the model's shorten the vectors, with a warning.", 1, MAX_DIMENSIONS, 64
-        ),
+    "dimensions": doc.count_field(
         "dimensions",
-        lambda body, name: fields.integer(body, name, 1, MAX_DIMENSIONS) or 0,
+        "Fewer than the model's shorten the vectors, with a warning.",
+        1,
+        MAX_DIMENSIONS,
+        64,
+        0,
     ),
 }
 OPENAI: dict[str, Field] = {
@@ -109,7 +110,6 @@ def shaped(
 def reply(
     request: EmbeddingRequest, name: str, vectors: Sequence[Vector], tokens: int
 ) -> dict[str, Any]:
-    """The answer of /v1/embeddings."""
     packed: Sequence[Any] = vectors
     if request.base64:
         packed = [
@@ -144,7 +144,7 @@ def _documents(body: Body, name: str) -> tuple[str, ...]:
 
 RANKING: dict[str, Field] = {
     "model": OPENAI["model"],
-    "query": Field(doc.text("The query to rank documents for."), "query", fields.filled),
+    "query": doc.text_field("query", "The query to rank documents for.", read=fields.filled),
     "documents": Field(
         doc.array(
             "Strings, or objects with a `text`.",
@@ -155,12 +155,8 @@ RANKING: dict[str, Field] = {
         "documents",
         _documents,
     ),
-    "top_n": Field(
-        doc.count("Number of documents to return.", 1, 1 << 30, 1),
-        "top",
-        lambda body, name: fields.integer(body, name, 1, 1 << 30),
-    ),
-    "return_documents": Field(doc.flag("Return the documents' texts too."), "texts", fields.flag),
+    "top_n": doc.count_field("top", "Number of documents to return.", 1, 1 << 30, 1),
+    "return_documents": doc.flag_field("texts", "Return the documents' texts too."),
 }
 
 
@@ -177,7 +173,6 @@ class RerankRequest(Struct, frozen=True):
 
 
 def parse_ranking(body: Body) -> RerankRequest:
-    """Raises InvalidParameter."""
     warnings = fields.ignored_fields(body, RANKING.keys())
     return RerankRequest(**doc.read_all(body, RANKING), warnings=warnings)
 

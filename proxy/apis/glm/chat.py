@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from ...core.events import Batch, Finished, TextDelta
+from ...core.events import Finished, TextDelta
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Message, Role
-from ...core.sampling import check
+from ...core.sampling import with_defaults
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
@@ -44,14 +44,10 @@ def parse(body: Body) -> CompletionRequest:
     roles: tuple[Role, Role] = ("user", "assistant")
     messages = [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
     length = integer(body, "max_length", 0, MAX_TOKENS) or None
-    given = {name: body.get(name) for name in SAMPLING}
     return CompletionRequest(
         model=model_name(body),
         messages=tuple(m for m in messages if m.content or m.role != "user" or m is messages[-1]),
-        sampling={
-            name: check(name, SAMPLING[name] if value is None else value)
-            for name, value in given.items()
-        },
+        sampling=with_defaults(body, SAMPLING),
         max_tokens=length,
         max_length=length,
         warnings=ignored_fields(body, FIELDS.keys()),
@@ -59,7 +55,6 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def _history(history: list[Any]) -> list[str]:
-    """Questions and answers in turn."""
     texts = []
     for i, entry in enumerate(history):
         at = f"history[{i}]"
@@ -118,26 +113,15 @@ def langchain_reply(
 class Encoder(StreamEncoder):
     """Encodes events as the stream's objects; pieces count as tokens until the end."""
 
+    error = staticmethod(error)
     _pieces = 0
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
-        if not batch:
-            return sse.HEARTBEAT
-        events: list[bytes] = []
-        for event in batch:
-            if isinstance(event, TextDelta) and event.text:
-                self._pieces += 1
-                events.append(self._event(event.text, Usage(0, self._pieces)))
-            elif isinstance(event, Finished):
-                events.append(self._event("", event.usage))
-        return b"".join(events)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
-
-    def _event(self, content: str, counts: Usage) -> bytes:
-        return sse.encode(_object(self._meta, content, counts))
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        if isinstance(event, TextDelta) and event.text:
+            self._pieces += 1
+            out.append(sse.encode(_object(self._meta, event.text, Usage(0, self._pieces))))
+        elif isinstance(event, Finished):
+            out.append(sse.encode(_object(self._meta, "", event.usage)))
 
 
 def _parse_stream(body: Body) -> CompletionRequest:

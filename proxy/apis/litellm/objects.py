@@ -131,7 +131,6 @@ def check(name: str, body: Body) -> None:
 
 
 def edit_key(body: Body, now: float) -> Edit[StoredKey]:
-    """Raises InvalidParameter."""
     sets = values.changes(body, KEY)
     if (seconds := values.duration(body)) is not None:
         sets["expires"] = None if seconds == math.inf else now + seconds
@@ -139,7 +138,6 @@ def edit_key(body: Body, now: float) -> Edit[StoredKey]:
 
 
 def edit_user(body: Body) -> Edit[User]:
-    """Raises InvalidParameter."""
     role = fields.text(body, "user_role")
     if role and role not in ROLES:
         raise InvalidParameter(
@@ -151,7 +149,6 @@ def edit_user(body: Body) -> Edit[User]:
 
 
 def edit_team(body: Body) -> Edit[Team]:
-    """Raises InvalidParameter."""
     return _edit(values.changes(body, TEAM), lambda known: rights.parse(body, known))
 
 

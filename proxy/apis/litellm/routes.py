@@ -298,8 +298,8 @@ def _page(
 ) -> tuple[Sequence[Any], int, int, int]:
     """The entries of the page that the query names, how many there are on all pages, the number of
     the page, and its size. `names` are the fields of the query that limit the entries."""
-    number = values.count(request.args, "page", 1, 1_000_000)
-    size = values.count(request.args, size_field, default, MOST_LISTED)
+    number = fields.count_of(request.args, "page", 1, 1_000_000)
+    size = fields.count_of(request.args, size_field, default, MOST_LISTED)
     search = values.name(request.args, "search") or ""
     wanted = values.filters(request.args, names)
     count, entries = listed(wanted, (number - 1) * size, size, search=search)
@@ -313,7 +313,6 @@ def _groups_page(
     names: Mapping[str, str],
     shape: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:
-    """A page of the users, or teams."""
     entries, count, number, size = _page(groups.listed, "page_size", default, names)
     return {
         title: [shape(group) for group in entries],
@@ -536,7 +535,6 @@ def _used(
 
 
 def _log(row: LedgerRow, money: float) -> dict[str, Any]:
-    """A request in /spend/logs."""
     return {
         "request_id": row.request,
         "call_type": row.api,
@@ -557,7 +555,6 @@ def _log(row: LedgerRow, money: float) -> dict[str, Any]:
 
 
 def _team_alias(services: Services, team: str) -> str:
-    """The name of a team for people."""
     if services.accounts is not None:
         with suppress(NotFound):  # deleted since
             return services.accounts.teams.read(team).alias or team
@@ -611,9 +608,9 @@ def _grouped(
 def list_changes(accounts: Accounts) -> Any:
     """Who changed which key, user or team; by `subject`, `before` and `limit`; for
     administrators."""
-    limit = values.count(request.args, "limit", 100, CHANGES_LISTED)
+    limit = fields.count_of(request.args, "limit", 100, CHANGES_LISTED)
     before = request.args.get("before")
-    number = values.count(request.args, "before", 1, 999_999_999) if before else None
+    number = fields.count_of(request.args, "before", 1, 999_999_999) if before else None
     entries = accounts.keys.entries(values.name(request.args, "subject") or "", number, limit)
     data = [
         {"object": "audit.entry", **asdict(entry), "at": values.shown_time(entry.at)}

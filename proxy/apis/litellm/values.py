@@ -71,12 +71,10 @@ def filters(query: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str
 
 def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[str, ...]:
     """A list of ids, aliases or keys, each once."""
-    values = fields.items(body, field, at)
-    if len(values) > most:
-        raise InvalidParameter(at + field, f"may have at most {most} entries")
-    if not all(type(value) is str and 0 < len(value) <= MAX_NAME for value in values):
+    values = fields.strings(body, field, at, most)
+    if not all(0 < len(value) <= MAX_NAME for value in values):
         raise InvalidParameter(at + field, f"must be a list of texts of 1 to {MAX_NAME} characters")
-    return tuple(dict.fromkeys(values))
+    return values
 
 
 def duration(body: Body, field: str = "duration") -> float | None:
@@ -100,16 +98,7 @@ def metadata(body: Body, field: str) -> Mapping[str, Any]:
     return value
 
 
-def count(query: Mapping[str, str], field: str, default: int, most: int) -> int:
-    """A number of a query, from 1."""
-    number = fields.decimal(query.get(field) or str(default), 1, most)
-    if number is None:
-        raise InvalidParameter(field, f"must be a number from 1 to {most}")
-    return number
-
-
 def shown_time(at: float | None) -> str | None:
-    """A time in ISO 8601."""
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

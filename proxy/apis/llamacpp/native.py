@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from ...core.events import Batch, Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
+from ...core.events import Finished, Progress, Started, TextDelta, TokenDetail, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest, Report
 from ...core.sampling import sampling
 from ...errors import GatewayError, InvalidParameter
 from ...wire import sse
 from .. import schema_fields as doc
-from ..fields import Body, flag, ignored_fields, integer, items, objects, read, text
+from ..fields import Body, ignored_fields, integer, items, objects, read, strings, text
 from ..openai import answer as openai
 from ..openai.answer import MAX_TOKENS
 from ..openai.completions import MAX_TOKEN_ID, PROMPTS, prompts
@@ -44,16 +44,14 @@ _PARSED: dict[str, Field] = {
     "n_cmpl": openai.PARSED["n"]._replace(
         schema=doc.count("Number of completions.", 1, openai.MAX_CHOICES, 1)
     ),
-    "n_probs": Field(
-        doc.count("Number of alternatives for each token.", 0, MAX_PROBS, 0),
-        "logprobs",
-        lambda body, name: integer(body, name, 0, MAX_PROBS) or None,
+    "n_probs": doc.count_field(
+        "logprobs", "Number of alternatives for each token.", 0, MAX_PROBS, 0
     ),
-    "session": Field(openai.SESSION, "session", text),
+    "session": openai.SESSION,
 }
 _REPORT: dict[str, Field] = {
-    "return_tokens": Field(doc.flag("Return the ids of the tokens."), "tokens", flag),
-    "post_sampling_probs": Field(doc.flag("Report probabilities after sampling."), "sampled", flag),
+    "return_tokens": doc.flag_field("tokens", "Return the ids of the tokens."),
+    "post_sampling_probs": doc.flag_field("sampled", "Report probabilities after sampling."),
     **{name: openai.REPORT[name] for name in ("return_progress", "timings_per_token")},
 }
 _COMMON: Fields = {
@@ -105,7 +103,6 @@ def architecture(*, vision: bool, audio: bool) -> dict[str, Any]:
 
 
 def parse(body: Body) -> CompletionRequest:
-    """Parses a body of /completion. Raises InvalidParameter."""
     return CompletionRequest(prompts=prompts(body.get("prompt")), **_common(body, FIELDS.keys()))
 
 
@@ -133,15 +130,13 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
-    wanted = items(body, "response_fields")
-    if not all(type(name) is str for name in wanted):
-        raise InvalidParameter("response_fields", "must be a list of strings")
+    wanted = strings(body, "response_fields")
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
         "sampling": sampling(body),
         "warnings": ignored_fields(body, known),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
-        "extra": {"response_fields": tuple(wanted)} if wanted else {},
+        "extra": {"response_fields": wanted} if wanted else {},
         **read(body, _TABLE),
     }
 
@@ -222,41 +217,37 @@ def reply(meta: ResponseMeta, request: CompletionRequest, completions: Sequence[
 class Encoder(openai.StreamEncoder):
     """Encodes events as the stream's objects; the last object of a completion says why it ended."""
 
+    error = staticmethod(error)
+
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         super().__init__(meta, request)
         self._slots: dict[int, int] = {}
         self._lines: set[int] = set()  # choices whose text contains a line break
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
-        if not batch:
-            return sse.HEARTBEAT
-        out: list[bytes] = []
-        for event in batch:
-            match event:
-                case Started():
-                    self._slots[choice] = event.slot
-                case TextDelta():
-                    if event.text or event.logprobs:
-                        if "\n" in event.text:
-                            self._lines.add(choice)
-                        tokens = _probabilities(self._request, event.logprobs)
-                        out.append(self._piece(choice, event.text, tokens))
-                case Progress():
-                    out.append(openai.extended(self._piece(choice), openai.reported(event)))
-                case TokenDetail():
-                    if not out:
-                        out.append(self._piece(choice))
-                    more = openai.reported(event)
-                    if event.tokens:
-                        more["tokens"] = event.tokens
-                    out[-1] = openai.extended(out[-1], more)
-                case Finished():
-                    last = _last(self._meta, self._request, choice, event)
-                    if choice in self._lines and "has_new_line" in last:
-                        last["has_new_line"] = True
-                    out.append(sse.encode(last))
-        return b"".join(out)
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        match event:
+            case Started():
+                self._slots[choice] = event.slot
+            case TextDelta():
+                if event.text or event.logprobs:
+                    if "\n" in event.text:
+                        self._lines.add(choice)
+                    tokens = _probabilities(self._request, event.logprobs)
+                    out.append(self._piece(choice, event.text, tokens))
+            case Progress():
+                out.append(openai.extended(self._piece(choice), openai.reported(event)))
+            case TokenDetail():
+                if not out:
+                    out.append(self._piece(choice))
+                more = openai.reported(event)
+                if event.tokens:
+                    more["tokens"] = event.tokens
+                out[-1] = openai.extended(out[-1], more)
+            case Finished():
+                last = _last(self._meta, self._request, choice, event)
+                if choice in self._lines and "has_new_line" in last:
+                    last["has_new_line"] = True
+                out.append(sse.encode(last))
 
     def _piece(
         self, choice: int, content: str = "", probabilities: Sequence[dict[str, Any]] = ()
@@ -275,9 +266,6 @@ class Encoder(openai.StreamEncoder):
         if probabilities:
             piece["completion_probabilities"] = probabilities
         return sse.encode(piece)
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
 
 
 completion = RouteDialect(parse, reply, error, Encoder)
@@ -304,22 +292,18 @@ def _filename(body: Body, name: str) -> str:
 
 _MODEL = openai.PARSED["model"]
 TOKENIZE: dict[str, Field] = {
-    "content": Field(
-        doc.text("The text to split into tokens, 4 194 304 characters at most."), "content", text
+    "content": doc.text_field(
+        "content", "The text to split into tokens, 4 194 304 characters at most."
     ),
     "model": _MODEL,
-    "add_special": Field(
-        doc.flag("Add the tokens that begin and end a prompt."), "add_special", flag
-    ),
-    "with_pieces": Field(doc.flag("Return the text of each token too."), "with_pieces", flag),
+    "add_special": doc.flag_field("add_special", "Add the tokens that begin and end a prompt."),
+    "with_pieces": doc.flag_field("with_pieces", "Return the text of each token too."),
 }
 GLM_TOKENIZE: dict[str, Field] = {
-    "prompt": Field(doc.text("The text to split into tokens."), "prompt", text),
+    "prompt": doc.text_field("prompt", "The text to split into tokens."),
     "model": _MODEL,
-    "max_length": Field(
-        openai.tokens("How many tokens to return.", 1),
-        "max_length",
-        lambda body, name: integer(body, name, 1, MAX_TOKENS) or MAX_TOKENS,
+    "max_length": doc.count_field(
+        "max_length", "How many tokens to return.", 1, MAX_TOKENS, 16, MAX_TOKENS
     ),
 }
 DETOKENIZE: dict[str, Field] = {
@@ -335,14 +319,12 @@ DETOKENIZE: dict[str, Field] = {
     "model": _MODEL,
 }
 SLOT_FILE: dict[str, Field] = {
-    "filename": Field(
-        doc.text(
-            "A file in the server's --slot-save-path; not needed to erase.",
-            "conversation-7.bin",
-            pattern=FILENAME,
-        ),
+    "filename": doc.text_field(
         "filename",
+        "A file in the server's --slot-save-path; not needed to erase.",
+        "conversation-7.bin",
         _filename,
+        pattern=FILENAME,
     ),
 }
 SCHEMAS: dict[str, Schema] = {

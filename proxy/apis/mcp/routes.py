@@ -112,7 +112,6 @@ def _empty(status: int) -> Response:
 
 
 def _result(services: Services, record: Record, method: str) -> Mapping[str, Any]:
-    """Raises RpcError and GatewayError."""
     if method == "ping":
         return {}
     if method != "tools/list":

@@ -74,7 +74,6 @@ def check_version(header: str | None) -> None:
 
 
 def session(header: str | None) -> str:
-    """Raises BadRequest."""
     if header is not None and not _SESSION.fullmatch(header):
         raise BadRequest(f"{SESSION} must be at most 128 visible ASCII characters")
     return header or ""
@@ -138,7 +137,6 @@ def progress(token: Id, done: int, message: str, total: int = 0) -> dict[str, An
 
 
 def content(text: str, *, failed: bool = False) -> dict[str, Any]:
-    """The result of a tool."""
     return {"content": [{"type": "text", "text": text}], "isError": failed}
 
 
@@ -151,7 +149,6 @@ def refusal(key: Id | None, code: int, message: str) -> dict[str, Any]:
 
 
 def error(fault: GatewayError) -> dict[str, Any]:
-    """The body of an HTTP error."""
     code = INVALID_REQUEST if isinstance(fault, BadRequest) else REFUSED
     return refusal(None, code, fault.message)
 

@@ -18,12 +18,13 @@ import msgspec
 
 from ...core import events
 from ...core.fold import Completion
-from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role, ToolCall
+from ...core.request import CompletionRequest, Media, Message, OutputFormat, ToolCall
 from ...core.sampling import FIELDS as SAMPLERS
 from ...core.sampling import check
 from ...errors import GatewayError, InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
+from ..contents import role_of
 from ..fields import Body
 from ..openai.answer import LIKELIEST, LOGPROBS, MAX_LOGPROBS, MAX_TOKENS, StreamEncoder, token
 from ..openai.tools import EXAMPLE, as_object, tools
@@ -36,7 +37,6 @@ _ENDS = {"\x85": b"\\u0085", "\u2028": b"\\u2028", "\u2029": b"\\u2029"}
 
 
 def encode_line(value: Any) -> bytes:
-    """A document of newline-delimited JSON."""
     data = msgspec.json.encode(value)
     if not data.isascii():
         for char, escape in _ENDS.items():
@@ -49,12 +49,7 @@ HERE = {"num_predict", "stop"}  # options with a field of their own in Completio
 # How the base64 of each image format begins.
 IMAGES = {"iVBOR": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp", "Qk": "bmp"}
 MAX_WAITING = 1024  # unanswered calls; every result is matched against all of them
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+ROLES = ("system", "user", "assistant", "tool")
 COMMON: Fields = {
     "model": doc.MODEL,
     "stream": {**doc.STREAM, "default": True},
@@ -161,7 +156,7 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
     messages = []
     waiting: list[ToolCall] = []
     for i, (body, at) in enumerate(fields.entries(values, "messages")):
-        role = ROLES[fields.choice(body, "role", ROLES, at=at)]
+        role = role_of(body, ROLES, at)
         name, call_id = (fields.text(body, key, at=at) for key in ("tool_name", "tool_call_id"))
         calls = tuple(
             _call(call, f"call_{i}_{j}", path)
@@ -222,7 +217,6 @@ def _parse_generate(body: Body) -> CompletionRequest:
 
 
 def timestamp(seconds: float) -> str:
-    """A time in RFC 3339."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -338,7 +332,6 @@ class Encoder(StreamEncoder):
         self._calls: dict[int, ToolCall] = {}
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch sends nothing."""
         lines: list[bytes] = []
         for event in batch:
             match event:

@@ -204,7 +204,6 @@ class _Model:
         }
 
     def tag(self) -> dict[str, Any]:
-        """An entry of /api/tags."""
         return {**self._entry(), "size": self.on_disk or self.size, "modified_at": self.created}
 
     def running(self) -> dict[str, Any]:
@@ -218,7 +217,6 @@ class _Model:
         }
 
     def shown(self) -> dict[str, Any]:
-        """The answer of /api/show."""
         template, n_ctx, can = "", self.n_ctx, ["embedding"]
         if not self.is_local:
             caps = [backend.caps for backend in self.backends if backend.caps is not None]

@@ -106,17 +106,19 @@ LIKELIEST = {
     **ALTERNATIVES,
     "description": "Number of alternatives for each token; requires logprobs.",
 }
-SESSION = doc.text("Identifies the conversation, to reuse the slot that has its cache.", "c")
-USER = doc.text("Ignored by the backends.", "u")
-TEMPLATE = doc.mapping("Variables for the chat template.", {"enable_thinking": False})
+SESSION = doc.text_field(
+    "session", "Identifies the conversation, to reuse the slot that has its cache.", "c"
+)
+USER = doc.text_field("user", "Ignored by the backends.", "u")
+TEMPLATE = Field(
+    doc.mapping("Variables for the chat template.", {"enable_thinking": False}),
+    "template_kwargs",
+    fields.mapping,
+)
 REPORT: dict[str, Field] = {
-    "return_progress": Field(
-        doc.flag("Stream the progress of prompt evaluation."), "progress", fields.flag
-    ),
-    "timings_per_token": Field(doc.flag("Add `timings` to each chunk."), "timings", fields.flag),
-    "verbose": Field(
-        doc.flag("Add the prompt and the backend's settings."), "settings", fields.flag
-    ),
+    "return_progress": doc.flag_field("progress", "Stream the progress of prompt evaluation."),
+    "timings_per_token": doc.flag_field("timings", "Add `timings` to each chunk."),
+    "verbose": doc.flag_field("settings", "Add the prompt and the backend's settings."),
 }
 """The extra information that llama-server's clients can request."""
 _REPORT = table(REPORT)
@@ -132,22 +134,16 @@ PARSED: dict[str, Field] = {
     ),
     "n_predict": Field(tokens("llama.cpp's name for max_tokens."), "max_tokens", _max_tokens),
     "stop": Field(STOP, "stop", fields.stops),
-    "n": Field(
-        doc.count("Number of choices.", 1, MAX_CHOICES, 1),
-        "n",
-        lambda body, name: fields.integer(body, name, 1, MAX_CHOICES) or 1,
-    ),
+    "n": doc.count_field("n", "Number of choices.", 1, MAX_CHOICES, 1, 1),
     "stream": Field(doc.STREAM, "stream", fields.flag),
     "stream_options": Field(
         doc.mapping("`include_usage`: send a last chunk with the usage.", {"include_usage": True}),
         "include_usage",
         lambda body, name: fields.flag(fields.mapping(body, name), "include_usage"),
     ),
-    "tokenize": Field(
-        doc.flag("Return the tokens of the prompt."), "return_prompt_tokens", fields.flag
-    ),
-    "user": Field(USER, "user", fields.text),
-    "prompt_cache_key": Field(SESSION, "session", fields.text),
+    "tokenize": doc.flag_field("return_prompt_tokens", "Return the tokens of the prompt."),
+    "user": USER,
+    "prompt_cache_key": SESSION,
     "json_schema": Field(
         doc.mapping("A JSON schema for the answer, llama.cpp's field.", {"type": "object"}),
         "output",
@@ -235,16 +231,6 @@ def extended(frame: bytes, more: Mapping[str, Any]) -> bytes:
     return frame[:-3] + b"," + to_json(more)[1:] + b"\n\n"
 
 
-def verbose(
-    meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str = ""
-) -> dict[str, Any]:
-    """llama-server's `__verbose`, the end in /completion's format; empty unless the request is
-    `verbose`."""
-    if not request.report.settings:
-        return {}
-    return {"__verbose": ended(meta, request, finished, content)}
-
-
 def ended(
     meta: ResponseMeta, request: CompletionRequest, finished: events.Finished, content: str
 ) -> dict[str, Any]:
@@ -275,7 +261,6 @@ def ended(
 
 
 def token(logprob: events.TokenLogprob) -> dict[str, Any]:
-    """A token in the format of chat logprobs."""
     return {**_likely(logprob), "top_logprobs": [_likely(other) for other in logprob.top]}
 
 
@@ -317,28 +302,45 @@ def whole(
 ) -> dict[str, Any]:
     """The whole answer; `choice` formats one completion."""
     finished = {completion.index: completion.finished for completion in completions}
-    return {
+    first = completions[0]
+    answer = {
         **head(meta, kind),
         "choices": [choice(request, completion) for completion in completions],
         "usage": usage(total(finished, request.n)),
-        "timings": timings(completions[0].finished.timings),
+        "timings": timings(first.finished.timings),
         "truncated": any(completion.finished.truncated for completion in completions),
-        **verbose(meta, request, completions[0].finished, completions[0].text),
-        **compaction_field(completions[0].compacted),
     }
+    if request.report.settings:  # as llama-server
+        answer["__verbose"] = ended(meta, request, first.finished, first.text)
+    return answer | compaction_field(first.compacted)
 
 
 class StreamEncoder:
-    """Encodes the events of an answer as a stream."""
+    """Encodes the events of an answer as a stream; an API says what becomes of an `_event`. An
+    empty batch keeps the connection open."""
 
     content_type = "text/event-stream"
+    error = staticmethod(error)
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
         self._meta = meta
         self._request = request
 
+    def encode(self, choice: int, batch: events.Batch) -> bytes:
+        if not batch:
+            return sse.HEARTBEAT
+        out: list[bytes] = []
+        for event in batch:
+            self._event(choice, event, out)
+        return b"".join(out)
+
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        """Add the bytes of an event to those of its batch."""
+
+    def fail(self, fault: GatewayError) -> bytes:
+        return sse.encode(self.error(fault))
+
     def end(self) -> bytes:
-        """The bytes after the last event."""
         return b""
 
 
@@ -356,11 +358,7 @@ class Chunks(StreamEncoder):
         self._head = b"data: " + begin[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
-    def fail(self, fault: GatewayError) -> bytes:
-        return sse.encode(error(fault))
-
     def end(self) -> bytes:
-        """The end of the stream, after the last choice has finished."""
         if not self._request.include_usage:
             return sse.DONE
         first = next(iter(self._finished.values()), None)
@@ -399,7 +397,7 @@ class Chunks(StreamEncoder):
         """The fields beside the choice in its last chunk."""
         ending = {"timings": timings(finished.timings), "truncated": finished.truncated}
         if self._request.report.settings:
-            ending |= verbose(self._meta, self._request, finished)
+            ending["__verbose"] = ended(self._meta, self._request, finished, "")
         if self._compacted is not None:
             ending |= compaction_field(self._compacted)
         return ending

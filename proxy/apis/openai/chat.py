@@ -8,15 +8,15 @@ from typing import Any
 from ...core import events
 from ...core.events import TextDelta
 from ...core.fold import Completion
-from ...core.request import CompletionRequest, Media, Message, OutputFormat, Role
+from ...core.request import CompletionRequest, Media, Message, OutputFormat
 from ...errors import InvalidParameter
 from ...wire import sse
 from .. import fields, synonyms
 from .. import schema_fields as doc
-from ..contents import Content, PartReader, contents, text_reader
+from ..contents import ROLES, Content, PartReader, contents, role_of, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
-from ..schema_fields import Field, Fields, table
+from ..schema_fields import Fields, table
 from . import answer as openai
 from . import tools as openai_tools
 from .answer import to_json
@@ -24,15 +24,6 @@ from .tools import LEGACY
 
 error = openai.error
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",  # ChatGLM's name for tool results
-}
 _PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != "tool"}  # needs an id
 FORMATS = ("deepseek", "none", "raw")
 # What an assistant message may have in place of a text. Clients that collect a stream send an empty
@@ -94,17 +85,16 @@ def _check_end(body: Body) -> None:
 
 
 _OWN: Fields = {
-    "reasoning_effort": Field(
-        doc.text("Passed to the chat template; a share of max_tokens.", "low"),
-        "reasoning_effort",
-        fields.text,
+    "reasoning_effort": doc.text_field(
+        "reasoning_effort", "Passed to the chat template; a share of max_tokens.", "low"
     ),
     "max_reasoning_tokens": Field(
         openai.tokens("Maximum tokens of the reasoning, of those of the answer."),
         "reasoning_tokens",
         openai.token_limit,
     ),
-    "chat_template_kwargs": Field(openai.TEMPLATE, "template_kwargs", fields.mapping),
+    "chat_template_kwargs": openai.TEMPLATE,
+    **openai_tools.CALLS,
 }
 FIELDS: Fields = {
     "messages": doc.array(
@@ -162,7 +152,7 @@ def _plain(value: Any) -> Message | None:
 def _message(value: Any, at: str) -> Message:
     body = fields.entry(value, at)
     at += "."
-    role = ROLES[fields.choice(body, "role", ROLES, at=at)]
+    role = role_of(body, ROLES, at)
     given = body.get("content")
     if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
         raise InvalidParameter(at + "content", "is missing: send a text or a list of parts")
@@ -275,7 +265,6 @@ class Encoder(openai.Chunks):
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
         if not batch:
             return sse.HEARTBEAT
         out: list[bytes] = []

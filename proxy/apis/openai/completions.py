@@ -13,11 +13,10 @@ from typing import Any
 
 from msgspec import structs
 
-from ...core.events import Batch, Finished, TextDelta, TokenLogprob
+from ...core.events import Finished, TextDelta, TokenLogprob
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
 from ...errors import InvalidParameter
-from ...wire import sse
 from .. import schema_fields as doc
 from ..fields import Body, flag, integer, text
 from ..response_meta import ResponseMeta, RouteDialect
@@ -146,17 +145,11 @@ class Encoder(openai.Chunks):
         super().__init__(meta, request)
         self._sent: dict[int, int] = {}
 
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        """The bytes of one batch; an empty batch becomes an SSE comment."""
-        if not batch:
-            return sse.HEARTBEAT
-        out: list[bytes] = []
-        for event in batch:
-            if type(event) is not TextDelta:
-                self._event(choice, event, out)
-            elif event.text or event.logprobs:
-                out.append(self._text(choice, event))
-        return b"".join(out)
+    def _event(self, choice: int, event: Any, out: list[bytes]) -> None:
+        if type(event) is not TextDelta:
+            super()._event(choice, event, out)
+        elif event.text or event.logprobs:
+            out.append(self._text(choice, event))
 
     def _text(self, choice: int, event: TextDelta) -> bytes:
         sent = self._sent.get(choice, 0)

@@ -93,7 +93,6 @@ def input_tokens(services: Services, record: Record) -> Any:
 
 
 def _theirs() -> bool:
-    """Whether the client is Anthropic's."""
     return VERSION in request.headers
 
 

@@ -15,7 +15,7 @@ from ...errors import InvalidParameter
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
-from ..schema_fields import Fields
+from ..schema_fields import Field, Fields
 
 MAX_TOOLS = 1024
 # Letters of any script, and the characters MCP clients join names with. No quotes or line breaks:
@@ -25,8 +25,14 @@ EXAMPLE = {
     "type": "function",
     "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
 }
-PARALLEL = doc.flag("Allow several calls in one answer.", True)
-CALLS = doc.count("Maximum calls in one answer.", 1, 1 << 30, 8)
+CALLS: dict[str, Field] = {
+    "parallel_tool_calls": doc.flag_field(
+        "parallel_tool_calls", "Allow several calls in one answer.", True
+    ),
+    "max_tool_calls": doc.count_field(
+        "max_tool_calls", "Maximum calls in one answer.", 1, 1 << 30, 8
+    ),
+}
 FIELDS: Fields = {
     "tools": doc.array("Functions the model may call.", [EXAMPLE]),
     "functions": doc.array("Functions in the legacy format; cannot be combined with tools.", []),
@@ -36,8 +42,6 @@ FIELDS: Fields = {
         doc.TEXT,
         doc.OBJECT,
     ),
-    "parallel_tool_calls": PARALLEL,
-    "max_tool_calls": CALLS,
 }
 LEGACY = "functions"
 """Key in CompletionRequest.extra: the client sent `functions` and expects `function_call`."""
@@ -130,8 +134,6 @@ def chosen(body: Body) -> dict[str, Any]:
     return {
         "tools": offered,
         "tool_choice": tool_choice(wanted),
-        "parallel_tool_calls": fields.flag(body, "parallel_tool_calls", True),
-        "max_tool_calls": fields.integer(body, "max_tool_calls", 1, 1 << 30),
         "warnings": warnings,
     }
 

@@ -19,7 +19,7 @@ import msgspec
 
 from ...core import events
 from ...core.decoding import decoded
-from ...core.fold import Completion, Part
+from ...core.fold import Completion
 from ...core.request import ToolCall
 from ...core.usage import Usage
 from ...errors import GatewayError, InvalidParameter, UpstreamFault
@@ -96,7 +96,6 @@ class Writer:
         return {**self.response("failed"), "error": {"code": code, "message": fault.message}}
 
     def item(self, prefix: str, kind: str, **fields: Any) -> Item:
-        """The next item of the output."""
         suffix = self._meta.id.partition("_")[2]
         return {"id": f"{prefix}_{suffix}{len(self._output):02x}", "type": kind, **fields}
 
@@ -124,23 +123,7 @@ class Writer:
         given = call.arguments
         return self.item("fc", "function_call", **head, arguments=given, status=status)
 
-    def add(self, part: Part, status: str) -> None:
-        """Add an item for this part of a whole answer."""
-        match part:
-            case events.ReasoningDelta():
-                item = self._thought(part.text, status)
-            case events.TextDelta():
-                item = self._message([self._text_part(part.text, part.logprobs)], status)
-            case ToolCall():
-                item = self._call(part, status)
-            case _:
-                item = self._step(part)
-                if isinstance(part, events.Searched):
-                    self._found += part.found
-        self._output.append(item)
-
     def _step(self, made: events.Step) -> Item:
-        """An item for what the gateway did."""
         match made:
             case events.Searched():
                 return self._search(made)
@@ -199,16 +182,19 @@ class Writer:
 
 
 def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Completion]) -> Item:
-    """The Response of a completion, as its stream ends."""
+    """The Response of a completion: that at the end of its stream."""
     (completion,) = completions
-    writer = Writer(meta, parsed)
-    parts: Sequence[Part] = completion.parts
-    if not parts and not parsed.prefill_only:
-        parts = (events.TextDelta(""),)
-    for number, part in enumerate(parts, 1):
-        cut = number == len(parts) and completion.finished.reason == "length"
-        writer.add(part, "incomplete" if cut else "completed")
-    return writer.ended(completion.finished, completion.compacted)
+    batch: events.Batch = [completion.compacted] if completion.compacted is not None else []
+    for place, part in enumerate(completion.parts):
+        if isinstance(part, ToolCall):
+            batch.append(events.ToolCallDelta(place, part.id, part.name, part.arguments))
+            continue
+        if isinstance(part, events.Searched | events.ServerCall):
+            batch.append(msgspec.structs.replace(part, over=False))  # it began, too
+        batch.append(part)
+    ended: list[Item] = []
+    Encoder(meta, parsed, ended.append).encode(completion.index, [*batch, completion.finished])
+    return ended[0]
 
 
 def cited(content: str, results: Sequence[events.Citation]) -> list[Item]:
@@ -270,7 +256,6 @@ class Encoder(Writer):
         self._compacted: events.Compacted | None = None
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
-        """The bytes of one batch; an empty batch adds an SSE comment."""
         self._begin()
         if not batch:
             self._out.append(sse.HEARTBEAT)
@@ -398,7 +383,6 @@ class Encoder(Writer):
                 self._item_event("response.function_call_arguments.delta", delta=event.arguments)
 
     def _close(self, status: str = "completed") -> None:
-        """Closes the open item, if any."""
         if not self._open:
             return
         text = "".join(self._pieces)

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from ...core.conversation import LEAD, joined
-from ...core.request import Media, Message, Role, ToolCall
+from ...core.request import Media, Message, ToolCall
 from ...errors import InvalidParameter
-from ..contents import Content, PartReader, contents, text_reader
-from ..fields import Body, choice, entries, filled, header_safe, items, text
+from ..contents import Content, PartReader, contents, role_of, text_reader
+from ..fields import Body, entries, filled, header_safe, items, text
 from . import mcp
 
 # The text of a compaction item is the `encrypted_content` that clients send back: base64 of the
@@ -42,12 +42,7 @@ def summary_message(content: str, at: str) -> Message:
     return Message(role="user", content=LEAD + summary)
 
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
+ROLES = ("system", "developer", "user", "assistant")
 TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
@@ -123,7 +118,7 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
 def _message(item: Body, kind: str, at: str, warnings: list[str]) -> Message | None:
     match kind:
         case "message":
-            role = ROLES[choice(item, "role", ROLES, at=at)]
+            role = role_of(item, ROLES, at)
             given = item.get("content")
             if given is None:
                 raise InvalidParameter(at + "content", "is missing: send a text or parts")

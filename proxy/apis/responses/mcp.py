@@ -210,7 +210,6 @@ def messages(item: Body, kind: str, at: str, known: Approvals) -> list[Message]:
 
 
 def _said(error: Any) -> str:
-    """The text of an error of a call."""
     match error:
         case {"content": list(content)}:
             texts = [part.get("text") for part in content if isinstance(part, dict)]

@@ -16,8 +16,8 @@ from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
 from ..openai import answer as openai
-from ..openai.tools import CALLS, PARALLEL, functions, named_choice
-from ..schema_fields import Fields
+from ..openai.tools import CALLS, functions, named_choice
+from ..schema_fields import Fields, table
 from ..vector_stores.request import parse_filters, threshold
 from . import mcp
 from .items import as_items, check_outputs, conversation_of, messages, referenced
@@ -29,8 +29,15 @@ RESULTS, SOURCES = "file_search_call.results", "web_search_call.action.sources"
 INPUT = doc.one_of(
     "A string, or a list of items.", "Hello!", {"anyOf": [doc.TEXT, {"type": "array"}]}
 )
+_PARSED: Fields = {
+    **{name: openai.PARSED[name] for name in ("model", "stop", "stream")},
+    "user": openai.USER,
+    "prompt_cache_key": openai.SESSION,
+    "chat_template_kwargs": openai.TEMPLATE,
+    **CALLS,
+}
+_TABLE = table(_PARSED)
 FIELDS: Fields = {
-    "model": doc.MODEL,
     "input": INPUT,
     "instructions": doc.text("A system message for this response only."),
     "previous_response_id": doc.text("The stored response that this one continues.", ""),
@@ -41,10 +48,8 @@ FIELDS: Fields = {
         doc.OBJECT,
     ),
     "max_output_tokens": openai.tokens("Maximum tokens of the output.", 1),
-    "stop": openai.STOP,
     "logit_bias": openai.LOGIT_BIAS,
     "top_logprobs": openai.ALTERNATIVES,
-    "stream": doc.STREAM,
     "capture": doc.CAPTURE,
     "background": doc.flag("Run in the background; requires `store`, excludes `stream`."),
     "store": doc.flag("Store the response.", True),
@@ -53,8 +58,6 @@ FIELDS: Fields = {
     "tool_choice": doc.one_of(
         "auto, none, required, a tool, or allowed_tools.", "auto", doc.TEXT, doc.OBJECT
     ),
-    "parallel_tool_calls": PARALLEL,
-    "max_tool_calls": CALLS,
     "text": doc.mapping(
         "`format`: text, json_object or json_schema.", {"format": {"type": "text"}}
     ),
@@ -68,10 +71,8 @@ FIELDS: Fields = {
     ),
     "include": doc.strings("Additional parts of the output.", "file_search_call.results"),
     "metadata": doc.mapping("Repeated in the response.", {"a": "b"}),
-    "user": openai.USER,
     "safety_identifier": doc.text("Repeated in the response."),
-    "prompt_cache_key": openai.SESSION,
-    "chat_template_kwargs": openai.TEMPLATE,
+    **_PARSED,
     **openai.REPORT,
     **doc.SAMPLERS,
 }
@@ -139,9 +140,9 @@ def parse(
         raise InvalidParameter("input", "must contain at least one message")
     chosen = parse_choice(body.get("tool_choice"), warnings)
     truncation = fields.choice(body, "truncation", ("auto", "disabled"), "disabled")
-    background, stream = fields.flag(body, "background"), fields.flag(body, "stream")
-    store = fields.flag(body, "store", True)
-    if background and (stream or not store):
+    background, store = fields.flag(body, "background"), fields.flag(body, "store", True)
+    values = fields.read(body, _TABLE)
+    if background and (values.get("stream") or not store):
         raise InvalidParameter("background", "requires store: true and stream: false")
     most = fields.integer(body, "max_output_tokens", 1, openai.MAX_TOKENS)
     prefill_only = not fields.flag(body, "generate", True)
@@ -149,30 +150,23 @@ def parse(
     include = frozenset(name for name in fields.items(body, "include") if type(name) is str)
     form = fields.mapping(spoken, "format", "text.")
     request = CompletionRequest(
-        model=fields.model_name(body),
         messages=tuple(chat),
         sampling=sampling(body),
-        stop=fields.stops(body),
-        template_kwargs=fields.mapping(body, "chat_template_kwargs"),
         max_tokens=0 if prefill_only else most,
-        stream=stream,
         logprobs=logprobs if LOGPROBS in include else None,
         tools=tuple(tool for tool in tools.functions if chosen.allows("function", tool.name)),
         searches=tuple(s for s in tools.searches.values() if chosen.allows("search", s.name)),
         servers=tuple(s for s in tools.servers.values() if chosen.allows("mcp", s.label)),
         approved=approved,
         tool_choice=chosen.choice,
-        parallel_tool_calls=fields.flag(body, "parallel_tool_calls", True),
-        max_tool_calls=fields.integer(body, "max_tool_calls", 1, 1 << 30),
         output=openai.output_format(form, "text.format."),
         reasoning_effort=fields.text(reasoning, "effort", at="reasoning."),
         reasoning_tokens=fields.integer(
             reasoning, "max_tokens", 0, openai.MAX_TOKENS, at="reasoning."
         ),
-        user=fields.text(body, "user"),
-        session=fields.text(body, "prompt_cache_key"),
         report=openai.report(body),
         warnings=tuple(dict.fromkeys(warnings)),
+        **values,
     )
     # The Open Responses schema requires each of these fields. One that the request leaves out has
     # the API's default, although the backend, or `--sampling`, may set another.
@@ -286,12 +280,12 @@ def _custom(tool: Body, at: str, warnings: list[str]) -> Mapping[str, Any]:
 
 
 def _file_search(tool: Body, at: str) -> Search:
-    stores = fields.items(tool, "vector_store_ids", at)
-    if not stores or not all(type(store_id) is str for store_id in stores):
-        raise InvalidParameter(at + "vector_store_ids", "must be a list of ids")
+    stores = fields.strings(tool, "vector_store_ids", at)
+    if not stores:
+        raise InvalidParameter(at + "vector_store_ids", "must contain at least one id")
     return Search(
         "file",
-        tuple(stores),
+        stores,
         fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
         threshold(tool, at),
         parse_filters(tool.get("filters"), at + "filters"),

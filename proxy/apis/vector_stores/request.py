@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
-from ..fields import Body, entry, filled, flag, integer, items, mapping, text
+from ..fields import Body, entry, filled, flag, integer, items, mapping, strings, text
 from ..schema_fields import Schema
 
 MOST_RESULTS, RESULTS = 50, 10
@@ -32,7 +32,10 @@ Attachment = dict[str, Any]
 def parse_create(body: Body) -> tuple[dict[str, Any], list[Attachment]]:
     """The arguments of `VectorStores.create`, and the files to attach."""
     chunking = _chunking(body, "")
-    files = [{"file_id": name, "attributes": {}, **chunking} for name in _file_ids(body)]
+    files = [
+        {"file_id": name, "attributes": {}, **chunking}
+        for name in strings(body, "file_ids", most=MOST_FILES)
+    ]
     new = {
         "name": _name(body),
         "description": text(body, "description")[:LONGEST_VALUE],
@@ -59,7 +62,7 @@ def parse_attach(body: Body, at: str = "") -> Attachment:
 def parse_batch(body: Body) -> list[Attachment]:
     """Files of a batch. One that is listed twice is attached once, with its last entry."""
     files = items(body, "files")
-    ids = _file_ids(body)
+    ids = strings(body, "file_ids", most=MOST_FILES)
     if bool(files) is bool(ids):
         raise InvalidParameter("file_ids", "is required unless files is set")
     if len(files) > MOST_FILES:
@@ -139,13 +142,6 @@ def _lasts(body: Body) -> int | None:
     if days is None:
         raise InvalidParameter("expires_after.days", "is missing")
     return days
-
-
-def _file_ids(body: Body) -> list[str]:
-    ids = items(body, "file_ids")
-    if len(ids) > MOST_FILES or not all(type(name) is str and name for name in ids):
-        raise InvalidParameter("file_ids", f"may contain at most {MOST_FILES} file ids")
-    return list(dict.fromkeys(ids))
 
 
 def _chunking(body: Body, at: str) -> dict[str, Any]:

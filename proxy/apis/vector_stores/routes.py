@@ -258,7 +258,6 @@ def _batch(stores: VectorStores, owner: str, batch: Batch) -> dict[str, Any]:
 
 
 def _counts(members: Sequence[VectorStoreFile]) -> dict[str, int]:
-    """How many files have each status."""
     statuses = [member.status for member in members]
     counts = {status: statuses.count(status) for status in dialect.STATUSES}
     return {**counts, "total": len(statuses)}

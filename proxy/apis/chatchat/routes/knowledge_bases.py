@@ -74,8 +74,6 @@ class BaseHandle(NamedTuple):
         return self._each_read(data, add)
 
     def read_again(self, names: Iterable[str], cut: Cut) -> Failures:
-        """Read and split uploaded files again."""
-
         def begin(name: str) -> Document:
             document = self.document(name)
             return self.knowledge.read_again(self.owner, self.id, document.id, Splitting(*cut))
@@ -216,13 +214,7 @@ def update_info(services: Services, record: Record, base: str, info: str) -> Any
 
 @route("POST", "/knowledge_base/search_docs", body="ChatchatSearch")
 def search_docs(
-    services: Services,
-    record: Record,
-    base: str,
-    query: str,
-    file: str,
-    top_k: int,
-    score_threshold: float | None,
+    services: Services, record: Record, base: str, query: str, file: str, **bounds: Any
 ) -> Any:
     """Passages that fit a query."""
     try:
@@ -231,9 +223,7 @@ def search_docs(
         return []
     knowledge, owner, base_id = handle
     if query:
-        hits = knowledge.search(
-            owner, [base_id], query, top_k=top_k, score_threshold=score_threshold
-        )
+        hits = knowledge.search(owner, [base_id], query, **bounds)
         return [
             _document(hit.chunk_id, hit.filename, hit.place, hit.text, hit.distance) for hit in hits
         ]
@@ -243,7 +233,6 @@ def search_docs(
 
 
 def _document(key: str, name: str, place: str, content: str, distance: float) -> dict[str, Any]:
-    """A chunk as langchain's Document."""
     return {
         "page_content": content,
         "metadata": {"source": name, "id": key, "place": place},

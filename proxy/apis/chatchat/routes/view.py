@@ -7,7 +7,9 @@ as the password of a Basic authorization, and is read from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from functools import partial, wraps
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,7 +55,6 @@ def ok(data: Any = None, msg: str = "success") -> dict[str, Any]:
 
 
 def status(fault: GatewayError) -> int:
-    """The status of an error in this API."""
     return INVALID if type(fault) in (BadRequest, InvalidParameter) else fault.status
 
 
@@ -149,34 +150,27 @@ def respond(
 ) -> Response:
     """Answer the current request with the documents that `view` returns, as a stream or whole.
     `as_text` sends only their texts. The documents are always closed."""
-    services = current_services()
-    environ = request.environ
-    record = Record.of(environ)
-    cancel = Cancel()
-    services.observer.begin(record, cancel)
+    environ, cancel = request.environ, Cancel()
     write = _text if as_text else encode
-    documents: Documents | None = None
-    try:
-        record.key = owner(services, environ)
+
+    def answered(services: Services, record: Record) -> Response:
         caller = services.callers.caller(record.key, environ)
         given = json_body(services)
         record.stop = disconnect.watch(environ, cancel)
         streams, documents = view(RequestContext(services, record, caller, cancel, given))
         if streams:
-            first = next(documents, {})
+            first = next(documents, {})  # if it raises, the documents are closed
             record.status, record.stream = 200, True
-            encoded = _encoded(first, documents, write)
+            encoded = _encoded(chain(filter(None, [first]), documents), write)
             parts = _Body(encoded, documents.close, partial(services.observer.finish, record))
-            documents = None  # closed by the body from now on
             return spine.passthrough(parts, CONTENT_TYPE, spine.STREAM_HEADERS)
-        whole = write(whole_of(documents))
-    except GatewayError as error:
-        return refused(error, error_reply, record)
-    finally:
-        if documents is not None:
-            documents.close()
-    record.status = 200
-    return Response(whole, 200, content_type="text/plain; charset=utf-8" if as_text else JSON)
+        with closing(documents):
+            whole = write(whole_of(documents))
+        record.status = 200
+        return Response(whole, 200, content_type="text/plain; charset=utf-8" if as_text else JSON)
+
+    current_services().observer.begin(Record.of(environ), cancel)
+    return spine.json_view(answered, error_reply, owner, refused)
 
 
 class _Body(ClosingBody):
@@ -197,14 +191,9 @@ def _text(document: Document) -> bytes:
     return str(document.get("text", "")).encode()
 
 
-def _encoded(
-    first: Document, rest: Documents, write: Callable[[Document], bytes]
-) -> Iterator[bytes]:
+def _encoded(documents: Iterable[Document], write: Callable[[Document], bytes]) -> Iterator[bytes]:
     try:
-        if first:
-            yield write(first)
-        for document in rest:
-            yield write(document)
+        yield from map(write, documents)
     except GatewayError as error:
         if type(error) is not Cancelled:  # somebody reads it
             yield encode(error_reply(error))  # shown, since its code is not 200

@@ -57,7 +57,6 @@ class ResponsesDialect:
         self._read = 0  # bytes of stored responses read so far
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
-        """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
         self.owner = self._services.keys.check(self._environ)
         searches = self._services.dialogues.searches
         earlier = self._earlier(body)
@@ -214,7 +213,6 @@ class CompactDialect(ResponsesDialect):
     """The dialect of POST /v1/responses/compact. Nothing is stored."""
 
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
-        """Raises InvalidParameter or BadRequest (the previous response is unknown)."""
         return asking(super().parse(answer.compact_body(body)))
 
     def reply(
