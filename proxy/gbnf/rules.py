@@ -184,11 +184,6 @@ class Rules:
         """The texts of the language."""
         return self._automaton(stem, automaton, lambda chars: ((_char_class(chars),),), ())
 
-    def expression(self, stem: str, regex: Regex) -> RuleRef:
-        """The texts of an expression, of which the next character always decides between its
-        parts."""
-        return self.add(stem, as_elements(regex))
-
     def _automaton(
         self,
         stem: str,
@@ -266,15 +261,13 @@ def _spelled(chars: Charset) -> Alternatives:
     if short := [_SHORT_ESCAPES[code] for code in special if code in _SHORT_ESCAPES]:
         escapes.append((_char_class(charset.of("".join(short))),))
     for lead in range(2):
-        digits = [
-            code % 16 for code in special if code // 16 == lead and code not in _SHORT_ESCAPES
-        ]
+        digits = "".join(
+            f"{code % 16:x}{code % 16:X}"
+            for code in special
+            if code // 16 == lead and code not in _SHORT_ESCAPES
+        )
         if digits:
-            last = charset.union(
-                charset.of("".join(f"{digit:x}" for digit in digits)),
-                charset.of("".join(f"{digit:X}" for digit in digits)),
-            )
-            escapes.append((Literal(f"u00{lead:x}"), _char_class(last)))
+            escapes.append((Literal(f"u00{lead:x}"), _char_class(charset.of(digits))))
     if escapes:
         alternatives.append((Literal("\\"), *_one_of(tuple(escapes))))
     return tuple(alternatives)
