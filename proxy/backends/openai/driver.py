@@ -14,13 +14,7 @@ from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
 from ...core.task import CallMaker, Task
-from ...errors import (
-    AnswerCut,
-    BackendDown,
-    GatewayError,
-    Unsupported,
-    UpstreamTimeout,
-)
+from ...errors import AnswerCut, BackendDown, GatewayError, Unsupported, UpstreamTimeout
 from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict
@@ -226,17 +220,11 @@ class OpenAIHost(ModelHost):
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
 
-    def look(self) -> Mapping[str, Listed]:
-        with self._looking:
-            try:
-                listed, is_ollama = self._driver.model_list()
-            except BackendDown:
-                self.up = False
-                raise
-            self.up, self.server = True, OLLAMA if is_ollama else UNKNOWN
-            self.entries = {model.name: model for model in listed}
-            self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
-            return self.models
+    def _listed(self) -> Mapping[str, Listed]:
+        listed, is_ollama = self._driver.model_list()
+        self.server = OLLAMA if is_ollama else UNKNOWN
+        self.entries = {model.name: model for model in listed}
+        return {name: Listed(name=name, status="loaded") for name in self.entries}
 
 
 class OpenAIModel(OpenAIServer):
