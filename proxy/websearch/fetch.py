@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -55,11 +56,8 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
     origin, call = _call(request)
     pool = ConnectionPool(origin, timeout=seconds, connect_timeout=seconds, idle=0)
     try:
-        exchange = pool.forward(call, call.path, cancel or Cancel(), TICK)
-        try:
+        with closing(pool.forward(call, call.path, cancel or Cancel(), TICK)) as exchange:
             data = _body(exchange, end)
-        finally:
-            exchange.close()
     except Cancelled:
         raise
     except GatewayError as error:
