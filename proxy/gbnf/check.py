@@ -68,14 +68,14 @@ def check_rules(
         for name, alternatives in grammar.rules.items()
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
-    empty = _settled(open_rules, by_characters=False)
+    empty = settled(open_rules, by_characters=False)
     repeats = _Repeats(limits.max_repeat, empty, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
         repeats.rule = name
         repeats.see(alternatives, 0)
     _check_starts(grammar.rules, open_rules, places, most_ways)
-    ending = grammar.rules if terminates else settle_ends(grammar)
+    ending = grammar.rules if terminates else settled(grammar.rules, by_characters=True)
     if endless := next((name for name in grammar.rules if name not in ending), None):
         raise places.error(places.rules.get(endless, 0), f"rule {endless!r} can never terminate")
     if not limits.merges_stacks and (example := too_ambiguous(grammar)) is not None:
@@ -135,24 +135,19 @@ class _Repeats:
         return self.places.error(self.places.rules.get(self.rule, 0), what)
 
 
-def settle_ends(grammar: Grammar) -> set[str]:
-    """The rules that can terminate. Undefined rules cannot."""
-    return _settled(grammar.rules, by_characters=True)
-
-
-def _settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
-    """The smallest set of rules that contains each rule with an alternative whose elements may all
-    be empty or consist of rules in that set, or `by_characters`, of characters."""
-    settled: set[str] = set()
+def settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
+    """The rules that may be empty, or `by_characters`, those that can terminate. It is the smallest
+    set of rules with an alternative whose elements are empty, characters or rules of the set."""
+    known: set[str] = set()
 
     def settles(name: str) -> bool:
-        holds = _any_holds(rules[name], settled, by_characters)
+        holds = _any_holds(rules[name], known, by_characters)
         if holds:
-            settled.add(name)
+            known.add(name)
         return holds
 
     _settle(rules, settles)
-    return settled
+    return known
 
 
 def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:

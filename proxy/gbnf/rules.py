@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from . import charset
 from .automaton import EVERYTHING, Automaton, Chars, Concat, Either, Regex
 from .charset import Charset
-from .check import references, settle_ends
+from .check import references, settled
 from .gbnf import render
 from .regex import read_whole
 from .values import (
@@ -82,7 +82,7 @@ class Rules:
         """The rules that `root` needs, without alternatives that can never terminate, such as
         recursion through required properties alone. If none remain, there is no rule root."""
         whole = Grammar({ROOT: root, **self._rules})
-        ending = settle_ends(whole)
+        ending = settled(whole.rules, by_characters=True)
         all_end = len(ending) == len(whole.rules)
         rules: dict[str, Alternatives] = {}
         todo = [ROOT]
