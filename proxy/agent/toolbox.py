@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -75,11 +75,12 @@ class Toolbox:
         are `published` have its name before their own. May wait for servers."""
         tools = dict(self._own)
         for server, source in self._sources.items():
-            for tool in source.tools():
-                name = tool.tool.name
-                if published and server:
-                    name = function_name(server, name)
-                tools.setdefault(name, tool)
+            with suppress(GatewayError):  # one that cannot list its tools has none
+                for tool in source.listed():
+                    name = tool.tool.name
+                    if published and server:
+                        name = function_name(server, name)
+                    tools.setdefault(name, tool)
         return tools
 
     def of_server(self, name: str) -> list[ChildTool]:
@@ -112,13 +113,6 @@ class _Source:
         self._children: Children | None = None
         self._failed = 0.0
         self._error = ""
-
-    def tools(self) -> list[ChildTool]:
-        """The tools, none if they cannot be listed."""
-        try:
-            return self.listed()
-        except GatewayError:
-            return []
 
     def listed(self) -> list[ChildTool]:
         """The tools. Raises the error of a source that cannot list them, for a while without

@@ -20,6 +20,8 @@ from .probe import ROUTER, document, not_listed
 Kind = Literal["llamacpp", "openai"]
 API = "/v1"
 REFUSED = (401, 403)
+# Fields of /props by which a server.cpp shows itself; the second is of 2023.
+OF_PROPS = frozenset(("default_generation_settings", "user_name"))
 # A server with these owners of models has OpenAI's API first, even if it imitates /props.
 _OTHERS = BY_OWNER.keys() - {"llamacpp"}
 
@@ -64,8 +66,8 @@ def identify(pool: ConnectionPool) -> Identity:
     status, props = document(pool, "/props")
     if status == 503:
         raise BackendDown("the backend is loading its model")
-    # Without the key, a llama-server shows its list of models only.
-    is_llama, is_locked = is_server_cpp(props), status in REFUSED
+    is_llama = props.get("role") == ROUTER or not OF_PROPS.isdisjoint(props)
+    is_locked = status in REFUSED  # without the key, a llama-server shows its list of models only
     refused = 0
     for api in (API, ""):
         status, listed = document(pool, f"{api}/models") if status else (0, {})
@@ -82,15 +84,6 @@ def identify(pool: ConnectionPool) -> Identity:
     if refused:
         raise not_listed(refused)
     return Identity("llamacpp", API, shown=False)
-
-
-def is_server_cpp(props: Mapping[str, Any]) -> bool:
-    """Whether a document at /props is that of a server.cpp, old or new."""
-    return (
-        props.get("role") == ROUTER
-        or "default_generation_settings" in props
-        or "user_name" in props  # of 2023
-    )
 
 
 def owners_of(listed: Mapping[str, Any]) -> dict[str, str] | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from ..core.events import Batch
 from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
-from ..errors import Unsupported
+from ..errors import BackendDown, Unsupported
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
 
@@ -263,6 +263,22 @@ class ModelHost:
 
     def look(self) -> Mapping[str, Listed] | None:
         """The models as they are now; None if the address has but one now. Raises BackendDown."""
+        with self._looking:
+            try:
+                models = self._listed()
+            except BackendDown:
+                self.up = False
+                raise
+            self.up = models is not None
+            before, self.models = self.models, models or {}
+            for name, new in self.models.items():
+                old = before.get(name)
+                if old is not None and old != new and name in self._drivers:
+                    self._drivers[name].changed(old, new)
+            return models
+
+    def _listed(self) -> Mapping[str, Listed] | None:
+        """Ask for the models that `look` returns."""
         raise NotImplementedError
 
     def model(self, name: str) -> Any:

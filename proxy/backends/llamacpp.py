@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..core.decoding import decoded
+from ..core.decoding import decoded_object
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Embedded, Ranked, Task
 from ..errors import (
@@ -30,8 +30,7 @@ from ..errors import (
 )
 from ..prompting.profile.verify import MAX_PROMPT
 from ..runtime.cancel import Cancel
-from ..wire import lenient, servercpp
-from ..wire.router import as_dict
+from ..wire import servercpp
 from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
@@ -278,10 +277,7 @@ class LlamaCpp(HTTPDriver):
         data = self._post(
             self._careful, f"/slots/{slot}?action={action}", body, short=True, timeout=seconds
         )
-        try:
-            moved = lenient.decode(data, servercpp.SlotMoved)
-        except lenient.WireFault:
-            raise UpstreamFault("the backend returned invalid JSON") from None
+        moved = decoded_as(data, servercpp.SlotMoved)
         return moved.n_saved or moved.n_restored, moved.n_written or moved.n_read
 
     def server_prompt(self, task: Task) -> str | None:
@@ -291,10 +287,7 @@ class LlamaCpp(HTTPDriver):
             raise Unsupported("this model's backend does not render prompts")
         if status != 200:
             return None
-        try:
-            prompt = as_dict(decoded(data)).get("prompt")
-        except ValueError:
-            prompt = None
+        prompt = (decoded_object(data) or {}).get("prompt")
         if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
             raise UpstreamFault("the backend returned an invalid prompt")
         return prompt

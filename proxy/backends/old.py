@@ -14,12 +14,7 @@ MOST = STEP * STEP  # ids; larger than any vocabulary
 
 
 def check_ids(
-    driver: Driver,
-    ids: Collection[int],
-    caps: Capabilities,
-    param: str,
-    *,
-    harmless: bool = False,
+    driver: Driver, ids: Collection[int], caps: Capabilities, param: str, *, harmless: bool = False
 ) -> None:
     """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server; if
     it is not `harmless`, Unsupported for a vocabulary of unknown size. Like `Driver.n_vocab`."""

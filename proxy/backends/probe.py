@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.decoding import SHORT, decoded
+from ..core.decoding import SHORT, decoded_object
 from ..core.sampling import LATER
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import NativeThreads, run_in_native_thread
@@ -150,8 +150,8 @@ def document(
     if status != 200:
         return status, {}
     if len(data) > SHORT:
-        return status, as_dict(run_in_native_thread(lambda: _json(data), _threads))
-    return status, as_dict(_json(data))
+        return status, run_in_native_thread(lambda: decoded_object(data), _threads) or {}
+    return status, decoded_object(data) or {}
 
 
 def not_listed(status: int) -> BackendDown:
@@ -175,7 +175,7 @@ def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
         return _busy(status, data)
     chunk: dict[str, Any] = {}
     for name, payload in sse.Decoder().feed(data):
-        chunk = as_dict(_json(payload))
+        chunk = decoded_object(payload) or {}
         if name == "error" or "error" in chunk:
             return _busy(200, payload)
     return chunk or _busy(200, b"")
@@ -218,13 +218,6 @@ def _busy(status: int, data: bytes) -> dict[str, Any]:
     if not busy:
         raise UpstreamFault("the backend returned no token", detail=f"{status} {data[:100]!r}")
     return {}
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return decoded(data)
-    except ValueError:
-        return None
 
 
 def _text(value: Any) -> str:

@@ -24,13 +24,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..core.decoding import decoded
+from ..core.decoding import decoded_object
 from ..core.events import Batch
 from ..core.task import Task
 from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from ..wire.router import PRESENT, Listed, as_dict, forgotten, listed
+from ..wire.router import PRESENT, Listed, forgotten, listed
 from .driver import Capabilities, LaterRun, ModelHost, OnCapabilities, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
@@ -99,23 +99,11 @@ class Router(ModelHost):
     def lost(self) -> frozenset[str]:
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
-    def look(self) -> Mapping[str, Listed] | None:
-        with self._looking:
-            try:
-                status, answer = document(self._pool, "/v1/models")
-                if status != 200:
-                    raise not_listed(status)
-            except BackendDown:
-                self.up = False
-                raise
-            models = listed(answer)
-            self.up = models is not None
-            before, self.models = self.models, models or {}
-            for name, new in self.models.items():
-                old = before.get(name)
-                if old is not None and old != new and name in self._drivers:
-                    self._drivers[name].changed(old, new)
-            return models
+    def _listed(self) -> Mapping[str, Listed] | None:
+        status, answer = document(self._pool, "/v1/models")
+        if status != 200:
+            raise not_listed(status)
+        return listed(answer)
 
     def may_send(self, name: str) -> bool:
         """Whether a request for a model may be sent now; see `Turns.take`."""
@@ -285,8 +273,8 @@ class RoutedModel(LlamaCpp):
             return
         yield from self.turn(cancel)
         try:
-            exchange = self._pool.send("GET", "/props", None, cancel, self._tick)
-            try:
+            sent = self._pool.send("GET", "/props", None, cancel, self._tick)
+            with contextlib.closing(sent) as exchange:
                 waited = 0.0
                 while not exchange.headers_came():
                     waited += self._tick
@@ -294,8 +282,6 @@ class RoutedModel(LlamaCpp):
                         raise UpstreamTimeout("timed out loading the model")
                     yield
                 status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
-            finally:
-                exchange.close()
         finally:
             self.over()
         models = self._router.look() or {}
@@ -308,11 +294,10 @@ class RoutedModel(LlamaCpp):
         """Use the /props of the loaded model. Raises the error that the answer stands for."""
         if status != 200:
             raise refusal(status, data)
-        try:
-            props = decoded(data)
-        except ValueError:
-            raise UpstreamFault("the router returned invalid JSON") from None
-        reported = of_props(as_dict(props))
+        props = decoded_object(data)
+        if props is None:
+            raise UpstreamFault("the router returned invalid JSON")
+        reported = of_props(props)
         if not (reported["slots"] and reported["n_ctx"]):
             return
         known = outline(entry, self._router.build)

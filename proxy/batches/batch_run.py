@@ -180,8 +180,8 @@ class BatchRun:
     def _indexed(self) -> InputFile | None:
         """Check the file; None if it is not valid, or the batch was cancelled meanwhile."""
         batch = self._batch
-        size, longest = self._store.piece_size, self._runner.longest
-        file = InputFile(self._piece, size, batch.endpoint, longest)
+        piece = partial(self._store.piece, batch.file_id)
+        file = InputFile(piece, self._store.piece_size, batch.endpoint, self._runner.longest)
         try:
             file.check(self._beat)
             errors = file.errors
@@ -193,9 +193,6 @@ class BatchRun:
         if not batch.total:  # also if it was cancelled before
             self._store.begin(batch.id, len(file), file.model[:1024], time.time())
         return file
-
-    def _piece(self, number: int) -> bytes | None:
-        return self._store.piece(self._batch.file_id, number)
 
     # asking
 

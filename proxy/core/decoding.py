@@ -131,7 +131,7 @@ def decoded(text: str | bytes) -> Any:
     return Decoding()(text)
 
 
-def decoded_object(text: str) -> dict[str, Any] | None:
+def decoded_object(text: str | bytes) -> dict[str, Any] | None:
     """The object of a JSON text, {} of an empty one; None if it is no object."""
     try:
         value = decoded(text or "{}")

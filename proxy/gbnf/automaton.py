@@ -102,9 +102,6 @@ def compile_regex(regex: Regex) -> Automaton:
     nfa = _Nfa()
     first, last = nfa.add(regex)
 
-    def follow(state: frozenset[int]) -> Iterable[tuple[Charset, int]]:
-        return [edge for s in state for edge in nfa.edges[s]]
-
     def close(targets: Iterable[int]) -> frozenset[int]:
         seen = set(targets)
         todo = list(seen)
@@ -118,7 +115,8 @@ def compile_regex(regex: Regex) -> Automaton:
         return frozenset(s for s in seen if nfa.edges[s] or s == last)
 
     def following(state: frozenset[int]) -> Iterable[tuple[Charset, frozenset[int]]]:
-        return [(chars, close(targets)) for chars, targets in _split(follow(state))]
+        edges = [edge for s in state for edge in nfa.edges[s]]
+        return [(chars, close(targets)) for chars, targets in _split(edges)]
 
     return _explore(close([first]), following, lambda state: last in state)
 

@@ -68,14 +68,14 @@ def check_rules(
         for name, alternatives in grammar.rules.items()
         if not all(sequence and type(sequence[0]) in _CHARACTERS for sequence in alternatives)
     }
-    empty = _settled(open_rules, by_characters=False)
+    empty = settled(open_rules, by_characters=False)
     repeats = _Repeats(limits.max_repeat, empty, places)
     for name, alternatives in grammar.rules.items():
         repeats.names.add(name)
         repeats.rule = name
         repeats.see(alternatives, 0)
-    _check_starts(grammar.rules, open_rules, empty, places, most_ways)
-    ending = grammar.rules if terminates else settle_ends(grammar)
+    _check_starts(grammar.rules, open_rules, places, most_ways)
+    ending = grammar.rules if terminates else settled(grammar.rules, by_characters=True)
     if endless := next((name for name in grammar.rules if name not in ending), None):
         raise places.error(places.rules.get(endless, 0), f"rule {endless!r} can never terminate")
     if not limits.merges_stacks and (example := too_ambiguous(grammar)) is not None:
@@ -135,24 +135,19 @@ class _Repeats:
         return self.places.error(self.places.rules.get(self.rule, 0), what)
 
 
-def settle_ends(grammar: Grammar) -> set[str]:
-    """The rules that can terminate. Undefined rules cannot."""
-    return _settled(grammar.rules, by_characters=True)
-
-
-def _settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
-    """The smallest set of rules that contains each rule with an alternative whose elements may all
-    be empty or consist of rules in that set, or `by_characters`, of characters."""
-    settled: set[str] = set()
+def settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
+    """The rules that may be empty, or `by_characters`, those that can terminate. It is the smallest
+    set of rules with an alternative whose elements are empty, characters or rules of the set."""
+    known: set[str] = set()
 
     def settles(name: str) -> bool:
-        holds = _any_holds(rules[name], settled, by_characters)
+        holds = _any_holds(rules[name], known, by_characters)
         if holds:
-            settled.add(name)
+            known.add(name)
         return holds
 
     _settle(rules, settles)
-    return settled
+    return known
 
 
 def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:
@@ -201,46 +196,28 @@ def _holds(element: Element, settled: Container[str], by_characters: bool) -> bo
     return by_characters
 
 
-def _first_rules(alternatives: Alternatives, empty: set[str]) -> Iterator[str]:
-    """The rules that may come before the first character."""
-    for sequence in alternatives:
-        for element in sequence:
-            if type(element) in _CHARACTERS:
-                break
-            inner = element
-            while isinstance(inner, Repeat):
-                inner = inner.element
-            if isinstance(inner, RuleRef):
-                yield inner.name
-            elif isinstance(inner, Group):
-                yield from _first_rules(inner.alternatives, empty)
-            if not _holds(element, empty, by_characters=False):
-                break
-
-
 def _check_starts(
     rules: Mapping[str, Alternatives],
     open_rules: Mapping[str, Alternatives],
-    empty: set[str],
     places: Places,
     most_ways: int,
 ) -> None:
     """Raises GrammarError for left recursion, and for too many ways to a first character.
     `open_rules` are those that may begin with another rule."""
     ways = {name: (len(rules[name]), 0) for name in rules if name not in open_rules}
-    firsts = {name: [*_first_rules(rules[name], empty)] for name in open_rules}
 
-    def settles(name: str) -> bool:
-        spend(1)
-        known = all(first in ways for first in firsts[name])
-        if known:
+    def unknown(name: str) -> str:
+        """A rule that this one may begin with, and whose ways are not known yet; "" for none."""
+        try:
             ways[name] = _ways_of_any(rules[name], ways)
-        return known
+        except KeyError as first:
+            return str(first.args[0])
+        return ""
 
-    if _settle(open_rules, settles):
+    if _settle(open_rules, lambda name: not unknown(name)):
         path = [next(name for name in open_rules if name not in ways)]
         while path[-1] not in path[:-1]:
-            path.append(next(first for first in firsts[path[-1]] if first not in ways))
+            path.append(unknown(path[-1]))
         cycle = path[path.index(path[-1]) :]
         shown = cycle if len(cycle) <= 6 else [*cycle[:3], "...", *cycle[-2:]]
         at = places.rules.get(cycle[0], 0)
@@ -254,9 +231,11 @@ def _check_starts(
 
 
 def _ways_of_any(alternatives: Alternatives, ways: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """The number of ways to a first character, and of ways to the empty text."""
+    """The number of ways to a first character, and of ways to the empty text. Raises KeyError for
+    a rule that comes before them and has no `ways` yet."""
     starts = empty = 0
     for sequence in alternatives:
+        spend(1 + (len(sequence) >> 2))
         through = 1
         for element in sequence:
             some, none = _ways_of(element, ways)

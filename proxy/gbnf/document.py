@@ -6,7 +6,7 @@ References stay inside the document: JSON pointers, `$anchor`, or an `id` that i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -105,24 +105,6 @@ class Node:
 Nodes = tuple[Node, ...]
 
 
-def _anchors(root: Node) -> Iterator[tuple[str, Node]]:
-    """The fragments by which places are named, and the places."""
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        spend(2)
-        schema = node.schema
-        if isinstance(schema, list):
-            todo += [node.child(at) for at in range(len(schema))]
-        elif isinstance(schema, Mapping):
-            todo += [node.child(key) for key in schema if key not in ("enum", "const")]
-            if isinstance(schema.get("$anchor"), str):
-                yield "#" + schema["$anchor"], node
-            for word in ("$id", "id"):
-                if isinstance(schema.get(word), str) and schema[word].startswith("#"):
-                    yield schema[word], node
-
-
 class Shapes:
     """Numbers for the schemas of a document: equal ones share a number, wherever they stand and
     however they are annotated. Large documents repeat themselves: two of three schemas equal an
@@ -200,7 +182,23 @@ class Document:
 
     @cached_property
     def anchors(self) -> dict[str, Node]:
-        return dict(_anchors(self.root))
+        """The places that have names, by the fragments that name them."""
+        anchors: dict[str, Node] = {}
+        todo = [self.root]
+        while todo:
+            node = todo.pop()
+            spend(2)
+            schema = node.schema
+            if isinstance(schema, list):
+                todo += [node.child(at) for at in range(len(schema))]
+            elif isinstance(schema, Mapping):
+                todo += [node.child(key) for key in schema if key not in ("enum", "const")]
+                if isinstance(schema.get("$anchor"), str):
+                    anchors["#" + schema["$anchor"]] = node
+                for word in ("$id", "id"):
+                    if isinstance(schema.get(word), str) and schema[word].startswith("#"):
+                        anchors[schema[word]] = node
+        return anchors
 
     def resolve(self, node: Node) -> Node:
         """The node that the `$ref` of `node` refers to. References must stay inside the

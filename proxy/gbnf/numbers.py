@@ -205,21 +205,16 @@ def _multiples(step: int) -> Automaton:
         raise rx.TooManyStatesError
     spend(10 * step)
     # State 0 is the start, 1 has read the minus, 2 + r has read a number with remainder r.
-    rows: list[dict[int, list[tuple[int, int]]]] = []
+    rows: list[dict[int, str]] = []
     for rest in (0, 0, *range(step)):
-        row: dict[int, list[tuple[int, int]]] = {}
+        row: dict[int, str] = {}
         for digit in range(10):
             target = 2 + (rest * 10 + digit) % step
-            row.setdefault(target, []).append((0x30 + digit, 0x30 + digit))
+            row[target] = row.get(target, "") + str(digit)
         rows.append(row)
-    rows[0][1] = [(ord("-"), ord("-"))]
-    return Automaton(
-        tuple(
-            tuple((charset.normal(ranges), target) for target, ranges in row.items())
-            for row in rows
-        ),
-        frozenset((2,)),
-    )
+    rows[0][1] = "-"
+    edges = (tuple((charset.of(text), target) for target, text in row.items()) for row in rows)
+    return Automaton(tuple(edges), frozenset((2,)))
 
 
 def _magnitudes(sign: str, low: NumberBound | None, high: NumberBound | None) -> Automaton:

@@ -33,10 +33,9 @@ MAX_NESTING = 50  # nesting of groups
 
 _DIGIT = ((0x30, 0x39),)
 _WORD = charset.union(_DIGIT, ((0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)))
-_SPACE_SURE = charset.normal(
-    (ord(char), ord(char))
-    for char in "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000"
-    + "".join(chr(code) for code in range(0x2000, 0x200B))
+_SPACE_SURE = charset.of(
+    "\t\n\v\f\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000"
+    + "".join(map(chr, range(0x2000, 0x200B)))
 )
 # Spaces in Unicode-aware validators, in addition to ECMA's.
 _SPACE_MAYBE = charset.union(_SPACE_SURE, ((0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)))

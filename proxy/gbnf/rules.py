@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from . import charset
 from .automaton import EVERYTHING, Automaton, Chars, Concat, Either, Regex
 from .charset import Charset
-from .check import references, settle_ends
+from .check import references, settled
 from .gbnf import render
 from .regex import read_whole
 from .values import (
@@ -82,7 +82,7 @@ class Rules:
         """The rules that `root` needs, without alternatives that can never terminate, such as
         recursion through required properties alone. If none remain, there is no rule root."""
         whole = Grammar({ROOT: root, **self._rules})
-        ending = settle_ends(whole)
+        ending = settled(whole.rules, by_characters=True)
         all_end = len(ending) == len(whole.rules)
         rules: dict[str, Alternatives] = {}
         todo = [ROOT]
@@ -184,11 +184,6 @@ class Rules:
         """The texts of the language."""
         return self._automaton(stem, automaton, lambda chars: ((_char_class(chars),),), ())
 
-    def expression(self, stem: str, regex: Regex) -> RuleRef:
-        """The texts of an expression, of which the next character always decides between its
-        parts."""
-        return self.add(stem, as_elements(regex))
-
     def _automaton(
         self,
         stem: str,
@@ -266,15 +261,13 @@ def _spelled(chars: Charset) -> Alternatives:
     if short := [_SHORT_ESCAPES[code] for code in special if code in _SHORT_ESCAPES]:
         escapes.append((_char_class(charset.of("".join(short))),))
     for lead in range(2):
-        digits = [
-            code % 16 for code in special if code // 16 == lead and code not in _SHORT_ESCAPES
-        ]
+        digits = "".join(
+            f"{code % 16:x}{code % 16:X}"
+            for code in special
+            if code // 16 == lead and code not in _SHORT_ESCAPES
+        )
         if digits:
-            last = charset.union(
-                charset.of("".join(f"{digit:x}" for digit in digits)),
-                charset.of("".join(f"{digit:X}" for digit in digits)),
-            )
-            escapes.append((Literal(f"u00{lead:x}"), _char_class(last)))
+            escapes.append((Literal(f"u00{lead:x}"), _char_class(charset.of(digits))))
     if escapes:
         alternatives.append((Literal("\\"), *_one_of(tuple(escapes))))
     return tuple(alternatives)

@@ -34,7 +34,7 @@ from .json_types import as_schema, type_of
 from .members import NONE, Contents, ItemMachine, TooManyItemsError, array_items, object_members
 from .negation import Atom
 from .overlap import Overlap
-from .rules import Rules, literal, member_key
+from .rules import Rules, as_elements, literal, member_key
 from .values import Alternatives, Element, GrammarError, GrammarLimits, Literal, RuleRef
 from .values import Sequence as Elements
 from .work_budget import spend
@@ -239,7 +239,7 @@ class SchemaCompiler:
             whole = numbers.numbers(numbers.Range())
         for automaton, expression in numbers.FREE:
             if whole == automaton:
-                return [(self.rules.expression("number", expression),)]
+                return [(self.rules.add("number", as_elements(expression)),)]
         return [] if whole.is_empty else [self.rules.plain("number", whole)]
 
     # Objects and arrays

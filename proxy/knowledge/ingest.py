@@ -124,10 +124,8 @@ class Ingester:
             whole = self._read(document)
         except StoreUnavailable:
             raise
-        except ReadingFailed as error:
+        except (ReadingFailed, GatewayError) as error:
             whole, why = False, str(error)
-        except GatewayError as error:
-            whole, why = False, error.message
         except Exception:
             # A document that raises an unexpected error must not be tried again and again.
             log.exception("the document %s could not be read", document.id)

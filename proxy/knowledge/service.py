@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 LIFE = 86_400.0  # seconds until a temporary base expires
 LONGEST = 200  # characters of a name
-AT_ONCE = 256  # chunks read together
 SMALLEST, LARGEST = 20, 100_000  # characters of a chunk
 LOOK = 0.2  # seconds between two polls of a job
 
@@ -239,11 +238,7 @@ class Knowledge:
         return tuple(self._store.chunks(owner, self._document(owner, document_id).id))
 
     def each_chunk(self, owner: str, document_id: str) -> Iterator[Chunk]:
-        """Yield the chunks in order. They are read in batches, as a document may have very many."""
-        number = -1
-        while some := self._store.chunks(owner, document_id, number, AT_ONCE):
-            yield from some
-            number = some[-1].number
+        return self._store.chunks(owner, document_id)
 
     def edit_chunk(self, owner: str, chunk_id: str, text: str) -> None:
         """Replace a chunk's text, or delete it if empty; after an error nothing is changed."""
@@ -312,14 +307,12 @@ class Knowledge:
             documents=files,
             models=[base.embedding_model for base in bases],
         )
-        chunks = self._store.chunks_of([candidate.chunk_id for candidate in candidates])
-        names = self._store.filenames({candidate.document_id for candidate in candidates})
-        hits = []
-        for candidate in candidates:
-            if candidate.chunk_id in chunks and candidate.document_id in names:
-                chunk, filename = chunks[candidate.chunk_id], names[candidate.document_id]
-                fields = {**structs.asdict(candidate), "filename": filename, "text": chunk.text}
-                hits.append(Hit(**fields, place=chunk.place))
+        texts = self._store.texts([candidate.chunk_id for candidate in candidates])
+        hits = [
+            Hit(**structs.asdict(candidate), **texts[candidate.chunk_id])
+            for candidate in candidates
+            if candidate.chunk_id in texts
+        ]
         hits = reranked(ranks, query, hits)
         if score_threshold is not None:
             hits = [hit for hit in hits if hit.score >= score_threshold]

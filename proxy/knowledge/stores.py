@@ -93,8 +93,7 @@ class VectorStores:
 
     def files(self, owner: str) -> list[StoredFile]:
         for file in self._files.expired(owner, self._clock()):
-            with suppress(NotFound):  # another request may delete it in this moment
-                self._delete_file(owner, file.file_id)
+            self._delete_file(owner, file.file_id)
         return self._files.all(owner)
 
     def file(self, owner: str, file_id: str) -> StoredFile:
@@ -111,29 +110,26 @@ class VectorStores:
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Delete a file from everywhere; the caller must be able to use all its vector stores."""
-        bases = []
         for entry in self._files.attached(owner, file_id=file_id):
             with suppress(NotFound):  # it may already be deleted
-                bases.append(self._whole.base(owner, entry.base_id))
-        for base in bases:
-            self._knowledge.base(owner, base.id)
-        self._delete_file(owner, file_id)
+                self._knowledge.base(owner, entry.base_id)
+        if not self._delete_file(owner, file_id):
+            raise NotFound(f"no such file: {file_id[:100]!r}")
 
     def delete_all_files(self, owner: str) -> int:
         """Delete all files, and return how many there were. They leave all vector stores."""
         files = self.files(owner)
         for file in files:
-            with suppress(NotFound):  # it may already be deleted
-                self._delete_file(owner, file.file_id)
+            self._delete_file(owner, file.file_id)
         return len(files)
 
-    def _delete_file(self, owner: str, file_id: str) -> None:
+    def _delete_file(self, owner: str, file_id: str) -> bool:
+        """False if another request has deleted it."""
         for entry in self._files.attached(owner, file_id=file_id):
             with suppress(NotFound):  # it may already be deleted
                 self._whole.remove(owner, entry.base_id, entry.document_id)
             self._files.detach(owner, entry.base_id, file_id)
-        if not self._files.delete(owner, file_id):
-            raise NotFound(f"no such file: {file_id[:100]!r}")
+        return self._files.delete(owner, file_id)
 
     def create(
         self,
@@ -254,8 +250,7 @@ class VectorStores:
         self, owner: str, base_id: str, file_id: str, attributes: Mapping[str, Any]
     ) -> VectorStoreFile:
         member = self.member(owner, base_id, file_id)
-        base = self._knowledge.base(owner, base_id)
-        for entry in self._files.attached(owner, base_id=base.id, file_id=file_id):
+        for entry in self._files.attached(owner, base_id=member.base_id, file_id=file_id):
             self._files.attach(owner, replace(entry, attributes=dict(attributes)))
             return replace(member, attributes=dict(attributes))
         raise BadRequest(
@@ -271,9 +266,8 @@ class VectorStores:
     def detach(self, owner: str, base_id: str, file_id: str) -> None:
         """Remove a file from this vector store; the file itself stays."""
         member = self.member(owner, base_id, file_id)
-        base = self._knowledge.base(owner, base_id)
-        self._leave(owner, base.id, member.document_id)
-        self._files.detach(owner, base.id, file_id)
+        self._leave(owner, member.base_id, member.document_id)
+        self._files.detach(owner, member.base_id, file_id)
 
     def begin(self, owner: str, base_id: str, file_ids: Iterable[str]) -> Batch:
         """Create a batch for these files. The caller then calls `attach` for each."""

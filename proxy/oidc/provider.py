@@ -74,10 +74,6 @@ class Provider:
         self._metadata: _Kept[_Metadata] = _Kept(clock)
         self._keys: _Kept[KeySet] = _Kept(clock)
 
-    @property
-    def issuer(self) -> str:
-        return self._client.issuer
-
     def authorization_url(self, started: Started, redirect_uri: str) -> str:
         uri: str = prepare_grant_uri(
             self._known().authorization_endpoint,

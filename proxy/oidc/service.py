@@ -114,8 +114,9 @@ class SignIn(NamedTuple):
     def finish(self, code: str, started: Started, redirect_uri: str) -> str:
         """The id of the key of the person who brings this code."""
         claims = self.provider.claims(code, started, redirect_uri)
-        who = person(self.provider.issuer, claims, self.rules)
-        enter(self.accounts, who, self.provider.issuer, follows_team=bool(self.rules.team_claim))
+        issuer = self.rules.issuer
+        who = person(issuer, claims, self.rules)
+        enter(self.accounts, who, issuer, follows_team=bool(self.rules.team_claim))
         self.accounts.follow()
         return who.key_id
 

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -371,7 +372,7 @@ class ResponseWriter:
         keep = request.keep and (ends or chunked)
         self._silent, self._chunked, self.keep = silent, chunked, keep
         self._head = (
-            f"{lines}\r\nDate: {_date()}\r\n"
+            f"{lines}\r\nDate: {_date(int(time.time()))}\r\n"
             f"Connection: {'keep-alive' if keep else 'close'}\r\n"
             f"{CHUNKED if chunked else ''}\r\n"
         ).encode("latin-1")
@@ -400,7 +401,6 @@ class ResponseWriter:
 
 
 _absolute = re.compile(rf"https?://({HOST})(/.*)?", re.IGNORECASE).fullmatch
-_today = (0, "")
 
 
 def _path_of(request: Request, target: str, environ: dict[str, Any]) -> str:
@@ -414,13 +414,10 @@ def _path_of(request: Request, target: str, environ: dict[str, Any]) -> str:
     return absolute[2] or "/"
 
 
-def _date() -> str:
-    """The current time in HTTP's format; formatted once a second."""
-    global _today
-    now = int(time.time())
-    if _today[0] != now:
-        _today = now, formatdate(now, usegmt=True)
-    return _today[1]
+@lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    """A time in HTTP's format; formatted once a second."""
+    return formatdate(now, usegmt=True)
 
 
 def base_environ(sock: Any, server: Any, client: Any) -> dict[str, Any]:

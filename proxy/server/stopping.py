@@ -64,7 +64,3 @@ class Wakeup:
         except TimeoutError:
             return False
         return True
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()

@@ -13,17 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, structs
-from sqlalchemy import (
-    Connection,
-    Select,
-    case,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
 
 from ..errors import InvalidParameter, NotFound
 from .database import Database, containing, owned, record
@@ -236,11 +226,7 @@ class ConversationStore:
         """Like `messages`, but read one at a time: each may contain large images."""
         own = select(CONVERSATION.c.id).where(owned(CONVERSATION, owner, conversation_id))
         query = select(MESSAGE).where(MESSAGE.c.conversation_id.in_(own))
-        query = query.order_by(MESSAGE.c.number).limit(1)
-        number = -1
-        while messages := self._read(query.where(MESSAGE.c.number > number)):
-            yield messages[0]
-            number = messages[0].number
+        return map(self._message, self._db.in_parts(query, MESSAGE.c.number, 1))
 
     def message(self, owner: str, message_id: str) -> StoredMessage:
         query = select(MESSAGE).join(CONVERSATION, CONVERSATION.c.id == MESSAGE.c.conversation_id)
@@ -251,15 +237,11 @@ class ConversationStore:
         return messages[0]
 
     def _read(self, query: Select[Any]) -> tuple[StoredMessage, ...]:
-        messages = []
-        oldest = self._clock() - LEASE
-        for row in self._db.rows(query):
-            lost = row.status == "growing" and row.touched < oldest
-            # While the database was away, its writer could not renew it.
-            lost = lost and self._db.seconds_since_failure() > LEASE
-            status = "interrupted" if lost else row.status
-            messages.append(record(StoredMessage, row, status=status))
-        return tuple(messages)
+        return tuple(map(self._message, self._db.rows(query)))
+
+    def _message(self, row: Row[Any]) -> StoredMessage:
+        lost = row.status == "growing" and self._db.is_silent(row, self._clock(), LEASE)
+        return record(StoredMessage, row, status="interrupted" if lost else row.status)
 
     def path(self, owner: str, message_id: str) -> tuple[StoredMessage, ...]:
         last = self.message(owner, message_id)

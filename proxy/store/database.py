@@ -24,6 +24,7 @@ from sqlalchemy import (
     Engine,
     Executable,
     Row,
+    Select,
     Table,
     create_engine,
     event,
@@ -112,6 +113,15 @@ class Database:
         with self.begin() as db:
             return db.execute(query).all()
 
+    def in_parts(
+        self, query: Select[Any], number: ColumnElement[int], at_once: int
+    ) -> Iterator[Row[Any]]:
+        """The rows by the column `number`, from 0 on; so many are read at a time."""
+        last, query = -1, query.order_by(number).limit(at_once)
+        while rows := self.rows(query.where(number > last)):
+            yield from rows
+            last = rows[-1]._mapping[number]
+
     def first(self, query: Executable) -> Row[Any] | None:
         with self.begin() as db:
             return db.execute(query).first()
@@ -171,17 +181,16 @@ class Database:
                 raise (outage(error) or error) from error
             yield
 
-    def seconds_since_failure(self) -> float:
-        """Seconds since this process last found the database unavailable; infinite if never."""
-        return time.monotonic() - self._failed
+    def is_silent(self, row: Row[Any], now: float, lease: float) -> bool:
+        """Whether it was not `touched` for `lease` seconds in which the database could be used."""
+        return row.touched < now - lease and time.monotonic() - self._failed > lease
 
     def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
         """Whether the `writer` of this row, which is not the process `name`, has ended on this
-        host, or was not `touched` for `lease` seconds in which the database could be used."""
+        host, or `is_silent`."""
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
-        silent = row.touched < now - lease and self.seconds_since_failure() > lease
-        return ours or is_gone(row.writer) or silent
+        return ours or is_gone(row.writer) or self.is_silent(row, now, lease)
 
     def _translate(self, context: ExceptionContext) -> None:
         """Raise the gateway's own error instead of SQLAlchemy's, if one fits."""

@@ -120,13 +120,10 @@ class DatabaseResponses:
         return [row.id for row in self._db.rows(query)]
 
     def clear(self, owner: str) -> int:
-        row = {"owner": owner, "cleared": self._clock()}
+        cleared = update(RESPONSE_OWNER).filter_by(owner=owner).values(cleared=self._clock())
         with self._db.begin() as db:
-            db.execute(
-                insert_into(RESPONSE_OWNER, db)
-                .values(row)
-                .on_conflict_do_update(index_elements=["owner"], set_=row)
-            )
+            _lock(db, owner)
+            db.execute(cleared)
             count = db.execute(delete(RESPONSE).where(_c.owner == owner)).rowcount
         self._db.purge()
         return count
@@ -157,10 +154,7 @@ ResponseStore = MemoryResponses | DatabaseResponses
 def _lock(db: Connection, owner: str) -> float:
     """Keep others from adding for this owner or clearing; return when that was cleared last."""
     cleared = RESPONSE_OWNER.c.cleared
-    db.execute(
-        insert_into(RESPONSE_OWNER, db)
-        .values(owner=owner, cleared=0.0)
-        .on_conflict_do_update(index_elements=["owner"], set_={"cleared": cleared})
-    )
-    last: float = db.execute(select(cleared).where(RESPONSE_OWNER.c.owner == owner)).scalar_one()
+    row = insert_into(RESPONSE_OWNER, db).values(owner=owner, cleared=0.0)
+    row = row.on_conflict_do_update(index_elements=["owner"], set_={"cleared": cleared})
+    last: float = db.execute(row.returning(cleared)).scalar_one()
     return last

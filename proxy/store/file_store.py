@@ -5,6 +5,7 @@ call sees only its owner's rows. Times are seconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, count, islice
 from typing import IO, Any
 
 from msgspec import Struct, structs
@@ -20,11 +21,9 @@ PIECE = 256 << 10  # bytes
 
 def put_pieces(db: Connection, table: Table, key: str, data: IO[bytes]) -> None:
     (whose,) = table.foreign_keys
-    number = 0
-    while part := data.read(PIECE):
+    for number, part in enumerate(iter(lambda: data.read(PIECE), b"")):
         row = {whose.parent.name: key, "number": number, "data": part}
         db.execute(insert(table).values(row))
-        number += 1
 
 
 def copy(db: Connection, table: Table, key: str, source: Table, source_key: str) -> None:
@@ -36,16 +35,9 @@ def copy(db: Connection, table: Table, key: str, source: Table, source_key: str)
 def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
     """Yield the pieces, each in a transaction of its own; ends early if the file is deleted. The
     first is read at once, and may raise StoreUnavailable."""
-    first = piece(database, table, key, 0)
-
-    def rest() -> Iterator[bytes]:
-        data, number = first, 0
-        while data is not None:
-            yield data
-            number += 1
-            data = piece(database, table, key, number)
-
-    return rest()
+    numbers = count()
+    pieces = iter(lambda: piece(database, table, key, next(numbers)), None)
+    return chain([*islice(pieces, 1)], pieces)
 
 
 def piece(database: Database, table: Table, key: str, number: int) -> bytes | None:

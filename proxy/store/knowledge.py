@@ -16,6 +16,7 @@ from .quota import MOST_BASES, MOST_JOBS, UNLIMITED, Quota, check_count, drop_ol
 from .records import Base, Chunk, Document, Job, Splitting
 from .tables import BASE, CHUNK, CONTENTS, DOCUMENT, FILES, JOB, ORIGINAL
 
+AT_ONCE = 256  # chunks read together
 OVER = ("ready", "failed", "cancelled")
 QUEUED = {"status": "queued", "error": "", "done": 0.0, "reader": ""}
 _COUNT = (
@@ -98,11 +99,6 @@ class KnowledgeStore:
     def document(self, owner: str, document_id: str) -> Document | None:
         return self._db.one(Document, select(DOCUMENT).where(owned(DOCUMENT, owner, document_id)))
 
-    def filenames(self, document_ids: Collection[str]) -> dict[str, str]:
-        where = DOCUMENT.c.id.in_(list(document_ids))
-        rows = self._db.rows(select(DOCUMENT.c.id, DOCUMENT.c.filename).where(where))
-        return {row.id: row.filename for row in rows}
-
     def original(self, document_id: str) -> Iterator[bytes]:
         """Return a document's bytes in pieces. The caller must have checked the owner."""
         return file_store.read(self._db, ORIGINAL, document_id)
@@ -128,17 +124,19 @@ class KnowledgeStore:
 
     # chunks
 
-    def chunks(
-        self, owner: str, document_id: str, after: int = -1, most: int | None = None
-    ) -> list[Chunk]:
-        """Return the chunks after the number `after`, in order; all of them by default."""
+    def chunks(self, owner: str, document_id: str) -> Iterator[Chunk]:
+        """Yield the chunks in order. They are read in parts, as a document may have very many."""
         query = _CHUNKS.where(DOCUMENT.c.owner == owner, CHUNK.c.document_id == document_id)
-        query = query.where(CHUNK.c.number > after).order_by(CHUNK.c.number).limit(most)
-        return self._db.records(Chunk, query)
+        rows = self._db.in_parts(query, CHUNK.c.number, AT_ONCE)
+        return (record(Chunk, row) for row in rows)
 
-    def chunks_of(self, chunk_ids: Collection[str]) -> dict[str, Chunk]:
-        query = _CHUNKS.where(CHUNK.c.id.in_(list(chunk_ids)))
-        return {chunk.id: chunk for chunk in self._db.records(Chunk, query)}
+    def texts(self, chunk_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return filename, text and place of these chunks, by their ids."""
+        query = select(CHUNK.c.id, DOCUMENT.c.filename, CHUNK.c.text, CHUNK.c.place)
+        query = query.join(DOCUMENT, DOCUMENT.c.id == CHUNK.c.document_id)
+        rows = self._db.rows(query.where(CHUNK.c.id.in_(list(chunk_ids))))
+        names = ("filename", "text", "place")
+        return {row.id: {name: getattr(row, name) for name in names} for row in rows}
 
     def ready(self) -> list[tuple[str, str, int]]:
         """Return (document, base, number of chunks) of all documents that are ready."""

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Row, Select, Update, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, update
 
 from ..errors import NotFound
 from . import records
@@ -167,7 +167,7 @@ class RequestBatches:
     def done(self, key: str) -> Iterator[int]:
         """The numbers of the lines that have results, in order."""
         query = select(_r.number).where(_r.batch_id == key)
-        return (row.number for row in self._results(query, DROPPED))
+        return (row.number for row in self._db.in_parts(query, _r.number, DROPPED))
 
     def write_file(self, batch: RequestBatch, *, failed: bool, now: float) -> bool:
         """Write the results that have failed, or the others, to a new file of the owner, in place
@@ -175,7 +175,7 @@ class RequestBatches:
         and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
         query = select(_r.number, _r.data).where(_r.batch_id == batch.id, _r.failed == failed)
-        some = (row.data for row in self._results(query, AT_ONCE))
+        some = (row.data for row in self._db.in_parts(query, _r.number, AT_ONCE))
         if (first := next(some, None)) is None:
             return False
         file = StoredFile(
@@ -217,13 +217,6 @@ class RequestBatches:
     def piece(self, file_id: str, number: int) -> bytes | None:
         """A piece of an input file; None after the last, and if the file was deleted."""
         return piece(self._db, CONTENTS, file_id, number)
-
-    def _results(self, query: Select[Any], at_once: int) -> Iterator[Row[Any]]:
-        """The results of a query in order, read in parts."""
-        last, query = -1, query.order_by(_r.number).limit(at_once)
-        while rows := self._db.rows(query.where(_r.number > last)):
-            yield from rows
-            last = rows[-1].number
 
     def _mine(self, key: str) -> Update:
         """A change of a batch that this process runs."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -17,6 +16,8 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
+from ..core.cache import BoundedCache, digest
+from ..core.decoding import decoded_object
 from ..core.events import Citation
 from ..errors import BadRequest, Forbidden, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
@@ -70,11 +71,8 @@ def read(name: str, status: int, data: bytes) -> list[Citation]:
     if status != 200:
         why = _REFUSALS.get(status, f"responded with status {status}")
         raise UpstreamFault(f"the search engine {name} {why}")
-    try:
-        value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        value = None
-    if not isinstance(value, dict):
+    value = decoded_object(data) if data else None
+    if value is None:
         raise UpstreamFault(f"the search engine {name} did not return a JSON object")
     if name == "brave":
         web = value.get("web")
@@ -162,9 +160,8 @@ class WebSearch:
         self._engines = {engine.name: engine for engine in engines}
         self._seconds = seconds
         self._clock = clock
-        self._lock = threading.Lock()
-        # By the engine's name, the query, and the number of results: when, and what was found.
-        self._cached: dict[tuple[str, str, int], tuple[float, tuple[Citation, ...]]] = {}
+        # When it was found, and what.
+        self._cached: BoundedCache[tuple[float, tuple[Citation, ...]]] = BoundedCache(CACHED)
 
     @property
     def longest(self) -> float:
@@ -184,9 +181,8 @@ class WebSearch:
         UpstreamFault, UpstreamTimeout, Cancelled."""
         chosen = self._engine(engine)
         query, count = " ".join(query.split())[:MOST_QUERY], max(1, min(count, MOST))
-        key = chosen.name, query, count
-        with self._lock:
-            at, results = self._cached.get(key, (-math.inf, ()))
+        key = digest(f"{chosen.name} {count} {query}".encode(errors="surrogatepass"))
+        at, results = self._cached.get(key) or (-math.inf, ())
         if self._clock() - at <= CACHED_SECONDS:
             return results
         if cancel is None:
@@ -194,10 +190,7 @@ class WebSearch:
         if not query:
             raise BadRequest("the search query is empty", param="query")
         results = tuple(chosen.search(query, count, cancel, self._seconds))
-        with self._lock:
-            self._cached[key] = self._clock(), results
-            while len(self._cached) > CACHED:
-                del self._cached[next(iter(self._cached))]
+        self._cached.put(key, (self._clock(), results), 1)
         return results
 
     def close(self) -> None:

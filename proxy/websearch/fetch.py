@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -57,11 +58,8 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
     own = Cancel()  # without the lines of a trace, which are for backends
     stop = cancel.pass_on(own) if cancel is not None else None
     try:
-        exchange = pool.forward(call, call.path, own, TICK)
-        try:
+        with closing(pool.forward(call, call.path, own, TICK)) as exchange:
             data = _body(exchange, end)
-        finally:
-            exchange.close()
     except Cancelled:
         raise
     except GatewayError as error:

@@ -16,7 +16,7 @@ from .. import schema_fields as doc
 from ..contents import ROLES, Content, PartReader, contents, role_of, text_reader
 from ..fields import Body
 from ..response_meta import ResponseMeta
-from ..schema_fields import Fields, table
+from ..schema_fields import Field, Fields, table
 from . import answer as openai
 from . import tools as openai_tools
 from .answer import to_json

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ...core.decoding import decoded
+from ...core.decoding import decoded_object
 from ...core.request import CompletionRequest, Tool, ToolCall
 from ...core.sampling import FIELDS, needed
 from ...core.task import Task
@@ -134,14 +134,9 @@ def _call(call: ToolCall, family: Family) -> str:
     """A past call as the family writes it, without its name; other arguments stay as they are."""
     if family == "glm-4":
         return call.arguments
-    try:
-        arguments = decoded(call.arguments or "{}")
-    except ValueError:
-        arguments = None
-    if isinstance(arguments, dict):
+    inner, arguments = call.arguments, decoded_object(call.arguments)
+    if arguments is not None:
         inner = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    else:
-        inner = call.arguments
     return f"```python\ntool_call({inner})\n```"
 
 

@@ -15,13 +15,7 @@ from urllib.parse import urlsplit
 
 from ...core.sampling import WINDOWS
 from ...core.task import CallMaker, Task
-from ...errors import (
-    AnswerCut,
-    BackendDown,
-    GatewayError,
-    Unsupported,
-    UpstreamTimeout,
-)
+from ...errors import AnswerCut, BackendDown, GatewayError, Unsupported, UpstreamTimeout
 from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict

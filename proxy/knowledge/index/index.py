@@ -104,17 +104,16 @@ class Index:
         self._embed = embed
         self._pause = pause
 
-    def add(
-        self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
-    ) -> None:
-        """Index these chunks, with vectors from `model` ("": the backend's own). With `wait`, retry
-        while the backend is unavailable. Raises what `embed` raises."""
-        self.prepared(base_id, entries, model, wait=wait)()
+    def add(self, base_id: str, entries: Sequence[IndexEntry], model: str = "") -> None:
+        """Index these chunks, with vectors from `model` ("": the backend's own). Retries while the
+        backend is unavailable. Raises what `embed` raises."""
+        self.prepared(base_id, entries, model)()
 
     def prepared(
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> Callable[[], None]:
-        """Like `add`, but return what writes the chunks, which does not take long."""
+        """Like `add`, but return what writes the chunks, which does not take long. Without `wait`,
+        an unavailable backend is an error."""
         vectors = self._vectors(model, [entry.text for entry in entries], TRIES if wait else 0)
 
         def rows() -> Iterator[IndexRow]:

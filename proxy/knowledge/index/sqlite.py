@@ -127,22 +127,16 @@ class SqliteShelf:
 
         def work(db: apsw.Connection) -> list[IndexRow]:
             head = f"{_number(db, base)}q"
-            query = " OR ".join(f'"{head}{term}"' for term in weighed)
-            columns = "e.chunk, e.document, e.terms, e.length"
-            if documents is None:
-                best = "select rowid, rank from passage where passage match ? order by rank limit ?"
-                selected = db.execute(
-                    f"select {columns} from ({best}) p join entry e on e.id = p.rowid"
-                    " order by p.rank",
-                    (query, most),
-                )
-            else:
-                selected = db.execute(
-                    f"select {columns} from passage p cross join entry e on e.id = p.rowid"
-                    " where p.passage match ? and e.document in (select value from json_each(?))"
-                    " order by p.rank limit ?",
-                    (query, json.dumps(list(documents)), most),
-                )
+            only, values = "", [" OR ".join(f'"{head}{term}"' for term in weighed)]
+            if documents is not None:
+                only = " and e.document in (select value from json_each(?))"
+                values.append(json.dumps(list(documents)))
+            selected = db.execute(
+                "select e.chunk, e.document, e.terms, e.length"
+                " from passage p cross join entry e on e.id = p.rowid"
+                f" where p.passage match ?{only} order by p.rank limit ?",
+                (*values, most),
+            )
             return [IndexRow(*row) for row in selected]
 
         return self._read(work)
@@ -154,7 +148,8 @@ class SqliteShelf:
         size = len(vector)
 
         def work(db: apsw.Connection) -> list[IndexHit]:
-            if not _has(db, f"near_{size}"):
+            known = "select count(*) from sqlite_master where name = ?"
+            if not _one(db, known, f"near_{size}")[0]:
                 return []
             number = _number(db, base)
             only, values = "base = ?", list[Any]([_packed(vector), number])
@@ -273,10 +268,6 @@ def _one(db: apsw.Connection, sql: str, *values: Any) -> tuple[Any, ...]:
     row = db.execute(sql, values).fetchone()
     assert row is not None, "each of these has a row"
     return tuple(row)
-
-
-def _has(db: apsw.Connection, table: str) -> bool:
-    return bool(_one(db, "select count(*) from sqlite_master where name = ?", table)[0])
 
 
 def _number(db: apsw.Connection, base: str) -> int:

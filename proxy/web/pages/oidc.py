@@ -95,7 +95,7 @@ def _checked(started: Started | None, sign_in: SignIn) -> Started:
     if started is None or not hmac.compare_digest(state.encode(), started.state.encode()):
         raise Unauthorized("it took too long, or began in another browser: begin it again")
     # RFC 9207: the answer is that of another provider.
-    if request.args.get("iss", sign_in.provider.issuer) != sign_in.provider.issuer:
+    if request.args.get("iss", sign_in.rules.issuer) != sign_in.rules.issuer:
         raise Unauthorized("it ended at another provider: begin it again")
     if error := request.args.get("error", ""):
         raise Unauthorized("the provider refused it", detail=f"error {error[:100]!r}")

@@ -171,8 +171,10 @@ def test_number_of_cached_searches_is_bounded(web: Web) -> None:
     search = searching(Engine("searxng", web.url))
     for number in range(3):
         search.search(f"{number}", cancel=Cancel())
-    cached, (value, *_) = search._cached, search._cached.values()
     for number in range(engines.CACHED - 3):
-        cached["", f"made {number}", 1] = value
+        search._cached.put(b"made %d" % number, (0.0, ()), 1)
     search.search("one more", cancel=Cancel())
-    assert len(cached) == engines.CACHED and ("searxng", "0", 5) not in cached
+    assert search._cached.size == engines.CACHED
+    asked = len(web.seen)
+    search.search("0", cancel=Cancel())
+    assert len(web.seen) == asked + 1
