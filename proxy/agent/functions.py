@@ -17,7 +17,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -58,6 +58,16 @@ class Server(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     tools: tuple[str, ...] = ()
     reach: Reach = ""
+
+
+class RunnableTool(Protocol):
+    """A tool that can be called."""
+
+    @property
+    def tool(self) -> Tool: ...
+
+    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        """The tool's observation. Raises ToolError, Cancelled, UpstreamTimeout, UpstreamFault."""
 
 
 class LocalTool(NamedTuple):
@@ -117,10 +127,6 @@ class ChildTool(NamedTuple):
             raise ToolError(answer["wrong"], answer.get("code", 0))
         return str(answer["text"])
 
-
-RunnableTool = LocalTool | ChildTool
-"""`call` returns the tool's observation, and raises ToolError, Cancelled, UpstreamTimeout and
-UpstreamFault."""
 
 GROUP = "slotproxy.tools"
 PATIENCE = 30.0  # seconds for the child to list its functions

@@ -27,6 +27,7 @@ Answer = dict[str, Any]
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds of silence
+KEPT_TIMEOUT = 15.0  # the same, for some 85 tokens on a slow machine
 MAX_ANSWER = 4 << 20  # bytes of an answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models
 NO_SERVER = "another program than a model server answers at the backend's address: check its port"
@@ -50,6 +51,9 @@ def probe(
     if model_file:
         caps = with_template(caps, url, first, props)
     shows = bool(props or first)  # as every server.cpp does
+    says_modern = "modalities" in props
+    if says_modern:  # for the prompts of requests that come from now on
+        caps = msgspec.structs.replace(caps, adds_bos=adds_bos(pool, caps))
     if shows:
         on_capabilities(caps)
     try:
@@ -71,12 +75,14 @@ def probe(
         infill=caps.queues and fills_in(pool),
         chat=bool(models) and modern,
         json_schema=modern,
-        progress="modalities" in props,
+        progress=says_modern,
         modern_sampling=modern,
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
         ram_cache=modern and keeps_prompts(pool),
-        adds_bos=not caps.bos_token or (adds_bos(pool) if modern else caps.adds_bos),
+        adds_bos=adds_bos(pool, caps)
+        if modern and not says_modern
+        else not caps.bos_token or caps.adds_bos,
         models=_models(props, models, first, chunk),
     )
 
@@ -191,20 +197,27 @@ def fills_in(pool: ConnectionPool) -> bool:
     return document(pool, "/infill", {"input_extra": 0})[0] == 400
 
 
-def adds_bos(pool: ConnectionPool) -> bool:
-    """Whether it puts BOS before a prompt. Some templates write it, as SmolLM2's ChatML."""
-    return document(pool, "/tokenize", {"content": "", "add_special": True})[1].get("tokens") != []
+def adds_bos(pool: ConnectionPool, caps: Capabilities) -> bool:
+    """Whether it puts BOS before a prompt. Some templates write it, as SmolLM2's ChatML. Raises
+    BackendDown if it does not answer: prompts would lose their BOS, or have two."""
+    if not caps.bos_token:
+        return True
+    status, answer = document(pool, "/tokenize", {"content": "", "add_special": True})
+    if status == 0:
+        raise BackendDown("the backend does not answer in time")
+    return answer.get("tokens") != []
 
 
 def keeps_prompts(pool: ConnectionPool) -> bool:
     """Whether it keeps old prompts in RAM, which is the default and no route reports: two prompts
-    in turn in one slot, then the first again."""
+    in turn in one slot, then the first again. False if it does not say it, as of a server without:
+    then each conversation is sent to the slot that has it."""
     cached = 0
     for prompt in (KEPT, PROMPT, KEPT):
         body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
-        status, answer = document(pool, "/completion", body)
+        status, answer = document(pool, "/completion", body, KEPT_TIMEOUT)
         if status != 200:
-            return True
+            return False
         cached = as_count(as_dict(answer.get("timings")).get("cache_n"))
     return cached > len(KEPT.split()) // 2
 

@@ -309,7 +309,7 @@ class RoutedModel(LlamaCpp):
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
-                "adds_bos": not known.bos_token or adds_bos(quiet),
+                "adds_bos": adds_bos(quiet, known),
             }
         self._instance = entry.instance
         self._known = msgspec.structs.replace(known, **self._features)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.driver import Capabilities
+from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.http import ConnectionPool
 from proxy.backends.probe import probe
 from proxy.errors import BackendDown, UpstreamFault, UpstreamTimeout
@@ -41,6 +41,7 @@ def found(
     *more: Step,
     seconds: float = 60.0,
     model_file: bool = True,
+    on_capabilities: OnCapabilities = ignore,
 ) -> Capabilities:
     """Probes a server that gives `answers` to GET (others are 404), `completion` to the request for
     a token, and `more` to later POSTs."""
@@ -52,7 +53,7 @@ def found(
     with RawServer(*[[step] for step in (*documents, completion, *more)]) as server:
         pool = ConnectionPool(server.url, timeout=60, idle=0)
         try:
-            return probe(server.url, pool, seconds, model_file=model_file)
+            return probe(server.url, pool, seconds, on_capabilities, model_file=model_file)
         finally:
             pool.close()
 
@@ -76,14 +77,29 @@ def test_probe_of_llama_server_2026() -> None:
             "/health": (200, {"status": "ok"}),
             "/v1/models": (200, {"data": [{"id": "tiny.gguf"}]}),
         },
+        REFUSED,  # to say whether it puts BOS before a prompt
         token(**NEW_LAST),
-        *[REFUSED] * 4,
+        *[REFUSED] * 3,
     )
     assert (caps.dialect, caps.slot_field) == ("llama-server", "id_slot")
+    assert not caps.ram_cache  # as it did not say it
     assert (caps.slots, caps.n_ctx) == (4, 4096)
     assert caps.queues and caps.honours_seed and caps.modern_sampling and not caps.truncates
     assert (caps.vision, caps.audio) == (True, False)
     assert (caps.template, caps.bos_token, caps.eos_token) == ("{{ messages }}", "<s>", "</s>")
+
+
+def test_requests_that_come_before_the_first_token_know_who_writes_bos() -> None:
+    tokens = json.dumps({"tokens": []}).encode()
+    known: list[Capabilities] = []
+    caps = found(
+        {"/props": (200, NEW_PROPS), "/health": (200, {"status": "ok"})},
+        head(len(tokens)) + tokens,
+        token(**NEW_LAST),
+        *[REFUSED] * 3,
+        on_capabilities=known.append,
+    )
+    assert [each.adds_bos for each in (*known, caps)] == [False, False]
 
 
 def test_probe_of_llama_cpp_early_2024() -> None:
