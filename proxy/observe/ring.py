@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain
@@ -69,20 +69,25 @@ class Requests:
         self._observer, observer.decision = observer, self.header
         self._finished: deque[_Finished] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Seen] = deque(maxlen=KEPT)
-        self._prompts: OrderedDict[_Talk, deque[Earlier]] = OrderedDict()
+        self._prompts: dict[_Talk, tuple[Earlier, ...]] = {}  # the last one used is the last
         self._lock, self._remembering = native_lock(), native_lock()
 
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds. Its text is let go of."""
-        first = _answers(record.info)[0]
-        placed, usage, text = first.placement, first.usage, _text(first)
-        first.task, window, earlier = None, None, self._earlier(placed)
-        if text and 2 * usage.cached < usage.prompt:
-            window = window_of(text, earlier)
-        if placed is not None and not placed.request.background:
-            self._remember(placed, first.template, text)
+        info, window = record.info, None
+        rounds = info.rounds() if info.steps else (info,)
+        first, text = rounds[0], _text(rounds[0])
+        for part in rounds:
+            part.task = None
+        if (placed := first.placement) is None:
+            self._finished.append(_Finished(record, took, time.time(), (), None))
+            return
+        usage, sums = first.usage, checksums(text)
+        earlier = self._earlier(placed, Earlier(placed.request.chain, first.template, sums))
+        if sums and 2 * usage.cached < usage.prompt:
+            window = window_of(text, sums, earlier)
         self._finished.append(_Finished(record, took, time.time(), earlier, window))
-        if placed is not None and placed.request.chain.size > LONG:
+        if placed.request.chain.size > LONG:
             self._work_out()
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
@@ -130,7 +135,7 @@ class Requests:
         return decision_json(self._decision(info), shown)
 
     def _seen(self, record: Record, took: float, ended: float, decision: Json | None) -> Seen:
-        info, answers = record.info, _answers(record.info)
+        info, answers = record.info, record.info.rounds()
         last = answers[-1]
         facts: Json = {
             "place": info.first_place,
@@ -156,29 +161,33 @@ class Requests:
         with self._lock:
             for _ in range(len(self._finished)):
                 record, took, ended, earlier, window = self._finished.popleft()
-                info = _answers(record.info)[0]
-                decision = _decision(info, earlier, partial(_same, window))
+                decision = _decision(record.info.rounds()[0], earlier, lambda window=window: window)
                 self._ended.append(self._seen(record, took, ended, decision))
 
-    def _remember(self, placed: Placement, template: str, text: str) -> None:
-        """Remember a prompt, to compare the next of the same key and session with it."""
-        talk, earlier = _talk(placed), Earlier(placed.request.chain, template, checksums(text))
+    def _earlier(self, placed: Placement, new: Earlier | None = None) -> Sequence[Earlier]:
+        """The last prompts of the same key and session, the latest first. The `new` one is
+        remembered, to compare the next with it."""
+        request = placed.request
+        talk = request.model, request.key, request.session
         with self._remembering:
-            self._prompts.setdefault(talk, deque(maxlen=PROMPTS)).appendleft(earlier)
-            self._prompts.move_to_end(talk)
-            if len(self._prompts) > TALKS:
-                self._prompts.popitem(last=False)
-
-    def _earlier(self, placed: Placement | None) -> Sequence[Earlier]:
-        """The last prompts of the same key and session, the latest first."""
-        with self._remembering:
-            return [*self._prompts.get(_talk(placed), ())] if placed is not None else ()
+            prompts = self._prompts.pop(talk, ())
+            if new is not None and not request.background:
+                self._prompts[talk] = (new, *prompts[: PROMPTS - 1])
+                if len(self._prompts) > TALKS:
+                    del self._prompts[next(iter(self._prompts))]
+            elif prompts:
+                self._prompts[talk] = prompts
+        return prompts
 
     def _decision(self, info: Info) -> Json | None:
         """That about a request whose prompt is at hand."""
-        info = _answers(info)[0]
-        earlier = self._earlier(info.placement)
-        return _decision(info, earlier, lambda: window_of(_text(info), earlier))
+        info = info.rounds()[0]
+        if info.placement is None:
+            return None
+        earlier, text = self._earlier(info.placement), partial(_text, info)
+        return _decision(
+            info, earlier, lambda: window_of(prompt := text(), checksums(prompt), earlier)
+        )
 
 
 def _decision(
@@ -204,10 +213,6 @@ def _decision(
     }
 
 
-def _same(window: Window | None) -> Window | None:
-    return window
-
-
 def _became(next_: Json | None) -> str:
     """What became of a slot's content by the decision about the next request there."""
     if next_ is None:
@@ -216,16 +221,6 @@ def _became(next_: Json | None) -> str:
         if next_[name]:
             return name
     return "replaced" if next_["replaced_tokens"] else "lost"
-
-
-def _talk(placed: Placement) -> _Talk:
-    return placed.request.model, placed.request.key, placed.request.session
-
-
-def _answers(info: Info) -> Sequence[Info]:
-    """The rounds of an answer that runs tools, or the answer itself."""
-    rounds = [part for part in info.steps if isinstance(part, Info)]
-    return [each for part in rounds for each in _answers(part)] or [info]
 
 
 def _text(info: Info) -> str:
