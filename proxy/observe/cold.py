@@ -56,6 +56,8 @@ class Earlier(Struct, frozen=True):
 
 def checksums(text: str) -> Sequence[int]:
     """Those of the pieces of a prompt's beginning. Without a loop: long prompts have thousands."""
+    if len(text) < PIECE:
+        return ()
     whole = text[: min(len(text) // PIECE, PIECES) * PIECE].encode("utf-32-le", "surrogatepass")
     return array("I", starmap(crc32, iter_unpack(f"{4 * PIECE}s", whole)))
 
@@ -103,7 +105,8 @@ def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) ->
     """That of the earlier prompt that is most like this one, which has these checksums."""
     piece = -1
     for earlier in all_earlier:
-        piece = max(piece, next(compress(count(), map(ne, sums, earlier.sums)), -1))
+        if earlier.sums != sums:
+            piece = max(piece, next(compress(count(), map(ne, sums, earlier.sums)), -1))
     at, begin = PIECE * piece, max(0, PIECE * piece - BEFORE)
     return Window(at, begin, text[begin : at + PIECE + AFTER]) if piece >= 0 else None
 

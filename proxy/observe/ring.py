@@ -160,9 +160,18 @@ class Requests:
     def _work_out(self) -> None:
         with self._lock:
             for _ in range(len(self._finished)):
-                record, took, ended, earlier, window = self._finished.popleft()
-                decision = _decision(record.info.rounds()[0], earlier, lambda window=window: window)
-                self._ended.append(self._seen(record, took, ended, decision))
+                self._ended.append(self._worked_out(*self._finished.popleft()))
+
+    def _worked_out(
+        self,
+        record: Record,
+        took: float,
+        ended: float,
+        earlier: Sequence[Earlier],
+        window: Window | None,
+    ) -> Seen:
+        decision = _decision(record.info.rounds()[0], earlier, lambda: window)
+        return self._seen(record, took, ended, decision)
 
     def _earlier(self, placed: Placement, new: Earlier | None = None) -> Sequence[Earlier]:
         """The last prompts of the same key and session, the latest first. The `new` one is
