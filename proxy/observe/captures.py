@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import StoreUnavailable
+from ..errors import NoIdleSlot, StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
@@ -188,7 +188,9 @@ class Captures:
             record: Record = environ[RECORD]
             if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
                 del environ[CAPTURE]  # ends a cycle of references
-            if record.asks_model and self._captures(capture, record):
+            if not record.asks_model:
+                record.capture = None  # ends another
+            elif self._captures(capture, record):
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                     close = getattr(parts, "close", nothing)
@@ -233,7 +235,8 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
-        wanted = self._captures(capture, record) and not capture.off
+        is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
+        wanted = self._captures(capture, record) and not capture.off and not is_again
         if wanted and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
             about = {"id": record.id, "object": "request.capture", "key": record.key}
             capture.head = {**about, "ended": time.time(), "status": record.status}

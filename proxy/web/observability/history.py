@@ -75,7 +75,14 @@ class Contents:
     def add(self, row: Finished) -> None:
         """Set the row's changes: the gap before a content was used again, or the lifetime and the
         idle time of one that was replaced, and why."""
-        rounds = row.info.rounds() if row.info.steps else (row.info,)
+        info = row.info
+        if not info.steps:
+            if (grant := info.placement) is not None and info.choices <= 1:
+                began = row.second - max(0.0, info.last_token - info.placed)
+                if (change := self._add(info, grant, began)) is not None:
+                    row.changes = (change,)
+            return
+        rounds = info.rounds()
         placed = [(info, info.placement) for info in rounds if info.placement and info.choices <= 1]
         if placed:
             last, grant = placed[-1]
