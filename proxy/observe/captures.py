@@ -26,13 +26,14 @@ from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record
 from ..web.stream import ClosingBody, SlotBody
 from .captures_redact import HIDDEN, bodies
-from .captures_store import Batch, Json, Ring, packed
+from .captures_store import NEWEST, Batch, Json, Ring, packed
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
 CALLS = 8  # of a request to backends
 MOST_WAITING = 4096  # captures that wait to be stored, and
 MOST_HELD = 64 << 20  # bytes of theirs
 PERIOD = 0.25  # seconds between two looks for them
+PAGE = 8  # captures that are read together
 PACK = 256 << 10  # bytes of captures that are packed together, or so
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
@@ -158,7 +159,7 @@ def _batch(captures: Iterable[Capture]) -> Batch:
     return packed(all_)
 
 
-@lru_cache(1024)
+@lru_cache(256)  # names may be long
 def _header(name: str) -> tuple[str, bool]:
     """The name of a header as it is shown, "" of what is none, and whether its value is private."""
     if not name.startswith("HTTP_") and name != "CONTENT_TYPE":
@@ -301,12 +302,17 @@ class Captures:
             self.dropped += len(captures)
             raise
 
-    def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
-        """At most so many captures with this `request` or `key`, the newest first; none if the file
-        is damaged, which the log says."""
+    def find(self, most: int = 1, /, **chosen: str) -> Iterator[Json]:
+        """At most so many captures with this `request` or `key`, the newest first, of which few are
+        in memory; none if the file is damaged, which the log says."""
+        below = NEWEST
         with suppress(StoreUnavailable):
-            return self._stored(partial(self.ring.find, most, **chosen))
-        return []
+            while most > 0:
+                page = partial(self.ring.find, min(most, PAGE), below, **chosen)
+                if not (some := self._stored(page)):
+                    return
+                yield from (capture for _, capture in some)
+                most, below = most - PAGE, some[-1][0]
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""

@@ -27,6 +27,7 @@ OLD = 100  # batches whose age is looked at after a write
 SHARE = 16  # the part of the ring that makes room at once
 LEVEL = 1  # of the compression
 PLACES = 4096  # of a batch, at most
+NEWEST = 1 << 62  # above all numbers
 _SCHEMA = f"""PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS batch (number INTEGER PRIMARY KEY, at REAL, data BLOB);
 CREATE TABLE IF NOT EXISTS packed (number INTEGER PRIMARY KEY, request TEXT, key TEXT);
@@ -84,12 +85,17 @@ class Ring:
                 some = f"1 + (SELECT max(number) - min(number) FROM batch) / {SHARE}"
                 gone = db.execute(f"DELETE FROM batch WHERE {_FIRST} {some}").rowcount
 
-    def find(self, most: int, /, **chosen: str) -> list[Json]:
-        """At most so many captures with this `request` or `key`, the newest first."""
+    def find(self, most: int, below: int = NEWEST, /, **chosen: str) -> list[tuple[int, Json]]:
+        """At most so many captures with this `request` or `key` and a number below this one, the
+        newest first, with their numbers."""
+        where = f"{_where(chosen)} AND number < {below:d} ORDER BY number DESC LIMIT {most:d}"
         with self._open() as db, db:
             db.execute("BEGIN")  # sees one state of both tables
-            batches = _batches(db, f"{_where(chosen)} ORDER BY number DESC LIMIT {most:d}", chosen)
-            return [captures[place] for _, captures, places in batches for place in places]
+            return [
+                (PLACES * number + place, captures[place])
+                for number, captures, places in _batches(db, where, chosen)
+                for place in places
+            ]
 
     def delete(self, **chosen: str) -> int:
         """Delete the captures with this `request` or `key`, also from the pages of the file.

@@ -50,16 +50,6 @@ class Seen(NamedTuple):
     facts: Json
 
 
-class _Finished(NamedTuple):
-    """A request that ended, and what its prompt is compared with."""
-
-    record: Record
-    took: float
-    ended: float
-    earlier: Sequence[Earlier]
-    window: Window | None
-
-
 class Requests:
     """Add `add` to the observer's list. The methods may be called by any thread. A caller sees the
     requests of the keys that it `may_see`."""
@@ -67,27 +57,27 @@ class Requests:
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
         self._observer, observer.decision = observer, self.header
-        self._finished: deque[_Finished] = deque(maxlen=KEPT)  # to work out
+        self._finished: deque[Callable[[], Seen]] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Seen] = deque(maxlen=KEPT)
         self._prompts: dict[_Talk, tuple[Earlier, ...]] = {}  # the last one used is the last
         self._lock, self._remembering = native_lock(), native_lock()
 
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds. Its text is let go of."""
-        info, window = record.info, None
-        rounds = info.rounds() if info.steps else (info,)
-        first, text = rounds[0], _text(rounds[0])
+        rounds = record.info.rounds() if record.info.steps else (record.info,)
+        first, text, window = rounds[0], _text(rounds[0]), None
         for part in rounds:
             part.task = None
-        if (placed := first.placement) is None:
-            self._finished.append(_Finished(record, took, time.time(), (), None))
-            return
-        usage, sums = first.usage, checksums(text)
-        earlier = self._earlier(placed, Earlier(placed.request.chain, first.template, sums))
-        if sums and 2 * usage.cached < usage.prompt:
-            window = window_of(text, sums, earlier)
-        self._finished.append(_Finished(record, took, time.time(), earlier, window))
-        if placed.request.chain.size > LONG:
+        earlier: Sequence[Earlier] = ()
+        if (placed := first.placement) is not None:
+            usage, sums = first.usage, checksums(text)
+            earlier = self._earlier(placed, Earlier(placed.request.chain, first.template, sums))
+            if sums and 2 * usage.cached < usage.prompt:
+                window = window_of(text, sums, earlier)
+        self._finished.append(
+            partial(self._worked_out, record, took, time.time(), first, earlier, window)
+        )
+        if placed is not None and placed.request.chain.size > LONG:
             self._work_out()
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
@@ -160,18 +150,18 @@ class Requests:
     def _work_out(self) -> None:
         with self._lock:
             for _ in range(len(self._finished)):
-                self._ended.append(self._worked_out(*self._finished.popleft()))
+                self._ended.append(self._finished.popleft()())
 
     def _worked_out(
         self,
         record: Record,
         took: float,
         ended: float,
+        first: Info,
         earlier: Sequence[Earlier],
         window: Window | None,
     ) -> Seen:
-        decision = _decision(record.info.rounds()[0], earlier, lambda: window)
-        return self._seen(record, took, ended, decision)
+        return self._seen(record, took, ended, _decision(first, earlier, lambda: window))
 
     def _earlier(self, placed: Placement, new: Earlier | None = None) -> Sequence[Earlier]:
         """The last prompts of the same key and session, the latest first. The `new` one is
@@ -193,10 +183,13 @@ class Requests:
         info = info.rounds()[0]
         if info.placement is None:
             return None
-        earlier, text = self._earlier(info.placement), partial(_text, info)
-        return _decision(
-            info, earlier, lambda: window_of(prompt := text(), checksums(prompt), earlier)
-        )
+        earlier = self._earlier(info.placement)
+
+        def find() -> Window | None:
+            text = _text(info)
+            return window_of(text, checksums(text), earlier)
+
+        return _decision(info, earlier, find)
 
 
 def _decision(

@@ -348,7 +348,7 @@ def batch(*names: str, key: str = "ann", size: int = 10, at: float | None = None
 
 
 def ids(ring: Ring, **chosen: str) -> list[str]:
-    return [capture["id"] for capture in ring.find(1000, **chosen)]
+    return [capture["id"] for _, capture in ring.find(1000, **chosen)]
 
 
 def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> 
     ring.write([batch("r0", "r1", "r2"), batch("r1", key="bob")])
     assert ring.delete(request="r1", key="ann") == 1
     assert ids(ring, key="ann") == ["r2", "r0"] and ids(ring, request="r1") == ["r1"]
-    assert ring.find(1, request="r2", key="ann")[0]["text"] == "r2 " * 10
+    assert ring.find(1, request="r2", key="ann")[0][1]["text"] == "r2 " * 10
     assert ids(ring, request="r2", key="bob") == []
     with sqlite3.connect(tmp_path / "captures.db") as db:
         (data,) = db.execute("SELECT data FROM batch").fetchone()
@@ -390,6 +390,18 @@ def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> 
     assert ids(ring, key="ann") == [] and ids(ring, key="bob") == ["r1"]
     ring.write([batch("r3")])  # its number may be one that was deleted
     assert ids(ring, key="ann") == ["r3"]
+
+
+def test_export_reads_a_few_at_a_time(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    captures = services_of(app).captures
+    assert captures is not None
+    captures.ring.write([batch(*(f"r{n}" for n in range(module.PAGE + 2)))])
+    read = captures.find(module.PAGE + 1, key="ann")
+    newest = next(read)["id"]
+    captures.ring.write([batch("later")])
+    names = [newest, *(capture["id"] for capture in read)]
+    assert names == [f"r{n}" for n in range(module.PAGE + 1, 0, -1)]
 
 
 def test_ids_are_values_and_never_paths_or_statements(tmp_path: Path) -> None:
