@@ -217,7 +217,7 @@ class Traces:
 
         root.update_name(f"{record.method[:20]} {record.route or record.path[: names.LONGEST]}")
         root.set_attributes(common | names.of_request(record))
-        own = {id(part) for part in _in_order(info)}  # without summaries of conversations
+        own = {id(part) for part in info.rounds()}  # without summaries of conversations
         trace.rounds = [part for part in trace.rounds if id(part.info) in own]
         steps = _steps(info, {id(part.info): part for part in trace.rounds})
         last, call = root, root
@@ -267,7 +267,7 @@ class Traces:
 def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
     """What a request did, one after the other."""
     steps: list[Step] = []
-    parts, now = _in_order(info), 0.0
+    parts, now = info.parts(), 0.0
     for place, part in enumerate(parts):
         if isinstance(part, Info):
             now = rounds[id(part)].offset if id(part) in rounds else now
@@ -286,14 +286,6 @@ def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
             steps.append(Step(title, now, now + seconds, known))
         now += seconds
     return steps
-
-
-def _in_order(info: Info) -> list[Info | tuple[str, float]]:
-    """The rounds of an answer that runs tools, and what it did between them, or the answer."""
-    if not any(isinstance(part, Info) for part in info.steps):
-        return [info]
-    nested = ([part] if isinstance(part, tuple) else _in_order(part) for part in info.steps)
-    return [part for some in nested for part in some]
 
 
 def _of_round(info: Info, began: float) -> Iterator[Step]:

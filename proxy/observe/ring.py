@@ -237,20 +237,18 @@ def _text(info: Info) -> str:
 
 def timeline(info: Info, seconds: float) -> list[Json]:
     """The steps of a request that takes so many seconds so far."""
-    steps = [*_steps(info, seconds)]
-    steps.append(("other", seconds - sum(took for _, took in steps)))
+    steps, left = list[tuple[str, float]](), seconds
+    for part in info.parts():
+        some = [*_steps(part, left)] if isinstance(part, Info) else [part]
+        left -= sum(took for _, took in some)
+        steps += some
+    steps.append(("other", left))
     return [{"step": name, "seconds": round(took, 3)} for name, took in steps if took >= 0]
 
 
 def _steps(info: Info, seconds: float) -> Iterator[tuple[str, float]]:
-    """Those of an answer, or of each round of one that runs tools. The last may be under way."""
+    """Those of a round with so many seconds left. The last may be under way."""
     before = [part for part in info.steps if isinstance(part, tuple)]
-    if len(before) < len(info.steps):
-        for part in info.steps:
-            for step in _steps(part, seconds) if isinstance(part, Info) else (part,):
-                seconds -= step[1]
-                yield step
-        return
     passed = info.queue_wait + sum(took for _, took in before)
     if info.placed:
         yield "prepare", max(0.0, info.placed - passed)
