@@ -295,8 +295,8 @@ class LocalScheduler(BaseScheduler):
         with self._lock:
             return len(self.backends[name].slots) if name in self.backends else 0
 
-    def view(self, group: str, key: str) -> View:
-        """The records that a caller with this key and group may see."""
+    def view(self, group: str | None, key: str) -> View:
+        """The records that a caller with this key and group may see; None sees all groups."""
         with self._lock:
             return view(self.pools.values(), self.queue, group, key, self._clock())
 

@@ -19,6 +19,9 @@ class SlotView(Struct, kw_only=True):
     id: int
     state: str  # busy, free or settling
     since: float
+    held: bool = (
+        False  # there is a prompt in it; the rest says of which conversation, if that shows
+    )
     conversation: str | None = None  # a digest
     group: str | None = None
     tokens: int = 0
@@ -66,8 +69,8 @@ class View(Struct, omit_defaults=True):
     workers: int = 0
 
 
-def view(pools: Iterable[Pool], queue: FairQueue, group: str, key: str, now: float) -> View:
-    """The view of a caller with this key and group."""
+def view(pools: Iterable[Pool], queue: FairQueue, group: str | None, key: str, now: float) -> View:
+    """The view of a caller with this key and group; None sees all groups."""
     return View(
         [_backend(pool, b, group, now) for pool in pools for b in pool.backends.values()],
         [
@@ -77,7 +80,7 @@ def view(pools: Iterable[Pool], queue: FairQueue, group: str, key: str, now: flo
     )
 
 
-def _backend(pool: Pool, backend: BackendRecord, group: str, now: float) -> BackendView:
+def _backend(pool: Pool, backend: BackendRecord, group: str | None, now: float) -> BackendView:
     tokens = backend.evaluated + backend.cached
     return BackendView(
         backend=backend.name,
@@ -109,14 +112,15 @@ def _circuit(backend: BackendRecord, now: float) -> str:
     return "open" if backend.ready > now else "half-open"
 
 
-def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str, now: float) -> SlotView:
+def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str | None, now: float) -> SlotView:
     settling = slot.ready > now or slot.after
     state = "busy" if slot.busy or exclusive else "settling" if settling else "free"
     shown = SlotView(id=slot.id, state=state, since=round(now - slot.used, 3))
     held: CachedPrompt | None = slot.held
-    if held is not None and held.chain.links and held.conversation.group == group:
+    shown.held = held is not None and bool(held.chain.links)
+    if held is not None and shown.held and group in (None, held.conversation.group):
         shown.conversation = held.chain.links[held.chain.turn - 1].hex()[:12]
-        shown.group = group
+        shown.group = held.conversation.group
         shown.tokens = held.tokens
         shown.turns = held.conversation.turns
         shown.chance = round(pool.returns.chance(held.conversation, now), 3)

@@ -91,7 +91,7 @@ def _tiles(slots: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tile(slot: Mapping[str, Any]) -> str:
-    return BUSY if slot["state"] != "free" else CACHED if slot["tokens"] else EMPTY
+    return BUSY if slot["state"] != "free" else CACHED if slot["held"] else EMPTY
 
 
 def _models(client: Client) -> list[str]:

@@ -90,7 +90,8 @@ def _alike(name: str, names: Sequence[str]) -> str:
 def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = shown_names(services, caller.key)
-    everything = services.gateway.scheduler.view(caller.group, caller.key)
+    group = None if is_admin(services, caller.key) else caller.group
+    everything = services.gateway.scheduler.view(group, caller.key)
 
     def salted(slot: SlotView) -> SlotView:
         if slot.conversation is None:

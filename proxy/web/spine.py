@@ -22,7 +22,14 @@ from ..apis.openai import answer as openai
 from ..apis.response_meta import ResponseMeta, RouteDialect
 from ..core.fold import Completion, fold
 from ..core.request import CompletionRequest
-from ..errors import BudgetExceeded, GatewayError, LimitReached, Unauthorized
+from ..errors import (
+    BudgetExceeded,
+    DataDeleted,
+    GatewayError,
+    LimitReached,
+    RequestCancelled,
+    Unauthorized,
+)
 from ..gateway import Answer, Caller
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
@@ -141,7 +148,7 @@ def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:
     if error.retry_after is not None:
         headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after)))))
     is_final = error.retry_after is None or isinstance(error, BudgetExceeded)
-    if is_final and isinstance(error, LimitReached):
+    if is_final and isinstance(error, (LimitReached, RequestCancelled, DataDeleted)):
         headers.append(("x-should-retry", "false"))  # as the clients of OpenAI and Anthropic read
     if isinstance(error, Unauthorized):
         headers.append(("WWW-Authenticate", 'Bearer realm="slotproxy"'))

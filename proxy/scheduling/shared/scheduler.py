@@ -191,7 +191,7 @@ class SharedScheduler(BaseScheduler):
             request = ops.enqueue(0, request, is_retry=False).request
             return self._table.preview(msgspec.structs.replace(request, views=views))
 
-    def view(self, group: str, key: str) -> View:
+    def view(self, group: str | None, key: str) -> View:
         with self._lock:
             if not self._follower.up:
                 view = self._local.view(group, key)

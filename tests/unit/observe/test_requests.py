@@ -192,6 +192,7 @@ def test_client_of_a_cancelled_request_reads_who_ended_it(
     assert ended.get_json() == {"id": request, "object": "request", "cancelled": 1}
     error = answer.get_json()["error"]
     assert (answer.status_code, error["code"]) == (409, "request_cancelled")
+    assert answer.headers["x-should-retry"] == "false"  # or the clients of OpenAI ask again
     assert error["message"] == f"this request was cancelled by the API key {name!r}"
     scheduler = services_of(app).gateway.scheduler
     assert all(

@@ -37,8 +37,8 @@ LOADING = {**RUNNING, "model": "new", "place": 0, "wait": 6.2}
 
 @pytest.fixture
 def gateway(backends: list[dict[str, Any]]) -> Iterator[Client]:
-    slots = [{"state": "busy", "tokens": 0}, {"state": "free", "tokens": 9}]
-    many = [*slots, *[{"state": "free", "tokens": 0}] * 1022]
+    slots = [{"state": "busy", "held": False}, {"state": "free", "held": True}]
+    many = [*slots, *[{"state": "free", "held": False}] * 1022]
     speed = {"p10": 5.0, "p50": 12.34, "p90": 20.04, "p99": 1234.0}
     minute = {"requests": 2, "completion": 120, "prompt": 100, "cached": 50, "speed": speed}
     minute |= dict.fromkeys(("queue", "prompt_tokens"))

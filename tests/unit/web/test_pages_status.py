@@ -106,6 +106,14 @@ def test_slots_are_named_for_their_own_key_and_for_administrators(tmp_path: Path
     assert ("ann", True, 7) in held(ANN)
     assert (None, False, 0) in held(ANN)
 
+    def now(headers: dict[str, str]) -> list[tuple[bool, bool]]:
+        (backend,) = visitor.get("/v1/slots", headers=headers).get_json()["backends"]
+        used = [slot for slot in backend["slots"] if slot["held"]]
+        return sorted((bool(slot["conversation"]), slot["tokens"] > 0) for slot in used)
+
+    # The administrator's prompt took the place of the first.
+    assert (now(ADMIN), now(ANN)) == ([(True, True)], [(False, False)])
+
 
 def test_status_requires_a_key() -> None:
     visitor = client(api_key=(Secret("sesame"),))

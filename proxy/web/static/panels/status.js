@@ -195,7 +195,7 @@ function card(backend) {
     titled.hidden = tiles.hidden = !slots.length;
     say(guessed, words(view?.slots_learned ? "status.slots_learned" : "status.slots_guessed"));
     const kinds = { busy: 0, held: 0, free: 0 };
-    for (const slot of slots) kinds[slot.state === "busy" ? "busy" : slot.conversation ? "held" : "free"] += 1;
+    for (const slot of slots) kinds[slot.state === "busy" ? "busy" : slot.held ? "held" : "free"] += 1;
     say(counted, words("status.slots_count", { busy: count(kinds.busy), held: count(kinds.held), free: count(kinds.free) }));
     tiles.classList.toggle("dense", slots.length > DENSE);
     keyed(tiles, slots, (slot) => slot.id, slots.length > DENSE ? square : tile);
@@ -268,7 +268,7 @@ function square() {
   const element = make("li", { className: "slot", role: "option" });
   let shown = "";
   element.update = (one) => {
-    const now = [one.state, one.conversation, one.tokens, Math.floor((10 * one.since) / FADES)].join(" ");
+    const now = [one.state, one.held, one.conversation, one.tokens, Math.floor((10 * one.since) / FADES)].join(" ");
     if (now === shown) return;
     shown = now;
     coloured(element, one);
@@ -278,7 +278,7 @@ function square() {
   return element;
 }
 
-const stateName = (one) => words(`status.slot.${one.conversation !== null && one.state === "free" ? "held" : one.state}`);
+const stateName = (one) => words(`status.slot.${one.held && one.state === "free" ? "held" : one.state}`);
 const held = (one) =>
   one.conversation === null ? "" : words("status.holds", { tokens: count(one.tokens), turns: count(one.turns) });
 const hueOf = (digest) => String(Number.parseInt(digest.slice(0, 6), 16) % 360);
@@ -286,7 +286,7 @@ const hueOf = (digest) => String(Number.parseInt(digest.slice(0, 6), 16) % 360);
 /** Colour a slot: the conversation decides the hue, its age the strength. */
 function coloured(element, one) {
   const mine = one.conversation !== null;
-  const kind = one.state === "busy" ? "busy" : mine ? "held" : "empty";
+  const kind = one.state === "busy" ? "busy" : mine ? "held" : one.held ? "other" : "empty";
   element.dataset.kind = kind;
   element.style.setProperty("--hue", mine ? hueOf(one.conversation) : "0");
   element.style.setProperty("--strength", (mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0).toFixed(2));
