@@ -196,8 +196,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
-    traces, make_gateway, make_observer = _traced(settings, registry)
-    gateway: Gateway = make_gateway(
+    gateway = Gateway(
         GatewayContext(
             registry=registry,
             scheduler=scheduler,
@@ -216,6 +215,9 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
     )
+    traces = _traces(settings, registry)
+    if traces is not None:
+        gateway.answer = traces.watching(gateway.answer)  # type: ignore[method-assign]
     layouts = Layouts(resources.dialogues())
     store = storage.responses()
     alone = not are_several(settings)  # there is no other key to share places with
@@ -236,11 +238,14 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             storage.ledger, days=settings.ledger_days, needs_key=lambda: keys.needed
         )
     on_finished = [ledger.add] if ledger else []
-    observer: Observer = make_observer(
+    observer = Observer(
         metrics=settings.metrics, on_finished=on_finished, stores=ledger is not None
     )
     if ledger is not None:
         ledger.unstored = observer.unstored
+    if traces is not None:
+        observer.on_begin.append(traces.begin)
+        observer.on_end.append(traces.finish)
     requests = Requests(observer)
     observer.on_finished.append(requests.add)
     captures = None
@@ -248,8 +253,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounds = settings.captures
         ring = Ring(folder_of(settings) / CAPTURES, bounds.size, 86400 * bounds.days)
         captures = Captures(ring, lambda key: keys.capture(key, settings.capture))
-        observer.on_begin = captures.begin
-        observer.on_finished.append(captures.finished)
+        observer.on_begin.append(captures.begin)
+        observer.on_end.append(captures.finished)
         life.on_close(Step.LEDGER, captures.close)
     embeds = embedder or Embedder(registry, scheduler)
     batch_runner = None
@@ -334,17 +339,16 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     return services
 
 
-def _traced(settings: Settings, registry: Registry) -> tuple[Traces | None, Any, Any]:
-    """What traces requests, if the standard's variables name a collector, and what makes gateway
-    and observer."""
+def _traces(settings: Settings, registry: Registry) -> Traces | None:
+    """What traces requests, if the standard's variables name a collector."""
     if not otel_names.enabled(os.environ):
-        return None, Gateway, Observer
+        return None
     try:
-        from ..observe.otel import TracedGateway, TracedObserver, Traces
+        from ..observe.otel import Traces
     except ImportError:
         variable = otel_names.ENDPOINTS[1]
         log.warning("%s is set, but traces require the extra otel: %s", variable, install("otel"))
-        return None, Gateway, Observer
+        return None
 
     def server(name: str) -> tuple[str, str]:
         backend = registry.backends.get(name)
@@ -352,8 +356,7 @@ def _traced(settings: Settings, registry: Registry) -> tuple[Traces | None, Any,
             return "", ""
         return PROVIDERS.get(type(backend.driver), "openai_compatible"), backend.url
 
-    traces = Traces(os.environ, settings.otel.parent, server)
-    return traces, partial(TracedGateway, traces), partial(TracedObserver, traces)
+    return Traces(os.environ, settings.otel.parent, server)
 
 
 def _dialogues(

@@ -117,10 +117,16 @@ class Info(Struct, kw_only=True):
     # tools, and these.
     steps: tuple[tuple[str, float] | Info, ...] = ()
 
+    def parts(self) -> list[Info | tuple[str, float]]:
+        """The rounds of an answer that runs tools, and what it did between them, or the answer."""
+        if not any(isinstance(part, Info) for part in self.steps):
+            return [self]
+        nested = (part.parts() if isinstance(part, Info) else [part] for part in self.steps)
+        return [part for some in nested for part in some]
+
     def rounds(self) -> list[Info]:
         """Those of an answer that runs tools, or the answer itself."""
-        parts = [part for part in self.steps if isinstance(part, Info)]
-        return [each for part in parts for each in part.rounds()] or [self]
+        return [part for part in self.parts() if isinstance(part, Info)]
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

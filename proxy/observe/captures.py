@@ -10,15 +10,12 @@ import logging
 import re
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-
-from ..errors import StoreUnavailable
+from ..errors import NoIdleSlot, StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
@@ -29,21 +26,22 @@ from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record
 from ..web.stream import ClosingBody, SlotBody
 from .captures_redact import HIDDEN, bodies
-from .captures_store import Ring, Row
+from .captures_store import NEWEST, Batch, Json, Ring, packed
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
 CALLS = 8  # of a request to backends
 MOST_WAITING = 4096  # captures that wait to be stored, and
 MOST_HELD = 64 << 20  # bytes of theirs
 PERIOD = 0.25  # seconds between two looks for them
-LEVEL = 1  # of the compression
+PAGE = 8  # captures that are read together
+PACK = 256 << 10  # bytes of captures that are packed together, or so
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
 PRIVATE = re.compile("auth|key|token|cookie|secret|password")  # in the name of a header
 COUNTING = b"tokenize HTTP/1.1\r"  # ends the first line of a call that only counts
 
 log = logging.getLogger("slotproxy.captures")
-Json = dict[str, Any]
+T = TypeVar("T")
 WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
@@ -91,6 +89,10 @@ class _Call(NamedTuple):
     received: Kept
 
 
+Place = tuple[Json, str, Kept]
+"""An object, the name of a field for a text, and the text's bytes."""
+
+
 class Capture:
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
     what is captured of its key, once that is known. Without a `head`, nothing is to be stored."""
@@ -114,42 +116,56 @@ class Capture:
         calls = sum(len(call.message) + call.received.size for call in self.calls)
         return self.sent.size + self.received.size + calls
 
-    def row(self) -> Row:
-        environ, calls, self.calls = self.environ, self.calls, []  # ends a cycle of references
-        headers = {
-            name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)[:LONGEST]
-            for name, value in environ.items()
-            if name.startswith("HTTP_") or name == "CONTENT_TYPE"
-        }
-        private = [name for name in headers if PRIVATE.search(name)]
-        secrets = [headers[name].rpartition(" ")[2].encode("latin-1") for name in private]
-        given, requests = [self.sent, self.received], list[bytes]()
+    def json(self, secrets: set[bytes]) -> tuple[Json, list[Place]]:
+        """All but the texts, and where the text of each body belongs. Adds what must be in none."""
+        calls, self.calls = self.calls, []  # ends a cycle of references
+        headers: dict[str, str] = {}
+        for (name, is_private), value in zip(
+            map(_header, self.environ), self.environ.values(), strict=True
+        ):
+            if name:
+                headers[name] = HIDDEN.decode() if is_private else value[:LONGEST]
+                if is_private:
+                    secrets.add(value[:LONGEST].rpartition(" ")[2].encode("latin-1"))
+        request = f"{self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}"
+        made: list[Json] = []
+        whole = {**(self.head or {}), "request": request, "headers": headers, "sent": None}
+        whole |= {"received": None, "calls": made, "more_calls": self.more}
+        places = [(whole, "sent", self.sent), (whole, "received", self.received)]
         for call in calls:
             head, _, begin = call.message.partition(b"\r\n\r\n")
             first, *lines = head.split(b"\r\n")
-            secrets += [line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author")]
+            secrets.update(line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author"))
             sent = Kept()
             # The parts of an upload are in a file, which is closed by now.
             sent.take([begin, *(call.rest if type(call.rest) is tuple else ())])
-            given += [sent, call.received]
-            requests.append(first.rpartition(b" ")[0])
-        texts = bodies(map(Kept.joined, given), secrets)
-        whole = (self.head or {}) | {
-            "request": f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
-            "headers": headers | dict.fromkeys(private, HIDDEN.decode()),
-            **_sides(texts),
-            "calls": [
-                {"request": line.decode("latin-1"), "status": call.exchange.status, **_sides(texts)}
-                for line, call in zip(requests, calls, strict=True)
-            ],
-            "more_calls": self.more,
-        }
-        data = zlib.compress(msgspec.json.encode(whole), LEVEL)
-        return Row(whole["id"], whole["key"], whole["ended"], data)
+            line = first.rpartition(b" ")[0].decode("latin-1")
+            side = {"request": line, "status": call.exchange.status, "sent": None}
+            made.append(side)
+            places += [(side, "sent", sent), (side, "received", call.received)]
+        return whole, places
 
 
-def _sides(texts: Iterator[Json]) -> Json:
-    return {"sent": next(texts), "received": next(texts)}
+def _batch(captures: Iterable[Capture]) -> Batch:
+    """Captures of one key, packed without its secrets."""
+    secrets, places, all_ = set[bytes](), list[Place](), list[Json]()
+    for capture in captures:
+        whole, some = capture.json(secrets)
+        all_.append(whole)
+        places += some
+    texts = bodies([kept.joined() for _, _, kept in places], secrets)
+    for (side, name, _), text in zip(places, texts, strict=True):
+        side[name] = text
+    return packed(all_)
+
+
+@lru_cache(256)  # names may be long
+def _header(name: str) -> tuple[str, bool]:
+    """The name of a header as it is shown, "" of what is none, and whether its value is private."""
+    if not name.startswith("HTTP_") and name != "CONTENT_TYPE":
+        return "", False
+    name = name.removeprefix("HTTP_").replace("_", "-").lower()
+    return name, PRIVATE.search(name) is not None
 
 
 class Captures:
@@ -159,8 +175,7 @@ class Captures:
         self.mode, self.ring = mode, ring
         self.dropped = self._held = 0
         self._waiting: list[Capture] = []
-        self._deleted: dict[str, float] = {}  # when all of a key were deleted
-        self._lock = native_lock()
+        self._lock, self._storing = native_lock(), native_lock()
         self._closing = threading.Event()
 
     def watching(self, app: WSGI) -> WSGI:
@@ -174,7 +189,9 @@ class Captures:
             record: Record = environ[RECORD]
             if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
                 del environ[CAPTURE]  # ends a cycle of references
-            if record.asks_model and self._captures(capture, record):
+            if not record.asks_model:
+                record.capture = None  # ends another
+            elif self._captures(capture, record):
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                     close = getattr(parts, "close", nothing)
@@ -219,7 +236,8 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
-        wanted = self._captures(capture, record) and not capture.off
+        is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
+        wanted = self._captures(capture, record) and not capture.off and not is_again
         if wanted and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
             about = {"id": record.id, "object": "request.capture", "key": record.key}
             capture.head = {**about, "ended": time.time(), "status": record.status}
@@ -255,30 +273,47 @@ class Captures:
     def flush(self) -> None:
         """Store what waits now. Raises StoreUnavailable."""
         if self._waiting:
-            run_in_native_thread(self._store)
+            self._stored(nothing)
+
+    def _stored(self, use: Callable[[], T]) -> T:
+        """What this returns when all that ended before is stored."""
+
+        def store() -> T:
+            with self._storing:
+                self._store()
+                return use()
+
+        return run_in_native_thread(store)
 
     def _store(self) -> None:
         with self._lock:
             captures, self._waiting, self._held = self._waiting, [], 0
+        if not captures:
+            return
+        batches: dict[tuple[str, int], list[Capture]] = {}
+        size = 0
+        for capture in captures:
+            assert capture.head is not None, "only these wait"
+            size += capture.size
+            batches.setdefault((capture.head["key"], size // PACK), []).append(capture)
         try:
-            rows = [capture.row() for capture in captures]
-            self.ring.write(row for row in rows if row.at > self._deleted.get(row.key, 0.0))
+            self.ring.write([_batch(some) for some in batches.values()])
         except BaseException:
             self.dropped += len(captures)
             raise
 
-    def find(self, most: int = 1, /, **chosen: str) -> list[Json]:
-        """At most so many captures with this `request` or `key`, the newest first; none if the file
-        is damaged, which the log says."""
+    def find(self, most: int = 1, /, **chosen: str) -> Iterator[Json]:
+        """At most so many captures with this `request` or `key`, the newest first, of which few are
+        in memory; none if the file is damaged, which the log says."""
+        below = NEWEST
         with suppress(StoreUnavailable):
-            self.flush()
-            rows = run_in_native_thread(partial(self.ring.find, most, **chosen))
-            return [msgspec.json.decode(zlib.decompress(row.data)) for row in rows]
-        return []
+            while most > 0:
+                page = partial(self.ring.find, min(most, PAGE), below, **chosen)
+                if not (some := self._stored(page)):
+                    return
+                yield from (capture for _, capture in some)
+                most, below = most - PAGE, some[-1][0]
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""
-        self.flush()
-        if "request" not in chosen:
-            self._deleted[chosen["key"]] = time.time()  # one that is being written stays away
-        return run_in_native_thread(partial(self.ring.delete, **chosen))
+        return self._stored(partial(self.ring.delete, **chosen))

@@ -41,18 +41,26 @@ def bodies(
 ) -> Iterator[dict[str, Any]]:
     """The text that is kept of each body, and how many bytes are missing: those behind it, and
     those of a text that is too long. The secrets are in none."""
-    kept = [(without_files(data), missing) for data, missing in given]
-    every = b"\n".join(data[: MOST + BEYOND] for data, _ in kept).lower()
-    patterns = [pattern for part, pattern in _SECRETS if part in every]
-    known = [secret for secret in secrets if len(secret) >= LEAST and secret.lower() in every]
+    kept = [*given]
+    every = b"\n".join([data for data, _ in kept])
+    if b"\0" in every or BASE64 in every or _next_text(every, 0):
+        kept = [(without_files(data), missing) for data, missing in kept]
+        every = b"\n".join([data for data, _ in kept])
+    every = every.lower()  # most bodies have nothing to hide, which is seen for all together
+    patterns = [known for known in _SECRETS if known[0] in every]
+    own = [secret for secret in secrets if len(secret) >= LEAST and secret.lower() in every]
     for data, missing in kept:
-        text = data[: MOST + BEYOND]
-        missing += len(data) - len(text)
-        for secret in known:
-            text = text.replace(secret, HIDDEN)
-        for pattern in patterns:
-            text = pattern.sub(rb"\1" + HIDDEN, text)
-        missing += max(0, len(text) - MOST)
+        text = data
+        if patterns or own or len(data) > MOST:
+            text = data[: MOST + BEYOND]
+            missing += len(data) - len(text)
+            for secret in own:
+                text = text.replace(secret, HIDDEN)
+            small = text.lower()
+            for part, pattern in patterns:
+                if part in small:
+                    text = pattern.sub(rb"\1" + HIDDEN, text)
+            missing += max(0, len(text) - MOST)
         yield {"text": text[:MOST].decode(errors="replace"), "missing": missing}
 
 

@@ -1,13 +1,20 @@
 """A ring of captures in a private file of SQLite: the oldest make room for new ones. A crash leaves
-whole captures only, and all workers use the same file."""
+whole captures only, and all workers use the same file.
+
+Captures of a key are packed together, which takes a fraction of the time and the space. The number
+of a capture is that of its batch with its place there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from ..errors import StoreUnavailable
 from ..runtime import private_files
@@ -16,23 +23,41 @@ if TYPE_CHECKING:
     import sqlite3
 
 WAIT = 5.0  # seconds for another process that writes
-OLD = 500  # captures whose age is looked at after a write
+OLD = 100  # batches whose age is looked at after a write
 SHARE = 16  # the part of the ring that makes room at once
-_SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS capture (
-    number INTEGER PRIMARY KEY, request TEXT, key TEXT, at REAL, data BLOB);
-CREATE INDEX IF NOT EXISTS capture_request ON capture (request);
-CREATE INDEX IF NOT EXISTS capture_key ON capture (key);"""
-_FIRST = "number < (SELECT min(number) FROM capture) +"
+LEVEL = 1  # of the compression
+PLACES = 4096  # of a batch, at most
+NEWEST = 1 << 62  # above all numbers
+_SCHEMA = f"""PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS batch (number INTEGER PRIMARY KEY, at REAL, data BLOB);
+CREATE TABLE IF NOT EXISTS packed (number INTEGER PRIMARY KEY, request TEXT, key TEXT);
+CREATE INDEX IF NOT EXISTS packed_request ON packed (request);
+CREATE INDEX IF NOT EXISTS packed_key ON packed (key);
+CREATE TRIGGER IF NOT EXISTS gone AFTER DELETE ON batch BEGIN
+    DELETE FROM packed WHERE number BETWEEN {PLACES} * old.number
+        AND {PLACES} * old.number + {PLACES - 1};
+END;"""
+_FIRST = "number < (SELECT min(number) FROM batch) +"
+Json = dict[str, Any]
 
 
-class Row(NamedTuple):
-    """A capture: the id of its request, the name of its key, when it ended, and its packed JSON."""
+class Batch(NamedTuple):
+    """Captures of one key, packed: the ids of their requests, and when the last one ended."""
 
-    request: str
     key: str
+    requests: Sequence[str]
     at: float
     data: bytes
+
+
+def packed(captures: Sequence[Json]) -> Batch:
+    """At most PLACES captures of one key in a batch."""
+    last, requests = captures[-1], [capture["id"] for capture in captures]
+    return Batch(last["key"], requests, last["ended"], _pack(captures))
+
+
+def _pack(captures: Sequence[Json | None]) -> bytes:
+    return zlib.compress(msgspec.json.encode(captures), LEVEL)
 
 
 class Ring:
@@ -41,33 +66,53 @@ class Ring:
     def __init__(self, file: Path, size: int, seconds: float) -> None:
         self._file, self._size, self._seconds = file, size, seconds
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Add the rows, and delete what is too old or too much."""
+    def write(self, batches: Iterable[Batch]) -> None:
+        """Add these, and delete what is too old or too much."""
         before, gone = time.time() - self._seconds, 1
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         private_files.database(self._file)
+        add = "INSERT INTO packed (number, request, key) VALUES (?, ?, ?)"
         with self._open() as db, db:
             db.execute("BEGIN IMMEDIATE")
-            add = "INSERT INTO capture (request, key, at, data) VALUES (?, ?, ?, ?)"
-            db.executemany(add, rows)
-            db.execute(f"DELETE FROM capture WHERE {_FIRST} {OLD} AND at < ?", (before,))
+            for batch in batches:
+                values = batch.at, batch.data
+                row = db.execute("INSERT INTO batch (at, data) VALUES (?, ?)", values).lastrowid
+                first = PLACES * (row or 0)
+                requests = enumerate(batch.requests, first)
+                db.executemany(add, ((number, name, batch.key) for number, name in requests))
+            db.execute(f"DELETE FROM batch WHERE {_FIRST} {OLD} AND at < ?", (before,))
             while gone and _used(db) > self._size:
-                some = f"1 + (SELECT max(number) - min(number) FROM capture) / {SHARE}"
-                gone = db.execute(f"DELETE FROM capture WHERE {_FIRST} {some}").rowcount
+                some = f"1 + (SELECT max(number) - min(number) FROM batch) / {SHARE}"
+                gone = db.execute(f"DELETE FROM batch WHERE {_FIRST} {some}").rowcount
 
-    def find(self, most: int, /, **chosen: str) -> list[Row]:
-        """At most so many captures with this `request` or `key`, the newest first."""
-        query = f"SELECT request, key, at, data FROM capture {_where(chosen)}"
-        with self._open() as db:
-            rows = db.execute(f"{query} ORDER BY number DESC LIMIT {most:d}", [*chosen.values()])
-            return [Row(*row) for row in rows]
+    def find(self, most: int, below: int = NEWEST, /, **chosen: str) -> list[tuple[int, Json]]:
+        """At most so many captures with this `request` or `key` and a number below this one, the
+        newest first, with their numbers."""
+        where = f"{_where(chosen)} AND number < {below:d} ORDER BY number DESC LIMIT {most:d}"
+        with self._open() as db, db:
+            db.execute("BEGIN")  # sees one state of both tables
+            return [
+                (PLACES * number + place, captures[place])
+                for number, captures, places in _batches(db, where, chosen)
+                for place in places
+            ]
 
     def delete(self, **chosen: str) -> int:
         """Delete the captures with this `request` or `key`, also from the pages of the file.
         Returns how many there were."""
+        where, gone = _where(chosen), 0
         with self._open() as db:
             db.execute("PRAGMA secure_delete = ON")
-            gone = db.execute(f"DELETE FROM capture {_where(chosen)}", [*chosen.values()]).rowcount
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                for number, captures, places in _batches(db, f"{where} ORDER BY number", chosen):
+                    gone += len(places)
+                    left = [None if n in places else one for n, one in enumerate(captures)]
+                    data = (_pack(left), number)
+                    db.execute("UPDATE batch SET data = ? WHERE number = ?", data)
+                    if not any(left):
+                        db.execute("DELETE FROM batch WHERE number = ?", (number,))
+                db.execute(f"DELETE FROM packed {where}", [*chosen.values()])
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -81,12 +126,23 @@ class Ring:
             with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
                 db.executescript(_SCHEMA)
                 yield db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, zlib.error) as error:
             raise StoreUnavailable(f"the captures cannot be used: {error}") from error
 
 
 def _where(chosen: Iterable[str]) -> str:
     return "WHERE " + " AND ".join(f"{name} = ?" for name in chosen)
+
+
+def _batches(
+    db: sqlite3.Connection, where: str, chosen: dict[str, str]
+) -> Iterator[tuple[int, list[Json], list[int]]]:
+    """The batches with the chosen captures, and the places of these, in the order of the query."""
+    rows = db.execute(f"SELECT number FROM packed {where}", [*chosen.values()]).fetchall()
+    numbers = (divmod(number, PLACES) for (number,) in rows)
+    for number, some in groupby(numbers, lambda pair: pair[0]):
+        row = db.execute("SELECT data FROM batch WHERE number = ?", (number,)).fetchone()
+        yield number, msgspec.json.decode(zlib.decompress(row[0])), [place for _, place in some]
 
 
 def _used(db: sqlite3.Connection) -> int:

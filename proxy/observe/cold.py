@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress, count, starmap
+from operator import ne
+from struct import iter_unpack
 from typing import NamedTuple
 from zlib import crc32
 
@@ -18,7 +21,7 @@ from ..scheduling.prefix import BLOCK, Chain, agreement
 from ..scheduling.state import Placement
 from ..web.observability.record import duration
 
-PIECE = 32  # characters between two checksums of the beginning of a prompt
+PIECE = 32  # characters of a prompt that have a checksum together
 PIECES = 2048  # that have one
 BEFORE, AFTER = 16, 48  # characters of a prompt that are shown around a difference
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
@@ -44,7 +47,7 @@ class Reason(NamedTuple):
 
 class Earlier(Struct, frozen=True):
     """An earlier prompt of the same key and session, the template that it was made with, and
-    checksums of its beginnings."""
+    checksums of its beginning."""
 
     chain: Chain
     template: str
@@ -52,10 +55,11 @@ class Earlier(Struct, frozen=True):
 
 
 def checksums(text: str) -> Sequence[int]:
-    """Those of the beginnings of a prompt."""
-    data, size, last = text[: PIECE * PIECES].encode("utf-32-le", "surrogatepass"), 4 * PIECE, 0
-    ends = range(size, len(data) + 1, size)
-    return array("I", [last := crc32(data[end - size : end], last) for end in ends])
+    """Those of the pieces of a prompt's beginning. Without a loop: long prompts have thousands."""
+    if len(text) < PIECE:
+        return ()
+    whole = text[: min(len(text) // PIECE, PIECES) * PIECE].encode("utf-32-le", "surrogatepass")
+    return array("I", starmap(crc32, iter_unpack(f"{4 * PIECE}s", whole)))
 
 
 def explain(
@@ -97,12 +101,12 @@ def explain(
     return Reason(cause, values)
 
 
-def window_of(text: str, all_earlier: Iterable[Earlier]) -> Window | None:
-    """That of the earlier prompt that is most like this one."""
-    sums, piece = checksums(text), -1
+def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) -> Window | None:
+    """That of the earlier prompt that is most like this one, which has these checksums."""
+    piece = -1
     for earlier in all_earlier:
-        pairs = enumerate(zip(sums, earlier.sums, strict=False))
-        piece = max(piece, next((n for n, (new, old) in pairs if new != old), -1))
+        if earlier.sums != sums:
+            piece = max(piece, next(compress(count(), map(ne, sums, earlier.sums)), -1))
     at, begin = PIECE * piece, max(0, PIECE * piece - BEFORE)
     return Window(at, begin, text[begin : at + PIECE + AFTER]) if piece >= 0 else None
 

@@ -42,10 +42,10 @@ from .. import __version__
 from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message
 from ..errors import NoIdleSlot
-from ..gateway import Answer, Caller, Gateway, Info
+from ..gateway import Answer, Caller, Info
 from ..gateway.context import ANYBODY
 from ..runtime.cancel import Cancel
-from ..web.observability import Observer, Record
+from ..web.observability import Record
 from . import otel_names as names
 
 MOST_ROUNDS = 64  # answers of a request that are traced
@@ -58,6 +58,7 @@ LOST = """otel: traces are lost: %s Check OTEL_EXPORTER_OTLP_ENDPOINT, its proto
 log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
 _propagator = TraceContextTextMapPropagator()
+Answers = Callable[..., Answer]
 Said = TextDelta | ReasoningDelta | ToolCallDelta
 
 
@@ -162,7 +163,17 @@ class Traces:
         if span.is_recording():
             self._open[cancel] = Trace(span, record.began)
 
-    def asked(self, answer: Answer, cancel: Cancel) -> None:
+    def watching(self, answer: Answers) -> Answers:
+        """What a gateway answers with, noting what it was asked for."""
+
+        def watched(request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY) -> Answer:
+            made = answer(request, cancel, caller)
+            self._asked(made, cancel)
+            return made
+
+        return watched
+
+    def _asked(self, answer: Answer, cancel: Cancel) -> None:
         """Note the request of an answer that begins."""
         if (trace := self._open.get(cancel)) is None or len(trace.rounds) >= MOST_ROUNDS:
             return  # it is not sampled
@@ -206,7 +217,7 @@ class Traces:
 
         root.update_name(f"{record.method[:20]} {record.route or record.path[: names.LONGEST]}")
         root.set_attributes(common | names.of_request(record))
-        own = {id(part) for part in _in_order(info)}  # without summaries of conversations
+        own = {id(part) for part in info.rounds()}  # without summaries of conversations
         trace.rounds = [part for part in trace.rounds if id(part.info) in own]
         steps = _steps(info, {id(part.info): part for part in trace.rounds})
         last, call = root, root
@@ -256,7 +267,7 @@ class Traces:
 def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
     """What a request did, one after the other."""
     steps: list[Step] = []
-    parts, now = _in_order(info), 0.0
+    parts, now = info.parts(), 0.0
     for place, part in enumerate(parts):
         if isinstance(part, Info):
             now = rounds[id(part)].offset if id(part) in rounds else now
@@ -275,14 +286,6 @@ def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
             steps.append(Step(title, now, now + seconds, known))
         now += seconds
     return steps
-
-
-def _in_order(info: Info) -> list[Info | tuple[str, float]]:
-    """The rounds of an answer that runs tools, and what it did between them, or the answer."""
-    if not any(isinstance(part, Info) for part in info.steps):
-        return [info]
-    nested = ([part] if isinstance(part, tuple) else _in_order(part) for part in info.steps)
-    return [part for some in nested for part in some]
 
 
 def _of_round(info: Info, began: float) -> Iterator[Step]:
@@ -380,34 +383,3 @@ def _headers(span: SpanContext) -> str:
 
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-class TracedObserver(Observer):
-    """Traces the requests that ask a model."""
-
-    def __init__(self, traces: Traces, **options: Any) -> None:
-        super().__init__(**options)
-        self.traces = traces
-
-    def begin(self, record: Record, cancel: Cancel) -> None:
-        self.traces.begin(record, cancel)
-        super().begin(record, cancel)
-
-    def _count(self, record: Record, took: float) -> None:
-        self.traces.finish(record, took)
-        super()._count(record, took)
-
-
-class TracedGateway(Gateway):
-    """Notes what answers were asked for."""
-
-    def __init__(self, traces: Traces, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._traces = traces
-
-    def answer(
-        self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
-    ) -> Answer:
-        answer = super().answer(request, cancel, caller)
-        self._traces.asked(answer, cancel)
-        return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain
@@ -50,16 +50,6 @@ class Seen(NamedTuple):
     facts: Json
 
 
-class _Finished(NamedTuple):
-    """A request that ended, and what its prompt is compared with."""
-
-    record: Record
-    took: float
-    ended: float
-    earlier: Sequence[Earlier]
-    window: Window | None
-
-
 class Requests:
     """Add `add` to the observer's list. The methods may be called by any thread. A caller sees the
     requests of the keys that it `may_see`."""
@@ -67,21 +57,26 @@ class Requests:
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
         self._observer, observer.decision = observer, self.header
-        self._finished: deque[_Finished] = deque(maxlen=KEPT)  # to work out
+        self._finished: deque[Callable[[], Seen]] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Seen] = deque(maxlen=KEPT)
-        self._prompts: OrderedDict[_Talk, deque[Earlier]] = OrderedDict()
+        self._prompts: dict[_Talk, tuple[Earlier, ...]] = {}  # the last one used is the last
         self._lock, self._remembering = native_lock(), native_lock()
 
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds. Its text is let go of."""
-        first = _answers(record.info)[0]
-        placed, usage, text = first.placement, first.usage, _text(first)
-        first.task, window, earlier = None, None, self._earlier(placed)
-        if text and 2 * usage.cached < usage.prompt:
-            window = window_of(text, earlier)
-        if placed is not None and not placed.request.background:
-            self._remember(placed, first.template, text)
-        self._finished.append(_Finished(record, took, time.time(), earlier, window))
+        rounds = record.info.rounds() if record.info.steps else (record.info,)
+        first, text, window = rounds[0], _text(rounds[0]), None
+        for part in rounds:
+            part.task = None
+        earlier: Sequence[Earlier] = ()
+        if (placed := first.placement) is not None:
+            usage, sums = first.usage, checksums(text)
+            earlier = self._earlier(placed, Earlier(placed.request.chain, first.template, sums))
+            if sums and 2 * usage.cached < usage.prompt:
+                window = window_of(text, sums, earlier)
+        self._finished.append(
+            partial(self._worked_out, record, took, time.time(), first, earlier, window)
+        )
         if placed is not None and placed.request.chain.size > LONG:
             self._work_out()
 
@@ -130,7 +125,7 @@ class Requests:
         return decision_json(self._decision(info), shown)
 
     def _seen(self, record: Record, took: float, ended: float, decision: Json | None) -> Seen:
-        info, answers = record.info, _answers(record.info)
+        info, answers = record.info, record.info.rounds()
         last = answers[-1]
         facts: Json = {
             "place": info.first_place,
@@ -155,30 +150,46 @@ class Requests:
     def _work_out(self) -> None:
         with self._lock:
             for _ in range(len(self._finished)):
-                record, took, ended, earlier, window = self._finished.popleft()
-                info = _answers(record.info)[0]
-                decision = _decision(info, earlier, partial(_same, window))
-                self._ended.append(self._seen(record, took, ended, decision))
+                self._ended.append(self._finished.popleft()())
 
-    def _remember(self, placed: Placement, template: str, text: str) -> None:
-        """Remember a prompt, to compare the next of the same key and session with it."""
-        talk, earlier = _talk(placed), Earlier(placed.request.chain, template, checksums(text))
-        with self._remembering:
-            self._prompts.setdefault(talk, deque(maxlen=PROMPTS)).appendleft(earlier)
-            self._prompts.move_to_end(talk)
-            if len(self._prompts) > TALKS:
-                self._prompts.popitem(last=False)
+    def _worked_out(
+        self,
+        record: Record,
+        took: float,
+        ended: float,
+        first: Info,
+        earlier: Sequence[Earlier],
+        window: Window | None,
+    ) -> Seen:
+        return self._seen(record, took, ended, _decision(first, earlier, lambda: window))
 
-    def _earlier(self, placed: Placement | None) -> Sequence[Earlier]:
-        """The last prompts of the same key and session, the latest first."""
+    def _earlier(self, placed: Placement, new: Earlier | None = None) -> Sequence[Earlier]:
+        """The last prompts of the same key and session, the latest first. The `new` one is
+        remembered, to compare the next with it."""
+        request = placed.request
+        talk = request.model, request.key, request.session
         with self._remembering:
-            return [*self._prompts.get(_talk(placed), ())] if placed is not None else ()
+            prompts = self._prompts.pop(talk, ())
+            if new is not None and not request.background:
+                self._prompts[talk] = (new, *prompts[: PROMPTS - 1])
+                if len(self._prompts) > TALKS:
+                    del self._prompts[next(iter(self._prompts))]
+            elif prompts:
+                self._prompts[talk] = prompts
+        return prompts
 
     def _decision(self, info: Info) -> Json | None:
         """That about a request whose prompt is at hand."""
-        info = _answers(info)[0]
+        info = info.rounds()[0]
+        if info.placement is None:
+            return None
         earlier = self._earlier(info.placement)
-        return _decision(info, earlier, lambda: window_of(_text(info), earlier))
+
+        def find() -> Window | None:
+            text = _text(info)
+            return window_of(text, checksums(text), earlier)
+
+        return _decision(info, earlier, find)
 
 
 def _decision(
@@ -204,10 +215,6 @@ def _decision(
     }
 
 
-def _same(window: Window | None) -> Window | None:
-    return window
-
-
 def _became(next_: Json | None) -> str:
     """What became of a slot's content by the decision about the next request there."""
     if next_ is None:
@@ -216,16 +223,6 @@ def _became(next_: Json | None) -> str:
         if next_[name]:
             return name
     return "replaced" if next_["replaced_tokens"] else "lost"
-
-
-def _talk(placed: Placement) -> _Talk:
-    return placed.request.model, placed.request.key, placed.request.session
-
-
-def _answers(info: Info) -> Sequence[Info]:
-    """The rounds of an answer that runs tools, or the answer itself."""
-    rounds = [part for part in info.steps if isinstance(part, Info)]
-    return [each for part in rounds for each in _answers(part)] or [info]
 
 
 def _text(info: Info) -> str:
@@ -240,20 +237,18 @@ def _text(info: Info) -> str:
 
 def timeline(info: Info, seconds: float) -> list[Json]:
     """The steps of a request that takes so many seconds so far."""
-    steps = [*_steps(info, seconds)]
-    steps.append(("other", seconds - sum(took for _, took in steps)))
+    steps, left = list[tuple[str, float]](), seconds
+    for part in info.parts():
+        some = [*_steps(part, left)] if isinstance(part, Info) else [part]
+        left -= sum(took for _, took in some)
+        steps += some
+    steps.append(("other", left))
     return [{"step": name, "seconds": round(took, 3)} for name, took in steps if took >= 0]
 
 
 def _steps(info: Info, seconds: float) -> Iterator[tuple[str, float]]:
-    """Those of an answer, or of each round of one that runs tools. The last may be under way."""
+    """Those of a round with so many seconds left. The last may be under way."""
     before = [part for part in info.steps if isinstance(part, tuple)]
-    if len(before) < len(info.steps):
-        for part in info.steps:
-            for step in _steps(part, seconds) if isinstance(part, Info) else (part,):
-                seconds -= step[1]
-                yield step
-        return
     passed = info.queue_wait + sum(took for _, took in before)
     if info.placed:
         yield "prepare", max(0.0, info.placed - passed)

@@ -7,11 +7,11 @@ So a percentile is off by at most 5 %, and a histogram has at most MOST + 1 coun
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import accumulate, pairwise
-from math import log10
 from typing import Any
 
 # Counts by name and bucket. A plain count has the bucket 0; those of errors and of evictions are
@@ -29,8 +29,8 @@ BAR = 4  # buckets of a bar
 PERCENTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-def bucket_of(value: float) -> int:
-    return min(MOST, 1 + max(0, round(STEPS * log10(value / LEAST)))) if value >= LEAST else 0
+_BORDERS = [LEAST, *(LEAST * 10 ** ((bucket - 0.5) / STEPS) for bucket in range(1, MOST))]
+bucket_of = partial(bisect_right, _BORDERS)
 
 
 def value_of(bucket: float) -> float:

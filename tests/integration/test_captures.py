@@ -87,7 +87,7 @@ def test_both_sides_of_every_api_are_captured(
     for file in data.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
     with closing(sqlite3.connect(data / CAPTURES)) as db:
-        names = {name for (name,) in db.execute("SELECT request FROM capture")}
+        names = {name for (name,) in db.execute("SELECT request FROM packed")}
     # What waited when the gateway was stopped was stored; what opted out was not.
     assert last in names and quiet.headers["x-request-id"] not in names
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in data.glob(f"{CAPTURES}*"))

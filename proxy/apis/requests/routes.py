@@ -135,7 +135,7 @@ def read(services: Services, record: Record, name: str) -> Any:
     known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
     if known is not None:
         own, captures = {"request": name, "key": known["key"]}, services.captures
-        return {**known, "captured": captures is not None and bool(captures.find(**own))}
+        return {**known, "captured": captures is not None and any(captures.find(**own))}
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         " that asked a model, and at most seven days old"

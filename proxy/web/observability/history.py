@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from operator import attrgetter
 from typing import get_args
 
@@ -75,7 +75,14 @@ class Contents:
     def add(self, row: Finished) -> None:
         """Set the row's changes: the gap before a content was used again, or the lifetime and the
         idle time of one that was replaced, and why."""
-        rounds = row.info.rounds()
+        info = row.info
+        if not info.steps:
+            if (grant := info.placement) is not None and info.choices <= 1:
+                began = row.second - max(0.0, info.last_token - info.placed)
+                if (change := self._add(info, grant, began)) is not None:
+                    row.changes = (change,)
+            return
+        rounds = info.rounds()
         placed = [(info, info.placement) for info in rounds if info.placement and info.choices <= 1]
         if placed:
             last, grant = placed[-1]
@@ -132,13 +139,7 @@ class History:
     def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
         for step, some in groupby(rows, lambda row: int(row.second) // STEP):
-            at, ended, new = step * STEP, [*some], Counter[tuple[str, int]]()
-            usages = [row.info.usage for row in ended]
-            new["requests", 0] = len(ended)
-            for name in ("prompt", "cached", "completion"):
-                new[name, 0] = sum(map(attrgetter(name), usages))
-            for row in ended:
-                self._count(new, row)
+            at, new = step * STEP, self._counts([*some])
             self._samples.setdefault(at, Counter()).update(new)
             if len(self._samples) > SAMPLES:
                 del self._samples[next(iter(self._samples))]
@@ -151,26 +152,35 @@ class History:
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
         return {at: counts.copy() for at, counts in self._samples.items() if at > oldest}
 
-    def _count(self, counts: Counts, row: Finished) -> None:
-        info, usage = row.info, row.info.usage
-        if info.placed or info.queue_wait:
-            counts["queue", bucket_of(info.queue_wait)] += 1
-        if info.first_token:
-            counts["first_token", bucket_of(info.first_token)] += 1
-        if usage.prompt:
-            counts["prompt_tokens", bucket_of(usage.prompt)] += 1
-        if usage.completion > 1 and info.last_token > info.first_token:
-            speed = (usage.completion - 1) / (info.last_token - info.first_token)
-            counts["speed", bucket_of(speed)] += 1
-        for change in row.changes:
-            if isinstance(change, tuple):
-                counts[EVICTION + change[2], 0] += 1
-        loss = info.placement.loss if info.placement is not None else None
-        if loss is not None and loss.why != "evicted":  # which was counted when it happened
-            counts[EVICTION + loss.why, 0] += 1
-        if row.status >= 400 or info.outcome not in WELL:
-            code = (info.outcome or str(row.status))[:LONGEST]
-            if code not in self._codes and len(self._codes) >= MOST_KINDS:
-                code = OTHER
-            self._codes.add(code)
-            counts[ERROR + code, 0] += 1
+    def _counts(self, rows: list[Finished]) -> Counts:
+        infos = [row.info for row in rows]
+        usages = [info.usage for info in infos]
+        counts: Counts = Counter({("requests", 0): len(rows)})
+        for name in ("prompt", "cached", "completion"):
+            counts[name, 0] = sum(map(attrgetter(name), usages))
+        measured: dict[str, list[float]] = {
+            "queue": [info.queue_wait for info in infos if info.placed or info.queue_wait],
+            "first_token": [info.first_token for info in infos if info.first_token],
+            "prompt_tokens": [usage.prompt for usage in usages if usage.prompt],
+            "speed": [
+                (info.usage.completion - 1) / (info.last_token - info.first_token)
+                for info in infos
+                if info.usage.completion > 1 and info.last_token > info.first_token
+            ],
+        }
+        for name, values in measured.items():
+            counts.update(zip(repeat(name), map(bucket_of, values)))
+        changes = chain.from_iterable(row.changes for row in rows)
+        evictions = [change[2] for change in changes if isinstance(change, tuple)]
+        losses = [info.placement.loss for info in infos if info.placement is not None]
+        # An eviction was counted when it happened.
+        evictions += [loss.why for loss in losses if loss is not None and loss.why != "evicted"]
+        counts.update((EVICTION + why, 0) for why in evictions)
+        for row in rows:
+            if row.status >= 400 or row.info.outcome not in WELL:
+                code = (row.info.outcome or str(row.status))[:LONGEST]
+                if code not in self._codes and len(self._codes) >= MOST_KINDS:
+                    code = OTHER
+                self._codes.add(code)
+                counts[ERROR + code, 0] += 1
+        return counts

@@ -125,7 +125,9 @@ class Observer:
         seconds. They must be quick, and may not wait. `stores`: counts wait for `unstored`."""
         self.on_finished = [*on_finished]
         self.decision: Callable[[Record], str] | None = None  # as a header shows it
-        self.on_begin: Callable[[Record, Cancel], None] | None = None
+        # Called with each request that asks a model, also if a batch asks it again.
+        self.on_begin: list[Callable[[Record, Cancel], None]] = []
+        self.on_end: list[OnFinished] = []
         self._running: set[Record] = set()
         self._finished: list[Finished] = []  # not added up yet
         self._lock = native_lock()  # for contents, history and metrics
@@ -148,8 +150,8 @@ class Observer:
         record.cancel = cancel
         if record.wants_decision:
             record.decision = self.decision
-        if self.on_begin is not None:
-            self.on_begin(record, cancel)
+        for call in self.on_begin:
+            call(record, cancel)
         self._running.add(record)
         if self._end is not None:
             cancel.cancel(self._end)
@@ -192,9 +194,12 @@ class Observer:
             self._running.discard(record)
 
     def _count(self, record: Record, took: float) -> None:
+        route, asks_model = record.route or OTHER, record.asks_model
+        if asks_model:
+            for call in self.on_end:
+                call(record, took)
         if record.info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        route, asks_model = record.route or OTHER, record.asks_model
         ended = time.time()
         self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
         if asks_model:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import sqlite3
 import stat
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from proxy.errors import UpstreamFault
 from proxy.observe import captures as module
 from proxy.observe.captures import Kept
 from proxy.observe.captures_redact import MOST, bodies, without_files
-from proxy.observe.captures_store import Ring, Row
+from proxy.observe.captures_store import Batch, Ring, packed
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
 from tests.unit.backends.rawserver import RawServer, head
@@ -339,18 +341,27 @@ def test_long_bodies_are_cut_and_say_so() -> None:
 # -- the ring
 
 
-def rows(count: int, size: int = 2000, at: float | None = None) -> list[Row]:
+def batch(*names: str, key: str = "ann", size: int = 10, at: float | None = None) -> Batch:
     at = time.time() if at is None else at
-    return [Row(f"r{i}", "ann", at, i.to_bytes(2) * (size // 2)) for i in range(count)]
+    texts = [{"id": name, "key": key, "ended": at, "text": f"{name} " * size} for name in names]
+    return packed(texts)
+
+
+def ids(ring: Ring, **chosen: str) -> list[str]:
+    return [capture["id"] for _, capture in ring.find(1000, **chosen)]
 
 
 def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
     file = tmp_path / "new" / "captures.db"
     ring = Ring(file, 1 << 18, 60)
-    for _ in range(10):
-        ring.write(rows(50))
-    assert len(ring.find(1000, key="ann")) < 1 << 7
-    assert ring.find(1, request="r49")[0].data == rows(50)[49].data
+    for turn in range(60):
+        data = batch(f"a{turn}", f"b{turn}")._replace(data=os.urandom(16384))
+        ring.write([data, batch(f"c{turn}")])
+    with sqlite3.connect(file) as db:
+        names = [name for (name,) in db.execute("SELECT request FROM packed ORDER BY number")]
+    db.close()
+    assert 9 < len(names) < 60 and names[-3:] == ["a59", "b59", "c59"]
+    assert ids(ring, request="c59") == ["c59"] and ids(ring, request="c0") == []
     assert file.stat().st_size < 1 << 19
     for path in file.parent.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -358,31 +369,60 @@ def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
 
 def test_old_captures_are_deleted(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
-    ring.write(rows(3, at=time.time() - 61))
-    assert ring.find(9, key="ann") == []
-    ring.write(rows(2))
-    assert len(ring.find(9, key="ann")) == 2
+    ring.write([batch("r0", "r1", at=time.time() - 61)])
+    assert ids(ring, key="ann") == ids(ring, request="r0") == []
+    ring.write([batch("r2", "r3")])
+    assert ids(ring, key="ann") == ["r3", "r2"]
+
+
+def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write([batch("r0", "r1", "r2"), batch("r1", key="bob")])
+    assert ring.delete(request="r1", key="ann") == 1
+    assert ids(ring, key="ann") == ["r2", "r0"] and ids(ring, request="r1") == ["r1"]
+    assert ring.find(1, request="r2", key="ann")[0][1]["text"] == "r2 " * 10
+    assert ids(ring, request="r2", key="bob") == []
+    with sqlite3.connect(tmp_path / "captures.db") as db:
+        (data,) = db.execute("SELECT data FROM batch").fetchone()
+    db.close()
+    assert b"r1" not in zlib.decompress(data)
+    assert ring.delete(key="ann") == 2
+    assert ids(ring, key="ann") == [] and ids(ring, key="bob") == ["r1"]
+    ring.write([batch("r3")])  # its number may be one that was deleted
+    assert ids(ring, key="ann") == ["r3"]
+
+
+def test_export_reads_a_few_at_a_time(tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    captures = services_of(app).captures
+    assert captures is not None
+    captures.ring.write([batch(*(f"r{n}" for n in range(module.PAGE + 2)))])
+    read = captures.find(module.PAGE + 1, key="ann")
+    newest = next(read)["id"]
+    captures.ring.write([batch("later")])
+    names = [newest, *(capture["id"] for capture in read)]
+    assert names == [f"r{n}" for n in range(module.PAGE + 1, 0, -1)]
 
 
 def test_ids_are_values_and_never_paths_or_statements(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
     name = "../../'; DROP TABLE capture; --"
-    ring.write([Row(name, "ann", time.time(), b"x")])
-    assert [row.request for row in ring.find(9, request=name)] == [name]
+    ring.write([batch(name)])
+    assert ids(ring, request=name) == [name]
     assert [path.name for path in tmp_path.iterdir()] == ["captures.db"]
 
 
 def test_crash_while_writing_leaves_whole_captures(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
-    ring.write(rows(2))
+    ring.write([batch("r0", "r1")])
 
     def dying() -> Any:
-        yield Row("half", "ann", time.time(), b"x")
+        yield batch("half")
         raise OSError
 
     with pytest.raises(OSError):
         ring.write(dying())
-    assert [row.request for row in ring.find(9, key="ann")] == ["r1", "r0"]
+    assert ids(ring, key="ann") == ["r1", "r0"]
     with sqlite3.connect(tmp_path / "captures.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()

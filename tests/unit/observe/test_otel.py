@@ -121,8 +121,8 @@ def tree(spans: list[Any]) -> dict[str, str]:
 
 
 def traces_of(client: Any) -> Any:
-    observer: Any = services_of(client.application).observer
-    return observer.traces
+    begin: Any = services_of(client.application).observer.on_begin[0]
+    return begin.__self__
 
 
 APIS: dict[str, tuple[dict[str, Any], str]] = {

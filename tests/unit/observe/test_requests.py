@@ -20,6 +20,7 @@ from proxy.core.task import Task
 from proxy.gateway import Info
 from proxy.observe import cold, ring
 from proxy.runtime.cancel import Cancel
+from proxy.web.observability import Record
 from tests.fakes import (
     CAPS,
     ScriptedDriver,
@@ -341,3 +342,12 @@ def test_looking_at_running_requests_holds_no_lock() -> None:
         requests._lock.release()
         app.test_client().post(f"{REQUESTS}/{seen.row.request}/cancel", headers=ANN)
         assert answer.result(30).status_code == 409
+
+
+def test_every_round_lets_go_of_its_prompt() -> None:
+    prompt: Any = SimpleNamespace(text="secret", media=())
+    record = Record({})
+    first, second = Info(task=prompt), Info(task=prompt)
+    record.info = Info(steps=(first, ("tools", 1.0), second))
+    services_of(app_with(ScriptedDriver(say("Hi")))).requests.add(record, 2.0)
+    assert first.task is second.task is None

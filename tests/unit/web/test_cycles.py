@@ -64,3 +64,13 @@ def test_requests_leave_no_reference_cycles(
 
     ask()  # what is made once
     assert _left_by(ask) == set()
+
+
+def test_other_requests_leave_none_where_all_is_captured(tmp_path: Path) -> None:
+    http = client(ScriptedDriver(), capture="all", data=str(tmp_path), ledger_days=0)
+
+    def look() -> None:
+        assert http.get("/v1/models").data
+
+    look()
+    assert _left_by(look) == set()

@@ -240,8 +240,11 @@ def test_request_runs_until_its_row_and_its_line_are_written() -> None:
 def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
     observer = Observer(metrics=True, on_finished=[lambda record, took: rows.append(record)])
+    ended: list[float] = []  # of those that began: what watches them lets go of them
+    observer.on_end.append(lambda record, took: ended.append(took))
     record = request("/v1/chat/completions")
     observer.begin(record, Cancel())
     record.status, record.info.outcome = 429, "no_idle_slot"
     observer.finish(record)
+    assert len(ended) == 1
     assert (observer.running, rows, lines.stream.getvalue()) == (0, [], "")
