@@ -266,9 +266,9 @@ class Captures:
                 log.warning("captures: %d dropped, which could not be stored in time", logged)
 
     def close(self) -> None:
-        """Store what waits."""
+        """Store what waits, and wait for what is being stored."""
         self._closing.set()
-        self.flush()
+        self._stored(nothing)
 
     def flush(self) -> None:
         """Store what waits now. Raises StoreUnavailable."""

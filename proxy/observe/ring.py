@@ -229,8 +229,10 @@ def _text(info: Info) -> str:
     """The prompt as the scheduler compares it, while it is at hand; "" if it is token ids, or costs
     much to make again."""
     task, placed = info.task, info.placement
-    if task is None or placed is None or task.text:
-        return "" if task is None else task.text
+    if task is None or placed is None:
+        return ""
+    if text := task.text:
+        return text
     is_dear = task.media or placed.request.chain.size > DEAR
     return "" if is_dear else placement_text(task.request)[0]
 

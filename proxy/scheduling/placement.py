@@ -20,17 +20,20 @@ def placement(
     """The facts about a grant, before its slot is taken. If it will be, `forget` the loss that it
     makes up for."""
     backend, own, held = grant.backend, grant.reuse, grant.slot.held
-    loss, turn, shared = None, 0, 0
-    if own is None or own.conversation is not conversation:
+    loss, turn, shared, kept_on, kept_busy = None, 0, 0, "", False
+    continues = own is not None and own.conversation is conversation
+    if not continues:
         loss, own = pool.find_loss(request.chain, forget=forget), None
         if conversation.turns:  # only then there can be a prompt of it somewhere
             places = (other for other, _ in pool.matches(request.chain))
             own = next((other for other in places if other.conversation is conversation), None)
-    if own is not None and own.chain.links:
-        last = slice(own.chain.turn - 1, own.chain.turn)
-        turn = shared = own.chain.ends[last.start]
-        if own.chain.links[last] != request.chain.links[last]:
-            shared = agreement(request.chain, own.chain)
+    if own is not None:
+        kept_on, kept_busy = own.backend.name, own.slot is not None and own.slot.busy
+        if own.chain.links:
+            last = own.chain.turn - 1
+            turn = shared = own.chain.ends[last]
+            if own.chain.links[last : last + 1] != request.chain.links[last : last + 1]:
+                shared = agreement(request.chain, own.chain)
     return Placement(
         request=request,
         at=now,
@@ -44,10 +47,10 @@ def placement(
         fresh=grant.fresh,
         loads=backend.load_delay,
         turns=conversation.turns,
-        continues=own is grant.reuse and own is not None,
+        continues=continues,
         replaced=held.tokens if held is not None and held.conversation is not conversation else 0,
-        kept_on=own.backend.name if own is not None else "",
-        kept_busy=own is not None and own.slot is not None and own.slot.busy,
+        kept_on=kept_on,
+        kept_busy=kept_busy,
         kept_turn=turn,
         shared=shared,
         loss=loss,

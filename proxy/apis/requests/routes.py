@@ -242,6 +242,7 @@ def explain(services: Services, record: Record) -> Any:
 
     environ[INSTEAD] = instead
     view(services, environ)
+    environ.clear()  # ends a cycle of references
     return told[0]
 
 

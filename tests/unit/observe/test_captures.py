@@ -8,8 +8,10 @@ import json
 import os
 import sqlite3
 import stat
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +392,32 @@ def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> 
     assert ids(ring, key="ann") == [] and ids(ring, key="bob") == ["r1"]
     ring.write([batch("r3")])  # its number may be one that was deleted
     assert ids(ring, key="ann") == ["r3"]
+
+
+def test_stop_waits_for_captures_that_are_being_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_with(ScriptedDriver(say("Hi")), tmp_path)
+    captures = services_of(app).captures
+    assert captures is not None
+    write, writing, may_write = captures.ring.write, threading.Event(), threading.Event()
+
+    def slow(batches: Any) -> None:
+        writing.set()
+        assert may_write.wait(10)
+        write(batches)
+
+    monkeypatch.setattr(captures.ring, "write", slow)
+    name = ask(app)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(captures.flush)
+        assert writing.wait(10)
+        closed = pool.submit(captures.close)
+        time.sleep(0.1)
+        assert not closed.done()
+        may_write.set()
+        closed.result(10)
+        assert ids(captures.ring, request=name) == [name]
 
 
 def test_export_reads_a_few_at_a_time(tmp_path: Path) -> None:

@@ -69,8 +69,11 @@ def test_requests_leave_no_reference_cycles(
 def test_other_requests_leave_none_where_all_is_captured(tmp_path: Path) -> None:
     http = client(ScriptedDriver(), capture="all", data=str(tmp_path), ledger_days=0)
 
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+
     def look() -> None:
-        assert http.get("/v1/models").data
+        assert http.get("/v1/models").status_code == 200
+        assert http.post("/v1/explain", json=body).status_code == 200
 
     look()
     assert _left_by(look) == set()
