@@ -294,10 +294,15 @@ def test_waiting_request_has_its_place_and_time_in_line() -> None:
         assert second["decision"] is None
         assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
         assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]
+        time.sleep(0.1)
         for one in (second, first):
             ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=ANN)
             assert ended.get_json()["cancelled"] == 1
         assert {answer.result(30).status_code for answer in answers} == {409}
+    waited = get(app, f"{REQUESTS}/{second['id']}").get_json()
+    steps = {step["step"]: step["seconds"] for step in waited["timeline"]}
+    assert waited["outcome"] == "cancelled" and steps["queue"] == waited["queue_seconds"] > 0
+    assert steps["other"] < steps["queue"]
 
 
 def test_timeline_of_an_answer_that_runs_tools() -> None:
