@@ -291,6 +291,11 @@ class RequestCancelled(Ended, status=409, type="cancelled", code="request_cancel
         whom = f"by the API key {by!r}" if by else "on the requests page, or by its route"
         super().__init__(f"this request was cancelled {whom}")
 
+    @property
+    def more(self) -> dict[str, str]:
+        """The code, since the errors of Anthropic and Ollama have none."""
+        return super().more | {"code": "request_cancelled"}
+
 
 class DataDeleted(Ended, status=409, type="invalid_request_error", code="data_deleted"):
     def __init__(self) -> None:

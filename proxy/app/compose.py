@@ -252,7 +252,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if settings.keys or settings.capture != "off":  # keys may be captured from any time on
         bounds = settings.captures
         ring = Ring(folder_of(settings) / CAPTURES, bounds.size, 86400 * bounds.days)
-        captures = Captures(ring, lambda key: keys.capture(key, settings.capture))
+        texts = [key.secret for key in settings.keys]
+        captures = Captures(ring, lambda key: keys.capture(key, settings.capture), texts)
         observer.on_begin.append(captures.begin)
         observer.on_end.append(captures.finished)
         life.on_close(Step.LEDGER, captures.close)

@@ -337,7 +337,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             caps = described_too(caps, self.described)
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
-        info.backend, info.slot, info.tier = name, lease.slot.id, grant.backend.tier.name
+        info.backend, info.tier = name, grant.backend.tier.name
+        info.slot = lease.slot.id if grant.backend.pins else -1
         info.placement, info.template, info.task = lease.placement, caps.template, self.task
         if grant.passed or self.passed:
             info.passed = tuple({**dict(grant.passed), **self.passed}.items())
@@ -351,6 +352,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
         place in the queue or a part of the answer."""
         info, tells_place, tick = self.info, self.caller.tell_place, self.context.ping
+        began, lease = self.context.clock(), None
         if tells_place:
             tick = min(PLACE_TICK, tick)
         ticks = tells_place or self.state is State.RESUMING
@@ -370,6 +372,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         finally:
             ticket.leave()
             info.ticket = None
+            if lease is None:  # it was cancelled or gave up, and still has waited
+                info.queue_wait = max(info.queue_wait, self.context.clock() - began)
         info.place = 0
         return lease
 

@@ -133,16 +133,17 @@ class LeasedSlot(Struct, eq=False):
         self.end = "unused"
 
     def release(self) -> int:
-        """Close the run and give the slot back. Returns the slot's number, as far as the backend
-        has reported it."""
+        """Close the run and give the slot back. Returns the slot's number, -1 if the server chose
+        it and has not reported it."""
         run, lease, context, end = self.run, self.lease, self.context, self.end
         number = lease.slot.id
+        reported = number if lease.grant.backend.pins else -1
         outcome = UNUSED if end == "unused" else CUT
         try:
             if run is not None:
                 run.close()
                 if run.slot >= 0:
-                    number = run.slot
+                    number = reported = run.slot
                 if end == "cut":
                     usage = run.usage()
                     self.prompt, self.cached = usage.prompt, usage.cached
@@ -166,4 +167,4 @@ class LeasedSlot(Struct, eq=False):
         finally:
             lease.release(outcome)
             context.registry.give_back(self.backend)
-        return number
+        return reported

@@ -23,9 +23,9 @@ from ..runtime.locks import native_lock
 from ..store.ledger_rows import CANCELLED, OK
 from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
-from ..web.observability.record import CAPTURE, RECORD, Record
+from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
 from ..web.stream import ClosingBody, SlotBody
-from .captures_redact import HIDDEN, bodies
+from .captures_redact import HIDDEN, bodies, unlike_keys
 from .captures_store import NEWEST, Batch, Json, Ring, packed
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
@@ -146,9 +146,9 @@ class Capture:
         return whole, places
 
 
-def _batch(captures: Iterable[Capture]) -> Batch:
-    """Captures of one key, packed without its secrets."""
-    secrets, places, all_ = set[bytes](), list[Place](), list[Json]()
+def _batch(captures: Iterable[Capture], keys: Iterable[bytes]) -> Batch:
+    """Captures of one key, packed without its secrets and these keys."""
+    secrets, places, all_ = set(keys), list[Place](), list[Json]()
     for capture in captures:
         whole, some = capture.json(secrets)
         all_.append(whole)
@@ -169,10 +169,11 @@ def _header(name: str) -> tuple[str, bool]:
 
 
 class Captures:
-    """`mode` says what is captured of the key of this name: all, failed or off."""
+    """`mode` says what is captured of the key of this name: all, failed or off. The texts of these
+    `keys` are in no capture."""
 
-    def __init__(self, ring: Ring, mode: Callable[[str], str]) -> None:
-        self.mode, self.ring = mode, ring
+    def __init__(self, ring: Ring, mode: Callable[[str], str], keys: Iterable[str] = ()) -> None:
+        self.mode, self.ring, self._keys = mode, ring, unlike_keys(keys)
         self.dropped = self._held = 0
         self._waiting: list[Capture] = []
         self._lock, self._storing = native_lock(), native_lock()
@@ -182,7 +183,7 @@ class Captures:
         """The application, with what its clients send and get kept."""
 
         def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if environ.get(OPT_OUT, "").lower() in ("off", "0", "false"):
+            if not may_capture(environ.get(OPT_OUT, True)):
                 return app(environ, start_response)
             capture = environ[CAPTURE] = Capture(environ, Kept(), [0, 1])
             parts: Any = app(environ, start_response)
@@ -297,7 +298,7 @@ class Captures:
             size += capture.size
             batches.setdefault((capture.head["key"], size // PACK), []).append(capture)
         try:
-            self.ring.write([_batch(some) for some in batches.values()])
+            self.ring.write([_batch(some, self._keys) for some in batches.values()])
         except BaseException:
             self.dropped += len(captures)
             raise

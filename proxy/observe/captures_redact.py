@@ -24,9 +24,11 @@ _URL = re.compile(rb"data:([\w.+-]{1,64}\\?/[\w.+-]{1,64})(?:;[\w=.+-]{1,64}){0,
 _BASE64 = re.compile(rb"[\w+/\\=-]*")
 # What a secret looks like, and a part of it that is found fast. Names of fields may also be in JSON
 # within a text.
+_BEGIN = rb"(?:\b|(?<=\\[bfnrt]))"  # of a word, also behind a line's end in JSON
+_KEY = re.compile(rb"()" + _BEGIN + rb"sk-[\w-]{8,}")
 _SECRETS = [
-    (b"sk-", re.compile(rb"()\bsk-[\w-]{16,}")),
-    (b"earer ", re.compile(rb"(?i)(\bbearer )[\w.~+/=-]{8,}")),
+    (b"sk-", _KEY),
+    (b"earer ", re.compile(rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}")),
     (b"@", re.compile(rb"(://)[^\s/@\"\\]{1,256}(?=@)")),
     *(
         (part, re.compile(rb'(?i)("[\w-]{0,32}%b\\{0,8}"\s{0,8}:\s{0,8}\\{0,8}")[^"\\]+' % part))
@@ -62,6 +64,11 @@ def bodies(
                     text = pattern.sub(rb"\1" + HIDDEN, text)
             missing += max(0, len(text) - MOST)
         yield {"text": text[:MOST].decode(errors="replace"), "missing": missing}
+
+
+def unlike_keys(secrets: Iterable[str]) -> list[bytes]:
+    """Those that do not look like a key, so that they must be known to be hidden."""
+    return [data for data in map(str.encode, secrets) if not _KEY.fullmatch(data)]
 
 
 def without_files(data: bytes) -> bytes:

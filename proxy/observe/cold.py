@@ -7,6 +7,7 @@ sentence for each cause, under `requests.why`, with the values in their places."
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress, count, starmap
 from operator import ne
@@ -24,6 +25,7 @@ from ..web.observability.record import duration
 PIECE = 32  # characters of a prompt that have a checksum together
 PIECES = 2048  # that have one
 BEFORE, AFTER = 16, 48  # characters of a prompt that are shown around a difference
+OPENING = 2  # messages of a conversation that begins: instructions and a question
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
 
 
@@ -41,8 +43,8 @@ class Reason(NamedTuple):
     characters, and the text before and after it."""
 
     cause: str
-    values: Mapping[str, str | int]
-    difference: Mapping[str, str | int] | None = None
+    values: Mapping[str, str | float]
+    difference: Mapping[str, str | float] | None = None
 
 
 class Earlier(Struct, frozen=True):
@@ -74,13 +76,13 @@ def explain(
     prompt, cached = info.usage.prompt, info.usage.cached
     if not prompt:
         prompt, cached = placed.prompt, placed.expected
-    values: dict[str, str | int] = {
+    values: dict[str, str | float] = {
         "prompt": prompt,
         "cached": cached,
         "expected": placed.expected,
         "backend": placed.backend,
         "kept": placed.kept_on,
-        "slot": placed.slot,
+        "slot": placed.slot if placed.pinned else info.slot,
         "messages": info.compacted,
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
@@ -130,11 +132,12 @@ def _cause(placed: Placement, info: Info, cached: int) -> str:
     return "busy" if placed.kept_busy else "changed" if is_cut else ""
 
 
-def _of_loss(placed: Placement) -> tuple[str, dict[str, str | int]] | None:
+def _of_loss(placed: Placement) -> tuple[str, dict[str, str | float]] | None:
     if (loss := placed.loss) is None:
         return None
-    seconds = max(0, round(placed.at - loss.at))
-    values = dict[str, str | int](backend=loss.backend, slot=loss.slot, slots=loss.slots)
+    passed = placed.at - loss.at
+    seconds = round(passed) if passed >= 1 else max(0.001, round(passed, 3))
+    values = dict[str, str | float](backend=loss.backend, slot=loss.slot, slots=loss.slots)
     values.update(seconds=seconds, time=duration(seconds))
     by = "side_job" if loss.side_job else "own"
     by = by if loss.key == placed.request.key else "key"
@@ -143,7 +146,7 @@ def _of_loss(placed: Placement) -> tuple[str, dict[str, str | int]] | None:
 
 def _of_earlier(
     placed: Placement, template: str, all_earlier: Iterable[Earlier]
-) -> tuple[str, dict[str, str | int]]:
+) -> tuple[str, dict[str, str | float]]:
     chain = placed.request.chain
     ends = _boundaries(chain)
     for earlier in all_earlier:
@@ -154,15 +157,27 @@ def _of_earlier(
             return "template", {}
         if agrees >= before[0] and (placed.request.session or 2 * agrees > before[-1]):
             return "changed", {"begin": agrees}
+        place = bisect_right(before, agrees)  # of the message that differs
+        if agrees >= before[0] and place + 1 < len(before) and _is_same(ends, before, place):
+            return "changed", {"begin": agrees}
         shift = ends[0] - before[0]
-        is_same = [end - shift for end in ends[: len(before)]] == before
+        is_same = _is_same(ends, before, 0)
         if agrees < before[0] and is_same and (len(before) > 1 or not shift):
             # Its other messages are as long as those of the earlier prompt, and there are more.
             end = next(end for end in chain.ends if end > agrees)
             return "head", {"begin": agrees, "end": end}
     if placed.turns:
         return "unknown", {}
-    return ("fresh" if placed.fresh and placed.replaced else "new"), {}
+    if placed.fresh and placed.replaced:
+        return "fresh", {}
+    return ("unmatched" if len(ends) > OPENING else "new"), {}
+
+
+def _is_same(ends: Sequence[int], before: Sequence[int], place: int) -> bool:
+    """Whether all messages but the one at this place are as long as those of the earlier prompt."""
+    shift = ends[place] - before[place]
+    moved = [*before[:place], *(end + shift for end in before[place:])]
+    return moved == [*ends[: len(before)]]
 
 
 def _boundaries(chain: Chain) -> list[int]:

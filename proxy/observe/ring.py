@@ -105,7 +105,10 @@ class Requests:
         later = opened
         for seen in reversed([*self._ended]):
             row, placed = seen.row, seen.facts["placed"]
-            is_here = (row.backend, row.slot) == (opened.row.backend, opened.row.slot)
+            is_here = row.slot >= 0 and (row.backend, row.slot) == (
+                opened.row.backend,
+                opened.row.slot,
+            )
             if is_here and placed < later.facts["placed"] and len(holders) < HOLDERS:
                 told = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
                 told = told if may_see(row.key) else dict.fromkeys(told)
@@ -135,7 +138,7 @@ class Requests:
             "decision": decision,
         }
         if not record.over:
-            prompt = decision["prompt_tokens"] if decision else 0
+            prompt = decision["estimated_tokens"] if decision else 0
             cached = min(prompt, decision["expected_tokens"]) if decision else 0
             facts |= {
                 "state": "tools" if last is not info and last.outcome else _state(last),
@@ -198,18 +201,20 @@ def _decision(
     """Where a request was placed, and why its prompt was evaluated."""
     if (placed := info.placement) is None:
         return None
+    slot = placed.slot if placed.pinned else info.slot
+    is_there = slot in (placed.slot, -1)  # where it was expected
     return {
         "backend": placed.backend,
-        "slot": placed.slot,
-        "prompt_tokens": placed.prompt,
+        "slot": slot if slot >= 0 else None,
+        "estimated_tokens": placed.prompt,
         "expected_tokens": placed.expected,
         "turns_before": placed.turns,
         "side_job": placed.request.background,
         "restored": placed.restores,
         "saved": placed.saves,
-        "kept": placed.keeps,
-        "continued": placed.continues,
-        "replaced_tokens": placed.replaced,
+        "kept": placed.keeps and (is_there or not info.usage.cached),
+        "continued": placed.continues and is_there,
+        "replaced_tokens": placed.replaced if is_there else None,
         "passed": [{"backend": name, "why": why} for name, why in info.passed],
         "reason": explain(placed, info, earlier, find)._asdict(),
     }
@@ -222,6 +227,8 @@ def _became(next_: Json | None) -> str:
     for name in ("continued", "saved", "kept"):
         if next_[name]:
             return name
+    if next_["replaced_tokens"] is None:  # the server chose another slot than was expected
+        return "unknown"
     return "replaced" if next_["replaced_tokens"] else "lost"
 
 

@@ -39,6 +39,7 @@ def placement(
         at=now,
         backend=backend.name,
         slot=grant.slot.id,
+        pinned=backend.pins,
         prompt=grant.prompt,
         expected=grant.cached,
         restores=grant.restore is not None,

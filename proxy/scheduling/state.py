@@ -241,6 +241,7 @@ class Placement(Struct, frozen=True, kw_only=True):
     at: float
     backend: str
     slot: int
+    pinned: bool  # to this slot; otherwise the server chooses one, and this is a guess
     prompt: int  # tokens, as estimated
     expected: int  # of them cached
     restores: bool  # a file is restored first

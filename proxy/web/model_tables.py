@@ -22,6 +22,7 @@ from ..hosting.model import HostedModel
 from .body import read_json
 from .fastpath import Environ
 from .observability import Record
+from .observability.record import may_capture
 from .services import Services
 
 
@@ -146,7 +147,7 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
     changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
     reading its documents raises."""
     body = read_json(environ, services.settings.max_body)
-    if body.pop("capture", True) in (False, "off") and record.capture is not None:
+    if not may_capture(body.pop("capture", True)) and record.capture is not None:
         record.capture.off = True
     with_documents(services, record, environ, body)
     return with_preset(services, body, record.path) if services.host.presets else body

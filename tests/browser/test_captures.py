@@ -17,6 +17,7 @@ from .conftest import DESKTOP, PHONE, Open
 
 CHAT = "/v1/chat/completions"
 HOSTILE = "<img src=x onerror=alert(1)> ``` 'quoted'"
+TURNED = "left \u202eright\u202c \u2066alone\u2069"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,22 @@ def test_both_sides_and_the_prompt_are_read_as_text(
     assert page.locator("dialog img").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
+
+
+def test_controls_of_direction_are_read_as_escapes(capturing: Gateway, visit: Open) -> None:
+    ask(capturing, TURNED)
+    capture = opened(visit(f"{capturing.url}/requests"))
+    shown = "left \\u202eright\\u202c \\u2066alone\\u2069"
+    for title in ("Request of the client", "Prompt", "Sent to the backend"):
+        assert shown in unfold(capture, title)
+    for kind in ("Markdown", "JSON"):
+        with capture.page.expect_download() as started:
+            capture.get_by_role("button", name=kind).click()
+        text = Path(started.value.path()).read_text(encoding="utf-8")
+        if kind == "Markdown":
+            assert shown in text and "\u202e" not in text
+        else:
+            assert TURNED in json.loads(json.loads(text)["sent"]["text"])["messages"][0]["content"]
 
 
 def test_capture_is_exported(capturing: Gateway, visit: Open) -> None:

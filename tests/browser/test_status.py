@@ -46,6 +46,24 @@ def test_status_page_shows_backends_and_slots_live(site: Gateway, visit: Open) -
     assert drawn
 
 
+def test_slot_is_not_called_empty_before_its_contents_are_known(site: Gateway, visit: Open) -> None:
+    held: list[Any] = []
+    page = visit(f"{site.url}/status")
+    page.route("**/api/status/slots*", lambda route: held.append(route))
+    page.goto(f"{site.url}/status")
+    page.locator(".slots .slot").first.wait_for()
+    nothing = page.locator('[data-part="held-none"]')
+    assert nothing.is_hidden()
+    page.locator('[data-part="held-title"]').scroll_into_view_if_needed()
+    while not held:  # the time limit of the test ends it
+        page.wait_for_timeout(50)
+    assert nothing.is_hidden()
+    empty = {"begin": 0, "end": 3600, "tenures": []}
+    for route in held:
+        route.fulfill(json=empty)
+    nothing.wait_for()
+
+
 def test_lost_connection_is_shown_and_recovers(
     model_server: ModelServer, visit: Open, tmp_path: Path
 ) -> None:

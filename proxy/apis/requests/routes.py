@@ -138,7 +138,7 @@ def read(services: Services, record: Record, name: str) -> Any:
         return {**known, "captured": captures is not None and any(captures.find(**own))}
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
-        " that asked a model, and at most seven days old"
+        f" that asked a model, and at most {LOOK_BACK // 86400} days old"
     )
 
 

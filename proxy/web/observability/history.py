@@ -44,7 +44,8 @@ LONGEST = 64  # characters of one
 MOST_UNSTORED = 16384  # counts that wait to be stored
 MOST_HELD = 16384  # slots whose content is remembered
 MOST_TENURES = 4096  # contents that are not in their slots any more
-WELL = frozenset(get_args(FinishReason)) | {"", "cancelled", Cancelled.code, RequestCancelled.code}
+LEFT = frozenset({"cancelled", Cancelled.code, RequestCancelled.code})  # somebody wanted it
+WELL = LEFT.union(get_args(FinishReason), {""})
 
 
 class Tenure(Struct):
@@ -177,8 +178,9 @@ class History:
         evictions += [loss.why for loss in losses if loss is not None and loss.why != "evicted"]
         counts.update((EVICTION + why, 0) for why in evictions)
         for row in rows:
-            if row.status >= 400 or row.info.outcome not in WELL:
-                code = (row.info.outcome or str(row.status))[:LONGEST]
+            outcome = row.info.outcome
+            if outcome not in WELL or (row.status >= 400 and outcome not in LEFT):
+                code = (outcome or str(row.status))[:LONGEST]
                 if code not in self._codes and len(self._codes) >= MOST_KINDS:
                     code = OTHER
                 self._codes.add(code)

@@ -58,6 +58,11 @@ def duration(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + f"{minutes}m{rest:.0f}s"
 
 
+def may_capture(value: object) -> bool:
+    """Whether a request allows its capture: what is not clearly yes is no."""
+    return str(value).strip().lower() in ("true", "on", "yes", "1")
+
+
 RECORD = "slotproxy.record"  # key in environ
 CAPTURE = "slotproxy.capture"  # key in environ of what is captured of the request
 NOSNIFF = ("X-Content-Type-Options", "nosniff")

@@ -113,6 +113,12 @@ def test_requests_without_a_valid_key_are_not_captured(tmp_path: Path) -> None:
     ("headers", "fields"),
     [
         ({"X-Slotproxy-Capture": "off"}, {}),
+        ({"X-Slotproxy-Capture": "no"}, {}),
+        ({"X-Slotproxy-Capture": "maybe"}, {}),
+        ({"X-Slotproxy-Capture": ""}, {}),
+        ({}, {"capture": "no"}),
+        ({}, {"capture": None}),
+        ({}, {"capture": {"on": True}}),
         ({}, {"capture": False}),
         ({}, {"capture": False, "stream": True}),
         ({}, {"capture": False, "temperature": "hot"}),
@@ -125,6 +131,26 @@ def test_request_opts_out(headers: dict[str, str], fields: Any, tmp_path: Path) 
     assert capture_of(app, answer.headers["x-request-id"]).status_code == 404
     assert not (tmp_path / CAPTURES).exists()
     assert capture_of(app, ask(app)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [({"X-Slotproxy-Capture": "ON"}, {}), ({}, {"capture": True}), ({}, {"capture": "yes"})],
+)
+def test_only_a_clear_yes_is_captured(headers: dict[str, str], fields: Any, tmp_path: Path) -> None:
+    app = app_with(ScriptedDriver(), tmp_path)
+    answer = post(app, ANN | headers, json=HELLO | fields)
+    assert capture_of(app, answer.headers["x-request-id"]).status_code == 200
+
+
+def test_keys_of_others_are_in_no_capture(tmp_path: Path) -> None:
+    keys = (*KEYS, ApiKey("eve", Secret("no-usual-key")))
+    app = app_with(ScriptedDriver(), tmp_path, file_keys=keys)
+    text = "Keys:\nsk-bob-0123456789\tno-usual-key\nbearer abcdefghijkl and a risk-averse sk-SK"
+    answer = post(app, ANN, json={"messages": [{"role": "user", "content": text}]})
+    sent = capture_of(app, answer.headers["x-request-id"]).get_json()["sent"]["text"]
+    shown = "Keys:\n[key]\t[key]\nbearer [key] and a risk-averse sk-SK"
+    assert json.loads(sent)["messages"][0]["content"] == shown
 
 
 def test_off_by_default_and_on_for_one_key(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.observe.cold import Earlier, Reason, explain
-from proxy.observe.ring import sentences
+from proxy.observe.ring import _became, _decision, sentences
 from proxy.scheduling import outcomes
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import BackendFacts, CachedPrompt
+from proxy.web.disconnect import nothing
 from tests.unit.scheduling.fakes import World, ended
 
 TURN = 400  # characters of a message
@@ -176,7 +178,61 @@ def test_another_conversation_is_no_change() -> None:
     (text, ends), (other, others) = talk("a", 3), talk("b", 3)
     for before in (Earlier(chain_of(other, others), ""), Earlier(chain_of(text, ends), "")):
         lease = World().take(text + "!", ends)
-        assert reason(lease, earlier=[before]).cause == "new"
+        assert reason(lease, earlier=[before]).cause == "unmatched"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("edit", ["edit", "longer edit"])
+def test_edited_message_of_a_prompt_that_matched_nothing(place: int, edit: str) -> None:
+    """Without a session, and before the half of the earlier prompt."""
+    text, ends = talk("a", 6)
+    earlier = Earlier(chain_of(text[: ends[4]], ends[:5]), "")
+    begin, more = place * TURN + 6, len(edit)
+    edited = text[:begin] + edit + text[begin:]
+    lease = World().take(edited, (*ends[:place], *(end + more for end in ends[place:])))
+    told = reason(lease, earlier=[earlier])
+    assert told.cause == ("changed" if place else "head")
+    assert told.values["begin"] == place * TURN
+
+
+def test_difference_is_said_before_the_slot_of_another_group() -> None:
+    world = World(slots=1, groups=True)
+    world.turn(*talk("b", 1), group="bob")
+    text, ends = talk("a", 5)
+    earlier = Earlier(chain_of(text[: ends[2]], ends[:3]), "")
+    lease = world.take("z" + text[1:], ends, group="ann")
+    assert lease.placement is not None and lease.placement.fresh
+    assert reason(lease, earlier=[earlier]).cause == "head"
+
+
+def test_loss_within_the_same_second_has_its_time() -> None:
+    world = World(slots=1)
+    world.turn(*talk("a", 1))
+    world.turn(*talk("b", 1))
+    lease = world.take(*talk("a", 2))
+    placed = lease.placement
+    assert placed is not None and placed.loss is not None
+    for passed, text in ((0.11, "110ms"), (0.0, "1ms"), (1.4, "1s")):
+        lease.placement = msgspec.structs.replace(placed, at=placed.loss.at + passed)
+        told = reason(lease)
+        assert f", {text} before" in sentences()[told.cause].format_map(told.values)
+
+
+def test_slot_that_the_server_chose() -> None:
+    world = World(slots=2)
+    world.turn(*talk("a", 1))
+    lease = world.take(*talk("a", 2))
+    assert lease.placement is not None and lease.placement.continues
+    guessed = msgspec.structs.replace(lease.placement, pinned=False, replaced=7)
+
+    def decided(slot: int, **usage: int) -> Any:
+        return _decision(
+            Info(placement=guessed, slot=slot, usage=Usage(9, 1, **usage)), (), nothing
+        )
+
+    assert (decided(-1)["slot"], decided(1 - guessed.slot)["slot"]) == (None, 1 - guessed.slot)
+    assert _became(decided(guessed.slot)) == "continued"
+    assert _became(decided(1 - guessed.slot, cached=5)) == "unknown"
 
 
 class Step(NamedTuple):
@@ -230,7 +286,11 @@ def test_sentence_agrees_with_the_records_of_the_scheduler(
         elif held is not None:
             assert (told.cause, told.values["kept"]) == ("elsewhere", held.backend.name)
         elif name not in begun:
-            assert told.cause in ("new", "unknown")  # it is unknown if it was placed before
+            assert told.cause in (
+                "new",
+                "unmatched",
+                "unknown",
+            )  # it is unknown if it was placed before
         else:
             by, backend, slot = lost[name]
             if by in KEYS:

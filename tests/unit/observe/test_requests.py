@@ -163,7 +163,9 @@ class Waiting(ScriptedDriver):
         return super().stream(task, slot, caps, cancel)
 
 
-def cancelled(app: Flask, by: dict[str, str], **body: Any) -> tuple[Any, Any, str]:
+def cancelled(
+    app: Flask, by: dict[str, str], path: str = "/v1/chat/completions", **body: Any
+) -> tuple[Any, Any, str]:
     """A request of ann that this key cancels: its answer, the canceller's, and its id."""
 
     def running() -> list[Any]:
@@ -171,7 +173,7 @@ def cancelled(app: Flask, by: dict[str, str], **body: Any) -> tuple[Any, Any, st
         return found
 
     def post() -> Any:
-        return app.test_client().post("/v1/chat/completions", json=CHAT | body, headers=ANN)
+        return app.test_client().post(path, json=CHAT | body, headers=ANN)
 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post)
@@ -181,6 +183,15 @@ def cancelled(app: Flask, by: dict[str, str], **body: Any) -> tuple[Any, Any, st
         assert one["decision"]["reason"]["cause"] == "new"
         ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=by)
         return answer.result(30), ended, one["id"]
+
+
+def test_clients_of_anthropic_and_ollama_read_the_code_of_a_cancelled_request() -> None:
+    app = app_with(Waiting(say("Hi")))
+    answer, *_ = cancelled(app, ANN, "/v1/messages", max_tokens=8)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (409, "request_cancelled")
+    app = app_with(Waiting(say("Hi")))
+    answer, *_ = cancelled(app, ANN, "/api/chat", stream=False)
+    assert (answer.status_code, answer.get_json()["code"]) == (409, "request_cancelled")
 
 
 @pytest.mark.parametrize(("by", "name"), [(ADMIN, "root"), (ANN, "ann")])
@@ -295,10 +306,15 @@ def test_waiting_request_has_its_place_and_time_in_line() -> None:
         assert second["decision"] is None
         assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
         assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]
+        time.sleep(0.1)
         for one in (second, first):
             ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=ANN)
             assert ended.get_json()["cancelled"] == 1
         assert {answer.result(30).status_code for answer in answers} == {409}
+    waited = get(app, f"{REQUESTS}/{second['id']}").get_json()
+    steps = {step["step"]: step["seconds"] for step in waited["timeline"]}
+    assert waited["outcome"] == "cancelled" and steps["queue"] == waited["queue_seconds"] > 0
+    assert steps["other"] < steps["queue"]
 
 
 def test_timeline_of_an_answer_that_runs_tools() -> None:

@@ -51,6 +51,11 @@ function promptOf(capture) {
   return typeof prompt === "string" ? prompt : prompt.map((part) => (typeof part === "string" ? part : `<${part}>`)).join("");
 }
 
+/** Controls of the direction of a text as escapes, so that it is read in the order in which it was sent. */
+function inOrder(text) {
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16)}`);
+}
+
 /** The parts of a capture, as [title, text, missing bytes]. */
 function parts(capture) {
   const { sent, received, calls } = capture;
@@ -66,7 +71,7 @@ function parts(capture) {
       [words("captures.call_sent", { request: call.request }), pretty(call.sent.text), call.sent.missing],
       [words("captures.call_received", { status: call.status || words("captures.no_answer") }), pretty(call.received.text), call.received.missing],
     ]),
-  ];
+  ].map(([title, text, missing]) => [inOrder(title), inOrder(text), missing]);
 }
 
 function fold([title, text, missing]) {

@@ -83,6 +83,8 @@ def test_errors_count_by_code_and_regular_ends_do_not() -> None:
     over(history, outcome="upstream_fault")  # a stream that broke had said 200 already
     for outcome in ("stop", "length", "tool_calls", "cancelled", "client_closed_request", ""):
         over(history, outcome=outcome)
+    for outcome in ("cancelled", "request_cancelled"):
+        over(history, status=409, outcome=outcome)
     assert numbers(history)["errors"] == {"queue_full": 1, "400": 1, "upstream_fault": 1}
 
 

@@ -134,6 +134,7 @@ def turn(
     """A request that has its slot for two seconds from this time on, as it was placed."""
     choices, saves = fields.pop("choices", 0), fields.pop("saves", False)
     placement = Placement(
+        pinned=True,
         request=SlotRequest(model="m", key=key, **fields),
         at=at,
         backend="b",
