@@ -7,7 +7,7 @@ erasing a slot needs a key named in the setting `admins`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Response, request
 
@@ -49,6 +49,14 @@ def completion(services: Services, environ: Environ) -> Response | BodyAndHeader
 def infill(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """Code completion, streamed or whole."""
     return completion_view(services, environ, llamacpp_native.infill, "")
+
+
+@_route("GET POST", "/cors-proxy")
+def cors_proxy(services: Services, record: Record) -> NoReturn:
+    """Always 403: nothing is fetched for a page.
+
+    llama-server's proxy for its own page, which the gateway does not offer."""
+    raise Forbidden("slotproxy does not fetch from other hosts on behalf of a web page")
 
 
 @_route("POST", "/apply-template", body="ChatCompletionRequest")

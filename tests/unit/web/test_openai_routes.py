@@ -136,6 +136,11 @@ def test_named_host_allows_its_pages_on_any_port() -> None:
     assert not any(map(allowed, (*foreign, "http://localhost@evil.com", "http://[x", "file://x")))
 
 
+def test_cors_proxy_route_is_refused() -> None:
+    answer = client().get("/cors-proxy?url=http://127.0.0.1/")
+    assert answer.status_code == 403
+
+
 # answers
 
 

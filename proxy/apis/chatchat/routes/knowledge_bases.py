@@ -214,7 +214,13 @@ def update_info(services: Services, record: Record, base: str, info: str) -> Any
 
 @route("POST", "/knowledge_base/search_docs", body="ChatchatSearch")
 def search_docs(
-    services: Services, record: Record, base: str, query: str, file: str, **bounds: Any
+    services: Services,
+    record: Record,
+    base: str,
+    query: str,
+    file: str,
+    top_k: int,
+    score_threshold: float | None,
 ) -> Any:
     """Passages that fit a query."""
     try:
@@ -223,7 +229,9 @@ def search_docs(
         return []
     knowledge, owner, base_id = handle
     if query:
-        hits = knowledge.search(owner, [base_id], query, **bounds)
+        hits = knowledge.search(
+            owner, [base_id], query, top_k=top_k, score_threshold=score_threshold
+        )
         return [
             _document(hit.chunk_id, hit.filename, hit.place, hit.text, hit.distance) for hit in hits
         ]
