@@ -39,7 +39,7 @@ SEARCHES = {
     "default model": "models/",
     "speech": "models/",
     "chat template": "families/",
-    "metrics": "team/",
+    "metrics": "metrics/",
 }
 FIRST = ".md-search-result__item > .md-search-result__link"
 

@@ -91,7 +91,7 @@ export class Models {
       if (one) say(option, option.value === value || QUIET.includes(one.state) ? one.title : `${one.title} · ${told(one)}`);
     }
     const one = this.#known.get(value);
-    const state = one ? one.state : this.gone ? (this.server ? "down" : "gone") : "unknown";
+    const state = one ? one.state : this.server ? "down" : this.gone ? "gone" : "unknown";
     this.at("model-dot").dataset.state = DOTS[state] ?? "";
     const note = this.at("model-state");
     say(note, one ? told(one) : words(`chat.states.${state}`));
