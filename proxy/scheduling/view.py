@@ -19,9 +19,7 @@ class SlotView(Struct, kw_only=True):
     id: int
     state: str  # busy, free or settling
     since: float
-    held: bool = (
-        False  # there is a prompt in it; the rest says of which conversation, if that shows
-    )
+    held: bool = False  # a prompt is in it, of the conversation below if the caller may know
     conversation: str | None = None  # a digest
     group: str | None = None
     tokens: int = 0
