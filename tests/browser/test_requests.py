@@ -104,4 +104,5 @@ def test_older_ones_of_a_thousand_requests_are_shown_on_demand(
         assert shown.count() <= count
         older.click()
     older.wait_for(state="hidden")
+    shown.nth(999).wait_for()
     assert shown.count() == 1000
