@@ -502,9 +502,10 @@ def test_most_alternatives_do_not_block_the_loop(
     said.write_bytes(_token(alternatives) * count + end % count)
     with served_by("-c", SAYS, str(said)) as url:
         running = gateway("--llama-api", url)
-        words: dict[str, Any] = {"prompt": "do your worst"}
+        # It repeats itself, and would be ended without `ignore_eos`.
+        words: dict[str, Any] = {"prompt": "do your worst", "ignore_eos": True}
         if path == CHAT:
-            words = {"messages": [{"role": "user", "content": "do your worst"}]}
+            words = {"messages": [{"role": "user", "content": "do your worst"}], "ignore_eos": True}
         body = {"max_tokens": count, "n_predict": count, "stream": stream, **words, **asked}
 
         def work() -> None:
