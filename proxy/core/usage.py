@@ -29,6 +29,12 @@ class Usage(Struct, frozen=True):
         )
 
 
+def tokens_per_second(tokens: int, seconds: float) -> float:
+    """The speed of an answer, whose first token comes with the end of its prompt's evaluation.
+    `seconds` begin there. 0 if unknown."""
+    return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
+
+
 class Timings(Struct, frozen=True, kw_only=True):
     """llama.cpp's timings: token counts and milliseconds of evaluation, as the backend reported
     them; `draft_n` and `draft_n_accepted` count the tokens of speculative decoding."""

@@ -41,6 +41,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from .. import __version__
 from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
 from ..core.request import CompletionRequest, Message
+from ..core.usage import tokens_per_second
 from ..errors import NoIdleSlot
 from ..gateway import Answer, Caller, Info
 from ..gateway.context import ANYBODY
@@ -316,7 +317,7 @@ def _of_round(info: Info, began: float) -> Iterator[Step]:
         placed = loaded
     known = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
     yield Step("slotproxy.prefill", placed, first, known, is_call=True)
-    speed = (usage.completion - 1) / (last - first) if last > first else 0.0
+    speed = tokens_per_second(usage.completion, last - first)
     written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
     yield Step("slotproxy.decode", first, last, written, is_call=True)
 

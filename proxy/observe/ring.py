@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import web
+from ..core.usage import tokens_per_second
 from ..gateway import Info
 from ..gateway.attempt import placement_text
 from ..runtime.locks import native_lock
@@ -289,7 +290,7 @@ def seen_json(seen: Seen, shown: Shown) -> Json:
 
 def row_json(row: LedgerRow, shown: Shown) -> Json:
     """A request of which only the row in the ledger is known."""
-    speed = row.completion / row.decode_seconds if row.decode_seconds else 0.0
+    speed = tokens_per_second(row.completion, row.decode_seconds)
     return {
         "id": row.request,
         "object": "request",

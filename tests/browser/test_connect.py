@@ -89,6 +89,7 @@ def test_other_readers_paste_a_key_that_stays_in_the_page(locked: Gateway, visit
     page.on("request", lambda request: sent.append(request.url + (request.post_data or "")))
     page.locator('[data-part="key"]').fill("sk-mine-42")
     page.locator('.programs a[href="#claude-code"]').click()
+    page.locator('.programs a[aria-current="true"]', has_text="Claude Code").wait_for()
     assert "export ANTHROPIC_AUTH_TOKEN='sk-mine-42'" in shown(page)
     page.locator('[data-part="key"]').fill("it's $HOME")
     assert "YOUR_KEY" in shown(page) and "HOME" not in shown(page)

@@ -37,8 +37,8 @@ def server(
     start_server: Callable[..., ModelServer],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> ModelServer:
-    """With a model that repeats itself after some words."""
-    model = forgetful(tmp_path_factory.mktemp("model") / "model.gguf", 45)
+    """With a model that repeats itself after some words, on every processor."""
+    model = forgetful(tmp_path_factory.mktemp("model") / "model.gguf", 40, attention=0)
     return start_server(request.param, slots=1, model=model)
 
 

@@ -13,6 +13,7 @@ from typing import get_args
 from msgspec import Struct
 
 from ...core.events import FinishReason
+from ...core.usage import tokens_per_second
 from ...errors import Cancelled, RequestCancelled
 from ...gateway import Info, Placement
 from ...store.measures import ERROR, EVICTION, Counts, bucket_of
@@ -164,7 +165,7 @@ class History:
             "first_token": [info.first_token for info in infos if info.first_token],
             "prompt_tokens": [usage.prompt for usage in usages if usage.prompt],
             "speed": [
-                (info.usage.completion - 1) / (info.last_token - info.first_token)
+                tokens_per_second(info.usage.completion, info.last_token - info.first_token)
                 for info in infos
                 if info.usage.completion > 1 and info.last_token > info.first_token
             ],

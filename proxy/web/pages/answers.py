@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ...core.events import Finished, ReasoningDelta, TextDelta
+from ...core.usage import tokens_per_second
 from ...dialogue.events import DialogueEvent, DialogueRequest, DialogueStep, Sources, Tick
 from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, NotFound, QueueFull, StoreUnavailable
@@ -350,12 +351,11 @@ class LiveAnswer:
 
     def _measure(self, info: Info) -> None:
         """Read the dialogue's info, which is complete only after close()."""
-        writing = info.last_token - info.first_token
-        tokens = info.usage.completion
+        speed = tokens_per_second(info.usage.completion, info.last_token - info.first_token)
         self._extra |= {
             "model": info.model,
             "first_token": round(info.first_token, 3),
-            "speed": round((tokens - 1) / writing, 1) if tokens > 1 and writing > 0 else None,
+            "speed": round(speed, 1) or None,
         }
 
     def _flush(self) -> None:

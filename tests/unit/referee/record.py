@@ -109,12 +109,13 @@ def served(name: str, model: Path, slots: int) -> Iterator[str]:
         server.wait()
 
 
-def forgetful(path: Path, seed: int) -> Path:
-    """A model of made-up weights whose attention is weak."""
+def forgetful(path: Path, seed: int, attention: float) -> Path:
+    """A model of made-up weights whose attention is weak. With none, a token follows from the one
+    before it, so the answer at temperature 0 repeats itself, whatever the processor rounds."""
     made_up_model.write(path, seed)
     for tensor in gguf.GGUFReader(path, "r+").tensors:
         if "attn_output" in tensor.name:
-            tensor.data[:] = tensor.data * ATTENTION[seed % len(ATTENTION)]
+            tensor.data[:] = tensor.data * attention
     return path
 
 
@@ -149,7 +150,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         for at in range(0, len(todo), EACH):
-            model = forgetful(Path(folder, "model.gguf"), 41 + at // EACH)
+            seed = 41 + at // EACH
+            attention = ATTENTION[seed % len(ATTENTION)]
+            model = forgetful(Path(folder, "model.gguf"), seed, attention)
             record(model, todo[at : at + EACH], "{}")
 
 
