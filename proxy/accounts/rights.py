@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -49,8 +49,9 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
     client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
     `on_overflow` says what happens to conversations that do not fit, `capture` which requests are
-    captured, `loops` what happens to answers that repeat themselves. `share` of a key, its user or
-    its team lets conversations be shared."""
+    captured, `loops` what happens to answers that repeat themselves, `late_binding` which lines of
+    the system message are moved. `share` of a key, its user or its team lets conversations be
+    shared."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     on_overflow: OnOverflow = ""
     capture: Capture = ""
     loops: Loops = ""
+    late_binding: tuple[str, ...] = ()
 
 
 class Permissions(Struct, frozen=True):
@@ -80,10 +82,9 @@ class Permissions(Struct, frozen=True):
             barred = frozenset(name for rights in self.rights for name in rights.barred_tiers)
             force_setattr(self, "barred_tiers", barred)
 
-    @property
-    def loops(self) -> Loops:
-        """What happens to answers that repeat themselves, "" if no right says it."""
-        return next((rights.loops for rights in self.rights if rights.loops), "")
+    def first(self, name: str, default: Any) -> Any:
+        """The first value that a right has for this field, in the order of key, user and team."""
+        return next(filter(None, (getattr(rights, name) for rights in self.rights)), default)
 
     def _permit(self, what: str, names: Iterable[str]) -> bool:
         """Whether all rights permit `what` with any of these names."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -79,6 +79,10 @@ class Backend:
         self.counter = TokenCounter(self.driver)
         if self.config is not None:
             self.place = self.config.place
+
+    def own(self, name: str) -> Any:
+        """What the operator says of its model in the settings, None for nothing."""
+        return getattr((self.host or self).config, name, None)
 
     @property
     def model(self) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ..core import late_binding
 from . import macros
 from .validators import each_in_bytes, in_bytes, naming, of_table, size, sizes, tables, url
 
@@ -70,6 +71,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     on_overflow: Literal["refuse", "compact"] | None = None
     loops: Literal["auto", "off", "end", "mend"] | None = None
     max_reasoning_tokens: Annotated[int, Meta(ge=0)] | None = None
+    late_binding: tuple[str, ...] = ()  # beginnings of lines, see `core.late_binding`
 
     @property
     def has_program(self) -> bool:
@@ -196,6 +198,9 @@ def _check(model: ModelConfig) -> None:
             check(getattr(model, key).replace(PORT, "1"))
     if any("\0" in word for word in (*model.command, *model.stop, model.folder)):
         raise ValueError("command: contains a NUL character")
+    for line in model.late_binding:
+        with naming("late_binding"):
+            late_binding.rule(line)
     for name, value in model.environment.items():
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"environment: {name!r} is not a variable that a process can have")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from ..accounts.limiting.budgets import Price
+from ..core import late_binding
 from . import keys, routes, validators
 from .keys import ApiKey, Secret, unnamed
 from .models import ModelConfig
@@ -83,6 +84,9 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     loops: Loops | None = _key(None, "overrides loops of [referee] for this server's model")
     max_reasoning_tokens: int | None = _key(
         None, "overrides max_reasoning_tokens of [referee] for this server's model", ge=0
+    )
+    late_binding: Texts = _key(
+        (), "beginnings of lines of the system message that are moved to its end", late_binding.rule
     )
     rows: ClassVar[tuple[Declared, ...]] = _above()
     # Not keys of the table: the model to start instead of a URL, and the place in a [[route]].
@@ -468,6 +472,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 on_overflow=model.on_overflow,
                 loops=model.loops,
                 max_reasoning_tokens=model.max_reasoning_tokens,
+                late_binding=model.late_binding,
                 launch=model,
             )
             for model in self.model

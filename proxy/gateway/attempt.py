@@ -28,7 +28,6 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -419,7 +418,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
         )
         if self.generation.thoughts is not None:
-            usual = self._own_setting("max_reasoning_tokens") or context.reasoning_tokens
+            usual = self._slot.backend.own("max_reasoning_tokens") or context.reasoning_tokens
             self.generation.budget = budget(task.request, limit, usual)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
@@ -508,15 +507,12 @@ class Attempt(Struct, eq=False, kw_only=True):
         if not batch or type(batch[-1]) in LAST:
             return False
         if self.referee is None:
-            wanted = (self.caller.may.loops, self._own_setting("loops"), self.context.loops)
-            self.referee = Referee(mode_of(self.task.request, *wanted))
+            of_key, of_model = self.caller.may.first("loops", ""), self._slot.backend.own("loops")
+            mode = mode_of(self.task.request, of_key, of_model, self.context.loops)
+            self.referee = Referee(mode)
         waits = self.task.request.stream and self.generation.place == "text"
         self.look = self.referee.look(self.text, waits=waits)
         return not self.look
-
-    def _own_setting(self, name: str) -> Any:
-        """What the operator says of the backend's model, None for nothing."""
-        return getattr((self._slot.backend.host or self._slot.backend).config, name, None)
 
     def _step_in(self) -> Batch:
         """Continue or end the answer after a run that the referee stopped, because its text repeats

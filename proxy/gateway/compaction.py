@@ -74,7 +74,13 @@ class Model(Protocol):
     ) -> bool: ...
 
     def tasks(
-        self, request: CompletionRequest, model: str, cancel: Cancel, *, barred: frozenset[str]
+        self,
+        request: CompletionRequest,
+        model: str,
+        cancel: Cancel,
+        *,
+        barred: frozenset[str],
+        late: tuple[str, ...],
     ) -> list[Task]: ...
 
 
@@ -149,7 +155,8 @@ def compact(
         usage.completion - before.completion,
         usage.cached - before.cached,
     )
-    shorter_tasks = gateway.tasks(shorter, model, cancel, barred=barred)
+    late = caller.may.first("late_binding", ())
+    shorter_tasks = gateway.tasks(shorter, model, cancel, barred=barred, late=late)
     return shorter_tasks, Compacted(cut - conversation.head_of(messages), summary, cost)
 
 

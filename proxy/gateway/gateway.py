@@ -18,6 +18,7 @@ from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
+from ..core.late_binding import late_bound
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import (
@@ -87,10 +88,11 @@ class Gateway:
             may.check_model(request.model, name, model)
         if barred:
             may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        tasks = self.tasks(request, model, cancel, barred=barred)
+        late = may.first("late_binding", ())
+        tasks = self.tasks(request, model, cancel, barred=barred, late=late)
         make_tasks = compact = None
         if self.registry.unknown(model):
-            make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
+            make_tasks = partial(self.tasks, request, model, cancel, barred=barred, late=late)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
         if (overflow == "compact" or request.compaction is not None) and request.messages:
@@ -281,6 +283,10 @@ class Gateway:
             check_ids(backend.driver, tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
+    def _late_binding(self, model: str) -> tuple[str, ...]:
+        rules = (backend.own("late_binding") for backend in self.registry.pool(model))
+        return next(filter(None, rules), ())
+
     def _any(self, model: str, barred: frozenset[str]) -> Backend:
         """A backend outside of the `barred` tiers. Raises NoBackend."""
         for backend in self.registry.pool(model, barred)[:1]:
@@ -315,8 +321,10 @@ class Gateway:
         cancel: Cancel | None = None,
         *,
         barred: frozenset[str] = frozenset(),
+        late: tuple[str, ...] = (),
     ) -> list[Task]:
-        """One task for each prompt, with the checks that concern all choices."""
+        """One task for each prompt, with the checks that concern all choices. The `late` rules are
+        those of the caller's key."""
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
@@ -329,7 +337,10 @@ class Gateway:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
-            task = rendered(self._prompters(model), request, self.now())
+            prompter = self._prompters(model)
+            if late := late or self._late_binding(model):
+                request = late_bound(request, late, apart=isinstance(prompter, Prompter))
+            task = rendered(prompter, request, self.now())
             _no_nul(task.prompt)
             if any(map(MEDIA, request.messages)):
                 kinds = check_media(request.messages, self.context.generation.max_media)

@@ -30,6 +30,7 @@ from ...accounts.rights import (
     Rights,
     wrong_network,
 )
+from ...core import late_binding
 from ...errors import InvalidParameter
 from .. import added, fields
 from ..fields import Body
@@ -290,6 +291,14 @@ def _apis(body: Body, field: str) -> tuple[str, ...]:
     return apis
 
 
+def _late_binding(body: Body, field: str) -> tuple[str, ...]:
+    rules = values.names(body, field, late_binding.MOST)
+    try:
+        return tuple(map(late_binding.rule, rules))
+    except ValueError as error:
+        raise InvalidParameter(field, f"is wrong: {error}") from None
+
+
 def _networks(body: Body, field: str) -> tuple[str, ...]:
     networks = _names(body, field)
     for network in networks:
@@ -350,6 +359,12 @@ COLUMNS: dict[str, Field] = {
     "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),
     "capture": _choice("capture", "Which requests are captured.", "failed", CAPTURES),
     "loops": _choice("loops", "What happens to answers that repeat themselves.", "end", LOOPS),
+    "late_binding": _list(
+        "late_binding",
+        "Beginnings of lines of the system message that are moved to its end; `*` is any text.",
+        "The current time is",
+        read=_late_binding,
+    ),
 }
 FIELDS: dict[str, Schema | Field] = {
     **COLUMNS,
