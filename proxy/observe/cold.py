@@ -27,15 +27,20 @@ PIECES = 2048  # that have one
 BEFORE, AFTER = 16, 48  # characters of a prompt that are shown around a difference
 OPENING = 2  # messages of a conversation that begins: instructions and a question
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
+FIRST = ("new", "unmatched")  # and those that a short difference near the head may look like
+SHORT = 16  # pieces that a short difference may have,
+SHIFT = 64  # characters by which it may be longer or shorter than the earlier one,
+SAME = 8  # and pieces behind it that are the same
 
 
 class Window(NamedTuple):
     """The text around the piece in which a prompt first differs from an earlier one: where the
-    piece and the text begin."""
+    piece and the text begin. `end` is where both are the same again, if the difference is short."""
 
     at: int
     begin: int
     text: str
+    end: int = 0
 
 
 class Reason(NamedTuple):
@@ -60,8 +65,12 @@ def checksums(text: str) -> Sequence[int]:
     """Those of the pieces of a prompt's beginning. Without a loop: long prompts have thousands."""
     if len(text) < PIECE:
         return ()
-    whole = text[: min(len(text) // PIECE, PIECES) * PIECE].encode("utf-32-le", "surrogatepass")
+    whole = _encoded(text[: min(len(text) // PIECE, PIECES) * PIECE])
     return array("I", starmap(crc32, iter_unpack(f"{4 * PIECE}s", whole)))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-32-le", "surrogatepass")
 
 
 def explain(
@@ -93,24 +102,55 @@ def explain(
     if not cause:
         known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
         cause, values = known[0], values | known[1]
-    if cause in CUTS and (window := find()) is not None:
+    difference: dict[str, str | float] | None = None
+    if cause in (*CUTS, *FIRST) and (window := find()) is not None:
         begin, end = max(window.at, int(values["begin"])), window.at + PIECE
-        if begin < end:
+        if cause in FIRST and window.end:
+            cause = "head"
+        if cause in CUTS and begin < end:
             values |= {"begin": begin, "end": end}
             text, here = window.text, begin - window.begin
             before, after = text[max(0, here - BEFORE) : here], text[here : here + AFTER]
-            return Reason(cause, values, {"position": begin, "before": before, "after": after})
-    return Reason(cause, values)
+            difference = {"position": begin, "before": before, "after": after}
+    if cause == "head":
+        begin, chain = int(values["begin"]), placed.request.chain
+        token = begin if placed.request.ids else begin * prompt // chain.size
+        place = bisect_right(_boundaries(chain), begin) + 1
+        values |= {"message": place, "token": token, "evaluated": prompt - cached}
+    return Reason(cause, values, difference)
 
 
 def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) -> Window | None:
     """That of the earlier prompt that is most like this one, which has these checksums."""
-    piece = -1
-    for earlier in all_earlier:
-        if earlier.sums != sums:
-            piece = max(piece, next(compress(count(), map(ne, sums, earlier.sums)), -1))
+    pieces = [
+        (next(compress(count(), map(ne, sums, earlier.sums)), -1), earlier.sums)
+        for earlier in all_earlier
+        if earlier.sums != sums
+    ]
+    piece = max((piece for piece, _ in pieces), default=-1)
+    if piece < 0:
+        return None
     at, begin = PIECE * piece, max(0, PIECE * piece - BEFORE)
-    return Window(at, begin, text[begin : at + PIECE + AFTER]) if piece >= 0 else None
+    alike = [earlier for differs, earlier in pieces if differs == piece]
+    end = _end_of_difference(text, piece, alike)
+    return Window(at, begin, text[begin : at + PIECE + AFTER], end)
+
+
+def _end_of_difference(text: str, piece: int, all_earlier: Iterable[Sequence[int]]) -> int:
+    """Where a text that differs from earlier ones in this piece is soon the same as one of them
+    again, 0 if nowhere near."""
+    begin = max(0, PIECE * (piece + 1) - SHIFT)
+    near = _encoded(text[begin : PIECE * (piece + SHORT) + SHIFT])
+    places = range(len(near) // 4 - PIECE, -1, -1)  # the first place of a checksum counts
+    starts = {crc32(near[4 * n : 4 * (n + PIECE)]): n for n in places}
+    for earlier in all_earlier:
+        for following in range(piece + 1, piece + SHORT):
+            wanted = earlier[following : following + SAME]
+            if len(wanted) == SAME and (n := starts.get(wanted[0])) is not None:
+                end = begin + n
+                if checksums(text[end : end + SAME * PIECE]) == wanted:
+                    return end
+    return 0
 
 
 def _cause(placed: Placement, info: Info, cached: int) -> str:

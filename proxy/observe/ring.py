@@ -120,7 +120,10 @@ class Requests:
 
     def header(self, record: Record) -> str:
         """The decision for a request so far, in ASCII and without its text."""
-        decision = self.decision_json(record.info, record.shown or str)["decision"]
+        ended = self.ended(lambda key: record.over)
+        known = (seen.facts["decision"] for seen in ended if seen.row.request == record.id)
+        told = next(known, None) or self._decision(record.info)
+        decision = decision_json(told, record.shown or str)["decision"]
         decision["reason"].pop("difference")
         return json.dumps(decision)
 

@@ -17,6 +17,7 @@ from proxy.apis.requests import routes
 from proxy.backends.driver import Capabilities
 from proxy.config import ApiKey
 from proxy.core.task import Task
+from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.observe import cold, ring
 from proxy.runtime.cancel import Cancel
@@ -85,7 +86,64 @@ def test_time_in_the_system_prompt_is_found(hours: tuple[int, int]) -> None:
     begin, end = reason["values"]["begin"], reason["values"]["end"]
     words = reason["difference"]
     assert end - begin == cold.PIECE and f"{hours[1]}:00" in words["before"] + words["after"]
-    assert f"between character {begin} and {end}" in reason["sentence"]
+    assert f"message 1 first differs between character {begin} and {end}" in reason["sentence"]
+
+
+DEVICES = "\n".join(f"- names: Lamp {n}\n  domain: light\n  areas: Room {n % 7}" for n in range(99))
+LARGE = msgspec.structs.replace(CAPS, n_ctx=65536)
+RULES = "You are a voice assistant. Answer in plain text.\n"
+
+
+def one_turn(app: Flask, head: str, say: str, body: str = DEVICES) -> dict[str, Any]:
+    """The reason of a chat of one question."""
+    system = {"role": "system", "content": f"{RULES}{head}\n{body}"}
+    question = {"role": "user", "content": say}
+    headers = ANN | {"x-slotproxy-explain": "1"}
+    body_ = {"messages": [system, question]}
+    answer = app.test_client().post("/v1/chat/completions", json=body_, headers=headers)
+    shown = json.loads(answer.headers["x-slotproxy-decision"])["reason"]
+    assert "difference" not in shown and "It is" not in json.dumps(shown)
+    name = answer.headers["x-request-id"]
+    reason = get(app, f"{REQUESTS}/{name}").get_json()["decision"]["reason"]
+    assert {**reason, "difference": 0} == {**shown, "difference": 0}
+    return dict(reason)
+
+
+@pytest.mark.parametrize(
+    "head", ["It is 11:31.", "It is 9:05 in the evening.", "", f"It is {'x' * 60}"]
+)
+def test_clock_in_chats_of_one_question_is_found(head: str) -> None:
+    app = app_with(ScriptedDriver(say("Hi", usage=Usage(2000, 1, 12)), LARGE))
+    first = one_turn(app, "It is 11:30.", "Turn on the lights.")
+    assert first["cause"] == "new"
+    reason = one_turn(app, head, "What is on in the kitchen, and why is it still on?")
+    assert reason["cause"] == "head"
+    values, words = reason["values"], reason["difference"]
+    assert head[-20:] in words["before"] + words["after"]
+    assert (values["message"], values["evaluated"]) == (1, 1988)
+    assert values["begin"] < 256 and values["token"] < 100
+    assert "1988 tokens were evaluated again" in reason["sentence"]
+
+
+def test_clock_is_found_beside_other_rooms() -> None:
+    """Three satellites take turns: another room each time, far behind the clock."""
+    app = app_with(ScriptedDriver(say("Hi", usage=Usage(2000, 1, 12)), LARGE))
+    for number, room in enumerate(["Kitchen", "Living room", "Hall"] * 2):
+        body = f"{RULES * 8}You are in area {room}.\n{DEVICES}"
+        reason = one_turn(app, f"It is 11:{number + 30}.", f"Question {number}", body)
+        assert reason["cause"] == ("head" if number else "new")
+
+
+@pytest.mark.parametrize("change", ["question", "devices", "all"])
+def test_other_chats_of_one_question_are_new(change: str) -> None:
+    app = app_with(ScriptedDriver(say("Hi", usage=Usage(2000, 1, 12)), LARGE))
+    one_turn(app, "It is 11:30.", "Turn on the lights. " * 60)
+    other = {
+        "question": ("It is 11:30.", "What is on?" * 99, DEVICES),
+        "devices": ("It is 11:30.", "Turn on the lights. " * 60, DEVICES[::-1]),
+        "all": ("Speak French.", "What is on?" * 99, DEVICES[::-1]),
+    }
+    assert one_turn(app, *other[change])["cause"] == "new"
 
 
 @pytest.mark.parametrize("stream", [False, True])
