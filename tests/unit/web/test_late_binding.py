@@ -26,7 +26,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/chat": {"model": "test-model", "messages": CHAT["messages"], "stream": False},
     "/api/generate": {"model": "test-model", "system": SYSTEM, "prompt": ASKED, "stream": False},
 }
-KEYS = keys.read("home sk-home-0123456789 late_binding=The*current\nann sk-ann-0123456789\n", "keys")
+KEYS = keys.read(
+    "home sk-home-0123456789 late_binding=The*current\nann sk-ann-0123456789\n", "keys"
+)
 HOME, ANN = ({"Authorization": f"Bearer sk-{name}-0123456789"} for name in ("home", "ann"))
 
 

@@ -1,0 +1,90 @@
+"""Recorded conversations of Home Assistant on real servers: with late binding, their devices stay
+in the prompt cache, though the clock and the room change with each of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.fakes import key_file
+from tests.home_assistant import CHANGING, recorded
+from tests.integration.conftest import GENERATIONS, StartServer
+from tools.processes import Gateway, ModelServer
+
+from .asking import fetch
+
+LATE, TODAY = ({"Authorization": f"Bearer sk-{name}-0123456789"} for name in ("late", "today"))
+RULES = ",".join(rule.replace(" ", "*") for rule in CHANGING)
+KEYS = f"late sk-late-0123456789 late_binding={RULES}\ntoday sk-today-0123456789\n"
+
+
+class Asked(NamedTuple):
+    """A request: its tokens, why they were evaluated, and the lines that its server got."""
+
+    prompt: int
+    evaluated: int
+    cause: str
+    lines: Counter[str]
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def server(request: pytest.FixtureRequest, start_server: StartServer) -> ModelServer:
+    return start_server(request.param, slots=1, ctx=16384)
+
+
+@pytest.fixture
+def url(
+    server: ModelServer, gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    keys = key_file(tmp_path_factory.mktemp("keys"), KEYS)
+    flags = ("--chat-template", "chatml", "--capture", "all", "--api-key-file", keys)
+    return gateway("--llama-api", server.url, *flags).url
+
+
+def asked(url: str, body: dict[str, Any], key: dict[str, str]) -> Asked:
+    body = {**body, "max_tokens": 4}
+    status, headers, answer = fetch(url, "/v1/chat/completions", body, key, seconds=300)
+    assert status == 200, answer
+    assert ("late_binding: moved" in headers.get("x-slotproxy-warning", "")) == (key is LATE)
+    path = f"/v1/requests/{headers['x-request-id']}"
+    seen, (call,) = (
+        fetch(url, path, None, key)[2],
+        fetch(url, f"{path}/capture", None, key)[2]["calls"],
+    )
+    prompt = json.loads(call["sent"]["text"])["prompt"].replace("<|im_end|>", "")
+    return Asked(
+        seen["prompt_tokens"],
+        seen["evaluated_tokens"],
+        seen["decision"]["reason"]["cause"],
+        Counter(filter(None, prompt.split("\n"))),
+    )
+
+
+def test_server_gets_the_same_lines_and_keeps_the_devices(url: str) -> None:
+    conversations = [bodies[0] for bodies in recorded(3, devices=40)]
+    late = [asked(url, body, LATE) for body in conversations]
+    for request in late[1:]:
+        assert request.cause == "warm" and request.evaluated <= request.prompt / 10
+    for number in (0, 1):
+        today = asked(url, conversations[number], TODAY)
+        assert late[number].lines - today.lines == Counter(["Now:", "<|im_start|>system"])
+        assert today.lines - late[number].lines == Counter()
+    assert today.cause == "head" and today.evaluated >= today.prompt * 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_home_of_200_devices_evaluates_a_tenth(url: str) -> None:
+    """Three satellites, each minute another one. Today's tokens are those of two minutes, scaled:
+    all are alike."""
+    minutes, measured = 24, 2
+    late = sum(asked(url, body, LATE).evaluated for bodies in recorded(minutes) for body in bodies)
+    today = sum(
+        asked(url, body, TODAY).evaluated for bodies in recorded(measured) for body in bodies
+    )
+    print(f"{late} of {today * minutes // measured} tokens evaluated")
+    assert late <= today * minutes / measured / 10
