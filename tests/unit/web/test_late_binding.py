@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import msgspec
+import pytest
 from flask import Flask
 
 from proxy.config import keys
