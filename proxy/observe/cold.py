@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import compress, count, starmap
+from itertools import compress, count, pairwise, starmap
 from operator import ne
 from struct import iter_unpack
 from typing import NamedTuple
@@ -35,12 +35,15 @@ SAME = 8  # and pieces behind it that are the same
 
 class Window(NamedTuple):
     """The text around the piece in which a prompt first differs from an earlier one: where the
-    piece and the text begin. `end` is where both are the same again, if the difference is short."""
+    piece and the text begin. `end` is where both are the same again, if the difference is short. So
+    many `times` the last `prompts` began to differ there, each from the one before."""
 
     at: int
     begin: int
     text: str
     end: int = 0
+    times: int = 1
+    prompts: int = 1
 
 
 class Reason(NamedTuple):
@@ -95,6 +98,8 @@ def explain(
         "messages": info.compacted,
         "unit": "token" if placed.request.ids else "character",
         "begin": placed.shared,
+        "times": 1,
+        "prompts": 1,
     }
     # The counts of a shortened conversation include those of writing its summary.
     is_warm = 2 * cached >= prompt and (placed.continues or not info.compacted)
@@ -105,6 +110,7 @@ def explain(
     difference: dict[str, str | float] | None = None
     if cause in (*CUTS, *FIRST) and (window := find()) is not None:
         begin, end = max(window.at, int(values["begin"])), window.at + PIECE
+        values |= {"times": window.times, "prompts": window.prompts}
         if cause in FIRST and window.end:
             cause = "head"
         if cause in CUTS and begin < end:
@@ -122,18 +128,20 @@ def explain(
 
 def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) -> Window | None:
     """That of the earlier prompt that is most like this one, which has these checksums."""
-    pieces = [
-        (next(compress(count(), map(ne, sums, earlier.sums)), -1), earlier.sums)
-        for earlier in all_earlier
-        if earlier.sums != sums
-    ]
-    piece = max((piece for piece, _ in pieces), default=-1)
+    prompts = [sums, *(earlier.sums for earlier in all_earlier)]
+    pieces = [_first_difference(sums, earlier) for earlier in prompts[1:]]
+    piece = max(pieces, default=-1)
     if piece < 0:
         return None
     at, begin = PIECE * piece, max(0, PIECE * piece - BEFORE)
-    alike = [earlier for differs, earlier in pieces if differs == piece]
+    alike = compress(prompts[1:], map(piece.__eq__, pieces))
     end = _end_of_difference(text, piece, alike)
-    return Window(at, begin, text[begin : at + PIECE + AFTER], end)
+    times = [*starmap(_first_difference, pairwise(prompts))].count(piece)
+    return Window(at, begin, text[begin : at + PIECE + AFTER], end, times, len(pieces))
+
+
+def _first_difference(sums: Sequence[int], other: Sequence[int]) -> int:
+    return -1 if sums == other else next(compress(count(), map(ne, sums, other)), -1)
 
 
 def _end_of_difference(text: str, piece: int, all_earlier: Iterable[Sequence[int]]) -> int:

@@ -132,6 +132,7 @@ def test_clock_is_found_beside_other_rooms() -> None:
         body = f"{RULES * 8}You are in area {room}.\n{DEVICES}"
         reason = one_turn(app, f"It is 11:{number + 30}.", f"Question {number}", body)
         assert reason["cause"] == ("head" if number else "new")
+    assert "Requests with a change there: 4 of the last 4." in reason["sentence"]
 
 
 @pytest.mark.parametrize("change", ["question", "devices", "all"])
