@@ -146,7 +146,9 @@ def _first_difference(sums: Sequence[int], other: Sequence[int]) -> int:
 
 def _end_of_difference(text: str, piece: int, all_earlier: Iterable[Sequence[int]]) -> int:
     """Where a text that differs from earlier ones in this piece is soon the same as one of them
-    again, 0 if nowhere near."""
+    again, 0 if nowhere near, or if so little follows that it costs little. Takes 0.15 ms."""
+    if len(text) < PIECE * (piece + SHORT + SAME):
+        return 0
     begin = max(0, PIECE * (piece + 1) - SHIFT)
     near = _encoded(text[begin : PIECE * (piece + SHORT) + SHIFT])
     places = range(len(near) // 4 - PIECE, -1, -1)  # the first place of a checksum counts
