@@ -8,6 +8,7 @@ runs into an answer. `embedder` makes embeddings and rankings,
 `forwarder` passes on requests of other APIs unchanged.
 """
 
+from ..backends.choosing import Chosen
 from ..scheduling.state import Placement
 from ..scheduling.view import SlotView, View
 from .answer import Answer
@@ -20,6 +21,7 @@ from .generation import GenerationSettings
 __all__ = [
     "Answer",
     "Caller",
+    "Chosen",
     "Embedder",
     "Forwarder",
     "Gateway",

@@ -14,10 +14,13 @@ from typing import Any, cast, get_args
 
 import msgspec
 
+from ..accounts.rights import Permissions
+from ..backends.choosing import Chooser, Chosen
 from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
+from ..core.cache import BoundedCache
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..errors import (
@@ -32,7 +35,7 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
-from . import compaction
+from . import compaction, seeing
 from .adapt import check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
 from .context import ANYBODY, Caller, GatewayContext
@@ -48,7 +51,8 @@ class Gateway:
     """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
     `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
     reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
-    backend or the caller says it. The methods send no text to backends of the `barred` tiers."""
+    backend or the caller says it. `vision` is the model that describes images for models that do
+    not see, "" for none. The methods send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Gateway:
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
         on_overflow: OnOverflow = "refuse",
+        vision: str = "",
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -71,7 +76,26 @@ class Gateway:
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
         self._on_overflow = on_overflow
-        self.summaries = compaction.Summaries()  # of conversations that were too long
+        self.vision = vision
+        self._chooser = Chooser(context.registry, describes=bool(vision))
+        self.pictures: BoundedCache[str] = BoundedCache(seeing.KEPT)  # as texts
+        self.summaries: BoundedCache[str] = BoundedCache(compaction.MOST_KEPT)
+
+    def chosen(self, request: CompletionRequest, key: str, may: Permissions) -> Chosen | None:
+        """The model that the rules of a route choose for a request with this API key, None if it
+        names no such route. Raises Unsupported, Forbidden, NoBackend."""
+        route = self.registry.ruled(request.model)
+        if not route:
+            return None
+        return self._chooser.choose(route, request, key, may.permits_model, may.barred_tiers)
+
+    def accepts_images(self, model: str) -> bool:
+        """Whether images may be sent to this model: one of its backends is known to accept them, or
+        they are described. Raises ModelNotFound."""
+        registry = self.registry
+        pools = [registry.pool(registry.resolve(model)[0])]
+        pools += [registry.pool(n) for rule in registry.rules.get(model, ()) for n in rule.models]
+        return any(backend.sees for pool in pools for backend in pool) or bool(self.vision)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -88,22 +112,24 @@ class Gateway:
         if barred:
             may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         tasks = self.tasks(request, model, cancel, barred=barred)
-        make_tasks = compact = None
-        if self.registry.unknown(model):
-            make_tasks = partial(self.tasks, request, model, cancel, barred=barred)
+        describe = compact = None
+        if self.vision and seeing.images(request):
+            describe = partial(seeing.described, self, model, caller, cancel)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
         if (overflow == "compact" or request.compaction is not None) and request.messages:
-            compact = partial(compaction.compact, self, request, model, caller, cancel)
+            compact = partial(compaction.compact, self, model, caller, cancel)
         return Answer(
             context=self.context,
             request=request,
             model=model,
             name=name,
             tasks=tasks,
-            make_tasks=make_tasks,
+            make_tasks=partial(self.tasks, model=model, cancel=cancel, barred=barred),
+            loads=self.registry.unknown(model),
             caller=caller,
             cancel=cancel,
+            describe=describe,
             compact=compact,
         )
 

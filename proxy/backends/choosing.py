@@ -1,0 +1,137 @@
+"""Chooses the model of a request to a route with rules: the first that can take it, in the order of
+the rules. A conversation keeps its model as long as that can take it. No model is asked: what the
+rules look at is read from the request, and its tokens are estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, json, structs
+
+from ..config.routes import Rule
+from ..core.cache import BoundedCache, digest
+from ..core.conversation import digests
+from ..core.request import CompletionRequest
+from ..errors import Forbidden, GatewayError, NoBackend, Unsupported
+from .pools import LOADED, RETRY, BackendPools
+
+REMEMBERED = 16_384  # turns of conversations, and sessions
+TOKEN = 4  # bytes of text, about
+DOWN, _BARRED = "is down", "may not be used"
+
+
+class Chosen(Struct, frozen=True):
+    """The `rule` is counted from 1, 0 for a conversation that keeps its model. `passed` are the
+    models before, and why each cannot take the request."""
+
+    route: str
+    model: str
+    rule: int
+    why: str
+    passed: tuple[tuple[str, str], ...] = ()
+
+
+class Chooser:
+    """`permits` of a call says whether the caller may use a model; the backends of the `barred`
+    tiers are not used. With `describes`, images may be sent to any model."""
+
+    def __init__(self, pools: BackendPools, *, describes: bool = False) -> None:
+        self._pools = pools
+        self._describes = describes
+        self._models: BoundedCache[str] = BoundedCache(REMEMBERED)  # of turns and sessions
+
+    def choose(
+        self,
+        route: str,
+        request: CompletionRequest,
+        owner: str,
+        permits: Callable[..., bool],
+        barred: frozenset[str],
+    ) -> Chosen:
+        """The model for a request of the API key `owner` to this route. Raises Unsupported,
+        Forbidden, and NoBackend if a model that is down could take it."""
+        rules = self._pools.rules[route]
+        images = any(media.kind == "image" for m in request.messages for media in m.media)
+        tools, tokens = bool(request.tools or request.runs_tools), _tokens(request)
+        seed = f"{route}\0{owner}\0{tools}\0"
+        keys = [digest(f"{seed}{request.session}".encode("utf-8", "replace"))]
+        # Without the media: their texts and places tell conversations apart, at less cost.
+        texts = [structs.replace(message, media=()) for message in request.messages]
+        keys += [digest(seed.encode("utf-8", "replace") + turn) for turn in [*digests(texts)][1:]]
+        known = (self._models.get(key) for key in reversed(keys[0 if request.session else 1 :]))
+        last = next(filter(None, known), "")
+        passed: dict[str, str] = {}
+        forbidden = False
+        options = [(0, Rule(models=(last,)))] if any(last in r.models for r in rules) else []
+        options += [(n, r) for n, r in enumerate(rules, 1) if r.applies(images, tools, tokens)]
+        for number, rule in options:
+            for name in rule.models:
+                why = self._obstacle(name, rule, images, tokens, permits, barred)
+                if not why:
+                    for key in (keys[0], keys[-1]):
+                        self._models.put(key, name, 1)
+                    words = rule.words if number else "the model of the conversation"
+                    return Chosen(route, name, number, words, tuple(passed.items()))
+                if why == _BARRED:  # nor may its name be known
+                    forbidden = True
+                else:
+                    passed[name] = why
+        if forbidden and not passed:
+            raise Forbidden(
+                f"this API key may use no model that {route[:100]!r} has for this request",
+                param="model",
+                code="model_forbidden",
+            )
+        has = [name for name, is_there in (("images", images), ("tools", tools)) if is_there]
+        size = " and ".join([*has, f"about {tokens} tokens"])
+        why = (
+            "; ".join(f"{name} {why}" for name, why in passed.items())
+            or "none of its rules is for it"
+        )
+        text = f"no model of {route[:100]!r} can take this request of {size}: {why}"
+        if DOWN in passed.values():
+            raise NoBackend(text, RETRY)
+        raise Unsupported(text, param="model")
+
+    def _obstacle(
+        self,
+        name: str,
+        rule: Rule,
+        images: bool,
+        tokens: int,
+        permits: Callable[..., bool],
+        barred: frozenset[str],
+    ) -> str:
+        """Why a model cannot take a request, "" if it can."""
+        try:
+            model = self._pools.named(name)
+        except GatewayError as error:
+            return DOWN if isinstance(error, NoBackend) else "does not exist"
+        pool = self._pools.pool(model, barred)
+        if not (pool and permits(name, model)):
+            return _BARRED
+        up, status = [backend for backend in pool if backend.up], self._pools.status(model)
+        if not up:
+            return DOWN
+        if status == "failed":
+            return "cannot be loaded"
+        if rule.loaded and status not in LOADED:
+            return "is not loaded"
+        # Of one that was never loaded, only its rule says whether it sees.
+        sees = any(b.sees or (rule.images and b.provisional) for b in up)
+        if images and not (sees or self._describes):
+            return "does not see images"
+        context = max(backend.n_ctx for backend in up)
+        return f"has a context of {context} tokens" if 0 < context <= tokens else ""
+
+
+def _tokens(request: CompletionRequest) -> int:
+    """About how many tokens the prompt has."""
+    texts = [message.content for message in request.messages]
+    texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    prompts = [part for p in request.prompts for part in ((p,) if isinstance(p, str) else p)]
+    texts += [part for part in prompts if isinstance(part, str)]
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    size += sum(len(t.description) + len(json.encode(t.parameters)) for t in request.tools)
+    return size // TOKEN + sum(isinstance(part, int) for part in prompts)
