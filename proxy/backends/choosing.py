@@ -5,9 +5,10 @@ rules look at is read from the request, and its tokens are estimated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from msgspec import Struct, json, structs
+from msgspec import Struct, structs, to_builtins
 
 from ..config.routes import Rule
 from ..core.cache import BoundedCache, digest
@@ -18,17 +19,17 @@ from .pools import LOADED, RETRY, BackendPools
 
 REMEMBERED = 16_384  # turns of conversations, and sessions
 TOKEN = 4  # bytes of text, about
-DOWN, _BARRED = "is down", "may not be used"
+DOWN, BARRED = "is down", "may not be used"
 
 
 class Chosen(Struct, frozen=True):
-    """The `rule` is counted from 1, 0 for a conversation that keeps its model. `passed` are the
-    models before, and why each cannot take the request."""
+    """The `rule` is counted from 1, 0 for a conversation that keeps its model; `when` are its
+    conditions. `passed` are the models before, and why each cannot take the request."""
 
     route: str
     model: str
     rule: int
-    why: str
+    when: Mapping[str, Any]
     passed: tuple[tuple[str, str], ...] = ()
 
 
@@ -46,11 +47,14 @@ class Chooser:
         route: str,
         request: CompletionRequest,
         owner: str,
+        *,
         permits: Callable[..., bool],
         barred: frozenset[str],
+        remembers: bool,
     ) -> Chosen:
-        """The model for a request of the API key `owner` to this route. Raises Unsupported,
-        Forbidden, and NoBackend if a model that is down could take it."""
+        """The model for a request of the API key `owner` to this route, and for what follows in its
+        conversation if it `remembers`. Raises Unsupported, Forbidden, and NoBackend if a model that
+        is down could take it."""
         rules = self._pools.rules[route]
         images = any(media.kind == "image" for m in request.messages for media in m.media)
         tools, tokens = bool(request.tools or request.runs_tools), _tokens(request)
@@ -61,19 +65,44 @@ class Chooser:
         keys += [digest(seed.encode("utf-8", "replace") + turn) for turn in [*digests(texts)][1:]]
         known = (self._models.get(key) for key in reversed(keys[0 if request.session else 1 :]))
         last = next(filter(None, known), "")
+
+        def obstacle(name: str, rule: Rule) -> str:
+            """Why a model cannot take the request, "" if it can."""
+            try:
+                model = self._pools.named(name)
+            except GatewayError as error:
+                return DOWN if isinstance(error, NoBackend) else "does not exist"
+            pool = self._pools.pool(model, barred)
+            if not (pool and permits(name, model)):
+                return BARRED
+            up, status = [backend for backend in pool if backend.up], self._pools.status(model)
+            if not up:
+                return DOWN
+            if status == "failed":
+                return "cannot be loaded"
+            if rule.loaded and status not in LOADED:
+                return "is not loaded"
+            # Of one that was never loaded, only its rule says whether it sees.
+            sees = any(backend.sees or (rule.images and backend.provisional) for backend in up)
+            if images and not (sees or self._describes):
+                return "does not see images"
+            context = max(backend.n_ctx for backend in up)
+            return f"has a context of {context} tokens" if 0 < context <= tokens else ""
+
         passed: dict[str, str] = {}
         forbidden = False
         options = [(0, Rule(models=(last,)))] if any(last in r.models for r in rules) else []
         options += [(n, r) for n, r in enumerate(rules, 1) if r.applies(images, tools, tokens)]
         for number, rule in options:
             for name in rule.models:
-                why = self._obstacle(name, rule, images, tokens, permits, barred)
+                why = obstacle(name, rule)
                 if not why:
-                    for key in (keys[0], keys[-1]):
+                    for key in (keys[0], keys[-1]) if remembers else ():
                         self._models.put(key, name, 1)
-                    words = rule.words if number else "the model of the conversation"
-                    return Chosen(route, name, number, words, tuple(passed.items()))
-                if why == _BARRED:  # nor may its name be known
+                    when = to_builtins(rule)
+                    del when["models"]
+                    return Chosen(route, name, number, when, tuple(passed.items()))
+                if why == BARRED:  # nor may its name be known
                     forbidden = True
                 else:
                     passed[name] = why
@@ -94,44 +123,13 @@ class Chooser:
             raise NoBackend(text, RETRY)
         raise Unsupported(text, param="model")
 
-    def _obstacle(
-        self,
-        name: str,
-        rule: Rule,
-        images: bool,
-        tokens: int,
-        permits: Callable[..., bool],
-        barred: frozenset[str],
-    ) -> str:
-        """Why a model cannot take a request, "" if it can."""
-        try:
-            model = self._pools.named(name)
-        except GatewayError as error:
-            return DOWN if isinstance(error, NoBackend) else "does not exist"
-        pool = self._pools.pool(model, barred)
-        if not (pool and permits(name, model)):
-            return _BARRED
-        up, status = [backend for backend in pool if backend.up], self._pools.status(model)
-        if not up:
-            return DOWN
-        if status == "failed":
-            return "cannot be loaded"
-        if rule.loaded and status not in LOADED:
-            return "is not loaded"
-        # Of one that was never loaded, only its rule says whether it sees.
-        sees = any(b.sees or (rule.images and b.provisional) for b in up)
-        if images and not (sees or self._describes):
-            return "does not see images"
-        context = max(backend.n_ctx for backend in up)
-        return f"has a context of {context} tokens" if 0 < context <= tokens else ""
-
 
 def _tokens(request: CompletionRequest) -> int:
     """About how many tokens the prompt has."""
-    texts = [message.content for message in request.messages]
-    texts += [call.arguments for message in request.messages for call in message.tool_calls]
-    prompts = [part for p in request.prompts for part in ((p,) if isinstance(p, str) else p)]
-    texts += [part for part in prompts if isinstance(part, str)]
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    size += sum(len(t.description) + len(json.encode(t.parameters)) for t in request.tools)
-    return size // TOKEN + sum(isinstance(part, int) for part in prompts)
+    messages, prompts = request.messages, request.prompts
+    parts: list[Any] = [part for p in prompts for part in ((p,) if isinstance(p, str) else p)]
+    parts += [message.content for message in messages]
+    parts += [call.arguments for message in messages for call in message.tool_calls]
+    parts += [tool.description + str(tool.parameters) for tool in request.tools]
+    sizes = (len(p.encode("utf-8", "replace")) if isinstance(p, str) else TOKEN for p in parts)
+    return sum(sizes) // TOKEN

@@ -31,7 +31,9 @@ class CanaryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     share: Annotated[float, Meta(gt=0, le=1)]
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rule(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """A rule of a route: the first of these `models` that can take a request that has, or has not,
     images and tools, and from `over` up to `under` tokens (0: any number). `loaded`: one that need
     not be loaded first."""
@@ -47,14 +49,6 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Whether it is for a request with these."""
         has = self.images in (None, images) and self.tools in (None, tools)
         return has and tokens >= self.over and (not self.under or tokens < self.under)
-
-    @property
-    def words(self) -> str:
-        """Its conditions, in a few words."""
-        flags = {"images": self.images, "tools": self.tools, "loaded": self.loaded or None}
-        words = [name if flag else f"no {name}" for name, flag in flags.items() if flag is not None]
-        words += [f"{name} {n} tokens" for name in ("over", "under") if (n := getattr(self, name))]
-        return ", ".join(words) or "any request"
 
 
 class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

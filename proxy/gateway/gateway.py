@@ -81,13 +81,18 @@ class Gateway:
         self.pictures: BoundedCache[str] = BoundedCache(seeing.KEPT)  # as texts
         self.summaries: BoundedCache[str] = BoundedCache(compaction.MOST_KEPT)
 
-    def chosen(self, request: CompletionRequest, key: str, may: Permissions) -> Chosen | None:
+    def chosen(
+        self, request: CompletionRequest, key: str, may: Permissions, *, remembers: bool = True
+    ) -> Chosen | None:
         """The model that the rules of a route choose for a request with this API key, None if it
-        names no such route. Raises Unsupported, Forbidden, NoBackend."""
+        names no such route. Raises like `choose`."""
         route = self.registry.ruled(request.model)
         if not route:
             return None
-        return self._chooser.choose(route, request, key, may.permits_model, may.barred_tiers)
+        permits, barred = may.permits_model, may.barred_tiers
+        return self._chooser.choose(
+            route, request, key, permits=permits, barred=barred, remembers=remembers
+        )
 
     def accepts_images(self, model: str) -> bool:
         """Whether images may be sent to this model: one of its backends is known to accept them, or

@@ -168,10 +168,15 @@ def own_request(
     host: ModelHost, gateway: Gateway, request: CompletionRequest, caller: Caller
 ) -> CompletionRequest:
     """The same for a request that the gateway makes itself, as for the chat page, with the model
-    that the rules of a route choose. Raises InvalidParameter if the table sets what is no value of
-    its field, and like `chosen`."""
+    that the rules of a route choose. Raises like `chosen` and `of_model`."""
     if chosen := gateway.chosen(request, caller.key, caller.may):
         request = structs.replace(request, model=chosen.model)
+    return of_model(host, gateway, request)
+
+
+def of_model(host: ModelHost, gateway: Gateway, request: CompletionRequest) -> CompletionRequest:
+    """The request as the table of its model changes it. Raises InvalidParameter if the table sets
+    what is no value of its field."""
     table = _preset_of(host, gateway, request.model) if host.presets else None
     return request if table is None else preset_request(request, *table)
 

@@ -15,7 +15,7 @@ from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
-from .model_tables import own_request
+from .model_tables import of_model
 from .observability import Record
 from .services import Services
 
@@ -153,10 +153,12 @@ def of_caller(
         if model != request.model:
             request = msgspec.structs.replace(request, model=model)
     record = Record.of(environ)
-    if (chosen := gateway.chosen(request, record.key, may)) is not None:
+    # What is only explained or counted does not bind a conversation to its model.
+    chosen = gateway.chosen(request, record.key, may, remembers=record.asks_model)
+    if chosen is not None:
         record.chosen = chosen
         request = msgspec.structs.replace(request, model=chosen.model)
-        return own_request(services.host, gateway, request, Caller(key=record.key, may=may))
+        request = of_model(services.host, gateway, request)
     return request
 
 

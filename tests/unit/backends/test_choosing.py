@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from proxy.app import create_app
+from proxy.backends import choosing
 from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.config import ApiKey, Secret, Settings, routes
@@ -115,6 +116,16 @@ def test_conversation_keeps_its_model_as_long_as_that_can_take_it() -> None:
     assert ask(app, talk).headers["x-slotproxy-model"] == "long"
 
 
+def test_remembered_conversations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "REMEMBERED", 8)
+    app, _ = gateway()
+    talk = says("Hi", "small", "word " * 60)
+    ask(app, talk[:1])
+    for number in range(8):
+        ask(app, says(f"Hi {number}"))
+    assert ask(app, talk).headers["x-slotproxy-model"] == "main"
+
+
 def test_session_keeps_its_model_when_its_prompt_changes() -> None:
     app, _ = gateway()
     session = {"X-Session-ID": "one"}
@@ -183,12 +194,16 @@ def test_explanation_tells_the_rule_and_the_models_before() -> None:
         "route": "auto",
         "model": "long",
         "rule": 2,
-        "why": "over 1000 tokens",
+        "when": {"over": 1000},
         "passed": [],
     }
     body["messages"] = says(LOOK)
     told = app.test_client().post("/v1/explain", json=body).get_json()
     assert told["chosen"]["passed"] == [["eyes", "is down"]]
+    body["messages"] = says("Hi")
+    for _ in range(2):  # an explanation binds the conversation to no model
+        told = app.test_client().post("/v1/explain", json=body).get_json()
+        assert (told["chosen"]["model"], told["chosen"]["rule"]) == ("small", 4)
     assert not any(driver.tasks for driver in drivers.values())
 
 
