@@ -58,12 +58,12 @@ class Chooser:
         rules = self._pools.rules[route]
         images = any(media.kind == "image" for m in request.messages for media in m.media)
         tools, tokens = bool(request.tools or request.runs_tools), _tokens(request)
-        seed = f"{route}\0{owner}\0{tools}\0"
-        keys = [digest(f"{seed}{request.session}".encode("utf-8", "replace"))]
+        seed = f"{route}\0{owner}\0{tools}\0{{}}".format
+        keys = [digest(seed(request.session).encode("utf-8", "replace"))] if request.session else []
         # Without the media: their texts and places tell conversations apart, at less cost.
-        texts = [structs.replace(message, media=()) for message in request.messages]
-        keys += [digest(seed.encode("utf-8", "replace") + turn) for turn in [*digests(texts)][1:]]
-        known = (self._models.get(key) for key in reversed(keys[0 if request.session else 1 :]))
+        texts = [structs.replace(message, media=(), parts=()) for message in request.messages]
+        turns = [digest(seed(turn.hex()).encode("utf-8", "replace")) for turn in digests(texts)][1:]
+        known = map(self._models.get, (*reversed(turns), *keys))
         last = next(filter(None, known), "")
 
         def obstacle(name: str, rule: Rule) -> str:
@@ -97,7 +97,7 @@ class Chooser:
             for name in rule.models:
                 why = obstacle(name, rule)
                 if not why:
-                    for key in (keys[0], keys[-1]) if remembers else ():
+                    for key in (*turns[-1:], *keys) if remembers else ():
                         self._models.put(key, name, 1)
                     when = to_builtins(rule)
                     del when["models"]
@@ -106,21 +106,16 @@ class Chooser:
                     forbidden = True
                 else:
                     passed[name] = why
-        if forbidden and not passed:
-            raise Forbidden(
-                f"this API key may use no model that {route[:100]!r} has for this request",
-                param="model",
-                code="model_forbidden",
-            )
         has = [name for name, is_there in (("images", images), ("tools", tools)) if is_there]
         size = " and ".join([*has, f"about {tokens} tokens"])
-        why = (
-            "; ".join(f"{name} {why}" for name, why in passed.items())
-            or "none of its rules is for it"
-        )
+        why = "; ".join(f"{name} {why}" for name, why in passed.items())
+        if not why:
+            why = "this API key may use none" if forbidden else "none of its rules is for it"
         text = f"no model of {route[:100]!r} can take this request of {size}: {why}"
         if DOWN in passed.values():
             raise NoBackend(text, RETRY)
+        if forbidden and not passed:
+            raise Forbidden(text, param="model", code="model_forbidden")
         raise Unsupported(text, param="model")
 
 

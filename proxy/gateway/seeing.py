@@ -112,15 +112,7 @@ def _with(message: Message, texts: Mapping[Picture, str]) -> Message:
     """The message with its images as texts, whose control tokens never act."""
     if not any(media.kind == "image" for media in message.media):
         return message
-    pieces: list[str] = []
-    media: list[Media] = []
-    for piece in message.pieces:
-        if isinstance(piece, str):
-            pieces.append(piece)
-        elif piece.kind == "image":
-            pieces.append(texts[message.content[:QUESTION], piece])
-        else:
-            media.append(structs.replace(piece, at=len("\n".join(pieces))))
-    return structs.replace(
-        message, content="\n".join(pieces), media=tuple(media), parts=(), cites=True
-    )
+    question, others = message.content[:QUESTION], [m for m in message.media if m.kind != "image"]
+    pieces = [piece for piece in message.pieces if isinstance(piece, str) or piece.kind == "image"]
+    content = "\n".join(p if isinstance(p, str) else texts[question, p] for p in pieces)
+    return structs.replace(message, content=content, media=tuple(others), parts=(), cites=True)
