@@ -75,7 +75,8 @@ class Chooser:
             pool = self._pools.pool(model, barred)
             if not (pool and permits(name, model)):
                 return BARRED
-            up, status = [backend for backend in pool if backend.up], self._pools.status(model)
+            # One that was not looked at yet is waited for.
+            up, status = [b for b in pool if b.up is not False], self._pools.status(model)
             if not up:
                 return DOWN
             if status == "failed":
@@ -83,7 +84,7 @@ class Chooser:
             if rule.loaded and status not in LOADED:
                 return "is not loaded"
             # Of one that was never loaded, only its rule says whether it sees.
-            sees = any(backend.sees or (rule.images and backend.provisional) for backend in up)
+            sees = any(b.sees or (rule.images and (b.provisional or not b.caps)) for b in up)
             if images and not (sees or self._describes):
                 return "does not see images"
             context = max(backend.n_ctx for backend in up)
