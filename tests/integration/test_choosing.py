@@ -10,6 +10,7 @@ from tests.fakes import wait_until
 from tests.integration.asking import fetch
 
 from .conftest import StartGateway, StartServer
+from .test_hosted_models import LEGACY, table
 
 CONFIG = """
 [[backend]]
@@ -64,3 +65,33 @@ def test_conversation_keeps_its_model_and_a_reload_changes_the_rules(
     running.send(signal.SIGHUP)
     fresh = [{"role": "user", "content": f"Again: {WORDS}"}]
     wait_until(lambda: ask(fresh, "/v1/explain")["model"] == "brief", 30)
+
+
+RULES = """
+[[route]]
+model = "auto"
+rules = [{ loaded = true, models = ["brief"] }, { models = ["large"] }]
+"""
+
+
+def test_rule_takes_a_model_that_is_loaded_and_its_table_applies(
+    serve: StartGateway, made_up_model: Path, tmp_path: Path
+) -> None:
+    tables = (
+        table(name, made_up_model, tmp_path, set={"max_tokens": most})
+        for name, most in (("brief", 2), ("large", 3))
+    )
+    running = serve(
+        "\n".join((*tables, RULES)).replace('{"max_tokens": ', "{max_tokens = "), *LEGACY
+    )
+
+    def ask(model: str, text: str) -> tuple[str, int]:
+        body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 9}
+        status, _, answer = fetch(running.url, "/v1/chat/completions", body)
+        assert status == 200, answer
+        return answer["model"], answer["usage"]["completion_tokens"]
+
+    assert ask("auto", "Hello") == ("large", 3)
+    assert ask("brief", "Load it") == ("brief", 2)
+    assert ask("auto", "Good day") == ("brief", 2)
+    assert ask("auto", "Hello") == ("large", 3)  # the conversation keeps its model
