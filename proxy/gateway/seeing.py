@@ -97,9 +97,8 @@ def _description(
         reasoning_effort="none",
     )
     try:
-        text = yield from written(
-            gateway.answer(wanted, cancel, structs.replace(caller, on_overflow="refuse")), info
-        )
+        caller = structs.replace(caller, on_overflow="refuse", background=True)
+        text = yield from written(gateway.answer(wanted, cancel, caller), info)
         if not text:
             raise UpstreamFault(f"the model {gateway.vision} wrote nothing")
     except GatewayError as error:

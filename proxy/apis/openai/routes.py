@@ -155,7 +155,7 @@ def _model(services: Services, name: str) -> dict[str, Any]:
                 vision=services.gateway.accepts_images(model), audio=any(c.audio for c in caps)
             ),
         }
-    if hosted := services.host.find(model):
+    if name not in registry.routes and (hosted := services.host.find(model)):
         described["meta"] |= metadata(hosted)
         described |= model_tables.described(hosted.config)
     return described

@@ -156,7 +156,7 @@ class Record:
         if messages:
             if (more := len(messages) - MOST_WARNINGS) > 0:
                 messages = (*messages[:MOST_WARNINGS], f"{more} more warnings omitted")
-            headers += [("x-slotproxy-warning", warning) for warning in messages]
+            headers += [("x-slotproxy-warning", _visible(warning)) for warning in messages]
         if allowance is not None:
             headers += limit_headers(allowance.states, self.route, time.time())
         return headers
@@ -164,5 +164,5 @@ class Record:
 
 @lru_cache
 def _visible(name: str) -> str:
-    """A name of the settings file as a header can have it."""
+    """A name of the settings file, or a warning with one, as a header can have it."""
     return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]

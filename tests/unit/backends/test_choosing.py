@@ -95,6 +95,14 @@ BODIES: Mapping[str, dict[str, Any]] = {
 }
 
 
+def test_response_in_the_background_chooses() -> None:
+    app, drivers = gateway()
+    body = {"model": "auto", "input": LONG, "background": True}
+    answer = app.test_client().post("/v1/responses", json=body)
+    assert answer.get_json()["model"] == answer.headers["x-slotproxy-model"] == "long"
+    wait_until(lambda: drivers["long"].tasks, 30)
+
+
 @pytest.mark.parametrize("path", BODIES)
 def test_every_api_chooses(path: str) -> None:
     app, drivers = gateway()

@@ -137,6 +137,16 @@ def test_stream_begins_with_the_warning() -> None:
     assert "Nice" in answer.get_data(as_text=True)
 
 
+def test_names_of_models_may_have_any_letters() -> None:
+    eyes = ScriptedDriver(say(TEXT), msgspec.structs.replace(EYES, models=("眼",)))
+    blind = ScriptedDriver(say("Nice"), msgspec.structs.replace(BLIND, models=("blöd",)))
+    app = make_app(blind, eyes, vision="眼")
+    answer = ask(app, content(picture()), model="blöd")
+    assert answer.status_code == 200
+    assert all(told.isascii() for told in answer.headers.getlist("x-slotproxy-warning"))
+    assert "as bl\\xf6d does not see" in answer.headers["x-slotproxy-warning"]
+
+
 def test_models_that_see_get_the_image_itself() -> None:
     app, blind, eyes = gateway()
     answer = ask(app, content(picture()), model="eyes")
