@@ -14,7 +14,8 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from ..config import BackendConfig
-from ..config.routes import Place, Rule
+from ..config.routes import Place
+from ..config.routes import Rule as Rule  # for the gateway, which reads no configuration
 from ..core.task import NO_TIER, Tier
 from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
@@ -242,13 +243,11 @@ class BackendPools:
         return self._listed
 
     @property
-    def routes(self) -> tuple[str, ...]:
-        """The routes with rules that have a model."""
-        return tuple(filter(self._last, self.rules))
-
-    def _last(self, route: str) -> str:
-        names = (name for rule in reversed(self.rules[route]) for name in rule.models)
-        return next((name for name in names if name in self._named or name in self._also), "")
+    def routes(self) -> Mapping[str, str]:
+        """The last model that exists of each route with rules that has any."""
+        names = {r: [n for rule in self.rules[r] for n in rule.models] for r in self.rules}
+        known = {r: [n for n in names[r] if n in self._named or n in self._also] for r in names}
+        return {route: models[-1] for route, models in known.items() if models}
 
     def ruled(self, name: str) -> str:
         """The route with rules that this name means, "" for none."""
@@ -270,14 +269,14 @@ class BackendPools:
         models = self._answering
         if name in self._named:
             return name, name
-        if route := self.ruled(name):
-            if not (last := self._last(route)):
-                raise self.not_found(route)
-            return self.resolve(last, may)
         if models and name in self._aliases:
             return models[0], name
         if name in self._also:
             return self._also[name], name
+        if route := self.ruled(name):
+            if route not in self.routes:
+                raise self.not_found(route)
+            return self.resolve(self.routes[route], may)
         if name and name == self.embedding:
             raise Unsupported(
                 f"the model {name} makes embeddings only: send its requests to /v1/embeddings",

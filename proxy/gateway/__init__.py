@@ -8,10 +8,10 @@ runs into an answer. `embedder` makes embeddings and rankings,
 `forwarder` passes on requests of other APIs unchanged.
 """
 
-from ..backends.choosing import Chosen
 from ..scheduling.state import Placement
 from ..scheduling.view import SlotView, View
 from .answer import Answer
+from .choosing import Chosen
 from .context import Caller, GatewayContext, Info
 from .embedder import Embedder
 from .forwarder import Forwarder

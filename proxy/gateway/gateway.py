@@ -14,8 +14,6 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from ..accounts.rights import Permissions
-from ..backends.choosing import Chooser, Chosen
 from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
@@ -38,6 +36,7 @@ from ..runtime.cancel import Cancel
 from . import compaction, seeing
 from .adapt import check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
+from .choosing import Chooser
 from .context import ANYBODY, Caller, GatewayContext
 from .sent_prompt import MEDIA, check_media, count_sent_prompt, rendered, with_sent_prompt
 
@@ -77,22 +76,9 @@ class Gateway:
         self._early = threading.BoundedSemaphore(max_queue)
         self._on_overflow = on_overflow
         self.vision = vision
-        self._chooser = Chooser(context.registry, describes=bool(vision))
+        self.choose = Chooser(context.registry, describes=bool(vision)).choose
         self.pictures: BoundedCache[str] = BoundedCache(seeing.KEPT)  # as texts
         self.summaries: BoundedCache[str] = BoundedCache(compaction.MOST_KEPT)
-
-    def chosen(
-        self, request: CompletionRequest, key: str, may: Permissions, *, remembers: bool = True
-    ) -> Chosen | None:
-        """The model that the rules of a route choose for a request with this API key, None if it
-        names no such route. Raises like `choose`."""
-        route = self.registry.ruled(request.model)
-        if not route:
-            return None
-        permits, barred = may.permits_model, may.barred_tiers
-        return self._chooser.choose(
-            route, request, key, permits=permits, barred=barred, remembers=remembers
-        )
 
     def accepts_images(self, model: str) -> bool:
         """Whether images may be sent to this model: one of its backends is known to accept them, or

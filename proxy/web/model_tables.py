@@ -168,8 +168,8 @@ def own_request(
     host: ModelHost, gateway: Gateway, request: CompletionRequest, caller: Caller
 ) -> CompletionRequest:
     """The same for a request that the gateway makes itself, as for the chat page, with the model
-    that the rules of a route choose. Raises like `chosen` and `of_model`."""
-    if chosen := gateway.chosen(request, caller.key, caller.may):
+    that the rules of a route choose. Raises like `Chooser.choose` and `of_model`."""
+    if chosen := gateway.choose(request, caller.key, caller.may, remembers=True):
         request = structs.replace(request, model=chosen.model)
     return of_model(host, gateway, request)
 

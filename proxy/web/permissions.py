@@ -146,7 +146,7 @@ def of_caller(
     services: Services, environ: MutableMapping[str, Any], request: CompletionRequest
 ) -> CompletionRequest:
     """The request with the model that it means for its caller, see `BackendPools.meant`, or that
-    the rules of a route choose. Raises like `Gateway.chosen`."""
+    the rules of a route choose. Raises like `Chooser.choose`."""
     may, gateway = permissions(services, environ), services.gateway
     if may.rights:
         model = gateway.registry.meant(request.model, may.permits_model)
@@ -154,7 +154,7 @@ def of_caller(
             request = msgspec.structs.replace(request, model=model)
     record = Record.of(environ)
     # What is only explained or counted does not bind a conversation to its model.
-    chosen = gateway.chosen(request, record.key, may, remembers=record.asks_model)
+    chosen = gateway.choose(request, record.key, may, remembers=record.asks_model)
     if chosen is not None:
         record.chosen = chosen
         request = msgspec.structs.replace(request, model=chosen.model)

@@ -10,11 +10,11 @@ import pytest
 from flask import Flask
 
 from proxy.app import create_app
-from proxy.backends import choosing
 from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.config import ApiKey, Secret, Settings, routes
 from proxy.config.routes import RouteConfig, Rule, TierConfig
+from proxy.gateway import choosing
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.unit.gateway.test_media import PNG, part
 
@@ -230,7 +230,7 @@ def test_tiers_of_the_route_are_its_last_rule() -> None:
 
 def test_key_gets_only_models_that_it_may_use() -> None:
     keys = (
-        ApiKey("main", Secret("sk-main-0123456789"), options={"models": "main,auto"}),
+        ApiKey("{main}", Secret("sk-main-0123456789"), options={"models": "main,auto"}),
         ApiKey("none", Secret("sk-none-0123456789"), options={"models": "auto"}),
     )
     app, drivers = gateway(file_keys=keys)

@@ -5,17 +5,17 @@ rules look at is read from the request, and its tokens are estimated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from ..config.routes import Rule
+from ..accounts.rights import Permissions
+from ..backends.pools import LOADED, RETRY, BackendPools, Rule
 from ..core.cache import BoundedCache, digest
 from ..core.conversation import digests
 from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, NoBackend, Unsupported
-from .pools import LOADED, RETRY, BackendPools
 
 REMEMBERED = 16_384  # turns of conversations, and sessions
 TOKEN = 4  # bytes of text, about
@@ -34,35 +34,32 @@ class Chosen(Struct, frozen=True):
 
 
 class Chooser:
-    """`permits` of a call says whether the caller may use a model; the backends of the `barred`
-    tiers are not used. With `describes`, images may be sent to any model."""
+    """With `describes`, images may be sent to any model."""
 
-    def __init__(self, pools: BackendPools, *, describes: bool = False) -> None:
+    def __init__(self, pools: BackendPools, *, describes: bool) -> None:
         self._pools = pools
         self._describes = describes
         self._models: BoundedCache[str] = BoundedCache(REMEMBERED)  # of turns and sessions
 
     def choose(
-        self,
-        route: str,
-        request: CompletionRequest,
-        owner: str,
-        *,
-        permits: Callable[..., bool],
-        barred: frozenset[str],
-        remembers: bool,
-    ) -> Chosen:
-        """The model for a request of the API key `owner` to this route, and for what follows in its
-        conversation if it `remembers`. Raises Unsupported, Forbidden, and NoBackend if a model that
-        is down could take it."""
+        self, request: CompletionRequest, owner: str, may: Permissions, *, remembers: bool
+    ) -> Chosen | None:
+        """The model for a request of the API key `owner`, and for what follows in its conversation
+        if it `remembers`; None if the request names no route with rules. Raises Unsupported,
+        Forbidden, and NoBackend if a model that is down could take it."""
+        if not (route := self._pools.ruled(request.model)):
+            return None
         rules = self._pools.rules[route]
         images = any(media.kind == "image" for m in request.messages for media in m.media)
         tools, tokens = bool(request.tools or request.runs_tools), _tokens(request)
-        seed = f"{route}\0{owner}\0{tools}\0{{}}".format
-        keys = [digest(seed(request.session).encode("utf-8", "replace"))] if request.session else []
+
+        def key(of: str) -> bytes:
+            return digest(f"{route}\0{owner}\0{tools}\0{of}".encode("utf-8", "replace"))
+
+        keys = [key(request.session)] if request.session else []
         # Without the media: their texts and places tell conversations apart, at less cost.
         texts = [structs.replace(message, media=(), parts=()) for message in request.messages]
-        turns = [digest(seed(turn.hex()).encode("utf-8", "replace")) for turn in digests(texts)][1:]
+        turns = [key(turn.hex()) for turn in digests(texts)][1:]
         known = map(self._models.get, (*reversed(turns), *keys))
         last = next(filter(None, known), "")
 
@@ -72,8 +69,8 @@ class Chooser:
                 model = self._pools.named(name)
             except GatewayError as error:
                 return DOWN if isinstance(error, NoBackend) else "does not exist"
-            pool = self._pools.pool(model, barred)
-            if not (pool and permits(name, model)):
+            pool = self._pools.pool(model, may.barred_tiers)
+            if not (pool and may.permits_model(name, model)):
                 return BARRED
             # One that was not looked at yet is waited for.
             up, status = [b for b in pool if b.up is not False], self._pools.status(model)
@@ -98,8 +95,8 @@ class Chooser:
             for name in rule.models:
                 why = obstacle(name, rule)
                 if not why:
-                    for key in (*turns[-1:], *keys) if remembers else ():
-                        self._models.put(key, name, 1)
+                    for kept in (*turns[-1:], *keys) if remembers else ():
+                        self._models.put(kept, name, 1)
                     when = to_builtins(rule)
                     del when["models"]
                     return Chosen(route, name, number, when, tuple(passed.items()))
