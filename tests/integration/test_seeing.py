@@ -72,7 +72,8 @@ def real(start_server: Callable[..., ModelServer], made_up_model: Path) -> str:
 
 
 def image(data: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url(data)}}
+    """An image with a short description: a made-up model does not end by itself."""
+    return {"type": "image_url", "image_url": {"url": url(data), "detail": "low"}}
 
 
 def ask(base: str, model: str, messages: Any) -> tuple[dict[str, str], Any]:
