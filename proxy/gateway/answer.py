@@ -82,8 +82,7 @@ class Answer(Struct, eq=False, kw_only=True):
     def __post_init__(self) -> None:
         self.info = Info(model=self.name, warnings=self.request.warnings)
         self.began = self.context.clock()
-        prepares = self.loads or self.describe is not None or self.compact is not None
-        if not prepares and self.caller.allowance is None:
+        if not (self.loads or self.describe or self.compact) and self.caller.allowance is None:
             self.choices = self._every_choice()
         else:
             self.choices = chain.from_iterable(self._stages())

@@ -6,6 +6,7 @@ rules look at is read from the request, and its tokens are estimated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
@@ -59,8 +60,8 @@ class Chooser:
         keys = [key(request.session)] if request.session else []
         # Without the media: their texts and places tell conversations apart, at less cost.
         texts = [structs.replace(message, media=(), parts=()) for message in request.messages]
-        turns = [key(turn.hex()) for turn in digests(texts)][1:]
-        known = map(self._models.get, (*reversed(turns), *keys))
+        *_, whole = turns = [turn.hex() for turn in digests(texts)]
+        known = map(self._models.get, chain(map(key, turns[:0:-1]), keys))
         last = next(filter(None, known), "")
 
         def obstacle(name: str, rule: Rule) -> str:
@@ -84,9 +85,17 @@ class Chooser:
             sees = any(b.sees or (rule.images and (b.provisional or not b.caps)) for b in up)
             if images and not (sees or self._describes):
                 return "does not see images"
-            context = max(backend.n_ctx for backend in up)
-            return f"has a context of {context} tokens" if 0 < context <= tokens else ""
+            contexts[name] = max(backend.n_ctx for backend in up) or tokens + 1
+            return f"has a context of {contexts[name]} tokens" if contexts[name] <= tokens else ""
 
+        def chosen(number: int, rule: Rule, name: str) -> Chosen:
+            for kept in (key(whole), *keys) if remembers else ():
+                self._models.put(kept, name, 1)
+            when = to_builtins(rule)
+            del when["models"]
+            return Chosen(route, name, number, when, tuple(passed.items()))
+
+        contexts: dict[str, int] = {}  # of models without another obstacle
         passed: dict[str, str] = {}
         forbidden = False
         options = [(0, Rule(models=(last,)))] if any(last in r.models for r in rules) else []
@@ -95,15 +104,14 @@ class Chooser:
             for name in rule.models:
                 why = obstacle(name, rule)
                 if not why:
-                    for kept in (*turns[-1:], *keys) if remembers else ():
-                        self._models.put(kept, name, 1)
-                    when = to_builtins(rule)
-                    del when["models"]
-                    return Chosen(route, name, number, when, tuple(passed.items()))
+                    return chosen(number, rule, name)
                 if why == BARRED:  # nor may its name be known
                     forbidden = True
                 else:
                     passed[name] = why
+        if contexts and DOWN not in passed.values():  # the largest refuses it, or sums it up
+            name = max(contexts, key=lambda name: contexts[name])
+            return chosen(*next((n, r, name) for n, r in options if name in r.models))
         has = [name for name, is_there in (("images", images), ("tools", tools)) if is_there]
         size = " and ".join([*has, f"about {tokens} tokens"])
         why = "; ".join(f"{name} {why}" for name, why in passed.items())

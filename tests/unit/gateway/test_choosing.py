@@ -173,6 +173,29 @@ def test_error_names_what_is_missing(
     assert all(word in message for word in words), message
 
 
+def test_prompt_that_is_too_long_for_all_models_is_refused_by_the_largest_or_summed_up() -> None:
+    rules = (Rule(models=("small", "main", "coder")),)
+    app, drivers = gateway(rules)
+    talk = says(*["word " * 60] * 29)
+    answer = ask(app, talk)
+    assert answer.get_json()["error"]["code"] == "context_length_exceeded"
+    assert answer.headers["x-slotproxy-model"] == "main"
+    app, drivers = gateway(rules, on_overflow="compact")
+    answer = ask(app, talk, max_tokens=10)
+    assert (answer.status_code, answer.headers["x-slotproxy-model"]) == (200, "main")
+    assert int(answer.headers["x-slotproxy-compacted"]) > 0
+    assert {name for name, driver in drivers.items() if driver.tasks} == {"main"}
+
+
+def test_prompt_for_a_model_that_is_down_is_not_refused_as_too_long() -> None:
+    app, _ = gateway((Rule(models=("long", "small")),), down=("long",))
+    answer = ask(app, says(LONG))
+    assert answer.status_code == 503
+    message = answer.get_json()["error"]["message"]
+    assert message.endswith("long is down; small has a context of 1024 tokens")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
 def test_route_is_listed_only_if_it_is_configured_and_has_a_model() -> None:
     def listed(app: Flask) -> list[str]:
         models = app.test_client().get("/v1/models").get_json()["data"]
