@@ -93,34 +93,30 @@ class Chooser:
                 self._models.put(kept, name, 1)
             when = to_builtins(rule)
             del when["models"]
-            return Chosen(route, name, number, when, tuple(passed.items()))
+            # What may not be used may not be known, either.
+            told = ((name, why) for name, why in passed.items() if why not in ("", BARRED))
+            return Chosen(route, name, number, when, tuple(told))
 
         contexts: dict[str, int] = {}  # of models without another obstacle
         passed: dict[str, str] = {}
-        forbidden = False
         options = [(0, Rule(models=(last,)))] if any(last in r.models for r in rules) else []
         options += [(n, r) for n, r in enumerate(rules, 1) if r.applies(images, tools, tokens)]
         for number, rule in options:
             for name in rule.models:
-                why = obstacle(name, rule)
-                if not why:
+                passed[name] = obstacle(name, rule)
+                if not passed[name]:
                     return chosen(number, rule, name)
-                if why == BARRED:  # nor may its name be known
-                    forbidden = True
-                else:
-                    passed[name] = why
         if contexts and DOWN not in passed.values():  # the largest refuses it, or sums it up
             name = max(contexts, key=lambda name: contexts[name])
             return chosen(*next((n, r, name) for n, r in options if name in r.models))
         has = [name for name, is_there in (("images", images), ("tools", tools)) if is_there]
         size = " and ".join([*has, f"about {tokens} tokens"])
-        why = "; ".join(f"{name} {why}" for name, why in passed.items())
-        if not why:
-            why = "this API key may use none" if forbidden else "none of its rules is for it"
+        told = "; ".join(f"{name} {why}" for name, why in passed.items() if why != BARRED)
+        why = told or ("this API key may use none" if passed else "none of its rules is for it")
         text = f"no model of {route[:100]!r} can take this request of {size}: {why}"
         if DOWN in passed.values():
             raise NoBackend(text, RETRY)
-        if forbidden and not passed:
+        if passed and not told:
             raise Forbidden(text, param="model", code="model_forbidden")
         raise Unsupported(text, param="model")
 

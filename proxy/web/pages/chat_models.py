@@ -86,9 +86,7 @@ def _model(services: Services, name: str) -> ChatModel:
         state=state,
         place=place,
         left=left,
-        context=max(
-            (backend.n_ctx for backend in services.gateway.registry.pool(model)), default=0
-        ),
+        context=max((b.n_ctx for b in services.gateway.registry.pool(model)), default=0),
         sees=services.gateway.accepts_images(name),
         defaults=_defaults(services, model),
     )
