@@ -69,7 +69,8 @@ class Chooser:
             try:
                 model = self._pools.named(name)
             except GatewayError as error:
-                return DOWN if isinstance(error, NoBackend) else "does not exist"
+                why = DOWN if isinstance(error, NoBackend) else "does not exist"
+                return why if may.permits_model(name) else BARRED
             pool = self._pools.pool(model, may.barred_tiers)
             if not (pool and may.permits_model(name, model)):
                 return BARRED

@@ -256,7 +256,8 @@ def test_key_gets_only_models_that_it_may_use() -> None:
         ApiKey("{main}", Secret("sk-main-0123456789"), options={"models": "main,auto"}),
         ApiKey("none", Secret("sk-none-0123456789"), options={"models": "auto"}),
     )
-    app, drivers = gateway(file_keys=keys)
+    rules = (Rule(models=("secret",)), *RULES)
+    app, drivers = gateway(rules, file_keys=keys)
 
     def with_key(secret: str, path: str = "/v1/chat/completions") -> Any:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -268,4 +269,5 @@ def test_key_gets_only_models_that_it_may_use() -> None:
     assert told["chosen"]["passed"] == []  # it does not learn of the others
     answer = with_key("sk-none-0123456789")
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (403, "model_forbidden")
+    assert "secret" not in answer.text
     assert [name for name, driver in drivers.items() if driver.tasks] == ["main"]
