@@ -41,7 +41,7 @@ from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import look
 from ..batches.batch_run import BatchRunner
-from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed
+from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed, routes
 from ..config.data_folder import CAPTURES, SLOTS, folder_of
 from ..core.request import BY_PROMPT
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
@@ -186,6 +186,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         interval=settings.health_interval,
         deadline=fixed.HEALTH_DEADLINE,
     )
+    registry.rules = routes.rules(settings.route)
     if local is not None:
         registry.embedding = EMBEDDING
     # Workers that share a table share aliases too. They have no other secret in common than these.
@@ -214,6 +215,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         wait_for_backend=settings.wait_for_backend,
         max_queue=settings.max_queue,
         on_overflow=settings.on_overflow,
+        vision=settings.vision,
     )
     traces = _traces(settings, registry)
     if traces is not None:

@@ -15,7 +15,7 @@ from ..accounts.key_cache import without_keys
 from ..apis import modules
 from ..backends.pools import Backend
 from ..batches.batch_run import make_sender
-from ..config import Settings
+from ..config import Settings, routes
 from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from ..runtime import logs
 from ..server.stopping import Life
@@ -91,6 +91,7 @@ def reload(app: Flask, settings: Settings) -> None:
     services.gateway.registry.reload(
         wanted, lambda config: backend_of(settings, config, services.host)
     )
+    services.gateway.registry.rules = routes.rules(settings.route)
     replace_keys()
 
 

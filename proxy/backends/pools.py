@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ..config import BackendConfig
 from ..config.routes import Place
+from ..config.routes import Rule as Rule  # for the gateway, which reads no configuration
 from ..core.task import NO_TIER, Tier
 from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
@@ -174,6 +175,14 @@ class Backend:
         return self.driver.status
 
     @property
+    def sees(self) -> bool:
+        """Whether it is known to accept images."""
+        caps = self.caps
+        if caps is None or not caps.vision:
+            return False
+        return caps.native or (caps.chat and self.chat_mode != "completion")
+
+    @property
     def is_loaded(self) -> bool:
         """Whether its slots exist: those of a model that is loaded on demand do only then."""
         return self.status in LOADED
@@ -206,6 +215,7 @@ class BackendPools:
         self._patterns = patterns
         self._strict = strict
         self._default = default
+        self.rules: Mapping[str, tuple[Rule, ...]] = {}  # that choose a model, by name of a route
         self.embedding = ""  # the model with which the gateway itself makes embeddings
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
@@ -227,20 +237,38 @@ class BackendPools:
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         if self._aliases and len(self._named) == 1:
-            return self._aliases
+            return (*self._aliases, *self.routes)
         backends = (backend for model in self._listed for backend in self._pools[model])
         more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
-        return tuple(dict.fromkeys((*self._listed, *more)))
+        return tuple(dict.fromkeys((*self._listed, *more, *self.routes)))
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""
         return self._listed
 
+    @property
+    def routes(self) -> Mapping[str, str]:
+        """The last model that exists of each route with rules that has any."""
+        names = {r: [n for rule in self.rules[r] for n in rule.models] for r in self.rules}
+        known = {r: [n for n in names[r] if n in self._named or n in self._also] for r in names}
+        return {route: models[-1] for route, models in known.items() if models}
+
+    def ruled(self, name: str) -> str:
+        """The route with rules that this name means, "" for none."""
+        if name in self.rules or not self.rules:
+            return name if self.rules else ""
+        if name in (*self._named, *self._also, *self._aliases):
+            return ""
+        targets = (to for pattern, to in self._patterns.items() if fnmatchcase(name, pattern))
+        target = next(targets if name else iter(()), "" if self._strict else self._default)
+        return target if target in self.rules else ""
+
     def resolve(self, name: str, may: Callable[[str], bool] = lambda _: True) -> tuple[str, str]:
         """The pool and the name to answer with, for the model name in a request. Other names than
         those of models mean what the first matching pattern says. With one model, or a default,
         the rest mean that model, and with several those of clouds mean the first that the caller
-        `may` use, unless names are strict or requests for it are only forwarded. Raises
+        `may` use, unless names are strict or requests for it are only forwarded. A route with rules
+        means the last model that exists, where no request tells which one. Raises
         ModelNotFound, Unsupported, and NoBackend without models."""
         models = self._answering
         if name in self._named:
@@ -249,6 +277,10 @@ class BackendPools:
             return models[0], name
         if name in self._also:
             return self._also[name], name
+        if route := self.ruled(name):
+            if route not in self.routes:
+                raise self.not_found(route)
+            return self.resolve(self.routes[route], may)
         if name and name == self.embedding:
             raise Unsupported(
                 f"the model {name} makes embeddings only: send its requests to /v1/embeddings",
@@ -281,7 +313,7 @@ class BackendPools:
         """The name, or the model that it means for a caller that `may` use some models, if it is no
         name or one of clouds: of several models, the first of those."""
         is_any = not name or name.startswith(CLOUDS)
-        if not is_any or name in self._known or len(self._answering) < 2:
+        if not is_any or name in self._known or len(self._answering) < 2 or self.ruled(name):
             return name
         model, shown = self.resolve(name, may)
         return shown if may(model) else name

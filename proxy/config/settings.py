@@ -284,6 +284,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         (), "chatglm_cpp model file to run in this gateway", validators.path
     )
 
+    vision: str = _backends(
+        "", "model that describes images for models that do not see; empty: they are refused"
+    )
     continue_broken: bool = _backends(True, "continue an answer elsewhere if its backend fails")
 
     chat_template: str = _prompts(

@@ -51,7 +51,7 @@ class Dialogues:
     remotes: Remotes = field(default_factory=Remotes)
     bounds: AgentConfig = field(default_factory=AgentConfig)
     interval: float = 15.0
-    preset: Callable[[CompletionRequest], CompletionRequest] = lambda request: request
+    preset: Callable[[CompletionRequest, Caller], CompletionRequest] = lambda request, _: request
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -184,7 +184,8 @@ class Running:
                 max_tokens=request.max_tokens,
                 stream=True,
                 session=request.session,
-            )
+            ),
+            self.caller,
         )
 
     # documents

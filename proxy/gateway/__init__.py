@@ -4,13 +4,15 @@
 
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
-runs into an answer. `embedder` makes embeddings and rankings,
-`forwarder` passes on requests of other APIs unchanged.
+runs into an answer. `choosing` finds the model of a route with rules, `seeing` makes texts of
+images. `embedder` makes embeddings and rankings, `forwarder` passes on requests of other APIs
+unchanged.
 """
 
 from ..scheduling.state import Placement
 from ..scheduling.view import SlotView, View
 from .answer import Answer
+from .choosing import Chosen
 from .context import Caller, GatewayContext, Info
 from .embedder import Embedder
 from .forwarder import Forwarder
@@ -20,6 +22,7 @@ from .generation import GenerationSettings
 __all__ = [
     "Answer",
     "Caller",
+    "Chosen",
     "Embedder",
     "Forwarder",
     "Gateway",

@@ -262,9 +262,10 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
     for kind in task.media:
         takes = caps.vision if kind == "image" else caps.audio
         if not (native and (takes or caps.native)):
-            raise Unsupported(
-                f"this model's backend does not accept {kind} input", param="messages"
-            )
+            why = f"this model's backend does not accept {kind} input"
+            if kind == "image":
+                why += ": use a model that sees, or have one describe images (setting vision)"
+            raise Unsupported(why, param="messages")
     if not native:
         return task
     if caps.native:

@@ -26,6 +26,7 @@ from ..core.events import (
     Started,
     TextDelta,
 )
+from ..core.fold import Fold
 from ..core.request import CompletionRequest
 from ..core.task import Task
 from ..core.usage import Usage
@@ -42,9 +43,14 @@ _SILENT = (Started, Compacted, Progress)  # events before the first that a reade
 _counting = native_lock()  # held for a few additions
 
 Choice = tuple[int, Batch]
-Compact = Callable[[list[Task], Info], Generator[Choice, None, tuple[list[Task], Compacted] | None]]
+Compact = Callable[
+    [CompletionRequest, list[Task], Info],
+    Generator[Choice, None, tuple[list[Task], Compacted] | None],
+]
 """Makes a prompt fit that is too long: yields ticks, and returns the tasks to answer instead. None
 if nothing is to be done."""
+Describe = Callable[[CompletionRequest, Info], Generator[Choice, None, CompletionRequest]]
+"""Makes texts of images: yields ticks, and returns the request to answer instead."""
 
 
 class Answer(Struct, eq=False, kw_only=True):
@@ -56,11 +62,13 @@ class Answer(Struct, eq=False, kw_only=True):
     model: str
     name: str  # of the model in the answer
     tasks: list[Task]
-    # Makes them again when the model is loaded, None if it is: only then its template is known.
-    make_tasks: Callable[[], list[Task]] | None = None
+    # Makes them again, once the model's template is known and no image is left to describe.
+    make_tasks: Callable[[CompletionRequest], list[Task]]
+    loads: bool = False  # the model must be loaded first
     caller: Caller = ANYBODY
     cancel: Cancel
-    compact: Compact | None = None  # called before anything is placed
+    describe: Describe | None = None  # both are called before anything is placed
+    compact: Compact | None = None
 
     info: Info = LATER
     began: float = 0.0
@@ -74,7 +82,7 @@ class Answer(Struct, eq=False, kw_only=True):
     def __post_init__(self) -> None:
         self.info = Info(model=self.name, warnings=self.request.warnings)
         self.began = self.context.clock()
-        if self.make_tasks is None and self.compact is None and self.caller.allowance is None:
+        if not (self.loads or self.describe or self.compact) and self.caller.allowance is None:
             self.choices = self._every_choice()
         else:
             self.choices = chain.from_iterable(self._stages())
@@ -114,11 +122,11 @@ class Answer(Struct, eq=False, kw_only=True):
         return choices
 
     def _prepare(self) -> Generator[Choice, None, None]:
-        """Load the model, compact a conversation that is too long, and enter the limits of the
-        caller. Yields ticks, and the end of an answer that ends here."""
+        """Load the model, describe images, compact a conversation that is too long, and enter the
+        limits of the caller. Yields ticks, and the end of an answer that ends here."""
         info = self.info
         try:
-            if self.make_tasks is not None:
+            if self.loads:
                 registry = self.context.registry
                 info.shows_load = any(one.shows_load for one in registry.pool(self.model))
                 with info.timed("load"):
@@ -126,12 +134,16 @@ class Answer(Struct, eq=False, kw_only=True):
                         info.loading = note
                         yield 0, []
                 info.loading = ""
+            if self.describe is not None:
+                with info.timed("pictures"):
+                    self.request = yield from self.describe(self.request, info)
+            if self.loads or self.describe is not None:
                 # Those made before only served to refuse invalid requests early.
-                self.tasks = self.make_tasks()
+                self.tasks = self.make_tasks(self.request)
             shortened = None
             if self.compact is not None:
                 with info.timed("summary"):
-                    shortened = yield from self.compact(self.tasks, info)
+                    shortened = yield from self.compact(self.request, self.tasks, info)
             if shortened:
                 self.tasks, self.compacted = shortened
                 info.compacted = self.compacted.messages
@@ -284,6 +296,29 @@ class Answer(Struct, eq=False, kw_only=True):
                 if self.bounded is not None:
                     self.bounded.add(number, end.usage, attempt.slot_seconds)
             self._count(number, end, attempt.slot_seconds)
+
+
+def written(answer: Answer, info: Info) -> Generator[Choice, None, str]:
+    """The text of an answer that another one with this `info` needs first: the cost is added there.
+    Yields ticks. Raises the errors of the answer."""
+    context, whole = answer.context, Fold()
+    ticked = context.clock()
+    try:
+        for _, batch in answer:
+            info.place = answer.info.place
+            whole.add(batch)
+            now = context.clock()
+            if not batch or now - ticked >= context.ping:
+                ticked = now
+                yield 0, []
+    finally:
+        answer.close()
+        part = answer.info
+        info.usage += part.usage
+        info.evaluating += part.evaluating
+        info.writing += part.writing
+        info.slot_seconds += part.slot_seconds
+    return whole.result().text.strip()
 
 
 def _name_of(error: Exception) -> str:

@@ -152,11 +152,13 @@ def _text(message: Message) -> str:
     for call in message.tool_calls:
         text += f"{call.name}{_END}{call.arguments}{_END}"
     for media in message.media:
-        text += f"{_digest(media.url or media.data)}{_END}"
+        text += f"{picture_digest(media.url or media.data)}{_END}"
     return text
 
 
-def _digest(data: str) -> str:
+def picture_digest(data: str) -> str:
+    """Of a picture or sound in base64."""
+
     def digest() -> str:
         return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -9,24 +9,21 @@ prompts then begin alike, and one evaluation of the shorter prompt serves until 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Protocol
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, structs
 
 from ..backends.tokens import most_tokens
 from ..core import conversation
+from ..core.cache import BoundedCache, digest
 from ..core.events import Compacted
-from ..core.fold import Fold
 from ..core.request import CompletionRequest, ToolChoice
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
-from ..runtime.locks import native_lock
-from .answer import Answer, Choice
+from .answer import Answer, Choice, written
 from .context import Caller, GatewayContext, Info
 
 ROOM = 256  # tokens kept free for the answer
@@ -36,36 +33,13 @@ MOST_KEPT = 512  # summaries in memory
 MOST_TEXT = 32_768  # characters of a summary
 
 
-class Summaries(Struct):
-    """The last MOST_KEPT summaries of this process, by a digest of what they sum up and by the
-    group of keys whose conversation it is."""
-
-    texts: OrderedDict[tuple[str, bytes], str] = field(default_factory=OrderedDict)
-    lock: Any = field(default_factory=native_lock)
-
-    def last(self, group: str, keys: Sequence[bytes]) -> tuple[int, str] | None:
-        """The last of these keys that has a summary, by its place, and the summary."""
-        with self.lock:
-            for place in range(len(keys) - 1, -1, -1):
-                text = self.texts.get((group, keys[place]))
-                if text is not None:
-                    self.texts.move_to_end((group, keys[place]))
-                    return place, text
-        return None
-
-    def put(self, group: str, key: bytes, text: str) -> None:
-        with self.lock:
-            self.texts[group, key] = text
-            self.texts.move_to_end((group, key))
-            if len(self.texts) > MOST_KEPT:
-                self.texts.popitem(last=False)
-
-
 class Model(Protocol):
     """What a gateway does here: see `gateway.Gateway`."""
 
     context: GatewayContext
-    summaries: Summaries
+    summaries: BoundedCache[str]
+    pictures: BoundedCache[str]
+    vision: str
 
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer: ...
 
@@ -92,10 +66,10 @@ def limit_of(request: CompletionRequest, n_ctx: int) -> int:
 
 def compact(
     gateway: Model,
-    request: CompletionRequest,
     model: str,
     caller: Caller,
     cancel: Cancel,
+    request: CompletionRequest,
     tasks: Sequence[Task],
     info: Info,
 ) -> Generator[Choice, None, tuple[list[Task], Compacted] | None]:
@@ -128,9 +102,10 @@ def compact(
         return None
     messages = request.messages
     places = conversation.cuts(messages)
-    keys = [_key(model, instructions, digest) for digest in conversation.digests(messages)]
-    known = gateway.summaries.last(caller.group, [keys[place] for place in places])
-    cut, summary = (0, "") if known is None else (places[known[0]], known[1])
+    seed = f"{caller.group}\0{model}\0{instructions}\0".encode("utf-8", "replace")
+    keys = [digest(seed + beginning) for beginning in conversation.digests(messages)]
+    known = ((place, gateway.summaries.get(keys[place])) for place in reversed(places))
+    cut, summary = next(((place, text) for place, text in known if text is not None), (0, ""))
     before = info.usage
     for steps in range(MOST_STEPS, -1, -1):
         shorter = work.without(request, cut, summary)
@@ -148,7 +123,7 @@ def compact(
         if not summary:
             return None
         cut = further
-        gateway.summaries.put(caller.group, keys[cut], summary)
+        gateway.summaries.put(keys[cut], summary, 1)
     usage = info.usage
     cost = Usage(
         usage.prompt - before.prompt,
@@ -213,7 +188,8 @@ class _Work(Struct, frozen=True, kw_only=True):
         summing = self._asking(request, place, cut, summary)
         plainer = structs.replace(summing, tool_choice=ToolChoice("none"), reasoning_effort="none")
         for attempt in (summing, plainer):
-            if text := (yield from self._written(attempt)):
+            answer = self.gateway.answer(attempt, self.cancel, self.caller)
+            if text := (yield from written(answer, self.info)):
                 return text[:MOST_TEXT]
         return ""
 
@@ -225,31 +201,3 @@ class _Work(Struct, frozen=True, kw_only=True):
         before = structs.replace(request, messages=request.messages[:place])
         turns = conversation.plain(self.without(before, cut, summary))
         return conversation.asking(turns, self.longest, self.instructions)
-
-    def _written(self, request: CompletionRequest) -> Generator[Choice, None, str]:
-        context, info = self.gateway.context, self.info
-        answer = self.gateway.answer(request, self.cancel, self.caller)
-        whole = Fold()
-        ticked = context.clock()
-        try:
-            for _, batch in answer:
-                info.place = answer.info.place
-                whole.add(batch)
-                now = context.clock()
-                if not batch or now - ticked >= context.ping:
-                    ticked = now
-                    yield 0, []
-        finally:
-            answer.close()
-            part = answer.info
-            info.usage += part.usage
-            info.evaluating += part.evaluating
-            info.writing += part.writing
-            info.slot_seconds += part.slot_seconds
-        return whole.result().text.strip()
-
-
-def _key(model: str, instructions: str, digest: bytes) -> bytes:
-    """The key of the summary that this model writes of these messages."""
-    name = f"{model}\0{instructions}\0".encode("utf-8", "replace")
-    return blake2b(name + digest, digest_size=16).digest()

@@ -17,7 +17,7 @@ from ..errors import ContextExceeded, GatewayError, NoBackend, Unsupported, Upst
 from ..prompting import constraints
 from ..runtime.cancel import Cancel
 from ..scheduling.preview import Place
-from . import compaction
+from . import compaction, seeing
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import without
 from .answer import Answer
@@ -34,6 +34,7 @@ class Explanation(Struct, kw_only=True):
 
     model: str
     must_load: bool = False
+    describes_first: int = 0  # images, of which no text is known before that
     summarizes_first: bool = False  # the oldest messages, so the prompt is none that will be sent
     prompt: str | None = None
     prompt_tokens: int | None = None
@@ -70,6 +71,9 @@ def explain(gateway: Gateway, answer: Answer) -> Explanation:
         raise reason
     told = Explanation(model=answer.name, template=dict(gateway.profile(model)))
     told.context = max(backend.n_ctx for backend in pool)
+    if answer.describe is not None and seeing.is_blind(gateway, model, caller):
+        told.describes_first = len(seeing.images(answer.request))
+        return told
     if answer.compact is not None and told.context:
         told.prompt, told.prompt_tokens = _prompt(task, pool[0], cancel)
         if (told.prompt_tokens or 0) > compaction.limit_of(answer.request, told.context):

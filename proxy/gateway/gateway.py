@@ -18,6 +18,7 @@ from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
+from ..core.cache import BoundedCache
 from ..core.late_binding import late_bound
 from ..core.request import CompletionRequest
 from ..core.task import Task
@@ -33,9 +34,10 @@ from ..prompting.profile.describe import Line, profile_of
 from ..prompting.prompt import Prompter
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
-from . import compaction
+from . import compaction, seeing
 from .adapt import check_alternatives, check_grammar, validate_constraints
 from .answer import AT_ONCE, Answer
+from .choosing import Chooser
 from .context import ANYBODY, Caller, GatewayContext
 from .sent_prompt import MEDIA, check_media, count_sent_prompt, rendered, with_sent_prompt
 
@@ -49,7 +51,8 @@ class Gateway:
     """`now` returns the time of day for templates. `sampling` holds defaults for sampling fields.
     `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
     reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
-    backend or the caller says it. The methods send no text to backends of the `barred` tiers."""
+    backend or the caller says it. `vision` is the model that describes images for models that do
+    not see, "" for none. The methods send no text to backends of the `barred` tiers."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Gateway:
         wait_for_backend: float = 0.0,
         max_queue: int = 256,
         on_overflow: OnOverflow = "refuse",
+        vision: str = "",
     ) -> None:
         self.context = context
         self.registry = context.registry
@@ -72,7 +76,18 @@ class Gateway:
         self._wait_for_backend = wait_for_backend
         self._early = threading.BoundedSemaphore(max_queue)
         self._on_overflow = on_overflow
-        self.summaries = compaction.Summaries()  # of conversations that were too long
+        self.vision = vision
+        self.choose = Chooser(context.registry, describes=bool(vision)).choose
+        self.pictures: BoundedCache[str] = BoundedCache(seeing.KEPT)  # as texts
+        self.summaries: BoundedCache[str] = BoundedCache(compaction.MOST_KEPT)
+
+    def accepts_images(self, model: str) -> bool:
+        """Whether images may be sent to this model: one of its backends is known to accept them, or
+        they are described. Raises ModelNotFound."""
+        registry = self.registry
+        pools = [registry.pool(registry.resolve(model)[0])]
+        pools += [registry.pool(n) for rule in registry.rules.get(model, ()) for n in rule.models]
+        return any(backend.sees for pool in pools for backend in pool) or bool(self.vision)
 
     def answer(
         self, request: CompletionRequest, cancel: Cancel, caller: Caller = ANYBODY
@@ -90,22 +105,24 @@ class Gateway:
             may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
         late = may.first("late_binding", ())
         tasks = self.tasks(request, model, cancel, barred=barred, late=late)
-        make_tasks = compact = None
-        if self.registry.unknown(model):
-            make_tasks = partial(self.tasks, request, model, cancel, barred=barred, late=late)
+        describe = compact = None
+        if self.vision and seeing.images(request):
+            describe = partial(seeing.described, self, model, caller, cancel)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
         if (overflow == "compact" or request.compaction is not None) and request.messages:
-            compact = partial(compaction.compact, self, request, model, caller, cancel)
+            compact = partial(compaction.compact, self, model, caller, cancel)
         return Answer(
             context=self.context,
             request=request,
             model=model,
             name=name,
             tasks=tasks,
-            make_tasks=make_tasks,
+            make_tasks=partial(self.tasks, model=model, cancel=cancel, barred=barred, late=late),
+            loads=self.registry.unknown(model),
             caller=caller,
             cancel=cancel,
+            describe=describe,
             compact=compact,
         )
 

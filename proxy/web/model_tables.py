@@ -16,7 +16,7 @@ from ..config import PORT, ModelConfig
 from ..core.request import CompletionRequest
 from ..core.sampling import FIELDS
 from ..errors import GatewayError, NotFound
-from ..gateway import Gateway
+from ..gateway import Caller, Gateway
 from ..hosting.host import ModelHost
 from ..hosting.model import HostedModel
 from .body import read_json
@@ -164,9 +164,19 @@ def with_preset(services: Services, body: dict[str, Any], path: str) -> dict[str
     return body if table is None else preset(body, *table, options=is_ollamas)
 
 
-def own_request(host: ModelHost, gateway: Gateway, request: CompletionRequest) -> CompletionRequest:
-    """The same for a request that the gateway makes itself, as for the chat page. Raises
-    InvalidParameter if the table sets what is no value of its field."""
+def own_request(
+    host: ModelHost, gateway: Gateway, request: CompletionRequest, caller: Caller
+) -> CompletionRequest:
+    """The same for a request that the gateway makes itself, as for the chat page, with the model
+    that the rules of a route choose. Raises like `Chooser.choose` and `of_model`."""
+    if chosen := gateway.choose(request, caller.key, caller.may, remembers=True):
+        request = structs.replace(request, model=chosen.model)
+    return of_model(host, gateway, request)
+
+
+def of_model(host: ModelHost, gateway: Gateway, request: CompletionRequest) -> CompletionRequest:
+    """The request as the table of its model changes it. Raises InvalidParameter if the table sets
+    what is no value of its field."""
     table = _preset_of(host, gateway, request.model) if host.presets else None
     return request if table is None else preset_request(request, *table)
 
@@ -175,6 +185,8 @@ def _preset_of(
     host: ModelHost, gateway: Gateway, name: str
 ) -> tuple[Collection[str], Mapping[str, Any]] | None:
     """What the table of the model of this name removes and sets, None without a table."""
+    if gateway.registry.ruled(name):
+        return None  # that of the model which is chosen counts
     try:
         model, _ = gateway.registry.resolve(name)
     except GatewayError:

@@ -4,7 +4,7 @@ the gateway and in dialogues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
+from .model_tables import of_model
+from .observability import Record
 from .services import Services
 
 if TYPE_CHECKING:
@@ -141,14 +143,22 @@ def check_model(
 
 
 def of_caller(
-    services: Services, environ: Mapping[str, Any], request: CompletionRequest
+    services: Services, environ: MutableMapping[str, Any], request: CompletionRequest
 ) -> CompletionRequest:
-    """The request with the model that it means for its caller, see `BackendPools.meant`."""
-    may = permissions(services, environ)
+    """The request with the model that it means for its caller, see `BackendPools.meant`, or that
+    the rules of a route choose. Raises like `Chooser.choose`."""
+    may, gateway = permissions(services, environ), services.gateway
     if may.rights:
-        model = services.gateway.registry.meant(request.model, may.permits_model)
+        model = gateway.registry.meant(request.model, may.permits_model)
         if model != request.model:
-            return msgspec.structs.replace(request, model=model)
+            request = msgspec.structs.replace(request, model=model)
+    record = Record.of(environ)
+    # What is only explained or counted does not bind a conversation to its model.
+    chosen = gateway.choose(request, record.key, may, remembers=record.asks_model)
+    if chosen is not None:
+        record.chosen = chosen
+        request = msgspec.structs.replace(request, model=chosen.model)
+        request = of_model(services.host, gateway, request)
     return request
 
 

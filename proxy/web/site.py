@@ -39,8 +39,8 @@ METHODS = "GET, POST, DELETE, OPTIONS"
 HEADERS = "Authorization, Content-Type, X-Api-Key, X-Request-Id, X-Session-Id"
 EXPOSED = ", ".join(
     "x-request-id openai-processing-ms x-slotproxy-backend x-slotproxy-compacted"
-    " x-slotproxy-decision x-slotproxy-fallback x-slotproxy-overhead-ms x-slotproxy-warning"
-    " retry-after".split()
+    " x-slotproxy-decision x-slotproxy-fallback x-slotproxy-model x-slotproxy-overhead-ms"
+    " x-slotproxy-warning retry-after".split()
 )
 
 

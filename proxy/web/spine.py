@@ -133,9 +133,7 @@ def read_chat(
     if session != chat.session:
         chat = msgspec.structs.replace(chat, session=session)
     caller = services.callers.caller(environ[RECORD].key, environ)
-    if caller.may.rights:
-        chat = permissions.of_caller(services, environ, chat)
-    return chat, caller
+    return permissions.of_caller(services, environ, chat), caller
 
 
 def refuse(error: GatewayError, shape: Shape, record: Record) -> Response:

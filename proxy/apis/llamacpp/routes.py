@@ -78,7 +78,7 @@ def props(services: Services, record: Record) -> Any:
     backends = registry.pool(model)
     caps = [b.caps for b in backends if b.caps is not None]
     shown = next((c for c in caps if c.template), caps[0] if caps else None)
-    sees, hears = any(c.vision for c in caps), any(c.audio for c in caps)
+    sees, hears = services.gateway.accepts_images(name), any(c.audio for c in caps)
     return {
         "default_generation_settings": {
             "n_ctx": max((b.n_ctx for b in backends), default=0),

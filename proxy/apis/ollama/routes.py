@@ -171,6 +171,7 @@ class _Model:
         pool, _ = registry.resolve(name)
         self.backends = registry.pool(pool)
         self.hosted = services.host.find(pool)
+        self.sees = services.gateway.accepts_images(name)
         self.status = registry.status(pool)
         self.n_ctx = max((backend.n_ctx for backend in self.backends), default=0)
         self.family = "llama"
@@ -223,7 +224,7 @@ class _Model:
             template = next((each.template for each in caps if each.template), "")
             more = {
                 "insert": any(each.infill for each in caps),
-                "vision": any(each.vision for each in caps),
+                "vision": self.sees,
                 "embedding": any(each.embeddings for each in caps),
             }
             can = ["completion", "tools", *(name for name in more if more[name])]

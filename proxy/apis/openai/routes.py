@@ -152,10 +152,10 @@ def _model(services: Services, name: str) -> dict[str, Any]:
             "status": llamacpp_native.status(status),
             "aliases": sorted({alias for backend in pool for alias in backend.aliases}),
             "architecture": llamacpp_native.architecture(
-                vision=any(each.vision for each in caps), audio=any(each.audio for each in caps)
+                vision=services.gateway.accepts_images(model), audio=any(c.audio for c in caps)
             ),
         }
-    if hosted := services.host.find(model):
+    if name not in registry.routes and (hosted := services.host.find(model)):
         described["meta"] |= metadata(hosted)
         described |= model_tables.described(hosted.config)
     return described

@@ -269,6 +269,7 @@ def _explained(
     return {
         "object": "explanation",
         **structs.asdict(told),
+        "chosen": None if record.chosen is None else structs.asdict(record.chosen),
         "warnings": [*warnings, *info.warnings],
         **services.requests.decision_json(info, shown),
         "places": places,

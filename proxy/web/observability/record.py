@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...accounts.limiting.allowance import Allowance, State
-from ...gateway import Info
+from ...gateway import Chosen, Info
 from ...runtime.cancel import Cancel
 from ..disconnect import Stop, nothing
 
@@ -81,7 +81,8 @@ class Record:
     `alias` is the key's name for people, "" if it has none.
     `route` is the matched rule. `stop` ends the watch for disconnects, `cancel` a request that asks
     a model. `outlives_key`: it continues when its key is revoked. `quiet`: only a 5xx is logged.
-    `warnings` are about its body, before it was parsed. Without `shown`, the name of a backend as
+    `warnings` are about its body, before it was parsed. `chosen` is the model that a route's rules
+    chose. Without `shown`, the name of a backend as
     the caller may see it, no header names one."""
 
     route = key = alias = user = team = ""
@@ -92,6 +93,7 @@ class Record:
     shown: Callable[[str], str] | None = None
     decision: Callable[[Record], str] | None = None  # for a header, if the client wants that
     warnings: tuple[str, ...] = ()
+    chosen: Chosen | None = None
     trace = "", ""  # the client's, in its `traceparent` and `tracestate`
     stream = asks_model = over = quiet = outlives_key = False
 
@@ -137,6 +139,8 @@ class Record:
                 ("x-slotproxy-queue", str(info.first_place)),
                 ("x-slotproxy-queue-ms", str(round(1000 * info.queue_wait))),
             ]
+        if self.chosen is not None:
+            headers.append(("x-slotproxy-model", _visible(self.chosen.model)))
         if info.compacted:
             headers.append(("x-slotproxy-compacted", str(info.compacted)))
         if info.backend and self.shown is not None:
@@ -152,7 +156,7 @@ class Record:
         if messages:
             if (more := len(messages) - MOST_WARNINGS) > 0:
                 messages = (*messages[:MOST_WARNINGS], f"{more} more warnings omitted")
-            headers += [("x-slotproxy-warning", warning) for warning in messages]
+            headers += [("x-slotproxy-warning", _visible(warning)) for warning in messages]
         if allowance is not None:
             headers += limit_headers(allowance.states, self.route, time.time())
         return headers
@@ -160,5 +164,5 @@ class Record:
 
 @lru_cache
 def _visible(name: str) -> str:
-    """A name of the settings file as a header can have it."""
+    """A name of the settings file, or a warning with one, as a header can have it."""
     return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]

@@ -122,7 +122,7 @@ def page() -> str:
             "no backend is configured: set --llama-api URL, or run slotproxy init", retry_after=10.0
         )
     models = chat_models.names(services, request.environ)
-    seen = [name for name in models if images.accepts_images(services.gateway, name)]
+    seen = [name for name in models if services.gateway.accepts_images(name)]
     owner = api.owner()
     knowledge = permissions.knowledge(services, request.environ)
     all_bases = knowledge.bases(owner) if knowledge is not None else ()
@@ -277,7 +277,7 @@ def ask(conversation: str) -> Response:
         history = [*messages_of(before), asked_now]
     wanted = _bounded(read(chosen, history, services.layouts, owner, known.id))
 
-    if pictures and not images.accepts_images(services.gateway, wanted.model):
+    if pictures and not services.gateway.accepts_images(wanted.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
 
     def keep() -> StoredMessage:
@@ -321,7 +321,8 @@ def _bounded(wanted: DialogueRequest) -> DialogueRequest:
     maximum that does not fit."""
     if wanted.max_tokens is not None:
         return wanted
-    pool = current_services().gateway.registry.pool(wanted.model)
+    registry = current_services().gateway.registry
+    pool = registry.pool(registry.resolve(wanted.model)[0])
     context = max((backend.n_ctx for backend in pool), default=0)
     prompt = sum(len(message.content.encode()) for message in wanted.messages) // 2  # more or less
     if context and context - prompt < LONGEST_ANSWER:

@@ -14,7 +14,6 @@ from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
 from ..services import Services
-from . import images
 
 State = Literal[view.State, "down", "unknown"]
 
@@ -49,6 +48,7 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
     Failed ones come last."""
     registry, default = services.gateway.registry, services.settings.default_model
     listed = registry.listed() or tuple(filter(registry.is_named, registry.models()))
+    listed = tuple(dict.fromkeys((*listed, *registry.routes)))
     allowed = visible(services, environ, (name for name in listed if not registry.forwards(name)))
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, str]:
@@ -71,9 +71,10 @@ def unread(services: Services, environ: Environ) -> list[dict[str, str]]:
 def _model(services: Services, name: str) -> ChatModel:
     hosted = next((model for model in services.host.models if model.name == name), None)
     title, place, left = name, 0, None
+    model, _ = services.gateway.registry.resolve(name)  # another one for a route with rules
     state: State
     if hosted is None:
-        state = _state(services, name)
+        state = _state(services, model)
     else:
         now = time.time()
         seen = view.view_of(hosted, now)
@@ -85,9 +86,9 @@ def _model(services: Services, name: str) -> ChatModel:
         state=state,
         place=place,
         left=left,
-        context=max((backend.n_ctx for backend in services.gateway.registry.pool(name)), default=0),
-        sees=images.accepts_images(services.gateway, name),
-        defaults=_defaults(services, name),
+        context=max((b.n_ctx for b in services.gateway.registry.pool(model)), default=0),
+        sees=services.gateway.accepts_images(name),
+        defaults=_defaults(services, model),
     )
 
 

@@ -16,7 +16,6 @@ from markupsafe import escape
 from ...apis import fields
 from ...core.request import Media, Message
 from ...errors import InvalidParameter, NotFound
-from ...gateway import Gateway
 from ...gateway.generation import MAX_MEDIA
 from ...gateway.sent_prompt import check_media
 from . import api, guard, shell, texts
@@ -29,16 +28,6 @@ blueprint = guard.guarded("chat_images")
 MOST = 8  # per message
 NO_MARK = re.compile(r"[^\w .-]")
 NAME = "images"  # key in `extra`, and in a question's body
-
-
-def accepts_images(gateway: Gateway, model: str) -> bool:
-    """Whether a backend of this model is known to accept images. Raises ModelNotFound."""
-    pool, _ = gateway.registry.resolve(model)
-    return any(
-        caps.vision and (caps.native or (caps.chat and backend.chat_mode != "completion"))
-        for backend in gateway.registry.pool(pool)
-        if (caps := backend.caps) is not None
-    )
 
 
 def read(body: Mapping[str, Any]) -> list[dict[str, str]]:

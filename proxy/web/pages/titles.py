@@ -129,7 +129,8 @@ class TitleJob(Struct, frozen=True):
         record.route = ROUTE
         services.observer.begin(record, cancel)
         try:
-            answer = services.gateway.answer(services.dialogues.preset(request), cancel, caller)
+            request = services.dialogues.preset(request, caller)
+            answer = services.gateway.answer(request, cancel, caller)
             record.info = answer.info
             try:
                 (completion,) = fold(answer)

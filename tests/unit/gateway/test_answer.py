@@ -27,6 +27,9 @@ from .test_attempt import text
 REQUEST = CompletionRequest(prompts=("Say it",), max_tokens=8, stream=True)
 
 
+MakeTasks = Callable[[CompletionRequest], list[Task]]
+
+
 class Harness:
     """Answers of a gateway with one driver."""
 
@@ -35,9 +38,7 @@ class Harness:
         self.scheduler = gateway.scheduler
         self.driver = driver
 
-    def answer(
-        self, *prompts: str, n: int = 1, make_tasks: Callable[[], list[Task]] | None = None
-    ) -> Answer:
+    def answer(self, *prompts: str, n: int = 1, make_tasks: MakeTasks | None = None) -> Answer:
         request = msgspec.structs.replace(REQUEST, prompts=prompts or REQUEST.prompts, n=n)
         if make_tasks is None:
             return self.gateway.answer(request, Cancel())
@@ -46,8 +47,9 @@ class Harness:
             request=request,
             model=self.gateway.registry.resolve("")[0],
             name="scripted",
-            tasks=make_tasks(),
+            tasks=make_tasks(request),
             make_tasks=make_tasks,
+            loads=True,
             cancel=Cancel(),
         )
 
@@ -209,7 +211,7 @@ def test_tasks_are_made_again_when_the_model_is_loaded(serve: Serve) -> None:
     harness = serve(Lazy())
     made: list[Task] = []
 
-    def make_tasks() -> list[Task]:
+    def make_tasks(_: CompletionRequest) -> list[Task]:
         made.append(Task(prompt=f"try {len(made)}", max_tokens=8, request=REQUEST))
         return made[-1:]
 
@@ -235,7 +237,7 @@ def test_request_that_the_loaded_model_refuses_is_the_last_event(serve: Serve) -
     refused = InvalidParameter("tools", "are not supported by this model")
     tries = iter([None, refused])
 
-    def make_tasks() -> list[Task]:
+    def make_tasks(_: CompletionRequest) -> list[Task]:
         if error := next(tries):
             raise error
         return [Task(prompt="", request=REQUEST)]

@@ -241,14 +241,15 @@ def test_number_of_summaries_for_a_request_is_bounded(
     assert isinstance(events[-1], Failed) and not told and len(driver.tasks) == 2
 
 
-def test_summaries_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction_module, "MOST_KEPT", 2)
-    summaries = compaction_module.Summaries()
-    for key in (b"a", b"b", b"c"):
-        summaries.put("", key, str(key))
-        summaries.last("", [b"a"])
-    last = [summaries.last("", [key]) for key in (b"a", b"b", b"c")]
-    assert last == [(0, str(b"a")), None, (0, str(b"c"))]
+def test_summaries_in_memory_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction_module, "MOST_KEPT", 8)
+    driver = ScriptedDriver(say("Sum"))
+    gateway = serve(driver, on_overflow="compact")
+    for group in (*"abcdefgh", "a", "i", "b"):
+        answer(gateway, asked(turns(8)), Caller(group=group))
+    assert gateway.summaries.size == 8
+    # One answer each; the first nine groups and the forgotten one needed a summary as well.
+    assert len(driver.tasks) == 11 + 10
 
 
 def test_groups_share_no_summaries(serve: Serve) -> None:

@@ -14,6 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.backends.driver import Capabilities
+from proxy.config.routes import RouteConfig, Rule
 from proxy.core.events import Batch, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.task import Task
 from proxy.core.usage import Usage
@@ -31,9 +32,9 @@ KEYED = {"Authorization": "Bearer any"}  # replaces the CSRF token in scripts
 class Page:
     """Makes the requests of the page's script."""
 
-    def __init__(self, driver: ScriptedDriver, folder: Path) -> None:
+    def __init__(self, driver: ScriptedDriver, folder: Path, **settings: Any) -> None:
         self.driver: Any = driver
-        app = make_app(driver, data=str(folder))
+        app = make_app(driver, data=str(folder), **settings)
         store = services_of(app).conversations
         if store is None:
             pytest.skip("the extra knowledge is not installed")
@@ -64,6 +65,16 @@ def test_answer_is_stored_without_followers(tmp_path: Path) -> None:
     assert (answer["content"], answer["status"]) == ("Hello", "done")
     assert answer["parent_id"] == made.json["question"]["id"]
     assert answer["extra"]["usage"]["completion"] == 3
+
+
+def test_question_to_a_route_with_rules_is_answered_by_the_model_that_they_choose(
+    tmp_path: Path,
+) -> None:
+    route = (RouteConfig(model="auto", rules=(Rule(models=("scripted",)),)),)
+    page = Page(ScriptedDriver(say("Hello")), tmp_path, route=route)
+    assert page.ask(options={"model": "auto"}).status_code == 201
+    assert page.over()["content"] == "Hello"
+    assert page.driver.tasks[0].request.model == "scripted"
 
 
 class Held(ScriptedDriver):

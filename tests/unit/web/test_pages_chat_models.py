@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from proxy.config.routes import RouteConfig, Rule
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of
 from tests.unit.web.test_pages_session import BROWSER
 
@@ -63,3 +64,20 @@ def test_default_model_comes_first_and_failed_ones_last(
         assert text in visitor.get(path, headers=BROWSER).text
     options = re.findall('<option value="([abc])"', visitor.get("/", headers=BROWSER).text)
     assert options == order
+
+
+def test_route_with_rules_is_a_model_of_the_page_and_sees_if_one_of_its_models_does() -> None:
+    caps = [msgspec.structs.replace(CAPS, models=("small",))]
+    caps.append(msgspec.structs.replace(CAPS, models=("eyes",), chat=True, vision=True))
+    rules = (Rule(models=("eyes",), images=True), Rule(models=("small",)))
+    route = (RouteConfig(model="auto", rules=rules),)
+    drivers = [ScriptedDriver(caps=each) for each in caps]
+    models = {model["name"]: model for model in listed(make_app(*drivers, route=route))}
+    assert {name: model["sees"] for name, model in models.items()} == {
+        "auto": True,
+        "eyes": True,
+        "small": False,
+    }
+    assert (models["auto"]["state"], models["auto"]["context"]) == ("ready", CAPS.n_ctx)
+    models = {model["name"]: model for model in listed(make_app(drivers[0], vision="small"))}
+    assert models["small"]["sees"]  # its images would be described

@@ -105,9 +105,8 @@ def _completion(call: RequestContext) -> tuple[bool, Documents]:
     )
     prompt = "\n".join(message.content for message in laid)
     gateway = call.services.gateway
-    completion = own_request(
-        call.services.host, gateway, CompletionRequest(prompts=(prompt,), **values)
-    )
+    completion = CompletionRequest(prompts=(prompt,), **values)
+    completion = own_request(call.services.host, gateway, completion, call.caller)
     running = gateway.answer(completion, call.cancel, call.caller)
     call.record.info = running.info
     echoed = prompt if echo else ""

@@ -22,6 +22,7 @@ from ....runtime.cancel import Cancel
 from ....store.responses import OTHERS, Stored
 from ....web.body import costs_much, parsed
 from ....web.observability import Record
+from ....web.permissions import of_caller
 from ....web.services import Services
 from ....web.stream import EventSource
 from ... import fields
@@ -111,7 +112,7 @@ class ResponsesDialect:
         if body.get("background") is not True:
             return None
         services = self._services
-        request = self.parse(body)
+        request = of_caller(services, self._environ, self.parse(body))
         model = services.gateway.registry.resolve(request.model)[1]
         record = Record(self._environ)
         record.key, record.route = self.owner, record.path
