@@ -203,21 +203,26 @@ class Registry(BackendPools):
                     yield backend.driver.loading()
             except UpstreamFault as error:
                 reason = error
-                self.failed(backend.name, error)
+                self.failed(backend, error)
                 continue
             self._refresh(backend)
             return
         if reason is not None:
             raise reason
 
+    def load_unknown(self, model: str, cancel: Cancel) -> None:
+        """`load` a model that is `unknown`, since only then is it known how to ask it."""
+        if self.unknown(model):
+            for _ in self.load(model, cancel):
+                pass
+
     # health
 
-    def failed(self, name: str, error: GatewayError) -> None:
+    def failed(self, backend: Backend, error: GatewayError) -> None:
         """Check a backend at once after a fault that an attempt met. If it refuses connections or
         timed out, it is down until it generates a token again."""
-        backend = self.backends.get(name)
-        if backend is None:
-            return
+        if backend.leaving or self.backends.get(backend.name) is not backend:
+            return  # another may have its name
         unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
         if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
             self._down(backend, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -70,38 +70,14 @@ class Forwarder(Struct):
             outcome = CUT
             if isinstance(error, UpstreamFault):
                 outcome = FAILED
-                if not backend.leaving:
-                    registry.failed(backend.name, error)
+                registry.failed(backend, error)
             release(outcome)
             raise
-        return LeasedAnswer(answer, release)
+        answer.closing.append(lambda whole: release(WHOLE if whole else CUT))
+        return answer
 
     def _first(self, model: str, caller: Caller) -> Backend:
         for backend in self.registry.pool(model, caller.may.barred_tiers):
             if backend.up and (borrowed := self.registry.borrow(backend.name)) is not None:
                 return borrowed
         raise self.registry.none_up(model)
-
-
-class LeasedAnswer:
-    """A forwarded answer that has its place at the backend until it is closed."""
-
-    def __init__(self, answer: Forwarded, release: Callable[[Outcome], None]) -> None:
-        self._answer = answer
-        self._release = release
-        self._outcome = CUT
-        self._over = False
-        self.status, self.headers = answer.status, answer.headers
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._answer
-        self._outcome = WHOLE
-
-    def close(self) -> None:
-        if self._over:
-            return
-        self._over = True
-        try:
-            self._answer.close()
-        finally:
-            self._release(self._outcome)

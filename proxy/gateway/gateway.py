@@ -172,9 +172,7 @@ class Gateway:
         """The task of a request's first prompt, and a backend for it. Loads the model if necessary,
         because only a loaded model has a template."""
         model, _ = self.registry.answering(request.model)
-        if self.registry.unknown(model):
-            for _ in self.registry.load(model, cancel or Cancel()):
-                pass
+        self.registry.load_unknown(model, cancel or Cancel())
         backend = self._any(model, barred)
         return self.tasks(request, model, cancel, barred=barred)[0], backend
 
