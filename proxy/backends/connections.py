@@ -159,7 +159,6 @@ class Connection:
         self._reader: SocketReader | None = None
 
     def reader(self, tick: float) -> SocketReader:
-        """The reader for the next answer, started."""
         known = self._reader
         if known is None or known.tick != tick:
             if known is not None:
@@ -214,7 +213,6 @@ class ConnectionLimit:
             self.leave()
 
     def leave(self) -> None:
-        """Give a place back."""
         with self._changed:
             self._used -= 1
             self._changed.notify_all()

@@ -170,7 +170,6 @@ class Driver(ABC):
         return {}
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
-        """The tokens of a text with their bytes."""
         raise Unsupported(
             "this model's backend does not report the text of each token", param="with_pieces"
         )
@@ -188,7 +187,6 @@ class Driver(ABC):
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        """Score the documents."""
         raise Unsupported("this model's backend does not support embeddings")
 
     # for a server that gets requests as clients sent them
@@ -282,7 +280,6 @@ class ModelHost:
         raise NotImplementedError
 
     def model(self, name: str) -> Any:
-        """The driver of one of its models."""
         if name not in self._drivers:
             self._drivers[name] = self._make(name)
         return self._drivers[name]

@@ -128,7 +128,6 @@ class Exchange:
 
     @property
     def timeout(self) -> float:
-        """The seconds of silence that the pool allows."""
         return self._pool.timeout
 
     @property

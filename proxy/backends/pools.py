@@ -104,7 +104,6 @@ class Backend:
         self.unreachable_since = old.unreachable_since
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
-        """The backend for one of the models of this router."""
         return Backend(
             f"{self.name}/{name}",
             self.url,
@@ -132,7 +131,6 @@ class Backend:
 
     @property
     def facts(self) -> BackendFacts:
-        """What the scheduler needs to know."""
         caps = self.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
@@ -166,7 +164,6 @@ class Backend:
 
     @property
     def status(self) -> str:
-        """See `Driver.status`."""
         return self.driver.status
 
     @property
@@ -377,7 +374,6 @@ class BackendPools:
 
     @property
     def settled(self) -> bool:
-        """Whether every backend was checked once."""
         return all(b.up is not None for b in self.backends.values())
 
     def borrow(self, name: str) -> Backend | None:

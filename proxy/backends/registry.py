@@ -261,7 +261,6 @@ class Registry(BackendPools):
         self._remove_if_drained(backend)
 
     def _remove_if_drained(self, backend: Backend) -> None:
-        """Remove a draining backend without answers under way."""
         with self._changing:
             everybody = (*self.backends.values(), *self._replaced)
             needed = backend.router is not None and any(b.router_of is backend for b in everybody)

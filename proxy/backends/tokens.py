@@ -165,7 +165,6 @@ def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | Non
 
 
 def most_tokens(task: Task) -> int:
-    """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
     bound = len(prompt)
     if isinstance(prompt, str):

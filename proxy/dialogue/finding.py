@@ -58,7 +58,6 @@ class CitationNumbers:
 
 
 def context(citations: Sequence[Citation]) -> str:
-    """The documents as text for the model."""
     parts = []
     for citation in citations:
         place = f" ({citation.place})" if citation.place else ""

@@ -109,7 +109,6 @@ def retry_pause(count: int) -> float:
 
 
 def without(request: SlotRequest, name: str) -> SlotRequest:
-    """The request, not to be placed on this backend."""
     return msgspec.structs.replace(request, exclude=request.exclude | {name})
 
 

@@ -161,7 +161,6 @@ class Answer(Struct, eq=False, kw_only=True):
             yield 0, [Failed(error)]
 
     def _enter(self, bounded: BoundedAnswer, attempt: Attempt) -> None:
-        """Enter the limits of the caller with an idle slot."""
         bounded.enter(self.cancel)
         attempt.task = bounded.within(attempt.task)
 

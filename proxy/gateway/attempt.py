@@ -106,7 +106,6 @@ class TokenCounts(Struct, eq=False):
         self.switched = self.several = False
 
     def so_far(self, run: Usage) -> Usage:
-        """All counts, including those of the current run so far."""
         prompt, cached = (self.prompt, self.cached) if self.prompt else (run.prompt, run.cached)
         completion = self.wasted + self.written + run.completion
         return Usage(prompt, completion, cached, continued=self.resumed)
@@ -721,7 +720,6 @@ class Attempt(Struct, eq=False, kw_only=True):
 
 
 def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
-    """What a choice asks the scheduler for."""
     text, boundaries, request = task.prompt, task.boundaries, task.request
     messages = request.messages
     if messages and not text:

@@ -84,7 +84,6 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
             self.close()
 
     def close(self) -> None:
-        """Give back what was not used."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
             used = self.used
@@ -122,7 +121,6 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
 
 
 def shortened(task: Task, most: int) -> Task:
-    """The task with an answer of at most so many tokens."""
     limit = task.max_tokens
     if limit is not None and limit <= most:
         return task

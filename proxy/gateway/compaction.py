@@ -167,7 +167,6 @@ class _Work(Struct, frozen=True, kw_only=True):
     instructions: str
 
     def fits(self, request: CompletionRequest, limit: int) -> bool:
-        """Whether the prompt has at most `limit` tokens."""
         barred = self.caller.may.barred_tiers
         return self.gateway.fits(request, self.n_ctx - limit, self.cancel, barred=barred)
 

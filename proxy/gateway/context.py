@@ -138,7 +138,6 @@ class Info(Struct, kw_only=True):
             self.steps += ((step, perf_counter() - began),)
 
     def note(self, text: str) -> None:
-        """Add what the referee did."""
         self.notice = text
         if text not in self.cut:
             self.cut += (text,)

@@ -107,7 +107,6 @@ class Embedder(Struct, frozen=True):
         )
 
     def makes(self, name: str) -> bool:
-        """Whether this is the very name of one of its models."""
         return name in self.registry.models()
 
     def rerank(

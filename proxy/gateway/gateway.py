@@ -114,7 +114,6 @@ class Gateway:
         *,
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
-        """The token ids of an answer's first prompt."""
         backend = self._any(answer.model, barred)
         task = with_sent_prompt(answer.tasks[0], backend, cancel)
         ids = backend.driver.prompt_ids(task, cancel)
@@ -159,7 +158,6 @@ class Gateway:
             return False
 
     def prompt(self, request: CompletionRequest, *, barred: frozenset[str] = frozenset()) -> str:
-        """The text that a chat is rendered to."""
         task, backend = self._first_task(request, None, barred)
         task = with_sent_prompt(task, backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
@@ -208,7 +206,6 @@ class Gateway:
         *,
         barred: frozenset[str] = frozenset(),
     ) -> list[int]:
-        """The token ids of a text."""
         return self._any(model, barred).counter.ids(text, special, cancel)
 
     def pieces(

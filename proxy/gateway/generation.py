@@ -143,7 +143,6 @@ class Generation(Struct, eq=False):
                 self.text_passes = all(type(stage) is NewIds for stage in self.rest)
 
     def _bind(self) -> None:
-        """Set up the call parser and the constraint of the answer."""
         task, request = self.task, self.task.request
         self.form = form = task.call_format
         self.start = start_bound(task)
@@ -310,7 +309,6 @@ class Generation(Struct, eq=False):
         return out + self._pass_on(self._run_stages(batch))
 
     def again(self) -> Generation:
-        """The events of the same choice, written again."""
         return self._other(self.tries + 1)
 
     def _other(self, tries: int) -> Generation:
@@ -351,7 +349,6 @@ class Generation(Struct, eq=False):
         return end, out
 
     def end(self, reason: FinishReason, withdrawn: int = 0) -> Batch:
-        """End the answer, without the last characters of its text."""
         out = self.feed([Finished(reason=reason, usage=self.usage())])
         if withdrawn and not self.task.request.stream:
             out.insert(-1, Withdrawn(withdrawn))

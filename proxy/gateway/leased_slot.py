@@ -112,7 +112,6 @@ class LeasedSlot(Struct, eq=False):
         self.end = "whole"
 
     def describe(self, formats: frozenset[str]) -> None:
-        """Record that the backend does not know these formats."""
         if self.backend.caps is not None:
             self.backend.caps = described_too(self.backend.caps, formats)
 

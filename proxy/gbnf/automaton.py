@@ -79,11 +79,9 @@ class Automaton:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the language contains no text."""
         return not self.accepting
 
     def accepts(self, value: str) -> bool:
-        """Whether the language contains the text."""
         state = 0
         spend(2 * len(value))
         for char in value:
@@ -234,7 +232,6 @@ def intersection(*parts: Automaton) -> Automaton:
 
 
 def union(*parts: Automaton) -> Automaton:
-    """The texts accepted by any part."""
     if len(parts) < 2:
         return parts[0] if parts else EMPTY
     half = len(parts) // 2  # in halves, so that few products are of large automata
@@ -242,7 +239,6 @@ def union(*parts: Automaton) -> Automaton:
 
 
 def difference(left: Automaton, right: Automaton) -> Automaton:
-    """The texts accepted by `left` but not by `right`."""
     return _product(left, right, lambda one, other: one and not other)
 
 
@@ -355,7 +351,6 @@ def _explore(
     following: Callable[[S], Iterable[tuple[Charset, S]]],
     accepts: Callable[[S], bool],
 ) -> Automaton:
-    """The automaton of the states that `start` leads to."""
     numbers = {start: 0}
     states = [start]
     transitions: list[dict[int, Charset]] = []

@@ -153,7 +153,6 @@ class Constraints:
 
     @property
     def has_length(self) -> bool:
-        """Whether any length of a string is allowed."""
         return self.high is None or self.low <= self.high
 
     def listed(self) -> Iterator[Any]:
@@ -508,7 +507,6 @@ class ConstraintReader:
     # Arrays
 
     def _array(self, nodes: Nodes) -> Arrays:
-        """The array that satisfies the nodes."""
         arrays = Arrays()
         places: dict[Node, list[Node]] = {}
         others: dict[Node, Node] = {}

@@ -84,7 +84,6 @@ class Node:
         return [self.child(keyword, at) for at in range(len(schemas))]
 
     def named(self, keyword: str) -> dict[str, Node]:
-        """The schemas by name at `keyword`, in order."""
         schemas = self.schema.get(keyword, {})
         if not isinstance(schemas, Mapping) or not all(isinstance(name, str) for name in schemas):
             self.fail(f"{keyword!r} must be an object of schemas")

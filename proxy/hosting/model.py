@@ -153,7 +153,6 @@ class HostedModel:
             self._changed.notify_all()
 
     def leave(self, *, answered: bool) -> None:
-        """End a use of the server."""
         with self._changed:
             self.users -= 1
             self.used = time.monotonic()
@@ -275,7 +274,6 @@ class HostedModel:
             self._changed.notify_all()
 
     def kill(self, why: str) -> None:
-        """Kill a server that hangs."""
         log.error("model %s: %s, its server is killed", self.name, why)
         self._starter.kill()
 
@@ -323,7 +321,6 @@ class HostedModel:
         self._changed.notify_all()
 
     def _is_unwanted(self) -> bool:
-        """Whether its load has to end."""
         return self.state is State.STOPPING or self._over
 
     def _run(self) -> None:
@@ -466,7 +463,6 @@ class HostedModel:
 
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
-    """An error for one of several requests."""
     own = copy(error)
     own.retry_after = retry_after
     return own

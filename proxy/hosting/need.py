@@ -125,13 +125,11 @@ class Need:
 
     @property
     def memory(self) -> int:
-        """Bytes of the machine's memory."""
         known = self._config.memory_bytes or self.learned.memory
         return known or (0 if self._uses_cards else self._guess)
 
     @property
     def cards(self) -> Amounts:
-        """Bytes of each graphics card."""
         given = self._config.gpu_memory_bytes
         if len(given) > 1 or (self.learned.cards and not given):
             return given or self.learned.cards
@@ -142,7 +140,6 @@ class Need:
 
     @property
     def source(self) -> Source:
-        """How its memory is known."""
         if self._config.memory:
             return "set"
         return "measured" if self.learned.memory else "estimated"
@@ -163,7 +160,6 @@ class Need:
 
     @property
     def _visible(self) -> Sequence[int]:
-        """The numbers of the cards that its server uses."""
         name = "CUDA_VISIBLE_DEVICES"
         words = self._config.environment.get(name, os.environ.get(name))
         return visible(words, len(self._cards.totals))

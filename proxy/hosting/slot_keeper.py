@@ -240,7 +240,6 @@ class ModelSlots:
         return server.slot_action("restore", slot, file, RESTORING)
 
     def _is_same(self, folder: SlotFolder, file: str) -> bool:
-        """Whether a file is as it was written."""
         known = self._identities.get(file)
         return known is not None and of_file(folder.path / file) == known
 
@@ -271,7 +270,6 @@ class ModelSlots:
 
     @contextmanager
     def _careful(self, what: str) -> Iterator[None]:
-        """Log an error instead of raising it."""
         try:
             yield
         except (GatewayError, OSError) as error:

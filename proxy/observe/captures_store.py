@@ -146,7 +146,6 @@ def _batches(
 
 
 def _used(db: sqlite3.Connection) -> int:
-    """The bytes of the file that are not free."""
     names = "page_count", "freelist_count", "page_size"
     pages, free, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     return int((pages - free) * size)

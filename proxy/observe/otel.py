@@ -202,7 +202,6 @@ class Traces:
             log.exception("otel: the trace of a request was not made")
 
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
-        """Make and end the spans of a request."""
         info, root, began = record.info, trace.span, ended - took
         common = names.everywhere(record, trace.session)
         ends: list[tuple[Span, float]] = [(root, took)]
@@ -266,7 +265,6 @@ class Traces:
 
 
 def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
-    """What a request did, one after the other."""
     steps: list[Step] = []
     parts, now = info.parts(), 0.0
     for place, part in enumerate(parts):
@@ -359,7 +357,6 @@ def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[
 
 
 def _parts(said: Sequence[Said]) -> list[dict[str, Any]]:
-    """An answer in the form of the convention."""
     parts: list[dict[str, Any]] = []
     for event in said:
         if isinstance(event, ToolCallDelta):

@@ -131,7 +131,6 @@ def of_tool(request: CompletionRequest | None = None, contents: bool = False) ->
 
 
 def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
-    """What a request asks for."""
     known = {
         "gen_ai.operation.name": "chat" if request.is_chat else "text_completion",
         "gen_ai.request.model": request.model,

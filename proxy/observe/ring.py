@@ -125,7 +125,6 @@ class Requests:
         return json.dumps(decision)
 
     def decision_json(self, info: Info, shown: Shown) -> Json:
-        """The same as JSON."""
         return decision_json(self._decision(info), shown)
 
     def _seen(self, record: Record, took: float, ended: float, decision: Json | None) -> Seen:
@@ -246,7 +245,6 @@ def _text(info: Info) -> str:
 
 
 def timeline(info: Info, seconds: float) -> list[Json]:
-    """The steps of a request that takes so many seconds so far."""
     steps, left = list[tuple[str, float]](), seconds
     for part in info.parts():
         some = [*_steps(part, left)] if isinstance(part, Info) else [part]
@@ -324,7 +322,6 @@ def decision_json(decision: Json | None, shown: Shown) -> Json:
 
 @cache
 def sentences() -> Mapping[str, str]:
-    """The English sentences of the pages, by cause."""
     texts = Path(web.__file__).with_name("static") / "texts" / "en.json"
     found: Mapping[str, str] = json.loads(texts.read_bytes())["requests"]["why"]
     return found

@@ -282,7 +282,6 @@ def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _written_by(form: ChatTemplate | LegacyFormat) -> str:
-    """What the form writes around messages of every kind."""
     messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
     try:
         return form.render(messages, [TOOL] if form.rules.tools else ())

@@ -140,7 +140,6 @@ class Pool(Struct, eq=False):
             self._unindex(old, {*old.chain.links}.difference(links))
 
     def slot_freed(self, held: CachedPrompt) -> None:
-        """Record that the slot of a cached prompt is no longer busy."""
         self.added = held.order = self.added + 1
         index = self.index
         for link in held.chain.links:
@@ -169,7 +168,6 @@ class Pool(Struct, eq=False):
         self.on_changed()
 
     def drop(self, held: CachedPrompt | None) -> None:
-        """Remove a cached prompt."""
         if held is None:
             return
         self._unindex(held, held.chain.links)
@@ -180,7 +178,6 @@ class Pool(Struct, eq=False):
             self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
 
     def lose(self, held: CachedPrompt | None, loss: Loss) -> None:
-        """Remember what became of a cached prompt."""
         if held is None or not held.chain.links:
             return
         if len(self.losses) >= LOSSES:
@@ -240,7 +237,6 @@ class Pool(Struct, eq=False):
         self.know(request.chain, conversation)
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
-        """Remember that this chain is of this conversation."""
         if not chain.links:
             return
         known, name = self.conversations, chain.links[chain.turn - 1]

@@ -308,7 +308,6 @@ class LocalScheduler(BaseScheduler):
             self._review(self.queue)
 
     def serve_due(self) -> None:
-        """Decide again for the requests whose time has come."""
         with self._lock:
             now = self._clock()
             self._review(ticket for ticket in self.queue if ticket.until <= now)
@@ -351,7 +350,6 @@ class LocalScheduler(BaseScheduler):
         self._serve(self.pools[ticket.request.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
-        """End the wait of a ticket with an error."""
         ticket.error = error
         self._dequeue(ticket)
         self._settled(ticket)
@@ -469,7 +467,6 @@ class LocalScheduler(BaseScheduler):
         self._ask_by(ticket, min(at, now + 1.0))
 
     def _ask_by(self, ticket: Ticket, at: float) -> None:
-        """Decide again at this time, at the latest."""
         ticket.until = min(ticket.until, at)
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long

@@ -193,7 +193,6 @@ class Worker(GeventWorker):
         return bool(waiting)
 
     def warn(self, text: str) -> None:
-        """Log a warning, but not repeatedly."""
         now = time.monotonic()
         if now - self._warned.get(text, -QUIET) >= QUIET:
             self._warned[text] = now

@@ -106,7 +106,6 @@ class Probes:
             return ""
 
     def mentions(self, text: str) -> bool:
-        """Whether the prompt of a model that thinks has this text."""
         return text in self._rendered((USER,), None, prompt=True)
 
     def calls(self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS) -> str | None:

@@ -232,7 +232,6 @@ class _Probes:
 
 
 def _round(ids: Sequence[str]) -> tuple[Message, ...]:
-    """A message with calls, and their results."""
     calls = tuple(ToolCall(id, "Wtool", f'{{"Wkey": "Wvalue{i}"}}') for i, id in enumerate(ids))
     results = (
         Message(role="tool", content=f"Wresult{i}", tool_call_id=id) for i, id in enumerate(ids)

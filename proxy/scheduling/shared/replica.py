@@ -171,7 +171,6 @@ class Replica:
             lease.release()
 
     def _take_results(self) -> Iterator[OpResult]:
-        """The results of tickets whose turn has come."""
         settled = self._settled[:]
         self._settled.clear()
         for ticket in settled:
@@ -191,7 +190,6 @@ class Replica:
                 yield OpResult(name, number, ticket.error)
 
     def _take_wanted(self) -> Iterator[OpResult]:
-        """The results of idle requests whose slots others need."""
         wanted = dict.fromkeys(self._wanted)
         self._wanted.clear()
         for name, member in self.members.items() if wanted else ():

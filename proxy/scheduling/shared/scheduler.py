@@ -162,12 +162,10 @@ class SharedScheduler(BaseScheduler):
 
     @property
     def _table(self) -> LocalScheduler:
-        """The scheduler that places requests at the moment."""
         return self._follower.replica.scheduler if self._follower.up else self._local
 
     @property
     def outstanding(self) -> int:
-        """The number of this worker's leases."""
         return len(self._leases) + self._local.outstanding
 
     @property
