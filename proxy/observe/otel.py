@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from os import urandom
 from random import random
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -39,8 +39,9 @@ from opentelemetry.trace.propagation import get_current_span, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import __version__
-from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
-from ..core.request import CompletionRequest, Message
+from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta, Withdrawn
+from ..core.fold import Fold, Part
+from ..core.request import CompletionRequest, Message, ToolCall
 from ..core.usage import tokens_per_second
 from ..errors import NoIdleSlot
 from ..gateway import Answer, Caller, Info
@@ -60,7 +61,7 @@ log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
 _propagator = TraceContextTextMapPropagator()
 Answers = Callable[..., Answer]
-Said = TextDelta | ReasoningDelta | ToolCallDelta
+Said = TextDelta | ReasoningDelta | ToolCallDelta | Withdrawn
 
 
 class Lost(logging.Filter):
@@ -87,8 +88,8 @@ class Round(Struct, eq=False):
     offset: float
     info: Info
     tool: dict[str, Any]
-    said: list[Said] = []
-    size: int = 0  # characters of these
+    said: Fold = field(default_factory=Fold)
+    size: int = 0  # characters that have gone into it
 
 
 class Trace(Struct, eq=False):
@@ -255,8 +256,8 @@ class Traces:
             at = datetime.fromtimestamp(began + heard, UTC)
             known["langfuse.observation.completion_start_time"] = at.isoformat()
         if trace.messages:
-            said = [event for part in trace.rounds for event in part.said]
-            answer: dict[str, Any] = {"role": "assistant", "parts": _parts(said)}
+            parts = [_part(part) for round in trace.rounds for part in round.said.parts]
+            answer: dict[str, Any] = {"role": "assistant", "parts": parts}
             if not self._latest:
                 answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
             known["gen_ai.input.messages"] = trace.messages
@@ -339,7 +340,7 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
             result = {"id": turn.tool_call_id, "response": turn.content}
             parts = [{"type": "tool_call_response", **result}]
         parts += [{"type": "blob", "modality": media.kind, "content": ""} for media in turn.media]
-        parts += [{"type": "tool_call", **msgspec.structs.asdict(call)} for call in turn.tool_calls]
+        parts += map(_part, turn.tool_calls)
         messages.insert(0, {"role": turn.role, "parts": parts})
     return messages
 
@@ -347,28 +348,20 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
 def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[int, Batch]]:
     """The same events; what the first choice says is kept, up to a bound."""
     for number, batch in choices:
-        for event in batch if not number else ():
-            if isinstance(event, Said) and part.size < names.MOST_CONTENT:
-                part.said.append(event)
-                part.size += len(
-                    event.arguments if isinstance(event, ToolCallDelta) else event.text
-                )
+        if not number and part.size < names.MOST_CONTENT:
+            said: Batch = [event for event in batch if isinstance(event, Said)]
+            part.said.add(said)
+            part.size += sum(len(getattr(event, "text", "")) for event in said)
+            part.size += sum(len(getattr(event, "arguments", "")) for event in said)
         yield number, batch
 
 
-def _parts(said: Sequence[Said]) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = []
-    for event in said:
-        if isinstance(event, ToolCallDelta):
-            fields = {"id": event.id, "name": event.name}
-            kind, field, more, is_new = "tool_call", "arguments", event.arguments, bool(event.name)
-        else:
-            kind = "text" if isinstance(event, TextDelta) else "reasoning"
-            fields, field, more, is_new = {}, "content", event.text, False
-        if is_new or not parts or parts[-1]["type"] != kind:
-            parts.append({"type": kind, **fields, field: ""})
-        parts[-1][field] += more
-    return parts
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, ToolCall):
+        return {"type": "tool_call", **msgspec.structs.asdict(part)}
+    assert isinstance(part, TextDelta | ReasoningDelta), "steps are not kept"
+    kind = "text" if isinstance(part, TextDelta) else "reasoning"
+    return {"type": kind, "content": part.text}
 
 
 def _headers(span: SpanContext) -> str:
