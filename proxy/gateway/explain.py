@@ -21,11 +21,11 @@ from . import compaction
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import without
 from .answer import Answer
-from .attempt import slot_request_of
 from .bounded import shortened
 from .gateway import Gateway
 from .generation import first_run
 from .sent_prompt import with_sent_prompt
+from .slot_request import slot_request_of
 
 
 class Explanation(Struct, kw_only=True):

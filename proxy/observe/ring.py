@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .. import web
 from ..core.usage import tokens_per_second
 from ..gateway import Info
-from ..gateway.attempt import placement_text
+from ..gateway.slot_request import placement_text
 from ..runtime.locks import native_lock
 from ..scheduling.state import Placement
 from ..store.ledger_rows import LedgerRow
