@@ -292,16 +292,16 @@ class BackendPools:
         error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
         error.name = name[:100]
         error.models = tuple(
-            known for known in self.names() if self.status(self._also.get(known, known)) != "failed"
+            other for other in self.names() if self.status(self._also.get(other, other)) != "failed"
         )
         return error
 
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
         which requests are only forwarded."""
-        known = self._known.get(name)
-        if known is not None:
-            return known
+        answered = self._known.get(name)
+        if answered is not None:
+            return answered
         model, shown = self.resolve(name)
         if model in self._forwarding:
             raise Unsupported(

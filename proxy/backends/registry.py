@@ -103,18 +103,18 @@ class Registry(BackendPools):
         """Apply a changed configuration. New and changed backends are created first; if that raises
         SettingsError, nothing has changed. Removed backends drain."""
         configs = {config.name: config for config in wanted}
-        known, made = self.configured, []
+        before, made = self.configured, []
         try:
             for name, config in configs.items():
-                if name not in known or not _is_moved(known[name].config, config):
+                if name not in before or not _is_moved(before[name].config, config):
                     made.append(make(config))
         except BaseException:
             for backend in made:
                 self._close(backend)
             raise
-        self.configured = {name: known[name] for name in known if name in configs}
-        for name in known.keys() - configs.keys():
-            for member in (known[name], *self._models_of(known[name])):
+        self.configured = {name: before[name] for name in before if name in configs}
+        for name in before.keys() - configs.keys():
+            for member in (before[name], *self._models_of(before[name])):
                 self._drain(member)
         for name, backend in self.configured.items():
             if _is_moved(backend.config, configs[name]) and backend.config != configs[name]:
@@ -175,13 +175,13 @@ class Registry(BackendPools):
 
     def close(self) -> None:
         self._stopped.set()
-        known = [*self.configured.values(), *self.backends.values(), *self._replaced]
-        for backend in known:
+        backends = [*self.configured.values(), *self.backends.values(), *self._replaced]
+        for backend in backends:
             backend.wake.set()
         end = time.monotonic() + CLOSING
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        for backend in known:
+        for backend in backends:
             self._close(backend)
 
     def _close(self, backend: Backend) -> None:
@@ -376,13 +376,13 @@ class Registry(BackendPools):
 
     def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models; its own stands in for none."""
-        known = {member.set_model: member for member in self._models_of(host)}
-        for name, member in known.items():
+        members = {member.set_model: member for member in self._models_of(host)}
+        for name, member in members.items():
             if name not in wanted and not member.leaving:
                 self._drain(member)
                 router.forget(name)
         for name, listed in wanted.items():
-            old = known.get(name)
+            old = members.get(name)
             if old is None or old.leaving or old.router_of is not host:
                 self._add(host.of_model(name, router.model(name), listed.aliases))
             elif old.aliases != listed.aliases:

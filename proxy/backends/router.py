@@ -297,8 +297,8 @@ class RoutedModel(LlamaCpp):
         reported = of_props(props)
         if not (reported["slots"] and reported["n_ctx"]):
             return
-        known = outline(entry, self._router.build)
-        known = msgspec.structs.replace(known, provisional=False, **reported)
+        caps = outline(entry, self._router.build)
+        caps = msgspec.structs.replace(caps, provisional=False, **reported)
         quiet = self._quiet
         # One at a time, and not if the model was evicted: then after the next load.
         with self._learning, contextlib.suppress(BackendDown):
@@ -306,10 +306,10 @@ class RoutedModel(LlamaCpp):
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
-                "adds_bos": adds_bos(quiet, known),
+                "adds_bos": adds_bos(quiet, caps),
             }
         self._instance = entry.instance
-        self._known = msgspec.structs.replace(known, **self._features)
+        self._known = msgspec.structs.replace(caps, **self._features)
 
 
 class TakingTurns(LaterRun):

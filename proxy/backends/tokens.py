@@ -143,7 +143,7 @@ def pieces(text: str) -> Iterator[str]:
         end = start + SIZE
         # Nearby first: there are hundreds of places between words.
         places = (cuts.finditer(text, end - size, end) for cuts in CUTS for size in (NEAR, FAR))
-        starts = next(filter(None, ([place.start() for place in some] for some in places)), [end])
+        starts = next(filter(None, ([m.start() for m in matches] for matches in places)), [end])
         cut = starts[-1]
         yield text[start:cut]
         start = cut

@@ -120,7 +120,7 @@ class Answer(Struct, eq=False, kw_only=True):
         try:
             if self.make_tasks is not None:
                 registry = self.context.registry
-                info.shows_load = any(one.shows_load for one in registry.pool(self.model))
+                info.shows_load = any(backend.shows_load for backend in registry.pool(self.model))
                 with info.timed("load"):
                     for note in registry.load(self.model, self.cancel):
                         info.loading = note

@@ -444,12 +444,12 @@ class Attempt(Struct, eq=False, kw_only=True):
             keep = referee.loop.first_copy(text)
             self.info.note(warning(step, place))
         whole, self.look = text.decode(), size + STEP
-        kept = text[:keep].decode(errors="ignore")
+        head = text[:keep].decode(errors="ignore")
         if step == "stop" or step == "cut":
             self.state = State.DONE
             if step == "cut":
                 return generation.end("length")
-            return generation.end("stop", len(whole) - len(kept))
+            return generation.end("stop", len(whole) - len(head))
         written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
         dropped = written * (size - keep) // size
         tokens.written -= dropped
@@ -457,14 +457,14 @@ class Attempt(Struct, eq=False, kw_only=True):
             tokens.wasted += dropped
             tokens.limit -= dropped
         if step == "close":
-            end, out = generation.close_thoughts(kept if generation.over_budget else whole, kept)
+            end, out = generation.close_thoughts(head if generation.over_budget else whole, head)
         else:
             assert referee is not None
             end = ""
-            self.generation, out = generation.mended(len(whole) - len(kept))
+            self.generation, out = generation.mended(len(whole) - len(head))
             penalty = referee.penalty(sampling.get("repeat_penalty"))
             sampling = {**sampling, "repeat_penalty": penalty, "repeat_last_n": SEEN}
-        text[:] = (kept + end).encode()
+        text[:] = (head + end).encode()
         if generation.switch is not None:
             out += self._switch(generation.switch, [])
         else:
@@ -473,7 +473,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             tokens.written += self._count(end)
             if tokens.left < 1:
                 return out + self._end_at_limit()
-            self._continue(kept + end, sampling)
+            self._continue(head + end, sampling)
             tokens.several = True
         return out
 

@@ -123,8 +123,8 @@ def compact(
     messages = request.messages
     places = conversation.cuts(messages)
     keys = [_key(model, instructions, digest) for digest in conversation.digests(messages)]
-    known = gateway.summaries.last(caller.group, [keys[place] for place in places])
-    cut, summary = (0, "") if known is None else (places[known[0]], known[1])
+    last = gateway.summaries.last(caller.group, [keys[place] for place in places])
+    cut, summary = (0, "") if last is None else (places[last[0]], last[1])
     before = info.usage
     for steps in range(MOST_STEPS, -1, -1):
         shorter = work.without(request, cut, summary)

@@ -248,8 +248,8 @@ class HostedModel:
             return ""
         number, seconds = self.place()
         text = f"loading {self.name}" + (f", place {number}" if number else "")
-        known = self.needs.learned.loaded_at and seconds
-        return f"{text}, about {math.ceil(seconds)} s" if known else text
+        is_estimated = self.needs.learned.loaded_at and seconds
+        return f"{text}, about {math.ceil(seconds)} s" if is_estimated else text
 
     def stop(self) -> None:
         """End the server after its last request, or at once while it loads."""

@@ -125,8 +125,8 @@ class Need:
 
     @property
     def memory(self) -> int:
-        known = self._config.memory_bytes or self.learned.memory
-        return known or (0 if self._uses_cards else self._guess)
+        memory = self._config.memory_bytes or self.learned.memory
+        return memory or (0 if self._uses_cards else self._guess)
 
     @property
     def cards(self) -> Amounts:
@@ -198,9 +198,9 @@ class Need:
         held = resident(pid)
         now = (sum(held.values()), *self._cards.held(held))
         memory, *cards = self._most = tuple(map(max, zip_longest(self._most, now, fillvalue=0)))
-        known = self.learned
+        learned = self.learned
         self.learned = msgspec.structs.replace(
-            known, memory=memory or known.memory, cards=tuple(cards) or known.cards
+            learned, memory=memory or learned.memory, cards=tuple(cards) or learned.cards
         )
 
     def learn(self, seconds: float) -> None:

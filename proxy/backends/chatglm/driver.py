@@ -171,8 +171,8 @@ class ChatGlmRun:
         self._begun = bool(begun)  # whether the answer has text
         self._calls: CallStage | None = None
         if offered and file.family in CALLS:
-            known = {tool.name: tool.parameters for tool in offered}
-            self._calls = CallStage(CALLS[file.family], known, new_id, free=False, must=bool(lines))
+            tools = {tool.name: tool.parameters for tool in offered}
+            self._calls = CallStage(CALLS[file.family], tools, new_id, free=False, must=bool(lines))
             self._calls.feed([TextDelta(begun)])
         self._call: PendingCall | None = None
         self._over = False

@@ -219,14 +219,14 @@ class Replica:
             op.name in member.backends for member in self.members.values() if member is not writer
         )
         writer.backends[op.name] = op.up
-        known = op.name in self.facts
+        is_known = op.name in self.facts
         # While other members have the old server under this name, its records stand for both.
         replaces = op.replaces and not others
-        if known and op.up is None and not replaces:
+        if is_known and op.up is None and not replaces:
             self.scheduler.serve()
             return
         joins = (
-            known
+            is_known
             and up_for
             and not replaces
             and before is not False
