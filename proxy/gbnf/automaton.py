@@ -333,8 +333,8 @@ def _product(left: Automaton, right: Automaton, keep: Callable[[bool, bool], boo
             for chars, target in automaton.transitions[at]
         ]
         for chars, targets in _split(sides):
-            found = dict(targets)
-            one, other = found.get(0), found.get(1)
+            by_side = dict(targets)
+            one, other = by_side.get(0), by_side.get(1)
             # If one side has no way on, `keep` decides whether the other side alone matters.
             if (one is not None or keep(False, True)) and (other is not None or keep(True, False)):
                 yield chars, (one, other)
@@ -389,7 +389,7 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
     # going backwards merges targets first.
     same = list(range(len(transitions)))
     while True:
-        known: dict[object, int] = {}
+        state_of: dict[object, int] = {}
         changed = False
         spend(sum(map(len, transitions)) + len(alive))
         for state in sorted(alive, reverse=True):
@@ -405,11 +405,11 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
                     )
             transitions[state] = edges
             key = (state in accepting, frozenset(edges.items()))
-            first = known.setdefault(key, state)
+            first = state_of.setdefault(key, state)
             if first != state:
                 # The start state keeps its number.
                 stays, goes = (state, first) if state == 0 else (first, state)
-                same[goes] = known[key] = stays
+                same[goes] = state_of[key] = stays
                 changed = True
         if not changed:
             break

@@ -137,16 +137,16 @@ class _Repeats:
 def settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
     """The rules that may be empty, or `by_characters`, those that can terminate. It is the smallest
     set of rules with an alternative whose elements are empty, characters or rules of the set."""
-    known: set[str] = set()
+    names: set[str] = set()
 
     def settles(name: str) -> bool:
-        holds = _any_holds(rules[name], known, by_characters)
+        holds = _any_holds(rules[name], names, by_characters)
         if holds:
-            known.add(name)
+            names.add(name)
         return holds
 
     _settle(rules, settles)
-    return known
+    return names
 
 
 def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:

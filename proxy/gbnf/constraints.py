@@ -413,10 +413,10 @@ class ConstraintReader:
         if Atom.SOME in schema:
             names, patterns = schema[Atom.SOME]
             languages = [self._pattern_of_names(pattern, node) for pattern in patterns]
-            known = [language for language in languages if language is not None]
             outside = rx.all_but(tuple(names), MAX_TREE)
-            for language in known:
-                outside = rx.difference(outside, language)
+            for language in languages:
+                if language is not None:
+                    outside = rx.difference(outside, language)
             yield outside, (node.child("schema"),)
         if Atom.SOME_MATCHING in schema:
             matching = self._pattern_of_names(schema[Atom.SOME_MATCHING], node)

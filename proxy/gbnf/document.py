@@ -124,10 +124,10 @@ class Shapes:
             return self._number((list, *(self.of(part, depth + 1) for part in schema)))
         if not isinstance(schema, Mapping):
             return self._of_data(schema, depth)
-        known = self._known.get(id(schema))
-        if known is None:
-            known = self._known[id(schema)] = schema, self._of_keywords(schema, depth + 1)
-        return known[1]
+        entry = self._known.get(id(schema))
+        if entry is None:
+            entry = self._known[id(schema)] = schema, self._of_keywords(schema, depth + 1)
+        return entry[1]
 
     def _of_keywords(self, schema: Mapping[str, Any], depth: int) -> int:
         spend(1 + len(schema))

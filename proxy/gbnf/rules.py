@@ -192,9 +192,9 @@ class Rules:
     ) -> Elements:
         """A rule for each state that has several predecessors or several ways on. Equal states
         of all automata become the same rule: trees of names have many ends in common."""
-        known = self._automata.get((stem, automaton))
-        if known is not None:
-            return known
+        elements = self._automata.get((stem, automaton))
+        if elements is not None:
+            return elements
         rows = automaton.transitions
         spend(5 * (len(rows) + sum(map(len, rows))))
         uses = [0] * len(rows)

@@ -99,7 +99,7 @@ class Trace(Struct, eq=False):
     began: float  # by the clock of records
     rounds: list[Round] = []
     session: str = ""
-    known: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     messages: str = ""
 
 
@@ -110,7 +110,7 @@ class Step(NamedTuple):
     name: str
     start: float
     end: float
-    known: dict[str, Any]
+    attributes: dict[str, Any]
     is_call: bool = False
 
 
@@ -187,8 +187,8 @@ class Traces:
         if self._captures:
             trace.messages = trace.messages or _encode(_messages(request)).decode()
             answer.choices = _heard(answer.choices, part)
-        if not trace.known:  # the first round
-            trace.known = names.of_parameters(request, self._latest)
+        if not trace.attributes:  # the first round
+            trace.attributes = names.of_parameters(request, self._latest)
             trace.session = request.session
 
     def finish(self, record: Record, took: float) -> None:
@@ -210,9 +210,9 @@ class Traces:
         def child(step: Step, parent: Span) -> Span:
             start, end = min(step.start, took), min(step.end, took)
             context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
-            kind = SpanKind.CLIENT if "gen_ai.request.model" in step.known else SpanKind.INTERNAL
-            known = common | step.known
-            span = self._tracer.start_span(step.name, context, kind, known, start_time=at)
+            attributes = common | step.attributes
+            kind = SpanKind.CLIENT if "gen_ai.request.model" in attributes else SpanKind.INTERNAL
+            span = self._tracer.start_span(step.name, context, kind, attributes, start_time=at)
             ends.append((span, max(start, end)))
             return span
 
@@ -227,13 +227,13 @@ class Traces:
                 last = child(step, root)
         if info.model:
             calls = [step for step in steps if step.is_call]
-            known = self._of_call(trace, record, took, began)
+            attributes = self._of_call(trace, record, took, began)
             if "session.id" in common:
-                known["gen_ai.conversation.id"] = common["session.id"]
-            name = f"{known['gen_ai.operation.name']} {known['gen_ai.response.model']}"
+                attributes["gen_ai.conversation.id"] = common["session.id"]
+            name = f"{attributes['gen_ai.operation.name']} {attributes['gen_ai.response.model']}"
             start = calls[0].start if calls else max((step.end for step in steps), default=0.0)
             end = calls[-1].end if calls and info.last_token else took
-            last = call = child(Step(name, start, end, known), root)
+            last = call = child(Step(name, start, end, attributes), root)
             for step in calls:
                 last = child(step, call)
         if fault := names.fault(record):
@@ -246,23 +246,23 @@ class Traces:
         info = record.info
         first = next((r for r in trace.rounds if r.info.first_token), None)
         heard = first.offset + first.info.first_token if first else 0.0
-        known = names.of_call(record, took, heard, self._latest) | trace.known
+        attributes = names.of_call(record, took, heard, self._latest) | trace.attributes
         kind, url = self._server(info.backend)
         place = urlsplit(url)
-        known |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
+        attributes |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
         if place.hostname and place.port:
-            known["server.port"] = place.port
+            attributes["server.port"] = place.port
         if heard:  # for Langfuse
             at = datetime.fromtimestamp(began + heard, UTC)
-            known["langfuse.observation.completion_start_time"] = at.isoformat()
+            attributes["langfuse.observation.completion_start_time"] = at.isoformat()
         if trace.messages:
             parts = [_part(part) for round in trace.rounds for part in round.said.parts]
             answer: dict[str, Any] = {"role": "assistant", "parts": parts}
             if not self._latest:
-                answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
-            known["gen_ai.input.messages"] = trace.messages
-            known["gen_ai.output.messages"] = _encode([answer]).decode()
-        return known
+                answer["finish_reason"] = attributes["gen_ai.response.finish_reasons"][0]
+            attributes["gen_ai.input.messages"] = trace.messages
+            attributes["gen_ai.output.messages"] = _encode([answer]).decode()
+        return attributes
 
 
 def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
@@ -275,15 +275,15 @@ def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
             now = steps[-1].end if steps else now
             continue
         name, seconds = part
-        title, known = f"slotproxy.{name}", {}
+        title, attributes = f"slotproxy.{name}", {}
         if name == "tools" and steps:  # the next round has what was called
             after = [
                 rounds[id(info)] for info in parts[place + 1 : place + 2] if id(info) in rounds
             ]
-            known = after[0].tool if after else names.of_tool()
-            title = f"execute_tool {known.get('gen_ai.tool.name', '')}".rstrip()
-        if seconds >= SHORT or known:
-            steps.append(Step(title, now, now + seconds, known))
+            attributes = after[0].tool if after else names.of_tool()
+            title = f"execute_tool {attributes.get('gen_ai.tool.name', '')}".rstrip()
+        if seconds >= SHORT or attributes:
+            steps.append(Step(title, now, now + seconds, attributes))
         now += seconds
     return steps
 
@@ -314,8 +314,8 @@ def _of_round(info: Info, began: float) -> Iterator[Step]:
         loaded = max(placed, first - info.evaluating)
         yield Step("slotproxy.load", placed, loaded, {}, is_call=True)
         placed = loaded
-    known = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
-    yield Step("slotproxy.prefill", placed, first, known, is_call=True)
+    counts = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
+    yield Step("slotproxy.prefill", placed, first, counts, is_call=True)
     speed = tokens_per_second(usage.completion, last - first)
     written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
     yield Step("slotproxy.decode", first, last, written, is_call=True)

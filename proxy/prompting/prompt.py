@@ -329,9 +329,9 @@ def _nearest(effort: str, words: Sequence[str]) -> str:
     return min(reversed(words), key=lambda word: abs(EFFORTS.index(word) - place))
 
 
-def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, ...]) -> str:
+def _lead(prompt: str, rules: MessageRules, reasoning: str, tag_pairs: tuple[Tags, ...]) -> str:
     """What the template writes between the prompt and the text of an answer with this reasoning."""
-    opened = opened_by(prompt, known)
+    opened = opened_by(prompt, tag_pairs)
     if prompt.endswith(rules.opening):  # otherwise thinking is off
         if rules.thought is not None:
             return reasoning.join(rules.thought)

@@ -113,22 +113,22 @@ class ShapeReader:
 
     # Calls that are JSON objects
 
-    def _read_objects(self, reader: CallReader, known: Tools | None = None) -> Wait:
-        """Reads calls; with `known`, only of these tools."""
+    def _read_objects(self, reader: CallReader, tools: Tools | None = None) -> Wait:
+        """Reads calls; with `tools`, only of these."""
         calls = reader.calls
         while True:
             yield from reader.spaces()
             char = yield from reader.peek()
             try:
                 if char == "[":
-                    yield from read_list(reader, known, self._keys)
+                    yield from read_list(reader, tools, self._keys)
                 elif char == "{":
-                    yield from read_object(reader, known, keys=self._keys)
+                    yield from read_object(reader, tools, keys=self._keys)
                 else:
                     raise Malformed
             except Malformed:
                 # Models often omit the last brace; the marks are not text either way.
-                if reader.calls == calls or known is not None:
+                if reader.calls == calls or tools is not None:
                     raise
                 break
             yield from _optional(reader, self._closing)
