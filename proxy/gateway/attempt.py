@@ -218,9 +218,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             request = self.slot_request
             if request.idle:
                 begun = self.caller.begun or info.choices > 0
-                lease = acquire_idle(
-                    context.scheduler, request, self.cancel, begun=begun, on_slot=self.on_slot
-                )
+                lease = acquire_idle(context.scheduler, request, self.cancel, begun=begun)
                 lease.on_wanted(self.cancel.cancel)
             else:
                 entry = context.scheduler.enter(request, is_retry)
@@ -245,6 +243,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             caps = described_too(caps, self.described)
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
+        if request.idle:
+            self.on_slot()
         info.backend, info.tier = name, grant.backend.tier.name
         info.slot = lease.slot.id if grant.backend.pins else -1
         info.placement, info.template, info.task = lease.placement, caps.template, self.task

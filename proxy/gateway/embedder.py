@@ -207,13 +207,7 @@ class Embedder(Struct, frozen=True):
             is_retry = reason is not None and not request.whole_backend
             try:
                 lease, backend = lease_backend(
-                    self.registry,
-                    self.scheduler,
-                    request,
-                    cancel,
-                    is_retry=is_retry,
-                    begun=begun,
-                    on_slot=on_slot,
+                    self.registry, self.scheduler, request, cancel, is_retry=is_retry, begun=begun
                 )
             except NoBackend:
                 if reason is None or isinstance(reason, BackendBusy):
@@ -224,8 +218,7 @@ class Embedder(Struct, frozen=True):
                 if backend.caps is None:
                     reason = NoBackend()
                     continue
-                if not request.idle:
-                    on_slot()
+                on_slot()
                 outcome = CUT
                 with _until_wanted(lease, cancel) as own:
                     result = call(backend.driver, backend.caps, own)
