@@ -267,7 +267,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
         info.ticket = ticket
-        # An answer that has begun goes on, however many requests of its key wait.
+        # An answer that has begun continues, however many requests of its key wait.
         if allowance is not None and self.state is not State.RESUMING:
             queued = allowance.queued()
         try:

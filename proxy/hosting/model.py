@@ -74,7 +74,7 @@ class HostedModel:
         self.log = ModelLog()
         self.state = State.STOPPED
         self.caps: Capabilities | None = None  # of the last server that was loaded
-        self.lost = False  # the server's slots are gone, until the registry has handled it
+        self.lost = False  # the server's slots are lost, until the registry has handled it
         self.error: GatewayError | None = None  # why it is not loaded, after a failure
         self.loads = 0  # that succeeded
         self.load_seconds = 0.0  # of these

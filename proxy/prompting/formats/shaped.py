@@ -276,7 +276,7 @@ class _Tagged:
             yield from reader.expect(" " + self._value_end)
         else:
             while True:
-                # The mark may be a part of the value: it ends it only if the format goes on behind.
+                # The mark may be part of the value: it ends it only if the format continues behind.
                 mark = yield from reader.up_to(self._value_end, sink, self._line_behind)
                 if mark is None:
                     raise Malformed
