@@ -151,12 +151,12 @@ def functions(names: Sequence[str]) -> tuple[list[ChildTool], Children]:
 
 def _begin(setup: Any) -> Callable[[Any], Any]:
     points = {point.name: point for point in entry_points(group=GROUP)}
-    known = {name: described(name, points[name].load()) for name in setup["names"]}
+    functions = {name: described(name, points[name].load()) for name in setup["names"]}
 
     def answer(question: Any) -> Any:
         if "call" not in question:
-            return {"tools": [tool for tool, _, _ in known.values()]}
-        _, function, form = known[question["call"]]
+            return {"tools": [tool for tool, _, _ in functions.values()]}
+        _, function, form = functions[question["call"]]
         try:
             given = arguments(form, question["arguments"])
             value = function(**msgspec.structs.asdict(given))

@@ -88,9 +88,9 @@ class Toolbox:
         that cannot list its tools."""
         source = self._sources.get(name)
         if source is None:
-            known = ", ".join(filter(None, self._sources)) or "none"
+            names = ", ".join(filter(None, self._sources)) or "none"
             raise NotFound(
-                f"no MCP server {name[:64]!r} is configured for requests: --tools names {known}"
+                f"no MCP server {name[:64]!r} is configured for requests: --tools names {names}"
             )
         return source.listed()
 

@@ -55,13 +55,13 @@ class BrokenPrompts:
 
     def _known_token(self, text: str, cancel: Cancel | None) -> bool:
         """Whether a text is a control token of its own."""
-        known = self._is_token.get(text)
-        if known is None:
+        is_token = self._is_token.get(text)
+        if is_token is None:
             lead = LEADS[0]
             content: list[Part] = [text, BETWEEN, lead, BETWEEN, lead + text]
             alone, before, both = _split(self._tokenize(content, cancel), 3)
-            known = self._is_token[text] = len(alone) == 1 and both == before + alone
-        return known
+            is_token = self._is_token[text] = len(alone) == 1 and both == before + alone
+        return is_token
 
     def _of_batch(
         self, texts: list[str], leads: Sequence[str], cancel: Cancel | None
@@ -98,16 +98,16 @@ def _parted(text: str, ends: Iterable[str]) -> tuple[list[str], str]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    some: list[str] = []
+    batch: list[str] = []
     size = 0
     for text in texts:
-        if some and (size + len(text) > LONG or len(some) == AT_ONCE):
-            yield some
-            some, size = [], 0
-        some.append(text)
+        if batch and (size + len(text) > LONG or len(batch) == AT_ONCE):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
         size += len(text)
-    if some:
-        yield some
+    if batch:
+        yield batch
 
 
 def _split(ids: Iterable[int], count: int) -> list[list[int]]:

@@ -159,15 +159,14 @@ class Connection:
         self._reader: SocketReader | None = None
 
     def reader(self, tick: float) -> SocketReader:
-        """The reader for the next answer, started."""
-        known = self._reader
-        if known is None or known.tick != tick:
-            if known is not None:
-                known.close()
+        reader = self._reader
+        if reader is None or reader.tick != tick:
+            if reader is not None:
+                reader.close()
             kind = _InHub if _is_green(self.sock) else SocketReader
-            known = self._reader = kind(self.sock, tick)
-        known.start()
-        return known
+            reader = self._reader = kind(self.sock, tick)
+        reader.start()
+        return reader
 
     def close(self) -> None:
         if self._reader is not None:
@@ -214,7 +213,6 @@ class ConnectionLimit:
             self.leave()
 
     def leave(self) -> None:
-        """Give a place back."""
         with self._changed:
             self._used -= 1
             self._changed.notify_all()

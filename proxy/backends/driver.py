@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -170,7 +171,6 @@ class Driver(ABC):
         return {}
 
     def pieces(self, text: str, special: bool) -> list[tuple[int, bytes]]:
-        """The tokens of a text with their bytes."""
         raise Unsupported(
             "this model's backend does not report the text of each token", param="with_pieces"
         )
@@ -188,7 +188,6 @@ class Driver(ABC):
     def rerank(
         self, query: str, documents: Sequence[str], caps: Capabilities, cancel: Cancel
     ) -> Ranked:
-        """Score the documents."""
         raise Unsupported("this model's backend does not support embeddings")
 
     # for a server that gets requests as clients sent them
@@ -250,7 +249,7 @@ class Driver(ABC):
 
 class ModelHost:
     """An address with several models, each with a driver of its own. `up`: it answered last;
-    `models` are those that `look` last found, by name."""
+    `models` are those that `look` last found, by name. One request for the list serves all."""
 
     interval = math.inf  # seconds between two looks, at most
 
@@ -260,15 +259,24 @@ class ModelHost:
         self._make = make
         self._drivers: dict[str, Any] = {}
         self._looking = threading.Lock()
+        self._fault: BackendDown | None = None  # what the last look met,
+        self._looked = 0.0  # and when it ended
 
-    def look(self) -> Mapping[str, Listed] | None:
-        """The models as they are now; None if the address has but one now. Raises BackendDown."""
+    def look(self, age: float = 0.0) -> Mapping[str, Listed] | None:
+        """The models as they are now, or were at most `age` seconds ago; None if the address has
+        but one now. Raises BackendDown."""
         with self._looking:
+            if time.monotonic() - self._looked < age:
+                if self._fault is not None:
+                    raise type(self._fault)(str(self._fault))
+                return self.models
             try:
-                models = self._listed()
-            except BackendDown:
-                self.up = False
+                models, self._fault = self._listed(), None
+            except BackendDown as error:
+                self.up, self._fault = False, error
                 raise
+            finally:
+                self._looked = time.monotonic()
             self.up = models is not None
             before, self.models = self.models, models or {}
             for name, new in self.models.items():
@@ -282,7 +290,6 @@ class ModelHost:
         raise NotImplementedError
 
     def model(self, name: str) -> Any:
-        """The driver of one of its models."""
         if name not in self._drivers:
             self._drivers[name] = self._make(name)
         return self._drivers[name]

@@ -245,12 +245,12 @@ def with_template(caps: Capabilities, url: str, *answers: Mapping[str, Any]) -> 
         if not isinstance(name, str):
             continue
         try:
-            known = run_in_native_thread(partial(tokenizer, Path(name)), _threads)
+            in_file = run_in_native_thread(partial(tokenizer, Path(name)), _threads)
         except (OSError, ValueError):
             continue
-        if known.template:
+        if in_file.template:
             log.info("the server at %s reports no chat template: using that of %s", url, name)
-            fields = msgspec.structs.asdict(known)
+            fields = msgspec.structs.asdict(in_file)
             return msgspec.structs.replace(caps, template_from="file", **fields)
     return caps
 

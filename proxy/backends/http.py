@@ -128,7 +128,6 @@ class Exchange:
 
     @property
     def timeout(self) -> float:
-        """The seconds of silence that the pool allows."""
         return self._pool.timeout
 
     @property
@@ -519,10 +518,8 @@ KEPT = frozenset(
 
 
 class ForwardedAnswer:
-    """The answer to a call that was sent to `path`. Redirects are not followed. At its end,
-    `on_close` is called with whether it came whole."""
+    """The answer to a call that was sent to `path`. Redirects are not followed."""
 
-    on_close: Callable[[bool], None] | None = None
     _whole = False
 
     def __init__(
@@ -539,6 +536,7 @@ class ForwardedAnswer:
         `ConnectionPool.send`."""
         self._exchange = exchange = pool.forward(call, path, cancel, tick)
         self._timeout = timeout
+        self.closing: list[Callable[[bool], object]] = []
         silence = 0.0
         try:
             while not exchange.headers_came():
@@ -558,6 +556,6 @@ class ForwardedAnswer:
 
     def close(self) -> None:
         self._exchange.close()
-        if self.on_close is not None:
-            self.on_close(self._whole)
-            self.on_close = None
+        closing, self.closing = self.closing, []
+        for close in closing:
+            close(self._whole)

@@ -44,7 +44,6 @@ class Vectors(msgspec.Struct, frozen=True):
 
 
 def is_installed() -> bool:
-    """Whether the extra `embed` is installed."""
     return importlib.util.find_spec(MODULE) is not None
 
 

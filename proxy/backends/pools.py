@@ -109,7 +109,6 @@ class Backend:
         self.unreachable_since = old.unreachable_since
 
     def of_model(self, name: str, driver: Driver, aliases: tuple[str, ...]) -> Backend:
-        """The backend for one of the models of this router."""
         return Backend(
             f"{self.name}/{name}",
             self.url,
@@ -137,7 +136,6 @@ class Backend:
 
     @property
     def facts(self) -> BackendFacts:
-        """What the scheduler needs to know."""
         caps = self.caps
         ram = caps is not None and caps.ram_cache
         files = caps is not None and caps.slot_save and not ram
@@ -171,7 +169,6 @@ class Backend:
 
     @property
     def status(self) -> str:
-        """See `Driver.status`."""
         return self.driver.status
 
     @property
@@ -331,16 +328,16 @@ class BackendPools:
         error = ModelNotFound(f"the model {name[:100]!r} does not exist{why}", param="model")
         error.name = name[:100]
         error.models = tuple(
-            known for known in self.names() if self.status(self._also.get(known, known)) != "failed"
+            other for other in self.names() if self.status(self._also.get(other, other)) != "failed"
         )
         return error
 
     def answering(self, name: str) -> tuple[str, str]:
         """The same for a request that the gateway answers itself. Raises Unsupported for a model to
         which requests are only forwarded."""
-        known = self._known.get(name)
-        if known is not None:
-            return known
+        answered = self._known.get(name)
+        if answered is not None:
+            return answered
         model, shown = self.resolve(name)
         if model in self._forwarding:
             raise Unsupported(
@@ -413,7 +410,6 @@ class BackendPools:
 
     @property
     def settled(self) -> bool:
-        """Whether every backend was checked once."""
         return all(b.up is not None for b in self.backends.values())
 
     def borrow(self, name: str) -> Backend | None:

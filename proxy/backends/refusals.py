@@ -161,7 +161,6 @@ def plain(text: str, secret: str = "", hidden: Hidden = ()) -> str:
 
 
 def _error(message: bytes | WireError | str) -> WireError:
-    """Parse a message of any form."""
     error = message
     if isinstance(message, bytes):
         try:

@@ -103,18 +103,18 @@ class Registry(BackendPools):
         """Apply a changed configuration. New and changed backends are created first; if that raises
         SettingsError, nothing has changed. Removed backends drain."""
         configs = {config.name: config for config in wanted}
-        known, made = self.configured, []
+        before, made = self.configured, []
         try:
             for name, config in configs.items():
-                if name not in known or not _is_moved(known[name].config, config):
+                if name not in before or not _is_moved(before[name].config, config):
                     made.append(make(config))
         except BaseException:
             for backend in made:
                 self._close(backend)
             raise
-        self.configured = {name: known[name] for name in known if name in configs}
-        for name in known.keys() - configs.keys():
-            for member in (known[name], *self._models_of(known[name])):
+        self.configured = {name: before[name] for name in before if name in configs}
+        for name in before.keys() - configs.keys():
+            for member in (before[name], *self._models_of(before[name])):
                 self._drain(member)
         for name, backend in self.configured.items():
             if _is_moved(backend.config, configs[name]) and backend.config != configs[name]:
@@ -175,13 +175,13 @@ class Registry(BackendPools):
 
     def close(self) -> None:
         self._stopped.set()
-        known = [*self.configured.values(), *self.backends.values(), *self._replaced]
-        for backend in known:
+        backends = [*self.configured.values(), *self.backends.values(), *self._replaced]
+        for backend in backends:
             backend.wake.set()
         end = time.monotonic() + CLOSING
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        for backend in known:
+        for backend in backends:
             self._close(backend)
 
     def _close(self, backend: Backend) -> None:
@@ -203,21 +203,26 @@ class Registry(BackendPools):
                     yield backend.driver.loading()
             except UpstreamFault as error:
                 reason = error
-                self.failed(backend.name, error)
+                self.failed(backend, error)
                 continue
             self._refresh(backend)
             return
         if reason is not None:
             raise reason
 
+    def load_unknown(self, model: str, cancel: Cancel) -> None:
+        """`load` a model that is `unknown`, since only then is it known how to ask it."""
+        if self.unknown(model):
+            for _ in self.load(model, cancel):
+                pass
+
     # health
 
-    def failed(self, name: str, error: GatewayError) -> None:
+    def failed(self, backend: Backend, error: GatewayError) -> None:
         """Check a backend at once after a fault that an attempt met. If it refuses connections or
         timed out, it is down until it generates a token again."""
-        backend = self.backends.get(name)
-        if backend is None:
-            return
+        if backend.leaving or self.backends.get(backend.name) is not backend:
+            return  # another may have its name
         unreachable = isinstance(error, BackendDown) and not isinstance(error, ConnectionLost)
         if backend.up and (unreachable or isinstance(error, UpstreamTimeout)):
             self._down(backend, error)
@@ -256,7 +261,6 @@ class Registry(BackendPools):
         self._remove_if_drained(backend)
 
     def _remove_if_drained(self, backend: Backend) -> None:
-        """Remove a draining backend without answers under way."""
         with self._changing:
             everybody = (*self.backends.values(), *self._replaced)
             needed = backend.router is not None and any(b.router_of is backend for b in everybody)
@@ -372,13 +376,13 @@ class Registry(BackendPools):
 
     def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models; its own stands in for none."""
-        known = {member.set_model: member for member in self._models_of(host)}
-        for name, member in known.items():
+        members = {member.set_model: member for member in self._models_of(host)}
+        for name, member in members.items():
             if name not in wanted and not member.leaving:
                 self._drain(member)
                 router.forget(name)
         for name, listed in wanted.items():
-            old = known.get(name)
+            old = members.get(name)
             if old is None or old.leaving or old.router_of is not host:
                 self._add(host.of_model(name, router.model(name), listed.aliases))
             elif old.aliases != listed.aliases:

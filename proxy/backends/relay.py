@@ -187,7 +187,6 @@ class RelayRun(LlamaRun):
         return False
 
     def _is_too_long(self) -> bool:
-        """Whether the server writes more than it was asked for."""
         if self._reason is not None:
             return False
         return self._left < 0 or self.pieces > self._limit + SURPLUS

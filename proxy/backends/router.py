@@ -211,7 +211,6 @@ class RoutedModel(LlamaCpp):
         return self._known or outline(entry, self._router.build), lost
 
     def changed(self, old: Listed, new: Listed) -> None:
-        """Handle a change of its entry in the list."""
         now = time.monotonic()
         if new.status == "loading" and old.status != "loading":
             self._began = now
@@ -253,13 +252,11 @@ class RoutedModel(LlamaCpp):
             raise
 
     def answered(self) -> None:
-        """Record the first token of a request."""
         self._router.turns.answered(self.name, time.monotonic())
         if self.status != "loaded":
             self._router.wake()
 
     def over(self) -> None:
-        """Record that a request has ended."""
         self._router.turns.leave(self.name, time.monotonic())
 
     def loading(self) -> str:
@@ -300,8 +297,8 @@ class RoutedModel(LlamaCpp):
         reported = of_props(props)
         if not (reported["slots"] and reported["n_ctx"]):
             return
-        known = outline(entry, self._router.build)
-        known = msgspec.structs.replace(known, provisional=False, **reported)
+        caps = outline(entry, self._router.build)
+        caps = msgspec.structs.replace(caps, provisional=False, **reported)
         quiet = self._quiet
         # One at a time, and not if the model was evicted: then after the next load.
         with self._learning, contextlib.suppress(BackendDown):
@@ -309,10 +306,10 @@ class RoutedModel(LlamaCpp):
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
-                "adds_bos": adds_bos(quiet, known),
+                "adds_bos": adds_bos(quiet, caps),
             }
         self._instance = entry.instance
-        self._known = msgspec.structs.replace(known, **self._features)
+        self._known = msgspec.structs.replace(caps, **self._features)
 
 
 class TakingTurns(LaterRun):
@@ -400,13 +397,11 @@ class Turns:
             self._since.pop(model, None)
 
     def answered(self, model: str, now: float) -> None:
-        """Record the first token of a request."""
         with self._lock:
             self._began.setdefault(model, now)
             self._since.pop(model, None)
 
     def leave(self, model: str, now: float) -> None:
-        """Record the end of a request."""
         with self._lock:
             self._sent[model] -= 1
             self._ended[model] = now

@@ -153,7 +153,6 @@ class LlamaRun:
             exchange.close()
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
-        """The error for a status other than 200."""
         return refusal(status, data, secret=self._secret, completion=True)
 
     def _silent(self, since: float, seconds: float) -> float:

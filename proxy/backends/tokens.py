@@ -143,7 +143,7 @@ def pieces(text: str) -> Iterator[str]:
         end = start + SIZE
         # Nearby first: there are hundreds of places between words.
         places = (cuts.finditer(text, end - size, end) for cuts in CUTS for size in (NEAR, FAR))
-        starts = next(filter(None, ([place.start() for place in some] for some in places)), [end])
+        starts = next(filter(None, ([m.start() for m in matches] for matches in places)), [end])
         cut = starts[-1]
         yield text[start:cut]
         start = cut
@@ -165,7 +165,6 @@ def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | Non
 
 
 def most_tokens(task: Task) -> int:
-    """An upper bound of the tokens in a prompt."""
     prompt = task.prompt
     bound = len(prompt)
     if isinstance(prompt, str):

@@ -91,7 +91,6 @@ def decoding_cost(data: bytes, most: int) -> int:
 
 
 def _outside(marks: bytes) -> int:
-    """The cost of the parts outside of strings."""
     cost = VALUE * marks.count(b",") + CONTAINER * (marks.count(b"{") + marks.count(b"["))
     cost += NAME * marks.count(b":")
     words = marks.translate(_COMMAS).split(b",")

@@ -53,7 +53,6 @@ class Compacted(Struct, frozen=True):
     usage: Usage = Usage()
 
     def after(self, earlier: Compacted | None) -> Compacted:
-        """This one, with the costs of both."""
         if earlier is None:
             return self
         return Compacted(self.messages, self.summary, earlier.usage + self.usage)

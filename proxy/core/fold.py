@@ -94,9 +94,14 @@ class Fold:
         self._parts.append(part)
         self._kind = None
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What has come so far."""
+        return tuple(map(self._part, self._parts))
+
     def result(self) -> Completion:
         assert self.finished is not None, "the stream is not finished"
-        parts = tuple(map(self._part, self._parts))
+        parts = self.parts
         said = [part for part in parts if isinstance(part, TextDelta)]
         return Completion(
             index=self.index,

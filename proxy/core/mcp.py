@@ -64,7 +64,6 @@ class McpServer(Struct, frozen=True, kw_only=True):
     required: bool = False
 
     def function(self, tool: str) -> str:
-        """The name of the function that the model calls."""
         return function_name(self.label, tool)
 
 

@@ -68,7 +68,6 @@ class Message(Struct, frozen=True, kw_only=True):
         return out
 
     def after(self, lead: str) -> Message:
-        """The message with this text before its own."""
         more = len(lead)
         return structs.replace(
             self,
@@ -123,7 +122,6 @@ class Search(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name of the function that the model calls."""
         return f"{self.kind}_search"
 
 
@@ -201,7 +199,6 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def choices(self) -> int:
-        """The number of answers requested."""
         return self.n * (len(self.prompts) or 1)
 
 

@@ -147,7 +147,10 @@ CallMaker = Callable[[str], Call]
 
 
 class Forwarded(Protocol):
-    """The answer of a server. `headers` are those about its content, by names in lower case."""
+    """The answer of a server. `headers` are those about its content, by names in lower case.
+    `closing` is called once, at the end, with whether the answer came whole."""
+
+    closing: list[Callable[[bool], object]]
 
     @property
     def status(self) -> int: ...

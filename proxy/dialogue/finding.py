@@ -48,17 +48,16 @@ class CitationNumbers:
         cited, new = [], []
         for citation in hits:
             key = citation.chunk_id or citation.url
-            known = key in self._numbers
+            is_numbered = key in self._numbers
             number = self._numbers.setdefault(key, len(self._numbers) + 1)
             citation = msgspec.structs.replace(citation, number=number)
             cited.append(citation)
-            if not known:
+            if not is_numbered:
                 new.append(citation)
         return tuple(cited), tuple(new)
 
 
 def context(citations: Sequence[Citation]) -> str:
-    """The documents as text for the model."""
     parts = []
     for citation in citations:
         place = f" ({citation.place})" if citation.place else ""
@@ -131,10 +130,10 @@ class Finder:
         """Ids of the owner's knowledge bases of these names or ids; of all if there are none.
 
         Raises Forbidden without knowledge, and NotFound for an unknown base."""
-        known = self._known()
+        knowledge = self._known()
         if not names:
-            return [base.id for base in known.bases(owner)]
-        return [known.base(owner, name).id for name in names]
+            return [base.id for base in knowledge.bases(owner)]
+        return [knowledge.base(owner, name).id for name in names]
 
     def documents(
         self,

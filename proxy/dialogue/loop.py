@@ -432,7 +432,6 @@ class ToolAnswer:
         return self._end - self.gateway.clock()
 
     def _seconds(self) -> float:
-        """What a call may take."""
         return min(self.bounds.tool_timeout, max(0.1, self._left()))
 
     def _cut_off(self) -> Finished:

@@ -55,7 +55,6 @@ class Dialogues:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Names of the configured search engines."""
         return self.finder.web.engines if self.finder.web is not None else ()
 
     @property
@@ -191,7 +190,6 @@ class Running:
     # documents
 
     def _found(self) -> Generator[Tick, None, list[list[Citation]]]:
-        """The citations of each question, in order."""
         request, finder = self.request, self._finder
         questions = [m.content for m in request.messages if m.role == "user"]
         *before, last = questions

@@ -322,7 +322,6 @@ def call_judges(
 
 
 def limits(caps: Capabilities) -> GrammarLimits:
-    """The limits on grammars for this backend."""
     return NEW if caps.modern_sampling else OLD
 
 

@@ -109,7 +109,6 @@ def retry_pause(count: int) -> float:
 
 
 def without(request: SlotRequest, name: str) -> SlotRequest:
-    """The request, not to be placed on this backend."""
     return msgspec.structs.replace(request, exclude=request.exclude | {name})
 
 
@@ -117,7 +116,7 @@ PATIENCE = 30.0  # seconds that a request looks for its first slot
 FIRST_LOOK, LAST_LOOK = 0.05, 2.0  # seconds between two looks
 
 OnSlot = Callable[[], object]
-"""Called after each grant. If it raises, the slot is released."""
+"""Called with each slot of a request. If it raises, the slot is released."""
 
 
 def nothing() -> None:
@@ -142,13 +141,12 @@ def lease_backend(
     *,
     is_retry: bool = False,
     begun: bool = False,
-    on_slot: OnSlot = nothing,
 ) -> tuple[Lease, Backend]:
-    """Wait for a slot and borrow its backend. `on_slot` is called with the slot, `begun` is for
-    idle ones. Raises the errors of the queue and of `on_slot`."""
+    """Wait for a slot and borrow its backend; `begun` is for idle ones. Raises the errors of the
+    queue."""
     while True:
         if request.idle:
-            lease = acquire_idle(scheduler, request, cancel, begun=begun, on_slot=on_slot)
+            lease = acquire_idle(scheduler, request, cancel, begun=begun)
         else:
             try:
                 lease = scheduler.acquire(request, cancel, is_retry=is_retry)
@@ -162,23 +160,18 @@ def lease_backend(
 
 
 def acquire_idle(
-    scheduler: Scheduler,
-    request: SlotRequest,
-    cancel: Cancel,
-    *,
-    begun: bool = False,
-    on_slot: OnSlot = nothing,
+    scheduler: Scheduler, request: SlotRequest, cancel: Cancel, *, begun: bool
 ) -> Lease:
     """Wait for an idle slot: for at most PATIENCE seconds, or without a limit if parts of the
-    answer are done already (`begun`). Raises NoIdleSlot, NoBackend, Cancelled, and the errors of
-    `on_slot`."""
+    answer are done already (`begun`). Raises NoIdleSlot, NoBackend, Cancelled."""
     began, pause = time.monotonic(), FIRST_LOOK
     end = math.inf if begun else began + PATIENCE
     request = msgspec.structs.replace(request, since=0.0)  # it is never too late
     while True:
         try:
             lease = scheduler.acquire(request, cancel)
-            break
+            lease.waited = time.monotonic() - began
+            return lease
         except NoIdleSlot:
             left = end - time.monotonic()
             if left <= 0:
@@ -186,10 +179,3 @@ def acquire_idle(
             cancel.wait(min(pause, left))
             cancel.check()
             pause = min(2 * pause, LAST_LOOK)
-    try:
-        on_slot()
-    except BaseException:
-        lease.release()
-        raise
-    lease.waited = time.monotonic() - began
-    return lease

@@ -128,7 +128,7 @@ class Answer(Struct, eq=False, kw_only=True):
         try:
             if self.loads:
                 registry = self.context.registry
-                info.shows_load = any(one.shows_load for one in registry.pool(self.model))
+                info.shows_load = any(backend.shows_load for backend in registry.pool(self.model))
                 with info.timed("load"):
                     for note in registry.load(self.model, self.cancel):
                         info.loading = note
@@ -173,7 +173,6 @@ class Answer(Struct, eq=False, kw_only=True):
             yield 0, [Failed(error)]
 
     def _enter(self, bounded: BoundedAnswer, attempt: Attempt) -> None:
-        """Enter the limits of the caller with an idle slot."""
         bounded.enter(self.cancel)
         attempt.task = bounded.within(attempt.task)
 

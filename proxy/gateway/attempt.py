@@ -23,11 +23,10 @@ every path.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
-from functools import partial
-from hashlib import sha256
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -44,7 +43,6 @@ from ..core.events import (
     TextDelta,
     ToolCallDelta,
 )
-from ..core.request import CompletionRequest, Message
 from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import (
@@ -63,107 +61,16 @@ from ..errors import (
 from ..prompting.stages.prompted_output import corrected
 from ..referee.loops import STEP
 from ..referee.referee import EMPTY, FIRST, SEEN, Referee, budget, mode_of, spent, warning
-from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
-from ..scheduling.prefix import chain_of
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import SHARE, OnSlot, Retries, acquire_idle, nothing, retry_pause, without
 from .context import LATER, Caller, GatewayContext, Info
 from .generation import Generation, GrammarSwitch, first_run, later_run
 from .leased_slot import LeasedSlot, described_too
-
-
-class TokenCounts(Struct, eq=False):
-    """Token counts of one choice over all of its runs, each token counted once. `prompt` and
-    `cached` are those of the first run; `prompt` is 0 if it was closed before its backend reported
-    it."""
-
-    limit: int = 0  # the maximum length of the answer
-    prompt: int = 0
-    cached: int = 0
-    written: int = 0  # in closed runs
-    wasted: int = 0  # in discarded documents
-    resumed: int = 0  # how often the answer continued on another run
-    switched: bool = False  # the current run began after a text that was cut off
-    several: bool = False  # it began after others, whose tokens are all counted
-
-    @property
-    def left(self) -> int:
-        return self.limit - self.written
-
-    def close_run(self, run: Usage) -> None:
-        if not self.prompt:
-            self.prompt, self.cached = run.prompt, run.cached
-        self.written += run.completion
-
-    def discard(self) -> None:
-        """Discard the answer so far, which will be written again."""
-        self.wasted += self.written
-        self.prompt = self.cached = self.written = 0
-        self.switched = self.several = False
-
-    def so_far(self, run: Usage) -> Usage:
-        """All counts, including those of the current run so far."""
-        prompt, cached = (self.prompt, self.cached) if self.prompt else (run.prompt, run.cached)
-        completion = self.wasted + self.written + run.completion
-        return Usage(prompt, completion, cached, continued=self.resumed)
-
-    def at_end(self, run: Usage) -> Usage:
-        """All counts of several runs, including those that the backend reported at the end of the
-        last one. The prompt that it reports includes the text of the earlier runs."""
-        before = self.written
-        if self.switched and self.prompt:  # exact; the count of a text cut off is estimated
-            before = max(0, run.prompt - self.prompt)
-        prompt = self.prompt or max(1, run.prompt - before)
-        cached = self.cached if self.prompt else min(run.cached, prompt)
-        completion = self.wasted + before + run.completion
-        return Usage(prompt, completion, cached, continued=self.resumed)
-
-
-# What the scheduler compares of a chat whose prompt the backend renders itself.
-#
-# The text is not the server's prompt, but it begins as another one does exactly where the
-# server's prompts begin alike: with the same tools, and the same first messages. So a
-# conversation returns to the backend that has its blocks cached, and a new one goes where its
-# system message is. A picture or a sound stands there as its digest, since the scheduler keeps
-# the text.
-_END = "\0"
-LARGE = 1 << 20  # characters or token ids of a prompt or picture, from which a thread hashes it
-_json = msgspec.json.Encoder().encode
-
-
-def placement_text(request: CompletionRequest) -> tuple[str, tuple[int, ...]]:
-    """The text, and the offsets where its messages end."""
-    tools = [(tool.name, tool.description, tool.parameters) for tool in request.tools]
-    texts = [_json(tools).decode() if tools else ""]
-    size, ends = len(texts[0]), []
-    for message in request.messages:
-        text = _text(message)
-        texts.append(text)
-        size += len(text)
-        ends.append(size)
-    return "".join(texts), tuple(ends)
-
-
-def _text(message: Message) -> str:
-    text = f"{message.role}{_END}{message.content}{_END}"
-    for call in message.tool_calls:
-        text += f"{call.name}{_END}{call.arguments}{_END}"
-    for media in message.media:
-        text += f"{picture_digest(media.url or media.data)}{_END}"
-    return text
-
-
-def picture_digest(data: str) -> str:
-    """Of a picture or sound in base64."""
-
-    def digest() -> str:
-        return sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
-
-    return digest() if len(data) <= LARGE else run_in_native_thread(digest)
-
+from .slot_request import slot_request_of
+from .token_counts import TokenCounts
 
 PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
 SHORT = 1024  # characters or token ids of a prompt that any model holds
@@ -311,9 +218,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             request = self.slot_request
             if request.idle:
                 begun = self.caller.begun or info.choices > 0
-                lease = acquire_idle(
-                    context.scheduler, request, self.cancel, begun=begun, on_slot=self.on_slot
-                )
+                lease = acquire_idle(context.scheduler, request, self.cancel, begun=begun)
                 lease.on_wanted(self.cancel.cancel)
             else:
                 entry = context.scheduler.enter(request, is_retry)
@@ -338,6 +243,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             caps = described_too(caps, self.described)
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
+        if request.idle:
+            self.on_slot()
         info.backend, info.tier = name, grant.backend.tier.name
         info.slot = lease.slot.id if grant.backend.pins else -1
         info.placement, info.template, info.task = lease.placement, caps.template, self.task
@@ -360,7 +267,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         allowance = self.caller.allowance
         queued: AbstractContextManager[None] = nullcontext()
         info.ticket = ticket
-        # An answer that has begun goes on, however many requests of its key wait.
+        # An answer that has begun continues, however many requests of its key wait.
         if allowance is not None and self.state is not State.RESUMING:
             queued = allowance.queued()
         try:
@@ -456,13 +363,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             return self._end_at_limit()
         bound = grammar(switch.bound, limits(slot.caps), self.cancel).text
         sampling = {**self.adapted.sampling, "grammar": bound}
-        prompt, breaks = self.task.prompt, self.task.breaks  # a resumed answer's are longer
-        task = msgspec.structs.replace(
-            self.adapted, prompt=prompt, breaks=breaks, sampling=sampling
-        )
-        self.next_task = later_run(task, switch.text, tokens.left)
-        tokens.switched, self.busy_tries = True, BUSY_TRIES
-        self.state = State.SWITCHING
+        self._continue(switch.text, sampling)
+        tokens.switched = True
         return self.generation.on_switched(tokens.written)
 
     def _write_anew(self) -> None:
@@ -472,7 +374,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         self.tokens.discard()
         self.text.clear()
         self.look = FIRST
-        self.started, self.busy_tries = False, BUSY_TRIES
+        self.started = False
         sampling = self.adapted.sampling
         seed = sampling.get("seed")
         if seed is not None and seed >= 0:
@@ -480,16 +382,22 @@ class Attempt(Struct, eq=False, kw_only=True):
         request = self.adapted.request
         if self.adapted.described:
             request = corrected(request, self.generation.wrong, self.generation.fault)
-        self.adapted = msgspec.structs.replace(
-            self.adapted,
-            prompt=self.task.prompt,
-            breaks=self.task.breaks,
-            max_tokens=self.tokens.limit,
-            sampling=sampling,
-            request=request,
-        )
-        self.next_task = first_run(self.adapted)
+        self.adapted = self._whole(max_tokens=self.tokens.limit, sampling=sampling, request=request)
+        self._run_next(first_run(self.adapted))
         self.generation = self.generation.again()
+
+    def _whole(self, **changes: Any) -> Task:
+        """The adapted task from the first token of the answer. If that resumes, `adapted` has a
+        longer prompt."""
+        prompt, breaks = self.task.prompt, self.task.breaks
+        return msgspec.structs.replace(self.adapted, prompt=prompt, breaks=breaks, **changes)
+
+    def _continue(self, text: str, sampling: Mapping[str, Any]) -> None:
+        self._run_next(later_run(self._whole(sampling=sampling), text, self.tokens.left))
+
+    def _run_next(self, task: Task) -> None:
+        """Start another run on the same slot."""
+        self.next_task, self.busy_tries = task, BUSY_TRIES
         self.state = State.SWITCHING
 
     def _close_run(self) -> None:
@@ -533,12 +441,12 @@ class Attempt(Struct, eq=False, kw_only=True):
             keep = referee.loop.first_copy(text)
             self.info.note(warning(step, place))
         whole, self.look = text.decode(), size + STEP
-        kept = text[:keep].decode(errors="ignore")
+        head = text[:keep].decode(errors="ignore")
         if step == "stop" or step == "cut":
             self.state = State.DONE
             if step == "cut":
                 return generation.end("length")
-            return generation.end("stop", len(whole) - len(kept))
+            return generation.end("stop", len(whole) - len(head))
         written, sampling = self.usage().completion - tokens.wasted, self.adapted.sampling
         dropped = written * (size - keep) // size
         tokens.written -= dropped
@@ -546,14 +454,14 @@ class Attempt(Struct, eq=False, kw_only=True):
             tokens.wasted += dropped
             tokens.limit -= dropped
         if step == "close":
-            end, out = generation.close_thoughts(kept if generation.over_budget else whole, kept)
+            end, out = generation.close_thoughts(head if generation.over_budget else whole, head)
         else:
             assert referee is not None
             end = ""
-            self.generation, out = generation.mended(len(whole) - len(kept))
+            self.generation, out = generation.mended(len(whole) - len(head))
             penalty = referee.penalty(sampling.get("repeat_penalty"))
             sampling = {**sampling, "repeat_penalty": penalty, "repeat_last_n": SEEN}
-        text[:] = (kept + end).encode()
+        text[:] = (head + end).encode()
         if generation.switch is not None:
             out += self._switch(generation.switch, [])
         else:
@@ -562,15 +470,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             tokens.written += self._count(end)
             if tokens.left < 1:
                 return out + self._end_at_limit()
-            task = msgspec.structs.replace(
-                self.adapted,
-                prompt=self.task.prompt,
-                breaks=self.task.breaks,
-                sampling=sampling,
-            )
-            self.next_task = later_run(task, kept + end, tokens.left)
-            tokens.several, self.busy_tries = True, BUSY_TRIES
-            self.state = State.SWITCHING
+            self._continue(head + end, sampling)
+            tokens.several = True
         return out
 
     # errors
@@ -716,34 +617,6 @@ class Attempt(Struct, eq=False, kw_only=True):
             return self._slot.backend.counter.count(text) - BOS if text else 0
         except GatewayError:
             return instead
-
-
-def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
-    """What a choice asks the scheduler for."""
-    text, boundaries, request = task.prompt, task.boundaries, task.request
-    messages = request.messages
-    if messages and not text:
-        text, boundaries = placement_text(request)
-    is_side_job = caller.background or (
-        bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
-    )
-    hashed = partial(chain_of, text, boundaries, f"{model}\0{caller.group}", context.turns)
-    chain = hashed() if len(text) <= LARGE else run_in_native_thread(hashed)
-    return SlotRequest(
-        model=model,
-        ids=type(text) is tuple,
-        max_tokens=task.max_tokens,
-        chain=chain,
-        key=caller.key,
-        group=caller.group,
-        session=request.session,
-        share=caller.share,
-        since=context.clock(),
-        barred=caller.may.barred_tiers,
-        background=is_side_job,
-        idle=caller.idle,
-        tools=bool(request.tools),
-    )
 
 
 def _word(error: GatewayError) -> str:

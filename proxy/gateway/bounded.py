@@ -84,7 +84,6 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
             self.close()
 
     def close(self) -> None:
-        """Give back what was not used."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
             used = self.used
@@ -96,17 +95,17 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
         pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
         n_ctx = max((backend.n_ctx for backend in pool), default=0)
         prompts = answers = 0
-        known = True
+        is_known = True
         for task in self.tasks:
             counted = 0 if cancel is None else _prompt_tokens(pool, task, cancel)
             room, most = max(1, (n_ctx or UNKNOWN_CONTEXT) - counted), task.max_tokens
             if most is None:
-                most, known = room, False
+                most, is_known = room, False
             elif n_ctx:
                 most = min(most, room)  # clients ask for more than the context
             prompts += counted or most_tokens(task)
             answers += most
-        return Size(prompts, self.choices * answers, known)
+        return Size(prompts, self.choices * answers, is_known)
 
 
 def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
@@ -122,7 +121,6 @@ def _prompt_tokens(pool: Sequence[Backend], task: Task, cancel: Cancel) -> int:
 
 
 def shortened(task: Task, most: int) -> Task:
-    """The task with an answer of at most so many tokens."""
     limit = task.max_tokens
     if limit is not None and limit <= most:
         return task

@@ -104,8 +104,8 @@ def compact(
     places = conversation.cuts(messages)
     seed = f"{caller.group}\0{model}\0{instructions}\0".encode("utf-8", "replace")
     keys = [digest(seed + beginning) for beginning in conversation.digests(messages)]
-    known = ((place, gateway.summaries.get(keys[place])) for place in reversed(places))
-    cut, summary = next(((place, text) for place, text in known if text is not None), (0, ""))
+    earlier = ((place, gateway.summaries.get(keys[place])) for place in reversed(places))
+    cut, summary = next(((place, text) for place, text in earlier if text is not None), (0, ""))
     before = info.usage
     for steps in range(MOST_STEPS, -1, -1):
         shorter = work.without(request, cut, summary)
@@ -149,7 +149,6 @@ class _Work(Struct, frozen=True, kw_only=True):
     instructions: str
 
     def fits(self, request: CompletionRequest, limit: int) -> bool:
-        """Whether the prompt has at most `limit` tokens."""
         barred = self.caller.may.barred_tiers
         return self.gateway.fits(request, self.n_ctx - limit, self.cancel, barred=barred)
 

@@ -122,7 +122,7 @@ class Info(Struct, kw_only=True):
         if not any(isinstance(part, Info) for part in self.steps):
             return [self]
         nested = (part.parts() if isinstance(part, Info) else [part] for part in self.steps)
-        return [part for some in nested for part in some]
+        return [part for parts in nested for part in parts]
 
     def rounds(self) -> list[Info]:
         """Those of an answer that runs tools, or the answer itself."""
@@ -138,7 +138,6 @@ class Info(Struct, kw_only=True):
             self.steps += ((step, perf_counter() - began),)
 
     def note(self, text: str) -> None:
-        """Add what the referee did."""
         self.notice = text
         if text not in self.cut:
             self.cut += (text,)

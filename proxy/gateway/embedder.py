@@ -11,9 +11,9 @@ that other requests get their turn.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -76,7 +76,7 @@ class Embedder(Struct, frozen=True):
         ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's errors, and those of
         `on_slot`."""
         model, name = self.registry.answering(name)
-        self._load(model, cancel)
+        self.registry.load_unknown(model, cancel)
         backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
@@ -107,7 +107,6 @@ class Embedder(Struct, frozen=True):
         )
 
     def makes(self, name: str) -> bool:
-        """Whether this is the very name of one of its models."""
         return name in self.registry.models()
 
     def rerank(
@@ -123,7 +122,7 @@ class Embedder(Struct, frozen=True):
         """Rank the documents for a caller. Returns the model's name and the scores. Raises like
         `embed`."""
         model, name = self.registry.answering(name)
-        self._load(model, cancel)
+        self.registry.load_unknown(model, cancel)
         self._first(model, caller.may.barred_tiers)
 
         def call(driver: Driver, caps: Capabilities, own: Cancel) -> Ranked:
@@ -131,12 +130,6 @@ class Embedder(Struct, frozen=True):
 
         request = caller.slot_request(model)
         return name, self._leased(request, call, cancel, on_slot=on_slot)
-
-    def _load(self, model: str, cancel: Cancel) -> None:
-        """Load the model if nothing is known about it: only then is it known how to ask."""
-        if self.registry.unknown(model):
-            for _ in self.registry.load(model, cancel):
-                pass
 
     def _first(self, model: str, barred: frozenset[str]) -> tuple[Backend, Capabilities]:
         """A backend that shows which way to ask. It may be down, because the queue waits for it;
@@ -214,13 +207,7 @@ class Embedder(Struct, frozen=True):
             is_retry = reason is not None and not request.whole_backend
             try:
                 lease, backend = lease_backend(
-                    self.registry,
-                    self.scheduler,
-                    request,
-                    cancel,
-                    is_retry=is_retry,
-                    begun=begun,
-                    on_slot=on_slot,
+                    self.registry, self.scheduler, request, cancel, is_retry=is_retry, begun=begun
                 )
             except NoBackend:
                 if reason is None or isinstance(reason, BackendBusy):
@@ -231,8 +218,7 @@ class Embedder(Struct, frozen=True):
                 if backend.caps is None:
                     reason = NoBackend()
                     continue
-                if not request.idle:
-                    on_slot()
+                on_slot()
                 outcome = CUT
                 with _until_wanted(lease, cancel) as own:
                     result = call(backend.driver, backend.caps, own)
@@ -249,8 +235,7 @@ class Embedder(Struct, frozen=True):
                 request = without(request, lease.backend)
             except UpstreamFault as error:
                 outcome = Outcome(end="failed")
-                if not backend.leaving:
-                    self.registry.failed(lease.backend, error)
+                self.registry.failed(backend, error)
                 request = retries.after(request, lease.backend, error, time.monotonic())
                 reason = error
             finally:
@@ -293,29 +278,14 @@ def _side_by_side(
         return
     inner = Cancel()
     stop = cancel.pass_on(inner)
-    todo = iter(range(count))
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        while not errors:
-            with lock:
-                i = next(todo, None)
-            if i is None:
-                return
-            try:
-                work(i, inner)
-            except BaseException as error:
-                errors.append(error)
-                inner.cancel()
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(most, count))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        stop()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(min(count, most)) as threads:
+        calls = [threads.submit(work, i, inner) for i in range(count)]
+        try:
+            for call in as_completed(calls):
+                call.result()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            inner.cancel()
+            raise
+        finally:
+            stop()

@@ -21,11 +21,11 @@ from . import compaction, seeing
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import without
 from .answer import Answer
-from .attempt import slot_request_of
 from .bounded import shortened
 from .gateway import Gateway
 from .generation import first_run
 from .sent_prompt import with_sent_prompt
+from .slot_request import slot_request_of
 
 
 class Explanation(Struct, kw_only=True):
@@ -69,16 +69,18 @@ def explain(gateway: Gateway, answer: Answer) -> Explanation:
     reason: GatewayError = registry.none_up(model)
     if not pool:
         raise reason
-    told = Explanation(model=answer.name, template=dict(gateway.profile(model)))
-    told.context = max(backend.n_ctx for backend in pool)
+    explanation = Explanation(model=answer.name, template=dict(gateway.profile(model)))
+    explanation.context = max(backend.n_ctx for backend in pool)
     if answer.describe is not None and seeing.is_blind(gateway, model, caller):
-        told.describes_first = len(seeing.images(answer.request))
-        return told
-    if answer.compact is not None and told.context:
-        told.prompt, told.prompt_tokens = _prompt(task, pool[0], cancel)
-        if (told.prompt_tokens or 0) > compaction.limit_of(answer.request, told.context):
-            told.summarizes_first = True
-            return told
+        explanation.describes_first = len(seeing.images(answer.request))
+        return explanation
+    if answer.compact is not None and explanation.context:
+        explanation.prompt, explanation.prompt_tokens = _prompt(task, pool[0], cancel)
+        if (explanation.prompt_tokens or 0) > compaction.limit_of(
+            answer.request, explanation.context
+        ):
+            explanation.summarizes_first = True
+            return explanation
     check_prompt_size(task, pool, cancel)
     request = slot_request_of(context, task, model, caller)
     while left := {b.name: b for b in pool if b.name not in request.exclude}:
@@ -95,17 +97,17 @@ def explain(gateway: Gateway, answer: Answer) -> Explanation:
         except (Unsupported, ContextExceeded) as error:
             reason, request = error, without(request, backend.name)
             continue
-        told.prompt, told.prompt_tokens = _prompt(task, backend, cancel)
-        told.max_tokens, told.context = adapted.max_tokens, backend.n_ctx
-        told.rendered_by = "backend" if adapted.backend_templates else "slotproxy"
-        told.grammar = _grammar(adapted, caps, cancel)
-        told.queue = {"place": preview.place, "wait_seconds": round(preview.wait, 3)}
-        told.places = preview.places
+        explanation.prompt, explanation.prompt_tokens = _prompt(task, backend, cancel)
+        explanation.max_tokens, explanation.context = adapted.max_tokens, backend.n_ctx
+        explanation.rendered_by = "backend" if adapted.backend_templates else "slotproxy"
+        explanation.grammar = _grammar(adapted, caps, cancel)
+        explanation.queue = {"place": preview.place, "wait_seconds": round(preview.wait, 3)}
+        explanation.places = preview.places
         ignored = warnings(task, adapted, caps, cancel)
         info.warnings = task.request.warnings + ignored + context.scheduler.notices
         info.placement, info.passed, info.task = preview.placement, preview.passed, task
         info.template = caps.template
-        return told
+        return explanation
     raise reason
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from .admission import OnSlot, lease_backend, nothing
 from .context import Caller
+from .leased_slot import UNUSED
 
 WHOLE, CUT = Outcome(end="whole", erased=True), Outcome(end="cut", erased=True)
 FAILED = Outcome(end="failed")
@@ -41,8 +42,7 @@ class Forwarder(Struct):
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
         be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
-        when a caller that uses idle ones only has it, `on_release` when it gives it back, with the
-        seconds that it had it.
+        when it has it, `on_release` when it gives it back, with the seconds that it had it.
 
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
@@ -50,9 +50,7 @@ class Forwarder(Struct):
         lease: Lease | None = None
         if counts:
             request = caller.slot_request(model, since=time.monotonic())
-            lease, backend = lease_backend(
-                registry, self.scheduler, request, cancel, on_slot=on_slot
-            )
+            lease, backend = lease_backend(registry, self.scheduler, request, cancel)
         else:
             backend = self._first(model, caller)
         began = self.clock()
@@ -64,44 +62,23 @@ class Forwarder(Struct):
                 lease.release(outcome)
             registry.give_back(backend)
 
+        outcome = UNUSED
         try:
+            if lease is not None:
+                on_slot()
+            outcome = CUT
             answer = backend.driver.forward(make, cancel)
         except BaseException as error:
-            outcome = CUT
             if isinstance(error, UpstreamFault):
                 outcome = FAILED
-                if not backend.leaving:
-                    registry.failed(backend.name, error)
+                registry.failed(backend, error)
             release(outcome)
             raise
-        return LeasedAnswer(answer, release)
+        answer.closing.append(lambda whole: release(WHOLE if whole else CUT))
+        return answer
 
     def _first(self, model: str, caller: Caller) -> Backend:
         for backend in self.registry.pool(model, caller.may.barred_tiers):
             if backend.up and (borrowed := self.registry.borrow(backend.name)) is not None:
                 return borrowed
         raise self.registry.none_up(model)
-
-
-class LeasedAnswer:
-    """A forwarded answer that has its place at the backend until it is closed."""
-
-    def __init__(self, answer: Forwarded, release: Callable[[Outcome], None]) -> None:
-        self._answer = answer
-        self._release = release
-        self._outcome = CUT
-        self._over = False
-        self.status, self.headers = answer.status, answer.headers
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._answer
-        self._outcome = WHOLE
-
-    def close(self) -> None:
-        if self._over:
-            return
-        self._over = True
-        try:
-            self._answer.close()
-        finally:
-            self._release(self._outcome)

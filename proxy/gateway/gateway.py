@@ -126,26 +126,14 @@ class Gateway:
             compact=compact,
         )
 
-    def prompt_tokens(
-        self,
-        answer: Answer,
-        cancel: Cancel | None = None,
-        *,
-        barred: frozenset[str] = frozenset(),
-    ) -> list[int]:
-        """The token ids of an answer's first prompt."""
-        backend = self._any(answer.model, barred)
+    def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
+        backend = self._any(answer.model, answer.caller.may.barred_tiers)
         task = with_sent_prompt(answer.tasks[0], backend, cancel)
         ids = backend.driver.prompt_ids(task, cancel)
         return backend.counter.prompt_ids(task, cancel) if ids is None else ids
 
     def count(
-        self,
-        request: CompletionRequest,
-        cancel: Cancel | None = None,
-        limit: int = 0,
-        *,
-        barred: frozenset[str] = frozenset(),
+        self, request: CompletionRequest, cancel: Cancel, limit: int = 0, *, barred: frozenset[str]
     ) -> int:
         """The number of tokens in a request's first prompt, as a backend counts them. Raises
         ContextExceeded as soon as there are `limit` or more (0: no limit)."""
@@ -153,17 +141,11 @@ class Gateway:
         return count_sent_prompt(task, backend, cancel, limit)
 
     def fits(
-        self,
-        request: CompletionRequest,
-        room: int,
-        cancel: Cancel | None = None,
-        *,
-        barred: frozenset[str] = frozenset(),
+        self, request: CompletionRequest, room: int, cancel: Cancel, *, barred: frozenset[str]
     ) -> bool:
         """Whether a request's first prompt leaves `room` tokens in the model's context. A prompt
         that is far too long is not rendered. Raises Cancelled, and the other errors of `count`."""
-        if cancel is not None:
-            cancel.check()
+        cancel.check()
         model, _ = self.registry.answering(request.model)
         n_ctx = max((b.n_ctx for b in self.registry.pool(model, barred)), default=0)
         if not n_ctx:
@@ -177,8 +159,7 @@ class Gateway:
         except ContextExceeded:
             return False
 
-    def prompt(self, request: CompletionRequest, *, barred: frozenset[str] = frozenset()) -> str:
-        """The text that a chat is rendered to."""
+    def prompt(self, request: CompletionRequest, *, barred: frozenset[str]) -> str:
         task, backend = self._first_task(request, None, barred)
         task = with_sent_prompt(task, backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
@@ -191,9 +172,7 @@ class Gateway:
         """The task of a request's first prompt, and a backend for it. Loads the model if necessary,
         because only a loaded model has a template."""
         model, _ = self.registry.answering(request.model)
-        if self.registry.unknown(model):
-            for _ in self.registry.load(model, cancel or Cancel()):
-                pass
+        self.registry.load_unknown(model, cancel or Cancel())
         backend = self._any(model, barred)
         return self.tasks(request, model, cancel, barred=barred)[0], backend
 
@@ -221,24 +200,12 @@ class Gateway:
         return tuple(ids)
 
     def tokenize(
-        self,
-        model: str,
-        text: str,
-        special: bool = False,
-        cancel: Cancel | None = None,
-        *,
-        barred: frozenset[str] = frozenset(),
+        self, model: str, text: str, special: bool, cancel: Cancel, *, barred: frozenset[str]
     ) -> list[int]:
-        """The token ids of a text."""
         return self._any(model, barred).counter.ids(text, special, cancel)
 
     def pieces(
-        self,
-        model: str,
-        text: str,
-        special: bool,
-        *,
-        barred: frozenset[str] = frozenset(),
+        self, model: str, text: str, special: bool, *, barred: frozenset[str]
     ) -> list[tuple[int, bytes]]:
         """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest."""
         if len(text) > MOST_WITH_PIECES:
@@ -291,9 +258,7 @@ class Gateway:
         own = (("server's own route", ", ".join(kinds)),) if kinds else ()
         return profile_of(prompter) + own
 
-    def detokenize(
-        self, model: str, tokens: list[int], *, barred: frozenset[str] = frozenset()
-    ) -> str:
+    def detokenize(self, model: str, tokens: list[int], *, barred: frozenset[str]) -> str:
         """The text of token ids. Raises BadRequest for an invalid id."""
         backend = self._any(model, barred)
         if backend.caps is not None:
@@ -335,9 +300,9 @@ class Gateway:
         self,
         request: CompletionRequest,
         model: str,
-        cancel: Cancel | None = None,
+        cancel: Cancel | None,
         *,
-        barred: frozenset[str] = frozenset(),
+        barred: frozenset[str],
         late: tuple[str, ...] = (),
     ) -> list[Task]:
         """One task for each prompt, with the checks that concern all choices. The `late` rules are

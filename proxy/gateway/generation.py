@@ -111,7 +111,7 @@ class Generation(Struct, eq=False):
     written: list[str] = []  # the text so far, if it may be wrong
     to_echo: str | None = None
     raw: str = ""  # text of the runs, as far as a switch may need it
-    known: int = 0  # length of `raw` before the current batch
+    before: int = 0  # length of `raw` before the current batch
     content: int = 0  # characters of the answer without its reasoning
     thinking: int = 0  # tokens of reasoning; a piece is a token
     budget: int = NEVER  # of them
@@ -143,7 +143,6 @@ class Generation(Struct, eq=False):
                 self.text_passes = all(type(stage) is NewIds for stage in self.rest)
 
     def _bind(self) -> None:
-        """Set up the call parser and the constraint of the answer."""
         task, request = self.task, self.task.request
         self.form = form = task.call_format
         self.start = start_bound(task)
@@ -232,7 +231,7 @@ class Generation(Struct, eq=False):
     def _staged(self, batch: Batch) -> Batch:
         thoughts, calls = self.thoughts, self.calls
         if calls is not None or self.deferred:
-            self.known = len(self.raw)
+            self.before = len(self.raw)
             self.raw += "".join(e.text for e in batch if isinstance(e, TextDelta))
         if self.native and batch:
             self.thinking += sum(isinstance(e, ReasoningDelta) for e in batch)
@@ -281,8 +280,8 @@ class Generation(Struct, eq=False):
     def _switch_behind(
         self, text: str, bound: constraints.Constraint, begun: str = ""
     ) -> GrammarSwitch:
-        known = self.raw[: self.known]
-        fresh = text[len(known) :] if text.startswith(known) else ""
+        before = self.raw[: self.before]
+        fresh = text[len(before) :] if text.startswith(before) else ""
         return GrammarSwitch(text, bound, fresh, begun)
 
     def on_switched(self, tokens: int) -> Batch:
@@ -310,7 +309,6 @@ class Generation(Struct, eq=False):
         return out + self._pass_on(self._run_stages(batch))
 
     def again(self) -> Generation:
-        """The events of the same choice, written again."""
         return self._other(self.tries + 1)
 
     def _other(self, tries: int) -> Generation:
@@ -333,8 +331,8 @@ class Generation(Struct, eq=False):
         is_document = task.request.output.kind != "text"
         return "bound" if is_open or has_grammar or is_document or self.holds else "text"
 
-    def close_thoughts(self, whole: str, kept: str) -> tuple[str, Batch]:
-        """End the reasoning behind `kept`, the beginning of `whole` that remains. Returns the text
+    def close_thoughts(self, whole: str, head: str) -> tuple[str, Batch]:
+        """End the reasoning behind `head`, the beginning of `whole` that remains. Returns the text
         that ends it and the events; a document may need a run of its own, as `switch` says."""
         assert self.thoughts is not None
         self.ended = self.over_budget = False
@@ -342,16 +340,15 @@ class Generation(Struct, eq=False):
         if tags is None:  # no reasoning, although only a document may follow it
             return "", self.feed([Finished(reason="stop", usage=self.usage())])
         if self.raw:
-            self.raw = kept
+            self.raw = head
         end = f"\n{tags[1]}\n\n" if tags[1].startswith("</") else tags[1]
         out = self.feed([TextDelta(end, (), 0)])
-        if not self.task.request.stream and len(whole) > len(kept):
-            less = Withdrawn(len(whole.rstrip()) - len(kept.rstrip()), reasoning=True)
+        if not self.task.request.stream and len(whole) > len(head):
+            less = Withdrawn(len(whole.rstrip()) - len(head.rstrip()), reasoning=True)
             (self.held if self.holds else out).append(less)
         return end, out
 
     def end(self, reason: FinishReason, withdrawn: int = 0) -> Batch:
-        """End the answer, without the last characters of its text."""
         out = self.feed([Finished(reason=reason, usage=self.usage())])
         if withdrawn and not self.task.request.stream:
             out.insert(-1, Withdrawn(withdrawn))

@@ -112,21 +112,19 @@ class LeasedSlot(Struct, eq=False):
         self.end = "whole"
 
     def describe(self, formats: frozenset[str]) -> None:
-        """Record that the backend does not know these formats."""
         if self.backend.caps is not None:
             self.backend.caps = described_too(self.backend.caps, formats)
 
     def on_fault(self, error: GatewayError) -> None:
         """Record that the backend failed, or had no slot free after all."""
-        registry, backend = self.context.registry, self.backend
+        backend = self.backend
         if isinstance(error, PoolTimeout) and backend.slots:
             self.on_refusal()  # our own bound: the server was not asked, and its slots are known
         elif isinstance(error, BackendBusy):
             self.end, self.pause = "busy", error.retry_after or 0.0
         else:
             self.end = "failed"
-            if not backend.leaving:
-                registry.failed(backend.name, error)
+            self.context.registry.failed(backend, error)
 
     def on_refusal(self) -> None:
         """Record that the backend cannot serve this task, so that nothing was sent to it."""

@@ -16,9 +16,9 @@ from ..core.request import CompletionRequest, Media, Message
 from ..errors import BadRequest, GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
 from .answer import Choice, written
-from .attempt import picture_digest
 from .compaction import Model
 from .context import Caller, Info
+from .slot_request import picture_digest
 
 KEPT = 16 << 20  # bytes of descriptions in memory
 MOST = 100  # images that are described for one request

@@ -79,11 +79,9 @@ class Automaton:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the language contains no text."""
         return not self.accepting
 
     def accepts(self, value: str) -> bool:
-        """Whether the language contains the text."""
         state = 0
         spend(2 * len(value))
         for char in value:
@@ -234,7 +232,6 @@ def intersection(*parts: Automaton) -> Automaton:
 
 
 def union(*parts: Automaton) -> Automaton:
-    """The texts accepted by any part."""
     if len(parts) < 2:
         return parts[0] if parts else EMPTY
     half = len(parts) // 2  # in halves, so that few products are of large automata
@@ -242,7 +239,6 @@ def union(*parts: Automaton) -> Automaton:
 
 
 def difference(left: Automaton, right: Automaton) -> Automaton:
-    """The texts accepted by `left` but not by `right`."""
     return _product(left, right, lambda one, other: one and not other)
 
 
@@ -337,8 +333,8 @@ def _product(left: Automaton, right: Automaton, keep: Callable[[bool, bool], boo
             for chars, target in automaton.transitions[at]
         ]
         for chars, targets in _split(sides):
-            found = dict(targets)
-            one, other = found.get(0), found.get(1)
+            by_side = dict(targets)
+            one, other = by_side.get(0), by_side.get(1)
             # If one side has no way on, `keep` decides whether the other side alone matters.
             if (one is not None or keep(False, True)) and (other is not None or keep(True, False)):
                 yield chars, (one, other)
@@ -355,7 +351,6 @@ def _explore(
     following: Callable[[S], Iterable[tuple[Charset, S]]],
     accepts: Callable[[S], bool],
 ) -> Automaton:
-    """The automaton of the states that `start` leads to."""
     numbers = {start: 0}
     states = [start]
     transitions: list[dict[int, Charset]] = []
@@ -394,7 +389,7 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
     # going backwards merges targets first.
     same = list(range(len(transitions)))
     while True:
-        known: dict[object, int] = {}
+        state_of: dict[object, int] = {}
         changed = False
         spend(sum(map(len, transitions)) + len(alive))
         for state in sorted(alive, reverse=True):
@@ -410,11 +405,11 @@ def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automat
                     )
             transitions[state] = edges
             key = (state in accepting, frozenset(edges.items()))
-            first = known.setdefault(key, state)
+            first = state_of.setdefault(key, state)
             if first != state:
                 # The start state keeps its number.
                 stays, goes = (state, first) if state == 0 else (first, state)
-                same[goes] = known[key] = stays
+                same[goes] = state_of[key] = stays
                 changed = True
         if not changed:
             break

@@ -15,7 +15,6 @@ ANY: Charset = ((0, 0xD7FF), (0xE000, MAX_CODE_POINT))
 
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Charset:
-    """Sorts and merges any ranges."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -28,7 +27,6 @@ def normal(ranges: Iterable[tuple[int, int]]) -> Charset:
 
 @lru_cache(maxsize=2000)
 def of(chars: str) -> Charset:
-    """The set of a text's characters."""
     return normal((ord(char), ord(char)) for char in chars)
 
 
@@ -63,7 +61,6 @@ def intersection(left: Charset, right: Charset) -> Charset:
 
 
 def complement(charset: Charset) -> Charset:
-    """All characters outside the set."""
     return intersection(ANY, gaps(charset))
 
 

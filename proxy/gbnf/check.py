@@ -111,7 +111,6 @@ class _Repeats:
                     raise self.error("a literal contains a character that can never be generated")
 
     def weight(self, element: Element, depth: int) -> int:
-        """The number of rules that an element expands to."""
         if isinstance(element, Group):
             before = len(self.names) + self.unnamed
             self.unnamed += 1
@@ -138,16 +137,16 @@ class _Repeats:
 def settled(rules: Mapping[str, Alternatives], by_characters: bool) -> set[str]:
     """The rules that may be empty, or `by_characters`, those that can terminate. It is the smallest
     set of rules with an alternative whose elements are empty, characters or rules of the set."""
-    known: set[str] = set()
+    names: set[str] = set()
 
     def settles(name: str) -> bool:
-        holds = _any_holds(rules[name], known, by_characters)
+        holds = _any_holds(rules[name], names, by_characters)
         if holds:
-            known.add(name)
+            names.add(name)
         return holds
 
     _settle(rules, settles)
-    return known
+    return names
 
 
 def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:
@@ -162,7 +161,6 @@ def _settle(names: Iterable[str], settles: Callable[[str], bool]) -> list[str]:
 
 
 def references(alternatives: Alternatives) -> Iterator[str]:
-    """The names of all referenced rules, with repetitions."""
     for sequence in alternatives:
         for element in sequence:
             kind = type(element)
@@ -332,7 +330,6 @@ def states_after(grammar: Grammar, text: str) -> States:
 
 
 def matches(grammar: Grammar, text: str) -> bool:
-    """Whether `text` is in the language of `grammar`."""
     return DONE in states_after(grammar, text)
 
 
@@ -357,7 +354,6 @@ class _Program:
         return states
 
     def step(self, states: States, code: int) -> States:
-        """The states after one more character."""
         spend(len(states))
         following: States = {}
         for state, count in states.items():

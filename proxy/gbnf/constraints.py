@@ -153,7 +153,6 @@ class Constraints:
 
     @property
     def has_length(self) -> bool:
-        """Whether any length of a string is allowed."""
         return self.high is None or self.low <= self.high
 
     def listed(self) -> Iterator[Any]:
@@ -414,10 +413,10 @@ class ConstraintReader:
         if Atom.SOME in schema:
             names, patterns = schema[Atom.SOME]
             languages = [self._pattern_of_names(pattern, node) for pattern in patterns]
-            known = [language for language in languages if language is not None]
             outside = rx.all_but(tuple(names), MAX_TREE)
-            for language in known:
-                outside = rx.difference(outside, language)
+            for language in languages:
+                if language is not None:
+                    outside = rx.difference(outside, language)
             yield outside, (node.child("schema"),)
         if Atom.SOME_MATCHING in schema:
             matching = self._pattern_of_names(schema[Atom.SOME_MATCHING], node)
@@ -508,7 +507,6 @@ class ConstraintReader:
     # Arrays
 
     def _array(self, nodes: Nodes) -> Arrays:
-        """The array that satisfies the nodes."""
         arrays = Arrays()
         places: dict[Node, list[Node]] = {}
         others: dict[Node, Node] = {}

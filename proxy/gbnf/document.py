@@ -84,7 +84,6 @@ class Node:
         return [self.child(keyword, at) for at in range(len(schemas))]
 
     def named(self, keyword: str) -> dict[str, Node]:
-        """The schemas by name at `keyword`, in order."""
         schemas = self.schema.get(keyword, {})
         if not isinstance(schemas, Mapping) or not all(isinstance(name, str) for name in schemas):
             self.fail(f"{keyword!r} must be an object of schemas")
@@ -125,10 +124,10 @@ class Shapes:
             return self._number((list, *(self.of(part, depth + 1) for part in schema)))
         if not isinstance(schema, Mapping):
             return self._of_data(schema, depth)
-        known = self._known.get(id(schema))
-        if known is None:
-            known = self._known[id(schema)] = schema, self._of_keywords(schema, depth + 1)
-        return known[1]
+        entry = self._known.get(id(schema))
+        if entry is None:
+            entry = self._known[id(schema)] = schema, self._of_keywords(schema, depth + 1)
+        return entry[1]
 
     def _of_keywords(self, schema: Mapping[str, Any], depth: int) -> int:
         spend(1 + len(schema))

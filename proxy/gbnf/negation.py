@@ -156,8 +156,8 @@ def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
         case "properties":
             for name, inside in node.named(keyword).items():
                 if not _is_anything(inside):
-                    some = {"required": [name], "properties": {name: opposite(inside)}}
-                    yield only("object", some, f"/{name}")
+                    differing = {"required": [name], "properties": {name: opposite(inside)}}
+                    yield only("object", differing, f"/{name}")
         case "patternProperties":
             for pattern, inside in node.named(keyword).items():
                 if not _is_anything(inside):
@@ -166,8 +166,8 @@ def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
         case "additionalProperties":
             inside = node.child(keyword)
             if not _is_anything(inside):
-                known = tuple(node.named("properties")), tuple(node.named("patternProperties"))
-                yield only("object", {Atom.SOME: known, "schema": opposite(inside)})
+                named = tuple(node.named("properties")), tuple(node.named("patternProperties"))
+                yield only("object", {Atom.SOME: named, "schema": opposite(inside)})
         case "propertyNames":
             yield only("object", {Atom.SOME_NAME: opposite(node.child(keyword))})
         case "dependencies" | "dependentRequired" | "dependentSchemas":

@@ -45,27 +45,23 @@ class Range:
     without: frozenset[int] = frozenset()
 
     def at_least(self, low: NumberBound) -> Range:
-        """The part of the range from `low` on."""
         if self.low and (self.low.value, self.low.strict) >= (low.value, low.strict):
             return self
         return replace(self, low=low)
 
     def at_most(self, high: NumberBound) -> Range:
-        """The part of the range up to `high`."""
         if self.high and (self.high.value, not self.high.strict) <= (high.value, not high.strict):
             return self
         return replace(self, high=high)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the range contains no number."""
         if not self.low or not self.high:
             return False
         strict = self.low.strict or self.high.strict
         return self.low.value > self.high.value or (self.low.value == self.high.value and strict)
 
     def holds(self, value: Decimal) -> bool:
-        """Whether the range contains the number."""
         if self.low and (value < self.low.value or (self.low.strict and value == self.low.value)):
             return False
         if self.high and (

@@ -306,9 +306,9 @@ _automata: BoundedCache[Automaton] = BoundedCache(MEMORY)
 def automaton_of(pattern: str) -> Automaton:
     """The strings in which the pattern is found. Raises PatternError and TooManyStatesError."""
     key = digest(pattern.encode(errors="surrogatepass"))
-    known = _automata.get(key)
-    if known is None:
-        known = compile_regex(read_pattern(pattern))
-        edges = sum(map(len, known.transitions))
-        _automata.put(key, known, _STATE * len(known.transitions) + _EDGE * edges)
-    return known
+    automaton = _automata.get(key)
+    if automaton is None:
+        automaton = compile_regex(read_pattern(pattern))
+        edges = sum(map(len, automaton.transitions))
+        _automata.put(key, automaton, _STATE * len(automaton.transitions) + _EDGE * edges)
+    return automaton

@@ -181,7 +181,6 @@ class Rules:
         return (Literal('"'), *inside)
 
     def plain(self, stem: str, automaton: Automaton) -> Elements:
-        """The texts of the language."""
         return self._automaton(stem, automaton, lambda chars: ((_char_class(chars),),), ())
 
     def _automaton(
@@ -193,9 +192,9 @@ class Rules:
     ) -> Elements:
         """A rule for each state that has several predecessors or several ways on. Equal states
         of all automata become the same rule: trees of names have many ends in common."""
-        known = self._automata.get((stem, automaton))
-        if known is not None:
-            return known
+        elements = self._automata.get((stem, automaton))
+        if elements is not None:
+            return elements
         rows = automaton.transitions
         spend(5 * (len(rows) + sum(map(len, rows))))
         uses = [0] * len(rows)
@@ -277,12 +276,10 @@ _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def literal(value: object) -> Literal:
-    """A JSON scalar as it is written."""
     return Literal(_json(value))
 
 
 def member_key(name: str) -> Literal:
-    """The name of a member and its colon."""
     return Literal(_json(name) + ":")
 
 
@@ -314,7 +311,6 @@ def as_elements(regex: Regex) -> Elements:
 
 
 def joined(sequence: Sequence[Element]) -> Elements:
-    """Joins adjacent literals."""
     elements: list[Element] = []
     for element in sequence:
         if isinstance(element, Literal) and elements and isinstance(elements[-1], Literal):

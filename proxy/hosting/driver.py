@@ -178,7 +178,7 @@ class HostedDriver(Driver):
         except BaseException:
             self.model.leave(answered=False)
             raise
-        answer.on_close = lambda whole: self.model.leave(answered=whole)
+        answer.closing.append(lambda whole: self.model.leave(answered=whole))
         return answer
 
     def _loaded(self) -> Server:

@@ -67,7 +67,6 @@ class ModelHost:
                 self.load(model)
 
     def find(self, name: str) -> HostedModel | None:
-        """The model of this name or alias."""
         for model in reversed(self.models):
             if name in (model.config.name, *model.config.aliases):
                 return model

@@ -82,7 +82,6 @@ class Limits(Struct, frozen=True):
 
 
 def total(models: Sequence[Candidate]) -> Amounts:
-    """What models need together."""
     return tuple(map(sum, zip_longest(*(model.need for model in models), fillvalue=0)))
 
 

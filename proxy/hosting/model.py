@@ -74,7 +74,7 @@ class HostedModel:
         self.log = ModelLog()
         self.state = State.STOPPED
         self.caps: Capabilities | None = None  # of the last server that was loaded
-        self.lost = False  # the server's slots are gone, until the registry has handled it
+        self.lost = False  # the server's slots are lost, until the registry has handled it
         self.error: GatewayError | None = None  # why it is not loaded, after a failure
         self.loads = 0  # that succeeded
         self.load_seconds = 0.0  # of these
@@ -153,7 +153,6 @@ class HostedModel:
             self._changed.notify_all()
 
     def leave(self, *, answered: bool) -> None:
-        """End a use of the server."""
         with self._changed:
             self.users -= 1
             self.used = time.monotonic()
@@ -249,8 +248,8 @@ class HostedModel:
             return ""
         number, seconds = self.place()
         text = f"loading {self.name}" + (f", place {number}" if number else "")
-        known = self.needs.learned.loaded_at and seconds
-        return f"{text}, about {math.ceil(seconds)} s" if known else text
+        is_estimated = self.needs.learned.loaded_at and seconds
+        return f"{text}, about {math.ceil(seconds)} s" if is_estimated else text
 
     def stop(self) -> None:
         """End the server after its last request, or at once while it loads."""
@@ -275,7 +274,6 @@ class HostedModel:
             self._changed.notify_all()
 
     def kill(self, why: str) -> None:
-        """Kill a server that hangs."""
         log.error("model %s: %s, its server is killed", self.name, why)
         self._starter.kill()
 
@@ -323,7 +321,6 @@ class HostedModel:
         self._changed.notify_all()
 
     def _is_unwanted(self) -> bool:
-        """Whether its load has to end."""
         return self.state is State.STOPPING or self._over
 
     def _run(self) -> None:
@@ -466,7 +463,6 @@ class HostedModel:
 
 
 def _copy(error: GatewayError, retry_after: float) -> GatewayError:
-    """An error for one of several requests."""
     own = copy(error)
     own.retry_after = retry_after
     return own

@@ -96,8 +96,8 @@ def fingerprint(config: ModelConfig) -> str:
                 status = path.stat()
                 seen.append((str(path), status.st_size, status.st_mtime_ns))
     environment = sorted(item for item in config.environment.items() if item[0] != KEY_VARIABLE)
-    known = (config.command, environment, seen)
-    return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()
+    identity = (config.command, environment, seen)
+    return hashlib.sha256(repr(identity).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def flag(command: Sequence[str], *names: str) -> str:

@@ -125,13 +125,11 @@ class Need:
 
     @property
     def memory(self) -> int:
-        """Bytes of the machine's memory."""
-        known = self._config.memory_bytes or self.learned.memory
-        return known or (0 if self._uses_cards else self._guess)
+        memory = self._config.memory_bytes or self.learned.memory
+        return memory or (0 if self._uses_cards else self._guess)
 
     @property
     def cards(self) -> Amounts:
-        """Bytes of each graphics card."""
         given = self._config.gpu_memory_bytes
         if len(given) > 1 or (self.learned.cards and not given):
             return given or self.learned.cards
@@ -142,7 +140,6 @@ class Need:
 
     @property
     def source(self) -> Source:
-        """How its memory is known."""
         if self._config.memory:
             return "set"
         return "measured" if self.learned.memory else "estimated"
@@ -163,7 +160,6 @@ class Need:
 
     @property
     def _visible(self) -> Sequence[int]:
-        """The numbers of the cards that its server uses."""
         name = "CUDA_VISIBLE_DEVICES"
         words = self._config.environment.get(name, os.environ.get(name))
         return visible(words, len(self._cards.totals))
@@ -202,9 +198,9 @@ class Need:
         held = resident(pid)
         now = (sum(held.values()), *self._cards.held(held))
         memory, *cards = self._most = tuple(map(max, zip_longest(self._most, now, fillvalue=0)))
-        known = self.learned
+        learned = self.learned
         self.learned = msgspec.structs.replace(
-            known, memory=memory or known.memory, cards=tuple(cards) or known.cards
+            learned, memory=memory or learned.memory, cards=tuple(cards) or learned.cards
         )
 
     def learn(self, seconds: float) -> None:

@@ -71,7 +71,6 @@ KILLED = 5.0  # seconds for the system to end a killed process
 
 
 def free_port() -> int:
-    """A loopback port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -99,7 +99,6 @@ class SlotFolder:
         os.close(os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     def remove(self, files: Iterable[str]) -> None:
-        """Remove slot files with their sidecars."""
         for file in files:
             for name in (file + BESIDE, file):
                 with contextlib.suppress(OSError):

@@ -144,8 +144,8 @@ class ModelSlots:
                 self._fingerprint = now
                 self._adopt(folder)
             else:
-                known = [saved.file for saved in self._slots.prompts(self._name)]
-                self._slots.forget(self._name, [f for f in known if not self._is_same(folder, f)])
+                files = [saved.file for saved in self._slots.prompts(self._name)]
+                self._slots.forget(self._name, [f for f in files if not self._is_same(folder, f)])
             self._sweep(folder)
             self.active = True
 
@@ -240,9 +240,8 @@ class ModelSlots:
         return server.slot_action("restore", slot, file, RESTORING)
 
     def _is_same(self, folder: SlotFolder, file: str) -> bool:
-        """Whether a file is as it was written."""
-        known = self._identities.get(file)
-        return known is not None and of_file(folder.path / file) == known
+        identity = self._identities.get(file)
+        return identity is not None and of_file(folder.path / file) == identity
 
     def _describe(self, folder: SlotFolder) -> None:
         """Write the sidecars of the files. Raises OSError."""
@@ -266,12 +265,11 @@ class ModelSlots:
         beginning = self._slots.beginning(self._name)
         if beginning:
             keep = {saved.file for saved in self._slots.prompts(self._name)}
-            self._identities = {f: known for f, known in self._identities.items() if f in keep}
+            self._identities = {f: self._identities[f] for f in keep & self._identities.keys()}
             folder.sweep(keep, beginning)
 
     @contextmanager
     def _careful(self, what: str) -> Iterator[None]:
-        """Log an error instead of raising it."""
         try:
             yield
         except (GatewayError, OSError) as error:

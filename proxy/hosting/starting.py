@@ -122,7 +122,6 @@ class Starter:
             process.kill()
 
     def end(self) -> None:
-        """End the process."""
         if self.process is not None:
             self.process.end()
             self.process = None

@@ -72,8 +72,8 @@ class Kept(list[bytes]):
 class _Read(list[bytes]):
     """What an exchange has parsed and nobody has read yet; then it is kept."""
 
-    def __init__(self, kept: Kept) -> None:
-        self._kept = kept
+    def __init__(self, body: Kept) -> None:
+        self._kept = body
 
     def clear(self) -> None:
         self._kept.take(self)
@@ -150,10 +150,10 @@ def _batch(captures: Iterable[Capture], keys: Iterable[bytes]) -> Batch:
     """Captures of one key, packed without its secrets and these keys."""
     secrets, places, all_ = set(keys), list[Place](), list[Json]()
     for capture in captures:
-        whole, some = capture.json(secrets)
+        whole, fields = capture.json(secrets)
         all_.append(whole)
-        places += some
-    texts = bodies([kept.joined() for _, _, kept in places], secrets)
+        places += fields
+    texts = bodies([body.joined() for _, _, body in places], secrets)
     for (side, name, _), text in zip(places, texts, strict=True):
         side[name] = text
     return packed(all_)
@@ -298,7 +298,7 @@ class Captures:
             size += capture.size
             batches.setdefault((capture.head["key"], size // PACK), []).append(capture)
         try:
-            self.ring.write([_batch(some, self._keys) for some in batches.values()])
+            self.ring.write([_batch(batch, self._keys) for batch in batches.values()])
         except BaseException:
             self.dropped += len(captures)
             raise
@@ -310,10 +310,10 @@ class Captures:
         with suppress(StoreUnavailable):
             while most > 0:
                 page = partial(self.ring.find, min(most, PAGE), below, **chosen)
-                if not (some := self._stored(page)):
+                if not (captures := self._stored(page)):
                     return
-                yield from (capture for _, capture in some)
-                most, below = most - PAGE, some[-1][0]
+                yield from (capture for _, capture in captures)
+                most, below = most - PAGE, captures[-1][0]
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""

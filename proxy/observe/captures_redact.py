@@ -43,15 +43,15 @@ def bodies(
 ) -> Iterator[dict[str, Any]]:
     """The text that is kept of each body, and how many bytes are missing: those behind it, and
     those of a text that is too long. The secrets are in none."""
-    kept = [*given]
-    every = b"\n".join([data for data, _ in kept])
+    pairs = [*given]
+    every = b"\n".join([data for data, _ in pairs])
     if b"\0" in every or BASE64 in every or _next_text(every, 0):
-        kept = [(without_files(data), missing) for data, missing in kept]
-        every = b"\n".join([data for data, _ in kept])
+        pairs = [(without_files(data), missing) for data, missing in pairs]
+        every = b"\n".join([data for data, _ in pairs])
     every = every.lower()  # most bodies have nothing to hide, which is seen for all together
-    patterns = [known for known in _SECRETS if known[0] in every]
+    patterns = [(part, pattern) for part, pattern in _SECRETS if part in every]
     own = [secret for secret in secrets if len(secret) >= LEAST and secret.lower() in every]
-    for data, missing in kept:
+    for data, missing in pairs:
         text = data
         if patterns or own or len(data) > MOST:
             text = data[: MOST + BEYOND]

@@ -82,8 +82,8 @@ class Ring:
                 db.executemany(add, ((number, name, batch.key) for number, name in requests))
             db.execute(f"DELETE FROM batch WHERE {_FIRST} {OLD} AND at < ?", (before,))
             while gone and _used(db) > self._size:
-                some = f"1 + (SELECT max(number) - min(number) FROM batch) / {SHARE}"
-                gone = db.execute(f"DELETE FROM batch WHERE {_FIRST} {some}").rowcount
+                oldest = f"1 + (SELECT max(number) - min(number) FROM batch) / {SHARE}"
+                gone = db.execute(f"DELETE FROM batch WHERE {_FIRST} {oldest}").rowcount
 
     def find(self, most: int, below: int = NEWEST, /, **chosen: str) -> list[tuple[int, Json]]:
         """At most so many captures with this `request` or `key` and a number below this one, the
@@ -107,7 +107,7 @@ class Ring:
                 db.execute("BEGIN IMMEDIATE")
                 for number, captures, places in _batches(db, f"{where} ORDER BY number", chosen):
                     gone += len(places)
-                    left = [None if n in places else one for n, one in enumerate(captures)]
+                    left = [None if n in places else capture for n, capture in enumerate(captures)]
                     data = (_pack(left), number)
                     db.execute("UPDATE batch SET data = ? WHERE number = ?", data)
                     if not any(left):
@@ -140,13 +140,12 @@ def _batches(
     """The batches with the chosen captures, and the places of these, in the order of the query."""
     rows = db.execute(f"SELECT number FROM packed {where}", [*chosen.values()]).fetchall()
     numbers = (divmod(number, PLACES) for (number,) in rows)
-    for number, some in groupby(numbers, lambda pair: pair[0]):
+    for number, group in groupby(numbers, lambda pair: pair[0]):
         row = db.execute("SELECT data FROM batch WHERE number = ?", (number,)).fetchone()
-        yield number, msgspec.json.decode(zlib.decompress(row[0])), [place for _, place in some]
+        yield number, msgspec.json.decode(zlib.decompress(row[0])), [place for _, place in group]
 
 
 def _used(db: sqlite3.Connection) -> int:
-    """The bytes of the file that are not free."""
     names = "page_count", "freelist_count", "page_size"
     pages, free, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     return int((pages - free) * size)

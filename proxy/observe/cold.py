@@ -105,8 +105,8 @@ def explain(
     is_warm = 2 * cached >= prompt and (placed.continues or not info.compacted)
     cause = "warm" if is_warm else _cause(placed, info, cached)
     if not cause:
-        known = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
-        cause, values = known[0], values | known[1]
+        explained = _of_loss(placed) or _of_earlier(placed, info.template, earlier)
+        cause, values = explained[0], values | explained[1]
     difference: dict[str, str | float] | None = None
     if cause in (*CUTS, *FIRST) and (window := find()) is not None:
         begin, end = max(window.at, int(values["begin"])), window.at + PIECE

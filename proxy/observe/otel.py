@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from os import urandom
 from random import random
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -39,8 +39,9 @@ from opentelemetry.trace.propagation import get_current_span, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import __version__
-from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta
-from ..core.request import CompletionRequest, Message
+from ..core.events import Batch, ReasoningDelta, TextDelta, ToolCallDelta, Withdrawn
+from ..core.fold import Fold, Part
+from ..core.request import CompletionRequest, Message, ToolCall
 from ..core.usage import tokens_per_second
 from ..errors import NoIdleSlot
 from ..gateway import Answer, Caller, Info
@@ -60,7 +61,7 @@ log = logging.getLogger("slotproxy.otel")
 _encode = msgspec.json.Encoder().encode
 _propagator = TraceContextTextMapPropagator()
 Answers = Callable[..., Answer]
-Said = TextDelta | ReasoningDelta | ToolCallDelta
+Said = TextDelta | ReasoningDelta | ToolCallDelta | Withdrawn
 
 
 class Lost(logging.Filter):
@@ -87,8 +88,8 @@ class Round(Struct, eq=False):
     offset: float
     info: Info
     tool: dict[str, Any]
-    said: list[Said] = []
-    size: int = 0  # characters of these
+    said: Fold = field(default_factory=Fold)
+    size: int = 0  # characters that have gone into it
 
 
 class Trace(Struct, eq=False):
@@ -98,7 +99,7 @@ class Trace(Struct, eq=False):
     began: float  # by the clock of records
     rounds: list[Round] = []
     session: str = ""
-    known: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     messages: str = ""
 
 
@@ -109,7 +110,7 @@ class Step(NamedTuple):
     name: str
     start: float
     end: float
-    known: dict[str, Any]
+    attributes: dict[str, Any]
     is_call: bool = False
 
 
@@ -186,8 +187,8 @@ class Traces:
         if self._captures:
             trace.messages = trace.messages or _encode(_messages(request)).decode()
             answer.choices = _heard(answer.choices, part)
-        if not trace.known:  # the first round
-            trace.known = names.of_parameters(request, self._latest)
+        if not trace.attributes:  # the first round
+            trace.attributes = names.of_parameters(request, self._latest)
             trace.session = request.session
 
     def finish(self, record: Record, took: float) -> None:
@@ -202,7 +203,6 @@ class Traces:
             log.exception("otel: the trace of a request was not made")
 
     def _make(self, trace: Trace, record: Record, took: float, ended: float) -> None:
-        """Make and end the spans of a request."""
         info, root, began = record.info, trace.span, ended - took
         common = names.everywhere(record, trace.session)
         ends: list[tuple[Span, float]] = [(root, took)]
@@ -210,9 +210,9 @@ class Traces:
         def child(step: Step, parent: Span) -> Span:
             start, end = min(step.start, took), min(step.end, took)
             context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
-            kind = SpanKind.CLIENT if "gen_ai.request.model" in step.known else SpanKind.INTERNAL
-            known = common | step.known
-            span = self._tracer.start_span(step.name, context, kind, known, start_time=at)
+            attributes = common | step.attributes
+            kind = SpanKind.CLIENT if "gen_ai.request.model" in attributes else SpanKind.INTERNAL
+            span = self._tracer.start_span(step.name, context, kind, attributes, start_time=at)
             ends.append((span, max(start, end)))
             return span
 
@@ -227,13 +227,13 @@ class Traces:
                 last = child(step, root)
         if info.model:
             calls = [step for step in steps if step.is_call]
-            known = self._of_call(trace, record, took, began)
+            attributes = self._of_call(trace, record, took, began)
             if "session.id" in common:
-                known["gen_ai.conversation.id"] = common["session.id"]
-            name = f"{known['gen_ai.operation.name']} {known['gen_ai.response.model']}"
+                attributes["gen_ai.conversation.id"] = common["session.id"]
+            name = f"{attributes['gen_ai.operation.name']} {attributes['gen_ai.response.model']}"
             start = calls[0].start if calls else max((step.end for step in steps), default=0.0)
             end = calls[-1].end if calls and info.last_token else took
-            last = call = child(Step(name, start, end, known), root)
+            last = call = child(Step(name, start, end, attributes), root)
             for step in calls:
                 last = child(step, call)
         if fault := names.fault(record):
@@ -246,27 +246,26 @@ class Traces:
         info = record.info
         first = next((r for r in trace.rounds if r.info.first_token), None)
         heard = first.offset + first.info.first_token if first else 0.0
-        known = names.of_call(record, took, heard, self._latest) | trace.known
+        attributes = names.of_call(record, took, heard, self._latest) | trace.attributes
         kind, url = self._server(info.backend)
         place = urlsplit(url)
-        known |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
+        attributes |= names.given({"gen_ai.provider.name": kind, "server.address": place.hostname})
         if place.hostname and place.port:
-            known["server.port"] = place.port
+            attributes["server.port"] = place.port
         if heard:  # for Langfuse
             at = datetime.fromtimestamp(began + heard, UTC)
-            known["langfuse.observation.completion_start_time"] = at.isoformat()
+            attributes["langfuse.observation.completion_start_time"] = at.isoformat()
         if trace.messages:
-            said = [event for part in trace.rounds for event in part.said]
-            answer: dict[str, Any] = {"role": "assistant", "parts": _parts(said)}
+            parts = [_part(part) for round in trace.rounds for part in round.said.parts]
+            answer: dict[str, Any] = {"role": "assistant", "parts": parts}
             if not self._latest:
-                answer["finish_reason"] = known["gen_ai.response.finish_reasons"][0]
-            known["gen_ai.input.messages"] = trace.messages
-            known["gen_ai.output.messages"] = _encode([answer]).decode()
-        return known
+                answer["finish_reason"] = attributes["gen_ai.response.finish_reasons"][0]
+            attributes["gen_ai.input.messages"] = trace.messages
+            attributes["gen_ai.output.messages"] = _encode([answer]).decode()
+        return attributes
 
 
 def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
-    """What a request did, one after the other."""
     steps: list[Step] = []
     parts, now = info.parts(), 0.0
     for place, part in enumerate(parts):
@@ -276,15 +275,15 @@ def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
             now = steps[-1].end if steps else now
             continue
         name, seconds = part
-        title, known = f"slotproxy.{name}", {}
+        title, attributes = f"slotproxy.{name}", {}
         if name == "tools" and steps:  # the next round has what was called
             after = [
                 rounds[id(info)] for info in parts[place + 1 : place + 2] if id(info) in rounds
             ]
-            known = after[0].tool if after else names.of_tool()
-            title = f"execute_tool {known.get('gen_ai.tool.name', '')}".rstrip()
-        if seconds >= SHORT or known:
-            steps.append(Step(title, now, now + seconds, known))
+            attributes = after[0].tool if after else names.of_tool()
+            title = f"execute_tool {attributes.get('gen_ai.tool.name', '')}".rstrip()
+        if seconds >= SHORT or attributes:
+            steps.append(Step(title, now, now + seconds, attributes))
         now += seconds
     return steps
 
@@ -315,8 +314,8 @@ def _of_round(info: Info, began: float) -> Iterator[Step]:
         loaded = max(placed, first - info.evaluating)
         yield Step("slotproxy.load", placed, loaded, {}, is_call=True)
         placed = loaded
-    known = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
-    yield Step("slotproxy.prefill", placed, first, known, is_call=True)
+    counts = {"slotproxy.evaluated": usage.prompt - usage.cached, "slotproxy.cached": usage.cached}
+    yield Step("slotproxy.prefill", placed, first, counts, is_call=True)
     speed = tokens_per_second(usage.completion, last - first)
     written = {"slotproxy.tokens": usage.completion, "slotproxy.speed": speed}
     yield Step("slotproxy.decode", first, last, written, is_call=True)
@@ -341,7 +340,7 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
             result = {"id": turn.tool_call_id, "response": turn.content}
             parts = [{"type": "tool_call_response", **result}]
         parts += [{"type": "blob", "modality": media.kind, "content": ""} for media in turn.media]
-        parts += [{"type": "tool_call", **msgspec.structs.asdict(call)} for call in turn.tool_calls]
+        parts += map(_part, turn.tool_calls)
         messages.insert(0, {"role": turn.role, "parts": parts})
     return messages
 
@@ -349,29 +348,20 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
 def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[int, Batch]]:
     """The same events; what the first choice says is kept, up to a bound."""
     for number, batch in choices:
-        for event in batch if not number else ():
-            if isinstance(event, Said) and part.size < names.MOST_CONTENT:
-                part.said.append(event)
-                part.size += len(
-                    event.arguments if isinstance(event, ToolCallDelta) else event.text
-                )
+        if not number and part.size < names.MOST_CONTENT:
+            said: Batch = [event for event in batch if isinstance(event, Said)]
+            part.said.add(said)
+            part.size += sum(len(getattr(event, "text", "")) for event in said)
+            part.size += sum(len(getattr(event, "arguments", "")) for event in said)
         yield number, batch
 
 
-def _parts(said: Sequence[Said]) -> list[dict[str, Any]]:
-    """An answer in the form of the convention."""
-    parts: list[dict[str, Any]] = []
-    for event in said:
-        if isinstance(event, ToolCallDelta):
-            fields = {"id": event.id, "name": event.name}
-            kind, field, more, is_new = "tool_call", "arguments", event.arguments, bool(event.name)
-        else:
-            kind = "text" if isinstance(event, TextDelta) else "reasoning"
-            fields, field, more, is_new = {}, "content", event.text, False
-        if is_new or not parts or parts[-1]["type"] != kind:
-            parts.append({"type": kind, **fields, field: ""})
-        parts[-1][field] += more
-    return parts
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, ToolCall):
+        return {"type": "tool_call", **msgspec.structs.asdict(part)}
+    assert isinstance(part, TextDelta | ReasoningDelta), "steps are not kept"
+    kind = "text" if isinstance(part, TextDelta) else "reasoning"
+    return {"type": kind, "content": part.text}
 
 
 def _headers(span: SpanContext) -> str:

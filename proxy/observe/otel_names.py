@@ -94,7 +94,7 @@ def of_request(record: Record) -> dict[str, Any]:
 
 def of_slot(info: Info) -> dict[str, Any]:
     """Where an answer was placed, what was expected there, and why it was not where it had been."""
-    known = {
+    attributes = {
         "slotproxy.backend": info.backend,
         "slotproxy.tier": info.tier,
         "slotproxy.passed": [" ".join(pair)[:LONGEST] for pair in info.passed],
@@ -102,7 +102,7 @@ def of_slot(info: Info) -> dict[str, Any]:
         "slotproxy.compacted_messages": info.compacted,
     }
     if (placed := info.placement) is not None:
-        known |= {
+        attributes |= {
             "slotproxy.prompt_expected": placed.prompt,
             "slotproxy.cached_expected": placed.expected,
             "slotproxy.turns_before": placed.turns,
@@ -112,27 +112,26 @@ def of_slot(info: Info) -> dict[str, Any]:
             "slotproxy.first_difference": placed.shared if placed.shared != placed.kept_turn else 0,
         }
         if (loss := placed.loss) is not None:
-            known |= {"slotproxy.lost": loss.why, "slotproxy.lost_to": loss.key}
-    return given(known) | {"slotproxy.slot": info.slot}
+            attributes |= {"slotproxy.lost": loss.why, "slotproxy.lost_to": loss.key}
+    return given(attributes) | {"slotproxy.slot": info.slot}
 
 
 def of_tool(request: CompletionRequest | None = None, contents: bool = False) -> dict[str, Any]:
     """The tool whose result ends a request, if one does; its contents only by opt-in."""
-    known = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"}
+    attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"}
     turns = request.messages[-2:] if request is not None else ()
     if len(turns) < 2 or not turns[0].tool_calls:
-        return known
+        return attributes
     call = turns[0].tool_calls[-1]
-    known |= given({"gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id})
+    attributes |= given({"gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id})
     if contents:
         texts = {"arguments": call.arguments, "result": turns[1].content}
-        known |= {f"gen_ai.tool.call.{name}": text[:MOST_CONTENT] for name, text in texts.items()}
-    return known
+        attributes |= {f"gen_ai.tool.call.{k}": v[:MOST_CONTENT] for k, v in texts.items()}
+    return attributes
 
 
 def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
-    """What a request asks for."""
-    known = {
+    attributes = {
         "gen_ai.operation.name": "chat" if request.is_chat else "text_completion",
         "gen_ai.request.model": request.model,
         "gen_ai.request.n": request.choices,
@@ -143,7 +142,7 @@ def of_parameters(request: CompletionRequest, latest: bool) -> dict[str, Any]:
         "gen_ai.request.reasoning.level": request.reasoning_effort if latest else "",
     }
     numbers = {name: request.sampling.get(name) for name in SAMPLING}
-    return given(known) | {
+    return given(attributes) | {
         f"gen_ai.request.{name}": number
         for name, number in numbers.items()
         if type(number) in (int, float)
@@ -169,7 +168,7 @@ def of_call(record: Record, took: float, first: float, latest: bool) -> dict[str
         "gen_ai.latency.time_in_model_inference": prefill + decode,
         "gen_ai.latency.time_to_first_token": first,
     }
-    known = {
+    attributes = {
         "gen_ai.operation.name": kind or "generate_content",
         "gen_ai.request.id": record.id,
         "gen_ai.request.model": info.model,
@@ -182,4 +181,4 @@ def of_call(record: Record, took: float, first: float, latest: bool) -> dict[str
         "gen_ai.conversation.compacted": info.compacted > 0 and latest,
         "error.type": fault(record),
     }
-    return counts | given(known)
+    return counts | given(attributes)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .. import web
 from ..core.usage import tokens_per_second
 from ..gateway import Info
-from ..gateway.attempt import placement_text
+from ..gateway.slot_request import placement_text
 from ..runtime.locks import native_lock
 from ..scheduling.state import Placement
 from ..store.ledger_rows import LedgerRow
@@ -98,8 +98,8 @@ class Requests:
         """A request with what its slot held before, if it runs or is remembered: the last requests
         of this process that had the slot, the newest first, and what the next one did with their
         prompts. Of those that the caller may not see, only the times are told."""
-        known = chain(self.running(may_see), self.ended(may_see))
-        opened = next((seen for seen in known if seen.row.request == name), None)
+        requests = chain(self.running(may_see), self.ended(may_see))
+        opened = next((seen for seen in requests if seen.row.request == name), None)
         if opened is None:
             return None
         holders: list[Json] = []
@@ -111,10 +111,10 @@ class Requests:
                 opened.row.slot,
             )
             if is_here and placed < later.facts["placed"] and len(holders) < HOLDERS:
-                told = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
-                told = told if may_see(row.key) else dict.fromkeys(told)
+                holder = {"id": row.request, "key": row.key, "tokens": row.prompt + row.completion}
+                holder = holder if may_see(row.key) else dict.fromkeys(holder)
                 times = {"began": placed, "ended": row.ended / 1000}
-                holders.append({**told, **times, "then": _became(later.facts["decision"])})
+                holders.append({**holder, **times, "then": _became(later.facts["decision"])})
                 later = seen
         return seen_json(opened, shown) | {"slot_before": holders}
 
@@ -128,7 +128,6 @@ class Requests:
         return json.dumps(decision)
 
     def decision_json(self, info: Info, shown: Shown) -> Json:
-        """The same as JSON."""
         return decision_json(self._decision(info), shown)
 
     def _seen(self, record: Record, took: float, ended: float, decision: Json | None) -> Seen:
@@ -249,12 +248,11 @@ def _text(info: Info) -> str:
 
 
 def timeline(info: Info, seconds: float) -> list[Json]:
-    """The steps of a request that takes so many seconds so far."""
     steps, left = list[tuple[str, float]](), seconds
     for part in info.parts():
-        some = [*_steps(part, left)] if isinstance(part, Info) else [part]
-        left -= sum(took for _, took in some)
-        steps += some
+        part_steps = [*_steps(part, left)] if isinstance(part, Info) else [part]
+        left -= sum(took for _, took in part_steps)
+        steps += part_steps
     steps.append(("other", left))
     return [{"step": name, "seconds": round(took, 3)} for name, took in steps if took >= 0]
 
@@ -320,14 +318,13 @@ def decision_json(decision: Json | None, shown: Shown) -> Json:
     values |= {name: shown(values[name]) for name in ("backend", "kept") if values[name]}
     sentence = sentences()[cause].format_map(values)
     reason = {**why, "sentence": sentence, "values": values}
-    passed = [{**one, "backend": shown(one["backend"])} for one in decision["passed"]]
+    passed = [{**tried, "backend": shown(tried["backend"])} for tried in decision["passed"]]
     named = {"backend": shown(decision["backend"]), "passed": passed, "reason": reason}
     return {"decision": decision | named}
 
 
 @cache
 def sentences() -> Mapping[str, str]:
-    """The English sentences of the pages, by cause."""
     texts = Path(web.__file__).with_name("static") / "texts" / "en.json"
-    found: Mapping[str, str] = json.loads(texts.read_bytes())["requests"]["why"]
-    return found
+    by_cause: Mapping[str, str] = json.loads(texts.read_bytes())["requests"]["why"]
+    return by_cause

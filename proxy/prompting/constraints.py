@@ -109,9 +109,9 @@ class _Tagged:
         fields = schema if isinstance(schema, Mapping) else {}
         properties, required = fields.get("properties"), fields.get("required")
         self._keys = tuple(properties) if isinstance(properties, Mapping) else ()
-        known = [key for key in self._keys if isinstance(required, list) and key in required]
+        needed = [key for key in self._keys if isinstance(required, list) and key in required]
         # With more of them the order stays free, and the model is trusted to write them all.
-        self._required = frozenset(known if len(known) <= _MAX_ANY_ORDER else ())
+        self._required = frozenset(needed if len(needed) <= _MAX_ANY_ORDER else ())
 
     def elements(self) -> Elements:
         arguments = {key: self._argument(key) for key in self._keys}

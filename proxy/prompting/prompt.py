@@ -282,7 +282,6 @@ def _has_all(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _written_by(form: ChatTemplate | LegacyFormat) -> str:
-    """What the form writes around messages of every kind."""
     messages = as_dicts(arranged(CONVERSATION, form.rules), form.rules)
     try:
         return form.render(messages, [TOOL] if form.rules.tools else ())
@@ -330,9 +329,9 @@ def _nearest(effort: str, words: Sequence[str]) -> str:
     return min(reversed(words), key=lambda word: abs(EFFORTS.index(word) - place))
 
 
-def _lead(prompt: str, rules: MessageRules, reasoning: str, known: tuple[Tags, ...]) -> str:
+def _lead(prompt: str, rules: MessageRules, reasoning: str, tag_pairs: tuple[Tags, ...]) -> str:
     """What the template writes between the prompt and the text of an answer with this reasoning."""
-    opened = opened_by(prompt, known)
+    opened = opened_by(prompt, tag_pairs)
     if prompt.endswith(rules.opening):  # otherwise thinking is off
         if rules.thought is not None:
             return reasoning.join(rules.thought)

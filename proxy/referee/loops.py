@@ -4,8 +4,8 @@ A model that loops repeats itself exactly, token for token. So the last bytes of
 period earlier, too: the search for them names the period, and one comparison of bytes proves it.
 Both run in C, over the window only, and only every STEP bytes.
 
-What repeats itself rightly is told apart by its size and its material: data (digits, base64, rules
-of tables) goes on for long, while prose that stands there again word for word does not.
+What repeats itself rightly differs in its size and its material: data (digits, base64, rules of
+tables) continues for long, while prose that stands there again word for word does not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Loop(Struct, frozen=True):
         return _whole(text, end.end() if end else copy)
 
     def next_end(self, text: bytes | bytearray) -> int:
-        """Where the text ends a sentence or line again if the loop goes on; its present end if it
+        """Where the text ends a sentence or line again if the loop continues; its present end if it
         never does."""
         size, period = len(text), self.period
         if text.endswith(_ENDS):

@@ -2,7 +2,7 @@
 
 where it happens          what becomes of it
 thoughts                  they end, with the tag of the model's template, and the answer begins
-text                      it ends with `stop`, or goes on with a penalty for repetition
+text                      it ends with `stop`, or continues with a penalty for repetition
 a document, or a call     it ends with `length`: it is not whole, and no cut could make it so
 """
 
@@ -21,7 +21,7 @@ Step = Literal["close", "again", "stop", "cut"]
 
 NEVER = sys.maxsize
 FIRST = PROSE  # bytes of text before which nothing is looked for
-MOST_STEPS = 2  # times that an answer goes on after a repetition
+MOST_STEPS = 2  # times that an answer continues after a repetition
 LONGEST_WAIT = 256  # bytes of a repetition that are awaited, so that the text ends with a sentence
 PENALTIES = (1.15, 1.3)
 SEEN = 1024  # tokens to which they apply: a period, and what surrounds it
@@ -43,7 +43,7 @@ class Referee(Struct, eq=False):
 
     def look(self, text: bytearray, *, waits: bool) -> int:
         """The length of the text at which to look again, 0 to stop its run. If it `waits`, the text
-        may go on until a sentence ends."""
+        may continue until a sentence ends."""
         if self.mode == "off":
             return NEVER
         loop = self.loop

@@ -26,7 +26,6 @@ KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "T
 
 
 def command(module: str) -> list[str]:
-    """The command that starts a helper."""
     return [sys.executable, "-P", "-m", module]
 
 

@@ -72,7 +72,6 @@ def _room(backend: BackendRecord, pool: Pool, now: float) -> int:
 
 
 def _spare(backend: BackendRecord, pool: Pool, now: float) -> int:
-    """The number of spare slots of a backend."""
     if not backend.grants_slots:
         return 0
     return sum(not slot.busy and _is_spare(slot, backend, pool, now) for slot in backend.slots)

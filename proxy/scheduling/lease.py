@@ -109,7 +109,6 @@ class Lease(Struct, eq=False):
             give_way()
 
     def want_back(self) -> None:
-        """Ask for the slot of an idle request."""
         self.wanted = True
         if self.give_way is not None:
             self.give_way()

@@ -37,7 +37,6 @@ class WaitingLine(Struct, eq=False):
             self.whole += ticket.request.whole_backend
 
     def park(self, ticket: Ticket, key: bytes) -> None:
-        """Let a request wait for a slot with this key."""
         self.remove(ticket)
         ticket.parked_for = key
         self.all_parked += 1
@@ -57,7 +56,6 @@ class WaitingLine(Struct, eq=False):
         return len(self.active) + self.all_parked
 
     def parked(self, key: bytes) -> int:
-        """The number of requests parked for this key."""
         return len(self.by_key.get(key, ()))
 
     def is_behind(self, ticket: Ticket) -> bool:

@@ -157,7 +157,6 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
 
 
 def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
-    """Record the end of a lease."""
     grant = lease.grant
     backend = grant.backend
     slot, number, end = lease.slot, outcome.slot, outcome.end
@@ -343,7 +342,6 @@ def _learn_from_first_token(
 
 
 def take_slots_away(pool: Pool, backend: BackendRecord) -> None:
-    """Take away free slots, of those that are to go."""
     if backend.target:
         resize(pool, backend, backend.target)
         if len(backend.slots) <= backend.target:

@@ -85,7 +85,7 @@ def decide(
     least = math.inf
     best: Grant | WaitForSlot | None = None
     outside: dict[str, tuple[CachedPrompt, int]] = {}  # the best prompts outside slots
-    known: dict[str, Terms] = {}  # of backends compared before
+    terms_of: dict[str, Terms] = {}  # of backends compared before
 
     for held, depth in pool.matches(request.chain):
         backend, slot = held.backend, held.slot
@@ -109,7 +109,7 @@ def decide(
         if slot.busy:
             turn = pool.generation(backend, slot, now) + (prompt - cached) / pool.rate(backend)
             wait += pool.turns_ahead(link) * turn  # (1) of those that wait for it already
-        cost = cost_of(known, pool, backend, wait, prompt - cached, now)
+        cost = cost_of(terms_of, pool, backend, wait, prompt - cached, now)
         if not continues:
             # (4) All of it counts: if its conversation returns, it needs a slot with this prefix.
             # The conversation of a busy slot is not silent yet when the slot is free.
@@ -139,14 +139,14 @@ def decide(
             turn = (prompt - cached) / pool.rate(backend) + pool.answer / pool.pace(backend)
             wait = min(slot_wait(slot, backend, pool, now) for slot in slots)
             wait += pool.line.parked(key) / len(backend.slots) * turn
-            cost = cost_of(known, pool, backend, wait, prompt - cached, now)
+            cost = cost_of(terms_of, pool, backend, wait, prompt - cached, now)
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key, cost)
 
     for slot, backend in free_slots(request, pool, now):
         reuse, cached = outside.get(backend.name, (None, 0))
         wait = slot_wait(slot, backend, pool, now)
-        cost = cost_of(known, pool, backend, wait, prompt - cached, now)
+        cost = cost_of(terms_of, pool, backend, wait, prompt - cached, now)
         old, save, hold = slot.held, False, 0.0
         restore = reuse if reuse is not None and reuse.file else None
         if restore is not None:  # (5)
@@ -274,7 +274,7 @@ def may_serve(
 
 
 def cost_of(
-    known: dict[str, Terms],
+    terms_of: dict[str, Terms],
     pool: Pool,
     backend: BackendRecord,
     wait: float,
@@ -283,9 +283,9 @@ def cost_of(
 ) -> float:
     """Seconds until a slot that is free after `wait` has evaluated so many tokens (1, 2), and for
     which that delays the requests that wait (3)."""
-    terms = known.get(backend.name)
+    terms = terms_of.get(backend.name)
     if terms is None:
-        terms = known[backend.name] = _terms(pool, backend, now)
+        terms = terms_of[backend.name] = _terms(pool, backend, now)
     backlog, load, seconds_a_token, waiting, parked, served = terms
     evaluation = backend.load_delay + tokens * seconds_a_token
     delayed = waiting + min(parked, evaluation * served)

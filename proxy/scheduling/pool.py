@@ -89,8 +89,8 @@ class Pool(Struct, eq=False):
             holders = self.index.get(link)
             if holders is None or (size and len(holders.free) + len(holders.busy) == size):
                 continue
-            for some, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
-                for held in islice(some, SKIPPED):
+            for slots, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
+                for held in islice(slots, SKIPPED):
                     if seen and (held in seen or held in longer.free or held in longer.busy):
                         continue
                     seen.add(held)
@@ -140,7 +140,6 @@ class Pool(Struct, eq=False):
             self._unindex(old, {*old.chain.links}.difference(links))
 
     def slot_freed(self, held: CachedPrompt) -> None:
-        """Record that the slot of a cached prompt is no longer busy."""
         self.added = held.order = self.added + 1
         index = self.index
         for link in held.chain.links:
@@ -169,7 +168,6 @@ class Pool(Struct, eq=False):
         self.on_changed()
 
     def drop(self, held: CachedPrompt | None) -> None:
-        """Remove a cached prompt."""
         if held is None:
             return
         self._unindex(held, held.chain.links)
@@ -180,7 +178,6 @@ class Pool(Struct, eq=False):
             self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
 
     def lose(self, held: CachedPrompt | None, loss: Loss) -> None:
-        """Remember what became of a cached prompt."""
         if held is None or not held.chain.links:
             return
         if len(self.losses) >= LOSSES:
@@ -218,9 +215,9 @@ class Pool(Struct, eq=False):
         prefix of its prompt. In a session named by the client, it is one of that session."""
         session = named(request) if request.session else b""
         for link in reversed(request.chain.links):
-            known = self.conversations.get(link)
-            if known is not None and not (session and known.session not in (b"", session)):
-                return known
+            record = self.conversations.get(link)
+            if record is not None and not (session and record.session not in (b"", session)):
+                return record
         if session and not request.chain.links and session in self.sessions.main:
             return self.sessions.main[session]
         return ConversationRecord(group=request.group, background=request.background)
@@ -240,14 +237,13 @@ class Pool(Struct, eq=False):
         self.know(request.chain, conversation)
 
     def know(self, chain: Chain, conversation: ConversationRecord) -> None:
-        """Remember that this chain is of this conversation."""
         if not chain.links:
             return
-        known, name = self.conversations, chain.links[chain.turn - 1]
-        known[name] = conversation
-        known.move_to_end(name)
-        if len(known) > REMEMBERED:
-            known.popitem(last=False)
+        conversations, name = self.conversations, chain.links[chain.turn - 1]
+        conversations[name] = conversation
+        conversations.move_to_end(name)
+        if len(conversations) > REMEMBERED:
+            conversations.popitem(last=False)
 
     # slots
 
@@ -283,8 +279,8 @@ class Pool(Struct, eq=False):
     def rate(self, backend: BackendRecord) -> float:
         """Prompt tokens per second. Starts with the mean of all backends and approaches the
         backend's own mean as measurements accumulate."""
-        known = backend.measured
-        return (FEW * self.mean_rate + known * backend.rate) / (FEW + known)
+        measured = backend.measured
+        return (FEW * self.mean_rate + measured * backend.rate) / (FEW + measured)
 
     def record_answer(self, backend: BackendRecord, tokens: int, seconds: float) -> None:
         """Record the length of an answer, and how long it took from its first token on."""
@@ -300,8 +296,8 @@ class Pool(Struct, eq=False):
 
     def pace(self, backend: BackendRecord) -> float:
         """Tokens that a slot generates per second, learned like the rate."""
-        known = backend.paced
-        return (FEW * self.mean_pace + known * backend.pace) / (FEW + known)
+        paced = backend.paced
+        return (FEW * self.mean_pace + paced * backend.pace) / (FEW + paced)
 
     def generation(self, backend: BackendRecord, slot: Slot, now: float) -> float:
         """Expected seconds from now, or from its first token, until a busy slot has its answer.

@@ -89,9 +89,9 @@ def chain_of(
     is_text = isinstance(prompt, str)
     state = sha256(f"{group}\0{'text' if is_text else 'ids'}\0".encode())
     links: list[bytes] = []
-    before, begin, kept = None, 0, 0
+    before, begin, turn_end = None, 0, 0
     if size in LONG and turns is not None and isinstance(prompt, str):
-        kept = cuts[turn - 1]
+        turn_end = cuts[turn - 1]
         before = next((old for old in (*turns,) if old.precedes(prompt, group, cuts)), None)
     if before is not None:
         links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
@@ -100,7 +100,7 @@ def chain_of(
         state.update(part.encode("utf-8", "surrogatepass") if is_text else array("q", part))
         links.append(state.digest()[:SIZE])
         begin = end
-        if end == kept and turns is not None and isinstance(prompt, str):
+        if end == turn_end and turns is not None and isinstance(prompt, str):
             last = Turn(group, prompt[:end], links.copy(), cuts[:turn], state.copy())
             turns[:] = [last, *(old for old in turns if old is not before)][:KEPT]
     return Chain(tuple(links), tuple(cuts), turn)

@@ -82,8 +82,8 @@ def _compared(request: SlotRequest, pool: Pool, now: float) -> Iterator[tuple[Sl
     shared = {name: getattr(pool, name) for name in Pool.__struct_fields__ if name != "free"}
     for slot, backend in slots.items():
         free = OrderedDict({slot: backend} if slot in pool.free else {})
-        one = _OneSlot(**shared, free=free, slot=slot, backend=backend)
-        decision = policy.decide(request, one, now)
+        one_slot = _OneSlot(**shared, free=free, slot=slot, backend=backend)
+        decision = policy.decide(request, one_slot, now)
         if decision is None:
             continue
         wait, count, cost = 0.0, cached.get(slot, 0), decision.cost

@@ -251,7 +251,6 @@ class SavedSlots(Struct, frozen=True):
             return tuple(_exported(held, now) for held in files_of(backend))
 
     def kept(self, name: str) -> SavedTotals:
-        """What the files of a backend hold."""
         with self._of(name) as backend:
             files = files_of(backend)
             return SavedTotals(sum(held.tokens for held in files), sum(held.size for held in files))

@@ -268,17 +268,17 @@ class LocalScheduler(BaseScheduler):
             if request.session and pool.sessions.is_side_job(session, conversation, request.tools):
                 request = msgspec.structs.replace(request, background=True)
             request = in_reach = msgspec.structs.replace(request, since=now)
-            known = conversation.sample if conversation.turns else canary_sample(request)
+            sample = conversation.sample if conversation.turns else canary_sample(request)
             reach, decision, place = EVERYWHERE, None, len(self.queue) + 1
             if pool.tiered:
-                reach = Tiers(pool, now).reach(request, known, len(pool.line))
+                reach = Tiers(pool, now).reach(request, sample, len(pool.line))
                 in_reach = _within(request, reach)
             if pool.free and not pool.line.active:
                 decision = self._policy(in_reach, pool, now)
             compared = places(in_reach, pool, now, decision)
             if isinstance(decision, Grant):
                 placed = placement(pool, request, decision, conversation, now, forget=False)
-                return Preview(placed, 0, 0.0, compared, reach.before(decision.backend, known))
+                return Preview(placed, 0, 0.0, compared, reach.before(decision.backend, sample))
             wait = decision.until - now if decision is not None else pool.expected_wait(place - 1)
             return Preview(None, place, max(0.0, wait), compared)
 
@@ -308,7 +308,6 @@ class LocalScheduler(BaseScheduler):
             self._review(self.queue)
 
     def serve_due(self) -> None:
-        """Decide again for the requests whose time has come."""
         with self._lock:
             now = self._clock()
             self._review(ticket for ticket in self.queue if ticket.until <= now)
@@ -351,7 +350,6 @@ class LocalScheduler(BaseScheduler):
         self._serve(self.pools[ticket.request.model], self._clock())
 
     def _refuse(self, ticket: Ticket, error: GatewayError) -> None:
-        """End the wait of a ticket with an error."""
         ticket.error = error
         self._dequeue(ticket)
         self._settled(ticket)
@@ -469,7 +467,6 @@ class LocalScheduler(BaseScheduler):
         self._ask_by(ticket, min(at, now + 1.0))
 
     def _ask_by(self, ticket: Ticket, at: float) -> None:
-        """Decide again at this time, at the latest."""
         ticket.until = min(ticket.until, at)
         if ticket.until < ticket.wakes:
             ticket.event.set()  # it would sleep for too long

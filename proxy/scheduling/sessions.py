@@ -36,7 +36,6 @@ class Sessions(Struct):
     main: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
 
     def turn(self, session: bytes, conversation: ConversationRecord, now: float) -> None:
-        """Record a turn of this conversation in a session."""
         main = self.main.get(session)
         conversation.session = session
         if main is None or _leads(conversation, main, now):

@@ -53,7 +53,6 @@ def holder(port: int) -> str:
 
 
 def _listening(port: int) -> Iterator[str]:
-    """The numbers of the sockets that listen on a port."""
     for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         rows = file.read_text().splitlines()[1:] if file.exists() else ()
         for row in map(str.split, rows):

@@ -193,7 +193,6 @@ class Worker(GeventWorker):
         return bool(waiting)
 
     def warn(self, text: str) -> None:
-        """Log a warning, but not repeatedly."""
         now = time.monotonic()
         if now - self._warned.get(text, -QUIET) >= QUIET:
             self._warned[text] = now
@@ -248,11 +247,11 @@ class _Server(StreamServer):
     def accept_rest(self) -> bool:
         """Accept the connections that wait in the listener's queue, which closing it would reset:
         their clients may have sent a request. Returns whether there were any."""
-        some = False
+        accepted = False
         while not self.full() and (connection := self.do_read()):
             self.do_handle(*connection)
-            some = True
-        return some
+            accepted = True
+        return accepted
 
     def _again(self) -> None:
         if self.started:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from gzip import BadGzipFile
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +148,7 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(source, "r:gz") as archive:
             yield archive
-    except (EOFError, tarfile.TarError, zlib.error) as error:
+    except (EOFError, BadGzipFile, tarfile.TarError, zlib.error) as error:
         raise BackupError(f"{source} is not a whole backup: {error}") from error
     except OSError as error:
         raise BackupError(f"cannot restore {source}: {_reason(error)}") from error

@@ -108,9 +108,7 @@ def completion_view(
         has_many = parsed_request.logprobs and isinstance(dialect, _PURE)  # alternatives
         reply = run_in_native_thread(write) if has_many else write()
         if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
-            reply["promptToken"] = services.gateway.prompt_tokens(
-                answer, cancel, barred=caller.may.barred_tiers
-            )
+            reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
     except GatewayError as error:
         permissions.word(services, environ, record.key, error)
         return refuse(error, dialect.error, record)

@@ -86,18 +86,18 @@ def _mended(raw: Any, kind: Any) -> Any:
 
 
 def _struct(raw: dict[str, Any], kind: type[Struct]) -> Struct:
-    known: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         if field.encode_name not in raw:
             continue
         value = raw[field.encode_name]
         try:
-            known[field.name] = _mended(value, field.type)
+            fields[field.name] = _mended(value, field.type)
         except WireFault as fault:
             if value is not None and field.name in VITAL:
                 raise WireFault(f"{field.name}: {fault}") from None
     try:
-        return kind(**known)
+        return kind(**fields)
     except TypeError as error:  # a field without a default is missing
         raise WireFault(str(error)) from None
 

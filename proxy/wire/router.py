@@ -82,7 +82,6 @@ def forgotten(old: Listed, new: Listed) -> bool:
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 

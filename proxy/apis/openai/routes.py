@@ -203,7 +203,7 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
 
     with counted(services, record, wanted["model"]) as (cancel, barred):
         model, _ = gateway.registry.answering(wanted["model"])
-        tokens = gateway.tokenize(model, wanted["prompt"], cancel=cancel, barred=barred)
+        tokens = gateway.tokenize(model, wanted["prompt"], False, cancel, barred=barred)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 

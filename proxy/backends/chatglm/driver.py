@@ -171,8 +171,8 @@ class ChatGlmRun:
         self._begun = bool(begun)  # whether the answer has text
         self._calls: CallStage | None = None
         if offered and file.family in CALLS:
-            known = {tool.name: tool.parameters for tool in offered}
-            self._calls = CallStage(CALLS[file.family], known, new_id, free=False, must=bool(lines))
+            tools = {tool.name: tool.parameters for tool in offered}
+            self._calls = CallStage(CALLS[file.family], tools, new_id, free=False, must=bool(lines))
             self._calls.feed([TextDelta(begun)])
         self._call: PendingCall | None = None
         self._over = False
@@ -265,7 +265,6 @@ def new_id() -> str:
 
 
 def _fault(answer: Answer | None) -> Exception:
-    """The exception for a failed answer."""
     if isinstance(answer, RefusedMessage):
         if answer.kind == "context":
             return ContextExceeded(answer.n_prompt, answer.n_ctx)
@@ -323,7 +322,6 @@ def missing(file: str) -> str:
 
 
 def listens(url: str) -> bool:
-    """Whether a server listens at this address."""
     address = urlsplit(url)
     try:
         with socket.create_connection((address.hostname, address.port or 80), LISTENS_TIMEOUT):
@@ -333,7 +331,6 @@ def listens(url: str) -> bool:
 
 
 def bundled_instead(file: Path) -> Path | None:
-    """The bundled model file, if it can run."""
     if missing(str(file)):
         return None
     log.info("serving the bundled ChatGLM model, %s", file.name)

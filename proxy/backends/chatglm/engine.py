@@ -107,7 +107,6 @@ class _Loop:
 
     @contextlib.contextmanager
     def _refusing(self, number: int) -> Iterator[None]:
-        """Refuse an order that the model cannot do."""
         try:
             yield
         except Unknown:

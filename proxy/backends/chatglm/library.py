@@ -90,11 +90,11 @@ class ChatGlmModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids. Marks have none; bytes of invalid UTF-8 become U+FFFD."""
-        known = [token for token in ids if 0 <= token < self._text_end]
-        if not known:
+        tokens = [token for token in ids if 0 <= token < self._text_end]
+        if not tokens:
             return ""
         try:
-            text: str = self._tokenizer.decode(known)
+            text: str = self._tokenizer.decode(tokens)
         except UnicodeDecodeError as error:
             return error.object.decode("utf-8", "replace")
         return text

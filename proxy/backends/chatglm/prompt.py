@@ -117,7 +117,6 @@ def _function(tool: Tool) -> dict[str, Any]:
 
 
 def _with_tools(system: str, offered: Sequence[Tool], family: Family) -> str:
-    """The system message with a list of tools."""
     if family == "chatglm3":
         return (system or _CHATGLM3_SYSTEM) + _CHATGLM3_TOOLS + _listed([*map(_function, offered)])
     parts = [(system or _GLM4_SYSTEM) + "\n\n# 可用工具"]

@@ -228,7 +228,6 @@ class Supervisor:
         return self._failures >= HOPELESS and self.ready is None
 
     def proven(self) -> None:
-        """Record that the engine has completed an answer."""
         self._failures = 0
 
     def kill(self, reason: str) -> None:
@@ -238,7 +237,6 @@ class Supervisor:
             engine.process.kill()
 
     def close(self) -> None:
-        """End the engine for good."""
         with self._changed:
             self._closed = True
             engine, thread = self._engine, self._thread

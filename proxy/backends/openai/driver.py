@@ -7,7 +7,6 @@ because a token may cost money.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -213,36 +212,19 @@ class OpenAIServer(HTTPDriver):
 
 
 class OpenAIHost(ModelHost):
-    """The models at the address of `driver`. One request for the list serves them all: it shows
-    which models there are and that the server responds."""
+    """The models at the address of `driver`."""
 
     def __init__(self, driver: OpenAIServer) -> None:
         super().__init__(lambda name: OpenAIModel(self, name, driver))
         self._driver = driver
         self.entries: Mapping[str, ListedModel] = {}
         self.server: ServerType = UNKNOWN
-        self._fault: BackendDown | None = None  # what the last look met,
-        self._looked = 0.0  # and when it ended
 
-    def look(self, age: float = 0.0) -> Mapping[str, Listed]:
-        """The models as they are now, or were at most `age` seconds ago. Raises BackendDown."""
-        with self._looking:
-            if time.monotonic() - self._looked < age:
-                if self._fault is not None:
-                    raise type(self._fault)(str(self._fault))
-                return self.models
-            try:
-                listed, is_ollama = self._driver.model_list()
-                self._fault = None
-            except BackendDown as error:
-                self.up, self._fault = False, error
-                raise
-            finally:
-                self._looked = time.monotonic()
-            self.up, self.server = True, OLLAMA if is_ollama else UNKNOWN
-            self.entries = {model.name: model for model in listed}
-            self.models = {name: Listed(name=name, status="loaded") for name in self.entries}
-            return self.models
+    def _listed(self) -> Mapping[str, Listed]:
+        models, is_ollama = self._driver.model_list()
+        self.server = OLLAMA if is_ollama else UNKNOWN
+        self.entries = {model.name: model for model in models}
+        return {name: Listed(name=name, status="loaded") for name in self.entries}
 
 
 class OpenAIModel(OpenAIServer):

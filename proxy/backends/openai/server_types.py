@@ -18,7 +18,6 @@ from ...wire.router import LONGEST, MOST, as_count, as_dict
 
 
 def _same(names: str) -> dict[str, str]:
-    """Fields that a server calls as server.cpp does."""
     return {name: name for name in names.split()}
 
 

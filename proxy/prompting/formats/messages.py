@@ -120,8 +120,8 @@ def _harmony_header(text: str, tools: Tools) -> Header:
     if not recipients:
         return ("reasoning" if channels[-1:] == ["analysis"] else "text"), ""
     name = recipients[-1].removeprefix("functions.")
-    known = name in tools or (bool(tools) and name != recipients[-1])
-    return ("call" if known else "other"), name
+    is_tool = name in tools or (bool(tools) and name != recipients[-1])
+    return ("call" if is_tool else "other"), name
 
 
 HARMONY = CallFormat(

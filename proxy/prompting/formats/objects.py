@@ -24,11 +24,11 @@ _USUAL = Keys()
 
 
 class _Call:
-    """A call whose members are being read. With `known`, only calls of these tools are accepted,
+    """A call whose members are being read. With `tools`, only calls of these are accepted,
     and a key that calls do not have is Malformed."""
 
-    def __init__(self, known: Tools | None, keys: Keys) -> None:
-        self.known = known
+    def __init__(self, tools: Tools | None, keys: Keys) -> None:
+        self.tools = tools
         self.keys = keys
         self.name = ""
         self.waiting: str | None = None  # arguments read before the name
@@ -61,13 +61,13 @@ class _Call:
             yield from self.members(reader)
         elif key in self.keys.name and char == '"' and not self.name:
             self.name = yield from read_string(reader)
-            if self.known is not None and self.name not in self.known:
+            if self.tools is not None and self.name not in self.tools:
                 raise Malformed
             if self.waiting is not None:
                 self.emit(reader, self.waiting)
         elif key in self.keys.arguments and not self.done:
             yield from self._arguments(reader, char)
-        elif self.known is not None and not self.done and key not in _OTHERS:
+        elif self.tools is not None and not self.done and key not in _OTHERS:
             raise Malformed
         else:
             yield from reader.value(lambda text: None)
@@ -93,10 +93,10 @@ class _Call:
 
 
 def read_object(
-    reader: CallReader, known: Tools | None = None, opened: bool = False, keys: Keys = _USUAL
+    reader: CallReader, tools: Tools | None = None, opened: bool = False, keys: Keys = _USUAL
 ) -> Wait:
     """Reads one call object (``opened``: its "{" has been read)."""
-    call = _Call(known, keys)
+    call = _Call(tools, keys)
     if not opened:
         yield from reader.expect(" {")
     yield from call.members(reader)
@@ -106,12 +106,12 @@ def read_object(
         call.emit(reader, call.waiting or "{}")
 
 
-def read_list(reader: CallReader, known: Tools | None = None, keys: Keys = _USUAL) -> Wait:
+def read_list(reader: CallReader, tools: Tools | None = None, keys: Keys = _USUAL) -> Wait:
     yield from reader.expect(" [")
     if (yield from reader.skip(" ]")):
         return
     while True:
-        yield from read_object(reader, known, keys=keys)
+        yield from read_object(reader, tools, keys=keys)
         if not (yield from reader.skip(" ,")):
             yield from reader.expect("]")
             return

@@ -226,7 +226,7 @@ class CallReader:
 
     def value(self, sink: Callable[[str], None]) -> Wait:
         """Takes a JSON value, passing its text to ``sink`` as it streams. Raises Malformed where no
-        value can go on, or at the end of one that is not JSON."""
+        value can continue, or at the end of one that is not JSON."""
         scanner = JsonScanner()
         parts: list[str] = []
         while not scanner.done:

@@ -113,22 +113,22 @@ class ShapeReader:
 
     # Calls that are JSON objects
 
-    def _read_objects(self, reader: CallReader, known: Tools | None = None) -> Wait:
-        """Reads calls; with `known`, only of these tools."""
+    def _read_objects(self, reader: CallReader, tools: Tools | None = None) -> Wait:
+        """Reads calls; with `tools`, only of these."""
         calls = reader.calls
         while True:
             yield from reader.spaces()
             char = yield from reader.peek()
             try:
                 if char == "[":
-                    yield from read_list(reader, known, self._keys)
+                    yield from read_list(reader, tools, self._keys)
                 elif char == "{":
-                    yield from read_object(reader, known, keys=self._keys)
+                    yield from read_object(reader, tools, keys=self._keys)
                 else:
                     raise Malformed
             except Malformed:
                 # Models often omit the last brace; the marks are not text either way.
-                if reader.calls == calls or known is not None:
+                if reader.calls == calls or tools is not None:
                     raise
                 break
             yield from _optional(reader, self._closing)
@@ -276,7 +276,7 @@ class _Tagged:
             yield from reader.expect(" " + self._value_end)
         else:
             while True:
-                # The mark may be a part of the value: it ends it only if the format goes on behind.
+                # The mark may be part of the value: it ends it only if the format continues behind.
                 mark = yield from reader.up_to(self._value_end, sink, self._line_behind)
                 if mark is None:
                     raise Malformed

@@ -106,7 +106,6 @@ class Probes:
             return ""
 
     def mentions(self, text: str) -> bool:
-        """Whether the prompt of a model that thinks has this text."""
         return text in self._rendered((USER,), None, prompt=True)
 
     def calls(self, *calls: Call, reason: str = "", ids: tuple[str, ...] = IDS) -> str | None:
@@ -343,15 +342,15 @@ _RESPONSE = ("<response>", "</response>")
 _MAX_TAG = 64
 
 
-def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> AnswerSyntax:
-    """The syntax of answers; `known` is the format of calls, if it cannot be derived."""
-    if known is not None and known.reads_reasoning:
-        opening, closing = known.reasoning
+def answer_syntax(template: ChatTemplate, call_format: CallFormat | None = None) -> AnswerSyntax:
+    """The syntax of answers; `call_format` is the format of calls, if it cannot be derived."""
+    if call_format is not None and call_format.reads_reasoning:
+        opening, closing = call_format.reasoning
         return AnswerSyntax(
             reasoning=((opening.strip(), closing),) if closing else (),
-            content=known.content,
-            calls=known,
-            stops=known.stops,
+            content=call_format.content,
+            calls=call_format,
+            stops=call_format.stops,
         )
     probes, rules = Probes(template), template.rules
     reasoning = _reasoning(probes)
@@ -359,16 +358,16 @@ def answer_syntax(template: ChatTemplate, known: CallFormat | None = None) -> An
         reasoning = tuple(tags for tags in REASONING_TAGS if tags[1] in template.source)[:1]
     content = _RESPONSE if probes.mentions("".join(_RESPONSE)) else ("", "")
     stops: tuple[str, ...] = (rules.end,) if rules.end_is_token else ()
-    if known is not None and known.stops:
-        stops = known.stops
+    if call_format is not None and call_format.stops:
+        stops = call_format.stops
     shape = call_shape(probes, (*reasoning, *REASONING_TAGS), stops)
     if not (rules.tools or rules.calls):
         shape = None
-    calls = known
-    if shape is not None and known is None:
+    calls = call_format
+    if shape is not None and call_format is None:
         calls = shaped(shape)
-    elif shape is not None and not shape.parallel and known is not None:
-        calls = replace(known, shape=replace(known.shape, parallel=False))
+    elif shape is not None and not shape.parallel and call_format is not None:
+        calls = replace(call_format, shape=replace(call_format.shape, parallel=False))
     return AnswerSyntax(reasoning=reasoning, content=content, calls=calls, stops=stops)
 
 

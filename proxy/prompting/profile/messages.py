@@ -124,7 +124,7 @@ class _Probes:
             "assistant": (USER, replace(PARTS, role="assistant"), MORE),
             "tool": (USER, CALL, replace(PARTS, role="tool", tool_call_id=NINE[0])),
         }
-        texts = (role for role, some in others.items() if not self._shows(listed, *some))
+        texts = (role for role, turns in others.items() if not self._shows(listed, *turns))
         return replace(listed, text_roles=tuple(texts))
 
     def systems(self, rules: MessageRules) -> MessageRules:
@@ -132,7 +132,7 @@ class _Probes:
             return replace(rules, system="none")
         late = replace(SYSTEM, content="Wlate")
         places = ((SYSTEM, late, USER), (SYSTEM, USER, ANSWER, late, MORE), (USER, late))
-        anywhere = all(self._shows(rules, *some) for some in places)
+        anywhere = all(self._shows(rules, *turns) for turns in places)
         return rules if anywhere else replace(rules, system="first")
 
     def turns(self, rules: MessageRules) -> MessageRules:
@@ -232,7 +232,6 @@ class _Probes:
 
 
 def _round(ids: Sequence[str]) -> tuple[Message, ...]:
-    """A message with calls, and their results."""
     calls = tuple(ToolCall(id, "Wtool", f'{{"Wkey": "Wvalue{i}"}}') for i, id in enumerate(ids))
     results = (
         Message(role="tool", content=f"Wresult{i}", tool_call_id=id) for i, id in enumerate(ids)

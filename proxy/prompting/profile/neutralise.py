@@ -173,8 +173,8 @@ class ControlTokens:
         head = text[:LONGEST]
         for last in self._last:
             if last in head:
-                some = head[: head.find(last, 1) + 1]
-                if some in self._endings or _REST_OF_ANY.fullmatch(some):
+                ending = head[: head.find(last, 1) + 1]
+                if ending in self._endings or _REST_OF_ANY.fullmatch(ending):
                     return True
         return False
 

@@ -38,16 +38,16 @@ REASONING_TAGS: tuple[Tags, ...] = (
 _PROMPT_END = 128
 
 
-def opened_by(prompt: str, known: tuple[Tags, ...] = REASONING_TAGS) -> Tags | None:
+def opened_by(prompt: str, tag_pairs: tuple[Tags, ...] = REASONING_TAGS) -> Tags | None:
     """The tags whose opening tag ends the prompt, so that the model continues inside the
     reasoning."""
     end = prompt[-_PROMPT_END:].rstrip()
-    return next((tags for tags in known if end.endswith(tags[0])), None)
+    return next((tags for tags in tag_pairs if end.endswith(tags[0])), None)
 
 
 @lru_cache(256)
-def _first(known: tuple[Tags, ...], content: str) -> frozenset[str]:
-    return frozenset(tag[:1] for tag in (*chain.from_iterable(known), content))
+def _first(tag_pairs: tuple[Tags, ...], content: str) -> frozenset[str]:
+    return frozenset(tag[:1] for tag in (*chain.from_iterable(tag_pairs), content))
 
 
 INLINE: Tags = ("<think>\n", "\n</think>\n\n")

@@ -63,7 +63,6 @@ BUDGET: contextvars.ContextVar[Budget] = contextvars.ContextVar("template_budget
 
 
 def spend(steps: int) -> None:
-    """Takes steps off the budget of the current rendering."""
     budget = BUDGET.get(None)
     if budget is not None:
         budget.left -= steps

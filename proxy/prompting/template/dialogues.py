@@ -75,9 +75,9 @@ class Layouts:
         try:
             return self._layouts[folder, name]
         except KeyError:
-            known = ", ".join(self.names(folder))
+            available = ", ".join(self.names(folder))
             raise InvalidParameter(
-                "prompt_name", f"is not a template of {folder}; available: {known}"
+                "prompt_name", f"is not a template of {folder}; available: {available}"
             ) from None
 
 

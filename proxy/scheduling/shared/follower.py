@@ -138,7 +138,6 @@ class Follower:
         self._log.close()
 
     def _write(self) -> None:
-        """The writer thread."""
         agreed = 0.0
         while not self._closed.is_set():
             self._posted.wait(BEAT)
@@ -163,7 +162,6 @@ class Follower:
                     self._lose_by(error)
 
     def _follow(self) -> None:
-        """The reader thread."""
         while not self._closed.is_set():
             try:
                 position = self._join()

@@ -171,7 +171,6 @@ class Replica:
             lease.release()
 
     def _take_results(self) -> Iterator[OpResult]:
-        """The results of tickets whose turn has come."""
         settled = self._settled[:]
         self._settled.clear()
         for ticket in settled:
@@ -191,7 +190,6 @@ class Replica:
                 yield OpResult(name, number, ticket.error)
 
     def _take_wanted(self) -> Iterator[OpResult]:
-        """The results of idle requests whose slots others need."""
         wanted = dict.fromkeys(self._wanted)
         self._wanted.clear()
         for name, member in self.members.items() if wanted else ():
@@ -221,14 +219,14 @@ class Replica:
             op.name in member.backends for member in self.members.values() if member is not writer
         )
         writer.backends[op.name] = op.up
-        known = op.name in self.facts
+        is_known = op.name in self.facts
         # While other members have the old server under this name, its records stand for both.
         replaces = op.replaces and not others
-        if known and op.up is None and not replaces:
+        if is_known and op.up is None and not replaces:
             self.scheduler.serve()
             return
         joins = (
-            known
+            is_known
             and up_for
             and not replaces
             and before is not False

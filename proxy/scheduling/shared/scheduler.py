@@ -162,12 +162,10 @@ class SharedScheduler(BaseScheduler):
 
     @property
     def _table(self) -> LocalScheduler:
-        """The scheduler that places requests at the moment."""
         return self._follower.replica.scheduler if self._follower.up else self._local
 
     @property
     def outstanding(self) -> int:
-        """The number of this worker's leases."""
         return len(self._leases) + self._local.outstanding
 
     @property
@@ -246,16 +244,16 @@ class SharedScheduler(BaseScheduler):
                 ticket.error = ticket.local_ticket.error
                 return until
             member = self._follower.member
-            known = member.tickets.get(ticket.id) if member is not None else None
-            if known is None:
+            in_log = member.tickets.get(ticket.id) if member is not None else None
+            if in_log is None:
                 return now + BEAT
-            if known.no_backend_since is None:
+            if in_log.no_backend_since is None:
                 ticket.no_backend_since = None
             elif ticket.no_backend_since is None:
                 ticket.no_backend_since = now  # by the clock of this process
                 self.on_stranded(ticket.request.model)
-            known.wakes = known.until  # its event wakes the request if that becomes sooner
-            return now + self._follower.time_left(known.until, now)
+            in_log.wakes = in_log.until  # its event wakes the request if that becomes sooner
+            return now + self._follower.time_left(in_log.until, now)
 
     def expected_wait(self, request: SlotRequest) -> float:
         return 1.0
@@ -277,8 +275,8 @@ class SharedScheduler(BaseScheduler):
             return ticket.local_ticket.place
         with self._lock:
             member = self._follower.member
-            known = member.tickets.get(ticket.id) if member is not None else None
-            return known.place if known is not None else 0
+            in_log = member.tickets.get(ticket.id) if member is not None else None
+            return in_log.place if in_log is not None else 0
 
     # for the follower
 
@@ -324,8 +322,8 @@ class SharedScheduler(BaseScheduler):
 
     def joined(self) -> None:
         member = self._follower.member
-        known = {*member.leases, *member.tickets} if member is not None else set()
-        for number in known - {*self._leases}:  # the log still has them, this worker does not
+        in_log = {*member.leases, *member.tickets} if member is not None else set()
+        for number in in_log - {*self._leases}:  # the log still has them, this worker does not
             self._post(ops.Leave(number))
         self._introduce(self._used_alone)
         self._used_alone = set()

@@ -95,7 +95,7 @@ def start() -> Iterator[Start]:
 def test_refused_connection_marks_backend_down_and_probes_at_once(start: Start) -> None:
     harness = start()
     harness.driver.go.clear()
-    harness.registry.failed("b", REFUSED)
+    harness.registry.failed(harness.backend, REFUSED)
     assert harness.backend.up is False
     assert not harness.registry.ready
     harness.driver.go.set()
@@ -106,7 +106,7 @@ def test_refused_connection_marks_backend_down_and_probes_at_once(start: Start) 
 @pytest.mark.parametrize("error", [ConnectionLost("closed"), AnswerCut("broke off")])
 def test_lost_connection_keeps_healthy_backend_up(start: Start, error: Exception) -> None:
     harness = start()
-    harness.registry.failed("b", error)  # type: ignore[arg-type]
+    harness.registry.failed(harness.backend, error)  # type: ignore[arg-type]
     assert harness.backend.up is True
     wait_until(lambda: harness.driver.looks == 1)
     assert harness.backend.up is True
@@ -116,14 +116,14 @@ def test_lost_connection_keeps_healthy_backend_up(start: Start, error: Exception
 def test_lost_connection_to_dead_backend_marks_it_down(start: Start) -> None:
     harness = start()
     harness.driver.up = False
-    harness.registry.failed("b", ConnectionLost("closed"))
+    harness.registry.failed(harness.backend, ConnectionLost("closed"))
     wait_until(lambda: harness.backend.up is False)
 
 
 def test_timeout_marks_backend_down(start: Start) -> None:
     harness = start()
     harness.driver.go.clear()
-    harness.registry.failed("b", UpstreamTimeout("silent"))
+    harness.registry.failed(harness.backend, UpstreamTimeout("silent"))
     assert harness.backend.up is False
 
 
@@ -133,7 +133,7 @@ def test_concurrent_requests_share_one_probe_of_a_down_backend(
     monkeypatch.setattr(registry, "IDLE_PAUSE", FOREVER)
     harness = start()
     harness.driver.up = False
-    harness.registry.failed("b", REFUSED)
+    harness.registry.failed(harness.backend, REFUSED)
     with ThreadPoolExecutor(16) as threads:
         waits = [threads.submit(harness.acquire) for _ in range(16)]
         wait_until(lambda: harness.scheduler.waiting == 16)

@@ -199,7 +199,7 @@ class Machine(RuleBasedStateMachine):
         server.slots = draw(st.integers(0, 3))
         for backend in tuple(self.monitored) if draw(st.booleans()) else ():
             if backend.url == url and not backend.leaving:
-                self.registry.failed(backend.name, BackendDown("it is starting"))
+                self.registry.failed(backend, BackendDown("it is starting"))
                 self.check(backend)
 
     # the gateway
@@ -257,9 +257,8 @@ class Machine(RuleBasedStateMachine):
 
     def fail(self, draw: Draw) -> None:
         if self.answers:
-            lease, backend = draw(st.sampled_from(self.answers))
-            if not backend.leaving:
-                self.registry.failed(lease.backend, draw(st.sampled_from(FAULTS)))
+            _, backend = draw(st.sampled_from(self.answers))
+            self.registry.failed(backend, draw(st.sampled_from(FAULTS)))
 
     def leave(self, draw: Draw) -> None:
         if self.waiting:

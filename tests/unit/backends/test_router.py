@@ -125,7 +125,8 @@ def test_unloading_a_model_clears_its_cached_prompts() -> None:
     assert http.post("/v1/chat/completions", json=long).status_code == 200
     assert held()
     driver.status, driver.lost = "unloaded", True
-    services_of(app).gateway.registry.failed("b0", UpstreamFault("look now"))
+    registry = services_of(app).gateway.registry
+    registry.failed(registry.backends["b0"], UpstreamFault("look now"))
     wait_until(lambda: not held())
     assert http.post("/v1/chat/completions", json=long).status_code == 200
     assert driver.loads == 1  # known properties of the model are kept

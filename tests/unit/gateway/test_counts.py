@@ -82,7 +82,7 @@ def test_count_ends_with_its_client(serve: Serve, what: str) -> None:
     answer = gateway.answer(request, Cancel())
     with pytest.raises(Cancelled):
         if what == "a request":
-            gateway.count(request, cancel)
+            gateway.count(request, cancel, barred=frozenset())
         else:
             gateway.prompt_tokens(answer, cancel)
     answer.close()

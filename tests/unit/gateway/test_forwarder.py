@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -22,10 +22,15 @@ class Answer:
     status = 200
     headers: Mapping[str, str] = {}
 
+    def __init__(self) -> None:
+        self.closing: list[Callable[[bool], object]] = []
+
     def __iter__(self) -> Iterator[bytes]:
         yield b"{}"
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        while self.closing:
+            self.closing.pop()(True)
 
 
 class Server(ScriptedDriver):

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
-from proxy.gateway.attempt import placement_text
+from proxy.gateway.slot_request import placement_text
 from tests.fakes import make_app, services_of, wait_until
 from tests.openai_server import OpenAIServerFake
 

@@ -153,7 +153,7 @@ def test_backend_gone_for_longer_than_the_wait_is_503_with_the_reason_in_two_sec
     driver.fault = Unreachable("the backend is not responding: connection refused")
     driver.up = False
     (backend,) = gateway.registry.backends.values()
-    gateway.registry.failed(backend.name, driver.fault)
+    gateway.registry.failed(backend, driver.fault)
     wait_until(lambda: backend.unreachable_since < math.inf)
     backend.unreachable_since = time.monotonic() - 60.0
     began = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,13 +171,15 @@ class Picture:
 
     def __init__(self, painter: Painter) -> None:
         self._painter = painter
+        self.closing: list[Callable[[bool], object]] = []
 
     def __iter__(self) -> Iterator[bytes]:
         self._painter.now += 0.25
         yield b"picture"
 
     def close(self) -> None:
-        pass
+        while self.closing:
+            self.closing.pop()(True)
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/audio/speech"])
