@@ -9,7 +9,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
-from .test_chat import ask, letters, until
+from .test_chat import ask_without_end, letters, until
 
 TALK = {"id": "c", "title": "Sources", "settings": {}, "created": 0, "changed": 0}
 LONG = "The lighthouse of Varn has 214 steps. " * 20
@@ -66,9 +66,10 @@ def test_sources_are_cards_that_open_the_passage_and_answers_have_a_raw_view(
     passage.get_by_role("button", name=close).click()
     until(page, lambda: passage.count() == 0)
     page.get_by_role("button", name=raw).click()
-    assert page.locator(".message.assistant .said").inner_text() == "It has **214**."
+    said = page.locator(".message.assistant .said")
+    until(page, lambda: said.inner_text() == "It has **214**.")
     page.get_by_role("button", name=raw).click()
-    assert page.locator(".message.assistant .said").inner_text() == "It has 214."
+    until(page, lambda: said.inner_text() == "It has 214.")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
@@ -77,7 +78,7 @@ def test_escape_stops_the_answer_and_a_button_continues_it(
 ) -> None:
     page = visit(f"{endless_site.url}/")
     page.locator(OPENED).wait_for()
-    ask(page, "Tell me everything.")
+    ask_without_end(page)
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.locator("> div").count() > 0 and len(said.inner_text()) > 20)
     page.keyboard.press("Escape")

@@ -352,7 +352,7 @@ def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
     data = b'data:a/b":' + piece * (MOST // len(piece)) + b'"api_key@ sk- bearer authorization'
     began = time.process_time()
     kept_of(data)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5  # usually a fifth of a second
 
 
 def test_long_bodies_are_cut_and_say_so() -> None:
@@ -430,19 +430,19 @@ def test_stop_waits_for_captures_that_are_being_stored(
 
     def slow(batches: Any) -> None:
         writing.set()
-        assert may_write.wait(10)
+        assert may_write.wait(60)
         write(batches)
 
     monkeypatch.setattr(captures.ring, "write", slow)
     name = ask(app)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(captures.flush)
-        assert writing.wait(10)
+        assert writing.wait(60)
         closed = pool.submit(captures.close)
         time.sleep(0.1)
         assert not closed.done()
         may_write.set()
-        closed.result(10)
+        closed.result(60)
         assert ids(captures.ring, request=name) == [name]
 
 

@@ -306,7 +306,7 @@ def test_waiting_request_has_its_place_and_time_in_line() -> None:
         assert second["decision"] is None
         assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
         assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]
-        time.sleep(0.1)
+        time.sleep(0.5)
         for one in (second, first):
             ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=ANN)
             assert ended.get_json()["cancelled"] == 1
