@@ -29,7 +29,7 @@ from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.dialogue.loop import AgentRunner, ToolAnswer
-from proxy.errors import BackendDown
+from proxy.errors import BackendDown, NoIdleSlot
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY
 from proxy.observe import otel_names
@@ -220,6 +220,19 @@ def test_each_request_that_asks_a_model_has_one_trace(
     assert seen >= KNOWN
 
 
+def test_a_line_of_a_batch_that_is_asked_again_has_no_trace(app: Any, collector: Collector) -> None:
+    client = app()
+    observer = services_of(client.application).observer
+    record = Record({"PATH_INFO": "/v1/responses", "REQUEST_METHOD": "POST"})
+    observer.begin(record, Cancel())
+    record.status, record.info.outcome = 429, NoIdleSlot.code
+    observer.finish(record)
+    chat(client)
+    roots = [span.name for span in collector.wait() if span.kind == SERVER]
+    assert roots == ["POST /v1/chat/completions"]
+    assert traces_of(client)._open == {}
+
+
 def test_a_conversation_whose_slot_was_lost(app: Any, collector: Collector) -> None:
     """Its span names the key that took the slot, and what the request found there."""
     keys = [ApiKey(name, Secret(f"sk-{name}-0123456789")) for name in ("ann", "bob")]
@@ -259,10 +272,11 @@ def test_limits_are_a_span_of_requests_that_have_them(app: Any, collector: Colle
             assert of(span)["error.type"] == "rate_limit_exceeded"
 
 
+@pytest.mark.parametrize("contents", ["true", ""])
 def test_tools_run_between_the_rounds(
-    app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    contents: str, app: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(otel_names.CAPTURE, "true")
+    monkeypatch.setenv(otel_names.CAPTURE, contents)
     call = ToolCallDelta(0, "c1", "echo", '{"text": "a"}')
     usage = Usage(7, 3, 2)
     calls: list[Any] = [
@@ -293,6 +307,9 @@ def test_tools_run_between_the_rounds(
     tool = of(ran)
     assert langfuse_type(tool) == "TOOL" and "gen_ai.request.model" not in tool
     assert (tool["gen_ai.tool.name"], tool["gen_ai.tool.call.id"]) == ("echo", "c1")
+    if not contents:
+        assert not {"gen_ai.tool.call.arguments", "gen_ai.tool.call.result"} & tool.keys()
+        return
     assert tool["gen_ai.tool.call.arguments"] == '{"text": "a"}'
     assert tool["gen_ai.tool.call.result"] == "echo a"
     (said,) = (of(span) for span in spans if span.kind == CLIENT)

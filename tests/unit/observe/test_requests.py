@@ -92,7 +92,8 @@ def test_time_in_the_system_prompt_is_found(hours: tuple[int, int]) -> None:
 def test_header_adds_the_decision_to_an_answer(stream: bool) -> None:
     app = app_with(ScriptedDriver(say("Hi")))
     post = app.test_client().post
-    for headers, wanted in ((ANN, False), (ANN | {"x-slotproxy-explain": "1"}, True)):
+    for value, wanted in (("", False), ("0", False), ("1", True)):
+        headers = ANN | {"x-slotproxy-explain": value}
         answer = post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
         assert answer.data
         assert ("x-slotproxy-decision" in answer.headers) is wanted
@@ -139,6 +140,7 @@ def test_older_requests_come_from_the_ledger(tmp_path: Path) -> None:
         "test", 1, [row(ended=hour_ago, request="old"), row(ended=hour_ago, key="root")]
     )
     name = ask(app)
+    ledger_of(app).write("test", 2, [row(ended=int(1000 * time.time()), request=name)])
     assert [one["id"] for one in get(app).get_json()["data"]] == [name, "old"]
     assert [one["id"] for one in get(app, stored="false").get_json()["data"]] == [name]
     old = get(app, f"{REQUESTS}/old").get_json()
@@ -300,9 +302,13 @@ def test_waiting_request_has_its_place_and_time_in_line() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(post), pool.submit(post)]
-        wait_until(lambda: [one["state"] for one in running()] == ["prefill", "queued"])
+        wait_until(
+            lambda: (
+                [(one["state"], one["place"]) for one in running()]
+                == [("prefill", 0), ("queued", 1)]
+            )
+        )
         first, second = running()
-        assert (first["place"], second["place"]) == (0, 1)
         assert second["decision"] is None
         assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
         assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]

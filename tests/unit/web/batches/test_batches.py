@@ -449,13 +449,17 @@ def test_line_without_an_idle_slot_costs_nothing(
         monkeypatch.setattr(admission, name, 0.001)
     monkeypatch.setattr(batch_run, "LAST_AGAIN", 0.001)
     to = serve(
-        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)), file_keys=KEYS, admins=("ops",)
+        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)),
+        file_keys=KEYS,
+        admins=("ops",),
+        capture="all",
     )
     services = services_of(to.application)
+    assert services.captures is not None
     other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     http = Http(to.application)
-    key = http.make(rpm_limit=30)["key"]
-    headers = {"Authorization": f"Bearer {key}"}
+    issued = http.make(rpm_limit=30)
+    headers = {"Authorization": f"Bearer {issued['key']}"}
     tries: list[bytes] = []
     runner = runner_of(to)
     ask: Ask = runner.ask
@@ -469,7 +473,10 @@ def test_line_without_an_idle_slot_costs_nothing(
     wait_until(lambda: len(tries) > 2)
     cancelled(to, made["id"], headers)
     other.release()
-    assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
+    with http.chat(issued["key"]) as answer:
+        assert answer.headers["x-ratelimit-remaining-requests"] == "29"
+    statuses = {capture["status"] for capture in services.captures.find(9, key=issued["key_id"])}
+    assert 200 in statuses and 429 not in statuses, "a line that is asked again is not captured"
 
 
 def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -> None:
