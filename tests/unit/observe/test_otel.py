@@ -29,7 +29,7 @@ from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.dialogue.loop import AgentRunner, ToolAnswer
-from proxy.errors import BackendDown, NoIdleSlot
+from proxy.errors import BackendDown
 from proxy.gateway import Info
 from proxy.gateway.context import ANYBODY
 from proxy.observe import otel_names
@@ -225,7 +225,7 @@ def test_a_line_of_a_batch_that_is_asked_again_has_no_trace(app: Any, collector:
     observer = services_of(client.application).observer
     record = Record({"PATH_INFO": "/v1/responses", "REQUEST_METHOD": "POST"})
     observer.begin(record, Cancel())
-    record.status, record.info.outcome = 429, NoIdleSlot.code
+    record.status, record.info.outcome = 429, "no_idle_slot"
     observer.finish(record)
     chat(client)
     roots = [span.name for span in collector.wait() if span.kind == SERVER]

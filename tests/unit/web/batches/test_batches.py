@@ -460,17 +460,19 @@ def test_line_without_an_idle_slot_costs_nothing(
     http = Http(to.application)
     issued = http.make(rpm_limit=30)
     headers = {"Authorization": f"Bearer {issued['key']}"}
-    tries: list[bytes] = []
+    tries: list[str] = []
     runner = runner_of(to)
     ask: Ask = runner.ask
 
     def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
-        tries.append(body)
-        return ask(batch, body, cancel)
+        answer = ask(batch, body, cancel)
+        tries.append(answer.outcome)
+        return answer
 
     runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
+    assert tries[:2] == ["no_idle_slot"] * 2
     cancelled(to, made["id"], headers)
     other.release()
     with http.chat(issued["key"]) as answer:
