@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tools.processes import Gateway, ModelServer, held_port
+from tests.integration.slow_model import SlowModel
+from tools.processes import Gateway, held_port
 
 from .conftest import DESKTOP, OPENED, PHONE, Open, running
-from .test_chat import ask_without_end, until
+from .test_chat import ask, until
 
 # The prompt ends within reasoning.
 THINKING = (
@@ -23,7 +24,7 @@ LOOKS = [(DESKTOP, "en", False, "Answer now"), (PHONE, "zh", True, "立即回答
 
 @pytest.mark.parametrize(("size", "language", "dark", "words"), LOOKS)
 def test_a_button_ends_the_reasoning(
-    endless_server: ModelServer,
+    endless_server: SlowModel,
     tmp_path: Path,
     visit: Open,
     accessible: Any,
@@ -40,7 +41,7 @@ def test_a_button_ends_the_reasoning(
     with running(gateway):
         page = visit(f"{gateway.url}/", size=size, language=language, dark=dark)
         page.locator(OPENED).wait_for()
-        ask_without_end(page, "Hello!")
+        ask(page, "Hello!")
         button = page.get_by_role("button", name=words)
         button.wait_for()
         accessible(page)

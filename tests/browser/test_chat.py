@@ -26,12 +26,6 @@ def ask(page: Any, text: str) -> None:
     page.locator("#text").press("Enter")
 
 
-def ask_without_end(page: Any, text: str = "Tell me everything.") -> None:
-    """Of a model that never ends. The usual 4 096 tokens end while a busy machine looks."""
-    page.locator("[name=max_tokens]").evaluate("(field) => (field.value = '1000000')")
-    ask(page, text)
-
-
 def until(page: Any, condition: Callable[[], bool], seconds: float = 60) -> None:
     """The page's policy forbids what playwright's own waiting does with a text of code."""
     end = time.monotonic() + seconds
@@ -156,7 +150,7 @@ def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
 
 def test_reload_and_stop_lose_no_text(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
     said.wait_for()
     until(page, lambda: len(said.inner_text()) > 40)
@@ -171,7 +165,7 @@ def test_reload_and_stop_lose_no_text(endless_site: Gateway, visit: Open) -> Non
 
 def test_gateway_killed_during_an_answer_loses_no_text(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 200)
     os.killpg(endless_site.pid, signal.SIGKILL)  # its own group: master and worker, no goodbye
@@ -197,7 +191,7 @@ def test_lost_connection_resumes_where_it_was(endless_site: Gateway, visit: Open
     wire = Wire(endless_site.port)
     try:
         page = visit(f"{wire.url}/")
-        ask_without_end(page)
+        ask(page, "Tell me everything.")
         said = page.locator(".message.assistant .said")
         until(page, lambda: said.count() == 1 and len(said.inner_text()) > 100)
         alert = page.locator('[data-part="told"]')

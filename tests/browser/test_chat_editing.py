@@ -11,7 +11,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import Open
-from .test_chat import DONE, ask, ask_without_end, until
+from .test_chat import DONE, ask, until
 from .test_chat_messages import TALK, message
 
 # A page on plain HTTP of another host has no clipboard for scripts.
@@ -57,7 +57,7 @@ def test_copy_buttons_copy(site: Gateway, visit: Open, plain: bool) -> None:
 
 def test_escape_in_an_edit_does_not_stop_the_answer(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said:not(:has(> .wait))")
     until(page, lambda: said.count() == 1 and len(said.inner_text()) > 20)
     page.get_by_role("button", name="Edit").click()

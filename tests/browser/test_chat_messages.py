@@ -9,7 +9,7 @@ import pytest
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
-from .test_chat import ask_without_end, letters, until
+from .test_chat import ask, letters, until
 
 TALK = {"id": "c", "title": "Sources", "settings": {}, "created": 0, "changed": 0}
 LONG = "The lighthouse of Varn has 214 steps. " * 20
@@ -78,7 +78,7 @@ def test_escape_stops_the_answer_and_a_button_continues_it(
 ) -> None:
     page = visit(f"{endless_site.url}/")
     page.locator(OPENED).wait_for()
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.locator("> div").count() > 0 and len(said.inner_text()) > 20)
     page.keyboard.press("Escape")

@@ -10,7 +10,7 @@ from typing import Any
 from tools.processes import Gateway
 
 from .conftest import Open
-from .test_chat import DONE, answered, ask, ask_without_end, until
+from .test_chat import DONE, answered, ask, until
 from .test_knowledge import make_base
 
 
@@ -151,7 +151,7 @@ def test_text_typed_while_sending_is_kept(site: Gateway, visit: Open) -> None:
 
 def test_edit_started_during_an_answer_survives_its_end(endless_site: Gateway, visit: Open) -> None:
     page = visit(f"{endless_site.url}/")
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
     until(page, lambda: said.locator("> div").count() > 0 and len(said.inner_text()) > 20)
     page.get_by_role("button", name="Edit").click()

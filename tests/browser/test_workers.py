@@ -16,11 +16,12 @@ import pytest
 from tests import redis_servers
 from tests.fakes import wait_until
 from tests.integration.child_processes import children
+from tests.integration.slow_model import SlowModel
 from tests.redis_servers import RedisServer
-from tools.processes import Gateway, ModelServer
+from tools.processes import Gateway
 
 from .conftest import Open, running
-from .test_chat import ask_without_end, letters, until
+from .test_chat import ask, letters, until
 
 API = "/pages/api/chat"
 
@@ -50,13 +51,13 @@ def tell(worker: HTTPConnection, path: str, value: Any = None) -> Any:
 def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[str, str]:
     """Asks in a new conversation. Returns its id and the answer's."""
     talk = tell(worker, "/conversations", {})["id"]
-    options = {"kind": "chat", "max_tokens": 1_000_000}
+    options = {"kind": "chat"}
     made = tell(worker, f"/conversations/{talk}/ask", {"text": text, "options": options})
     return talk, made["answer"]["id"]
 
 
 @pytest.fixture
-def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
+def workers(endless_server: SlowModel, tmp_path: Path) -> Iterator[Gateway]:
     redis = RedisServer(redis_servers.first(), tmp_path)
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
     flags += ["--workers", "3", "--state", redis.url]
@@ -67,7 +68,7 @@ def workers(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
 
 def test_answer_is_followed_and_stopped_through_any_worker(workers: Gateway, visit: Open) -> None:
     page = visit(f"{workers.url}/")
-    ask_without_end(page)
+    ask(page, "Tell me everything.")
     said = page.locator(".message.assistant .said")
 
     def shown(letters: int) -> bool:
@@ -113,7 +114,7 @@ def test_answer_of_killed_worker_is_interrupted_with_all_its_text(
 
 
 def test_stop_through_another_worker_works_during_silence(
-    workers: Gateway, each: dict[int, HTTPConnection], endless_server: ModelServer
+    workers: Gateway, each: dict[int, HTTPConnection], endless_server: SlowModel
 ) -> None:
     """While the answer is queued, and while its prompt is evaluated by a stopped server."""
     from tests.integration.test_state import _slots, _states

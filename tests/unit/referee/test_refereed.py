@@ -94,16 +94,18 @@ def test_mended_text_goes_on_from_its_first_copy_with_a_penalty() -> None:
     assert "it was continued" in got.headers["x-slotproxy-warning"]
 
 
-def test_a_text_is_mended_twice_and_then_ends() -> None:
+@pytest.mark.parametrize("penalty", [1.5, 1])
+def test_a_text_is_mended_twice_and_then_ends(penalty: float) -> None:
     loops = [looping(unit=f"{n} {UNIT}") for n in ("One.", "Two.", "Three.", "Four.")]
     driver = ScriptsInTurn(*loops, caps=MODERN)
-    got = _post(client(driver, referee=RefereeConfig(loops="mend")))
+    to = client(driver, referee=RefereeConfig(loops="mend"))
+    got = _post(to, repeat_penalty=penalty)
     message, reason = message_of(got)
     assert reason == "stop"
     assert len(driver.tasks) == 3
     assert all(message["content"].count(f"{n} {UNIT.rstrip()}") == 1 for n in ("One.", "Three."))
     weaker, stronger = (task.sampling["repeat_penalty"] for task in driver.tasks[1:])
-    assert weaker < stronger
+    assert weaker < stronger if penalty == 1 else weaker == stronger == penalty
     assert got.json["usage"]["completion_tokens"] <= 2000
 
 
@@ -177,7 +179,7 @@ def test_a_key_says_what_becomes_of_repetitions(options: str, whole: bool) -> No
 
 @pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"return_tokens": True, "stream": False}])
 def test_programs_that_want_every_token_get_it(fields: dict[str, Any]) -> None:
-    to = client(ScriptedDriver(looping(), caps=MODERN))
+    to = client(ScriptedDriver(looping(), caps=MODERN), referee=RefereeConfig(loops="end"))
     body = {"prompt": "Hi", "n_predict": 2000, **fields}
     got = to.post("/completion", json=body)
     assert got.json is not None
