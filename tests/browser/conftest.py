@@ -121,6 +121,7 @@ def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowMod
 def endless_site(endless_server: SlowModel, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway of the test's own in front of that, which it may kill and start again."""
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
+    flags += ["--chat-template", "chatml"]
     gateway = Gateway(flags, tmp_path / "gateway.log", port=held_port())
     with running(gateway):
         yield gateway

@@ -60,6 +60,7 @@ def begun(worker: HTTPConnection, text: str = "Tell me everything.") -> tuple[st
 def workers(endless_server: SlowModel, tmp_path: Path) -> Iterator[Gateway]:
     redis = RedisServer(redis_servers.first(), tmp_path)
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
+    flags += ["--chat-template", "chatml"]
     flags += ["--workers", "3", "--state", redis.url]
     gateway = Gateway(flags, tmp_path / "gateway.log")
     with running(redis, gateway):

@@ -214,6 +214,7 @@ LONG_THOUGHT = "<think>\n" + " ".join(f"First step {n}, then the next." for n in
         ("chat/completions", {"reasoning": {"max_tokens": 100}}, 100),
         ("chat/completions", {"reasoning_effort": "low", "max_tokens": 500}, 100),
         ("chat/completions", {"max_tokens": 400}, 300),
+        ("chat/completions", {"max_tokens": 400, "max_reasoning_tokens": 390}, 300),
         ("messages", {"thinking": {"type": "enabled", "budget_tokens": 100}}, 100),
         ("responses", {"reasoning": {"max_tokens": 100}}, 100),
     ],
