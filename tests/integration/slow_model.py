@@ -2,7 +2,7 @@
 that are still under way when something else happens, however slow the machine is.
 
 It looks like a llama-server of 2026, loads as long as it is told, saves slots to files, and notes
-in a file of its own how it is ended. A prompt with "brief" is answered with one word.
+in a file of its own how it is ended. A prompt with "BRIEF" is answered with one word.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Handler(scripted_server.Handler):
     def _complete(self, body: dict[str, Any]) -> None:
         prompt = len(body["prompt"]) // 4 + 1
         slot = {"id_slot": max(0, body.get("id_slot", 0))}
-        brief = "brief" in body["prompt"] or body.get("n_predict") == 1
+        brief = "BRIEF" in body["prompt"] or body.get("n_predict") == 1
         timings = {"cache_n": 0, "prompt_n": prompt, "prompt_ms": prompt * PER_TOKEN}
         end = {
             **slot,

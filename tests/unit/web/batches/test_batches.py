@@ -383,6 +383,26 @@ def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
     return asked
 
 
+def test_line_is_asked_when_its_refusal_says_and_a_wrong_one_costs_no_tokens(serve: Serve) -> None:
+    to = serve()
+    times: list[float] = []
+    answers = [
+        LineResponse(429, "r", b"{}", 1.0, "rate_limit_exceeded"),
+        LineResponse(400, "r", b"{}", usage=Usage(7, 3)),
+        LineResponse(200, "r", b"{}", usage=Usage(5, 1)),
+    ]
+
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
+        times.append(time.time())
+        return answers[len(times) - 1]
+
+    runner_of(to).ask = ask
+    done = ended(to, create(to, lines(2))["id"])
+    assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    assert times[2] - times[0] >= 1.0
+    assert done["usage"]["total_tokens"] == 6
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_choices_of_a_line_need_one_idle_slot_at_a_time(serve: Serve, slots: int) -> None:
     driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=slots))
