@@ -11,11 +11,11 @@ import pytest
 from werkzeug.test import TestResponse
 
 from proxy.config import keys
-from proxy.config.settings import RefereeConfig
+from proxy.config.settings import BackendConfig, RefereeConfig
 from proxy.core.events import Batch, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import ConnectionLost
-from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say
+from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say, services_of
 
 MODERN = msgspec.structs.replace(
     CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False, n_ctx=8192
@@ -236,11 +236,29 @@ def test_thoughts_end_with_their_budget_and_the_answer_follows(
     assert warnings == [f"the reasoning was ended after {most} tokens, so that an answer follows"]
 
 
+def own(to: Any, **settings: Any) -> None:
+    """Settings of the backend, before those of all."""
+    (backend,) = services_of(to.application).gateway.registry.backends.values()
+    backend.config = BackendConfig(url="http://127.0.0.1:9", **settings)
+
+
+def test_a_backend_says_what_becomes_of_repetitions() -> None:
+    to = client(ScriptedDriver(looping(), caps=MODERN))
+    own(to, loops="off")
+    assert message_of(_post(to))[0]["content"] == BEGUN + 60 * UNIT
+
+
 def test_the_operator_bounds_the_thoughts_of_those_who_do_not() -> None:
-    for fields, most in (({}, 50), ({"max_reasoning_tokens": 80}, 80)):
+    for fields, wanted, most in (
+        ({}, None, 50),
+        ({}, 30, 30),
+        ({"max_reasoning_tokens": 80}, 30, 80),
+    ):
         driver = ScriptsInTurn(say(*pieces(LONG_THOUGHT)), say("Here."), caps=MODERN)
         referee = RefereeConfig(max_reasoning_tokens=50)
-        got = _post(client(driver, chat_template="qwen", referee=referee), **fields)
+        to = client(driver, chat_template="qwen", referee=referee)
+        own(to, max_reasoning_tokens=wanted)
+        got = _post(to, **fields)
         assert message_of(got)[0]["content"] == "Here."
         assert f"after {most} tokens" in got.headers["x-slotproxy-warning"]
 
