@@ -179,9 +179,9 @@ def cancelled(
 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post)
-        wait_until(lambda: [one for one in running() if one["state"] == "prefill"])
+        wait_until(lambda: [(one["state"], one["slot"]) for one in running()] == [("prefill", 0)])
         (one,) = running()
-        assert (one["key"], one["slot"], one["outcome"]) == ("ann", 0, "")
+        assert (one["key"], one["outcome"]) == ("ann", "")
         assert one["decision"]["reason"]["cause"] == "new"
         ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=by)
         return answer.result(30), ended, one["id"]
