@@ -235,4 +235,4 @@ def test_selection_and_focus_survive_growing_text(fed: FedSite, visit: Open) -> 
     page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
     page.locator(".hljs-number, .code-bar").first.wait_for()
     assert page.locator(".message.assistant pre").evaluate("(one) => one.scrollLeft") == 300
-    assert page.evaluate("document.activeElement.textContent") == "Reasoning"
+    assert page.evaluate("document.activeElement.textContent").startswith("Reasoning")
