@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.slow_model import SlowModel
 from tools import browser as chromium
-from tools import made_up_model, servers
+from tools import servers
 from tools.processes import Gateway, ModelServer, held_port
 
 playwright_api = pytest.importorskip(
@@ -105,23 +106,22 @@ def site(start_site: Site) -> Gateway:
 
 
 @pytest.fixture(scope="session")
-def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """One whose model has random weights: it babbles for minutes, and never ends by itself."""
-    binary = servers.find("llama-2023")
-    if binary is None:
-        pytest.skip("llama-2023 is not there")
-    log = tmp_path_factory.mktemp("endless") / "llama.log"
-    # Of 16 thousand tokens, a slot has its fill in seconds. Small batches need less memory.
-    model, context = made_up_model.cached(), 131_072
-    server = ModelServer("llama-2023", binary, model, log, ctx=context, extra=("-b", "64"))
-    with running(server):
+def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowModel]:
+    """One that writes ten words a second, and never ends by itself. A real model fills its context
+    while a busy machine looks at the page."""
+    server = SlowModel(tmp_path_factory.mktemp("endless"), 2)
+    server.launch()
+    try:
         yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
-def endless_site(endless_server: ModelServer, tmp_path: Path) -> Iterator[Gateway]:
+def endless_site(endless_server: SlowModel, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway of the test's own in front of that, which it may kill and start again."""
     flags = ["--llama-api", endless_server.url, "--slots", "2", "--data", str(tmp_path / "data")]
+    flags += ["--chat-template", "chatml"]
     gateway = Gateway(flags, tmp_path / "gateway.log", port=held_port())
     with running(gateway):
         yield gateway

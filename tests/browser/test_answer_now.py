@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tools.processes import Gateway, ModelServer, held_port
+from tests.integration.slow_model import SlowModel
+from tools.processes import Gateway, held_port
 
 from .conftest import DESKTOP, OPENED, PHONE, Open, running
-from .test_chat import ask
+from .test_chat import ask, until
 
 # The prompt ends within reasoning.
 THINKING = (
@@ -23,7 +24,7 @@ LOOKS = [(DESKTOP, "en", False, "Answer now"), (PHONE, "zh", True, "立即回答
 
 @pytest.mark.parametrize(("size", "language", "dark", "words"), LOOKS)
 def test_a_button_ends_the_reasoning(
-    endless_server: ModelServer,
+    endless_server: SlowModel,
     tmp_path: Path,
     visit: Open,
     accessible: Any,
@@ -49,5 +50,6 @@ def test_a_button_ends_the_reasoning(
         page.locator(".wait").wait_for(state="detached")  # its words have begun
         page.locator('[data-part="stop"]').click()
         page.locator('.message.assistant[data-status="stopped"]').wait_for()
-        assert page.locator(".message.assistant .said").inner_text().strip()
+        said = page.locator(".message.assistant .said")
+        until(page, lambda: said.inner_text().strip() != "")
         assert page.locator('[data-name="reasoning"]').count() == 1

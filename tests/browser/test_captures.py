@@ -131,4 +131,5 @@ def test_chat_page_says_that_it_is_captured(capturing: Gateway, site: Gateway, v
     note.wait_for()
     assert "up to 7 days" in note.inner_text()
     page = visit(f"{site.url}/requests")
+    page.locator('[data-part="live"][data-state="up"]').wait_for()
     assert "captured" not in page.locator("main").inner_text()

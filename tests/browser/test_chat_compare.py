@@ -47,7 +47,8 @@ def test_two_models_answer_and_one_answer_is_kept(
     page.locator("select[name=model]").select_option("small")
     assert page.locator(".kinds").evaluate("one => one.scrollWidth - one.clientWidth") == 0
     page.locator('[data-part="compare"]').click()
-    assert page.locator("select[name=second] option").all_inner_texts() == ["large"]
+    offered = page.locator("select[name=second] option")
+    until(page, lambda: offered.all_inner_texts() == ["large"])
     ask(page, "Why do ships float?")
     columns = page.locator(".pair > section")
     said = columns.locator(".said")
@@ -60,14 +61,16 @@ def test_two_models_answer_and_one_answer_is_kept(
     accessible(page)
     page.reload()  # they are still side by side, and the model is the first one
     until(page, lambda: said.count() == 2)
-    assert page.locator("select[name=model]").input_value() == "small"
+    model = page.locator("select[name=model]")
+    until(page, lambda: model.input_value() == "small")
     ask(page, "And submarines?")
     keep = {"en": "Keep this one", "zh": "保留这个"}[language]
     page.locator('[data-part="told"]:not(:empty)').wait_for()
     columns.nth(1).get_by_role("button", name=keep).click()
     until(page, lambda: columns.count() == 0)
-    assert page.locator(".message.assistant .said").all_inner_texts() == ["They displace water."]
-    assert page.locator("select[name=model]").input_value() == "large"
+    answers = page.locator(".message.assistant .said")
+    until(page, lambda: answers.all_inner_texts() == ["They displace water."])
+    until(page, lambda: model.input_value() == "large")
     page.get_by_text({"en": "2 of 2", "zh": "2 / 2"}[language]).wait_for()
     page.locator("#text").press("Enter")
     until(page, lambda: page.locator(".message.user").count() == 2)
@@ -84,7 +87,8 @@ def test_model_that_fails_is_offered_last(two_models: Gateway, visit: Open) -> N
     page.route("**/api/chat/models", lambda route: route.fulfill(json=found))
     page.goto(f"{two_models.url}/")
     page.locator(OPENED).wait_for()
-    assert page.locator("select[name=model]").input_value() == "third"  # which is listed first
+    model = page.locator("select[name=model]")
+    until(page, lambda: model.input_value() == "third")  # which is listed first
     page.locator('[data-part="compare"]').click()
-    offered = page.locator("select[name=second] option").all_inner_texts()
-    assert [text.partition(" ")[0] for text in offered] == ["small", "large"]
+    texts = page.locator("select[name=second] option").all_inner_texts
+    until(page, lambda: [text.partition(" ")[0] for text in texts()] == ["small", "large"])

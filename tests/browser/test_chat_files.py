@@ -10,6 +10,7 @@ from tests import documents
 from tools.processes import Gateway
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
+from .test_chat import until
 
 DONE = '.message.assistant[data-status="done"]'
 NOTE = "The lighthouse of Varn was lit in 1871 by Ada Moor. It has 214 steps."
@@ -74,7 +75,7 @@ def test_code_formulas_and_tables_render_and_html_stays_text(site: Gateway, visi
     assert page.evaluate(SHOW, ANSWER) == 0
     page.locator(".rich .hljs-keyword").first.wait_for()
     page.locator(".rich .katex-display").wait_for()
-    assert page.locator(".rich .katex").count() == 2
+    until(page, lambda: page.locator(".rich .katex").count() == 2)
     shown = page.locator(".rich").inner_text()
     assert "costs $5 and $10" in shown and "<img src=x" in shown
     assert page.locator(".rich td").count() == 2

@@ -23,10 +23,9 @@ def test_empty_chat_names_the_model_and_its_offer_is_answered(
     page.locator(OPENED).wait_for()
     assert page.get_by_role("link", name="slotproxy").is_visible()
     model = page.get_by_role("combobox", name={"en": "Model", "zh": "模型"}[language])
-    assert "tinychat" in model.input_value()
     page.locator("#model-state", has_text={"en": "Ready", "zh": "就绪"}[language]).wait_for()
-    offers = page.locator("[data-offer]")
-    assert offers.count() == 4
+    assert "tinychat" in model.input_value()
+    until(page, lambda: page.locator("[data-offer]").count() == 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
     # Not one of a knowledge base, which another test may have made: it only fills the input box.
@@ -78,10 +77,10 @@ def test_theme_is_chosen_and_kept(site: Gateway, visit: Open) -> None:
     page.get_by_role("link", name="System theme").click()
     page.get_by_role("link", name="Light theme").click()
     page.get_by_role("link", name="Dark theme").wait_for()
-    page.wait_for_load_state()  # its style sheets may come later than the link
-    assert dark() and page.url.endswith("/status")
+    until(page, dark)  # its style sheets may come later than the link
+    assert page.url.endswith("/status")
     page.goto(f"{site.url}/")
-    assert dark()
+    until(page, dark)
 
 
 @pytest.mark.parametrize("size", [PHONE, TABLET], ids=["phone", "tablet"])

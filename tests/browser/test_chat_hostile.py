@@ -82,7 +82,7 @@ SEEN = """async (text) => {
   const element = document.createElement("div");
   document.querySelector(".messages").append(element);
   render(element, text);
-  for (let n = 0; n < 100 && element.querySelector("[data-tex]"); n += 1)
+  for (let n = 0; n < 600 && element.querySelector("[data-tex]"); n += 1)
     await new Promise((done) => setTimeout(done, 50));
   return [element.innerText, element.querySelectorAll(".katex").length];
 }"""

@@ -50,7 +50,8 @@ def test_exports_of_others_are_imported_by_day(
     accessible(page)
     rows.nth(1).locator("button").first.click()
     page.get_by_text("2 / 2" if language == "zh" else "2 of 2").wait_for()  # a branch
-    assert page.locator(".message.assistant .said").inner_text() == "The moon."
+    said = page.locator(".message.assistant .said")
+    until(page, lambda: said.all_inner_texts() == ["The moon."])
 
 
 def test_conversation_is_pinned_and_renamed_in_place(start_site: Any, visit: Open) -> None:
@@ -72,7 +73,7 @@ def test_conversation_is_pinned_and_renamed_in_place(start_site: Any, visit: Ope
     title = rows.nth(1).get_by_role("textbox")
     title.fill("Never")
     title.press("Escape")
-    assert rows.nth(1).inner_text() == "Second"
+    until(page, lambda: rows.nth(1).inner_text() == "Second")
     rows.nth(1).hover()
     page.get_by_role("button", name="Rename “Second”").click()
     title.fill("Better")

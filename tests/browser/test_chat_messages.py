@@ -66,9 +66,10 @@ def test_sources_are_cards_that_open_the_passage_and_answers_have_a_raw_view(
     passage.get_by_role("button", name=close).click()
     until(page, lambda: passage.count() == 0)
     page.get_by_role("button", name=raw).click()
-    assert page.locator(".message.assistant .said").inner_text() == "It has **214**."
+    said = page.locator(".message.assistant .said")
+    until(page, lambda: said.inner_text() == "It has **214**.")
     page.get_by_role("button", name=raw).click()
-    assert page.locator(".message.assistant .said").inner_text() == "It has 214."
+    until(page, lambda: said.inner_text() == "It has 214.")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 

@@ -118,7 +118,8 @@ def test_answer_is_shown_with_all_of_its_markdown(
     marks = [one.inner_text() for one in said.locator("[data-box]").all()]
     assert marks == ["☑", "☐"]
     # images
-    assert said.locator("img").evaluate("(one) => one.complete && one.naturalWidth") == 20
+    dot = said.locator("img")
+    until(page, lambda: dot.evaluate("(one) => one.complete && one.naturalWidth") == 20)
     assert seen == []
     accessible(page)
     said.get_by_role("button", name={"en": "Load", "zh": "加载"}[language]).click()
@@ -143,7 +144,8 @@ def test_footnotes_and_tables_grow_with_the_answer(site: Gateway, visit: Open) -
           }
           growing.end();
           render(other, text);
-          await new Promise((done) => setTimeout(done, 200));
+          for (let n = 0; n < 600 && one.innerHTML !== other.innerHTML; n += 1)
+            await new Promise((done) => setTimeout(done, 50));
           return [one.innerHTML, other.innerHTML];
         }""",
         ANSWER.replace("{remote}", "![no](https://example.org/a.png)"),

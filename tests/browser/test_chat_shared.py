@@ -45,5 +45,5 @@ def test_conversation_is_shared_and_the_link_revoked(
         assert reader.context.cookies() == []
         dialog.locator("li button").nth(1).click()
         until(page, lambda: dialog.locator("li").count() == 0)
-        reader.reload()
+        assert reader.reload().status == 404
         assert reader.locator(".message").count() == 0

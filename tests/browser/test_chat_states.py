@@ -69,7 +69,7 @@ def test_wait_for_a_lost_server_says_so(visit: Open, tmp_path: Path, language: s
         state.filter(has_text={"en": "Not reachable", "zh": "无法连接"}[language]).wait_for()
         ask(page, "Are you there?")
         text = {"en": "does not answer · ", "zh": "没有响应 · "}[language]
-        page.locator(".message.assistant .wait", has_text=text).wait_for(timeout=9000)
+        page.locator(".message.assistant .wait", has_text=text).wait_for()
 
 
 @LANGUAGES

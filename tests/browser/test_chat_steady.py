@@ -117,7 +117,7 @@ def test_reader_who_scrolled_up_sees_nothing_move(
     assert page.evaluate("window.shifts.messages") == []
     button.click()
     until(page, lambda: page.locator(".messages").evaluate(LEFT) < 2)
-    assert not button.is_visible()
+    button.wait_for(state="hidden")
 
 
 @SIZES
@@ -161,7 +161,7 @@ def test_reasoning_folds_itself_unless_it_is_being_read(fed: FedSite, visit: Ope
     assert fold.evaluate("(one) => one.open")
     feed.say(content="It has 214.")
     shown(page, "It has 214.")
-    assert not fold.evaluate("(one) => one.open")
+    until(page, lambda: not fold.evaluate("(one) => one.open"))
     feed.end()
     page.locator(DONE).wait_for()
 
@@ -235,4 +235,4 @@ def test_selection_and_focus_survive_growing_text(fed: FedSite, visit: Open) -> 
     page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
     page.locator(".hljs-number, .code-bar").first.wait_for()
     assert page.locator(".message.assistant pre").evaluate("(one) => one.scrollLeft") == 300
-    assert page.evaluate("document.activeElement.textContent") == "Reasoning"
+    assert page.evaluate("document.activeElement.textContent").startswith("Reasoning")

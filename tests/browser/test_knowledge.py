@@ -157,9 +157,8 @@ def test_base_is_asked_in_the_chat(site: Gateway, visit: Open) -> None:
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Asked")
     page.get_by_role("link", name="Ask in chat").click()
-    page.locator('[name="base"]').wait_for()
-    assert page.locator('[name="base"] option:checked').inner_text() == "Asked"
-    assert page.locator('[name="kind"]:checked').input_value() == "knowledge"
+    page.locator('[name="base"] option:checked', has_text="Asked").wait_for(state="attached")
+    page.locator('[name="kind"][value="knowledge"]:checked').wait_for(state="attached")
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])

@@ -15,7 +15,7 @@ from tools.processes import Gateway, ask
 
 from .conftest import OPENED, PHONE, Open
 
-SLOW = 5  # seconds that some models take longer to load; a test looks at several things meanwhile
+SLOW = 5  # seconds that a model takes longer to load, at least
 Start = Callable[..., Gateway]
 
 
@@ -54,16 +54,23 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def hosting(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model "fresh" is loaded only while this file exists."""
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="module")
+def hosting(start: Start, gate: Path, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """Models of which two have room, and two broken ones. One test alone loads "fresh"."""
     folder = tmp_path_factory.mktemp("servers")
     weightless = folder / "weightless.gguf"
     weightless.write_text("GGUF, and no weights")
-    late = ("sh", "-c", f'sleep {SLOW}; exec "$@"', "sh")
+    wait = f"sleep {SLOW}; until [ -e '{gate}' ]; do sleep 0.1; done"
+    late = ("sh", "-c", f'{wait}; exec "$@"', "sh")
     return start(
         [
             table("quick", folder, title="The quick one", memory="1GiB", ttl=600),
-            table("slow", folder, *late, memory="1GiB"),
+            table("slow", folder, memory="1GiB"),
             table("fresh", folder, *late, memory="1GiB"),
             table("third", folder, memory="1GiB"),
             table("broken", folder, weights=weightless, memory="1GiB"),
@@ -136,10 +143,12 @@ def test_model_is_loaded_used_and_unloaded(unloaded: Gateway, visit: Open) -> No
     segment(page, "quick", "stopping")
     page.evaluate("answering.abort()")
     state(page, "quick", "Not loaded")
-    assert page.locator(".track .segment").count() == 0
+    page.locator(".track .segment").wait_for(state="detached")
 
 
-def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Open) -> None:
+def test_load_shows_its_progress_and_moves_nothing(
+    unloaded: Gateway, gate: Path, visit: Open
+) -> None:
     page = visit(f"{unloaded.url}/models", size=PHONE)  # where lines wrap
 
     def places() -> Any:
@@ -150,6 +159,7 @@ def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Ope
     state(page, "fresh", "Not loaded")
     before = places()
     for text in ("the first time", "about"):
+        gate.unlink(missing_ok=True)
         press(page, "Load fresh")
         state(page, "fresh", text)
         segment(page, "fresh", "loading")
@@ -160,8 +170,9 @@ def test_load_shows_its_progress_and_moves_nothing(unloaded: Gateway, visit: Ope
         else:
             assert progress.get_attribute("value") is None
         assert places() == before
+        gate.touch()
         state(page, "fresh", "Ready")
-        assert not progress.is_visible()
+        progress.wait_for(state="hidden")
         if text != "about":  # the first load shows what is known since
             model(page, "fresh").locator("summary", has_text="Chat template").wait_for()
             before = places()
@@ -227,7 +238,7 @@ def test_press_is_seen_at_once_and_a_refusal_takes_it_back(unloaded: Gateway, vi
     button = page.get_by_role("button", name="Load quick", exact=True)
     assert button.get_attribute("aria-disabled") == "true"
     refusal = {"error": {"code": "forbidden", "message": "not now"}}
-    wait_until(lambda: (page.wait_for_timeout(20), held)[1], 10)
+    wait_until(lambda: (page.wait_for_timeout(20), held)[1], 30)
     held[0].fulfill(status=403, json=refusal)
     state(page, "quick", "Not loaded")
     assert "not now" in model(page, "quick").inner_text()

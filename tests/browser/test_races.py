@@ -58,12 +58,12 @@ def test_draft_survives_reload_in_its_conversation(site: Gateway, visit: Open) -
     talk_about(page, "Draft one")
     box.fill("Not asked yet")
     page.reload()
-    assert box.input_value() == "Not asked yet"
+    until(page, lambda: box.input_value() == "Not asked yet")
     talk_about(page, "Draft two")
-    assert box.input_value() == ""
+    until(page, lambda: box.input_value() == "")
     choose(page, "Draft one")
     page.locator("#talk-title", has_text="Draft one").wait_for()
-    assert box.input_value() == "Not asked yet"
+    until(page, lambda: box.input_value() == "Not asked yet")
     box.press("Enter")
     until(page, lambda: page.locator(DONE).count() == 2)
     page.reload()
@@ -73,8 +73,9 @@ def test_draft_survives_reload_in_its_conversation(site: Gateway, visit: Open) -
     page.get_by_role("button", name="More actions").click()
     page.get_by_role("menuitem", name="Delete").click()
     page.locator("#talk-title", has_text="Chat").wait_for()
-    assert box.input_value() == ""
-    assert page.evaluate("Object.keys(sessionStorage).filter((k) => k.includes('draft'))") == []
+    until(page, lambda: box.input_value() == "")
+    drafts = "Object.keys(sessionStorage).filter((k) => k.includes('draft'))"
+    until(page, lambda: page.evaluate(drafts) == [])
 
 
 def test_later_of_two_selected_conversations_is_shown(site: Gateway, visit: Open) -> None:
@@ -204,7 +205,8 @@ def test_error_of_one_file_stays_when_the_next_succeeds(site: Gateway, visit: Op
     files = [markdown(name) for name in ("a", "b")]
     page.locator('input[type="file"]').set_input_files(files)
     page.locator(".document", has_text="b.md").wait_for()
-    assert page.locator('[data-part="told"]').inner_text() == "a.md: it is no document"
+    told = page.locator('[data-part="told"]')
+    until(page, lambda: told.inner_text() == "a.md: it is no document")
 
 
 def test_base_is_created_once_and_shown_despite_a_stale_list(site: Gateway, visit: Open) -> None:

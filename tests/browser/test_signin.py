@@ -13,6 +13,7 @@ from tools.oidc_provider import Provider
 from tools.processes import Gateway, held_port
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
+from .test_chat import until
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: 
     accessible(page)
     page.get_by_label("API key").fill("a wrong one")
     page.keyboard.press("Enter")
-    assert "Invalid API key" in page.get_by_role("alert").inner_text()
+    page.get_by_role("alert").get_by_text("Invalid API key").wait_for()
     page.get_by_label("API key").fill("sesame-1234")
     page.keyboard.press("Enter")
     page.locator(".backend").wait_for()
@@ -169,20 +170,22 @@ def test_settings_and_drafts_are_kept_for_each_key(
     site = start_site("--api-key-file", keys)
     page = visit(f"{site.url}/")
 
-    def sign_in(key: str) -> tuple[str, str]:
+    system, text = page.locator('[name="system"]'), page.locator("#text")
+
+    def sign_in(key: str, *kept: str) -> None:
         page.get_by_label("API key").fill(key)
         page.keyboard.press("Enter")
         page.locator(OPENED).wait_for()
-        return page.locator('[name="system"]').input_value(), page.locator("#text").input_value()
+        until(page, lambda: (system.input_value(), text.input_value()) == kept)
 
-    assert sign_in("sk-ann-0123456789") == ("", "")
-    page.locator("#text").fill("My draft")
+    sign_in("sk-ann-0123456789", "", "")
+    text.fill("My draft")
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("System prompt").fill("My secret")
     page.locator(".more summary").click()
     page.get_by_label("Seed").fill("7")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign out", exact=True).click()
-    assert sign_in("sk-bob-0123456789") == ("", "")
+    sign_in("sk-bob-0123456789", "", "")
     page.get_by_role("button", name="Sign out", exact=True).click()
-    assert sign_in("sk-ann-0123456789") == ("My secret", "My draft")
+    sign_in("sk-ann-0123456789", "My secret", "My draft")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from tests.integration.generations import OLD, SERVER_FIXTURES
 from tests.redis_servers import RedisServer
 from tools import llama_cpp_python, servers, smollm2
 from tools import made_up_model as made_up
-from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer, held_port
+from tools.processes import Child, Gateway, LlamaCppPythonServer, ModelServer
+
+from .slow_model import SlowModel
 
 _serial = itertools.count(1)
 # The local embedding model would be in every list of models, and start with the first document.
@@ -224,13 +225,10 @@ def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Red
 @pytest.fixture(scope="module")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a backend whose answers take minutes."""
-    folder = tmp_path_factory.mktemp("slow")
-    port = held_port()
-    words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
-    server = Child([*words, "--notes", str(folder / "notes"), "--slots", "16"], folder / "log")
+    server = SlowModel(tmp_path_factory.mktemp("slow"), 16)
     server.launch()
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield server.url
     finally:
         server.kill()
 

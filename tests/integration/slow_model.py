@@ -1,13 +1,14 @@
 """A model server that writes a word each tenth of a second until its connection ends, for requests
-that are still under way when the gateway stops.
+that are still under way when something else happens, however slow the machine is.
 
 It looks like a llama-server of 2026, loads as long as it is told, saves slots to files, and notes
-in a file of its own how it is ended. A prompt with "brief" is answered with one word.
+in a file of its own how it is ended. A prompt with "BRIEF" is answered with one word.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import scripted_server
+from tools.processes import Child, held_port
 
 PER_TOKEN = 50.0  # milliseconds to evaluate a token of a prompt: it pays to save a slot
 
@@ -62,7 +64,7 @@ class Handler(scripted_server.Handler):
     def _complete(self, body: dict[str, Any]) -> None:
         prompt = len(body["prompt"]) // 4 + 1
         slot = {"id_slot": max(0, body.get("id_slot", 0))}
-        brief = "brief" in body["prompt"] or body.get("n_predict") == 1
+        brief = "BRIEF" in body["prompt"] or body.get("n_predict") == 1
         timings = {"cache_n": 0, "prompt_n": prompt, "prompt_ms": prompt * PER_TOKEN}
         end = {
             **slot,
@@ -80,13 +82,24 @@ class Handler(scripted_server.Handler):
             return
         self.begin_stream()
         try:
-            while not brief:
-                self.send_event({**slot, "content": "word ", "stop": False})
+            for number in () if brief else itertools.count(1):  # nothing repeats itself
+                self.send_event({**slot, "content": f"word{number} ", "stop": False})
                 time.sleep(0.1)
             self.send_event(end)
             self.end_stream()
         except OSError:
             self.close_connection = True
+
+
+class SlowModel(Child):
+    """The server as a process."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        port = held_port()
+        words = [sys.executable, "-m", "tests.integration.slow_model", "--port", str(port)]
+        words += ["--notes", str(folder / "notes"), "--slots", str(slots)]
+        super().__init__(words, folder / "slow.log")
+        self.url = f"http://127.0.0.1:{port}"
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from tests.integration.child_processes import descendants
 from tests.integration.generations import OLD
 from tools.processes import Gateway, ModelServer, ask
 
-LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1500}
+LONG = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1900}
 SHORT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 POOL = 64 + 8  # a threaded server fills its pool once, and keeps it
 
@@ -110,8 +110,12 @@ def answered(served: Gateway) -> bool:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_slot_is_free_within_a_second_of_a_disconnect(served: Gateway, stream: bool) -> None:
-    """Another client has its answer by then. The quickest of five counts, because other work of
-    the machine may hold one up."""
+    """Another client has its answer long before the answer would have ended. The quickest of five
+    counts, because other work of the machine may hold one up."""
+    before = logged(served)
+    began = time.monotonic()
+    assert ask(f"{served.url}/v1/chat/completions", LONG, seconds=100.0)[0] == 200
+    whole = time.monotonic() - began
 
     def seconds() -> float:
         with sent(served, {**LONG, "stream": stream}) as sock:
@@ -119,14 +123,13 @@ def test_slot_is_free_within_a_second_of_a_disconnect(served: Gateway, stream: b
                 begun(sock)
             else:
                 wait_until(lambda: in_flight(served.url) == 1)
-        before = time.monotonic()
+        left = time.monotonic()
         assert answered(served)
-        return time.monotonic() - before
+        return time.monotonic() - left
 
-    before = logged(served)
-    assert min(seconds() for _ in range(5)) < 1.0
+    assert min(seconds() for _ in range(5)) < whole / 2
     # A line is written after the slot is free, and must not be counted in the next test.
-    wait_until(lambda: logged(served) == before + 10)
+    wait_until(lambda: logged(served) == before + 11)
 
 
 def test_disconnect_while_queued_leaves_the_queue(served: Gateway, one_slot: ModelServer) -> None:

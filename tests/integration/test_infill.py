@@ -116,7 +116,8 @@ def test_vscode_gets_the_whole_object(address: str) -> None:
 
 
 def test_infill_equals_the_servers_own(address: str, filler: ModelServer) -> None:
-    body = {**VIM, **GREEDY}
+    # A few tokens: later ones may differ by rounding when more of the prompt is cached.
+    body = {**VIM, **GREEDY, "n_predict": 4}
     assert post(address, body).json()["content"] == post(filler.url, body).json()["content"]
     text = post(address, {**body, "stream": True}).content
     chunks = [chunk for _, chunk in sse(text)]

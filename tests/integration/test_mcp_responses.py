@@ -74,7 +74,6 @@ def served(
     server = start_server(request.param, model=tiny_model)
     flags = ["--config", str(config), "--chat-template", str(TEMPLATE)]
     flags += ["--mcp-url", f"http://127.0.0.1:{remote}/mcp"]
-    flags += ["--mcp-url", f"http://*.localhost:{remote}/mcp"]
     # A call may start the server, which a busy machine delays.
     patient = {"SLOTPROXY_AGENT_TOOL_TIMEOUT": "300"}
     gateway = module_gateway("--llama-api", server.url, *flags, env=patient)
@@ -142,15 +141,6 @@ def test_approved_call_is_made_and_the_model_continues(client: openai.OpenAI) ->
     assert [item.type for item in again.output] == ["message"]
 
 
-def test_call_without_approval_is_made_at_once(client: openai.OpenAI) -> None:
-    whole = client.responses.create(**fields(require_approval="never"))
-    listed, call = whole.output[:2]
-    assert listed.type == "mcp_list_tools"
-    assert call.type == "mcp_call"
-    assert (call.status, call.output, call.error) == ("completed", '{"temperature": 4}', None)
-    assert whole.usage is not None
-
-
 def test_server_is_named_by_url(client: openai.OpenAI, remote: int) -> None:
     url = f"http://127.0.0.1:{remote}/mcp"
     whole = client.responses.create(
@@ -166,15 +156,6 @@ def test_server_is_named_by_url(client: openai.OpenAI, remote: int) -> None:
     assert call.output == '{"temperature": 4}'
     assert "secret" not in whole.model_dump_json()
     assert 'token"' not in whole.model_dump_json()
-
-
-def test_name_of_a_private_address_is_not_connected_to(client: openai.OpenAI, remote: int) -> None:
-    url = f"http://mcp.localhost:{remote}/mcp"
-    whole = client.responses.create(**{**fields(server_url=url), "tool_choice": "auto"})
-    listed = whole.output[0]
-    assert listed.type == "mcp_list_tools"
-    assert listed.error is not None
-    assert "not on the public internet" in listed.error or "cannot be resolved" in listed.error
 
 
 @pytest.mark.parametrize("streams", [False, True])

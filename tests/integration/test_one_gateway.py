@@ -24,7 +24,6 @@ from tests.integration.test_dialects_clients import (  # noqa: F401
     counts,
     llama,
     openai_,
-    repeats,
     test_allowed_tools_limit_the_choice,
     test_anthropic_counts_and_errors,
     test_anthropic_lists_models,

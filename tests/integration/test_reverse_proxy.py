@@ -51,7 +51,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = Child(command, tmp_path_factory.mktemp("stub") / "stub.log")
     process.launch()
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: ask(f"{url}/pace/20")[0] == 200)
+    wait_until(lambda: ask(f"{url}/pace/10")[0] == 200)
     yield url
     process.kill()
 
@@ -237,7 +237,7 @@ def _log_line(front: Front, request_id: str) -> dict[str, Any]:
 
 # -- streams ---------------------------------------------------------------------------------------
 
-COUNT = 30  # tokens, in a second and a half
+COUNT = 30  # tokens, in three seconds
 STREAMS = {
     "server-sent events": (CHAT, {**QUESTION, "stream": True, "max_tokens": COUNT}),
     "lines of JSON": (

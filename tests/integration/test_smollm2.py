@@ -87,7 +87,7 @@ def said(answer: Any) -> str:
 
 def test_known_fact_and_end_of_answer(ask: Ask) -> None:
     answer = ask("What is the capital of France?")
-    assert said(answer) == "The capital of France is Paris."
+    assert "Paris" in said(answer)
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 

@@ -191,7 +191,7 @@ def test_streams_end_with_an_error_and_all_is_counted(
     scene: Callable[..., Scene], threads: ThreadPoolExecutor, server: str, number: int
 ) -> None:
     one = scene(*SERVERS[server])
-    one.ask("brief " * 2000)
+    one.ask("BRIEF " * 2000)
     names = ["openai", "anthropic"] if server == "waitress" else [*STREAMS]
     running = begin_streams(one, threads, names)
     pid = one.server()
@@ -314,7 +314,7 @@ def test_idle_model_ends_at_once_while_an_answer_goes_on(
     scene: Callable[..., Scene], threads: ThreadPoolExecutor
 ) -> None:
     one = scene(two=True, grace=20)
-    one.ask("brief", "n")
+    one.ask("BRIEF", "n")
     idle = one.server()
     running = begin_streams(one, threads, ["openai"])
     one.gateway.send(signal.SIGTERM)
@@ -330,7 +330,7 @@ def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene
     come behind the signal."""
     one = scene(slots=16, grace=20)
     at = urlsplit(one.gateway.url)
-    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "brief"}]}).encode()
+    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "BRIEF"}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
     head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -411,7 +411,7 @@ def test_limits_are_settled(redis_server: RedisServer, slow_model: str, tmp_path
         assert one.wait() == 0
         one.start()
         url = f"{one.url}/v1/chat/completions"  # on another port
-        body = {**HELLO, "messages": [{"role": "user", "content": "brief"}]}
+        body = {**HELLO, "messages": [{"role": "user", "content": "BRIEF"}]}
         answer = httpx.post(url, json=body, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
     finally:

@@ -65,6 +65,28 @@ def test_stream_of_old_server() -> None:
     assert (last.reason, last.usage, last.slot) == ("stop", Usage(6, 2, 4), 1)
 
 
+@pytest.mark.parametrize(
+    ("caps", "wanted", "allowed", "sent"),
+    [
+        (NEW, None, 100, None),
+        (NEW, 100, 100, 100),
+        (NEW, None, 60, 60),  # what a key may use, or what the prompt leaves of the context
+        (OLD, None, 100, 99),
+    ],
+)
+def test_length_that_nobody_asked_for_is_that_of_a_new_server(
+    caps: Capabilities, wanted: int | None, allowed: int, sent: int | None
+) -> None:
+    request = CompletionRequest(max_tokens=wanted)
+    task = msgspec.structs.replace(TASK, max_tokens=allowed, request=request)
+    with llama([streamed(old_last())]) as (driver, server):
+        stream = driver.stream(task, 1, msgspec.structs.replace(caps, n_ctx=100), Cancel())
+        list(stream)
+        stream.close()
+    body = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
+    assert body.get("n_predict") == sent
+
+
 def test_stream_of_new_server() -> None:
     progress = {"total": 9, "cache": 4, "processed": 6, "time_ms": 1}
     parts = [

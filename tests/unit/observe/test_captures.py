@@ -92,6 +92,9 @@ def test_failed_requests_are_captured_and_only_they_if_so_set(
     assert json.loads(capture["received"]["text"]) == answer.get_json()
     driver.script = say("Hi")
     assert capture_of(app, ask(app)).status_code == 404
+    left = app.test_client().post(CHAT, json=HELLO | {"stream": True}, headers=ANN, buffered=False)
+    left.close()
+    assert capture_of(app, left.headers["x-request-id"]).status_code == 404, "its client left"
 
 
 def test_invalid_json_is_captured(tmp_path: Path) -> None:
@@ -147,9 +150,11 @@ def test_keys_of_others_are_in_no_capture(tmp_path: Path) -> None:
     keys = (*KEYS, ApiKey("eve", Secret("no-usual-key")))
     app = app_with(ScriptedDriver(), tmp_path, file_keys=keys)
     text = "Keys:\nsk-bob-0123456789\tno-usual-key\nbearer abcdefghijkl and a risk-averse sk-SK"
-    answer = post(app, ANN, json={"messages": [{"role": "user", "content": text}]})
+    headers = ANN | {"X-Other-Token": "of-this-header"}
+    said = [{"role": "user", "content": f"{text} of-this-header"}]
+    answer = post(app, headers, json={"messages": said})
     sent = capture_of(app, answer.headers["x-request-id"]).get_json()["sent"]["text"]
-    shown = "Keys:\n[key]\t[key]\nbearer [key] and a risk-averse sk-SK"
+    shown = "Keys:\n[key]\t[key]\nbearer [key] and a risk-averse sk-SK [key]"
     assert json.loads(sent)["messages"][0]["content"] == shown
 
 
@@ -220,7 +225,7 @@ class Asking(ScriptedDriver):
 
 
 def test_backend_side_and_prompt(tmp_path: Path) -> None:
-    reply = b'data: {"content": "Hi", "key": "sk-of-the-backend-1234"}\n\n'
+    reply = b'data: {"content": "Hi", "key": "backend-secret"}\n\n'
     whole = head(len(reply)) + reply
     driver = Asking(say("Hi"))
     with RawServer([whole, whole]) as server:
@@ -352,7 +357,7 @@ def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
     data = b'data:a/b":' + piece * (MOST // len(piece)) + b'"api_key@ sk- bearer authorization'
     began = time.process_time()
     kept_of(data)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5  # usually a fifth of a second
 
 
 def test_long_bodies_are_cut_and_say_so() -> None:
@@ -430,19 +435,19 @@ def test_stop_waits_for_captures_that_are_being_stored(
 
     def slow(batches: Any) -> None:
         writing.set()
-        assert may_write.wait(10)
+        assert may_write.wait(60)
         write(batches)
 
     monkeypatch.setattr(captures.ring, "write", slow)
     name = ask(app)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(captures.flush)
-        assert writing.wait(10)
+        assert writing.wait(60)
         closed = pool.submit(captures.close)
         time.sleep(0.1)
         assert not closed.done()
         may_write.set()
-        closed.result(10)
+        closed.result(60)
         assert ids(captures.ring, request=name) == [name]
 
 

@@ -139,14 +139,21 @@ def test_request_that_would_wait_has_its_place() -> None:
 
 def test_rights_are_those_of_the_route() -> None:
     keys = tuple(
-        ApiKey(name, Secret(f"sk-{name}-0123456789"), options={"allowed_routes": "messages"})
-        for name in ("ann", "root")
+        ApiKey(name, Secret(f"sk-{name}-0123456789"), options=options)
+        for name, options in (
+            ("ann", {"allowed_routes": "messages"}),
+            ("bob", {"models": "other*"}),
+        )
     )
     app = make_app(ScriptedDriver(), file_keys=keys)
     body = BODIES["/v1/messages"]
     assert explained(app, "/v1/messages", **body).status_code == 200
     refused = explained(app, **body)
     assert refused.status_code == 403 and "allowed_routes" in refused.text
+    unloaded = Unloaded(say("Hi"), msgspec.structs.replace(CAPS, provisional=True))
+    for other in (app, make_app(unloaded, file_keys=keys)):
+        bob = {"Authorization": "Bearer sk-bob-0123456789"}
+        assert explained(other, headers=bob, messages=MESSAGES).status_code == 403
 
 
 class Unloaded(ScriptedDriver):

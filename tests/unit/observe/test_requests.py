@@ -151,7 +151,8 @@ def test_other_chats_of_one_question_are_new(change: str) -> None:
 def test_header_adds_the_decision_to_an_answer(stream: bool) -> None:
     app = app_with(ScriptedDriver(say("Hi")))
     post = app.test_client().post
-    for headers, wanted in ((ANN, False), (ANN | {"x-slotproxy-explain": "1"}, True)):
+    for value, wanted in (("", False), ("0", False), ("1", True)):
+        headers = ANN | {"x-slotproxy-explain": value}
         answer = post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
         assert answer.data
         assert ("x-slotproxy-decision" in answer.headers) is wanted
@@ -198,6 +199,7 @@ def test_older_requests_come_from_the_ledger(tmp_path: Path) -> None:
         "test", 1, [row(ended=hour_ago, request="old"), row(ended=hour_ago, key="root")]
     )
     name = ask(app)
+    ledger_of(app).write("test", 2, [row(ended=int(1000 * time.time()), request=name)])
     assert [one["id"] for one in get(app).get_json()["data"]] == [name, "old"]
     assert [one["id"] for one in get(app, stored="false").get_json()["data"]] == [name]
     old = get(app, f"{REQUESTS}/old").get_json()
@@ -236,9 +238,9 @@ def cancelled(
 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post)
-        wait_until(lambda: [one for one in running() if one["state"] == "prefill"])
+        wait_until(lambda: [(one["state"], one["slot"]) for one in running()] == [("prefill", 0)])
         (one,) = running()
-        assert (one["key"], one["slot"], one["outcome"]) == ("ann", 0, "")
+        assert (one["key"], one["outcome"]) == ("ann", "")
         assert one["decision"]["reason"]["cause"] == "new"
         ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=by)
         return answer.result(30), ended, one["id"]
@@ -359,13 +361,17 @@ def test_waiting_request_has_its_place_and_time_in_line() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(post), pool.submit(post)]
-        wait_until(lambda: [one["state"] for one in running()] == ["prefill", "queued"])
+        wait_until(
+            lambda: (
+                [(one["state"], one["place"]) for one in running()]
+                == [("prefill", 0), ("queued", 1)]
+            )
+        )
         first, second = running()
-        assert (first["place"], second["place"]) == (0, 1)
         assert second["decision"] is None
         assert second["timeline"][0]["step"] == "queue" and second["timeline"][0]["seconds"] >= 0
         assert [step["step"] for step in first["timeline"]][:2] == ["prepare", "prefill"]
-        time.sleep(0.1)
+        time.sleep(0.5)
         for one in (second, first):
             ended = app.test_client().post(f"{REQUESTS}/{one['id']}/cancel", headers=ANN)
             assert ended.get_json()["cancelled"] == 1

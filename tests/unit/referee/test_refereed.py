@@ -11,11 +11,11 @@ import pytest
 from werkzeug.test import TestResponse
 
 from proxy.config import keys
-from proxy.config.settings import RefereeConfig
+from proxy.config.settings import BackendConfig, RefereeConfig
 from proxy.core.events import Batch, Finished, ReasoningDelta, Started, TextDelta
 from proxy.core.usage import Usage
 from proxy.errors import ConnectionLost
-from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say
+from tests.fakes import CAPS, Script, ScriptedDriver, ScriptsInTurn, client, say, services_of
 
 MODERN = msgspec.structs.replace(
     CAPS, dialect="llama-server", modern_sampling=True, queues=True, truncates=False, n_ctx=8192
@@ -94,16 +94,18 @@ def test_mended_text_goes_on_from_its_first_copy_with_a_penalty() -> None:
     assert "it was continued" in got.headers["x-slotproxy-warning"]
 
 
-def test_a_text_is_mended_twice_and_then_ends() -> None:
+@pytest.mark.parametrize("penalty", [1.5, 1])
+def test_a_text_is_mended_twice_and_then_ends(penalty: float) -> None:
     loops = [looping(unit=f"{n} {UNIT}") for n in ("One.", "Two.", "Three.", "Four.")]
     driver = ScriptsInTurn(*loops, caps=MODERN)
-    got = _post(client(driver, referee=RefereeConfig(loops="mend")))
+    to = client(driver, referee=RefereeConfig(loops="mend"))
+    got = _post(to, repeat_penalty=penalty)
     message, reason = message_of(got)
     assert reason == "stop"
     assert len(driver.tasks) == 3
     assert all(message["content"].count(f"{n} {UNIT.rstrip()}") == 1 for n in ("One.", "Three."))
     weaker, stronger = (task.sampling["repeat_penalty"] for task in driver.tasks[1:])
-    assert weaker < stronger
+    assert weaker < stronger if penalty == 1 else weaker == stronger == penalty
     assert got.json["usage"]["completion_tokens"] <= 2000
 
 
@@ -177,7 +179,7 @@ def test_a_key_says_what_becomes_of_repetitions(options: str, whole: bool) -> No
 
 @pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"return_tokens": True, "stream": False}])
 def test_programs_that_want_every_token_get_it(fields: dict[str, Any]) -> None:
-    to = client(ScriptedDriver(looping(), caps=MODERN))
+    to = client(ScriptedDriver(looping(), caps=MODERN), referee=RefereeConfig(loops="end"))
     body = {"prompt": "Hi", "n_predict": 2000, **fields}
     got = to.post("/completion", json=body)
     assert got.json is not None
@@ -212,6 +214,7 @@ LONG_THOUGHT = "<think>\n" + " ".join(f"First step {n}, then the next." for n in
         ("chat/completions", {"reasoning": {"max_tokens": 100}}, 100),
         ("chat/completions", {"reasoning_effort": "low", "max_tokens": 500}, 100),
         ("chat/completions", {"max_tokens": 400}, 300),
+        ("chat/completions", {"max_tokens": 400, "max_reasoning_tokens": 390}, 300),
         ("messages", {"thinking": {"type": "enabled", "budget_tokens": 100}}, 100),
         ("responses", {"reasoning": {"max_tokens": 100}}, 100),
     ],
@@ -233,11 +236,29 @@ def test_thoughts_end_with_their_budget_and_the_answer_follows(
     assert warnings == [f"the reasoning was ended after {most} tokens, so that an answer follows"]
 
 
+def own(to: Any, **settings: Any) -> None:
+    """Settings of the backend, before those of all."""
+    (backend,) = services_of(to.application).gateway.registry.backends.values()
+    backend.config = BackendConfig(url="http://127.0.0.1:9", **settings)
+
+
+def test_a_backend_says_what_becomes_of_repetitions() -> None:
+    to = client(ScriptedDriver(looping(), caps=MODERN))
+    own(to, loops="off")
+    assert message_of(_post(to))[0]["content"] == BEGUN + 60 * UNIT
+
+
 def test_the_operator_bounds_the_thoughts_of_those_who_do_not() -> None:
-    for fields, most in (({}, 50), ({"max_reasoning_tokens": 80}, 80)):
+    for fields, wanted, most in (
+        ({}, None, 50),
+        ({}, 30, 30),
+        ({"max_reasoning_tokens": 80}, 30, 80),
+    ):
         driver = ScriptsInTurn(say(*pieces(LONG_THOUGHT)), say("Here."), caps=MODERN)
         referee = RefereeConfig(max_reasoning_tokens=50)
-        got = _post(client(driver, chat_template="qwen", referee=referee), **fields)
+        to = client(driver, chat_template="qwen", referee=referee)
+        own(to, max_reasoning_tokens=wanted)
+        got = _post(to, **fields)
         assert message_of(got)[0]["content"] == "Here."
         assert f"after {most} tokens" in got.headers["x-slotproxy-warning"]
 

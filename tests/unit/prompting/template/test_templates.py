@@ -396,7 +396,7 @@ def test_slow_template_is_refused_soon(source: str) -> None:
     began = time.process_time()
     with pytest.raises(TemplateError, match=r"too much work|too large"):
         template.render([{"role": "user", "content": "x" * 1000}])
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 3.0
 
 
 def test_long_conversation_fits_the_rendering_budget() -> None:

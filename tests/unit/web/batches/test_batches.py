@@ -383,6 +383,26 @@ def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
     return asked
 
 
+def test_line_is_asked_when_its_refusal_says_and_a_wrong_one_costs_no_tokens(serve: Serve) -> None:
+    to = serve()
+    times: list[float] = []
+    answers = [
+        LineResponse(429, "r", b"{}", 1.0, "rate_limit_exceeded"),
+        LineResponse(400, "r", b"{}", usage=Usage(7, 3)),
+        LineResponse(200, "r", b"{}", usage=Usage(5, 1)),
+    ]
+
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
+        times.append(time.time())
+        return answers[len(times) - 1]
+
+    runner_of(to).ask = ask
+    done = ended(to, create(to, lines(2))["id"])
+    assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    assert times[2] - times[0] >= 1.0
+    assert done["usage"]["total_tokens"] == 6
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_choices_of_a_line_need_one_idle_slot_at_a_time(serve: Serve, slots: int) -> None:
     driver = ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=slots))
@@ -449,27 +469,36 @@ def test_line_without_an_idle_slot_costs_nothing(
         monkeypatch.setattr(admission, name, 0.001)
     monkeypatch.setattr(batch_run, "LAST_AGAIN", 0.001)
     to = serve(
-        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)), file_keys=KEYS, admins=("ops",)
+        ScriptedDriver(caps=msgspec.structs.replace(CAPS, slots=4)),
+        file_keys=KEYS,
+        admins=("ops",),
+        capture="all",
     )
     services = services_of(to.application)
+    assert services.captures is not None
     other = services.gateway.scheduler.acquire(SlotRequest(model="scripted"), Cancel())
     http = Http(to.application)
-    key = http.make(rpm_limit=30)["key"]
-    headers = {"Authorization": f"Bearer {key}"}
-    tries: list[bytes] = []
+    issued = http.make(rpm_limit=30)
+    headers = {"Authorization": f"Bearer {issued['key']}"}
+    tries: list[str] = []
     runner = runner_of(to)
     ask: Ask = runner.ask
 
     def counted(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
-        tries.append(body)
-        return ask(batch, body, cancel)
+        answer = ask(batch, body, cancel)
+        tries.append(answer.outcome)
+        return answer
 
     runner.ask = counted
     made = create(to, lines(1), headers)
     wait_until(lambda: len(tries) > 2)
+    assert tries[:2] == ["no_idle_slot"] * 2
     cancelled(to, made["id"], headers)
     other.release()
-    assert http.chat(key).headers["x-ratelimit-remaining-requests"] == "29"
+    with http.chat(issued["key"]) as answer:
+        assert answer.headers["x-ratelimit-remaining-requests"] == "29"
+    statuses = {capture["status"] for capture in services.captures.find(9, key=issued["key_id"])}
+    assert 200 in statuses and 429 not in statuses, "a line that is asked again is not captured"
 
 
 def test_lines_do_not_count_among_the_requests_of_a_key_that_run(serve: Serve) -> None:

@@ -95,6 +95,15 @@ def done(backend: str, **fields: float) -> Finished:
     return Finished(1, "/p", 200, 1.0, info)
 
 
+def test_time_for_a_prompt_is_without_the_load_of_its_model() -> None:
+    metrics = Metrics()
+    add(metrics, [done("b", placed=1.0, evaluating=0.5, first_token=9.0, last_token=10.0)])
+    names = (name.removeprefix("vllm:request_") for name, _, _ in HISTOGRAMS)
+    histograms = dict(zip(names, metrics.counts({}).backends["b", ""].histograms, strict=True))
+    assert histograms["prefill_time_seconds"].sum == 0.5
+    assert histograms["inference_time_seconds"].sum == 1.5
+
+
 def numbers(metrics: Iterable[Metric]) -> dict[str, float]:
     return {sample.name: sample.value for metric in metrics for sample in metric.samples}
 
