@@ -17,6 +17,7 @@ from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import End, Lease, Outcome
 from .context import GatewayContext
+from .pieces import Held, InPieces, piece_ends
 
 UNUSED, CUT = Outcome(), Outcome(end="cut")
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
@@ -70,6 +71,10 @@ class LeasedSlot(Struct, eq=False):
         """Start a run. The previous run must be closed."""
         lease = self.lease
         spoils = self.caps.doubles and self._may_hold_all_of(task)
+        held = lease.grant.reuse
+        if spoils and held is not None and not task.max_tokens and lease.request.idle:
+            self.run = Held(min(lease.grant.prompt, held.prompt))
+            return self.run
         if lease.grant.fresh or spoils:
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
             self.uncached = self.uncached or (spoils and self.asking is None)
@@ -77,8 +82,21 @@ class LeasedSlot(Struct, eq=False):
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt
         self.end = "cut"
-        self.run = run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
-        return run
+        number, caps = lease.pinned, self.caps
+        stream = self.backend.driver.stream
+        if caps.doubles and lease.request.idle and (ends := piece_ends(task, lease)):
+            anew = held is None or task.sampling.get("cache_prompt") is False
+            self.run = InPieces(
+                lambda piece: stream(piece, number, caps, cancel),
+                task,
+                ends,
+                cancel,
+                slot=number,
+                anew=anew,
+            )
+        else:
+            self.run = stream(task, number, caps, cancel)
+        return self.run
 
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run
@@ -102,6 +120,8 @@ class LeasedSlot(Struct, eq=False):
 
     def on_finished(self, finished: Finished) -> None:
         lease, usage = self.lease, finished.usage
+        if isinstance(self.run, Held):  # the slot's content is as before
+            return
         lease.owner.on_last_token(lease)
         if self.prompt:  # that of a later run includes text of the answer
             self.written = usage.prompt + usage.completion - self.prompt

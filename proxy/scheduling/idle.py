@@ -1,9 +1,9 @@
-"""Which slots requests may use that run in idle slots only: the lines of batches. Pure.
+"""Which slots requests may use that run in idle slots only: lines of batches, prewarming. Pure.
 
-Such a request never waits in the queue. It only takes free slots whose prompt is hardly worth its
-evaluation; one of a backend with several is left to others. Beside other requests it begins only
-while they all stream, and if little of its prompt is evaluated, because a server evaluates prompts
-in the same steps as it generates tokens.
+Such a request never waits in the queue. It only takes a free slot whose prompt it continues, or one
+whose prompt is hardly worth its evaluation; one of a backend with several is then left to others.
+Beside other requests it begins only while they all stream, and if little of its prompt is
+evaluated, because a server evaluates prompts in the same steps as it generates tokens.
 
 A new request takes precedence. If it gets a slot, the idle requests that are still evaluated on its
 backend are cancelled, and one more if no spare slot is left for the next; if it has to wait, one of
@@ -32,8 +32,10 @@ def may_take(
     grant: Grant, request: SlotRequest, pool: Pool, leases: Iterable[Lease], now: float
 ) -> bool:
     """Whether an idle request may take the slot of this grant. `leases` are those of the others."""
-    backend = grant.backend
-    if not (_is_spare(grant.slot, backend, pool, now) and _room(backend, pool, now)):
+    backend, held = grant.backend, grant.reuse
+    continues = held is not None and held is grant.slot.held and grant.cached + WORTH >= held.prompt
+    spare = continues or (_is_spare(grant.slot, backend, pool, now) and _room(backend, pool, now))
+    if not spare:
         return False
     if backend.in_flight == sum(lease.grant.backend is backend for lease in leases):
         return True
