@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +18,7 @@ from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import End, Lease, Outcome
 from .context import GatewayContext
-from .pieces import Held, InPieces, piece_ends
+from .pieces import Held, InPieces, comes_in_pieces
 
 UNUSED, CUT = Outcome(), Outcome(end="cut")
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
@@ -73,7 +74,8 @@ class LeasedSlot(Struct, eq=False):
         spoils = self.caps.doubles and self._may_hold_all_of(task)
         held = lease.grant.reuse
         if spoils and held is not None and not task.max_tokens and lease.request.idle:
-            self.run = Held(min(lease.grant.prompt, held.prompt))
+            share = lease.request.chain.size / max(1, held.chain.size)
+            self.run = Held(round(share * held.prompt))
             return self.run
         if lease.grant.fresh or spoils:
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
@@ -82,20 +84,16 @@ class LeasedSlot(Struct, eq=False):
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt
         self.end = "cut"
-        number, caps = lease.pinned, self.caps
-        stream = self.backend.driver.stream
-        if caps.doubles and lease.request.idle and (ends := piece_ends(task, lease)):
+
+        def begin(task: Task) -> Run:
+            return self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
+
+        if self.caps.doubles and comes_in_pieces(task, lease):
+            ids = partial(self.backend.counter.ids, task.text, cancel=cancel)
             anew = held is None or task.sampling.get("cache_prompt") is False
-            self.run = InPieces(
-                lambda piece: stream(piece, number, caps, cancel),
-                task,
-                ends,
-                cancel,
-                slot=number,
-                anew=anew,
-            )
+            self.run = InPieces(begin, ids, task, lease, cancel, anew=anew)
         else:
-            self.run = stream(task, number, caps, cancel)
+            self.run = begin(task)
         return self.run
 
     def _may_hold_all_of(self, task: Task) -> bool:

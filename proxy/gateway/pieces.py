@@ -1,17 +1,21 @@
 """A prompt in pieces: a server of 2023 evaluates each prompt to its end, whoever waits and even if
 its client has left. So the prompt of a request that gives way to others is sent in pieces: its
 beginning, then longer ones, each of which continues the last in the same slot.
+
+Pieces are token ids, because such a server takes seconds to find the tokens of a long text, in
+which it does nothing else.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from msgspec.structs import replace
 
 from ..backends.driver import LaterRun, Run
-from ..backends.pools import SETTLE
+from ..backends.tokens import MOST_OLD
 from ..core.events import Batch, Finished, Started
 from ..core.task import Task
 from ..core.usage import Usage
@@ -19,54 +23,60 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease
 from ..scheduling.prefix import agreement
 
-PIECE = 1024  # characters or token ids: half a batch of a server, at most two
-TOKEN = 8  # characters of a token, hardly more
+PIECE = 512  # tokens: a batch of the server
+ROUGH = 64  # tokens by which a place in the text is wrong, estimated from its characters
+FREED = 0.1  # seconds until the server surely takes the next piece into the same slot
 WHOLE = ("cache_prompt", "grammar")  # sampling fields of the whole prompt alone
 
 
-def piece_ends(task: Task, lease: Lease) -> Sequence[int]:
-    """Where the pieces of a prompt end, but for the last; () if it stays whole. The slot must not
-    hold all of a piece: the server would evaluate its last token again and keep both."""
-    if lease.pinned < 0 or task.backend_templates or task.suffix is not None:
-        return ()
-    held, begin = lease.grant.reuse, 0
-    if held is not None and held.chain.ends:
-        ends = held.chain.ends
-        at = bisect_right(ends, agreement(held.chain, lease.request.chain))
-        begin = ends[at] if at < len(ends) else ends[-1] + TOKEN * (held.tokens - held.prompt)
-    return range(begin + PIECE, len(task.prompt), PIECE)
+def comes_in_pieces(task: Task, lease: Lease) -> bool:
+    """Whether the prompt of a request to a server of 2023 should be sent in pieces."""
+    if not lease.request.idle or lease.pinned < 0 or task.breaks or task.backend_templates:
+        return False
+    return task.suffix is None and PIECE < len(task.prompt) <= MOST_OLD
 
 
 class InPieces(LaterRun):
-    """A run whose prompt is evaluated up to each of `ends` before the whole is sent. `begin` sends
-    one; all go to `slot`. `anew`: nothing that the slot holds may be reused."""
+    """A run whose prompt is evaluated piece by piece before the whole is sent. `begin` sends one to
+    the slot of the lease; `ids` are the tokens of the text. `anew`: nothing in the slot may be
+    reused."""
 
     def __init__(
         self,
         begin: Callable[[Task], Run],
+        ids: Callable[[], list[int]],
         task: Task,
-        ends: Sequence[int],
+        lease: Lease,
         cancel: Cancel,
         *,
-        slot: int,
         anew: bool,
     ) -> None:
-        self._begin, self._task, self._ends, self._cancel = begin, task, ends, cancel
-        self._slot, self._anew = slot, anew
+        self._begin, self._ids, self._task = begin, ids, task
+        self._lease, self._cancel, self._anew = lease, cancel, anew
         self._cached: int | None = None  # tokens before the first piece
         self._is_whole = False  # the run is that of the whole prompt
+
+    def _pieces(self) -> Iterator[tuple[Any, ...]]:
+        """The pieces but for the last. The slot must not hold all of one: the server would evaluate
+        its last token again and keep both."""
+        prompt, held, begin = self._task.prompt, self._lease.grant.reuse, 0
+        # Before the first token of a prompt is the one that begins it, as before a text.
+        before, ids = ((), prompt) if isinstance(prompt, tuple) else (("",), tuple(self._ids()))
+        if held is not None and not self._anew:
+            begin, ends = held.tokens, held.chain.ends
+            at = bisect_right(ends, agreement(held.chain, self._lease.request.chain))
+            if at < len(ends):  # they differ before this place
+                begin = min(begin, ends[at] * len(ids) // len(prompt) + ROUGH)
+        for end in range(begin + PIECE, len(ids), PIECE):
+            yield (*before, *ids[:end])
 
     def __iter__(self) -> Iterator[Batch]:
         task, anew, milliseconds = self._task, self._anew, 0.0
         sampling = {name: value for name, value in task.sampling.items() if name not in WHOLE}
-        for end in self._ends:
+        for prompt in self._pieces():
+            reuse = {"cache_prompt": not anew}
             piece = replace(
-                task,
-                prompt=task.prompt[:end],
-                breaks=tuple(at for at in task.breaks if at < end),
-                sampling={**sampling, "cache_prompt": not anew},
-                max_tokens=0,
-                logprobs=None,
+                task, prompt=prompt, sampling=sampling | reuse, max_tokens=0, logprobs=None
             )
             self._run = run = self._begin(piece)
             for batch in run:
@@ -75,13 +85,12 @@ class InPieces(LaterRun):
                     if self._cached is None:
                         self._cached = last.usage.cached
                 yield []
-            if run.slot != self._slot:  # the server has moved it, so the rest continues nothing
+            self._cancel.wait(max(FREED, self._lease.grant.backend.release_delay))
+            self._cancel.check()
+            if run.slot != self._lease.pinned:  # it was moved, so the rest continues nothing
                 break
             anew = False
-            self._cancel.wait(SETTLE)
-            self._cancel.check()
-        whole = replace(task, sampling={**task.sampling, "cache_prompt": not anew})
-        self._run = self._begin(whole)
+        self._run = self._begin(replace(task, sampling={**task.sampling, "cache_prompt": not anew}))
         self._is_whole = True
         for batch in self._run:
             if batch and isinstance(last := batch[-1], Finished):

@@ -17,6 +17,8 @@ from tools.processes import Gateway, ModelServer
 CONTEXT = 10240  # tokens of a slot
 ANN, BEN = ({"Authorization": f"Bearer sk-{name}"} for name in ("ann", "ben"))
 CHAT = "/v1/chat/completions"
+SECONDS = 500.0  # for 8 000 tokens on a busy machine, at most
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -64,16 +66,16 @@ def running(served: Gateway) -> list[dict[str, Any]]:
 
 def test_first_turn_after_it_evaluates_under_one_percent(served: Gateway) -> None:
     body = chat("sail", 1300)
-    status, _, told = fetch(served.url, "/v1/prewarm", body, ANN)
+    status, _, told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)
     assert status == 200 and told["complete"], told
     assert told["prompt_tokens"] >= 8000 and not told["cached_tokens"]
-    prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN)[2]["usage"])
+    prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN, SECONDS)[2]["usage"])
     assert prompt >= 8000 and fresh <= prompt / 100
     # What is warm stays so, and a longer prompt continues it.
-    told = fetch(served.url, "/v1/prewarm", body, ANN)[2]
+    told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
     assert told["complete"] and told["cached_tokens"] >= 0.98 * told["prompt_tokens"]
     body["messages"].append({"role": "user", "content": words("mast", 100)})
-    told = fetch(served.url, "/v1/prewarm", body, ANN)[2]
+    told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
     assert told["complete"] and told["cached_tokens"] >= 0.99 * prompt
 
 
@@ -81,12 +83,14 @@ def test_it_makes_way_for_others(served: Gateway) -> None:
     """A prompt of seconds is given up at once for another's question."""
     answers = []
     prewarm = threading.Thread(
-        target=lambda: answers.append(fetch(served.url, "/v1/prewarm", chat("keel", 1300), ANN))
+        target=lambda: answers.append(
+            fetch(served.url, "/v1/prewarm", chat("keel", 1300), ANN, SECONDS)
+        )
     )
     prewarm.start()
     wait_until(lambda: any(one["backend"] for one in running(served)))
     question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    assert fetch(served.url, CHAT, question, BEN)[0] == 200
+    assert fetch(served.url, CHAT, question, BEN, SECONDS)[0] == 200
     prewarm.join()
     status, _, told = answers[0]
     assert status == 200 and not told["complete"]
@@ -94,8 +98,8 @@ def test_it_makes_way_for_others(served: Gateway) -> None:
 
 def test_groups_share_nothing(served: Gateway) -> None:
     body = chat("jib", 300)
-    assert fetch(served.url, "/v1/prewarm", body, ANN)[2]["complete"]
-    prompt, fresh = evaluated(fetch(served.url, CHAT, body, BEN)[2]["usage"])
+    assert fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]["complete"]
+    prompt, fresh = evaluated(fetch(served.url, CHAT, body, BEN, SECONDS)[2]["usage"])
     assert fresh >= 0.99 * prompt
-    prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN)[2]["usage"])
+    prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN, SECONDS)[2]["usage"])
     assert fresh <= 0.05 * prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.unit.web.ledger.test_usage_routes import ANN
 
 OLD = msgspec.structs.replace(CAPS, doubles=True, n_ctx=1 << 16)
 CHAT = "/v1/chat/completions"
-LONG = {"messages": [{"role": "user", "content": "long word " * (PIECE // 4)}], "max_tokens": 1}
+LONG = {"messages": [{"role": "user", "content": "long word " * (PIECE // 5)}], "max_tokens": 1}
 
 
 def warm(app: Flask, body: dict[str, Any], route: str = CHAT, **headers: str) -> Any:
@@ -70,20 +69,19 @@ def test_errors_are_those_of_the_route() -> None:
 
 
 def test_server_that_cannot_be_interrupted_gets_pieces() -> None:
-    scripts = [whole(100, 3), whole(200, 99), whole(250, 199), whole(260, 250)]
+    scripts = [whole(515, 3), whole(1030, 515), whole(1300, 1030)]
     driver = ScriptsInTurn(*scripts, caps=OLD)
     app = app_with(driver)
     told = warm(app, LONG).get_json()
-    prompts = [str(task.prompt) for task in driver.tasks]
-    assert [len(prompt) for prompt in prompts[:2]] == [PIECE, 2 * PIECE]
-    assert all(b.startswith(a) and len(b) - len(a) <= PIECE for a, b in pairwise(prompts))
+    *pieces, text = (task.prompt for task in driver.tasks)
+    # The token before the first of a text is its beginning.
+    assert isinstance(text, str)
+    assert pieces == [("", *map(ord, [*text[:end]])) for end in (PIECE, 2 * PIECE)]
     assert {task.max_tokens for task in driver.tasks} == {0}
     # Nobody knows what the slot holds before the first.
-    reuses = [task.sampling["cache_prompt"] for task in driver.tasks]
-    assert reuses == [False, True, True]
-    assert (told["complete"], told["prompt_tokens"], told["cached_tokens"]) == (True, 250, 3)
-    row = get(app).get_json()["data"][0]
-    assert row["evaluated_tokens"] == 247
+    assert [task.sampling["cache_prompt"] for task in driver.tasks] == [False, True, True]
+    assert (told["complete"], told["prompt_tokens"], told["cached_tokens"]) == (True, 1300, 3)
+    assert get(app).get_json()["data"][0]["evaluated_tokens"] == 1297
 
 
 def test_prompt_that_was_moved_is_evaluated_whole() -> None:
@@ -96,12 +94,12 @@ def test_prompt_that_was_moved_is_evaluated_whole() -> None:
 
 
 def test_prompt_that_is_warm_is_not_sent_again() -> None:
-    driver = ScriptsInTurn(whole(250, 0), whole(500, 250), whole(650, 500), caps=OLD)
+    driver = ScriptsInTurn(whole(515, 0), whole(1030, 515), whole(1300, 1030), caps=OLD)
     app = app_with(driver)
-    for cached in (0, 650):
+    for cached in (0, 1300):
         told = warm(app, LONG).get_json()
         assert told["complete"]
-        assert (told["prompt_tokens"], told["cached_tokens"]) == (650, cached)
+        assert (told["prompt_tokens"], told["cached_tokens"]) == (1300, cached)
     assert len(driver.tasks) == 3
 
 
