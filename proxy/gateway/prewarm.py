@@ -7,15 +7,25 @@ holds a whole prompt has to evaluate it anew.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+
 from msgspec.structs import replace
 
+from ..backends.pools import Backend
+from ..core.fold import fold
 from ..core.request import CompletionRequest, Report
 from ..core.task import Task
+from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from .answer import Answer
 from .context import Caller
 from .gateway import Gateway
+from .heads import Head, Heads
 
+AFTER_LOAD = 2  # learned beginnings that are prewarmed when a model was loaded
 LEFT = 16  # characters or token ids at the end of a prompt that ends with its last message
 
 
@@ -28,12 +38,12 @@ def prewarm(gateway: Gateway, request: CompletionRequest, cancel: Cancel, caller
     make_tasks = answer.make_tasks
     return replace(
         answer,
-        tasks=[*map(head, answer.tasks)],
-        make_tasks=make_tasks and (lambda: [*map(head, make_tasks())]),
+        tasks=[*map(_without_end, answer.tasks)],
+        make_tasks=make_tasks and (lambda: [*map(_without_end, make_tasks())]),
     )
 
 
-def head(task: Task) -> Task:
+def _without_end(task: Task) -> Task:
     """The task, whose prompt ends with its last message."""
     size = len(task.prompt)
     end = max(task.boundaries, default=size)
@@ -47,3 +57,36 @@ def head(task: Task) -> Task:
         breaks=tuple(at for at in task.breaks if at < end),
         boundaries=tuple(at for at in task.boundaries if at <= end),
     )
+
+
+def after_load(gateway: Gateway, heads: Heads, stop: Cancel, backend: Backend) -> None:
+    """Prewarm what conversations with the model of this backend usually begin with, beside the
+    caller. `stop` ends it."""
+    usual = heads.of(backend.model)[:AFTER_LOAD]
+    if usual and backend.caps is not None and not (backend.caps.provisional or backend.caps.native):
+        work = partial(_prewarm_heads, gateway, stop, backend.model, usual)
+        threading.Thread(target=work, name="prewarm", daemon=True).start()
+
+
+def _prewarm_heads(gateway: Gateway, stop: Cancel, model: str, heads: Sequence[Head]) -> None:
+    request = CompletionRequest(model=model, max_tokens=0, stream=True)
+    for head in heads:
+        cancel = Cancel()
+        answer = Answer(
+            context=gateway.context,
+            request=request,
+            model=model,
+            name=model,
+            tasks=[Task(prompt=head.text, max_tokens=0, request=request)],
+            # Nobody asked for it, so it counts for no limit.
+            caller=replace(head.caller, idle=True, allowance=None),
+            cancel=cancel,
+        )
+        over = stop.pass_on(cancel)
+        try:
+            with closing(answer):
+                fold(answer)
+        except GatewayError:  # others need the slots
+            return
+        finally:
+            over()

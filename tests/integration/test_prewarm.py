@@ -84,7 +84,7 @@ def test_it_makes_way_for_others(served: Gateway) -> None:
     answers = []
     prewarm = threading.Thread(
         target=lambda: answers.append(
-            fetch(served.url, "/v1/prewarm", chat("keel", 1300), ANN, SECONDS)
+            fetch(served.url, "/v1/prewarm", chat("keel", 1000), ANN, SECONDS)
         )
     )
     prewarm.start()

@@ -1,0 +1,99 @@
+"""Beginnings that conversations share: learned from first turns, prewarmed after a load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from flask import Flask
+
+from proxy.core.request import CompletionRequest, Message
+from proxy.core.task import Task
+from proxy.gateway import Caller
+from proxy.gateway.heads import LEAST, MOST, MOST_GROUPS, Heads
+from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
+
+TOOLS = "a tool of the agent " * (LEAST // 10)
+
+
+def first(question: str, head: str = TOOLS, *before: Message) -> Task:
+    messages = (*before, Message(role="user", content=question))
+    request = CompletionRequest(messages=messages)
+    return Task(prompt=f"{head}{question}", boundaries=(len(head),), request=request)
+
+
+def learned(*tasks: Task, caller: Caller = Caller(group="a")) -> list[str]:  # noqa: B008  # frozen
+    heads = Heads()
+    for task in tasks:
+        heads.learn("m", caller, task)
+    return [head.text for head in heads.of("m")]
+
+
+def test_what_two_conversations_share_is_learned() -> None:
+    assert learned(first("Fix it.")) == []
+    assert learned(first("Fix it."), first("Explain it.")) == [TOOLS]
+    other = "another agent " * LEAST
+    mixed = [first("a"), first("b", other), first("c"), first("d", other), first("e", other)]
+    assert learned(*mixed) == [other, TOOLS]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        first("short", ""),
+        first("later", TOOLS, Message(role="assistant", content="Hello")),
+        msgspec.structs.replace(first("marks"), breaks=(5,)),
+        Task(prompt=TOOLS),
+    ],
+    ids=["short", "later turn", "control tokens", "no chat"],
+)
+def test_other_prompts_are_not_kept(task: Task) -> None:
+    assert learned(task, task) == []
+
+
+def test_groups_and_side_jobs_are_kept_apart() -> None:
+    assert learned(first("a"), first("b"), caller=Caller(group="a", background=True)) == []
+    heads = Heads()
+    for group in ("a", "b"):
+        heads.learn("m", Caller(group=group), first("Hi"))
+    assert heads.of("m") == []
+    # Of one conversation, no text is kept.
+    assert not any(head.text for known in heads.known.values() for head in known)
+
+
+def test_memory_is_bounded() -> None:
+    heads = Heads()
+    for number in range(3 * MOST_GROUPS):
+        for _ in range(2):
+            heads.learn("m", Caller(group=f"{number}"), first("Hi"))
+    assert len(heads.of("m")) == MOST_GROUPS
+    for number in range(3 * MOST):
+        heads.learn("m", Caller(group="a"), first("Hi", f"{number} {TOOLS}"))
+    assert sum(len(known) for known in heads.known.values()) <= MOST_GROUPS + MOST
+
+
+def ask(app: Flask, question: str) -> None:
+    messages = [{"role": "system", "content": TOOLS}, {"role": "user", "content": question}]
+    body: dict[str, Any] = {"messages": messages, "max_tokens": 4}
+    assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_backend_that_comes_back_is_prewarmed() -> None:
+    caps = CAPS.__class__(dialect="2026", slots=4, n_ctx=1 << 17, queues=True, models=("scripted",))
+    driver = ScriptedDriver(say("Hi"), caps)
+    app = make_app(driver)
+    registry = services_of(app).gateway.registry
+    for question in ("Fix it.", "Explain it."):
+        ask(app, question)
+    driver.up = False
+    (backend,) = registry.backends.values()
+    registry.check(backend)
+    asked = len(driver.tasks)
+    driver.up = True
+    registry.check(backend)
+    wait_until(lambda: len(driver.tasks) > asked)
+    head = driver.tasks[-1]
+    assert head.max_tokens == 0
+    assert TOOLS in head.text and "Fix" not in head.text and "Explain" not in head.text
+    wait_until(lambda: not services_of(app).gateway.scheduler.outstanding)
