@@ -33,7 +33,7 @@ def comes_in_pieces(task: Task, lease: Lease) -> bool:
     """Whether the prompt of a request to a server of 2023 should be sent in pieces."""
     if not lease.request.idle or lease.pinned < 0 or task.breaks or task.backend_templates:
         return False
-    return task.suffix is None and PIECE < len(task.prompt) <= MOST_OLD
+    return task.suffix is None and 2 * PIECE < len(task.prompt) <= MOST_OLD
 
 
 class InPieces(LaterRun):
@@ -90,7 +90,9 @@ class InPieces(LaterRun):
             if run.slot != self._lease.pinned:  # it was moved, so the rest continues nothing
                 break
             anew = False
-        self._run = self._begin(replace(task, sampling={**task.sampling, "cache_prompt": not anew}))
+        if self._run is not None:
+            task = replace(task, sampling={**task.sampling, "cache_prompt": not anew})
+        self._run = self._begin(task)
         self._is_whole = True
         for batch in self._run:
             if batch and isinstance(last := batch[-1], Finished):

@@ -11,7 +11,7 @@ from flask import Flask
 from proxy.core.events import Finished, Started
 from proxy.core.usage import Timings, Usage
 from proxy.gateway.pieces import PIECE
-from tests.fakes import CAPS, ScriptedDriver, ScriptsInTurn, say, services_of
+from tests.fakes import CAPS, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
 from tests.unit.observe.test_explain import BODIES, TEXT
 from tests.unit.observe.test_requests import app_with, get
 from tests.unit.web.account_client import keyed
@@ -82,6 +82,13 @@ def test_server_that_cannot_be_interrupted_gets_pieces() -> None:
     assert [task.sampling["cache_prompt"] for task in driver.tasks] == [False, True, True]
     assert (told["complete"], told["prompt_tokens"], told["cached_tokens"]) == (True, 1300, 3)
     assert get(app).get_json()["data"][0]["evaluated_tokens"] == 1297
+
+
+def test_short_prompt_stays_whole() -> None:
+    driver = ScriptsInTurn(whole(2, 0), caps=OLD)
+    body = {"prompt": "\u4f60" * (2 * PIECE - 1), "max_tokens": 1}
+    assert warm(make_app(driver), body, "/v1/completions").get_json()["complete"]
+    assert [task.sampling.get("cache_prompt") for task in driver.tasks] == [None]
 
 
 def test_prompt_that_was_moved_is_evaluated_whole() -> None:
