@@ -60,10 +60,10 @@ def _without_end(task: Task) -> Task:
 
 
 def after_load(gateway: Gateway, heads: Heads, stop: Cancel, backend: Backend) -> None:
-    """Prewarm what conversations with the model of this backend usually begin with, beside the
-    caller. `stop` ends it."""
-    usual = heads.of(backend.model)[:AFTER_LOAD]
-    if usual and backend.caps is not None and not (backend.caps.provisional or backend.caps.native):
+    """If the model of this backend is loaded, prewarm what conversations usually begin with, in a
+    thread. `stop` ends it."""
+    caps, usual = backend.caps, heads.of(backend.model)[:AFTER_LOAD]
+    if usual and backend.is_loaded and caps and not (caps.provisional or caps.native):
         work = partial(_prewarm_heads, gateway, stop, backend.model, usual)
         threading.Thread(target=work, name="prewarm", daemon=True).start()
 

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from flask import Flask
 
+from proxy.backends.pools import Backend
 from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
-from proxy.gateway import Caller
+from proxy.gateway import Caller, prewarm
 from proxy.gateway.heads import LEAST, MOST, MOST_GROUPS, Heads
+from proxy.runtime.cancel import Cancel
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 
 TOOLS = "a tool of the agent " * (LEAST // 10)
@@ -77,6 +79,25 @@ def ask(app: Flask, question: str) -> None:
     messages = [{"role": "system", "content": TOOLS}, {"role": "user", "content": question}]
     body: dict[str, Any] = {"messages": messages, "max_tokens": 4}
     assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_model_that_was_unloaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver(ScriptedDriver):
+        status = "loaded"
+
+    heads, prewarmed = Heads(), list[str]()
+    monkeypatch.setattr(prewarm, "_prewarm_heads", lambda *words: prewarmed.append(words[2]))
+    gateway = services_of(make_app(ScriptedDriver())).gateway
+    for status in ("unloaded", "sleeping", "loaded"):
+        for question in ("Fix it.", "Explain it."):
+            heads.learn(status, Caller(), first(question))
+        driver = Driver(caps=msgspec.structs.replace(CAPS, models=(status,)))
+        driver.status = status
+        backend = Backend("b", "test://b", driver)
+        backend.caps = driver.caps
+        prewarm.after_load(gateway, heads, Cancel(), backend)
+    wait_until(lambda: prewarmed)
+    assert prewarmed == ["loaded"]
 
 
 def test_backend_that_comes_back_is_prewarmed() -> None:
