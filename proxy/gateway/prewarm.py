@@ -71,13 +71,14 @@ def after_load(gateway: Gateway, heads: Heads, stop: Cancel, backend: Backend) -
 def _prewarm_heads(gateway: Gateway, stop: Cancel, model: str, heads: Sequence[Head]) -> None:
     request = CompletionRequest(model=model, max_tokens=0, stream=True)
     for head in heads:
-        cancel = Cancel()
+        cancel, text = Cancel(), head.text
+        task = Task(prompt=text, boundaries=(len(text),), max_tokens=0, request=request)
         answer = Answer(
             context=gateway.context,
             request=request,
             model=model,
             name=model,
-            tasks=[Task(prompt=head.text, max_tokens=0, request=request)],
+            tasks=[task],
             # Nobody asked for it, so it counts for no limit.
             caller=replace(head.caller, idle=True, allowance=None),
             cancel=cancel,

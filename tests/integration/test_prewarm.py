@@ -100,6 +100,33 @@ def test_groups_share_nothing(served: Gateway) -> None:
     body = chat("jib", 300)
     assert fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]["complete"]
     prompt, fresh = evaluated(fetch(served.url, CHAT, body, BEN, SECONDS)[2]["usage"])
-    assert fresh >= 0.99 * prompt
+    assert fresh >= 0.9 * prompt  # but for the beginning of the template
     prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN, SECONDS)[2]["usage"])
     assert fresh <= 0.05 * prompt
+
+
+def test_beginning_of_conversations_is_warm_after_a_restart(
+    served: Gateway, server: ModelServer
+) -> None:
+    system = {"role": "system", "content": words("sail", 1250)}
+
+    def body(question: str) -> dict[str, Any]:
+        return {"messages": [system, {"role": "user", "content": question}], "max_tokens": 1}
+
+    for question in ("One?", "Two?"):
+        assert fetch(served.url, CHAT, body(question), BEN, SECONDS)[0] == 200
+
+    def is_warm() -> bool:
+        """Whether another conversation would find it in a slot that is free."""
+        told = fetch(served.url, "/v1/explain", body("Three?"), BEN)[2]
+        tokens = (told.get("decision") or {}).get("estimated_tokens", CONTEXT)
+        free = [place for place in told.get("places", ()) if not place["busy"]]
+        return any(place["cached_tokens"] > 0.9 * tokens for place in free)
+
+    assert is_warm()
+    server.kill()
+    wait_until(lambda: not is_warm())
+    server.start()
+    wait_until(is_warm, SECONDS)
+    prompt, fresh = evaluated(fetch(served.url, CHAT, body("Three?"), BEN, SECONDS)[2]["usage"])
+    assert fresh <= 0.1 * prompt

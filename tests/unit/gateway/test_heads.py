@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from flask import Flask
 
+from proxy.backends.driver import Capabilities
 from proxy.backends.pools import Backend
 from proxy.core.request import CompletionRequest, Message
 from proxy.core.task import Task
+from proxy.core.usage import Usage
 from proxy.gateway import Caller, prewarm
 from proxy.gateway.heads import LEAST, MOST, MOST_GROUPS, Heads
 from proxy.runtime.cancel import Cancel
@@ -75,10 +76,9 @@ def test_memory_is_bounded() -> None:
     assert sum(len(known) for known in heads.known.values()) <= MOST_GROUPS + MOST
 
 
-def ask(app: Flask, question: str) -> None:
+def body(question: str) -> dict[str, Any]:
     messages = [{"role": "system", "content": TOOLS}, {"role": "user", "content": question}]
-    body: dict[str, Any] = {"messages": messages, "max_tokens": 4}
-    assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
+    return {"messages": messages, "max_tokens": 4}
 
 
 def test_model_that_was_unloaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,20 +101,23 @@ def test_model_that_was_unloaded_is_not_loaded_again(monkeypatch: pytest.MonkeyP
 
 
 def test_backend_that_comes_back_is_prewarmed() -> None:
-    caps = CAPS.__class__(dialect="2026", slots=4, n_ctx=1 << 17, queues=True, models=("scripted",))
-    driver = ScriptedDriver(say("Hi"), caps)
+    caps = Capabilities(dialect="2026", slots=4, n_ctx=1 << 17, queues=True, models=("scripted",))
+    driver = ScriptedDriver(say("Hi", usage=Usage(4000, 1, 0)), caps)
     app = make_app(driver)
-    registry = services_of(app).gateway.registry
+    http, gateway = app.test_client(), services_of(app).gateway
     for question in ("Fix it.", "Explain it."):
-        ask(app, question)
+        assert http.post("/v1/chat/completions", json=body(question)).status_code == 200
     driver.up = False
-    (backend,) = registry.backends.values()
-    registry.check(backend)
+    (backend,) = gateway.registry.backends.values()
+    gateway.registry.check(backend)
     asked = len(driver.tasks)
     driver.up = True
-    registry.check(backend)
+    gateway.registry.check(backend)
     wait_until(lambda: len(driver.tasks) > asked)
     head = driver.tasks[-1]
     assert head.max_tokens == 0
     assert TOOLS in head.text and "Fix" not in head.text and "Explain" not in head.text
-    wait_until(lambda: not services_of(app).gateway.scheduler.outstanding)
+    wait_until(lambda: not gateway.scheduler.outstanding)
+    told = http.post("/v1/explain", json=body("Test it.")).get_json()
+    chosen = told["places"][0]
+    assert chosen["cached_tokens"] >= 4000 and chosen["cost_seconds"] < 1
