@@ -5,7 +5,7 @@
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
 runs into an answer. `embedder` makes embeddings and rankings,
-`forwarder` passes on requests of other APIs unchanged.
+`forwarder` passes on requests of other APIs unchanged. `prewarm` evaluates prompts without answers.
 """
 
 from ..scheduling.state import Placement
