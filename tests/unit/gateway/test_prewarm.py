@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from flask import Flask
 
+from proxy.config import ApiKey, Secret
 from proxy.core.events import Finished, Started
 from proxy.core.usage import Timings, Usage
 from proxy.gateway.pieces import PIECE
@@ -66,6 +67,18 @@ def test_errors_are_those_of_the_route() -> None:
         answer = warm(app, body, route)
         assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, param)
     assert services_of(app).gateway.scheduler.outstanding == 0
+
+
+def test_rights_are_those_of_the_route() -> None:
+    options = {"allowed_routes": "messages"}
+    key = ApiKey("ann", Secret("sk-ann-0123456789"), options=options)
+    driver = ScriptedDriver()
+    app = make_app(driver, file_keys=(key,))
+    assert warm(app, BODIES["/v1/messages"], "/v1/messages").status_code == 200
+    refused = warm(app, BODIES[CHAT])
+    assert refused.status_code == 403 and "allowed_routes" in refused.text
+    assert warm(app, BODIES[CHAT], Authorization="Bearer sk-nobody").status_code == 401
+    assert len(driver.tasks) == 1
 
 
 def test_server_that_cannot_be_interrupted_gets_pieces() -> None:
