@@ -123,7 +123,7 @@ def test_beginning_of_conversations_is_warm_after_a_restart(
         free = [place for place in told.get("places", ()) if not place["busy"]]
         return any(place["cached_tokens"] > 0.9 * tokens for place in free)
 
-    assert is_warm()
+    wait_until(is_warm)
     server.kill()
     wait_until(lambda: not is_warm())
     server.start()
