@@ -32,7 +32,7 @@ class Head(Struct, frozen=True):
 
 
 class Heads(Struct):
-    known: OrderedDict[tuple[str, str], list[Head]] = field(default_factory=OrderedDict)
+    by_group: OrderedDict[tuple[str, str], list[Head]] = field(default_factory=OrderedDict)
     lock: Any = field(default_factory=native_lock)
 
     def learn(self, model: str, caller: Caller, task: Task) -> None:
@@ -40,14 +40,16 @@ class Heads(Struct):
         messages, text = task.request.messages, task.text[:LONGEST]
         if len(text) < LEAST or task.breaks or caller.background or caller.idle:
             return
-        if not messages or any(one.role == "assistant" or one.media for one in messages):
+        if not messages or any(
+            message.role == "assistant" or message.media for message in messages
+        ):
             return
         chain, count = chain_of(text, task.boundaries, f"{model}\0{caller.group}"), 0
         with self.lock:
-            heads = self.known.setdefault((model, caller.group), [])
-            self.known.move_to_end((model, caller.group))
-            if len(self.known) > MOST_GROUPS:
-                self.known.popitem(last=False)
+            heads = self.by_group.setdefault((model, caller.group), [])
+            self.by_group.move_to_end((model, caller.group))
+            if len(self.by_group) > MOST_GROUPS:
+                self.by_group.popitem(last=False)
             for head in heads:
                 size = agreement(head.chain, chain)
                 if size >= max(LEAST, SAME * len(head.text)):
@@ -62,6 +64,9 @@ class Heads(Struct):
         """Those of a model with which several conversations began, the most frequent first."""
         with self.lock:
             heads = [
-                head for place in self.known if place[0] == model for head in self.known[place]
+                head
+                for place in self.by_group
+                if place[0] == model
+                for head in self.by_group[place]
             ]
         return sorted((head for head in heads if head.count > 1), key=lambda head: -head.count)

@@ -62,7 +62,7 @@ def test_groups_and_side_jobs_are_kept_apart() -> None:
         heads.learn("m", Caller(group=group), first("Hi"))
     assert heads.of("m") == []
     # Of one conversation, no text is kept.
-    assert not any(head.text for known in heads.known.values() for head in known)
+    assert not any(head.text for learnt in heads.by_group.values() for head in learnt)
 
 
 def test_memory_is_bounded() -> None:
@@ -73,7 +73,7 @@ def test_memory_is_bounded() -> None:
     assert len(heads.of("m")) == MOST_GROUPS
     for number in range(3 * MOST):
         heads.learn("m", Caller(group="a"), first("Hi", f"{number} {TOOLS}"))
-    assert sum(len(known) for known in heads.known.values()) <= MOST_GROUPS + MOST
+    assert sum(map(len, heads.by_group.values())) <= MOST_GROUPS + MOST
 
 
 def body(question: str) -> dict[str, Any]:

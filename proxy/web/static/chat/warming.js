@@ -18,8 +18,8 @@ export class Warming {
   /** The question has so many characters now, after the message `place`, "" for none. */
   typed(place, length) {
     clearTimeout(this.#timer);
-    const known = this.#place === place ? this.#length : place ? -LONG : 0;
-    if (!length || this.#request || length - known < LONG) return;
+    const sent = this.#place === place ? this.#length : place ? -LONG : 0;
+    if (!length || this.#request || length - sent < LONG) return;
     this.#timer = setTimeout(async () => {
       this.#place = place;
       this.#length = length;
