@@ -49,6 +49,8 @@ from ..dialogue.run import Dialogues
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.admission import idle_slots
+from ..gateway.heads import Heads
+from ..gateway.prewarm import after_load
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget
@@ -61,6 +63,7 @@ from ..observe.captures_store import Ring
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
+from ..runtime.cancel import Cancel
 from ..runtime.installation import install
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
@@ -197,6 +200,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     prompters = Prompters(settings, registry, resources.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
+    heads, ended = Heads(), Cancel()
     gateway = Gateway(
         GatewayContext(
             registry=registry,
@@ -208,6 +212,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
             continues=settings.continue_broken,
             side_jobs=fixed.SIDE_JOBS,
             ping=fixed.PING,
+            learn=heads.learn,
         ),
         prompters,
         now=datetime.now,
@@ -313,6 +318,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     )
     watch = KeyWatch(keys, observer)
     life.on_end.append(partial(observer.end_all, GatewayStopping))
+    registry.on_update = partial(after_load, gateway, heads, ended)
+    life.on_end.append(ended.cancel)
     life.on_end.append(partial(services.mcp_calls.end_all, GatewayStopping))
     life.working.append(lambda: observer.running > 0)
     life.working += [lambda: jobs.taken > 0, lambda: writers.taken > 0]

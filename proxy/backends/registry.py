@@ -73,6 +73,8 @@ class Registry(BackendPools):
         self._stopped = threading.Event()
         # Compares the prompts of a backend that is up with ours.
         self.verify: Callable[[Backend], None] = lambda backend: None
+        # Called when a backend was probed, or its model was loaded or unloaded. It must not wait.
+        self.on_update: Callable[[Backend], None] = lambda backend: None
         self.looked = threading.Event()  # set once every backend was checked
         self._replaced: list[Backend] = []  # draining, with their names taken over
         self._started = False
@@ -432,6 +434,7 @@ class Registry(BackendPools):
             return  # another backend has its name, or the scheduler no longer assigns it
         up = True if rising else backend.up
         self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
+        self.on_update(backend)
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:

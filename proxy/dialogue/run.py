@@ -81,6 +81,29 @@ class Dialogues:
             lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
         )
 
+    def chat(self, request: DialogueRequest, caller: Caller) -> CompletionRequest:
+        """What a plain chat asks the model."""
+        messages = self.layouts.render(FOLDERS["chat"], request.template, request.messages)
+        if request.begun:
+            messages = (*messages, Message(role="assistant", content=request.begun))
+        return self.completion(request, messages, caller)
+
+    def completion(
+        self, request: DialogueRequest, messages: tuple[Message, ...], caller: Caller
+    ) -> CompletionRequest:
+        """What a dialogue asks the model with these messages."""
+        return self.preset(
+            CompletionRequest(
+                model=request.model,
+                messages=messages,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stream=True,
+                session=request.session,
+            ),
+            caller,
+        )
+
     def answer(
         self, request: CompletionRequest, owner: str, cancel: Cancel, caller: Caller
     ) -> ToolAnswer:
@@ -159,12 +182,7 @@ class Running:
             yield from self._agent()
             return
         if request.kind == "chat":
-            messages = self.dialogues.layouts.render(
-                FOLDERS["chat"], request.template, request.messages
-            )
-            if request.begun:
-                messages = (*messages, Message(role="assistant", content=request.begun))
-            completion = self._completion(messages)
+            completion = self.dialogues.chat(request, self.caller)
         else:
             with self.info.timed("search"):
                 by_question = yield from self._found()
@@ -172,20 +190,6 @@ class Running:
             yield Sources(cited)
         answer = self._gateway.answer(completion, self.cancel, self.caller)
         yield from dialogue_events(answer, self.info)
-
-    def _completion(self, messages: tuple[Message, ...]) -> CompletionRequest:
-        request = self.request
-        return self.dialogues.preset(
-            CompletionRequest(
-                model=request.model,
-                messages=messages,
-                sampling=request.sampling,
-                max_tokens=request.max_tokens,
-                stream=True,
-                session=request.session,
-            ),
-            self.caller,
-        )
 
     # documents
 
@@ -233,7 +237,7 @@ class Running:
                 request.messages,
                 citations,
             )
-            completion = self._completion(messages)
+            completion = self.dialogues.completion(request, messages, self.caller)
             if self._fits(completion):
                 break
         return completion, cited
@@ -274,7 +278,7 @@ class Running:
         answer = ToolAnswer(
             self._gateway,
             [AgentRunner(self.cancel, dialogues.interval, tools)],
-            self._completion(messages),
+            dialogues.completion(request, messages, self.caller),
             self.cancel,
             self.caller,
             dialogues.bounds,

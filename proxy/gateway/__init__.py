@@ -6,7 +6,7 @@
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
 runs into an answer. `choosing` finds the model of a route with rules, `seeing` makes texts of
 images. `embedder` makes embeddings and rankings, `forwarder` passes on requests of other APIs
-unchanged.
+unchanged. `prewarm` evaluates prompts without answers.
 """
 
 from ..scheduling.state import Placement

@@ -277,6 +277,7 @@ class Answer(Struct, eq=False, kw_only=True):
                         if type(last) is Finished:
                             end = last
                             info.outcome = last.reason
+                            self.context.learn(self.model, self.caller, task)
                             if self.bounded is not None:
                                 # The client may send its next request at once.
                                 self.bounded.add(number, last.usage, attempt.leased_seconds())

@@ -69,7 +69,8 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
         if room is None:
             return task
         most = max(1, room // (len(self.tasks) * self.choices))
-        return msgspec.structs.replace(task, max_tokens=min(most, task.max_tokens or most))
+        limit = task.max_tokens
+        return msgspec.structs.replace(task, max_tokens=most if limit is None else min(most, limit))
 
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""

@@ -35,6 +35,8 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
     retries: RetryBudget = msgspec.field(default_factory=RetryBudget)  # of all requests together
     turns: list[Turn] = []  # the last ones of long conversations
+    # Called with each answered prompt, its model and caller (see `heads`).
+    learn: Callable[[str, Any, Task], object] = lambda *_: None
 
 
 class Caller(Struct, frozen=True, kw_only=True):

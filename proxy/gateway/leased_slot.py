@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +18,7 @@ from ..errors import BackendBusy, Cancelled, GatewayError, PoolTimeout
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import End, Lease, Outcome
 from .context import GatewayContext
+from .pieces import Held, InPieces, comes_in_pieces
 
 UNUSED, CUT = Outcome(), Outcome(end="cut")
 SHORT = 256  # characters or tokens of a prompt that is evaluated again rather than in doubt
@@ -70,6 +72,11 @@ class LeasedSlot(Struct, eq=False):
         """Start a run. The previous run must be closed."""
         lease = self.lease
         spoils = self.caps.doubles and self._may_hold_all_of(task)
+        held = lease.grant.reuse
+        if spoils and held is not None and not task.max_tokens and lease.request.idle:
+            share = lease.request.chain.size / max(1, held.chain.size)
+            self.run = Held(round(share * held.prompt))
+            return self.run
         if lease.grant.fresh or spoils:
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
             self.uncached = self.uncached or (spoils and self.asking is None)
@@ -77,8 +84,17 @@ class LeasedSlot(Struct, eq=False):
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt
         self.end = "cut"
-        self.run = run = self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
-        return run
+
+        def begin(task: Task) -> Run:
+            return self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
+
+        if self.caps.doubles and comes_in_pieces(task, lease):
+            ids = partial(self.backend.counter.ids, task.text, cancel=cancel)
+            anew = held is None or task.sampling.get("cache_prompt") is False
+            self.run = InPieces(begin, ids, task, lease, cancel, anew=anew)
+        else:
+            self.run = begin(task)
+        return self.run
 
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run
@@ -102,6 +118,8 @@ class LeasedSlot(Struct, eq=False):
 
     def on_finished(self, finished: Finished) -> None:
         lease, usage = self.lease, finished.usage
+        if isinstance(self.run, Held):  # the slot's content is as before
+            return
         lease.owner.on_last_token(lease)
         if self.prompt:  # that of a later run includes text of the answer
             self.written = usage.prompt + usage.completion - self.prompt

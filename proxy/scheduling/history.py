@@ -67,7 +67,7 @@ class Returns(Struct, array_like=True):
         if conversation.waiting:
             return 1.0
         place = _place(conversation)
-        if conversation.calls:
+        if conversation.calls or not conversation.turns:  # prewarmed for one that comes
             likely, gap = USUALLY, max(ALIVE, self.gap)
         elif conversation.beside and not conversation.open:
             likely, gap = (self.continued[place] + 0.5) / (self.reached[place] + 4), self.gap

@@ -1,9 +1,9 @@
-"""Which slots requests may use that run in idle slots only: the lines of batches. Pure.
+"""Which slots requests may use that run in idle slots only: lines of batches, prewarming. Pure.
 
-Such a request never waits in the queue. It only takes free slots whose prompt is hardly worth its
-evaluation; one of a backend with several is left to others. Beside other requests it begins only
-while they all stream, and if little of its prompt is evaluated, because a server evaluates prompts
-in the same steps as it generates tokens.
+Such a request never waits in the queue. It only takes a free slot whose prompt it continues, or one
+whose prompt is hardly worth its evaluation; one of a backend with several is then left to others.
+Beside other requests it begins only while they all stream, and if little of its prompt is
+evaluated, because a server evaluates prompts in the same steps as it generates tokens.
 
 A new request takes precedence. If it gets a slot, the idle requests that are still evaluated on its
 backend are cancelled, and one more if no spare slot is left for the next; if it has to wait, one of
@@ -16,9 +16,10 @@ from collections.abc import Iterable
 
 from .lease import Lease, Ticket
 from .pool import Pool
-from .state import BackendRecord, Grant, Slot, SlotRequest
+from .prefix import agreement
+from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest
 
-LITTLE = 128  # tokens that an idle request may evaluate beside other requests
+LITTLE = 128  # tokens that an idle request may evaluate beside others, or lose of a prompt
 KEPT = 30.0  # seconds after its last use for which a prompt is kept from idle requests, at most
 WORTH = 64  # tokens to evaluate again, on average, if the prompt of a spare slot is lost
 
@@ -32,13 +33,21 @@ def may_take(
     grant: Grant, request: SlotRequest, pool: Pool, leases: Iterable[Lease], now: float
 ) -> bool:
     """Whether an idle request may take the slot of this grant. `leases` are those of the others."""
-    backend = grant.backend
-    if not (_is_spare(grant.slot, backend, pool, now) and _room(backend, pool, now)):
+    backend, slot = grant.backend, grant.slot
+    spare = _is_spare(slot, backend, pool, now) and _room(backend, pool, now)
+    spare = spare or (slot.held is not None and _is_continued(slot.held, request))
+    if not spare:
         return False
     if backend.in_flight == sum(lease.grant.backend is backend for lease in leases):
         return True
     tokens = pool.tokens(request.chain, request.ids) - grant.cached
     return tokens <= LITTLE and not backend.evaluating
+
+
+def _is_continued(held: CachedPrompt, request: SlotRequest) -> bool:
+    """Whether little of this prompt is lost, because the request begins with it."""
+    share = agreement(held.chain, request.chain) / max(1, held.chain.size)
+    return share > 0.5 and held.prompt * (1 - share) <= LITTLE
 
 
 def in_the_way(

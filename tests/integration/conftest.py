@@ -33,7 +33,7 @@ QUIET = {"SLOTPROXY_LOCAL_EMBEDDINGS": "false"}
 LONG = """
     batches cancelling capabilities chatchat comeback dialects_clients faults floods forwarded_cut
     forwarding hosted_models hosting_page http1_served key_ends mcp_responses mcp_server
-    model_clients model_file serve sign_in state stopping tokens
+    model_clients model_file prewarm serve sign_in state stopping tokens
 """.split()
 
 

@@ -12,17 +12,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from flask import current_app, request
 from msgspec import structs
 
+from ...core.fold import fold
 from ...core.request import CompletionRequest
 from ...dialogue.loop import ToolAnswer
-from ...errors import InvalidParameter, NotFound, RequestCancelled, StoreUnavailable
+from ...errors import (
+    Cancelled,
+    Ended,
+    InvalidParameter,
+    NotFound,
+    RequestCancelled,
+    StoreUnavailable,
+)
 from ...gateway import Answer, Caller, Info
 from ...gateway.explain import explain as what_if
 from ...gateway.explain import must_load
+from ...gateway.prewarm import prewarm as begin_prewarming
 from ...observe.ring import Json, row_json, seen_json
 from ...runtime.cancel import Cancel
 from ...web import disconnect, permissions
@@ -223,54 +232,99 @@ UNLISTED = "tools of MCP servers: asked for when the answer begins, so they are 
 Begin = Callable[[CompletionRequest, Cancel, Caller], EventSource]
 
 
+class _Body(NamedTuple):
+    """A request to another route, whose key and rights were checked."""
+
+    chat: CompletionRequest
+    caller: Caller
+    begin: Begin
+    record: Record
+
+
 @json_route(blueprint, "POST", "/v1/explain", body="ChatCompletionRequest")
 def explain(services: Services, record: Record) -> Any:
     """What would be done with this body, without doing it: model, backend, slot and the other
     places with their costs, prompt, grammar and ignored fields. `route` says whose body it is."""
+    return _instead(services, partial(_explained, services))
+
+
+@json_route(blueprint, "POST", "/v1/prewarm", body="ChatCompletionRequest", ledger="prewarm")
+def prewarm(services: Services, record: Record) -> Any:
+    """Evaluate the prompt of this body in an idle slot, for the request that follows. It makes way
+    for all others. `route` says whose body it is."""
+    return _instead(services, partial(_prewarmed, services, record))
+
+
+def _instead(services: Services, act: Callable[[_Body, Cancel], Json]) -> Json:
+    """Do this with the body of the current request instead of answering it as its `route` does."""
     path = request.args.get("route", CHAT)
     environ: Environ = {**request.environ, "PATH_INFO": services.settings.api_prefix + path}
     view = cast(Application, current_app).direct.get(environ["PATH_INFO"])
     if view is None:
         raise InvalidParameter("route", f"must be one that answers with text, such as {CHAT}")
-    inner, told = Record(environ), list[Json]()
+    inner, results = Record(environ), list[Json]()
     inner.route = environ["PATH_INFO"]  # its rights are those of the route
     environ[RECORD] = inner
 
     def instead(dialect: Dialect, begin: Begin | None) -> BodyAndHeaders:
-        told.append(_explained(services, inner, environ, dialect, begin))
+        inner.key = services.keys.check(environ)
+        with disconnect.watched(environ) as cancel:
+            raw = read_request(services, inner, environ)
+            chat, caller = read_chat(services, environ, dialect, raw)
+            permissions.check_model(services, environ, chat.model)
+            body = _Body(chat, caller, begin or services.gateway.answer, inner)
+            results.append(act(body, cancel))
         return [], []
 
     environ[INSTEAD] = instead
     view(services, environ)
     environ.clear()  # ends a cycle of references
-    return told[0]
+    return results[0]
 
 
-def _explained(
-    services: Services, record: Record, environ: Environ, dialect: Dialect, begin: Begin | None
-) -> Json:
-    record.key = services.keys.check(environ)
-    shown = permissions.shown_names(services, record.key)
-    with disconnect.watched(environ) as cancel:
-        raw = read_request(services, record, environ)
-        chat, caller = read_chat(services, environ, dialect, raw)
-        permissions.check_model(services, environ, chat.model)
-        info, warnings = Info(), record.warnings
-        told = must_load(services.gateway, chat.model)
-        if told is None:
-            answer = (begin or services.gateway.answer)(chat, cancel, caller)
-            if isinstance(answer, ToolAnswer):
-                if answer.request.servers:
-                    warnings += (UNLISTED,)
-                answer = services.gateway.answer(answer.offering(), cancel, caller)
-            assert isinstance(answer, Answer)
-            told, info = what_if(services.gateway, answer), answer.info
+def _explained(services: Services, body: _Body, cancel: Cancel) -> Json:
+    shown = permissions.shown_names(services, body.record.key)
+    info, warnings = Info(), body.record.warnings
+    told = must_load(services.gateway, body.chat.model)
+    if told is None:
+        answer = body.begin(body.chat, cancel, body.caller)
+        if isinstance(answer, ToolAnswer):
+            if answer.request.servers:
+                warnings += (UNLISTED,)
+            answer = services.gateway.answer(answer.offering(), cancel, body.caller)
+        assert isinstance(answer, Answer)
+        told, info = what_if(services.gateway, answer), answer.info
     places = [{**structs.asdict(place), "backend": shown(place.backend)} for place in told.places]
     return {
         "object": "explanation",
         **structs.asdict(told),
-        "chosen": None if record.chosen is None else structs.asdict(record.chosen),
+        "chosen": body.record.chosen and structs.asdict(body.record.chosen),
         "warnings": [*warnings, *info.warnings],
         **services.requests.decision_json(info, shown),
         "places": places,
+    }
+
+
+def _prewarmed(services: Services, record: Record, body: _Body, cancel: Cancel) -> Json:
+    services.observer.begin(record, cancel)
+    record.allowance = body.record.allowance
+    own = body.begin(body.chat, cancel, body.caller)  # it has done nothing yet
+    chat = own.offering() if isinstance(own, ToolAnswer) else own.request
+    answer = begin_prewarming(services.gateway, chat, cancel, body.caller)
+    record.info = info = answer.info
+    is_complete = True
+    try:
+        fold(answer)
+    except Ended:
+        raise
+    except Cancelled:  # others need the slot, and what was evaluated stays there
+        is_complete = False
+    finally:
+        answer.close()
+    return {
+        "object": "prewarm",
+        "model": info.model,
+        "complete": is_complete,
+        "prompt_tokens": info.usage.prompt,
+        "cached_tokens": info.usage.cached,
     }

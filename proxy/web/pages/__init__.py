@@ -21,6 +21,7 @@ from . import (
     shell,
     status,
     usage,
+    warming,
 )
 
 __all__ = ["answers", "guard", "install", "status"]
@@ -29,7 +30,8 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chatting, signing_in = (chat, folders, images, shared), (session_routes, oidc, invitations)
+    chatting = (chat, folders, images, shared, warming)
+    signing_in = (session_routes, oidc, invitations)
     panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
     for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -160,3 +160,11 @@ def test_idle_request_on_another_model_stays() -> None:
     asked = slot_request()
     taken = [world.scheduler.enter(type(asked)(model="n")) for _ in range(2)]
     assert isinstance(taken[1], Ticket) and not line.wanted
+
+
+def test_idle_request_takes_the_slot_whose_prompt_it_continues() -> None:
+    world = World(slots=2)
+    world.turn(LONG)
+    with pytest.raises(NoIdleSlot):
+        idle(world, "another " + LONG)
+    assert idle(world, LONG + "and a draft").slot.id == 0

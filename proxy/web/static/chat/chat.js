@@ -18,6 +18,7 @@ import { share } from "./share.js";
 import { shortcuts } from "./shortcuts.js";
 import { Talks } from "./talks.js";
 import { awaitTitle, titleSetting } from "./titles.js";
+import { Warming } from "./warming.js";
 import { words } from "../panels/words.js";
 
 const page = document.getElementById("chat");
@@ -346,6 +347,7 @@ async function ask(question) {
   if (asking || !at("stop").hidden || tellGone()) return;
   if (twins().length) return tell(words("talks.keep_first"));
   asking = at("send").disabled = true;
+  warming.stop();
   try {
     await opened;
     const here = shown;
@@ -408,6 +410,13 @@ form.addEventListener("submit", (event) => {
   if (text) ask(() => ({ text, parent_id: leaf, images: images.all }));
 });
 form.elements.text.addEventListener("input", keepDraft);
+const warming = new Warming((signal) => {
+  const text = form.elements.text.value;
+  return calls.post("/warm", { text, parent_id: leaf ?? "", conversation: talk?.id ?? "", options: options(form) }, signal);
+});
+form.elements.text.addEventListener("input", () => {
+  if (at("stop").hidden && !asking && !images.all.length) warming.typed(leaf ?? "", form.elements.text.value.trim().length);
+});
 form.elements.text.addEventListener("focus", prepare, { once: true });
 form.elements.text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

@@ -16,7 +16,7 @@ export class Calls {
   }
 
   get = (path) => this.#call("GET", path);
-  post = (path, value = {}) => this.#call("POST", path, value);
+  post = (path, value = {}, signal) => this.#call("POST", path, value, signal);
   put = (path, value) => this.#call("PUT", path, value);
   remove = (path) => this.#call("DELETE", path);
 
@@ -39,7 +39,7 @@ export class Calls {
     });
   }
 
-  async #call(method, path, value) {
+  async #call(method, path, value, signal) {
     const headers = { Accept: "application/json" };
     if (method !== "GET") headers["X-CSRF-Token"] = this.token;
     if (value !== undefined) headers["Content-Type"] = "application/json";
@@ -47,7 +47,7 @@ export class Calls {
     let text;
     try {
       const sent = value === undefined ? {} : { body: JSON.stringify(value) };
-      answer = await fetch(this.root + path, { method, headers, ...sent });
+      answer = await fetch(this.root + path, { method, headers, signal, ...sent });
       text = await answer.text();
     } catch {
       throw new Refused(0, "", "");

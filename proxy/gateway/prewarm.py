@@ -1,0 +1,94 @@
+"""Prewarming: the prompt of a request is evaluated into an idle slot, without an answer, for the
+request that follows. It makes way for all others.
+
+What stands behind the last message, where the answer begins, is left out: a server of 2023 that
+holds a whole prompt has to evaluate it anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+
+from msgspec.structs import replace
+
+from ..backends.pools import Backend
+from ..core.fold import fold
+from ..core.request import CompletionRequest, Report
+from ..core.task import Task
+from ..errors import GatewayError
+from ..runtime.cancel import Cancel
+from .answer import Answer
+from .context import Caller
+from .gateway import Gateway
+from .heads import Head, Heads
+
+AFTER_LOAD = 2  # learned beginnings that are prewarmed when a model was loaded
+LEFT = 16  # characters or token ids at the end of a prompt that ends with its last message
+
+
+def prewarm(gateway: Gateway, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
+    """An answer without text that prewarms. Raises as `Gateway.answer`."""
+    request = replace(request, max_tokens=0, n=1, stream=True, echo=False, logprobs=None)
+    request = replace(request, compaction=None, report=Report())
+    caller = replace(caller, idle=True, on_overflow="refuse")
+    answer = gateway.answer(request, cancel, caller)
+    make_tasks = answer.make_tasks
+    return replace(
+        answer,
+        tasks=[*map(_without_end, answer.tasks)],
+        make_tasks=lambda request: [*map(_without_end, make_tasks(request))],
+    )
+
+
+def _without_end(task: Task) -> Task:
+    """The task, whose prompt ends with its last message."""
+    size = len(task.prompt)
+    end = max(task.boundaries, default=size)
+    if end >= size:
+        end = size - LEFT
+    if task.backend_templates or task.suffix is not None or task.media or end <= 0:
+        return task
+    return replace(
+        task,
+        prompt=task.prompt[:end],
+        breaks=tuple(at for at in task.breaks if at < end),
+        boundaries=tuple(at for at in task.boundaries if at <= end),
+    )
+
+
+def after_load(gateway: Gateway, heads: Heads, stop: Cancel, backend: Backend) -> None:
+    """If the model of this backend is loaded, prewarm what conversations usually begin with, in a
+    thread. `stop` ends it."""
+    caps, usual = backend.caps, heads.of(backend.model)[:AFTER_LOAD]
+    if usual and backend.is_loaded and caps and not (caps.provisional or caps.native):
+        work = partial(_prewarm_heads, gateway, stop, backend.model, usual)
+        threading.Thread(target=work, name="prewarm", daemon=True).start()
+
+
+def _prewarm_heads(gateway: Gateway, stop: Cancel, model: str, heads: Sequence[Head]) -> None:
+    request = CompletionRequest(model=model, max_tokens=0, stream=True)
+    for head in heads:
+        cancel, text = Cancel(), head.text
+        task = Task(prompt=text, boundaries=(len(text),), max_tokens=0, request=request)
+        answer = Answer(
+            context=gateway.context,
+            request=request,
+            model=model,
+            name=model,
+            tasks=[task],
+            make_tasks=lambda _: [],  # never: the model is loaded
+            # Nobody asked for it, so it counts for no limit.
+            caller=replace(head.caller, idle=True, allowance=None),
+            cancel=cancel,
+        )
+        over = stop.pass_on(cancel)
+        try:
+            with closing(answer):
+                fold(answer)
+        except GatewayError:  # others need the slots
+            return
+        finally:
+            over()

@@ -1,0 +1,153 @@
+"""POST /v1/prewarm on scripted backends: what a backend is sent, and what the client reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flask import Flask
+
+from proxy.config import ApiKey, Secret
+from proxy.core.events import Finished, Started
+from proxy.core.usage import Timings, Usage
+from proxy.gateway.pieces import PIECE
+from tests.fakes import CAPS, ScriptedDriver, ScriptsInTurn, make_app, say, services_of
+from tests.unit.observe.test_explain import BODIES, TEXT
+from tests.unit.observe.test_requests import app_with, get
+from tests.unit.web.account_client import keyed
+from tests.unit.web.ledger.test_usage_routes import ANN
+
+OLD = msgspec.structs.replace(CAPS, doubles=True, n_ctx=1 << 16)
+CHAT = "/v1/chat/completions"
+LONG = {"messages": [{"role": "user", "content": "long word " * (PIECE // 5)}], "max_tokens": 1}
+
+
+def warm(app: Flask, body: dict[str, Any], route: str = CHAT, **headers: str) -> Any:
+    return app.test_client().post(
+        "/v1/prewarm", json=body, query_string={"route": route}, headers=ANN | headers
+    )
+
+
+def whole(prompt: int, cached: int, slot: int = 0) -> list[Any]:
+    """The script of an evaluated prompt."""
+    usage, times = Usage(prompt, 1, cached), Timings(prompt_ms=prompt - cached)
+    return [[Started(slot), Finished(reason="length", usage=usage, timings=times, slot=slot)]]
+
+
+def test_prompt_of_every_api_is_evaluated_without_an_answer() -> None:
+    driver = ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, slots=16))
+    app = app_with(driver)
+    for route, body in BODIES.items():
+        answer = warm(app, body, route)
+        if route == "/infill":  # as the route itself says of this backend
+            assert answer.status_code == 400
+            continue
+        assert answer.status_code == 200, (route, answer.get_json())
+        assert answer.get_json()["complete"], route
+        head = driver.tasks[-1]
+        assert head.max_tokens == 0
+        sent = body | ({"background": False} if "background" in body else {})
+        assert app.test_client().post(route, json=sent, headers=ANN).status_code in (200, 201)
+        whole_prompt = driver.tasks[-1].prompt
+        assert isinstance(head.prompt, str) and isinstance(whole_prompt, str)
+        assert whole_prompt.startswith(head.prompt) and whole_prompt != head.prompt
+    told = get(app).get_json()["data"][-1]
+    assert (told["api"], told["key"], told["outcome"]) == ("prewarm", "ann", "ok")
+    assert (told["prompt_tokens"], told["cached_tokens"], told["completion_tokens"]) == (7, 2, 0)
+
+
+def test_errors_are_those_of_the_route() -> None:
+    app = app_with(ScriptedDriver())
+    for route, body, param in (
+        (CHAT, {"messages": []}, "messages"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": TEXT}]}, "max_tokens"),
+        ("/v1/embeddings", {"input": "x"}, "route"),
+    ):
+        answer = warm(app, body, route)
+        assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, param)
+    assert services_of(app).gateway.scheduler.outstanding == 0
+
+
+def test_rights_are_those_of_the_route() -> None:
+    options = {"allowed_routes": "messages"}
+    key = ApiKey("ann", Secret("sk-ann-0123456789"), options=options)
+    driver = ScriptedDriver()
+    app = make_app(driver, file_keys=(key,))
+    assert warm(app, BODIES["/v1/messages"], "/v1/messages").status_code == 200
+    refused = warm(app, BODIES[CHAT])
+    assert refused.status_code == 403 and "allowed_routes" in refused.text
+    assert warm(app, BODIES[CHAT], Authorization="Bearer sk-nobody").status_code == 401
+    assert len(driver.tasks) == 1
+
+
+def test_server_that_cannot_be_interrupted_gets_pieces() -> None:
+    scripts = [whole(515, 3), whole(1030, 515), whole(1300, 1030)]
+    driver = ScriptsInTurn(*scripts, caps=OLD)
+    app = app_with(driver)
+    told = warm(app, LONG).get_json()
+    *pieces, text = (task.prompt for task in driver.tasks)
+    # The token before the first of a text is its beginning.
+    assert isinstance(text, str)
+    assert pieces == [("", *map(ord, [*text[:end]])) for end in (PIECE, 2 * PIECE)]
+    assert {task.max_tokens for task in driver.tasks} == {0}
+    # Nobody knows what the slot holds before the first.
+    assert [task.sampling["cache_prompt"] for task in driver.tasks] == [False, True, True]
+    assert (told["complete"], told["prompt_tokens"], told["cached_tokens"]) == (True, 1300, 3)
+    assert get(app).get_json()["data"][0]["evaluated_tokens"] == 1297
+
+
+def test_short_prompt_stays_whole() -> None:
+    driver = ScriptsInTurn(whole(2, 0), caps=OLD)
+    body = {"prompt": "\u4f60" * (2 * PIECE - 1), "max_tokens": 1}
+    assert warm(make_app(driver), body, "/v1/completions").get_json()["complete"]
+    assert [task.sampling.get("cache_prompt") for task in driver.tasks] == [None]
+
+
+def test_prompt_that_was_moved_is_evaluated_whole() -> None:
+    def move() -> None:
+        driver.runs[-1].slot = 1
+
+    driver = ScriptsInTurn([move, *whole(100, 0)], whole(250, 0), caps=OLD)
+    assert warm(app_with(driver), LONG).get_json()["complete"]
+    assert len(driver.tasks) == 2
+
+
+def test_prompt_that_is_warm_is_not_sent_again() -> None:
+    driver = ScriptsInTurn(whole(515, 0), whole(1030, 515), whole(1300, 1030), caps=OLD)
+    app = app_with(driver)
+    for cached in (0, 1300):
+        told = warm(app, LONG).get_json()
+        assert told["complete"]
+        assert (told["prompt_tokens"], told["cached_tokens"]) == (1300, cached)
+    assert len(driver.tasks) == 3
+
+
+def test_another_request_ends_it_between_two_pieces() -> None:
+    app: Flask
+
+    def interrupt() -> None:
+        question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        assert app.test_client().post(CHAT, json=question, headers=ANN).status_code == 200
+
+    driver = ScriptsInTurn([interrupt, *whole(100, 0)], say("Hello"), caps=OLD)
+    app = app_with(driver)
+    answer = warm(app, LONG)
+    assert (answer.status_code, answer.get_json()["complete"]) == (200, False)
+    assert len(driver.tasks) == 2, "one piece, and the question"
+    rows = {row["api"]: row["outcome"] for row in get(app).get_json()["data"]}
+    assert rows == {"prewarm": "cancelled", "openai": "ok"}
+
+
+def test_limits_of_a_key_count_it_and_allow_no_answer(tmp_path: Path) -> None:
+    driver = ScriptedDriver(say("Hi"))
+    http = keyed(driver, tmp_path)
+    key = http.make(rpm_limit=2, tpm_limit=5000)["key"]
+    body = {"messages": [{"role": "user", "content": TEXT}], "model": "scripted"}
+    first = http.post("/v1/prewarm", key, **body)
+    assert first.status_code == 200
+    assert driver.tasks[0].max_tokens == 0
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert http.post("/v1/prewarm", key, **body).status_code == 200
+    refused = http.post("/v1/prewarm", key, **body)
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, "rate_limit_exceeded")
