@@ -165,11 +165,10 @@ def names(values: Any, at: str) -> frozenset[str]:
     return frozenset(values)
 
 
-def count_of(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A number of a query, from 1."""
-    number = decimal(query.get(name) or str(default), 1, most)
+def count_of(query: Mapping[str, str], name: str, default: int, most: int, least: int = 1) -> int:
+    number = decimal(query.get(name) or str(default), least, most)
     if number is None:
-        raise InvalidParameter(name, f"must be a number from 1 to {most}")
+        raise InvalidParameter(name, f"must be a number from {least} to {most}")
     return number
 
 

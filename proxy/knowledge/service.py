@@ -229,7 +229,7 @@ class Knowledge:
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
         document = self.document(owner, base_id, document_id)
-        self._store.cancel(owner, document_id=document.id)
+        self._store.cancel(owner, document.id)
         self._index.shelf.drop(document=document.id)
 
     # chunks
@@ -278,11 +278,6 @@ class Knowledge:
             if job.status != "running":
                 return
             self._pause(LOOK)
-
-    def cancel(self, owner: str, job_id: str) -> Job:
-        self.job(owner, job_id)
-        self._store.cancel(owner, job_id=job_id)
-        return self.job(owner, job_id)
 
     # search
 

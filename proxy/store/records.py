@@ -163,7 +163,7 @@ class Job(Struct, frozen=True, kw_only=True):
     id: str
     base_id: str
     kind: Literal["rebuild"]
-    status: Literal["running", "done", "cancelled"]
+    status: Literal["running", "done"]
     total: int
     done: int
     failed: int

@@ -119,7 +119,7 @@ class Keys:
         `bounded` are the identities of keys of the settings that have rights or limits of their
         own, by name."""
         self.routes: Routes = {}  # once they are known
-        self._wrong_keys = WrongKeyLimiter(wrong)
+        self.wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
         self.replace(keys, bounded or {})
@@ -163,7 +163,7 @@ class Keys:
             signed_in = environ.get(SIGNED_IN)
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
-            caller = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
+            caller = self.named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
         if isinstance(caller, str):
             return caller
         environ[IDENTITY] = caller
@@ -203,23 +203,10 @@ class Keys:
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
         try:
-            self.check_name(name)
+            self.named(name)
         except Unauthorized:
             return False
         return True
-
-    def check_name(self, name: str, gone: str = GONE) -> None:
-        """Raises Unauthorized if the key of this name is not accepted now, with the message `gone`
-        if there is none, and StoreUnavailable."""
-        self._named(name, gone)
-
-    def check_wrong_keys(self, peer: str) -> None:
-        """Raises TooManyWrongKeys if this address has sent too many invalid keys."""
-        self._wrong_keys.check(peer)
-
-    def count_wrong(self, peer: str) -> None:
-        """Count a sign-in that failed as an invalid key. Raises TooManyWrongKeys."""
-        self._wrong_keys.count_wrong(peer)
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
@@ -272,23 +259,24 @@ class Keys:
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
-        if (peer, name) not in self._wrong_keys.seen:
-            self._wrong_keys.count_right(peer, name)
+        if (peer, name) not in self.wrong_keys.seen:
+            self.wrong_keys.count_right(peer, name)
         return name if identity is None else _accepted(identity)
 
     def _find_stored(self, secret: str, peer: str) -> Identity:
         if self._stored is not None:
             identity = self._stored.known(secret)
             if identity is None:
-                self._wrong_keys.check(peer)  # before the database is asked
+                self.wrong_keys.check(peer)  # before the database is asked
                 identity = self._stored.find(secret)
             if identity is not None:
                 return identity
-        self._wrong_keys.count_wrong(peer)
+        self.wrong_keys.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
-    def _named(self, name: str, gone: str = GONE) -> str | Identity:
-        """As `_find`, by the name of a key. `gone` is the message if there is no such key."""
+    def named(self, name: str, gone: str = GONE) -> str | Identity:
+        """As `_find`, by the name of a key. `gone` is the message if there is no such key. Raises
+        Unauthorized if the key is not accepted now, and StoreUnavailable."""
         if name in self._names:
             self._check_suspended()
             return self._bounded.get(name, name)

@@ -52,7 +52,7 @@ class KeyWatch:
         """End the requests of keys that are refused now."""
         for key in self._observer.running_keys() if self._keys.needed else ():
             try:
-                self._keys.check_name(key, GONE)
+                self._keys.named(key, GONE)
             except Unauthorized as error:
                 reason = f"the gateway has ended this request: {error.message}"
                 self._observer.end(key, partial(KeyEnded, reason))

@@ -28,6 +28,8 @@ blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=obje
 
 Body = dict[str, Any]
 AdminView = Callable[..., Any]
+# What administrators may do, by method and path. The page of accounts offers the same.
+ADMIN_VIEWS: list[tuple[str, str, AdminView]] = []
 NEW = StoredKey(id="", digest="", shown="")
 KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
@@ -57,8 +59,10 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
     """A route for administrators. Its view gets the accounts; that of a POST, the name of the
     caller's key and the body, too, whose fields are those of its schema."""
 
+    method = "POST" if body else "GET"
+
     def register(view: AdminView) -> AdminView:
-        @json_route(blueprint, "POST" if body else "GET", *paths, body=body, tag=tag)
+        @json_route(blueprint, method, *paths, body=body, tag=tag)
         @wraps(view)
         def for_administrators(services: Services, record: Record, **parts: str) -> Any:
             accounts = administered(services, record)
@@ -72,6 +76,7 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
                 record.warnings += (NO_PRICE,)
             return shown
 
+        ADMIN_VIEWS.extend((method, path, for_administrators) for path in paths if "<" not in path)
         return for_administrators
 
     return register

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 from flask import Response, make_response, render_template, request
 
-from ...apis.fields import decimal
+from ...apis.fields import count_of
 from ...apis.models.routes import watched
 from ...apis.status.routes import listed
 from ...apis.usage.routes import opened
-from ...errors import InvalidParameter
 from ...gateway import Caller
 from ...store.measures import Counts, histogram, percentile, total
 from .. import permissions
@@ -101,7 +100,7 @@ def now() -> Response:
 @blueprint.get("/pages/api/status/past")
 def past() -> Response:
     """Return the totals of the last hours in the ledger, of all workers, and columns for plots."""
-    hours, services = _number("hours", 1, MOST_HOURS), current_services()
+    hours, services = count_of(request.args, "hours", 1, MOST_HOURS), current_services()
     width = SPAN if hours == 1 else HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
     end = int(time.time()) // width * width + width
     begin = end - max(hours * HOUR, width)
@@ -117,7 +116,7 @@ def tenures() -> Response:
     services = current_services()
     caller = _caller(services)
     shown = permissions.shown_names(services, caller.key)
-    first, backend = _number("first", 0, HIGHEST), request.args.get("backend")
+    first, backend = count_of(request.args, "first", 0, HIGHEST, 0), request.args.get("backend")
     now, is_admin = time.time(), permissions.is_admin(services, caller.key)
     begin = max(now - HOUR, services.started)
     held = [
@@ -141,14 +140,6 @@ def events() -> Response:
     services = current_services()
     caller = _caller(services)
     return watched(services, caller.key, _stream(services, caller))
-
-
-def _number(name: str, least: int, most: int) -> int:
-    """Raises InvalidParameter."""
-    number = decimal(request.args.get(name, ""), least, most)
-    if number is None:
-        raise InvalidParameter(name, f"must be from {least} to {most}")
-    return number
 
 
 def _caller(services: Services) -> Caller:
