@@ -1,8 +1,7 @@
 """Reads an exported conversation: of this page, of Open WebUI or of ChatGPT (conversations.json).
 
-All three are trees of messages. An export is untrusted: everything that is not a text of a user or
-an assistant is left out, and the replies to a message that is left out follow its parent. Sources
-of the formats: `chat.history.messages` of Open WebUI's chats, and `mapping` of ChatGPT's.
+All three are trees of messages, and untrusted: only texts of users and assistants are kept. The
+replies to a message that is left out follow its parent.
 """
 
 from __future__ import annotations

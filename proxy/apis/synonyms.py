@@ -1,7 +1,5 @@
 """Fields that other servers add to OpenAI's API, under our names: vLLM's and SGLang's constraints
 of the answer, Mistral's seed, and the switches of reasoning of DashScope, GLM and OpenRouter.
-
-What cannot be had keeps its name, so that it is reported as ignored.
 """
 
 from __future__ import annotations

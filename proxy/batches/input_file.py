@@ -1,7 +1,5 @@
-"""The input file of a batch: JSON lines, checked in one pass and then read one by one.
-
-Neither pass holds more than a piece of the file, and a line. The index has eight bytes for a line's
-place, and four for its length.
+"""The input file of a batch: JSON lines, checked in one pass and then read one by one, never whole
+in memory. The index has eight bytes for a line's place, and four for its length.
 """
 
 from __future__ import annotations

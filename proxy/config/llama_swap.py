@@ -1,8 +1,6 @@
-"""llama-swap's configuration, ``config.yaml``, read as it is.
-
-Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. Groups become what each model unloads (see
-`_together`), a matrix what each runs beside.
+"""llama-swap's configuration, ``config.yaml``, as its example of August 2026 describes it; older
+names of its keys are read too. Groups become what each model unloads (see `_together`), a matrix
+what each runs beside.
 """
 
 from __future__ import annotations

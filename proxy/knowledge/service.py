@@ -1,7 +1,6 @@
-"""Knowledge bases, documents, chunks and searches, as all APIs use them.
-
-Every call is for one owner, and reports other owners' objects as NotFound. A caller's rights may
-leave out some of the owner's bases (`Knowledge.within`).
+"""Knowledge bases, documents, chunks and searches, as all APIs use them. Every call is for one
+owner, and reports other owners' objects as NotFound. A caller's rights may leave out bases
+(`within`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Backups of SQLite databases, taken while they are used: a .tar.gz with `manifest.json`, then a
-snapshot of each database.
-"""
+"""Backups of SQLite databases in use: a .tar.gz with `manifest.json` and a snapshot of each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""The database for all persistent data: SQLite by default, PostgreSQL for several machines.
-
-A new one gets the current tables at start; migrations change older ones. Both run under a lock.
+"""The database: SQLite by default, PostgreSQL for several machines. A new one gets the current
+tables at start; migrations change older ones. Both run under a lock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Knowledge bases, documents, chunks and jobs. Every call sees only its owner's rows, except the
-calls for readers of documents.
-"""
+"""Knowledge bases, documents, chunks and jobs. Calls see only the rows of their owner."""
 
 from __future__ import annotations
 

@@ -142,11 +142,10 @@ class Ledger:
         limit: int = PAGE,
         largest: bool = False,
     ) -> Sequence[LedgerGroup]:
-        """The sums of all requests from `begin` to before `end`, in buckets of `width` milliseconds
-        (0: a single one), grouped by some of DIMENSIONS. `only` lists the allowed values of
-        dimensions. `largest`: the `limit` groups with the most tokens, the largest first. Widths of
-        whole hours are answered from the sums by hour; others need the rows, which are deleted
-        after a time."""
+        """The sums of the requests from `begin` to before `end`, in buckets of `width` milliseconds
+        (0: a single one), grouped by some of DIMENSIONS. `only`: the allowed values of dimensions.
+        `largest`: the `limit` groups with the most tokens, the largest first. Widths of whole hours
+        are answered from the sums by hour; others need the rows, which are deleted after a time."""
         table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]

@@ -1,7 +1,4 @@
-"""Records of knowledge bases: bases contain documents, documents contain chunks.
-
-Times are seconds since 1970; ids are opaque.
-"""
+"""Records of knowledge bases and batches. Times are seconds since 1970."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Stored responses, and conversations of the Responses API: a bounded number for each key, whose
-oldest make room for the newest. Without a database they are in memory (`MemoryResponses`);
-`DatabaseResponses` has the same methods. If the writer of a response no longer runs, it is `lost`.
+oldest make room. Without a database they are in memory. `lost`: the writer no longer runs.
 """
 
 from __future__ import annotations

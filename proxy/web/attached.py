@@ -1,8 +1,7 @@
 """Reads the documents within a request: their texts take their places (`apis.attachments`).
 
-A conversation comes with all its documents at every turn, so their texts are kept for a while, as
-are the reasons why one cannot be read. A few are read at a time, each in a process of its own; a
-key has a fair share of these places.
+Texts and failures are kept for a while, since each turn has all documents again. A few are read at
+a time, each in a process of its own; a key has a fair share of these places.
 """
 
 from __future__ import annotations

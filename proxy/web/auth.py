@@ -1,8 +1,7 @@
 """API keys: accepted keys and the checks of a request.
 
-A key of the settings is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing
-about the secret. The digest found is then compared in constant time. Other keys are looked up in
-the store, in the same way (proxy/accounts/key_cache.py). Keys are never shown or logged.
+A key is looked up by its digest, so the time of the lookup reveals nothing about the secret, and
+the digest found is compared in constant time. Keys are never shown or logged.
 """
 
 from __future__ import annotations
@@ -115,9 +114,8 @@ class Keys:
         *,
         bounded: Mapping[str, Identity] | None = None,
     ) -> None:
-        """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
-        `bounded` are the identities of keys of the settings that have rights or limits of their
-        own, by name."""
+        """`wrong`: the invalid keys an address may send per minute; 0 means no limit. `bounded`:
+        the identities of keys of the settings that have rights or limits of their own, by name."""
         self.routes: Routes = {}  # once they are known
         self.wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)

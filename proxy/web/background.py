@@ -3,9 +3,8 @@
     queued ──> in_progress ──> completed | incomplete | failed
        └────────────┴──────> cancelled
 
-Each step is stored, so that all processes that share the store report the same status. Any error
-ends in `failed` with that error. If the process that generates a response dies, readers report the
-response as failed (see `store.responses`).
+Each step is stored, so all processes report the same status. If the process that generates a
+response dies, readers report it as failed (see `store.responses`).
 """
 
 from __future__ import annotations
@@ -178,7 +177,6 @@ class _Job(NamedTuple):
 
 
 def encoded(stored: Stored) -> bytes:
-    """Encode a stored response for the client."""
     if not stored.lost:
         return stored.response
     response = msgspec.json.decode(stored.response)

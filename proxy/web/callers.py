@@ -1,8 +1,7 @@
 """Maps a request to its caller: key, cache group, priority class and scheduling headers.
 
-`X-Slotproxy-Priority` may lower a request's class below that of its key, but never raise it.
-`X-Slotproxy-Job: side` marks a side job. `X-Slotproxy-Queue: on` asks for comments with the queue
-place in the stream. None of these headers is sent to a backend.
+`X-Slotproxy-Priority` may lower a request's class, but never raise it. `X-Slotproxy-Job: side`
+marks a side job. `X-Slotproxy-Queue: on` asks for comments with the queue place.
 """
 
 from __future__ import annotations

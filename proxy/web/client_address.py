@@ -1,8 +1,7 @@
 """Client addresses behind trusted proxies.
 
-A proxy appends the address it sees to `X-Forwarded-For`. Addresses to the left of that come from
-the client and may be forged. So the client's address is the rightmost one that does not belong to a
-trusted proxy.
+A proxy appends the address it sees to `X-Forwarded-For`; those to the left may be forged. So the
+client's address is the rightmost one that does not belong to a trusted proxy.
 """
 
 from __future__ import annotations

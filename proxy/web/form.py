@@ -1,7 +1,6 @@
 """Parses uploaded forms into fields and temporary files, with size limits.
 
-File names come from the client and are plain text: they are never used as paths. File contents go
-to unnamed temporary files as they arrive, so they are never in memory whole.
+File names are plain text, never paths. Contents go to unnamed temporary files as they arrive.
 """
 
 from __future__ import annotations
@@ -59,9 +58,8 @@ class MultipartForm(NamedTuple):
 
 
 def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
-    """Parse the form of a request. All its files together may have `documents` bytes, its fields
-    `fields` bytes. A body of another content type gives an empty form. Raises BadRequest or
-    BodyTooLarge."""
+    """Parse the form of a request, with at most `documents` bytes of files and `fields` bytes of
+    fields; empty for another content type. Raises BadRequest or BodyTooLarge."""
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     if kind.lower() == FORM:
         return MultipartForm([*plain_fields(read(environ, MAX_PLAIN), MAX_PARTS).items()], ())

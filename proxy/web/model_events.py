@@ -1,11 +1,9 @@
 """The changes of models as server-sent events: GET /models/sse of llama-server's router mode.
 
-A stream begins with the state of each model that is not unloaded, and ends after `LIFE` seconds.
-So a client that connects again misses nothing, and no stream delays a server that is stopping.
-
-While a model loads, there is an event for each second, with the same numbers that waiting streams
-show: `place`, `wait` and the `progress` of a router. Servers do not tell how far they are, so the
-progress is the part of the time that the last load took.
+A stream begins with the state of each model that is not unloaded, so a client that connects again
+misses nothing, and ends after `LIFE` seconds, so none delays a stop. While a model loads, there is
+an event each second. Servers do not tell how far they are: the progress is the part of the time
+that the last load took.
 """
 
 from __future__ import annotations

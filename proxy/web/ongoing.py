@@ -35,7 +35,6 @@ class RunningCalls:
                 cancel.cancel()
 
     def end_all(self, reason: Reason) -> None:
-        """End all calls that run now."""
         for cancel in self._calls.copy():
             cancel.cancel(reason)
 

@@ -1,6 +1,4 @@
-"""Which models and knowledge bases the caller of a request may use. Answers check it themselves, in
-the gateway and in dialogues.
-"""
+"""What the caller of a request may use and see. For answers, gateway and dialogues check it."""
 
 from __future__ import annotations
 
@@ -24,24 +22,19 @@ if TYPE_CHECKING:
 MOST_NAMED = 20  # models in an error
 
 
-# What a caller may see of backends and slots: admins see addresses, other callers see aliases.
-def is_admin(services: Services, key: str) -> bool:
-    """Whether the key of this name may see everything. Without keys, everybody may."""
-    return services.keys.is_admin(key)
-
-
 def check_admin(services: Services, key: str) -> None:
     """Raises Forbidden."""
-    if not is_admin(services, key):
+    if not services.keys.is_admin(key):
         raise Forbidden(
             "this requires an admin API key: use one of the setting admins, or ask an administrator"
             " for one"
         )
 
 
+# What a caller may see of backends and slots: admins see addresses, other callers see aliases.
 def shown_names(services: Services, key: str) -> Callable[[str], str]:
     """Return a function that gives a backend's name as shown to this key."""
-    if is_admin(services, key):
+    if services.keys.is_admin(key):
         return str
     backends = services.gateway.registry.backends
     for backend in backends.values():  # in configuration order
@@ -62,7 +55,7 @@ def shown_name(services: Services, key: str) -> Callable[[str], str]:
 
 def naming(services: Services, key: str) -> Callable[[str], str]:
     """How a key reads the names of backends in errors: `str` for one that may see everything."""
-    return str if is_admin(services, key) else shown_name(services, key)
+    return str if services.keys.is_admin(key) else shown_name(services, key)
 
 
 def word(services: Services, environ: Mapping[str, Any], key: str, error: GatewayError) -> None:
@@ -90,7 +83,7 @@ def _alike(name: str, names: Sequence[str]) -> str:
 def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = shown_names(services, caller.key)
-    group = None if is_admin(services, caller.key) else caller.group
+    group = None if services.keys.is_admin(caller.key) else caller.group
     everything = services.gateway.scheduler.view(group, caller.key)
 
     def salted(slot: SlotView) -> SlotView:

@@ -1,8 +1,4 @@
-"""GET /openapi.json: an OpenAPI 3.1 document of all API routes.
-
-Routes and schemas are those that the APIs declare. Routes that only the pages use are left out,
-since they may change with any version.
-"""
+"""GET /openapi.json: an OpenAPI 3.1 document of all API routes, except those for pages alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The common path of all views: check the key, read the body, parse, answer, encode.
 
-Views pass their dialect, usually a module. Errors are converted to the dialect's error object only
-here. Requests that ask a model are reported to the observer here. They are finished by the
-application (see `fastpath`), or for streams by close().
+Views pass their dialect, usually a module. Errors become the dialect's error object only here.
+Requests that ask a model are reported to the observer here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Asks servers that the operator names (search engines, an OpenID provider, a webhook), with limits
 on bytes and time.
 
-The client is the one for backends: it bounds what a server sends besides the body (headers, interim
-responses, trailers, chunk framing). Each request has a connection of its own. Redirects are not
-followed, and proxies from the environment are ignored.
+It uses the client for backends, with a connection for each request. Redirects are not followed, and
+proxies from the environment are ignored.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ class WebPage(Struct, frozen=True):
 
 
 def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) -> WebPage:
-    """Sends a request and returns the response, whose body is cut at LARGEST bytes.
-
-    Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+    """The response, cut at LARGEST bytes. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
     end = time.monotonic() + seconds
     origin, call = _call(request)
     pool = ConnectionPool(origin, timeout=seconds, connect_timeout=seconds, idle=0)

@@ -26,8 +26,7 @@ _Amount = Annotated[float, Meta(ge=0, le=MOST_PRICE)]
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A ``[[price]]`` table of the settings file: what a million tokens of a model cost. `model` is
-    a name, or a pattern with `*`. Cached tokens of a prompt cost as much as others unless `cached`
-    says otherwise."""
+    a name or a pattern. Cached tokens cost as much as others unless `cached` says otherwise."""
 
     model: str = "*"
     prompt: _Amount = 0.0

@@ -1,9 +1,8 @@
 """Meters in Redis or Valkey, which all workers and hosts share.
 
-A request takes everything in one round trip. A thread gives back what it did not use, for many
-requests at once. If a count of running requests is limited, the request itself waits for that: its
-client may send the next one as soon as it has its answer. What is taken is leased; the leases of a
-worker that was killed end after LEASE seconds, and everything is given back.
+A request takes everything in one round trip. A thread gives back what it did not use; with a limit
+of running requests, the request itself waits for that. The leases of a killed worker end after
+LEASE seconds, and everything is given back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Parses a body of /v1/messages into a CompletionRequest.
 
-The texts of a message form one content, each tool_result becomes a message of its own in its place,
-and thinking becomes the assistant's reasoning. Blocks of Anthropic's server tools are skipped with
-a warning: clients replay them and cannot remove them.
+Each tool_result becomes a message of its own, and thinking becomes the assistant's reasoning.
+Blocks of Anthropic's server tools are skipped with a warning: clients cannot remove them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The bodies and forms of Langchain-Chatchat's routes: each field with its description, the name of
-the value that is parsed, and the function that parses it.
+"""The fields of the bodies and forms of Langchain-Chatchat's routes.
 
 Names of bases and files are never used as paths. Uploads send numbers and flags as texts of a form.
 Some clients send `controller_address`, the server that the original calls; it is ignored here.

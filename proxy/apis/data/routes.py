@@ -1,7 +1,6 @@
 """GET and DELETE /v1/data: export or delete all data stored for the caller's key.
 
-The export names uploaded files but does not contain them: GET /v1/files/{id}/content returns a
-file's bytes. It is read and sent in pieces, since it can have gigabytes.
+The export has the names of uploaded files, not their bytes. It is read and sent in pieces.
 """
 
 from __future__ import annotations

@@ -95,10 +95,9 @@ def vectors_of(
 def embedded(
     services: Services, record: Record, model: str, inputs: Sequence[str | tuple[int, ...]]
 ) -> tuple[str, Embedded]:
-    """Embed the inputs for the caller. Returns the model's name and the vectors.
-
-    The local model serves its own name, and any unknown name when no backend makes embeddings.
-    Raises like `check_model`, `within_limits` and `Embedder.embed`."""
+    """The name of the model and the vectors. The local model serves its own name, and any unknown
+    one if no backend makes embeddings. Raises like `check_model`, `within_limits`,
+    `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
     caller = services.callers.caller(record.key, request.environ)  # counts one request
 

@@ -374,9 +374,8 @@ def parse(body: Body, known: Rights) -> Rights:
 
 
 def parse_of_key(body: Body, known: Rights) -> Rights:
-    """As `parse`, with the fields that only keys have. Other fields of the body count more than its
-    type, but no routes are no limit of their own: LiteLLM's clients send an empty list with a
-    type."""
+    """As `parse`, with the fields of keys. LiteLLM's clients send an empty list of routes with a
+    type: other fields count more than the type, but no routes are no limit."""
     changes: dict[str, Any] = {}
     if kind := _one_of(*TYPES)(body, "key_type"):
         changes.update(TYPES[kind])

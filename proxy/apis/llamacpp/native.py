@@ -1,8 +1,7 @@
 """llama.cpp's own completions: POST /completion and POST /infill.
 
-The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
-server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
-stopped_*). The request's id_slot is ignored: the scheduler chooses the slot.
+The format is that of llama.cpp's server of 2023 and of today: answers have the field names of both.
+The `id_slot` of a request is ignored: the scheduler chooses the slot.
 """
 
 from __future__ import annotations

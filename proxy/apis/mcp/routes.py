@@ -1,8 +1,7 @@
 """The gateway as an MCP server, over streamable HTTP: POST /mcp.
 
-Each message gets one answer as JSON, or as a stream with its progress, and nothing is kept between
-messages, so that any worker may answer. The session id only tells apart the calls that clients
-cancel. `site` refuses pages of other sites.
+Nothing is kept between messages, so any worker may answer. The session id only tells apart the
+calls that clients cancel. `site` refuses pages of other sites.
 """
 
 from __future__ import annotations
@@ -177,9 +176,8 @@ def _running(
     cancel: Cancel,
     token: Id | None,
 ) -> Generator[Tick, None, str]:
-    """A call of a tool, within the limits of the caller: it is a request, and has a place among
-    those that run in parallel. Ticks if a client asks for progress. Raises ToolError and
-    GatewayError."""
+    """A call of a tool, as a request within the limits of the caller. Ticks if a client asks for
+    progress. Raises ToolError and GatewayError."""
     stop = disconnect.watch(environ, cancel)
     interval = 0.0 if token is None else SECOND
     try:
@@ -197,9 +195,8 @@ SECOND = 1.0  # between two notifications about a tool
 
 @dataclass(eq=False)
 class TextProgress:
-    """Encodes the events of a model as notifications of the call with this id, each with the text
-    since the one before, and the result at the end. `total` is the length of the longest answer in
-    tokens, 0 if it has no limit."""
+    """Encodes events as notifications, each with the new text, and the result at the end. `total`
+    is the longest answer in tokens, 0 without a limit."""
 
     content_type = SSE
 

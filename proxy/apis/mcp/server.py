@@ -1,5 +1,4 @@
-"""The Model Context Protocol as a server speaks it: JSON-RPC 2.0 messages of its revisions with a
-handshake, as modelcontextprotocol.io specifies them. Pure.
+"""The Model Context Protocol as a server speaks it: JSON-RPC 2.0 messages. Pure.
 
 The messages are few, so they are read and written here; the `mcp` package would bring pydantic and
 asyncio into the gateway. The tests check every answer with the package's types and its client.

@@ -1,8 +1,7 @@
 """Requests that a model's server gets as they are: audio, images, and all under /upstream.
 
-The routes are those that llama-swap forwards. Nothing but the content of a request and its answer
-passes: the server sees neither keys nor cookies, and can set none. An answer may be a page, and it
-would have the rights of this site in a browser; so it is marked as one without rights.
+The server sees neither keys nor cookies, and can set none. An answer may be a page, which would
+have the rights of this site in a browser; so it is marked as one without rights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Ollama's POST /api/chat and /api/generate.
 
-Tool calls of a chat may have no ids. A result then belongs to the first unanswered call of its
-tool's name, or else to the first unanswered one. The `context` of /api/generate (token ids of an
-earlier answer) is ignored and not returned: backends cache prompts without it.
+A tool result without an id belongs to the first unanswered call of its tool's name, or else to the
+first unanswered one. The `context` of /api/generate is ignored: backends cache prompts without it.
 """
 
 from __future__ import annotations
@@ -254,9 +253,8 @@ _UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def keep_alive(body: Body) -> float | None:
-    """The idle seconds after which the model may be unloaded: inf for never, 0 for at once, None if
-    not said. A number of seconds, or a duration of Go (https://pkg.go.dev/time#ParseDuration).
-    Raises InvalidParameter."""
+    """The idle seconds before the model may be unloaded: inf for never, None if absent. A number,
+    or a duration of Go (https://pkg.go.dev/time#ParseDuration). Raises InvalidParameter."""
     value = body.get("keep_alive")
     if value is None or value == "":
         return None

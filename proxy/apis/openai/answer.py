@@ -1,7 +1,5 @@
-"""Shared by OpenAI's chat completions and completions.
-
-The format is defined in OpenAI's API reference. llama.cpp's additions (sampler fields, `timings`,
-`n_predict`) and those of the reference script (`tokenize`, `truncated`) are supported too.
+"""Shared by OpenAI's chat completions and completions, with llama.cpp's additions and those of the
+reference script (`tokenize`, `truncated`).
 """
 
 from __future__ import annotations

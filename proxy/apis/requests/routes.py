@@ -77,7 +77,6 @@ class _Visible:
                 yield self._with_name(row_json(row, self._shown))
 
     def _with_name(self, row: Json) -> Json:
-        """With the name of its key for people."""
         return {**row, "key_name": self._services.keys.shown(row["key"]) if row["key"] else ""}
 
 
@@ -119,7 +118,7 @@ def _end(row: Json) -> float:
 def read(services: Services, record: Record, name: str) -> Any:
     """A request by its `x-request-id`: where it was placed, why its prompt was evaluated, and how
     long each step took."""
-    everyone = permissions.is_admin(services, record.key)
+    everyone = services.keys.is_admin(record.key)
     visible, now = _Visible(services, record, everyone=everyone), int(time.time()) + 1
     stored = visible.stored(now - LOOK_BACK, now, {"request": name}, 1)
     if (row := visible.opened(name) or next(stored, None)) is not None:
@@ -157,7 +156,7 @@ def end_thinking(services: Services, record: Record, name: str) -> Any:
 def _running(services: Services, record: Record, name: str) -> list[tuple[Record, Cancel]]:
     """The requests of this id that run here, of the key of `record` or, for administrators, of
     all. Raises NotFound if there is none."""
-    visible = _Visible(services, record, everyone=permissions.is_admin(services, record.key))
+    visible = _Visible(services, record, everyone=services.keys.is_admin(record.key))
     running = [
         (each, each.cancel)
         for each in services.requests.running_records(visible.may_see)
@@ -197,7 +196,7 @@ def forget(services: Services, record: Record, name: str) -> Any:
 
 def _capture(services: Services, record: Record, name: str) -> Json:
     """The last capture of a request that the caller may see. Raises NotFound."""
-    own = {} if permissions.is_admin(services, record.key) else {"key": record.key}
+    own = {} if services.keys.is_admin(record.key) else {"key": record.key}
     if services.captures is not None:
         for capture in services.captures.find(request=name, **own):
             return capture

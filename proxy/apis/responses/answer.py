@@ -1,5 +1,4 @@
-"""Builds the Response object and its output items, whole or as a stream of typed events with
-sequence numbers.
+"""The Response object and its output items, whole or as a stream of events with sequence numbers.
 
     response.created response.in_progress
     (output_item.added … deltas … output_item.done)*

@@ -78,7 +78,7 @@ def backends(services: Services, record: Record) -> Any:
 def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
     """The backends of the models that a key may use, as /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
-    shown, admin = visibility.shown_names(services, key), visibility.is_admin(services, key)
+    shown, admin = visibility.shown_names(services, key), services.keys.is_admin(key)
     out = []
     for backend in services.gateway.registry.backends.values():
         if not may.permits_model(backend.model, *backend.aliases):

@@ -1,9 +1,8 @@
 """The index in PostgreSQL: full-text search for words, pgvector, if the server has it, for vectors.
 
 Texts are split by `lexical`, since the server's parser may drop Chinese. Each term begins with the
-number of its base. Candidates are the rows with the greatest sum of term weights, since the
-server's ranking does not consider rarity. Long values are stored outside the table
-(toast_tuple_target).
+number of its base. Candidates are the rows with the greatest sum of term weights: the server's
+ranking does not consider rarity.
 """
 
 from __future__ import annotations

@@ -106,8 +106,6 @@ Pricing = Callable[[str, LedgerSums | LedgerRow], float]
 
 
 def pricing(prices: Sequence[budgets.Price]) -> Pricing:
-    """What the tokens of a model cost."""
-
     def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
         used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
         return budgets.cost("money", used, budgets.price_of(prices, model))

@@ -1,6 +1,4 @@
-"""History of the last hour: counts of finished requests in samples of ten seconds, and what slots
-kept. An idle gateway does no work.
-"""
+"""The last hour: counts of finished requests in samples of ten seconds, and what slots kept."""
 
 from __future__ import annotations
 

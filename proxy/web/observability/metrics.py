@@ -1,6 +1,5 @@
-"""Counters behind /metrics: plain numbers, added up for dozens of requests together, and converted
-by `prometheus` on request. Metrics have vLLM's names where vLLM has them, since dashboards know
-those; gateway metrics have our own prefix. Where vLLM counts blocks of its cache, we count slots.
+"""Counters behind /metrics, which `prometheus` converts on request. Metrics have vLLM's names where
+vLLM has them, since dashboards know those. Where vLLM counts blocks of its cache, we count slots.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Metrics in Prometheus' text format. Imported on first use: prometheus_client takes a twentieth of
-the start-up time.
-"""
+"""Metrics in Prometheus' text format. Imported on first use, as prometheus_client loads slowly."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The page of API keys, users and teams, for administrators. Its script calls LiteLLM's routes
-under a path of the pages, with a session.
-"""
+"""The page of API keys, users and teams. Its script calls LiteLLM's routes with a session."""
 
 from __future__ import annotations
 

@@ -248,7 +248,6 @@ class LiveAnswer:
 
     @property
     def is_done(self) -> bool:
-        """Whether the whole answer is there."""
         return self._state.status == "done"
 
     def publish(self, **changes: Any) -> None:

@@ -248,9 +248,8 @@ def remove(message: str) -> Response:
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
-    question `again`. A refused question is not stored. `title`: the model writes the title of a
-    new conversation, if it has an idle slot. `compared`: the conversation keeps its model and
-    branch."""
+    question `again`. `title`: the model writes the title of a new conversation, if it has an idle
+    slot. `compared`: the conversation keeps its model and branch."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
     known = store.get(owner, conversation)

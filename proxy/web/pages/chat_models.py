@@ -40,7 +40,6 @@ class ChatModel(Struct, frozen=True, kw_only=True):
 
 
 def names(services: Services, environ: Environ) -> list[str]:
-    """The names of `models`."""
     return [model.name for model in models(services, environ)]
 
 

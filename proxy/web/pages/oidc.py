@@ -1,6 +1,5 @@
-"""Signs in at an OpenID provider. What must be remembered until the browser comes back is in a
-signed cookie: any worker can finish the sign-in, and no other browser. A refused code counts as a
-wrong key.
+"""Signs in at an OpenID provider. A signed cookie remembers what is needed when the browser
+returns: any worker can finish the sign-in, and no other browser. A refused code is a wrong key.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Sign-in to the pages: an API key becomes a signed cookie with the key's name and a random id.
 
 The signing secret is derived from the configured keys, slowly (scrypt): sessions end when the keys
-change, and a stolen cookie does not help to guess a key. The API does not accept sessions: browsers
-add cookies to requests that other sites make.
-
-From a second cookie, `VISIT`, the CSRF token is derived. It is Lax: a link from another site must
-not replace it, or every open page would have a wrong token.
+change, and a stolen cookie does not help to guess a key. The API accepts no sessions. The CSRF
+token is derived from a second cookie, `VISIT`. It is Lax: a link from another site must not replace
+it, or every open page would have a wrong token.
 """
 
 from __future__ import annotations

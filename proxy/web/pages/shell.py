@@ -10,7 +10,6 @@ from jinja2 import FileSystemLoader
 
 from ...runtime import resources
 from ...runtime.installation import install as install_command
-from .. import permissions
 from ..routes import Api
 from ..services import current_services
 from . import guard, session, texts, uploads
@@ -76,7 +75,7 @@ def _known() -> dict[str, Any]:
         "capture_days": f"{bounds.days:g}",
         "csrf_token": guard.token,
         "signed_in": name,
-        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
+        "administers": bool(name) and current_services().keys.is_admin(str(name)),
         "sign_in_needed": session.sessions().needed,
         "language": spoken,
         "theme": shown,

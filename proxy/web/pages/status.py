@@ -117,7 +117,7 @@ def tenures() -> Response:
     caller = _caller(services)
     shown = permissions.shown_names(services, caller.key)
     first, backend = count_of(request.args, "first", 0, HIGHEST, 0), request.args.get("backend")
-    now, is_admin = time.time(), permissions.is_admin(services, caller.key)
+    now, is_admin = time.time(), services.keys.is_admin(caller.key)
     begin = max(now - HOUR, services.started)
     held = [
         _tenure(services, tenure, is_admin or tenure.key == caller.key)

@@ -1,9 +1,7 @@
 """Titles of conversations that a model writes, in an idle slot after an answer.
 
-The title of a new conversation is the beginning of its question, and its settings say so until the
-model or the user has given it another. The request for one never takes a slot with a prompt that
-may be needed, and gives its slot to others. If it finds none for a minute, the next answer is
-followed by another.
+Until then, a title is the beginning of the question. The request never takes a slot with a prompt
+that may be needed. If it finds none for a minute, the next answer is followed by another.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 @blueprint.get("/usage")
 def page() -> str:
     services = current_services()
-    admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
+    admin = bool(services.keys.needed) and services.keys.is_admin(api.owner())
     kept, stored = services.ledger is not None, services.conversations is not None
     priced = bool(services.settings.price)
     return render_template("usage.html", admin=admin, kept=kept, stored=stored, priced=priced)

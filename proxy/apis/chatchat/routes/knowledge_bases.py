@@ -1,8 +1,7 @@
-"""A caller's knowledge bases under Langchain-Chatchat's rules: bases and files have names.
+"""A caller's knowledge bases by Langchain-Chatchat's rules: bases and files have names, or ids.
 
-Ids are accepted in place of names, so that addresses we return, such as downloads, need no names.
-Files are read in the background. Here, a caller waits for its own files for a limited time, since
-its client searches right after an upload.
+A caller waits for its own files for a limited time, since its client searches right after an
+upload.
 """
 
 from __future__ import annotations

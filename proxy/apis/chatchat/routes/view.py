@@ -34,8 +34,6 @@ encode = msgspec.json.encode
 
 
 class Taken(BadRequest):
-    """The name is already taken."""
-
     status = 404  # as in 0.2.7
     code = "already_exists"
 

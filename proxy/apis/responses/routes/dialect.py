@@ -1,6 +1,4 @@
-"""The Responses API as a dialect: what a response continues, and what is stored of it.
-Each request gets an object of its own.
-"""
+"""The Responses API as a dialect: what a response continues, and what is stored of it."""
 
 from __future__ import annotations
 
