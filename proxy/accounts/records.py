@@ -117,7 +117,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 def blocking(blocked: bool) -> Callable[[B], B]:
-    return lambda known: replace(known, blocked=blocked)
+    return lambda account: replace(account, blocked=blocked)
 
 
 def identity_of(

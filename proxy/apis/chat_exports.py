@@ -105,8 +105,8 @@ def _in_order(nodes: Mapping[Any, Node]) -> tuple[ExportedMessage, ...]:
     replies: dict[Any, list[Any]] = {}
     for name, node in nodes.items():
         parent = node.get("parent_id")
-        known = isinstance(parent, str) and parent in nodes and parent != name
-        replies.setdefault(parent if known else None, []).append(name)
+        has_parent = isinstance(parent, str) and parent in nodes and parent != name
+        replies.setdefault(parent if has_parent else None, []).append(name)
     messages: list[ExportedMessage] = []
     left: list[tuple[Any, int | None]] = [(name, None) for name in reversed(replies.get(None, ()))]
     while left:

@@ -259,11 +259,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
-    """A warning for each field of the object at the path `at` that is not `known`."""
-    if body.keys() <= known:
+def ignored_fields(body: Body, names: Set[str], at: str = "") -> tuple[str, ...]:
+    """A warning for each field of the object at the path `at` that is not among `names`."""
+    if body.keys() <= names:
         return ()
-    unknown = body.keys() - known - HARMLESS
+    unknown = body.keys() - names - HARMLESS
     return tuple(
         f"{at}{header_safe(name)} is ignored"
         for name, value in body.items()

@@ -307,17 +307,17 @@ class BatchRun:
     def _give_up(self, lines: InputFile, numbers: Iterable[int]) -> None:
         """Give these lines an error as their result."""
         assert self._stop is not None, "there is a reason"
-        some: list[Result] = []
+        results: list[Result] = []
         for number in sorted(numbers):
             custom_id = lines.read(number).custom_id
             data = batches.unanswered(new_id(""), custom_id, *self._stop)
-            some.append(Result(number, True, data))
-            if len(some) == AT_ONCE:
-                self._keep(some)
-                some = []
+            results.append(Result(number, True, data))
+            if len(results) == AT_ONCE:
+                self._keep(results)
+                results = []
                 self._beat()
-        if some:
-            self._keep(some)
+        if results:
+            self._keep(results)
 
     def _keep(self, results: list[Result]) -> None:
         """Store results, which exist nowhere else: wait for the store. Raises QuotaExceeded."""

@@ -243,7 +243,7 @@ def _model(
     for key in ("cmd", "cmdStop"):
         lines = (line.strip() for line in str(values.get(key) or "").splitlines())
         values[key] = "\n".join(line for line in lines if not line.startswith("#"))
-    known = macros.for_model(name, own, environ)
+    macro_values = macros.for_model(name, own, environ)
     model = _converted(_filled(values, name, own, environ), _Model)
     command = str(model.cmd)
     if not command.strip():
@@ -254,7 +254,7 @@ def _model(
     filters = model.filters
     removed = str(filters.strip_params or filters.older_strip_params).split(",")
     by_alias = {
-        str(macros.filled(alias, known, environ)): _unprotected(fields)
+        str(macros.filled(alias, macro_values, environ)): _unprotected(fields)
         for alias, fields in filters.set_params_by_id.items()
     }
     ids = (alias.get("id", "") if isinstance(alias, dict) else alias for alias in model.aliases)
@@ -337,19 +337,19 @@ def _combinations(matrix: _Matrix) -> list[frozenset[str]]:
     trees: dict[str, ast.AST] = {}
 
     def of(node: ast.AST) -> list[frozenset[str]]:
-        found: list[frozenset[str]] = []
+        sets: list[frozenset[str]] = []
         match node:
             case ast.Name(id=name) if name[1:] in matrix.vars:
-                found = [frozenset({str(matrix.vars[name[1:]])})]
+                sets = [frozenset({str(matrix.vars[name[1:]])})]
             case ast.UnaryOp(op=ast.UAdd(), operand=ast.Name(id=name)) if name[1:] in trees:
-                found = of(trees[name[1:]])
+                sets = of(trees[name[1:]])
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                found = [*of(left), *of(right)]
+                sets = [*of(left), *of(right)]
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
-                found = [one | other for one, other in product(of(left), of(right))]
-        if not 0 < len(found) <= MOST:
+                sets = [first | second for first, second in product(of(left), of(right))]
+        if not 0 < len(sets) <= MOST:
             raise ValueError(f"sets: expected names of vars, +SET, &, | and (), for {MOST} at most")
-        return found
+        return sets
 
     try:  # Python's grammar has the operators. Nothing is evaluated, and 4b becomes a name as _4b.
         for name, text in matrix.sets.items():

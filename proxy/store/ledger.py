@@ -66,9 +66,9 @@ class Ledger:
                 return False
             # Past SQLAlchemy, which would take longer than the database. And in few steps: SQLite
             # gives up the interpreter's lock for each, and threads would fight for it.
-            for some in _portions(rows):
-                values = tuple(chain.from_iterable(map(structs.astuple, some)))
-                db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(some)), values)
+            for portion in _portions(rows):
+                values = tuple(chain.from_iterable(map(structs.astuple, portion)))
+                db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(portion)), values)
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))
             if measures:
@@ -113,15 +113,15 @@ class Ledger:
         c = LEDGER_MEASURE.c
         query = select(c.at, c.name, c.bucket, c["count"])
         chosen = query.where(c.width == width, c.at >= begin, c.at < end)
-        found: dict[int, Counts] = {}
+        counts: dict[int, Counts] = {}
         for at, name, bucket, count in map(tuple, self._db.rows(chosen)):
-            found.setdefault(at, Counter())[name, bucket] = count
-        return found
+            counts.setdefault(at, Counter())[name, bucket] = count
+        return counts
 
     def prune_measures(self, now: int) -> None:
         """Delete what was measured too long before `now`."""
         c = LEDGER_MEASURE.c
-        old = (and_(c.width == width, c.at < now - kept) for width, kept in MEASURED.items())
+        old = (and_(c.width == width, c.at < now - age) for width, age in MEASURED.items())
         self._db.change(delete(LEDGER_MEASURE).where(or_(*old)))
 
     def prune(self, before: int) -> int:

@@ -56,16 +56,16 @@ class AttachedDocuments:
         for document in documents:
             try:
                 document, key, data = _located(document, owner, uploaded)
-                known = self._known.get(key)
-                if known is None:
+                outcome = self._known.get(key)
+                if outcome is None:
                     new += 1
                     if new > MOST or time.monotonic() > until:
                         raise ReadingFailed("the request has too many new documents")
                     if new == 1:
                         before()
-                    known = self._read(document.name, data, owner, until)
-                    self._known.put(key, known, len(known[1].encode()) + len(key))
-                was_read, text = known
+                    outcome = self._read(document.name, data, owner, until)
+                    self._known.put(key, outcome, len(outcome[1].encode()) + len(key))
+                was_read, text = outcome
             except ReadingFailed as error:
                 was_read, text = False, str(error)
             if not was_read:

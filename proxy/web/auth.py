@@ -248,11 +248,11 @@ class Keys:
         """Return the name of a key of the settings, or the identity of one that is bounded or in
         the store."""
         digest = _digest(secret)
-        known = self._known.get(digest)
+        entry = self._known.get(digest)
         identity = None
-        if known is not None and hmac.compare_digest(known[0], digest):
+        if entry is not None and hmac.compare_digest(entry[0], digest):
             self._check_suspended()
-            name = known[1]
+            name = entry[1]
             identity = self._bounded.get(name)
         else:
             identity = self._find_stored(secret, peer)

@@ -57,7 +57,7 @@ class Jobs:
         self,
         owner: str,
         meta: ResponseMeta,
-        asked: ParsedRequest,
+        parsed: ParsedRequest,
         record: Record,
         cancel: Cancel,
         answering: Callable[[], EventSource],
@@ -72,9 +72,9 @@ class Jobs:
                 "too many responses are running in the background: wait for one to finish",
                 retry_after=5.0,
             )
-        job = _Job(self._store, owner, meta, asked, record, answering, then)
-        queued = Writer(meta, asked).response("queued")
-        value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
+        job = _Job(self._store, owner, meta, parsed, record, answering, then)
+        queued = Writer(meta, parsed).response("queued")
+        value = Stored(msgspec.json.encode(queued), msgspec.json.encode(parsed.input))
         self._running[owner, meta.id] = cancel
 
         def work() -> None:
@@ -128,7 +128,7 @@ class _Job(NamedTuple):
     store: ResponseStore
     owner: str
     meta: ResponseMeta
-    asked: ParsedRequest
+    parsed: ParsedRequest
     record: Record
     answering: Callable[[], EventSource]
     then: Callable[[dict[str, Any]], None]
@@ -145,14 +145,14 @@ class _Job(NamedTuple):
             error.show_to(record.shown)
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
-                Writer(self.meta, self.asked).response("cancelled")
+                Writer(self.meta, self.parsed).response("cancelled")
                 if type(error) is Cancelled
-                else Writer(self.meta, self.asked).failed(error)
+                else Writer(self.meta, self.parsed).failed(error)
             )
         except BaseException:
             log.exception("a background response failed")
             record.status = 500
-            done = Writer(self.meta, self.asked).failed(GatewayError("internal error"))
+            done = Writer(self.meta, self.parsed).failed(GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -160,8 +160,8 @@ class _Job(NamedTuple):
         try:
             self.record.info = running.info
             running.prime()
-            self._keep(Writer(self.meta, self.asked).response("in_progress"), over=False)
-            return whole(self.meta, self.asked, fold(running))
+            self._keep(Writer(self.meta, self.parsed).response("in_progress"), over=False)
+            return whole(self.meta, self.parsed, fold(running))
         finally:
             running.close()
 

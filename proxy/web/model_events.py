@@ -36,12 +36,12 @@ def log_lines(
 ) -> Generator[bytes, None, None]:
     """Yield events. `last_id` is the id of the last event that the client got, "" for none."""
     yield b"retry: 500\n\n"
-    known = KNOWN.fullmatch(last_id)
-    if known is None or known[1] != log.id:
+    position = KNOWN.fullmatch(last_id)
+    if position is None or position[1] != log.id:
         count = 0
         yield f"id: {log.id}-0\nevent: start\ndata: {log.id}\n\n".encode()
     else:
-        count = int(known[2])
+        count = int(position[2])
     for _ in looks(PERIOD, LIFE, sleep):
         count, lines = log.after(count)
         if lines:
@@ -63,15 +63,15 @@ def events(
     """Yield an event for each change of a model that the caller may use; its key has been
     checked."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
+    shown: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
     for _ in looks(PERIOD, LIFE, sleep):
         states = _states(services, environ)
         for name, (status, loading) in states.items():
-            if known.get(name, _noted("unloaded", {})) != _noted(status, loading):
+            if shown.get(name, _noted("unloaded", {})) != _noted(status, loading):
                 yield model_event(name, status, loading)
-        if states.keys() != known.keys():
+        if states.keys() != shown.keys():
             yield models_reload()
-        known = {name: _noted(*state) for name, state in states.items()}
+        shown = {name: _noted(*state) for name, state in states.items()}
 
 
 def _states(services: Services, environ: Environ) -> States:

@@ -202,12 +202,12 @@ def metadata(model: HostedModel) -> dict[str, Any]:
         own["llamaswap"] = msgspec.json.decode(text.replace(PORT, port))
     if file is None:
         return own
-    known = {
+    fields = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {**own, "size": file.size, **{name: value for name, value in known.items() if value}}
+    return {**own, "size": file.size, **{name: value for name, value in fields.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.

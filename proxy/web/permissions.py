@@ -41,16 +41,16 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
         services.aliases.name(backend.name, backend.url)
 
     def shown(name: str) -> str:
-        known = backends.get(name)
-        return services.aliases.name(name, known.url if known else "")
+        backend = backends.get(name)
+        return services.aliases.name(name, backend.url if backend else "")
 
     return shown
 
 
 def shown_name(services: Services, key: str) -> Callable[[str], str]:
     """The same for one name and a key that may not see everything: most names are known."""
-    known = services.aliases.known
-    return lambda name: known(name) or shown_names(services, key)(name)
+    name_of = services.aliases.known
+    return lambda name: name_of(name) or shown_names(services, key)(name)
 
 
 def naming(services: Services, key: str) -> Callable[[str], str]:
@@ -74,7 +74,7 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
 def _alike(name: str, names: Sequence[str]) -> str:
     """The name that was probably meant, "" for none: the same in other letters, one that contains
     it or that it contains, or a similar one."""
-    wanted, lowered = name.lower(), [known.lower() for known in names]
+    wanted, lowered = name.lower(), [other.lower() for other in names]
     parts = [k for k in lowered if min(len(wanted), len(k)) > 2 and (wanted in k or k in wanted)]
     near = [wanted] if wanted in lowered else parts or get_close_matches(wanted, lowered)
     return names[lowered.index(near[0])] if near else ""
@@ -93,10 +93,10 @@ def view(services: Services, caller: Caller) -> View:
             slot, conversation=services.aliases.digest(slot.conversation)
         )
 
-    known = services.gateway.registry.backends
+    registered = services.gateway.registry.backends
 
     def slots(name: str, slots: list[SlotView]) -> list[SlotView]:
-        backend = known.get(name)
+        backend = registered.get(name)
         return [salted(slot) for slot in slots if backend is None or backend.is_loaded]
 
     backends = [
@@ -106,7 +106,7 @@ def view(services: Services, caller: Caller) -> View:
             slots=slots(backend.backend, backend.slots),
         )
         for backend in everything.backends
-        if not ((server := known.get(backend.backend)) and server.is_unread)
+        if not ((server := registered.get(backend.backend)) and server.is_unread)
     ]
     return msgspec.structs.replace(everything, backends=backends)
 

@@ -87,8 +87,8 @@ def completion_view(
         record.shown = permissions.naming(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
-        if early is not None and (known := early(raw, cancel)) is not None:
-            return _whole(known, record)
+        if early is not None and (early_answer := early(raw, cancel)) is not None:
+            return _whole(early_answer, record)
         parsed_request, caller = read_chat(services, environ, dialect, raw)
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info

@@ -107,10 +107,10 @@ def _call(request: EngineRequest) -> tuple[str, Call]:
     sent = (request.url, *headers.values())
     try:
         parts = urlsplit(request.url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        known = False
-    if not known or not all(text.isascii() and text.isprintable() for text in sent):
+        is_usable = False
+    if not is_usable or not all(text.isascii() and text.isprintable() for text in sent):
         raise UpstreamFault("the URL of the web server is invalid")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     body = None if request.body is None else CallBody(len(request.body), (request.body,))

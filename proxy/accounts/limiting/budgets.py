@@ -123,12 +123,12 @@ def budgets_of(limited: Limited) -> list[Budget]:
     strictest: dict[tuple[Unit, BudgetPeriod], Budget] = {}
     limits = limited.limits
     for budget in (*([limits.budget] if limits.budget else ()), *limits.budgets):
-        known = strictest.get((budget.unit, budget.period), budget)
+        strict = strictest.get((budget.unit, budget.period), budget)
         strictest[budget.unit, budget.period] = Budget(
             unit=budget.unit,
             period=budget.period,
-            most=_least(budget.most, known.most),
-            soft=_least(budget.soft, known.soft),
+            most=_least(budget.most, strict.most),
+            soft=_least(budget.soft, strict.soft),
         )
     return list(strictest.values())
 

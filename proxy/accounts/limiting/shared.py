@@ -93,8 +93,7 @@ class SharedLimiter:
             for gauge in gauges
         ]
         wanted = [
-            (keys.place(one.subject), *one.meter[:5], one.need, one.wish, one.least, -1)
-            for one in charges
+            (keys.place(c.subject), *c.meter[:5], c.need, c.wish, c.least, -1) for c in charges
         ]
         lease, count = token_hex(8), len(charges)
         lasts = max(map(_lasts, charges), default=1000 * LEASE)
@@ -218,11 +217,11 @@ class SharedLimiter:
 
     def _renew_leases(self) -> None:
         with self._lock:
-            leases = [lease for some in self._leases.values() for lease in some]
+            leases = [lease for batch in self._leases.values() for lease in batch]
         for start in range(0, len(leases), AT_ONCE):
-            some = leases[start : start + AT_ONCE]
+            batch = leases[start : start + AT_ONCE]
             try:
-                keys, names = zip(*some, strict=True)
+                keys, names = zip(*batch, strict=True)
                 self._run(self._renew, keys, LEASE, *names)
             except LimitsUnavailable:
                 return

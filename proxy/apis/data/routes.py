@@ -91,9 +91,9 @@ def _each(values: Iterable[Any]) -> Iterator[list[bytes]]:
 
 def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
     count = 0
-    while some := conversations.ratings(owner, count, AT_ONCE):
-        yield from some
-        count += len(some)
+    while page := conversations.ratings(owner, count, AT_ONCE):
+        yield from page
+        count += len(page)
 
 
 def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:

@@ -87,9 +87,9 @@ OPENAI: dict[str, Field] = {
 PROMPT: dict[str, Field] = {"model": _MODEL, "prompt": _INPUTS}
 
 
-def parse(body: Body, known: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
-    warnings = fields.ignored_fields(body, known.keys())
-    return EmbeddingRequest(**doc.read_all(body, known), warnings=warnings)
+def parse(body: Body, table: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
+    warnings = fields.ignored_fields(body, table.keys())
+    return EmbeddingRequest(**doc.read_all(body, table), warnings=warnings)
 
 
 def shaped(

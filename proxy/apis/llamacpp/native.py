@@ -124,7 +124,7 @@ def parse_infill(body: Body) -> CompletionRequest:
     )
 
 
-def _common(body: Body, known: Set[str]) -> dict[str, Any]:
+def _common(body: Body, names: Set[str]) -> dict[str, Any]:
     if body.get("image_data"):
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
@@ -133,7 +133,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
         "sampling": sampling(body),
-        "warnings": ignored_fields(body, known),
+        "warnings": ignored_fields(body, names),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
         "extra": {"response_fields": wanted} if wanted else {},
         **read(body, _TABLE),

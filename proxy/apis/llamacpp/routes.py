@@ -113,10 +113,12 @@ def slots(services: Services, record: Record) -> Any:
 def _slots(services: Services) -> list[dict[str, Any]]:
     """All slots as the scheduler sees them. A llama-server with a RAM cache reports its choice only
     at the end: the number of its busy slots is right, but not which ones they are."""
-    known = {view.backend: view.slots for view in services.gateway.scheduler.view("", "").backends}
+    slots_of = {
+        view.backend: view.slots for view in services.gateway.scheduler.view("", "").backends
+    }
     out: list[dict[str, Any]] = []
     for backend in services.gateway.registry.backends.values():
-        for slot in known.get(backend.name, ()):
+        for slot in slots_of.get(backend.name, ()):
             out.append(
                 {
                     "id": len(out),

@@ -114,8 +114,8 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
     if method == "ping":
         return {}
     if method != "tools/list":
-        known = "initialize, ping, tools/list, tools/call"
-        raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {known}")
+        methods = "initialize, ping, tools/list, tools/call"
+        raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {methods}")
     caller = services.callers.caller(record.key, request.environ)
     published = services.dialogues.published(record.key, caller).items()
     offered = [msgspec.structs.replace(tool.tool, name=name) for name, tool in published]

@@ -81,8 +81,8 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message, **fault.more}
 
 
-def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share; `known` are those of the route."""
+def _shared_fields(body: Body, names: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both bodies share; `names` are those of the route."""
     options = fields.mapping(body, "options")
     values, warnings = _sampling(options)
     limit = fields.integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -103,7 +103,7 @@ def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
         "output": _output(body.get("format")),
         "reasoning_effort": think if type(think) is str else "",
         "template_kwargs": {} if think is None else {"enable_thinking": think is not False},
-        "warnings": fields.ignored_fields(body, known) + warnings,
+        "warnings": fields.ignored_fields(body, names) + warnings,
     }
 
 

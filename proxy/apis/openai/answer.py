@@ -29,13 +29,13 @@ MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 
 
-def shared_fields(body: Body, known: Set[str], readers: fields.Table) -> dict[str, Any]:
+def shared_fields(body: Body, names: Set[str], readers: fields.Table) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, and those of `readers`, if
     present. A field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
     values = fields.read(body, readers)
     if not _OPTIONS.isdisjoint(body):
         values["sampling"], values["report"] = sampling(body), report(body)
-    values["warnings"] = fields.ignored_fields(body, known)
+    values["warnings"] = fields.ignored_fields(body, names)
     return values
 
 

@@ -68,20 +68,20 @@ def functions(values: list[Any]) -> tuple[Tool, ...]:
 def _tools(offered: list[tuple[Body, str]]) -> tuple[Tool, ...]:
     if len(offered) > MAX_TOOLS:
         raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
-    known: dict[str, Tool] = {}
+    by_name: dict[str, Tool] = {}
     for function, at in offered:
         name = fields.filled(function, "name", at)
         if not NAME.fullmatch(name):
             raise InvalidParameter(at + "name", "must be 1 to 128 letters, digits or _ - . / : @")
-        if name in known:
+        if name in by_name:
             raise InvalidParameter(at + "name", f"is defined twice: {name}")
-        known[name] = Tool(
+        by_name[name] = Tool(
             name,
             fields.text(function, "description", at=at),
             fields.mapping(function, "parameters", at=at),
             fields.flag(function, "strict", at=at),
         )
-    return tuple(known.values())
+    return tuple(by_name.values())
 
 
 def named_choice(value: Any, function: Any, at: str, modes: str) -> ToolChoice:
@@ -127,9 +127,9 @@ def chosen(body: Body) -> dict[str, Any]:
             "extra": {LEGACY: True},
         }
     (offered, warnings), wanted = tools(listed), body.get("tool_choice")
-    some = allowed(wanted)
-    if some is not None:
-        wanted, names = some
+    subset = allowed(wanted)
+    if subset is not None:
+        wanted, names = subset
         offered = tuple(tool for tool in offered if tool.name in names)
     return {
         "tools": offered,

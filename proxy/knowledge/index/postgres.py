@@ -60,8 +60,8 @@ class PostgresShelf:
         self._indexed: set[int] = set()
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
-            known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
-            if db.exec_driver_sql(known).scalar() != str(VERSION):  # split by another version
+            comment = "select obj_description(to_regclass('index_entry'), 'pg_class')"
+            if db.exec_driver_sql(comment).scalar() != str(VERSION):  # split by another version
                 db.exec_driver_sql("drop table if exists index_vector, index_entry, index_base")
             db.exec_driver_sql(SCHEMA)
             db.exec_driver_sql(f"comment on table index_entry is '{VERSION}'")

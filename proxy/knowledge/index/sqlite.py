@@ -147,8 +147,8 @@ class SqliteShelf:
         size = len(vector)
 
         def work(db: apsw.Connection) -> list[IndexHit]:
-            known = "select count(*) from sqlite_master where name = ?"
-            if not _one(db, known, f"near_{size}")[0]:
+            tables = "select count(*) from sqlite_master where name = ?"
+            if not _one(db, tables, f"near_{size}")[0]:
                 return []
             number = _number(db, base)
             only, values = "base = ?", list[Any]([_packed(vector), number])

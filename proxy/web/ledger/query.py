@@ -163,5 +163,5 @@ def _gathered(rows: Rows) -> Iterator[list[LedgerRow]]:
     """The rows in lists; at least one, which may be empty."""
     left = iter(rows)
     yield list(islice(left, GATHERED))
-    while some := list(islice(left, GATHERED)):
-        yield some
+    while part := list(islice(left, GATHERED)):
+        yield part

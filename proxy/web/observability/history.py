@@ -138,8 +138,8 @@ class History:
 
     def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
-        for step, some in groupby(rows, lambda row: int(row.second) // STEP):
-            at, new = step * STEP, self._counts([*some])
+        for step, group in groupby(rows, lambda row: int(row.second) // STEP):
+            at, new = step * STEP, self._counts([*group])
             self._samples.setdefault(at, Counter()).update(new)
             if len(self._samples) > SAMPLES:
                 del self._samples[next(iter(self._samples))]

@@ -158,11 +158,11 @@ class Metrics:
         for row in rows:
             if row.info.backend:
                 by_backend[row.info.backend, row.info.model].append(row)
-        for names, some in by_backend.items():
+        for names, group in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add(row.info for row in some)
-            self.backends[names].add(some)
+            self.work.add(row.info for row in group)
+            self.backends[names].add(group)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
         """A copy of all counts so far."""

@@ -112,5 +112,5 @@ def _defaults(services: Services, name: str) -> dict[str, float]:
     """Those of the settings, else those that a server reports."""
     pool = services.gateway.registry.pool(name)
     reported = next((backend.caps.settings for backend in pool if backend.caps is not None), {})
-    known = {**reported, **services.settings.sampler_defaults}
-    return {name: known[name] for name in SHOWN if type(known.get(name)) in (int, float)}
+    defaults = {**reported, **services.settings.sampler_defaults}
+    return {name: defaults[name] for name in SHOWN if type(defaults.get(name)) in (int, float)}

@@ -56,11 +56,11 @@ def _stream(
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for _ in looks(PERIOD, LIFE, sleep):
         now = states(services, environ)
-        if known != {**now, "at": known.get("at")}:
-            known = now
+        if shown != {**now, "at": shown.get("at")}:
+            shown = now
             yield b"event: now\ndata: " + msgspec.json.encode(now) + b"\n\n"
 
 

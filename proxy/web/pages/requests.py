@@ -22,9 +22,9 @@ API = "/pages/api/requests"
 def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and services.keys.is_admin(api.owner())
-    root, kept = services.settings.api_prefix + API, services.ledger is not None
+    root, has_ledger = services.settings.api_prefix + API, services.ledger is not None
     models = chat_models.names(services, request.environ)
-    return render_template("requests.html", admin=admin, api=root, kept=kept, models=models)
+    return render_template("requests.html", admin=admin, api=root, kept=has_ledger, models=models)
 
 
 @blueprint.get(API, endpoint="list", defaults={"view": routes.listed})

@@ -79,12 +79,12 @@ def _digest(value: str) -> str:
 
 def sessions() -> Sessions:
     """Return the Sessions of the current application, created on first use."""
-    known = current_app.extensions.get("slotproxy.sessions")
-    if known is None:
+    made = current_app.extensions.get("slotproxy.sessions")
+    if made is None:
         keys = ((key.name, key.secret) for key in current_services().settings.keys)
-        known = current_app.extensions["slotproxy.sessions"] = Sessions(keys)
-    assert isinstance(known, Sessions)
-    return known
+        made = current_app.extensions["slotproxy.sessions"] = Sessions(keys)
+    assert isinstance(made, Sessions)
+    return made
 
 
 def signed_in() -> str | None:
@@ -122,9 +122,9 @@ def has_key() -> bool:
 
 def visit() -> str:
     """Return the text of the visitor's cookie, or a new one, which `keep` then sends."""
-    known = request.cookies.get(VISIT, "")
-    if len(known) >= 16:
-        return known
+    cookie = request.cookies.get(VISIT, "")
+    if len(cookie) >= 16:
+        return cookie
     if "visit" not in g:
         g.visit = secrets.token_urlsafe(24)
     return str(g.visit)

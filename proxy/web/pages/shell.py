@@ -49,8 +49,8 @@ def static(name: str) -> Response:
 @blueprint.get("/<any(language, theme):what>/<chosen>")
 def choose(what: str, chosen: str) -> Response:
     """Set the language or theme and redirect to `?to=`. Raises werkzeug's NotFound."""
-    cookie, known = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
-    if chosen not in known:
+    cookie, values = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
+    if chosen not in values:
         abort(404)
     response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
     response.set_cookie(cookie, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")

@@ -86,8 +86,8 @@ HIGHEST = 1 << 16  # number of a slot
 
 @blueprint.get("/status")
 def page() -> Response:
-    kept = current_services().ledger is not None
-    return make_response(render_template("status.html", kept=kept))
+    has_ledger = current_services().ledger is not None
+    return make_response(render_template("status.html", kept=has_ledger))
 
 
 @blueprint.get("/pages/api/status")
@@ -104,8 +104,8 @@ def past() -> Response:
     width = SPAN if hours == 1 else HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
     end = int(time.time()) // width * width + width
     begin = end - max(hours * HOUR, width)
-    found = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
-    counts = {at: found.get(1000 * at, Counter()) for at in range(begin, end, width)}
+    measured = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
+    counts = {at: measured.get(1000 * at, Counter()) for at in range(begin, end, width)}
     points = {"step": width, **_columns(counts)}
     return json_response({"total": total(counts.values()), "points": points})
 
@@ -129,9 +129,11 @@ def tenures() -> Response:
 
 def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> Tenure:
     """What a caller may see: of another key's, only that the slot was held."""
-    known = services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
+    conversation = (
+        services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
+    )
     hidden = {} if is_seen else {"key": None, "prompt": 0}
-    return msgspec.structs.replace(tenure, backend="", conversation=known, **hidden)
+    return msgspec.structs.replace(tenure, backend="", conversation=conversation, **hidden)
 
 
 @blueprint.get("/pages/api/status/events")

@@ -36,9 +36,9 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 def page() -> str:
     services = current_services()
     admin = bool(services.keys.needed) and services.keys.is_admin(api.owner())
-    kept, stored = services.ledger is not None, services.conversations is not None
+    has_ledger, stored = services.ledger is not None, services.conversations is not None
     priced = bool(services.settings.price)
-    return render_template("usage.html", admin=admin, kept=kept, stored=stored, priced=priced)
+    return render_template("usage.html", admin=admin, kept=has_ledger, stored=stored, priced=priced)
 
 
 @blueprint.get(API)

@@ -173,8 +173,8 @@ def _create(services: Services, record: Record, name: str, model: str) -> BaseHa
     if name in _names(services, record):
         raise Taken(f"the knowledge base {name} already exists")
     models = (services.local_embedder or services.embedder).registry.names()
-    known = model if model in models else None
-    base = knowledge.create(owner, name, embedding_model=known)
+    embedding_model = model if model in models else None
+    base = knowledge.create(owner, name, embedding_model=embedding_model)
     return BaseHandle(knowledge, owner, base.id)
 
 

@@ -101,7 +101,7 @@ class ResponsesDialect:
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
-        return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
+        return shortened(request, lambda part: gateway.fits(part, room, cancel, barred=barred))
 
     def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
         """Start a background response and return it as queued, if the request asks for one. It
