@@ -99,8 +99,7 @@ def _open_webui(node: Mapping[str, Any]) -> Node:
 
 
 def _in_order(nodes: Mapping[Any, Node]) -> tuple[ExportedMessage, ...]:
-    """The messages that are kept, parents first, otherwise in the order of the file. Those of a
-    circle are left out; one that names itself as its parent begins a branch."""
+    """The kept messages, parents first. One that is its own parent begins a branch; circles go."""
     # The first ones are under None, which is no name: the walk meets no message twice.
     replies: dict[Any, list[Any]] = {}
     for name, node in nodes.items():

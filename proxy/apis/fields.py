@@ -210,8 +210,7 @@ def page_of(
     most: int = 100,
     default: int = 20,
 ) -> dict[str, Any]:
-    """The list object that a query asks for. `entries` are all entries, oldest first; `key` returns
-    an entry's id, as cursors are. Raises InvalidParameter."""
+    """The list that a query asks for, of `entries`, oldest first. Raises InvalidParameter."""
     limit = count_of(query, "limit", default, most)
     ascending = choice({"order": query.get("order") or "desc"}, "order", ("asc", "desc")) == "asc"
     items = list(entries) if ascending else list(reversed(entries))

@@ -29,8 +29,7 @@ NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
 def canonical(body: Body, *, chat: bool) -> Body:
-    """The body, which has some of these NAMES, with ours. Only a `chat` has reasoning to be
-    switched."""
+    """The body, with our names. Only a `chat` has reasoning to be switched."""
     out = dict(body)
     for name, own in SAMPLERS.items():
         value = out.pop(name, None)

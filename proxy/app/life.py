@@ -61,7 +61,6 @@ class Life:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are under way."""
         return any(working() for working in self.working)
 
     def leave(self) -> None:

@@ -129,8 +129,7 @@ CANCELLED = "batch_cancelled", "the batch was cancelled before this request was 
 
 
 class BatchRun:
-    """One turn of a batch. Every call may raise StoreUnavailable, and NotFound if another process
-    has the batch or it was deleted."""
+    """One turn of a batch. Calls may raise StoreUnavailable, and NotFound if it is lost."""
 
     def __init__(self, runner: BatchRunner, batch: RequestBatch) -> None:
         self._runner = runner
@@ -369,7 +368,6 @@ class BatchRun:
 
 
 def _error_of(answered: LineResponse) -> tuple[str, str]:
-    """The code and message of an error."""
     try:
         error = msgspec.json.decode(answered.body)["error"]
         return str(error["code"]), str(error["message"])

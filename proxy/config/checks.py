@@ -115,8 +115,7 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
 
 
 def programs(settings: Settings) -> list[str]:
-    """Warnings about models whose program does not exist. Raises SettingsError if it is that of all
-    models of --models-dir."""
+    """Warnings about missing programs of models. Raises SettingsError for --models-dir."""
     warnings = []
     for model in settings.model:
         why = f"{model.program_trouble}: {program_remedy(settings, model)}"

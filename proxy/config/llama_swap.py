@@ -237,7 +237,6 @@ def _model(
     shared: Mapping[str, macros.Value],
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A `[[model]]` table."""
     own = macros.defined(raw.get("macros") or {}, shared)
     values = {key: value for key, value in raw.items() if key != "macros"}
     for key in ("cmd", "cmdStop"):
@@ -303,8 +302,7 @@ def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
 def _together(
     tables: Sequence[dict[str, Any]], general: _General, notes: list[str]
 ) -> tuple[int, frozenset[str]]:
-    """How many models may be loaded at once, 0 for any, and those of persistent groups. With
-    groups, the tables get what each model unloads."""
+    """How many models may be loaded at once, 0 for any, and those that stay."""
     router = general.routing.router
     rules: _Groups = general if router is None else router.settings
     groups = rules.groups

@@ -25,8 +25,7 @@ STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
 class VectorStoreFile(Attached, frozen=True, kw_only=True):
-    """A document, together with its data in OpenAI's API. `status` is OpenAI's: in_progress,
-    completed, failed or cancelled."""
+    """A document with its data in OpenAI's API, and OpenAI's `status`."""
 
     filename: str
     status: str

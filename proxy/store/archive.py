@@ -71,8 +71,7 @@ def write(target: Path, databases: Mapping[str, Path], version: str) -> Backup:
 def restore(
     source: Path, databases: Mapping[str, Path], agree: Callable[[Backup], object]
 ) -> Backup:
-    """Replace `databases` by those of an archive, or delete them. After a BackupError, also one of
-    `agree`, nothing has changed."""
+    """Replace `databases` by those of an archive. After a BackupError nothing has changed."""
     with _opened(source) as archive, contextlib.ExitStack() as stack:
         backup = _read(source, archive)
         agree(backup)

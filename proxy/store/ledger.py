@@ -108,8 +108,7 @@ class Ledger:
         return adding
 
     def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
-        """What was measured from `begin` to before `end`, by the beginnings of spans of this
-        width, which is one of MEASURED."""
+        """The counts from `begin` to before `end`, by spans of this width, one of MEASURED."""
         c = LEDGER_MEASURE.c
         query = select(c.at, c.name, c.bucket, c["count"])
         chosen = query.where(c.width == width, c.at >= begin, c.at < end)

@@ -50,8 +50,7 @@ def percentile(counts: Mapping[int, int], share: float) -> float | None:
 
 
 def summary(counts: Mapping[int, int]) -> dict[str, Any] | None:
-    """The percentiles of a histogram, and its bars: from, to, and how many values. None if it is
-    empty."""
+    """The percentiles and bars (from, to, number) of a histogram; None if it is empty."""
     if not counts:
         return None
     bars: Counter[int] = Counter()

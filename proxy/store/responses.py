@@ -70,8 +70,7 @@ class MemoryResponses:
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace a response that is complete, in one step; None if there is none. The oldest, by
-        `created`, make room."""
+        """Replace a complete response, in one step; None if there is none."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)

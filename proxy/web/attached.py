@@ -93,8 +93,7 @@ class AttachedDocuments:
 def _located(
     document: Attachment, owner: str, uploaded: Uploaded
 ) -> tuple[Attachment, bytes, Callable[[], bytes]]:
-    """A document with its name, a key for its content, and what returns it. Raises
-    ReadingFailed."""
+    """A document with its name, a key for its content, and its reader. Raises ReadingFailed."""
     if document.data:
         encoded = f"{document.name}\n{document.data}".encode("utf-8", "replace")
         key = _native(lambda: digest(encoded), len(encoded))

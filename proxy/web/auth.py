@@ -39,8 +39,7 @@ MINUTE = 60.0
 
 
 class WrongKeyLimiter:
-    """Allows `most` invalid keys per minute and address (0: no limit). `seen` has the pairs
-    (address, key name) of valid keys."""
+    """Allows `most` invalid keys per minute and address (0: no limit)."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -83,8 +82,7 @@ class WrongKeyLimiter:
             )
 
     def _count(self, network: str, now: float) -> float:
-        """Return how many invalid keys still count. The count decreases steadily, from the limit to
-        zero in a minute."""
+        """How many invalid keys still count; it sinks steadily, to zero in a minute."""
         count, since = self._wrong.get(network, (0.0, now))
         return max(0.0, count - (now - since) * self._most / MINUTE)
 
@@ -131,8 +129,7 @@ class Keys:
         self._suspended = False
 
     def suspend(self) -> None:
-        """Refuse the keys of the settings until `replace`, because it is unknown whether they are
-        still valid. Those of the store go on."""
+        """Refuse the keys of the settings until `replace`: they may no longer be valid."""
         self._suspended = True
 
     def _check_suspended(self) -> None:
@@ -182,8 +179,7 @@ class Keys:
         may.check_route(group, path, reads=reads)
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:
-        """Whether the request headers contain a valid key (any key, if none is needed). Raises
-        TooManyWrongKeys and StoreUnavailable."""
+        """Whether the headers have a valid key. Raises TooManyWrongKeys, StoreUnavailable."""
         presented = _presented(environ)
         if not presented or not self._known:
             return bool(presented)
@@ -193,8 +189,7 @@ class Keys:
             return False
 
     def name_of(self, secret: str, peer: str) -> str:
-        """Return the name of a key sent from the address `peer`. Raises Unauthorized,
-        TooManyWrongKeys or StoreUnavailable."""
+        """The name of a key. Raises Unauthorized, TooManyWrongKeys, StoreUnavailable."""
         caller = self._find(secret, peer)
         return caller if isinstance(caller, str) else caller.key
 
@@ -211,16 +206,14 @@ class Keys:
         return name in self._names or _digest(name) in self._known
 
     def is_admin(self, name: str) -> bool:
-        """Whether the key of this name may see and change everything. Without keys, everybody
-        may."""
+        """Whether this key may see and change everything. Without keys, everybody may."""
         if not self._known or name in self._admins:
             return True
         identity = self._stored_named(name)
         return identity is not None and identity.admin
 
     def may_share(self, name: str) -> bool:
-        """Whether what belongs to the key of this name may be shown to people without a key.
-        Without keys, everybody may."""
+        """Whether what belongs to this key may be shown to people without a key."""
         if not self._known:
             return True
         if not self.is_valid(name):
@@ -245,8 +238,7 @@ class Keys:
         return name if identity is None else identity.shown
 
     def _find(self, secret: str, peer: str) -> str | Identity:
-        """Return the name of a key of the settings, or the identity of one that is bounded or in
-        the store."""
+        """The name of a key of the settings, or the identity of a bounded or stored one."""
         digest = _digest(secret)
         entry = self._known.get(digest)
         identity = None
@@ -315,8 +307,7 @@ def basic_password(environ: Mapping[str, Any]) -> str | None:
 
 
 def _presented(environ: Mapping[str, object]) -> str:
-    """Read the key from `Authorization: Bearer`, or from `x-api-key` as Anthropic's clients send
-    it."""
+    """The key of `Authorization: Bearer`, or of `x-api-key`, as Anthropic's clients send it."""
     header = environ.get("HTTP_AUTHORIZATION")
     if isinstance(header, str):
         scheme, _, value = header.partition(" ")

@@ -110,7 +110,6 @@ class Jobs:
 
     @property
     def taken(self) -> int:
-        """How many responses are being generated, or not stored yet."""
         return self._places.taken
 
     def cancel(self, owner: str, key: str) -> None:
@@ -166,8 +165,7 @@ class _Job(NamedTuple):
             running.close()
 
     def _keep(self, response: Mapping[str, Any], *, over: bool) -> None:
-        """Store the response. A finished one exists nowhere else, so this waits if the store is
-        unavailable."""
+        """Store the response. A finished one exists nowhere else, so this waits."""
         data = msgspec.json.encode(response)
         change = partial(self.store.change_open, self.owner, self.meta.id, data, over=over)
         try:

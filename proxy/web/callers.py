@@ -73,8 +73,7 @@ class Callers:
         self.replace(keys)
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Know these keys of the settings from now on, instead of those before. A key with options
-        has an identity, as those of the store have."""
+        """Know these keys of the settings instead of those before."""
         keys = tuple(keys)
         self._known = {
             key.name: Caller(
@@ -92,8 +91,7 @@ class Callers:
         self._most = 0.0 if keys else SHARES["high"]
 
     def caller(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
-        """Return the caller of a request with the key of this name. Its allowance is left in the
-        record, for headers. Raises BadRequest."""
+        """The caller with this key; its allowance is in the record. Raises BadRequest."""
         caller = self._known.get(key) or self._stored(key, environ)
         if environ.keys().isdisjoint(_WISHES):
             return caller

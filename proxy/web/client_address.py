@@ -27,8 +27,7 @@ class TrustedProxies:
         ]
 
     def client(self, environ: Mapping[str, Any]) -> str:
-        """Return the client's address: the peer's own if the peer is not a trusted proxy or sends
-        no address."""
+        """The client's address, or the peer's if that is no trusted proxy or sends none."""
         peer = str(environ.get("REMOTE_ADDR") or "")
         if not self._trusts(peer):
             return peer

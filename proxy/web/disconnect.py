@@ -33,8 +33,7 @@ def nothing() -> None:
 
 
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
-    """Set `cancel` when the client disconnects. Returns a function that ends the watch. A
-    connection can have one watch at a time."""
+    """Set `cancel` when the client disconnects, until the returned function is called."""
     resources = environ.get("slotproxy.kept")
     if resources is not None:
         watcher = resources.get(KEPT)
@@ -61,8 +60,7 @@ def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
 
 
 def _hung_up(sock: Any) -> bool | None:
-    """Return True if the client disconnected, False if it sent data, None if there is nothing to
-    read."""
+    """True if the client disconnected, False if it sent data, None if there is nothing."""
     try:
         data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (BlockingIOError, InterruptedError):

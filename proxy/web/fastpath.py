@@ -132,8 +132,7 @@ def _note(record: Record, status: int) -> None:
 
 
 def post(api: Api, *paths: str, **about: Any) -> Callable[[View], View]:
-    """Register a view for POST requests to these paths, which must not have variable parts.
-    `about` is what `Route` says of them."""
+    """Register a view for POST to these paths, which have no variable parts."""
 
     def register(view: View) -> View:
         def record(state: BlueprintSetupState) -> None:

@@ -29,8 +29,7 @@ _parser = MultiPartParser()
 
 
 class UploadedPart(NamedTuple):
-    """An uploaded file. `field` is its name in the form, `kind` its media type as the client says;
-    `data` is positioned at its start."""
+    """An uploaded file: the name of its field, the client's media type, and its content."""
 
     field: str
     name: str
@@ -84,8 +83,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
 
 
 def plain_fields(data: bytes, most: int) -> dict[str, str]:
-    """Return the fields of a form without files. Raises BadRequest if it is malformed or has more
-    than `most`."""
+    """The fields of a form without files. Raises BadRequest if it has more than `most`."""
     try:
         fields = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=most)
     except ValueError:  # or UnicodeDecodeError
@@ -94,8 +92,7 @@ def plain_fields(data: bytes, most: int) -> dict[str, str]:
 
 
 class _Reading:
-    """Parses a form incrementally. `feed` raises BodyTooLarge, BadRequest (bad file name) or
-    ValueError (not a form)."""
+    """Parses a form incrementally. `feed` raises BodyTooLarge, BadRequest or ValueError."""
 
     def __init__(self, boundary: bytes, documents: int, fields: int) -> None:
         self.values: list[tuple[str, str]] = []

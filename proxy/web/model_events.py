@@ -60,8 +60,7 @@ STAGE = "text_model"  # of a router's stages of a load, the one that every model
 def events(
     services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
-    """Yield an event for each change of a model that the caller may use; its key has been
-    checked."""
+    """Yield an event for each change of a model that the caller may use."""
     yield b"retry: 500\n\n"
     shown: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
     for _ in looks(PERIOD, LIFE, sleep):
@@ -98,8 +97,7 @@ def _loading(services: Services, name: str) -> Mapping[str, Any]:
 
 
 def waiting(model: HostedModel) -> dict[str, Any]:
-    """Its place in the line of models without room, 0 if it has room, and the expected seconds
-    until it is loaded, null before its first load."""
+    """Its place in the line, 0 with room, and the expected seconds, null if unknown."""
     place, seconds = model.place()
     return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 

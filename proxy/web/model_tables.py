@@ -243,8 +243,7 @@ def preset(
 def preset_request(
     request: CompletionRequest, remove: Collection[str], fields: Mapping[str, Any]
 ) -> CompletionRequest:
-    """The same for a request that the gateway makes itself; `fields` are those of OpenAI's chat
-    completions. Raises InvalidParameter."""
+    """The same for a request of the gateway itself. Raises InvalidParameter."""
     message = {"role": "user", "content": ""}
     changed = openai_chat.parse({**fields, "messages": [message]})
     sampling = {key: value for key, value in request.sampling.items() if key not in remove}

@@ -72,8 +72,7 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
 
 
 def _alike(name: str, names: Sequence[str]) -> str:
-    """The name that was probably meant, "" for none: the same in other letters, one that contains
-    it or that it contains, or a similar one."""
+    """The name that was probably meant, "" for none."""
     wanted, lowered = name.lower(), [other.lower() for other in names]
     parts = [k for k in lowered if min(len(wanted), len(k)) > 2 and (wanted in k or k in wanted)]
     near = [wanted] if wanted in lowered else parts or get_close_matches(wanted, lowered)

@@ -49,8 +49,7 @@ def is_alias(routes: Mapping[tuple[str, str], Served], method: str, path: str) -
 
 
 def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
-    """Build the document for this application; `prefix` precedes all paths, `keys` says whether
-    requests need an API key."""
+    """Build the document; `keys` says whether requests need an API key."""
     schemas = schemas_of(app)
     paths: dict[str, dict[str, Any]] = {}
     routes = {(method, path): served for method, path, served in documented(app)}

@@ -232,6 +232,5 @@ def json_response(value: object, status: int = 200) -> Response:
 def passthrough(
     body: Iterable[bytes], content_type: str, headers: list[tuple[str, str]]
 ) -> Response:
-    """Return a response whose body reaches the server unwrapped: the server reads `holds_slot` and
-    calls close()."""
+    """A response whose body reaches the server unwrapped, for `holds_slot` and close()."""
     return Response(body, 200, headers, content_type=content_type, direct_passthrough=True)

@@ -40,8 +40,6 @@ class EngineRequest(Struct, frozen=True):
 
 
 class WebPage(Struct, frozen=True):
-    """A response."""
-
     status: int
     data: bytes
     url: str
@@ -73,8 +71,7 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
 
 
 def _body(exchange: Exchange, end: float) -> bytes:
-    """The body, or its beginning: one that is too long or ends early is used as it came. Raises
-    GatewayError."""
+    """The body; one that is too long or ends early is used as it came. Raises GatewayError."""
     while not exchange.headers_came():
         _check(end)
     data = bytearray()
@@ -96,8 +93,7 @@ def _check(end: float) -> None:
 
 
 def _call(request: EngineRequest) -> tuple[str, Call]:
-    """The origin of a URL and the request for its server. Raises UpstreamFault for a URL that is
-    none, or text that may not be sent."""
+    """The origin of a URL and the request for its server. Raises UpstreamFault."""
     headers = {
         "User-Agent": AGENT,
         "Accept-Encoding": "identity",

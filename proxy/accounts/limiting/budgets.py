@@ -38,8 +38,7 @@ FREE = Price()
 
 
 class Alert(NamedTuple):
-    """A budget reached its soft limit, or its hard one (`is_hard`), by a request of that `cost`;
-    amounts are in its unit."""
+    """A budget reached its soft or hard limit by a request of that `cost`."""
 
     subject: str
     unit: Unit

@@ -123,8 +123,7 @@ class Taken(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """The charge or gauge that was not there, seconds until it may be (None: never or unknown), and
-    the levels of all charges at the time `at`."""
+    """What was not there, seconds until it may be, and the levels of all at the time `at`."""
 
     by: Charge | Gauge
     wait: float | None
@@ -145,8 +144,6 @@ def clock() -> int:
 
 
 class LocalLimiter:
-    """The meters of this process."""
-
     def __init__(self, clock: Callable[[], int] = clock, spent: Spent = nothing) -> None:
         """`spent` tells what was used of a budget in its epoch; it may wait."""
         self._clock = clock

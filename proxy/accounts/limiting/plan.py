@@ -181,8 +181,7 @@ class Plan:
 
 
 def _charge(subject: str, meter: Meter, prompt: int, token: float, size: Size) -> Charge:
-    """A charge in units, of which a token of the answer costs some. An answer that may be longer
-    than the whole limit takes all of it."""
+    """A charge in units. An answer that may exceed the whole limit takes all of it."""
     need = wish = prompt + round(size.answer * token)
     least = 0
     if not size.known:

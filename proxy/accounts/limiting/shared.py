@@ -56,8 +56,7 @@ class _Settlement(NamedTuple):
 
 
 class SharedLimiter:
-    """Limits of all workers with the same `url` and `name`. Raises ImportError if redis-py is not
-    installed, ValueError for an invalid URL."""
+    """Limits of all workers with this `url` and `name`. Raises ImportError, ValueError."""
 
     def __init__(self, url: str, name: str, spent: Spent = nothing) -> None:
         import redis

@@ -134,8 +134,7 @@ def _limit(body: Body, field: str) -> int | None:
 
 
 def _nearness(body: Body, field: str) -> float | None:
-    """The score from 0 to 1, higher is nearer, of Chatchat's threshold, a distance from 0 to 2.
-    None if the threshold excludes nothing."""
+    """The score, from 0 to 1, of Chatchat's distance, from 0 to 2. None excludes nothing."""
     value = SCORE_THRESHOLD if body.get(field) is None else body[field]
     if type(value) not in (int, float) or not 0 <= value <= FARTHEST:
         raise InvalidParameter(field, "must be a number from 0 to 2")

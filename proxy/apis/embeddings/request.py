@@ -95,8 +95,7 @@ def parse(body: Body, table: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
 def shaped(
     request: EmbeddingRequest, embedded: Embedded
 ) -> tuple[list[list[float]], tuple[str, ...]]:
-    """The vectors, cut to the requested dimensions and scaled to length 1, and warnings. Raises
-    Unsupported if the model has fewer dimensions."""
+    """Vectors of the requested dimensions and length 1, and warnings. Raises Unsupported."""
     have = len(embedded.vectors[0])
     wanted = request.dimensions or have
     if wanted > have:
@@ -161,8 +160,7 @@ RANKING: dict[str, Field] = {
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: the best `top` of `documents` (None: all), with their `texts` or
-    without."""
+    """Ask for the best `top` of `documents` (None: all), with their `texts` or without."""
 
     model: str
     query: str

@@ -157,8 +157,7 @@ def _shown_budget(budget: Budget) -> dict[str, Any]:
 
 
 def _windows(body: Body, before: Limits) -> tuple[Window, ...]:
-    """Each field replaces the limits that it is about. As LiteLLM does, `model_rpm_limit` and
-    `model_tpm_limit` replace the limits a minute of all models."""
+    """`model_rpm_limit` and `model_tpm_limit` replace the limits a minute of all models."""
     windows: _Windows = {
         (window.model, window.quantity, window.period): window.most for window in before.windows
     }

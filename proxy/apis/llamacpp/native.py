@@ -82,8 +82,7 @@ def status(value: str) -> dict[str, Any]:
 
 
 def model_event(name: str, value: str, loading: Mapping[str, Any]) -> bytes:
-    """An event of a router's /models/sse: a model has another state, or its load has advanced. A
-    failed load ends with an exit code."""
+    """An event of a router's /models/sse. A failed load ends with an exit code."""
     data: dict[str, Any] = {"status": value, **loading}
     if value in ("failed", "unloaded"):
         data = {"status": "unloaded", "exit_code": int(value == "failed")}
@@ -106,8 +105,7 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def parse_infill(body: Body) -> CompletionRequest:
-    """Parses a body of /infill: the text before and after, other files, and the beginning of the
-    completion. Raises InvalidParameter."""
+    """Parses a body of /infill. Raises InvalidParameter."""
     context = [
         {name: text(file, name, at=at) for name in ("filename", "text")}
         for file, at in objects(body, "input_extra")

@@ -125,8 +125,7 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
 def _called(
     services: Services, record: Record, session: str, key: Id, params: Mapping[str, Any]
 ) -> Response | dict[str, Any]:
-    """The answer to a call, as a stream if its client reads them and asks for progress. Raises
-    RpcError and GatewayError."""
+    """The answer to a call, perhaps as a stream. Raises RpcError and GatewayError."""
     name, given = mcp_server.called(params)
     token = mcp_server.progress_token(params)
     if SSE not in request.headers.get("Accept", ""):
@@ -270,8 +269,7 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 def chat_result(
     services: Services, environ: Environ, chat: _Chat, cancel: Cancel, progress: TextProgress | None
 ) -> Mapping[str, Any] | BodyAndHeaders:
-    """The result of the tool; with `progress`, the stream that has it. `cancel` ends the answer, as
-    a client that disconnects does."""
+    """The result of the tool; with `progress`, the stream that has it."""
     messages = [{"role": "user", "content": chat.message}]
     if chat.system:
         messages.insert(0, {"role": "system", "content": chat.system})

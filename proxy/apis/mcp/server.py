@@ -113,8 +113,7 @@ def called(params: Body) -> tuple[str, Body]:
 
 
 def progress_token(params: Body) -> Id | None:
-    """What a client calls the progress of its request; None if it does not ask for it. Raises
-    RpcError."""
+    """The client's token for progress, None if it wants none. Raises RpcError."""
     meta = params.get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     if token is None:

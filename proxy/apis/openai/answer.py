@@ -314,8 +314,7 @@ def whole(
 
 
 class StreamEncoder:
-    """Encodes the events of an answer as a stream; an API says what becomes of an `_event`. An
-    empty batch keeps the connection open."""
+    """Encodes events as a stream; an API overrides `_event`. Empty batches keep it open."""
 
     content_type = "text/event-stream"
     error = staticmethod(error)

@@ -76,8 +76,7 @@ def parse(body: Body, names: Set[str] = FIELDS.keys()) -> CompletionRequest:
 
 
 def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int | str, ...], ...]:
-    """One prompt, or a list of them. A prompt is a string, a list of token ids, {"prompt_string":
-    text}, or, as in llama-server, a list of token ids and strings."""
+    """One prompt or a list: texts, token ids, {"prompt_string": text}, or ids and texts."""
     if isinstance(value, list) and not any(type(prompt) is int for prompt in value):
         if not value:
             raise InvalidParameter("prompt", f"must be {PROMPT}, or a list of these")

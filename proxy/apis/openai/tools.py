@@ -101,8 +101,7 @@ def tool_choice(value: Any) -> ToolChoice:
 
 
 def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
-    """Of a tool_choice of type allowed_tools: its mode, as an ordinary tool_choice, and the names
-    of the allowed tools. None for any other tool_choice."""
+    """The mode and names of a tool_choice of type allowed_tools, None for any other."""
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return None
     body = fields.mapping(value, "allowed_tools", "tool_choice.") or value
@@ -175,8 +174,7 @@ def as_object(arguments: str) -> dict[str, Any]:
 
 
 def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:
-    """A piece of a call as a chunk's delta: id and name come first, later pieces append arguments.
-    The legacy format supports one call only."""
+    """A piece of a call as a chunk's delta. The legacy format supports one call only."""
     function: dict[str, Any] = {"arguments": event.arguments}
     head: dict[str, Any] = {"index": event.index}
     if event.name:

@@ -154,8 +154,7 @@ def end_thinking(services: Services, record: Record, name: str) -> Any:
 
 
 def _running(services: Services, record: Record, name: str) -> list[tuple[Record, Cancel]]:
-    """The requests of this id that run here, of the key of `record` or, for administrators, of
-    all. Raises NotFound if there is none."""
+    """The running requests of this id that the caller may see. Raises NotFound."""
     visible = _Visible(services, record, everyone=services.keys.is_admin(record.key))
     running = [
         (each, each.cancel)

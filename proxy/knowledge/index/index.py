@@ -112,8 +112,7 @@ class Index:
     def prepared(
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> Callable[[], None]:
-        """Like `add`, but return what writes the chunks, which does not take long. Without `wait`,
-        an unavailable backend is an error."""
+        """Like `add`, but return what writes the chunks. Without `wait`, an outage is an error."""
         vectors = self._vectors(model, [entry.text for entry in entries], TRIES if wait else 0)
 
         def rows() -> Iterator[IndexRow]:
@@ -250,8 +249,7 @@ def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
 
 
 def reranked(rank: Rank | None, query: str, hits: list[Hit]) -> list[Hit]:
-    """Order the hits by a ranking model: best first, with its scores. Without a ranker, or if it
-    fails, the hits stay as they are."""
+    """Order the hits by a ranking model, with its scores; if it fails, they stay as they are."""
     if rank is None or not hits:
         return hits
     try:

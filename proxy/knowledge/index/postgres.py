@@ -213,8 +213,7 @@ def _number(db: Connection, base: str) -> int:
 
 
 def _by_index(db: Connection) -> None:
-    """Make the planner use the index of terms: it does not know how rare a term is, and would read
-    the whole table."""
+    """Make the planner use the index of terms; it would read the whole table."""
     db.exec_driver_sql("set local enable_seqscan = off; set local enable_indexscan = off")
 
 

@@ -43,8 +43,7 @@ def everyone(query: Query) -> bool:
 
 
 def time_range(query: Query, now: float) -> tuple[int, int]:
-    """The time from and before which, in seconds since 1970; by default the last DAYS days. Raises
-    InvalidParameter."""
+    """The time from and before which; by default the last DAYS. Raises InvalidParameter."""
     for name in ("start_time", "end_time"):
         if query.get(name) and not _SECONDS.fullmatch(query[name]):
             raise InvalidParameter(name, "must be a time in whole Unix seconds")

@@ -165,7 +165,6 @@ class Metrics:
             self.backends[names].add(group)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
-        """A copy of all counts so far."""
         now = deepcopy(self)
         now.running = running
         self.before = now.work

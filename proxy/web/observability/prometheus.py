@@ -97,8 +97,7 @@ def families(
     ledger: LedgerCounts | None = None,
     models: Sequence[HostedModel] = (),
 ) -> Iterator[Metric]:
-    """The counts and gauges. `shown` gives a backend's name as shown to the caller; `models` are
-    those that the gateway starts itself."""
+    """The counts and gauges. `shown` gives the name of a backend for the caller."""
     yield from _counted(counts, shown)
     yield from _gauges(gateway, counts.running, shown)
     yield from _hosted(models)

@@ -64,8 +64,7 @@ def read(
     owner: str,
     session: str,
 ) -> DialogueRequest:
-    """Read `options`, with sampling parameters by llama.cpp's names. `messages` end with the
-    question."""
+    """Read `options`, with llama.cpp's names. `messages` end with the question."""
     kind = cast(Kind, fields.choice(options, "kind", FOLDERS, "chat", WHERE))
     template = fields.text(options, "template") or "default"
     if template not in (names := templates(layouts)[kind]):
@@ -168,8 +167,7 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """A page of conversations with `?search=`, changed `?before=` a time, in a `?folder=`, or
-    `?pinned=1`."""
+    """Conversations, perhaps with `?search=`, `?before=` a time, `?folder=`, `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -199,8 +197,7 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
-    """Change `{"title", "pinned", "folder", "model", "leaf"}`, or some of them; the folder "" is
-    none."""
+    """Change some of `{"title", "pinned", "folder", "model", "leaf"}`."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
     changed: dict[str, Any] = {
@@ -316,8 +313,7 @@ def continue_(message: str) -> Response:
 
 
 def _bounded(wanted: DialogueRequest) -> DialogueRequest:
-    """Bound an answer without a maximum, unless the context leaves it less: a server may refuse a
-    maximum that does not fit."""
+    """Bound an answer without a maximum: a server may refuse one that does not fit."""
     if wanted.max_tokens is not None:
         return wanted
     pool = current_services().gateway.registry.pool(wanted.model)
@@ -331,8 +327,7 @@ def _bounded(wanted: DialogueRequest) -> DialogueRequest:
 def _begin(
     keep: Callable[[], StoredMessage], wanted: DialogueRequest, *, titled: bool = False
 ) -> StoredMessage:
-    """Begin the answer into the message that `keep` returns; `titled`: then the conversation gets
-    a title. Raises QueueFull."""
+    """Begin the answer into the message of `keep`. `titled`: a title follows. Raises QueueFull."""
     services, store, owner = current_services(), api.conversations(), api.owner()
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
@@ -352,8 +347,7 @@ def _begin(
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer: of a finished one, what is left and its end. Raises
-    NotFound."""
+    """Stream the events of an answer; of a finished one, what is left. Raises NotFound."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)

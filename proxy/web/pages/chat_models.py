@@ -44,8 +44,7 @@ def names(services: Services, environ: Environ) -> list[str]:
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
-    """The models that the caller may ask: the default one, those that are loaded, and the others.
-    Failed ones come last."""
+    """The models for the caller: the default, the loaded, the others, the failed."""
     registry, default = services.gateway.registry, services.settings.default_model
     listed = registry.listed() or tuple(filter(registry.is_named, registry.models()))
     allowed = visible(services, environ, (name for name in listed if not registry.forwards(name)))

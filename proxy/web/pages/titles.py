@@ -91,8 +91,7 @@ class TitleJob(Struct, frozen=True):
             _waiting.discard(conversation)
 
     def _may(self) -> bool:
-        """Whether there is a slot besides that of the conversation, and half of each limit left.
-        Raises ModelNotFound."""
+        """Whether a slot and half of each limit are free. Raises ModelNotFound."""
         registry, scheduler = self.services.gateway.registry, self.services.gateway.scheduler
         allowance = self.caller.allowance
         backends = registry.pool(registry.resolve(self.request.model)[0])

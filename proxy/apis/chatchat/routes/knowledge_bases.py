@@ -43,8 +43,7 @@ Cut = tuple[int, int]
 
 
 class BaseHandle(NamedTuple):
-    """A knowledge base of an owner, as far as the caller may use it. If a file fails, methods for
-    several continue with the next one, and return the reasons."""
+    """A base of an owner. If a file fails, methods for several go through the others."""
 
     knowledge: Knowledge
     owner: str

@@ -53,8 +53,7 @@ class UpgradeRequired(BadRequest):
 
 
 class Session(ClosingBody):
-    """One connection. Iterating it, as the server does with the body of an answer, serves it until
-    it ends, and yields nothing: everything is written to the socket."""
+    """One connection. Iterating it, as the server does, serves it and yields nothing."""
 
     def __init__(self, services: Services, record: Record, environ: Environ, accept: str) -> None:
         """Takes a place. Raises QueueFull."""
