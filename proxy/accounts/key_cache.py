@@ -1,8 +1,7 @@
 """The keys of the store that this process knows, so that a request seldom asks the database.
 
-Every change of an account has a number in the store; those of other
-processes are followed by a thread that asks for new numbers twice a second. If the database is
-away, known keys go on and unknown ones raise StoreUnavailable.
+A thread asks twice a second for changes by other processes. If the database is away, known keys
+stay valid and unknown ones raise StoreUnavailable.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""What a key, user or team may use up: limits in windows that slide, and budgets by the calendar. A
-request must keep those of each level.
-"""
+"""What a key, user or team may use: limits in windows that slide, and budgets by the calendar."""
 
 from __future__ import annotations
 
@@ -40,9 +38,8 @@ class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """None is no limit. `parallel` requests run or wait at the same time, `queued` of them wait for
-    a slot. `prompt` and `answer` are the largest allowed, in tokens. `budget` is the one of
-    LiteLLM's single fields."""
+    """None is no limit. `parallel` requests run or wait, `queued` wait for a slot. `prompt` and
+    `answer` are the largest, in tokens. `budget` is the one of LiteLLM's single fields."""
 
     windows: tuple[Window, ...] = ()
     parallel: int | None = None

@@ -1,7 +1,6 @@
 """Keys, users and teams as the store holds them, and the identity that a request has by its key.
 
-Times are seconds since 1970. Ids are opaque; a key's id owns the data that is stored with the key,
-and no other key ever gets it.
+Times are seconds since 1970. A key's id owns the data stored with it, and is never given again.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ KEY_ID = re.compile(r"key_[0-9a-f]{24}")
 
 
 class StoredKey(Struct, frozen=True, kw_only=True):
-    """An API key. `digest` is that of its secret (see `key_cache`), `shown` the end of the secret.
-    `former_digest` is that of the secret before the last rotation, valid until `former_until`.
-    `expires` None: never."""
+    """`digest` is that of the secret, `shown` the end of it. `former_digest` is that of the secret
+    before the last rotation, valid until `former_until`. `expires` None: never."""
 
     id: str
     digest: str
@@ -119,7 +117,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 def blocking(blocked: bool) -> Callable[[B], B]:
-    return lambda known: replace(known, blocked=blocked)
+    return lambda account: replace(account, blocked=blocked)
 
 
 def identity_of(

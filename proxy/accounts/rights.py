@@ -1,7 +1,6 @@
 """What a key, user or team may do, and what a request may do that all three must permit.
 
-Empty rights permit everything. Each can only take away, so the strictest of key, user and team
-wins; only `admin` is given, by a key itself, and `share`.
+Empty rights permit everything, and each can only take away; only `admin` and `share` are given.
 """
 
 from __future__ import annotations
@@ -45,13 +44,12 @@ API_GROUPS = {
 
 
 class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Names may be patterns, in which `*` stands for any text; `apis` has names of APIS and
-    API_GROUPS besides. `tools` are those that the gateway runs itself, `networks` those of the
-    client. `priority` is the highest class in the queue. Keys of one `group` share cached prompts.
-    `on_overflow` says what happens to conversations that do not fit, `capture` which requests are
-    captured, `loops` what happens to answers that repeat themselves, `late_binding` which lines of
-    the system message are moved. `share` of a key, its user or its team lets conversations be
-    shared."""
+    """Names may be patterns with `*`; `apis` has names of APIS and API_GROUPS. `tools` are those
+    that the gateway runs itself, `networks` those of the client. `priority` is the highest class in
+    the queue. Keys of one `group` share cached prompts. `on_overflow` is for conversations that do
+    not fit, `capture` says which requests are captured, `loops` what happens to answers that repeat
+    themselves, `late_binding` which lines of the system message are moved. `share` lets
+    conversations be shared."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()

@@ -1,12 +1,8 @@
 """The public APIs, one folder each, and the one list of them.
 
-A folder has the pure halves of an API (parsers, writers, fields) and `routes`, the only module that
-knows Flask: its `blueprint` is the `proxy.web.routes.Api` that a gateway serves.
-
-Installed packages add APIs by entry points of the group `slotproxy.apis`: the name of the API, and
-such a module. setup.cfg adds GLM's and Chatchat's. An API with a switch of its name in the
-settings, like `chatchat`, is served only if that is on. Such a package can do all that the gateway
-can.
+A folder has the pure parts of an API, and `routes`, the only module that knows Flask. Installed
+packages add APIs by entry points of the group `slotproxy.apis`; setup.cfg adds GLM's and
+Chatchat's. An API with a switch of its name in the settings is served only if that is on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """JSON schemas of whole answers and of errors, for the OpenAPI document.
 
-They are read off what each API writes for two answers, a plain one and one with everything: a field
-that both have is required. `tests/contract/test_dialects.py` checks that every answer matches its
-schema and has no field that the schema leaves out.
+They are derived from two answers of each API, a plain one and one with everything: a field that
+both have is required.
 """
 
 from __future__ import annotations
@@ -77,7 +76,6 @@ _LONG_RESPONSE = parse_response(
 
 
 def schema_of(*samples: Any) -> Schema:
-    """The schema of answers like these."""
     return _described(msgspec.json.decode(msgspec.json.encode(samples)))
 
 

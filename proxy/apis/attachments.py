@@ -1,9 +1,8 @@
 """Documents within the messages of a request: Anthropic's `document` blocks, also in the result of
 a tool, the `input_file` parts of the Responses API, and the `file` parts of chats.
 
-No model of ours reads a file, so the text of each takes its place in the body, before it is parsed.
-One that cannot be read leaves a note: clients send the whole conversation with every turn, and a
-refusal would end it for good.
+The text of each replaces it in the body before that is parsed. An unreadable one leaves a note:
+clients repeat the whole conversation, so a refusal would end it for good.
 """
 
 from __future__ import annotations

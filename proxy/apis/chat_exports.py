@@ -1,8 +1,7 @@
 """Reads an exported conversation: of this page, of Open WebUI or of ChatGPT (conversations.json).
 
-All three are trees of messages. An export is untrusted: everything that is not a text of a user or
-an assistant is left out, and the replies to a message that is left out follow its parent. Sources
-of the formats: `chat.history.messages` of Open WebUI's chats, and `mapping` of ChatGPT's.
+All three are trees of messages, and untrusted: only texts of users and assistants are kept. The
+replies to a message that is left out follow its parent.
 """
 
 from __future__ import annotations
@@ -100,14 +99,13 @@ def _open_webui(node: Mapping[str, Any]) -> Node:
 
 
 def _in_order(nodes: Mapping[Any, Node]) -> tuple[ExportedMessage, ...]:
-    """The messages that are kept, parents first, otherwise in the order of the file. Those of a
-    circle are left out; one that names itself as its parent begins a branch."""
+    """The kept messages, parents first. One that is its own parent begins a branch; circles go."""
     # The first ones are under None, which is no name: the walk meets no message twice.
     replies: dict[Any, list[Any]] = {}
     for name, node in nodes.items():
         parent = node.get("parent_id")
-        known = isinstance(parent, str) and parent in nodes and parent != name
-        replies.setdefault(parent if known else None, []).append(name)
+        has_parent = isinstance(parent, str) and parent in nodes and parent != name
+        replies.setdefault(parent if has_parent else None, []).append(name)
     messages: list[ExportedMessage] = []
     left: list[tuple[Any, int | None]] = [(name, None) for name in reversed(replies.get(None, ()))]
     while left:

@@ -165,11 +165,10 @@ def names(values: Any, at: str) -> frozenset[str]:
     return frozenset(values)
 
 
-def count_of(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """A number of a query, from 1."""
-    number = decimal(query.get(name) or str(default), 1, most)
+def count_of(query: Mapping[str, str], name: str, default: int, most: int, least: int = 1) -> int:
+    number = decimal(query.get(name) or str(default), least, most)
     if number is None:
-        raise InvalidParameter(name, f"must be a number from 1 to {most}")
+        raise InvalidParameter(name, f"must be a number from {least} to {most}")
     return number
 
 
@@ -211,8 +210,7 @@ def page_of(
     most: int = 100,
     default: int = 20,
 ) -> dict[str, Any]:
-    """The list object that a query asks for. `entries` are all entries, oldest first; `key` returns
-    an entry's id, as cursors are. Raises InvalidParameter."""
+    """The list that a query asks for, of `entries`, oldest first. Raises InvalidParameter."""
     limit = count_of(query, "limit", default, most)
     ascending = choice({"order": query.get("order") or "desc"}, "order", ("asc", "desc")) == "asc"
     items = list(entries) if ascending else list(reversed(entries))
@@ -260,11 +258,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def ignored_fields(body: Body, known: Set[str], at: str = "") -> tuple[str, ...]:
-    """A warning for each field of the object at the path `at` that is not `known`."""
-    if body.keys() <= known:
+def ignored_fields(body: Body, names: Set[str], at: str = "") -> tuple[str, ...]:
+    """A warning for each field of the object at the path `at` that is not among `names`."""
+    if body.keys() <= names:
         return ()
-    unknown = body.keys() - known - HARMLESS
+    unknown = body.keys() - names - HARMLESS
     return tuple(
         f"{at}{header_safe(name)} is ignored"
         for name, value in body.items()

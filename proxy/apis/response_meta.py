@@ -35,8 +35,7 @@ class RouteDialect(NamedTuple):
 
 
 def compaction_field(compacted: Compacted | None) -> dict[str, Any]:
-    """The number of messages that were replaced, their summary, and the tokens that it cost, which
-    the usage of the answer leaves out. Empty if nothing was replaced."""
+    """The number of replaced messages, their summary, and its tokens; empty without any."""
     if compacted is None:
         return {}
     usage = {

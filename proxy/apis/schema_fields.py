@@ -19,8 +19,7 @@ Schema = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """A field that the table of an API parses: how the document describes it, the name of the value
-    that is parsed, and the function that parses it."""
+    """A field of an API: its description, the name of the parsed value, and its parser."""
 
     schema: Schema
     key: str

@@ -1,7 +1,5 @@
 """Fields that other servers add to OpenAI's API, under our names: vLLM's and SGLang's constraints
 of the answer, Mistral's seed, and the switches of reasoning of DashScope, GLM and OpenRouter.
-
-What cannot be had keeps its name, so that it is reported as ignored.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ NAMES = frozenset({*SAMPLERS, *CONSTRAINTS, *THINKING, "structured_outputs"})
 
 
 def canonical(body: Body, *, chat: bool) -> Body:
-    """The body, which has some of these NAMES, with ours. Only a `chat` has reasoning to be
-    switched."""
+    """The body, with our names. Only a `chat` has reasoning to be switched."""
     out = dict(body)
     for name, own in SAMPLERS.items():
         value = out.pop(name, None)

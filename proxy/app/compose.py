@@ -393,12 +393,12 @@ def _dialogues(
         web = WebSearch(engines, seconds=settings.search.timeout, clock=time.monotonic)
         life.on_close(Step.TOOLS, web.close)
     servers = [ToolServer(**msgspec.structs.asdict(server)) for server in settings.mcp]
-    known = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
-    if not known.issuperset(settings.tools):
-        known.update(functions.installed())
+    tool_names = {KNOWLEDGE, WEB, *OWN, *(server.name for server in servers)}
+    if not tool_names.issuperset(settings.tools):
+        tool_names.update(functions.installed())
     for name in settings.tools:
-        if name not in known:
-            names = ", ".join(sorted(known))
+        if name not in tool_names:
+            names = ", ".join(sorted(tool_names))
             raise SettingsError(f"--tools: unknown tool {name!r}; available: {names}")
     toolbox = Toolbox(settings.tools, servers, clock=time.monotonic, now=datetime.now)
     life.on_close(Step.TOOLS, toolbox.close)

@@ -34,8 +34,6 @@ SHOWN = 100  # characters of a name that a server reports
 
 
 class Server(Struct, frozen=True):
-    """A server that answered."""
-
     url: str
     kind: str  # llamacpp, openai (OpenAI's API), slotproxy, or "" for another program
     title: str

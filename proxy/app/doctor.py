@@ -98,7 +98,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _backends(settings: Settings) -> Iterator[Finding]:
-    known: set[Finding] = set()
+    shown: set[Finding] = set()
     wanted = configs(settings)
     if settings.is_default and not any(listens(config.url) for config in settings.backends):
         text, remedy = nothing_at(settings.backends), discovery.remedy(os.environ, Path.home())
@@ -112,9 +112,9 @@ def _backends(settings: Settings) -> Iterator[Finding]:
             for finding in findings:
                 if "--llama-server" in finding.remedy:  # one setting, whatever the models
                     finding = msgspec.structs.replace(finding, about="llama_server")
-                if finding not in known:
+                if finding not in shown:
                     yield finding
-                known.add(finding)
+                shown.add(finding)
     if not settings.embedding_api:
         if settings.local_embeddings and is_installed():
             yield ok("embeddings", "made by the local model of the extra embed")

@@ -151,8 +151,7 @@ def text(findings: Found, file: str) -> str:
 
 
 def _context(findings: Found) -> int:
-    """The tokens of context to propose, by the memory of the graphics cards, or of the machine
-    without any."""
+    """The tokens of context to propose, by the memory of cards or machine."""
     memory = sum(card.memory for card in findings.cards) or findings.memory
     return next((tokens for most, tokens in CONTEXTS if memory < most * GIB), 32768)
 

@@ -2,12 +2,9 @@
 
     serving ──leave──> leaving ──end_requests──> ending ──close──> closed
 
-The server (`proxy.server.serve`) takes these steps, and has one clock for all of them. Between the
-first two, answers under way continue for the grace, unless `busy` is False. `close` waits until all
-that has ended is counted. Then it ends everything else in the order of `Step`. A step that takes
-too long is left behind.
-
-Every way out of the process calls `close`, which then takes the steps that were left out. All
+The server (`proxy.server.serve`) takes these steps, by one clock. Between the first two, answers
+under way continue for the grace, unless `busy` is False. `close` ends everything in the order of
+`Step`; a step that takes too long is left behind. Every way out of the process calls `close`. All
 methods may be called again, and from any thread.
 """
 
@@ -28,9 +25,8 @@ LOOK = 0.02  # seconds between two looks for that
 
 
 class Step(enum.Enum):
-    """What ends, in this order, and within how many seconds. What is counted comes first, because a
-    killed process would lose it; the database comes last, because the others use it. Models are
-    told first of all, and have all the time that the steps after theirs do not need."""
+    """What ends, in this order, and within how many seconds. Counts come first, because a killed
+    process would lose them; the database comes last, because the others use it."""
 
     BATCHES = "batches", 5.0
     LEDGER = "the ledger", 6.0
@@ -65,7 +61,6 @@ class Life:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are under way."""
         return any(working() for working in self.working)
 
     def leave(self) -> None:

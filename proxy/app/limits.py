@@ -77,8 +77,7 @@ def body_of(alert: Alert) -> dict[str, Any]:
 
 
 def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> LimitService:
-    """Limits in the process, or in Redis, which the scheduler uses already; what was spent is in
-    the ledger."""
+    """Limits in the process, or in Redis; the ledger knows what was spent."""
     spent = nothing if ledger is None else _spent(ledger, settings.price)
     limiter: Limiter = LocalLimiter(spent=spent)
     if settings.state:

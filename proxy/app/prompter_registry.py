@@ -76,19 +76,19 @@ class Prompters:
         if last is None or last[0] != pool:
             if len(self._last) >= MAX_KEPT:
                 self._last.clear()
-            known = [caps for caps in pool if caps is not None]
-            self._last[model] = last = pool, self._of(model, known)
+            all_caps = [caps for caps in pool if caps is not None]
+            self._last[model] = last = pool, self._of(model, all_caps)
         return last[1]
 
-    def _of(self, model: str, known: Sequence[Capabilities]) -> Prompter | Task:
-        if known and all(caps.native for caps in known):
+    def _of(self, model: str, all_caps: Sequence[Capabilities]) -> Prompter | Task:
+        if all_caps and all(caps.native for caps in all_caps):
             return self._unrendered
-        reported = next((caps for caps in known if caps.template), None)
+        reported = next((caps for caps in all_caps if caps.template), None)
         if reported is not None:
             source = reported.template if self._auto else ""
             key: _Key = (source, "", reported.bos_token, reported.eos_token, reported.adds_bos)
         else:
-            names = (model, *(name for caps in known for name in caps.models))
+            names = (model, *(name for caps in all_caps for name in caps.models))
             family = next(filter(None, map(family_of, names)), "") if self._auto else ""
             key = ("", family, "", "", True)
         return self._found.get(key) or self._make(model, *key)

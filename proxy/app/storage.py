@@ -1,8 +1,6 @@
-"""Persistent services, opened when they are first used.
-
-Importing SQLAlchemy and the document readers takes half a second, and they are an extra: a gateway
-that is not asked for what is stored starts without them. Existing data are opened soon after the
-start nevertheless, because documents may wait to be read.
+"""Persistent services, opened when they are first used: importing their libraries takes half a
+second, and they are an extra. Existing data are opened soon after the start, because documents may
+wait to be read.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """One turn of one batch: checks its file, asks its lines, and writes its output files.
 
-A line is asked again if it had to make way for other requests, later each time and after the lines
-that wait; if its model is not available at the moment; and some times after other faults of a
-server. All other answers are its result, and so is every answer for which tools have run. Once the
-batch is cancelled or expired, or its key is no longer accepted, the lines without a result get an
-error.
+A line is asked again if it had to make way for other requests, later each time; if its model is not
+available; and some times after other faults of a server. All other answers are its result, and so
+is every answer for which tools have run. When the batch is cancelled or expired, or its key
+refused, the lines without a result get an error.
 """
 
 from __future__ import annotations
@@ -56,10 +55,9 @@ AGENT = "slotproxy-batch"
 
 
 class LineResponse(NamedTuple):
-    """`retry_after`: seconds, None if the answer does not say. `outcome` is how the gateway's own
-    part ended, such as the code of an error; "" if another server's answer was passed on.
-    `has_effects`: tools have run, which another try would repeat. `usage` is what the gateway
-    counted."""
+    """`retry_after`: seconds, None if unknown. `outcome`: how the gateway's own part ended, such as
+    the code of an error, "" if another server's answer was passed on. `has_effects`: tools have
+    run, which another try would repeat. `usage`: what the gateway counted."""
 
     status: int
     request_id: str
@@ -131,8 +129,7 @@ CANCELLED = "batch_cancelled", "the batch was cancelled before this request was 
 
 
 class BatchRun:
-    """One turn of a batch. Every call may raise StoreUnavailable, and NotFound if another process
-    has the batch or it was deleted."""
+    """One turn of a batch. Calls may raise StoreUnavailable, and NotFound if it is lost."""
 
     def __init__(self, runner: BatchRunner, batch: RequestBatch) -> None:
         self._runner = runner
@@ -309,17 +306,17 @@ class BatchRun:
     def _give_up(self, lines: InputFile, numbers: Iterable[int]) -> None:
         """Give these lines an error as their result."""
         assert self._stop is not None, "there is a reason"
-        some: list[Result] = []
+        results: list[Result] = []
         for number in sorted(numbers):
             custom_id = lines.read(number).custom_id
             data = batches.unanswered(new_id(""), custom_id, *self._stop)
-            some.append(Result(number, True, data))
-            if len(some) == AT_ONCE:
-                self._keep(some)
-                some = []
+            results.append(Result(number, True, data))
+            if len(results) == AT_ONCE:
+                self._keep(results)
+                results = []
                 self._beat()
-        if some:
-            self._keep(some)
+        if results:
+            self._keep(results)
 
     def _keep(self, results: list[Result]) -> None:
         """Store results, which exist nowhere else: wait for the store. Raises QuotaExceeded."""
@@ -371,7 +368,6 @@ class BatchRun:
 
 
 def _error_of(answered: LineResponse) -> tuple[str, str]:
-    """The code and message of an error."""
     try:
         error = msgspec.json.decode(answered.body)["error"]
         return str(error["code"]), str(error["message"])
@@ -388,9 +384,8 @@ ENDING = 5.0  # seconds that the end of the process waits for the thread
 
 
 class BatchRunner:
-    """Runs batches in a thread: one at a time in this process, others in other processes. A batch
-    has its turn for `TURN` seconds if others wait. A line that was under way when a process was
-    killed is asked again: it has no result yet.
+    """Runs batches in a thread, one at a time, for `TURN` seconds if others wait. A line that was
+    under way when a process was killed is asked again.
 
     `wake` announces a new or cancelled batch; the first call starts the thread. `close` gives
     the batch back, and the next process continues it."""

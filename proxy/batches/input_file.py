@@ -1,7 +1,5 @@
-"""The input file of a batch: JSON lines, checked in one pass and then read one by one.
-
-Neither pass holds more than a piece of the file, and a line. The index has eight bytes for a line's
-place, and four for its length.
+"""The input file of a batch: JSON lines, checked in one pass and then read one by one, never whole
+in memory. The index has eight bytes for a line's place, and four for its length.
 """
 
 from __future__ import annotations
@@ -67,12 +65,10 @@ class InputFile:
         self._last = -1, b""  # the piece that was read last
 
     def __len__(self) -> int:
-        """How many lines it has."""
         return len(self._starts)
 
     def check(self, alive: Callable[[], object]) -> None:
-        """Find the lines. `alive` is called for each piece. Raises LineError if the file is
-        gone."""
+        """Find the lines; calls `alive` for each piece. Raises LineError without the file."""
         number = 0
         while (data := self._piece(number)) is not None and not self._full:
             run_in_native_thread(partial(self._feed, data))

@@ -81,16 +81,16 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
     template = settings.chat_template
     shipped = sorted(path.stem for path in (templates() / "chat").glob("*.jinja"))
     if template not in ("auto", "legacy", *shipped) and not Path(template).is_file():
-        known = ", ".join(["auto", "legacy", *shipped])
-        raise wrong("chat_template", f"{template!r} is neither a file nor one of {known}")
+        choices = ", ".join(["auto", "legacy", *shipped])
+        raise wrong("chat_template", f"{template!r} is neither a file nor one of {choices}")
     keys = settings.keys
     if why := key_rules.conflict(keys):
         raise wrong("api_key_file" if settings.file_keys else "api_key", why)
     names = [key.name for key in keys]
     for name in settings.admins:
         if name not in names:
-            known = ", ".join(map(repr, names)) or "no API keys are configured"
-            raise wrong("admins", f"there is no key named {name!r}: {known}")
+            choices = ", ".join(map(repr, names)) or "no API keys are configured"
+            raise wrong("admins", f"there is no key named {name!r}: {choices}")
     if settings.oidc.issuer and not settings.oidc.client_id:
         raise wrong("oidc.issuer", "requires client_id in the table [oidc]")
     if settings.oidc.issuer and not settings.admins:
@@ -108,15 +108,14 @@ def agree(settings: Settings, sources: Mapping[str, str]) -> Settings:
             raise wrong(source, f"two backends have the {field} {twice[0]!r}{more}")
     for name, place in routes.places(settings.route).items():
         if name not in named:
-            known = ", ".join(sorted(named))
-            why = f"there is no backend named {name!r}; the names are {known}"
+            choices = ", ".join(sorted(named))
+            why = f"there is no backend named {name!r}; the names are {choices}"
             raise wrong("route", f"{place.model}: {why}")
     return settings
 
 
 def programs(settings: Settings) -> list[str]:
-    """Warnings about models whose program does not exist. Raises SettingsError if it is that of all
-    models of --models-dir."""
+    """Warnings about missing programs of models. Raises SettingsError for --models-dir."""
     warnings = []
     for model in settings.model:
         why = f"{model.program_trouble}: {program_remedy(settings, model)}"

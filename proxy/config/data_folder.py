@@ -46,9 +46,9 @@ def stored(settings: Settings) -> str:
         return f"nothing is stored: {folder} cannot be written; --data FOLDER names another folder"
     where = f"{folder}/".replace(f"{Path.home()}/", "~/").removesuffix("/")
     usage = "usage, ", ", --ledger-days 0 turns usage off"
-    kept, off = usage if settings.ledger_days else ("", "")
-    kept += "captures, " if settings.capture != "off" else ""
-    return f"{where} (conversations, {kept}files); --data FOLDER moves it{off}"
+    contents, off = usage if settings.ledger_days else ("", "")
+    contents += "captures, " if settings.capture != "off" else ""
+    return f"{where} (conversations, {contents}files); --data FOLDER moves it{off}"
 
 
 def database_file(settings: Settings) -> Path | None:

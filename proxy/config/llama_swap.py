@@ -1,8 +1,6 @@
-"""llama-swap's configuration, ``config.yaml``, read as it is.
-
-Source of the format: ``config.example.yaml`` and ``docs/configuration.md`` of llama-swap, August
-2026; older names of its keys are read too. Groups become what each model unloads (see
-`_together`), a matrix what each runs beside.
+"""llama-swap's configuration, ``config.yaml``, as its example of August 2026 describes it; older
+names of its keys are read too. Groups become what each model unloads (see `_together`), a matrix
+what each runs beside.
 """
 
 from __future__ import annotations
@@ -239,13 +237,12 @@ def _model(
     shared: Mapping[str, macros.Value],
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A `[[model]]` table."""
     own = macros.defined(raw.get("macros") or {}, shared)
     values = {key: value for key, value in raw.items() if key != "macros"}
     for key in ("cmd", "cmdStop"):
         lines = (line.strip() for line in str(values.get(key) or "").splitlines())
         values[key] = "\n".join(line for line in lines if not line.startswith("#"))
-    known = macros.for_model(name, own, environ)
+    macro_values = macros.for_model(name, own, environ)
     model = _converted(_filled(values, name, own, environ), _Model)
     command = str(model.cmd)
     if not command.strip():
@@ -256,7 +253,7 @@ def _model(
     filters = model.filters
     removed = str(filters.strip_params or filters.older_strip_params).split(",")
     by_alias = {
-        str(macros.filled(alias, known, environ)): _unprotected(fields)
+        str(macros.filled(alias, macro_values, environ)): _unprotected(fields)
         for alias, fields in filters.set_params_by_id.items()
     }
     ids = (alias.get("id", "") if isinstance(alias, dict) else alias for alias in model.aliases)
@@ -305,8 +302,7 @@ def _kind(command: str, server_model: Word, out: Sequence[Word]) -> str:
 def _together(
     tables: Sequence[dict[str, Any]], general: _General, notes: list[str]
 ) -> tuple[int, frozenset[str]]:
-    """How many models may be loaded at once, 0 for any, and those of persistent groups. With
-    groups, the tables get what each model unloads."""
+    """How many models may be loaded at once, 0 for any, and those that stay."""
     router = general.routing.router
     rules: _Groups = general if router is None else router.settings
     groups = rules.groups
@@ -339,19 +335,19 @@ def _combinations(matrix: _Matrix) -> list[frozenset[str]]:
     trees: dict[str, ast.AST] = {}
 
     def of(node: ast.AST) -> list[frozenset[str]]:
-        found: list[frozenset[str]] = []
+        sets: list[frozenset[str]] = []
         match node:
             case ast.Name(id=name) if name[1:] in matrix.vars:
-                found = [frozenset({str(matrix.vars[name[1:]])})]
+                sets = [frozenset({str(matrix.vars[name[1:]])})]
             case ast.UnaryOp(op=ast.UAdd(), operand=ast.Name(id=name)) if name[1:] in trees:
-                found = of(trees[name[1:]])
+                sets = of(trees[name[1:]])
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                found = [*of(left), *of(right)]
+                sets = [*of(left), *of(right)]
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
-                found = [one | other for one, other in product(of(left), of(right))]
-        if not 0 < len(found) <= MOST:
+                sets = [first | second for first, second in product(of(left), of(right))]
+        if not 0 < len(sets) <= MOST:
             raise ValueError(f"sets: expected names of vars, +SET, &, | and (), for {MOST} at most")
-        return found
+        return sets
 
     try:  # Python's grammar has the operators. Nothing is evaluated, and 4b becomes a name as _4b.
         for name, text in matrix.sets.items():

@@ -1,7 +1,6 @@
-"""llama-server's ``models.ini`` (its flag ``--models-preset``), read as it is.
-
-Source of the format: "Model presets" in llama-server's README, August 2026. Each section is a
-model, its keys are flags of llama-server or environment variables, ``[*]`` has the defaults.
+"""llama-server's ``models.ini`` (its flag ``--models-preset``), as its README of August 2026
+describes it. Each section is a model, its keys are flags or environment variables, ``[*]`` has the
+defaults.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def read(
 
     def filled(table: dict[str, Any]) -> Any:
         own = macros.defined(table.pop("macros", {}), shared)
-        known = macros.for_model(str(table.get("name")), own, environ)
-        return macros.filled(table, known, environ)
+        values = macros.for_model(str(table.get("name")), own, environ)
+        return macros.filled(table, values, environ)
 
     return checked(tables(raw, "model", filled))
 

@@ -1,7 +1,5 @@
-"""The table of settings: the class ``Settings``.
-
-Flags, variables, the keys of the file, ``--help`` and the table in the documentation
-(``tools/generated_docs.py``) are derived from its fields. A new setting is one new field.
+"""The table of settings: the class ``Settings``. Flags, variables, the keys of the file, ``--help``
+and the documentation (``tools/generated_docs.py``) are derived from its fields.
 """
 
 from __future__ import annotations

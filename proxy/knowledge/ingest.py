@@ -1,8 +1,7 @@
 """Reads queued documents, one after the other, in one thread per gateway.
 
-The queue consists of the documents' rows, so it survives every process, and several gateways share
-it. If the heartbeats of a reader stop, another reads the document from the beginning. It is ready
-only after all its chunks are stored and searchable.
+The queue is the documents' rows, shared by several gateways. If the heartbeats of a reader stop,
+another reads the document anew. It is ready only after all its chunks are searchable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Knowledge bases, documents, chunks and searches, as all APIs use them.
-
-Every call is for one owner, and reports other owners' objects as NotFound. A caller's rights may
-leave out some of the owner's bases (`Knowledge.within`).
+"""Knowledge bases, documents, chunks and searches, as all APIs use them. Every call is for one
+owner, and reports other owners' objects as NotFound. A caller's rights may leave out bases
+(`within`).
 """
 
 from __future__ import annotations
@@ -229,7 +228,7 @@ class Knowledge:
 
     def cancel_document(self, owner: str, base_id: str, document_id: str) -> None:
         document = self.document(owner, base_id, document_id)
-        self._store.cancel(owner, document_id=document.id)
+        self._store.cancel(owner, document.id)
         self._index.shelf.drop(document=document.id)
 
     # chunks
@@ -278,11 +277,6 @@ class Knowledge:
             if job.status != "running":
                 return
             self._pause(LOOK)
-
-    def cancel(self, owner: str, job_id: str) -> Job:
-        self.job(owner, job_id)
-        self._store.cancel(owner, job_id=job_id)
-        return self.job(owner, job_id)
 
     # search
 

@@ -1,8 +1,7 @@
 """Splits text into sections, each with a description of its place, and those into chunks. Pure.
 
-A chunk has at most `size` characters and ends at the best place: between paragraphs, else sentences
-(English or Chinese), else clauses, else words. It begins with at most `overlap` characters of the
-previous one. Every character of the text is in a chunk.
+A chunk has at most `size` characters and ends at the best place: between paragraphs, else
+sentences, clauses or words. It begins with at most `overlap` characters of the previous one.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ STATUS = {"ready": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
 class VectorStoreFile(Attached, frozen=True, kw_only=True):
-    """A document, together with its data in OpenAI's API. `status` is OpenAI's: in_progress,
-    completed, failed or cancelled."""
+    """A document with its data in OpenAI's API, and OpenAI's `status`."""
 
     filename: str
     status: str
@@ -41,13 +40,13 @@ def _member(
         assert attached is not None and file is not None, "one of them is there"
         fields = structs.asdict(attached) | {"document_id": ""}
         return VectorStoreFile(**fields, filename=file.filename, status="failed", size=file.size)
-    known = attached or Attached(
+    entry = attached or Attached(
         base_id=document.base_id,
         file_id=document.id,
         document_id=document.id,
         created=document.created,
     )
-    fields = structs.asdict(known) | {"document_id": document.id, "error": document.error}
+    fields = structs.asdict(entry) | {"document_id": document.id, "error": document.error}
     status = STATUS.get(document.status, "in_progress")
     return VectorStoreFile(**fields, filename=document.filename, status=status, size=document.size)
 
@@ -227,12 +226,12 @@ class VectorStores:
 
     def _members(self, owner: str, base: Base) -> list[VectorStoreFile]:
         attached = self._files.attached(owner, base_id=base.id)
-        known = {entry.document_id: entry for entry in attached}
+        by_document = {entry.document_id: entry for entry in attached}
         members = [
-            _member(document, known.get(document.id))
+            _member(document, by_document.get(document.id))
             for document in self._knowledge.documents(owner, base.id)
         ]
-        files = {file.file_id: file for file in self._files.all(owner)} if "" in known else {}
+        files = {file.file_id: file for file in self._files.all(owner)} if "" in by_document else {}
         members += [
             _member(None, entry, files[entry.file_id])
             for entry in attached
@@ -309,16 +308,16 @@ class VectorStores:
         rank: bool = True,
     ) -> list[tuple[Hit, VectorStoreFile | None]]:
         """Return the best hits with their files, if their attributes match `wanted`."""
-        known: dict[str, VectorStoreFile] = {}
+        members: dict[str, VectorStoreFile] = {}
         for base_id in base_ids:
             base, stored = self.store(owner, base_id)
             if self.has_expired(stored):
                 raise BadRequest("the vector store has expired")
             self._touch(owner, stored)
-            known |= {member.document_id: member for member in self._members(owner, base)}
+            members |= {member.document_id: member for member in self._members(owner, base)}
         files = None
         if wanted is not None:
-            files = [key for key, member in known.items() if wanted(member.attributes)]
+            files = [key for key, member in members.items() if wanted(member.attributes)]
             if not files:
                 return []
         best: dict[str, Hit] = {}
@@ -331,7 +330,7 @@ class VectorStores:
         hits = list(best.values())
         if len(queries) > 1:
             hits.sort(key=lambda hit: -hit.score)
-        return [(hit, known.get(hit.document_id)) for hit in hits[:most]]
+        return [(hit, members.get(hit.document_id)) for hit in hits[:most]]
 
     def _kept(self, owner: str, base: Base) -> StoredVectorStore:
         return self._files.get_store(owner, base.id) or StoredVectorStore(

@@ -100,12 +100,12 @@ class Provider:
         return claims
 
     def _exchange(self, code: str, started: Started, redirect_uri: str) -> _Tokens:
-        known = self._known()
+        metadata = self._known()
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         body = urlencode({**form, "code_verifier": started.verifier})
         # RFC 6749, section 2.3.1: both parts of the header are encoded as in a form.
         name, secret = self._client.client_id, str(self._client.client_secret)
-        supported = known.token_endpoint_auth_methods_supported
+        supported = metadata.token_endpoint_auth_methods_supported
         method = "client_secret_basic"
         if not secret:
             method = "none"
@@ -115,7 +115,7 @@ class Provider:
             name, secret = quote(name, safe=""), quote(secret, safe="")
         headers = {"Content-Type": _FORM, "Accept": "application/json"}
         auth = ClientAuth(name, secret, method)
-        uri, headers, body = auth.prepare("POST", known.token_endpoint, headers, body)
+        uri, headers, body = auth.prepare("POST", metadata.token_endpoint, headers, body)
         page = self._fetch(EngineRequest(uri, headers, body.encode()), SECONDS)
         if page.status in (400, 401):
             raise Unauthorized(
@@ -186,11 +186,11 @@ class Provider:
         return metadata
 
     def _key_set(self, fresh: bool = False) -> KeySet:
-        known = self._known()
-        return self._keys.get(lambda: self._fetched_keys(known), AT_LEAST if fresh else LASTS)
+        metadata = self._known()
+        return self._keys.get(lambda: self._fetched_keys(metadata), AT_LEAST if fresh else LASTS)
 
-    def _fetched_keys(self, known: _Metadata) -> KeySet:
-        page = self._fetch(EngineRequest(known.jwks_uri), SECONDS)
+    def _fetched_keys(self, metadata: _Metadata) -> KeySet:
+        page = self._fetch(EngineRequest(metadata.jwks_uri), SECONDS)
         try:
             return KeySet.import_key_set(_decoded(page, dict[str, Any]))
         except (JoseError, ValueError, KeyError, TypeError) as error:

@@ -132,7 +132,7 @@ def enter(accounts: Accounts, who: Person, issuer: str, *, follows_team: bool) -
         return replace(key, **changes, rights=replace(key.rights, admin=admin))
 
     try:
-        known = accounts.keys.read(who.key_id)
+        stored = accounts.keys.read(who.key_id)
     except NotFound:
         alias: str | None = who.user
         try:
@@ -146,8 +146,8 @@ def enter(accounts: Accounts, who: Person, issuer: str, *, follows_team: bool) -
             accounts.keys.make(edit(new), ACTOR)
             return
         except BadRequest:  # a second sign-in at the same time was first
-            known = accounts.keys.read(who.key_id)
-    if edit(known) != known:
+            stored = accounts.keys.read(who.key_id)
+    if edit(stored) != stored:
         accounts.keys.change(who.key_id, edit, ACTOR)
 
 

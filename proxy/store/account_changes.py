@@ -173,8 +173,8 @@ class AccountStore(Generic[A]):
 
 def ensure_user(changes: Recorder, user_id: str) -> None:
     """Make a user without bounds, unless there is one with this id."""
-    known = select(ACCOUNT_USER.c.id).where(ACCOUNT_USER.c.id == user_id)
-    if changes.db.execute(known).first() is not None:
+    existing = select(ACCOUNT_USER.c.id).where(ACCOUNT_USER.c.id == user_id)
+    if changes.db.execute(existing).first() is not None:
         return
     now = time.time()
     row = {"id": user_id, "created": now, "changed": now, "blocked": False}

@@ -199,8 +199,8 @@ def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ())
     names = [key_digest(name, secret) if name.startswith(SECRET_PREFIX) else name for name in names]
     wanted = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
     keys = [of_row(StoredKey, row) for row in db.execute(select(API_KEY).where(wanted))]
-    known = {name for key in keys for name in (key.digest, key.id)}
-    if not known.issuperset(names):
+    read = {name for key in keys for name in (key.digest, key.id)}
+    if not read.issuperset(names):
         raise NotFound("there is no such API key", param="key")
     if missing := set(aliases) - {key.alias for key in keys}:
         raise NotFound(f"there is no API key with the alias {min(missing)[:100]!r}", param="key")

@@ -246,10 +246,10 @@ class ConversationStore:
     def path(self, owner: str, message_id: str) -> tuple[StoredMessage, ...]:
         last = self.message(owner, message_id)
         messages = self.messages(owner, last.conversation_id)
-        known = {message.id: message for message in messages}
+        by_id = {message.id: message for message in messages}
         path = [last]
-        while (parent := path[-1].parent_id) is not None and parent in known:
-            path.append(known[parent])
+        while (parent := path[-1].parent_id) is not None and parent in by_id:
+            path.append(by_id[parent])
         return tuple(reversed(path))
 
     def add(
@@ -291,9 +291,9 @@ class ConversationStore:
     def remove(self, owner: str, message_id: str) -> tuple[str, ...]:
         """Delete a message; return the ids of all that are gone. A question goes with its answers,
         and what follows them then follows what was before it. An answer goes with what follows."""
-        known = self.message(owner, message_id)
+        target = self.message(owner, message_id)
         row = MESSAGE.c
-        here = row.conversation_id == known.conversation_id
+        here = row.conversation_id == target.conversation_id
         with self._db.begin_for(owner) as db:
             replies: dict[str | None, list[str]] = {}
             roles = {}
@@ -303,19 +303,19 @@ class ConversationStore:
                 replies.setdefault(parent, []).append(id_)
                 roles[id_] = role
             gone = [message_id]
-            if known.role == "user":
+            if target.role == "user":
                 gone += [id_ for id_ in replies.get(message_id, ()) if roles[id_] != "user"]
                 left = {id_ for message in gone for id_ in replies.get(message, ())}.difference(
                     gone
                 )
                 moved = update(MESSAGE).where(here, row.id.in_(left))
-                db.execute(moved.values(parent_id=known.parent_id))
+                db.execute(moved.values(parent_id=target.parent_id))
             else:
                 for message in gone:  # which grows
                     gone += replies.get(message, ())
-            asked = select(row.content, row.extra).where(row.id.in_(gone), row.role == "user")
-            size = sum(_size(content, extra) for content, extra in db.execute(asked))
-            conversation = CONVERSATION.c.id == known.conversation_id
+            questions = select(row.content, row.extra).where(row.id.in_(gone), row.role == "user")
+            size = sum(_size(content, extra) for content, extra in db.execute(questions))
+            conversation = CONVERSATION.c.id == target.conversation_id
             before = db.execute(select(CONVERSATION.c.size).where(conversation)).scalar_one()
             change = update(CONVERSATION).where(conversation)
             db.execute(change.values(size=max(before - size, 0)))
@@ -348,7 +348,7 @@ class ConversationStore:
 
     def reopen(self, owner: str, message_id: str) -> StoredMessage:
         """Make a finished answer, the last of its branch, unfinished again for `append`."""
-        known = self.message(owner, message_id)
+        message = self.message(owner, message_id)
         replies = select(func.count()).where(MESSAGE.c.parent_id == message_id)
         with self._db.begin_for(owner) as db:
             if db.execute(replies).scalar_one():
@@ -357,7 +357,7 @@ class ConversationStore:
             done = growing.where(MESSAGE.c.role == "assistant")
             if not db.execute(done.values(status="growing", touched=self._clock())).rowcount:
                 raise InvalidParameter("message", "must be an answer that is not being written")
-            where = CONVERSATION.c.id == known.conversation_id
+            where = CONVERSATION.c.id == message.conversation_id
             db.execute(update(CONVERSATION).where(where).values(changed=self._clock()))
         return self.message(owner, message_id)
 

@@ -1,6 +1,5 @@
-"""The database for all persistent data: SQLite by default, PostgreSQL for several machines.
-
-A new one gets the current tables at start; migrations change older ones. Both run under a lock.
+"""The database: SQLite by default, PostgreSQL for several machines. A new one gets the current
+tables at start; migrations change older ones. Both run under a lock.
 """
 
 from __future__ import annotations
@@ -186,8 +185,7 @@ class Database:
         return row.touched < now - lease and time.monotonic() - self._failed > lease
 
     def has_lost_writer(self, row: Row[Any], name: str, now: float, lease: float) -> bool:
-        """Whether the `writer` of this row, which is not the process `name`, has ended on this
-        host, or `is_silent`."""
+        """Whether the writer of this row, not `name`, has ended here, or `is_silent`."""
         # A process of an earlier life of this container may have had the same pid.
         ours = row.writer.rpartition(":")[0] == name.rpartition(":")[0]
         return ours or is_gone(row.writer) or self.is_silent(row, now, lease)

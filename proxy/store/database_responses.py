@@ -1,8 +1,7 @@
 """Stored responses in the database.
 
-The row of its owner is the lock under which a response is added and an owner's data are cleared. On
-its own host a dead writer is known by its pid; one of another host is lost after LEASE seconds
-without a sign of life in which this process could use the database.
+The row of its owner is the lock under which a response is added and data are cleared. A dead writer
+on this host is known by its pid; one of another host after LEASE silent seconds.
 """
 
 from __future__ import annotations

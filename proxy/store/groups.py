@@ -22,8 +22,6 @@ MOST_LISTED = 10_000  # of a team that are read
 
 
 class Groups(AccountStore[A]):
-    """The users, or the teams."""
-
     def make(self, new: A, actor: str) -> A:
         """Add one with the time of now, and a new id if it has none. Raises as `add`."""
         now = time.time()

@@ -1,6 +1,4 @@
-"""Knowledge bases, documents, chunks and jobs. Every call sees only its owner's rows, except the
-calls for readers of documents.
-"""
+"""Knowledge bases, documents, chunks and jobs. Calls see only the rows of their owner."""
 
 from __future__ import annotations
 
@@ -111,13 +109,9 @@ class KnowledgeStore:
         again = update(DOCUMENT).where(owned(DOCUMENT, owner, document_id))
         return self._db.change(again.values(**QUEUED, **_columns(splitting))) > 0
 
-    def cancel(self, owner: str, *, document_id: str = "", job_id: str = "") -> None:
-        which = DOCUMENT.c.id == document_id if document_id else DOCUMENT.c.job_id == job_id
-        open_ = (DOCUMENT.c.owner == owner, which, DOCUMENT.c.status.not_in(OVER))
-        with self._db.begin() as db:
-            db.execute(update(DOCUMENT).where(*open_).values(status="cancelled", reader=""))
-            if job_id:
-                db.execute(update(JOB).where(owned(JOB, owner, job_id)).values(cancelled=True))
+    def cancel(self, owner: str, document_id: str) -> None:
+        unread = owned(DOCUMENT, owner, document_id) & DOCUMENT.c.status.not_in(OVER)
+        self._db.change(update(DOCUMENT).where(unread).values(status="cancelled", reader=""))
 
     def purge(self) -> None:
         self._db.purge()
@@ -196,7 +190,7 @@ class KnowledgeStore:
         return record(
             Job,
             row,
-            status="cancelled" if row.cancelled else "running" if open_ else "done",
+            status="running" if open_ else "done",
             done=row.total - open_,
             failed=by_status.get("failed", 0),
         )

@@ -66,9 +66,9 @@ class Ledger:
                 return False
             # Past SQLAlchemy, which would take longer than the database. And in few steps: SQLite
             # gives up the interpreter's lock for each, and threads would fight for it.
-            for some in _portions(rows):
-                values = tuple(chain.from_iterable(map(structs.astuple, some)))
-                db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(some)), values)
+            for portion in _portions(rows):
+                values = tuple(chain.from_iterable(map(structs.astuple, portion)))
+                db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(portion)), values)
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))
             if measures:
@@ -108,20 +108,19 @@ class Ledger:
         return adding
 
     def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
-        """What was measured from `begin` to before `end`, by the beginnings of spans of this
-        width, which is one of MEASURED."""
+        """The counts from `begin` to before `end`, by spans of this width, one of MEASURED."""
         c = LEDGER_MEASURE.c
         query = select(c.at, c.name, c.bucket, c["count"])
         chosen = query.where(c.width == width, c.at >= begin, c.at < end)
-        found: dict[int, Counts] = {}
+        counts: dict[int, Counts] = {}
         for at, name, bucket, count in map(tuple, self._db.rows(chosen)):
-            found.setdefault(at, Counter())[name, bucket] = count
-        return found
+            counts.setdefault(at, Counter())[name, bucket] = count
+        return counts
 
     def prune_measures(self, now: int) -> None:
         """Delete what was measured too long before `now`."""
         c = LEDGER_MEASURE.c
-        old = (and_(c.width == width, c.at < now - kept) for width, kept in MEASURED.items())
+        old = (and_(c.width == width, c.at < now - age) for width, age in MEASURED.items())
         self._db.change(delete(LEDGER_MEASURE).where(or_(*old)))
 
     def prune(self, before: int) -> int:
@@ -142,11 +141,10 @@ class Ledger:
         limit: int = PAGE,
         largest: bool = False,
     ) -> Sequence[LedgerGroup]:
-        """The sums of all requests from `begin` to before `end`, in buckets of `width` milliseconds
-        (0: a single one), grouped by some of DIMENSIONS. `only` lists the allowed values of
-        dimensions. `largest`: the `limit` groups with the most tokens, the largest first. Widths of
-        whole hours are answered from the sums by hour; others need the rows, which are deleted
-        after a time."""
+        """The sums of the requests from `begin` to before `end`, in buckets of `width` milliseconds
+        (0: a single one), grouped by some of DIMENSIONS. `only`: the allowed values of dimensions.
+        `largest`: the `limit` groups with the most tokens, the largest first. Widths of whole hours
+        are answered from the sums by hour; others need the rows, which are deleted after a time."""
         table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]

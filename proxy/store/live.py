@@ -1,6 +1,4 @@
-"""Open sign-in sessions in the memory of one process, for when there is no database. Session ids
-are digests. Times are seconds since 1970.
-"""
+"""Open sign-in sessions in memory, for when there is no database. Session ids are digests."""
 
 from __future__ import annotations
 

@@ -50,20 +50,19 @@ def percentile(counts: Mapping[int, int], share: float) -> float | None:
 
 
 def summary(counts: Mapping[int, int]) -> dict[str, Any] | None:
-    """The percentiles of a histogram, and its bars: from, to, and how many values. None if it is
-    empty."""
+    """The percentiles and bars (from, to, number) of a histogram; None if it is empty."""
     if not counts:
         return None
     bars: Counter[int] = Counter()
     for bucket, count in counts.items():
         bars[-(-bucket // BAR)] += count
-    found: dict[str, Any] = {"count": sum(counts.values())}
-    found |= {name: percentile(counts, share) for name, share in PERCENTILES.items()}
+    result: dict[str, Any] = {"count": sum(counts.values())}
+    result |= {name: percentile(counts, share) for name, share in PERCENTILES.items()}
     borders = [value_of(max(0.0, bar * BAR + 0.5)) for bar in range(min(bars) - 1, max(bars) + 1)]
-    found["bars"] = [
+    result["bars"] = [
         (*pair, bars[bar]) for bar, pair in enumerate(pairwise(borders), start=min(bars))
     ]
-    return found
+    return result
 
 
 def total(parts: Iterable[Counts]) -> dict[str, Any]:
@@ -72,9 +71,9 @@ def total(parts: Iterable[Counts]) -> dict[str, Any]:
     counts: Counts = Counter()
     for part in parts:
         counts.update(part)
-    found: dict[str, Any] = {name: counts[name, 0] for name in PLAIN}
-    found |= {name: summary(histogram(counts, name)) for name in HISTOGRAMS}
+    sums: dict[str, Any] = {name: counts[name, 0] for name in PLAIN}
+    sums |= {name: summary(histogram(counts, name)) for name in HISTOGRAMS}
     for kinds, prefix in {"errors": ERROR, "evictions": EVICTION}.items():
         names = ((name, n) for (name, _), n in counts.most_common() if name.startswith(prefix))
-        found[kinds] = {name.removeprefix(prefix): n for name, n in names}
-    return found
+        sums[kinds] = {name.removeprefix(prefix): n for name, n in names}
+    return sums

@@ -1,6 +1,5 @@
-"""Maps database errors that mean "unavailable" (a file that is locked, full or missing, a silent
-server) to a 503, StoreUnavailable. Others, such as invalid SQL, are bugs and stay unchanged. The
-log gets the reason, without statements and values.
+"""Maps database errors that mean "unavailable" (a locked, full or missing file, a silent server) to
+a 503, StoreUnavailable. Others are bugs. The log gets the reason, without statements and values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Records of knowledge bases: bases contain documents, documents contain chunks.
-
-Times are seconds since 1970; ids are opaque.
-"""
+"""Records of knowledge bases and batches. Times are seconds since 1970."""
 
 from __future__ import annotations
 
@@ -163,7 +160,7 @@ class Job(Struct, frozen=True, kw_only=True):
     id: str
     base_id: str
     kind: Literal["rebuild"]
-    status: Literal["running", "done", "cancelled"]
+    status: Literal["running", "done"]
     total: int
     done: int
     failed: int

@@ -175,8 +175,8 @@ class RequestBatches:
         and QuotaExceeded."""
         column = _b.error_file if failed else _b.output_file
         query = select(_r.number, _r.data).where(_r.batch_id == batch.id, _r.failed == failed)
-        some = (row.data for row in self._db.in_parts(query, _r.number, AT_ONCE))
-        if (first := next(some, None)) is None:
+        parts = (row.data for row in self._db.in_parts(query, _r.number, AT_ONCE))
+        if (first := next(parts, None)) is None:
             return False
         file = StoredFile(
             file_id=new_id("file-"),
@@ -197,7 +197,7 @@ class RequestBatches:
             db.execute(insert(FILES).values(row))
             self._quota.check_files(db, batch.owner)
         size = 0
-        for number, data in enumerate(_in_pieces(chain((first,), some))):
+        for number, data in enumerate(_in_pieces(chain((first,), parts))):
             row = {"file_id": file.file_id, "number": number, "data": data}
             self._db.change(insert(CONTENTS).values(row))  # NotFound if the file was deleted
             size += len(data)
@@ -211,8 +211,8 @@ class RequestBatches:
         while rows := self._db.rows(left):
             for key in {row.batch_id for row in rows}:
                 numbers = [row.number for row in rows if row.batch_id == key]
-                some = _r.number.between(min(numbers), max(numbers))
-                self._db.change(delete(BATCH_RESULT).where(_r.batch_id == key, some))
+                span = _r.number.between(min(numbers), max(numbers))
+                self._db.change(delete(BATCH_RESULT).where(_r.batch_id == key, span))
 
     def piece(self, file_id: str, number: int) -> bytes | None:
         """A piece of an input file; None after the last, and if the file was deleted."""
@@ -227,8 +227,8 @@ class RequestBatches:
 
 
 def _add_times(db: Connection, key: str, times: Mapping[str, float]) -> None:
-    known = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
-    db.execute(update(REQUEST_BATCH).where(_b.id == key).values(times={**known, **times}))
+    before = db.execute(select(_b.times).where(_b.id == key)).scalar_one()
+    db.execute(update(REQUEST_BATCH).where(_b.id == key).values(times={**before, **times}))
 
 
 def _in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,6 +1,5 @@
 """Stored responses, and conversations of the Responses API: a bounded number for each key, whose
-oldest make room for the newest. Without a database they are in memory (`MemoryResponses`);
-`DatabaseResponses` has the same methods. If the writer of a response no longer runs, it is `lost`.
+oldest make room. Without a database they are in memory. `lost`: the writer no longer runs.
 """
 
 from __future__ import annotations
@@ -71,8 +70,7 @@ class MemoryResponses:
     def change(
         self, owner: str, key: str, edit: Callable[[Stored], Stored], created: float | None = None
     ) -> Stored | None:
-        """Replace a response that is complete, in one step; None if there is none. The oldest, by
-        `created`, make room."""
+        """Replace a complete response, in one step; None if there is none."""
         with self._lock:
             rows = self._rows.get(owner, {})
             row = rows.get(key)

@@ -45,8 +45,7 @@ class SharedStore:
     def add(
         self, owner: str, conversation: str, title: str, messages: Sequence[dict[str, Any]]
     ) -> Link:
-        """Keep a copy. Raises InvalidParameter if it is too large, NotFound without the
-        conversation, and QuotaExceeded."""
+        """Keep a copy. Raises InvalidParameter, NotFound and QuotaExceeded."""
         link = Link(secrets.token_urlsafe(16), self._clock(), title)
         row = {"owner": owner, "conversation_id": conversation, "messages": list(messages)}
         size = len(msgspec.json.encode(messages))

@@ -56,8 +56,7 @@ def _models(client: Client) -> dict[str, bool]:
 
 
 def _pieces(lines: Iterator[bytes]) -> Iterator[tuple[str, str]]:
-    """The parts of a streamed answer: "text", "reasoning", and "note": what it waits for. Raises
-    TerminalError for an error in it."""
+    """The parts of a streamed answer: text, reasoning, note. Raises TerminalError."""
     for row in lines:
         name, _, data = row.partition(b":")
         if not name and data.strip():
@@ -74,8 +73,6 @@ def _pieces(lines: Iterator[bytes]) -> Iterator[tuple[str, str]]:
 
 
 class Chat:
-    """A conversation with a model."""
-
     def __init__(self, client: Client, model: str, system: str = "") -> None:
         self._client, self._model, self._system = client, model, system
         self._turns: list[dict[str, str]] = []
@@ -188,8 +185,7 @@ class Chat:
 
 
 def _read(joins: bool) -> str:
-    """A message: lines that end with a backslash continue, and it `joins` those that come at once,
-    as what is pasted."""
+    """A message. Lines that end with a backslash continue; it `joins` what is pasted."""
     lines = [input(">>> ")]
     while True:
         if lines[-1].endswith("\\"):

@@ -39,8 +39,7 @@ class Client:
             return json.loads(_read(response, MAX_ANSWER))
 
     def stream(self, path: str, body: Any) -> Generator[bytes, None, None]:
-        """The lines of the answer to a POST, as they come; to close the iterator cancels it. Raises
-        TerminalError."""
+        """The lines of the answer to a POST, cancelled by closing it. Raises TerminalError."""
         with self._response("POST", path, None, body) as response:
             yield from response.iter_lines(chunk_size=None)
 

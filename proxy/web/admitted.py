@@ -1,7 +1,4 @@
-"""Limits of requests that ask a model, but for no text: embeddings, rankings, forwarded ones, and
-those that count tokens.
-
-Completions keep their limits themselves, in the gateway."""
+"""Limits of requests that ask a model for no text, such as embeddings and forwarded ones."""
 
 from __future__ import annotations
 
@@ -27,9 +24,8 @@ CHARACTERS = 3  # of a token, about
 
 
 class Admitted:
-    """What a request takes from the limits of its caller, to be settled. One that uses idle slots
-    only takes it with its first slot, in `on_slot`: it often finds none. `began`: it had a slot.
-    Raises like `Allowance.admit`."""
+    """What a request takes from the limits of its caller. One that uses idle slots only takes it
+    with its first slot, in `on_slot`. `began`: it had a slot. Raises like `Allowance.admit`."""
 
     def __init__(self, caller: Caller, model: str, prompt: int = 0) -> None:
         self._allowance, self._model, self._size = caller.allowance, model, Size(prompt)

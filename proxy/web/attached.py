@@ -1,8 +1,7 @@
 """Reads the documents within a request: their texts take their places (`apis.attachments`).
 
-A conversation comes with all its documents at every turn, so their texts are kept for a while, as
-are the reasons why one cannot be read. A few are read at a time, each in a process of its own; a
-key has a fair share of these places.
+Texts and failures are kept for a while, since each turn has all documents again. A few are read at
+a time, each in a process of its own; a key has a fair share of these places.
 """
 
 from __future__ import annotations
@@ -57,16 +56,16 @@ class AttachedDocuments:
         for document in documents:
             try:
                 document, key, data = _located(document, owner, uploaded)
-                known = self._known.get(key)
-                if known is None:
+                outcome = self._known.get(key)
+                if outcome is None:
                     new += 1
                     if new > MOST or time.monotonic() > until:
                         raise ReadingFailed("the request has too many new documents")
                     if new == 1:
                         before()
-                    known = self._read(document.name, data, owner, until)
-                    self._known.put(key, known, len(known[1].encode()) + len(key))
-                was_read, text = known
+                    outcome = self._read(document.name, data, owner, until)
+                    self._known.put(key, outcome, len(outcome[1].encode()) + len(key))
+                was_read, text = outcome
             except ReadingFailed as error:
                 was_read, text = False, str(error)
             if not was_read:
@@ -94,8 +93,7 @@ class AttachedDocuments:
 def _located(
     document: Attachment, owner: str, uploaded: Uploaded
 ) -> tuple[Attachment, bytes, Callable[[], bytes]]:
-    """A document with its name, a key for its content, and what returns it. Raises
-    ReadingFailed."""
+    """A document with its name, a key for its content, and its reader. Raises ReadingFailed."""
     if document.data:
         encoded = f"{document.name}\n{document.data}".encode("utf-8", "replace")
         key = _native(lambda: digest(encoded), len(encoded))

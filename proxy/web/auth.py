@@ -1,8 +1,7 @@
 """API keys: accepted keys and the checks of a request.
 
-A key of the settings is looked up by its BLAKE2s digest, so the time of the lookup reveals nothing
-about the secret. The digest found is then compared in constant time. Other keys are looked up in
-the store, in the same way (proxy/accounts/key_cache.py). Keys are never shown or logged.
+A key is looked up by its digest, so the time of the lookup reveals nothing about the secret, and
+the digest found is compared in constant time. Keys are never shown or logged.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ MINUTE = 60.0
 
 
 class WrongKeyLimiter:
-    """Allows `most` invalid keys per minute and address (0: no limit). `seen` has the pairs
-    (address, key name) of valid keys."""
+    """Allows `most` invalid keys per minute and address (0: no limit)."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -84,8 +82,7 @@ class WrongKeyLimiter:
             )
 
     def _count(self, network: str, now: float) -> float:
-        """Return how many invalid keys still count. The count decreases steadily, from the limit to
-        zero in a minute."""
+        """How many invalid keys still count; it sinks steadily, to zero in a minute."""
         count, since = self._wrong.get(network, (0.0, now))
         return max(0.0, count - (now - since) * self._most / MINUTE)
 
@@ -115,11 +112,10 @@ class Keys:
         *,
         bounded: Mapping[str, Identity] | None = None,
     ) -> None:
-        """`wrong`: how many invalid keys an address may send per minute; 0 means no limit.
-        `bounded` are the identities of keys of the settings that have rights or limits of their
-        own, by name."""
+        """`wrong`: the invalid keys an address may send per minute; 0 means no limit. `bounded`:
+        the identities of keys of the settings that have rights or limits of their own, by name."""
         self.routes: Routes = {}  # once they are known
-        self._wrong_keys = WrongKeyLimiter(wrong)
+        self.wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
         self.replace(keys, bounded or {})
@@ -133,8 +129,7 @@ class Keys:
         self._suspended = False
 
     def suspend(self) -> None:
-        """Refuse the keys of the settings until `replace`, because it is unknown whether they are
-        still valid. Those of the store go on."""
+        """Refuse the keys of the settings until `replace`: they may no longer be valid."""
         self._suspended = True
 
     def _check_suspended(self) -> None:
@@ -163,7 +158,7 @@ class Keys:
             signed_in = environ.get(SIGNED_IN)
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
-            caller = self._named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
+            caller = self.named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
         if isinstance(caller, str):
             return caller
         environ[IDENTITY] = caller
@@ -184,8 +179,7 @@ class Keys:
         may.check_route(group, path, reads=reads)
 
     def has_key(self, environ: Mapping[str, Any]) -> bool:
-        """Whether the request headers contain a valid key (any key, if none is needed). Raises
-        TooManyWrongKeys and StoreUnavailable."""
+        """Whether the headers have a valid key. Raises TooManyWrongKeys, StoreUnavailable."""
         presented = _presented(environ)
         if not presented or not self._known:
             return bool(presented)
@@ -195,47 +189,31 @@ class Keys:
             return False
 
     def name_of(self, secret: str, peer: str) -> str:
-        """Return the name of a key sent from the address `peer`. Raises Unauthorized,
-        TooManyWrongKeys or StoreUnavailable."""
+        """The name of a key. Raises Unauthorized, TooManyWrongKeys, StoreUnavailable."""
         caller = self._find(secret, peer)
         return caller if isinstance(caller, str) else caller.key
 
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
         try:
-            self.check_name(name)
+            self.named(name)
         except Unauthorized:
             return False
         return True
-
-    def check_name(self, name: str, gone: str = GONE) -> None:
-        """Raises Unauthorized if the key of this name is not accepted now, with the message `gone`
-        if there is none, and StoreUnavailable."""
-        self._named(name, gone)
-
-    def check_wrong_keys(self, peer: str) -> None:
-        """Raises TooManyWrongKeys if this address has sent too many invalid keys."""
-        self._wrong_keys.check(peer)
-
-    def count_wrong(self, peer: str) -> None:
-        """Count a sign-in that failed as an invalid key. Raises TooManyWrongKeys."""
-        self._wrong_keys.count_wrong(peer)
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
         return name in self._names or _digest(name) in self._known
 
     def is_admin(self, name: str) -> bool:
-        """Whether the key of this name may see and change everything. Without keys, everybody
-        may."""
+        """Whether this key may see and change everything. Without keys, everybody may."""
         if not self._known or name in self._admins:
             return True
         identity = self._stored_named(name)
         return identity is not None and identity.admin
 
     def may_share(self, name: str) -> bool:
-        """Whether what belongs to the key of this name may be shown to people without a key.
-        Without keys, everybody may."""
+        """Whether what belongs to this key may be shown to people without a key."""
         if not self._known:
             return True
         if not self.is_valid(name):
@@ -260,35 +238,35 @@ class Keys:
         return name if identity is None else identity.shown
 
     def _find(self, secret: str, peer: str) -> str | Identity:
-        """Return the name of a key of the settings, or the identity of one that is bounded or in
-        the store."""
+        """The name of a key of the settings, or the identity of a bounded or stored one."""
         digest = _digest(secret)
-        known = self._known.get(digest)
+        entry = self._known.get(digest)
         identity = None
-        if known is not None and hmac.compare_digest(known[0], digest):
+        if entry is not None and hmac.compare_digest(entry[0], digest):
             self._check_suspended()
-            name = known[1]
+            name = entry[1]
             identity = self._bounded.get(name)
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
-        if (peer, name) not in self._wrong_keys.seen:
-            self._wrong_keys.count_right(peer, name)
+        if (peer, name) not in self.wrong_keys.seen:
+            self.wrong_keys.count_right(peer, name)
         return name if identity is None else _accepted(identity)
 
     def _find_stored(self, secret: str, peer: str) -> Identity:
         if self._stored is not None:
             identity = self._stored.known(secret)
             if identity is None:
-                self._wrong_keys.check(peer)  # before the database is asked
+                self.wrong_keys.check(peer)  # before the database is asked
                 identity = self._stored.find(secret)
             if identity is not None:
                 return identity
-        self._wrong_keys.count_wrong(peer)
+        self.wrong_keys.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
-    def _named(self, name: str, gone: str = GONE) -> str | Identity:
-        """As `_find`, by the name of a key. `gone` is the message if there is no such key."""
+    def named(self, name: str, gone: str = GONE) -> str | Identity:
+        """As `_find`, by the name of a key. `gone` is the message if there is no such key. Raises
+        Unauthorized if the key is not accepted now, and StoreUnavailable."""
         if name in self._names:
             self._check_suspended()
             return self._bounded.get(name, name)
@@ -329,8 +307,7 @@ def basic_password(environ: Mapping[str, Any]) -> str | None:
 
 
 def _presented(environ: Mapping[str, object]) -> str:
-    """Read the key from `Authorization: Bearer`, or from `x-api-key` as Anthropic's clients send
-    it."""
+    """The key of `Authorization: Bearer`, or of `x-api-key`, as Anthropic's clients send it."""
     header = environ.get("HTTP_AUTHORIZATION")
     if isinstance(header, str):
         scheme, _, value = header.partition(" ")

@@ -3,9 +3,8 @@
     queued ──> in_progress ──> completed | incomplete | failed
        └────────────┴──────> cancelled
 
-Each step is stored, so that all processes that share the store report the same status. Any error
-ends in `failed` with that error. If the process that generates a response dies, readers report the
-response as failed (see `store.responses`).
+Each step is stored, so all processes report the same status. If the process that generates a
+response dies, readers report it as failed (see `store.responses`).
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Jobs:
         self,
         owner: str,
         meta: ResponseMeta,
-        asked: ParsedRequest,
+        parsed: ParsedRequest,
         record: Record,
         cancel: Cancel,
         answering: Callable[[], EventSource],
@@ -73,9 +72,9 @@ class Jobs:
                 "too many responses are running in the background: wait for one to finish",
                 retry_after=5.0,
             )
-        job = _Job(self._store, owner, meta, asked, record, answering, then)
-        queued = Writer(meta, asked).response("queued")
-        value = Stored(msgspec.json.encode(queued), msgspec.json.encode(asked.input))
+        job = _Job(self._store, owner, meta, parsed, record, answering, then)
+        queued = Writer(meta, parsed).response("queued")
+        value = Stored(msgspec.json.encode(queued), msgspec.json.encode(parsed.input))
         self._running[owner, meta.id] = cancel
 
         def work() -> None:
@@ -111,7 +110,6 @@ class Jobs:
 
     @property
     def taken(self) -> int:
-        """How many responses are being generated, or not stored yet."""
         return self._places.taken
 
     def cancel(self, owner: str, key: str) -> None:
@@ -129,7 +127,7 @@ class _Job(NamedTuple):
     store: ResponseStore
     owner: str
     meta: ResponseMeta
-    asked: ParsedRequest
+    parsed: ParsedRequest
     record: Record
     answering: Callable[[], EventSource]
     then: Callable[[dict[str, Any]], None]
@@ -146,14 +144,14 @@ class _Job(NamedTuple):
             error.show_to(record.shown)
             record.info.outcome = record.info.outcome or error.code or error.type
             done = (
-                Writer(self.meta, self.asked).response("cancelled")
+                Writer(self.meta, self.parsed).response("cancelled")
                 if type(error) is Cancelled
-                else Writer(self.meta, self.asked).failed(error)
+                else Writer(self.meta, self.parsed).failed(error)
             )
         except BaseException:
             log.exception("a background response failed")
             record.status = 500
-            done = Writer(self.meta, self.asked).failed(GatewayError("internal error"))
+            done = Writer(self.meta, self.parsed).failed(GatewayError("internal error"))
         self._keep(done, over=True)
 
     def _made(self) -> dict[str, Any]:
@@ -161,14 +159,13 @@ class _Job(NamedTuple):
         try:
             self.record.info = running.info
             running.prime()
-            self._keep(Writer(self.meta, self.asked).response("in_progress"), over=False)
-            return whole(self.meta, self.asked, fold(running))
+            self._keep(Writer(self.meta, self.parsed).response("in_progress"), over=False)
+            return whole(self.meta, self.parsed, fold(running))
         finally:
             running.close()
 
     def _keep(self, response: Mapping[str, Any], *, over: bool) -> None:
-        """Store the response. A finished one exists nowhere else, so this waits if the store is
-        unavailable."""
+        """Store the response. A finished one exists nowhere else, so this waits."""
         data = msgspec.json.encode(response)
         change = partial(self.store.change_open, self.owner, self.meta.id, data, over=over)
         try:
@@ -178,7 +175,6 @@ class _Job(NamedTuple):
 
 
 def encoded(stored: Stored) -> bytes:
-    """Encode a stored response for the client."""
     if not stored.lost:
         return stored.response
     response = msgspec.json.decode(stored.response)

@@ -40,8 +40,7 @@ def costs_much(data: bytes) -> bool:
 
 
 def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:
-    """Call `parse`, in a thread if the request's body and `more` bytes are large together. The body
-    must have been read."""
+    """Call `parse`, in a thread if the body, which was read, and `more` bytes are large."""
     length = environ.get("CONTENT_LENGTH")
     if length and int(length) + more < LARGE:
         return parse()
@@ -68,8 +67,7 @@ class BodyLate(BadRequest):
 
 
 def _not_whole(environ: Environ, error: Exception) -> BadRequest:
-    """Return the error for a body that did not arrive whole. `error` is the exception raised while
-    reading; each server has its own."""
+    """The error for a body that did not arrive whole; each server has its own `error`."""
     hang_up(environ)
     late = (TimeoutError, BlockingIOError)  # BlockingIOError if the kernel keeps the timeout
     if isinstance(error, late):

@@ -1,8 +1,7 @@
 """Maps a request to its caller: key, cache group, priority class and scheduling headers.
 
-`X-Slotproxy-Priority` may lower a request's class below that of its key, but never raise it.
-`X-Slotproxy-Job: side` marks a side job. `X-Slotproxy-Queue: on` asks for comments with the queue
-place in the stream. None of these headers is sent to a backend.
+`X-Slotproxy-Priority` may lower a request's class, but never raise it. `X-Slotproxy-Job: side`
+marks a side job. `X-Slotproxy-Queue: on` asks for comments with the queue place.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class KeyWatch:
         """End the requests of keys that are refused now."""
         for key in self._observer.running_keys() if self._keys.needed else ():
             try:
-                self._keys.check_name(key, GONE)
+                self._keys.named(key, GONE)
             except Unauthorized as error:
                 reason = f"the gateway has ended this request: {error.message}"
                 self._observer.end(key, partial(KeyEnded, reason))
@@ -74,8 +73,7 @@ class Callers:
         self.replace(keys)
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Know these keys of the settings from now on, instead of those before. A key with options
-        has an identity, as those of the store have."""
+        """Know these keys of the settings instead of those before."""
         keys = tuple(keys)
         self._known = {
             key.name: Caller(
@@ -93,8 +91,7 @@ class Callers:
         self._most = 0.0 if keys else SHARES["high"]
 
     def caller(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
-        """Return the caller of a request with the key of this name. Its allowance is left in the
-        record, for headers. Raises BadRequest."""
+        """The caller with this key; its allowance is in the record. Raises BadRequest."""
         caller = self._known.get(key) or self._stored(key, environ)
         if environ.keys().isdisjoint(_WISHES):
             return caller

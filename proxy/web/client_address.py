@@ -1,8 +1,7 @@
 """Client addresses behind trusted proxies.
 
-A proxy appends the address it sees to `X-Forwarded-For`. Addresses to the left of that come from
-the client and may be forged. So the client's address is the rightmost one that does not belong to a
-trusted proxy.
+A proxy appends the address it sees to `X-Forwarded-For`; those to the left may be forged. So the
+client's address is the rightmost one that does not belong to a trusted proxy.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ class TrustedProxies:
         ]
 
     def client(self, environ: Mapping[str, Any]) -> str:
-        """Return the client's address: the peer's own if the peer is not a trusted proxy or sends
-        no address."""
+        """The client's address, or the peer's if that is no trusted proxy or sends none."""
         peer = str(environ.get("REMOTE_ADDR") or "")
         if not self._trusts(peer):
             return peer

@@ -1,14 +1,12 @@
 """Detects that a client has disconnected, even while nothing is written to it.
 
-Under our own worker, a watcher of gevent's hub watches the client's socket, environ
-["gunicorn.socket"], and costs nothing while no data comes. It serves all requests of a connection
-and is kept in environ["slotproxy.kept"], which the worker closes before the socket. waitress tells
-by a callable, environ["waitress.client_disconnected"], which one thread calls several times a
-second.
+Under our own worker, a watcher of gevent's hub watches the client's socket,
+environ["gunicorn.socket"]. It serves all requests of a connection and is kept in
+environ["slotproxy.kept"], which the worker closes before the socket. waitress tells by a callable,
+environ["waitress.client_disconnected"], which one thread calls several times a second.
 
-A readable socket means that the client disconnected, or has already sent its next request
-(pipelining). In the second case nothing more can be learned, and the watch ends. So read the body
-before starting a watch: body bytes that arrive later would end it.
+A readable socket means that the client disconnected, or has already sent its next request. In the
+second case the watch ends. So read the body before starting a watch.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ def nothing() -> None:
 
 
 def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
-    """Set `cancel` when the client disconnects. Returns a function that ends the watch. A
-    connection can have one watch at a time."""
+    """Set `cancel` when the client disconnects, until the returned function is called."""
     resources = environ.get("slotproxy.kept")
     if resources is not None:
         watcher = resources.get(KEPT)
@@ -63,8 +60,7 @@ def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
 
 
 def _hung_up(sock: Any) -> bool | None:
-    """Return True if the client disconnected, False if it sent data, None if there is nothing to
-    read."""
+    """True if the client disconnected, False if it sent data, None if there is nothing."""
     try:
         data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (BlockingIOError, InterruptedError):

@@ -1,8 +1,7 @@
 """Limits how many places (threads, streams) one key can take from the others.
 
-A key may hold as many places as are currently free (the dynamic threshold of switch buffers): a
-single key gets half of all places, a second key half of the rest, and so on. With one key or none,
-the limit is the total alone.
+A key may hold as many places as are free: a single key gets half of them, a second half of the
+rest, and so on. With one key or none, the limit is the total alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ class FairCap:
 
     @property
     def taken(self) -> int:
-        """How many places are taken."""
         return self._taken
 
     def give(self, owner: str) -> None:

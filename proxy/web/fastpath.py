@@ -1,10 +1,9 @@
 """A Flask application with a fast path for views that do not need Flask.
 
-What Flask does around a view (a request object, two contexts, routing, signals, hooks) is a fifth
-of the cost of a short answer. On the fast path, a view that takes only the services and the WSGI
-environment is found by its path and called. It is also an ordinary route of its blueprint, which
-Flask uses for other methods, for paths that do not match exactly, and for every request while the
-application has hooks for all routes (cross-origin requests).
+What Flask does around a view is a fifth of the cost of a short answer. A view that takes only the
+services and the WSGI environment is found by its path and called. It is also an ordinary route, for
+other methods, for paths that do not match exactly, and while the application has hooks for all
+routes (cross-origin requests).
 """
 
 from __future__ import annotations
@@ -133,8 +132,7 @@ def _note(record: Record, status: int) -> None:
 
 
 def post(api: Api, *paths: str, **about: Any) -> Callable[[View], View]:
-    """Register a view for POST requests to these paths, which must not have variable parts.
-    `about` is what `Route` says of them."""
+    """Register a view for POST to these paths, which have no variable parts."""
 
     def register(view: View) -> View:
         def record(state: BlueprintSetupState) -> None:

@@ -1,7 +1,6 @@
 """Parses uploaded forms into fields and temporary files, with size limits.
 
-File names come from the client and are plain text: they are never used as paths. File contents go
-to unnamed temporary files as they arrive, so they are never in memory whole.
+File names are plain text, never paths. Contents go to unnamed temporary files as they arrive.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ _parser = MultiPartParser()
 
 
 class UploadedPart(NamedTuple):
-    """An uploaded file. `field` is its name in the form, `kind` its media type as the client says;
-    `data` is positioned at its start."""
+    """An uploaded file: the name of its field, the client's media type, and its content."""
 
     field: str
     name: str
@@ -59,9 +57,8 @@ class MultipartForm(NamedTuple):
 
 
 def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
-    """Parse the form of a request. All its files together may have `documents` bytes, its fields
-    `fields` bytes. A body of another content type gives an empty form. Raises BadRequest or
-    BodyTooLarge."""
+    """Parse the form of a request, with at most `documents` bytes of files and `fields` bytes of
+    fields; empty for another content type. Raises BadRequest or BodyTooLarge."""
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     if kind.lower() == FORM:
         return MultipartForm([*plain_fields(read(environ, MAX_PLAIN), MAX_PARTS).items()], ())
@@ -86,8 +83,7 @@ def read_form(environ: Environ, documents: int, fields: int) -> MultipartForm:
 
 
 def plain_fields(data: bytes, most: int) -> dict[str, str]:
-    """Return the fields of a form without files. Raises BadRequest if it is malformed or has more
-    than `most`."""
+    """The fields of a form without files. Raises BadRequest if it has more than `most`."""
     try:
         fields = parse_qs(data.decode(), keep_blank_values=True, max_num_fields=most)
     except ValueError:  # or UnicodeDecodeError
@@ -96,8 +92,7 @@ def plain_fields(data: bytes, most: int) -> dict[str, str]:
 
 
 class _Reading:
-    """Parses a form incrementally. `feed` raises BodyTooLarge, BadRequest (bad file name) or
-    ValueError (not a form)."""
+    """Parses a form incrementally. `feed` raises BodyTooLarge, BadRequest or ValueError."""
 
     def __init__(self, boundary: bytes, documents: int, fields: int) -> None:
         self.values: list[tuple[str, str]] = []

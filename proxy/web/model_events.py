@@ -1,11 +1,9 @@
 """The changes of models as server-sent events: GET /models/sse of llama-server's router mode.
 
-A stream begins with the state of each model that is not unloaded, and ends after `LIFE` seconds.
-So a client that connects again misses nothing, and no stream delays a server that is stopping.
-
-While a model loads, there is an event for each second, with the same numbers that waiting streams
-show: `place`, `wait` and the `progress` of a router. Servers do not tell how far they are, so the
-progress is the part of the time that the last load took.
+A stream begins with the state of each model that is not unloaded, so a client that connects again
+misses nothing, and ends after `LIFE` seconds, so none delays a stop. While a model loads, there is
+an event each second. Servers do not tell how far they are: the progress is the part of the time
+that the last load took.
 """
 
 from __future__ import annotations
@@ -38,12 +36,12 @@ def log_lines(
 ) -> Generator[bytes, None, None]:
     """Yield events. `last_id` is the id of the last event that the client got, "" for none."""
     yield b"retry: 500\n\n"
-    known = KNOWN.fullmatch(last_id)
-    if known is None or known[1] != log.id:
+    position = KNOWN.fullmatch(last_id)
+    if position is None or position[1] != log.id:
         count = 0
         yield f"id: {log.id}-0\nevent: start\ndata: {log.id}\n\n".encode()
     else:
-        count = int(known[2])
+        count = int(position[2])
     for _ in looks(PERIOD, LIFE, sleep):
         count, lines = log.after(count)
         if lines:
@@ -62,18 +60,17 @@ STAGE = "text_model"  # of a router's stages of a load, the one that every model
 def events(
     services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
-    """Yield an event for each change of a model that the caller may use; its key has been
-    checked."""
+    """Yield an event for each change of a model that the caller may use."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
+    shown: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
     for _ in looks(PERIOD, LIFE, sleep):
         states = _states(services, environ)
         for name, (status, loading) in states.items():
-            if known.get(name, _noted("unloaded", {})) != _noted(status, loading):
+            if shown.get(name, _noted("unloaded", {})) != _noted(status, loading):
                 yield model_event(name, status, loading)
-        if states.keys() != known.keys():
+        if states.keys() != shown.keys():
             yield models_reload()
-        known = {name: _noted(*state) for name, state in states.items()}
+        shown = {name: _noted(*state) for name, state in states.items()}
 
 
 def _states(services: Services, environ: Environ) -> States:
@@ -100,8 +97,7 @@ def _loading(services: Services, name: str) -> Mapping[str, Any]:
 
 
 def waiting(model: HostedModel) -> dict[str, Any]:
-    """Its place in the line of models without room, 0 if it has room, and the expected seconds
-    until it is loaded, null before its first load."""
+    """Its place in the line, 0 with room, and the expected seconds, null if unknown."""
     place, seconds = model.place()
     return {"place": place, "wait": round(seconds, 1) if model.needs.learned.loaded_at else None}
 

@@ -214,12 +214,12 @@ def metadata(model: HostedModel) -> dict[str, Any]:
         own["llamaswap"] = msgspec.json.decode(text.replace(PORT, port))
     if file is None:
         return own
-    known = {
+    fields = {
         "name": file.text("general.name"),
         "n_ctx_train": file.context,
         "n_embd": file.own("embedding_length"),
     }
-    return {**own, "size": file.size, **{name: value for name, value in known.items() if value}}
+    return {**own, "size": file.size, **{name: value for name, value in fields.items() if value}}
 
 
 # Fields that the table of a model sets in requests, or removes from them.
@@ -255,9 +255,7 @@ def preset(
 def preset_request(
     request: CompletionRequest, remove: Collection[str], fields: Mapping[str, Any]
 ) -> CompletionRequest:
-    """The same for a request that the gateway makes itself, whose client has sent a sampling and
-    `max_tokens` at most. `fields` are those of OpenAI's chat completions. Raises
-    InvalidParameter."""
+    """The same for a request of the gateway itself. Raises InvalidParameter."""
     message = {"role": "user", "content": ""}
     changed = openai_chat.parse({**fields, "messages": [message]})
     sampling = {key: value for key, value in request.sampling.items() if key not in remove}

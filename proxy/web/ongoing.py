@@ -30,12 +30,11 @@ class RunningCalls:
 
     def cancel(self, owner: str, session: str, key: str | int | None = None) -> None:
         """Cancel this call of a named session, or all."""
-        for cancel, (known, of, call) in self._calls.copy().items():
-            if session and (known, of) == (owner, session) and key in (None, call):
+        for cancel, (caller, of, call) in self._calls.copy().items():
+            if session and (caller, of) == (owner, session) and key in (None, call):
                 cancel.cancel()
 
     def end_all(self, reason: Reason) -> None:
-        """End all calls that run now."""
         for cancel in self._calls.copy():
             cancel.cancel(reason)
 

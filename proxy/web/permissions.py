@@ -1,6 +1,4 @@
-"""Which models and knowledge bases the caller of a request may use. Answers check it themselves, in
-the gateway and in dialogues.
-"""
+"""What the caller of a request may use and see. For answers, gateway and dialogues check it."""
 
 from __future__ import annotations
 
@@ -26,45 +24,40 @@ if TYPE_CHECKING:
 MOST_NAMED = 20  # models in an error
 
 
-# What a caller may see of backends and slots: admins see addresses, other callers see aliases.
-def is_admin(services: Services, key: str) -> bool:
-    """Whether the key of this name may see everything. Without keys, everybody may."""
-    return services.keys.is_admin(key)
-
-
 def check_admin(services: Services, key: str) -> None:
     """Raises Forbidden."""
-    if not is_admin(services, key):
+    if not services.keys.is_admin(key):
         raise Forbidden(
             "this requires an admin API key: use one of the setting admins, or ask an administrator"
             " for one"
         )
 
 
+# What a caller may see of backends and slots: admins see addresses, other callers see aliases.
 def shown_names(services: Services, key: str) -> Callable[[str], str]:
     """Return a function that gives a backend's name as shown to this key."""
-    if is_admin(services, key):
+    if services.keys.is_admin(key):
         return str
     backends = services.gateway.registry.backends
     for backend in backends.values():  # in configuration order
         services.aliases.name(backend.name, backend.url)
 
     def shown(name: str) -> str:
-        known = backends.get(name)
-        return services.aliases.name(name, known.url if known else "")
+        backend = backends.get(name)
+        return services.aliases.name(name, backend.url if backend else "")
 
     return shown
 
 
 def shown_name(services: Services, key: str) -> Callable[[str], str]:
     """The same for one name and a key that may not see everything: most names are known."""
-    known = services.aliases.known
-    return lambda name: known(name) or shown_names(services, key)(name)
+    name_of = services.aliases.known
+    return lambda name: name_of(name) or shown_names(services, key)(name)
 
 
 def naming(services: Services, key: str) -> Callable[[str], str]:
     """How a key reads the names of backends in errors: `str` for one that may see everything."""
-    return str if is_admin(services, key) else shown_name(services, key)
+    return str if services.keys.is_admin(key) else shown_name(services, key)
 
 
 def word(services: Services, environ: Mapping[str, Any], key: str, error: GatewayError) -> None:
@@ -81,9 +74,8 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
 
 
 def _alike(name: str, names: Sequence[str]) -> str:
-    """The name that was probably meant, "" for none: the same in other letters, one that contains
-    it or that it contains, or a similar one."""
-    wanted, lowered = name.lower(), [known.lower() for known in names]
+    """The name that was probably meant, "" for none."""
+    wanted, lowered = name.lower(), [other.lower() for other in names]
     parts = [k for k in lowered if min(len(wanted), len(k)) > 2 and (wanted in k or k in wanted)]
     near = [wanted] if wanted in lowered else parts or get_close_matches(wanted, lowered)
     return names[lowered.index(near[0])] if near else ""
@@ -92,7 +84,7 @@ def _alike(name: str, names: Sequence[str]) -> str:
 def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = shown_names(services, caller.key)
-    group = None if is_admin(services, caller.key) else caller.group
+    group = None if services.keys.is_admin(caller.key) else caller.group
     everything = services.gateway.scheduler.view(group, caller.key)
 
     def salted(slot: SlotView) -> SlotView:
@@ -102,10 +94,10 @@ def view(services: Services, caller: Caller) -> View:
             slot, conversation=services.aliases.digest(slot.conversation)
         )
 
-    known = services.gateway.registry.backends
+    registered = services.gateway.registry.backends
 
     def slots(name: str, slots: list[SlotView]) -> list[SlotView]:
-        backend = known.get(name)
+        backend = registered.get(name)
         return [salted(slot) for slot in slots if backend is None or backend.is_loaded]
 
     backends = [
@@ -115,7 +107,7 @@ def view(services: Services, caller: Caller) -> View:
             slots=slots(backend.backend, backend.slots),
         )
         for backend in everything.backends
-        if not ((server := known.get(backend.backend)) and server.is_unread)
+        if not ((server := registered.get(backend.backend)) and server.is_unread)
     ]
     return msgspec.structs.replace(everything, backends=backends)
 

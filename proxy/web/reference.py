@@ -1,8 +1,4 @@
-"""GET /openapi.json: an OpenAPI 3.1 document of all API routes.
-
-Routes and schemas are those that the APIs declare. Routes that only the pages use are left out,
-since they may change with any version.
-"""
+"""GET /openapi.json: an OpenAPI 3.1 document of all API routes, except those for pages alone."""
 
 from __future__ import annotations
 
@@ -39,28 +35,27 @@ def documented(app: Flask) -> Iterator[tuple[str, str, Served]]:
         for (method, rule), served in routes_of(app).items()
         if method in METHODS and served.tag and not (method == "GET" and rule in sockets)
     ]
-    known = {(method, path): served for method, path, served in routes}
+    by_path = {(method, path): served for method, path, served in routes}
     tags = list(dict.fromkeys((*FIRST, *(served.tag for _, _, served in routes))))
     yield from sorted(
-        routes, key=lambda each: (tags.index(each[2].tag), is_alias(known, each[0], each[1]))
+        routes, key=lambda each: (tags.index(each[2].tag), is_alias(by_path, each[0], each[1]))
     )
 
 
-def is_alias(known: Mapping[tuple[str, str], Served], method: str, path: str) -> bool:
+def is_alias(routes: Mapping[tuple[str, str], Served], method: str, path: str) -> bool:
     """Whether a route is another one without its /v1."""
-    whole = known.get((method, f"/v1{path}"))
-    return whole is not None and whole.route == known[method, path].route
+    whole = routes.get((method, f"/v1{path}"))
+    return whole is not None and whole.route == routes[method, path].route
 
 
 def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
-    """Build the document for this application; `prefix` precedes all paths, `keys` says whether
-    requests need an API key."""
+    """Build the document; `keys` says whether requests need an API key."""
     schemas = schemas_of(app)
     paths: dict[str, dict[str, Any]] = {}
-    known = {(method, path): served for method, path, served in documented(app)}
-    for (method, path), served in known.items():
+    routes = {(method, path): served for method, path, served in documented(app)}
+    for (method, path), served in routes.items():
         about = _operation(served, method.lower(), path, keys, schemas)
-        if is_alias(known, method, path):
+        if is_alias(routes, method, path):
             about |= {"summary": f"The same as /v1{path}", ALIAS: True}
         paths.setdefault(path, {})[method.lower()] = about
     key = {
@@ -76,7 +71,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
         },
         "externalDocs": {"url": place(app)},
         "servers": [{"url": prefix or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in known.values())],
+        "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in routes.values())],
         "paths": paths,
         "components": {"schemas": schemas, **({"securitySchemes": key} if keys else {})},
         **({"security": [{"key": []}, {"x_api_key": []}]} if keys else {}),

@@ -7,8 +7,6 @@ the keywords of a route's decorator for one of them, and the docstring of the vi
     @json_route(api, "POST", "/v1/batches", "/batches", body="BatchRequest")
     def create(services: Services, record: Record) -> Any:
         '''A batch of requests from an uploaded file.'''
-
-Every application keeps its routes by method and rule (`routes_of`).
 """
 
 from __future__ import annotations
@@ -77,10 +75,9 @@ Routes = Mapping[tuple[str, str], Served]
 
 
 class Api(Blueprint):
-    """The routes of an API. Every key may use the routes of the group "": they list only what it
-    may use, or are about its own data. `owns` is the beginning of all its paths, if no other API
-    has such paths: unknown ones get errors in its form, too. `schemas` are those of its
-    bodies, answers and errors, by the names that its routes give."""
+    """The routes of an API. Every key may use those of the group "". `owns` is the beginning of all
+    its paths, if no other API has such paths: unknown ones get errors in its form, too. `schemas`
+    are those of its bodies, answers and errors, by the names that its routes give."""
 
     def __init__(
         self,

@@ -124,11 +124,9 @@ class Services:
 
 
 def current_services() -> Services:
-    """Return the services of the current application."""
     return services_of(current_app)
 
 
 def services_of(app: Flask) -> Services:
-    """Return the services of this application."""
     services: Services = app.extensions[EXTENSION]
     return services

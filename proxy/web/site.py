@@ -4,13 +4,11 @@ Any web page can make a browser on this machine or network send requests here. I
 configured, such a page has none. Without keys, two checks replace them:
 
 - Host: a page can point a name of its own at this address (DNS rebinding) and then read all
-  answers. So the Host must be one that no stranger can own: an IP address, localhost, a name of
-  this machine, or a name in `--allowed-hosts`. Names that exist only in private networks
-  (`gateway`, `printer.local`) are accepted unless the gateway listens on loopback: there, they
-  would only help an attacker inside the network.
-- Origin: requests that change something must not come from a page of another site. Browsers send
-  the site in `Origin` and `Sec-Fetch-Site`, which scripts cannot forge. `--cors-origins` names
-  exceptions.
+answers. So the Host must be an IP address, localhost, a name of this machine, or one of
+`--allowed-hosts`. Names of private networks (`gateway`, `printer.local`) are accepted unless the
+gateway listens on loopback.
+- Origin: requests that change something must not come from a page of another site, which browsers
+name in `Origin` and `Sec-Fetch-Site`. `--cors-origins` names exceptions.
 
 With keys, only requests with `Authorization: Basic` need the Origin check, since browsers add that
 header by themselves.

@@ -1,8 +1,7 @@
 """The common path of all views: check the key, read the body, parse, answer, encode.
 
-Views pass their dialect, usually a module. Errors are converted to the dialect's error object only
-here. Requests that ask a model are reported to the observer here. They are finished by the
-application (see `fastpath`), or for streams by close().
+Views pass their dialect, usually a module. Errors become the dialect's error object only here.
+Requests that ask a model are reported to the observer here.
 """
 
 from __future__ import annotations
@@ -88,8 +87,8 @@ def completion_view(
         record.shown = permissions.naming(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
-        if early is not None and (known := early(raw, cancel)) is not None:
-            return _whole(known, record)
+        if early is not None and (early_answer := early(raw, cancel)) is not None:
+            return _whole(early_answer, record)
         parsed_request, caller = read_chat(services, environ, dialect, raw)
         answer = (begin or services.gateway.answer)(parsed_request, cancel, caller)
         record.info = answer.info
@@ -229,6 +228,5 @@ def json_response(value: object, status: int = 200) -> Response:
 def passthrough(
     body: Iterable[bytes], content_type: str, headers: list[tuple[str, str]]
 ) -> Response:
-    """Return a response whose body reaches the server unwrapped: the server reads `holds_slot` and
-    calls close()."""
+    """A response whose body reaches the server unwrapped, for `holds_slot` and close()."""
     return Response(body, 200, headers, content_type=content_type, direct_passthrough=True)

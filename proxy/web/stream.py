@@ -70,8 +70,7 @@ class ClosingBody:
 
 
 class SlotBody(ClosingBody):
-    """A body whose answer holds a slot: the server disconnects slow readers sooner, since other
-    requests wait for it."""
+    """A body whose answer holds a slot: the server disconnects slow readers sooner."""
 
     __slots__ = ()
 

@@ -149,10 +149,8 @@ ALIASES = {"duckduckgo": "ddgs", "searx": "searxng"}
 
 
 class WebSearch:
-    """The first of `engines` is the default. `seconds` limits a search.
-
-    Results are cached for a while, so that a conversation's earlier results stay the same and no
-    engine is asked twice."""
+    """The first of `engines` is the default. `seconds` limits a search. Results are cached, so that
+    a conversation's earlier results stay the same."""
 
     def __init__(
         self, engines: Sequence[Engine | Metasearch], *, seconds: float, clock: Callable[[], float]

@@ -1,9 +1,8 @@
 """Asks servers that the operator names (search engines, an OpenID provider, a webhook), with limits
 on bytes and time.
 
-The client is the one for backends: it bounds what a server sends besides the body (headers, interim
-responses, trailers, chunk framing). Each request has a connection of its own. Redirects are not
-followed, and proxies from the environment are ignored.
+It uses the client for backends, with a connection for each request. Redirects are not followed, and
+proxies from the environment are ignored.
 """
 
 from __future__ import annotations
@@ -41,17 +40,13 @@ class EngineRequest(Struct, frozen=True):
 
 
 class WebPage(Struct, frozen=True):
-    """A response."""
-
     status: int
     data: bytes
     url: str
 
 
 def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) -> WebPage:
-    """Sends a request and returns the response, whose body is cut at LARGEST bytes.
-
-    Raises UpstreamFault, UpstreamTimeout, Cancelled."""
+    """The response, cut at LARGEST bytes. Raises UpstreamFault, UpstreamTimeout, Cancelled."""
     end = time.monotonic() + seconds
     origin, call = _call(request)
     pool = ConnectionPool(origin, timeout=seconds, connect_timeout=seconds, idle=0)
@@ -76,8 +71,7 @@ def fetch(request: EngineRequest, seconds: float, cancel: Cancel | None = None) 
 
 
 def _body(exchange: Exchange, end: float) -> bytes:
-    """The body, or its beginning: one that is too long or ends early is used as it came. Raises
-    GatewayError."""
+    """The body; one that is too long or ends early is used as it came. Raises GatewayError."""
     while not exchange.headers_came():
         _check(end)
     data = bytearray()
@@ -99,8 +93,7 @@ def _check(end: float) -> None:
 
 
 def _call(request: EngineRequest) -> tuple[str, Call]:
-    """The origin of a URL and the request for its server. Raises UpstreamFault for a URL that is
-    none, or text that may not be sent."""
+    """The origin of a URL and the request for its server. Raises UpstreamFault."""
     headers = {
         "User-Agent": AGENT,
         "Accept-Encoding": "identity",
@@ -110,10 +103,10 @@ def _call(request: EngineRequest) -> tuple[str, Call]:
     sent = (request.url, *headers.values())
     try:
         parts = urlsplit(request.url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        known = False
-    if not known or not all(text.isascii() and text.isprintable() for text in sent):
+        is_usable = False
+    if not is_usable or not all(text.isascii() and text.isprintable() for text in sent):
         raise UpstreamFault("the URL of the web server is invalid")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     body = None if request.body is None else CallBody(len(request.body), (request.body,))

@@ -144,8 +144,7 @@ class Allowance:
         return reservation
 
     def check(self) -> None:
-        """Raise the error of a request that its limits refuse whatever its size, before work that
-        precedes admission. Raises as `admit`."""
+        """Refuse what the limits refuse whatever its size. Raises like `admit`."""
         whole = self.plan.charges(Size(), self._service.pricing(self.plan, ""))
         charges = [replace(charge, wish=0, gives_back=False) for charge in whole]
         result = self._service.look(charges)

@@ -26,8 +26,7 @@ _Amount = Annotated[float, Meta(ge=0, le=MOST_PRICE)]
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A ``[[price]]`` table of the settings file: what a million tokens of a model cost. `model` is
-    a name, or a pattern with `*`. Cached tokens of a prompt cost as much as others unless `cached`
-    says otherwise."""
+    a name or a pattern. Cached tokens cost as much as others unless `cached` says otherwise."""
 
     model: str = "*"
     prompt: _Amount = 0.0
@@ -39,8 +38,7 @@ FREE = Price()
 
 
 class Alert(NamedTuple):
-    """A budget reached its soft limit, or its hard one (`is_hard`), by a request of that `cost`;
-    amounts are in its unit."""
+    """A budget reached its soft or hard limit by a request of that `cost`."""
 
     subject: str
     unit: Unit
@@ -124,12 +122,12 @@ def budgets_of(limited: Limited) -> list[Budget]:
     strictest: dict[tuple[Unit, BudgetPeriod], Budget] = {}
     limits = limited.limits
     for budget in (*([limits.budget] if limits.budget else ()), *limits.budgets):
-        known = strictest.get((budget.unit, budget.period), budget)
+        strict = strictest.get((budget.unit, budget.period), budget)
         strictest[budget.unit, budget.period] = Budget(
             unit=budget.unit,
             period=budget.period,
-            most=_least(budget.most, known.most),
-            soft=_least(budget.soft, known.soft),
+            most=_least(budget.most, strict.most),
+            soft=_least(budget.soft, strict.soft),
         )
     return list(strictest.values())
 

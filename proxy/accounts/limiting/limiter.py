@@ -123,8 +123,7 @@ class Taken(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """The charge or gauge that was not there, seconds until it may be (None: never or unknown), and
-    the levels of all charges at the time `at`."""
+    """What was not there, seconds until it may be, and the levels of all at the time `at`."""
 
     by: Charge | Gauge
     wait: float | None
@@ -145,8 +144,6 @@ def clock() -> int:
 
 
 class LocalLimiter:
-    """The meters of this process."""
-
     def __init__(self, clock: Callable[[], int] = clock, spent: Spent = nothing) -> None:
         """`spent` tells what was used of a budget in its epoch; it may wait."""
         self._clock = clock
@@ -204,18 +201,18 @@ class LocalLimiter:
     def _learn(self, charge: Charge) -> None:
         """Learn what was used of a budget before this process, or this epoch, began."""
         key, meter = (charge.subject, charge.meter.name), charge.meter
-        known = self._levels.get(key)
-        if known is None or known[1].at < meter.epoch:
+        level = self._levels.get(key)
+        if level is None or level[1].at < meter.epoch:
             spent = self._spent(charge)
             with self._lock:
-                if self._levels.get(key) is known:
+                if self._levels.get(key) is level:
                     self._levels[key] = meter, Level(spent, meter.epoch)
 
     def _level(self, charge: Charge, now: int) -> Level:
-        known = self._levels.get((charge.subject, charge.meter.name))
-        if known is None:
+        level = self._levels.get((charge.subject, charge.meter.name))
+        if level is None:
             return Level(0, charge.meter.time(now))
-        return sunk(charge.meter, known[1], now)
+        return sunk(charge.meter, level[1], now)
 
     def _set(self, charge: Charge, level: Level, more: int) -> None:
         """Raise the level of a charge's meter, or lower it."""

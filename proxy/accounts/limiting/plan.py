@@ -181,8 +181,7 @@ class Plan:
 
 
 def _charge(subject: str, meter: Meter, prompt: int, token: float, size: Size) -> Charge:
-    """A charge in units, of which a token of the answer costs some. An answer that may be longer
-    than the whole limit takes all of it."""
+    """A charge in units. An answer that may exceed the whole limit takes all of it."""
     need = wish = prompt + round(size.answer * token)
     least = 0
     if not size.known:
@@ -221,27 +220,27 @@ def refusal(
     """The error of a reached limit; `used` is the level, `model` the one that it is for."""
     who = _who(by.subject)
     if isinstance(by, Gauge):
-        some = _counted(by.most, "requests")
+        amount = _counted(by.most, "requests")
         doing = "running at the same time" if by.name == PARALLEL else "waiting for a slot"
         return LimitReached(
-            f"{who} may have {some} {doing}: try again when one has ended, {_ADVICE}",
+            f"{who} may have {amount} {doing}: try again when one has ended, {_ADVICE}",
             retry_after=1.0,
         )
     quantity, period = by.meter.name.split("/")[:2]
     if (unit := unit_of(by.meter)) is not None:
         return _over_budget(by, unit, period, wait, used)
     most = by.meter.capacity // TICKS
-    some = _counted(most, quantity.replace("_", " "))
+    amount = _counted(most, quantity.replace("_", " "))
     of = f" of the model {model!r}" if model else ""
     if wait is None and not most:
-        return LimitReached(f"{who} may use {some}{of}: ask an administrator for more")
+        return LimitReached(f"{who} may use {amount}{of}: ask an administrator for more")
     if wait is None:
         return LimitReached(
-            f"{who} may use {some} a {period}{of}, and this request needs {by.need // TICKS}: send"
-            f" a shorter one, {_ADVICE}"
+            f"{who} may use {amount} a {period}{of}, and this request needs {by.need // TICKS}:"
+            f" send a shorter one, {_ADVICE}"
         )
     return LimitReached(
-        f"{who} has used up its {some} a {period}{of}: try again in {_duration(wait)}, {_ADVICE}",
+        f"{who} has used up its {amount} a {period}{of}: try again in {_duration(wait)}, {_ADVICE}",
         retry_after=max(1.0, wait),
     )
 

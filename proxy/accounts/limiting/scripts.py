@@ -1,9 +1,8 @@
 """The Lua scripts that do in Redis what `LocalLimiter` does in a process.
 
-For each subject there are a hash with the levels of its meters ("USED:AT" by name), and for each
-gauge a sorted set of leases by the time at which they end. A lease is "ID|NAME=UNITS,…": what it
-took and gives back if its worker dies, to whichever script sees first that it has ended. Numbers
-are doubles, written with all digits.
+Each subject has a hash with the levels of its meters ("USED:AT" by name), and a sorted set of
+leases for each gauge. A lease is "ID|NAME=UNITS,…": what it took and gives back if its worker dies.
+Numbers are doubles, written with all digits.
 """
 
 COMMON = """

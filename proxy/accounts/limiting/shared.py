@@ -1,9 +1,8 @@
 """Meters in Redis or Valkey, which all workers and hosts share.
 
-A request takes everything in one round trip. A thread gives back what it did not use, for many
-requests at once. If a count of running requests is limited, the request itself waits for that: its
-client may send the next one as soon as it has its answer. What is taken is leased; the leases of a
-worker that was killed end after LEASE seconds, and everything is given back.
+A request takes everything in one round trip. A thread gives back what it did not use; with a limit
+of running requests, the request itself waits for that. The leases of a killed worker end after
+LEASE seconds, and everything is given back.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class _Settlement(NamedTuple):
 
 
 class SharedLimiter:
-    """Limits of all workers with the same `url` and `name`. Raises ImportError if redis-py is not
-    installed, ValueError for an invalid URL."""
+    """Limits of all workers with this `url` and `name`. Raises ImportError, ValueError."""
 
     def __init__(self, url: str, name: str, spent: Spent = nothing) -> None:
         import redis
@@ -94,8 +92,7 @@ class SharedLimiter:
             for gauge in gauges
         ]
         wanted = [
-            (keys.place(one.subject), *one.meter[:5], one.need, one.wish, one.least, -1)
-            for one in charges
+            (keys.place(c.subject), *c.meter[:5], c.need, c.wish, c.least, -1) for c in charges
         ]
         lease, count = token_hex(8), len(charges)
         lasts = max(map(_lasts, charges), default=1000 * LEASE)
@@ -219,11 +216,11 @@ class SharedLimiter:
 
     def _renew_leases(self) -> None:
         with self._lock:
-            leases = [lease for some in self._leases.values() for lease in some]
+            leases = [lease for batch in self._leases.values() for lease in batch]
         for start in range(0, len(leases), AT_ONCE):
-            some = leases[start : start + AT_ONCE]
+            batch = leases[start : start + AT_ONCE]
             try:
-                keys, names = zip(*some, strict=True)
+                keys, names = zip(*batch, strict=True)
                 self._run(self._renew, keys, LEASE, *names)
             except LimitsUnavailable:
                 return

@@ -79,8 +79,7 @@ def _ending(
     compacted: events.Compacted | None,
     edits: Sequence[Edits] | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Why the message ended, and the fields beside that. A stop sequence is one of the client's,
-    not the template's."""
+    """Why the message ended, and which of the client's stop sequences ended it."""
     stop = None
     reason = REASONS[finished.reason]
     if finished.reason == "stop" and finished.stop_sequence in request.stop:

@@ -1,9 +1,8 @@
 """Anthropic's `context_management`: old tool results and thoughts are cleared from a prompt, and
 the oldest turns are summed up.
 
-The format is defined in Anthropic's API reference (betas context-management-2025-06-27 and
-compact-2026-01-12). A call and its result stay together: the result's text is replaced, and so are
-the call's arguments if the edit says so. Edits of other types are ignored with a warning.
+The format is that of the betas context-management-2025-06-27 and compact-2026-01-12. A call and its
+result stay together: only their texts are replaced. Other edits are ignored with a warning.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Parses a body of /v1/messages into a CompletionRequest.
 
-The texts of a message form one content, each tool_result becomes a message of its own in its place,
-and thinking becomes the assistant's reasoning. Blocks of Anthropic's server tools are skipped with
-a warning: clients replay them and cannot remove them.
+Each tool_result becomes a message of its own, and thinking becomes the assistant's reasoning.
+Blocks of Anthropic's server tools are skipped with a warning: clients cannot remove them.
 """
 
 from __future__ import annotations
@@ -273,10 +272,10 @@ def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
     offered = []
     for tool, at in fields.objects(body, "tools"):
         kind = fields.text(tool, "type", "custom", at=at)
-        known = (CLIENT_TOOLS[start] for start in CLIENT_TOOLS if kind.startswith(start))
+        client_tools = (CLIENT_TOOLS[start] for start in CLIENT_TOOLS if kind.startswith(start))
         if kind == "custom":
             offered.append({**tool, "parameters": fields.mapping(tool, "input_schema", at)})
-        elif (definition := next(known, None)) is not None:
+        elif (definition := next(client_tools, None)) is not None:
             offered.append({**definition, "name": tool.get("name")})
         elif kind != TOOLSET:
             warnings.append(f"tools of type {fields.header_safe(kind)} are ignored")
@@ -316,14 +315,14 @@ TOOLSET = "mcp_toolset"
 
 def _servers(body: Body) -> tuple[McpServer, ...]:
     """The servers whose tools the model may call. Raises InvalidParameter."""
-    known: dict[str, McpServer] = {}
+    servers: dict[str, McpServer] = {}
     off = set()
     for value, at in fields.objects(body, "mcp_servers"):
         fields.choice(value, "type", ("url",), "url", at)
         label, url = server_label(value, "name", at), fields.text(value, "url", at=at)
-        if label in known:
+        if label in servers:
             raise InvalidParameter(at + "name", f"is used twice: {label}")
-        if len(known) == MOST_SERVERS:
+        if len(servers) == MOST_SERVERS:
             raise InvalidParameter("mcp_servers", f"may contain at most {MOST_SERVERS}")
         config, place = fields.mapping(value, "tool_configuration", at), at + "tool_configuration."
         allowed = config.get("allowed_tools")
@@ -331,7 +330,7 @@ def _servers(body: Body) -> tuple[McpServer, ...]:
             allowed = fields.names(allowed, place + "allowed_tools")
         if not fields.flag(config, "enabled", True, place):
             off.add(label)
-        known[label] = McpServer(
+        servers[label] = McpServer(
             label=label,
             url=url,
             headers=authorization(value, "authorization_token", at, url),
@@ -343,12 +342,12 @@ def _servers(body: Body) -> tuple[McpServer, ...]:
         if value.get("type") != TOOLSET:
             continue
         label = fields.required(value, "mcp_server_name", at)
-        if label not in known:
+        if label not in servers:
             raise InvalidParameter(
                 at + "mcp_server_name", f"names no server in mcp_servers: {label[:64]!r}"
             )
-        known[label] = msgspec.structs.replace(known[label], allowed=_enabled(value, at))
-    return tuple(server for server in known.values() if server.label not in off)
+        servers[label] = msgspec.structs.replace(servers[label], allowed=_enabled(value, at))
+    return tuple(server for server in servers.values() if server.label not in off)
 
 
 def _enabled(toolset: Body, at: str) -> ToolFilter:

@@ -1,7 +1,6 @@
 """OpenAI's batches: parses requests and the lines of input files, and writes lines of output.
 
-The format is defined in OpenAI's API reference and the types of its client. `completion_window` may
-be any time up to 30 days (`90m`, `24h`, `7d`), where OpenAI has `24h` alone.
+`completion_window` may be any time up to 30 days (`90m`, `24h`, `7d`); OpenAI has `24h` alone.
 """
 
 from __future__ import annotations

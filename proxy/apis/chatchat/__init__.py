@@ -1,8 +1,6 @@
 """Langchain-Chatchat 0.2.7's API: its four kinds of dialogue, knowledge bases, models and server.
 
-The formats are those of the project's own client (ApiRequest in webui_pages/utils.py) and routes.
-The {messages, ...} form of /chat/chat comes from a modification for chatglm_cpp.
-
-Ordinary answers are {"code", "msg", "data"}. Streams are not SSE, despite their content type: each
-HTTP chunk is one JSON document, which the client parses by itself.
+The {messages, ...} form of /chat/chat comes from a modification for chatglm_cpp. Ordinary answers
+are {"code", "msg", "data"}. Streams are not SSE, despite their content type: each HTTP chunk is one
+JSON document, which the client parses by itself.
 """

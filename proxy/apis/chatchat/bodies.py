@@ -1,5 +1,4 @@
-"""The bodies and forms of Langchain-Chatchat's routes: each field with its description, the name of
-the value that is parsed, and the function that parses it.
+"""The fields of the bodies and forms of Langchain-Chatchat's routes.
 
 Names of bases and files are never used as paths. Uploads send numbers and flags as texts of a form.
 Some clients send `controller_address`, the server that the original calls; it is ignored here.
@@ -135,8 +134,7 @@ def _limit(body: Body, field: str) -> int | None:
 
 
 def _nearness(body: Body, field: str) -> float | None:
-    """The score from 0 to 1, higher is nearer, of Chatchat's threshold, a distance from 0 to 2.
-    None if the threshold excludes nothing."""
+    """The score, from 0 to 1, of Chatchat's distance, from 0 to 2. None excludes nothing."""
     value = SCORE_THRESHOLD if body.get(field) is None else body[field]
     if type(value) not in (int, float) or not 0 <= value <= FARTHEST:
         raise InvalidParameter(field, "must be a number from 0 to 2")

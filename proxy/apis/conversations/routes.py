@@ -1,5 +1,4 @@
-"""Conversations of the Responses API: kept items that responses continue and add to. The shapes are
-those of `openai.types.conversations`.
+"""Conversations of the Responses API: kept items that responses continue and add to.
 
 They are stored with the responses, within the same bounds; one that is used counts as new. A
 conversation is at most as large as a body (`--max-body`), and as quickly decoded.
@@ -149,7 +148,6 @@ def delete_item(services: Services, record: Record, key: str, item: str) -> Any:
 
 
 def page_of_items(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """The page that the current request asks for."""
     page = fields.page_of(request.args, items, lambda item: item["id"], lambda item: item)
     return {**page, "first_id": page["first_id"] or "", "last_id": page["last_id"] or ""}
 

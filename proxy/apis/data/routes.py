@@ -1,7 +1,6 @@
 """GET and DELETE /v1/data: export or delete all data stored for the caller's key.
 
-The export names uploaded files but does not contain them: GET /v1/files/{id}/content returns a
-file's bytes. It is read and sent in pieces, since it can have gigabytes.
+The export has the names of uploaded files, not their bytes. It is read and sent in pieces.
 """
 
 from __future__ import annotations
@@ -92,9 +91,9 @@ def _each(values: Iterable[Any]) -> Iterator[list[bytes]]:
 
 def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
     count = 0
-    while some := conversations.ratings(owner, count, AT_ONCE):
-        yield from some
-        count += len(some)
+    while page := conversations.ratings(owner, count, AT_ONCE):
+        yield from page
+        count += len(page)
 
 
 def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:

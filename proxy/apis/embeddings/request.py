@@ -87,16 +87,15 @@ OPENAI: dict[str, Field] = {
 PROMPT: dict[str, Field] = {"model": _MODEL, "prompt": _INPUTS}
 
 
-def parse(body: Body, known: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
-    warnings = fields.ignored_fields(body, known.keys())
-    return EmbeddingRequest(**doc.read_all(body, known), warnings=warnings)
+def parse(body: Body, table: Mapping[str, Field] = OPENAI) -> EmbeddingRequest:
+    warnings = fields.ignored_fields(body, table.keys())
+    return EmbeddingRequest(**doc.read_all(body, table), warnings=warnings)
 
 
 def shaped(
     request: EmbeddingRequest, embedded: Embedded
 ) -> tuple[list[list[float]], tuple[str, ...]]:
-    """The vectors, cut to the requested dimensions and scaled to length 1, and warnings. Raises
-    Unsupported if the model has fewer dimensions."""
+    """Vectors of the requested dimensions and length 1, and warnings. Raises Unsupported."""
     have = len(embedded.vectors[0])
     wanted = request.dimensions or have
     if wanted > have:
@@ -161,8 +160,7 @@ RANKING: dict[str, Field] = {
 
 
 class RerankRequest(Struct, frozen=True):
-    """A parsed request: the best `top` of `documents` (None: all), with their `texts` or
-    without."""
+    """Ask for the best `top` of `documents` (None: all), with their `texts` or without."""
 
     model: str
     query: str

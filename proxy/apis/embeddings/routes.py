@@ -82,10 +82,10 @@ def ollama_older(services: Services, record: Record) -> Any:
 
 
 def vectors_of(
-    services: Services, record: Record, raw: Mapping[str, Any], known: Mapping[str, doc.Field]
+    services: Services, record: Record, raw: Mapping[str, Any], table: Mapping[str, doc.Field]
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    wanted = parsed(partial(embeddings.parse, raw, known), request.environ)
+    wanted = parsed(partial(embeddings.parse, raw, table), request.environ)
     name, result = embedded(services, record, wanted.model, wanted.inputs)
     vectors, warnings = embeddings.shaped(wanted, result)
     record.warnings += (*wanted.warnings, *warnings)
@@ -95,10 +95,9 @@ def vectors_of(
 def embedded(
     services: Services, record: Record, model: str, inputs: Sequence[str | tuple[int, ...]]
 ) -> tuple[str, Embedded]:
-    """Embed the inputs for the caller. Returns the model's name and the vectors.
-
-    The local model serves its own name, and any unknown name when no backend makes embeddings.
-    Raises like `check_model`, `within_limits` and `Embedder.embed`."""
+    """The name of the model and the vectors. The local model serves its own name, and any unknown
+    one if no backend makes embeddings. Raises like `check_model`, `within_limits`,
+    `Embedder.embed`."""
     local, others = services.local_embedder, services.embedder
     caller = services.callers.caller(record.key, request.environ)  # counts one request
 

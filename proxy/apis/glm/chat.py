@@ -1,10 +1,8 @@
 """The GLM wrappers' API (/chat and /chat-stream) and the langchain API of chatglm.cpp (POST /).
 
-The formats are defined in the GLM/ChatGLM API description and in chatglm.cpp's langchain_api.py. An
-entry of `history` is a [question, answer] round, or several, as the API's TypeScript example sends
-them. The last object of a stream has no content and the final token counts. `max_length` limits the
-tokens of prompt and answer together; where the backend makes the prompt from the messages (ChatGLM
-models, llama-server's own chat route), it limits the answer alone.
+An entry of `history` is a [question, answer] round, or several. The last object of a stream has no
+content and the final token counts. `max_length` limits prompt and answer together, but the answer
+alone where the backend makes the prompt from the messages.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def edit_key(body: Body, now: float) -> Edit[StoredKey]:
     sets = values.changes(body, KEY)
     if (seconds := values.duration(body)) is not None:
         sets["expires"] = None if seconds == math.inf else now + seconds
-    return _edit(sets, lambda known: rights.parse_of_key(body, known))
+    return _edit(sets, lambda before: rights.parse_of_key(body, before))
 
 
 def edit_user(body: Body) -> Edit[User]:
@@ -145,16 +145,16 @@ def edit_user(body: Body) -> Edit[User]:
         )
     preset = {"read_only": role == ROLES[True]} if role else {}
     sets = values.changes(body, USER)
-    return _edit(sets, lambda known: rights.parse(body, replace(known, **preset)))
+    return _edit(sets, lambda before: rights.parse(body, replace(before, **preset)))
 
 
 def edit_team(body: Body) -> Edit[Team]:
-    return _edit(values.changes(body, TEAM), lambda known: rights.parse(body, known))
+    return _edit(values.changes(body, TEAM), lambda before: rights.parse(body, before))
 
 
 def _edit(sets: Mapping[str, Any], parse_rights: Callable[[Rights], Rights]) -> Edit[A]:
     parse_rights(Rights())  # wrong values are found before anything is read
-    return lambda known: replace(known, **sets, rights=parse_rights(known.rights))
+    return lambda account: replace(account, **sets, rights=parse_rights(account.rights))
 
 
 def members(given: Any, field: str) -> Sequence[tuple[str, str]]:

@@ -116,14 +116,14 @@ LIMITS: dict[str, Schema | Field] = {
 }
 
 
-def parse_limits(body: Body, known: Limits) -> Limits:
+def parse_limits(body: Body, before: Limits) -> Limits:
     """The known limits with the changes of a body. Raises InvalidParameter."""
     changes = values.changes(body, _COUNTS)
     if body.get("budget_limits") is not None:
         changes["budgets"] = _budgets(body)
-    main = _budget(body, known.budget or Budget(), "")
+    main = _budget(body, before.budget or Budget(), "")
     changes["budget"] = None if main.most is None and main.soft is None else main
-    return replace(known, **changes, windows=_windows(body, known))
+    return replace(before, **changes, windows=_windows(body, before))
 
 
 def shown_limits(limits: Limits) -> dict[str, Any]:
@@ -157,11 +157,10 @@ def _shown_budget(budget: Budget) -> dict[str, Any]:
     return {"max_budget": budget.most, "soft_budget": budget.soft, "budget_duration": duration}
 
 
-def _windows(body: Body, known: Limits) -> tuple[Window, ...]:
-    """Each field replaces the limits that it is about. As LiteLLM does, `model_rpm_limit` and
-    `model_tpm_limit` replace the limits a minute of all models."""
+def _windows(body: Body, before: Limits) -> tuple[Window, ...]:
+    """`model_rpm_limit` and `model_tpm_limit` replace the limits a minute of all models."""
     windows: _Windows = {
-        (window.model, window.quantity, window.period): window.most for window in known.windows
+        (window.model, window.quantity, window.period): window.most for window in before.windows
     }
     for field, (of_models, quantity) in _WINDOWS.items():
         if body.get(field) is None:
@@ -232,7 +231,7 @@ def _budgets(body: Body) -> tuple[Budget, ...]:
     return tuple(budgets)
 
 
-def _budget(body: Body, known: Budget, at: str) -> Budget:
+def _budget(body: Body, before: Budget, at: str) -> Budget:
     changes: dict[str, Any] = {}
     for field, name in _BUDGET.items():
         if body.get(field) is not None:
@@ -244,7 +243,7 @@ def _budget(body: Body, known: Budget, at: str) -> Budget:
                 f"{at}budget_duration", f"must be one of {DURATIONS}, or empty for ever"
             )
         changes["period"] = _PERIODS[duration]
-    return replace(known, **changes)
+    return replace(before, **changes)
 
 
 def _amount(body: Body, field: str, at: str) -> float | None:
@@ -282,11 +281,11 @@ def _models(body: Body, field: str) -> tuple[str, ...]:
 
 def _apis(body: Body, field: str) -> tuple[str, ...]:
     apis = _names(body, field)
-    known = (*APIS, *added(), *API_GROUPS)
+    names = (*APIS, *added(), *API_GROUPS)
     for api in apis:
-        if not api.startswith("/") and api not in known:
+        if not api.startswith("/") and api not in names:
             raise InvalidParameter(
-                field, f"has {api[:60]!r}; it may have paths and {', '.join(known)}"
+                field, f"has {api[:60]!r}; it may have paths and {', '.join(names)}"
             )
     return apis
 
@@ -376,7 +375,7 @@ FIELDS: dict[str, Schema | Field] = {
 }
 
 
-def parse(body: Body, known: Rights) -> Rights:
+def parse(body: Body, before: Rights) -> Rights:
     """The known rights with the changes of a body, where empty fields remove a limit."""
     changes = values.changes(body, COLUMNS)
     objects = fields.mapping(body, "object_permission")
@@ -385,20 +384,19 @@ def parse(body: Body, known: Rights) -> Rights:
         changes["knowledge"] = values.names(
             objects, "vector_stores", MAX_RIGHTS, "object_permission."
         )
-    return replace(known, **changes, limits=parse_limits(body, known.limits))
+    return replace(before, **changes, limits=parse_limits(body, before.limits))
 
 
-def parse_of_key(body: Body, known: Rights) -> Rights:
-    """As `parse`, with the fields that only keys have. Other fields of the body count more than its
-    type, but no routes are no limit of their own: LiteLLM's clients send an empty list with a
-    type."""
+def parse_of_key(body: Body, before: Rights) -> Rights:
+    """As `parse`, with the fields of keys. LiteLLM's clients send an empty list of routes with a
+    type: other fields count more than the type, but no routes are no limit."""
     changes: dict[str, Any] = {}
     if kind := _one_of(*TYPES)(body, "key_type"):
         changes.update(TYPES[kind])
         body = {**body, "allowed_routes": body.get("allowed_routes") or None}
     if body.get("admin") is not None:
         changes["admin"] = fields.flag(body, "admin")
-    return parse(body, replace(known, **changes))
+    return parse(body, replace(before, **changes))
 
 
 def shown(rights: Rights) -> dict[str, Any]:
@@ -423,8 +421,8 @@ def parse_options(options: Mapping[str, str]) -> Rights:
     """The rights of these options. Raises InvalidParameter, with the option as its `param`."""
     for name in options:
         if name not in OPTIONS:
-            known = ", ".join(sorted({*OPTIONS, *_OWN}))
-            raise InvalidParameter(name[:60], f"is not an option of a key: use {known}")
+            names = ", ".join(sorted({*OPTIONS, *_OWN}))
+            raise InvalidParameter(name[:60], f"is not an option of a key: use {names}")
     body = {name: _option(name, value) for name, value in options.items()}
     return parse(body, Rights())
 

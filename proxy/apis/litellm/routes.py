@@ -1,34 +1,26 @@
-"""LiteLLM's routes for keys, users, teams and what they used, and the list of changes, our own."""
+"""LiteLLM's routes for keys, users and teams, and the list of changes, our own."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from itertools import islice
 from typing import Any
 
 from flask import request
 from msgspec.structs import asdict, replace
 
-from ...accounts import key_cache
 from ...accounts.records import Member, StoredKey, Team, User, blocking
-from ...errors import BadRequest, InvalidParameter, NotFound
+from ...errors import InvalidParameter, NotFound
 from ...store.accounts import Accounts
-from ...store.ledger_rows import LedgerGroup, LedgerRow
 from ...web import permissions
 from ...web.body import read_json
-from ...web.ledger.query import pricing
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services, current_services
 from ...web.spine import json_route
 from .. import fields
-from ..usage import routes as usage
 from . import objects, values
 from .objects import FINISH
 
@@ -36,6 +28,8 @@ blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=obje
 
 Body = dict[str, Any]
 AdminView = Callable[..., Any]
+# What administrators may do, by method and path. The page of accounts offers the same.
+ADMIN_VIEWS: list[tuple[str, str, AdminView]] = []
 NEW = StoredKey(id="", digest="", shown="")
 KEYS_LISTED = 1000  # keys of a user or team that its description has
 MOST_LISTED = 100  # keys, users or teams on a page
@@ -43,7 +37,6 @@ TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 CHANGES_LISTED = 1000
 INVITED = 7 * 86400.0  # seconds for which an invitation is valid
 NO_PRICE = "a budget of money never ends, as requests cost nothing: add a [[price]] to the settings"
-MOST_LOGS = 1000  # requests of an answer of /spend/logs
 
 
 def opened(services: Services) -> Accounts:
@@ -66,8 +59,10 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
     """A route for administrators. Its view gets the accounts; that of a POST, the name of the
     caller's key and the body, too, whose fields are those of its schema."""
 
+    method = "POST" if body else "GET"
+
     def register(view: AdminView) -> AdminView:
-        @json_route(blueprint, "POST" if body else "GET", *paths, body=body, tag=tag)
+        @json_route(blueprint, method, *paths, body=body, tag=tag)
         @wraps(view)
         def for_administrators(services: Services, record: Record, **parts: str) -> Any:
             accounts = administered(services, record)
@@ -81,6 +76,7 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
                 record.warnings += (NO_PRICE,)
             return shown
 
+        ADMIN_VIEWS.extend((method, path, for_administrators) for path in paths if "<" not in path)
         return for_administrators
 
     return register
@@ -416,189 +412,6 @@ def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
     members = accounts.teams.members(team.id)
     roles = [{"user_id": member.user_id, "role": member.role} for member in members]
     return {"team_id": team.id, "members_with_roles": roles, **objects.shown(team, objects.TEAM)}
-
-
-# -- what was used, from the ledger: administrators see all keys, others their own
-# Queries have days as `start_date` and `end_date` (YYYY-MM-DD, in UTC); the last one counts too.
-
-Only = dict[str, Sequence[str]]
-Spent = Callable[[Iterable[LedgerGroup]], float]
-"""The money of sums, whose names have the model."""
-DAY = 86_400_000  # milliseconds
-
-
-@json_route(blueprint, "GET", "/spend/logs", group="")
-def spend_logs(services: Services, record: Record) -> Any:
-    """What was used by day, or the requests; for others than administrators, the caller's."""
-    query = request.args
-    by_days = bool(query.get("start_date") or query.get("end_date"))
-    end = int(1000 * time.time()) + 1
-    begin, end = _days(query) if by_days else (end - DAY, end)
-    summarizes = fields.choice(query, "summarize", ("true", "false"), "true") == "true"
-    only = _only(services, {"api_key": "key", "user_id": "user"})
-    if not permissions.is_admin(services, record.key):
-        if only.get("key", (record.key,)) != (record.key,):
-            permissions.check_admin(services, record.key)
-        only["key"] = (record.key,)
-    if by_days and summarizes:
-        sums, spent = _used(services, begin, end, ("user", "model"), only)
-        return [
-            {
-                "startTime": _time(day).date().isoformat(),
-                "spend": spent(some),
-                "users": {name: spent(part) for name, part in _by_name(some, "user")},
-                "models": {name: spent(part) for name, part in _by_name(some, "model")},
-            }
-            for day, some in _grouped(sums, lambda group: group.begin)
-        ]
-    if name := values.name(query, "request_id"):
-        only["request"] = (name,)
-    rows = list(islice(usage.opened(services).rows(begin, end, only), MOST_LOGS + 1))
-    if len(rows) > MOST_LOGS:
-        raise BadRequest(f"these are more than {MOST_LOGS} requests: ask for fewer days, or a key")
-    price = pricing(services.settings.price)
-    return [_log(row, price(row.model, row)) for row in rows]
-
-
-@json_route(blueprint, "GET", "/global/spend/report")
-def spend_report(services: Services, record: Record) -> Any:
-    """What teams or keys used; for administrators."""
-    permissions.check_admin(services, record.key)
-    begin, end = _days(request.args)
-    by = fields.choice(request.args, "group_by", ("team", "api_key"), "team")
-    only = _only(services, {"api_key": "key", "internal_user_id": "user", "team_id": "team"})
-    sums, spent = _used(services, begin, end, ("key", "team", "model"), only)
-    if by == "api_key" or "key" in only or "user" in only:  # as LiteLLM does
-        return _by_key(sums, spent)
-    return [
-        {
-            "group_by_day": _time(day).isoformat(),
-            "teams": [
-                {
-                    "team_name": _team_alias(services, team),
-                    "total_spend": spent(part),
-                    "metadata": [
-                        {
-                            "model": group.names["model"],
-                            "api_key": group.names["key"],
-                            "spend": spent([group]),
-                            "total_tokens": group.sums.prompt + group.sums.completion,
-                        }
-                        for group in part
-                    ],
-                }
-                for team, part in _by_name(some, "team")
-            ],
-        }
-        for day, some in _grouped(sums, lambda group: group.begin)
-    ]
-
-
-def _days(query: Mapping[str, str]) -> tuple[int, int]:
-    """The range of days in milliseconds, without its end. Raises InvalidParameter."""
-    bounds = []
-    for name, later in (("start_date", 0), ("end_date", 1)):
-        try:
-            day = date.fromisoformat((query.get(name) or "")[:10]) + timedelta(days=later)
-        except (ValueError, OverflowError):  # there is no day after 9999-12-31
-            raise InvalidParameter(name, "must be a day such as 2026-11-23") from None
-        bounds.append(int(1000 * datetime.combine(day, datetime.min.time(), UTC).timestamp()))
-    begin, end = bounds
-    if end <= begin:
-        raise InvalidParameter("end_date", "must not be before start_date")
-    return begin, end
-
-
-def _only(services: Services, names: Mapping[str, str]) -> Only:
-    """The values that the query limits rows to. A key is named by its secret, digest or id."""
-    only: Only = {}
-    for ours, value in values.filters(request.args, names).items():
-        is_key = value.startswith(key_cache.SECRET_PREFIX) or len(value) == key_cache.DIGEST
-        if services.accounts is not None and is_key:
-            with suppress(NotFound):
-                value = services.accounts.keys.read(value).id
-        only[ours] = (value,)
-    return only
-
-
-def _used(
-    services: Services, begin: int, end: int, names: Sequence[str], only: Only
-) -> tuple[Sequence[LedgerGroup], Spent]:
-    """Sums by day and these names, and what they cost."""
-    price = pricing(services.settings.price)
-
-    def spent(some: Iterable[LedgerGroup]) -> float:
-        return round(sum(price(group.names["model"], group.sums) for group in some), 9)
-
-    sums = usage.groups(usage.opened(services), begin, end, width=DAY, by=names, only=only)
-    return sums, spent
-
-
-def _log(row: LedgerRow, money: float) -> dict[str, Any]:
-    return {
-        "request_id": row.request,
-        "call_type": row.api,
-        "api_key": row.key,
-        "user": row.user,
-        "team_id": row.team or None,
-        "model": row.model,
-        "spend": money,
-        "total_tokens": row.prompt + row.completion,
-        "prompt_tokens": row.prompt,
-        "completion_tokens": row.completion,
-        "startTime": values.shown_time(row.ended / 1000 - row.seconds),
-        "endTime": values.shown_time(row.ended / 1000),
-        "status": "success" if row.outcome == "ok" else "failure",
-        "metadata": {},
-        "request_tags": [],
-    }
-
-
-def _team_alias(services: Services, team: str) -> str:
-    if services.accounts is not None:
-        with suppress(NotFound):  # deleted since
-            return services.accounts.teams.read(team).alias or team
-    return team or "Unassigned Team"
-
-
-def _by_key(sums: Iterable[LedgerGroup], spent: Spent) -> list[dict[str, Any]]:
-    """The report by key, the dearest first."""
-
-    def totals(some: Sequence[LedgerGroup]) -> dict[str, Any]:
-        return {
-            "total_cost": spent(some),
-            "total_input_tokens": sum(group.sums.prompt for group in some),
-            "total_output_tokens": sum(group.sums.completion for group in some),
-        }
-
-    report = [
-        {
-            "api_key": key,
-            **totals(some),
-            "model_details": [
-                {"model": model, **totals(part)} for model, part in _by_name(some, "model")
-            ],
-        }
-        for key, some in _by_name(sums, "key")
-    ]
-    return sorted(report, key=lambda row: [row[name] for name in totals([])], reverse=True)
-
-
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def _by_name(sums: Iterable[LedgerGroup], name: str) -> list[tuple[Any, list[LedgerGroup]]]:
-    return _grouped(sums, lambda group: group.names[name])
-
-
-def _grouped(
-    sums: Iterable[LedgerGroup], of: Callable[[LedgerGroup], Any]
-) -> list[tuple[Any, list[LedgerGroup]]]:
-    groups: dict[Any, list[LedgerGroup]] = defaultdict(list)
-    for group in sums:
-        groups[of(group)].append(group)
-    return sorted(groups.items())
 
 
 # -- the list of changes

@@ -25,10 +25,10 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
-def refuse_others(body: Body, known: Collection[str], at: str = "") -> None:
+def refuse_others(body: Body, names: Collection[str], at: str = "") -> None:
     """Raises InvalidParameter for a field of the body at `at` that is neither known nor empty."""
     for field, value in body.items():
-        if field in known or value is None or value is False or value in ("", [], {}):
+        if field in names or value is None or value is False or value in ("", [], {}):
             continue
         if field == "spend" and value == 0:
             continue

@@ -1,8 +1,7 @@
 """llama.cpp's own completions: POST /completion and POST /infill.
 
-The format is defined in the README of llama.cpp's server, of 2023 and today, and in today's
-server-task.cpp. Answers carry the field names of both (id_slot and slot_id, stop_type and
-stopped_*). The request's id_slot is ignored: the scheduler chooses the slot.
+The format is that of llama.cpp's server of 2023 and of today: answers have the field names of both.
+The `id_slot` of a request is ignored: the scheduler chooses the slot.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ def status(value: str) -> dict[str, Any]:
 
 
 def model_event(name: str, value: str, loading: Mapping[str, Any]) -> bytes:
-    """An event of a router's /models/sse: a model has another state, or its load has advanced. A
-    failed load ends with an exit code."""
+    """An event of a router's /models/sse. A failed load ends with an exit code."""
     data: dict[str, Any] = {"status": value, **loading}
     if value in ("failed", "unloaded"):
         data = {"status": "unloaded", "exit_code": int(value == "failed")}
@@ -107,8 +105,7 @@ def parse(body: Body) -> CompletionRequest:
 
 
 def parse_infill(body: Body) -> CompletionRequest:
-    """Parses a body of /infill: the text before and after, other files, and the beginning of the
-    completion. Raises InvalidParameter."""
+    """Parses a body of /infill. Raises InvalidParameter."""
     context = [
         {name: text(file, name, at=at) for name in ("filename", "text")}
         for file, at in objects(body, "input_extra")
@@ -125,7 +122,7 @@ def parse_infill(body: Body) -> CompletionRequest:
     )
 
 
-def _common(body: Body, known: Set[str]) -> dict[str, Any]:
+def _common(body: Body, names: Set[str]) -> dict[str, Any]:
     if body.get("image_data"):
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
@@ -134,7 +131,7 @@ def _common(body: Body, known: Set[str]) -> dict[str, Any]:
     settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
     return {
         "sampling": sampling(body),
-        "warnings": ignored_fields(body, known),
+        "warnings": ignored_fields(body, names),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
         "extra": {"response_fields": wanted} if wanted else {},
         **read(body, _TABLE),

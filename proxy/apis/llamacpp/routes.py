@@ -111,13 +111,14 @@ def slots(services: Services, record: Record) -> Any:
 
 
 def _slots(services: Services) -> list[dict[str, Any]]:
-    """All slots with consecutive ids, as the scheduler sees them. A llama-server with a RAM cache
-    chooses slots itself and reports its choice only at the end: the number of its busy slots is
-    right, but not which ones they are."""
-    known = {view.backend: view.slots for view in services.gateway.scheduler.view("", "").backends}
+    """All slots as the scheduler sees them. A llama-server with a RAM cache reports its choice only
+    at the end: the number of its busy slots is right, but not which ones they are."""
+    slots_of = {
+        view.backend: view.slots for view in services.gateway.scheduler.view("", "").backends
+    }
     out: list[dict[str, Any]] = []
     for backend in services.gateway.registry.backends.values():
-        for slot in known.get(backend.name, ()):
+        for slot in slots_of.get(backend.name, ()):
             out.append(
                 {
                     "id": len(out),
@@ -133,7 +134,7 @@ def _slots(services: Services) -> list[dict[str, Any]]:
 @_route("POST", "/slots/<int:number>", body="SlotFileRequest")
 def slot_action(services: Services, record: Record, number: int) -> Any:
     """Save, restore or erase a slot, by the query's `action`; for the keys of `--admins`."""
-    if not record.key or not visibility.is_admin(services, record.key):
+    if not record.key or not services.keys.is_admin(record.key):
         raise Forbidden("changing slots requires an admin API key: see the setting admins")
     action = request.args.get("action", "")
     file = ""

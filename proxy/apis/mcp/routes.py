@@ -1,8 +1,7 @@
 """The gateway as an MCP server, over streamable HTTP: POST /mcp.
 
-Each message gets one answer as JSON, or as a stream with its progress, and nothing is kept between
-messages, so that any worker may answer. The session id only tells apart the calls that clients
-cancel. `site` refuses pages of other sites.
+Nothing is kept between messages, so any worker may answer. The session id only tells apart the
+calls that clients cancel. `site` refuses pages of other sites.
 """
 
 from __future__ import annotations
@@ -115,8 +114,8 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
     if method == "ping":
         return {}
     if method != "tools/list":
-        known = "initialize, ping, tools/list, tools/call"
-        raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {known}")
+        methods = "initialize, ping, tools/list, tools/call"
+        raise RpcError(NO_METHOD, f"there is no method {method[:100]!r}: this server has {methods}")
     caller = services.callers.caller(record.key, request.environ)
     published = services.dialogues.published(record.key, caller).items()
     offered = [msgspec.structs.replace(tool.tool, name=name) for name, tool in published]
@@ -126,8 +125,7 @@ def _result(services: Services, record: Record, method: str) -> Mapping[str, Any
 def _called(
     services: Services, record: Record, session: str, key: Id, params: Mapping[str, Any]
 ) -> Response | dict[str, Any]:
-    """The answer to a call, as a stream if its client reads them and asks for progress. Raises
-    RpcError and GatewayError."""
+    """The answer to a call, perhaps as a stream. Raises RpcError and GatewayError."""
     name, given = mcp_server.called(params)
     token = mcp_server.progress_token(params)
     if SSE not in request.headers.get("Accept", ""):
@@ -177,9 +175,8 @@ def _running(
     cancel: Cancel,
     token: Id | None,
 ) -> Generator[Tick, None, str]:
-    """A call of a tool, within the limits of the caller: it is a request, and has a place among
-    those that run in parallel. Ticks if a client asks for progress. Raises ToolError and
-    GatewayError."""
+    """A call of a tool, as a request within the limits of the caller. Ticks if a client asks for
+    progress. Raises ToolError and GatewayError."""
     stop = disconnect.watch(environ, cancel)
     interval = 0.0 if token is None else SECOND
     try:
@@ -197,9 +194,8 @@ SECOND = 1.0  # between two notifications about a tool
 
 @dataclass(eq=False)
 class TextProgress:
-    """Encodes the events of a model as notifications of the call with this id, each with the text
-    since the one before, and the result at the end. `total` is the length of the longest answer in
-    tokens, 0 if it has no limit."""
+    """Encodes events as notifications, each with the new text, and the result at the end. `total`
+    is the longest answer in tokens, 0 without a limit."""
 
     content_type = SSE
 
@@ -273,8 +269,7 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 def chat_result(
     services: Services, environ: Environ, chat: _Chat, cancel: Cancel, progress: TextProgress | None
 ) -> Mapping[str, Any] | BodyAndHeaders:
-    """The result of the tool; with `progress`, the stream that has it. `cancel` ends the answer, as
-    a client that disconnects does."""
+    """The result of the tool; with `progress`, the stream that has it."""
     messages = [{"role": "user", "content": chat.message}]
     if chat.system:
         messages.insert(0, {"role": "system", "content": chat.system})

@@ -1,5 +1,4 @@
-"""The Model Context Protocol as a server speaks it: JSON-RPC 2.0 messages of its revisions with a
-handshake, as modelcontextprotocol.io specifies them. Pure.
+"""The Model Context Protocol as a server speaks it: JSON-RPC 2.0 messages. Pure.
 
 The messages are few, so they are read and written here; the `mcp` package would bring pydantic and
 asyncio into the gateway. The tests check every answer with the package's types and its client.
@@ -24,7 +23,7 @@ VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")  # the newest first
 SESSION = "Mcp-Session-Id"
 INITIALIZE = "initialize"
 _SESSION = re.compile(r"[!-~]{1,128}")
-PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
+INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32600, -32601, -32602
 REFUSED = -32000  # the first code that servers define themselves
 LONGEST_ID = 256  # characters
 HEARTBEAT, frame = sse.HEARTBEAT, sse.encode
@@ -114,8 +113,7 @@ def called(params: Body) -> tuple[str, Body]:
 
 
 def progress_token(params: Body) -> Id | None:
-    """What a client calls the progress of its request; None if it does not ask for it. Raises
-    RpcError."""
+    """The client's token for progress, None if it wants none. Raises RpcError."""
     meta = params.get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     if token is None:

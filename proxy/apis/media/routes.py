@@ -1,8 +1,7 @@
 """Requests that a model's server gets as they are: audio, images, and all under /upstream.
 
-The routes are those that llama-swap forwards. Nothing but the content of a request and its answer
-passes: the server sees neither keys nor cookies, and can set none. An answer may be a page, and it
-would have the rights of this site in a browser; so it is marked as one without rights.
+The server sees neither keys nor cookies, and can set none. An answer may be a page, which would
+have the rights of this site in a browser; so it is marked as one without rights.
 """
 
 from __future__ import annotations
@@ -157,8 +156,7 @@ def forwarded(services: Services, record: Record, path: str) -> Response:
 def by_other_server(
     services: Services, record: Record, path: str, fields: dict[str, Any]
 ) -> Response | None:
-    """The answer to a JSON body whose model has a server of another API; None for other models,
-    which the gateway asks itself."""
+    """The answer of a server of another API; None if the gateway asks the model itself."""
     name = fields.get("model")
     registry = services.gateway.registry
     if not isinstance(name, str) or not registry.forwards(name):
@@ -168,8 +166,7 @@ def by_other_server(
 
 
 def _named(services: Services, name: str) -> str:
-    """The pool of this name or alias, which the caller may use. Raises InvalidParameter,
-    ModelNotFound and Forbidden."""
+    """The pool of this name. Raises InvalidParameter, ModelNotFound and Forbidden."""
     if not name:
         raise InvalidParameter("model", f"is missing: {REMEDY}")
     model = services.gateway.registry.named(name)
@@ -233,8 +230,7 @@ def _answer(
 
 
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
-    """The answer as it arrives, cancelled unless it arrives at its end. Raises BrokenAnswer, also
-    if the client has left: it may have ended only its own direction, and still read."""
+    """The answer as it arrives, cancelled unless it arrives whole. Raises BrokenAnswer."""
     record.info.outcome = Cancelled.type
     try:
         yield from answer
@@ -282,8 +278,7 @@ _encode = msgspec.json.Encoder().encode
 
 @contextlib.contextmanager
 def read_body(services: Services, environ: Environ) -> Iterator[JSONBody | FormBody]:
-    """The form or JSON object of a request, until the end of the block. Raises BadRequest,
-    BodyTooLarge."""
+    """The form or JSON object of a request, for a block. Raises BadRequest, BodyTooLarge."""
     settings = services.settings
     if not environ.get("CONTENT_TYPE", "").lower().startswith(MULTIPART):
         yield JSONBody(read_json(environ, settings.max_body))
@@ -294,8 +289,7 @@ def read_body(services: Services, environ: Environ) -> Iterator[JSONBody | FormB
 
 @contextlib.contextmanager
 def read_raw(environ: Environ, limit: int) -> Iterator[CallBody | None]:
-    """The body of a request as it is, None if there is none, until the end of the block. Raises
-    BodyTooLarge."""
+    """The body of a request, None if there is none, for a block. Raises BodyTooLarge."""
     with spooled(environ, limit) as file:
         size = file.seek(0, os.SEEK_END)
         yield CallBody(size, _Parts([file])) if size else None
@@ -377,8 +371,7 @@ class _Parts:
 
 
 def sent_headers(environ: Mapping[str, Any]) -> dict[str, str]:
-    """The client's headers that a server may see: what it accepts and asks for. Never keys,
-    cookies, or those of the connection."""
+    """The headers that a server may see: never keys, cookies, or those of the connection."""
     named = {name: environ.get(f"HTTP_{name.upper().replace('-', '_')}") for name in _SENT}
     return {name: text for name, text in named.items() if text and _HARMLESS.fullmatch(text)}
 

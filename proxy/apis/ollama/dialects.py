@@ -1,8 +1,7 @@
 """Ollama's POST /api/chat and /api/generate.
 
-Tool calls of a chat may have no ids. A result then belongs to the first unanswered call of its
-tool's name, or else to the first unanswered one. The `context` of /api/generate (token ids of an
-earlier answer) is ignored and not returned: backends cache prompts without it.
+A tool result without an id belongs to the first unanswered call of its tool's name, or else to the
+first unanswered one. The `context` of /api/generate is ignored: backends cache prompts without it.
 """
 
 from __future__ import annotations
@@ -82,8 +81,8 @@ def error(fault: GatewayError) -> dict[str, Any]:
     return {"error": fault.message, **fault.more}
 
 
-def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
-    """The fields of CompletionRequest that both bodies share; `known` are those of the route."""
+def _shared_fields(body: Body, names: Set[str]) -> dict[str, Any]:
+    """The fields of CompletionRequest that both bodies share; `names` are those of the route."""
     options = fields.mapping(body, "options")
     values, warnings = _sampling(options)
     limit = fields.integer(options, "num_predict", -2, MAX_TOKENS, at="options.")
@@ -104,7 +103,7 @@ def _shared_fields(body: Body, known: Set[str]) -> dict[str, Any]:
         "output": _output(body.get("format")),
         "reasoning_effort": think if type(think) is str else "",
         "template_kwargs": {} if think is None else {"enable_thinking": think is not False},
-        "warnings": fields.ignored_fields(body, known) + warnings,
+        "warnings": fields.ignored_fields(body, names) + warnings,
     }
 
 
@@ -254,9 +253,8 @@ _UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def keep_alive(body: Body) -> float | None:
-    """The idle seconds after which the model may be unloaded: inf for never, 0 for at once, None if
-    not said. A number of seconds, or a duration of Go (https://pkg.go.dev/time#ParseDuration).
-    Raises InvalidParameter."""
+    """The idle seconds before the model may be unloaded: inf for never, None if absent. A number,
+    or a duration of Go (https://pkg.go.dev/time#ParseDuration). Raises InvalidParameter."""
     value = body.get("keep_alive")
     if value is None or value == "":
         return None

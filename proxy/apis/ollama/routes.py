@@ -15,7 +15,7 @@ from ...errors import ModelNotFound, Unsupported
 from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...web import body, permissions
+from ...web import body
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
@@ -86,7 +86,7 @@ def _early(
         pool, name = registry.resolve(model_asked)
         model = services.host.find(pool)
         key = Record.of(environ).key
-        if model is not None and permissions.is_admin(services, key):
+        if model is not None and services.keys.is_admin(key):
             if only and keep == 0:
                 model.stop()
             elif keep is not None:
@@ -153,9 +153,8 @@ def not_ours(services: Services, record: Record, digest: str = "") -> NoReturn:
 
 
 class _Model:
-    """A model as Ollama lists it: a served one, or the `local` one, which makes embeddings in the
-    gateway itself. The size of its file is known if the gateway starts it. The digest is of its
-    name."""
+    """A model as Ollama lists it: a served one, or the `local` embedding model. The size of its
+    file is known if the gateway starts it. The digest is of its name."""
 
     family, parameters, quantization, status = "use", "", "", ""
     size = on_disk = n_ctx = 0

@@ -1,7 +1,5 @@
-"""Shared by OpenAI's chat completions and completions.
-
-The format is defined in OpenAI's API reference. llama.cpp's additions (sampler fields, `timings`,
-`n_predict`) and those of the reference script (`tokenize`, `truncated`) are supported too.
+"""Shared by OpenAI's chat completions and completions, with llama.cpp's additions and those of the
+reference script (`tokenize`, `truncated`).
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ MAX_TOKENS = 1 << 30
 MAX_LOGPROBS = 20
 
 
-def shared_fields(body: Body, known: Set[str], readers: fields.Table) -> dict[str, Any]:
+def shared_fields(body: Body, names: Set[str], readers: fields.Table) -> dict[str, Any]:
     """The fields of CompletionRequest that both kinds of body share, and those of `readers`, if
     present. A field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
     values = fields.read(body, readers)
     if not _OPTIONS.isdisjoint(body):
         values["sampling"], values["report"] = sampling(body), report(body)
-    values["warnings"] = fields.ignored_fields(body, known)
+    values["warnings"] = fields.ignored_fields(body, names)
     return values
 
 
@@ -316,8 +314,7 @@ def whole(
 
 
 class StreamEncoder:
-    """Encodes the events of an answer as a stream; an API says what becomes of an `_event`. An
-    empty batch keeps the connection open."""
+    """Encodes events as a stream; an API overrides `_event`. Empty batches keep it open."""
 
     content_type = "text/event-stream"
     error = staticmethod(error)

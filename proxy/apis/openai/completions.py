@@ -55,7 +55,7 @@ BOTH_FIELDS: Fields = {
 }
 
 
-def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
+def parse(body: Body, names: Set[str] = FIELDS.keys()) -> CompletionRequest:
     if not body.keys().isdisjoint(NAMES):
         body = canonical(body, chat=False)
     echo = flag(body, "echo")
@@ -63,7 +63,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
     if echo and logprobs is not None:
         raise InvalidParameter("logprobs", "is not supported with echo")
     best_of = integer(body, "best_of", 1, openai.MAX_CHOICES)
-    values = openai.shared_fields(body, known, _TABLE)
+    values = openai.shared_fields(body, names, _TABLE)
     if best_of is not None and best_of != values.get("n", 1):
         raise InvalidParameter("best_of", "is not supported: use n to get several choices")
     return CompletionRequest(
@@ -76,8 +76,7 @@ def parse(body: Body, known: Set[str] = FIELDS.keys()) -> CompletionRequest:
 
 
 def prompts(value: Any, most: int = MAX_PROMPTS) -> tuple[str | tuple[int | str, ...], ...]:
-    """One prompt, or a list of them. A prompt is a string, a list of token ids, {"prompt_string":
-    text}, or, as in llama-server, a list of token ids and strings."""
+    """One prompt or a list: texts, token ids, {"prompt_string": text}, or ids and texts."""
     if isinstance(value, list) and not any(type(prompt) is int for prompt in value):
         if not value:
             raise InvalidParameter("prompt", f"must be {PROMPT}, or a list of these")

@@ -189,8 +189,7 @@ def tokenize(services: Services, record: Record) -> Any:
 
 
 def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -> dict[str, Any]:
-    """Answer the form of GLM's servers: the ids, and the text of each, in which spaces are written
-    as ▁, like sentencepiece, and a part of a character as U+FFFD."""
+    """GLM's form: the ids, and the text of each, with ▁ for spaces, like sentencepiece."""
     wanted = read_all(raw, GLM_TOKENIZE)
     gateway = services.gateway
     most = min(wanted["max_length"], MOST_PIECES)

@@ -68,20 +68,20 @@ def functions(values: list[Any]) -> tuple[Tool, ...]:
 def _tools(offered: list[tuple[Body, str]]) -> tuple[Tool, ...]:
     if len(offered) > MAX_TOOLS:
         raise InvalidParameter("tools", f"may contain at most {MAX_TOOLS}")
-    known: dict[str, Tool] = {}
+    by_name: dict[str, Tool] = {}
     for function, at in offered:
         name = fields.filled(function, "name", at)
         if not NAME.fullmatch(name):
             raise InvalidParameter(at + "name", "must be 1 to 128 letters, digits or _ - . / : @")
-        if name in known:
+        if name in by_name:
             raise InvalidParameter(at + "name", f"is defined twice: {name}")
-        known[name] = Tool(
+        by_name[name] = Tool(
             name,
             fields.text(function, "description", at=at),
             fields.mapping(function, "parameters", at=at),
             fields.flag(function, "strict", at=at),
         )
-    return tuple(known.values())
+    return tuple(by_name.values())
 
 
 def named_choice(value: Any, function: Any, at: str, modes: str) -> ToolChoice:
@@ -101,8 +101,7 @@ def tool_choice(value: Any) -> ToolChoice:
 
 
 def allowed(value: Any) -> tuple[Any, frozenset[str]] | None:
-    """Of a tool_choice of type allowed_tools: its mode, as an ordinary tool_choice, and the names
-    of the allowed tools. None for any other tool_choice."""
+    """The mode and names of a tool_choice of type allowed_tools, None for any other."""
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return None
     body = fields.mapping(value, "allowed_tools", "tool_choice.") or value
@@ -127,9 +126,9 @@ def chosen(body: Body) -> dict[str, Any]:
             "extra": {LEGACY: True},
         }
     (offered, warnings), wanted = tools(listed), body.get("tool_choice")
-    some = allowed(wanted)
-    if some is not None:
-        wanted, names = some
+    subset = allowed(wanted)
+    if subset is not None:
+        wanted, names = subset
         offered = tuple(tool for tool in offered if tool.name in names)
     return {
         "tools": offered,
@@ -175,8 +174,7 @@ def as_object(arguments: str) -> dict[str, Any]:
 
 
 def delta(event: ToolCallDelta, legacy: bool) -> dict[str, Any]:
-    """A piece of a call as a chunk's delta: id and name come first, later pieces append arguments.
-    The legacy format supports one call only."""
+    """A piece of a call as a chunk's delta. The legacy format supports one call only."""
     function: dict[str, Any] = {"arguments": event.arguments}
     head: dict[str, Any] = {"index": event.index}
     if event.name:

@@ -32,7 +32,7 @@ from ...gateway import Answer, Caller, Info
 from ...gateway.explain import explain as what_if
 from ...gateway.explain import must_load
 from ...gateway.prewarm import prewarm as begin_prewarming
-from ...observe.ring import Json, row_json, seen_json
+from ...observe.ring import Json, Seen, row_json, seen_json
 from ...runtime.cancel import Cancel
 from ...web import disconnect, permissions
 from ...web.fastpath import Application, BodyAndHeaders, Environ
@@ -43,7 +43,7 @@ from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import INSTEAD, Dialect, json_route, read_chat
 from ...web.stream import EventSource
-from ..fields import decimal
+from ..fields import count_of
 
 blueprint = Api("requests", __name__, group="", tag="slotproxy")
 
@@ -54,34 +54,26 @@ LONGEST = 256  # characters of a filter
 LOOK_BACK = 7 * query.DAY  # seconds; older requests are not looked up by their id
 
 
-class _Requests:
+class _Visible:
     """The requests that a caller may see, those of `everyone` or its own, as JSON."""
 
     def __init__(self, services: Services, record: Record, *, everyone: bool) -> None:
-        self._services, self._known = services, services.requests
+        self._services = services
         self._shown = permissions.shown_names(services, record.key)
         self._own = {} if everyone else {"key": record.key}
 
-    def _may_see(self, key: str) -> bool:
+    def may_see(self, key: str) -> bool:
         return not self._own or key == self._own["key"]
 
-    def records(self) -> list[Record]:
-        return self._known.running_records(self._may_see)
-
-    def running(self) -> Iterator[Json]:
-        for seen in self._known.running(self._may_see):
-            yield self._named(seen_json(seen, self._shown))
-
-    def ended(self) -> Iterator[Json]:
-        """The remembered ones, the newest first."""
-        for seen in self._known.ended(self._may_see):
-            yield self._named(seen_json(seen, self._shown))
+    def json(self, seen: Seen) -> Json:
+        return self._with_name(seen_json(seen, self._shown))
 
     def opened(self, name: str) -> Json | None:
-        one = self._known.opened(name, self._may_see, self._shown)
-        if one is not None:
-            one = self._named(one) | {"slot_before": [*map(self._named, one["slot_before"])]}
-        return one
+        row = self._services.requests.opened(name, self.may_see, self._shown)
+        if row is None:
+            return None
+        before = [self._with_name(earlier) for earlier in row["slot_before"]]
+        return {**self._with_name(row), "slot_before": before}
 
     def stored(self, begin: int, end: int, only: Mapping[str, str], limit: int) -> Iterator[Json]:
         """Those in the ledger, none while its database is unavailable."""
@@ -91,11 +83,10 @@ class _Requests:
         with suppress(StoreUnavailable):
             ledger = self._services.ledger.ledger
             for row in ledger.newest(1000 * begin, 1000 * end, chosen, limit):
-                yield self._named(row_json(row, self._shown))
+                yield self._with_name(row_json(row, self._shown))
 
-    def _named(self, one: Json) -> Json:
-        """With the name of its key for people."""
-        return {**one, "key_name": self._services.keys.shown(one["key"]) if one["key"] else ""}
+    def _with_name(self, row: Json) -> Json:
+        return {**row, "key_name": self._services.keys.shown(row["key"]) if row["key"] else ""}
 
 
 @json_route(blueprint, "GET", "/v1/requests")
@@ -105,46 +96,43 @@ def listed(services: Services, record: Record) -> Any:
     args, everyone = request.args, query.everyone(request.args)
     if everyone:
         permissions.check_admin(services, record.key)
-    limit = decimal(args.get("limit") or str(USUAL), 1, MOST)
-    if limit is None:
-        raise InvalidParameter("limit", f"must be from 1 to {MOST}")
+    limit = count_of(args, "limit", USUAL, MOST)
     begin, end = query.time_range(args, time.time())
     only = {name: args[name] for name in FILTERS if args.get(name)}
     for name, value in only.items():
         if len(value) > LONGEST:
             raise InvalidParameter(name, f"must have at most {LONGEST} characters")
-    requests = _Requests(services, record, everyone=everyone)
+    visible = _Visible(services, record, everyone=everyone)
 
-    def fitting(all_: Iterable[Json]) -> Iterator[Json]:
-        return (one for one in all_ if all(one[name] == only[name] for name in only))
+    def fitting(rows: Iterable[Json]) -> Iterator[Json]:
+        return (row for row in rows if all(row[name] == only[name] for name in only))
 
-    remembered = (one for one in requests.ended() if begin <= _end(one) < end)
-    ended = [*islice(fitting(remembered), limit)]
+    remembered = map(visible.json, services.requests.ended(visible.may_see))
+    ended = [*islice(fitting(row for row in remembered if begin <= _end(row) < end), limit)]
     if len(ended) < limit and args.get("stored") != "false":
-        known = {one["id"] for one in ended}
-        stored = fitting(requests.stored(begin, end, only, limit))
-        ended = sorted([*ended, *(one for one in stored if one["id"] not in known)], key=_end)
+        ids = {row["id"] for row in ended}
+        stored = fitting(visible.stored(begin, end, only, limit))
+        ended = sorted([*ended, *(row for row in stored if row["id"] not in ids)], key=_end)
         ended = ended[: -limit - 1 : -1]
-    running = [*fitting(requests.running())]
+    running = [*fitting(map(visible.json, services.requests.running(visible.may_see)))]
     mode = services.captures.mode(record.key) if services.captures is not None else "off"
     return {"object": "list", "capture": mode, "running": running, "data": ended}
 
 
-def _end(one: Json) -> float:
-    return float(one["started"] + one["seconds"])
+def _end(row: Json) -> float:
+    return float(row["started"] + row["seconds"])
 
 
 @json_route(blueprint, "GET", "/v1/requests/<name>")
 def read(services: Services, record: Record, name: str) -> Any:
     """A request by its `x-request-id`: where it was placed, why its prompt was evaluated, and how
     long each step took."""
-    everyone = permissions.is_admin(services, record.key)
-    requests, now = _Requests(services, record, everyone=everyone), int(time.time()) + 1
-    known = requests.opened(name)
-    known = known or next(requests.stored(now - LOOK_BACK, now, {"request": name}, 1), None)
-    if known is not None:
-        own, captures = {"request": name, "key": known["key"]}, services.captures
-        return {**known, "captured": captures is not None and any(captures.find(**own))}
+    everyone = services.keys.is_admin(record.key)
+    visible, now = _Visible(services, record, everyone=everyone), int(time.time()) + 1
+    stored = visible.stored(now - LOOK_BACK, now, {"request": name}, 1)
+    if (row := visible.opened(name) or next(stored, None)) is not None:
+        own, captures = {"request": name, "key": row["key"]}, services.captures
+        return {**row, "captured": captures is not None and any(captures.find(**own))}
     raise NotFound(
         f"no request {name[:100]!r} is known: it must be the x-request-id of a request of this key"
         f" that asked a model, and at most {LOOK_BACK // 86400} days old"
@@ -175,12 +163,11 @@ def end_thinking(services: Services, record: Record, name: str) -> Any:
 
 
 def _running(services: Services, record: Record, name: str) -> list[tuple[Record, Cancel]]:
-    """The requests of this id that run here, of the key of `record` or, for administrators, of
-    all. Raises NotFound if there is none."""
-    visible = _Requests(services, record, everyone=permissions.is_admin(services, record.key))
+    """The running requests of this id that the caller may see. Raises NotFound."""
+    visible = _Visible(services, record, everyone=services.keys.is_admin(record.key))
     running = [
         (each, each.cancel)
-        for each in visible.records()
+        for each in services.requests.running_records(visible.may_see)
         if each.id == name and each.cancel is not None
     ]
     if not running:
@@ -217,7 +204,7 @@ def forget(services: Services, record: Record, name: str) -> Any:
 
 def _capture(services: Services, record: Record, name: str) -> Json:
     """The last capture of a request that the caller may see. Raises NotFound."""
-    own = {} if permissions.is_admin(services, record.key) else {"key": record.key}
+    own = {} if services.keys.is_admin(record.key) else {"key": record.key}
     if services.captures is not None:
         for capture in services.captures.find(request=name, **own):
             return capture
@@ -285,19 +272,21 @@ def _instead(services: Services, act: Callable[[_Body, Cancel], Json]) -> Json:
 def _explained(services: Services, body: _Body, cancel: Cancel) -> Json:
     shown = permissions.shown_names(services, body.record.key)
     info, warnings = Info(), body.record.warnings
-    told = must_load(services.gateway, body.chat.model)
-    if told is None:
+    explained = must_load(services.gateway, body.chat.model)
+    if explained is None:
         answer = body.begin(body.chat, cancel, body.caller)
         if isinstance(answer, ToolAnswer):
             if answer.request.servers:
                 warnings += (UNLISTED,)
             answer = services.gateway.answer(answer.offering(), cancel, body.caller)
         assert isinstance(answer, Answer)
-        told, info = what_if(services.gateway, answer), answer.info
-    places = [{**structs.asdict(place), "backend": shown(place.backend)} for place in told.places]
+        explained, info = what_if(services.gateway, answer), answer.info
+    places = [
+        {**structs.asdict(place), "backend": shown(place.backend)} for place in explained.places
+    ]
     return {
         "object": "explanation",
-        **structs.asdict(told),
+        **structs.asdict(explained),
         "chosen": body.record.chosen and structs.asdict(body.record.chosen),
         "warnings": [*warnings, *info.warnings],
         **services.requests.decision_json(info, shown),

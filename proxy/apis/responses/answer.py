@@ -1,5 +1,4 @@
-"""Builds the Response object and its output items, whole or as a stream of typed events with
-sequence numbers.
+"""The Response object and its output items, whole or as a stream of events with sequence numbers.
 
     response.created response.in_progress
     (output_item.added … deltas … output_item.done)*
@@ -199,11 +198,11 @@ def whole(meta: ResponseMeta, parsed: ParsedRequest, completions: Sequence[Compl
 
 def cited(content: str, results: Sequence[events.Citation]) -> list[Item]:
     """Annotations for each bracketed number in the text that refers to a search result."""
-    known = {str(result.number): result for result in results}
+    by_number = {str(result.number): result for result in results}
     annotations: list[Item] = []
-    for mark in _CITED.finditer(content) if known else ():
+    for mark in _CITED.finditer(content) if by_number else ():
         for number in mark.group(1).replace("，", ",").split(","):
-            result = known.get(number.strip())
+            result = by_number.get(number.strip())
             if result is None:
                 continue
             if result.url:

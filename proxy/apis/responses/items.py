@@ -97,11 +97,11 @@ def messages(values: list[Any], warnings: list[str], at: str = "input") -> list[
     """Raises InvalidParameter with the path of the item."""
     runs: list[list[Message]] = []
     sums_up = False  # the last message does: the user's next one joins it
-    known = mcp.approvals(values, at)
+    approvals = mcp.approvals(values, at)
     for item, path in entries(values, at):
         kind = text(item, "type", "message", path)
         if kind in mcp.KINDS:
-            added = mcp.messages(item, kind, path, known)
+            added = mcp.messages(item, kind, path, approvals)
         else:
             message = _message(item, kind, path, warnings)
             added = [] if message is None else [message]

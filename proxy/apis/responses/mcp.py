@@ -161,19 +161,19 @@ def approvals(values: Sequence[Any], at: str = "input") -> Approvals:
     return Approvals(requests, answers, frozenset(made))
 
 
-def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[ServerCall, ...]:
+def approved(approvals: Approvals, servers: Mapping[str, McpServer]) -> tuple[ServerCall, ...]:
     """The calls to make. Each answer needs its request, and a server among the tools."""
     calls = []
-    for key, (approve, _) in known.answers.items():
-        if key not in known.requests:
+    for key, (approve, _) in approvals.answers.items():
+        if key not in approvals.requests:
             raise InvalidParameter(
                 "input",
                 f"has an mcp_approval_response for {key[:100]!r}, but not that"
                 " mcp_approval_request: send the item, or previous_response_id",
             )
-        if not approve or key in known.made:
+        if not approve or key in approvals.made:
             continue
-        item = known.requests[key]
+        item = approvals.requests[key]
         label, name, arguments = (
             text(item, field, at="input.") for field in ("server_label", "name", "arguments")
         )
@@ -189,14 +189,14 @@ def approved(known: Approvals, servers: Mapping[str, McpServer]) -> tuple[Server
     return tuple(calls)
 
 
-def messages(item: Body, kind: str, at: str, known: Approvals) -> list[Message]:
+def messages(item: Body, kind: str, at: str, approvals: Approvals) -> list[Message]:
     """What the model reads: the call where it stands, or the request for it, with its result."""
     key = text(item, "id", at=at)
     if kind == "mcp_call":
         error = item.get("error")
         output = f"Error: {_said(error)}" if error else text(item, "output", at=at)
-    elif kind == "mcp_approval_request" and key in known.answers and key not in known.made:
-        approve, reason = known.answers[key]
+    elif kind == "mcp_approval_request" and key in approvals.answers and key not in approvals.made:
+        approve, reason = approvals.answers[key]
         # The result of an approved call is put in when it has been made.
         output = "" if approve else f"{REFUSED} {reason}".strip()
     else:

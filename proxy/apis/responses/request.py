@@ -87,10 +87,9 @@ CUSTOM = {
 
 
 class ParsedRequest(Struct, frozen=True):
-    """A parsed request. `repeated` are the fields that the Response object repeats. `input` are all
-    items the model receives, including those of earlier responses. `custom` names the tools that
-    take free text. `prefill_only`: the prompt is evaluated for the request that follows.
-    `include` lists the extra output requested."""
+    """`repeated` are the fields that the Response object repeats, `input` all items for the model,
+    also those of earlier responses. `custom` names the tools that take free text. `prefill_only`:
+    the prompt is evaluated for the next request. `include`: the extra output requested."""
 
     request: CompletionRequest
     repeated: Mapping[str, Any]

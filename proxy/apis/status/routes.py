@@ -78,13 +78,13 @@ def backends(services: Services, record: Record) -> Any:
 def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any]]:
     """The backends of the models that a key may use, as /v1/backends shows them to it."""
     scheduler = services.gateway.scheduler
-    shown, admin = visibility.shown_names(services, key), visibility.is_admin(services, key)
+    shown, admin = visibility.shown_names(services, key), services.keys.is_admin(key)
     out = []
     for backend in services.gateway.registry.backends.values():
         if not may.permits_model(backend.model, *backend.aliases):
             continue
         caps = backend.caps
-        known = backend.is_loaded and (caps is not None or backend.set_slots > 0)
+        has_slots = backend.is_loaded and (caps is not None or backend.set_slots > 0)
         probed = msgspec.to_builtins(caps) if caps is not None else None
         if probed:
             probed["template"] = bool(probed["template"])
@@ -98,7 +98,7 @@ def listed(services: Services, key: str, may: Permissions) -> list[dict[str, Any
                 "model": None if backend.is_unread else backend.model,
                 "tier": backend.tier.name or None,
                 "status": backend.status or None,
-                "slots": scheduler.slots(backend.name) if known else None,
+                "slots": scheduler.slots(backend.name) if has_slots else None,
                 "in_flight": scheduler.in_flight(backend.name),
                 "n_ctx": backend.n_ctx or None,
                 "profile": dict(services.gateway.profile(backend.model)),

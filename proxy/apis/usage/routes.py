@@ -1,7 +1,6 @@
 """GET /v1/usage and its export: sums and rows of the ledger.
 
 A key sees its own requests; the keys of `--admins`, or all callers if no key is needed, see all.
-Requests appear within a second after their end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """OpenAI's vector stores: parses requests.
 
-The format is defined in OpenAI's API reference and the types of its client. `rewrite_query` is
-accepted but has no effect: queries are searched as they are, and the answer repeats them.
+`rewrite_query` has no effect: queries are searched as they are, and the answer repeats them.
 """
 
 from __future__ import annotations

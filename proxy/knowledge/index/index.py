@@ -44,12 +44,12 @@ def unit(vector: Sequence[float]) -> tuple[float, ...]:
 
 def embedded(embed: Embed, model: str, texts: Sequence[str]) -> list[tuple[float, ...]]:
     """Return a vector for each text; () for blank texts. Raises what `embed` raises."""
-    known: dict[str, tuple[float, ...]] = {}
+    vectors: dict[str, tuple[float, ...]] = {}
     distinct = [text for text in dict.fromkeys(texts) if text.strip()]
     for i in range(0, len(distinct), BATCH):
         part = distinct[i : i + BATCH]
-        known.update(zip(part, map(unit, _whole(embed, model, part)), strict=True))
-    return [known.get(text, ()) for text in texts]
+        vectors.update(zip(part, map(unit, _whole(embed, model, part)), strict=True))
+    return [vectors.get(text, ()) for text in texts]
 
 
 def _whole(embed: Embed, model: str, part: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -112,8 +112,7 @@ class Index:
     def prepared(
         self, base_id: str, entries: Sequence[IndexEntry], model: str = "", *, wait: bool = True
     ) -> Callable[[], None]:
-        """Like `add`, but return what writes the chunks, which does not take long. Without `wait`,
-        an unavailable backend is an error."""
+        """Like `add`, but return what writes the chunks. Without `wait`, an outage is an error."""
         vectors = self._vectors(model, [entry.text for entry in entries], TRIES if wait else 0)
 
         def rows() -> Iterator[IndexRow]:
@@ -152,8 +151,8 @@ class Index:
             if vectors[model]:
                 for hit in self.shelf.nearest(base, vectors[model], documents, depth):
                     by_vector.append((hit.score, hit.chunk_id))
-                    known = hits.get(hit.chunk_id)
-                    if known is None or known.score < hit.score:
+                    previous = hits.get(hit.chunk_id)
+                    if previous is None or previous.score < hit.score:
                         hits[hit.chunk_id] = hit
         rankings = []
         for scored in (by_words, by_vector):
@@ -250,8 +249,7 @@ def fused(rankings: Iterable[Sequence[H]]) -> list[H]:
 
 
 def reranked(rank: Rank | None, query: str, hits: list[Hit]) -> list[Hit]:
-    """Order the hits by a ranking model: best first, with its scores. Without a ranker, or if it
-    fails, the hits stay as they are."""
+    """Order the hits by a ranking model, with its scores; if it fails, they stay as they are."""
     if rank is None or not hits:
         return hits
     try:

@@ -1,9 +1,8 @@
 """Search by words, without a model: splits text into terms and scores matches. Pure.
 
-Terms are words without case, accents and English endings. In scripts without blanks between words
-(above all Chinese), terms are single characters and pairs of neighbours, since a pair is nearly a
-word. A score is BM25 divided by the BM25 of a chunk of average length that has each query term
-once, so it means the same in small and large bases.
+Terms are words without case, accents and English endings; in scripts without blanks (Chinese),
+single characters and pairs of neighbours. A score is BM25 divided by that of a chunk of average
+length that has each query term once, so it means the same in small and large bases.
 """
 
 from __future__ import annotations

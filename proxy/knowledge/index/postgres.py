@@ -1,9 +1,8 @@
 """The index in PostgreSQL: full-text search for words, pgvector, if the server has it, for vectors.
 
 Texts are split by `lexical`, since the server's parser may drop Chinese. Each term begins with the
-number of its base. Candidates are the rows with the greatest sum of term weights, since the
-server's ranking does not consider rarity. Long values are stored outside the table
-(toast_tuple_target).
+number of its base. Candidates are the rows with the greatest sum of term weights: the server's
+ranking does not consider rarity.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ class PostgresShelf:
         self._indexed: set[int] = set()
         with engine.begin() as db:
             db.exec_driver_sql("select pg_advisory_xact_lock(%s)", (LOCK,))
-            known = "select obj_description(to_regclass('index_entry'), 'pg_class')"
-            if db.exec_driver_sql(known).scalar() != str(VERSION):  # split by another version
+            comment = "select obj_description(to_regclass('index_entry'), 'pg_class')"
+            if db.exec_driver_sql(comment).scalar() != str(VERSION):  # split by another version
                 db.exec_driver_sql("drop table if exists index_vector, index_entry, index_base")
             db.exec_driver_sql(SCHEMA)
             db.exec_driver_sql(f"comment on table index_entry is '{VERSION}'")
@@ -214,8 +213,7 @@ def _number(db: Connection, base: str) -> int:
 
 
 def _by_index(db: Connection) -> None:
-    """Make the planner use the index of terms: it does not know how rare a term is, and would read
-    the whole table."""
+    """Make the planner use the index of terms; it would read the whole table."""
     db.exec_driver_sql("set local enable_seqscan = off; set local enable_indexscan = off")
 
 

@@ -1,8 +1,7 @@
 """The index in a SQLite file: FTS5 for words, sqlite-vec for vectors.
 
-The file is separate from the database and opened only through apsw: Python's own sqlite3 often
-cannot load extensions, and two copies of SQLite in one process must not open the same file (closing
-it in one releases the other's locks: sqlite.org/howtocorrupt.html). Its content can be rebuilt.
+The file is opened only through apsw: Python's own sqlite3 often cannot load extensions, and two
+copies of SQLite in one process must not open the same file (sqlite.org/howtocorrupt.html).
 
 Terms consist of letters and digits, so FTS5 only has to split at blanks, and queries cannot contain
 syntax. Each term begins with the number of its base, so each base has its own counts, is separate
@@ -148,8 +147,8 @@ class SqliteShelf:
         size = len(vector)
 
         def work(db: apsw.Connection) -> list[IndexHit]:
-            known = "select count(*) from sqlite_master where name = ?"
-            if not _one(db, known, f"near_{size}")[0]:
+            tables = "select count(*) from sqlite_master where name = ?"
+            if not _one(db, tables, f"near_{size}")[0]:
                 return []
             number = _number(db, base)
             only, values = "base = ?", list[Any]([_packed(vector), number])

@@ -1,4 +1,1 @@
-"""The ledger: a row for each request that asks a model, kept in the database.
-
-Rows contain no text of prompts or answers, and no API keys, only their names.
-"""
+"""The ledger: a row for each request that asks a model, without texts of prompts or answers."""

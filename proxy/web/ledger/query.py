@@ -43,8 +43,7 @@ def everyone(query: Query) -> bool:
 
 
 def time_range(query: Query, now: float) -> tuple[int, int]:
-    """The time from and before which, in seconds since 1970; by default the last DAYS days. Raises
-    InvalidParameter."""
+    """The time from and before which; by default the last DAYS. Raises InvalidParameter."""
     for name in ("start_time", "end_time"):
         if query.get(name) and not _SECONDS.fullmatch(query[name]):
             raise InvalidParameter(name, "must be a time in whole Unix seconds")
@@ -106,8 +105,6 @@ Pricing = Callable[[str, LedgerSums | LedgerRow], float]
 
 
 def pricing(prices: Sequence[budgets.Price]) -> Pricing:
-    """What the tokens of a model cost."""
-
     def cost(model: str, counts: LedgerSums | LedgerRow) -> float:
         used = budgets.Used(counts.prompt, counts.cached, counts.completion, counts.slot_seconds)
         return budgets.cost("money", used, budgets.price_of(prices, model))
@@ -165,5 +162,5 @@ def _gathered(rows: Rows) -> Iterator[list[LedgerRow]]:
     """The rows in lists; at least one, which may be empty."""
     left = iter(rows)
     yield list(islice(left, GATHERED))
-    while some := list(islice(left, GATHERED)):
-        yield some
+    while part := list(islice(left, GATHERED)):
+        yield part

@@ -1,6 +1,4 @@
-"""Access log and metrics: every request has one log line and is counted once. None of this contains
-prompts, answers or API keys.
-"""
+"""Access log and metrics, without prompts, answers or API keys."""
 
 from ...runtime.logs import Lines
 from .observer import Observer

@@ -1,6 +1,4 @@
-"""History of the last hour: counts of finished requests in samples of ten seconds, and what slots
-kept. An idle gateway does no work.
-"""
+"""The last hour: counts of finished requests in samples of ten seconds, and what slots kept."""
 
 from __future__ import annotations
 
@@ -75,8 +73,7 @@ class Contents:
         self._past: deque[Tenure] = deque(maxlen=MOST_TENURES)
 
     def add(self, row: Finished) -> None:
-        """Set the row's changes: the gap before a content was used again, or the lifetime and the
-        idle time of one that was replaced, and why."""
+        """Set the row's changes: the gap before a reuse, or what was replaced, and why."""
         info = row.info
         if not info.steps:
             if (grant := info.placement) is not None and info.choices <= 1:
@@ -140,8 +137,8 @@ class History:
 
     def add(self, rows: Iterable[Finished]) -> None:
         """Add finished requests, in the order in which they ended."""
-        for step, some in groupby(rows, lambda row: int(row.second) // STEP):
-            at, new = step * STEP, self._counts([*some])
+        for step, group in groupby(rows, lambda row: int(row.second) // STEP):
+            at, new = step * STEP, self._counts([*group])
             self._samples.setdefault(at, Counter()).update(new)
             if len(self._samples) > SAMPLES:
                 del self._samples[next(iter(self._samples))]
@@ -149,8 +146,7 @@ class History:
                 self.unstored.setdefault(at - at % SPAN, Counter()).update(new)
 
     def samples(self, since: float = 0.0) -> dict[int, Counts]:
-        """The counts of the last hour by time, from the step of `since`; the last may still
-        change."""
+        """The counts of the last hour by time, from `since`; the last may still change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
         return {at: counts.copy() for at, counts in self._samples.items() if at > oldest}
 

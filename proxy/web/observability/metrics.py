@@ -1,6 +1,5 @@
-"""Counters behind /metrics: plain numbers, added up for dozens of requests together, and converted
-by `prometheus` on request. Metrics have vLLM's names where vLLM has them, since dashboards know
-those; gateway metrics have our own prefix. Where vLLM counts blocks of its cache, we count slots.
+"""Counters behind /metrics, which `prometheus` converts on request. Metrics have vLLM's names where
+vLLM has them, since dashboards know those. Where vLLM counts blocks of its cache, we count slots.
 """
 
 from __future__ import annotations
@@ -159,14 +158,13 @@ class Metrics:
         for row in rows:
             if row.info.backend:
                 by_backend[row.info.backend, row.info.model].append(row)
-        for names, some in by_backend.items():
+        for names, group in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add(row.info for row in some)
-            self.backends[names].add(some)
+            self.work.add(row.info for row in group)
+            self.backends[names].add(group)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
-        """A copy of all counts so far."""
         now = deepcopy(self)
         now.running = running
         self.before = now.work

@@ -115,8 +115,7 @@ AT_ONCE = 64  # requests added up together
 
 
 class Observer:
-    """Knows running requests, and counts and logs finished ones. Requests need no lock: adding to a
-    list or a set is atomic."""
+    """Knows running requests, and counts and logs finished ones. Needs no lock."""
 
     def __init__(
         self, *, metrics: bool, on_finished: Iterable[OnFinished] = (), stores: bool = False
@@ -141,7 +140,6 @@ class Observer:
         return len(self._running)
 
     def running_requests(self) -> list[Record]:
-        """Those that ask a model, the oldest first."""
         return sorted(self._running.copy(), key=attrgetter("began"))
 
     def begin(self, record: Record, cancel: Cancel) -> None:

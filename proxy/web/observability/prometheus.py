@@ -1,6 +1,4 @@
-"""Metrics in Prometheus' text format. Imported on first use: prometheus_client takes a twentieth of
-the start-up time.
-"""
+"""Metrics in Prometheus' text format. Imported on first use, as prometheus_client loads slowly."""
 
 from __future__ import annotations
 
@@ -99,8 +97,7 @@ def families(
     ledger: LedgerCounts | None = None,
     models: Sequence[HostedModel] = (),
 ) -> Iterator[Metric]:
-    """The counts and gauges. `shown` gives a backend's name as shown to the caller; `models` are
-    those that the gateway starts itself."""
+    """The counts and gauges. `shown` gives the name of a backend for the caller."""
     yield from _counted(counts, shown)
     yield from _gauges(gateway, counts.running, shown)
     yield from _hosted(models)
@@ -148,10 +145,10 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     for (_, outcome), count in counts.requests.items():
         outcomes[outcome] += count
     yield _labelled(counter, (([reason], outcomes[reason]) for reason in REFUSALS))
-    backends = [([shown(b), model], known) for (b, model), known in counts.backends.items()]
+    backends = [([shown(b), model], work) for (b, model), work in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
         counter = CounterMetricFamily(name, help_, labels=LABELS)
-        yield _labelled(counter, [(labels, known.tokens[i]) for labels, known in backends])
+        yield _labelled(counter, [(labels, work.tokens[i]) for labels, work in backends])
     success, evictions = (
         "Finished answers, by how they ended",
         "Contents of slots replaced, by reason",
@@ -163,14 +160,14 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
         counter = CounterMetricFamily(name, help_, labels=[*LABELS, label])
         rows = [
             ([*labels, reason], count)
-            for labels, known in backends
-            for reason, count in getattr(known, attribute).items()
+            for labels, work in backends
+            for reason, count in getattr(work, attribute).items()
         ]
         yield _labelled(counter, rows)
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=LABELS)
-        for labels, known in backends:
-            values = known.histograms[i]
+        for labels, work in backends:
+            values = work.histograms[i]
             histogram.add_metric(labels, values.buckets(), values.sum)
         yield histogram
 
@@ -209,11 +206,11 @@ def _gauges(
     ):
         gauge = GaugeMetricFamily(f"vllm:{name}", help_, labels=["model_name"])
         yield _labelled(gauge, (([model], number) for model, number in count.items()))
-    known = []
+    measured = []
     for backend in backends:
         busy, slots = scheduler.in_flight(backend.name), scheduler.slots(backend.name)
         values = busy, slots, float(bool(backend.up)), busy / (slots or 1)
-        known.append(([shown(backend.name), backend.model], values))
+        measured.append(([shown(backend.name), backend.model], values))
     for i, (name, help_) in enumerate(
         (
             ("slotproxy:slots_busy", "Slots in use"),
@@ -223,7 +220,7 @@ def _gauges(
         )
     ):
         gauge = GaugeMetricFamily(name, help_, labels=LABELS)
-        yield _labelled(gauge, [(labels, values[i]) for labels, values in known])
+        yield _labelled(gauge, [(labels, values[i]) for labels, values in measured])
     views = [([shown(row.backend), row.model], row) for row in view.backends]
     about = "1 if the backend is paused after failures"
     gauge = GaugeMetricFamily("slotproxy:circuit_open", about, labels=LABELS)

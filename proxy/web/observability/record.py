@@ -113,10 +113,10 @@ class Record:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, Any]) -> Record:
-        known = environ.get(RECORD)
-        if known is None:
-            known = environ[RECORD] = cls(environ)
-        record: Record = known
+        stored = environ.get(RECORD)
+        if stored is None:
+            stored = environ[RECORD] = cls(environ)
+        record: Record = stored
         return record
 
     def elapsed(self) -> float:

@@ -1,11 +1,8 @@
-"""The page of API keys, users and teams, for administrators. Its script calls LiteLLM's routes
-under a path of the pages, with a session.
-"""
+"""The page of API keys, users and teams. Its script calls LiteLLM's routes with a session."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,29 +43,11 @@ def list_keys(services: Services, record: Record) -> Any:
     return page
 
 
-VIEWS: tuple[tuple[str, str, Callable[[Services, Record], Any]], ...] = (
-    ("GET", "/key/list", list_keys),
-    ("POST", "/key/invite", litellm.invite),
-    ("POST", "/key/generate", litellm.generate_key),
-    ("POST", "/key/update", litellm.update_key),
-    ("POST", "/key/regenerate", litellm.regenerate_key),
-    ("POST", "/key/block", litellm.block_key),
-    ("POST", "/key/unblock", litellm.block_key),
-    ("POST", "/key/delete", litellm.delete_keys),
-    ("GET", "/user/list", litellm.list_users),
-    ("POST", "/user/new", litellm.new_user),
-    ("POST", "/user/update", litellm.update_user),
-    ("POST", "/user/delete", litellm.delete_users),
-    ("GET", "/team/list", litellm.teams_page),
-    ("POST", "/team/new", litellm.new_team),
-    ("POST", "/team/update", litellm.update_team),
-    ("POST", "/team/block", litellm.block_team),
-    ("POST", "/team/unblock", litellm.block_team),
-    ("POST", "/team/delete", litellm.delete_teams),
-    ("POST", "/team/member_add", litellm.add_members),
-    ("POST", "/team/member_delete", litellm.remove_member),
-    ("GET", "/audit", litellm.list_changes),
-)
+# Without the versions in some paths: the later one of a path counts.
+VIEWS = {
+    path.removeprefix("/v1").removeprefix("/v2"): (method, view)
+    for method, path, view in litellm.ADMIN_VIEWS
+} | {"/key/list": ("GET", list_keys)}
 
 blueprint = guard.guarded("panel_accounts", group="admin")
 
@@ -86,5 +65,5 @@ def page() -> str:
     )
 
 
-for _method, _path, _view in VIEWS:
+for _path, (_method, _view) in VIEWS.items():
     blueprint.add_url_rule(f"{API}{_path}", _path, partial(json_view, _view), methods=[_method])

@@ -151,8 +151,7 @@ class Answers:
         record: Record,
         then: Callable[[StoredMessage], None] = lambda message: None,
     ) -> StoredMessage:
-        """Start a thread that writes an answer into the message that `keep` returns; it calls
-        `then` once the answer is done."""
+        """Write an answer, in a thread, into the message of `keep`; `then` follows it."""
         if not services.writers.take(request.owner):
             raise QueueFull("too many answers are being generated", retry_after=5.0)
         try:
@@ -248,7 +247,6 @@ class LiveAnswer:
 
     @property
     def is_done(self) -> bool:
-        """Whether the whole answer is there."""
         return self._state.status == "done"
 
     def publish(self, **changes: Any) -> None:
@@ -282,8 +280,7 @@ class LiveAnswer:
             self._end(status, running)
 
     def _end(self, status: Status, running: Running | None) -> None:
-        """Whatever happened: the answer must not stay unfinished. Its end exists nowhere else, so
-        this waits if the store is unavailable."""
+        """Whatever happened, the answer is finished. Waits if the store is unavailable."""
         if self.cancel.cancelled and not isinstance(self.cancel.error(), Ended):
             status = "stopped"  # by its reader; closing the answer also cancels it
 

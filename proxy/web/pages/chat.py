@@ -64,12 +64,11 @@ def read(
     owner: str,
     session: str,
 ) -> DialogueRequest:
-    """Read `options`, with sampling parameters by llama.cpp's names. `messages` end with the
-    question."""
+    """Read `options`, with llama.cpp's names. `messages` end with the question."""
     kind = cast(Kind, fields.choice(options, "kind", FOLDERS, "chat", WHERE))
     template = fields.text(options, "template") or "default"
-    if template not in (known := templates(layouts)[kind]):
-        raise InvalidParameter("options.template", f"must be one of {', '.join(known)}")
+    if template not in (names := templates(layouts)[kind]):
+        raise InvalidParameter("options.template", f"must be one of {', '.join(names)}")
     messages = list(messages)
     history = fields.integer(options, "history", 0, 1000, WHERE)
     if history is not None:
@@ -168,8 +167,7 @@ def models() -> Response:
 
 @blueprint.get(f"{API}/conversations")
 def conversations() -> Response:
-    """A page of conversations with `?search=`, changed `?before=` a time, in a `?folder=`, or
-    `?pinned=1`."""
+    """Conversations, perhaps with `?search=`, `?before=` a time, `?folder=`, `?pinned=1`."""
     if request.args.get("pinned"):
         return json_response(api.conversations().pinned(api.owner()))
     search, before = request.args.get("search", ""), request.args.get("before", type=float)
@@ -199,8 +197,7 @@ def conversation(conversation: str) -> Response:
 
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
-    """Change `{"title", "pinned", "folder", "model", "leaf"}`, or some of them; the folder "" is
-    none."""
+    """Change some of `{"title", "pinned", "folder", "model", "leaf"}`."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
     changed: dict[str, Any] = {
@@ -219,10 +216,10 @@ def change(conversation: str) -> Response:
 @blueprint.delete(f"{API}/conversations/<conversation>")
 def delete(conversation: str) -> Response:
     store, owner = api.conversations(), api.owner()
-    known = store.get(owner, conversation)
-    _answers.stop(owner, known.id)
-    _forget_files(owner, known)
-    store.delete(owner, known.id)
+    chat = store.get(owner, conversation)
+    _answers.stop(owner, chat.id)
+    _forget_files(owner, chat)
+    store.delete(owner, chat.id)
     return api.done()
 
 
@@ -248,21 +245,20 @@ def remove(message: str) -> Response:
 @blueprint.post(f"{API}/conversations/<conversation>/ask")
 def ask(conversation: str) -> Response:
     """Ask `{"text"}` under `parent_id`, with `images`, or `images_of` another message; or answer a
-    question `again`. A refused question is not stored. `title`: the model writes the title of a
-    new conversation, if it has an idle slot. `compared`: the conversation keeps its model and
-    branch."""
+    question `again`. `title`: the model writes the title of a new conversation, if it has an idle
+    slot. `compared`: the conversation keeps its model and branch."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
-    known = store.get(owner, conversation)
+    chat = store.get(owner, conversation)
     again = fields.text(body, "again")
     chosen = dict(fields.mapping(body, "options"))
     if chosen.get("kind") == "knowledge" and chosen.get("base") == "files":
-        chosen["base"] = _base_of(known)
+        chosen["base"] = _base_of(chat)
     question: StoredMessage | None = None
     text, parent, pictures = "", None, images.read(body)
     if again:
         question = store.message(owner, again)
-        if question.role != "user" or question.conversation_id != known.id:
+        if question.role != "user" or question.conversation_id != chat.id:
             raise InvalidParameter("again", "is not a question in this conversation")
         history = messages_of(store.path(owner, question.id))
     else:
@@ -275,7 +271,7 @@ def ask(conversation: str) -> Response:
             pictures = images.kept(store.message(owner, other))
         asked_now = Message(role="user", content=text, media=images.media_of(pictures))
         history = [*messages_of(before), asked_now]
-    wanted = _bounded(read(chosen, history, services.layouts, owner, known.id))
+    wanted = _bounded(read(chosen, history, services.layouts, owner, chat.id))
 
     if pictures and not services.gateway.accepts_images(wanted.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
@@ -284,16 +280,16 @@ def ask(conversation: str) -> Response:
         nonlocal question
         if question is None:
             extra = {images.NAME: pictures} if pictures else {}
-            question = store.add(owner, known.id, "user", text, parent, extra=extra)
-            if not known.title:
+            question = store.add(owner, chat.id, "user", text, parent, extra=extra)
+            if not chat.title:
                 plain = {titles.PLAIN: True}
-                store.change(owner, known.id, titles.plain(text), lambda s: {**s, **plain})
+                store.change(owner, chat.id, titles.plain(text), lambda s: {**s, **plain})
         begun = {"kind": wanted.kind, "model": wanted.model}
-        answer = store.add(owner, known.id, "assistant", "", question.id, "growing", begun)
+        answer = store.add(owner, chat.id, "assistant", "", question.id, "growing", begun)
         place = {MODEL: wanted.model, LEAF: answer.id}
         if fields.flag(body, "compared"):
             return answer
-        store.change(owner, known.id, edit=lambda before: {**before, **place})
+        store.change(owner, chat.id, edit=lambda before: {**before, **place})
         return answer
 
     answer = _begin(keep, wanted, titled=fields.flag(body, "title"))
@@ -306,19 +302,18 @@ def continue_(message: str) -> Response:
     """Continue an answer without sources or tools that was stopped or cut off."""
     services, store = current_services(), api.conversations()
     owner, body = api.owner(), api.json_body()
-    *before, known = store.path(owner, message)
-    if not before or not known.content or known.extra.get("kind", "chat") != "chat":
+    *before, answer = store.path(owner, message)
+    if not before or not answer.content or answer.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
     chosen = {**fields.mapping(body, "options"), "kind": "chat"}
     history = messages_of(before)
-    wanted = _bounded(read(chosen, history, services.layouts, owner, known.conversation_id))
-    wanted = msgspec.structs.replace(wanted, begun=known.content)
-    return json_response({"answer": _begin(lambda: store.reopen(owner, known.id), wanted)}, 201)
+    wanted = _bounded(read(chosen, history, services.layouts, owner, answer.conversation_id))
+    wanted = msgspec.structs.replace(wanted, begun=answer.content)
+    return json_response({"answer": _begin(lambda: store.reopen(owner, answer.id), wanted)}, 201)
 
 
 def _bounded(wanted: DialogueRequest) -> DialogueRequest:
-    """Bound an answer without a maximum, unless the context leaves it less: a server may refuse a
-    maximum that does not fit."""
+    """Bound an answer without a maximum: a server may refuse one that does not fit."""
     if wanted.max_tokens is not None:
         return wanted
     registry = current_services().gateway.registry
@@ -333,8 +328,7 @@ def _bounded(wanted: DialogueRequest) -> DialogueRequest:
 def _begin(
     keep: Callable[[], StoredMessage], wanted: DialogueRequest, *, titled: bool = False
 ) -> StoredMessage:
-    """Begin the answer into the message that `keep` returns; `titled`: then the conversation gets
-    a title. Raises QueueFull."""
+    """Begin the answer into the message of `keep`. `titled`: a title follows. Raises QueueFull."""
     services, store, owner = current_services(), api.conversations(), api.owner()
     caller = services.callers.caller(owner, request.environ)
     caller = msgspec.structs.replace(caller, tell_place=True)
@@ -354,8 +348,7 @@ def _begin(
 
 @blueprint.get(f"{API}/answers/<message>/events")
 def events(message: str) -> Response:
-    """Stream the events of an answer: of a finished one, what is left and its end. Raises
-    NotFound."""
+    """Stream the events of an answer; of a finished one, what is left. Raises NotFound."""
     store, owner = api.conversations(), api.owner()
     seen = StreamPosition.read(request.headers.get("Last-Event-ID", ""))
     growing = _answers.get(owner, message)
@@ -388,8 +381,8 @@ def hurry(message: str) -> Response:
 def feedback(message: str) -> Response:
     body, owner = api.json_body(), api.owner()
     score = fields.integer(body, "score", -1, 1)
-    known = api.conversations().message(owner, message)
-    api.conversations().rate(owner, known.id, score or 0, fields.text(body, "reason")[:2000])
+    answer = api.conversations().message(owner, message)
+    api.conversations().rate(owner, answer.id, score or 0, fields.text(body, "reason")[:2000])
     return api.done()
 
 
@@ -430,16 +423,16 @@ def files(conversation: str) -> Response:
 def add_file(conversation: str) -> Response:
     """Add a file: the body is its content, `?name=` its name. Replaces a file of the same name."""
     knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
-    known = store.get(owner, conversation)
+    chat = store.get(owner, conversation)
     name = request.args.get("name", "")
-    base = known.settings.get(SETTING)
+    base = chat.settings.get(SETTING)
     with body.spooled(request.environ, current_services().settings.max_document) as data:
         try:
             if not base:
                 raise NotFound("no file was attached yet")
             document = knowledge.add(owner, str(base), name, data, replace=True)
         except NotFound:  # or the base has expired
-            base = _new_base(owner, known.id, instead_of=base)
+            base = _new_base(owner, chat.id, instead_of=base)
             document = knowledge.add(owner, base, name, data, replace=True)
     return json_response(document, 201)
 
@@ -472,19 +465,19 @@ def remove_file(conversation: str, document: str) -> Response:
 def export(conversation: str) -> Response:
     """Download the conversation as `?as=md` (only the open branch) or `json`."""
     store, owner = api.conversations(), api.owner()
-    known = store.get(owner, conversation)
+    chat = store.get(owner, conversation)
     if request.args.get("as") == "json":
-        return _download(make_response(_whole(store, owner, known)), known.title, "json")
+        return _download(make_response(_whole(store, owner, chat)), chat.title, "json")
     messages = store.messages(owner, conversation)
     ids = [message.id for message in messages]
-    leaf = known.settings.get(LEAF)
+    leaf = chat.settings.get(LEAF)
     branch = store.path(owner, leaf if leaf in ids else ids[-1]) if ids else ()
     parts = [
-        f"# {known.title}",
+        f"# {chat.title}",
         *(f"## {message.role}\n\n{images.markdown(message)}" for message in branch),
     ]
     data = "\n\n".join(parts).encode() + b"\n"
-    return _download(make_response(data), known.title, "md")
+    return _download(make_response(data), chat.title, "md")
 
 
 @blueprint.get(f"{API}/conversations/export")
@@ -516,16 +509,16 @@ def import_() -> Response:
     return json_response(made, 201)
 
 
-def _whole(store: ConversationStore, owner: str, known: StoredConversation) -> bytes:
-    messages = store.messages(owner, known.id)
-    return msgspec.json.encode({**msgspec.to_builtins(known), "messages": messages})
+def _whole(store: ConversationStore, owner: str, chat: StoredConversation) -> bytes:
+    messages = store.messages(owner, chat.id)
+    return msgspec.json.encode({**msgspec.to_builtins(chat), "messages": messages})
 
 
 def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
     """Yield one conversation at a time: together they may be large."""
     before = b"["
-    for known in store.recent(owner, limit=None):
-        yield before + _whole(store, owner, known)
+    for chat in store.recent(owner, limit=None):
+        yield before + _whole(store, owner, chat)
         before = b",\n"
     yield b"]" if before != b"[" else b"[]"
 

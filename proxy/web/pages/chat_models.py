@@ -39,13 +39,11 @@ class ChatModel(Struct, frozen=True, kw_only=True):
 
 
 def names(services: Services, environ: Environ) -> list[str]:
-    """The names of `models`."""
     return [model.name for model in models(services, environ)]
 
 
 def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
-    """The models that the caller may ask: the default one, those that are loaded, and the others.
-    Failed ones come last."""
+    """The models for the caller: the default, the loaded, the others, the failed."""
     registry, default = services.gateway.registry, services.settings.default_model
     listed = registry.listed() or tuple(filter(registry.is_named, registry.models()))
     listed = tuple(dict.fromkeys((*listed, *registry.routes)))
@@ -114,5 +112,5 @@ def _defaults(services: Services, name: str) -> dict[str, float]:
     """Those of the settings, else those that a server reports."""
     pool = services.gateway.registry.pool(name)
     reported = next((backend.caps.settings for backend in pool if backend.caps is not None), {})
-    known = {**reported, **services.settings.sampler_defaults}
-    return {name: known[name] for name in SHOWN if type(known.get(name)) in (int, float)}
+    defaults = {**reported, **services.settings.sampler_defaults}
+    return {name: defaults[name] for name in SHOWN if type(defaults.get(name)) in (int, float)}

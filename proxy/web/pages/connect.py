@@ -1,8 +1,7 @@
 """The page that connects other programs: address, key and model, and what to paste for each.
 
-The texts to paste are in templates/connect.toml, which the documentation shows, too. The page fills
-in the values; its script replaces them when the reader chooses others. A pasted key stays in the
-browser.
+The texts are in templates/connect.toml, which the documentation shows, too. The page fills in the
+values; its script replaces them when the reader chooses others. A pasted key stays in the browser.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from flask import Response, make_response, render_template, request
 from msgspec import Struct
 
 from ...runtime import resources
-from .. import permissions
 from ..services import current_services
 from . import api, chat_models, guard, session, texts
 from .accounts import API as ACCOUNTS
@@ -114,7 +112,7 @@ def page() -> Response:
         models=models,
         key_needed=keys.needed,
         known_text=texts.known,
-        may_make=may_make and permissions.is_admin(services, owner),
+        may_make=may_make and services.keys.is_admin(owner),
         api=prefix + ACCOUNTS,
     )
     return make_response(text)

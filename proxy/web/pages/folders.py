@@ -25,8 +25,8 @@ def name_of(owner: str, body: Mapping[str, Any], field: str) -> str:
     name = " ".join(fields.text(body, field).split())
     if len(name) > LONGEST or not name.isprintable():
         raise InvalidParameter(field, f"must have at most {LONGEST} printable characters")
-    known = api.conversations().folders(owner)
-    if name and name not in known and len(known) >= MOST:
+    names = api.conversations().folders(owner)
+    if name and name not in names and len(names) >= MOST:
         raise InvalidParameter(field, f"is one too many: there may be {MOST} folders")
     return name
 

@@ -29,13 +29,13 @@ def page() -> Response:
 def accept() -> Response:
     """The key of an invitation, `{"token"}`. Raises NotFound, TooManyWrongKeys."""
     services, record = current_services(), Record.of(request.environ)
-    services.keys.check_wrong_keys(record.peer)
+    services.keys.wrong_keys.check(record.peer)
     accounts = opened(services)
     token = required(body.read_json(request.environ, guard.MAX_BYTES), "token")
     try:
         secret, key = accounts.keys.accept(token)
     except NotFound:
-        services.keys.count_wrong(record.peer)
+        services.keys.wrong_keys.count_wrong(record.peer)
         raise NotFound(
             "this invitation has been used or has expired: ask an administrator for a new one"
         ) from None

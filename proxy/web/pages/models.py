@@ -14,7 +14,6 @@ from ...apis.fields import filled
 from ...apis.models import routes as hosting
 from ...apis.openai import routes as openai
 from ...hosting import view
-from .. import permissions
 from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
@@ -32,7 +31,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
     texts about the templates of models that were loaded once, `served` the models of servers that
     run already, `unread` the servers whose models are unknown."""
-    host, admin = services.host, permissions.is_admin(services, Record.of(environ).key)
+    host, admin = services.host, services.keys.is_admin(Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
     listed = {name: named[name] for name in visible(services, environ, named)}
@@ -57,11 +56,11 @@ def _stream(
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
     yield b"retry: 500\n\n"
-    known: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for _ in looks(PERIOD, LIFE, sleep):
         now = states(services, environ)
-        if known != {**now, "at": known.get("at")}:
-            known = now
+        if shown != {**now, "at": shown.get("at")}:
+            shown = now
             yield b"event: now\ndata: " + msgspec.json.encode(now) + b"\n\n"
 
 
@@ -73,7 +72,7 @@ blueprint = guard.guarded("panel_models")
 
 
 def page() -> Response:
-    admin = permissions.is_admin(current_services(), api.owner())
+    admin = current_services().keys.is_admin(api.owner())
     return make_response(render_template("models.html", admin=admin))
 
 

@@ -1,6 +1,5 @@
-"""Signs in at an OpenID provider. What must be remembered until the browser comes back is in a
-signed cookie: any worker can finish the sign-in, and no other browser. A refused code counts as a
-wrong key.
+"""Signs in at an OpenID provider. A signed cookie remembers what is needed when the browser
+returns: any worker can finish the sign-in, and no other browser. A refused code is a wrong key.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def begin() -> Response:
     sign_in = _opened()
     started = start(guard.local_path(request.args.get("to", "")))
     try:
-        current_services().keys.check_wrong_keys(Record.of(request.environ).peer)
+        current_services().keys.wrong_keys.check(Record.of(request.environ).peer)
         there = sign_in.provider.authorization_url(started, _redirect_uri(sign_in))
         response = make_response(redirect(there, 303))
     except GatewayError as fault:
@@ -55,16 +54,16 @@ def finish() -> Response:
     record = Record.of(request.environ)
     started, belongs = _started(), False
     try:
-        services.keys.check_wrong_keys(record.peer)
+        services.keys.wrong_keys.check(record.peer)
         started = _checked(started, sign_in)
         belongs = True
         code = request.args.get("code", "")
         name = sign_in.finish(code, started, _redirect_uri(sign_in))
-        services.keys.check_name(name)
+        services.keys.named(name)
     except GatewayError as fault:
         # Another site can send the browser here, but not with the cookie of a sign-in.
         if belongs and isinstance(fault, Unauthorized):
-            services.keys.count_wrong(record.peer)
+            services.keys.wrong_keys.count_wrong(record.peer)
         return _failed(fault, started.to if started else "")
     record.key, record.info.outcome = name, "signed_in"
     # Browsers send a strict cookie only to a page that one of ours leads to: a redirect would still

@@ -7,7 +7,6 @@ from flask import Response, current_app, render_template, request
 
 from ...apis.requests import routes
 from ...errors import InvalidParameter
-from .. import permissions
 from ..fastpath import Application
 from ..observability import Record
 from ..services import current_services
@@ -22,10 +21,10 @@ API = "/pages/api/requests"
 @blueprint.get("/requests")
 def page() -> str:
     services = current_services()
-    admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
-    root, kept = services.settings.api_prefix + API, services.ledger is not None
+    admin = bool(services.keys.needed) and services.keys.is_admin(api.owner())
+    root, has_ledger = services.settings.api_prefix + API, services.ledger is not None
     models = chat_models.names(services, request.environ)
-    return render_template("requests.html", admin=admin, api=root, kept=kept, models=models)
+    return render_template("requests.html", admin=admin, api=root, kept=has_ledger, models=models)
 
 
 @blueprint.get(API, endpoint="list", defaults={"view": routes.listed})

@@ -1,11 +1,9 @@
 """Sign-in to the pages: an API key becomes a signed cookie with the key's name and a random id.
 
 The signing secret is derived from the configured keys, slowly (scrypt): sessions end when the keys
-change, and a stolen cookie does not help to guess a key. The API does not accept sessions: browsers
-add cookies to requests that other sites make.
-
-From a second cookie, `VISIT`, the CSRF token is derived. It is Lax: a link from another site must
-not replace it, or every open page would have a wrong token.
+change, and a stolen cookie does not help to guess a key. The API accepts no sessions. The CSRF
+token is derived from a second cookie, `VISIT`. It is Lax: a link from another site must not replace
+it, or every open page would have a wrong token.
 """
 
 from __future__ import annotations
@@ -81,12 +79,12 @@ def _digest(value: str) -> str:
 
 def sessions() -> Sessions:
     """Return the Sessions of the current application, created on first use."""
-    known = current_app.extensions.get("slotproxy.sessions")
-    if known is None:
+    made = current_app.extensions.get("slotproxy.sessions")
+    if made is None:
         keys = ((key.name, key.secret) for key in current_services().settings.keys)
-        known = current_app.extensions["slotproxy.sessions"] = Sessions(keys)
-    assert isinstance(known, Sessions)
-    return known
+        made = current_app.extensions["slotproxy.sessions"] = Sessions(keys)
+    assert isinstance(made, Sessions)
+    return made
 
 
 def signed_in() -> str | None:
@@ -124,9 +122,9 @@ def has_key() -> bool:
 
 def visit() -> str:
     """Return the text of the visitor's cookie, or a new one, which `keep` then sends."""
-    known = request.cookies.get(VISIT, "")
-    if len(known) >= 16:
-        return known
+    cookie = request.cookies.get(VISIT, "")
+    if len(cookie) >= 16:
+        return cookie
     if "visit" not in g:
         g.visit = secrets.token_urlsafe(24)
     return str(g.visit)

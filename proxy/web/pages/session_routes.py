@@ -83,7 +83,7 @@ def _go(to: str) -> Response:
 @blueprint.get("/sessions")
 def open_sessions() -> Response:
     services = current_services()
-    admin = permissions.is_admin(services, api.owner())
+    admin = services.keys.is_admin(api.owner())
     needed = services.keys.needed and services.sessions is not None
     return make_response(render_template("sessions.html", admin=admin, needed=needed))
 
@@ -117,7 +117,7 @@ def end() -> Response:
     """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound."""
     services, key = current_services(), api.owner()
     name = required(api.json_body(), "id")
-    owner = None if permissions.is_admin(services, key) else key
+    owner = None if services.keys.is_admin(key) else key
     if not _opened().end(name, owner):
         raise NotFound("there is no such session: it may have ended already")
     return api.done()

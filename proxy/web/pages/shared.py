@@ -50,12 +50,12 @@ def share(conversation: str) -> Response:
             "this API key may not share conversations: ask an administrator for the right `share`",
             code="share_forbidden",
         )
-    known = store.get(owner, conversation)
+    stored = store.get(owner, conversation)
     branch = store.path(owner, fields.filled(body, "leaf"))
-    if branch[0].conversation_id != known.id:
+    if branch[0].conversation_id != stored.id:
         raise InvalidParameter("leaf", "is not a message of this conversation")
     messages = [shown(message) for message in branch if message.content]
-    return json_response(store.shared.add(owner, known.id, known.title, messages), 201)
+    return json_response(store.shared.add(owner, stored.id, stored.title, messages), 201)
 
 
 @blueprint.delete(f"{API}/links/<link>")

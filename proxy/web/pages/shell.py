@@ -10,7 +10,6 @@ from jinja2 import FileSystemLoader
 
 from ...runtime import resources
 from ...runtime.installation import install as install_command
-from .. import permissions
 from ..routes import Api
 from ..services import current_services
 from . import guard, session, texts, uploads
@@ -50,8 +49,8 @@ def static(name: str) -> Response:
 @blueprint.get("/<any(language, theme):what>/<chosen>")
 def choose(what: str, chosen: str) -> Response:
     """Set the language or theme and redirect to `?to=`. Raises werkzeug's NotFound."""
-    cookie, known = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
-    if chosen not in known:
+    cookie, values = {"language": (LANGUAGE, texts.LANGUAGES), "theme": (THEME, THEMES)}[what]
+    if chosen not in values:
         abort(404)
     response = make_response(redirect(guard.local_path(request.args.get("to", "")) or home(), 303))
     response.set_cookie(cookie, chosen, max_age=uploads.FOREVER, path=home(), samesite="Lax")
@@ -76,7 +75,7 @@ def _known() -> dict[str, Any]:
         "capture_days": f"{bounds.days:g}",
         "csrf_token": guard.token,
         "signed_in": name,
-        "administers": bool(name) and permissions.is_admin(current_services(), str(name)),
+        "administers": bool(name) and current_services().keys.is_admin(str(name)),
         "sign_in_needed": session.sessions().needed,
         "language": spoken,
         "theme": shown,

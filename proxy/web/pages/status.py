@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 from flask import Response, make_response, render_template, request
 
-from ...apis.fields import decimal
+from ...apis.fields import count_of
 from ...apis.models.routes import watched
 from ...apis.status.routes import listed
 from ...apis.usage.routes import opened
-from ...errors import InvalidParameter
 from ...gateway import Caller
 from ...store.measures import Counts, histogram, percentile, total
 from .. import permissions
@@ -87,8 +86,8 @@ HIGHEST = 1 << 16  # number of a slot
 
 @blueprint.get("/status")
 def page() -> Response:
-    kept = current_services().ledger is not None
-    return make_response(render_template("status.html", kept=kept))
+    has_ledger = current_services().ledger is not None
+    return make_response(render_template("status.html", kept=has_ledger))
 
 
 @blueprint.get("/pages/api/status")
@@ -101,12 +100,12 @@ def now() -> Response:
 @blueprint.get("/pages/api/status/past")
 def past() -> Response:
     """Return the totals of the last hours in the ledger, of all workers, and columns for plots."""
-    hours, services = _number("hours", 1, MOST_HOURS), current_services()
+    hours, services = count_of(request.args, "hours", 1, MOST_HOURS), current_services()
     width = SPAN if hours == 1 else HOUR if hours <= DAY_HOURS else DAY_HOURS * HOUR
     end = int(time.time()) // width * width + width
     begin = end - max(hours * HOUR, width)
-    found = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
-    counts = {at: found.get(1000 * at, Counter()) for at in range(begin, end, width)}
+    measured = opened(services).measures(1000 * width, 1000 * begin, 1000 * end)
+    counts = {at: measured.get(1000 * at, Counter()) for at in range(begin, end, width)}
     points = {"step": width, **_columns(counts)}
     return json_response({"total": total(counts.values()), "points": points})
 
@@ -117,8 +116,8 @@ def tenures() -> Response:
     services = current_services()
     caller = _caller(services)
     shown = permissions.shown_names(services, caller.key)
-    first, backend = _number("first", 0, HIGHEST), request.args.get("backend")
-    now, is_admin = time.time(), permissions.is_admin(services, caller.key)
+    first, backend = count_of(request.args, "first", 0, HIGHEST, 0), request.args.get("backend")
+    now, is_admin = time.time(), services.keys.is_admin(caller.key)
     begin = max(now - HOUR, services.started)
     held = [
         _tenure(services, tenure, is_admin or tenure.key == caller.key)
@@ -130,9 +129,11 @@ def tenures() -> Response:
 
 def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> Tenure:
     """What a caller may see: of another key's, only that the slot was held."""
-    known = services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
+    conversation = (
+        services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
+    )
     hidden = {} if is_seen else {"key": None, "prompt": 0}
-    return msgspec.structs.replace(tenure, backend="", conversation=known, **hidden)
+    return msgspec.structs.replace(tenure, backend="", conversation=conversation, **hidden)
 
 
 @blueprint.get("/pages/api/status/events")
@@ -141,14 +142,6 @@ def events() -> Response:
     services = current_services()
     caller = _caller(services)
     return watched(services, caller.key, _stream(services, caller))
-
-
-def _number(name: str, least: int, most: int) -> int:
-    """Raises InvalidParameter."""
-    number = decimal(request.args.get(name, ""), least, most)
-    if number is None:
-        raise InvalidParameter(name, f"must be from {least} to {most}")
-    return number
 
 
 def _caller(services: Services) -> Caller:

@@ -1,9 +1,7 @@
 """Titles of conversations that a model writes, in an idle slot after an answer.
 
-The title of a new conversation is the beginning of its question, and its settings say so until the
-model or the user has given it another. The request for one never takes a slot with a prompt that
-may be needed, and gives its slot to others. If it finds none for a minute, the next answer is
-followed by another.
+Until then, a title is the beginning of the question. The request never takes a slot with a prompt
+that may be needed. If it finds none for a minute, the next answer is followed by another.
 """
 
 from __future__ import annotations
@@ -69,14 +67,14 @@ class TitleJob(Struct, frozen=True):
 
     services: Services
     store: ConversationStore
-    asked: DialogueRequest
+    request: DialogueRequest
     answer: str  # its id
     caller: Caller
     peer: str
 
     def run(self) -> None:
         """Ask for the title, unless another request for it waits."""
-        conversation = self.asked.session
+        conversation = self.request.session
         if conversation in _waiting or len(_waiting) >= MOST:
             return
         _waiting.add(conversation)
@@ -93,21 +91,20 @@ class TitleJob(Struct, frozen=True):
             _waiting.discard(conversation)
 
     def _may(self) -> bool:
-        """Whether there is a slot besides that of the conversation, and half of each limit left.
-        Raises ModelNotFound."""
+        """Whether a slot and half of each limit are free. Raises ModelNotFound."""
         registry, scheduler = self.services.gateway.registry, self.services.gateway.scheduler
         allowance = self.caller.allowance
-        backends = registry.pool(registry.resolve(self.asked.model)[0])
+        backends = registry.pool(registry.resolve(self.request.model)[0])
         slots = sum(scheduler.slots(backend.name) or 0 for backend in backends)
         states = allowance.states if allowance is not None else ()
         return slots > 1 and all(2 * state.remaining >= state.limit for state in states)
 
     def _give(self) -> None:
         """Raises NoIdleSlot."""
-        owner, conversation = self.asked.owner, self.asked.session
+        owner, conversation = self.request.owner, self.request.session
         if not is_plain(self.store.get(owner, conversation).settings):
             return
-        question = self.asked.messages[-1].content[:READ]
+        question = self.request.messages[-1].content[:READ]
         answer = self.store.message(owner, self.answer).content[:READ]
         if title := cleaned(self._written(PROMPT.format(question=question, answer=answer))):
             self.store.change(owner, conversation, title, final, when=is_plain)
@@ -116,7 +113,7 @@ class TitleJob(Struct, frozen=True):
         """The model's answer, "" if it did not end."""
         services, cancel = self.services, Cancel()
         request = CompletionRequest(
-            model=self.asked.model,
+            model=self.request.model,
             messages=(Message(role="user", content=prompt),),
             sampling={"temperature": 0.2},
             max_tokens=40,
@@ -125,7 +122,7 @@ class TitleJob(Struct, frozen=True):
         # The rest of the question's request, as far as limits are concerned.
         caller = replace(self.caller, idle=True, background=True, on_overflow="refuse")
         record = Record({"PATH_INFO": ROUTE, "REQUEST_METHOD": "POST", "REMOTE_ADDR": self.peer})
-        record.key, record.user, record.team = self.asked.owner, caller.user, caller.team
+        record.key, record.user, record.team = self.request.owner, caller.user, caller.team
         record.route = ROUTE
         services.observer.begin(record, cancel)
         try:

@@ -67,8 +67,8 @@ def _read(path: Path, changed: int) -> PageFile:
     data = path.read_bytes()
     # Do not use this machine's MIME table for scripts: browsers only run modules sent as
     # JavaScript.
-    known = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
-    kind = known or "application/octet-stream"
+    media_type = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    kind = media_type or "application/octet-stream"
     packed = gzip.compress(data, 9, mtime=0) if kind.startswith(PACKED) else data
     digest = hashlib.sha256(data).hexdigest()[:16]
     return PageFile(kind, digest, data, packed if len(packed) < len(data) else None)

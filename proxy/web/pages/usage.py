@@ -12,9 +12,9 @@ from typing import Any
 from flask import Response, render_template, request
 
 from ...accounts.limiting.allowance import LimitStatus
-from ...apis.fields import decimal
+from ...apis.fields import count_of
 from ...apis.usage import routes as usage
-from ...errors import InvalidParameter, LimitsUnavailable
+from ...errors import LimitsUnavailable
 from ...store.ledger_rows import LedgerGroup
 from .. import permissions
 from ..ledger import query
@@ -35,19 +35,17 @@ PLOTTED = 6  # models with a plot of their own, as in usage.js
 @blueprint.get("/usage")
 def page() -> str:
     services = current_services()
-    admin = bool(services.keys.needed) and permissions.is_admin(services, api.owner())
-    kept, stored = services.ledger is not None, services.conversations is not None
+    admin = bool(services.keys.needed) and services.keys.is_admin(api.owner())
+    has_ledger, stored = services.ledger is not None, services.conversations is not None
     priced = bool(services.settings.price)
-    return render_template("usage.html", admin=admin, kept=kept, stored=stored, priced=priced)
+    return render_template("usage.html", admin=admin, kept=has_ledger, stored=stored, priced=priced)
 
 
 @blueprint.get(API)
 def sums() -> Response:
     """Return sums by day, model and (for administrators) key, and what is used of own limits."""
     services, key = current_services(), api.owner()
-    days = decimal(request.args.get("days") or "30", 1, MOST_DAYS)
-    if days is None:
-        raise InvalidParameter("days", f"must be from 1 to {MOST_DAYS}")
+    days = count_of(request.args, "days", 30, MOST_DAYS)
     only: Mapping[str, Sequence[str]] | None = {"key": (key,)}
     if everyone(request.args):
         permissions.check_admin(services, key)

@@ -29,4 +29,4 @@ if (conversations) {
 }
 
 // Earlier versions have left one in the browser.
-navigator.serviceWorker?.getRegistrations().then((all) => all.forEach((one) => one.unregister()));
+navigator.serviceWorker?.getRegistrations().then((all) => all.forEach((registration) => registration.unregister()));

@@ -64,8 +64,7 @@ def _agent(running: Running) -> Documents:
 
 
 def _delta(event: TextDelta | Tick | Finished) -> str:
-    """Return the text of an event. A tick gives an empty piece, which keeps idle connections open.
-    So does the end, so that an empty answer still has its field."""
+    """The text of an event; empty for a tick, which keeps connections open, and for the end."""
     return event.text if isinstance(event, TextDelta) else ""
 
 

@@ -1,8 +1,7 @@
-"""A caller's knowledge bases under Langchain-Chatchat's rules: bases and files have names.
+"""A caller's knowledge bases by Langchain-Chatchat's rules: bases and files have names, or ids.
 
-Ids are accepted in place of names, so that addresses we return, such as downloads, need no names.
-Files are read in the background. Here, a caller waits for its own files for a limited time, since
-its client searches right after an upload.
+A caller waits for its own files for a limited time, since its client searches right after an
+upload.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ Cut = tuple[int, int]
 
 
 class BaseHandle(NamedTuple):
-    """A knowledge base of an owner, as far as the caller may use it. If a file fails, methods for
-    several continue with the next one, and return the reasons."""
+    """A base of an owner. If a file fails, methods for several go through the others."""
 
     knowledge: Knowledge
     owner: str
@@ -174,8 +172,8 @@ def _create(services: Services, record: Record, name: str, model: str) -> BaseHa
     if name in _names(services, record):
         raise Taken(f"the knowledge base {name} already exists")
     models = (services.local_embedder or services.embedder).registry.names()
-    known = model if model in models else None
-    base = knowledge.create(owner, name, embedding_model=known)
+    embedding_model = model if model in models else None
+    base = knowledge.create(owner, name, embedding_model=embedding_model)
     return BaseHandle(knowledge, owner, base.id)
 
 

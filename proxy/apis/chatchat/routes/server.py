@@ -1,7 +1,6 @@
 """Routes for models, the server's settings, prompt templates and embeddings.
 
-Backends are configured when slotproxy starts, and all their models are served at the same time. So
-stopping a model does nothing, and changing to another needs no wait.
+All models are served at the same time, so to stop or change one does nothing.
 """
 
 from __future__ import annotations

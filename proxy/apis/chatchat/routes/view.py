@@ -34,8 +34,6 @@ encode = msgspec.json.encode
 
 
 class Taken(BadRequest):
-    """The name is already taken."""
-
     status = 404  # as in 0.2.7
     code = "already_exists"
 
@@ -148,8 +146,7 @@ class RequestContext(NamedTuple):
 def respond(
     view: Callable[[RequestContext], tuple[bool, Documents]], *, as_text: bool = False
 ) -> Response:
-    """Answer the current request with the documents that `view` returns, as a stream or whole.
-    `as_text` sends only their texts. The documents are always closed."""
+    """Answer with the documents of `view`, as a stream or whole; `as_text` sends only texts."""
     environ, cancel = request.environ, Cancel()
     write = _text if as_text else encode
 

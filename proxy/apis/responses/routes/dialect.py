@@ -1,6 +1,4 @@
-"""The Responses API as a dialect: what a response continues, and what is stored of it.
-Each request gets an object of its own.
-"""
+"""The Responses API as a dialect: what a response continues, and what is stored of it."""
 
 from __future__ import annotations
 
@@ -98,17 +96,15 @@ class ResponsesDialect:
     def fitted(
         self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
     ) -> CompletionRequest:
-        """Drop the oldest messages if the request allows it and the context is too small for all.
-        Raises what `Gateway.count` raises."""
+        """Drop the oldest messages if the request allows it. Raises like `Gateway.count`."""
         if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
-        return shortened(request, lambda some: gateway.fits(some, room, cancel, barred=barred))
+        return shortened(request, lambda part: gateway.fits(part, room, cancel, barred=barred))
 
     def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
-        """Start a background response and return it as queued, if the request asks for one. It
-        outlasts the request, so it has a Cancel of its own."""
+        """Start a background response, if asked for one. It outlasts the request."""
         if body.get("background") is not True:
             return None
         services = self._services
@@ -166,8 +162,7 @@ class ResponsesDialect:
         return by_id
 
     def _decoded(self, data: bytes, param: str) -> Any:
-        """Decode a part of a stored response. Raises BadRequest if all those of this request
-        together exceed the size of a body, or take too long to decode."""
+        """Decode a part of a stored response. Raises BadRequest if all together are too large."""
         self._read += len(data)
         if self._read > self._services.settings.max_body or costs_much(data):
             raise BadRequest(

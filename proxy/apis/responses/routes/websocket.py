@@ -1,11 +1,9 @@
 """The WebSocket transport of /v1/responses.
 
 The client sends `{"type": "response.create", …}` with the fields of a request, and gets the events
-of a streamed response, each as one message, or an `error` event. Each message is a request of its
-own, with the headers of the handshake. The last response can be continued even if it is not stored.
-
-The format is that of Open Responses ("WebSocket Transport"). Codex also sends `"generate": false`,
-to have its prompt evaluated, and `response.processed`, which needs no answer.
+of a streamed response as messages, or an `error` event. Each message is a request of its own. The
+last response can be continued even if it is not stored. Codex also sends `"generate": false`, to
+have its prompt evaluated, and `response.processed`, which needs no answer.
 """
 
 from __future__ import annotations
@@ -55,8 +53,7 @@ class UpgradeRequired(BadRequest):
 
 
 class Session(ClosingBody):
-    """One connection. Iterating it, as the server does with the body of an answer, serves it until
-    it ends, and yields nothing: everything is written to the socket."""
+    """One connection. Iterating it, as the server does, serves it and yields nothing."""
 
     def __init__(self, services: Services, record: Record, environ: Environ, accept: str) -> None:
         """Takes a place. Raises QueueFull."""

@@ -27,19 +27,19 @@ export function archive(at, calls, attempt, tell, over) {
     const all = await parsed(file);
     if (!all) return tell(words("chat.no_export", { name: file.name }));
     const skipped = [];
-    const send = async (one) => {
+    const send = async (talk) => {
       try {
-        await calls.post("/conversations/import", slim(one));
+        await calls.post("/conversations/import", slim(talk));
       } catch (error) {
         if (!OF_ONE.includes(error.status)) throw error;
-        skipped.push(words("chat.quoted", { title: String(one.title ?? "").slice(0, 60), why: error.message }));
+        skipped.push(words("chat.quoted", { title: String(talk.title ?? "").slice(0, 60), why: error.message }));
       }
       return true;
     };
     let sent = 0;
-    for (const one of all) {
+    for (const talk of all) {
       say(at("imported"), words("chat.importing", { n: sent + 1, all: all.length }));
-      if (!(await attempt(() => send(one)))) break;
+      if (!(await attempt(() => send(talk)))) break;
       sent += 1;
     }
     say(at("imported"), words("chat.imported", { n: sent - skipped.length }));
@@ -53,21 +53,21 @@ async function parsed(file) {
   try {
     const data = JSON.parse(await file.text());
     const all = Array.isArray(data) ? data : [data];
-    return all.every((one) => typeof one === "object" && one) ? all : null;
+    return all.every((talk) => typeof talk === "object" && talk) ? all : null;
   } catch {
     return null;
   }
 }
 
 /** Return a conversation with only what `proxy/apis/chat_exports.py` reads. */
-function slim(one) {
-  const { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at } = one;
+function slim(talk) {
+  const { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at } = talk;
   const about = { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at };
-  if (Array.isArray(one.messages)) return { ...about, messages: one.messages.map((node) => only(node, OURS)) };
+  if (Array.isArray(talk.messages)) return { ...about, messages: talk.messages.map((node) => only(node, OURS)) };
   const each = (nodes, read) => Object.fromEntries(Object.entries(nodes).map(([id, node]) => [id, read(node)]));
-  const messages = one.chat?.history?.messages;
+  const messages = talk.chat?.history?.messages;
   if (messages) return { ...about, chat: { history: { messages: each(messages, (node) => only(node, OPEN_WEBUI)) } } };
-  return one.mapping ? { ...about, mapping: each(one.mapping, chatgpt) } : one;
+  return talk.mapping ? { ...about, mapping: each(talk.mapping, chatgpt) } : talk;
 }
 
 const OURS = ["id", "parent_id", "role", "content", "reasoning", "created"];

@@ -90,14 +90,14 @@ async function loadTalks() {
 async function choose(next, typed = drafts.get(next?.id ?? ""), listed = false) {
   const mine = ++chosen;
   // A new conversation is there at once: the user may type already.
-  const [found] = next ? await Promise.all([askMessages(next), listed || loadTalks(), attempt(drawing)]) : [[]];
-  if (!found || (next && !Message) || mine !== chosen) return;
+  const [read] = next ? await Promise.all([askMessages(next), listed || loadTalks(), attempt(drawing)]) : [[]];
+  if (!read || (next && !Message) || mine !== chosen) return;
   talk = next && (talks.find(next.id) ?? next);
   shown += 1;
   history.replaceState(null, "", next ? `#${next.id}` : location.pathname);
   if (typed !== null) form.elements.text.value = typed;
   keepDraft();
-  take(found, talk?.settings.leaf);
+  take(read, talk?.settings.leaf);
   show();
   useModel();
   talks.show();
@@ -106,9 +106,9 @@ async function choose(next, typed = drafts.get(next?.id ?? ""), listed = false) 
 
 const askMessages = ({ id }) => attempt(() => calls.get(`/conversations/${id}/messages`));
 
-function take(found, wanted) {
-  messages = new Map(found.map((one) => [one.id, one]));
-  leaf = messages.has(wanted) ? newest(wanted) : (found.at(-1)?.id ?? null);
+function take(read, wanted) {
+  messages = new Map(read.map((message) => [message.id, message]));
+  leaf = messages.has(wanted) ? newest(wanted) : (read.at(-1)?.id ?? null);
 }
 
 // The model that a link of another page chooses, for the first conversation.
@@ -116,7 +116,7 @@ let linked = at("model").querySelector("[selected]")?.value;
 
 /** Choose the model of the conversation; a new one has the model that the user chose last. */
 function useModel() {
-  if (talk) models.choose(talk.settings.model || branch().findLast((one) => one.extra.model)?.extra.model);
+  if (talk) models.choose(talk.settings.model || branch().findLast((message) => message.extra.model)?.extra.model);
   else models.choose(linked || (models.get(presets.model) ? presets.model : models.first()));
   linked = "";
   presets.load();
@@ -153,7 +153,7 @@ async function begun() {
 
 const keepDraft = () => drafts.keep(location.hash.slice(1), form.elements.text.value);
 
-const children = (parent) => [...messages.values()].filter((one) => one.parent_id === parent);
+const children = (parent) => [...messages.values()].filter((message) => message.parent_id === parent);
 
 /** Return the end of the branch that continues from a message through its newest replies. */
 function newest(id) {
@@ -163,7 +163,7 @@ function newest(id) {
 
 function branch() {
   const path = [];
-  for (let one = messages.get(leaf); one; one = messages.get(one.parent_id)) path.unshift(one);
+  for (let message = messages.get(leaf); message; message = messages.get(message.parent_id)) path.unshift(message);
   return path;
 }
 
@@ -178,15 +178,15 @@ function above({ parent_id }) {
 
 /** Delete a question with its answers, or an answer with what follows it. */
 async function remove({ id, role, parent_id }) {
-  const after = [...messages.values()].filter((one) => one.id !== id && above(one).includes(id)).length;
+  const after = [...messages.values()].filter((message) => message.id !== id && above(message).includes(id)).length;
   const [key, n] = role === "user" ? ["talks.delete_question", 0] : after ? ["talks.delete_after", after] : ["talks.delete_answer", 0];
   if (!confirm(words(key, { n }))) return;
   const here = shown;
   const done = await attempt(async () => (await calls.remove(`/messages/${id}`), true));
-  const found = done && (await askMessages(talk));
-  if (!found || here !== shown) return;
-  const wanted = [leaf, ...above(messages.get(leaf) ?? {}), parent_id].find((one) => found.some(({ id: left }) => left === one));
-  take(found, wanted);
+  const read = done && (await askMessages(talk));
+  if (!read || here !== shown) return;
+  const wanted = [leaf, ...above(messages.get(leaf) ?? {}), parent_id].find((candidate) => read.some(({ id: left }) => left === candidate));
+  take(read, wanted);
   show();
 }
 
@@ -237,10 +237,10 @@ function show() {
   if (pair.length) {
     const both = pair.map(({ id }) => new Message(messages.get(id), [id], acts));
     made.splice(-1, 1, ...both);
-    const columns = both.map((one, n) => column(one.element, pair[n], keep));
-    list.replaceChildren(top, ...made.slice(0, -2).map((one) => one.element), make("div", { className: "pair" }, columns));
-  } else list.replaceChildren(top, ...made.map((one) => one.element));
-  for (const one of list.querySelectorAll("details")) one.open = unfolded.has(named(one));
+    const columns = both.map((message, n) => column(message.element, pair[n], keep));
+    list.replaceChildren(top, ...made.slice(0, -2).map((message) => message.element), make("div", { className: "pair" }, columns));
+  } else list.replaceChildren(top, ...made.map((message) => message.element));
+  for (const details of list.querySelectorAll("details")) details.open = unfolded.has(named(details));
   at("welcome").hidden = made.length > 0;
   for (const message of made.slice(-2)) {
     const { id, status } = message.message;
@@ -274,7 +274,7 @@ function keep(id, model) {
 /** A key for each fold: its message and its kind. */
 const named = (fold) => `${fold.closest(".message").id} ${fold.dataset.name}`;
 
-const laid = (some) => some.map((one) => new Message(one, siblings.get(one.parent_id), acts));
+const laid = (part) => part.map((message) => new Message(message, siblings.get(message.parent_id), acts));
 
 // The end of a long conversation is rendered first, the rest when the user scrolls up.
 let path = []; // messages not rendered yet
@@ -285,7 +285,7 @@ new IntersectionObserver(
     if (!seen.isIntersecting || !path.length) return;
     const first = top.nextElementSibling;
     const before = first.getBoundingClientRect().top;
-    top.after(...laid(path.splice(-PAGE)).map((one) => one.element));
+    top.after(...laid(path.splice(-PAGE)).map((message) => message.element));
     // What the browser has not corrected by itself.
     list.scrollTop += first.getBoundingClientRect().top - before;
   },
@@ -307,15 +307,15 @@ const LOOK = { soon: 300, late: 5000 }; // milliseconds between two looks for th
 async function over(id, pause = LOOK.soon) {
   if (!written.has(id)) return;
   const here = shown;
-  const found = await askMessages(talk);
+  const read = await askMessages(talk);
   if (here !== shown || !written.has(id)) return;
   // The store is not up to date yet, there is no connection, or the writer has died, which is known
   // some seconds later. Each look reads the whole conversation.
-  if (!found || found.find((one) => one.id === id)?.status === "growing") {
+  if (!read || read.find((message) => message.id === id)?.status === "growing") {
     return setTimeout(() => over(id, Math.min(2 * pause, LOOK.late)), pause);
   }
   const before = leaf;
-  take(found, leaf);
+  take(read, leaf);
   const done = messages.get(id);
   if (leaf !== before || !done) return show(); // continued elsewhere, or deleted
   written.get(id).message.end(done, twins().length ? [id] : siblings.get(done.parent_id));
@@ -357,16 +357,16 @@ async function ask(question) {
       const { id } = await begun();
       if (options(form).base === "files") await files.ready();
       if (here !== shown) return undefined;
-      const asked = question();
+      const sent = question();
       await drawing();
       const set = options(form);
       const second = comparing.model;
       const address = `/conversations/${id}/ask`;
-      const { question: stored, answer } = await calls.post(address, { ...asked, options: set, title: at("titles").checked });
+      const { question: stored, answer } = await calls.post(address, { ...sent, options: set, title: at("titles").checked });
       const again = { again: stored.id, compared: true, options: { ...set, model: second } };
       const other = second && (await attempt(() => calls.post(address, again)))?.answer;
       if (other) compare(id, [{ id: answer.id, model: set.model }, { id: other.id, model: second }]);
-      return { question: stored, answer, other, id, asked };
+      return { question: stored, answer, other, id, sent };
     });
     if (made) showAsked(made, here === shown);
   } finally {
@@ -374,11 +374,11 @@ async function ask(question) {
   }
 }
 
-function showAsked({ question, answer, other, id, asked }, here) {
-  if (asked.images) {
-    images.clear(asked.images);
+function showAsked({ question, answer, other, id, sent }, here) {
+  if (sent.images) {
+    images.clear(sent.images);
     const typed = here ? form.elements.text.value : drafts.get(id);
-    const left = typed.trim() === asked.text ? "" : typed; // the next question may already be typed
+    const left = typed.trim() === sent.text ? "" : typed; // the next question may already be typed
     if (here) form.elements.text.value = left;
     drafts.keep(id, left);
   }
@@ -493,7 +493,7 @@ frame(page, form, at, () => form.requestSubmit());
 shortcuts(form.elements.text, {
   stop: () => !at("stop").hidden && (at("stop").click(), true),
   edit: () => {
-    const last = branch().findLast((one) => one.role === "user");
+    const last = branch().findLast((message) => message.role === "user");
     const pencil = last && document.getElementById(last.id)?.querySelector(".foot [data-act='edit']");
     pencil?.click();
     return Boolean(pencil);
@@ -510,6 +510,6 @@ async function open() {
   await Promise.all([loadTalks(), models.read]);
   const wanted = location.hash.slice(1);
   const address = `/conversations/${encodeURIComponent(wanted)}`;
-  const known = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
-  if (mine === chosen) await choose(known || null, null, true);
+  const wanted_talk = wanted && (talks.find(wanted) ?? (await attempt(() => calls.get(address))));
+  if (mine === chosen) await choose(wanted_talk || null, null, true);
 }

@@ -41,8 +41,8 @@ async function copied({ currentTarget: button }) {
 
 /** Colour the code in an element. The colours change no size. */
 export async function colour(element) {
-  const found = [...element.querySelectorAll("pre > code[data-language]")];
-  const named = found.filter((code) => code.dataset.language && code.textContent.length <= LONGEST);
+  const blocks = [...element.querySelectorAll("pre > code[data-language]")];
+  const named = blocks.filter((code) => code.dataset.language && code.textContent.length <= LONGEST);
   if (!named.length) return;
   const hljs = await fetched().catch(() => null);
   for (const code of named) {

@@ -32,15 +32,15 @@ export class Compare {
 
   /** Offer the models of the first choice, but for the chosen one; those that fail come last. */
   #list() {
-    const others = [...this.first.options].filter((one) => one.value !== this.first.value);
-    others.sort((one, other) => this.lost(one.value) - this.lost(other.value));
-    const options = others.map((one) => make("option", { value: one.value, selected: one.value === this.second.value }, one.textContent));
+    const others = [...this.first.options].filter((option) => option.value !== this.first.value);
+    others.sort((option, other) => this.lost(option.value) - this.lost(other.value));
+    const options = others.map((option) => make("option", { value: option.value, selected: option.value === this.second.value }, option.textContent));
     this.second.replaceChildren(...options);
   }
 
   /** Choose the model of the answer that is kept. */
   choose(model) {
-    if (![...this.first.options].some((one) => one.value === model) || this.first.value === model) return;
+    if (![...this.first.options].some((option) => option.value === model) || this.first.value === model) return;
     this.first.value = model;
     this.first.dispatchEvent(new Event("change", { bubbles: true }));
   }

@@ -62,7 +62,7 @@ export class Files {
   async ready() {
     await this.#taking;
     const path = this.#path;
-    while (path === this.#path && this.#read.some((one) => !OVER.has(one.status))) {
+    while (path === this.#path && this.#read.some((file) => !OVER.has(file.status))) {
       await new Promise((done) => setTimeout(done, LOOK / 2));
     }
   }
@@ -96,7 +96,7 @@ export class Files {
       this.#sending.splice(this.#sending.indexOf(row), 1);
       if (sent && path === this.#path) {
         this.#looked += 1;
-        this.#read = [...this.#read.filter((one) => one.filename !== sent.filename), sent];
+        this.#read = [...this.#read.filter((other) => other.filename !== sent.filename), sent];
       }
       this.#draw();
       if (sent && path === this.#path) this.used(true);
@@ -109,20 +109,20 @@ export class Files {
     clearTimeout(this.#next);
     const path = this.#path;
     const mine = ++this.#looked;
-    const found = await this.attempt(() => this.calls.get(path));
+    const files = await this.attempt(() => this.calls.get(path));
     if (path !== this.#path) return;
-    if (found && mine === this.#looked) this.#read = found;
+    if (files && mine === this.#looked) this.#read = files;
     this.#draw();
     clearTimeout(this.#next);
-    if (this.#read.some((one) => !OVER.has(one.status))) {
+    if (this.#read.some((file) => !OVER.has(file.status))) {
       this.#next = setTimeout(() => path === this.#path && this.#look(), LOOK);
     }
   }
 
   #draw() {
-    const all = [...this.#read, ...this.#sending.filter((one) => one.path === this.#path)];
+    const all = [...this.#read, ...this.#sending.filter((file) => file.path === this.#path)];
     this.option.hidden = this.option.disabled = !all.length;
-    keyed(this.list, all, (one) => one.id, () => this.#chip());
+    keyed(this.list, all, (file) => file.id, () => this.#chip());
   }
 
   #chip() {
@@ -138,18 +138,18 @@ export class Files {
       away.disabled = false;
       if (!done || path !== this.#path) return;
       this.#looked += 1;
-      this.#read = this.#read.filter((one) => one.id !== shown.id);
+      this.#read = this.#read.filter((file) => file.id !== shown.id);
       this.#draw();
       if (!this.#read.length) this.used(false);
     });
-    chip.update = (one) => {
-      shown = one;
-      say(name, one.filename);
-      const text = { ready: "", failed: one.error || words("chat.status.failed"), sending: percent(one.done) }[one.status];
+    chip.update = (file) => {
+      shown = file;
+      say(name, file.filename);
+      const text = { ready: "", failed: file.error || words("chat.status.failed"), sending: percent(file.done) }[file.status];
       say(state, text ?? words("chat.reading"));
-      chip.dataset.status = one.status;
-      away.hidden = one.status === "sending";
-      away.ariaLabel = words("common.remove_name", { name: one.filename });
+      chip.dataset.status = file.status;
+      away.hidden = file.status === "sending";
+      away.ariaLabel = words("common.remove_name", { name: file.filename });
     };
     return chip;
   }

@@ -16,14 +16,14 @@ export const extensions = [
     level: "block",
     start(text) {
       const end = text.indexOf("\n\n");
-      const found = (end < 0 ? text : text.slice(0, end)).search(BEGINS);
-      return found < 0 ? undefined : found + 1;
+      const at = (end < 0 ? text : text.slice(0, end)).search(BEGINS);
+      return at < 0 ? undefined : at + 1;
     },
     tokenizer(text) {
-      const found = NOTE.exec(text);
-      if (!found) return undefined;
-      const token = { type: "footnote", raw: found[0], name: found[1], tokens: [] };
-      this.lexer.inline(found[2].replace(/\n\s*/g, "\n"), token.tokens);
+      const match = NOTE.exec(text);
+      if (!match) return undefined;
+      const token = { type: "footnote", raw: match[0], name: match[1], tokens: [] };
+      this.lexer.inline(match[2].replace(/\n\s*/g, "\n"), token.tokens);
       return token;
     },
     renderer({ tokens }) {
@@ -34,12 +34,12 @@ export const extensions = [
     name: "footnote_mark",
     level: "inline",
     start: (text) => {
-      const found = text.indexOf("[^");
-      return found < 0 ? undefined : found;
+      const at = text.indexOf("[^");
+      return at < 0 ? undefined : at;
     },
     tokenizer(text) {
-      const found = MARK.exec(text);
-      return found ? { type: "footnote_mark", raw: found[0], name: found[1] } : undefined;
+      const match = MARK.exec(text);
+      return match ? { type: "footnote_mark", raw: match[0], name: match[1] } : undefined;
     },
     renderer: ({ raw, name }) => `<span data-mark="${escape(name)}">${escape(raw)}</span>`,
   },

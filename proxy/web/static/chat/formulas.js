@@ -26,8 +26,8 @@ function extension(name, level, patterns, start) {
     start,
     tokenizer: (text) => {
       for (const pattern of patterns) {
-        const found = pattern.exec(text);
-        if (found) return { type: name, raw: found[0], text: found[1].trim() };
+        const match = pattern.exec(text);
+        if (match) return { type: name, raw: match[0], text: match[1].trim() };
       }
       return undefined;
     },
@@ -53,8 +53,8 @@ function blockStart(text) {
 }
 
 function lineStart(text) {
-  const found = text.search(/\\[([]|\$/);
-  return found < 0 ? undefined : found;
+  const at = text.search(/\\[([]|\$/);
+  return at < 0 ? undefined : at;
 }
 
 /** Extensions for `marked.use`. */

@@ -31,7 +31,7 @@ export class Images {
 
   /** Remove the images that were sent; others may have been added since. */
   clear(sent) {
-    this.#waiting = this.#waiting.filter((one) => !sent.includes(one));
+    this.#waiting = this.#waiting.filter((image) => !sent.includes(image));
     this.#draw();
   }
 
@@ -47,13 +47,13 @@ export class Images {
   }
 
   #draw() {
-    const chips = this.#waiting.map((one) => {
-      const away = make("button", { type: "button", className: "quiet", "aria-label": words("common.remove_name", { name: one.name }) }, "×");
+    const chips = this.#waiting.map((image) => {
+      const away = make("button", { type: "button", className: "quiet", "aria-label": words("common.remove_name", { name: image.name }) }, "×");
       away.addEventListener("click", () => {
-        this.#waiting.splice(this.#waiting.indexOf(one), 1);
+        this.#waiting.splice(this.#waiting.indexOf(image), 1);
         this.#draw();
       });
-      return make("li", { className: "thumbnail" }, make("img", { src: one.url, alt: one.name }), away);
+      return make("li", { className: "thumbnail" }, make("img", { src: image.url, alt: image.name }), away);
     });
     this.list.replaceChildren(...chips);
   }

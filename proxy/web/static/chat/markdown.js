@@ -128,18 +128,18 @@ export class Growing {
     this.#waiting = false;
     const began = performance.now();
     if (!this.#blocks.length) this.#element.replaceChildren();
-    const kept = this.#over ? 0 : Math.max(0, this.#blocks.length - 1);
-    let begins = this.#blocks[kept]?.from ?? 0;
+    const finished = this.#over ? 0 : Math.max(0, this.#blocks.length - 1);
+    let begins = this.#blocks[finished]?.from ?? 0;
     const tokens = [];
-    for (const token of lexed(this.text.slice(begins), begins, kept)) {
+    for (const token of lexed(this.text.slice(begins), begins, finished)) {
       if (token.type !== "space") tokens.push({ token, from: begins });
       begins += token.raw.length;
     }
-    for (const block of this.#blocks.splice(kept + tokens.length)) block.element.remove();
+    for (const block of this.#blocks.splice(finished + tokens.length)) block.element.remove();
     tokens.forEach(({ token, from }, n) => {
-      let block = this.#blocks[kept + n];
+      let block = this.#blocks[finished + n];
       if (!block) {
-        block = this.#blocks[kept + n] = { raw: null, from, element: document.createElement("div"), done: false };
+        block = this.#blocks[finished + n] = { raw: null, from, element: document.createElement("div"), done: false };
         this.#element.insertBefore(block.element, this.#notes.end);
       }
       block.from = from;

@@ -113,11 +113,11 @@ export class Message {
   /** Show reasoning, steps and sources. Reasoning and steps are unfolded `early`, until the text of
    * the answer begins; the user's choice beats that. */
   #asides(extra, reasoning, early = false) {
-    const known = new Map([...this.aside.querySelectorAll("details")].map((one) => [one.dataset.name, one.open]));
+    const opened = new Map([...this.aside.querySelectorAll("details")].map((details) => [details.dataset.name, details.open]));
     const fold = (name, title, ...inner) => {
       const unfolded = early && name !== "sources";
       if (unfolded) this.unfolded.add(name);
-      const details = make("details", { open: known.get(name) ?? unfolded }, make("summary", {}, title), ...inner);
+      const details = make("details", { open: opened.get(name) ?? unfolded }, make("summary", {}, title), ...inner);
       details.dataset.name = name;
       if (this.unfolded.has(name)) details.dataset.unfolded = "";
       return details;
@@ -136,13 +136,13 @@ export class Message {
       parts.push(fold("steps", words("chat.steps", { n: items.length }), make("ol", { className: "steps" }, items)));
     }
     if (extra.sources?.length) {
-      const items = extra.sources.map((one) =>
+      const items = extra.sources.map((source) =>
         make(
           "li",
           { className: "source" },
-          make("p", {}, make("span", { className: "badge" }, one.number), link(one), one.place ? ` · ${place(one.place)}` : ""),
-          make("blockquote", {}, one.text),
-          make("button", { type: "button", className: "quiet", onclick: () => passage(one) }, words("chat.passage")),
+          make("p", {}, make("span", { className: "badge" }, source.number), link(source), source.place ? ` · ${place(source.place)}` : ""),
+          make("blockquote", {}, source.text),
+          make("button", { type: "button", className: "quiet", onclick: () => passage(source) }, words("chat.passage")),
         ),
       );
       parts.push(fold("sources", words("chat.sources", { n: items.length }), make("ol", { className: "sources" }, items)));
@@ -199,7 +199,7 @@ export class Message {
         const reason = score < 0 ? prompt(words("chat.reason")) : "";
         if (reason === null) return;
         if ((await acts.rate(message, score, reason)) === undefined) return;
-        for (const one of [up, down]) one.ariaPressed = String(one === currentTarget);
+        for (const thumb of [up, down]) thumb.ariaPressed = String(thumb === currentTarget);
       };
       const failed = message.status === "failed";
       const up = button("good", words("chat.good"), rate(1));
@@ -303,15 +303,15 @@ function resumable({ status, content, extra }) {
 }
 
 /** Show a whole passage of a source. */
-function passage(one) {
+function passage(source) {
   const close = make("button", { type: "button", className: "quiet", "aria-label": words("common.close"), onclick: () => dialog.close() }, icon("close"));
-  const title = make("h2", {}, make("span", { className: "badge" }, one.number), link(one));
+  const title = make("h2", {}, make("span", { className: "badge" }, source.number), link(source));
   const dialog = make(
     "dialog",
-    { className: "passage", "aria-label": one.title, onclose: () => dialog.remove() },
+    { className: "passage", "aria-label": source.title, onclose: () => dialog.remove() },
     make("header", {}, title, close),
-    one.place ? make("p", { className: "note" }, place(one.place)) : null,
-    make("p", { className: "text", tabIndex: 0 }, one.text),
+    source.place ? make("p", { className: "note" }, place(source.place)) : null,
+    make("p", { className: "text", tabIndex: 0 }, source.text),
   );
   document.getElementById("chat").append(dialog);
   dialog.showModal();

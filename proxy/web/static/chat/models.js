@@ -10,7 +10,7 @@ const DOTS = { ready: "up", busy: "busy", loading: "busy", waiting: "busy", stop
 const QUIET = ["ready", "busy", "unknown"]; // states that a list of models does not name
 
 export class Models {
-  #known = new Map();
+  #models = new Map();
   #unread = []; // the servers whose models are unknown
   #next = 0;
 
@@ -26,18 +26,18 @@ export class Models {
   /** Whether the chosen model accepts images. */
   sees = () => this.select.selectedOptions[0]?.dataset.sees === "true";
 
-  get = (name) => this.#known.get(name);
+  get = (name) => this.#models.get(name);
 
   /** The name of the model for a new conversation: the gateway lists it first. */
-  first = () => this.#known.keys().next().value;
+  first = () => this.#models.keys().next().value;
 
   /** Whether a model fails or is down. */
-  lost = (name) => DOTS[this.#known.get(name)?.state] === "down";
+  lost = (name) => DOTS[this.#models.get(name)?.state] === "down";
 
   /** The name of the chosen model if the gateway has it no more. */
   get gone() {
     const { value, selectedOptions } = this.select;
-    return selectedOptions[0]?.dataset.gone !== undefined || (this.#known.size && !this.#known.has(value)) ? value : "";
+    return selectedOptions[0]?.dataset.gone !== undefined || (this.#models.size && !this.#models.has(value)) ? value : "";
   }
 
   /** The server that may have the chosen model, if that is gone. */
@@ -47,7 +47,7 @@ export class Models {
 
   /** Choose a model, which may be gone. */
   choose(name) {
-    if (name && ![...this.select.options].some((one) => one.value === name)) {
+    if (name && ![...this.select.options].some((option) => option.value === name)) {
       const option = make("option", { value: name }, name);
       option.dataset.gone = "";
       this.select.append(option);
@@ -60,50 +60,50 @@ export class Models {
   async look() {
     clearTimeout(this.#next);
     if (document.hidden) return;
-    const found = await this.calls.get("/models").catch(() => null);
-    if (found) this.#take(found);
+    const answer = await this.calls.get("/models").catch(() => null);
+    if (answer) this.#take(answer);
     clearTimeout(this.#next);
-    const { state } = this.#known.get(this.select.value) ?? {};
+    const { state } = this.#models.get(this.select.value) ?? {};
     this.#next = setTimeout(() => this.look(), state === "loading" || state === "waiting" ? SOON : LOOK);
   }
 
-  #take({ models: found, unread }) {
+  #take({ models, unread }) {
     this.#unread = unread;
-    this.#known = new Map(found.map((one) => [one.name, one]));
-    const listed = new Map([...this.select.options].map((one) => [one.value, one]));
-    for (const one of found) {
-      const option = listed.get(one.name) ?? make("option", { value: one.name });
-      listed.delete(one.name);
-      option.dataset.sees = String(one.sees);
+    this.#models = new Map(models.map((model) => [model.name, model]));
+    const listed = new Map([...this.select.options].map((option) => [option.value, option]));
+    for (const model of models) {
+      const option = listed.get(model.name) ?? make("option", { value: model.name });
+      listed.delete(model.name);
+      option.dataset.sees = String(model.sees);
       delete option.dataset.gone;
       if (!option.parentElement) this.select.append(option);
     }
     // A model that is gone stays while it is chosen: only the user changes the choice.
-    for (const gone of listed.values()) if (!gone.selected || !found.length) gone.remove();
+    for (const gone of listed.values()) if (!gone.selected || !models.length) gone.remove();
     this.#show();
   }
 
   #show() {
     const { value } = this.select;
     for (const option of this.select.options) {
-      const one = this.#known.get(option.value);
+      const model = this.#models.get(option.value);
       // The state of the chosen one stands beside it.
-      if (one) say(option, option.value === value || QUIET.includes(one.state) ? one.title : `${one.title} · ${told(one)}`);
+      if (model) say(option, option.value === value || QUIET.includes(model.state) ? model.title : `${model.title} · ${stateText(model)}`);
     }
-    const one = this.#known.get(value);
-    const state = one ? one.state : this.server ? "down" : this.gone ? "gone" : "unknown";
+    const model = this.#models.get(value);
+    const state = model ? model.state : this.server ? "down" : this.gone ? "gone" : "unknown";
     this.at("model-dot").dataset.state = DOTS[state] ?? "";
     const note = this.at("model-state");
-    say(note, one ? told(one) : words(`chat.states.${state}`));
+    say(note, model ? stateText(model) : words(`chat.states.${state}`));
     note.title = state === "down" ? words("errors.code.no_backend") : note.textContent;
     this.select.title = this.select.selectedOptions[0]?.textContent ?? "";
     for (const part of document.querySelectorAll("[data-sees-only]")) part.hidden = !this.sees();
     for (const part of document.querySelectorAll("[data-sees-not]")) part.hidden = this.sees();
-    if (one) this.chosen(one);
+    if (model) this.chosen(model);
   }
 }
 
-function told({ state, place, left }) {
+function stateText({ state, place, left }) {
   if (state === "waiting") return words("chat.in_line", { place });
   if (state === "loading" && left) return words("chat.loading", { left: seconds(Math.ceil(left)) });
   return words(`chat.states.${state}`);

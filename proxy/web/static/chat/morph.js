@@ -7,20 +7,20 @@
 export function morph(element, wanted) {
   const old = [...element.childNodes];
   const next = [...wanted.childNodes];
-  next.forEach((one, n) => {
-    if (!old[n]) element.append(one);
-    else if (!alike(old[n], one)) old[n].replaceWith(one);
-    else if (one.nodeType === Node.TEXT_NODE) retext(old[n], one.data);
-    else morph(old[n], one);
+  next.forEach((child, n) => {
+    if (!old[n]) element.append(child);
+    else if (!alike(old[n], child)) old[n].replaceWith(child);
+    else if (child.nodeType === Node.TEXT_NODE) retext(old[n], child.data);
+    else morph(old[n], child);
   });
-  for (const one of old.slice(next.length)) one.remove();
+  for (const child of old.slice(next.length)) child.remove();
 }
 
-function alike(one, other) {
-  if (one.nodeName !== other.nodeName) return false;
-  if (one.nodeType !== Node.ELEMENT_NODE) return true;
-  const names = one.getAttributeNames();
-  return names.length === other.attributes.length && names.every((name) => one.getAttribute(name) === other.getAttribute(name));
+function alike(node, other) {
+  if (node.nodeName !== other.nodeName) return false;
+  if (node.nodeType !== Node.ELEMENT_NODE) return true;
+  const names = node.getAttributeNames();
+  return names.length === other.attributes.length && names.every((name) => node.getAttribute(name) === other.getAttribute(name));
 }
 
 /** Insert only what is new: replacing the text would drop a selection in it. */

@@ -18,8 +18,8 @@ export const extensions = [
     name: "picture",
     level: "block",
     tokenizer(text) {
-      const found = BLOCK.exec(text);
-      return found ? { type: "picture", raw: found[0], text: found[1], href: found[2], whole: Boolean(found[3]) } : undefined;
+      const match = BLOCK.exec(text);
+      return match ? { type: "picture", raw: match[0], text: match[1], href: match[2], whole: Boolean(match[3]) } : undefined;
     },
     renderer: (token) => `<p>${token.whole ? image(token) : `${escape(token.raw.slice(0, PEEK))} …`}</p>\n`,
   },

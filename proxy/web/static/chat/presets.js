@@ -35,8 +35,8 @@ export class Presets {
     const chosen = read(CHOICES);
     for (const name of ["model", "kind", "engine"]) {
       const field = form.elements[name];
-      const known = field && (!field.options || [...field.options].some((one) => one.value === chosen[name]));
-      if (chosen[name] && known) field.value = chosen[name];
+      const is_choice = field && (!field.options || [...field.options].some((option) => option.value === chosen[name]));
+      if (chosen[name] && is_choice) field.value = chosen[name];
     }
     if (document.querySelector('[name="kind"]:checked')?.disabled) form.elements.kind.value = "chat";
     this.load();
@@ -64,7 +64,7 @@ export class Presets {
     return this.#form.elements.model.value;
   }
 
-  #values = () => Object.fromEntries(this.#fields.map((one) => [one.name, one.value]));
+  #values = () => Object.fromEntries(this.#fields.map((field) => [field.name, field.value]));
 
   #changed(field) {
     const { kind, engine } = Object.fromEntries(new FormData(this.#form));
@@ -89,11 +89,11 @@ export class Presets {
   #fill(values) {
     for (const field of this.#fields) field.value = values[field.name] ?? first(field);
     const more = this.#at("more-settings");
-    more.open ||= this.#fields.some((one) => more.contains(one) && one.value !== first(one));
+    more.open ||= this.#fields.some((field) => more.contains(field) && field.value !== first(field));
   }
 
-  #unset = () => Object.fromEntries(this.#sampling().map((one) => [one.name, ""]));
-  #sampling = () => this.#fields.filter((one) => one.dataset.default && !["max_tokens", "history"].includes(one.name));
+  #unset = () => Object.fromEntries(this.#sampling().map((field) => [field.name, ""]));
+  #sampling = () => this.#fields.filter((field) => field.dataset.default && !["max_tokens", "history"].includes(field.name));
   #own = () => read(PRESETS)[this.#chosen] ?? {};
 
   #apply(name) {
@@ -114,7 +114,7 @@ export class Presets {
       all[OWN + name] = values;
     }
     const fits = (name) =>
-      (name.startsWith(OWN) ? this.#fields : this.#sampling()).every((one) => one.value === (all[name][one.name] ?? first(one)));
+      (name.startsWith(OWN) ? this.#fields : this.#sampling()).every((field) => field.value === (all[name][field.name] ?? first(field)));
     // The user's own come first: they say more.
     select.value = Object.keys(all).findLast(fits) ?? "custom";
     this.#at("preset-save").hidden = select.value.startsWith(OWN);
@@ -141,8 +141,8 @@ const first = (field) => field.defaultValue ?? field.options[0]?.value ?? "";
 
 function read(key) {
   try {
-    const found = JSON.parse(localStorage.getItem(key) ?? "{}");
-    return typeof found === "object" && found !== null ? found : {};
+    const stored = JSON.parse(localStorage.getItem(key) ?? "{}");
+    return typeof stored === "object" && stored !== null ? stored : {};
   } catch {
     return {};
   }

@@ -9,17 +9,17 @@ export function options(form) {
   const sampling = Object.fromEntries(NUMBERS.map((name) => [name, number(name)]).filter(([, value]) => value !== null));
   if (number("top_k_sampling") !== null) sampling.top_k = number("top_k_sampling");
   const kind = fields.get("kind");
-  const asked = { kind, system: fields.get("system"), model: fields.get("model"), sampling };
-  asked.template = fields.get(`template_${kind}`);
-  asked.max_tokens = number("max_tokens");
-  asked.history = number("history");
+  const chosen = { kind, system: fields.get("system"), model: fields.get("model"), sampling };
+  chosen.template = fields.get(`template_${kind}`);
+  chosen.max_tokens = number("max_tokens");
+  chosen.history = number("history");
   if (kind === "knowledge") {
-    asked.base = fields.get("base");
-    asked.top_k = number("top_k");
-    asked.score_threshold = number("score_threshold") || null;
+    chosen.base = fields.get("base");
+    chosen.top_k = number("top_k");
+    chosen.score_threshold = number("score_threshold") || null;
   }
-  if (kind === "search") asked.engine = fields.get("engine");
-  return asked;
+  if (kind === "search") chosen.engine = fields.get("engine");
+  return chosen;
 }
 
 /** Show the fields of the chosen mode. */

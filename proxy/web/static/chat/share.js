@@ -14,8 +14,8 @@ export function share(button, calls, attempt, shown) {
 }
 
 function open(calls, id, leaf, links) {
-  const told = make("p", { className: "note", role: "status" });
-  const list = make("ul", {}, links.map((one) => row(one)));
+  const note = make("p", { className: "note", role: "status" });
+  const list = make("ul", {}, links.map((link) => row(link)));
   const create = make("button", { type: "button", disabled: !leaf, onclick: () => work(add) }, words("share.create"));
   const close = make("button", { type: "button", className: "quiet", "aria-label": words("common.close"), onclick: () => dialog.close() }, icon("close"));
   const title = words("share.title");
@@ -26,7 +26,7 @@ function open(calls, id, leaf, links) {
     make("p", { className: "note" }, words("share.note")),
     list,
     create,
-    told,
+    note,
   );
 
   async function work(job) {
@@ -34,26 +34,26 @@ function open(calls, id, leaf, links) {
       await job();
     } catch (error) {
       if (error.status === undefined) throw error;
-      say(told, error.message || words("common.no_connection"));
+      say(note, error.message || words("common.no_connection"));
     }
   }
 
   async function add() {
     const link = await calls.post(`/conversations/${id}/links`, { leaf });
     list.prepend(row(link));
-    say(told, (await copyText(address(link))) ? words("share.copied") : "");
+    say(note, (await copyText(address(link))) ? words("share.copied") : "");
   }
 
   function row(link) {
     const href = address(link);
     const copy = make("button", { type: "button", className: "quiet" }, words("common.copy"));
-    copy.addEventListener("click", async () => say(told, words((await copyText(href)) ? "share.copied" : "chat.not_copied")));
+    copy.addEventListener("click", async () => say(note, words((await copyText(href)) ? "share.copied" : "chat.not_copied")));
     const revoke = make("button", { type: "button", className: "quiet danger" }, words("share.revoke"));
     revoke.addEventListener("click", () =>
       work(async () => {
         await calls.remove(`/links/${link.id}`);
         item.remove();
-        say(told, words("share.revoked"));
+        say(note, words("share.revoked"));
       }),
     );
     const visit = make("a", { href, target: "_blank", rel: "noopener" }, moment(link.created));

@@ -16,7 +16,7 @@ export class Talks {
   #filed = new Map(); // conversations of open folders, by name
   #open = opened(); // names
   #searched = "";
-  #asked = 0; // ignore all answers but the last request's
+  #reads = 0; // ignore all answers but the last request's
   #loads = 0; // and those of all loads but the last
 
   /** `shown()` returns the open conversation, `choose(talk)` is called for another, and
@@ -27,7 +27,7 @@ export class Talks {
     at("more").addEventListener("click", () => this.#more());
   }
 
-  find = (id) => [...this.#pinned, ...this.#all, ...[...this.#filed.values()].flat()].find((one) => one.id === id);
+  find = (id) => [...this.#pinned, ...this.#all, ...[...this.#filed.values()].flat()].find((talk) => talk.id === id);
 
   /** Change a conversation: `{title}`, `{pinned}` or `{folder}`. */
   async change({ id }, values) {
@@ -37,9 +37,9 @@ export class Talks {
   }
 
   without(id) {
-    this.#all = this.#all.filter((one) => one.id !== id);
-    this.#pinned = this.#pinned.filter((one) => one.id !== id);
-    for (const [name, talks] of this.#filed) this.#filed.set(name, talks.filter((one) => one.id !== id));
+    this.#all = this.#all.filter((talk) => talk.id !== id);
+    this.#pinned = this.#pinned.filter((talk) => talk.id !== id);
+    for (const [name, talks] of this.#filed) this.#filed.set(name, talks.filter((talk) => talk.id !== id));
     this.show();
   }
 
@@ -47,52 +47,52 @@ export class Talks {
   async load() {
     const mine = ++this.#loads;
     const search = this.at("find").value.trim();
-    const [found, pinned, folders] = await Promise.all([
+    const [talks, pinned, folders] = await Promise.all([
       this.#ask(search),
       search ? [] : this.calls.get("/conversations?pinned=1").catch(() => this.#pinned),
       search ? [] : this.calls.get("/folders").catch(() => this.#folders),
     ]);
-    if (!found || mine !== this.#loads) return;
+    if (!talks || mine !== this.#loads) return;
     const open = folders.filter((name) => this.#open.has(name));
     const filed = await Promise.all(open.map((folder) => this.#inside(folder)));
     if (mine !== this.#loads) return;
     this.#pinned = pinned;
     this.#folders = folders;
     this.#filed = new Map(open.map((name, n) => [name, filed[n]]));
-    const kept = search === this.#searched ? this.#all : [];
+    const before = search === this.#searched ? this.#all : [];
     this.#searched = search;
-    const known = new Set(found.map((one) => one.id));
-    const whole = found.length < this.size;
-    const older = whole ? [] : kept.filter((one) => one.changed < found.at(-1).changed && !known.has(one.id));
-    this.#all = [...found, ...older];
+    const ids = new Set(talks.map((talk) => talk.id));
+    const whole = talks.length < this.size;
+    const older = whole ? [] : before.filter((talk) => talk.changed < talks.at(-1).changed && !ids.has(talk.id));
+    this.#all = [...talks, ...older];
     if (!older.length) this.at("more").hidden = whole;
     this.show();
   }
 
   async #more() {
-    const found = await this.#ask(this.#searched, this.#all.at(-1).changed);
-    if (!found) return;
-    this.#all = [...this.#all, ...found];
-    this.at("more").hidden = found.length < this.size;
+    const page = await this.#ask(this.#searched, this.#all.at(-1).changed);
+    if (!page) return;
+    this.#all = [...this.#all, ...page];
+    this.at("more").hidden = page.length < this.size;
     this.show();
   }
 
   async #ask(search, before = "") {
-    const mine = ++this.#asked;
-    const asked = new URLSearchParams({ search, before, ...(!search && { folder: "" }) });
-    const found = await this.attempt(() => this.calls.get(`/conversations?${asked}`));
-    return mine === this.#asked ? found : undefined;
+    const mine = ++this.#reads;
+    const query = new URLSearchParams({ search, before, ...(!search && { folder: "" }) });
+    const page = await this.attempt(() => this.calls.get(`/conversations?${query}`));
+    return mine === this.#reads ? page : undefined;
   }
 
   /** All conversations of a folder, as far as they were shown. */
   async #inside(folder, before = "") {
-    const known = this.#filed.get(folder) ?? [];
-    const asked = new URLSearchParams({ folder, before });
-    const found = await this.calls.get(`/conversations?${asked}`).catch(() => null);
-    if (!found) return known;
-    if (before) return [...known, ...found];
-    const last = found.length === this.size ? found.at(-1).changed : 0;
-    return [...found, ...known.filter((one) => one.changed < last)];
+    const earlier = this.#filed.get(folder) ?? [];
+    const query = new URLSearchParams({ folder, before });
+    const page = await this.calls.get(`/conversations?${query}`).catch(() => null);
+    if (!page) return earlier;
+    if (before) return [...earlier, ...page];
+    const last = page.length === this.size ? page.at(-1).changed : 0;
+    return [...page, ...earlier.filter((talk) => talk.changed < last)];
   }
 
   async #fold(name) {
@@ -115,23 +115,23 @@ export class Talks {
   }
 
   show() {
-    const pinned = new Set(this.#pinned.map((one) => one.id));
-    const free = (one) => !pinned.has(one.id);
+    const pinned = new Set(this.#pinned.map((talk) => talk.id));
+    const free = (talk) => !pinned.has(talk.id);
     const folders = this.#folders.flatMap((name) => {
       const talks = this.#open.has(name) ? (this.#filed.get(name) ?? []) : [];
-      const rows = talks.filter(free).map((one) => ({ ...one, filed: true }));
+      const rows = talks.filter(free).map((talk) => ({ ...talk, filed: true }));
       const whole = talks.length % this.size || !talks.length;
       return [{ id: `folder ${name}`, folder: name }, ...rows, ...(whole ? [] : [{ id: `more ${name}`, more: name }])];
     });
     const all = [...this.#pinned, ...folders, ...this.#all.filter(free)];
     let before = "";
     const days = new Map();
-    for (const one of all) {
-      const group = one.folder || one.filed || one.more ? words("talks.folders") : day(one);
-      if (group !== before) days.set(one.id, group);
+    for (const talk of all) {
+      const group = talk.folder || talk.filed || talk.more ? words("talks.folders") : day(talk);
+      if (group !== before) days.set(talk.id, group);
       before = group;
     }
-    keyed(this.at("talks"), all, (one) => one.id, (one) => (one.folder ? this.#folder() : one.more ? this.#moreRow() : this.#row()));
+    keyed(this.at("talks"), all, (talk) => talk.id, (talk) => (talk.folder ? this.#folder() : talk.more ? this.#moreRow() : this.#row()));
     for (const row of this.at("talks").children) {
       // The first row of a group shows its name above.
       if (days.has(row.dataset.key)) row.dataset.day = days.get(row.dataset.key);
@@ -183,15 +183,15 @@ export class Talks {
       });
     });
     const row = make("li", {}, open, pin, move, rename);
-    row.update = (one) => {
-      row.talk = one;
-      const title = one.title || words("chat.untitled");
+    row.update = (talk) => {
+      row.talk = talk;
+      const title = talk.title || words("chat.untitled");
       say(name, title);
-      row.className = one.filed ? "filed" : "";
+      row.className = talk.filed ? "filed" : "";
       move.title = move.ariaLabel = words("talks.move", { name: title });
-      open.setAttribute("aria-current", String(one.id === this.shown()?.id));
-      pin.ariaPressed = String(Boolean(one.settings.pinned));
-      pin.title = pin.ariaLabel = words(one.settings.pinned ? "chat.unpin" : "chat.pin", { name: title });
+      open.setAttribute("aria-current", String(talk.id === this.shown()?.id));
+      pin.ariaPressed = String(Boolean(talk.settings.pinned));
+      pin.title = pin.ariaLabel = words(talk.settings.pinned ? "chat.unpin" : "chat.pin", { name: title });
       rename.title = rename.ariaLabel = words("chat.rename", { name: title });
     };
     return row;

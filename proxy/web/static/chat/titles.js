@@ -17,11 +17,11 @@ export function titleSetting(box) {
 }
 
 /** Look for the title of a conversation until it has one that stays: `read()` returns the
- * conversation, `found(conversation)` is called then. */
-export async function awaitTitle(read, found) {
+ * conversation, `show(conversation)` is called then. */
+export async function awaitTitle(read, show) {
   for (const seconds of LOOKS) {
     await new Promise((done) => setTimeout(done, 1000 * seconds));
     const talk = await read().catch(() => null);
-    if (talk && !talk.settings.plain_title) return found(talk);
+    if (talk && !talk.settings.plain_title) return show(talk);
   }
 }

@@ -32,8 +32,8 @@ export function card(kind, first, actions, priced) {
     const condition = conditionOf(entry);
     state.dataset.state = { active: "up", invited: "busy" }[condition] ?? "down";
     say(state, words(`keys.condition.${condition}`));
-    const known = [...FACTS[kind](entry, priced), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
-    keyed(facts, known, ([label]) => label, fact);
+    const rows = [...FACTS[kind](entry, priced), ...rights(entry), ...limits(entry)].filter(([, value]) => value);
+    keyed(facts, rows, ([label]) => label, fact);
     replaceButtons(buttons, actions(entry));
   };
   return element;
@@ -80,7 +80,7 @@ function ofUser(user) {
 
 function ofTeam(team) {
   return [
-    [words("keys.members"), team.members_with_roles.map((one) => one.user_id).join(", ")],
+    [words("keys.members"), team.members_with_roles.map((member) => member.user_id).join(", ")],
     [words("keys.created"), at(team.created_at)],
   ];
 }
@@ -96,10 +96,10 @@ function limits(entry) {
   );
   const counts = COUNTS.filter((name) => entry[name] !== null).map((name) => words(`keys.count.${name}`, { n: count(entry[name]) }));
   const own = { ...entry, unit: "money" };
-  const budgets = [own, ...entry.budget_limits].filter((one) => one.max_budget !== null || one.soft_budget !== null);
+  const budgets = [own, ...entry.budget_limits].filter((budget) => budget.max_budget !== null || budget.soft_budget !== null);
   return [
     [words("common.limits"), [...windows(entry.limits), ...models, ...counts].join(", ")],
-    [words("keys.budgets"), budgets.map((one) => amount(allowed(one), one.unit, one.budget_duration ?? "all")).join(", ")],
+    [words("keys.budgets"), budgets.map((budget) => amount(allowed(budget), budget.unit, budget.budget_duration ?? "all")).join(", ")],
   ];
 }
 
@@ -145,7 +145,7 @@ function change(entry) {
 
 /** A value, or the values before and after. */
 function shown(value) {
-  const text = (one) => (typeof one === "string" ? one : JSON.stringify(one));
+  const text = (item) => (typeof item === "string" ? item : JSON.stringify(item));
   return Array.isArray(value) && value.length === 2 ? value.map(text).join(" → ") : text(value);
 }
 

@@ -120,16 +120,16 @@ export class Dialogs {
 
   #showMembers(team) {
     const list = this.#part("members");
-    keyed(list, team.members_with_roles, (one) => `${one.user_id} ${one.role}`, (one) => {
-      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words("common.remove_name", { name: one.user_id }) }, words("common.remove"));
+    keyed(list, team.members_with_roles, (member) => `${member.user_id} ${member.role}`, (member) => {
+      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words("common.remove_name", { name: member.user_id }) }, words("common.remove"));
       text.addEventListener("click", () =>
         this.#attempt(this.#form("members"), async () => {
-          const body = { team_id: team.team_id, user_id: one.user_id };
+          const body = { team_id: team.team_id, user_id: member.user_id };
           this.#showMembers(await this.#calls.post("/team/member_delete", body));
           return "open";
         }),
       );
-      const row = make("li", {}, make("span", {}, one.user_id, " ", make("span", { className: "note" }, words(`keys.roles.${one.role}`))), text);
+      const row = make("li", {}, make("span", {}, member.user_id, " ", make("span", { className: "note" }, words(`keys.roles.${member.role}`))), text);
       row.update = () => {};
       return row;
     });
@@ -190,9 +190,9 @@ export class Dialogs {
     const offer = async (field) => {
       const kind = field.dataset.offer;
       const own = entry[field.name];
-      const known = await this.#known(kind);
-      const options = known.map((one) => option(one[IDS[kind]], one.user_alias || one.team_alias));
-      if (own && !known.some((one) => one[IDS[kind]] === own)) options.push(option(own));
+      const entries = await this.#entries(kind);
+      const options = entries.map((other) => option(other[IDS[kind]], other.user_alias || other.team_alias));
+      if (own && !entries.some((other) => other[IDS[kind]] === own)) options.push(option(own));
       for (const before of field.querySelectorAll("[data-known]")) before.remove();
       field.append(...options);
     };
@@ -200,18 +200,18 @@ export class Dialogs {
   }
 
   /** The first users, or teams, by their ids; none if they cannot be read. */
-  async #known(kind) {
-    const known = [];
+  async #entries(kind) {
+    const entries = [];
     try {
       for (let page = 1, pages = 1; page <= Math.min(pages, MOST_PAGES); page += 1) {
-        const found = await this.#calls.get(`${PATHS[kind]}/list?page=${page}&page_size=${MOST_KNOWN}`);
-        known.push(...found[kind]);
-        pages = found.total_pages;
+        const answer = await this.#calls.get(`${PATHS[kind]}/list?page=${page}&page_size=${MOST_KNOWN}`);
+        entries.push(...answer[kind]);
+        pages = answer.total_pages;
       }
     } catch (error) {
       if (error.status === undefined) throw error;
     }
-    return known;
+    return entries;
   }
 
   #form = (kind) => this.#page.querySelector(`dialog[data-form="${kind}"]`);

@@ -26,35 +26,35 @@ let shown = "keys";
 // The numbers of the last changes on the pages before this one. For lists only their count matters.
 let turned = [];
 let lastChange = 0;
-let asked = 0;
+let reads = 0;
 
 const title = (list, entry) => entry[list.name] || entry.key_id || entry[list.id];
 
 async function load() {
-  const mine = ++asked;
+  const mine = ++reads;
   at("list").setAttribute("aria-busy", "true");
   try {
-    const found = await (shown === "changes" ? readChanges() : readList(LISTS[shown]));
-    if (mine !== asked) return; // another choice came first
-    draw(found);
+    const listed = await (shown === "changes" ? readChanges() : readList(LISTS[shown]));
+    if (mine !== reads) return; // another choice came first
+    draw(listed);
   } catch (error) {
     if (error.status === undefined) throw error;
-    if (mine === asked) tell(reason(error), true);
+    if (mine === reads) tell(reason(error), true);
   }
-  if (mine === asked) at("list").setAttribute("aria-busy", "false");
+  if (mine === reads) at("list").setAttribute("aria-busy", "false");
 }
 
 async function readList(list) {
   const number = turned.length + 1;
   const query = new URLSearchParams({ page: number, [list.size]: SIZE, search: at("search").search.value });
   if (shown === "keys") query.set("return_full_object", "true");
-  const found = await calls.get(`${list.path}/list?${query}`);
-  const last = Math.max(1, found.total_pages);
+  const answer = await calls.get(`${list.path}/list?${query}`);
+  const last = Math.max(1, answer.total_pages);
   if (number > last) {
     turned.length = last - 1; // the last entry of a page was deleted
     return readList(list);
   }
-  return { entries: found[shown], place: words("keys.place", { page: number, pages: last }), first: number === 1, last: number === last };
+  return { entries: answer[shown], place: words("keys.place", { page: number, pages: last }), first: number === 1, last: number === last };
 }
 
 async function readChanges() {
@@ -69,8 +69,8 @@ function draw({ entries, place, first, last }) {
   const list = LISTS[shown];
   at("none").hidden = entries.length > 0;
   say(at("none"), at("search").search.value && list ? words("keys.not_found") : words(`keys.none.${shown}`));
-  keyed(at("list"), entries, (one) => `${shown} ${list ? one[list.id] : one.number}`, (one) =>
-    card(shown, one, list ? (entry) => actions(list, entry) : null, page.dataset.priced === "true"),
+  keyed(at("list"), entries, (entry) => `${shown} ${list ? entry[list.id] : entry.number}`, (row) =>
+    card(shown, row, list ? (entry) => actions(list, entry) : null, page.dataset.priced === "true"),
   );
   at("pages").hidden = first && last;
   at("before").disabled = first;
@@ -160,7 +160,7 @@ let typed = 0;
 at("search").addEventListener("submit", (event) => event.preventDefault());
 at("search").addEventListener("input", () => {
   clearTimeout(typed);
-  asked += 1; // a list that is still to come is not the wanted one
+  reads += 1; // a list that is still to come is not the wanted one
   at("list").setAttribute("aria-busy", "true");
   typed = setTimeout(() => {
     turned = [];

@@ -22,14 +22,14 @@ export class Calls {
 
   /** Upload a file; `told(sent, all)` reports bytes. Only XMLHttpRequest reports upload
    * progress. */
-  send(path, file, told) {
+  send(path, file, progressed) {
     return new Promise((done, failed) => {
       const request = new XMLHttpRequest();
       request.open("POST", this.root + path);
       request.setRequestHeader("X-CSRF-Token", this.token);
       request.setRequestHeader("Content-Type", "application/octet-stream");
       request.setRequestHeader("Accept", "application/json");
-      request.upload.addEventListener("progress", (event) => told(event.loaded, event.total));
+      request.upload.addEventListener("progress", (event) => progressed(event.loaded, event.total));
       request.addEventListener("load", () => {
         if (request.status < 400) done(JSON.parse(request.responseText));
         else failed(refusal(request.status, request.responseText));

@@ -32,7 +32,7 @@ function textOf(content) {
 /** The text in an answer, or in an event of one, of any API. */
 function said(event) {
   if (event?.type?.startsWith?.("response.")) return event.type.endsWith("output_text.delta") ? textOf(event.delta) : "";
-  if (Array.isArray(event?.choices)) return event.choices.map((one) => textOf(one.delta?.content ?? one.message?.content ?? one.text)).join("");
+  if (Array.isArray(event?.choices)) return event.choices.map((choice) => textOf(choice.delta?.content ?? choice.message?.content ?? choice.text)).join("");
   const { delta, message, response, content, output, error } = event ?? {};
   return textOf(delta?.text) || textOf(message?.content) || textOf(response) || textOf(content) || textOf(output) || textOf(error?.message ?? error);
 }
@@ -53,7 +53,7 @@ function promptOf(capture) {
 
 /** Controls of the direction of a text as escapes, so that it is read in the order in which it was sent. */
 function inOrder(text) {
-  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16)}`);
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
 }
 
 /** The parts of a capture, as [title, text, missing bytes]. */
@@ -154,17 +154,17 @@ function again(capture, { calls, models }) {
 /** Everything to show of a capture. `context` has the page's `calls` and `models`; `removed` is called
  * when it was deleted. */
 export function captureView(capture, context, removed) {
-  const told = make("p", { className: "note", role: "status" });
+  const note = make("p", { className: "note", role: "status" });
   const act = (name, onclick, className = "quiet") => make("button", { type: "button", className, onclick }, words(`captures.act.${name}`));
   const buttons = [
     act("markdown", () => download(`request-${capture.id.slice(0, 8)}.md`, "text/markdown", markdown(capture))),
     act("json", () => download(`request-${capture.id.slice(0, 8)}.json`, "application/json", JSON.stringify(capture, null, 2))),
-    act("curl", async () => say(told, words((await copyText(curl(capture))) ? "captures.copied" : "captures.not_copied"))),
+    act("curl", async () => say(note, words((await copyText(curl(capture))) ? "captures.copied" : "captures.not_copied"))),
     act("remove", async () => {
       await context.calls.remove(`/${encodeURIComponent(capture.id)}/capture`);
       removed();
     }, "quiet danger"),
   ];
   const more = capture.more_calls ? make("p", { className: "note" }, words("captures.more_calls", { n: capture.more_calls })) : "";
-  return [...parts(capture).map(fold), more, make("div", { className: "actions" }, buttons), told, ...again(capture, context)];
+  return [...parts(capture).map(fold), more, make("div", { className: "actions" }, buttons), note, ...again(capture, context)];
 }

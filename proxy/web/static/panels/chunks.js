@@ -6,20 +6,20 @@ import { words } from "./words.js";
 
 /** Show the document at `path`; `attempt(work)` runs `work` and shows its errors. */
 export async function chunks(dialog, calls, path, name, attempt) {
-  const found = await attempt(() => calls.get(`${path}/chunks`));
-  if (!found) return;
+  const read = await attempt(() => calls.get(`${path}/chunks`));
+  if (!read) return;
   const list = make("ol", { className: "chunks" });
-  list.append(...found.map((one, n) => chunk(one, n + 1, calls, attempt)));
+  list.append(...read.map((piece, n) => chunk(piece, n + 1, calls, attempt)));
   const close = make("button", { type: "button", className: "quiet", onclick: () => dialog.close() }, words("common.close"));
   const title = make("h2", { id: "chunks-title" }, words("knowledge.chunk_of", { name }));
   dialog.replaceChildren(make("header", {}, title, close), list);
   dialog.showModal();
 }
 
-function chunk(one, number, calls, attempt) {
-  const text = make("p", { className: "text" }, one.text);
-  const told = make("span", { className: "note", role: "status" });
-  const area = make("textarea", { value: one.text, rows: 8, hidden: true, "aria-label": words("knowledge.chunk", { n: number }) });
+function chunk(piece, number, calls, attempt) {
+  const text = make("p", { className: "text" }, piece.text);
+  const note = make("span", { className: "note", role: "status" });
+  const area = make("textarea", { value: piece.text, rows: 8, hidden: true, "aria-label": words("knowledge.chunk", { n: number }) });
   const edit = make("button", { type: "button", className: "quiet" }, words("common.edit"));
   const save = make("button", { type: "button", hidden: true }, words("common.save"));
   const cancel = make("button", { type: "button", className: "quiet", hidden: true }, words("common.cancel"));
@@ -34,18 +34,18 @@ function chunk(one, number, calls, attempt) {
   });
   cancel.addEventListener("click", () => editing(false));
   save.addEventListener("click", async () => {
-    const done = await attempt(async () => (await calls.put(`/chunks/${one.id}`, { text: area.value }), true));
+    const done = await attempt(async () => (await calls.put(`/chunks/${piece.id}`, { text: area.value }), true));
     if (!done) return;
     say(text, area.value);
-    say(told, words("knowledge.saved"));
+    say(note, words("knowledge.saved"));
     editing(false);
   });
   return make(
     "li",
     { className: "card" },
-    make("p", { className: "note" }, words("knowledge.chunk", { n: number }), one.place ? ` · ${place(one.place)}` : ""),
+    make("p", { className: "note" }, words("knowledge.chunk", { n: number }), piece.place ? ` · ${place(piece.place)}` : ""),
     text,
     area,
-    make("div", { className: "actions" }, edit, save, cancel, told),
+    make("div", { className: "actions" }, edit, save, cancel, note),
   );
 }

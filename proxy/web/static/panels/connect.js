@@ -17,7 +17,7 @@ const links = [...page.querySelectorAll(".programs a")];
 const standing = page.querySelector('[data-value="key"]').textContent; // before a key is chosen
 
 function fill(name, value) {
-  for (const one of page.querySelectorAll(`[data-value="${name}"]`)) say(one, value);
+  for (const element of page.querySelectorAll(`[data-value="${name}"]`)) say(element, value);
 }
 
 /** Tell the reader, as good or bad news. */
@@ -36,16 +36,16 @@ function showKey() {
 function showModel() {
   const { context, input, output } = model.selectedOptions[0].dataset;
   for (const [name, value] of Object.entries({ model: model.value, context, input, output })) fill(name, value);
-  for (const one of page.querySelectorAll("[data-tokens]")) one.hidden = Number(context) >= Number(one.dataset.tokens);
+  for (const element of page.querySelectorAll("[data-tokens]")) element.hidden = Number(context) >= Number(element.dataset.tokens);
 }
 
 /** Show a program, by default that of the address or the last one. */
 function show() {
-  const known = (id) => links.find((link) => link.hash === `#${id}`);
-  const link = known(location.hash.slice(1)) ?? known(localStorage.getItem(LAST)) ?? links[0];
+  const linkOf = (id) => links.find((link) => link.hash === `#${id}`);
+  const link = linkOf(location.hash.slice(1)) ?? linkOf(localStorage.getItem(LAST)) ?? links[0];
   const id = link.hash.slice(1);
-  for (const one of links) one.ariaCurrent = one === link ? "true" : null;
-  for (const one of page.querySelectorAll("[data-program]")) one.hidden = one.dataset.program !== id;
+  for (const other of links) other.ariaCurrent = other === link ? "true" : null;
+  for (const section of page.querySelectorAll("[data-program]")) section.hidden = section.dataset.program !== id;
   localStorage.setItem(LAST, id);
   if (make && !make.elements.name.dataset.edited) make.elements.name.value = `${link.textContent} ${minute()}`;
 }
@@ -96,7 +96,7 @@ model.addEventListener("change", showModel);
 model.addEventListener("change", () => localStorage.setItem(MODEL, model.value));
 addEventListener("hashchange", show);
 const last = localStorage.getItem(MODEL);
-if ([...model.options].some((one) => one.value === last)) model.value = last;
+if ([...model.options].some((option) => option.value === last)) model.value = last;
 if (!model.disabled) showModel();
 if (key) showKey();
 show();

@@ -54,19 +54,19 @@ export async function copyText(text) {
 /** Keep one child of `list` for each of `items`, in order: `key(item)` identifies it, `create()`
  * creates it with an `update(item)` method. Focus and open folds survive. */
 export function keyed(list, items, key, create) {
-  const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  const children = new Map([...list.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, place) => {
     const name = String(key(item));
-    let child = known.get(name);
+    let child = children.get(name);
     if (!child) {
       child = create(item);
       child.dataset.key = name;
     }
-    known.delete(name);
+    children.delete(name);
     if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
     child.update(item);
   });
-  for (const child of known.values()) child.remove();
+  for (const child of children.values()) child.remove();
 }
 
 /** Whether this page has an address that works only on this machine. */

@@ -16,7 +16,7 @@ export function fill(form, value) {
   for (const field of form.elements) if (field.name) put(form, field, at(value, field.name));
   for (const list of form.querySelectorAll("[data-rows]")) {
     list.replaceChildren();
-    for (const one of rowsOf(list, value[list.dataset.rows])) addRow(list, one);
+    for (const row of rowsOf(list, value[list.dataset.rows])) addRow(list, row);
   }
   for (const fold of form.querySelectorAll("details")) fold.open = false;
 }
@@ -66,7 +66,7 @@ function treeOf(rows, names) {
 }
 
 function at(value, name) {
-  return name.split(".").reduce((one, part) => one?.[part], value);
+  return name.split(".").reduce((object, part) => object?.[part], value);
 }
 
 function put(form, field, own) {
@@ -77,7 +77,7 @@ function put(form, field, own) {
     case "lines": {
       const boxes = form.querySelectorAll(`[data-kind="choice"][name="${field.name}"]`);
       const chosen = [...boxes].map((box) => box.value);
-      field.value = (own ?? []).filter((one) => !chosen.includes(one)).join("\n");
+      field.value = (own ?? []).filter((value) => !chosen.includes(value)).join("\n");
       break;
     }
     default:

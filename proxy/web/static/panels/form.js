@@ -33,9 +33,9 @@ export function recent(seconds) {
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
 
 /** Format a time that is known to a number of seconds as "3 hours ago", "yesterday". */
-export function ago(seconds, known) {
+export function ago(seconds, precision) {
   const past = Math.max(0, Date.now() / 1000 - seconds);
-  if (past < 2 * known) return relative.format(0, known < 3600 ? "minute" : "hour");
+  if (past < 2 * precision) return relative.format(0, precision < 3600 ? "minute" : "hour");
   if (past < 86400) return relative.format(-Math.round(past / 3600), "hour");
   return relative.format(-Math.round(past / 86400), "day");
 }

@@ -29,7 +29,7 @@ let looking = 0;
 let reading = false;
 let many = false; // documents: their actions are in menus
 // Request counts; answers to all but the last request are ignored.
-const asked = { bases: 0, documents: 0, hits: 0 };
+const reads = { bases: 0, documents: 0, hits: 0 };
 
 // -- messages and errors
 
@@ -64,27 +64,27 @@ async function once(button, work) {
 // -- bases
 
 async function loadBases(wanted) {
-  const mine = ++asked.bases;
-  const found = await attempt(() => calls.get(""));
-  if (mine !== asked.bases) return;
-  bases = found ?? bases;
+  const mine = ++reads.bases;
+  const listed = await attempt(() => calls.get(""));
+  if (mine !== reads.bases) return;
+  bases = listed ?? bases;
   at("no-bases").hidden = bases.length > 0;
-  if (found) at("new-fold").open = !bases.length;
-  const next = bases.find((one) => one.id === (wanted ?? chosen?.id)) ?? bases[0] ?? null;
+  if (listed) at("new-fold").open = !bases.length;
+  const next = bases.find((base) => base.id === (wanted ?? chosen?.id)) ?? bases[0] ?? null;
   await choose(next);
 }
 
 function showBases() {
-  keyed(at("bases"), bases, (one) => one.id, () => {
+  keyed(at("bases"), bases, (base) => base.id, () => {
     const name = make("span", { className: "name" });
     const info = make("span", { className: "note" });
     const button = make("button", { type: "button", onclick: () => choose(item.base) }, name, info);
     const item = make("li", {}, button);
-    item.update = (one) => {
-      item.base = one;
-      say(name, one.name);
-      say(info, one.info || one.embedding_model || "");
-      button.setAttribute("aria-current", String(one.id === chosen?.id));
+    item.update = (base) => {
+      item.base = base;
+      say(name, base.name);
+      say(info, base.info || base.embedding_model || "");
+      button.setAttribute("aria-current", String(base.id === chosen?.id));
     };
     return item;
   });
@@ -100,7 +100,7 @@ async function choose(base) {
   at("ask").href = `${document.body.dataset.home}?${new URLSearchParams({ base: base.id })}`;
   say(at("base-info"), [base.info, base.embedding_model].filter(Boolean).join(" · "));
   if (other) {
-    asked.hits += 1;
+    reads.hits += 1;
     at("hits").replaceChildren();
     at("documents").replaceChildren();
     tell("");
@@ -149,19 +149,19 @@ async function rebuild() {
 
 async function loadDocuments() {
   clearTimeout(looking);
-  const mine = ++asked.documents;
+  const mine = ++reads.documents;
   const base = chosen;
   if (!base) return;
-  const found = await attempt(() => calls.get(`/${base.id}/documents`));
-  if (mine !== asked.documents) return;
-  if (found) reading = found.some((one) => !OVER.has(one.status));
+  const documents = await attempt(() => calls.get(`/${base.id}/documents`));
+  if (mine !== reads.documents) return;
+  if (documents) reading = documents.some((entry) => !OVER.has(entry.status));
   if (reading) looking = setTimeout(loadDocuments, LOOK); // even if a request failed
-  if (!found) return;
-  at("no-documents").hidden = found.length > 0;
-  say(at("count"), found.length ? words("knowledge.documents", { n: found.length }) : "");
-  many = found.length > FEW;
+  if (!documents) return;
+  at("no-documents").hidden = documents.length > 0;
+  say(at("count"), documents.length ? words("knowledge.documents", { n: documents.length }) : "");
+  many = documents.length > FEW;
   at("documents").classList.toggle("many", many);
-  keyed(at("documents"), found, (one) => one.id, document_);
+  keyed(at("documents"), documents, (entry) => entry.id, document_);
 }
 
 function document_(first) {
@@ -188,17 +188,17 @@ function document_(first) {
     bar,
     error,
   );
-  row.update = (one) => {
-    const over = OVER.has(one.status);
-    state.dataset.state = { ready: "up", failed: "down" }[one.status] ?? "busy";
-    say(state, words(`knowledge.status.${one.status}`, {}, one.status));
-    say(note, [one.size ? size(one.size) : "", one.chunks ? words("knowledge.chunks", { n: one.chunks }) : ""].filter(Boolean).join(" · "));
+  row.update = (entry) => {
+    const over = OVER.has(entry.status);
+    state.dataset.state = { ready: "up", failed: "down" }[entry.status] ?? "busy";
+    say(state, words(`knowledge.status.${entry.status}`, {}, entry.status));
+    say(note, [entry.size ? size(entry.size) : "", entry.chunks ? words("knowledge.chunks", { n: entry.chunks }) : ""].filter(Boolean).join(" · "));
     bar.hidden = over;
-    if (one.done > 0) bar.value = one.done;
+    if (entry.done > 0) bar.value = entry.done;
     else bar.removeAttribute("value");
-    error.hidden = !one.error;
-    say(error, one.error ?? "");
-    look.disabled = one.status !== "ready";
+    error.hidden = !entry.error;
+    say(error, entry.error ?? "");
+    look.disabled = entry.status !== "ready";
     fold.update();
   };
   return row;
@@ -219,7 +219,7 @@ function menu(name, ...buttons) {
 
 /** Close open menus, except that of `target`. */
 function closeMenus(target) {
-  for (const one of at("documents").querySelectorAll(".menu[open]")) if (many && !one.contains(target)) one.open = false;
+  for (const other of at("documents").querySelectorAll(".menu[open]")) if (many && !other.contains(target)) other.open = false;
 }
 document.addEventListener("click", ({ target }) => closeMenus(target));
 document.addEventListener("keydown", ({ key, target }) => {
@@ -249,7 +249,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 async function upload(all) {
   tell("");
   const { id } = chosen;
-  const names = [...at("documents").querySelectorAll("strong")].map((one) => one.textContent);
+  const names = [...at("documents").querySelectorAll("strong")].map((element) => element.textContent);
   const wrong = [];
   for (const file of all) {
     const replace = names.includes(file.name);
@@ -292,21 +292,21 @@ at("search").addEventListener("submit", async (event) => {
   const { query, top_k, least } = Object.fromEntries(new FormData(event.target));
   const wanted = { query, top_k: Number(top_k) };
   if (Number(least) > 0) wanted.score_threshold = Number(least);
-  const mine = ++asked.hits;
+  const mine = ++reads.hits;
   const hits = await attempt(() => calls.post(`/${chosen.id}/search`, wanted));
-  if (!hits || mine !== asked.hits) return;
+  if (!hits || mine !== reads.hits) return;
   tell(hits.length ? "" : words("knowledge.nothing_found"));
-  at("hits").replaceChildren(...hits.map((one, n) => hit(one, n + 1, query)));
+  at("hits").replaceChildren(...hits.map((chunk, n) => hit(chunk, n + 1, query)));
 });
 
-function hit(one, rank, query) {
-  const terms = matched(query, one.text);
+function hit(chunk, rank, query) {
+  const terms = matched(query, chunk.text);
   const shown = terms.map((term) => `“${term}”`).join(", ");
-  const near = words("knowledge.nearness", { value: measure(one.score) });
+  const near = words("knowledge.nearness", { value: measure(chunk.score) });
   const why = [
-    one.lexical_rank ? words("knowledge.lexical", { n: one.lexical_rank }) : "",
-    one.vector_rank ? words("knowledge.vector", { n: one.vector_rank }) : "",
-    terms.length ? words("knowledge.by_words", { words: shown }) : one.lexical_rank ? "" : words("knowledge.by_meaning"),
+    chunk.lexical_rank ? words("knowledge.lexical", { n: chunk.lexical_rank }) : "",
+    chunk.vector_rank ? words("knowledge.vector", { n: chunk.vector_rank }) : "",
+    terms.length ? words("knowledge.by_words", { words: shown }) : chunk.lexical_rank ? "" : words("knowledge.by_meaning"),
   ];
   return make(
     "li",
@@ -315,11 +315,11 @@ function hit(one, rank, query) {
       "div",
       { className: "what" },
       make("span", { className: "number" }, words("knowledge.rank", { n: rank })),
-      make("strong", {}, one.filename),
-      make("span", { className: "note" }, place(one.place)),
+      make("strong", {}, chunk.filename),
+      make("span", { className: "note" }, place(chunk.place)),
     ),
-    make("div", { className: "near" }, make("span", { className: "note" }, near), make("meter", { min: 0, max: 1, value: one.score, "aria-label": near })),
-    make("p", { className: "text" }, ...marked(one.text, terms)),
+    make("div", { className: "near" }, make("span", { className: "note" }, near), make("meter", { min: 0, max: 1, value: chunk.score, "aria-label": near })),
+    make("p", { className: "text" }, ...marked(chunk.text, terms)),
     make("p", { className: "note" }, why.filter(Boolean).join(" · ")),
   );
 }
@@ -327,15 +327,15 @@ function hit(one, rank, query) {
 /** Return the query's words in the text, without common ones. Chinese has no blanks and is split
  * into pairs. */
 function matched(query, text) {
-  const found = new Set();
+  const matches = new Set();
   for (const [run] of query.toLowerCase().matchAll(/[\p{L}\p{N}]+/gu)) {
     const signs = [...run];
     const pairs = HAN.test(run) && signs.length > 2;
     const terms = pairs ? signs.slice(1).map((sign, n) => signs[n] + sign) : [run];
-    for (const term of terms) if (pattern([term]).test(text)) found.add(term);
+    for (const term of terms) if (pattern([term]).test(text)) matches.add(term);
   }
-  const telling = [...found].filter((term) => !COMMON.has(term));
-  return query.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.every((word) => COMMON.has(word)) ? [...found] : telling;
+  const telling = [...matches].filter((term) => !COMMON.has(term));
+  return query.toLowerCase().match(/[\p{L}\p{N}]+/gu)?.every((word) => COMMON.has(word)) ? [...matches] : telling;
 }
 
 /** A pattern for any of the terms, as a whole word unless it is Chinese. */

@@ -12,13 +12,13 @@ export function memory({ device }) {
   const element = make("figure", {}, make("figcaption", {}, title, " ", sums), track);
   element.update = ({ limit, segments }) => {
     const sum = (...phases) =>
-      segments.filter((one) => phases.includes(one.phase)).reduce((all, one) => all + one.size, 0);
+      segments.filter((model) => phases.includes(model.phase)).reduce((all, model) => all + model.size, 0);
     const used = sum("loaded", "stopping", "loading");
-    const text = told(sum("loaded", "stopping"), sum("loading"), limit);
+    const text = summary(sum("loaded", "stopping"), sum("loading"), limit);
     say(sums, text);
     track.setAttribute("aria-label", [nameOf(device), text, ...segments.map(described)].join("; "));
     track.hidden = limit === null;
-    keyed(track, segments, (one) => segments.indexOf(one), segment);
+    keyed(track, segments, (model) => segments.indexOf(model), segment);
     for (const child of track.children) child.fit(Math.max(limit ?? 0, used, 1));
   };
   return element;
@@ -26,7 +26,7 @@ export function memory({ device }) {
 
 const nameOf = (device) => (device ? words("models.card", { n: device - 1 }) : words("models.memory"));
 
-function told(held, reserved, limit) {
+function summary(held, reserved, limit) {
   const rest = limit - held - reserved;
   const size = binary(Math.abs(rest));
   return [
@@ -47,11 +47,11 @@ function segment() {
   const name = make("span", {});
   const element = make("span", { className: "segment" }, name);
   let size = 0;
-  element.update = (one) => {
-    size = one.size;
-    element.dataset.phase = one.phase;
-    say(name, one.model || words("models.other"));
-    element.title = described(one);
+  element.update = (model) => {
+    size = model.size;
+    element.dataset.phase = model.phase;
+    say(name, model.model || words("models.other"));
+    element.title = described(model);
   };
   element.fit = (all) => element.style.setProperty("--part", `${(100 * size) / all}%`);
   return element;

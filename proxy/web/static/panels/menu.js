@@ -28,7 +28,7 @@ export function menu(button, list) {
     event.preventDefault();
     event.stopPropagation(); // Escape would also stop an answer
   };
-  for (const one of [button, list]) one.addEventListener("keydown", key);
+  for (const element of [button, list]) element.addEventListener("keydown", key);
 }
 
 /** Shade the ends of a row behind which there is more, and show its current link. */

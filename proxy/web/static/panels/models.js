@@ -27,7 +27,7 @@ const now = () => Date.now() / 1000 + ahead;
 const whole = (seconds) => span(Math.max(1, Math.round(seconds)));
 
 function show(next) {
-  for (const one of next.models) if (begun.get(one.name)?.before !== one.state) begun.delete(one.name);
+  for (const model of next.models) if (begun.get(model.name)?.before !== model.state) begun.delete(model.name);
   state = next;
   ahead = next.at - Date.now() / 1000;
   draw();
@@ -36,15 +36,15 @@ function show(next) {
 function draw() {
   const { models, room, served, unread } = state;
   at("served").hidden = served.length + unread.length === 0;
-  keyed(at("served-models"), served, (one) => one.name, servedCard);
-  keyed(at("unread"), unread, (one) => one.name, unreadCard);
+  keyed(at("served-models"), served, (model) => model.name, servedCard);
+  keyed(at("unread"), unread, (server) => server.name, unreadCard);
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
   at("legend").hidden = room.bars.every((bar) => bar.limit === null);
   at("loaded").hidden = !room.most_models;
   say(at("loaded"), words("models.room", { n: count(room.models), most: count(room.most_models) }));
   keyed(at("memory"), room.bars, (bar) => bar.device, memory);
-  keyed(at("models"), models, (one) => one.name, card);
+  keyed(at("models"), models, (model) => model.name, card);
 }
 
 // -- a model
@@ -72,26 +72,26 @@ function card({ name }) {
     facts,
     layout,
   );
-  element.update = (one) => {
-    say(title, one.title || one.name);
-    say(id, one.title ? one.name : "");
-    say(pinned, words(one.pinned_by_file ? "models.persistent" : "models.pinned"));
-    pinned.title = words(one.pinned_by_file ? "models.persistent_note" : "models.pinned_note");
-    say(file, inFile(one));
+  element.update = (model) => {
+    say(title, model.title || model.name);
+    say(id, model.title ? model.name : "");
+    say(pinned, words(model.pinned_by_file ? "models.persistent" : "models.pinned"));
+    pinned.title = words(model.pinned_by_file ? "models.persistent_note" : "models.pinned_note");
+    say(file, inFile(model));
     file.hidden = !file.textContent;
-    pinned.classList.toggle("idle", !one.pinned);
-    say(description, one.description);
-    description.hidden = !one.description;
-    const asked = begun.get(name)?.action;
-    status.dataset.state = asked ? "busy" : (DOTS[one.state] ?? "busy");
-    say(status, asked ? words(`models.asked.${asked}`) : doing(one));
-    advance(progress, one, asked === "load");
-    failure.update(one.failure);
-    keyed(facts, known(one), ([label]) => label, fact);
+    pinned.classList.toggle("idle", !model.pinned);
+    say(description, model.description);
+    description.hidden = !model.description;
+    const action = begun.get(name)?.action;
+    status.dataset.state = action ? "busy" : (DOTS[model.state] ?? "busy");
+    say(status, action ? words(`models.asked.${action}`) : doing(model));
+    advance(progress, model, action === "load");
+    failure.update(model.failure);
+    keyed(facts, factsOf(model), ([label]) => label, fact);
     const learned = template(name); // empty while it loads again
     if (learned.length) keyed(lines, learned, ([label]) => label, fact);
     layout.hidden = !lines.children.length;
-    actions?.update(one);
+    actions?.update(model);
   };
   return element;
 }
@@ -102,10 +102,10 @@ function servedCard({ name }) {
   const status = make("p", { className: "state" });
   const head = make("div", {}, make("div", { className: "what" }, make("h3", {}, name), status), file);
   const element = make("article", { className: "card model" }, make("header", {}, head, make("div", { className: "actions" }, chat(name))));
-  element.update = (one) => {
-    status.dataset.state = DOTS[one.state] ?? "busy";
-    say(status, words(`chat.states.${one.state}`));
-    say(file, one.context ? words("models.context", { n: whole_number(one.context) }) : "");
+  element.update = (model) => {
+    status.dataset.state = DOTS[model.state] ?? "busy";
+    say(status, words(`chat.states.${model.state}`));
+    say(file, model.context ? words("models.context", { n: whole_number(model.context) }) : "");
   };
   return element;
 }
@@ -116,10 +116,10 @@ function unreadCard({ name }) {
   const why = make("p", { className: "note", lang: "en" });
   const head = make("div", {}, make("div", { className: "what" }, make("h3", {}, name), status), make("p", {}, words("models.unread")), why);
   const element = make("article", { className: "card model" }, make("header", {}, head));
-  element.update = (one) => {
-    status.dataset.state = one.why ? "down" : "busy";
-    say(status, words(`chat.states.${one.why ? "down" : "unknown"}`));
-    say(why, one.why);
+  element.update = (server) => {
+    status.dataset.state = server.why ? "down" : "busy";
+    say(status, words(`chat.states.${server.why ? "down" : "unknown"}`));
+    say(why, server.why);
   };
   return element;
 }
@@ -130,36 +130,36 @@ function chat(name) {
   return make("a", { className: "quiet", href }, words("models.chat"), make("span", { className: "unseen" }, ` ${name}`));
 }
 
-function doing(one) {
-  const left = one.ready_at === null ? null : one.ready_at - now();
-  switch (one.state) {
+function doing(model) {
+  const left = model.ready_at === null ? null : model.ready_at - now();
+  switch (model.state) {
     case "waiting":
       return left === null
-        ? words("models.waiting", { place: count(one.place) })
-        : words("models.waiting_about", { place: count(one.place), left: whole(left) });
+        ? words("models.waiting", { place: count(model.place) })
+        : words("models.waiting_about", { place: count(model.place), left: whole(left) });
     case "loading":
-      if (left === null) return words("models.loading_first", { past: whole(now() - one.began_at) });
+      if (left === null) return words("models.loading_first", { past: whole(now() - model.began_at) });
       return left > 0 ? words("models.loading", { left: whole(left) }) : words("models.loading_late", { over: whole(-left) });
     case "busy":
-      return one.slots
-        ? words("models.busy_slots", { n: count(one.busy), slots: count(one.slots) })
-        : words("models.busy_requests", { n: count(one.busy) });
+      return model.slots
+        ? words("models.busy_slots", { n: count(model.busy), slots: count(model.slots) })
+        : words("models.busy_requests", { n: count(model.busy) });
     case "stopping":
-      return one.busy
-        ? words("models.stopping_after", { n: count(one.busy) })
+      return model.busy
+        ? words("models.stopping_after", { n: count(model.busy) })
         : words("models.state.stopping");
     default:
-      return words(`models.state.${one.state}`);
+      return words(`models.state.${model.state}`);
   }
 }
 
 /** Show the part of the expected time that has passed; before the first load that is unknown. */
-function advance(progress, one, asked) {
-  const loads = one.state === "loading" || asked;
+function advance(progress, model, starts) {
+  const loads = model.state === "loading" || starts;
   progress.classList.toggle("idle", !loads);
   if (!loads) progress.value = 0;
-  else if (asked || one.ready_at === null) progress.removeAttribute("value");
-  else progress.value = Math.min(1, (now() - one.began_at) / Math.max(0.1, one.ready_at - one.began_at));
+  else if (starts || model.ready_at === null) progress.removeAttribute("value");
+  else progress.value = Math.min(1, (now() - model.began_at) / Math.max(0.1, model.ready_at - model.began_at));
 }
 
 /** What its file says, and the context: that of its slots, once it was loaded. */
@@ -175,19 +175,19 @@ function inFile({ file, context }) {
 }
 
 /** What is known of it now. Values that are unknown are left out. */
-function known(one) {
-  const cards = one.cards.reduce((sum, bytes) => sum + bytes, 0);
-  const sizes = [one.memory || !cards ? binary(one.memory) : null, cards ? words("models.on_cards", { size: binary(cards) }) : null];
-  const took = one.load_seconds ? words("models.took", { time: span(one.load_seconds) }) : "";
+function factsOf(model) {
+  const cards = model.cards.reduce((sum, bytes) => sum + bytes, 0);
+  const sizes = [model.memory || !cards ? binary(model.memory) : null, cards ? words("models.on_cards", { size: binary(cards) }) : null];
+  const took = model.load_seconds ? words("models.took", { time: span(model.load_seconds) }) : "";
   return [
-    [words("models.memory"), one.memory || cards ? sizes.filter(Boolean).join(" + ") : "", words(`models.source.${one.source}`)],
-    [words("common.slots"), one.slots ? count(one.slots) : "", ""],
-    [words("models.last_load"), one.loaded_at ? recent(one.loaded_at) : "", took],
-    [words("models.expiry"), ...expiry(one)],
+    [words("models.memory"), model.memory || cards ? sizes.filter(Boolean).join(" + ") : "", words(`models.source.${model.source}`)],
+    [words("common.slots"), model.slots ? count(model.slots) : "", ""],
+    [words("models.last_load"), model.loaded_at ? recent(model.loaded_at) : "", took],
+    [words("models.expiry"), ...expiry(model)],
     [
       words("models.kept"),
-      one.kept.tokens ? words("common.tokens", { n: count(one.kept.tokens) }) : "",
-      one.kept.size ? binary(one.kept.size) : "",
+      model.kept.tokens ? words("common.tokens", { n: count(model.kept.tokens) }) : "",
+      model.kept.size ? binary(model.kept.size) : "",
     ],
   ].filter(([, value]) => value);
 }
@@ -234,9 +234,9 @@ function failed() {
 // -- what admins can do
 
 function buttons(name) {
-  const told = make("p", { className: "error", role: "status" });
-  const load = button(told, (one) => (LOADED.has(one.state) ? "unload" : "load"), name);
-  const pin = button(told, (one) => (one.pinned ? "unpin" : "pin"), name);
+  const note = make("p", { className: "error", role: "status" });
+  const load = button(note, (model) => (LOADED.has(model.state) ? "unload" : "load"), name);
+  const pin = button(note, (model) => (model.pinned ? "unpin" : "pin"), name);
   const log = make(
     "button",
     {
@@ -248,36 +248,36 @@ function buttons(name) {
     },
     words("models.log"),
   );
-  const element = make("div", { className: "actions" }, load, pin, log, told);
+  const element = make("div", { className: "actions" }, load, pin, log, note);
   element.setAttribute("role", "group");
   element.ariaLabel = name;
-  element.update = (one) => {
-    const wait = one.failure?.retry_at ? one.failure.retry_at - now() : 0;
-    load.update(one, begun.has(name) || ["waiting", "loading", "stopping"].includes(one.state) || wait > 0);
-    pin.update(one, false);
+  element.update = (model) => {
+    const wait = model.failure?.retry_at ? model.failure.retry_at - now() : 0;
+    load.update(model, begun.has(name) || ["waiting", "loading", "stopping"].includes(model.state) || wait > 0);
+    pin.update(model, false);
   };
   return element;
 }
 
 /** A button for the action that `wanted` chooses. It stays focusable while it is of no use. */
-function button(told, wanted, name) {
+function button(note, wanted, name) {
   let action = "";
   const element = make("button", { type: "button", className: "quiet wide" });
   element.addEventListener("click", async () => {
     if (element.getAttribute("aria-disabled") === "true") return;
-    say(told, "");
+    say(note, "");
     begin(name, action);
     try {
       await calls.post(`/${action}`, { model: name });
     } catch (error) {
       if (error.status === undefined) throw error;
       begun.delete(name);
-      say(told, error.message || (error.status ? words("models.failed_request") : words("models.no_connection")));
+      say(note, error.message || (error.status ? words("models.failed_request") : words("models.no_connection")));
     }
     draw();
   });
-  element.update = (one, useless) => {
-    action = wanted(one);
+  element.update = (model, useless) => {
+    action = wanted(model);
     say(element, words(`models.action.${action}`));
     element.setAttribute("aria-label", `${words(`models.action.${action}`)} ${name}`);
     element.setAttribute("aria-disabled", String(useless));
@@ -287,7 +287,7 @@ function button(told, wanted, name) {
 
 /** Show at once that an action was pressed. */
 function begin(name, action) {
-  const before = state.models.find((one) => one.name === name)?.state;
+  const before = state.models.find((model) => model.name === name)?.state;
   const own = { action, before };
   if (action === "load" || action === "unload") begun.set(name, own);
   draw();
@@ -316,9 +316,9 @@ function connected(yes) {
 
 async function ask() {
   try {
-    const found = await calls.get("");
+    const answer = await calls.get("");
     if (!poll) return;
-    show(found);
+    show(answer);
     tell("busy", words("models.polling"));
   } catch {
     if (poll) tell("down", words("common.lost"));

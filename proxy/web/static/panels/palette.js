@@ -13,24 +13,24 @@ const body = document.body;
 /** What the page offers: its elements with `data-command`, which names their group. A select offers
  * its options, the label of a setting its field, everything else is clicked. */
 function commands() {
-  const found = [];
-  for (const one of document.querySelectorAll("[data-command]")) {
-    if (one.disabled || one.closest("[hidden]:not([data-command-folded])")) continue;
-    const { command } = one.dataset;
+  const all = [];
+  for (const element of document.querySelectorAll("[data-command]")) {
+    if (element.disabled || element.closest("[hidden]:not([data-command-folded])")) continue;
+    const { command } = element.dataset;
     const group = words(`palette.group.${command}`);
-    const sign = one.querySelector("use")?.href.baseVal.split("#")[1] ?? ICONS[command];
-    const add = (name, run) => name.trim() && found.push({ group, sign, name: name.trim(), run });
-    if (one.tagName === "SELECT") {
-      for (const option of one.options) if (!option.disabled) add(option.textContent, () => choose(one, option));
-    } else add(nameOf(one), command === "setting" ? () => adjust(one) : () => one.click());
+    const sign = element.querySelector("use")?.href.baseVal.split("#")[1] ?? ICONS[command];
+    const add = (name, run) => name.trim() && all.push({ group, sign, name: name.trim(), run });
+    if (element.tagName === "SELECT") {
+      for (const option of element.options) if (!option.disabled) add(option.textContent, () => choose(element, option));
+    } else add(nameOf(element), command === "setting" ? () => adjust(element) : () => element.click());
   }
-  return found;
+  return all;
 }
 
-function nameOf(one) {
-  const texts = [...one.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
-  const drawn = one.querySelector("svg");
-  return one.dataset.name || (!drawn && one.title) || one.ariaLabel || texts.map((child) => child.textContent).join("");
+function nameOf(element) {
+  const texts = [...element.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
+  const drawn = element.querySelector("svg");
+  return element.dataset.name || (!drawn && element.title) || element.ariaLabel || texts.map((child) => child.textContent).join("");
 }
 
 function choose(select, option) {
@@ -50,10 +50,10 @@ function adjust(label) {
 async function conversations(search) {
   const answer = await fetch(`${body.dataset.conversations}?${new URLSearchParams({ search })}`);
   if (!answer.ok) return [];
-  const found = (await answer.json()).slice(0, MOST);
+  const talks = (await answer.json()).slice(0, MOST);
   const group = words("palette.group.conversation");
   const open = (id) => () => location.assign(`${body.dataset.home}#${id}`);
-  return found.map((one) => ({ group, sign: "chat", name: one.title || words("chat.untitled"), run: open(one.id) }));
+  return talks.map((talk) => ({ group, sign: "chat", name: talk.title || words("chat.untitled"), run: open(talk.id) }));
 }
 
 /** Whether a name has all words of a search, ignoring case. */
@@ -63,9 +63,9 @@ function fits({ group, name }, search) {
 }
 
 class Palette {
-  #found = [];
+  #shown = [];
   #at = 0;
-  #asked = 0;
+  #reads = 0;
   talks = [];
   #pause = 0;
 
@@ -88,42 +88,42 @@ class Palette {
 
   async open() {
     this.before = document.activeElement;
-    this.known = commands();
+    this.commands = commands();
     body.append(this.dialog);
     this.dialog.showModal();
     // Recent conversations come first, unless they come late: then nothing moves for them.
     const recent = conversations("").catch(() => []);
     const talks = await Promise.race([recent, new Promise((done) => setTimeout(done, PATIENCE, []))]);
     this.talks = talks.slice(0, RECENT);
-    if (!this.#asked) this.#show(this.#begun());
+    if (!this.#reads) this.#show(this.#begun());
   }
 
   /** What is listed before anything is typed. */
-  #begun = () => [...this.talks, ...this.known];
+  #begun = () => [...this.talks, ...this.commands];
 
   #search() {
     this.#at = 0;
-    this.#asked += 1; // conversations of the search before this one come too late
+    this.#reads += 1; // conversations of the search before this one come too late
     const search = this.input.value.trim();
     clearTimeout(this.#pause);
     if (!search) return this.#show(this.#begun());
-    this.#show(this.known.filter((one) => fits(one, search)));
+    this.#show(this.commands.filter((command) => fits(command, search)));
     this.#pause = setTimeout(() => this.#ask(search), PAUSE);
   }
 
   async #ask(search) {
-    const mine = ++this.#asked;
+    const mine = ++this.#reads;
     const talks = await conversations(search).catch(() => []);
-    if (mine !== this.#asked) return;
+    if (mine !== this.#reads) return;
     // Conversations come last: what was found at once does not move when they arrive.
-    this.#show([...this.known.filter((one) => fits(one, search)), ...talks]);
+    this.#show([...this.commands.filter((command) => fits(command, search)), ...talks]);
   }
 
-  #show(found) {
-    this.#found = found;
-    this.#at = Math.min(this.#at, Math.max(0, this.#found.length - 1));
-    const items = this.#found.map((one, n) => ({ ...one, n }));
-    keyed(this.list, items, (one) => one.n, () => this.#row());
+  #show(matches) {
+    this.#shown = matches;
+    this.#at = Math.min(this.#at, Math.max(0, this.#shown.length - 1));
+    const items = this.#shown.map((command, n) => ({ ...command, n }));
+    keyed(this.list, items, (command) => command.n, () => this.#row());
     say(this.none, items.length ? "" : words("palette.none"));
     this.#point();
   }
@@ -138,12 +138,12 @@ class Palette {
       this.#at = row.n;
       this.#point(false);
     });
-    row.update = (one) => {
-      row.n = one.n;
-      row.id = `palette-${one.n}`;
-      row.querySelector("use").setAttribute("href", icon(one.sign).firstChild.getAttribute("href"));
-      say(name, one.name);
-      say(group, one.group);
+    row.update = (command) => {
+      row.n = command.n;
+      row.id = `palette-${command.n}`;
+      row.querySelector("use").setAttribute("href", icon(command.sign).firstChild.getAttribute("href"));
+      say(name, command.name);
+      say(group, command.group);
     };
     return row;
   }
@@ -158,7 +158,7 @@ class Palette {
 
   #key(event) {
     if (event.isComposing) return;
-    const last = this.#found.length - 1;
+    const last = this.#shown.length - 1;
     const move = { ArrowDown: this.#at < last ? this.#at + 1 : 0, ArrowUp: this.#at > 0 ? this.#at - 1 : last }[event.key];
     if (move !== undefined) {
       this.#at = Math.max(0, move);
@@ -170,7 +170,7 @@ class Palette {
   }
 
   #run() {
-    const chosen = this.#found[this.#at];
+    const chosen = this.#shown[this.#at];
     if (!chosen) return;
     this.dialog.close();
     this.before?.focus?.();

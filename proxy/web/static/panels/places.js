@@ -11,6 +11,6 @@ const PLACES = [
 ];
 
 export function place(text) {
-  const [pattern, named] = PLACES.find(([one]) => one.test(text)) ?? [];
+  const [pattern, named] = PLACES.find(([start]) => start.test(text)) ?? [];
   return pattern ? named(...pattern.exec(text).slice(1)) : text;
 }

@@ -67,7 +67,7 @@ export class Plot {
   set(times, values) {
     this.data = [times, values];
     this.chart.setData(this.data);
-    this.area.setAttribute("aria-label", this.note(values.findLast((one) => one !== null)));
+    this.area.setAttribute("aria-label", this.note(values.findLast((value) => value !== null)));
   }
 
   #draw() {
@@ -80,7 +80,7 @@ export class Plot {
     axis.font = `12px ${style.fontFamily}`;
     const { shown, marks, zone, bar, bins } = this.axis;
     const along = { ...axis, size: 26, space: 70, values: (_, ticks) => ticks.map(shown) };
-    const up = { ...axis, size: 62, space: 24, values: (_, ticks) => ticks.map((one) => (one ? this.kind.shown(one) : "0")) };
+    const up = { ...axis, size: 62, space: 24, values: (_, ticks) => ticks.map((tick) => (tick ? this.kind.shown(tick) : "0")) };
     const half = (bar ?? 0) / 2;
     this.chart = new uPlot(
       {

@@ -71,7 +71,7 @@ async function load() {
 
 /** Make usable without a mouse and without sight what the viewer leaves so, now and when it draws. */
 function mend() {
-  const requests = [...viewer.shadowRoot.querySelectorAll("api-request")].map((one) => one.shadowRoot);
+  const requests = [...viewer.shadowRoot.querySelectorAll("api-request")].map((element) => element.shadowRoot);
   for (const root of [viewer.shadowRoot, ...requests]) {
     drawn.observe(root, { childList: true, subtree: true });
     // A page has one main part, and each navigation its name.

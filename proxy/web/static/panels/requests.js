@@ -19,7 +19,7 @@ const dialog = at("opened");
 const offered = { key: new Map(), model: new Map(), api: new Map(), outcome: new Map() };
 let ended = new Map(); // by id
 let most = MOST; // rows
-let asked = 0;
+let reads = 0;
 let pending = false; // all that is known was asked for, and has not come yet
 let opened = ""; // the id of the request in the dialog
 
@@ -34,17 +34,17 @@ function query(stored, until = 0) {
 
 /** Fetch the requests: all that are known if `whole`, otherwise what is new. */
 async function load(whole) {
-  const mine = ++asked;
+  const mine = ++reads;
   pending ||= whole;
   try {
     const answer = await calls.get(query(whole));
-    if (mine !== asked) return; // another choice came first
+    if (mine !== reads) return; // another choice came first
     if (whole) {
       ended = new Map();
       most = MOST;
       at("older").hidden = answer.data.length < MOST;
     }
-    for (const one of answer.data) ended.set(one.id, one);
+    for (const request of answer.data) ended.set(request.id, request);
     show(answer.running);
     at("live").dataset.state = "up";
     say(at("live"), words("common.live"));
@@ -53,20 +53,20 @@ async function load(whole) {
     at("live").dataset.state = "down";
     say(at("live"), error.message || words("common.lost"));
   } finally {
-    if (mine === asked) pending = false;
+    if (mine === reads) pending = false;
   }
 }
 
 /** Fetch the requests that ended before those that are listed. */
 async function loadOlder() {
-  const until = Math.ceil(Math.min(...[...ended.values()].map((one) => one.started + one.seconds))) + 1;
+  const until = Math.ceil(Math.min(...[...ended.values()].map((request) => request.started + request.seconds))) + 1;
   at("older").disabled = true;
   try {
     const { data } = await calls.get(query(true, until));
-    const known = ended.size;
-    for (const one of data) ended.set(one.id, one);
-    most = Math.max(most, ended.size) + (ended.size > known ? MOST : 0);
-    at("older").hidden = data.length < MOST || ended.size === known;
+    const before = ended.size;
+    for (const request of data) ended.set(request.id, request);
+    most = Math.max(most, ended.size) + (ended.size > before ? MOST : 0);
+    at("older").hidden = data.length < MOST || ended.size === before;
     await load(false);
   } catch (error) {
     if (error.status === undefined) throw error;
@@ -77,33 +77,33 @@ async function loadOlder() {
 
 function show(running) {
   const past = [...ended.values()].toSorted((a, b) => b.started - a.started).slice(0, most);
-  ended = new Map(past.map((one) => [one.id, one]));
+  ended = new Map(past.map((request) => [request.id, request]));
   const rows = [...running.toReversed(), ...past];
-  keyed(at("rows"), rows, (one) => `${one.id} ${one.state === "ended"}`, row);
+  keyed(at("rows"), rows, (request) => `${request.id} ${request.state === "ended"}`, row);
   at("table").hidden = !rows.length;
   at("nothing").hidden = rows.length > 0;
-  for (const one of rows) for (const name in offered) offer(name, one);
+  for (const request of rows) for (const name in offered) offer(name, request);
 }
 
 /** Add a value that was met to a choice. */
-function offer(name, one) {
+function offer(name, request) {
   const select = form.elements[name];
-  if (!select || !one[name] || offered[name].has(one[name])) return;
-  offered[name].set(one[name], true);
-  const text = name === "key" ? one.key_name || one.key : name === "outcome" ? outcome(one) : one[name];
-  select.append(make("option", { value: one[name] }, text));
+  if (!select || !request[name] || offered[name].has(request[name])) return;
+  offered[name].set(request[name], true);
+  const text = name === "key" ? request.key_name || request.key : name === "outcome" ? outcome(request) : request[name];
+  select.append(make("option", { value: request[name] }, text));
 }
 
 const OUTCOMES = ["ok", "cancelled"];
-const outcome = (one) => (OUTCOMES.includes(one.outcome) ? words(`requests.outcomes.${one.outcome}`) : one.outcome);
-const state = (one) => (one.state === "ended" ? outcome(one) : words(`requests.states.${one.state}`));
-const when = (one) => (one.state === "ended" ? recent(one.started) : span(one.seconds));
-const some = (value, form_of) => (value ? form_of(value) : "–");
+const outcome = (request) => (OUTCOMES.includes(request.outcome) ? words(`requests.outcomes.${request.outcome}`) : request.outcome);
+const state = (request) => (request.state === "ended" ? outcome(request) : words(`requests.states.${request.state}`));
+const when = (request) => (request.state === "ended" ? recent(request.started) : span(request.seconds));
+const orDash = (value, form_of) => (value ? form_of(value) : "–");
 
-function mark(one) {
-  if (one.state === "queued" || one.state === "loading") return "busy";
-  if (one.state !== "ended" || one.outcome === "ok") return "up";
-  return one.outcome === "cancelled" ? "off" : "down";
+function mark(request) {
+  if (request.state === "queued" || request.state === "loading") return "busy";
+  if (request.state !== "ended" || request.outcome === "ok") return "up";
+  return request.outcome === "cancelled" ? "off" : "down";
 }
 
 function row(first) {
@@ -115,46 +115,46 @@ function row(first) {
   const end = cancelButton(first);
   const element = make("tr", {}, make("th", { scope: "row" }, open), cells, make("td", { className: "action" }, end));
   let shown;
-  element.update = (one) => {
-    if (one === shown) return; // it ended long ago
-    shown = one;
-    say(open, when(one));
-    open.setAttribute("aria-label", words("requests.open", { time: when(one), model: one.model || "–" }));
-    badge.dataset.state = mark(one);
-    say(badge, state(one));
+  element.update = (request) => {
+    if (request === shown) return; // it ended long ago
+    shown = request;
+    say(open, when(request));
+    open.setAttribute("aria-label", words("requests.open", { time: when(request), model: request.model || "–" }));
+    badge.dataset.state = mark(request);
+    say(badge, state(request));
     const texts = [
-      one.model || "–",
-      ...(admin ? [one.key_name || "–"] : []),
-      one.api,
-      some(one.place, count),
-      one.slot < 0 ? "–" : String(one.slot),
-      some(one.prompt_tokens, () => count(one.cached_tokens)),
-      some(one.prompt_tokens, () => count(one.evaluated_tokens)),
-      some(one.first_token_seconds, span),
-      some(one.tokens_per_second, measure),
-      span(one.seconds),
-      one.client || "–",
+      request.model || "–",
+      ...(admin ? [request.key_name || "–"] : []),
+      request.api,
+      orDash(request.place, count),
+      request.slot < 0 ? "–" : String(request.slot),
+      orDash(request.prompt_tokens, () => count(request.cached_tokens)),
+      orDash(request.prompt_tokens, () => count(request.evaluated_tokens)),
+      orDash(request.first_token_seconds, span),
+      orDash(request.tokens_per_second, measure),
+      span(request.seconds),
+      request.client || "–",
     ];
     texts.forEach((text, place) => say(cells[place + 1], text));
   };
   return element;
 }
 
-function cancelButton(one) {
-  if (one.state === "ended") return null;
-  const button = make("button", { type: "button", className: "quiet danger", "aria-label": words("requests.cancelling", { model: one.model || "–" }) }, words("common.cancel"));
-  button.addEventListener("click", () => cancel(one.id, button, at("told")));
+function cancelButton(request) {
+  if (request.state === "ended") return null;
+  const button = make("button", { type: "button", className: "quiet danger", "aria-label": words("requests.cancelling", { model: request.model || "–" }) }, words("common.cancel"));
+  button.addEventListener("click", () => cancel(request.id, button, at("told")));
   return button;
 }
 
-async function cancel(id, button, told) {
+async function cancel(id, button, note) {
   button.disabled = true;
-  say(told, "");
+  say(note, "");
   try {
     await calls.post(`/${encodeURIComponent(id)}/cancel`);
   } catch (error) {
     if (error.status === undefined) throw error;
-    say(told, error.message || words("common.no_connection"));
+    say(note, error.message || words("common.no_connection"));
   }
   button.disabled = false;
   await load(pending);
@@ -165,8 +165,8 @@ async function openRequest(id, again = false) {
   opened = id;
   say(at("opened-told"), "");
   try {
-    const one = await calls.get(`/${encodeURIComponent(id)}`);
-    if (opened === id) detail(one);
+    const request = await calls.get(`/${encodeURIComponent(id)}`);
+    if (opened === id) detail(request);
   } catch (error) {
     if (error.status === undefined) throw error;
     say(at("told"), error.message || words("common.no_connection"));
@@ -175,9 +175,9 @@ async function openRequest(id, again = false) {
   if (!dialog.open && !again) dialog.showModal();
 }
 
-function why(one) {
-  const reason = one.decision?.reason;
-  if (one.state === "queued") return words(one.place ? "requests.waits" : "requests.begins", { place: one.place });
+function why(request) {
+  const reason = request.decision?.reason;
+  if (request.state === "queued") return words(request.place ? "requests.waits" : "requests.begins", { place: request.place });
   if (!reason) return words("requests.no_reason");
   const values = {
     ...reason.values,
@@ -187,41 +187,41 @@ function why(one) {
   return words(`requests.why.${reason.cause}`, values);
 }
 
-function detail(one) {
-  say(at("id"), one.id);
-  say(at("why"), why(one));
-  at("cancel").hidden = one.state === "ended";
-  const difference = one.decision?.reason.difference;
+function detail(request) {
+  say(at("id"), request.id);
+  say(at("why"), why(request));
+  at("cancel").hidden = request.state === "ended";
+  const difference = request.decision?.reason.difference;
   at("difference").hidden = !difference;
   say(at("before"), `…${difference?.before ?? ""}`);
   say(at("after"), `${difference?.after ?? ""}…`);
-  const decision = one.decision;
+  const decision = request.decision;
   const facts = [
-    ["state", state(one)],
-    ["model", one.model || "–"],
-    ["backend", one.backend ? words("requests.on_slot", { backend: one.backend, slot: one.slot < 0 ? "–" : one.slot }) : "–"],
-    ...(one.prompt_tokens ? [["prompt", words("requests.prompt_split", { cached: count(one.cached_tokens), evaluated: count(one.evaluated_tokens) })]] : []),
+    ["state", state(request)],
+    ["model", request.model || "–"],
+    ["backend", request.backend ? words("requests.on_slot", { backend: request.backend, slot: request.slot < 0 ? "–" : request.slot }) : "–"],
+    ...(request.prompt_tokens ? [["prompt", words("requests.prompt_split", { cached: count(request.cached_tokens), evaluated: count(request.evaluated_tokens) })]] : []),
     ...(decision ? [["expected", words("common.tokens", { n: count(decision.expected_tokens) })]] : []),
     ...(decision?.replaced_tokens ? [["replaced", words(decision.saved ? "requests.replaced_saved" : "requests.replaced_lost", { n: count(decision.replaced_tokens) })]] : []),
     ...(decision?.restored ? [["restored", words("requests.yes")]] : []),
     ...(decision?.passed ?? []).map(({ backend, why: cause }) => ["passed", `${backend}: ${words(`requests.passed.${cause}`, {}, cause)}`]),
-    ["answer", words("common.tokens", { n: count(one.completion_tokens) })],
-    ["client", one.client || "–"],
-    ...(admin ? [["key", one.key_name || "–"]] : []),
+    ["answer", words("common.tokens", { n: count(request.completion_tokens) })],
+    ["client", request.client || "–"],
+    ...(admin ? [["key", request.key_name || "–"]] : []),
   ];
   keyed(at("facts"), facts, ([name, text]) => `${name} ${text}`, ([name, text]) => {
     const element = make("div", {}, make("dt", {}, words(`requests.facts.${name}`)), make("dd", {}, text));
     element.update = () => {}; // another text is another element
     return element;
   });
-  if (at("capture").dataset.of !== one.id) {
-    at("capture").dataset.of = one.id;
+  if (at("capture").dataset.of !== request.id) {
+    at("capture").dataset.of = request.id;
     at("capture").open = false;
     at("captured").replaceChildren();
   }
-  at("capture").hidden = !one.captured;
-  const slow = (one.timeline ?? []).filter(({ seconds }) => seconds >= SLOW_PART);
-  const steps = slow.map((step, place) => ({ ...step, place, whole: one.seconds }));
+  at("capture").hidden = !request.captured;
+  const slow = (request.timeline ?? []).filter(({ seconds }) => seconds >= SLOW_PART);
+  const steps = slow.map((step, place) => ({ ...step, place, whole: request.seconds }));
   at("timeline").hidden = !steps.length;
   keyed(at("steps"), steps, ({ step, place }) => `${place} ${step}`, () => {
     const name = make("span");
@@ -237,7 +237,7 @@ function detail(one) {
     };
     return element;
   });
-  const holders = one.slot_before ?? [];
+  const holders = request.slot_before ?? [];
   at("slot").hidden = !holders.length;
   keyed(at("holders"), holders, ({ began }) => began, holder);
 }

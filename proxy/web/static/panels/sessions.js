@@ -10,14 +10,14 @@ const page = document.getElementById("sessions");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const scope = page.querySelector(".choices select");
-let asked = 0;
+let reads = 0;
 
 async function load() {
-  const mine = ++asked;
+  const mine = ++reads;
   await attempt(async () => {
-    const found = await calls.get(`?scope=${scope?.value ?? "own"}`);
-    if (mine !== asked) return; // another choice came first
-    keyed(at("list"), found, (one) => one.id, card);
+    const sessions = await calls.get(`?scope=${scope?.value ?? "own"}`);
+    if (mine !== reads) return; // another choice came first
+    keyed(at("list"), sessions, (session) => session.id, card);
     at("list").setAttribute("aria-busy", "false");
   });
 }
@@ -34,12 +34,12 @@ async function attempt(work) {
   }
 }
 
-function card(one) {
-  const agent = agentName(one.agent);
+function card(session) {
+  const agent = agentName(session.agent);
   const end = make("button", { type: "button", className: "quiet danger", "aria-label": words("sessions.ending", { agent }) }, words("sessions.end"));
   end.addEventListener("click", async () => {
-    await attempt(() => calls.post("/end", { id: one.id }));
-    if (one.current) location.reload();
+    await attempt(() => calls.post("/end", { id: session.id }));
+    if (session.current) location.reload();
     else await load();
   });
   const element = make(
@@ -48,11 +48,11 @@ function card(one) {
     make(
       "header",
       {},
-      make("div", { className: "what" }, make("strong", {}, one.name), one.current ? make("span", { className: "badge" }, words("sessions.current")) : null),
+      make("div", { className: "what" }, make("strong", {}, session.name), session.current ? make("span", { className: "badge" }, words("sessions.current")) : null),
       end,
     ),
-    make("p", { title: one.agent || null }, agent),
-    make("p", { className: "note" }, words("sessions.since", { time: moment(one.created), address: one.address || "–" })),
+    make("p", { title: session.agent || null }, agent),
+    make("p", { className: "note" }, words("sessions.since", { time: moment(session.created), address: session.address || "–" })),
   );
   element.update = () => {}; // a session does not change
   return element;

@@ -1,5 +1,5 @@
 // Who has signed out keeps nothing of the pages in the browser.
-for (const one of (await navigator.serviceWorker?.getRegistrations()) ?? []) await one.unregister();
+for (const registration of (await navigator.serviceWorker?.getRegistrations()) ?? []) await registration.unregister();
 for (const name of await (globalThis.caches?.keys() ?? [])) if (name.startsWith("slotproxy-")) await caches.delete(name);
 
 // After a link from another site, browsers do not send the session cookie, even if the user is

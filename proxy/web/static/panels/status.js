@@ -41,11 +41,11 @@ function show(state) {
   hour.add(state.points);
   draw();
   backends(state);
-  table("queue", state.queue, (one) => one.place, (one) => [
-    count(one.place),
-    one.model || "–",
-    span(Math.max(1, Math.round(one.waited))),
-    one.mine ? words("status.yours") : "",
+  table("queue", state.queue, (ticket) => ticket.place, (ticket) => [
+    count(ticket.place),
+    ticket.model || "–",
+    span(Math.max(1, Math.round(ticket.waited))),
+    ticket.mine ? words("status.yours") : "",
   ]);
   if (chosen && performance.now() - loaded > LANES_AGE) load();
 }
@@ -114,7 +114,7 @@ const why = (reason) => words(`status.why.${reason}`, {}, reason);
 
 /** A number's percentiles as text, by their names. */
 const percentiles = (name, values) =>
-  Object.fromEntries(["p10", "p50", "p90", "p99"].map((one) => [one, NUMBERS[name].shown(values[one])]));
+  Object.fromEntries(["p10", "p50", "p90", "p99"].map((share) => [share, NUMBERS[name].shown(values[share])]));
 
 function spread(name) {
   const values = (past ?? latest)?.total[name];
@@ -141,7 +141,7 @@ function numbers(last) {
     ["errors", count(sum(last.errors)), words("status.errors_note", { requests: count(last.requests) })],
     ["evictions", count(sum(last.evictions)), words("status.evictions_note")],
   ];
-  keyed(at("numbers"), shown, (one) => one[0], ([name]) => {
+  keyed(at("numbers"), shown, (number) => number[0], ([name]) => {
     const value = make("dd", { className: "number" });
     const note = make("dd", { className: "note" });
     const element = make("div", { className: "card" }, make("dt", {}, named(name)), value, note);
@@ -156,10 +156,10 @@ function numbers(last) {
 // -- backends and their slots
 
 function backends(state) {
-  const slots = new Map(state.slots.map((one) => [one.backend, one]));
-  const all = state.backends.map((one) => ({ ...one, view: slots.get(one.id) }));
+  const slots = new Map(state.slots.map((view) => [view.backend, view]));
+  const all = state.backends.map((backend) => ({ ...backend, view: slots.get(backend.id) }));
   at("no-backend").hidden = all.length > 0;
-  keyed(at("backends"), all, (one) => one.id, card);
+  keyed(at("backends"), all, (backend) => backend.id, card);
 }
 
 function card(backend) {
@@ -181,15 +181,15 @@ function card(backend) {
     guessed,
     tiles,
   );
-  element.update = (one) => {
-    const view = one.view;
-    const name = stateOf(one.state, view);
-    const idle = name === "up" && one.status !== "loaded" ? one.status : null; // a model on demand
+  element.update = (current) => {
+    const view = current.view;
+    const name = stateOf(current.state, view);
+    const idle = name === "up" && current.status !== "loaded" ? current.status : null; // a model on demand
     state.dataset.state = idle ? (LOADS[idle] ?? "off") : name;
     say(state, idle ? words(`status.load.${idle}`, {}, idle) : words(`status.state.${name}`));
-    error.hidden = !one.error;
-    say(error, one.error ?? "");
-    keyed(facts, known(one), ([label]) => label, fact);
+    error.hidden = !current.error;
+    say(error, current.error ?? "");
+    keyed(facts, factsOf(current), ([label]) => label, fact);
     const slots = view?.slots ?? []; // none until it is loaded
     guessed.hidden = !slots.length || (view.slots_known && !view.slots_learned);
     titled.hidden = tiles.hidden = !slots.length;
@@ -199,8 +199,8 @@ function card(backend) {
     say(counted, words("status.slots_count", { busy: count(kinds.busy), held: count(kinds.held), free: count(kinds.free) }));
     tiles.classList.toggle("dense", slots.length > DENSE);
     keyed(tiles, slots, (slot) => slot.id, slots.length > DENSE ? square : tile);
-    chosen ??= slots.length ? { backend: one.id, id: slots[0].id } : null;
-    mark(tiles, one.id);
+    chosen ??= slots.length ? { backend: current.id, id: slots[0].id } : null;
+    mark(tiles, current.id);
   };
   return element;
 }
@@ -211,7 +211,7 @@ function stateOf(state, view) {
   return view.circuit === "open" ? "paused" : "on_trial";
 }
 
-function known({ model, n_ctx, found, view }) {
+function factsOf({ model, n_ctx, found: caps, view }) {
   const facts = [[words("common.model"), model || "–"]];
   if (view?.tier) {
     facts.push([words("status.tier"), view.canary ? words("status.canary", { tier: view.tier, share: percent(view.canary) }) : view.tier]);
@@ -221,10 +221,10 @@ function known({ model, n_ctx, found, view }) {
     const parts = instead.map(([reason, n]) => words("status.instead_value", { reason: words(`status.passed.${reason}`, {}, reason), n: count(n) }));
     facts.push([words("status.instead"), parts.join(", ")]);
   }
-  if (found) facts.push([words("status.kind"), found.provisional ? words("status.load.unloaded") : [found.dialect, found.build].filter(Boolean).join(" · ")]);
+  if (caps) facts.push([words("status.kind"), caps.provisional ? words("status.load.unloaded") : [caps.dialect, caps.build].filter(Boolean).join(" · ")]);
   if (n_ctx) facts.push([words("status.context"), words("common.tokens", { n: count(n_ctx) })]);
-  if (found) {
-    const can = [...ABILITIES, ...STORES].filter((name) => found[name]).map((name) => words(`status.ability.${name}`));
+  if (caps) {
+    const can = [...ABILITIES, ...STORES].filter((name) => caps[name]).map((name) => words(`status.ability.${name}`));
     facts.push([words("status.can"), can.join(", ") || words("status.nothing")]);
   }
   if (view?.requests) {
@@ -253,12 +253,12 @@ function tile(slot) {
   const age = make("span", { className: "note" });
   const element = make("li", { className: "slot", role: "option" }, make("span", { className: "number" }, String(slot.id)));
   element.append(state, holds, age);
-  element.update = (one) => {
-    const kind = coloured(element, one);
-    say(state, stateName(one));
-    say(holds, held(one));
-    say(age, kind === "empty" ? "" : words("status.since", { span: span(Math.max(1, Math.round(one.since))) }));
-    element.title = one.conversation ? words("status.chance", { part: percent(one.chance) }) : "";
+  element.update = (current) => {
+    const kind = coloured(element, current);
+    say(state, stateName(current));
+    say(holds, held(current));
+    say(age, kind === "empty" ? "" : words("status.since", { span: span(Math.max(1, Math.round(current.since))) }));
+    element.title = current.conversation ? words("status.chance", { part: percent(current.chance) }) : "";
   };
   return element;
 }
@@ -267,29 +267,29 @@ function tile(slot) {
 function square() {
   const element = make("li", { className: "slot", role: "option" });
   let shown = "";
-  element.update = (one) => {
-    const now = [one.state, one.held, one.conversation, one.tokens, Math.floor((10 * one.since) / FADES)].join(" ");
+  element.update = (slot) => {
+    const now = [slot.state, slot.held, slot.conversation, slot.tokens, Math.floor((10 * slot.since) / FADES)].join(" ");
     if (now === shown) return;
     shown = now;
-    coloured(element, one);
-    element.title = [words("status.slot_name", { id: one.id, state: stateName(one) }), held(one)].filter(Boolean).join(" · ");
+    coloured(element, slot);
+    element.title = [words("status.slot_name", { id: slot.id, state: stateName(slot) }), held(slot)].filter(Boolean).join(" · ");
     element.setAttribute("aria-label", element.title);
   };
   return element;
 }
 
-const stateName = (one) => words(`status.slot.${one.held && one.state === "free" ? "held" : one.state}`);
-const held = (one) =>
-  one.conversation === null ? "" : words("status.holds", { tokens: count(one.tokens), turns: count(one.turns) });
+const stateName = (slot) => words(`status.slot.${slot.held && slot.state === "free" ? "held" : slot.state}`);
+const held = (slot) =>
+  slot.conversation === null ? "" : words("status.holds", { tokens: count(slot.tokens), turns: count(slot.turns) });
 const hueOf = (digest) => String(Number.parseInt(digest.slice(0, 6), 16) % 360);
 
 /** Colour a slot: the conversation decides the hue, its age the strength. */
-function coloured(element, one) {
-  const mine = one.conversation !== null;
-  const kind = one.state === "busy" ? "busy" : mine ? "held" : one.held ? "other" : "empty";
+function coloured(element, slot) {
+  const mine = slot.conversation !== null;
+  const kind = slot.state === "busy" ? "busy" : mine ? "held" : slot.held ? "other" : "empty";
   element.dataset.kind = kind;
-  element.style.setProperty("--hue", mine ? hueOf(one.conversation) : "0");
-  element.style.setProperty("--strength", (mine ? 1 - 0.8 * Math.min(one.since / FADES, 1) : 0).toFixed(2));
+  element.style.setProperty("--hue", mine ? hueOf(slot.conversation) : "0");
+  element.style.setProperty("--strength", (mine ? 1 - 0.8 * Math.min(slot.since / FADES, 1) : 0).toFixed(2));
   return kind;
 }
 
@@ -297,7 +297,7 @@ function coloured(element, one) {
 
 let chosen = null; // a backend and the id of a slot
 let loaded = 0;
-let asked = 0;
+let reads = 0;
 let later = 0;
 
 /** Let a slot of this list be chosen with the mouse and the keys of a list in rows. */
@@ -337,20 +337,20 @@ function mark(tiles, backend) {
 }
 
 async function load() {
-  const number = ++asked;
+  const number = ++reads;
   loaded = performance.now();
   const { backend, id } = chosen;
   const first = id - (id % LANES);
   try {
-    const told = await fetched(page.dataset.slots, { backend, first });
-    if (number === asked) lanes(told, backend, first, id);
+    const answer = await fetched(page.dataset.slots, { backend, first });
+    if (number === reads) lanes(answer, backend, first, id);
   } catch {
     // The next look follows; the state of the page says that the connection is lost.
   }
 }
 
 function lanes({ begin, end, tenures }, backend, first, id) {
-  const all = latest.slots.find((one) => one.backend === backend)?.slots ?? [];
+  const all = latest.slots.find((view) => view.backend === backend)?.slots ?? [];
   const slots = all.slice(first, first + LANES).map((slot) => slot.id);
   const values = { backend, first, last: slots.at(-1) ?? first };
   const part = (time) => (100 * (Math.max(time, begin) - begin)) / (end - begin);
@@ -359,11 +359,11 @@ function lanes({ begin, end, tenures }, backend, first, id) {
   at("lanes").replaceChildren(
     ...slots.map((slot) => {
       const lane = make("span", { className: "lane" });
-      for (const one of tenures.filter((tenure) => tenure.slot === slot)) {
-        const [from, to] = [part(one.since), part(one.ended || end)];
-        const bar = make("span", { title: holder(one) });
-        const look = { left: `${from}%`, width: `${to - from}%`, "--used": `${(100 * (part(one.until) - from)) / (to - from || 1)}%` };
-        if (one.conversation) look["--hue"] = hueOf(one.conversation);
+      for (const stay of tenures.filter((tenure) => tenure.slot === slot)) {
+        const [from, to] = [part(stay.since), part(stay.ended || end)];
+        const bar = make("span", { title: holder(stay) });
+        const look = { left: `${from}%`, width: `${to - from}%`, "--used": `${(100 * (part(stay.until) - from)) / (to - from || 1)}%` };
+        if (stay.conversation) look["--hue"] = hueOf(stay.conversation);
         else bar.className = "unknown";
         for (const [name, value] of Object.entries(look)) bar.style.setProperty(name, value);
         lane.append(bar);
@@ -374,14 +374,14 @@ function lanes({ begin, end, tenures }, backend, first, id) {
   say(at("begin"), recent(begin));
   say(at("end"), recent(end));
   say(at("held-title"), words("status.held_title", { id, backend }));
-  const contents = tenures.filter((one) => one.slot === id).toSorted((a, b) => b.since - a.since);
-  table("held", contents.slice(0, CONTENTS), (one) => one.since, (one) => [
-    holder(one),
-    recent(one.since),
-    one.ended ? recent(one.ended) : words("status.until_now"),
-    count(one.requests),
-    one.key === null ? "–" : words("common.tokens", { n: count(one.prompt) }),
-    one.why ? why(one.why) : "",
+  const contents = tenures.filter((tenure) => tenure.slot === id).toSorted((a, b) => b.since - a.since);
+  table("held", contents.slice(0, CONTENTS), (tenure) => tenure.since, (tenure) => [
+    holder(tenure),
+    recent(tenure.since),
+    tenure.ended ? recent(tenure.ended) : words("status.until_now"),
+    count(tenure.requests),
+    tenure.key === null ? "–" : words("common.tokens", { n: count(tenure.prompt) }),
+    tenure.why ? why(tenure.why) : "",
   ]);
 }
 

@@ -11,16 +11,16 @@ const MODELS = 6; // with a plot of their own
 const page = document.getElementById("usage");
 const form = page.querySelector("form");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
-const tokens = (one) => one.prompt_tokens + one.completion_tokens;
+const tokens = (sums) => sums.prompt_tokens + sums.completion_tokens;
 const priced = page.dataset.priced === "true";
 const plots = [
   [words("usage.tokens"), tokens, COUNT],
-  [words("usage.number.requests"), (one) => one.requests, COUNT],
-  [words("usage.number.slots"), (one) => one.slot_seconds, SPAN],
-  ...(priced ? [[words("usage.number.money"), (one) => one.money, MEASURE]] : []),
+  [words("usage.number.requests"), (sums) => sums.requests, COUNT],
+  [words("usage.number.slots"), (sums) => sums.slot_seconds, SPAN],
+  ...(priced ? [[words("usage.number.money"), (sums) => sums.money, MEASURE]] : []),
 ].map(([name, value, kind]) => ({ name, value, kind, plot: null }));
 let shown = null; // the sums on the page
-let asked = 0;
+let reads = 0;
 
 function plot(place, name, kind) {
   const note = (value) => words("usage.plot_note", { name, days: shown?.days ?? 0, value: kind.shown(value ?? 0) });
@@ -28,18 +28,18 @@ function plot(place, name, kind) {
 }
 
 async function load() {
-  const number = ++asked;
+  const number = ++reads;
   say(at("state"), words("usage.loading"));
   try {
     const query = new URLSearchParams(new FormData(form));
     const answer = await fetch(`${page.dataset.sums}?${query}`);
     if (!answer.ok) throw new Error(answer.statusText);
     const sums = await answer.json();
-    if (number !== asked) return; // another choice came first
+    if (number !== reads) return; // another choice came first
     show(sums);
     say(at("state"), "");
   } catch {
-    if (number === asked) say(at("state"), words("usage.failed"));
+    if (number === reads) say(at("state"), words("usage.failed"));
   }
 }
 
@@ -47,22 +47,22 @@ function show(sums) {
   shown = sums;
   numbers(sums.total);
   at("limits").hidden = !sums.limits.length;
-  keyed(at("limit-list"), sums.limits, (one) => `${one.level} ${one.quantity} ${one.period} ${one.is_budget} ${one.model}`, limit);
+  keyed(at("limit-list"), sums.limits, (entry) => `${entry.level} ${entry.quantity} ${entry.period} ${entry.is_budget} ${entry.model}`, limit);
   const used = sums.total.requests > 0;
   at("nothing").hidden = used;
   at("numbers").hidden = at("used").hidden = !used;
   at("export").href = `${page.dataset.export}?${new URLSearchParams({ start_time: sums.begin, scope: form.elements.scope?.value ?? "own" })}`;
   if (!used) return;
-  for (const one of plots) {
-    one.plot ??= plot(at("days"), one.name, one.kind); // once there is room for it
-    one.plot.set(...columns(sums.by_day, one.value));
+  for (const series of plots) {
+    series.plot ??= plot(at("days"), series.name, series.kind); // once there is room for it
+    series.plot.set(...columns(sums.by_day, series.value));
   }
-  rows(at("models"), sums.models, (one) => one.model || "–", (one) => one.model);
-  keyed(at("model-plots"), sums.models.slice(0, MODELS).filter(tokens), (one) => one.model, modelPlot);
+  rows(at("models"), sums.models, (row) => row.model || "–", (row) => row.model);
+  keyed(at("model-plots"), sums.models.slice(0, MODELS).filter(tokens), (row) => row.model, modelPlot);
   const keys = at("keys");
   if (!keys) return;
   keys.hidden = !sums.keys.length;
-  rows(keys, sums.keys, (one) => one.name, (one) => one.key);
+  rows(keys, sums.keys, (row) => row.name, (row) => row.key);
 }
 
 function numbers(total) {
@@ -96,18 +96,18 @@ function limit() {
   const text = make("span", {});
   const note = make("span", { className: "note" });
   const element = make("li", { className: "card" }, text, meter, note);
-  element.update = (one) => {
-    const amount = one.quantity === "money" ? measure : one.quantity === "slot_seconds" ? span : count;
-    const period = one.is_budget ? `usage.budget.${one.period || "all"}` : `usage.window.${one.period}`;
-    const values = { used: amount(one.used), most: amount(one.most), period: words(period) };
-    const whole = words("usage.limit", { ...values, unit: words(`usage.unit.${one.quantity}`) });
-    const used = one.model ? words("usage.of_model", { limit: whole, model: one.model }) : whole;
-    meter.max = Math.max(1, one.most);
-    meter.value = one.used;
+  element.update = (entry) => {
+    const amount = entry.quantity === "money" ? measure : entry.quantity === "slot_seconds" ? span : count;
+    const period = entry.is_budget ? `usage.budget.${entry.period || "all"}` : `usage.window.${entry.period}`;
+    const values = { used: amount(entry.used), most: amount(entry.most), period: words(period) };
+    const whole = words("usage.limit", { ...values, unit: words(`usage.unit.${entry.quantity}`) });
+    const used = entry.model ? words("usage.of_model", { limit: whole, model: entry.model }) : whole;
+    meter.max = Math.max(1, entry.most);
+    meter.value = entry.used;
     meter.setAttribute("aria-label", used);
     say(text, used);
-    const again = one.used && one.reset !== null ? words("usage.free_again", { time: span(one.reset) }) : "";
-    say(note, [words(`usage.level.${one.level}`), one.warns ? words("usage.warns") : "", again].filter(Boolean).join(" · "));
+    const again = entry.used && entry.reset !== null ? words("usage.free_again", { time: span(entry.reset) }) : "";
+    say(note, [words(`usage.level.${entry.level}`), entry.warns ? words("usage.warns") : "", again].filter(Boolean).join(" · "));
   };
   return element;
 }
@@ -116,14 +116,14 @@ function rows(section, sums, name, key) {
   keyed(section.querySelector("tbody"), sums, key, (first) => {
     const cells = Array.from({ length: priced ? 6 : 5 }, () => make("td"));
     const element = make("tr", {}, make("th", { scope: "row" }, name(first)), cells);
-    element.update = (one) => {
-      const saved = one.prompt_tokens ? one.cached_tokens / one.prompt_tokens : 0;
-      say(cells[0], count(one.requests));
-      say(cells[1], count(one.prompt_tokens));
+    element.update = (row) => {
+      const saved = row.prompt_tokens ? row.cached_tokens / row.prompt_tokens : 0;
+      say(cells[0], count(row.requests));
+      say(cells[1], count(row.prompt_tokens));
       say(cells[2], percent(saved));
-      say(cells[3], count(one.completion_tokens));
-      say(cells[4], span(one.slot_seconds));
-      if (priced) say(cells[5], measure(one.money));
+      say(cells[3], count(row.completion_tokens));
+      say(cells[4], span(row.slot_seconds));
+      if (priced) say(cells[5], measure(row.money));
     };
     return element;
   });
@@ -134,7 +134,7 @@ function modelPlot({ model }) {
   let drawn = null;
   element.update = () => {
     drawn ??= plot(element, words("usage.tokens_of", { name: model || "–" }), COUNT);
-    drawn.set(...columns(shown.by_model.filter((one) => one.model === model), tokens));
+    drawn.set(...columns(shown.by_model.filter((row) => row.model === model), tokens));
   };
   return element;
 }
@@ -144,7 +144,7 @@ function columns(sums, value) {
   const { begin, days } = shown;
   const times = Array.from({ length: days }, (_, day) => begin + day * DAY);
   const values = times.map(() => 0);
-  for (const one of sums) values[(one.at - begin) / DAY] += value(one);
+  for (const row of sums) values[(row.at - begin) / DAY] += value(row);
   return [times, values];
 }
 
