@@ -12,7 +12,8 @@ from .. import __version__
 from ..config import Settings
 from ..config.data_folder import DATABASE, INDEX, database_file, folder_of
 from ..store import archive
-from ..store.archive import Backup, BackupError
+from ..store.archive import BackupError, Manifest
+from ..store.revisions import NEWEST
 from .initialize import InitError, convert, write
 
 
@@ -23,25 +24,25 @@ def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
     if target.exists() and not force:
         raise BackupError(f"{target} exists: choose another name, or add --force")
     _refuse_postgres(settings, "pg_dump --format=custom --file=FILE URL")
-    sizes = archive.write(target, _databases(settings), __version__).sizes
-    data = f"{' and '.join(sizes)}, {sum(sizes.values()) / 1e6:.1f} MB"
-    return f"{target}: {data}, slotproxy {__version__}, {target.stat().st_size / 1e6:.1f} MB packed"
+    manifest = archive.write(target, _databases(settings), __version__)
+    return f"{target}: {_described(manifest)}, {target.stat().st_size / 1e6:.1f} MB packed"
 
 
 def restore_backup(settings: Settings, file: str, agree: Callable[[str], bool]) -> str:
     """Replace the data by those of FILE, if there are none or `agree` says yes. Returns what was
     restored. Raises BackupError, and then nothing was changed."""
+    source = Path(file)
     _refuse_postgres(settings, "pg_restore --clean --if-exists --dbname=URL FILE")
+    manifest = archive.read(source)
+    if any(entry.revision > NEWEST for entry in manifest.files):
+        raise BackupError(f"{source} is from a later slotproxy: install {manifest.version}")
     databases = _databases(settings)
     existing = [str(path) for path in databases.values() if path.exists()]
-
-    def check(backup: Backup) -> None:
-        question = f"Replace {', '.join(existing)} by the backup of {_when(backup)}?"
-        if existing and not agree(question):
-            raise BackupError("nothing was changed: --force replaces existing data")
-
-    backup = archive.restore(Path(file), databases, check)
-    return f"restored the backup of {_when(backup)}, slotproxy {backup.version}"
+    question = f"Replace {', '.join(existing)} by the backup of {_when(manifest)}?"
+    if existing and not agree(question):
+        raise BackupError("nothing was changed: --force replaces existing data")
+    manifest = archive.restore(source, databases)
+    return f"restored the backup of {_when(manifest)}: {_described(manifest)}"
 
 
 def _databases(settings: Settings) -> Mapping[str, Path]:
@@ -56,8 +57,14 @@ def _refuse_postgres(settings: Settings, instead: str) -> None:
         raise BackupError(f"the data are in PostgreSQL, which has its own tool: {instead}")
 
 
-def _when(backup: Backup) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(backup.created))
+def _described(manifest: Manifest) -> str:
+    names = " and ".join(entry.name for entry in manifest.files)
+    size = sum(entry.size for entry in manifest.files)
+    return f"{names}, {size / 1e6:.1f} MB, slotproxy {manifest.version}"
+
+
+def _when(manifest: Manifest) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.created))
 
 
 def run(command: str, own: Namespace, settings: Settings) -> int:

@@ -10,6 +10,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxy.__main__ import main
@@ -17,6 +18,7 @@ from proxy.app import commands
 from proxy.config import Settings
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
+from proxy.store.revisions import NEWEST
 
 
 def say_yes(question: str) -> bool:
@@ -135,23 +137,24 @@ def _damaged(file: Path, kind: str) -> None:
     if kind == "cut":
         file.write_bytes(whole[: len(whole) // 2])
         return
-    if kind == "changed":
-        file.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
-        return
     if kind == "other":
         file.write_bytes(b"not an archive")
         return
     with tarfile.open(file, "r:gz") as archive_:
-        held = {member.name: archive_.extractfile(member).read() for member in archive_}
-    if kind == "outside":
+        held = {one.name: archive_.extractfile(one).read() for one in archive_}
+    if kind == "changed":
+        held["slotproxy.db"] = held["slotproxy.db"][:-1] + b"\1"
+    elif kind == "longer":
+        held["slotproxy.db"] += bytes(64 << 20)
+    elif kind == "shorter":
+        held["slotproxy.db"] = held["slotproxy.db"][:-1]
+    elif kind == "outside":
+        manifest = msgspec.json.decode(held["manifest.json"])
+        manifest["files"][0]["name"] = "../evil.db"
+        held["manifest.json"] = msgspec.json.encode(manifest)
         held["../evil.db"] = held.pop("index.db")
     elif kind == "newer":
-        newer = file.with_name("newer.db")
-        newer.write_bytes(held["slotproxy.db"])
-        with closing(sqlite3.connect(newer)) as database, database:
-            database.execute("update alembic_version set version_num = '9999'")
-        held["slotproxy.db"] = newer.read_bytes()
-        newer.unlink()
+        held["manifest.json"] = held["manifest.json"].replace(f'"{NEWEST}"'.encode(), b'"9999"')
     elif kind == "no manifest":
         del held["manifest.json"]
     with tarfile.open(file, "w:gz") as archive_:
@@ -166,7 +169,9 @@ def _damaged(file: Path, kind: str) -> None:
     [
         ("cut", "is not a whole backup"),
         ("other", "is not a whole backup"),
-        ("changed", "is not a whole backup"),
+        ("changed", "slotproxy.db has another SHA-256"),
+        ("longer", "slotproxy.db has another size"),
+        ("shorter", "slotproxy.db has another size"),
         ("outside", "'../evil.db', which has no place here"),
         ("newer", "from a later slotproxy"),
         ("no manifest", "is not a backup of slotproxy"),
