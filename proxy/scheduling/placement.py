@@ -28,7 +28,8 @@ def placement(
             places = (other for other, _ in pool.matches(request.chain))
             own = next((other for other in places if other.conversation is conversation), None)
     if own is not None:
-        kept_on, kept_busy = own.backend.name, own.slot is not None and own.slot.busy
+        kept_on, slot = own.backend.name, own.slot
+        kept_busy = slot is not None and (slot.busy or slot.ready > now)
         if own.chain.links:
             last = own.chain.turn - 1
             turn = shared = own.chain.ends[last]

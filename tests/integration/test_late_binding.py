@@ -13,6 +13,7 @@ import pytest
 from tests.fakes import key_file
 from tests.home_assistant import CHANGING, recorded
 from tests.integration.conftest import GENERATIONS, StartServer
+from tools import made_up_model
 from tools.processes import Gateway, ModelServer
 
 from .asking import fetch
@@ -32,8 +33,14 @@ class Asked(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
-def server(request: pytest.FixtureRequest, start_server: StartServer) -> ModelServer:
-    return start_server(request.param, slots=1, ctx=16384)
+def server(
+    request: pytest.FixtureRequest,
+    start_server: StartServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ModelServer:
+    model = tmp_path_factory.mktemp("model") / "long.gguf"
+    made_up_model.write(model, n_ctx=16384)
+    return start_server(request.param, slots=1, ctx=16384, model=model)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import wait_until
 from tests.integration.asking import fetch
 from tests.integration.test_images import BLUE, LOOKS, RED, Look, url
 from tests.openai_server import OpenAIServerFake
@@ -92,6 +93,8 @@ def warm_conversation(base: str) -> None:
     assert "images: described by the model eyes" in headers["x-slotproxy-warning"]
     messages.append({"role": "assistant", "content": first["choices"][0]["message"]["content"]})
     messages.append({"role": "user", "content": "And?"})
+    # So short a prompt is evaluated again sooner than its slot is ready.
+    wait_until(lambda: "settling" not in str(fetch(base, "/v1/slots")[2]))
     headers, second = ask(base, "blind", messages)
     assert headers["x-slotproxy-backend"] == "blind"
     cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]

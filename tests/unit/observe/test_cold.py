@@ -110,6 +110,13 @@ def test_slot_that_is_still_in_use() -> None:
     assert reason(world.take(*talk("a", 2))).cause == "busy"
 
 
+def test_slot_that_an_old_server_has_not_freed_yet() -> None:
+    world = World(slots=2)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=2, release_delay=9), up=True)
+    world.turn(*talk("a", 1))
+    assert reason(world.take(*talk("a", 2))).cause == "busy"
+
+
 def test_slots_that_the_server_does_not_have() -> None:
     world = World(slots=3)
     where = {name: world.turn(*talk(name, 1)).slot.id for name in "abc"}
