@@ -31,7 +31,7 @@ FIRST = (
     "new",
     "unmatched",
     "fresh",
-)  # and those that a short difference near the head may look like
+)  # and those that a change near the head may look like
 SHORT = 16  # pieces that a short difference may have,
 SHIFT = 64  # characters by which it may be longer or shorter than the earlier one,
 SAME = 8  # and pieces behind it that are the same
