@@ -91,9 +91,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _backends(settings)
     yield from _vectors(settings)
     yield access(settings)
-    if not settings.price and any("max_budget" in key.options for key in settings.keys):
-        text = "a key has a budget of money, but requests cost nothing: it never ends"
-        yield advice("budgets", text, "add a [[price]] to the settings file")
     yield from storage(settings)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..accounts.limiting.budgets import NO_PRICE
 from ..runtime import private_files
 from ..runtime.resources import templates
 from . import keys as key_rules
@@ -21,7 +22,8 @@ _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
 
 
 def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
-    """Warnings about keys that other users of this machine can see; `config` is the file."""
+    """Warnings about keys that other users of this machine can see, and about budgets without
+    prices; `config` is the file."""
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
@@ -46,6 +48,9 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
                 f"{path} contains API keys and is readable by every user of this machine; run chmod"
                 f" o-r {path}"
             )
+    has_budget = any("max_budget" in key.options for key in values.get("file_keys", ()))
+    if has_budget and not values.get("price"):
+        messages.append(f"{values['api_key_file']}: {NO_PRICE}")
     return tuple(messages)
 
 

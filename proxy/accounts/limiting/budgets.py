@@ -18,7 +18,7 @@ HOUR = 3600 * MICROSECONDS
 SCALES: dict[Unit, int] = {"money": 1_000_000, "tokens": 1000, "slot_seconds": 1_000_000}
 LARGEST = 2**52  # units of a meter
 MILLION = 1_000_000  # tokens that a price is for
-
+NO_PRICE = "a budget of money never ends, as requests cost nothing: add a [[price]] to the settings"
 
 MOST_PRICE = 10**9
 _Amount = Annotated[float, Meta(ge=0, le=MOST_PRICE)]

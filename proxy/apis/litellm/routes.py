@@ -11,6 +11,7 @@ from typing import Any
 from flask import request
 from msgspec.structs import asdict, replace
 
+from ...accounts.limiting.budgets import NO_PRICE
 from ...accounts.records import Member, StoredKey, Team, User, blocking
 from ...errors import InvalidParameter, NotFound
 from ...store.accounts import Accounts
@@ -36,7 +37,6 @@ MOST_LISTED = 100  # keys, users or teams on a page
 TEAMS_LISTED = 10_000  # in a list, which LiteLLM does not divide into pages
 CHANGES_LISTED = 1000
 INVITED = 7 * 86400.0  # seconds for which an invitation is valid
-NO_PRICE = "a budget of money never ends, as requests cost nothing: add a [[price]] to the settings"
 
 
 def opened(services: Services) -> Accounts:

@@ -13,13 +13,12 @@ from typing import Any, Literal
 import pytest
 
 from proxy.__main__ import main
-from proxy.accounts.limiting.budgets import Price
 from proxy.app import doctor
 from proxy.app.doctor import LITTLE_SPACE, Finding
 from proxy.backends.driver import Capabilities, OnCapabilities, ignore
 from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
-from proxy.config import ApiKey, BackendConfig, ModelConfig, Secret, Settings, load
+from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
 from proxy.runtime.resources import templates
 from proxy.store.revisions import NEWEST
@@ -115,17 +114,6 @@ def test_access_is_judged_by_the_address() -> None:
 @pytest.fixture
 def nowhere(tmp_path: Path) -> tuple[str, ...]:
     return ("--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path / "data"))
-
-
-@pytest.mark.parametrize("price", [(), (Price(),)])
-def test_budget_without_a_price_is_advised_against(
-    tmp_path: Path, price: tuple[Price, ...]
-) -> None:
-    options = {"max_budget": "20"}
-    keys = (ApiKey("dave", Secret("sk-dave"), options=options, place="keys"),)
-    settings = Settings(file_keys=keys, price=price, data=str(tmp_path), local_embeddings=False)
-    levels = [one.level for one in doctor.examine(settings) if one.about == "budgets"]
-    assert levels == ([] if price else ["advice"])
 
 
 def test_doctor_names_an_unreachable_backend_and_fails(

@@ -648,3 +648,14 @@ def test_aliases_are_texts_by_patterns(tmp_path: Path) -> None:
     file.write_text('[aliases]\n"claude-*" = 5\n')
     with pytest.raises(SettingsError, match="aliases: Expected `str`"):
         load(["--config", str(file)], {})
+
+
+def test_budget_of_money_without_a_price_is_said_at_the_start(tmp_path: Path) -> None:
+    keys, config = tmp_path / "keys", tmp_path / "slotproxy.toml"
+    keys.write_text("ann sk-ann-0123456789 max_budget=5\n")
+    keys.chmod(0o600)
+    config.write_text(f'api_key_file = "{keys}"\n')
+    (warning,) = load(["--config", str(config)], {}).warnings
+    assert str(keys) in warning and "add a [[price]]" in warning
+    config.write_text(f'api_key_file = "{keys}"\n[[price]]\nprompt = 1.0\n')
+    assert load(["--config", str(config)], {}).warnings == ()
