@@ -245,12 +245,12 @@ class Running:
     def _fits(self, completion: CompletionRequest) -> bool:
         gateway = self._gateway
         model, _ = gateway.registry.resolve(completion.model)
-        barred = self.caller.may.barred_tiers
-        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, barred)), default=0)
+        may = self.caller.may
+        n_ctx = max((b.n_ctx for b in gateway.registry.pool(model, may.barred_tiers)), default=0)
         room = min(completion.max_tokens or ROOM, ROOM)
         # A token has at least one byte, so short requests need no tokenizing.
         size = sum(len(message.content.encode()) + ROOM for message in completion.messages)
-        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel, barred=barred)
+        return size + room <= n_ctx or gateway.fits(completion, room, self.cancel, may=may)
 
     # an agent
 

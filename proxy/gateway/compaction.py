@@ -14,6 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
+from ..accounts.rights import Permissions
 from ..backends.tokens import most_tokens
 from ..core import conversation
 from ..core.cache import BoundedCache, digest
@@ -44,7 +45,7 @@ class Model(Protocol):
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer: ...
 
     def fits(
-        self, request: CompletionRequest, room: int, cancel: Cancel, *, barred: frozenset[str]
+        self, request: CompletionRequest, room: int, cancel: Cancel, *, may: Permissions
     ) -> bool: ...
 
     def tasks(
@@ -52,9 +53,7 @@ class Model(Protocol):
         request: CompletionRequest,
         model: str,
         cancel: Cancel,
-        *,
-        barred: frozenset[str],
-        late: tuple[str, ...],
+        may: Permissions,
     ) -> list[Task]: ...
 
 
@@ -77,8 +76,7 @@ def compact(
     None if it fits as it is, cannot be made to fit, or the size of its context or prompt is
     unknown. `tasks` are those of the whole request. The cost is added to `info`. Raises the errors
     of the summary's answer."""
-    barred = caller.may.barred_tiers
-    pool = gateway.context.registry.pool(model, barred)
+    pool = gateway.context.registry.pool(model, caller.may.barred_tiers)
     n_ctx = max((backend.n_ctx for backend in pool), default=0)
     most, limit = n_ctx - min(request.max_tokens or ROOM, ROOM), limit_of(request, n_ctx)
     instructions = request.compaction.instructions if request.compaction is not None else ""
@@ -130,8 +128,7 @@ def compact(
         usage.completion - before.completion,
         usage.cached - before.cached,
     )
-    late = caller.may.first("late_binding", ())
-    shorter_tasks = gateway.tasks(shorter, model, cancel, barred=barred, late=late)
+    shorter_tasks = gateway.tasks(shorter, model, cancel, caller.may)
     return shorter_tasks, Compacted(cut - conversation.head_of(messages), summary, cost)
 
 
@@ -149,8 +146,7 @@ class _Work(Struct, frozen=True, kw_only=True):
     instructions: str
 
     def fits(self, request: CompletionRequest, limit: int) -> bool:
-        barred = self.caller.may.barred_tiers
-        return self.gateway.fits(request, self.n_ctx - limit, self.cancel, barred=barred)
+        return self.gateway.fits(request, self.n_ctx - limit, self.cancel, may=self.caller.may)
 
     def without(self, request: CompletionRequest, cut: int, summary: str) -> CompletionRequest:
         """The request with a summary of the turns before the cut; unchanged without a cut."""

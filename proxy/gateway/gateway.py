@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 
+from ..accounts.rights import Permissions
 from ..backends.driver import Driver, SlotAction
 from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
@@ -52,7 +53,7 @@ class Gateway:
     `wait_for_backend`: seconds that at most `max_queue` requests wait until the first backend has
     reported its model. `on_overflow` says what happens to conversations that do not fit, unless a
     backend or the caller says it. `vision` is the model that describes images for models that do
-    not see, "" for none. The methods send no text to backends of the `barred` tiers."""
+    not see, "" for none. What the caller `may` do says which backends get its text."""
 
     def __init__(
         self,
@@ -98,13 +99,12 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_for_names(model, cancel)
             model, name = self.registry.answering(request.model)
-        may, barred = caller.may, caller.may.barred_tiers
+        may = caller.may
         if may.rights:
             may.check_model(request.model, name, model)
-        if barred:
+        if may.barred_tiers:
             may.check_tiers(name, {b.tier.name for b in self.registry.pool(model)})
-        late = may.first("late_binding", ())
-        tasks = self.tasks(request, model, cancel, barred=barred, late=late)
+        tasks = self.tasks(request, model, cancel, may)
         describe = compact = None
         if self.vision and seeing.images(request):
             describe = partial(seeing.described, self, model, caller, cancel)
@@ -118,7 +118,7 @@ class Gateway:
             model=model,
             name=name,
             tasks=tasks,
-            make_tasks=partial(self.tasks, model=model, cancel=cancel, barred=barred, late=late),
+            make_tasks=partial(self.tasks, model=model, cancel=cancel, may=may),
             loads=self.registry.unknown(model),
             caller=caller,
             cancel=cancel,
@@ -127,27 +127,27 @@ class Gateway:
         )
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
-        backend = self._any(answer.model, answer.caller.may.barred_tiers)
+        backend = self._any(answer.model, answer.caller.may)
         task = with_sent_prompt(answer.tasks[0], backend, cancel)
         ids = backend.driver.prompt_ids(task, cancel)
         return backend.counter.prompt_ids(task, cancel) if ids is None else ids
 
     def count(
-        self, request: CompletionRequest, cancel: Cancel, limit: int = 0, *, barred: frozenset[str]
+        self, request: CompletionRequest, cancel: Cancel, limit: int = 0, *, may: Permissions
     ) -> int:
         """The number of tokens in a request's first prompt, as a backend counts them. Raises
         ContextExceeded as soon as there are `limit` or more (0: no limit)."""
-        task, backend = self._first_task(request, cancel, barred)
+        task, backend = self._first_task(request, cancel, may)
         return count_sent_prompt(task, backend, cancel, limit)
 
     def fits(
-        self, request: CompletionRequest, room: int, cancel: Cancel, *, barred: frozenset[str]
+        self, request: CompletionRequest, room: int, cancel: Cancel, *, may: Permissions
     ) -> bool:
         """Whether a request's first prompt leaves `room` tokens in the model's context. A prompt
         that is far too long is not rendered. Raises Cancelled, and the other errors of `count`."""
         cancel.check()
         model, _ = self.registry.answering(request.model)
-        n_ctx = max((b.n_ctx for b in self.registry.pool(model, barred)), default=0)
+        n_ctx = max((b.n_ctx for b in self.registry.pool(model, may.barred_tiers)), default=0)
         if not n_ctx:
             return True
         most = min(n_ctx * TOKEN_TEXT, MAX_SIZE)
@@ -155,33 +155,33 @@ class Gateway:
             return False
         try:
             limit = max(1, n_ctx - room + 1)
-            return self.count(request, cancel, limit, barred=barred) + room <= n_ctx
+            return self.count(request, cancel, limit, may=may) + room <= n_ctx
         except ContextExceeded:
             return False
 
-    def prompt(self, request: CompletionRequest, *, barred: frozenset[str]) -> str:
-        task, backend = self._first_task(request, None, barred)
+    def prompt(self, request: CompletionRequest, *, may: Permissions) -> str:
+        task, backend = self._first_task(request, None, may)
         task = with_sent_prompt(task, backend)
         if (ids := backend.driver.prompt_ids(task)) is not None:
             return backend.driver.detokenize(ids)
         return task.text
 
     def _first_task(
-        self, request: CompletionRequest, cancel: Cancel | None, barred: frozenset[str]
+        self, request: CompletionRequest, cancel: Cancel | None, may: Permissions
     ) -> tuple[Task, Backend]:
         """The task of a request's first prompt, and a backend for it. Loads the model if necessary,
         because only a loaded model has a template."""
         model, _ = self.registry.answering(request.model)
         self.registry.load_unknown(model, cancel or Cancel())
-        backend = self._any(model, barred)
-        return self.tasks(request, model, cancel, barred=barred)[0], backend
+        backend = self._any(model, may)
+        return self.tasks(request, model, cancel, may)[0], backend
 
     def _ids(
         self,
         prompt: str | tuple[int | str, ...],
         model: str,
         cancel: Cancel | None,
-        barred: frozenset[str],
+        may: Permissions,
     ) -> str | tuple[int, ...]:
         """Convert a mixed prompt of token ids and texts to token ids; other prompts pass unchanged.
         A text at the beginning gets the BOS token, as a text prompt does."""
@@ -189,7 +189,7 @@ class Gateway:
             return prompt
         if all(type(part) is int for part in prompt):
             return prompt  # type: ignore[return-value]  # mypy does not follow all()
-        counter = self._any(model, barred).counter
+        counter = self._any(model, may).counter
         ids: list[int] = []
         for place, part in enumerate(prompt):
             if isinstance(part, int):
@@ -200,12 +200,12 @@ class Gateway:
         return tuple(ids)
 
     def tokenize(
-        self, model: str, text: str, special: bool, cancel: Cancel, *, barred: frozenset[str]
+        self, model: str, text: str, special: bool, cancel: Cancel, *, may: Permissions
     ) -> list[int]:
-        return self._any(model, barred).counter.ids(text, special, cancel)
+        return self._any(model, may).counter.ids(text, special, cancel)
 
     def pieces(
-        self, model: str, text: str, special: bool, *, barred: frozenset[str]
+        self, model: str, text: str, special: bool, *, may: Permissions
     ) -> list[tuple[int, bytes]]:
         """The tokens of a text, each with its bytes. Raises Unsupported, BadRequest."""
         if len(text) > MOST_WITH_PIECES:
@@ -214,7 +214,7 @@ class Gateway:
                 " be tokenized per request: split the text",
                 param="content",
             )
-        return self._any(model, barred).driver.pieces(text, special)
+        return self._any(model, may).driver.pieces(text, special)
 
     def counters(self) -> dict[str, dict[str, float]]:
         """Counters of the backends that have their own, by backend. Empty for a backend that does
@@ -258,9 +258,9 @@ class Gateway:
         own = (("server's own route", ", ".join(kinds)),) if kinds else ()
         return profile_of(prompter) + own
 
-    def detokenize(self, model: str, tokens: list[int], *, barred: frozenset[str]) -> str:
+    def detokenize(self, model: str, tokens: list[int], *, may: Permissions) -> str:
         """The text of token ids. Raises BadRequest for an invalid id."""
-        backend = self._any(model, barred)
+        backend = self._any(model, may)
         if backend.caps is not None:
             check_ids(backend.driver, tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
@@ -269,9 +269,9 @@ class Gateway:
         rules = (backend.own("late_binding") for backend in self.registry.pool(model))
         return next(filter(None, rules), ())
 
-    def _any(self, model: str, barred: frozenset[str]) -> Backend:
-        """A backend outside of the `barred` tiers. Raises NoBackend."""
-        for backend in self.registry.pool(model, barred)[:1]:
+    def _any(self, model: str, may: Permissions) -> Backend:
+        """A backend that `may` be used. Raises NoBackend."""
+        for backend in self.registry.pool(model, may.barred_tiers)[:1]:
             if backend.up:
                 return backend
         raise self.registry.none_up(model)
@@ -301,12 +301,9 @@ class Gateway:
         request: CompletionRequest,
         model: str,
         cancel: Cancel | None,
-        *,
-        barred: frozenset[str],
-        late: tuple[str, ...] = (),
+        may: Permissions,
     ) -> list[Task]:
-        """One task for each prompt, with the checks that concern all choices. The `late` rules are
-        those of the caller's key."""
+        """One task for each prompt, with the checks that concern all choices."""
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
             request = msgspec.structs.replace(request, sampling=sampling)
@@ -320,7 +317,7 @@ class Gateway:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             prompter = self._prompters(model)
-            if late := late or self._late_binding(model):
+            if late := may.first("late_binding", ()) or self._late_binding(model):
                 request = late_bound(request, late, apart=isinstance(prompter, Prompter))
             task = rendered(prompter, request, self.now())
             _no_nul(task.prompt)
@@ -329,7 +326,7 @@ class Gateway:
                 task = msgspec.structs.replace(task, media=kinds)
             tasks = [task]
         else:
-            prompts = [self._ids(prompt, model, cancel, barred) for prompt in request.prompts]
+            prompts = [self._ids(prompt, model, cancel, may) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]
         if tasks[0].is_unconstrained:
             return tasks

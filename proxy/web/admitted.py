@@ -11,6 +11,7 @@ from flask import request
 from ..accounts.limiting.allowance import Reservation
 from ..accounts.limiting.budgets import Used
 from ..accounts.limiting.plan import Size
+from ..accounts.rights import Permissions
 from ..core.usage import Usage
 from ..errors import GatewayError, Unsupported
 from ..gateway import Caller, Embedder
@@ -53,12 +54,10 @@ class Admitted:
 
 
 @contextmanager
-def counted(
-    services: Services, record: Record, model: str
-) -> Iterator[tuple[Cancel, frozenset[str]]]:
+def counted(services: Services, record: Record, model: str) -> Iterator[tuple[Cancel, Permissions]]:
     """Run the current request, which has a model's backend count or convert tokens, as one without
-    tokens within its caller's limits. Its body was read. Yields what ends it, and the tiers that
-    the caller may not use. Raises like `check_model` and `Allowance.admit`."""
+    tokens within its caller's limits. Its body was read. Yields what ends it, and what the
+    caller may do. Raises like `check_model` and `Allowance.admit`."""
     environ, registry = request.environ, services.gateway.registry
     check_model(services, environ, model)
     caller = services.callers.caller(record.key, environ)
@@ -67,7 +66,7 @@ def counted(
             pool, model = registry.resolve(model)
             caller.allowance.for_model(partial(registry.names_of, pool))
         with closing(Admitted(caller, model)):
-            yield cancel, permissions(services, environ).barred_tiers
+            yield cancel, permissions(services, environ)
 
 
 @contextmanager

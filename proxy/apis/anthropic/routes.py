@@ -69,8 +69,7 @@ class MessagesDialect:
             check_model(services, self.environ, message.model)
             if caller.allowance is not None:
                 caller.allowance.check()  # tokens are counted before the answer is admitted
-            barred = caller.may.barred_tiers
-            count = partial(services.gateway.count, cancel=cancel, barred=barred)
+            count = partial(services.gateway.count, cancel=cancel, may=caller.may)
             message, self._applied = context_edits.apply(message, self._edits, count)
         if message.runs_tools:
             return services.dialogues.answer(message, caller.key, cancel, caller)
@@ -104,8 +103,8 @@ def count_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     raw = read_request(services, record, request.environ)
     message = of_caller(services, request.environ, parse(raw, counting=True))
-    with counted(services, record, message.model) as (cancel, barred):
-        count = partial(services.gateway.count, cancel=cancel, barred=barred)
+    with counted(services, record, message.model) as (cancel, may):
+        count = partial(services.gateway.count, cancel=cancel, may=may)
         original = count(message)
         if not raw.get("context_management"):
             return {"input_tokens": original}

@@ -64,8 +64,8 @@ def apply_template(services: Services, record: Record) -> Any:
     """The prompt of a chat."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
     chat = of_caller(services, request.environ, chat)
-    with counted(services, record, chat.model) as (_, barred):
-        return {"prompt": services.gateway.prompt(chat, barred=barred)}
+    with counted(services, record, chat.model) as (_, may):
+        return {"prompt": services.gateway.prompt(chat, may=may)}
 
 
 @_route("GET", "/props")

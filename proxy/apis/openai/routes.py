@@ -87,8 +87,8 @@ def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens the prompt of a chat has."""
     chat = openai_chat.parse(read_request(services, record, request.environ))
     chat = of_caller(services, request.environ, chat)
-    with counted(services, record, chat.model) as (cancel, barred):
-        count = services.gateway.count(chat, cancel, barred=barred)
+    with counted(services, record, chat.model) as (cancel, may):
+        count = services.gateway.count(chat, cancel, may=may)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
@@ -180,11 +180,11 @@ def tokenize(services: Services, record: Record) -> Any:
     wanted = read_all(raw, TOKENIZE)
     text = wanted["content"], wanted["add_special"]
     gateway = services.gateway
-    with counted(services, record, wanted["model"]) as (cancel, barred):
+    with counted(services, record, wanted["model"]) as (cancel, may):
         model, _ = gateway.registry.answering(wanted["model"])
         if not wanted["with_pieces"]:
-            return {"tokens": gateway.tokenize(model, *text, cancel, barred=barred)}
-        pieces = gateway.pieces(model, *text, barred=barred)
+            return {"tokens": gateway.tokenize(model, *text, cancel, may=may)}
+        pieces = gateway.pieces(model, *text, may=may)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
 
 
@@ -196,13 +196,13 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
 
     def text(token: int) -> str:
         try:
-            return gateway.detokenize(model, [token], barred=barred).replace(" ", "▁")
+            return gateway.detokenize(model, [token], may=may).replace(" ", "▁")
         except CharacterCut:
             return "\ufffd"
 
-    with counted(services, record, wanted["model"]) as (cancel, barred):
+    with counted(services, record, wanted["model"]) as (cancel, may):
         model, _ = gateway.registry.answering(wanted["model"])
-        tokens = gateway.tokenize(model, wanted["prompt"], False, cancel, barred=barred)
+        tokens = gateway.tokenize(model, wanted["prompt"], False, cancel, may=may)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
@@ -223,6 +223,6 @@ def detokenize(services: Services, record: Record) -> Any:
     raw = body.read_json(request.environ, services.settings.max_body)
     wanted = read_all(raw, DETOKENIZE)
     gateway, tokens = services.gateway, wanted["tokens"]
-    with counted(services, record, wanted["model"]) as (_, barred):
+    with counted(services, record, wanted["model"]) as (_, may):
         model, _ = gateway.registry.answering(wanted["model"])
-        return {"content": gateway.detokenize(model, tokens, barred=barred) if tokens else ""}
+        return {"content": gateway.detokenize(model, tokens, may=may) if tokens else ""}

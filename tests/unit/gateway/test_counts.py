@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.accounts.rights import ALL
 from proxy.apis.openai import answer as openai
 from proxy.core.events import Failed, ReasoningDelta, Started, TextDelta
 from proxy.core.fold import fold
@@ -82,7 +83,7 @@ def test_count_ends_with_its_client(serve: Serve, what: str) -> None:
     answer = gateway.answer(request, Cancel())
     with pytest.raises(Cancelled):
         if what == "a request":
-            gateway.count(request, cancel, barred=frozenset())
+            gateway.count(request, cancel, may=ALL)
         else:
             gateway.prompt_tokens(answer, cancel)
     answer.close()

@@ -65,6 +65,15 @@ def test_rule_of_a_key(path: str, template: str) -> None:
         assert is_late(*told) == (headers is HOME)
 
 
+def test_prompt_that_is_shown_is_the_one_that_would_be_sent() -> None:
+    driver = ScriptedDriver()
+    app = make_app(driver, file_keys=KEYS, chat_template="chatml")
+    for headers in (HOME, ANN):
+        prompt, _ = sent(app, driver, "/v1/chat/completions", CHAT, headers)
+        shown = app.test_client().post("/apply-template", json=CHAT, headers=headers).get_json()
+        assert shown["prompt"] == prompt
+
+
 @pytest.mark.parametrize("tools", [(), ({"type": "function", "function": TOOL},)])
 def test_rule_of_a_model(tools: tuple[dict[str, Any], ...]) -> None:
     """The moved lines are behind the tools, which are warm then."""

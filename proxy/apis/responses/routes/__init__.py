@@ -74,9 +74,9 @@ def input_tokens(services: Services, record: Record) -> Any:
     dialect = ResponsesDialect(services, request.environ)
     counting = dialect.parse(read_request(services, record, request.environ))
     counting = of_caller(services, request.environ, counting)
-    with counted(services, record, counting.model) as (cancel, barred):
-        counting = dialect.fitted(counting, cancel, barred)
-        count = services.gateway.count(counting, cancel, barred=barred)
+    with counted(services, record, counting.model) as (cancel, may):
+        counting = dialect.fitted(counting, cancel, may)
+        count = services.gateway.count(counting, cancel, may=may)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ....accounts.rights import Permissions
 from ....core.conversation import asking, shortened
 from ....core.fold import Completion
 from ....core.request import CompletionRequest
@@ -88,20 +89,20 @@ class ResponsesDialect:
         self.cancel = cancel
         if self.parsed.store:
             services.ongoing.add(self)
-        request = self.fitted(request, cancel, caller.may.barred_tiers)
+        request = self.fitted(request, cancel, caller.may)
         if not request.runs_tools:
             return services.gateway.answer(request, cancel, caller)
         return services.dialogues.answer(request, self.owner, cancel, caller)
 
     def fitted(
-        self, request: CompletionRequest, cancel: Cancel, barred: frozenset[str]
+        self, request: CompletionRequest, cancel: Cancel, may: Permissions
     ) -> CompletionRequest:
         """Drop the oldest messages if the request allows it. Raises like `Gateway.count`."""
         if self.parsed.repeated["truncation"] != "auto":
             return request
         room = min(request.max_tokens or ROOM, ROOM)
         gateway = self._services.gateway
-        return shortened(request, lambda part: gateway.fits(part, room, cancel, barred=barred))
+        return shortened(request, lambda part: gateway.fits(part, room, cancel, may=may))
 
     def in_background(self, body: Mapping[str, Any], _: Cancel) -> dict[str, Any] | None:
         """Start a background response, if asked for one. It outlasts the request."""
