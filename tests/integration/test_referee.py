@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from proxy.referee.loops import find
+from proxy.referee.loops import STEP, WORDS, find
 from tests.integration.conftest import GENERATIONS
 from tests.unit.referee.record import forgetful
 from tools.processes import Gateway, ModelServer
@@ -61,7 +61,8 @@ def test_a_mended_loop_goes_on_from_the_warm_slot(
     assert "continued with a penalty" in warnings[0]
     text = answer["choices"][0]["message"]["content"]
     assert text.strip()
-    assert find(text.encode()) is None
+    loop = find(text.encode())  # one that began just before the limit may stay
+    assert loop is None or len(text.encode()) - loop.start <= WORDS + STEP
     assert answer["usage"]["completion_tokens"] <= 800
 
 

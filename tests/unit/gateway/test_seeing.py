@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -180,8 +181,8 @@ def test_tokens_of_a_description_count_for_the_key() -> None:
     assert left[0] - left[1] == 10
 
 
-def test_tokens_of_a_description_are_in_the_ledger() -> None:
-    app, *_ = gateway(ledger_days=90, file_keys=KEYS)
+def test_tokens_of_a_description_are_in_the_ledger(tmp_path: Path) -> None:
+    app, *_ = gateway(ledger_days=90, file_keys=KEYS, data=str(tmp_path))
     ask(app, content(picture()), key="ann")
     (row,) = ledger_of(app).newest(0, 1 << 62, {}, 9)
     assert (row.key, row.model) == ("ann", "blind")
