@@ -61,8 +61,8 @@ class Chooser:
         # Without the media: their texts and places tell conversations apart, at less cost.
         texts = [structs.replace(message, media=(), parts=()) for message in request.messages]
         *_, whole = turns = [turn.hex() for turn in digests(texts)]
-        known = map(self._models.get, chain(map(key, turns[:0:-1]), keys))
-        last = next(filter(None, known), "")
+        earlier = map(self._models.get, chain(map(key, turns[:0:-1]), keys))
+        last = next(filter(None, earlier), "")
 
         def obstacle(name: str, rule: Rule) -> str:
             """Why a model cannot take the request, "" if it can."""
@@ -95,8 +95,8 @@ class Chooser:
             when = to_builtins(rule)
             del when["models"]
             # What may not be used may not be known, either.
-            told = ((name, why) for name, why in passed.items() if why not in ("", BARRED))
-            return Chosen(route, name, number, when, tuple(told))
+            visible = ((name, why) for name, why in passed.items() if why not in ("", BARRED))
+            return Chosen(route, name, number, when, tuple(visible))
 
         contexts: dict[str, int] = {}  # of models without another obstacle
         passed: dict[str, str] = {}
@@ -112,12 +112,12 @@ class Chooser:
             return chosen(*next((n, r, name) for n, r in options if name in r.models))
         has = [name for name, is_there in (("images", images), ("tools", tools)) if is_there]
         size = " and ".join([*has, f"about {tokens} tokens"])
-        told = "; ".join(f"{name} {why}" for name, why in passed.items() if why != BARRED)
-        why = told or ("this API key may use none" if passed else "none of its rules is for it")
-        text = f"no model of {route[:100]!r} can take this request of {size}: {why}"
+        obstacles = "; ".join(f"{name} {why}" for name, why in passed.items() if why != BARRED)
+        usual = "this API key may use none" if passed else "none of its rules is for it"
+        text = f"no model of {route[:100]!r} can take this request of {size}: {obstacles or usual}"
         if DOWN in passed.values():
             raise NoBackend(text, RETRY)
-        if passed and not told:
+        if passed and not obstacles:
             raise Forbidden(text, param="model", code="model_forbidden")
         raise Unsupported(text, param="model")
 

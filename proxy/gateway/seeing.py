@@ -87,7 +87,7 @@ def _description(
     gateway: Model, caller: Caller, cancel: Cancel, question: str, image: Media, info: Info
 ) -> Generator[Choice, None, str]:
     ask = f"{ASK}\nIt comes with this message:\n{question}" if question else ASK
-    wanted = CompletionRequest(
+    description = CompletionRequest(
         model=gateway.vision,
         messages=(
             Message(role="user", content=ask, media=(structs.replace(image, at=0),), cites=True),
@@ -98,7 +98,7 @@ def _description(
     )
     try:
         caller = structs.replace(caller, on_overflow="refuse", background=True)
-        text = yield from written(gateway.answer(wanted, cancel, caller), info)
+        text = yield from written(gateway.answer(description, cancel, caller), info)
         if not text:
             raise UpstreamFault(f"the model {gateway.vision} wrote nothing")
     except GatewayError as error:
