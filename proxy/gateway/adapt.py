@@ -35,7 +35,7 @@ from ..runtime.cancel import Cancel
 # together, and encoded in one call.
 #
 # One takes some 600 bytes, from the backend's event to the JSON of the answer.
-MOST_ALTERNATIVES = 50_000
+MOST_ALTERNATIVES = 30_000
 
 
 def check_alternatives(request: CompletionRequest) -> None:
