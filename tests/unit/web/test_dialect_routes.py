@@ -247,14 +247,14 @@ def test_message_start_counts_the_prompt_of_an_old_server() -> None:
 
 
 ALTERNATIVES: list[tuple[str, dict[str, Any], int]] = [
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 50}, 200),
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 51}, 400),
-    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 51, "stream": True}, 200),
-    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 1250}, 200),
-    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 1251}, 400),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 30}, 200),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 31}, 400),
+    ("/completion", {"prompt": "Hi", "n_probs": 1000, "n_predict": 31, "stream": True}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 750}, 200),
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 20, "max_tokens": 751}, 400),
     (
         "/v1/chat/completions",
-        {"messages": USER, "logprobs": True, "top_logprobs": 20, "max_tokens": 2_501},
+        {"messages": USER, "logprobs": True, "top_logprobs": 20, "max_tokens": 1_501},
         400,
     ),
 ]
