@@ -159,10 +159,10 @@ def _end_of_difference(text: str, piece: int, all_earlier: Iterable[Sequence[int
     starts = {crc32(near[4 * n : 4 * (n + PIECE)]): n for n in places}
     for earlier in all_earlier:
         for following in range(piece + 1, piece + SHORT):
-            wanted = earlier[following : following + SAME]
-            if len(wanted) == SAME and (n := starts.get(wanted[0])) is not None:
+            sums = earlier[following : following + SAME]
+            if len(sums) == SAME and (n := starts.get(sums[0])) is not None:
                 end = begin + n
-                if checksums(text[end : end + SAME * PIECE]) == wanted:
+                if checksums(text[end : end + SAME * PIECE]) == sums:
                     return end
     return 0
 

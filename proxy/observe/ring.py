@@ -121,9 +121,9 @@ class Requests:
     def header(self, record: Record) -> str:
         """The decision for a request so far, in ASCII and without its text."""
         ended = self.ended(lambda key: record.over)
-        known = (seen.facts["decision"] for seen in ended if seen.row.request == record.id)
-        told = next(known, None) or self._decision(record.info)
-        decision = decision_json(told, record.shown or str)["decision"]
+        decisions = (seen.facts["decision"] for seen in ended if seen.row.request == record.id)
+        decision_now = next(decisions, None) or self._decision(record.info)
+        decision = decision_json(decision_now, record.shown or str)["decision"]
         decision["reason"].pop("difference")
         return json.dumps(decision)
 
