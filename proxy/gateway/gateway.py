@@ -97,7 +97,7 @@ class Gateway:
         NoBackend, QueueFull or Cancelled if no backend has reported its model."""
         model, name = self.registry.answering(request.model)
         if model == UNNAMED and self._wait_for_backend:
-            self._wait_for_names(model, cancel)
+            self._wait_until(self.registry.is_named, model, cancel)
             model, name = self.registry.answering(request.model)
         may = caller.may
         if may.rights:
@@ -107,6 +107,7 @@ class Gateway:
         tasks = self.tasks(request, model, cancel, may)
         describe = compact = None
         if self.vision and seeing.images(request):
+            self._wait_until(self._was_asked, model, cancel)
             describe = partial(seeing.described, self, model, caller, cancel)
         # The client's wish counts first, then the setting of its key, then that of the model.
         overflow = caller.on_overflow or self.registry.on_overflow.get(model, self._on_overflow)
@@ -276,18 +277,22 @@ class Gateway:
                 return backend
         raise self.registry.none_up(model)
 
-    def _wait_for_names(self, model: str, cancel: Cancel) -> None:
-        """Wait until a backend has reported its model. Until then there is neither a template nor a
-        queue. Raises NoBackend, Cancelled, QueueFull."""
+    def _was_asked(self, model: str) -> bool:
+        """Whether a backend of this model has said what it can, or is loaded to find out."""
+        return any(b.caps is not None or b.status for b in self.registry.pool(model))
+
+    def _wait_until(self, known: Callable[[str], bool], model: str, cancel: Cancel) -> None:
+        """Wait until it is `known` what a backend of this model reports, which decides how its
+        requests are made. Raises NoBackend, Cancelled, QueueFull."""
         registry = self.registry
-        if registry.is_named(model):
+        if known(model):
             return
         if not self._early.acquire(blocking=False):
             raise QueueFull("too many requests are waiting for the first backend", retry_after=1.0)
         try:
             registry.look_soon(model)
             began = self.clock()
-            while not registry.is_named(model):
+            while not known(model):
                 cancel.check()
                 waited = self.clock() - began
                 if registry.patience(model, waited, self._wait_for_backend) <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,21 @@ import msgspec
 import pytest
 from flask import Flask
 
-from proxy.config import ApiKey, Secret
+from proxy.backends.pools import Backend
+from proxy.config import ApiKey, Secret, Settings
 from proxy.errors import BackendFailed
 from proxy.gateway import seeing
-from tests.fakes import CAPS, Script, ScriptedDriver, ledger_of, make_app, say
+from tests.apps import app_on
+from tests.fakes import (
+    CAPS,
+    Script,
+    ScriptedDriver,
+    ledger_of,
+    make_app,
+    say,
+    services_of,
+    wait_until,
+)
 from tests.unit.gateway.test_control_tokens import INJECTION
 from tests.unit.gateway.test_media import EYES, PNG
 
@@ -146,6 +158,25 @@ def test_names_of_models_may_have_any_letters() -> None:
     assert answer.status_code == 200
     assert all(told.isascii() for told in answer.headers.getlist("x-slotproxy-warning"))
     assert "as bl\\xf6d does not see" in answer.headers["x-slotproxy-warning"]
+
+
+def test_image_waits_until_it_is_known_whether_the_model_sees() -> None:
+    blind, eyes = ScriptedDriver(say("Nice"), BLIND, up=False), ScriptedDriver(say(TEXT), SEES)
+    backends = [
+        Backend("b0", "test://0", blind, set_model="blind"),
+        Backend("b1", "test://1", eyes, set_model="eyes"),
+    ]
+    patient = Settings(vision="eyes", ledger_days=0, wait_for_backend=20.0, max_queue=2)
+    app = app_on(backends, patient)
+    gateway = services_of(app).gateway
+    wait_until(lambda: gateway.registry.settled)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, app, content("What is it?", picture()))
+        wait_until(lambda: gateway._early._value == 1)
+        blind.up = True
+        assert answer.result(60).status_code == 200
+    assert DESCRIBED in prompts(blind)[0]
+    gateway.registry.close()
 
 
 def test_models_that_see_get_the_image_itself() -> None:
