@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,6 +40,7 @@ from ..prompting.template.families import family_of
 from ..runtime.installation import install
 from ..scheduling.shared.log import LogError, RedisLog
 from ..store.revisions import BASE, NEWEST, UPGRADE_FIRST, revision_of_file
+from ..terminal.client import Client, TerminalError, client_of, line
 from . import discovery
 from .compose import NO_MODEL, backend_of, configs, nothing_at
 from .prompter_registry import known_formats
@@ -51,6 +52,8 @@ WRITER = 2.0  # seconds to wait for another writer
 PAUSE = 0.5  # seconds between two looks at a backend that is loading its model
 SMALL_CONTEXT = 4096  # tokens; the instructions of an agent alone are longer
 LITTLE_SPACE = 1 << 30  # bytes
+LAST = 200  # requests in which changing prompts are looked for
+OFTEN = 3  # changes that are no accident
 
 # The build of llama.cpp without CVE-2025-49847, CVE-2025-52566, CVE-2026-27940 and CVE-2026-21869:
 # https://github.com/ggml-org/llama.cpp/security/advisories.
@@ -92,6 +95,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _vectors(settings)
     yield access(settings)
     yield from storage(settings)
+    yield from changing_heads(settings)
 
 
 def _backends(settings: Settings) -> Iterator[Finding]:
@@ -349,6 +353,34 @@ def tables(kind: str, revision: str, newest: str, backup: str) -> Finding:
         return advice("database", text, f"make a backup before: {backup}")
     remedy = "install the slotproxy that made them, or restore a backup of this version"
     return problem("database", f"{text}, and this slotproxy knows those up to {newest}", remedy)
+
+
+def changing_heads(settings: Settings) -> Iterator[Finding]:
+    """Prompts whose beginning changes again and again, by key and model, as the gateway remembers
+    them that runs with these settings. Nothing if none runs."""
+    try:
+        admins = [key for key in settings.keys if key.name in settings.admins]
+        secret = next((key.secret for key in (*admins, *settings.keys)), "")
+        client = Client(client_of("", "", settings).url, secret)
+        scope = "all" if admins else "own"
+        rows = client.get(f"/v1/requests?limit={LAST}&stored=false&scope={scope}")["data"]
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["decision"] and row["decision"]["reason"]["cause"] == "head":
+                groups.setdefault((row["key_name"], row["model"]), []).append(row)
+        for (name, model), cold in groups.items():
+            if len(cold) >= OFTEN:
+                tokens = sum(row["evaluated_tokens"] for row in cold)
+                of_key = f" of the key {line(name)}" if name else ""
+                text = (
+                    f"{line(model)}: {len(cold)} of the last {len(rows)} requests{of_key} changed"
+                    f" the beginning of their prompt, for which {tokens} tokens were evaluated."
+                    f" The last one: {line(cold[0]['decision']['reason']['sentence'])}"
+                )
+                remedy = "move the lines that change: `late_binding` of the key or the model"
+                yield advice("prompts", text, remedy)
+    except (TerminalError, SettingsError, ValueError, LookupError, TypeError):
+        return  # none answers, or another program
 
 
 def _shared_state(settings: Settings) -> Finding:

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from proxy.app import doctor
+from proxy.config import load
 from tests.fakes import key_file
 from tests.home_assistant import CHANGING, recorded
 from tests.integration.conftest import GENERATIONS, StartServer
@@ -20,6 +23,7 @@ from .asking import fetch
 
 LATE, TODAY = ({"Authorization": f"Bearer sk-{name}-0123456789"} for name in ("late", "today"))
 RULES = ",".join(rule.replace(" ", "*") for rule in CHANGING)
+ADMINS = ("--admins", "late")
 KEYS = f"late sk-late-0123456789 late_binding={RULES}\ntoday sk-today-0123456789\n"
 
 
@@ -48,7 +52,7 @@ def url(
     server: ModelServer, gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     keys = key_file(tmp_path_factory.mktemp("keys"), KEYS)
-    flags = ("--chat-template", "chatml", "--capture", "all", "--api-key-file", keys)
+    flags = ("--chat-template", "chatml", "--capture", "all", "--api-key-file", keys, *ADMINS)
     return gateway("--llama-api", server.url, *flags).url
 
 
@@ -81,6 +85,18 @@ def test_server_gets_the_same_lines_and_keeps_the_devices(url: str) -> None:
         assert late[number].lines - today.lines == Counter(["Now:", "<|im_start|>system"])
         assert today.lines - late[number].lines == Counter()
     assert today.cause == "head" and today.evaluated >= today.prompt * 0.9
+
+
+def test_doctor_names_the_key_whose_prompts_begin_with_a_clock(
+    url: str, server: ModelServer, tmp_path: Path
+) -> None:
+    for bodies in recorded(5, devices=10):
+        asked(url, bodies[0], TODAY)
+    flags = ("--llama-api", server.url, "--port", url.rsplit(":", 1)[1], *ADMINS)
+    settings = load((*flags, "--api-key-file", key_file(tmp_path, KEYS)), {})
+    (finding,) = (finding for finding in doctor.examine(settings) if finding.about == "prompts")
+    assert finding.level == "advice" and "of the key today" in finding.text
+    assert "message 1" in finding.text and "late_binding" in finding.remedy
 
 
 @pytest.mark.slow
