@@ -38,7 +38,7 @@ PAGES = (
     PageRow("/requests", '[data-part="rows"] tr'),
     PageRow("/keys", ".record"),
     PageRow("/sessions", ".record"),
-    PageRow("/status", ".backend"),
+    PageRow("/status", '.backend .state[data-state="up"]'),
     PageRow("/docs", 'rapi-doc [id="post-/v1/chat/completions"]', signed_in=False, more=280_000),
     PageRow("/signin", "#key", signed_in=False),
     PageRow("/invitation", "#invitation", signed_in=False),
