@@ -74,35 +74,52 @@ def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServ
 Site = Callable[..., Gateway]
 
 
-@pytest.fixture(scope="session")
-def start_site(
-    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    """Factory: a gateway with the pages, its data in a folder of its own, and these flags."""
+@contextmanager
+def _sites(model_server: ModelServer, folders: pytest.TempPathFactory) -> Iterator[Site]:
+    """Factory: a gateway with the pages, its data in a folder of its own, and these flags. The
+    server of 2023 has eight threads, and each connection of a gateway that it keeps takes one: so
+    a gateway ends with the tests that need it."""
     started: list[Gateway] = []
 
     def start(*flags: str) -> Gateway:
-        folder = tmp_path_factory.mktemp("site")
+        folder = folders.mktemp("site")
         words = f"--llama-api {model_server.url} --slots 4 --chat-template chatml".split()
-        one = Gateway(
+        gateway = Gateway(
             [*words, "--no-local-embeddings", "--data", str(folder / "data"), *flags],
             folder / f"gateway-{next(_serial)}.log",
         )
-        started.append(one)
-        one.start()
-        return one
+        started.append(gateway)
+        gateway.start()
+        return gateway
 
     try:
         yield start
     finally:
-        for one in started:
-            one.kill()
+        for gateway in started:
+            gateway.kill()
+
+
+@pytest.fixture
+def start_site(
+    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    with _sites(model_server, tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_module_site(
+    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    with _sites(model_server, tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def site(start_site: Site) -> Gateway:
+def site(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The one most tests share: no key needed."""
-    return start_site()
+    with _sites(model_server, tmp_path_factory) as start:
+        yield start()
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ HEADERS = {"Authorization": f"Bearer {ROOT}"}
 
 
 @pytest.fixture(scope="module")
-def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+def locked(start_module_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     keys = key_file(tmp_path_factory.mktemp("keys"), f"root {ROOT}\nann sk-ann-0123456789\n")
-    site: Gateway = start_site("--api-key-file", keys, "--admins", "root")
+    site: Gateway = start_module_site("--api-key-file", keys, "--admins", "root")
     return site
 
 

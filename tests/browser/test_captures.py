@@ -21,8 +21,8 @@ TURNED = "left \u202eright\u202c \u2066alone\u2069"
 
 
 @pytest.fixture(scope="module")
-def capturing(start_site: Any) -> Gateway:
-    site: Gateway = start_site("--capture", "all")
+def capturing(start_module_site: Any) -> Gateway:
+    site: Gateway = start_module_site("--capture", "all")
     return site
 
 

@@ -19,9 +19,9 @@ KEYS = "root sk-root-0123456789\nann sk-ann-0123456789\n"
 
 
 @pytest.fixture(scope="module")
-def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+def locked(start_module_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     keys = key_file(tmp_path_factory.mktemp("keys"), KEYS)
-    site: Gateway = start_site("--api-key-file", keys, "--admins", "root")
+    site: Gateway = start_module_site("--api-key-file", keys, "--admins", "root")
     return site
 
 

@@ -61,8 +61,8 @@ MISSED = """() => window.used.filter((one) => one.isConnected && !one.reached)
 
 
 @pytest.fixture(scope="module")
-def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
-    return locked_site(start_site, tmp_path_factory.mktemp("locked"))
+def locked(start_module_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    return locked_site(start_module_site, tmp_path_factory.mktemp("locked"))
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ KEY = "sk-ann-0123456789"
 
 
 @pytest.fixture(scope="module")
-def locked(start_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+def locked(start_module_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     keys = key_file(tmp_path_factory.mktemp("keys"), f"ann {KEY}\n")
-    site: Gateway = start_site("--api-key-file", keys)
+    site: Gateway = start_module_site("--api-key-file", keys)
     return site
 
 

@@ -17,8 +17,8 @@ from .test_chat import until
 
 
 @pytest.fixture(scope="module")
-def locked(start_site: Any) -> Gateway:
-    site: Gateway = start_site("--api-key", "sesame-1234")
+def locked(start_module_site: Any) -> Gateway:
+    site: Gateway = start_module_site("--api-key", "sesame-1234")
     return site
 
 
