@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..core import sampling
+from ..core.adapters import LARGEST, MOST
 from . import fields
 from .fields import Body, Table
 
@@ -141,10 +142,19 @@ def _or_null(schema: Schema) -> Schema:
 
 
 _ARRAYS = ("strings", "samplers")
+_LORA: Schema = {
+    "type": "array",
+    "items": object_of(
+        "id scale",
+        id=count("The server's number for it.", 0, MOST - 1, 0),
+        scale=number("How much it counts: 0 for not at all.", -LARGEST, LARGEST, 0.5),
+    ),
+}
 _EXAMPLES: Mapping[str, Any] = {
     "grammar": 'root ::= "a"',
     "samplers": ["top_k", "temperature"],
     "dry_sequence_breakers": ["\n"],
+    "lora": [{"id": 0, "scale": 0}],
 }
 
 
@@ -154,6 +164,8 @@ def _sampler(name: str, field: sampling.Field) -> Schema:
         schema["description"] = "A sampler setting of today's llama-server."
     if field.kind in _ARRAYS:
         schema |= STRINGS
+    if field.kind == "lora":
+        schema |= _LORA | {"description": "The scales of a llama-server's LoRA adapters."}
     if math.isfinite(field.low):
         schema["minimum"] = field.low
     if math.isfinite(field.high):

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from ..core.adapters import Adapter
 from ..core.events import Batch
 from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..core.usage import Usage
@@ -45,6 +46,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     modern_sampling: bool = False
     slot_save: bool = False  # slots can be saved to files, restored and erased
     ram_cache: bool = False  # it keeps old prompts in RAM
+    adapters: tuple[Adapter, ...] = ()  # LoRA adapters that requests may choose
     native: bool = False  # it accepts chat messages and renders the prompt itself
     embeddings: bool = False
     vision: bool = False

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from ..errors import InvalidParameter
+from . import adapters
 
-Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers"]
+Kind = Literal["number", "integer", "boolean", "string", "strings", "samplers", "lora"]
 Lacking = Literal["refused", "told", "silent"]
 NUMBERS: Mapping[str, tuple[type, ...]] = {"number": (int, float), "integer": (int,)}
 INT32 = 2**31 - 1
@@ -77,6 +78,7 @@ FIELDS: Mapping[str, Field] = {
     "t_max_predict_ms": Field(
         kind="integer", low=-1, high=INT32, since=2026, neutral=(-1, 0), lacking="told"
     ),
+    "lora": Field(kind="lora", since=2026),
 }
 
 LATER = frozenset(name for name, field in FIELDS.items() if field.since > 2023)
@@ -101,6 +103,8 @@ def check(name: str, value: Any) -> Any:
         if name == "seed" and not -1 <= value < RANDOM:
             value %= RANDOM  # clients draw from 64 bits; servers accept 32, and the largest is none
         return value
+    if kind == "lora":
+        return adapters.check(value)
     if kind == "boolean" and type(value) is not bool:
         raise InvalidParameter(name, "must be true or false")
     if kind == "string" and type(value) is not str:

@@ -16,6 +16,7 @@ from ..backends.driver import Capabilities
 from ..backends.old import check_ids
 from ..backends.pools import Backend
 from ..backends.tokens import ROUGH, TokenCounter, exact_tokens, most_tokens, must_fit
+from ..core.adapters import for_server
 from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
 from ..core.task import Task
@@ -64,6 +65,10 @@ PATTERNS = ("pattern", "patternProperties")
 DISARMED = (
     "control tokens in the messages or tools: broken by an invisible character (U+2060), because"
     " this model's backend renders the prompt"
+)
+RAM_AND_LORA = (
+    "the whole prompt is evaluated: this model's backend keeps prompts in RAM and mixes those of"
+    " different LoRA adapters. Start its llama-server with --cache-ram 0"
 )
 SURELY = 8  # bytes per token: a prompt with more for each token of the context is too long
 
@@ -127,6 +132,8 @@ def adapt_to_backend(
     if not isinstance(task.prompt, str):
         check_ids(backend.driver, task.prompt, caps, "prompt")
     sampling = dict(task.sampling)
+    if "lora" in sampling and (lora := for_server(sampling.pop("lora"), caps.adapters)):
+        sampling["lora"] = lora
     if "logit_bias" in sampling:
         biased = [token for token, _ in sampling["logit_bias"] if type(token) is int]
         check_ids(backend.driver, biased, caps, "logit_bias", harmless=True)
@@ -355,6 +362,8 @@ def warnings(
             messages.append("seed is ignored by this backend")
         if not caps.lacks.isdisjoint(sampling):
             messages += left_out(sampling, caps.lacks)
+    if caps.ram_cache and "lora" in adapted.sampling:
+        messages.append(RAM_AND_LORA)
     if adapted.backend_templates and adapted.request is not request:
         messages.append(DISARMED)
     report = request.report

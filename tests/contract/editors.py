@@ -1,7 +1,8 @@
 """What llama.vim and llama.vscode send to /v1/chat/completions, field by field.
 
 Read from their sources (autoload/llama.vim: inst; src/llama-server.ts: chat edit, chat, tools; the
-first versions of chat edit sent the whole form of llama.cpp's own page). Their /infill is in
+first versions of chat edit sent the whole form of llama.cpp's own page; without `lora`, which is
+sent if the user has set an adapter). Their /infill is in
 tests/integration/test_infill.py: it needs a model with tokens for it.
 """
 
@@ -13,7 +14,6 @@ SAID = [
     {"role": "system", "content": "You are an expert coder."},
     {"role": "user", "content": "INSTRUCTION: Translate 你好 into a comment."},
 ]
-LORA = [{"id": 0, "scale": 0.5}]
 WARM_UPS: dict[str, dict[str, Any]] = {
     "llama.vim": {
         "id_slot": 0,
@@ -31,7 +31,6 @@ WARM_UPS: dict[str, dict[str, Any]] = {
         "cache_prompt": True,
         "t_max_prompt_ms": 500,
         "t_max_predict_ms": 1,
-        "lora": LORA,
     },
 }
 EDITS: dict[str, dict[str, Any]] = {
@@ -75,7 +74,6 @@ EDITS: dict[str, dict[str, Any]] = {
         "cache_prompt": True,
         "temperature": 0.8,
         "top_p": 0.95,
-        "lora": LORA,
         "model": "any",
     },
 }

@@ -79,7 +79,6 @@ REPORTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"echo": True}, "echo"),
     (CHAT, {"skip_special_tokens": False}, "skip_special_tokens"),
     (CHAT, {"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
-    (TEXT, {"lora": [{"id": 0, "scale": 1}]}, "lora"),
     (TEXT, {"enable_thinking": True}, "enable_thinking"),
     ("/completion", {"system_prompt": {"prompt": "x"}}, "system_prompt"),
     ("/v1/messages", {"container": "c"}, "container"),

@@ -79,7 +79,6 @@ VSCODE: dict[str, Any] = {
     "n_indent": 4,
     "t_max_prompt_ms": 500,
     "t_max_predict_ms": 20000,
-    "lora": [{"id": 0, "scale": 0.5}],
 }
 GREEDY = {"samplers": ["top_k"], "top_k": 1, "n_indent": 0}
 

@@ -70,7 +70,7 @@ CHOICES: Mapping[str, ToolChoice] = {
 # Claude Code's bookkeeping: it changes with every request, which would invalidate the cached
 # prefix.
 BILLING = "x-anthropic-billing-header:"
-SAMPLERS = ("temperature", "top_k", "top_p")
+SAMPLERS = ("temperature", "top_k", "top_p", "lora")
 
 FIELDS: Fields = {
     "model": doc.MODEL,

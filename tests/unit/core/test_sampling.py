@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "strings": (list,),
     "samplers": (list, str),
+    "lora": (list,),
 }
 ANYTHING = st.one_of(
     st.none(),
