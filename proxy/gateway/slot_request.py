@@ -14,6 +14,7 @@ from hashlib import sha256
 
 import msgspec
 
+from ..core.adapters import group_of
 from ..core.request import CompletionRequest, Message
 from ..core.task import Task
 from ..runtime.blocking import run_in_native_thread
@@ -65,7 +66,10 @@ def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Cal
     is_side_job = caller.background or (
         bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
     )
-    hashed = partial(chain_of, text, boundaries, f"{model}\0{caller.group}", context.turns)
+    group = caller.group
+    if "lora" in task.sampling:
+        group = group_of(group, task.sampling["lora"])
+    hashed = partial(chain_of, text, boundaries, f"{model}\0{group}", context.turns)
     chain = hashed() if len(text) <= LARGE else run_in_native_thread(hashed)
     return SlotRequest(
         model=model,
@@ -73,7 +77,7 @@ def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Cal
         max_tokens=task.max_tokens,
         chain=chain,
         key=caller.key,
-        group=caller.group,
+        group=group,
         session=request.session,
         share=caller.share,
         since=context.clock(),

@@ -21,7 +21,7 @@ from .line import backend_key
 from .pool import LOOKED_AT, Pool
 from .prefix import Chain
 from .sessions import named
-from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot
+from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot, is_adapted
 
 # How long a request leaves a free slot to the conversation that is about to return to it: one in a
 # tool call, or the main one of the request's own session, which waits for its answer. A request
@@ -155,7 +155,7 @@ def decide(
             lost = pool.expected_loss(old, now) / pool.rate(backend)
             if backend.cache_kind == "files" and not request.background:
                 moving = 2 * DISK * old.tokens / backend.restore_rate
-                save = lost > moving and backend.files_pay
+                save = lost > moving and backend.files_pay and not is_adapted(old)
                 lost = min(lost, moving) if save else lost
             cost += lost
             if may_wait:
@@ -248,12 +248,16 @@ def emptiest(request: SlotRequest, pool: Pool, now: float) -> BackendRecord | No
     return min(suitable, key=lambda backend: backend.in_flight, default=None)
 
 
-def holds_foreign_cache(grant: Grant, request: SlotRequest) -> bool:
-    """Whether the cache that the server would reuse is, or may be, another group's."""
+def holds_foreign_cache(grant: Grant, request: SlotRequest, groups: bool) -> bool:
+    """Whether the cache that the server would reuse is, or may be, another group's or that of other
+    adapters. `groups`: there are several groups of keys."""
+    backend = grant.backend
+    if backend.mixes and not backend.pins:
+        return True  # it finds prompts in its RAM by their tokens, whatever adapters they are of
     if grant.reuse is not None:
         return False  # chains are salted with the group, so it is the group's own
-    if not grant.backend.pins:
-        return True
+    if not backend.pins:
+        return groups
     held = grant.slot.held
     return held is None or held.conversation.group != request.group
 

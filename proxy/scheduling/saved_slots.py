@@ -25,7 +25,7 @@ from .outcomes import MOVED
 from .policy import restoring_pays
 from .pool import KEPT, Pool
 from .prefix import MOST, Chain
-from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep
+from .state import BackendRecord, CachedPrompt, ConversationRecord, SlotStep, is_adapted
 
 
 def steps(lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
@@ -51,7 +51,8 @@ def steps(lease: Lease, budget: int, now: float) -> tuple[SlotStep, ...]:
 def record_step(
     lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float, groups: bool
 ) -> None:
-    """Record a step; no `tokens` if it failed. `groups`: there are several groups of keys."""
+    """Record a step; no `tokens` if it failed. `groups`: there are several groups of keys, or of
+    adapters."""
     backend, old, restore = lease.grant.backend, lease.replaced, lease.grant.restore
     _moved(backend, tokens, seconds)
     if step.action == "save" and old is not None and step.file == old.conversation.file:
@@ -206,7 +207,7 @@ class SavedSlots(Struct, frozen=True):
                 if held is None or slot.busy or held.tokens < LEAST or not held.chain.links:
                     continue
                 pays = restoring_pays(backend.pool, backend, held.tokens, held.tokens)
-                if pays and not held.conversation.background:
+                if pays and not (held.conversation.background or is_adapted(held)):
                     file = name_of(backend, held)
                     save = held.used, SlotSave(slot.id, file, held.tokens)
                     newest[file] = max(save, newest.get(file, save), key=itemgetter(0))

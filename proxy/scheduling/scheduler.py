@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from ..core.adapters import ADAPTED
 from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
@@ -50,7 +51,7 @@ log = logging.getLogger("slotproxy.scheduling")
 GUESS = 4  # slots assumed for a server that does not report a number
 MOST_EMPTY = 16  # models without a backend that are remembered, in case they come back
 FOREVER = 60.0  # seconds after which a waiting request looks again, if nothing happens before
-FROM_FACTS = ("model", "weight", "pins", "cache_kind", "release_delay", "keeps_files", "tier")
+FROM_FACTS = tuple("model weight pins cache_kind release_delay keeps_files tier adapters".split())
 PLACE_LOST = (
     "the queue is full and this API key has the most requests in it, so this request was dropped"
     " in favor of another key: retry later"
@@ -134,6 +135,7 @@ class LocalScheduler(BaseScheduler):
             self.backends[name] = pool.backends[name] = backend
             for field in FROM_FACTS:
                 setattr(backend, field, getattr(facts, field))
+            backend.mixes = backend.mixes or facts.mixes  # it may not have restarted
             backend.up, backend.leaving, backend.draining = up, False, False
             backend.failures, backend.ready = 0, 0.0
             slots, most = min(facts.slots, MOST_SLOTS), min(facts.most, MOST_SLOTS)
@@ -521,8 +523,11 @@ class LocalScheduler(BaseScheduler):
             if passed:
                 counts, reason = grant.backend.instead, passed[0][1]
                 counts[reason] = counts.get(reason, 0) + 1
-        if self._groups:
-            grant = msgspec.structs.replace(grant, fresh=holds_foreign_cache(grant, request))
+        backend = grant.backend
+        if self._groups or backend.adapters:
+            backend.mixes = backend.mixes or ADAPTED in request.group
+            fresh = holds_foreign_cache(grant, request, self._groups)
+            grant = msgspec.structs.replace(grant, fresh=fresh)
         lease = Lease(self, request, grant, grant.slot, conversation)
         lease.placement = placement(pool, request, grant, conversation, now)
         outcomes.take(pool, lease, now)
@@ -548,7 +553,8 @@ class LocalScheduler(BaseScheduler):
         self, lease: Lease, step: SlotStep, tokens: int, size: int, seconds: float
     ) -> None:
         with self._lock:
-            saved_slots.record_step(lease, step, tokens, size, seconds, self._groups)
+            apart = self._groups or lease.grant.backend.adapters
+            saved_slots.record_step(lease, step, tokens, size, seconds, apart)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether an answer found more cached than its group can have put there (the canary)."""

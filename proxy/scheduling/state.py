@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from ..core.adapters import ADAPTED
 from ..core.task import NO_TIER, Tier
 from .prefix import Chain
 
@@ -56,6 +57,12 @@ class CachedPrompt(Struct, eq=False, kw_only=True):
     order: int = 0  # its position among all prompts added to the pool
 
 
+def is_adapted(held: CachedPrompt) -> bool:
+    """Whether a prompt was evaluated with adapters that its request chose. No file is made of it: a
+    server drops what it has restored when the request comes with its adapters."""
+    return ADAPTED in held.conversation.group
+
+
 class Slot(Struct, eq=False, kw_only=True):
     """One slot of a backend."""
 
@@ -90,6 +97,8 @@ class BackendRecord(Struct, eq=False, kw_only=True):
     reserved: bool = False
     weight: float = 1.0
     pins: bool = True  # requests can be pinned to a slot; otherwise the server chooses the slot
+    adapters: bool = False  # requests may choose its LoRA adapters,
+    mixes: bool = False  # and do, so its RAM has prompts that are wrong for others
     cache_kind: CacheKind = "nothing"  # where the server keeps old prompts outside its slots
     keeps_files: bool = False  # its files stay valid when it restarts
     tier: Tier = NO_TIER  # its place in a route
@@ -154,6 +163,8 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     keeps_files: bool = False
     tier: Tier = NO_TIER
     most: int = 0  # `slots` is a guess, too, and at most so many are learned
+    adapters: bool = False
+    mixes: bool = False
 
 
 class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
@@ -165,7 +176,7 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     exclude: frozenset[str] = frozenset()  # backends that cannot serve it
     chain: Chain = Chain()
     key: str = ""  # the API key
-    group: str = ""  # whose cache it may use
+    group: str = ""  # whose cache it may use, of which adapters (see `core.adapters`)
     session: str = ""  # the name that the client gives to its conversations
     share: float = 1.0  # the weight in the queue of its key's class
     background: bool = False  # a side job
@@ -199,7 +210,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     pin: bool = True  # request the slot by its number
     restore: CachedPrompt | None = None  # a file to restore first
     save: bool = False  # save what the slot holds first
-    fresh: bool = False  # the slot may hold another group's prompt, which must not be reused
+    fresh: bool = False  # what the slot holds may be another group's, and must not be reused
     whole: bool = False  # the lease has the backend's other slots as well
     # The backends of earlier tiers and why they were passed over (see `tiers.TierChoice`).
     passed: tuple[tuple[str, str], ...] = ()

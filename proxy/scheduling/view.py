@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from ..core.adapters import ADAPTED
 from .fair import FairQueue
 from .policy import TRIAL_AFTER
 from .pool import Pool
@@ -116,9 +117,10 @@ def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str | None, now: float
     shown = SlotView(id=slot.id, state=state, since=round(now - slot.used, 3))
     held: CachedPrompt | None = slot.held
     shown.held = held is not None and bool(held.chain.links)
-    if held is not None and shown.held and group in (None, held.conversation.group):
+    owner = held.conversation.group.partition(ADAPTED)[0] if held is not None else ""
+    if held is not None and shown.held and group in (None, owner):
         shown.conversation = held.chain.links[held.chain.turn - 1].hex()[:12]
-        shown.group = held.conversation.group
+        shown.group = owner
         shown.tokens = held.tokens
         shown.turns = held.conversation.turns
         shown.chance = round(pool.returns.chance(held.conversation, now), 3)

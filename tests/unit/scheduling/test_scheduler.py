@@ -663,3 +663,58 @@ def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> No
     msgspec.msgpack.encode(
         Outcome(end="whole", slot=number, prompt=number, cached=number, completion=number)
     )
+
+
+# adapters
+
+
+def _with_adapters(slots: int = 1, **facts: object) -> World:
+    world = World(slots=slots)
+    known = BackendFacts(model="m", slots=slots, adapters=True, **facts)  # type: ignore[arg-type]
+    world.scheduler.update("b0", known, up=True)
+    return world
+
+
+POET, PIRATE = "\0poet", "\0pirate"
+
+
+def test_adapters_do_not_reuse_cached_prompts_of_each_other() -> None:
+    world = _with_adapters()
+    text, ends = _conversation("shared", 1)
+    fresh = [world.turn(text, ends, group=group).grant.fresh for group in (POET, PIRATE, "", "")]
+    assert fresh == [True, True, True, False]
+    own = world.take(*_conversation("shared", 2))
+    assert not own.grant.fresh and own.grant.cached > 0
+    own.release()
+
+
+def test_conversations_return_to_the_slot_that_has_them_with_their_adapter() -> None:
+    world = _with_adapters(slots=2)
+    begun = {group: world.turn(*_conversation("s", 1), group=group) for group in (POET, PIRATE)}
+    for group, first in begun.items():
+        again = world.turn(*_conversation("s", 2), group=group)
+        assert again.slot is first.slot and again.grant.cached > 0 and not again.grant.fresh
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_ram_that_mixes_adapters_is_not_used(mixes: bool) -> None:
+    """A server finds prompts there by their tokens. One whose requests never choose an adapter
+    keeps its cache."""
+    world = _with_adapters(pins=False, cache_kind="ram", mixes=mixes)
+    fresh = [world.turn(*_conversation("s", n)).grant.fresh for n in (1, 2)]
+    assert fresh == [mixes] * 2
+    groups = (POET, POET, "")
+    assert [world.turn(*_conversation("s", 3), group=g).grant.fresh for g in groups] == [True] * 3
+    again = BackendFacts(model="m", slots=1, pins=False, cache_kind="ram", adapters=True)
+    world.scheduler.update("b0", again, up=True)  # the server may be the same
+    assert world.turn(*_conversation("s", 4)).grant.fresh
+
+
+def test_prompts_of_adapters_are_not_saved() -> None:
+    world = _with_adapters(slots=2, cache_kind="files", keeps_files=True)
+    saved = world.scheduler.saved_slots = msgspec.structs.replace(
+        world.scheduler.saved_slots, budget=10**9
+    )
+    for group in ("", POET):
+        world.turn(*_conversation(f"long {group}", 40), group=group)
+    assert len(saved.to_save("b0")) == 1
