@@ -148,6 +148,8 @@ class Backend:
             release_delay=0.0 if caps is None or caps.queues else SETTLE,
             keeps_files=self.driver.keeps_files,
             tier=self.tier,
+            adapters=caps is not None and bool(caps.adapters),
+            mixes=caps is not None and not all(adapter.scale for adapter in caps.adapters),
             most=0 if caps is None or self.set_slots else caps.most_slots,
         )
 
@@ -223,6 +225,7 @@ class BackendPools:
         self._known: dict[str, tuple[str, str]] = {}  # and what their own names resolve to
         self._shown = ""  # the name of the only one of them in answers
         self._also: dict[str, str] = {}  # model by alias, from routers
+        self.adapters: Mapping[str, str] = {}  # of the models that are one with an adapter, by name
         # What happens to conversations that do not fit, by model, where its backends say it.
         self.on_overflow: Mapping[str, OnOverflow] = {}
 
@@ -234,10 +237,11 @@ class BackendPools:
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         if self._aliases and len(self._named) == 1:
-            return (*self._aliases, *self.routes)
+            return (*self._aliases, *self.adapters, *self.routes)
         backends = (backend for model in self._listed for backend in self._pools[model])
         more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
-        return tuple(dict.fromkeys((*self._listed, *more, *self.routes)))
+        adapted = (name for name in self.adapters if self._also.get(name) in self._listed)
+        return tuple(dict.fromkeys((*self._listed, *more, *adapted, *self.routes)))
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""
@@ -289,7 +293,7 @@ class BackendPools:
             if fnmatchcase(name, pattern):
                 model = self._also.get(target, target)
                 if model in self._named:
-                    return model, model
+                    return model, target if target in self.adapters else model
                 raise self.not_found(name, f", nor does {target[:100]!r}, its alias")
         if len(models) == 1 and not (name and self._strict):
             return models[0], self._shown
@@ -475,12 +479,24 @@ class BackendPools:
                 for backend in reversed(pool)  # the first one counts
                 if backend.on_overflow
             }
-            self._also = {
+            also = {
                 alias: model
                 for model, pool in pools.items()
                 for backend in pool
                 for alias in backend.aliases
             }
+            prefix = self._aliases[0] if self._aliases and len(named) == 1 else ""
+            taken = {*also, *named, *self._aliases}
+            adapted = [
+                (name, model, adapter.name)
+                for model, pool in pools.items()
+                for backend in pool
+                if backend.caps is not None
+                for adapter in backend.caps.adapters
+                if (name := f"{prefix or model}:{adapter.name}") not in taken
+            ]
+            self._also = {**also, **{name: model for name, model, _ in adapted}}
+            self.adapters = {name: adapter for name, _, adapter in adapted}
 
 
 def _unavailable(backend: Backend, who: str, before: str = "") -> NoBackend:

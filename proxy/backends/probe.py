@@ -8,10 +8,12 @@ chunk: a token must come within the deadline, since a hung server still answers 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from ..core.adapters import MOST, Adapter
 from ..core.decoding import SHORT, decoded_object
 from ..core.sampling import LATER
 from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
@@ -27,6 +29,7 @@ Answer = dict[str, Any]
 PROMPT = "Hi"
 KEPT = " ".join(str(n * n) for n in range(2, 26))
 GET_TIMEOUT = 5.0  # seconds of silence
+MAX_NAME = 100  # characters of the name of an adapter
 KEPT_TIMEOUT = 15.0  # the same, for some 85 tokens on a slow machine
 MAX_ANSWER = 4 << 20  # bytes of an answer
 ROUTER = "router"  # the dialect of a llama-server that manages several models
@@ -80,6 +83,7 @@ def probe(
         lacks=frozenset() if modern else LATER,
         slot_save=modern and saves_slots(pool),
         ram_cache=modern and keeps_prompts(pool),
+        adapters=lora_adapters(pool) if modern else (),
         adds_bos=adds_bos(pool, caps)
         if modern and not says_modern
         else not caps.bos_token or caps.adds_bos,
@@ -172,7 +176,8 @@ def not_listed(status: int) -> BackendDown:
 def first_token(pool: ConnectionPool, deadline: float) -> dict[str, Any]:
     """The last chunk of a one-token completion; {} if the server is busy. Raises UpstreamTimeout
     if no token came within `deadline` seconds, UpstreamFault, BackendDown."""
-    body = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
+    body: Answer = {"prompt": PROMPT, "n_predict": 1, "stream": True, "temperature": 0}
+    body["cache_prompt"] = False  # the slot may have what other adapters evaluated
     try:
         status, data = pool.ask("POST", "/completion", body, deadline, short=True, most=MAX_ANSWER)
     except UpstreamTimeout:
@@ -212,14 +217,52 @@ def keeps_prompts(pool: ConnectionPool) -> bool:
     """Whether it keeps old prompts in RAM, which is the default and no route reports: two prompts
     in turn in one slot, then the first again. False if it does not say it, as of a server without:
     then each conversation is sent to the slot that has it."""
-    cached = 0
+    cached = -1
     for prompt in (KEPT, PROMPT, KEPT):
-        body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": True}
+        body = {"prompt": prompt, "n_predict": 1, "id_slot": 0, "cache_prompt": cached >= 0}
         status, answer = document(pool, "/completion", body, KEPT_TIMEOUT)
         if status != 200:
             return False
         cached = as_count(as_dict(answer.get("timings")).get("cache_n"))
     return cached > len(KEPT.split()) // 2
+
+
+class _Listed(msgspec.Struct):
+    id: int
+    path: str
+    scale: float
+
+
+def lora_adapters(pool: ConnectionPool) -> tuple[Adapter, ...]:
+    """The adapters of a server, named by their files. Raises BackendDown if it does not answer:
+    caches would be mixed."""
+    try:
+        status, data = pool.ask(
+            "GET", "/lora-adapters", None, GET_TIMEOUT, short=True, most=MAX_ANSWER
+        )
+        listed = msgspec.json.decode(data, type=list[_Listed]) if status == 200 else []
+    except (UpstreamFault, UpstreamTimeout):
+        raise BackendDown("the backend does not answer in time") from None
+    except msgspec.MsgspecError:
+        return ()
+    return as_adapters((entry.id, entry.path, entry.scale) for entry in listed)
+
+
+def as_adapters(files: Iterable[tuple[int, str, float]]) -> tuple[Adapter, ...]:
+    """Adapters by number, file and scale, with names of their own."""
+    adapters: dict[str, Adapter] = {}
+    for number, path, scale in files:
+        name = as_name(path)[-MAX_NAME:]
+        if not name or not name.isprintable() or name in adapters:
+            name = str(number)
+        if 0 <= number < MOST:
+            adapters[name] = Adapter(number, name, scale)
+    return tuple(adapters.values())
+
+
+def as_name(path: str) -> str:
+    """The name of a model or adapter: that of its file, without folder and extension."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
 
 def _busy(status: int, data: bytes) -> dict[str, Any]:
@@ -253,5 +296,5 @@ def _models(*answers: dict[str, Any]) -> tuple[str, ...]:
         for entry in data if isinstance(data, list) else []:
             names.append(_text(as_dict(entry).get("id")))
         names += [_text(answer.get(k)) for k in ("model_alias", "model_path", "model")]
-    clean = [n.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf") for n in names]
+    clean = map(as_name, names)
     return tuple(dict.fromkeys(n for n in clean if n and n not in ("unknown", "default")))

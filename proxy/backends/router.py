@@ -41,6 +41,7 @@ from .probe import (
     fills_in,
     first_token,
     keeps_prompts,
+    lora_adapters,
     not_listed,
     of_props,
     saves_slots,
@@ -163,7 +164,7 @@ class RoutedModel(LlamaCpp):
         self._root = self._quiet
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
-        self._features: dict[str, bool] = {}  # found out by requests, when it was first loaded
+        self._features: dict[str, Any] = {}  # found out by requests, when it was first loaded
         self._learning = threading.Lock()
         self._began = 0.0  # when the current load began
 
@@ -306,6 +307,7 @@ class RoutedModel(LlamaCpp):
                 "slot_save": saves_slots(quiet),
                 "infill": fills_in(quiet),
                 "ram_cache": keeps_prompts(quiet),
+                "adapters": lora_adapters(quiet),
                 "adds_bos": adds_bos(quiet, caps),
             }
         self._instance = entry.instance

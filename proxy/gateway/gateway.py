@@ -99,6 +99,8 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_until(self.registry.is_named, model, cancel)
             model, name = self.registry.answering(request.model)
+        if self.registry.adapters:
+            request = self._adapted(request, name)
         may = caller.may
         if may.rights:
             may.check_model(request.model, name, model)
@@ -126,6 +128,15 @@ class Gateway:
             describe=describe,
             compact=compact,
         )
+
+    def _adapted(self, request: CompletionRequest, name: str) -> CompletionRequest:
+        """The request for a model of this name, with the adapter that the name means, unless it
+        has its own."""
+        adapter = self.registry.adapters.get(name)
+        if adapter is None or "lora" in request.sampling:
+            return request
+        sampling = {**request.sampling, "lora": adapter}
+        return msgspec.structs.replace(request, sampling=sampling)
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
         backend = self._any(answer.model, answer.caller.may)

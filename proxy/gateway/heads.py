@@ -40,6 +40,8 @@ class Heads(Struct):
         messages, text = task.request.messages, task.text[:LONGEST]
         if len(text) < LEAST or task.breaks or caller.background or caller.idle:
             return
+        if "lora" in task.sampling:
+            return
         if not messages or any(
             message.role == "assistant" or message.media for message in messages
         ):

@@ -29,6 +29,7 @@ from ..errors import BackendDown, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..wire.router import Listed
 from .model import HostedModel
+from .model_files import adapters
 from .starting import Server
 
 
@@ -215,6 +216,7 @@ def _outline(model: HostedModel) -> Capabilities:
         caps = Capabilities(dialect=HTTP, queues=True, tokenize=False, provisional=True)
     else:
         caps = outline(Listed(name=model.name, status="unloaded"))
+        caps = msgspec.structs.replace(caps, adapters=adapters(model.config.command))
     return msgspec.structs.replace(caps, dialect="not loaded yet")
 
 

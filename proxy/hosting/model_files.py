@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from ..backends import gguf
 from ..backends.gguf import Value
+from ..backends.probe import as_adapters
 from ..config import ModelConfig
+from ..core.adapters import Adapter
 
 KEY_VARIABLE = "LLAMA_API_KEY"  # of llama-server
 MAX_LABEL = 200  # characters of a name in a file that are shown
@@ -108,6 +110,19 @@ def flag(command: Sequence[str], *names: str) -> str:
         if name in names:
             value = own if equals else after
     return value
+
+
+def adapters(command: Sequence[str]) -> tuple[Adapter, ...]:
+    """The LoRA adapters that a llama-server has once it is loaded."""
+    files: list[str] = []
+    for word, after in zip(command, (*command[1:], ""), strict=True):
+        name, equals, own = word.partition("=")
+        if name == "--lora":
+            files += (own if equals else after).split(",")
+        elif name == "--lora-scaled":
+            files += [file.rpartition(":")[0] for file in (own if equals else after).split(",")]
+    scale = 0.0 if "--lora-init-without-apply" in command else 1.0
+    return as_adapters((number, file, scale) for number, file in enumerate(files))
 
 
 # Whose own files a command names; docker, ssh and scripts may mean those of another system.

@@ -28,6 +28,15 @@ NEW_PROPS = {
 }
 
 
+ADAPTERS = json.dumps(
+    [
+        {"id": 0, "path": "/l/poet.gguf", "scale": 0.5, "task_name": ""},
+        {"id": 1, "path": "C:\\l\\poet.gguf", "scale": 0.0},
+        {"id": 999, "path": "beyond", "scale": 1},
+    ]
+).encode()
+
+
 def token(**last: Any) -> bytes:
     return streamed(event(**last))
 
@@ -80,6 +89,7 @@ def test_probe_of_llama_server_2026() -> None:
         REFUSED,  # to say whether it puts BOS before a prompt
         token(**NEW_LAST),
         *[REFUSED] * 3,
+        head(len(ADAPTERS)) + ADAPTERS,
     )
     assert (caps.dialect, caps.slot_field) == ("llama-server", "id_slot")
     assert not caps.ram_cache  # as it did not say it
@@ -87,6 +97,8 @@ def test_probe_of_llama_server_2026() -> None:
     assert caps.queues and caps.honours_seed and caps.modern_sampling and not caps.truncates
     assert (caps.vision, caps.audio) == (True, False)
     assert (caps.template, caps.bos_token, caps.eos_token) == ("{{ messages }}", "<s>", "</s>")
+    names = [(adapter.id, adapter.name, adapter.scale) for adapter in caps.adapters]
+    assert names == [(0, "poet", 0.5), (1, "1", 0.0)]  # each has a name of its own
 
 
 def test_requests_that_come_before_the_first_token_know_who_writes_bos() -> None:
@@ -96,7 +108,7 @@ def test_requests_that_come_before_the_first_token_know_who_writes_bos() -> None
         {"/props": (200, NEW_PROPS), "/health": (200, {"status": "ok"})},
         head(len(tokens)) + tokens,
         token(**NEW_LAST),
-        *[REFUSED] * 3,
+        *[REFUSED] * 4,
         on_capabilities=known.append,
     )
     assert [each.adds_bos for each in (*known, caps)] == [False, False]

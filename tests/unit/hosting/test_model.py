@@ -15,6 +15,7 @@ import pytest
 from proxy.backends.http import CheckPeer
 from proxy.backends.pools import Backend
 from proxy.config import Settings
+from proxy.config.models import words
 from proxy.core.task import Task
 from proxy.errors import (
     BackendDown,
@@ -28,7 +29,7 @@ from proxy.hosting import model as model_module
 from proxy.hosting.driver import HostedDriver
 from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import HostedModel
-from proxy.hosting.model_files import missing_file
+from proxy.hosting.model_files import adapters, missing_file
 from proxy.hosting.process import ModelProcess
 from proxy.hosting.starting import telling
 from proxy.runtime.cancel import Cancel
@@ -43,6 +44,20 @@ def pid_of(model: HostedModel) -> int:
     process = model._starter.process
     assert process is not None
     return process.pid
+
+
+def test_adapters_have_names_before_the_first_load() -> None:
+    command = words(
+        "server --lora a/poet.gguf,pirate.gguf -m m.gguf --lora-scaled=C:\\\\x.gguf:0.5"
+    )
+    assert [(a.id, a.name, a.scale) for a in adapters(command)] == [
+        (0, "poet", 1.0),
+        (1, "pirate", 1.0),
+        (2, "x", 1.0),  # its scale is known later
+    ]
+    (only,) = adapters(words("server --lora bard.gguf --lora-init-without-apply"))
+    assert (only.name, only.scale) == ("bard", 0.0)
+    assert adapters(words("server -m m.gguf")) == ()
 
 
 def test_model_starts_with_its_first_use_and_is_shared(
