@@ -237,11 +237,14 @@ class BackendPools:
     def names(self) -> tuple[str, ...]:
         """The names in /v1/models: the aliases of the only model, otherwise the listed models."""
         if self._aliases and len(self._named) == 1:
-            return (*self._aliases, *self.adapters, *self.routes)
+            return (*self._aliases, *self.adapted(), *self.routes)
         backends = (backend for model in self._listed for backend in self._pools[model])
         more = (alias for b in backends if b.lists_aliases for alias in b.aliases)
-        adapted = (name for name in self.adapters if self._also.get(name) in self._listed)
-        return tuple(dict.fromkeys((*self._listed, *more, *adapted, *self.routes)))
+        return tuple(dict.fromkeys((*self._listed, *more, *self.adapted(), *self.routes)))
+
+    def adapted(self) -> tuple[str, ...]:
+        """The models with an adapter, without those that lists leave out."""
+        return tuple(name for name in self.adapters if self._also.get(name) in self._listed)
 
     def listed(self) -> tuple[str, ...]:
         """The models without those that lists leave out."""

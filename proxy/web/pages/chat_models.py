@@ -46,7 +46,7 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
     """The models for the caller: the default, the loaded, the others, the failed."""
     registry, default = services.gateway.registry, services.settings.default_model
     listed = registry.listed() or tuple(filter(registry.is_named, registry.models()))
-    listed = tuple(dict.fromkeys((*listed, *registry.routes)))
+    listed = tuple(dict.fromkeys((*listed, *registry.adapted(), *registry.routes)))
     allowed = visible(services, environ, (name for name in listed if not registry.forwards(name)))
 
     def rank(model: ChatModel) -> tuple[bool, bool, bool, str]:

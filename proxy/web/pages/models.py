@@ -31,6 +31,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
     """The models that the caller may use; others are segments without a name. `profiles` has the
     texts about the templates of models that were loaded once, `served` the models of servers that
     run already, `unread` the servers whose models are unknown."""
+    registry = services.gateway.registry
     host, admin = services.host, services.keys.is_admin(Record.of(environ).key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
@@ -45,7 +46,7 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
         "served": [
             model
             for model in sorted(chat_models.models(services, environ), key=attrgetter("name"))
-            if host.find(model.name) is None
+            if host.find(model.name) is None and model.name not in registry.adapters
         ],
         "unread": chat_models.unread(services, environ),
     }

@@ -70,6 +70,12 @@ def test_lists_have_adapters_as_models() -> None:
     assert tags is not None
     assert [tag["model"].removesuffix(":latest") for tag in tags["models"]] == NAMES
     assert http.get(f"/v1/models/{NAMES[1]}").status_code == 200
+    served = http.get("/pages/api/models").json
+    assert served is not None
+    assert [model["name"] for model in served["served"]] == NAMES[:1]  # a page of servers
+    shown = http.get("/pages/api/chat/models").json
+    assert shown is not None
+    assert [model["name"] for model in shown["models"]] == [NAMES[0], *sorted(NAMES[1:])]
 
 
 def test_a_model_with_another_name_gives_it_to_its_adapters() -> None:
