@@ -114,15 +114,17 @@ def flag(command: Sequence[str], *names: str) -> str:
 
 def adapters(command: Sequence[str]) -> tuple[Adapter, ...]:
     """The LoRA adapters that a llama-server has once it is loaded."""
-    files: list[str] = []
+    files: list[tuple[str, str]] = []
     for word, after in zip(command, (*command[1:], ""), strict=True):
         name, equals, own = word.partition("=")
-        if name == "--lora":
-            files += (own if equals else after).split(",")
-        elif name == "--lora-scaled":
-            files += [file.rpartition(":")[0] for file in (own if equals else after).split(",")]
-    scale = 0.0 if "--lora-init-without-apply" in command else 1.0
-    return as_adapters((number, file, scale) for number, file in enumerate(files))
+        for file in (own if equals else after).split(","):
+            if name == "--lora":
+                files.append((file, ""))
+            elif name == "--lora-scaled":
+                path, _, scale = file.rpartition(":")
+                files.append((path, scale))
+    # How much each counts is read from the server, once it is loaded.
+    return as_adapters((n, path, float(scale != "0")) for n, (path, scale) in enumerate(files))
 
 
 # Whose own files a command names; docker, ssh and scripts may mean those of another system.

@@ -1,13 +1,12 @@
 """LoRA adapters of a llama-server: their names, and that no cache of one serves another.
 
 Answers are compared with those of the same server without any cache. What is cached is evaluated in
-batches of other sizes, which rounds differently, so an answer is only compared if each of its
-tokens is clearly the likeliest.
+batches of other sizes, which rounds differently, so prompts are chosen for which each token of each
+answer is clearly the likeliest: on this machine, whatever its processor.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,11 @@ from tools.processes import Gateway, ModelServer
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = int(os.environ.get("ADAPTER_ANSWERS", "300"))  # 1 000 take half a minute
+ANSWERS = 1000
 TALKS, TURNS = 4, 3  # conversations of each set of adapters, and their turns
-TOKENS = 3  # of an answer
-CLEAR = 0.25  # between the logarithms of the two highest probabilities of a token
+TOKENS = 2  # of an answer
+CLEAR = 0.25  # between the logarithms of the two highest probabilities; rounding makes 0.02
+TRIES = 200  # texts of a turn
 SETS: dict[str, list[dict[str, Any]]] = {
     "": [],
     ":poet": [{"id": 0, "scale": 1.0}],
@@ -38,9 +38,10 @@ SETS: dict[str, list[dict[str, Any]]] = {
 def files(made_up_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The flags of a llama-server with two adapters."""
     folder = tmp_path_factory.mktemp("adapters")
-    flags: list[str] = ["--lora-init-without-apply"]
+    flags: list[str] = []
     for seed, name in enumerate(("poet", "pirate")):
-        flags += ["--lora", str(made_up_lora.write(made_up_model, folder / f"{name}.gguf", seed))]
+        file = made_up_lora.write(made_up_model, folder / f"{name}.gguf", seed)
+        flags += ["--lora-scaled", f"{file}:0"]
     return tuple(flags)
 
 
@@ -91,66 +92,75 @@ def house(
     built.client.close()
 
 
-def prompts() -> list[list[str]]:
-    """The turns of conversations that all begin alike."""
+Talks = list[list[tuple[str, dict[str, str]]]]  # the prompt of each turn, and its cold answers
+
+
+def text(draw: random.Random, words: int) -> str:
+    return " ".join(draw.choices("the world of water and people by day".split(), k=words))
+
+
+def conversations(house: House) -> Talks:
+    """Conversations that all begin alike."""
     draw = random.Random(7)
-
-    def text(words: int) -> str:
-        return " ".join(
-            draw.choice("the world of water and people by day".split()) for _ in range(words)
-        )
-
-    begin = text(120)
-    talks = []
+    begin = text(draw, 120)
+    talks: Talks = []
     for _ in range(TALKS):
         said = begin
-        talks.append([said := f"{said} {text(60)}" for _ in range(TURNS)])
+        talks.append([])
+        for _ in range(TURNS):
+            said, cold = clear_turn(house, said, draw)
+            talks[-1].append((said, cold))
     return talks
 
 
-def interleaved(house: House, count: int) -> tuple[int, dict[str, int]]:
+def clear_turn(house: House, said: str, draw: random.Random) -> tuple[str, dict[str, str]]:
+    """A prompt that goes on with what was said, and its answers by the name of their adapters."""
+    for _ in range(TRIES):
+        prompt, cold = f"{said} {text(draw, 60)}", {}
+        for name in SETS:
+            answer, is_clear = house.cold(name, prompt)
+            if not is_clear:
+                break
+            cold[name] = answer
+        else:
+            if len({*cold.values()}) == len(SETS):  # the adapters change it
+                return prompt, cold
+    raise AssertionError("the model has no clear answers")
+
+
+def interleaved(house: House, count: int) -> dict[str, int]:
     """Ask so many questions of all conversations and adapters in turn, two at a time. Each answer
-    must be that of a cold slot. Returns how many were compared, and the cached tokens of each."""
-    talks = prompts()
-    cold = {
-        (name, place, turn): house.cold(name, prompt)
-        for name in SETS
-        for place, talk in enumerate(talks)
-        for turn, prompt in enumerate(talk)
-    }
-    by_name = [[text for turn, (text, _) in cold.items() if turn[0] == name] for name in SETS]
-    assert by_name[0] != by_name[1] != by_name[2] != by_name[0]  # the adapters do something
+    must be that of a cold slot. Returns the cached tokens of each set of adapters."""
+    talks = conversations(house)
     draw = random.Random(11)
-    turns: list[tuple[str, int, int]] = []
+    turns: list[tuple[str, str, str]] = []
     while len(turns) < count:
-        name, talk = draw.choice([*SETS]), draw.randrange(TALKS)
-        turns += [(name, talk, turn) for turn in range(draw.randint(1, TURNS))]
+        name, talk = draw.choice([*SETS]), draw.choice(talks)
+        turns += [(name, prompt, cold[name]) for prompt, cold in talk[: draw.randint(1, TURNS)]]
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda turn: house.ask(turn[0], talks[turn[1]][turn[2]]), turns))
+        answers = list(pool.map(lambda turn: house.ask(turn[0], turn[1]), turns))
     cached = dict.fromkeys(SETS, 0)
     wrong = []
-    compared = 0
-    for turn, (text, tokens) in zip(turns, answers, strict=True):
-        cached[turn[0]] += tokens
-        expected, clear = cold[turn]
-        compared += clear
-        if clear and text != expected:
-            wrong.append((turn, text, expected, tokens))
-    assert not wrong, f"{len(wrong)} of {compared}: {wrong[:3]}"
-    return compared, cached
+    for (name, _, expected), (answer, tokens) in zip(turns, answers, strict=True):
+        cached[name] += tokens
+        if answer != expected:
+            wrong.append((name, expected, answer, tokens))
+    assert not wrong, f"{len(wrong)} of {len(turns)}: {wrong[:3]}"
+    return cached
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("house", [("--cache-ram", "0")], indirect=True)
 def test_answers_are_those_of_a_cold_slot_whatever_other_adapters_did(house: House) -> None:
-    compared, cached = interleaved(house, ANSWERS)
-    assert compared > ANSWERS / 10
+    cached = interleaved(house, ANSWERS)
     assert min(cached.values()) > 0, cached
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("house", [()], indirect=True)
 def test_a_server_that_mixes_adapters_in_its_ram_evaluates_each_prompt(house: House) -> None:
-    compared, cached = interleaved(house, 60)
-    assert compared > 6 and not any(cached.values()), cached
+    cached = interleaved(house, 60)
+    assert not any(cached.values()), cached
     body = {"model": f"{house.base}:poet", "prompt": "a", "max_tokens": 1}
     answer = house.client.post(f"{house.gateway.url}/v1/completions", json=body)
     assert "--cache-ram 0" in answer.headers["x-slotproxy-warning"]
@@ -165,18 +175,20 @@ def test_adapters_are_models_and_a_field(house: House) -> None:
     assert [tag["name"].removesuffix(":latest") for tag in tags] == names
     assert client.get(f"{url}/v1/models/{names[1]}").json()["id"] == names[1]
 
-    question = {"prompt": prompts()[0][0], "max_tokens": 1, "temperature": 0}
+    prompt, cold = clear_turn(house, "", random.Random(3))
+    question = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
 
-    def probabilities(model: str, **more: Any) -> Any:
-        body = {"model": model, **question, **more, "logprobs": 2}
-        answer = client.post(f"{url}/v1/completions", json=body).json()
-        assert answer["model"] == model
-        return pytest.approx(answer["choices"][0]["logprobs"]["token_logprobs"], abs=0.01)
+    def answer(model: str, **more: Any) -> Any:
+        given = client.post(
+            f"{url}/v1/completions", json={"model": model, **question, **more}
+        ).json()
+        assert given["model"] == model
+        return given["choices"][0]["text"]
 
-    base, poet, pirate = map(probabilities, names)
-    assert poet == probabilities(names[0], lora=SETS[":poet"]) != base
-    assert pirate == probabilities(names[1], lora=SETS[":pirate"])  # the field counts
-    assert base == probabilities(names[2], lora=SILENT)
+    assert {name: answer(house.base + name) for name in SETS} == cold
+    assert answer(names[0], lora=SETS[":poet"]) == cold[":poet"]
+    assert answer(names[1], lora=SETS[":pirate"]) == cold[":pirate"]  # the field counts
+    assert answer(names[2], lora=SILENT) == cold[""]
 
     body = {**question, "model": names[0], "lora": [{"id": 7, "scale": 1}]}
     refused = client.post(f"{url}/v1/completions", json=body)
