@@ -17,7 +17,9 @@ import httpx
 import pytest
 from msgspec import Struct
 
-from tools import made_up_lora
+from tests import thorough
+from tests.fakes import wait_until
+from tools import made_up_lora, servers
 from tools.processes import Gateway, ModelServer
 
 pytestmark = pytest.mark.slow
@@ -193,3 +195,34 @@ def test_adapters_are_models_and_a_field(house: House) -> None:
     body = {**question, "model": names[0], "lora": [{"id": 7, "scale": 1}]}
     refused = client.post(f"{url}/v1/completions", json=body)
     assert refused.status_code == 400 and "0 (poet), 1 (pirate)" in refused.text
+
+
+def test_adapters_of_a_model_that_is_not_loaded_have_names(
+    serve: Callable[..., Gateway], made_up_model: Path, files: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Its first request loads it, and the caches of its base model survive its end."""
+    binary = servers.find("llama-2026")
+    if binary is None or thorough.FEW:
+        pytest.skip("llama-2026 is not built, or make test-all runs it")
+    words = " ".join((str(binary), "-m", str(made_up_model), *files))
+    command = f"{words} -np 2 -c 8192 -t 1 --host 127.0.0.1 --port ${{PORT}}"
+    table = f'[[model]]\nname = "m"\ncommand = "{command}"\nsave_slots = true\n'
+    gateway = serve(
+        f'{table}aliases = ["bard"]\nlist_aliases = true\n'
+        "set_by_alias = { bard = { lora = [{ id = 0, scale = 0.5 }] } }\n",
+        *("--data", str(tmp_path / "data")),
+    )
+    with httpx.Client(base_url=gateway.url, timeout=60.0) as client:
+        listed = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert listed == ["m", "bard", "m:poet", "m:pirate"]
+        prompt, answers = text(random.Random(5), 300), []
+        for _ in range(2):  # the second time, by another process
+            for name in ("m:poet", "bard", "m"):
+                body = {"model": name, "prompt": prompt, "max_tokens": 1}
+                answer = client.post("/v1/completions", json={**body, "temperature": 0}).json()
+                details = answer["usage"]["prompt_tokens_details"]
+                answers.append((answer["model"], details["cached_tokens"] > 0))
+            client.post("/models/unload", json={"model": "m"}).raise_for_status()
+            wait_until(lambda: ": saved " in gateway.log)
+    assert answers[:3] == [("m:poet", False), ("bard", False), ("m", False)]
+    assert answers[3:] == [("m:poet", False), ("bard", False), ("m", True)]
