@@ -65,10 +65,12 @@ def with_documents(
 #
 # | source | sent by |
 # |---|---|
-# | `X-Session-ID`, `X-Litellm-Session-Id`, `X-Conversation-Id` | opencode, LiteLLM, own programs |
+# | `X-Session-ID`, `X-Litellm-Session-Id` | opencode, LiteLLM |
+# | `X-Conversation-Id` | LibreChat as its documentation sets it up, own programs |
+# | `X-OpenWebUI-Chat-Id` | Open WebUI |
 # | `X-Claude-Code-Session-Id` | Claude Code since 2.1.86 |
 # | `Session-Id`, `Session_id` | Codex, pi |
-# | `X-Session-Affinity` | opencode, vLLM's clients |
+# | `X-Session-Affinity`, `X-Session-Token` | opencode, vLLM's clients, llm-d's |
 # | `prompt_cache_key`, `session` in the body | OpenAI's SDKs, Codex, llama-server's clients |
 # | `conversation` in the body: a name, or an object with an `id` | clients of the Responses API |
 # | `metadata.user_id` in the body: its session | Claude Code |
@@ -82,9 +84,11 @@ HEADERS = (
     "HTTP_X_SESSION_ID",
     "HTTP_X_LITELLM_SESSION_ID",
     "HTTP_X_CONVERSATION_ID",
+    "HTTP_X_OPENWEBUI_CHAT_ID",
     "HTTP_X_CLAUDE_CODE_SESSION_ID",
     "HTTP_SESSION_ID",
     "HTTP_X_SESSION_AFFINITY",
+    "HTTP_X_SESSION_TOKEN",
 )
 _LEGACY = "_session_"
 

@@ -20,6 +20,8 @@ USER = json.dumps({"device_id": "d", "account_uuid": "", "session_id": "54c1"})
         ({"HTTP_X_LITELLM_SESSION_ID": "b", "HTTP_X_CLAUDE_CODE_SESSION_ID": "c"}, {}, "", "b"),
         ({"HTTP_X_CONVERSATION_ID": "b"}, {}, "", "b"),
         ({"HTTP_X_CLAUDE_CODE_SESSION_ID": "c", "HTTP_SESSION_ID": "d"}, {}, "", "c"),
+        ({"HTTP_X_OPENWEBUI_CHAT_ID": "o", "HTTP_X_SESSION_TOKEN": "t"}, {}, "", "o"),
+        ({"HTTP_X_SESSION_TOKEN": "t"}, {}, "", "t"),
         ({"HTTP_SESSION_ID": "d", "HTTP_X_SESSION_AFFINITY": "e"}, {}, "key", "d"),
         ({"HTTP_X_SESSION_AFFINITY": "e"}, {"conversation": "f"}, "", "e"),
         ({"HTTP_X_SESSION_ID": ""}, {"conversation": "f"}, "key", "key"),
