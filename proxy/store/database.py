@@ -157,7 +157,8 @@ class Database:
                 raise unavailable(f"its tables are of revision {revision}: {UPGRADE_FIRST}")
             for step in sorted(STEPS):
                 for statement in STEPS[step] if step > revision else ():
-                    connection.execute(text(statement))
+                    if not _adds_what_is_there(connection, statement):
+                        connection.execute(text(statement))
             connection.execute(update(REVISION).values(version_num=NEWEST))
 
     def revision(self) -> str:
@@ -233,6 +234,14 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
     """An insert that knows `on_conflict_do_update`, which each dialect has for itself."""
     # Imported by name: the other dialect costs as much as all the rest.
     return import_module(f"sqlalchemy.dialects.{db.dialect.name}").insert(table)
+
+
+def _adds_what_is_there(connection: Connection, statement: str) -> bool:
+    """Whether it adds a column that exists: SQLite has no "if not exists" for that."""
+    words = statement.split()
+    if words[3:5] != ["add", "column"]:
+        return False
+    return words[5] in {column["name"] for column in inspect(connection).get_columns(words[2])}
 
 
 def _revision(connection: Connection) -> str:

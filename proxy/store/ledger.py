@@ -142,10 +142,12 @@ class Ledger:
         largest: bool = False,
     ) -> Sequence[LedgerGroup]:
         """The sums of the requests from `begin` to before `end`, in buckets of `width` milliseconds
-        (0: a single one), grouped by some of DIMENSIONS. `only`: the allowed values of dimensions.
-        `largest`: the `limit` groups with the most tokens, the largest first. Widths of whole hours
-        are answered from the sums by hour; others need the rows, which are deleted after a time."""
-        table, time = (LEDGER, _c.ended) if width % HOUR else (LEDGER_HOUR, _hour.hour)
+        (0: a single one), grouped by some of DIMENSIONS and `tags`. `only`: the allowed values of
+        dimensions. `largest`: the `limit` groups with the most tokens, the largest first. Widths of
+        whole hours are answered from the sums by hour; others, and tags, need the rows, which are
+        deleted after a time."""
+        has_rows_only = width % HOUR or "tags" in by
+        table, time = (LEDGER, _c.ended) if has_rows_only else (LEDGER_HOUR, _hour.hour)
         bucket = (time - time % width if width else func.min(time)).label("bucket")
         columns = [table.c[name] for name in by]
         counts = [func.sum(table.c[name]).label(name) for name in SUMMED]

@@ -25,7 +25,7 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     `prompt` includes `cached`, and `completion` includes `reasoning`. Times are seconds; those of
     backends are added up over choices. `saved_seconds` is an estimate of the time that the cached
     tokens would have needed. `outcome` is "ok", "cancelled", or the code of an error. `blocks` are
-    digests of the prompt's beginnings, b"" if unknown."""
+    digests of the prompt's beginnings, b"" if unknown, `tags` those of the client, with commas."""
 
     ended: int
     request: str
@@ -49,6 +49,7 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     outcome: str
     client: str
     blocks: bytes = b""
+    tags: str = ""
 
 
 DIMENSIONS = ("key", "user", "team", "model", "api")

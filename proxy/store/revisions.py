@@ -28,6 +28,7 @@ STEPS: dict[str, Sequence[str]] = {
         " name varchar not null, bucket integer not null, count bigint not null,"
         " primary key (width, at, name, bucket))",
     ),
+    "0025": ("alter table ledger_row add column tags varchar not null default ''",),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.

@@ -253,6 +253,7 @@ LEDGER = _table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     *_texts("request", "key", "user", "team", "model", "backend", "api", "outcome", "client"),
     *_columns(ended=BigInteger, slot=Integer, **_SUMS, seconds=Float, blocks=LargeBinary),
+    _text("tags", server_default=""),
     Index("ledger_row_time", "ended", "id"),
 )
 # Sums of ledger rows by hour, which are kept when the rows are deleted. `hour` is when it began, in

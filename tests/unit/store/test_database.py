@@ -14,7 +14,7 @@ from proxy.store.database import Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
 from proxy.store.revisions import NEWEST
-from proxy.store.tables import CONVERSATION, LEDGER_MEASURE, REVISION, SHARED
+from proxy.store.tables import CONVERSATION, LEDGER, LEDGER_MEASURE, REVISION, SHARED
 
 from .conftest import at_once
 
@@ -85,6 +85,18 @@ def test_older_tables_get_that_of_measures(database: Database) -> None:
     assert columns == {column.name: column.nullable for column in LEDGER_MEASURE.columns}
     key = new.get_pk_constraint("ledger_measure")["constrained_columns"]
     assert key == [column.name for column in LEDGER_MEASURE.primary_key]
+
+
+def test_older_ledgers_get_a_column_of_tags(database: Database) -> None:
+    """As the table of a new database, and again after an interruption."""
+    with database.begin() as db:
+        db.execute(text("alter table ledger_row drop column tags"))
+    for _ in range(2):
+        _set_revision(database, "0024")
+        database.upgrade()
+    new = inspect(database.engine)
+    columns = {column["name"]: column["nullable"] for column in new.get_columns(LEDGER.name)}
+    assert columns == {column.name: column.nullable for column in LEDGER.columns}
 
 
 def test_several_processes_can_upgrade_at_once(url: str) -> None:
