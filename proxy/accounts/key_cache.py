@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import StoreUnavailable
 from ..runtime.keep_alive import KeepAlive
 from ..runtime.locks import native_lock
-from .records import Identity
+from .records import Bound, Identity, User, of_person
 
 # The text of API keys that the gateway makes: `sk-`, 27 random characters, 6 of a checksum.
 #
@@ -102,6 +102,9 @@ class KeyStore(Protocol):
 
     def find_id(self, key_id: str) -> Identity | None: ...
 
+    def person(self, who: User, key: str) -> tuple[str, Bound] | None:
+        """The id and rights of this user, who is made if this trusted key may make one more."""
+
     def newest(self) -> int:
         """The number of the last change."""
 
@@ -121,6 +124,8 @@ class KeyCache:
         self._secret = b""
         self._known: dict[bytes, Identity] = {}  # by the digest of the secret
         self._ids: dict[str, Identity | None] = {}
+        # By key and name of the person: the identity of the key, and what it became.
+        self._people: dict[tuple[str, str], tuple[Identity, Identity]] = {}
         self._closed = threading.Event()
         # Called with keys whose requests under way go on, before the keys are refused.
         self.on_finishing: Callable[[Collection[str]], None] = lambda keys: None
@@ -153,6 +158,22 @@ class KeyCache:
             if seen == self._seen:
                 _make_room(self._ids)
                 self._ids[key_id] = identity
+        return identity
+
+    def person(self, key: Identity, who: User) -> Identity:
+        """The identity of a request by this key for this person; that of the key if it may make no
+        more users. Raises StoreUnavailable."""
+        name = key.key, who.id
+        before, identity = self._people.get(name, (None, key))
+        if before == key:
+            return identity
+        seen = self._begun()
+        user = self._store.person(who, key.key)
+        identity = key if user is None else of_person(key, *user)
+        with self._lock:
+            if seen == self._seen:
+                _make_room(self._people)
+                self._people[name] = key, identity
         return identity
 
     def follow(self) -> None:
@@ -191,6 +212,8 @@ class KeyCache:
                 del self._known[digest]
             for key_id in keys:
                 self._ids.pop(key_id, None)
+            if any(change.kind == "user" for change in changes):
+                self._people.clear()
 
     def _changed(self, changes: Sequence[Change]) -> set[str]:
         """The ids of the keys that these changes concern."""

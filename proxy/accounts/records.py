@@ -96,7 +96,8 @@ NO_BOUND = Bound(False, Rights())
 class Identity(Struct, frozen=True, kw_only=True):
     """The caller of a request, by its key. `key` owns the stored data. Keys of one `group` share
     cached prompts. `rights` are those of key, user and team, and `limits` their limits. `until` is
-    when this secret ends; `refused` says why it is not accepted now, "" if it is."""
+    when this secret ends; `refused` says why it is not accepted now, "" if it is. A request by a
+    `trusted` key may name its `person`, who is then its user."""
 
     key: str
     alias: str = ""
@@ -110,6 +111,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     on_overflow: OnOverflow = ""
     until: float = math.inf
     refused: str = ""
+    trusted: bool = False
+    person: str = ""
 
     @property
     def shown(self) -> str:
@@ -155,4 +158,33 @@ def identity_of(
         on_overflow=next((held.on_overflow for held in rights if held.on_overflow), ""),
         until=until,
         refused=f"{refused} is blocked: ask an administrator" if refused else "",
+        trusted=any(held.trusted_for_users for held in rights),
+    )
+
+
+MOST_PEOPLE = 1000  # users that the requests of a key may make
+
+
+def of_person(key: Identity, user_id: str, user: Bound = NO_BOUND) -> Identity:
+    """The identity of a request by this trusted key for this user. Each person has the limits of
+    the key for itself, unless the user has limits of its own."""
+    subjects = {f"key {key.key}", subject := f"user {user_id}"}
+    limits = user.rights.limits
+    if limits == NO_LIMITS:
+        defaults = (level.limits for level in key.limits if level.subject == f"key {key.key}")
+        limits = next(defaults, NO_LIMITS)
+    levels = tuple(level for level in key.limits if level.subject not in subjects)
+    own = replace(user.rights, limits=NO_LIMITS)
+    rights = key.rights if own == Rights() else (*key.rights, own)
+    return replace(
+        key,
+        user=user_id,
+        person=user_id,
+        # A group that was not set has a space in its name.
+        group=own.group if own.group and " " in key.group else key.group,
+        priority=priority_of((Rights(priority=key.priority), own)),
+        rights=rights,
+        limits=levels if limits == NO_LIMITS else (Limited(subject, limits), *levels),
+        on_overflow=key.on_overflow or own.on_overflow,
+        refused="the user is blocked: ask an administrator" if user.blocked else key.refused,
     )

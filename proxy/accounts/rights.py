@@ -1,6 +1,7 @@
 """What a key, user or team may do, and what a request may do that all three must permit.
 
-Empty rights permit everything, and each can only take away; only `admin` and `share` are given.
+Empty rights permit everything, and each can only take away; only `admin`, `share` and
+`trusted_for_users` are given.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the queue. Keys of one `group` share cached prompts. `on_overflow` is for conversations that do
     not fit, `capture` says which requests are captured, `loops` what happens to answers that repeat
     themselves, `late_binding` which lines of the system message are moved. `share` lets
-    conversations be shared."""
+    conversations be shared. Requests that are `trusted_for_users` name the person they are for."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     read_only: bool = False
     admin: bool = False
     share: bool = False
+    trusted_for_users: bool = False
     priority: Priority = ""
     group: str = ""
     limits: Limits = NO_LIMITS

@@ -139,6 +139,7 @@ def _identity(key: ApiKey) -> Identity:
         on_overflow=key.on_overflow,
         rights=(permits,) if permits != Rights() else (),
         limits=(Limited(f"key {key.name}", rights.limits),) if rights.limits != NO_LIMITS else (),
+        trusted=rights.trusted_for_users,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select
 
 from ..accounts.key_cache import (
     FINISH,
@@ -20,16 +20,26 @@ from ..accounts.key_cache import (
     make_secret,
     shown_secret,
 )
-from ..accounts.records import NO_BOUND, Bound, Entry, Identity, StoredKey, identity_of
+from ..accounts.records import (
+    MOST_PEOPLE,
+    NO_BOUND,
+    Bound,
+    Entry,
+    Identity,
+    StoredKey,
+    User,
+    identity_of,
+)
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
-from .account_changes import AccountStore, Recorder, ensure_user, of_row
+from .account_changes import AccountStore, Recorder, ensure_user, of_row, row_of
 from .database import Database
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER, API_KEY, TEAM
 
 _c = API_KEY.c
 _change = ACCOUNT_CHANGE.c
 
+MADE_BY = "made_by"  # in the metadata of a user: the key whose request named it first
 INVITATION = "slotproxy_invitation"  # in the metadata of a key: until when it may be accepted
 TOKEN_PREFIX = "inv-"  # no key begins so
 TOKEN_BYTES = 32  # of randomness
@@ -69,6 +79,28 @@ class ApiKeys(AccountStore[StoredKey]):
             _bound(row.user_blocked, row.user_rights),
             _bound(row.team_blocked, row.team_rights),
         )
+
+    def person(self, who: User, key: str) -> tuple[str, Bound] | None:
+        """Implements KeyStore. A user who has this name as email is the same person."""
+        user = ACCOUNT_USER.c
+        same = or_(user.id == who.id, user.email == who.id)
+        query = select(ACCOUNT_USER).where(same).order_by(user.id != who.id)
+        made = select(func.count()).where(user.metadata[MADE_BY].as_string() == key)
+        row = self._db.first(query)
+        if row is None:
+            count = self._db.first(made)
+            if count is not None and count[0] >= MOST_PEOPLE:
+                return None
+            with self.changing(key) as changes:
+                row = changes.db.execute(query).first()
+                if row is None:  # nor has another request made it meanwhile
+                    now = time.time()
+                    metadata = {**who.metadata, MADE_BY: key}
+                    new = replace(who, created=now, changed=now, metadata=metadata)
+                    changes.db.execute(insert(ACCOUNT_USER).values(**row_of(new)))
+                    changes.whole("create", "user", new)
+                    return new.id, NO_BOUND
+        return row.id, _bound(row.blocked, row.rights)
 
     def check_alias(self, alias: str) -> None:
         """Raises BadRequest if a key has this alias."""

@@ -353,6 +353,11 @@ COLUMNS: dict[str, Field] = {
     "barred_tiers": _list("barred_tiers", "Tiers of routes that may not be used.", "cloud"),
     "read_only": Field(flag("Allow GET requests only."), "read_only", fields.flag),
     "share": Field(flag("Let conversations be shared by link."), "share", fields.flag),
+    "trusted_for_users": Field(
+        flag("Take the person from the request: each is a user with the limits of the key."),
+        "trusted_for_users",
+        fields.flag,
+    ),
     "priority": _choice("priority", "The highest class in the queue.", "low", PRIORITIES),
     "group": Field(text("Keys of one group share cached prompts.", "research"), "group", _group),
     "on_overflow": _choice("on_overflow", _OVERFLOW, "compact", OVERFLOWS),

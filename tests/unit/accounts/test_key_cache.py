@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from proxy.accounts import key_cache
 from proxy.accounts.key_cache import SECRET_BYTES, Change, KeyCache, key_digest, make_secret
-from proxy.accounts.records import Identity, StoredKey, identity_of
+from proxy.accounts.records import NO_BOUND, Bound, Identity, StoredKey, User, identity_of
 from proxy.errors import StoreUnavailable
 from tests.fakes import wait_until
 
@@ -46,6 +46,11 @@ class MemoryKeys:
         self.asked += 1
         key = self.keys.get(key_id)
         return identity_of(key, key.digest) if key else None
+
+    def person(self, who: User, key: str) -> tuple[str, Bound] | None:
+        self._check()
+        self.asked += 1
+        return who.id, NO_BOUND
 
     def newest(self) -> int:
         self._check()
@@ -204,3 +209,36 @@ def test_thread_follows_changes_and_survives_faults(
     store.block(key.id)
     wait_until(lambda: cache.known(secret) is None)
     cache.close()
+
+
+def test_person_is_looked_up_once_until_a_user_or_the_key_changes() -> None:
+    store, cache, secret, _ = _with_key()
+    key = cache.find(secret)
+    assert key is not None
+    asked = store.asked
+
+    def asks(identity: Identity) -> int:
+        before = store.asked
+        assert cache.person(identity, User(id="ann")).user == "ann"
+        return store.asked - before
+
+    assert [asks(key) for _ in range(3)] == [1, 0, 0]
+    store.note("k", "team")
+    cache.follow()
+    assert asks(key) == 0
+    store.note("ann", "user")
+    cache.follow()
+    assert [asks(key), asks(key)] == [1, 0]
+    assert asks(replace(key, on_overflow="compact")) == 1
+    assert store.asked > asked
+
+
+def test_known_person_stays_while_the_store_is_away() -> None:
+    store, cache, secret, _ = _with_key()
+    key = cache.find(secret)
+    assert key is not None
+    cache.person(key, User(id="ann"))
+    store.away = True
+    assert cache.person(key, User(id="ann")).person == "ann"
+    with pytest.raises(StoreUnavailable):
+        cache.person(key, User(id="bob"))
