@@ -45,6 +45,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     key: str = ""  # the name of its API key
     user: str = ""  # the id of the key's user,
     team: str = ""  # and of its team
+    person: str = ""  # the user, if many people use the key
     group: str = ""  # only requests of the same group share cached prompts
     share: float = 1.0  # the weight of the key's class in the queue
     background: bool = False  # a side job, which avoids evicting others' prompts
@@ -61,6 +62,7 @@ class Caller(Struct, frozen=True, kw_only=True):
         return SlotRequest(
             model=model,
             key=self.key,
+            person=self.person,
             group=self.group,
             share=self.share,
             barred=self.may.barred_tiers,

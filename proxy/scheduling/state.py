@@ -190,6 +190,12 @@ class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
     # Where several workers share the slots, the worker's own view of its backends: up, down, or
     # None if not probed yet. A backend that it does not have is down.
     views: Mapping[str, bool | None] | None = None
+    person: str = ""  # one of the many people who use the key
+
+    @property
+    def fair_key(self) -> str:
+        """Who takes turns in the queue. No key has a space in its name."""
+        return f"{self.key} {self.person}" if self.person else self.key
 
 
 class SlotStep(Struct, frozen=True):

@@ -14,13 +14,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..accounts.key_cache import KeyCache
-from ..accounts.records import KEY_ID, Identity
+from ..accounts.records import KEY_ID, MOST_PEOPLE, Identity, User, of_person
 from ..accounts.rights import Capture, Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
 from ..runtime.locks import native_lock
+from . import people
 from .client_address import neighbourhood
 from .observability import Record
 from .routes import Routes
@@ -92,6 +94,8 @@ class WrongKeyLimiter:
 SIGNED_IN = "slotproxy.signed_in"
 # environ key with the Identity of a key of the store, or of one that the settings bound.
 IDENTITY = "slotproxy.identity"
+# environ key of the person that the body of a request by a trusted key names.
+PERSON = "slotproxy.person"
 # environ key that marks a line of a batch. Its key's name is in SIGNED_IN.
 BATCH = "slotproxy.batch"
 GONE = "the API key of this session was deleted: sign in again"
@@ -118,6 +122,7 @@ class Keys:
         self.wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
+        self._people: dict[str, set[str]] = {}  # by key, without a store
         self.replace(keys, bounded or {})
 
     def replace(self, keys: Iterable[tuple[str, str]], bounded: Mapping[str, Identity]) -> None:
@@ -161,12 +166,37 @@ class Keys:
             caller = self.named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
         if isinstance(caller, str):
             return caller
+        if caller.trusted:
+            caller = self._for_person(caller, environ, secret)
         environ[IDENTITY] = caller
         record = Record.of(environ)
         record.user, record.team, record.alias = caller.user, caller.team, caller.alias
         if caller.rights:
             self._check_rights(caller, environ, record)
         return caller.key
+
+    def _for_person(
+        self, key: Identity, environ: MutableMapping[str, Any], secret: str | None
+    ) -> Identity:
+        """The identity for the person that the headers name, or the body once it is read."""
+        who: User | None = people.of_headers(environ) or environ.get(PERSON)
+        if who is None:
+            environ[people.ON_BODY] = partial(self._on_body, secret)
+            return key
+        if self._stored is not None:
+            return _accepted(self._stored.person(key, who))
+        names = self._people.setdefault(key.key, set())
+        if who.id not in names and len(names) >= MOST_PEOPLE:
+            return key
+        names.add(who.id)
+        return of_person(key, who.id)
+
+    def _on_body(
+        self, secret: str | None, environ: MutableMapping[str, Any], body: Mapping[str, Any]
+    ) -> None:
+        environ[PERSON] = people.of_body(body)
+        if environ[PERSON] is not None:
+            self.check(environ, secret)
 
     def _check_rights(self, identity: Identity, environ: Mapping[str, Any], record: Record) -> None:
         may = Permissions(identity.rights)

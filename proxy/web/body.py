@@ -13,6 +13,7 @@ import msgspec
 from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
+from . import people
 from .observability.record import CAPTURE
 
 # Keeps large JSON bodies from blocking the event loop.
@@ -160,6 +161,8 @@ def read_json(environ: Environ, limit: int, empty: Any = None) -> dict[str, Any]
     value = read_value(environ, limit, empty)
     if not isinstance(value, dict):
         raise BadRequest("the request body must be a JSON object")
+    if people.ON_BODY in environ:
+        environ.pop(people.ON_BODY)(environ, value)
     return value
 
 

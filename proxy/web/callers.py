@@ -131,6 +131,7 @@ class Callers:
         return Caller(
             key=key,
             user=identity.user,
+            person=identity.person,
             team=identity.team,
             group=identity.group,
             share=SHARES[identity.priority],

@@ -16,6 +16,7 @@ from ...accounts.records import Member, StoredKey, Team, User, blocking
 from ...errors import InvalidParameter, NotFound
 from ...store.accounts import Accounts
 from ...web import permissions
+from ...web.auth import IDENTITY
 from ...web.body import read_json
 from ...web.observability import Record
 from ...web.routes import Api
@@ -259,10 +260,12 @@ def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
 def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
     """The user of the query, or else the caller's. Raises NotFound and Forbidden."""
     name = request.args.get("user_id", "")
-    if name and name != record.user:
+    identity = request.environ.get(IDENTITY)  # that a trusted key names a person is no sign of it
+    own = "" if identity is not None and identity.person else record.user
+    if name and name != own:
         accounts = administered(services, record)
     else:
-        accounts, name = opened(services), record.user
+        accounts, name = opened(services), own
     if not name:
         raise NotFound("the API key has no user: name one by user_id", param="user_id")
     return accounts, accounts.users.read(name)
