@@ -77,6 +77,7 @@ def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Cal
         max_tokens=task.max_tokens,
         chain=chain,
         key=caller.key,
+        person=caller.person,
         group=group,
         session=request.session,
         share=caller.share,

@@ -151,7 +151,7 @@ class Ticket(Struct, eq=False):
 
     @property
     def key(self) -> str:
-        return self.request.key
+        return self.request.fair_key
 
     @property
     def order(self) -> tuple[float, float, int]:

@@ -250,7 +250,7 @@ class LocalScheduler(BaseScheduler):
             self._make_room(request)
         ticket = Ticket(self, request, conversation, request.since, is_retry)
         tokens = pool.tokens(request.chain, False) + (request.max_tokens or ANSWER)
-        self.queue.push(ticket, request.key, tokens / request.share, is_retry)
+        self.queue.push(ticket, request.fair_key, tokens / request.share, is_retry)
         conversation.waiting += 1
         ticket.first_place = self.queue.place(ticket)
         if isinstance(decision, WaitForSlot) and decision.key is not None:
@@ -344,7 +344,7 @@ class LocalScheduler(BaseScheduler):
 
     def _make_room(self, request: SlotRequest) -> None:
         """Make room in a full queue. Raises QueueFull if no other request is displaced."""
-        ticket = displaced(self.queue.tickets, request.key)
+        ticket = displaced(self.queue.tickets, request.fair_key)
         if ticket is None:
             full = f"the queue is full: {len(self.queue)} requests are already waiting"
             raise QueueFull(full, retry_after=self.expected_wait(request))

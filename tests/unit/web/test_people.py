@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,9 @@ from proxy.accounts.rights import Rights
 from proxy.config.keys import ApiKey, Secret
 from proxy.store import api_keys
 from proxy.web import auth, people
-from tests.fakes import ScriptedDriver, ledger_of, make_app, say
+from tests.fakes import ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, Http, keyed
+from tests.unit.web.test_pages_chat import Held
 
 NAMES = ("ann", "bob", "carl", "dora", "eve")
 CLAUDE = {"device_id": "d17", "account_uuid": "", "session_id": "54c1"}
@@ -225,3 +227,30 @@ def test_lowest_priority_of_key_and_person_counts() -> None:
     key = identity_of(StoredKey(id="k", digest="d", shown="", rights=Rights(priority="high")), "d")
     assert of_person(key, "ann").priority == "high"
     assert of_person(key, "ann", Bound(False, Rights(priority="low"))).priority == "low"
+
+
+def test_people_of_a_key_take_turns(tmp_path: Path) -> None:
+    """Ann has three requests in the queue before Bob's first one: his does not come last."""
+    driver = Held(slots=1)
+    http = keyed(driver, tmp_path)
+    key = http.make(trusted_for_users=True)["key"]
+    scheduler = services_of(http.app).gateway.scheduler
+
+    def send(name: str) -> None:
+        messages = [{"role": "user", "content": name}]
+        assert ask(Http(http.app), key, openwebui(name), messages=messages).status_code == 200
+
+    def is_waiting(count: int) -> bool:
+        return bool(driver.tasks) and len(scheduler.view(None, "").queue) == count
+
+    threads = []
+    for place, name in enumerate(("first", "ann", "ann", "ann", "bob")):
+        threads.append(threading.Thread(target=send, args=(name,)))
+        threads[-1].start()
+        wait_until(partial(is_waiting, place))
+    driver.go_on.set()
+    for thread in threads:
+        thread.join(60)
+    served = [task.request.messages[0].content for task in driver.tasks]
+    assert sorted(served) == ["ann", "ann", "ann", "bob", "first"]
+    assert served.index("bob") <= 2
