@@ -14,7 +14,7 @@ from ..core.decoding import SHORT, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 from . import people
-from .observability.record import CAPTURE
+from .observability.record import CAPTURE, Record
 
 # Keeps large JSON bodies from blocking the event loop.
 #
@@ -163,6 +163,8 @@ def read_json(environ: Environ, limit: int, empty: Any = None) -> dict[str, Any]
         raise BadRequest("the request body must be a JSON object")
     if people.ON_BODY in environ:
         environ.pop(people.ON_BODY)(environ, value)
+    if "metadata" in value or not environ.keys().isdisjoint(people.TAGS):
+        Record.of(environ).tags = people.tags_of(environ, value)
     return value
 
 

@@ -13,6 +13,9 @@ import msgspec
 from ..accounts.records import User
 
 LONGEST = 255  # characters of a name
+TAGS = ("HTTP_X_SLOTPROXY_TAGS", "HTTP_X_LITELLM_TAGS")
+MOST_TAGS = 8  # of a request
+LONGEST_TAG = 64  # characters
 EMAIL = "HTTP_X_OPENWEBUI_USER_EMAIL"
 # The first one names the person. An address is better than an id of another program: the same
 # person may have keys here, and sign in by OpenID.
@@ -60,6 +63,18 @@ def of_body(body: Mapping[str, Any]) -> User | None:
     return None
 
 
+def tags_of(environ: Mapping[str, Any], body: Mapping[str, Any]) -> str:
+    """The tags of a request, with commas between them."""
+    headers = (_text(environ.get(header, "")) for header in TAGS)
+    tags = [tag for header in headers for tag in header.split(",", MOST_TAGS)[:MOST_TAGS]]
+    metadata = body.get("metadata")
+    listed = metadata.get("tags") if type(metadata) is dict else None
+    if type(listed) is list:
+        tags += listed[:MOST_TAGS]
+    names = {_name(tag, LONGEST_TAG) for tag in tags} - {""}
+    return ",".join(sorted(name for name in names if "," not in name)[:MOST_TAGS])
+
+
 def _text(header: str) -> str:
     """The text of a header, whose bytes WSGI has as characters; "" if it is not UTF-8."""
     try:
@@ -68,9 +83,9 @@ def _text(header: str) -> str:
         return ""
 
 
-def _name(value: object) -> str:
+def _name(value: object, longest: int = LONGEST) -> str:
     """A name that may be stored, "" if this is none."""
-    name = value.strip() if type(value) is str and len(value) <= LONGEST else ""
+    name = value.strip() if type(value) is str and len(value) <= longest else ""
     return name if name.isprintable() else ""
 
 

@@ -37,9 +37,13 @@ def own(services: Services, record: Record) -> Any:
     by = query.group_by(request.args)
     begin, end = query.time_range(request.args, time.time())
     begin -= begin % 3600  # the first hour counts as a whole
-    only = _scope(services, record)
-    sums = groups(opened(services), 1000 * begin, 1000 * end, width=DAY_MS, by=by, only=only)
-    return query.by_day(begin, end, sums, services.keys.shown)
+    only, tag = _scope(services, record), request.args.get(query.TAG, "")
+    has_tags = bool(tag) or query.TAG in by
+    named = tuple(name for name in by if name != query.TAG) + ("tags",) * has_tags
+    sums = groups(opened(services), 1000 * begin, 1000 * end, width=DAY_MS, by=named, only=only)
+    shown = query.by_tag(sums, by, tag) if has_tags else sums
+    whole = query.by_tag(sums, (), tag) if has_tags else sums
+    return query.by_day(begin, end, shown, services.keys.shown, whole)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")
@@ -52,6 +56,7 @@ def export(services: Services, record: Record) -> Response:
     only = _scope(services, record)
     rows = opened(services).rows(1000 * begin, 1000 * end, only)
     write = query.as_csv if form == "csv" else query.as_json_lines
+    rows = query.with_tag(rows, request.args.get(query.TAG, ""))
     parts = write(rows, permissions.shown_names(services, record.key))
     first = next(parts)  # raises if the database is unavailable
     name = f'attachment; filename="usage.{form}"'

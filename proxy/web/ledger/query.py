@@ -29,9 +29,38 @@ DAYS = 30  # of a range that is not given
 def group_by(query: Query) -> tuple[str, ...]:
     """The dimensions to group by. Raises InvalidParameter."""
     by = _values(query, "group_by") or ("model",)
-    if not set(by) <= set(DIMENSIONS):
-        raise InvalidParameter("group_by", f"must be some of {', '.join(DIMENSIONS)}")
+    if not set(by) <= {*DIMENSIONS, TAG}:
+        raise InvalidParameter("group_by", f"must be some of {', '.join((*DIMENSIONS, TAG))}")
     return by
+
+
+TAG = "tag"  # a dimension of the query, and a filter
+
+
+def with_tag(rows: Iterable[LedgerRow], tag: str) -> Iterator[LedgerRow]:
+    """The rows with this tag, all of them for ""."""
+    return (row for row in rows if not tag or tag in row.tags.split(","))
+
+
+def by_tag(groups: Sequence[LedgerGroup], by: Sequence[str], tag: str) -> list[LedgerGroup]:
+    """The sums of groups by `tags` and others, grouped by `by`: a request counts for each of its
+    tags, "" for none. Only those with this `tag` count, if it is not ""."""
+    parts: dict[tuple[Any, ...], list[LedgerGroup]] = {}
+    for group in groups:
+        tags = group.names["tags"].split(",")
+        if not tag or tag in tags:
+            for name in tags if TAG in by else tags[:1]:
+                names = {**group.names, TAG: name}
+                parts.setdefault((group.begin, *map(names.get, by)), []).append(group)
+    return [
+        LedgerGroup(
+            begin=begin,
+            last=max(part.last for part in same),
+            names=dict(zip(by, values, strict=True)),
+            sums=added(same),
+        )
+        for (begin, *values), same in sorted(parts.items())
+    ]
 
 
 def everyone(query: Query) -> bool:
@@ -75,14 +104,19 @@ def counts(sums: LedgerSums) -> dict[str, Any]:
 
 
 def by_day(
-    begin: int, end: int, groups: Sequence[LedgerGroup], shown: Callable[[str], str]
+    begin: int,
+    end: int,
+    groups: Sequence[LedgerGroup],
+    shown: Callable[[str], str],
+    whole: Sequence[LedgerGroup],
 ) -> dict[str, Any]:
-    """The totals, and a row for each day and group. `shown` gives a key's name for people."""
+    """The totals, those of `whole`, and a row for each day and group. `shown` gives a key's name
+    for people."""
     return {
         "object": "usage",
         "start_time": begin,
         "end_time": end,
-        "total": counts(added(groups)),
+        "total": counts(added(whole)),
         "data": [
             {
                 "date": datetime.fromtimestamp(group.begin / 1000, UTC).date().isoformat(),

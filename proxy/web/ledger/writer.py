@@ -112,6 +112,7 @@ def row_of(
         seconds=took,
         outcome=outcome_of(record),
         client=client_of(record.agent[:AGENT]),
+        tags=record.tags,
     )
 
 

@@ -78,14 +78,14 @@ def new_id() -> str:
 
 class Record:
     """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, and
-    `alias` is the key's name for people, "" if it has none.
+    `alias` is the key's name for people, "" if it has none; `tags` are those of its client.
     `route` is the matched rule. `stop` ends the watch for disconnects, `cancel` a request that asks
     a model. `outlives_key`: it continues when its key is revoked. `quiet`: only a 5xx is logged.
     `warnings` are about its body, before it was parsed. `chosen` is the model that a route's rules
     chose. Without `shown`, the name of a backend as
     the caller may see it, no header names one."""
 
-    route = key = alias = user = team = ""
+    route = key = alias = user = team = tags = ""
     allowance: Allowance | None = None
     status = 0
     cancel: Cancel | None = None

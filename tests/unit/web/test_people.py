@@ -254,3 +254,36 @@ def test_people_of_a_key_take_turns(tmp_path: Path) -> None:
     served = [task.request.messages[0].content for task in driver.tasks]
     assert sorted(served) == ["ann", "ann", "ann", "bob", "first"]
     assert served.index("bob") <= 2
+
+
+# -- tags
+
+
+def test_tags_are_in_the_ledger_and_usage_groups_by_them(http: Http) -> None:
+    key = http.make()["key"]
+    ask(http, key, {"x-litellm-tags": "prod, team a"}, metadata={"tags": ["jobs", 7, "a,b"]})
+    ask(http, key, {"x-slotproxy-tags": "prod"})
+    ask(http, key, {})
+    assert [row.tags for row in ledger_of(http.app).rows(0, 1 << 60)] == [
+        "jobs,prod,team a",
+        "prod",
+        "",
+    ]
+    usage = http.get("/v1/usage", key, group_by="tag").json
+    assert usage["total"]["requests"] == 3
+    counted = {row["tag"]: row["requests"] for row in usage["data"]}
+    assert counted == {"": 1, "jobs": 1, "prod": 2, "team a": 1}
+    only = http.get("/v1/usage", key, tag="prod").json
+    assert only["total"]["requests"] == 2
+    assert [(row["model"], row["requests"]) for row in only["data"]] == [("scripted", 2)]
+    exported = http.get("/v1/usage/export", key, format="jsonl", tag="jobs").text
+    assert [json.loads(line)["tags"] for line in exported.splitlines()] == ["jobs,prod,team a"]
+
+
+def test_tags_have_bounds() -> None:
+    header = {"HTTP_X_LITELLM_TAGS": ",".join(f"t{n}" for n in range(1000))}
+    assert len(people.tags_of(header, {}).split(",")) == people.MOST_TAGS
+    long = "x" * (people.LONGEST_TAG + 1)
+    assert people.tags_of({"HTTP_X_LITELLM_TAGS": long}, {"metadata": {"tags": [long]}}) == ""
+    for wrong in ("tags", {"tags": {"a": 1}}, {"tags": "a"}):
+        assert people.tags_of({}, {"metadata": wrong}) == ""

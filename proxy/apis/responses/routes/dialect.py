@@ -118,6 +118,7 @@ class ResponsesDialect:
         )
         caller = services.callers.caller(self.owner, self._environ)
         record.user, record.team = caller.user, caller.team
+        record.tags = Record.of(self._environ).tags
         self.cancel = cancel = Cancel()
         services.ongoing.add(self)
         answering = partial(self.begin, request, cancel, caller)
