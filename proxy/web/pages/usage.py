@@ -75,8 +75,10 @@ def _sums(
     plotted = {"model": [group.names["model"] for group in models[:PLOTTED]]}
     by_model = groups(width=1000 * DAY, by=("model",), only={**(only or {}), **plotted})
     keys = groups(by=("key",), largest=True, limit=MOST_SHOWN) if only is None else ()
+    people = groups(by=("user",), largest=True, limit=MOST_SHOWN)
     shown = {"by_day": _shown(by_day), "by_model": _shown(by_model), "models": _shown(models)}
     shown["keys"] = _shown(keys)
+    shown["users"] = _shown(people) if len(people) > 1 else []  # one person needs no table
     for group in shown["keys"]:
         group["name"] = services.keys.shown(group["key"]) or "–"
     total = query.counts(query.added(by_day))
@@ -89,6 +91,8 @@ def _sums(
         named = {"key": [group["key"] for group in shown["keys"]]}
         if keys:
             _add_money(shown["keys"], groups(by=("key", "model"), only=named), price, "key")
+        named = {**(only or {}), "user": [group["user"] for group in shown["users"]]}
+        _add_money(shown["users"], groups(by=("user", "model"), only=named), price, "user")
     return {"begin": begin, "days": days, "total": total, **shown}
 
 

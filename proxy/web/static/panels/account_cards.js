@@ -87,7 +87,8 @@ function ofTeam(team) {
 
 function rights(entry) {
   const named = RIGHTS.map((name) => [words(`keys.right.${name}`), [entry[name] ?? []].flat().join(", ")]);
-  return [...named, [words("keys.access"), entry.read_only ? words("keys.read_only") : ""]];
+  const access = [entry.read_only && words("keys.read_only"), entry.trusted_for_users && words("keys.trusted_flag")];
+  return [...named, [words("keys.access"), access.filter(Boolean).join(", ")]];
 }
 
 function limits(entry) {

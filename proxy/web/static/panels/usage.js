@@ -59,6 +59,8 @@ function show(sums) {
   }
   rows(at("models"), sums.models, (row) => row.model || "–", (row) => row.model);
   keyed(at("model-plots"), sums.models.slice(0, MODELS).filter(tokens), (row) => row.model, modelPlot);
+  at("users").hidden = !sums.users.length;
+  rows(at("users"), sums.users, (row) => row.user || "–", (row) => row.user);
   const keys = at("keys");
   if (!keys) return;
   keys.hidden = !sums.keys.length;
