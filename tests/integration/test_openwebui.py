@@ -35,8 +35,8 @@ def test_five_people_of_one_key_stand_apart(
 ) -> None:
     keys = key_file(tmp_path, "ops sk-ops\n")
     stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
-    one = gateway("--llama-api", model, "--chat-template", "legacy", *stored)
-    with httpx.Client(base_url=one.url, timeout=60) as client:
+    running = gateway("--llama-api", model, "--chat-template", "legacy", *stored)
+    with httpx.Client(base_url=running.url, timeout=60) as client:
         fields = {"trusted_for_users": True, "limits": {"requests": {"day": 3}}}
         made = client.post("/key/generate", json=fields, headers=ADMIN).json()
 
