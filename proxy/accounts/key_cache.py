@@ -75,6 +75,7 @@ def _base62(number: int, width: int) -> str:
 
 
 MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
+MOST_NAMED = 16_384  # people, and names of those who could not be made users
 _NOT_ASKED = Identity(key="")  # in place of an answer of the store
 INTERVAL = 0.5  # seconds between two questions for changes
 AT_ONCE = 1000  # changes that are read together
@@ -143,7 +144,7 @@ class KeyCache:
         with self._lock:
             # Otherwise it may have changed since it was read.
             if identity is not None and seen == self._seen:
-                _make_room(self._known)
+                _make_room(self._known, MOST_KNOWN)
                 self._known[_digest(secret)] = identity
         return identity
 
@@ -156,7 +157,7 @@ class KeyCache:
         identity = self._store.find_id(key_id)
         with self._lock:
             if seen == self._seen:
-                _make_room(self._ids)
+                _make_room(self._ids, MOST_KNOWN)
                 self._ids[key_id] = identity
         return identity
 
@@ -172,7 +173,7 @@ class KeyCache:
         identity = key if user is None else of_person(key, *user)
         with self._lock:
             if seen == self._seen:
-                _make_room(self._people)
+                _make_room(self._people, MOST_NAMED)
                 self._people[name] = key, identity
         return identity
 
@@ -237,8 +238,8 @@ class KeyCache:
             self.follow()
 
 
-def _make_room(cache: dict[Any, Any]) -> None:
-    while len(cache) >= MOST_KNOWN:
+def _make_room(cache: dict[Any, Any], most: int) -> None:
+    while len(cache) >= most:
         del cache[next(iter(cache))]
 
 

@@ -50,7 +50,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the queue. Keys of one `group` share cached prompts. `on_overflow` is for conversations that do
     not fit, `capture` says which requests are captured, `loops` what happens to answers that repeat
     themselves, `late_binding` which lines of the system message are moved. `share` lets
-    conversations be shared. Requests that are `trusted_for_users` name the person they are for."""
+    conversations be shared. Requests of a key that is `trusted_for_users` name their person."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()

@@ -45,7 +45,8 @@ def of_headers(environ: Mapping[str, Any]) -> User | None:
     for header in filter(environ.__contains__, HEADERS):
         if name := _name(_text(environ[header])):
             # Open WebUI writes the name of a person with %XX.
-            alias = _name(unquote(environ.get("HTTP_X_OPENWEBUI_USER_NAME", "")[: 3 * LONGEST]))
+            written = _text(environ.get("HTTP_X_OPENWEBUI_USER_NAME", ""))
+            alias = _name(unquote(written[: 9 * LONGEST]))
             role = _name(_text(environ.get("HTTP_X_OPENWEBUI_USER_ROLE", "")))
             email = name if header == EMAIL else None
             metadata = {"role": role} if role else {}

@@ -260,7 +260,7 @@ def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
 def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
     """The user of the query, or else the caller's. Raises NotFound and Forbidden."""
     name = request.args.get("user_id", "")
-    identity = request.environ.get(IDENTITY)  # that a trusted key names a person is no sign of it
+    identity = request.environ.get(IDENTITY)  # a trusted key may name anybody
     own = "" if identity is not None and identity.person else record.user
     if name and name != own:
         accounts = administered(services, record)

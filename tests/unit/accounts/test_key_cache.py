@@ -240,3 +240,17 @@ def test_known_person_stays_while_the_store_is_away() -> None:
     assert cache.person(key, User(id="ann")).person == "ann"
     with pytest.raises(StoreUnavailable):
         cache.person(key, User(id="bob"))
+
+
+def test_known_people_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, cache, secret, _ = _with_key()
+    key = cache.find(secret)
+    assert key is not None
+    monkeypatch.setattr(key_cache, "MOST_NAMED", 2)
+    for name in ("ann", "bob", "carl"):
+        cache.person(key, User(id=name))
+    before = store.asked
+    cache.person(key, User(id="carl"))
+    assert store.asked == before
+    cache.person(key, User(id="ann"))
+    assert store.asked == before + 1
