@@ -137,3 +137,11 @@ def test_export_is_that_of_the_api(priced: Flask) -> None:
     assert len(client.get(path, headers=ANN).text.splitlines()) == 4
     assert len(client.get(f"{path}?scope=all", headers=ADMIN).text.splitlines()) == 5
     assert client.get(f"{path}?scope=all", headers=ANN).status_code == 403
+
+
+def test_people_are_shown_if_there_are_several(app: Flask) -> None:
+    assert sums(app, ANN)["users"] == []
+    rows = [row(ended=int(1000 * time.time()), user=user) for user in ("eve", "eve", "bob")]
+    ledger_of(app).write("test", 2, rows)
+    shown = [(group["user"], group["requests"]) for group in sums(app, ANN)["users"]]
+    assert sorted(shown) == [("bob", 1), ("eve", 2), ("u", 2)]
