@@ -91,8 +91,10 @@ def _sums(
         named = {"key": [group["key"] for group in shown["keys"]]}
         if keys:
             _add_money(shown["keys"], groups(by=("key", "model"), only=named), price, "key")
-        named = {**(only or {}), "user": [group["user"] for group in shown["users"]]}
-        _add_money(shown["users"], groups(by=("user", "model"), only=named), price, "user")
+        if shown["users"]:
+            persons = [group["user"] for group in shown["users"]]
+            by_user = groups(by=("user", "model"), only={**(only or {}), "user": persons})
+            _add_money(shown["users"], by_user, price, "user")
     return {"begin": begin, "days": days, "total": total, **shown}
 
 

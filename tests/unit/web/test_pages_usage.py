@@ -112,6 +112,13 @@ def test_money_is_what_the_prices_say_by_day_model_and_key(priced: Flask) -> Non
     )
 
 
+def test_money_of_people_is_that_of_their_models(priced: Flask) -> None:
+    eves = row(ended=int(1000 * time.time()), user="eve", prompt=1000, cached=0, completion=0)
+    ledger_of(priced).write("test", 2, [eves])
+    money = {group["user"]: group["money"] for group in sums(priced, ANN, days=7)["users"]}
+    assert money == pytest.approx({"u": 1.11, "eve": 0.01})
+
+
 def test_own_money_is_that_of_the_key_alone(priced: Flask) -> None:
     found = sums(priced, ANN, days=7)
     assert found["total"]["money"] == pytest.approx(1.11)
