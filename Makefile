@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openwebui test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -115,6 +115,12 @@ test-litellm: $(VENV)/installed ## LiteLLM's own client makes, lists and deletes
 	$(PYTHON) -m venv build/litellm-venv
 	build/litellm-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/litellm.in
 	@$(RUN) -m pytest tests/integration/test_keys.py $(FLAGS)
+
+# In an environment of its own: Open WebUI brings 7 GB, torch among them.
+test-openwebui: $(VENV)/installed ## Open WebUI itself in front: five people of one key stand apart
+	$(PYTHON) -m venv build/openwebui-venv
+	build/openwebui-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/openwebui.in
+	@$(RUN) -m pytest tests/integration/test_openwebui.py $(FLAGS)
 
 # In an environment of its own: schemathesis brings a plugin for pytest.
 test-openapi: $(VENV)/installed ## schemathesis: requests made from /openapi.json, every answer checked (six minutes)
