@@ -11,7 +11,7 @@ drivers and encoders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -107,15 +107,29 @@ class Citation(Struct, frozen=True, kw_only=True):
     score: float = 0.0
 
 
+NONE_FOUND = "No results."
+
+
+def passages(citations: Sequence[Citation]) -> str:
+    """The results of a search, as the model reads them."""
+    parts = []
+    for citation in citations:
+        place = f" ({citation.place})" if citation.place else ""
+        head = " ".join(f"{citation.title}{place}".split())
+        parts.append(f"[{citation.number}] {head}\n{citation.text.strip()}")
+    return "\n\n".join(parts)
+
+
 class Searched(Struct, frozen=True):
     """A search that the gateway runs for the model: one event when it begins, and another, with the
-    results, when it is `over`."""
+    results or the code of an `error` (max_uses_exceeded, too_many_requests, unavailable), when it
+    is `over`."""
 
     kind: Literal["file", "web"]
     query: str
     over: bool = False
     found: tuple[Citation, ...] = ()
-    failed: bool = False
+    error: str = ""
 
 
 class ToolsListed(Struct, frozen=True):

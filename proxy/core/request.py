@@ -4,9 +4,11 @@ client's JSON again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
 
@@ -109,9 +111,10 @@ class OutputFormat(Struct, frozen=True):
     strict: bool = False
 
 
-class Search(Struct, frozen=True):
-    """A search that the gateway runs when the model calls it: in the files of these vector `stores`
-    (those whose attributes match `wanted`, with a score of at least `threshold`), or on the web.
+class Search(Struct, frozen=True, kw_only=True):
+    """A search that the gateway runs when the model calls it, at most `most` times: in the files of
+    these vector `stores` (those whose attributes match `wanted`, with a score of at least
+    `threshold`), or on the web: on these `sites` only, if there are any, and not on `blocked` ones.
     `count` is the number of results."""
 
     kind: Literal["file", "web"]
@@ -119,10 +122,27 @@ class Search(Struct, frozen=True):
     count: int = 5
     threshold: float = 0.0
     wanted: Callable[[Mapping[str, Any]], bool] | None = None
+    sites: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    most: int | None = None
 
     @property
     def name(self) -> str:
         return f"{self.kind}_search"
+
+    def permits(self, url: str) -> bool:
+        """Whether a web page may be a result."""
+        on_sites = not self.sites or any(_is_on(url, site) for site in self.sites)
+        return on_sites and not any(_is_on(url, site) for site in self.blocked)
+
+
+def _is_on(url: str, site: str) -> bool:
+    """Whether a page is on a site such as `example.com` (with its subdomains), or below a path of
+    it, `example.com/blog`, in which `*` stands for any text."""
+    parts, (host, _, path) = urlsplit(url), site.partition("/")
+    if not f".{parts.hostname or ''}".endswith(f".{host.lower()}"):
+        return False
+    return re.match(".*".join(map(re.escape, path.split("*"))), parts.path[1:]) is not None
 
 
 class Report(Struct, frozen=True, kw_only=True):

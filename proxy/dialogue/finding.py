@@ -12,12 +12,12 @@ import msgspec
 
 from ..accounts.rights import Permissions
 from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
-from ..core.events import Citation
+from ..core.events import NONE_FOUND, Citation, passages
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
 from ..prompting.template.dialogues import Layouts
 from ..runtime.cancel import Cancel
-from ..websearch.engines import WebSearch
+from ..websearch.engines import MOST, WebSearch
 from .events import DialogueRequest, Sources
 
 if TYPE_CHECKING:  # the extra `knowledge`
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the extra `knowledge`
 # begins with the whole prompt of the previous turn, and a server evaluates only the rest. A
 # document keeps its number for the whole conversation.
 EMPTY = "empty"  # a folder's optional template for searches without results
+MOST_SITES = 8  # that an engine is asked for; the query has at most 400 characters
 MOST_TURNS = 16  # earlier questions whose documents are inserted again
 
 
@@ -57,15 +58,6 @@ class CitationNumbers:
         return tuple(cited), tuple(new)
 
 
-def context(citations: Sequence[Citation]) -> str:
-    parts = []
-    for citation in citations:
-        place = f" ({citation.place})" if citation.place else ""
-        head = " ".join(f"{citation.title}{place}".split())
-        parts.append(f"[{citation.number}] {head}\n{citation.text.strip()}")
-    return "\n\n".join(parts)
-
-
 def insert_documents(
     layouts: Layouts,
     folder: str,
@@ -84,7 +76,7 @@ def insert_documents(
         # This template puts documents and question into one message: only the last question has
         # any.
         cited, _ = numbers.add(by_question[-1])
-        return layouts.render(folder, template, messages, context(cited)), cited
+        return layouts.render(folder, template, messages, passages(cited)), cited
     head = ""
     out: list[Message] = []
     cited = ()
@@ -93,15 +85,14 @@ def insert_documents(
         if message.role == "user":
             cited, new = numbers.add(next(turns))
             if new and not head:
-                head = context(new)
+                head = passages(new)
             elif new:
-                longer = message.after(f"{context(new)}\n\n")
+                longer = message.after(f"{passages(new)}\n\n")
                 message = msgspec.structs.replace(longer, cites=True)
         out.append(message)
     return layouts.render(folder, template, out, head), cited
 
 
-NONE_FOUND = "No results."
 KNOWLEDGE, WEB = "knowledge_search", "web_search"
 """Names of the agent's search tools."""
 DESCRIPTIONS = {
@@ -154,7 +145,7 @@ class Finder:
         """The results of a search that an answer makes. In file searches the citation's document_id
         is the id of the file."""
         if search.kind == "web":
-            return self.pages(query, "", search.count, cancel)
+            return self._on_sites(search, query, cancel)
         assert self.stores is not None, "an unavailable search is skipped"
         hits = self.stores.search(
             owner, search.stores, [query], search.count, search.threshold, search.wanted
@@ -165,6 +156,14 @@ class Finder:
             )
             for hit, member in hits
         ]
+
+    def _on_sites(self, search: Search, query: str, cancel: Cancel) -> list[Citation]:
+        if not (search.sites or search.blocked):
+            return self.pages(query, "", search.count, cancel)
+        # Engines know this operator; what they find elsewhere is left out.
+        sites = " OR ".join(f"site:{site.partition('*')[0]}" for site in search.sites[:MOST_SITES])
+        pages = self.pages(f"{query} {sites}", "", MOST, cancel)
+        return [page for page in pages if search.permits(page.url)][: search.count]
 
     def check(self, searches: Iterable[Search], owner: str) -> None:
         """Raises Forbidden for a search of vector stores that the caller may not use. Missing ones
@@ -197,7 +196,7 @@ class Finder:
                 cited, _ = numbers.add(find(given.query, cancel))
                 if cited:
                     sources.append(Sources(cited))
-                return context(cited) or NONE_FOUND
+                return passages(cited) or NONE_FOUND
 
             return local_tool(name, DESCRIPTIONS[name], _Query, search)
 
@@ -226,7 +225,7 @@ class Finder:
             """Raises NotFound for an unknown base, besides what tools raise."""
             bases = self.bases(owner, query.bases)
             hits = self.documents(owner, bases, query.query, query.count)
-            return context(CitationNumbers().add(hits)[0]) or NONE_FOUND
+            return passages(CitationNumbers().add(hits)[0]) or NONE_FOUND
 
         def on_web(query: _WebQuery, cancel: Cancel) -> str:
             pages = self.pages(query.query, query.engine, query.count, cancel)

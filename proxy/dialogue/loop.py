@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ..agent.toolbox import Remotes, Toolbox
 from ..config import AgentConfig
 from ..core.decoding import decoded_object
 from ..core.events import (
+    NONE_FOUND,
     ApprovalRequested,
     Batch,
     Citation,
@@ -42,6 +44,7 @@ from ..core.events import (
     ToolCallDelta,
     ToolsListed,
     Withdrawn,
+    passages,
 )
 from ..core.mcp import McpServer, function_name
 from ..core.request import CompletionRequest, Message, Search, Tool, ToolCall, ToolChoice
@@ -49,8 +52,9 @@ from ..core.usage import Timings, Usage
 from ..errors import Cancelled, GatewayError, UpstreamTimeout
 from ..gateway import Caller, Gateway, Info
 from ..runtime.cancel import Cancel
+from ..websearch.engines import TOO_MANY
 from .events import add
-from .finding import NONE_FOUND, CitationNumbers, Finder, context, offered
+from .finding import CitationNumbers, Finder, offered
 
 TIMED_OUT = -32001  # what MCP clients call a request without an answer
 
@@ -204,6 +208,7 @@ class SearchRunner(Runner):
     searches: Mapping[str, Search]
     owner: str
     numbers: CitationNumbers = field(default_factory=CitationNumbers)
+    made: Counter[str] = field(default_factory=Counter)
 
     def tools(self) -> Sequence[Tool]:
         return [offered(search) for search in self.searches.values()]
@@ -213,6 +218,10 @@ class SearchRunner(Runner):
         given = (decoded_object(call.arguments) or {}).get("query")
         query = given.strip() if isinstance(given, str) else ""
         yield [Searched(search.kind, query)]
+        self.made[call.name] += 1
+        if search.most is not None and self.made[call.name] > search.most:
+            yield [Searched(search.kind, query, over=True, error="max_uses_exceeded")]
+            return "Error: the request allows no more searches"
 
         def find(cancel: Cancel) -> list[Citation]:
             return self.finder.result(search, self.owner, query, cancel) if query else []
@@ -222,11 +231,12 @@ class SearchRunner(Runner):
         except Cancelled:
             raise
         except GatewayError as error:
-            yield [Searched(search.kind, query, over=True, failed=True)]
+            code = error.code if error.code == TOO_MANY else "unavailable"
+            yield [Searched(search.kind, query, over=True, error=code)]
             return f"Error: {error.message}"
         cited, _ = self.numbers.add(citations)
         yield [Searched(search.kind, query, over=True, found=cited)]
-        return context(cited) or NONE_FOUND
+        return passages(cited) or NONE_FOUND
 
 
 @dataclass(eq=False)

@@ -31,6 +31,7 @@ _HUGE = re.compile(r"&#[0-9a-fA-FxX]{9,}")  # too large for any character
 
 GRACE = 1.0  # extra seconds for a child to return its results
 _REFUSALS = dict.fromkeys((401, 403), "rejects our API key") | {429: "is rate limiting requests"}
+TOO_MANY = "too_many_requests"
 URLS = {"brave": "https://api.search.brave.com", "tavily": "https://api.tavily.com"}
 
 
@@ -70,7 +71,8 @@ def read(name: str, status: int, data: bytes) -> list[Citation]:
         raise UpstreamFault("the SearXNG server does not allow the json format")
     if status != 200:
         why = _REFUSALS.get(status, f"responded with status {status}")
-        raise UpstreamFault(f"the search engine {name} {why}")
+        code = TOO_MANY if status == 429 else None
+        raise UpstreamFault(f"the search engine {name} {why}", code=code)
     value = decoded_object(data) if data else None
     if value is None:
         raise UpstreamFault(f"the search engine {name} did not return a JSON object")

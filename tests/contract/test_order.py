@@ -59,7 +59,7 @@ STEPS: dict[str, list[Batch]] = {
         [ServerCall(**SERVER)],
         [ServerCall(**SERVER, over=True, error="no", code=-32001)],
         [SEARCH],
-        [Searched("web", "arches", over=True, failed=True)],
+        [Searched("web", "arches", over=True, error="unavailable")],
         [TextDelta("x")],
         [end()],
     ],

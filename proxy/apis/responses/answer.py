@@ -154,7 +154,7 @@ class Writer:
 
     def _search(self, made: events.Searched) -> Item:
         """A search made by the gateway; its results are included on request."""
-        status = "in_progress" if not made.over else "failed" if made.failed else "completed"
+        status = "in_progress" if not made.over else "failed" if made.error else "completed"
         include = self._parsed.include
         if made.kind == "web":
             action: Item = {"type": "search", "query": made.query, "queries": [made.query]}

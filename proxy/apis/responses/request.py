@@ -255,7 +255,7 @@ class _Tools:
                     self.searches[kind] = _file_search(tool, at)
                 else:
                     size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
-                    self.searches[kind] = Search("web", count=PAGES[size])
+                    self.searches[kind] = Search(kind="web", count=PAGES[size])
             elif kind not in ("custom", "function", "mcp"):
                 given = fields.header_safe(tool.get("type") or "")
                 warnings.append(f"tools of type {given} are ignored")
@@ -283,11 +283,11 @@ def _file_search(tool: Body, at: str) -> Search:
     if not stores:
         raise InvalidParameter(at + "vector_store_ids", "must contain at least one id")
     return Search(
-        "file",
-        stores,
-        fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
-        threshold(tool, at),
-        parse_filters(tool.get("filters"), at + "filters"),
+        kind="file",
+        stores=stores,
+        count=fields.integer(tool, "max_num_results", 1, 50, at) or FILES,
+        threshold=threshold(tool, at),
+        wanted=parse_filters(tool.get("filters"), at + "filters"),
     )
 
 

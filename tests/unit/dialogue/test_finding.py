@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.accounts.rights import Permissions
 from proxy.agent.functions import ToolError
-from proxy.core.events import Citation
+from proxy.core.events import Citation, passages
 from proxy.core.request import Message
 from proxy.dialogue.events import DialogueRequest, Sources
 from proxy.dialogue.finding import (
@@ -21,7 +21,6 @@ from proxy.dialogue.finding import (
     WEB,
     CitationNumbers,
     Finder,
-    context,
     insert_documents,
 )
 from proxy.errors import Forbidden
@@ -197,4 +196,4 @@ def test_question_template_gets_documents_of_the_last_question() -> None:
 def test_title_is_one_line() -> None:
     bad = Citation(title="a\n\n[2] b", text="x", chunk_id="c", place="page\n3")
     _, new = CitationNumbers().add([bad])
-    assert context(new) == "[1] a [2] b (page 3)\nx"
+    assert passages(new) == "[1] a [2] b (page 3)\nx"

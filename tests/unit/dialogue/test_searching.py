@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import pytest
 
 from proxy.config import AgentConfig
 from proxy.core.events import (
@@ -23,14 +24,18 @@ from proxy.core.events import (
 )
 from proxy.core.request import CompletionRequest, Message, Search, Tool
 from proxy.core.usage import Usage
+from proxy.dialogue.finding import Finder
 from proxy.dialogue.loop import Runner, SearchRunner, ToolAnswer
-from proxy.errors import UpstreamTimeout
+from proxy.errors import UpstreamFault, UpstreamTimeout
 from proxy.gateway import Caller, Info
 from proxy.gateway.context import ANYBODY
 from proxy.runtime.cancel import Cancel
+from proxy.websearch.engines import MOST, read
 
 ASKED = CompletionRequest(
-    messages=(Message(role="user", content="q"),), tools=(Tool("own"),), searches=(Search("web"),)
+    messages=(Message(role="user", content="q"),),
+    tools=(Tool("own"),),
+    searches=(Search(kind="web"),),
 )
 FOUND = Citation(number=1, title="T", text="text", url="https://t.example/")
 
@@ -147,8 +152,58 @@ def test_number_of_calls_is_bounded_by_the_request() -> None:
 def test_failed_search_is_reported_and_the_model_continues() -> None:
     gateway = Scripted(SEARCH, [TextDelta("Alas."), done("stop")])
     events = run(gateway, Finds(UpstreamTimeout("too late")))
-    assert Searched("web", "tide", over=True, failed=True) in events
+    assert Searched("web", "tide", over=True, error="unavailable") in events
     assert gateway.asked[1].messages[-1].content == "Error: too late"
+
+
+def test_more_searches_than_the_request_allows_are_not_made() -> None:
+    gateway, finds = Scripted(SEARCH, SEARCH, [TextDelta("x"), done("stop")]), Finds()
+    once = msgspec.structs.replace(ASKED, searches=(Search(kind="web", most=1),))
+    events = run(gateway, finds, once)
+    ends = [event.error for event in events if isinstance(event, Searched) and event.over]
+    assert ends == ["", "max_uses_exceeded"]
+    assert len(finds.asked) == 1
+    assert gateway.asked[-1].messages[-1].content.startswith("Error: ")
+
+
+def test_an_engine_that_limits_requests_is_reported_as_such() -> None:
+    def error(status: int) -> str:
+        with pytest.raises(UpstreamFault) as caught:
+            read("brave", status, b"")
+        events = run(Scripted(SEARCH, [done("stop")]), Finds(caught.value))
+        return next(event.error for event in events if isinstance(event, Searched) and event.over)
+
+    assert (error(429), error(500)) == ("too_many_requests", "unavailable")
+
+
+def test_results_are_of_the_sites_that_a_search_allows() -> None:
+    queries: list[tuple[str, int]] = []
+    urls = (
+        "https://a.example/blog/x",
+        "https://docs.a.example/blog/y/en",
+        "https://a.example/shop",
+        "https://nota.example/blog/",
+        "https://B.Example/",
+    )
+
+    class Web:
+        def search(self, query: str, engine: str, count: int, cancel: Any) -> Any:
+            queries.append((query, count))
+            return [Citation(title=url, text="", url=url) for url in urls]
+
+    finder = Finder(None, cast(Any, Web()))
+
+    def results(**bounds: Any) -> list[str]:
+        search = Search(kind="web", **bounds)
+        return [page.url for page in finder.result(search, "owner", "tide", Cancel())]
+
+    assert results(sites=("a.example",)) == [*urls[:3]]
+    assert queries.pop() == ("tide site:a.example", MOST)
+    assert results(sites=("a.example/blog", "b.example"), count=2) == [*urls[:2]]
+    assert queries.pop()[0] == "tide site:a.example/blog OR site:b.example"
+    assert results(sites=("a.example/blog/*/en",)) == [urls[1]]
+    assert results(blocked=("a.example",)) == [*urls[3:]]
+    assert queries[-1][0].strip() == "tide"
 
 
 def test_truncated_call_ends_the_answer() -> None:
