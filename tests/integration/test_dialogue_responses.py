@@ -1,5 +1,6 @@
-"""web_search and file_search of /v1/responses by the official client, strict, on a server of 2023:
-the model of random weights is bound to the call, what it searches for is its own babble."""
+"""web_search and file_search of /v1/responses, and web_search of /v1/messages, by the official
+clients, strict, on a server of 2023: the model of random weights is bound to the call, what it
+searches for is its own babble."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import openai
+from tests.clients import anthropic, openai
 from tests.integration.asking import openai_client
 from tools.processes import Gateway, ModelServer
 
@@ -74,6 +75,39 @@ def test_search_is_executed_and_the_model_continues(
     assert message.type == "message"
     assert whole.usage is not None
     assert whole.usage.output_tokens > 0
+
+
+def test_messages_search_too(served: Gateway, searxng: SearXNG) -> None:
+    """Claude Code's tool WebSearch reads the blocks of such a message."""
+    asked: Any = {"role": "user", "content": "Perform a web search for the query: the tide"}
+    body: dict[str, Any] = {
+        "model": "any",
+        "max_tokens": 250,
+        "messages": [asked],
+        "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}],
+        "tool_choice": {"type": "tool", "name": "web_search"},
+    }
+    with anthropic.Anthropic(
+        base_url=served.url, api_key="x", max_retries=0, _strict_response_validation=True
+    ) as claude:
+        whole = claude.messages.create(**body)
+        with claude.messages.stream(**body) as events:
+            streamed = events.get_final_message()
+        for message in (whole, streamed):
+            use, result = message.content[:2]
+            assert (use.type, result.type) == ("server_tool_use", "web_search_tool_result")
+            assert result.tool_use_id == use.id
+            searches = message.usage.server_tool_use
+            assert searches is not None
+            if searches.web_search_requests:  # babble may be only blanks, which is no search query
+                assert [page.url for page in result.content] == [
+                    "https://tide.example/", "https://light.example/",
+                ]  # fmt: skip
+        more: Any = [{"role": "assistant", "content": whole.content}, asked]
+        again = claude.messages.create(
+            **{**body, "messages": [asked, *more], "tool_choice": {"type": "none"}}
+        )
+        assert again.usage.output_tokens > 0
 
 
 def test_files_are_searched(client: openai.OpenAI, searxng: SearXNG) -> None:

@@ -3,9 +3,9 @@
     message_start (content_block_start content_block_delta* content_block_stop)*
     message_delta message_stop
 
-A call to an MCP server is two blocks: the call, and its result. Only one block is open at a time.
-message_start has the counts known by then (else 0), and message_delta the final ones, which clients
-use. Silence is sent as a ping event.
+A call to an MCP server, or a web search, is two blocks: the call, and its result. Only one block is
+open at a time. message_start has the counts known by then (else 0), and message_delta the final
+ones, which clients use. Silence is sent as a ping event.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...errors import BudgetExceeded, ContextExceeded, GatewayError, LimitReache
 from ...wire import sse
 from ..openai.tools import as_object
 from ..response_meta import ResponseMeta, compaction_field
+from . import web_search
 from .context_edits import COMPACTION, iterations, usage
 
 REASONS = {
@@ -78,6 +79,7 @@ def _ending(
     finished: events.Finished,
     compacted: events.Compacted | None,
     edits: Sequence[Edits] | None,
+    searched: Sequence[events.Searched],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Why the message ended, and which of the client's stop sequences ended it."""
     stop = None
@@ -89,6 +91,8 @@ def _ending(
         if request.compaction is not None and request.compaction.pauses:
             reason, stop = COMPACTION, None
         fields["usage"]["iterations"] = iterations(compacted, finished.usage)
+    if request.searches:
+        fields["usage"]["server_tool_use"] = web_search.usage(searched)
     if edits is not None:
         fields["context_management"] = {"applied_edits": edits}
     if request.compaction is None:
@@ -119,6 +123,7 @@ def reply(
     (completion,) = completions
     content: list[dict[str, Any]] = []
     compacted, finished = completion.compacted, completion.finished
+    searched: list[events.Searched] = []
     if compacted is not None and request.compaction is not None:
         content.append({"type": COMPACTION, "content": compacted.summary})
     for part in completion.parts:
@@ -126,13 +131,20 @@ def reply(
             case events.ReasoningDelta():
                 content.append({"type": "thinking", "thinking": part.text, "signature": ""})
             case events.TextDelta(text=text) if text:
-                content.append({"type": "text", "text": text})
+                cites = web_search.citations(text, searched)
+                more = {"citations": cites} if cites else {}
+                content.append({"type": "text", "text": text, **more})
             case ToolCall():
                 head = {"type": "tool_use", "id": part.id, "name": part.name}
                 content.append({**head, "input": as_object(part.arguments)})
             case events.ServerCall():
                 content += _use(part, as_object(part.arguments)), _result(part)
-    end, more = _ending(request, finished, compacted, edits)
+            case events.Searched(kind="web"):
+                call_id = web_search.call_id(meta.id, len(searched))
+                searched.append(part)
+                content.append(web_search.use(call_id, {"query": part.query}))
+                content.append(web_search.result(call_id, part))
+    end, more = _ending(request, finished, compacted, edits, searched)
     return {**_message(meta), "content": content, **end, **more}
 
 
@@ -178,6 +190,8 @@ class Encoder:
         self._index = -1
         self._open = ""  # kind of the open block; for a call, with its index
         self._head = b""
+        self._searched: list[events.Searched] = []
+        self._text: list[str] = []  # of the open block, if it may cite results
         self._compacted: events.Compacted | None = None
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
@@ -195,6 +209,8 @@ class Encoder:
                     if self._open != "text":
                         self._turn(out, "text", {"type": "text", "text": ""})
                         self._head = TEXT_HEAD % self._index
+                    if self._searched:
+                        self._text.append(event.text)
                     out.append(self._head + msgspec.json.encode(event.text) + b"}}\n\n")
             else:
                 self._rare(event, out)
@@ -231,6 +247,16 @@ class Encoder:
             case events.ServerCall():
                 self._turn(out, "result", _result(event))
                 self._close(out)
+            case events.Searched(kind="web", over=over):
+                call_id = web_search.call_id(self._meta.id, len(self._searched))
+                if over:
+                    self._searched.append(event)
+                    self._turn(out, "result", web_search.result(call_id, event))
+                else:
+                    self._turn(out, "search", web_search.use(call_id, {}))
+                    query = msgspec.json.encode({"query": event.query}).decode()
+                    self._delta(out, type="input_json_delta", partial_json=query)
+                self._close(out)
             case events.Compacted():
                 self._compacted = event.after(self._compacted)
                 if self._request.compaction is not None:
@@ -239,7 +265,9 @@ class Encoder:
                     self._close(out)
             case events.Finished():
                 self._close(out)
-                end, more = _ending(self._request, event, self._compacted, self._edits)
+                end, more = _ending(
+                    self._request, event, self._compacted, self._edits, self._searched
+                )
                 out.append(_event("message_delta", delta=end, **more))
 
     def _delta(self, out: list[bytes], **delta: Any) -> None:
@@ -255,6 +283,10 @@ class Encoder:
         if self._open == "thinking":
             # Clients wait for a signature before they close the block; ours is empty.
             self._delta(out, type="signature_delta", signature="")
+        if self._text:
+            for citation in web_search.citations("".join(self._text), self._searched):
+                self._delta(out, type="citations_delta", citation=citation)
+            self._text.clear()
         if self._open:
             out.append(_event("content_block_stop", index=self._index))
         self._open = ""

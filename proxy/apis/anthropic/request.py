@@ -1,7 +1,8 @@
 """Parses a body of /v1/messages into a CompletionRequest.
 
 Each tool_result becomes a message of its own, and thinking becomes the assistant's reasoning.
-Blocks of Anthropic's server tools are skipped with a warning: clients cannot remove them.
+Blocks of other server tools than the web search are skipped with a warning: clients cannot remove
+them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...core.request import (
     OutputFormat,
     Report,
     Role,
+    Search,
     Tool,
     ToolCall,
     ToolChoice,
@@ -34,7 +36,7 @@ from ..openai.answer import MAX_TOKENS, STOP, output_format, tokens
 from ..openai.tools import functions
 from ..responses.mcp import MOST_SERVERS, authorization, server_label
 from ..schema_fields import Fields
-from . import context_edits
+from . import context_edits, web_search
 from .context_edits import COMPACTION, summary_of
 
 # Client-side tools: the shell and the text editor. Clients send only the type, because
@@ -85,7 +87,7 @@ FIELDS: Fields = {
     "stop_sequences": {**STOP, "description": "Stop strings."},
     "stream": doc.STREAM,
     "capture": doc.CAPTURE,
-    "tools": doc.array("Tools the model may call.", []),
+    "tools": doc.array("Tools the model may call; `web_search_…` is run by the gateway.", []),
     "mcp_servers": doc.array("MCP servers whose tools the gateway calls.", []),
     "tool_choice": doc.mapping("`type` auto, any, none, or tool with a `name`.", {"type": "auto"}),
     "thinking": doc.mapping(
@@ -119,6 +121,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     stream = fields.flag(body, "stream")
     wanted = fields.mapping(body, "tool_choice")
     config = fields.mapping(body, "output_config")
+    tools, searches = _tools(body, warnings)
     return CompletionRequest(
         model=fields.model_name(body),
         messages=(*_system(body.get("system")), *_messages(body, warnings)),
@@ -126,7 +129,8 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         max_tokens=max_tokens,
         stop=fields.stops(body, "stop_sequences"),
         stream=stream,
-        tools=_tools(body, warnings),
+        tools=tools,
+        searches=searches,
         servers=_servers(body),
         tool_choice=_choice(wanted),
         parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
@@ -192,6 +196,9 @@ class _Turn:
             if block.get("type") in ("tool_result", "mcp_tool_result"):
                 turn += self._flush()
                 turn.append(self._result(block, path))
+            elif block.get("type") == web_search.RESULT:
+                turn += self._flush()
+                turn.append(web_search.message(block, path))
             else:
                 self._block(block, path)
         turn += self._flush()
@@ -212,7 +219,9 @@ class _Turn:
                 self._content.thoughts.append(fields.text(block, "thinking", at=at))
             case "image":
                 self._content.show(_image(fields.mapping(block, "source", at), at + "source."))
-            case "tool_use" | "mcp_tool_use" as kind:
+            case "tool_use" | "mcp_tool_use" | web_search.USE as kind if (
+                kind != web_search.USE or block.get("name") == web_search.NAME
+            ):
                 arguments = msgspec.json.encode(fields.mapping(block, "input", at)).decode()
                 id, name = fields.filled(block, "id", at), fields.filled(block, "name", at)
                 if kind == "mcp_tool_use":
@@ -268,8 +277,9 @@ def _image(source: Body, at: str) -> Media:
     return Media(kind="image", url=f"data:{media_type};base64,{data}")
 
 
-def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
+def _tools(body: Body, warnings: list[str]) -> tuple[tuple[Tool, ...], tuple[Search, ...]]:
     offered = []
+    searches: dict[str, Search] = {}
     for tool, at in fields.objects(body, "tools"):
         kind = fields.text(tool, "type", "custom", at=at)
         client_tools = (CLIENT_TOOLS[start] for start in CLIENT_TOOLS if kind.startswith(start))
@@ -277,9 +287,14 @@ def _tools(body: Body, warnings: list[str]) -> tuple[Tool, ...]:
             offered.append({**tool, "parameters": fields.mapping(tool, "input_schema", at)})
         elif (definition := next(client_tools, None)) is not None:
             offered.append({**definition, "name": tool.get("name")})
+        elif kind.startswith(web_search.TOOL):
+            searches[web_search.NAME] = web_search.parse(tool, at, warnings)
         elif kind != TOOLSET:
             warnings.append(f"tools of type {fields.header_safe(kind)} are ignored")
-    return functions(offered)
+    tools = functions(offered)
+    for function in tools:
+        searches.pop(function.name, None)  # the client's own function takes precedence
+    return tools, tuple(searches.values())
 
 
 def _choice(value: Body) -> ToolChoice:

@@ -11,6 +11,7 @@ from flask import Response, request
 
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
+from ...errors import BadRequest
 from ...gateway import Caller
 from ...runtime.cancel import Cancel
 from ...web.admitted import counted
@@ -60,7 +61,10 @@ class MessagesDialect:
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         if body.get("context_management"):
             self._edits = context_edits.parse(body).edits
-        return parsed(partial(anthropic.parse, body), self.environ)
+        message = parsed(partial(anthropic.parse, body), self.environ)
+        if message.searches and "web_search" not in self.services.dialogues.searches:
+            raise BadRequest("web search is not configured: set --search-engine", param="tools")
+        return message
 
     def begin(self, message: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Raises the errors of `check_model` and `Gateway.count`, too."""

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.apis import anthropic, fields
+from proxy.apis.anthropic import web_search
 from proxy.apis.chatchat import bodies as chatchat
 from proxy.apis.embeddings import request as embeddings
 from proxy.apis.embeddings.request import MAX_DOCUMENTS, parse_ranking
@@ -180,6 +181,11 @@ def approved(n: int) -> list[Any]:
     return requests + [{**answer, "approval_request_id": f"a{i}"} for i in range(n)]
 
 
+def searching(domains: list[str]) -> Any:
+    tool = {"type": "web_search_20250305", "allowed_domains": domains}
+    return anthropic.parse({**CHAT, "max_tokens": 1, "tools": [tool]})
+
+
 REMOTE = {"type": "mcp", "server_label": "far", "server_url": "https://mcp.example/a"}
 MODELS: dict[str, tuple[Parse, dict[str, Any]]] = {
     "openai": (openai_chat.parse, CHAT),
@@ -197,6 +203,11 @@ COUNTED: dict[str, tuple[Callable[[int], Any], int]] = {
         f"parts of a message ({name})": (partial(in_parts, name), MAX_ITEMS)
         for name in ("openai", "anthropic", "responses")
     },
+    "domains of a web search": (lambda n: searching(["a.example"] * n), web_search.MOST_SITES),
+    "length of a domain": (
+        lambda n: searching(["a" * n]),
+        web_search.LONGEST_SITE,
+    ),
     "biases": (lambda n: logit_bias({str(i): 1 for i in range(n)}), MAX_BIASES),
     "biases in pairs": (lambda n: logit_bias([[1, 1]] * n), MAX_BIASES),
     "strings of a sampler": (lambda n: check("samplers", ["top_k"] * n), sampling.MAX_STRINGS),

@@ -104,6 +104,7 @@ TOOLSET = {"type": "mcp_toolset", "mcp_server_name": "far"}
 FAR: Any = {"type": "mcp", "server_label": "far"}
 REMOTE: Any = {**FAR, "server_url": "https://mcp.example/a"}
 TWO = {"headers": {"authorization": "a"}, "authorization": "b"}
+WEB: Any = {"type": "web_search_20250305", "name": "web_search"}
 SEARCH: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
 # What is wrong with an MCP server or a search, and the place within it.
 SERVERS: list[tuple[Any, str]] = [
@@ -144,6 +145,16 @@ TOOLS: list[tuple[str, Any, str]] = [
         "responses_searches",
         {"type": "web_search", "search_context_size": "huge"},
         "search_context_size",
+    ),
+    ("anthropic", {**WEB, "name": "search"}, "name"),
+    ("anthropic", {**WEB, "max_uses": 0}, "max_uses"),
+    ("anthropic", {**WEB, "allowed_domains": ["https://a.example"]}, "allowed_domains"),
+    ("anthropic", {**WEB, "blocked_domains": ["a.example/*/b/*"]}, "blocked_domains"),
+    ("anthropic", {**WEB, "blocked_domains": ["*.a.example"]}, "blocked_domains"),
+    (
+        "anthropic",
+        {**WEB, "allowed_domains": ["a.example"], "blocked_domains": ["b.example"]},
+        "blocked_domains",
     ),
 ]
 
@@ -249,7 +260,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("anthropic", {**A9, "mcp_servers": [AFAR, AFAR]}, "mcp_servers[1].name"),
     ("anthropic", {**A9, "tools": [TOOLSET]}, "tools[0].mcp_server_name"),
-    *((name, {"input": "x", "tools": [tool]}, f"tools[0].{place}") for name, tool, place in TOOLS),
+    *(
+        (name, {**A9, "input": "x", "tools": [tool]}, f"tools[0].{place}")
+        for name, tool, place in TOOLS
+    ),
     ("ollama_chat", {"messages": []}, "messages"),
     ("ollama_chat", {"messages": [{"role": "ai"}]}, "messages[0].role"),
     ("ollama_chat", {"messages": USER, "format": "xml"}, "format"),

@@ -93,10 +93,10 @@ def test_anthropic_key_and_version_headers_are_accepted(locked: Any) -> None:
 
 
 def test_ignored_tools_are_reported_in_a_header(api: Any) -> None:
-    body = {**BODIES["/v1/messages"], "tools": [{"type": "web_search_20250305", "name": "w"}]}
+    body = {**BODIES["/v1/messages"], "tools": [{"type": "web_fetch_20250910", "name": "w"}]}
     answer = api.post("/v1/messages", json=body)
     assert answer.status_code == 200
-    assert "web_search_20250305" in answer.headers["x-slotproxy-warning"]
+    assert "web_fetch_20250910" in answer.headers["x-slotproxy-warning"]
 
 
 # Ollama
