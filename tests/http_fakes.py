@@ -47,12 +47,16 @@ class FakeHandler(BaseHTTPRequestHandler):
         """The JSON of the request."""
         return json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
 
-    def send(self, value: Any, status: int = 200, kind: str = "application/json") -> None:
-        """An answer of JSON; bytes are sent as they are."""
+    def send(
+        self, value: Any, status: int = 200, kind: str = "application/json", pause: int = 0
+    ) -> None:
+        """An answer of JSON; bytes are sent as they are. `pause` is that of Retry-After."""
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
+        if pause:
+            self.send_header("Retry-After", str(pause))
         self.end_headers()
         self.wfile.write(data)
 

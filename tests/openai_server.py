@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ class OpenAIServerFake(FakeServer):
         self.pages = {"GET /v1/models": listed, **(pages or {})}
         self.replies = list(replies)
         self.bodies: list[dict[str, Any]] = []
+        self.times: list[float] = []  # when each came
+        self.pause = 0  # seconds, in refusals
         super().__init__(_Handler, server_fake=self)
         self.root = self.url
         self.url = f"{self.root}/v1"
@@ -44,10 +47,11 @@ class _Handler(FakeHandler):
         if not self.path.endswith("/completions"):
             self._page()
             return
+        self.server_fake.times.append(time.monotonic())
         self.server_fake.bodies.append(body)
         reply = self.server_fake.reply()
         if isinstance(reply, tuple):
-            self._send(*reply)
+            self.send(reply[1], reply[0], pause=self.server_fake.pause)
             return
         chunks = chunks_of(reply) if isinstance(reply, str) else reply
         self.send_response(200)

@@ -191,6 +191,9 @@ _PROMPT = re.compile(
     re.IGNORECASE,
 )
 
+# vLLM's admission flags and Ollama answer 503 then.
+_FULL = re.compile(r"queue|overload|server busy|too many requests", re.IGNORECASE)
+
 # vLLM without a parser of calls; Ollama; OpenAI's models without tools, and others like them.
 _NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
 _NO_FORCED = r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
@@ -219,7 +222,10 @@ def openai_refusal(
     status: int, data: bytes, secret: str = "", formats: frozenset[str] = frozenset()
 ) -> GatewayError:
     """The error for a status other than 200, for a request that asked for these `formats`."""
-    words, error = _words(data), refusal(status, data, secret=secret)
+    words = _words(data)
+    if status == 503 and _FULL.search(words):
+        status = 429
+    error = refusal(status, data, secret=secret)
     if status in (400, 404, 405, 422, 500, 501) and (lacked := _lacked(words, formats)):
         param = "response_format" if SCHEMAS in lacked else "tools"
         lacks = _LACKS.search(words) is not None

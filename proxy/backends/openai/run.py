@@ -16,7 +16,7 @@ from ...core.events import Batch, Finished, FinishReason, ReasoningDelta, TextDe
 from ...core.request import SCHEMAS, TOOLS, CompletionRequest, describes_document
 from ...core.sampling import needed
 from ...core.task import Task
-from ...errors import GatewayError, Unsupported
+from ...errors import BackendBusy, GatewayError, Unsupported
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.prompt import assistant_prefill, tool_dict
 from ...prompting.stages.prompted_output import calls_schema, describe_constraints
@@ -195,7 +195,7 @@ class OpenAIRun(RelayRun):
 
     def _refused(self, status: int, data: bytes) -> GatewayError:
         error = openai_refusal(status, data, self._secret, self._formats)
-        if status == 429:
+        if isinstance(error, BackendBusy):
             error.retry_after = pause_of(self._exchange.headers)
         return error
 

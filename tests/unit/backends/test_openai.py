@@ -90,7 +90,7 @@ def test_a_chat_asks_for_a_stream_with_usage() -> None:
 
 def test_a_field_that_the_server_lacks_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="top_k is not supported") as caught:
-        payload(task(sampling={"top_k": 40}), "m", OLLAMA)
+        payload(task(sampling={"top_k": 40}), "m", UNKNOWN)
     assert caught.value.param == "top_k"
     assert "mirostat" not in payload(task(sampling={"mirostat": 0}), "m", UNKNOWN), "it is neutral"
 
@@ -204,6 +204,11 @@ def test_a_prompt_that_is_too_long_is_recognized(asked: int, words: str) -> None
 
 def test_other_refusals_keep_their_meaning() -> None:
     assert isinstance(openai_refusal(429, b"{}"), BackendBusy)
+    full = (
+        b'{"error":{"message":"Request queue full.","type":"ServiceUnavailableError","code":503}}'
+    )
+    assert isinstance(openai_refusal(503, full), BackendBusy)
+    assert isinstance(openai_refusal(503, b'{"error":"loading the model"}'), BackendDown)
     assert "check its url and model" in openai_refusal(404, b'{"error": "model not found"}').message
     assert "API key" in openai_refusal(401, b"{}").message
 
