@@ -528,7 +528,8 @@ def _of_server(
     if kind == "openai":
         by_prompt = frozenset[str]().union(*(BY_PROMPT[name] for name in config.by_prompt))
         url = url or (config.url if urlsplit(config.url).path else config.url + API)
-        return OpenAIServer(url, model=config.model, api_key=key, by_prompt=by_prompt, **options)
+        options |= {"api_key": key, "by_prompt": by_prompt, "n_ctx": config.ctx_size}
+        return OpenAIServer(url, model=config.model, **options)
     model_file = settings.chat_template == "auto"
     url = url or root_of(config.url)
     return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)

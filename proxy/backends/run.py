@@ -58,6 +58,7 @@ class LlamaRun:
     _top: int | None = None
     _report = NO_REPORT
     _details = _single = False
+    _frames: type[sse.Decoder] = sse.Decoder
     _decode: Callable[[bytes], servercpp.Chunk] = staticmethod(servercpp.chunk)
     _decode_all: Callable[[list[bytes]], Sequence[servercpp.Chunk]] = staticmethod(servercpp.chunks)
 
@@ -96,7 +97,7 @@ class LlamaRun:
         exchange = self._exchange
         since = ticked = 0.0  # when the silence began, and when the last tick was given in it
         gather = 0.0 if self._task.request.stream else GATHER
-        decoder = sse.Decoder()
+        decoder = self._frames()
         try:
             while True:
                 if self.begun:

@@ -19,20 +19,23 @@ from ...prompting.prompt import tool_dict
 from ...runtime.cancel import Cancel
 from ...wire.router import Listed, as_dict
 from ..driver import Capabilities, ModelHost, OnCapabilities, Run, ignore
-from ..http import ForwardedAnswer
+from ..http import Exchange, ForwardedAnswer
 from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dict
+from . import ollama
 from .run import OpenAIRun, native_formats, path, payload
 from .server_types import (
     BY_OWNER,
     OLLAMA,
     UNKNOWN,
+    Details,
     ListedModel,
     ServerType,
     Tokenizer,
     details,
+    loaded_context,
     models,
 )
 
@@ -44,17 +47,27 @@ EXPLAINED = 10.0  # seconds for the reason of an empty stream
 class OpenAIServer(HTTPDriver):
     """A driver for one model of the server at `url`, by default the only one; if there are more, a
     probe says so, and `OpenAIHost` makes a driver for each. `by_prompt` are formats of
-    `core.request` that its servers do not know."""
+    `core.request` that its servers do not know. `n_ctx` bounds the context that Ollama is asked
+    for, in tokens."""
 
     def __init__(
-        self, url: str, *, model: str = "", by_prompt: frozenset[str] = frozenset(), **options: Any
+        self,
+        url: str,
+        *,
+        model: str = "",
+        by_prompt: frozenset[str] = frozenset(),
+        n_ctx: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(url.rstrip("/"), **options)
-        self.options = options
+        self.options = {**options, "n_ctx": n_ctx}
         self.by_prompt = by_prompt
         self._wanted = model
         self._model = model
         self._server = UNKNOWN
+        self._most = n_ctx
+        self._details = Details()
+        self._context = 0  # that Ollama was asked for last
         self._pool = self.new_pool()
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
         self._careful = self._root = self.new_pool(url=origin)
@@ -81,9 +94,7 @@ class OpenAIServer(HTTPDriver):
             info = as_dict(document(self._root, "/openapi.json")[1].get("info"))
             server = server if server.title in str(info.get("title")) else otherwise
         self._server = server
-        more = details(
-            server.name, model.name, lambda path, body: document(self._root, path, body)[1]
-        )
+        self._details = more = details(server.name, model.name, self._document)
         return Capabilities(
             dialect=server.name,
             slots=more.slots or server.slots,
@@ -99,7 +110,7 @@ class OpenAIServer(HTTPDriver):
             ram_cache=True,
             # Where it is not known, the server refuses an image itself if its model has no eyes.
             vision=more.vision is not False,
-            audio=True,
+            audio=server is not OLLAMA,
             lacks=server.lacks,
             by_prompt=server.by_prompt | self.by_prompt | more.by_prompt,
             models=(model.name,),
@@ -120,6 +131,9 @@ class OpenAIServer(HTTPDriver):
             return listed, False
         return listed, "version" in document(self._root, "/api/version")[1]
 
+    def _document(self, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return document(self._root, path, body)[1]
+
     def alive(self) -> bool:
         if self._server.health:
             return self.status_of(self._server.health, GET_TIMEOUT) == 200
@@ -130,10 +144,25 @@ class OpenAIServer(HTTPDriver):
         for name in filter(body.__contains__, WINDOWS):
             if body[name] == -1:  # the whole context; llama-server rejects -1
                 body[name] = caps.n_ctx or -1
+        if self._server is OLLAMA and task.request.is_chat:
+            return self._growing(task, body, caps, cancel)
         exchange = self._pool.send("POST", path(task), body, cancel, self._tick)
         explain = partial(self._explain, path(task), body, cancel)
         formats = native_formats(body)
         return OpenAIRun(exchange, task, caps, self._secret, explain, formats=formats)
+
+    def _growing(self, task: Task, body: dict[str, Any], caps: Capabilities, cancel: Cancel) -> Run:
+        formats, body = native_formats(body), ollama.payload(body, task.request)
+
+        def send(n_ctx: int) -> Exchange:
+            self._context = body["options"]["num_ctx"] = n_ctx
+            return self._root.send("POST", ollama.PATH, body, cancel, self._tick)
+
+        # A model that is being loaded is not listed yet.
+        loaded = loaded_context(self._model, self._document) or self._context
+        most = self._most or self._details.n_ctx or ollama.UNKNOWN
+        sizes = ollama.sizes(body, max(loaded, self._details.set_n_ctx), most)
+        return ollama.OllamaRun(send, sizes, task, caps, self._secret, formats=formats)
 
     def _explain(self, where: str, body: Mapping[str, Any], cancel: Cancel) -> GatewayError:
         """The error for a stream without any event. So llama-cpp-python's server refuses a request

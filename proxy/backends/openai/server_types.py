@@ -78,11 +78,14 @@ _EVERY_FIELD = {**{name: name for name in FIELDS if name != "lora"}, **STANDARD}
 _MANY: dict[str, Any] = {"slots": 64, "most_slots": 1024}  # of servers that batch
 
 UNKNOWN = ServerType(name="openai", sampling=STANDARD, most_slots=64)
-# It ignores the biases of a request, and its tool choice (ollama/ollama, openai/openai.go). A model
-# without tools refuses them.
+# It knows no biases and no tool choice. A model without tools refuses them. The sampling fields are
+# the options of its own API (ollama/ollama, api/types.go).
 OLLAMA = ServerType(
     name="ollama",
-    sampling={name: name for name in STANDARD if name != "logit_bias"},
+    sampling=_same(
+        "temperature top_p presence_penalty frequency_penalty seed top_k min_p typical_p"
+        " repeat_last_n repeat_penalty"
+    ),
     slots=4,
     most_slots=16,
     by_prompt=REQUIRED,
@@ -199,9 +202,11 @@ _SET_CONTEXT = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 class Details(Struct, frozen=True, kw_only=True):
     """`n_ctx` and `slots` are 0 where unknown. `by_prompt` are formats of `core.request` that the
-    model does not know; `vision` is None where unknown."""
+    model does not know; `vision` is None where unknown. `set_n_ctx` is the context that is set for
+    the model in Ollama, 0 for none."""
 
     n_ctx: int = 0
+    set_n_ctx: int = 0
     slots: int = 0
     by_prompt: frozenset[str] = frozenset()
     vision: bool | None = None
@@ -218,17 +223,22 @@ def _ollama(model: str, ask: Ask) -> Details:
     trained = as_count(info.get(f"{info.get('general.architecture')}.context_length"))
     parameters = shown.get("parameters")
     chosen = _SET_CONTEXT.search(parameters) if isinstance(parameters, str) else None
-    loaded = 0
-    for entry in _entries(ask("/api/ps", None), "models"):
-        if model in (entry.get("name"), entry.get("model")):
-            loaded = as_count(entry.get("context_length"))
     listed = shown.get("capabilities")
     skills = listed if isinstance(listed, list) else None  # older versions list none
     return Details(
-        n_ctx=loaded or (int(chosen[1]) if chosen else 0) or trained,
+        n_ctx=trained,
+        set_n_ctx=int(chosen[1]) if chosen else 0,
         by_prompt=TOOLS if skills is not None and "tools" not in skills else frozenset(),
         vision=None if skills is None else "vision" in skills,
     )
+
+
+def loaded_context(model: str, ask: Ask) -> int:
+    """The context that Ollama has loaded the model with, 0 if it is not loaded."""
+    for entry in _entries(ask("/api/ps", None), "models"):
+        if model in (entry.get("name"), entry.get("model")):
+            return as_count(entry.get("context_length"))
+    return 0
 
 
 def _lm_studio(model: str, ask: Ask) -> Details:

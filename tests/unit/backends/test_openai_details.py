@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.openai.driver import OpenAIServer
-from proxy.backends.openai.server_types import Details, details
+from proxy.backends.openai.server_types import Details, details, loaded_context
 from proxy.backends.refusals import pause_of
 from proxy.core.request import AUTO, TOOLS
 from tests.openai_server import OpenAIServerFake
@@ -46,14 +46,16 @@ def told(server: str, pages: dict[str, Any], model: str = "m") -> Details:
     return details(server, model, lambda path, body: pages.get(path, {}))
 
 
-def test_ollama_tells_the_context_of_a_loaded_model() -> None:
-    found = told("ollama", {"/api/show": SHOWN, "/api/ps": LOADED}, "m:latest")
-    assert found == Details(n_ctx=4096, vision=False)
+def test_ollama_tells_the_contexts_of_a_model() -> None:
+    found = told("ollama", {"/api/show": SHOWN})
+    assert found == Details(n_ctx=131072, set_n_ctx=8192, vision=False)
+    assert told("ollama", {"/api/show": {**SHOWN, "parameters": ""}}).set_n_ctx == 0
 
 
-def test_ollama_tells_the_context_that_a_model_is_set_to() -> None:
-    assert told("ollama", {"/api/show": SHOWN}).n_ctx == 8192
-    assert told("ollama", {"/api/show": {**SHOWN, "parameters": ""}}).n_ctx == 131072
+@pytest.mark.parametrize(("model", "n_ctx"), [("m:latest", 4096), ("n:latest", 0)])
+def test_ollama_tells_the_context_of_a_loaded_model(model: str, n_ctx: int) -> None:
+    pages: dict[str, Any] = {"/api/ps": LOADED}
+    assert loaded_context(model, lambda path, body: pages.get(path, {})) == n_ctx
 
 
 def test_a_model_of_ollama_without_tools_gets_them_by_prompt() -> None:
