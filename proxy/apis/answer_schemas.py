@@ -11,9 +11,18 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from ..core.events import Compacted, Finished, ReasoningDelta, ServerCall, TextDelta, TokenLogprob
+from ..core.events import (
+    Citation,
+    Compacted,
+    Finished,
+    ReasoningDelta,
+    Searched,
+    ServerCall,
+    TextDelta,
+    TokenLogprob,
+)
 from ..core.fold import Completion
-from ..core.request import Compaction, CompletionRequest, ToolCall
+from ..core.request import Compaction, CompletionRequest, Search, ToolCall
 from ..core.usage import Timings, Usage
 from ..errors import BadRequest, GatewayError
 from . import anthropic
@@ -59,6 +68,10 @@ _FULL = Completion(
     tokens=(1,),
     compacted=Compacted(2, "s", _USAGE),
 )
+_PAGE = Citation(title="t", text="t", number=1, url="https://example.com/")
+_SEARCH = Searched("web", "q", over=True, found=(_PAGE,))
+_FAILURE = Searched("web", "q", over=True, error="unavailable")
+_SEARCHED = structs.replace(_PLAIN, parts=(_SEARCH, _FAILURE, TextDelta("[1]")))
 _UNLIKELY = structs.replace(_FULL, logprobs=(structs.replace(_TOKEN, top=()),))
 _SHORT = CompletionRequest()
 _LONG = CompletionRequest(logprobs=1, stop=("END",))
@@ -110,6 +123,14 @@ def _native() -> Schema:
     return {"anyOf": [answer, {"type": "array", "items": answer}]}
 
 
+def _searched() -> dict[str, Any]:
+    request = structs.replace(_SHORT, searches=(Search(kind="web"),))
+    message = anthropic.reply(_META, request, [_SEARCHED])
+    for use in message["content"][:4:2]:
+        use["input"] = {}  # each tool has its own fields
+    return message
+
+
 _EDITS = [
     {"type": "edit", "cleared_input_tokens": 1, "cleared_tool_uses": 1},
     {"type": "edit", "cleared_input_tokens": 1, "cleared_thinking_turns": 1},
@@ -126,6 +147,7 @@ ANSWERS: dict[str, Schema] = {
     "Message": _answers(
         anthropic,
         anthropic.reply(_META, structs.replace(_SHORT, compaction=Compaction(1)), [_FULL], _EDITS),
+        _searched(),
     ),
     "OllamaChat": _answers(ollama_chat, {**_LOADED, "message": {"role": "", "content": ""}}),
     "OllamaGenerate": _answers(ollama_generate, {**_LOADED, "response": ""}),
