@@ -72,7 +72,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     page.on("dialog", lambda asked: asked.accept())
     press(page, "New key")
     form = page.locator('dialog[data-form="keys"]')
-    form.get_by_label("Name").fill("laptop")
+    form.get_by_role("textbox", name="Name").fill("laptop")
     form.locator('[name="user_id"]').select_option("+")
     form.get_by_label("Id of the new user").fill("carol")
     form.get_by_label("Expires").select_option("30d")
@@ -95,7 +95,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
 
     press(page, "Edit laptop")
     form.wait_for()
-    assert form.get_by_label("Name").input_value() == "laptop"
+    assert form.get_by_role("textbox", name="Name").input_value() == "laptop"
     assert form.locator('[name="user_id"]').input_value() == "carol"
     form.get_by_text("Rights", exact=True).click()
     assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
@@ -239,7 +239,7 @@ def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, v
     press(page, "New team")
     form = page.locator('dialog[data-form="teams"]')
     form.get_by_label("Team id").fill("lab")
-    form.get_by_label("Name").fill("Laboratory")
+    form.get_by_role("textbox", name="Name").fill("Laboratory")
     press(page, "Save")
     press(page, "Members Laboratory")
     form = page.locator('dialog[data-form="members"]')
@@ -301,7 +301,7 @@ def test_person_gets_a_key_by_an_invitation_once(
     press(page, "Make the link")
     assert form.locator('[name="key_alias"]:invalid').count()  # a name is required
     assert form.locator('[name="user_id"]').input_value() == "+"  # a new user of the same name
-    form.get_by_label("Name").fill("erins-key")
+    form.get_by_role("textbox", name="Name").fill("erins-key")
     assert form.get_by_label("Id of the new user").input_value() == "erins-key"
     form.get_by_label("Id of the new user").fill("erin")
     form.locator('[name="team_id"]').select_option("guests")
