@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from .hearing import Hearing
 from .request import CompletionRequest, Message
 
 
@@ -131,14 +132,26 @@ class CallBody(Struct, frozen=True):
     parts: Iterable[bytes]
 
 
+class CallForm(Protocol):
+    """The form of a call with a recording, for a server with fields of its own."""
+
+    def hearing(self) -> Hearing:
+        """Raises InvalidParameter."""
+
+    def written(self, values: Sequence[tuple[str, str]]) -> CallBody:
+        """The form's files with these fields instead of the client's."""
+
+
 class Call(Struct, frozen=True):
     """`path` begins with a slash; it is percent-encoded and ends with the query. `headers` are the
-    client's that the server may see. Their names and values contain no line breaks."""
+    client's that the server may see. Their names and values contain no line breaks. `form` is what
+    the body was made of, if that is a form."""
 
     method: str
     path: str
     headers: Mapping[str, str] = {}
     body: CallBody | None = None
+    form: CallForm | None = None
 
 
 # Makes the call once its server is known, from the server's name for the model; "" stands for the

@@ -18,6 +18,7 @@ import msgspec
 from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
+from ...core.hearing import Hearing
 from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import (
     BadRequest,
@@ -43,6 +44,7 @@ from ...web.spine import View, json_route
 from ...web.stream import SlotBody
 from .. import schema_fields as doc
 from ..fields import model_name
+from . import hearing
 
 blueprint = Api(
     "forwarding",
@@ -69,6 +71,7 @@ POSTED = {
         "/sdapi/v1/txt2img",
     ),
 }
+HEARD = POSTED["audio"][1:]
 UPSTREAM = "/upstream/<path:rest>"
 LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
@@ -148,6 +151,8 @@ def forwarded(services: Services, record: Record, path: str) -> Response:
     """Forward the current request to `path` of the model that its body names."""
     with read_body(services, request.environ) as sent:
         model = _named(services, sent.model)
+        if isinstance(sent, FormBody) and path in HEARD:
+            sent.check_recording()
         if isinstance(sent, JSONBody):
             sent = JSONBody(with_preset(services, sent.fields, path))
         return _sent(services, record, model, path, sent)
@@ -180,7 +185,8 @@ def _sent(
     headers = {**sent_headers(request.environ), "Content-Type": body.content_type}
 
     def make(name: str) -> Call:
-        return Call("POST", path, headers, body.named(name))
+        form = body if isinstance(body, FormBody) else None
+        return Call("POST", path, headers, body.named(name), form)
 
     return _answer(services, record, model, make)
 
@@ -201,7 +207,8 @@ def _answer(
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
-        taken.settle(Used(slot_seconds=seconds))
+        usage = record.info.usage
+        taken.settle(Used(usage.prompt, usage.cached, usage.completion, seconds))
 
     try:
         answer = services.forwarder.forward(
@@ -232,8 +239,14 @@ def _answer(
 def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
     """The answer as it arrives, cancelled unless it arrives whole. Raises BrokenAnswer."""
     record.info.outcome = Cancelled.type
+    tail, kind = b"", answer.headers.get("content-type", "")
+    is_text = "json" in kind or "event-stream" in kind
     try:
-        yield from answer
+        for part in answer:
+            if is_text:
+                tail = (tail + part)[-hearing.TAIL :]
+            yield part
+        record.info.usage = hearing.usage(tail)
     except GatewayError as error:
         if type(error) is not Cancelled:
             record.info.outcome = error.code or error.type
@@ -323,6 +336,22 @@ class FormBody:
         values = [(name, value) for name, value in self._form.values if name != "model"]
         if chosen := model or self.model:
             values.append(("model", chosen))
+        return self.written(values)
+
+    def hearing(self) -> Hearing:
+        return hearing.parse(self._form.values)
+
+    def check_recording(self) -> None:
+        """Raises InvalidParameter without a file, or for one that is too long."""
+        file = next((file.data for file in self._form.files if file.field == "file"), None)
+        if file is None:
+            raise InvalidParameter("file", "is missing: send the recording as a file of this name")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if hearing.wav_seconds(file.read(hearing.HEAD), size) > hearing.LONGEST:
+            raise InvalidParameter("file", f"may last at most {hearing.LONGEST} seconds")
+
+    def written(self, values: Sequence[tuple[str, str]]) -> CallBody:
         parts: list[bytes | IO[bytes]] = [
             self._head(name) + value.encode("utf-8", "replace") + b"\r\n" for name, value in values
         ]

@@ -182,6 +182,34 @@ class Picture:
             self.closing.pop()(True)
 
 
+class Ears(ScriptedDriver):
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        return Heard(Painter())
+
+
+class Heard(Picture):
+    status, headers = 200, {"content-type": "application/json"}
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"text": "say \\"usage\\": {\\"input_tokens\\": 1}", "usage": {"input_tok'
+        yield b'ens": 40, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 3}}}'
+
+
+def test_tokens_of_a_transcription_are_charged(tmp_path: Path) -> None:
+    http = keyed(Ears(), tmp_path)
+    budgets = [{"unit": "tokens", "max_budget": 45, "budget_duration": "1d"}]
+    key = http.make(budget_limits=budgets)["key"]
+    statuses = []
+    for _ in range(2):
+        answer = http.post("/v1/audio/transcriptions", key, model="scripted")
+        answer.get_data()
+        answer.close()
+        statuses.append(answer.status_code)
+    assert statuses == [200, 429]
+    row, _ = ledger_of(http.app).rows(0, 1 << 60)
+    assert (row.api, row.prompt, row.completion, row.cached) == ("audio", 40, 7, 3)
+
+
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/audio/speech"])
 def test_pictures_and_sound_take_the_seconds_of_their_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str

@@ -1,0 +1,69 @@
+"""Reads OpenAI's form of transcriptions and translations, and the length of a recording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import cast, get_args
+
+from ...core.hearing import Format, Hearing
+from ...core.usage import Usage
+from ...errors import InvalidParameter
+from .. import fields
+
+LONGEST = 4 * 3600  # seconds of a recording whose header says how long it is
+HEAD = 4096  # bytes of a file in which that header ends
+TAIL = 4096  # bytes of an answer that may have its usage
+GRANULARITIES = "timestamp_granularities[]"
+_LANGUAGE = re.compile(r"[A-Za-z]{2,20}(-[A-Za-z]{2,8})?")
+_USAGE = re.compile(rb'"(input|output|cached)_tokens"\s*:\s*(\d{1,9})\b')
+
+
+def parse(values: Sequence[tuple[str, str]]) -> Hearing:
+    """Raises InvalidParameter."""
+    given = {name: value for name, value in values if value}
+    language = given.get("language", "")
+    if language and not _LANGUAGE.fullmatch(language):
+        raise InvalidParameter("language", "must be a code such as en")
+    times = {value for name, value in values if name == GRANULARITIES}
+    if not times <= {"word", "segment"}:
+        raise InvalidParameter(GRANULARITIES, "must be word or segment")
+    return Hearing(
+        language=language,
+        prompt=given.get("prompt", ""),
+        temperature=_temperature(given.get("temperature", "")),
+        format=cast(Format, fields.choice(given, "response_format", get_args(Format), "json")),
+        stream=given.get("stream", "").lower() in ("true", "1"),
+        words="word" in times,
+        segments=times != {"word"},
+    )
+
+
+def _temperature(text: str) -> float | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{0,3}\.?\d{1,20}", text) or not 0 <= float(text) <= 1:
+        raise InvalidParameter("temperature", "must be a number from 0 to 1")
+    return float(text)
+
+
+def wav_seconds(head: bytes, size: int) -> float:
+    """The length of a WAV file of `size` bytes that begins so; 0 for another file. Of a header that
+    names more bytes than there are, those that there are count."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0.0
+    at, rate = 12, 0
+    while at + 8 <= len(head):
+        name, length = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+        if name == b"fmt ":
+            rate = int.from_bytes(head[at + 16 : at + 20], "little")  # bytes of a second
+        elif name == b"data":
+            return min(length, size - at - 8) / rate if rate else 0.0
+        at += 8 + length + length % 2
+    return 0.0
+
+
+def usage(tail: bytes) -> Usage:
+    """The tokens that the end of an answer reports; none for one that counts in seconds."""
+    counts = {name: int(number) for name, number in _USAGE.findall(tail[tail.rfind(b'"usage"') :])}
+    return Usage(counts.get(b"input", 0), counts.get(b"output", 0), cached=counts.get(b"cached", 0))
