@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.task import CallMaker, Embedded
+from ..core.task import CallMaker, Embedded, Forwarded
 from ..errors import (
     BackendDown,
     GatewayError,
@@ -106,7 +106,7 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         call = make(self._model)
         options = {"tick": self._tick, "timeout": self.timeout}
         return ForwardedAnswer(self._pool, call, call.path, cancel, **options)

@@ -18,8 +18,9 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.decoding import decoded_object
+from ..core.hearing import TIMED
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Embedded, Ranked, Task
+from ..core.task import Call, CallMaker, Embedded, Forwarded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -30,7 +31,7 @@ from ..errors import (
 )
 from ..prompting.profile.verify import MAX_PROMPT
 from ..runtime.cancel import Cancel
-from ..wire import servercpp
+from ..wire import hearing, servercpp
 from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
@@ -39,9 +40,14 @@ from .http import ConnectionPool
 from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
 from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
+from .recordings import Written, form_of, whole
 from .refusals import check_cost
 from .run import EMPTY, NO_REPORT, LlamaRun
 
+NO_TIMES = (
+    "response_format {} needs times, which llama-server does not know: use json or text, or a model"
+    " of whisper.cpp"
+)
 OLD_LEAST = 4  # pieces that an old server sends at least, whatever n_predict is
 # Connections to an old server: it has a thread for each, and at least eight. Set `slots` for one
 # with more.
@@ -269,6 +275,22 @@ class LlamaCpp(HTTPDriver):
         if set(scores) != set(range(len(documents))):
             raise UpstreamFault("the backend did not return one score per document")
         return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
+
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        """Raises Unsupported for a transcription with times."""
+        call = make(self._model)
+        form = form_of(call)
+        if form is None:
+            return super().forward(make, cancel)
+        request = form.hearing()
+        if request.format in TIMED:
+            raise Unsupported(NO_TIMES.format(request.format), param="response_format")
+        body = form.written(hearing.llama_fields(request))
+        call = Call("POST", call.path, call.headers, body)
+        answer = super().forward(lambda _: call, cancel)
+        if request.format == "json" or request.stream or answer.status != 200:
+            return answer
+        return Written(*hearing.reply(decoded_as(whole(answer), hearing.Heard), request))
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
