@@ -40,6 +40,7 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import look
+from ..backends.whisper import WhisperServer
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed, routes
 from ..config.data_folder import CAPTURES, SLOTS, folder_of
@@ -522,7 +523,7 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
 
 def _of_server(
     settings: Settings, config: BackendConfig, kind: Kind, url: str = ""
-) -> OpenAIServer | LlamaCpp:
+) -> OpenAIServer | LlamaCpp | WhisperServer:
     """The driver for a server of this kind, by default at the address of the settings."""
     key, options = config.api_key or "", _server_options(settings)
     if kind == "openai":
@@ -532,6 +533,8 @@ def _of_server(
         return OpenAIServer(url, model=config.model, **options)
     model_file = settings.chat_template == "auto"
     url = url or root_of(config.url)
+    if kind == "whisper":
+        return WhisperServer(url, api_key=key, **options)
     return LlamaCpp(url, api_key=key, model_file=model_file, slots=config.slots, **options)
 
 

@@ -123,7 +123,8 @@ def server_at(url: str) -> Server | None:
         return Server(url, "openai", title, models)
     if models:
         names = tuple(Path(name).name.removesuffix(".gguf") for name in models)
-        return Server(url, "llamacpp", "llama-server", names)
+        title = "whisper.cpp" if seen.kind == "whisper" else "llama-server"
+        return Server(url, "llamacpp", title, names)
     if seen.shown or "n_ctx" in get("/model.json"):
         return Server(url, "llamacpp", "a server of llama.cpp or PowerInfer")
     return Server(url, "", "a program that is no model server")

@@ -13,11 +13,18 @@ from ..errors import BackendDown
 from ..wire.router import as_dict
 from .driver import Driver
 from .http import ConnectionPool
+from .llamacpp import LlamaCpp
 from .openai.driver import OpenAIServer
 from .openai.server_types import BY_OWNER
 from .probe import ROUTER, document, not_listed
+from .whisper import MODEL, WhisperServer, is_whisper
 
-Kind = Literal["llamacpp", "openai"]
+Kind = Literal["llamacpp", "openai", "whisper"]
+DRIVERS: Mapping[Kind, type[Driver]] = {
+    "llamacpp": LlamaCpp,
+    "openai": OpenAIServer,
+    "whisper": WhisperServer,
+}
 API = "/v1"
 REFUSED = (401, 403)
 # Fields of /props by which a server.cpp shows itself; the second is of 2023.
@@ -49,8 +56,7 @@ class Detector:
         """The driver for what answers now, `current` if it suits. Raises BackendDown."""
         kind, api, *_ = identify(self._pool)
         url = self._root + api if kind == "openai" else self._root
-        is_openai = isinstance(current, OpenAIServer)
-        if is_openai == (kind == "openai") and getattr(current, "url", "") == url:
+        if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
             return current
         return self._make(kind, url)
 
@@ -83,6 +89,8 @@ def identify(pool: ConnectionPool) -> Identity:
         refused = status if status in REFUSED else refused
     if refused:
         raise not_listed(refused)
+    if is_whisper(pool):
+        return Identity("whisper", "", (MODEL,))
     return Identity("llamacpp", API, shown=False)
 
 

@@ -101,6 +101,7 @@ class Backend:
             return
         self.driver.close()
         self.driver, self.counter, self.caps = driver, TokenCounter(driver), None
+        self.forwards = bool(driver.no_text)
 
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""

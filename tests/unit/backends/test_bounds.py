@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from proxy.backends import recordings
 from proxy.backends.connections import READ_SIZE
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
@@ -128,3 +130,29 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
     with pytest.raises(UpstreamFault):  # no event of the probabilities of one token is so large
         too_large = [token] * (MAX_EVENT // size + 10)
         play(streamed(event(completion_probabilities=too_large, content="a")), logprobs=1)
+
+
+class Recorded:
+    """An answer of so many bytes."""
+
+    status, headers = 200, {"content-type": "application/json"}
+
+    def __init__(self, size: int) -> None:
+        self.closing: list[Callable[[bool], object]] = []
+        self.is_closed = False
+        self._size = size
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield bytes(self._size - 1)
+        yield b"x"
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_text_of_a_recording_is_bounded() -> None:
+    assert len(recordings.whole(Recorded(recordings.MAX_ANSWER))) == recordings.MAX_ANSWER
+    answer = Recorded(recordings.MAX_ANSWER + 1)
+    with pytest.raises(UpstreamFault, match="too long"):
+        recordings.whole(answer)
+    assert answer.is_closed

@@ -13,6 +13,7 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
+from proxy.backends.whisper import WhisperServer
 from proxy.config import BackendConfig, Settings
 from proxy.errors import BackendDown
 from proxy.scheduling.scheduler import LocalScheduler
@@ -65,6 +66,7 @@ def found(pages: dict[str, Any], path: str = "", **fields: Any) -> tuple[type, s
         ({"/props": 401, "/v1/models": owned("llamacpp")}, LlamaCpp),  # it wants a key
         (OLD | {"/v1/models": owned("llamacpp")}, LlamaCpp),
         (OLD, LlamaCpp),  # PowerInfer
+        ({"/": {"title": "Whisper.cpp Server"}}, WhisperServer),
         ({"/v1/models": owned("me")}, OpenAIServer),
         ({"/v1/models": owned("library")}, OpenAIServer),  # Ollama
         ({"/v1/models": {"object": "list", "data": None}}, OpenAIServer),  # Ollama without models

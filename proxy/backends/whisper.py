@@ -1,0 +1,77 @@
+"""The driver for whisper.cpp's server, which has an API of its own: a form to /inference.
+
+It works on one recording at a time, and aborts that when the connection closes.
+"""
+
+from __future__ import annotations
+
+from ..core.task import Call, CallMaker, Forwarded
+from ..errors import BackendDown, BadRequest, UpstreamFault, UpstreamTimeout
+from ..runtime.blocking import run_in_native_thread
+from ..runtime.cancel import Cancel
+from ..wire import hearing
+from .driver import Capabilities, Driver, OnCapabilities, ignore
+from .http import ConnectionPool, ForwardedAnswer
+from .http_server import CHECK_TIMEOUT, HTTPServer
+from .probe import document
+from .recordings import TRANSLATIONS, Written, form_of, whole
+from .refusals import check_cost
+
+DIALECT = "whisper.cpp"
+MODEL = "whisper-1"  # OpenAI's name, as the server does not say which model it has
+TITLE = b"Whisper.cpp Server"
+UNREADABLE = (
+    "the server could not read the file: send WAV, MP3, FLAC or OGG, or start whisper-server with"
+    " --convert, which needs ffmpeg"
+)
+
+
+def is_whisper(pool: ConnectionPool) -> bool:
+    """Whether the first page of a server is that of whisper.cpp's."""
+    try:
+        status, page = pool.ask("GET", "/", timeout=CHECK_TIMEOUT, short=True, most=1 << 20)
+    except (UpstreamFault, UpstreamTimeout):
+        return False
+    return status == 200 and TITLE in page
+
+
+class WhisperServer(HTTPServer):
+    """Its requests are forwarded like those of other APIs, in another form."""
+
+    no_text = "this model only writes down what recordings say"
+
+    def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
+        status, _ = document(self._pool, "/health", seconds=min(deadline, CHECK_TIMEOUT))
+        if status in (0, 503):
+            raise BackendDown(
+                "the backend is loading its model" if status else "the backend is not responding"
+            )
+        return Capabilities(
+            dialect=DIALECT, slots=1, queues=True, tokenize=False, audio=True, models=(MODEL,)
+        )
+
+    def alive(self) -> bool:
+        return self.status_of("/health", CHECK_TIMEOUT) not in (0, 503)
+
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        call = make("")
+        form = form_of(call)
+        if form is None:
+            return Driver.forward(self, make, cancel)  # raises Unsupported
+        request = form.hearing()
+        sent = hearing.whisper_fields(request, translate=call.path == TRANSLATIONS)
+        call = Call("POST", hearing.PATH, call.headers, form.written(sent))
+        options = {"tick": self._tick, "timeout": self.timeout}
+        answer = ForwardedAnswer(self._pool, call, call.path, cancel, **options)
+        data = whole(answer)
+        if answer.status == 400:
+            raise BadRequest(UNREADABLE, param="file")
+        if answer.status != 200:
+            raise self._refusal(answer.status, data)
+        check_cost(data)
+        try:
+            return run_in_native_thread(
+                lambda: Written(*hearing.reply(hearing.heard(data), request))
+            )
+        except ValueError:  # WireFault
+            raise UpstreamFault("the backend returned an invalid response") from None
