@@ -157,7 +157,7 @@ class RoutedModel(LlamaCpp):
         super().__init__(
             router.url, model_file=router.model_file, connect=connect, **router.options
         )
-        self.name = name
+        self.name = self._model = name
         self.lost = False
         self._router = router
         self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
