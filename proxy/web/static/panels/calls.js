@@ -42,11 +42,12 @@ export class Calls {
   async #call(method, path, value, signal) {
     const headers = { Accept: "application/json" };
     if (method !== "GET") headers["X-CSRF-Token"] = this.token;
-    if (value !== undefined) headers["Content-Type"] = "application/json";
+    if (value !== undefined && !(value instanceof FormData)) headers["Content-Type"] = "application/json";
     let answer;
     let text;
     try {
-      const sent = value === undefined ? {} : { body: JSON.stringify(value) };
+      const body = value instanceof FormData ? value : JSON.stringify(value);
+      const sent = value === undefined ? {} : { body };
       answer = await fetch(this.root + path, { method, headers, signal, ...sent });
       text = await answer.text();
     } catch {
