@@ -285,8 +285,7 @@ class LlamaCpp(HTTPDriver):
         request = form.hearing()
         if request.format in TIMED:
             raise Unsupported(NO_TIMES.format(request.format), param="response_format")
-        fields = [("model", self._model)] if self._model else []  # a router wants it
-        body = form.written([*fields, *hearing.llama_fields(request)])
+        body = form.written(hearing.llama_fields(request, self._model))
         call = Call("POST", call.path, call.headers, body)
         answer = super().forward(lambda _: call, cancel)
         if request.format == "json" or request.stream or answer.status != 200:

@@ -16,7 +16,7 @@ class Hearing(Struct, frozen=True, kw_only=True):
 
     language: str = ""
     prompt: str = ""
-    temperature: float | None = None
+    temperature: str = ""  # a number from 0 to 1, "" for that of the server
     format: Format = "json"
     stream: bool = False
     words: bool = False

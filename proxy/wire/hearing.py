@@ -7,20 +7,18 @@ tokens: one that begins without a space continues a word, except in scripts with
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from ..core.hearing import Hearing
 from . import lenient
 
 PATH = "/inference"
 SPACELESS = "\u2e80"  # Chinese, Japanese and Korean begin here
-TEXT = "text/plain; charset=utf-8"
-KINDS = {"text": TEXT, "srt": TEXT, "vtt": "text/vtt; charset=utf-8"}
-JSON, EVENTS = "application/json", "text/event-stream"
+KINDS = {"verbose_json": "application/json", "json": "application/json", "vtt": "text/vtt"}
+EVENTS = "text/event-stream"
 _json = msgspec.json.encode
 
 
@@ -31,14 +29,17 @@ class Word(Struct):
 
 
 class Segment(Struct):
-    text: str = ""
+    id: int = 0
+    seek: int = 0
     start: float = 0.0
     end: float = 0.0
+    text: str = ""
     tokens: list[int] = []
     temperature: float = 0.0
     avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
-    words: list[Word] = []
+    words: list[Word] | UnsetType = UNSET
 
 
 class Heard(Struct):
@@ -53,111 +54,73 @@ heard = lenient.decoder(Heard)
 
 
 def whisper_fields(hearing: Hearing, *, translate: bool) -> list[tuple[str, str]]:
-    """The fields of a form for whisper.cpp, which takes English for granted unless it is told to
+    """The fields of a form for whisper.cpp, which takes English for granted unless it is asked to
     detect the language."""
-    sent = [
-        ("response_format", "verbose_json"),
-        ("language", hearing.language.partition("-")[0].lower() or "auto"),
-        ("token_timestamps", "true" if hearing.words else "false"),
-        ("no_language_probabilities", "true"),
-    ]
-    if translate:
-        sent.append(("translate", "true"))
-    return [*sent, *_common(hearing)]
+    return _fields(
+        hearing,
+        response_format="verbose_json",
+        language=hearing.language.partition("-")[0].lower() or "auto",
+        token_timestamps="true" if hearing.words else "false",
+        no_language_probabilities="true",
+        translate="true" if translate else "",
+    )
 
 
-def llama_fields(hearing: Hearing) -> list[tuple[str, str]]:
-    """The same for llama-server."""
-    sent = [("response_format", "json"), ("stream", "true" if hearing.stream else "false")]
-    if hearing.language:
-        sent.append(("language", hearing.language))
-    return [*sent, *_common(hearing)]
+def llama_fields(hearing: Hearing, model: str) -> list[tuple[str, str]]:
+    """The same for llama-server; as a router, it needs the model."""
+    own = {"model": model, "language": hearing.language, "stream": str(hearing.stream).lower()}
+    return _fields(hearing, response_format="json", **own)
 
 
-def _common(hearing: Hearing) -> Iterator[tuple[str, str]]:
-    if hearing.prompt:
-        yield "prompt", hearing.prompt
-    if hearing.temperature is not None:
-        yield "temperature", f"{hearing.temperature:f}"
+def _fields(hearing: Hearing, **own: str) -> list[tuple[str, str]]:
+    both = {**own, "prompt": hearing.prompt, "temperature": hearing.temperature}
+    return [(name, value) for name, value in both.items() if value]
 
 
 def reply(answer: Heard, hearing: Hearing) -> tuple[str, bytes]:
     """The media type and the body of an answer in the form that the request names."""
-    text, said = answer.text.strip(), answer.segments
-    form = hearing.format
-    if form in ("json", "text") and hearing.stream:
-        events = [
-            {"type": "transcript.text.delta", "delta": segment.text if at else segment.text.strip()}
-            for at, segment in enumerate(said)
-        ]
-        whole = "".join(str(event["delta"]) for event in events)
+    text, form = answer.text.strip(), hearing.format
+    usage = {"type": "duration", "seconds": round(answer.duration, 2)}
+    kind = KINDS.get(form, "text/plain; charset=utf-8")
+    if form == "verbose_json":
+        return kind, _json({**_verbose(answer, hearing), "text": text, "usage": usage})
+    if hearing.stream and form in ("json", "text"):
+        whole = "".join(segment.text for segment in answer.segments).strip()
+        deltas = [segment.text for segment in answer.segments]
+        deltas[:1] = [first.lstrip() for first in deltas[:1]]
+        deltas[-1:] = [last.rstrip() for last in deltas[-1:]]
+        events = [{"type": "transcript.text.delta", "delta": delta} for delta in deltas]
         events.append({"type": "transcript.text.done", "text": whole})
         return EVENTS, b"".join(b"data: " + _json(event) + b"\n\n" for event in events)
     if form == "json":
-        return JSON, _json({"text": text, "usage": _usage(answer)})
-    if form == "verbose_json":
-        return JSON, _json(_verbose(answer, hearing, text))
+        return kind, _json({"text": text, "usage": usage})
     if form == "text":
-        return KINDS[form], f"{text}\n".encode("utf-8", "replace")
-    mark = "." if form == "vtt" else ","
+        return kind, f"{text}\n".encode("utf-8", "replace")
+    is_vtt, mark = form == "vtt", "." if form == "vtt" else ","
     cues = (
-        ("" if form == "vtt" else f"{number}\n")
+        ("" if is_vtt else f"{number}\n")
         + f"{_clock(cue.start, mark)} --> {_clock(cue.end, mark)}\n{cue.text.strip()}\n\n"
-        for number, cue in enumerate(said, 1)
+        for number, cue in enumerate(answer.segments, 1)
     )
-    head = "WEBVTT\n\n" if form == "vtt" else ""
-    return KINDS[form], (head + "".join(cues)).encode("utf-8", "replace")
+    return kind, "".join(["WEBVTT\n\n" if is_vtt else "", *cues]).encode("utf-8", "replace")
 
 
-def _verbose(answer: Heard, hearing: Hearing, text: str) -> dict[str, Any]:
-    whole: dict[str, Any] = {
-        "task": answer.task,
-        "language": answer.language,
-        "duration": answer.duration,
-        "text": text,
-        "usage": _usage(answer),
-    }
-    if hearing.segments:
-        whole["segments"] = [
-            {
-                "id": number,
-                "seek": 0,
-                "start": segment.start,
-                "end": segment.end,
-                "text": segment.text,
-                "tokens": segment.tokens,
-                "temperature": segment.temperature,
-                "avg_logprob": segment.avg_logprob,
-                "compression_ratio": _compression(segment.text),
-                "no_speech_prob": segment.no_speech_prob,
-            }
-            for number, segment in enumerate(answer.segments)
-        ]
-    if hearing.words:
-        words = _words([word for segment in answer.segments for word in segment.words])
-        whole["words"] = [{"word": w.word.strip(), "start": w.start, "end": w.end} for w in words]
-    return whole
-
-
-def _usage(answer: Heard) -> dict[str, Any]:
-    return {"type": "duration", "seconds": round(answer.duration, 2)}
-
-
-def _compression(text: str) -> float:
-    """Whisper's own measure of repetitions: bytes for each compressed byte."""
-    data = text.encode("utf-8", "replace")
-    return round(len(data) / len(zlib.compress(data)), 3)
-
-
-def _words(pieces: Sequence[Word]) -> list[Word]:
+def _verbose(answer: Heard, hearing: Hearing) -> dict[str, Any]:
     words: list[Word] = []
-    for piece in pieces:
-        if words and piece.word and piece.word[0] != " " and piece.word[0] < SPACELESS:
-            last = words[-1]
-            words[-1] = Word(last.word + piece.word, last.start, piece.end)
-        elif piece.word.strip():
-            words.append(piece)
-    return words
+    for number, segment in enumerate(answer.segments):
+        data = segment.text.encode("utf-8", "replace")
+        ratio = len(data) / len(zlib.compress(data))  # so Whisper measures repetitions
+        segment.id, segment.compression_ratio = number, round(ratio, 3)
+        for piece in segment.words or ():
+            if words and piece.word and piece.word[0] != " " and piece.word[0] < SPACELESS:
+                words[-1].word, words[-1].end = words[-1].word + piece.word, piece.end
+            elif word := piece.word.strip():
+                words.append(Word(word, piece.start, piece.end))
+        segment.words = UNSET
+    whole = msgspec.structs.asdict(answer)
+    if not hearing.segments:
+        del whole["segments"]
+    return {**whole, "words": words} if hearing.words else whole
 
 
 def _clock(seconds: float, mark: str) -> str:

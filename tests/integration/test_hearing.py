@@ -71,7 +71,7 @@ def test_a_server_of_whisper_is_found_and_gets_the_fields_that_it_knows(
         "token_timestamps": "false",
         "no_language_probabilities": "true",
         "prompt": "né",
-        "temperature": "0.500000",
+        "temperature": "0.5",
     }
 
 

@@ -16,6 +16,7 @@ HEAD = 4096  # bytes of a file in which that header ends
 TAIL = 4096  # bytes of an answer that may have its usage
 GRANULARITIES = "timestamp_granularities[]"
 _LANGUAGE = re.compile(r"[A-Za-z]{2,20}(-[A-Za-z]{2,8})?")
+_SHARE = re.compile(r"0?\.\d{1,20}|[01](\.0{0,20})?")
 _USAGE = re.compile(rb'"(input|output|cached)_tokens"\s*:\s*(\d{1,9})\b')
 
 
@@ -25,26 +26,21 @@ def parse(values: Sequence[tuple[str, str]]) -> Hearing:
     language = given.get("language", "")
     if language and not _LANGUAGE.fullmatch(language):
         raise InvalidParameter("language", "must be a code such as en")
+    temperature = given.get("temperature", "")
+    if temperature and not _SHARE.fullmatch(temperature):
+        raise InvalidParameter("temperature", "must be a number from 0 to 1")
     times = {value for name, value in values if name == GRANULARITIES}
     if not times <= {"word", "segment"}:
         raise InvalidParameter(GRANULARITIES, "must be word or segment")
     return Hearing(
         language=language,
         prompt=given.get("prompt", ""),
-        temperature=_temperature(given.get("temperature", "")),
+        temperature=temperature,
         format=cast(Format, fields.choice(given, "response_format", get_args(Format), "json")),
         stream=given.get("stream", "").lower() in ("true", "1"),
         words="word" in times,
         segments=times != {"word"},
     )
-
-
-def _temperature(text: str) -> float | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"\d{0,3}\.?\d{1,20}", text) or not 0 <= float(text) <= 1:
-        raise InvalidParameter("temperature", "must be a number from 0 to 1")
-    return float(text)
 
 
 def wav_seconds(head: bytes, size: int) -> float:
