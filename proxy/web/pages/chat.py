@@ -13,6 +13,7 @@ from msgspec import structs
 
 from ...apis import chat_exports, fields
 from ...apis.chat_exports import TITLE
+from ...apis.media.routes import HEARD, forwarded
 from ...core.request import Message
 from ...core.sampling import sampling
 from ...dialogue.events import FOLDERS, DialogueRequest, Kind
@@ -147,6 +148,7 @@ def page() -> str:
         owner=owner,
         models=models,
         seen=seen,
+        ears=chat_models.ears(services, request.environ),
         # One more replaces that of an image, while the chosen model sees none.
         offers=[*offers, *PLAIN][: OFFERED + ("image" in offers)],
         longest=LONGEST_ANSWER,
@@ -163,6 +165,12 @@ def models() -> Response:
 
 
 # -- conversations
+
+
+@blueprint.post(f"{API}/heard", group="media", ledger="audio")
+def heard() -> Response:
+    """The text of a recording, as that of /v1/audio/transcriptions."""
+    return forwarded(current_services(), Record.of(request.environ), HEARD[0])
 
 
 @blueprint.get(f"{API}/conversations")

@@ -21,6 +21,7 @@ State = Literal[view.State, "down", "unknown"]
 SHOWN = tuple(
     "temperature top_p top_k min_p repeat_penalty presence_penalty frequency_penalty".split()
 )
+HEAR = ("whisper.cpp", "llama-server")  # dialects of servers that may hear, the better ones first
 # States of a router's model that are not a state of ours.
 STATES: Mapping[str, State] = {"unloaded": "stopped", "sleeping": "stopped", "loading": "loading"}
 
@@ -55,6 +56,17 @@ def models(services: Services, environ: Environ) -> tuple[ChatModel, ...]:
         return is_lost, model.name != default, not is_loaded, model.name
 
     return tuple(sorted((_model(services, name) for name in allowed), key=rank))
+
+
+def ears(services: Services, environ: Environ) -> str:
+    """The model that writes down what is said into a microphone, "" for none."""
+    registry = services.gateway.registry
+    for dialect in HEAR:
+        for name in visible(services, environ, filter(registry.is_named, registry.models())):
+            known = (backend.caps for backend in registry.pool(name) if backend.caps is not None)
+            if any(caps.audio and caps.dialect == dialect for caps in known):
+                return name
+    return ""
 
 
 def unread(services: Services, environ: Environ) -> list[dict[str, str]]:

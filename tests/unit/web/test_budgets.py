@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -330,3 +331,19 @@ def test_remembered_alerts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             service.alert_once(one, 1, 0, is_hard=True)
     assert len(told) == 9
     assert len(service._alerted) == 3
+
+
+def test_speech_on_the_chat_page_needs_the_right_of_recordings(tmp_path: Path) -> None:
+    http = keyed(Ears(), tmp_path)
+    statuses = []
+    for rights in (["pages"], ["pages", "media"]):
+        key = http.make(allowed_routes=rights)["key"]
+        form = {"model": "scripted", "file": (io.BytesIO(b"RIFF"), "a.wav")}
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = http.client.post("/pages/api/chat/heard", data=form, headers=headers)
+        answer.get_data()
+        answer.close()
+        statuses.append(answer.status_code)
+    assert statuses == [403, 200]
+    rows = ledger_of(http.app).rows(0, 1 << 60)
+    assert [(row.api, row.prompt) for row in rows if row.prompt] == [("audio", 40)]

@@ -9,6 +9,7 @@ import { explain } from "./faults.js";
 import { Files } from "./files.js";
 import { frame } from "./frame.js";
 import { Images } from "./images.js";
+import { microphone } from "./microphone.js";
 import { Models } from "./models.js";
 import { Presets } from "./presets.js";
 import { Reading } from "./reading.js";
@@ -486,6 +487,12 @@ const files =
     },
   );
 
+microphone(at("microphone"), calls, attempt, tell, (said) => {
+  const { text } = form.elements;
+  text.setRangeText(`${/\S$/.test(text.value.slice(0, text.selectionStart)) ? " " : ""}${said}`, text.selectionStart, text.selectionEnd, "end");
+  text.dispatchEvent(new Event("input", { bubbles: true }));
+  text.focus();
+});
 archive(at, calls, attempt, tell, loadTalks);
 titleSetting(at("titles"));
 share(at("share"), calls, attempt, () => ({ id: talk.id, leaf }));
