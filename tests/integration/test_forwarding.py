@@ -98,6 +98,8 @@ def test_server_of_chats_has_no_images_or_speech(
             client.images.generate(model=model.id, prompt="snow")
         with pytest.raises(openai.BadRequestError, match="has no /v1/audio/speech: name a"):
             client.audio.speech.create(model=model.id, voice="alloy", input="la")
+        with pytest.raises(openai.BadRequestError, match="has no /v1/audio/transcriptions: name a"):
+            client.audio.transcriptions.create(model=model.id, file=("a.wav", b"RIFF"))
         with pytest.raises(openai.NotFoundError, match="'tts-1' does not exist") as refused:
             client.audio.speech.create(model="tts-1", voice="alloy", input="la")
         assert model.id not in str(refused.value)  # it could not do it either

@@ -77,8 +77,9 @@ LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
 REMEDY = (
-    "name a model whose server makes images or sound, of the kind http (stable-diffusion.cpp,"
-    " whisper.cpp …) or openai: see Audio, images and other servers in docs/models.md"
+    "name a model whose server makes images or sound, or hears, of the kind http"
+    " (stable-diffusion.cpp, whisper.cpp …) or openai: see Audio, images and other servers"
+    " in docs/models.md"
 )
 NO_RIGHTS = {"content-security-policy": "sandbox"}
 
@@ -215,7 +216,7 @@ def _answer(
             model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
         )
         is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
-        if answer.status == 404 and is_chats:
+        if answer.status in (404, 501) and is_chats:  # 501: its model does not hear
             answer.close()
             what = f"the server of the model {model} has no {record.route}"
             raise Unsupported(f"{what}: {REMEDY}", param="model")
