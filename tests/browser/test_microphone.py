@@ -36,8 +36,8 @@ def whisper() -> Iterator[WhisperFake]:
 
 
 @pytest.fixture(scope="module")
-def hearing(whisper: WhisperFake, start_site: Site) -> Gateway:
-    return start_site("--llama-api", whisper.url)
+def hearing(whisper: WhisperFake, start_module_site: Site) -> Gateway:
+    return start_module_site("--llama-api", whisper.url)
 
 
 def test_speech_becomes_text_in_the_question(
