@@ -71,14 +71,14 @@ def test_probed_backend_shows_its_properties_before_its_first_token(driver: Slow
     to = visitor(driver)
     driver.speak.set()
     registry = services_of(to.application).gateway.registry
-    wait_until(lambda: registry.backends["b0"].caps is not None)
+    # The list of models follows the properties, in the thread of the health check.
+    wait_until(lambda: [model["id"] for model in to.get("/v1/models").json["data"]] == ["tiny"])
     backend = shown(to)
     assert backend["state"] == "unknown"
     assert (backend["model"], backend["slots"], backend["n_ctx"]) == ("tiny", 4, 512)
     found = backend["found"]
     assert isinstance(found, dict)
     assert (found["dialect"], found["slots"]) == ("llama-server", 4)
-    assert [one["id"] for one in to.get("/v1/models").json["data"]] == ["tiny"]
     props = to.get("/props").json
     assert props is not None
     assert (props["total_slots"], props["model_alias"]) == (4, "tiny")
