@@ -490,14 +490,14 @@ class BackendPools:
                 for alias in backend.aliases
             }
             prefix = self._aliases[0] if self._aliases and len(named) == 1 else ""
-            taken = {*also, *named, *self._aliases}
+            other_names = {*also, *named, *self._aliases}
             adapted = [
                 (name, model, adapter.name)
                 for model, pool in pools.items()
                 for backend in pool
                 if backend.caps is not None
                 for adapter in backend.caps.adapters
-                if (name := f"{prefix or model}:{adapter.name}") not in taken
+                if (name := f"{prefix or model}:{adapter.name}") not in other_names
             ]
             self._also = {**also, **{name: model for name, model, _ in adapted}}
             self.adapters = {name: adapter for name, _, adapter in adapted}

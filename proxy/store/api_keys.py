@@ -81,7 +81,7 @@ class ApiKeys(AccountStore[StoredKey]):
         )
 
     def person(self, who: User, key: str) -> tuple[str, Bound] | None:
-        """Implements KeyStore. A user who has this name as email is the same person."""
+        """Implements KeyStore. A user with this name as email is the same person."""
         user = ACCOUNT_USER.c
         same = or_(user.id == who.id, user.email == who.id)
         query = select(ACCOUNT_USER).where(same).order_by(user.id != who.id)

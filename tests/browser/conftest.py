@@ -74,15 +74,14 @@ def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServ
 Site = Callable[..., Gateway]
 
 
-@contextmanager
-def _sites(model_server: ModelServer, folders: pytest.TempPathFactory) -> Iterator[Site]:
+def _sites(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Factory: a gateway with the pages, its data in a folder of its own, and these flags. The
     server of 2023 has eight threads, and each connection of a gateway that it keeps takes one: so
     a gateway ends with the tests that need it."""
     started: list[Gateway] = []
 
     def start(*flags: str) -> Gateway:
-        folder = folders.mktemp("site")
+        folder = tmp_path_factory.mktemp("site")
         words = f"--llama-api {model_server.url} --slots 4 --chat-template chatml".split()
         gateway = Gateway(
             [*words, "--no-local-embeddings", "--data", str(folder / "data"), *flags],
@@ -99,26 +98,14 @@ def _sites(model_server: ModelServer, folders: pytest.TempPathFactory) -> Iterat
             gateway.kill()
 
 
-@pytest.fixture
-def start_site(
-    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    with _sites(model_server, tmp_path_factory) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
-def start_module_site(
-    model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    with _sites(model_server, tmp_path_factory) as start:
-        yield start
+start_site = pytest.fixture(_sites)
+start_module_site = pytest.fixture(scope="module")(_sites)
 
 
 @pytest.fixture(scope="session")
 def site(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The one most tests share: no key needed."""
-    with _sites(model_server, tmp_path_factory) as start:
+    with contextmanager(_sites)(model_server, tmp_path_factory) as start:
         yield start()
 
 

@@ -116,7 +116,7 @@ def conversations(house: House) -> Talks:
 
 
 def clear_turn(house: House, said: str, draw: random.Random) -> tuple[str, dict[str, str]]:
-    """A prompt that goes on with what was said, and its answers by the name of their adapters."""
+    """A prompt that continues the conversation, and its answers by the name of their adapters."""
     for _ in range(TRIES):
         prompt, cold = f"{said} {text(draw, 60)}", {}
         for name in SETS:

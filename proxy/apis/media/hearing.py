@@ -22,11 +22,11 @@ _USAGE = re.compile(rb'"(input|output|cached)_tokens"\s*:\s*(\d{1,9})\b')
 
 def parse(values: Sequence[tuple[str, str]]) -> Hearing:
     """Raises InvalidParameter."""
-    given = {name: value for name, value in values if value}
-    language = given.get("language", "")
+    form = {name: value for name, value in values if value}
+    language = form.get("language", "")
     if language and not _LANGUAGE.fullmatch(language):
         raise InvalidParameter("language", "must be a code such as en")
-    temperature = given.get("temperature", "")
+    temperature = form.get("temperature", "")
     if temperature and not _SHARE.fullmatch(temperature):
         raise InvalidParameter("temperature", "must be a number from 0 to 1")
     times = {value for name, value in values if name == GRANULARITIES}
@@ -34,10 +34,10 @@ def parse(values: Sequence[tuple[str, str]]) -> Hearing:
         raise InvalidParameter(GRANULARITIES, "must be word or segment")
     return Hearing(
         language=language,
-        prompt=given.get("prompt", ""),
+        prompt=form.get("prompt", ""),
         temperature=temperature,
-        format=cast(Format, fields.choice(given, "response_format", get_args(Format), "json")),
-        stream=given.get("stream", "").lower() in ("true", "1"),
+        format=cast(Format, fields.choice(form, "response_format", get_args(Format), "json")),
+        stream=form.get("stream", "").lower() in ("true", "1"),
         words="word" in times,
         segments=times != {"word"},
     )

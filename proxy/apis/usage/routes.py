@@ -41,9 +41,9 @@ def own(services: Services, record: Record) -> Any:
     has_tags = bool(tag) or query.TAG in by
     named = tuple(name for name in by if name != query.TAG) + ("tags",) * has_tags
     sums = groups(opened(services), 1000 * begin, 1000 * end, width=DAY_MS, by=named, only=only)
-    shown = query.by_tag(sums, by, tag) if has_tags else sums
-    whole = query.by_tag(sums, (), tag) if has_tags else sums
-    return query.by_day(begin, end, shown, services.keys.shown, whole)
+    grouped = query.by_tag(sums, by, tag) if has_tags else sums
+    total = query.by_tag(sums, (), tag) if has_tags else sums
+    return query.by_day(begin, end, grouped, services.keys.shown, total)
 
 
 @json_route(blueprint, "GET", "/v1/usage/export", answer="text/csv", group="")

@@ -63,8 +63,8 @@ def ears(services: Services, environ: Environ) -> str:
     registry = services.gateway.registry
     for dialect in HEAR:
         for name in visible(services, environ, filter(registry.is_named, registry.models())):
-            known = (backend.caps for backend in registry.pool(name) if backend.caps is not None)
-            if any(caps.audio and caps.dialect == dialect for caps in known):
+            probed = (backend.caps for backend in registry.pool(name) if backend.caps is not None)
+            if any(caps.audio and caps.dialect == dialect for caps in probed):
                 return name
     return ""
 

@@ -670,8 +670,8 @@ def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> No
 
 def _with_adapters(slots: int = 1, **facts: object) -> World:
     world = World(slots=slots)
-    known = BackendFacts(model="m", slots=slots, adapters=True, **facts)  # type: ignore[arg-type]
-    world.scheduler.update("b0", known, up=True)
+    with_adapters = BackendFacts(model="m", slots=slots, adapters=True)
+    world.scheduler.update("b0", msgspec.structs.replace(with_adapters, **facts), up=True)
     return world
 
 
