@@ -520,6 +520,7 @@ KEPT = frozenset(
 class ForwardedAnswer:
     """The answer to a call that was sent to `path`. Redirects are not followed."""
 
+    usage = None
     _whole = False
 
     def __init__(

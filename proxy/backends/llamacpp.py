@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.decoding import decoded_object
-from ..core.hearing import TIMED
+from ..core.hearing import TIMED, usage
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
 from ..core.task import Call, CallMaker, Embedded, Forwarded, Ranked, Task
 from ..errors import (
@@ -290,7 +290,9 @@ class LlamaCpp(HTTPDriver):
         answer = super().forward(lambda _: call, cancel)
         if request.format == "json" or request.stream or answer.status != 200:
             return answer
-        return Written(*hearing.reply(decoded_as(whole(answer), hearing.Heard), request))
+        data = whole(answer)
+        heard = decoded_as(data, hearing.Heard)
+        return Written(*hearing.reply(heard, request), usage(data))
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None

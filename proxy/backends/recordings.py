@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from ..core.task import Call, CallForm, Forwarded
+from ..core.usage import Usage
 from ..errors import Unsupported, UpstreamFault
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -38,7 +39,8 @@ class Written:
 
     status = 200
 
-    def __init__(self, kind: str, data: bytes) -> None:
+    def __init__(self, kind: str, data: bytes, usage: Usage) -> None:
+        self.usage = usage
         self.headers: Mapping[str, str] = {"content-type": kind}
         self.closing: list[Callable[[bool], object]] = []
         self._data, self._whole = data, False

@@ -5,7 +5,9 @@ It works on one recording at a time, and aborts that when the connection closes.
 
 from __future__ import annotations
 
+from ..core.hearing import tokens_of
 from ..core.task import Call, CallMaker, Forwarded
+from ..core.usage import Usage
 from ..errors import BackendDown, BadRequest, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
@@ -69,9 +71,13 @@ class WhisperServer(HTTPServer):
         if answer.status != 200:
             raise self._refusal(answer.status, data)
         check_cost(data)
+
+        def write() -> Written:
+            heard = hearing.heard(data)
+            usage = Usage(tokens_of(heard.duration))
+            return Written(*hearing.reply(heard, request), usage)
+
         try:
-            return run_in_native_thread(
-                lambda: Written(*hearing.reply(hearing.heard(data), request))
-            )
+            return run_in_native_thread(write)
         except ValueError:  # WireFault
             raise UpstreamFault("the backend returned an invalid response") from None

@@ -1,13 +1,22 @@
-"""A request to write down what a recording says: the fields of OpenAI's form, checked."""
+"""A request to write down what a recording says: the fields of OpenAI's form, checked, and the
+tokens that it counts."""
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Literal
 
 from msgspec import Struct
 
+from .usage import Usage
+
 Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
 TIMED = frozenset(("srt", "verbose_json", "vtt"))  # formats with the times of each sentence
+
+TAIL = 4096  # bytes of an answer that may have its usage
+TOKENS_OF_A_SECOND = 10  # as OpenAI's Realtime API counts what it hears
+_USAGE = re.compile(rb'"((?:input|output|cached)_tokens|seconds)"\s*:\s*(\d{1,9}(?:\.\d{1,9})?)')
 
 
 class Hearing(Struct, frozen=True, kw_only=True):
@@ -21,3 +30,20 @@ class Hearing(Struct, frozen=True, kw_only=True):
     stream: bool = False
     words: bool = False
     segments: bool = True
+
+
+def usage(data: bytes) -> Usage:
+    """The tokens that the end of an answer reports; for seconds, as many as they count for."""
+    end = data[-TAIL:]
+    counts = {name: float(count) for name, count in _USAGE.findall(end[end.rfind(b'"usage"') :])}
+    heard = counts.get(b"input_tokens") or tokens_of(counts.get(b"seconds", 0.0))
+    return Usage(
+        int(heard),
+        int(counts.get(b"output_tokens", 0)),
+        cached=int(counts.get(b"cached_tokens", 0)),
+    )
+
+
+def tokens_of(seconds: float) -> int:
+    """What a recording of so many seconds counts in limits and the ledger."""
+    return math.ceil(seconds * TOKENS_OF_A_SECOND) if 0 < seconds < math.inf else 0

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from .hearing import Hearing
 from .request import CompletionRequest, Message
+from .usage import Usage
 
 
 class ContentGuard(Protocol):
@@ -164,6 +165,10 @@ class Forwarded(Protocol):
     `closing` is called once, at the end, with whether the answer came whole."""
 
     closing: list[Callable[[bool], object]]
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of a recording; None if the body is to be searched for them."""
 
     @property
     def status(self) -> int: ...

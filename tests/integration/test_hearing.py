@@ -7,6 +7,7 @@ import socket
 import struct
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import openai
 import pytest
 from openai.types.audio import Transcription, TranscriptionVerbose, TranslationVerbose
 
-from tests.fakes import wait_until
+from tests.fakes import key_file, wait_until
 from tests.http_fakes import FakeHandler, FakeServer
 from tests.integration.asking import in_flight, openai_client
 from tests.whisper_server import WhisperFake
@@ -183,6 +184,24 @@ def test_a_client_that_leaves_ends_the_work_of_the_server(gateway: StartGateway)
         whisper.go.set()
         with openai_client(served) as again:
             assert again.audio.transcriptions.create(file=FILE, model="whisper-1").text
+
+
+@pytest.mark.parametrize("form", ["json", "srt"])
+def test_seconds_of_recordings_count_as_tokens(
+    whisper: WhisperFake, gateway: StartGateway, tmp_path: Path, form: Any
+) -> None:
+    keys = key_file(tmp_path, "ops sk-ops\n")
+    stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
+    served = gateway("--llama-api", whisper.url, *stored)
+    ops = {"Authorization": "Bearer sk-ops"}
+    limits = {"limits": {"tokens": {"day": 60}}}
+    made = httpx.post(f"{served.url}/key/generate", json=limits, headers=ops).json()
+    with openai_client(served, made["key"]) as client:
+        create = client.audio.transcriptions.create
+        for _ in range(2):  # 3.25 seconds each
+            assert create(file=FILE, model="whisper-1", response_format=form)
+        with pytest.raises(openai.RateLimitError, match="tokens"):
+            create(file=FILE, model="whisper-1", response_format=form)
 
 
 # -- llama-servers that hear

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from typing import cast, get_args
 
 from ...core.hearing import Format, Hearing
-from ...core.usage import Usage
 from ...errors import InvalidParameter
 from .. import fields
 
 LONGEST = 4 * 3600  # seconds of a recording whose header says how long it is
 HEAD = 4096  # bytes of a file in which that header ends
-TAIL = 4096  # bytes of an answer that may have its usage
 GRANULARITIES = "timestamp_granularities[]"
 _LANGUAGE = re.compile(r"[A-Za-z]{2,20}(-[A-Za-z]{2,8})?")
 _SHARE = re.compile(r"0?\.\d{1,20}|[01](\.0{0,20})?")
-_USAGE = re.compile(rb'"(input|output|cached)_tokens"\s*:\s*(\d{1,9})\b')
 
 
 def parse(values: Sequence[tuple[str, str]]) -> Hearing:
@@ -57,9 +54,3 @@ def wav_seconds(head: bytes, size: int) -> float:
             return min(length, size - at - 8) / rate if rate else 0.0
         at += 8 + length + length % 2
     return 0.0
-
-
-def usage(tail: bytes) -> Usage:
-    """The tokens that the end of an answer reports; none for one that counts in seconds."""
-    counts = {name: int(number) for name, number in _USAGE.findall(tail[tail.rfind(b'"usage"') :])}
-    return Usage(counts.get(b"input", 0), counts.get(b"output", 0), cached=counts.get(b"cached", 0))

@@ -18,7 +18,7 @@ import msgspec
 from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
-from ...core.hearing import Hearing
+from ...core.hearing import TAIL, Hearing, usage
 from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import (
     BadRequest,
@@ -208,8 +208,8 @@ def _answer(
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
-        usage = record.info.usage
-        taken.settle(Used(usage.prompt, usage.cached, usage.completion, seconds))
+        tokens = record.info.usage
+        taken.settle(Used(tokens.prompt, tokens.cached, tokens.completion, seconds))
 
     try:
         answer = services.forwarder.forward(
@@ -245,9 +245,9 @@ def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
     try:
         for part in answer:
             if is_text:
-                tail = (tail + part)[-hearing.TAIL :]
+                tail = (tail + part)[-TAIL:]
             yield part
-        record.info.usage = hearing.usage(tail)
+        record.info.usage = answer.usage or usage(tail)
     except GatewayError as error:
         if type(error) is not Cancelled:
             record.info.outcome = error.code or error.type

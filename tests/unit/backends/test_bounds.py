@@ -135,7 +135,7 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
 class Recorded:
     """An answer of so many bytes."""
 
-    status, headers = 200, {"content-type": "application/json"}
+    status, headers, usage = 200, {"content-type": "application/json"}, None
 
     def __init__(self, size: int) -> None:
         self.closing: list[Callable[[bool], object]] = []

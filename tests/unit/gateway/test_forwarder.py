@@ -19,7 +19,7 @@ from tests.fakes import ScriptedDriver, wait_until
 
 
 class Answer:
-    status = 200
+    status, usage = 200, None
     headers: Mapping[str, str] = {}
 
     def __init__(self) -> None:

@@ -168,7 +168,7 @@ class Painter(ScriptedDriver):
 
 
 class Picture:
-    status, headers = 200, {"content-type": "image/png"}
+    status, headers, usage = 200, {"content-type": "image/png"}, None
 
     def __init__(self, painter: Painter) -> None:
         self._painter = painter
