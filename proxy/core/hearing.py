@@ -16,7 +16,8 @@ TIMED = frozenset(("srt", "verbose_json", "vtt"))  # formats with the times of e
 
 TAIL = 4096  # bytes of an answer that may have its usage
 TOKENS_OF_A_SECOND = 10  # as OpenAI's Realtime API counts what it hears
-_USAGE = re.compile(rb'"((?:input|output|cached)_tokens|seconds)"\s*:\s*(\d{1,9}(?:\.\d{1,9})?)')
+MOST_SECONDS = 10**8  # of a recording; a server that says more is not believed
+_USAGE = re.compile(rb'"((?:input|output|cached)_tokens|seconds)"\s*:\s*(\d{1,9}(?:\.\d{1,20})?)\b')
 
 
 class Hearing(Struct, frozen=True, kw_only=True):
@@ -46,4 +47,4 @@ def usage(data: bytes) -> Usage:
 
 def tokens_of(seconds: float) -> int:
     """What a recording of so many seconds counts in limits and the ledger."""
-    return math.ceil(seconds * TOKENS_OF_A_SECOND) if 0 < seconds < math.inf else 0
+    return math.ceil(seconds * TOKENS_OF_A_SECOND) if 0 < seconds < MOST_SECONDS else 0
