@@ -189,9 +189,9 @@ LOCK = $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(VENV)/installed ## solve the dependencies anew into requirements/ (UPGRADE=1: newest versions)
 	$(RUN) -m pip --disable-pip-version-check install --quiet 'uv>=0.5'
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg -o requirements/base.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra redis -o requirements/server.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra test -o requirements/test.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra test --extra browser --extra dev -o requirements/dev.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra pull --extra redis -o requirements/server.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra pull --extra test -o requirements/test.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg --extra knowledge --extra embed --extra postgres --extra oidc --extra otel --extra pull --extra test --extra browser --extra dev -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) setup.cfg requirements/run.in --extra knowledge --extra embed -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/dist.in -c requirements/dev.txt -o requirements/dist.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.txt

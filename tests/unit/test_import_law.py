@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "observe": {"", "core", "errors", "gateway", "runtime", "scheduling", "store", "web"},
     "accounts": {"errors", "runtime"},
+    "downloads": {"errors"},
     "store": {"accounts", "errors", "runtime"},
     "knowledge": {"accounts", "errors", "runtime", "store"},
     "oidc": {"accounts", "config", "errors", "store", "websearch"},

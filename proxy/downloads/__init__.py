@@ -1,0 +1,1 @@
+"""Models of Hugging Face, downloaded into the folder of --models-dir."""
