@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..config import Settings
 from ..config.data_folder import DATABASE, INDEX, database_file, folder_of
+from ..errors import GatewayError
 from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import NEWEST
@@ -73,6 +74,10 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
         from . import doctor
 
         return doctor.main(settings, as_json=own.json)
+    if command == "pull":
+        from . import pull
+
+        return _printed(lambda: pull.pull(settings, own.model, only_list=own.list))
     if command == "backup":
         return _printed(lambda: write_backup(settings, own.file, force=own.force))
     return _printed(lambda: restore_backup(settings, own.file, _agreement(own)))
@@ -100,7 +105,7 @@ def _printed(work: Callable[[], str]) -> int:
     """Print what a command says. Returns the exit code."""
     try:
         print(work())
-    except (BackupError, InitError) as error:
+    except (BackupError, InitError, GatewayError) as error:
         print(f"slotproxy: {error}", file=sys.stderr)
         return 1
     return 0

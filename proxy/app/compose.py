@@ -431,7 +431,8 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
         return listening or configs
     remedy = discovery.remedy(os.environ, Path.home())
     # Whoever wrote a file, or has models, expects those and not the toy.
-    if not (settings.config_file or remedy) and (file := bundled_instead(resources.bundled())):
+    expects = settings.config_file or settings.models_dir or remedy
+    if not expects and (file := bundled_instead(resources.bundled())):
         log.info("%s", nothing_at(configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
     log.warning("%s: %s", nothing_at(configs), remedy or NO_MODEL)

@@ -22,8 +22,8 @@ _is_secret = re.compile(r"key|token|secret|passw|credential", re.I).search
 
 
 def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str) -> tuple[str, ...]:
-    """Warnings about keys that other users of this machine can see, and about budgets without
-    prices; `config` is the file."""
+    """Warnings about keys that other users of this machine can see, about budgets without prices,
+    and an empty folder of models; `config` is the file."""
     messages = []
     in_file = any(item.api_key for item in values.get("backend", ()))
     in_file |= any(item.env or item.headers for item in values.get("mcp", ()))
@@ -51,6 +51,8 @@ def warnings(values: Mapping[str, Any], sources: Mapping[str, str], config: str)
     has_budget = any("max_budget" in key.options for key in values.get("file_keys", ()))
     if has_budget and not values.get("price"):
         messages.append(f"{values['api_key_file']}: {NO_PRICE}")
+    if values.get("models_dir") and not values.get("model"):
+        messages.append(f"{sources['models_dir']}: {values['models_dir']} contains no .gguf file")
     return tuple(messages)
 
 

@@ -19,15 +19,26 @@ COMMANDS = {
     "chat": "talk to a model of a running gateway, or ask it one question",
     "ps": "list the models of a running gateway: state, slots, memory",
     "top": "watch a running gateway: slots, waiting requests, tokens per second",
+    "pull": "download a model of Hugging Face into the folder of --models-dir",
     "doctor": "check the settings, backends and storage, with a remedy for each problem",
     "backup": "copy the stored data to FILE, also while slotproxy runs",
     "restore": "replace the stored data by a backup, while slotproxy does not run",
 }
-TAKE_A_FILE = ("backup", "restore")
+# Those that take one word, and what it is.
+TAKE = {
+    "backup": ("FILE", "the backup, a .tar.gz archive"),
+    "restore": ("FILE", "the backup, a .tar.gz archive"),
+    "pull": ("MODEL", "hf:OWNER/REPO, or hf:OWNER/REPO:QUANTIZATION"),
+}
 TALK = ("chat", "ps", "top")  # to a running gateway
 EXAMPLES = {
     "": ("--llama-api http://127.0.0.1:8080", "--models-dir ~/models --memory 24GiB"),
     "init": ("init", "init slotproxy.toml --from config.yaml"),
+    "pull": (
+        "pull hf:Qwen/Qwen3-8B-GGUF --models-dir ~/models --memory 24GiB",
+        "pull hf:Qwen/Qwen3-8B-GGUF:Q8_0 --config slotproxy.toml",
+        "pull hf:Qwen/Qwen3-8B-GGUF --list",
+    ),
     "chat": ("chat", "chat qwen3 'why is the sky blue?'", "chat 'what failed here?' < app.log"),
     "ps": ("ps", "ps --url http://gpu.example:8081 --key-file ~/.slotproxy-key"),
     "top": ("top", "top --config slotproxy.toml"),
@@ -177,15 +188,17 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     made.description, made.epilog = COMMANDS[name], _examples(name)
     if name in TALK:
         return _of_talk(made, name, argv)
-    takes_a_file = name in TAKE_A_FILE
+    word, text = TAKE.get(name, ("", ""))
     if name == "init":
-        text = "the file to write (default: slotproxy.toml)"
-        made.add_argument("file", nargs="?", default="slotproxy.toml", metavar="FILE", help=text)
-        text = "write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)"
-        made.add_argument("--from", dest="source", metavar="FILE", help=text)
-    if takes_a_file:
-        made.add_argument("file", metavar="FILE", help="the backup, a .tar.gz archive")
-    if name == "doctor":
+        about = "the file to write (default: slotproxy.toml)"
+        made.add_argument("file", nargs="?", default="slotproxy.toml", metavar="FILE", help=about)
+        about = "write what this file says: llama-swap's .yaml, or llama-server's presets (.ini)"
+        made.add_argument("--from", dest="source", metavar="FILE", help=about)
+    if word:
+        made.add_argument(word.lower(), metavar=word, help=text)
+    if name == "pull":
+        made.add_argument("--list", action="store_true", help="only list the quantizations")
+    elif name == "doctor":
         made.add_argument("--json", action="store_true", help="print the findings as JSON")
     else:
         made.add_argument(
@@ -194,10 +207,10 @@ def of_command(name: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list
     if name == "init":
         return made.parse_args(list(argv)), []
     made.epilog += f"\nIt takes the settings of the server too: see {PROG} --help."
-    made.usage = f"%(prog)s{' FILE' if takes_a_file else ''} [options] [settings]"
-    # Behind a flag of the server, FILE would be taken for the value of that flag.
-    if takes_a_file and (not argv or (argv[0].startswith("-") and argv[0] not in HELP)):
-        raise SettingsError(f"name the file first: {PROG} {name} FILE [options]")
+    made.usage = f"%(prog)s{f' {word}' if word else ''} [options] [settings]"
+    # Behind a flag of the server, it would be taken for the value of that flag.
+    if word and (not argv or (argv[0].startswith("-") and argv[0] not in HELP)):
+        raise SettingsError(f"name the {word.lower()} first: {PROG} {name} {word} [options]")
     return made.parse_known_args(list(argv))
 
 

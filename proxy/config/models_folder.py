@@ -12,7 +12,8 @@ from .models import MAX_FILES, MAX_NAME, PORT, ModelConfig, words
 
 def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
     """A model for each file, or folder of files, named by it. `server` is the command of a
-    llama-server, without model, host and port. Raises ValueError."""
+    llama-server, without model, host and port. A folder may be empty, until a model is downloaded.
+    Raises ValueError."""
     own = words(server)
     if not own:
         raise ValueError("--llama-server: expected a program")
@@ -29,8 +30,6 @@ def of_folder(folder: str, server: str, ttl: float) -> tuple[ModelConfig, ...]:
             models.append(ModelConfig(name=name, command=command, ttl=ttl, save_slots=True))
     except OSError as error:
         raise ValueError(f"cannot read {folder}: {error.strerror}") from None
-    if not models:
-        raise ValueError(f"{folder} contains no .gguf file")
     return tuple(models)
 
 

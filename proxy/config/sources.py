@@ -238,7 +238,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         taken = {name for model in own for name in (model.name, *model.aliases)}
         with naming(sources["models_dir"]):
             files = _of_folder(values)
-        values["model"] = (*own, *(model for model in files if model.name not in taken))
+        if models_here := (*own, *(model for model in files if model.name not in taken)):
+            values["model"] = models_here
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
     if "llama_api" not in named and any(values.get(name) for name in named):
         values["llama_api"] = ()  # the default address only applies if no backend is named

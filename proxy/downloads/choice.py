@@ -89,7 +89,8 @@ def models(files: Sequence[HubFile]) -> list[HubModel]:
     counts: dict[str, int] = {}
     projectors: list[HubFile] = []
     for file in files:
-        if not _FILE.fullmatch(file.name) or file.size <= 0 or "imatrix" in file.name.lower():
+        strange = not _FILE.fullmatch(file.name) or {"", ".."} & {*file.path.split("/")}
+        if strange or file.size <= 0 or "imatrix" in file.name.lower():
             continue
         if file.name.lower().startswith("mmproj"):
             projectors += [file] * file.name.startswith("mmproj")  # as the folder knows them

@@ -30,7 +30,7 @@ TEXTS = {
 # Flags of other programs and of our other commands that the pages name.
 FOREIGN = frozenset(
     """--cache-ram --chat-template-file --check --clean --convert --dbname --embeddings --file
-    --force --format --graceful-timeout --if-exists --jinja --json --key-file --lora
+    --force --format --graceful-timeout --if-exists --jinja --json --key-file --list --lora
     --lora-init-without-apply --lora-scaled --match --mmproj
     --modelfile --models-dir --models-max --models-preset --no-cache-idle-slots
     --no-models-autoload --report --rounds --slot-save-path --system --time --tokens

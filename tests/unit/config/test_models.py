@@ -196,10 +196,24 @@ def test_table_replaces_the_file_of_its_name(tmp_path: Path) -> None:
     assert (first.name, first.pin, second.name, second.pin) == ("a", True, "b", False)
 
 
+def test_an_empty_folder_is_no_error_until_a_model_is_downloaded(tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    before = load(["--models-dir", str(made)], {})
+    assert (before.model, before.is_default) == ((), True)
+    assert before.warnings == (f"--models-dir: {made} contains no .gguf file",)
+    (made / ".downloads" / "a.0123").mkdir(parents=True)
+    (made / ".downloads" / "a.0123" / "a.gguf").touch()
+    assert load(["--models-dir", str(made)], {}).model == ()
+    (made / "a").mkdir()
+    (made / "a" / "a.gguf").touch()
+    after = load(["--models-dir", str(made)], {})
+    assert [model.name for model in after.model] == ["a"]
+    assert (after.llama_api, after.warnings) == ((), ())
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "contains no .gguf file"),
         (("a" * 201 + ".gguf",), "rename this, it cannot"),
         (tuple(f"{n}.gguf" for n in range(MAX_FILES + 1)), "more than 1000 models"),
     ],

@@ -97,6 +97,8 @@ def test_a_projector_belongs_to_every_model() -> None:
     "path",
     [
         "../../etc/passwd.gguf/..",
+        "../../up/a.gguf",
+        "/a.gguf",
         "a/..gguf",
         ".hidden.gguf",
         "a\\b.gguf",
@@ -118,7 +120,7 @@ def test_other_files_and_names_that_could_be_paths_are_no_models(path: str) -> N
 
 
 def test_a_folder_of_the_repository_is_not_one_here() -> None:
-    (model,) = models([HubFile("../../up/Q4_0/model.gguf", GB)])
+    (model,) = models([HubFile("up/Q4_0/model.gguf", GB)])
     assert (model.name, model.files[0].name) == ("model-Q4_0", "model.gguf")
 
 

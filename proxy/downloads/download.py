@@ -1,0 +1,100 @@
+"""Downloads, as the gateway and ``slotproxy pull`` see them: a child process does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import msgspec
+
+from ..errors import BadRequest, Forbidden, GatewayError, NotFound, Unsupported, UpstreamFault
+from ..runtime.confinement import environment
+from ..runtime.subprocesses import Helper
+from .child import Job, Said
+from .choice import Reference
+
+QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY")
+LONGEST = 8 << 20  # bytes of a line of the child
+_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound}
+
+
+def is_installed() -> bool:
+    return find_spec("huggingface_hub") is not None
+
+
+def shown(reference: Reference) -> str:
+    """As it is written."""
+    return f"hf:{reference.repository}:{reference.quantization}".removesuffix(":")
+
+
+class Download:
+    """A download under way, or a list; `listed` is set once the models are known, `ended` at the
+    end. `finished` is called if the model is there."""
+
+    def __init__(self, job: Job, finished: Callable[[], object] = lambda: None) -> None:
+        """Raises Unsupported without the extra, UpstreamFault if there can be no child."""
+        if not is_installed():
+            raise Unsupported("downloads require the extra pull of slotproxy")
+        self.reference = job.reference
+        self.said = Said()
+        self.checking = False
+        self.error: GatewayError | None = None
+        self.listed, self.ended = threading.Event(), threading.Event()
+        self._finished = finished
+        env = environment(whole=True) | dict.fromkeys(QUIET, "1")
+        try:
+            self._child = Helper("proxy.downloads.child", env)
+            self._child.input.write(msgspec.json.encode(job) + b"\n")
+            self._child.input.flush()
+        except OSError as error:
+            raise UpstreamFault("a download could not begin", detail=str(error)) from None
+        threading.Thread(target=self._read, name="download", daemon=True).start()
+
+    @property
+    def bytes(self) -> int:
+        """How many are there."""
+        if not self.said.folder:
+            return 0
+        if self.ended.is_set() and self.error is None:
+            return self.said.size
+        total = 0
+        with contextlib.suppress(OSError):  # renamed in this moment
+            for entry in os.scandir(self.said.folder):
+                total += entry.stat().st_size
+        return min(total, self.said.size)
+
+    def cancel(self) -> None:
+        """End it now. What has arrived stays, for the next time."""
+        if not self.ended.is_set():
+            self.error = self.error or BadRequest("the download was cancelled")
+            self._child.kill()
+
+    def wait(self) -> None:
+        """Wait for its end. Raises GatewayError."""
+        self.ended.wait()
+        if self.error is not None:
+            raise self.error
+
+    def _read(self) -> None:
+        said, died = Said(), UpstreamFault("the download broke off: begin it again")
+        try:
+            while not (said.done or said.error):
+                said = msgspec.json.decode(self._child.output.readline(LONGEST), type=Said)
+                if said.models:
+                    self.said = said
+                    self.listed.set()
+                self.checking = said.checking
+        except (OSError, ValueError):
+            self.error = self.error or died
+        if said.error and self.error is None:
+            self.error = _ERRORS.get(said.status, UpstreamFault)(said.error)
+        if said.done:
+            self.error = None  # cancelled too late
+        self._child.close()
+        self.ended.set()
+        self.listed.set()
+        if self.error is None:
+            self._finished()
