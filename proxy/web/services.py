@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2s
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 
 from ..config import Settings
 from ..dialogue.run import Dialogues
+from ..errors import StoreUnavailable
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
 from ..observe.captures import Captures
@@ -121,6 +123,16 @@ class Services:
     aliases: Aliases = field(default_factory=Aliases)
     # Sign-in sessions. None if several workers would need a database to share them.
     sessions: LiveSessions | None = field(default_factory=MemorySessions)
+
+
+def note(
+    services: Services, actor: str, action: str, kind: str, name: str, details: Mapping[str, Any]
+) -> None:
+    """Write what was done with a request or model into the audit. Without one, the log has the
+    call."""
+    if services.accounts is not None:
+        with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
+            changes.record(action, kind, name, details)
 
 
 def current_services() -> Services:

@@ -40,7 +40,7 @@ from ...web.ledger import query
 from ...web.model_tables import read_request
 from ...web.observability import RECORD, Record
 from ...web.routes import Api
-from ...web.services import Services
+from ...web.services import Services, note
 from ...web.spine import INSTEAD, Dialect, json_route, read_chat
 from ...web.stream import EventSource
 from ..fields import count_of
@@ -148,7 +148,7 @@ def cancel(services: Services, record: Record, name: str) -> Any:
     for each, its_cancel in running:
         its_cancel.cancel(partial(RequestCancelled, by))
         details = {"key": each.key, "model": each.info.model}
-        _note(services, record.key, "cancel", name, details)
+        note(services, record.key, "cancel", "request", name, details)
     return {"id": name, "object": "request", "cancelled": len(running)}
 
 
@@ -177,19 +177,13 @@ def _running(services: Services, record: Record, name: str) -> list[tuple[Record
     return running
 
 
-def _note(services: Services, actor: str, action: str, name: str, details: Json) -> None:
-    """Write what was done with a request into the audit. Without one, the log has the call."""
-    if services.accounts is not None:
-        with suppress(StoreUnavailable), services.accounts.keys.changing(actor) as changes:
-            changes.record(action, "request", name, details)
-
-
 @json_route(blueprint, "GET", "/v1/requests/<name>/capture")
 def captured(services: Services, record: Record, name: str) -> Any:
     """What the client and the backends of a captured request sent and got, and its prompt."""
     capture = _capture(services, record, name)
     if capture["key"] != record.key:
-        _note(services, record.key, "read capture", name, {"key": capture["key"]})
+        details = {"key": capture["key"]}
+        note(services, record.key, "read capture", "request", name, details)
     return capture
 
 
