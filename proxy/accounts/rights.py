@@ -1,7 +1,7 @@
 """What a key, user or team may do, and what a request may do that all three must permit.
 
-Empty rights permit everything, and each can only take away; only `admin`, `share` and
-`trusted_for_users` are given.
+Empty rights permit everything, and each can only take away; only `admin`, `share`, `pull`
+and `trusted_for_users` are given.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the queue. Keys of one `group` share cached prompts. `on_overflow` is for conversations that do
     not fit, `capture` says which requests are captured, `loops` what happens to answers that repeat
     themselves, `late_binding` which lines of the system message are moved. `share` lets
-    conversations be shared. Requests of a key that is `trusted_for_users` name their person."""
+    conversations be shared, `pull` models be downloaded and deleted. Requests of a key that is
+    `trusted_for_users` name their person."""
 
     models: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class Rights(Struct, frozen=True, kw_only=True, omit_defaults=True):
     read_only: bool = False
     admin: bool = False
     share: bool = False
+    pull: bool = False
     trusted_for_users: bool = False
     priority: Priority = ""
     group: str = ""

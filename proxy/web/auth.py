@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from ..accounts.key_cache import KeyCache
 from ..accounts.records import KEY_ID, MOST_PEOPLE, Identity, User, of_person
@@ -242,14 +242,14 @@ class Keys:
         identity = self._stored_named(name)
         return identity is not None and identity.admin
 
-    def may_share(self, name: str) -> bool:
-        """Whether what belongs to this key may be shown to people without a key."""
+    def is_given(self, name: str, right: Literal["share", "pull"]) -> bool:
+        """Whether this key has a right that only administrators have by default."""
         if not self._known:
             return True
         if not self.is_valid(name):
             return False
         identity = self._bounded.get(name) or self._stored_named(name)
-        given = identity is not None and any(rights.share for rights in identity.rights)
+        given = identity is not None and any(getattr(rights, right) for rights in identity.rights)
         return given or self.is_admin(name)
 
     def capture(self, name: str, default: Capture) -> Capture:

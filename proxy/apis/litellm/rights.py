@@ -353,6 +353,7 @@ COLUMNS: dict[str, Field] = {
     "barred_tiers": _list("barred_tiers", "Tiers of routes that may not be used.", "cloud"),
     "read_only": Field(flag("Allow GET requests only."), "read_only", fields.flag),
     "share": Field(flag("Let conversations be shared by link."), "share", fields.flag),
+    "pull": Field(flag("Let models be downloaded and deleted."), "pull", fields.flag),
     "trusted_for_users": Field(
         flag("Take the person from the request: each is a user with the limits of the key."),
         "trusted_for_users",

@@ -152,7 +152,7 @@ def page() -> str:
         # One more replaces that of an image, while the chosen model sees none.
         offers=[*offers, *PLAIN][: OFFERED + ("image" in offers)],
         longest=LONGEST_ANSWER,
-        shares=services.keys.may_share(owner),
+        shares=services.keys.is_given(owner, "share"),
     )
 
 

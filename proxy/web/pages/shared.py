@@ -45,7 +45,7 @@ def links(conversation: str) -> Response:
 def share(conversation: str) -> Response:
     """Share the branch that ends with the message `{"leaf"}`, as it is now."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
-    if not current_services().keys.may_share(owner):
+    if not current_services().keys.is_given(owner, "share"):
         raise Forbidden(
             "this API key may not share conversations: ask an administrator for the right `share`",
             code="share_forbidden",
@@ -69,7 +69,7 @@ def page(link: str) -> Response:
     """A shared conversation, for everybody who knows its address."""
     services = current_services()
     shared = api.conversations().shared.read(link)
-    if not services.keys.may_share(shared.owner):
+    if not services.keys.is_given(shared.owner, "share"):
         raise NotFound("there is no such page, or it is no longer shared")
     response = make_response(render_template("shared.html", shared=shared))
     response.headers["Content-Security-Policy"] = POLICY

@@ -81,6 +81,7 @@ def test_rights_are_read_and_shown() -> None:
         "barred_tiers": ["cloud"],
         "read_only": True,
         "share": True,
+        "pull": True,
         "priority": "low",
         "group": "research",
         "on_overflow": "compact",
