@@ -51,6 +51,7 @@ class Life:
         self.on_leave: list[Callable[[], object]] = []
         self.on_end: list[Callable[[], object]] = []
         self.working: list[Callable[[], bool]] = []
+        self.reload: Callable[[], object] = lambda: None  # a server that can reread its settings
         self._on_close: defaultdict[Step, list[Callable[[], object]]] = defaultdict(list)
         self._left = self._closed = False
         self._lock = threading.Lock()

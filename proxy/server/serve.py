@@ -159,7 +159,10 @@ def _reload_first(app: Flask, began: Settings, reread: Reread) -> None:
 
 def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
     """Reload at SIGHUP, or when a file changes. A handler may not wait, so a thread reloads."""
+    from proxy.app import life_of
+
     wake = Wakeup()
+    life_of(app).reload = wake.set
     paths = [settings.config_file, settings.models_dir]
     files = Watched(paths) if settings.watch_config else None
 

@@ -10,7 +10,7 @@ SIGTERM starts it at 0, and SIGINT (Ctrl-C) at GRACE. `proxy.app.life` says what
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.config import ModelConfig
@@ -26,6 +26,8 @@ MARGIN = 2.0  # seconds before gunicorn's kill
 
 class Life(Protocol):
     """What a server does with the services: see `proxy.app.life`."""
+
+    reload: Callable[[], object]
 
     @property
     def busy(self) -> bool: ...
