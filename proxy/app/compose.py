@@ -47,6 +47,8 @@ from ..config.data_folder import CAPTURES, SLOTS, folder_of
 from ..core.request import BY_PROMPT
 from ..dialogue.finding import KNOWLEDGE, WEB, Finder
 from ..dialogue.run import Dialogues
+from ..downloads.download import Downloads
+from ..downloads.download import room as room_for_files
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.admission import idle_slots
@@ -316,6 +318,11 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         aliases=aliases,
         sessions=storage.sessions or (None if settings.state else MemorySessions()),
         host=host,
+        downloads=Downloads(
+            settings.models_dir,
+            lambda: room_for_files(settings.memory_bytes, host.hosting.cards.totals),
+            lambda: life.reload(),
+        ),
         ledger=ledger,
     )
     watch = KeyWatch(keys, observer)
@@ -325,7 +332,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     life.on_end.append(partial(services.mcp_calls.end_all, GatewayStopping))
     life.working.append(lambda: observer.running > 0)
     life.working += [lambda: jobs.taken > 0, lambda: writers.taken > 0]
-    life.on_leave.append(host.leave)
+    life.on_leave += [host.leave, services.downloads.close]
     life.on_close(Step.DATABASE, watch.close)
     life.on_close(Step.MODELS, host.close)
     life.on_close(Step.BACKENDS, registry.close)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import Settings
 from ..downloads.child import Job, Said
 from ..downloads.choice import HubModel, reference
-from ..downloads.download import Download, is_installed
+from ..downloads.download import Download, is_installed, room
 from ..errors import BadRequest
-from ..hosting.need import FACTOR, Cards
+from ..hosting.need import Cards
 from ..runtime.installation import install
 
 LOOK = 0.5  # seconds between two looks at the progress
 STEP = 10  # percent between two lines where there is no terminal
-
-
-def room(memory: int, cards: Sequence[int]) -> int:
-    """The bytes of files that a model may have to fit, as far as its server's need is estimated
-    before the first load; 0 for any."""
-    return int((min(cards) * len(cards) if cards else memory) / FACTOR)
 
 
 def pull(settings: Settings, text: str, *, only_list: bool = False) -> str:

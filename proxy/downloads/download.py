@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
 
 import msgspec
 
+from ..config.models_folder import files_of
 from ..errors import BadRequest, Forbidden, GatewayError, NotFound, Unsupported, UpstreamFault
+from ..hosting.model_files import parts
+from ..hosting.need import FACTOR
 from ..runtime.confinement import environment
 from ..runtime.subprocesses import Helper
 from .child import Job, Said
@@ -28,6 +33,12 @@ def is_installed() -> bool:
 def shown(reference: Reference) -> str:
     """As it is written."""
     return f"hf:{reference.repository}:{reference.quantization}".removesuffix(":")
+
+
+def room(memory: int, cards: Sequence[int]) -> int:
+    """The bytes of files that a model may have to fit, as far as its server's need is estimated
+    before the first load; 0 for any."""
+    return int((min(cards) * len(cards) if cards else memory) / FACTOR)
 
 
 class Download:
@@ -98,3 +109,54 @@ class Download:
         self.listed.set()
         if self.error is None:
             self._finished()
+
+
+class Downloads:
+    """Those into the folder of --models-dir, one at a time; `last` is the last one. `changed` is
+    called when a model has come or gone."""
+
+    def __init__(
+        self, folder: str, fitting: Callable[[], int], changed: Callable[[], object]
+    ) -> None:
+        self._folder, self._fitting, self._changed = folder, fitting, changed
+        self.last: Download | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def can_begin(self) -> bool:
+        return bool(self._folder) and is_installed()
+
+    def start(self, reference: Reference) -> Download:
+        """Raises Unsupported, BadRequest, UpstreamFault."""
+        with self._lock:
+            if not self._folder:
+                raise Unsupported("models are downloaded into the folder of --models-dir: set it")
+            if self.last is not None and not self.last.ended.is_set():
+                raise BadRequest(f"a download is under way: {shown(self.last.reference)}")
+            folder = str(Path(self._folder).absolute())
+            self.last = Download(Job(reference, folder, self._fitting()), self._changed)
+            return self.last
+
+    def files(self, name: str) -> list[Path]:
+        """Those of a model of the folder, [] for none."""
+        if not self._folder:
+            return []
+        with contextlib.suppress(OSError):
+            return [*chain.from_iterable(map(parts, files_of(self._folder, name)))]
+        return []
+
+    def delete(self, name: str) -> None:
+        """Remove the files of a model, and its folder if that is empty then. Raises NotFound."""
+        files = self.files(name)
+        if not files:
+            raise NotFound(f"the folder of models has no model {name[:100]!r}", param="model")
+        for file in files:
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files are in it
+            if files[0].parent != Path(self._folder):
+                files[0].parent.rmdir()
+        self._changed()
+
+    def close(self) -> None:
+        if self.last is not None:
+            self.last.cancel()

@@ -14,6 +14,7 @@ from flask import Flask, current_app
 
 from ..config import Settings
 from ..dialogue.run import Dialogues
+from ..downloads.download import Downloads
 from ..errors import StoreUnavailable
 from ..gateway import Embedder, Forwarder, Gateway
 from ..hosting.host import ModelHost
@@ -109,6 +110,7 @@ class Services:
     layouts: Layouts
     dialogues: Dialogues
     host: ModelHost  # of the models that are started here
+    downloads: Downloads
     knowledge: Knowledge | None = None  # None if not installed or not configured
     local_embedder: Embedder | None = None  # None without the extra embed, or if it is not wanted
     accounts: Accounts | None = None  # None if the gateway keeps no keys in its store

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
+import msgspec
 from flask import Response, request
 
+from ...downloads.download import Download, shown
 from ...errors import ModelNotFound, Unsupported
 from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...web import body
+from ...web import body, downloads
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
 from ...web.routes import LINES, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route
+from ...web.spine import STREAM_HEADERS, completion_view, json_route, passthrough
+from ...web.stream import ClosingBody
 from .. import schema_fields as doc
 from ..fields import model_name, text
 from ..response_meta import ResponseMeta
@@ -29,6 +32,8 @@ from . import dialects
 from .dialects import chat, generate, untagged
 
 VERSION = "0.12.6"  # the Ollama version reported; clients require a minimum
+PERIOD = 0.5  # seconds between two lines about a download
+PATIENCE = 30.0  # seconds for a download to begin, before the answer does
 NEVER = "9999-12-31T23:59:59Z"
 
 blueprint = Api(
@@ -43,6 +48,11 @@ blueprint = Api(
     schemas={
         "OllamaChatRequest": doc.body(**dialects.CHAT),
         "OllamaGenerateRequest": doc.body(**dialects.GENERATE),
+        "OllamaPullRequest": doc.body(
+            model=doc.text("A repository of GGUF files.", "hf.co/Qwen/Qwen3-8B-GGUF:Q4_K_M"),
+            name=doc.text("The same, in the older form.", "hf.co/Qwen/Qwen3-8B-GGUF"),
+            stream=doc.flag("Answer with lines of progress; true by default."),
+        ),
         "OllamaShowRequest": doc.body(
             model=doc.text("The model's name. Here any name must be one that is served.", "any"),
             name=doc.text("The same, in the older form.", "any"),
@@ -144,12 +154,46 @@ def parse_show(body: Mapping[str, Any]) -> str:
     return untagged(model_name(body) or text(body, "name"))
 
 
-@_route("POST", "/api/pull", "/api/push", "/api/create", "/api/copy")
-@_route("DELETE POST", "/api/delete", endpoint="delete")
+@_route("POST", "/api/pull", body="OllamaPullRequest", streams=LINES)
+def pull(services: Services, record: Record) -> Any:
+    """A model of Hugging Face downloaded into the folder of models, as `hf.co/OWNER/REPO:QUANT`;
+    for keys with the right `pull`. Ends when the client disconnects; the next one continues it."""
+    downloads.check(services, record.key)
+    raw = body.read_json(request.environ, services.settings.max_body)
+    download = downloads.begin(services, record.key, model_name(raw) or text(raw, "name"))
+    download.listed.wait(PATIENCE)
+    if raw.get("stream") is False or download.error is not None:
+        download.wait()
+        return {"status": "success"}
+    lines = ClosingBody(_progress(download), download.cancel, lambda: None)
+    return passthrough(lines, LINES, [*STREAM_HEADERS])
+
+
+def _progress(download: Download) -> Iterator[bytes]:
+    digest = f"sha256:{hashlib.sha256(shown(download.reference).encode()).hexdigest()}"
+    while not download.ended.wait(PERIOD):
+        status = "verifying sha256 digest" if download.checking else "pulling " + digest[7:19]
+        sizes = {"total": download.said.size, "completed": download.bytes}
+        yield msgspec.json.encode({"status": status, "digest": digest, **sizes}) + b"\n"
+    error = download.error
+    last = {"status": "success"} if error is None else {"error": error.message}
+    yield msgspec.json.encode(last) + b"\n"
+
+
+@_route("DELETE POST", "/api/delete", body="OllamaShowRequest", endpoint="delete")
+def delete(services: Services, record: Record) -> Any:
+    """Delete a model of the folder of models; for keys with the right `pull`."""
+    downloads.check(services, record.key)
+    name = parse_show(body.read_json(request.environ, services.settings.max_body))
+    downloads.delete(services, record.key, name)
+    return {}
+
+
+@_route("POST", "/api/push", "/api/create", "/api/copy")
 @_route("HEAD POST", "/api/blobs/<path:digest>", endpoint="blobs")
 def not_ours(services: Services, record: Record, digest: str = "") -> NoReturn:
     """Always 400: models are chosen where the backends are started."""
-    raise Unsupported("models are configured when the backends start, not through this API")
+    raise Unsupported("models are configured when the backends start, or downloaded by /api/pull")
 
 
 class _Model:

@@ -101,7 +101,7 @@ GIB = 1 << 30
 def test_room_is_what_the_estimate_of_a_load_leaves(
     memory: int, cards: tuple[int, ...], room: int
 ) -> None:
-    assert pull.room(memory, cards) == room
+    assert download.room(memory, cards) == room
 
 
 def test_table_shows_sizes_and_what_does_not_fit() -> None:
