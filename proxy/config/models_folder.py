@@ -46,13 +46,13 @@ def of_files(folder: Path, eyes: bool = True) -> list[tuple[str, tuple[str, ...]
     return [(name, ("-m", str(path), *(projector if eyes else ()))) for name, path in models]
 
 
-def files_of(folder: str, name: str) -> list[Path]:
-    """The files that --models-dir has for the model of this name; [] if that is none of its models.
-    Without the further parts of a split one, and a projector that serves other models too."""
-    for model, (_, path, *projector) in _all(Path(folder)):
-        if model == name:
-            return [Path(path), *(Path(file) for file in projector[1:] if "/" not in name)]
-    return []
+def files_of(folder: str) -> dict[str, list[Path]]:
+    """The files of each model that --models-dir has, by its name: without the further parts of a
+    split one, and a projector that serves other models too. Raises OSError."""
+    return {
+        name: [Path(path), *(Path(file) for file in projector[1:] if "/" not in name)]
+        for name, (_, path, *projector) in _all(Path(folder))
+    }
 
 
 def _all(folder: Path) -> Iterator[tuple[str, Sequence[str]]]:

@@ -13,7 +13,15 @@ from pathlib import Path
 import msgspec
 
 from ..config.models_folder import files_of
-from ..errors import BadRequest, Forbidden, GatewayError, NotFound, Unsupported, UpstreamFault
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..hosting.model_files import parts
 from ..hosting.need import FACTOR
 from ..runtime.confinement import environment
@@ -22,6 +30,7 @@ from .child import Job, Said
 from .choice import Reference
 
 QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY")
+PATIENCE = 60.0  # seconds for a list
 LONGEST = 8 << 20  # bytes of a line of the child
 _ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound}
 
@@ -137,20 +146,29 @@ class Downloads:
             self.last = Download(Job(reference, folder, self._fitting()), self._changed)
             return self.last
 
-    def files(self, name: str) -> list[Path]:
-        """Those of a model of the folder, [] for none."""
-        if not self._folder:
-            return []
+    def offers(self, reference: Reference) -> tuple[Said, int]:
+        """The models of a repository, and the bytes of files that fit. Raises GatewayError."""
+        download = Download(Job(reference))
+        try:
+            if not download.ended.wait(PATIENCE):
+                raise UpstreamTimeout("Hugging Face takes too long to answer")
+            download.wait()
+        finally:
+            download.cancel()
+        return download.said, self._fitting()
+
+    def files(self) -> dict[str, list[Path]]:
+        """Those of each model of the folder, by its name."""
         with contextlib.suppress(OSError):
-            return [*chain.from_iterable(map(parts, files_of(self._folder, name)))]
-        return []
+            return files_of(self._folder) if self._folder else {}
+        return {}
 
     def delete(self, name: str) -> None:
         """Remove the files of a model, and its folder if that is empty then. Raises NotFound."""
-        files = self.files(name)
+        files = self.files().get(name)
         if not files:
             raise NotFound(f"the folder of models has no model {name[:100]!r}", param="model")
-        for file in files:
+        for file in chain.from_iterable(map(parts, files)):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other files are in it
             if files[0].parent != Path(self._folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..downloads.choice import reference
 from ..downloads.download import Download
 from ..errors import Forbidden
@@ -22,6 +24,17 @@ def begin(services: Services, key: str, text: str) -> Download:
     download = services.downloads.start(meant)
     note(services, key, "download", "model", meant.repository, {"of": meant.quantization})
     return download
+
+
+def listed(services: Services, key: str, text: str) -> dict[str, Any]:
+    """The models of a repository, their sizes, and whether they fit. Raises like `begin`."""
+    check(services, key)
+    said, fitting = services.downloads.offers(reference(text))
+    models = [
+        {"name": model.name, "size": model.size, "fits": not fitting or model.size <= fitting}
+        for model in said.models
+    ]
+    return {"models": models, "context": said.context}
 
 
 def cancel(services: Services, key: str) -> None:

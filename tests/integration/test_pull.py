@@ -15,6 +15,7 @@ import pytest
 from tests.extras import need
 from tests.scripted_hub import Hub, HubServer
 from tests.terminal import Terminal
+from tools.processes import Gateway, ask
 
 need("pull", "huggingface_hub")
 
@@ -124,3 +125,40 @@ def test_a_gigabyte_survives_three_cuts_byte_for_byte(hub: Hub, tmp_path: Path) 
         digest = hashlib.file_digest(made, "sha256").hexdigest()
     assert digest == hashlib.sha256(data).hexdigest()
     assert sum("/resolve/" in path for _, path, _, _ in hub.seen) == 4
+
+
+def test_a_running_gateway_serves_what_it_pulls_without_a_restart(
+    hub: Hub, gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
+    flags = ("--models-dir", str(folder), "--llama-server", "sh")
+    running = gateway(*flags, "--data", str(tmp_path / "data"), env=env, ready=0)
+    body = {"model": "hf.co/maker/Small-GGUF", "stream": False}
+    assert ask(f"{running.url}/api/pull", body)[0] == 200
+    _wait(lambda: NAME in ask(f"{running.url}/v1/models")[1])
+    assert (folder / NAME / f"{NAME}.gguf").read_bytes() == DATA
+    assert ask(f"{running.url}/api/delete", {"model": NAME})[0] == 200
+    _wait(lambda: NAME not in ask(f"{running.url}/v1/models")[1])
+
+
+def test_a_stop_in_the_middle_is_quick_and_a_restart_continues(
+    hub: Hub, gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    hub.pause_after = 1 << 20
+    folder = tmp_path / "models"
+    folder.mkdir()
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
+    flags = ("--models-dir", str(folder), "--llama-server", "sh", "--data", str(tmp_path / "data"))
+    running = gateway(*flags, env=env, ready=0)
+    body = {"model": "hf:maker/Small-GGUF"}
+    assert ask(f"{running.url}/pages/api/models/downloads", body)[0] == 204
+    _wait(lambda: [p for p in folder.glob(".downloads/*/*.part") if p.stat().st_size])
+    running.stop()  # fails if it takes too long
+    hub.go.set()
+    again = gateway(*flags, env=env, ready=0)
+    assert ask(f"{again.url}/api/pull", {**body, "stream": False})[0] == 200
+    assert (folder / NAME / f"{NAME}.gguf").read_bytes() == DATA
+    ranges = [range_ for _, path, range_, _ in hub.seen if "/resolve/" in path]
+    assert ranges[0] == "" and ranges[-1].startswith("bytes=")

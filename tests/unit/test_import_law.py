@@ -110,6 +110,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "apis",
         "core",
         "dialogue",
+        "downloads",
         "errors",
         "gateway",
         "hosting",

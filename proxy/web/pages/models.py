@@ -13,7 +13,9 @@ from flask import Response, after_this_request, make_response, redirect, render_
 from ...apis.fields import filled
 from ...apis.models import routes as hosting
 from ...apis.openai import routes as openai
+from ...downloads.download import Download, shown
 from ...hosting import view
+from .. import downloads
 from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
@@ -32,7 +34,8 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
     texts about the templates of models that were loaded once, `served` the models of servers that
     run already, `unread` the servers whose models are unknown."""
     registry = services.gateway.registry
-    host, admin = services.host, services.keys.is_admin(Record.of(environ).key)
+    host, key = services.host, Record.of(environ).key
+    admin, pulls = services.keys.is_admin(key), may_pull(services, key)
     # After a changed table, the former model of the name may still be there: the last one counts.
     named = {model.name: model for model in host.models if admin or not model.config.unlisted}
     listed = {name: named[name] for name in visible(services, environ, named)}
@@ -42,6 +45,8 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
         "admin": admin,
         "models": [view.view_of(model, now, admin=admin) for model in listed.values()],
         "room": view.room_of(host.room, listed),
+        "download": _download(services.downloads.last) if pulls else None,
+        "deletable": [*services.downloads.files()] if pulls else [],
         "profiles": {name: services.gateway.profile(name) for name in listed},
         "served": [
             model
@@ -49,6 +54,24 @@ def states(services: Services, environ: Environ) -> dict[str, Any]:
             if host.find(model.name) is None and model.name not in registry.adapters
         ],
         "unread": chat_models.unread(services, environ),
+    }
+
+
+def may_pull(services: Services, key: str) -> bool:
+    return services.downloads.can_begin and services.keys.is_given(key, "pull")
+
+
+def _download(last: Download | None) -> dict[str, Any] | None:
+    """The download under way, or the last one; `name` is the model's, once it is known."""
+    if last is None:
+        return None
+    return {
+        "name": last.said.chosen or shown(last.reference),
+        "bytes": last.bytes,
+        "size": last.said.size,
+        "checking": last.checking,
+        "ended": last.ended.is_set(),
+        "error": last.error.message if last.error is not None else "",
     }
 
 
@@ -73,8 +96,9 @@ blueprint = guard.guarded("panel_models")
 
 
 def page() -> Response:
-    admin = current_services().keys.is_admin(api.owner())
-    return make_response(render_template("models.html", admin=admin))
+    services, key = current_services(), api.owner()
+    admin, pulls = services.keys.is_admin(key), may_pull(services, key)
+    return make_response(render_template("models.html", admin=admin, pulls=pulls))
 
 
 blueprint.add_url_rule(PATH, "page", page, build_only=True)
@@ -120,6 +144,34 @@ def events() -> Response:
 def act(action: hosting.Action) -> Response:
     """Do this with `{"model"}`. Raises Forbidden, NotFound, InvalidParameter."""
     hosting.act(current_services(), api.owner(), action, filled(api.json_body(), "model"))
+    return api.done()
+
+
+@blueprint.post(f"{API}/downloads")
+def begin_download() -> Response:
+    """Begin to download `{"model"}`. Raises as `downloads.begin`."""
+    downloads.begin(current_services(), api.owner(), filled(api.json_body(), "model"))
+    return api.done()
+
+
+@blueprint.post(f"{API}/downloads/list")
+def list_download() -> Response:
+    """The models of a repository, `{"model"}`, and which fit. Raises as `downloads.listed`."""
+    text = filled(api.json_body(), "model")
+    return json_response(downloads.listed(current_services(), api.owner(), text))
+
+
+@blueprint.delete(f"{API}/downloads")
+def cancel_download() -> Response:
+    """End the download under way. Raises Forbidden."""
+    downloads.cancel(current_services(), api.owner())
+    return api.done()
+
+
+@blueprint.delete(f"{API}/files/<path:name>")
+def delete(name: str) -> Response:
+    """Delete a model. Raises Forbidden, NotFound."""
+    downloads.delete(current_services(), api.owner(), name)
     return api.done()
 
 

@@ -220,3 +220,61 @@ def test_the_audit_says_who_did_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("root", "delete", "model", "m-Q4_0"),
         ("ben", "download", "model", "maker/m-GGUF"),
     ]
+
+
+# -- the models page
+
+PAGE = "/pages/api/models"
+
+
+def _asked(site: Site, method: str, path: str, who: str = "root", **body: Any) -> Any:
+    headers = {"Authorization": f"Bearer sk-{who}"}
+    return site.http.open(f"{PAGE}{path}", method=method, json=body or None, headers=headers)
+
+
+def test_page_lists_what_a_repository_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path, monkeypatch, memory="100")
+    site.child_says({**LIST, "context": 4096, "done": True})
+    answer = _asked(site, "POST", "/downloads/list", "ben", model="hf:maker/m-GGUF")
+    models = [{"name": "m-Q4_0", "size": 100, "fits": False}]
+    assert answer.json == {"models": models, "context": 4096}
+    assert site.downloads.last is None
+    assert _asked(site, "POST", "/downloads/list", "ann", model="hf:a/b").status_code == 403
+
+
+def test_page_shows_the_progress_and_cancels(site: Site) -> None:
+    parts = site.folder / "parts"
+    parts.mkdir()
+    (parts / "m-Q4_0.gguf.part").write_bytes(b"x" * 40)
+    site.child_says({**LIST, "folder": str(parts)}, then="sys.stdin.read()")
+    assert _asked(site, "GET", "").json["download"] is None
+    assert _asked(site, "POST", "/downloads", "ann", model="hf:maker/m-GGUF").status_code == 403
+    assert _asked(site, "POST", "/downloads", "ben", model="hf:maker/m-GGUF").status_code == 204
+    wait_until(lambda: _asked(site, "GET", "").json["download"]["size"])
+    state = _asked(site, "GET", "").json["download"]
+    assert (state["name"], state["bytes"], state["ended"]) == ("m-Q4_0", 40, False)
+    assert _asked(site, "GET", "", "ann").json["download"] is None
+    assert _asked(site, "DELETE", "/downloads", "ann").status_code == 403
+    assert _asked(site, "DELETE", "/downloads", "ben").status_code == 204
+    wait_until(lambda: _asked(site, "GET", "").json["download"]["ended"])
+    assert "cancelled" in _asked(site, "GET", "").json["download"]["error"]
+
+
+def test_page_deletes(site: Site) -> None:
+    _fill(site.folder, "a.gguf", "two/x.gguf", "two/y.gguf")
+    assert _asked(site, "GET", "", "ben").json["deletable"] == ["a", "two/x", "two/y"]
+    assert _asked(site, "GET", "", "ann").json["deletable"] == []
+    assert _asked(site, "DELETE", "/files/two/x", "ann").status_code == 403
+    assert _asked(site, "DELETE", "/files/two/x", "ben").status_code == 204
+    assert _asked(site, "DELETE", "/files/two/x", "ben").status_code == 404
+    assert _left(site.folder) == {"a.gguf", "two/y.gguf"}
+
+
+@pytest.mark.parametrize(("folder", "has_form"), [(True, True), (False, False)])
+def test_page_has_the_form_where_models_can_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool, has_form: bool
+) -> None:
+    monkeypatch.setattr(download, "is_installed", lambda: True)
+    http = client(ScriptedDriver(), models_dir=str(tmp_path) if folder else "")
+    page = http.get("/models", headers={"Accept": "text/html"}).text
+    assert ('data-part="pull-form"' in page) == has_form

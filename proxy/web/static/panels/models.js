@@ -4,6 +4,7 @@
 import { Calls } from "./calls.js";
 import { keyed, make, say } from "./dom.js";
 import { binary, count, recent, span, whole_number } from "./form.js";
+import { downloads } from "./model_downloads.js";
 import { follow } from "./live.js";
 import { memory } from "./memory_bar.js";
 import { showLog } from "./model_log.js";
@@ -18,6 +19,8 @@ const page = document.getElementById("models");
 const at = (name) => page.querySelector(`[data-part="${name}"]`);
 const calls = new Calls(page.dataset.api, page.dataset.csrf);
 const admin = page.dataset.admin === "true";
+
+const showDownload = at("pull") ? downloads(at("pull"), calls) : () => {};
 
 let state = null;
 const begun = new Map(); // what was pressed last for a model, until its state changes
@@ -38,6 +41,7 @@ function draw() {
   at("served").hidden = served.length + unread.length === 0;
   keyed(at("served-models"), served, (model) => model.name, servedCard);
   keyed(at("unread"), unread, (server) => server.name, unreadCard);
+  showDownload(state.download);
   at("none").hidden = models.length > 0;
   at("some").hidden = models.length === 0;
   at("legend").hidden = room.bars.every((bar) => bar.limit === null);
@@ -62,7 +66,8 @@ function card({ name }) {
   const lines = make("dl", { className: "facts", lang: "en" });
   const layout = make("details", {}, make("summary", {}, words("models.template")), lines);
   const actions = admin ? buttons(name) : null;
-  const all = make("div", { className: "actions" }, chat(name), actions);
+  const deletes = deleteButton(name);
+  const all = make("div", { className: "actions" }, chat(name), actions, deletes);
   const element = make(
     "article",
     { className: "card model" },
@@ -92,8 +97,25 @@ function card({ name }) {
     if (learned.length) keyed(lines, learned, ([label]) => label, fact);
     layout.hidden = !lines.children.length;
     actions?.update(model);
+    deletes.hidden = !state.deletable.includes(name);
   };
   return element;
+}
+
+/** Deletes a model of --models-dir, for those who may. */
+function deleteButton(name) {
+  const note = make("span", { className: "error", role: "status" });
+  async function remove() {
+    if (!confirm(words("models.delete_ask", { name }))) return;
+    try {
+      await calls.remove(`/files/${encodeURIComponent(name)}`);
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      say(note, error.message || words("models.failed_request"));
+    }
+  }
+  const label = `${words("models.delete")} ${name}`;
+  return make("span", {}, make("button", { type: "button", className: "quiet", "aria-label": label, onclick: remove }, words("models.delete")), note);
 }
 
 /** A model of a server that runs already. */
