@@ -15,7 +15,6 @@ from ..hosting.need import Cards
 from ..runtime.installation import install
 
 LOOK = 0.5  # seconds between two looks at the progress
-STEP = 10  # percent between two lines where there is no terminal
 
 
 def pull(settings: Settings, text: str, *, only_list: bool = False) -> str:
@@ -61,17 +60,12 @@ def _row(model: HubModel, chosen: str, fits: int) -> str:
 
 
 def _show_progress(download: Download) -> None:
-    began, before, shown = time.monotonic(), download.bytes, -1
-    while not download.ended.wait(LOOK):
+    began, before = time.monotonic(), download.bytes
+    while sys.stdout.isatty() and not download.ended.wait(LOOK):
         size, present = max(1, download.said.size), download.bytes
-        percent = 100 * present // size
         speed = (present - before) / (time.monotonic() - began)
-        line = f"{percent:3} %  {present / 1e9:.2f} of {size / 1e9:.2f} GB  {speed / 1e6:.1f} MB/s"
-        line = "checking" if download.checking else line
-        if sys.stdout.isatty():
-            print(f"\r{line:<60}", end="", flush=True)
-        elif percent // STEP > shown:
-            print(line, flush=True)
-            shown = percent // STEP
+        line = f"{100 * present // size:3} %  {present / 1e9:.2f} of {size / 1e9:.2f} GB"
+        line = "checking" if download.checking else f"{line}  {speed / 1e6:.1f} MB/s"
+        print(f"\r{line:<60}", end="", flush=True)
     if sys.stdout.isatty():
-        print("\r" + " " * 60, end="\r", flush=True)
+        print()

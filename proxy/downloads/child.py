@@ -22,12 +22,12 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import BadRequest, Forbidden, GatewayError, NotFound, UpstreamFault
 from .choice import HubFile, HubModel, Reference, choose, models
 
 HIDDEN = ".downloads"  # in the folder of models; never a model itself
-DIGITS = 16  # of the digest in the name of a folder
 SPARE = 256 << 20  # bytes that stay free on the disk
 CHUNK = 256 << 10  # bytes that a cut loses at most; the library's 10 MB are much on a bad line
 TRIES = 5  # without a new byte
@@ -58,32 +58,27 @@ class Said(Struct, frozen=True, omit_defaults=True):
     status: int = 0
 
 
-def staging(folder: str, model: HubModel) -> Path:
-    """Where a model is collected; another one for other contents."""
-    digest = hashlib.sha256(repr(model.files).encode()).hexdigest()
-    return Path(folder, HIDDEN, f"{model.name}.{digest[:DIGITS]}")
-
-
 def carry_out(job: Job, say: Callable[[Said], None]) -> None:
     """List and download. Raises GatewayError, OSError, and what the library raises."""
     from huggingface_hub import HfApi
 
     repository = job.reference.repository
     info = HfApi().model_info(repository, files_metadata=True, timeout=30.0)
-    files = [hub_file(entry) for entry in (info.siblings or ())[:MAX_FILES]]
+    files = [_hub_file(entry) for entry in (info.siblings or ())[:MAX_FILES]]
     listed = models(files)
     context = (info.gguf or {}).get("context_length", 0)
-    context = context if isinstance(context, int) else 0
+    first = Said(tuple(listed), context if isinstance(context, int) else 0)
     if not job.folder:
-        say(Said(models=tuple(listed), context=context, done=True))
+        say(replace(first, done=True))
         return
     model = choose(listed, job.reference.quantization, job.room)
-    target, parts = Path(job.folder, model.name), staging(job.folder, model)
+    digest = hashlib.sha256(repr(model.files).encode()).hexdigest()  # other contents, another place
+    target, parts = Path(job.folder, model.name), Path(job.folder, HIDDEN, f"{model.name}.{digest}")
     if target.exists() or target.with_name(f"{model.name}.gguf").exists():
         raise BadRequest(f"the model {model.name} exists already", param="model")
     parts.mkdir(parents=True, exist_ok=True)
     _lock(parts.parent)
-    say(Said(tuple(listed), context, model.name, model.size, str(parts)))
+    say(replace(first, chosen=model.name, size=model.size, folder=str(parts)))
     left = model.size - sum(path.stat().st_size for path in parts.iterdir())
     free = shutil.disk_usage(parts).free
     if left + SPARE > free:
@@ -96,13 +91,14 @@ def carry_out(job: Job, say: Callable[[Said], None]) -> None:
             say(Said(checking=True))
             _check(file, part)
             part.rename(parts / file.name)
+            say(Said())
     parts.rename(target)
-    for rest in parts.parent.glob(f"{model.name}.{'?' * DIGITS}"):
+    for rest in parts.parent.glob(f"{model.name}.{'?' * len(digest)}"):
         shutil.rmtree(rest, ignore_errors=True)  # of another revision
     say(Said(done=True))
 
 
-def hub_file(entry: Any) -> HubFile:
+def _hub_file(entry: Any) -> HubFile:
     """A file of the list, which is anybody's JSON."""
     size = getattr(entry.lfs, "size", None) or entry.size
     sha256 = getattr(entry.lfs, "sha256", None)

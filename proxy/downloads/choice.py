@@ -28,7 +28,6 @@ _QUANTIZATION = re.compile(
 )
 # Without a quantization in the reference, the first of these that fits; then the largest.
 USUAL = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "MXFP4_MOE", "MXFP4", "Q4_0", "Q8_0")
-PROJECTORS = ("F16", "BF16", "Q8_0", "F32")  # which of several
 
 
 class Reference(Struct, frozen=True):
@@ -117,7 +116,9 @@ def choose(models: Sequence[HubModel], quantization: str = "", room: int = 0) ->
         raise NotFound("the repository has no GGUF file of a model", param="model")
     wanted = quantization.lower()
     if wanted:
-        meant = [model for model in models if wanted in (model.name.lower(), _quant(model))]
+        meant = [
+            model for model in models if wanted in (model.name.lower(), model.quantization.lower())
+        ]
         if not meant:
             why = f"the repository has no {quantization[:60]!r}: it has {_named(models)}"
             raise NotFound(why, param="model")
@@ -153,15 +154,9 @@ def quantization_of(name: str) -> str:
     return named[-1].upper() if named else ""
 
 
-def _quant(model: HubModel) -> str:
-    return model.quantization.lower()
-
-
-def _preference(file: HubFile) -> tuple[int, int, str]:
-    quantization = quantization_of(file.name.removesuffix(".gguf"))
-    known = quantization in PROJECTORS
-    place = PROJECTORS.index(quantization) if known else len(PROJECTORS)
-    return place, file.size, file.path
+def _preference(file: HubFile) -> tuple[bool, int, str]:
+    """Of projectors: F16 at first, which all cards compute."""
+    return quantization_of(file.name.removesuffix(".gguf")) != "F16", file.size, file.path
 
 
 def _named(models: Sequence[HubModel]) -> str:
