@@ -54,6 +54,8 @@ def test_toy_is_not_served_to_whoever_has_models_or_a_settings_file(
     assert caplog.messages == [
         f"{NOTHING}: start a model server, or name its address with --llama-api URL"
     ]
+    emptied = Settings(models_dir=str(bare))
+    assert [one.url for one in compose.configs(emptied)] == [FIRST, SECOND]
     folder = models(bare / "models")
     assert [one.url for one in compose.configs(Settings())] == [FIRST, SECOND]
     assert caplog.messages[-1] == (
