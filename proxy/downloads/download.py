@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ LONGEST = 8 << 20  # bytes of a line of the child
 _ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound}
 
 
+@cache  # the page asks often
 def is_installed() -> bool:
     return find_spec("huggingface_hub") is not None
 
