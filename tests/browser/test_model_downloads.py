@@ -37,12 +37,12 @@ def gateway(hub: Hub, tmp_path: Path) -> Iterator[Gateway]:
     folder.mkdir()
     flags = ("--models-dir", str(folder), "--llama-server", "sh", "--memory", "5MiB")
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
-    one = Gateway([*flags, "--data", str(tmp_path / "data")], tmp_path / "gateway.log", env=env)
+    gateway = Gateway([*flags, "--data", str(tmp_path / "data")], tmp_path / "gateway.log", env=env)
     try:
-        one.start(ready=0)
-        yield one
+        gateway.start(ready=0)
+        yield gateway
     finally:
-        one.kill()
+        gateway.kill()
 
 
 def test_a_model_is_found_downloaded_and_deleted(
@@ -57,8 +57,9 @@ def test_a_model_is_found_downloaded_and_deleted(
     accessible(page)
     assert "does not fit" in offers.nth(1).inner_text()
     offers.nth(0).get_by_role("button").click()
-    page.wait_for_selector('[data-part="pull-bar"]:not([hidden])')
-    page.wait_for_function("document.querySelector('[data-part=pull-bar]').value > 0")
+    bar = page.locator('[data-part="pull-bar"]')
+    bar.wait_for()
+    wait_until(lambda: bar.evaluate("bar => bar.value") > 0)
     page.click('[data-part="pull-cancel"]')
     page.wait_for_selector("text=cancelled")
     hub.go.set()
