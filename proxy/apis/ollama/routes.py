@@ -26,7 +26,7 @@ from ...web.services import Services
 from ...web.spine import STREAM_HEADERS, completion_view, json_route, passthrough
 from ...web.stream import ClosingBody
 from .. import schema_fields as doc
-from ..fields import model_name, text
+from ..fields import flag, model_name, text
 from ..response_meta import ResponseMeta
 from . import dialects
 from .dialects import chat, generate, untagged
@@ -154,15 +154,21 @@ def parse_show(body: Mapping[str, Any]) -> str:
     return untagged(model_name(body) or text(body, "name"))
 
 
+def parse_pull(body: Mapping[str, Any]) -> tuple[str, bool]:
+    """What to download, and whether the answer has lines of progress. Raises InvalidParameter."""
+    return model_name(body) or text(body, "name"), flag(body, "stream", True)
+
+
 @_route("POST", "/api/pull", body="OllamaPullRequest", streams=LINES)
 def pull(services: Services, record: Record) -> Any:
     """A model of Hugging Face downloaded into the folder of models, as `hf.co/OWNER/REPO:QUANT`;
     for keys with the right `pull`. Ends when the client disconnects; the next one continues it."""
     downloads.check(services, record.key)
     raw = body.read_json(request.environ, services.settings.max_body)
-    download = downloads.begin(services, record.key, model_name(raw) or text(raw, "name"))
+    name, streams = parse_pull(raw)
+    download = downloads.begin(services, record.key, name)
     download.listed.wait(PATIENCE)
-    if raw.get("stream") is False or download.error is not None:
+    if not streams or download.error is not None:
         download.wait()
         return {"status": "success"}
     lines = ClosingBody(_progress(download), download.cancel, lambda: None)

@@ -24,7 +24,7 @@ from proxy.apis.llamacpp import native as llamacpp_native
 from proxy.apis.llamacpp.native import DETOKENIZE, GLM_TOKENIZE, SLOT_FILE, TOKENIZE
 from proxy.apis.mcp import server as mcp_server
 from proxy.apis.ollama.dialects import chat, generate
-from proxy.apis.ollama.routes import parse_show
+from proxy.apis.ollama.routes import parse_pull, parse_show
 from proxy.apis.openai import chat as openai_chat
 from proxy.apis.openai import completions as openai_completions
 from proxy.apis.openai.completions import both as completions_both
@@ -66,6 +66,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "LlamaCompletionRequest": llamacpp_native.parse,
     "LlamaInfillRequest": llamacpp_native.parse_infill,
     "OllamaShowRequest": parse_show,
+    "OllamaPullRequest": parse_pull,
     "GLMTokenizeRequest": partial(read_all, fields=GLM_TOKENIZE),
     "TokenizeRequest": partial(read_all, fields=TOKENIZE),
     "DetokenizeRequest": partial(read_all, fields=DETOKENIZE),
