@@ -216,7 +216,7 @@ def _decision(
         "restored": placed.restores,
         "saved": placed.saves,
         "kept": placed.keeps and (is_there or not info.usage.cached),
-        "continued": placed.continues and is_there,
+        "continued": placed.continues and not placed.replaced and is_there,
         "replaced_tokens": placed.replaced if is_there else None,
         "passed": [{"backend": name, "why": why} for name, why in info.passed],
         "reason": explain(placed, info, earlier, find)._asdict(),

@@ -219,3 +219,20 @@ def test_other_backend(
     request = talk.turn()
     values = reason(request, "elsewhere")
     assert (values["kept"], values["backend"]) == (kept, request["backend"])
+
+
+def test_contents_of_a_server_that_chooses_its_slots(
+    start_server: StartServer, gateway: StartGateway, keys: str
+) -> None:
+    """The status page has each conversation in the slot that a server with a RAM cache reported."""
+    server = start_server("llama-2026", slots=2, ctx=4096, extra=("--alias", "one"))
+    served = gateway("--llama-api", server.url, "--api-key-file", keys, "--admins", "ann")
+    up(served, 1)
+    talks = [Talk(served, key) for key in KEYS]
+    used = {(talk.key, talk.turn()["slot"]) for _ in range(3) for talk in talks}
+    head = {"Authorization": f"Bearer {SECRETS['ann']}"}
+    (backend,) = fetch(served.url, "/pages/api/status", None, head)[2]["backends"]
+    path = f"/pages/api/status/slots?first=0&backend={backend['id']}"
+    tenures = fetch(served.url, path, None, head)[2]["tenures"]
+    assert {(tenure["key"], tenure["slot"]) for tenure in tenures} == used
+    assert {tenure["why"] for tenure in tenures} <= {"", "saved"}

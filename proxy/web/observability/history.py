@@ -65,8 +65,8 @@ class Tenure(Struct):
 
 
 class Contents:
-    """What slots hold, as the scheduler knew it when it placed the requests that have finished. One
-    of several choices counts for none: it names one of their slots."""
+    """What slots hold, as the scheduler knew it when it placed the requests that have finished, in
+    the slots that backends reported. One of several choices counts for none: it names one slot."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], Tenure] = {}
@@ -90,7 +90,8 @@ class Contents:
             row.changes = [change for change in changes if change is not None]
 
     def _add(self, info: Info, placed: Placement, began: float) -> Change | None:
-        place, prompt = (placed.backend, placed.slot), placed.request.chain
+        place = placed.backend, placed.slot if info.slot < 0 else info.slot
+        prompt = placed.request.chain
         link = prompt.links[prompt.turn - 1].hex()[:12] if prompt.links else ""
         until = began + max(0.0, info.last_token - info.placed)
         new = Tenure(*place, placed.request.key, began, until, info.usage.prompt, link)
@@ -101,12 +102,18 @@ class Contents:
         if held is None:
             return None
         idle = max(0.0, began - held.until)
-        if placed.continues:
+        goes_on = placed.continues and not placed.replaced
+        is_guess = not placed.pinned or place[1] != placed.slot  # the server chose the slot
+        if is_guess:
+            goes_on = held.conversation in (digest.hex()[:12] for digest in prompt.links)
+        if goes_on:
             new.since, new.requests = held.since, held.requests + 1
             return idle
-        held.ended, held.why = max(began, held.until), _why(held.key, placed)
+        is_replaced = placed.replaced or is_guess
+        held.ended = max(began, held.until)
+        held.why = _why(held.key, placed) if is_replaced else "lost"  # before
         self._past.append(held)
-        return (max(0.0, began - held.since), idle, held.why) if placed.replaced else None
+        return (max(0.0, began - held.since), idle, held.why) if is_replaced else None
 
     def tenures(self, since: float) -> Iterator[Tenure]:
         """Those that were in their slots at that time or later."""
@@ -116,8 +123,6 @@ class Contents:
 
 def _why(key: str, placed: Placement) -> str:
     """Why a request has replaced what this key had in the slot."""
-    if not placed.replaced:
-        return "lost"  # before
     if placed.saves or placed.keeps:
         return "saved"
     if placed.request.background:

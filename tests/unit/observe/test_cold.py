@@ -230,16 +230,18 @@ def test_slot_that_the_server_chose() -> None:
     world.turn(*talk("a", 1))
     lease = world.take(*talk("a", 2))
     assert lease.placement is not None and lease.placement.continues
-    guessed = msgspec.structs.replace(lease.placement, pinned=False, replaced=7)
+    guessed = msgspec.structs.replace(lease.placement, pinned=False)
 
-    def decided(slot: int, **usage: int) -> Any:
-        return _decision(
-            Info(placement=guessed, slot=slot, usage=Usage(9, 1, **usage)), (), nothing
-        )
+    def decided(slot: int, cached: int = 0, **placed: Any) -> Any:
+        placement = msgspec.structs.replace(guessed, **placed)
+        info = Info(placement=placement, slot=slot, usage=Usage(9, 1, cached))
+        return _decision(info, (), nothing)
 
     assert (decided(-1)["slot"], decided(1 - guessed.slot)["slot"]) == (None, 1 - guessed.slot)
     assert _became(decided(guessed.slot)) == "continued"
     assert _became(decided(1 - guessed.slot, cached=5)) == "unknown"
+    # It continues what was restored from a file, where another conversation was.
+    assert _became(decided(guessed.slot, replaced=7, saves=True)) == "saved"
 
 
 class Step(NamedTuple):

@@ -109,12 +109,14 @@ def test_counts_wait_for_the_ledger_by_ten_minutes() -> None:
 NOTHING = {"replaced": 0, "loss": None, "saves": False, "keeps": False, "continues": False}
 
 
-def turn(at: float, key: str = "ann", background: bool = False, **known: Any) -> Finished:
+def turn(
+    at: float, key: str = "ann", background: bool = False, link: bytes = b"\1\2", **known: Any
+) -> Finished:
     """A request that is placed at this time, by a clock of its own, and ends two seconds later."""
-    prompt = SimpleNamespace(links=(b"\1\2",), turn=1)
+    prompt = SimpleNamespace(links=(link,), turn=1)
     request = SimpleNamespace(chain=prompt, background=background, key=key)
-    where: Any = {"backend": "b", "slot": 0, "at": at - 1000, "request": request}
-    placed: Any = SimpleNamespace(**where, **{**NOTHING, **known})
+    where = {"backend": "b", "slot": 0, "pinned": True, "at": at - 1000, "request": request}
+    placed: Any = SimpleNamespace(**{**where, **NOTHING, **known})
     info = Info(placed=1.0, last_token=3.0, usage=Usage(100, 5), placement=placed)
     return Finished(at + 2, "/", 200, 3.0, info)
 
@@ -141,6 +143,37 @@ def test_contents_know_who_held_a_slot_and_why_it_went() -> None:
     assert [(tenure.since, tenure.why) for tenure in contents.tenures(61.0)] == [
         (60.0, "lost"),
         (70.0, ""),
+    ]
+
+
+def test_contents_are_in_the_slot_that_the_server_chose() -> None:
+    """A server with a RAM cache chooses it. There, the links of the prompts say what continues."""
+    contents = Contents()
+    chosen: Any = {"keeps": True, "pinned": False}
+    rows = [
+        turn(10, replaced=105, **chosen),
+        turn(20, replaced=105, **chosen),
+        turn(30, "bob", link=b"\5", slot=3, continues=True, **chosen),
+    ]
+    for row in rows:
+        row.info.slot = 3
+    for row in rows:
+        contents.add(row)
+    assert [row.changes for row in rows] == [(), (8.0,), ((20.0, 8.0, "saved"),)]
+    bobs, anns = sorted(contents.tenures(0.0), key=lambda tenure: tenure.key, reverse=True)
+    assert (anns.slot, anns.requests, anns.since, anns.ended, anns.why) == (3, 2, 10, 30, "saved")
+    assert (bobs.slot, bobs.ended) == (3, 0.0)
+
+
+def test_a_restored_conversation_replaces_what_was_in_the_slot() -> None:
+    contents = Contents()
+    rows = [turn(10, "bob"), turn(20, continues=True, replaced=105, saves=True)]
+    for row in rows:
+        contents.add(row)
+    assert rows[1].changes == ((10.0, 8.0, "saved"),)
+    assert [(t.key, t.requests, t.why) for t in contents.tenures(0.0)] == [
+        ("bob", 1, "saved"),
+        ("ann", 1, ""),
     ]
 
 
