@@ -63,6 +63,11 @@ class Collector:
         wait_until(lambda: sum(s.kind == SERVER for s in self.spans) >= count)
         return sorted(self.spans, key=lambda span: (span.start_time_unix_nano, span.span_id))
 
+    def whole_trace_of(self, request: str) -> list[Any]:
+        """The same, once its first span has come, which ends last."""
+        wait_until(lambda: any(span.kind == SERVER for span in self.trace_of(request)))
+        return self.trace_of(request)
+
     def trace_of(self, request: str) -> list[Any]:
         """The spans of a request that asked a model, by its id."""
         calls = (span for span in self.spans if of(span).get("gen_ai.request.id") == request)

@@ -56,8 +56,8 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
             names,
         )
     return [
-        ChildTool(Tool(name, description, parameters, annotations=annotations or {}), children)
-        for name, description, parameters, annotations in listed["tools"]
+        ChildTool(Tool(name, text, schema, annotations=said or {}, server=server.name), children)
+        for name, text, schema, said in listed["tools"]
     ]
 
 

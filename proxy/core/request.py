@@ -86,13 +86,14 @@ class Message(Struct, frozen=True, kw_only=True):
 
 class Tool(Struct, frozen=True):
     """A function the model may call; `parameters` is a JSON schema. `annotations` are what an MCP
-    server says about it."""
+    server says about it, and `server` is the name of that server."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = {}
     strict: bool = False
     annotations: Mapping[str, Any] = {}
+    server: str = ""
 
 
 class ToolChoice(Struct, frozen=True):

@@ -8,7 +8,7 @@
     │ ├ INTERNAL  slotproxy.restore   from a file; slotproxy.load, of a server that sleeps
     │ ├ INTERNAL  slotproxy.prefill
     │ └ INTERNAL  slotproxy.decode
-    └ INTERNAL  execute_tool time     between two rounds
+    └ INTERNAL  execute_tool time     between two rounds; CLIENT  tools/call time  of an MCP server
 
 A request that begins gets the ids of its trace, which its backend reads in `traceparent`. Its spans
 are made when it has ended, from what its record knows. The SDK sends them in its own thread, and
@@ -211,7 +211,8 @@ class Traces:
             start, end = min(step.start, took), min(step.end, took)
             context, at = set_span_in_context(parent, Context()), _nanoseconds(began + start)
             attributes = common | step.attributes
-            kind = SpanKind.CLIENT if "gen_ai.request.model" in attributes else SpanKind.INTERNAL
+            is_client = not names.CLIENT.isdisjoint(attributes)
+            kind = SpanKind.CLIENT if is_client else SpanKind.INTERNAL
             span = self._tracer.start_span(step.name, context, kind, attributes, start_time=at)
             ends.append((span, max(start, end)))
             return span
@@ -276,12 +277,13 @@ def _steps(info: Info, rounds: Mapping[int, Round]) -> list[Step]:
             continue
         name, seconds = part
         title, attributes = f"slotproxy.{name}", {}
-        if name == "tools" and steps:  # the next round has what was called
-            after = [
-                rounds[id(info)] for info in parts[place + 1 : place + 2] if id(info) in rounds
-            ]
-            attributes = after[0].tool if after else names.of_tool()
-            title = f"execute_tool {attributes.get('gen_ai.tool.name', '')}".rstrip()
+        if name == "tools":  # the next round has what was called
+            after = rounds.get(id(parts[place + 1])) if place + 1 < len(parts) else None
+            tool = after.tool if after is not None else names.of_tool()
+            method = tool.get(names.MCP_METHOD, "")
+            if steps or method:  # otherwise, the tools were listed
+                attributes = tool
+                title = f"{method or 'execute_tool'} {tool.get('gen_ai.tool.name', '')}".rstrip()
         if seconds >= SHORT or attributes:
             steps.append(Step(title, now, now + seconds, attributes))
         now += seconds

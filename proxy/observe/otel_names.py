@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import Any, get_args
 
 from ..core.events import FinishReason
+from ..core.mcp import function_name
 from ..core.request import CompletionRequest
 from ..gateway import Info
 from ..web.observability import Record
@@ -25,6 +26,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
 LATEST = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+MCP_METHOD = "mcp.method.name"
+CLIENT = frozenset({"gen_ai.request.model", MCP_METHOD})  # attributes of calls to other programs
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 REASONS = frozenset(get_args(FinishReason))
 LONGEST = 256  # characters of a text that is no content
@@ -120,10 +123,14 @@ def of_tool(request: CompletionRequest | None = None, contents: bool = False) ->
     """The tool whose result ends a request, if one does; its contents only by opt-in."""
     attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"}
     turns = request.messages[-2:] if request is not None else ()
-    if len(turns) < 2 or not turns[0].tool_calls:
+    if request is None or len(turns) < 2 or not turns[0].tool_calls:
         return attributes
     call = turns[0].tool_calls[-1]
-    attributes |= given({"gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id})
+    name, server = call.name, next((t.server for t in request.tools if t.name == call.name), "")
+    if server:
+        name = name.removeprefix(function_name(server, ""))
+        attributes[MCP_METHOD] = "tools/call"
+    attributes |= given({"gen_ai.tool.name": name, "gen_ai.tool.call.id": call.id})
     if contents:
         texts = {"arguments": call.arguments, "result": turns[1].content}
         attributes |= {f"gen_ai.tool.call.{k}": v[:MOST_CONTENT] for k, v in texts.items()}

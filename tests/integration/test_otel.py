@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,16 +14,34 @@ import pytest
 
 from tests.collector import CLIENT, SERVER, Collector, of
 from tests.extras import need
+from tests.fakes import wait_until
+from tests.unit.observe.test_otel import APIS, tree
 from tools.processes import ModelServer
 
-from .conftest import StartGateway
+from .conftest import StartGateway, StartServer
+from .test_explain import FLAGS, WITHOUT_RAM, Talk, up
+from .test_explain import keys as keys
 
+TESTS = Path(__file__).parents[1]
 need("otel", "opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
+BOUNDS = {
+    "max_tokens": 8,
+    "n_predict": 8,
+    "max_output_tokens": 16,
+    "options": {"num_predict": 8},
+}
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="module")
+def module_collector() -> Iterator[Collector]:
     collector = Collector()
     yield collector
     collector.close()
@@ -59,6 +80,84 @@ def test_every_request_has_a_trace(
     assert all(call["gen_ai.provider.name"] == "llama_cpp" for call in calls)
     assert all(call["gen_ai.usage.output_tokens"] > 0 for call in calls)
     assert "otel:" not in served.log
+
+
+@pytest.mark.parametrize("path", [*APIS, "/chat/chat", "/"])
+def test_each_api_has_the_tree_of_a_real_server(
+    path: str, module_gateway: StartGateway, any_server: ModelServer, module_collector: Collector
+) -> None:
+    body, operation = APIS.get(path, ({"query": "Hi", "prompt": "Hi", "history": []}, "chat"))
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": module_collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    served = module_gateway("--llama-api", any_server.url, "--slots", "1", "--chatchat", env=env)
+    wait_until(lambda: httpx.get(f"{served.url}/health").json()["backends"]["up"] == 1)
+    answer = httpx.post(f"{served.url}{path}", json=BOUNDS | body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    spans = module_collector.whole_trace_of(answer.headers["x-request-id"])
+    (call,) = (span for span in spans if span.kind == CLIENT)
+    assert call.name.startswith(operation) and of(call)["gen_ai.usage.output_tokens"] > 0
+    known, root = tree(spans), f"POST {path}"
+    known.pop("slotproxy.queue", None)  # an old server frees its slot a moment later
+    steps = ("slotproxy.slot", "slotproxy.prefill", "slotproxy.decode")
+    assert known == {root: "", call.name: root, **dict.fromkeys(steps, call.name)}
+
+
+@pytest.mark.parametrize("name", WITHOUT_RAM)
+def test_a_conversation_whose_slot_was_lost(
+    name: str, start_server: StartServer, gateway: StartGateway, collector: Collector, keys: str
+) -> None:
+    server = start_server(name, slots=1, ctx=2048, extra=WITHOUT_RAM[name])
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    flags = ("--api-key-file", keys, "--chat-template", "legacy", *FLAGS)
+    served = gateway("--llama-api", server.url, *flags, env=env)
+    up(served, 1)
+    talk = Talk(served)
+    ids = [talk.turn()["id"], Talk(served, "bob").turn()["id"], talk.turn()["id"]]
+    traces = [collector.whole_trace_of(name) for name in ids]
+    first, bobs, last = (
+        next(of(span) for span in spans if span.name == "slotproxy.slot") for spans in traces
+    )
+    assert (last["slotproxy.lost"], last["slotproxy.lost_to"]) == ("evicted", "bob")
+    assert bobs["slotproxy.replaced"] > 0 and last["slotproxy.turns_before"] == 1
+    assert not {"slotproxy.lost", "slotproxy.lost_to"} & {*first, *bobs}
+    (prefill,) = (span for span in traces[2] if span.name == "slotproxy.prefill")
+    assert of(prefill)["slotproxy.evaluated"] > of(prefill)["slotproxy.cached"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
+def test_a_tool_of_an_mcp_server_is_a_call(
+    start_server: StartServer, tiny_model: Path, serve: StartGateway, collector: Collector
+) -> None:
+    need("knowledge", "mcp")
+    server = start_server("llama-2023", model=tiny_model)
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "SLOTPROXY_AGENT_TOOL_TIMEOUT": "100",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    command = json.dumps([sys.executable, str(TESTS / "mcp_server.py")])
+    text = f'tools = ["far"]\n[[mcp]]\nname = "far"\ncommand = {command}\n'
+    template = str(TESTS.parent / "models" / "tinychat.jinja")
+    served = serve(text, "--llama-api", server.url, "--chat-template", template, env=env)
+    far = {"type": "mcp", "server_label": "far", "require_approval": "never"}
+    choice = {"type": "mcp", "server_label": "far", "name": "get_weather"}
+    body = {"input": "What is the weather in Oslo?", "max_output_tokens": 200, "temperature": 0}
+    body |= {"model": "any", "tools": [far], "tool_choice": choice}
+    called: list[str] = []
+
+    def call() -> list[str]:
+        """Call it. A server that does not list its tools in time is tried again later."""
+        answer = httpx.post(f"{served.url}/v1/responses", json=body, timeout=110)
+        if "mcp_call" in [item["type"] for item in answer.json().get("output", [])]:
+            called.append(answer.headers["x-request-id"])
+        return called
+
+    wait_until(call, 100)
+    spans = collector.whole_trace_of(called[0])
+    (tool,) = (span for span in spans if span.name == "tools/call get_weather")
+    (root,) = (span for span in spans if span.kind == SERVER)
+    assert tool.kind == CLIENT and tool.parent_span_id == root.span_id
+    assert of(tool)["mcp.method.name"] == "tools/call"
+    assert sum(span.name == "slotproxy.slot" for span in spans) == 2
 
 
 def test_a_collector_that_is_away_costs_nothing_but_traces(

@@ -25,7 +25,7 @@ from proxy.backends.http import ConnectionPool
 from proxy.config import ApiKey, Secret
 from proxy.config.settings import AgentConfig, OtelConfig
 from proxy.core.events import Finished, Started, ToolCallDelta
-from proxy.core.request import CompletionRequest, Message
+from proxy.core.request import CompletionRequest, Message, Tool, ToolCall
 from proxy.core.task import Task
 from proxy.core.usage import Usage
 from proxy.dialogue.loop import AgentRunner, ToolAnswer
@@ -319,6 +319,31 @@ def test_tools_run_between_the_rounds(
         {"type": "tool_call", "id": "c1", "name": "echo", "arguments": '{"text": "a"}'},
         {"type": "text", "content": "It is a."},
     ]
+
+
+@pytest.mark.parametrize("approved", [False, True])
+def test_a_tool_of_an_mcp_server_is_a_call_of_a_client(approved: bool) -> None:
+    """Also one that its client has approved: it is called before the first round."""
+    call = ToolCall("c1", "far__time", "{}")
+    turn = Message(role="assistant", tool_calls=(call,)), Message(role="tool", content="noon")
+    offered = (Tool("near"), Tool("far__time", server="far"))
+    request = CompletionRequest(model="m", messages=turn, tools=offered)
+    first, then = Info(placed=1.0), Info(placed=1.0)
+    again = () if approved else (("tools", 1.5), then)
+    info = Info(steps=(("tools", 0.5), first, *again))
+    rounds = {id(part): otel.Round(0.5, part, {}) for part in (first, then)}
+    rounds[id(first if approved else then)].tool = otel_names.of_tool(request)
+    steps = [step for step in otel._steps(info, rounds) if step.name != "slotproxy.slot"]
+    listed = [] if approved else ["slotproxy.tools"]
+    assert [step.name for step in steps] == [*listed, "tools/call time"]
+    (attributes,) = (s.attributes for s in steps if not otel_names.CLIENT.isdisjoint(s.attributes))
+    assert attributes == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.type": "function",
+        "mcp.method.name": "tools/call",
+        "gen_ai.tool.name": "time",
+        "gen_ai.tool.call.id": "c1",
+    }
 
 
 def test_steps_before_and_in_the_slot() -> None:
