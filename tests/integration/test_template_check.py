@@ -85,7 +85,10 @@ def test_such_a_prompt_is_counted_and_shown_as_the_server_renders_it(
         assert ask("/v1/responses/input_tokens", "input_tokens", input=messages) == count
         body = {"messages": messages}
         theirs = requests.post(f"{server.url}/apply-template", json=body, timeout=60).json()
-        assert ask("/apply-template", "prompt", **body) == theirs["prompt"]
+        for path in ("/apply-template", "/v1/explain"):
+            assert ask(path, "prompt", **body) == theirs["prompt"]
+        assert ask("/v1/explain", "prompt_tokens", **body) == count
+    assert ask("/v1/explain", "rendered_by", messages=LATE) == "backend"
     count = prompt_tokens(server.url, SYSTEM, USER)
     path = "/v1/messages/count_tokens"
     assert ask(path, "input_tokens", system=SYSTEM["content"], messages=[USER]) == count
