@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+import proxy.web
 from proxy.config.data_folder import DATABASE
 from proxy.store.database import Database
 from proxy.store.ledger import Ledger
@@ -20,6 +23,7 @@ from .conftest import DESKTOP, PHONE, TABLET, Open
 from .test_chat import until
 
 CHAT = "/v1/chat/completions"
+TEXTS = Path(proxy.web.__file__).parent / "static" / "texts"
 
 
 def ask(site: Gateway, text: str, tokens: int) -> httpx.Response:
@@ -52,6 +56,56 @@ def test_request_is_opened_with_the_reason_for_its_evaluation(
     page.keyboard.press("Escape")
     page.locator('select[name="outcome"]').select_option("ok")
     row.wait_for()
+
+
+VALUES = {
+    "prompt": 911,
+    "cached": 12,
+    "expected": 850,
+    "backend": "gpu-1",
+    "kept": "gpu-2",
+    "slot": 3,
+    "slots": 4,
+    "messages": 5,
+    "message": 6,
+    "unit": "character",
+    "begin": 712,
+    "end": 744,
+    "token": 178,
+    "evaluated": 899,
+    "times": 7,
+    "prompts": 8,
+    "seconds": 40,
+}
+CAUSES = (
+    "evicted_key context template head swapped restarted side_job evicted_own off elsewhere".split()
+)
+
+
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (TABLET, "en")])
+def test_each_cause_is_said_in_words(
+    site: Gateway, visit: Open, size: tuple[int, int], language: str
+) -> None:
+    """The causes that tests/integration/test_explain.py stages on real servers."""
+    texts = json.loads((TEXTS / f"{language}.json").read_bytes())["requests"]["why"]
+    name = ask(site, "Which sails are red?", 4).headers["x-request-id"]
+    request = httpx.get(f"{site.url}/v1/requests/{name}").json()
+    page = visit(f"{site.url}/requests", size=size, language=language)
+    page.route(f"**/requests/{name}", lambda route: route.fulfill(json=request))
+    row = page.locator('[data-part="rows"] tr').first
+    for cause in CAUSES:
+        request["decision"]["reason"] |= {"cause": cause, "values": VALUES}
+        row.get_by_role("button").first.click()
+        said = page.get_by_role("dialog").locator('[data-part="why"]')
+        words, *rest = re.split(r"{(\w+)}", texts[cause])
+        said.filter(has_text=words.strip() or "gpu").wait_for()
+        sentence = said.inner_text()
+        for value, words in zip(rest[::2], rest[1::2], strict=True):
+            shown = "" if value in ("unit", "time") else str(VALUES[value])
+            assert shown in sentence and words.strip() in sentence, cause
+        assert not {*"{}"} & {*sentence} and "undefined" not in sentence
+        page.keyboard.press("Escape")
+        said.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
