@@ -157,28 +157,6 @@ def _chat_of(services: Services, given: Body) -> CompletionRequest:
     return dialogues.chat(_read("chat", "ChatchatChatRequest", given)[1], ANYBODY)
 
 
-def _route(
-    path: str,
-    summary: str,
-    body: str,
-    view: Callable[[RequestContext], tuple[bool, Documents]],
-    *,
-    as_text: bool = False,
-    other: str = "",
-) -> None:
-    blueprint.add_url_rule(
-        path,
-        path.rpartition("/")[2],
-        partial(respond, view, as_text=as_text),
-        methods=["POST"],
-        summary=summary,
-        body=f"Chatchat{body}Request",
-        streams=SSE,
-        answer="text/plain" if as_text else "application/json",
-        other=other,
-    )
-
-
 DIALOGUES: tuple[tuple[str, Kind, str, Callable[[Running], Documents], str], ...] = (
     ("chat", "chat", "Chat", _chat, "A chat"),
     ("fastchat", "chat", "Chat", _chat, "A chat whose answer is plain text"),
@@ -187,11 +165,25 @@ DIALOGUES: tuple[tuple[str, Kind, str, Callable[[Running], Documents], str], ...
     ("search_engine_chat", "search", "SearchChat", _cited, "A chat with web search"),
     ("agent_chat", "agent", "Chat", _agent, "A chat with tools"),
 )
-for _name, _kind, _body, _write, _summary in DIALOGUES:
-    _view = partial(_dialogue, _kind, f"Chatchat{_body}Request", _write)
-    _other = "ChatchatMessagesRequest" if _kind == "chat" else ""
-    _route(f"/chat/{_name}", _summary, _body, _view, as_text=_name == "fastchat", other=_other)
-_route("/other/completion", "A completion as plain text", "Completion", _completion, as_text=True)
+_ROUTES: list[tuple[str, str, str, Callable[[RequestContext], tuple[bool, Documents]]]] = [
+    (f"/chat/{name}", text, body, partial(_dialogue, kind, f"Chatchat{body}Request", write))
+    for name, kind, body, write, text in DIALOGUES
+]
+_ROUTES.append(("/other/completion", "A completion as plain text", "Completion", _completion))
+for _path, _summary, _body, _view in _ROUTES:
+    _name = _path.rpartition("/")[2]
+    _is_text = _name in ("fastchat", "completion")
+    blueprint.add_url_rule(
+        _path,
+        _name,
+        partial(respond, _view, as_text=_is_text),
+        methods=["POST"],
+        summary=_summary,
+        body=f"Chatchat{_body}Request",
+        streams=SSE,
+        answer="text/plain" if _is_text else "application/json",
+        other="ChatchatMessagesRequest" if _name in ("chat", "fastchat") else "",
+    )
 _explained("/chat/chat", _chat_of)
 _explained("/chat/fastchat", _chat_of)
 _explained("/other/completion", _completion_of)
