@@ -10,9 +10,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import NoIdleSlot, StoreUnavailable
@@ -25,19 +25,18 @@ from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
 from ..web.stream import ClosingBody, SlotBody
-from .captures_redact import HIDDEN, bodies, unlike_keys
-from .captures_store import NEWEST, Batch, Json, Ring, packed
+from .captures_redact import HIDDEN, Body, redacted, unlike_keys
+from .captures_store import NEWEST, Block, Json, Ring, packed
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
 CALLS = 8  # of a request to backends
 MOST_WAITING = 4096  # captures that wait to be stored, and
 MOST_HELD = 64 << 20  # bytes of theirs
 PERIOD = 1.0  # seconds between two looks for them: many together cost a third less
-PAGE = 8  # captures that are read together
 PACK = 256 << 10  # bytes of captures that are packed together, or so
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
-PRIVATE = re.compile("auth|key|token|cookie|secret|password")  # in the name of a header
+is_private = lru_cache(256)(re.compile("auth|key|token|cookie|secret|password").search)
 COUNTING = b"tokenize HTTP/1.1\r"  # ends the first line of a call that only counts
 
 log = logging.getLogger("slotproxy.captures")
@@ -63,8 +62,7 @@ class Kept(list[bytes]):
                 self.append(part)
             yield part
 
-    def joined(self) -> tuple[bytes, int]:
-        """The bytes, and how many are missing."""
+    def joined(self) -> Body:
         data = b"".join(self)
         return data, self.size - len(data)
 
@@ -89,80 +87,91 @@ class _Call(NamedTuple):
     received: Kept
 
 
-Place = tuple[Json, str, Kept]
-"""An object, the name of a field for a text, and the text's bytes."""
+class Raw(NamedTuple):
+    """What waits to be stored, as it came: the client's headers, the head of each message to a
+    backend with the answer's status, and the bodies of both sides, then of each call's."""
+
+    about: Json
+    headers: dict[str, str]
+    calls: list[tuple[bytes, int]]
+    bodies: list[Body]
+    size: int
+
+    def json(self, secrets: set[bytes]) -> Json:
+        """All but the bodies. Adds what must be in none."""
+        headers = self.headers
+        for name, value in headers.items():
+            headers[name] = value[:LONGEST]
+            if is_private(name):
+                secrets.add(value[:LONGEST].rpartition(" ")[2].encode("latin-1"))
+                headers[name] = HIDDEN.decode()
+        calls: list[Json] = []
+        for head, status in self.calls:
+            line = head[: head.find(b" HTTP/")].decode("latin-1")
+            calls.append({"request": line, "status": status})
+            if b"\r\nAuthor" in head:
+                lines = head.split(b"\r\n")
+                secrets.update(line.rpartition(b" ")[2] for line in lines if line[:6] == b"Author")
+        return {**self.about, "headers": headers, "calls": calls}
 
 
 class Capture:
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
-    what is captured of its key, once that is known. Without a `head`, nothing is to be stored."""
+    what is captured of its key, once that is known. Without `about`, nothing is to be stored."""
 
     mode, by, more, off = "", 0, 0, False
-    head: Json | None = None
+    about: Json | None = None
+    sent = b""
+    calls: Sequence[_Call] = ()
 
-    def __init__(self, environ: dict[str, Any], sent: Kept, ends: list[int]) -> None:
+    def __init__(self, environ: dict[str, Any], ends: list[int]) -> None:
         """`ends` has as many items as ends come before all is over: pop() is atomic."""
-        self.environ, self.sent, self.ends = environ, sent, ends
-        self.received, self.calls = Kept(), list[_Call]()
+        self.environ, self.ends = environ, ends
 
-    def again(self, environ: dict[str, Any], sent: Kept) -> Capture:
+    @cached_property
+    def received(self) -> Kept:
+        return Kept()
+
+    def again(self, environ: dict[str, Any], sent: bytes = b"") -> Capture:
         """The capture of what this request began, and what outlasts it."""
-        capture = Capture(environ, sent, [0])
-        capture.off = self.off
+        capture = Capture(environ, [0])
+        capture.off, capture.sent = self.off, sent
         return capture
 
-    @property
-    def size(self) -> int:
-        calls = sum(len(call.message) + call.received.size for call in self.calls)
-        return self.sent.size + self.received.size + calls
-
-    def json(self, secrets: set[bytes]) -> tuple[Json, list[Place]]:
-        """All but the texts, and where the text of each body belongs. Adds what must be in none."""
-        calls, self.calls = self.calls, []  # ends a cycle of references
-        headers: dict[str, str] = {}
-        for variable, value in self.environ.items():
-            if variable.startswith("HTTP_") or variable == "CONTENT_TYPE":
-                name, is_private = _header(variable)
-                headers[name] = HIDDEN.decode() if is_private else value[:LONGEST]
-                if is_private:
-                    secrets.add(value[:LONGEST].rpartition(" ")[2].encode("latin-1"))
-        request = f"{self.environ['REQUEST_METHOD']} {self.environ['PATH_INFO']}"
-        made: list[Json] = []
-        whole = {**(self.head or {}), "request": request, "headers": headers, "sent": None}
-        whole |= {"received": None, "calls": made, "more_calls": self.more}
-        places = [(whole, "sent", self.sent), (whole, "received", self.received)]
-        for call in calls:
-            head, _, begin = call.message.partition(b"\r\n\r\n")
-            first, *lines = head.split(b"\r\n")
-            secrets.update(line.rpartition(b" ")[2] for line in lines if line.startswith(b"Author"))
-            sent = Kept()
+    def raw(self, about: Json) -> Raw:
+        """The bytes alone: what else belongs to the request is free then."""
+        environ, bodies = self.environ, [_bounded(self.sent), self.received.joined()]
+        headers = {name: environ[variable] for variable, name in _headers(tuple(environ))}
+        calls = []
+        for exchange, message, rest, received in self.calls:
+            head, _, text = message.partition(b"\r\n\r\n")
+            calls.append((head, exchange.status))
             # The parts of an upload are in a file, which is closed by now.
-            sent.take([begin, *(call.rest if type(call.rest) is tuple else ())])
-            line = first.rpartition(b" ")[0].decode("latin-1")
-            side = {"request": line, "status": call.exchange.status, "sent": None}
-            made.append(side)
-            places += [(side, "sent", sent), (side, "received", call.received)]
-        return whole, places
+            more = rest if type(rest) is tuple else ()
+            bodies += _bounded(b"".join((text, *more))), received.joined()
+        self.calls = ()  # ends a cycle of references
+        about["request"] = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        about["more_calls"] = self.more
+        return Raw(about, headers, calls, bodies, sum(len(data) for data, _ in bodies))
 
 
-def _batch(captures: Iterable[Capture], keys: Iterable[bytes]) -> Batch:
+def _bounded(data: bytes) -> Body:
+    return (data, 0) if len(data) <= KEEP else (b"", len(data))
+
+
+@lru_cache(64)  # names may be long, and those of a client are the same each time
+def _headers(variables: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Those of an environ that are headers, and the names of these."""
+    names = [name for name in variables if name.startswith("HTTP_") or name == "CONTENT_TYPE"]
+    return [(name, name.removeprefix("HTTP_").replace("_", "-").lower()) for name in names]
+
+
+def _block(captures: Sequence[Raw], keys: Iterable[bytes]) -> Block:
     """Captures of one key, packed without its secrets and these keys."""
-    secrets, places, all_ = set(keys), list[Place](), list[Json]()
-    for capture in captures:
-        whole, fields = capture.json(secrets)
-        all_.append(whole)
-        places += fields
-    texts = bodies([body.joined() for _, _, body in places], secrets)
-    for (side, name, _), text in zip(places, texts, strict=True):
-        side[name] = text
-    return packed(all_)
-
-
-@lru_cache(256)  # names may be long
-def _header(name: str) -> tuple[str, bool]:
-    """The name of a header as it is shown, and whether its value is private."""
-    name = name.removeprefix("HTTP_").replace("_", "-").lower()
-    return name, PRIVATE.search(name) is not None
+    secrets = set(keys)
+    heads = [capture.json(secrets) for capture in captures]
+    bodies = [body for capture in captures for body in capture.bodies]
+    return packed(heads, redacted(bodies, secrets))
 
 
 class Captures:
@@ -172,7 +181,7 @@ class Captures:
     def __init__(self, ring: Ring, mode: Callable[[str], str], keys: Iterable[str] = ()) -> None:
         self.mode, self.ring, self._keys = mode, ring, unlike_keys(keys)
         self.dropped = self._held = 0
-        self._waiting: list[Capture] = []
+        self._waiting: list[Raw] = []
         self._lock, self._storing = native_lock(), native_lock()
         self._closing = threading.Event()
 
@@ -180,37 +189,38 @@ class Captures:
         """The application, with what its clients send and get kept."""
 
         def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if not may_capture(environ.get(OPT_OUT, True)):
+            if OPT_OUT in environ and not may_capture(environ[OPT_OUT]):
                 return app(environ, start_response)
-            capture = environ[CAPTURE] = Capture(environ, Kept(), [0, 1])
+            capture = environ[CAPTURE] = Capture(environ, [0, 1])
             parts: Any = app(environ, start_response)
             record: Record = environ[RECORD]
             if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
                 del environ[CAPTURE]  # ends a cycle of references
             if not record.asks_model:
                 record.capture = None  # ends another
-            elif self._captures(capture, record):
+                self._end(capture)
+            elif capture.mode != "off" and self._mode(capture, record) != "off":
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                     close = getattr(parts, "close", nothing)
                     return body(capture.received.of(parts), close, partial(self._end, capture))
                 capture.received.take(parts)
-            self._end(capture)
+                self._end(capture)
             return parts  # type: ignore[no-any-return]
 
         return watched
 
-    def _captures(self, capture: Capture, record: Record) -> bool:
-        """Whether anything may be captured of the request, whose key is known."""
+    def _mode(self, capture: Capture, record: Record) -> str:
+        """What is captured of the request, whose key is known."""
         capture.mode = capture.mode or self.mode(record.key)
-        return capture.mode != "off"
+        return capture.mode
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Watch what a request asks of backends."""
         capture: Capture | None = record.capture
         if capture is None:
             return
-        if capture.by not in (0, id(record)):  # a job, which outlasts the request
+        if capture.by and capture.by != id(record):  # a job, which outlasts the request
             record.capture = capture = capture.again(capture.environ, capture.sent)
         capture.by = id(record)
         cancel.on_exchange = partial(self._called, record, capture)
@@ -219,12 +229,12 @@ class Captures:
         self, record: Record, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
     ) -> list[bytes]:
         """The list in which an exchange collects what it parses."""
-        if message.find(COUNTING, 0, 256) >= 0 or not self._captures(capture, record):
+        if self._mode(capture, record) == "off" or message.find(COUNTING, 0, 256) >= 0:
             return []
         if len(capture.calls) >= CALLS:
             capture.more += 1
             return []
-        capture.calls.append(_Call(exchange, message, rest, received := Kept()))
+        capture.calls = (*capture.calls, _Call(exchange, message, rest, received := Kept()))
         return _Read(received)
 
     def finished(self, record: Record, took: float) -> None:
@@ -234,21 +244,22 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
+        if capture.off or (mode := self._mode(capture, record)) == "off":
+            return
         is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
-        wanted = self._captures(capture, record) and not capture.off and not is_again
-        if wanted and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
+        if not is_again and (mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
             about = {"id": record.id, "object": "request.capture", "key": record.key}
-            capture.head = {**about, "ended": time.time(), "status": record.status}
+            capture.about = {**about, "ended": time.time(), "status": record.status}
         self._end(capture)
 
     def _end(self, capture: Capture) -> None:
-        if capture.ends.pop() or not capture.head:
+        if capture.ends.pop() or capture.about is None:
             return
-        size = capture.size
+        raw = capture.raw(capture.about)
         with self._lock:
-            if len(self._waiting) < MOST_WAITING and self._held + size <= MOST_HELD:
-                self._held += size
-                self._waiting.append(capture)
+            if len(self._waiting) < MOST_WAITING and self._held + raw.size <= MOST_HELD:
+                self._held += raw.size
+                self._waiting.append(raw)
             else:
                 self.dropped += 1
 
@@ -288,14 +299,13 @@ class Captures:
             captures, self._waiting, self._held = self._waiting, [], 0
         if not captures:
             return
-        batches: dict[tuple[str, int], list[Capture]] = {}
+        batches: dict[tuple[str, int], list[Raw]] = {}
         size = 0
         for capture in captures:
-            assert capture.head is not None, "only these wait"
             size += capture.size
-            batches.setdefault((capture.head["key"], size // PACK), []).append(capture)
+            batches.setdefault((capture.about["key"], size // PACK), []).append(capture)
         try:
-            self.ring.write([_batch(batch, self._keys) for batch in batches.values()])
+            self.ring.write([_block(batch, self._keys) for batch in batches.values()])
         except BaseException:
             self.dropped += len(captures)
             raise
@@ -305,12 +315,10 @@ class Captures:
         in memory; none if the file is damaged, which the log says."""
         below = NEWEST
         with suppress(StoreUnavailable):
-            while most > 0:
-                page = partial(self.ring.find, min(most, PAGE), below, **chosen)
-                if not (captures := self._stored(page)):
-                    return
-                yield from (capture for _, capture in captures)
-                most, below = most - PAGE, captures[-1][0]
+            while most > 0 and below:
+                below, captures = self._stored(partial(self.ring.find, below, **chosen))
+                yield from captures[:most]
+                most -= len(captures)
 
     def delete(self, **chosen: str) -> int:
         """Delete these, also those that wait. Returns how many there were."""

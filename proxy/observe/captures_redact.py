@@ -8,7 +8,6 @@ from base64 import b64decode
 from binascii import Error
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Any
 
 MOST = 1 << 20  # bytes of a body that are kept
 BEYOND = 4096  # bytes behind them in which a key may end
@@ -22,48 +21,56 @@ LONGEST = 512  # characters of the beginning of a `data:` URL
 
 _URL = re.compile(rb"data:([\w.+-]{1,64}\\?/[\w.+-]{1,64})(?:;[\w=.+-]{1,64}){0,4};base64,")
 _BASE64 = re.compile(rb"[\w+/\\=-]*")
-# What a secret looks like, and a part of it that is found fast. Names of fields may also be in JSON
-# within a text.
+# What a secret looks like. Names of fields may also be in JSON within a text.
 _BEGIN = rb"(?:\b|(?<=\\[bfnrt]))"  # of a word, also behind a line's end in JSON
 _KEY = re.compile(rb"()" + _BEGIN + rb"sk-[\w-]{8,}")
-_SECRETS = [
-    (b"sk-", _KEY),
-    (b"earer ", re.compile(rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}")),
-    (b"@", re.compile(rb"(://)[^\s/@\"\\]{1,256}(?=@)")),
+_FIELD = rb'(?i)("[\w-]{0,32}%b\\{0,8}"\s{0,8}:\s{0,8}\\{0,8}")[^"\\]+'
+_FIELDS = b"authorization authorization_token access_token api_key secret password".split()
+# With a part that is found fast: in the text, or where that has its small letters and quotes only.
+_SECRETS = [(b"sk-", _KEY), (b"@", re.compile(rb"(://)[^\s/@\"\\]{1,256}(?=@)"))]
+_SQUEEZED = [
+    (b"bearer", re.compile(rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}")),
     *(
-        (part, re.compile(rb'(?i)("[\w-]{0,32}%b\\{0,8}"\s{0,8}:\s{0,8}\\{0,8}")[^"\\]+' % part))
-        for part in b"authorization authorization_token access_token api_key api-key apikey secret"
-        b" password".split()
+        (name.replace(b"_", b"") + b'"', re.compile(_FIELD % name.replace(b"_", b"[_-]?")))
+        for name in _FIELDS
     ),
 ]
+_SMALL, _OTHERS = bytes(range(256)).lower(), re.sub(rb'[A-Za-z"]', b"", bytes(range(256)))
 
 
-def bodies(
-    given: Iterable[tuple[bytes, int]], secrets: Iterable[bytes] = ()
-) -> Iterator[dict[str, Any]]:
-    """The text that is kept of each body, and how many bytes are missing: those behind it, and
-    those of a text that is too long. The secrets are in none."""
-    pairs = [*given]
-    every = b"\n".join([data for data, _ in pairs])
+Body = tuple[bytes, int]
+"""What is kept of a body, and how many bytes are missing."""
+
+
+def redacted(bodies: list[Body], secrets: Iterable[bytes] = ()) -> list[Body]:
+    """The texts that are kept of these, which miss what follows a text that is too long. The
+    secrets are in none."""
+    every = b"\n".join([data for data, _ in bodies])
     if b"\0" in every or BASE64 in every or _next_text(every, 0):
-        pairs = [(without_files(data), missing) for data, missing in pairs]
-        every = b"\n".join([data for data, _ in pairs])
-    every = every.lower()  # most bodies have nothing to hide, which is seen for all together
-    patterns = [(part, pattern) for part, pattern in _SECRETS if part in every]
-    own = [secret for secret in secrets if len(secret) >= LEAST and secret.lower() in every]
-    for data, missing in pairs:
-        text = data
-        if patterns or own or len(data) > MOST:
-            text = data[: MOST + BEYOND]
-            missing += len(data) - len(text)
-            for secret in own:
-                text = text.replace(secret, HIDDEN)
-            small = text.lower()
-            for part, pattern in patterns:
-                if part in small:
-                    text = pattern.sub(rb"\1" + HIDDEN, text)
-            missing += max(0, len(text) - MOST)
-        yield {"text": text[:MOST].decode(errors="replace"), "missing": missing}
+        bodies = [(without_files(data), missing) for data, missing in bodies]
+        every = b"\n".join([data for data, _ in bodies])
+    patterns = _patterns(every)  # most bodies have nothing to hide, which is seen for all together
+    own = [secret for secret in secrets if len(secret) >= LEAST and secret in every]
+    if patterns or own or any(len(data) > MOST for data, _ in bodies):
+        return [_redacted(data, missing, own) for data, missing in bodies]
+    return bodies
+
+
+def _redacted(data: bytes, missing: int, secrets: list[bytes]) -> Body:
+    text = data[: MOST + BEYOND]
+    missing += len(data) - len(text)
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    for pattern in _patterns(text):
+        text = pattern.sub(rb"\1" + HIDDEN, text)
+    return text[:MOST], missing + max(0, len(text) - MOST)
+
+
+def _patterns(text: bytes) -> list[re.Pattern[bytes]]:
+    """Those that may be in a text."""
+    small = text.translate(_SMALL, _OTHERS)
+    patterns = [pattern for part, pattern in _SECRETS if part in text]
+    return patterns + [pattern for part, pattern in _SQUEEZED if part in small]
 
 
 def unlike_keys(secrets: Iterable[str]) -> list[bytes]:

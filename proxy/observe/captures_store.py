@@ -1,8 +1,7 @@
 """A ring of captures in a private file of SQLite: the oldest make room for new ones. A crash leaves
 whole captures only, and all workers use the same file.
 
-Captures of a key are packed together, which takes a fraction of the time and the space. The number
-of a capture is that of its batch with its place there."""
+Captures of a key are packed together, in one row: their JSON without the texts, then the texts."""
 
 from __future__ import annotations
 
@@ -10,7 +9,8 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import groupby
+from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import StoreUnavailable
 from ..runtime import private_files
+from .captures_redact import Body
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,38 +27,57 @@ WAIT = 5.0  # seconds for another process that writes
 OLD = 100  # batches whose age is looked at after a write
 SHARE = 16  # the part of the ring that makes room at once
 LEVEL = 1  # of the compression
-PLACES = 4096  # of a batch, at most
 NEWEST = 1 << 62  # above all numbers
-_SCHEMA = f"""PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS batch (number INTEGER PRIMARY KEY, at REAL, data BLOB);
-CREATE TABLE IF NOT EXISTS packed (number INTEGER PRIMARY KEY, request TEXT, key TEXT);
-CREATE INDEX IF NOT EXISTS packed_request ON packed (request);
-CREATE INDEX IF NOT EXISTS packed_key ON packed (key);
-CREATE TRIGGER IF NOT EXISTS gone AFTER DELETE ON batch BEGIN
-    DELETE FROM packed WHERE number BETWEEN {PLACES} * old.number
-        AND {PLACES} * old.number + {PLACES - 1};
-END;"""
-_FIRST = "number < (SELECT min(number) FROM batch) +"
+# The index has all that a search needs: no other page is read until something is found.
+_SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+PRAGMA secure_delete = ON; DROP TABLE IF EXISTS packed; DROP TABLE IF EXISTS batch;
+PRAGMA secure_delete = OFF;
+CREATE TABLE IF NOT EXISTS block (
+    number INTEGER PRIMARY KEY, at REAL, key TEXT, requests BLOB, data BLOB);
+CREATE INDEX IF NOT EXISTS block_found ON block (key, number, requests);"""
+_FIRST = "number < (SELECT min(number) FROM block) +"
 Json = dict[str, Any]
 
 
-class Batch(NamedTuple):
-    """Captures of one key, packed: the ids of their requests, and when the last one ended."""
+class Block(NamedTuple):
+    """Captures of one key, packed: when the last one ended, and checksums of their requests."""
 
-    key: str
-    requests: Sequence[str]
     at: float
+    key: str
+    requests: bytes
     data: bytes
 
 
-def packed(captures: Sequence[Json]) -> Batch:
-    """At most PLACES captures of one key in a batch."""
-    last, requests = captures[-1], [capture["id"] for capture in captures]
-    return Batch(last["key"], requests, last["ended"], _pack(captures))
+Opened = tuple[Json, list[Body]]
+"""A capture without its bodies: those of both sides of the client, then of each call."""
 
 
-def _pack(captures: Sequence[Json | None]) -> bytes:
-    return zlib.compress(msgspec.json.encode(captures), LEVEL)
+def packed(captures: Sequence[Json], bodies: Sequence[Body]) -> Block:
+    """Captures of one key, and the bodies of all."""
+    last, requests = captures[-1], b"".join([_sum(capture["id"]) for capture in captures])
+    head = msgspec.json.encode((captures, [(len(text), missing) for text, missing in bodies]))
+    data = b"".join([head, b"\n", *[text for text, _ in bodies]])
+    return Block(last["ended"], last["key"], requests, zlib.compress(data, LEVEL))
+
+
+def _opened(data: bytes) -> list[Opened]:
+    texts = BytesIO(zlib.decompress(data))
+    captures, sizes = msgspec.json.decode(texts.readline())
+    bodies = ((texts.read(size), missing) for size, missing in sizes)
+    return [(capture, [*islice(bodies, 2 + 2 * len(capture["calls"]))]) for capture in captures]
+
+
+def _whole(capture: Json, bodies: Iterable[Body]) -> Json:
+    texts = (
+        {"text": data.decode(errors="replace"), "missing": missing} for data, missing in bodies
+    )
+    for side in (capture, *capture["calls"]):
+        side |= {"sent": next(texts), "received": next(texts)}
+    return capture
+
+
+def _sum(request: str) -> bytes:
+    return zlib.crc32(request.encode()).to_bytes(4, "big")
 
 
 class Ring:
@@ -66,53 +86,45 @@ class Ring:
     def __init__(self, file: Path, size: int, seconds: float) -> None:
         self._file, self._size, self._seconds = file, size, seconds
 
-    def write(self, batches: Iterable[Batch]) -> None:
+    def write(self, blocks: Iterable[Block]) -> None:
         """Add these, and delete what is too old or too much."""
         before, gone = time.time() - self._seconds, 1
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         private_files.database(self._file)
-        add = "INSERT INTO packed (number, request, key) VALUES (?, ?, ?)"
         with self._open() as db, db:
             db.execute("BEGIN IMMEDIATE")
-            for batch in batches:
-                values = batch.at, batch.data
-                row = db.execute("INSERT INTO batch (at, data) VALUES (?, ?)", values).lastrowid
-                first = PLACES * (row or 0)
-                requests = enumerate(batch.requests, first)
-                db.executemany(add, ((number, name, batch.key) for number, name in requests))
-            db.execute(f"DELETE FROM batch WHERE {_FIRST} {OLD} AND at < ?", (before,))
+            add = "INSERT INTO block (at, key, requests, data) VALUES (?, ?, ?, ?)"
+            db.executemany(add, blocks)
+            db.execute(f"DELETE FROM block WHERE {_FIRST} {OLD} AND at < ?", (before,))
             while gone and _used(db) > self._size:
-                oldest = f"1 + (SELECT max(number) - min(number) FROM batch) / {SHARE}"
-                gone = db.execute(f"DELETE FROM batch WHERE {_FIRST} {oldest}").rowcount
+                oldest = f"1 + (SELECT max(number) - min(number) FROM block) / {SHARE}"
+                gone = db.execute(f"DELETE FROM block WHERE {_FIRST} {oldest}").rowcount
 
-    def find(self, most: int, below: int = NEWEST, /, **chosen: str) -> list[tuple[int, Json]]:
-        """At most so many captures with this `request` or `key` and a number below this one, the
-        newest first, with their numbers."""
-        where = f"{_where(chosen)} AND number < {below:d} ORDER BY number DESC LIMIT {most:d}"
+    def find(
+        self, below: int = NEWEST, key: str | None = None, request: str = ""
+    ) -> tuple[int, list[Json]]:
+        """The captures of this key and request in the newest block that has such ones, of those
+        with a number below this one: the block's number, and the newest first. 0 without one."""
         with self._open() as db, db:
-            db.execute("BEGIN")  # sees one state of both tables
-            return [
-                (PLACES * number + place, captures[place])
-                for number, captures, places in _batches(db, where, chosen)
-                for place in places
-            ]
+            db.execute("BEGIN")  # sees one state
+            for number, captures in _blocks(db, key, request, below):
+                if chosen := [pair for pair in captures if request in ("", pair[0]["id"])]:
+                    return number, [_whole(*pair) for pair in reversed(chosen)]
+        return 0, []
 
-    def delete(self, **chosen: str) -> int:
-        """Delete the captures with this `request` or `key`, also from the pages of the file.
-        Returns how many there were."""
-        where, gone = _where(chosen), 0
+    def delete(self, key: str, request: str = "") -> int:
+        """Delete the captures of a key, or this one, also from the pages of the file. Returns how
+        many there were."""
         with self._open() as db:
             db.execute("PRAGMA secure_delete = ON")
             with db:
                 db.execute("BEGIN IMMEDIATE")
-                for number, captures, places in _batches(db, f"{where} ORDER BY number", chosen):
-                    gone += len(places)
-                    left = [None if n in places else capture for n, capture in enumerate(captures)]
-                    data = (_pack(left), number)
-                    db.execute("UPDATE batch SET data = ? WHERE number = ?", data)
-                    if not any(left):
-                        db.execute("DELETE FROM batch WHERE number = ?", (number,))
-                db.execute(f"DELETE FROM packed {where}", [*chosen.values()])
+                if request:
+                    gone = sum(_delete(db, request, *block) for block in _blocks(db, key, request))
+                else:
+                    count = "SELECT total(length(requests)) / 4 FROM block WHERE key = ?"
+                    gone = int(db.execute(count, (key,)).fetchone()[0])
+                    db.execute("DELETE FROM block WHERE key = ?", (key,))
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -130,19 +142,29 @@ class Ring:
             raise StoreUnavailable(f"the captures cannot be used: {error}") from error
 
 
-def _where(chosen: Iterable[str]) -> str:
-    return "WHERE " + " AND ".join(f"{name} = ?" for name in chosen)
+def _blocks(
+    db: sqlite3.Connection, key: str | None, request: str, below: int = NEWEST
+) -> Iterator[tuple[int, list[Opened]]]:
+    """The blocks below this number that may have captures of this key and request, with their
+    numbers, the newest first."""
+    whose = "" if key is None else "key = :key AND"
+    where = f"{whose} instr(requests, :sum) AND number < :below"
+    query = f"SELECT max(number) FROM block INDEXED BY block_found WHERE {where}"
+    values = {"key": key, "sum": _sum(request) if request else b""}
+    while below := db.execute(query, {**values, "below": below}).fetchone()[0] or 0:
+        (data,) = db.execute("SELECT data FROM block WHERE number = ?", (below,)).fetchone()
+        yield below, _opened(data)
 
 
-def _batches(
-    db: sqlite3.Connection, where: str, chosen: dict[str, str]
-) -> Iterator[tuple[int, list[Json], list[int]]]:
-    """The batches with the chosen captures, and the places of these, in the order of the query."""
-    rows = db.execute(f"SELECT number FROM packed {where}", [*chosen.values()]).fetchall()
-    numbers = (divmod(number, PLACES) for (number,) in rows)
-    for number, group in groupby(numbers, lambda pair: pair[0]):
-        row = db.execute("SELECT data FROM batch WHERE number = ?", (number,)).fetchone()
-        yield number, msgspec.json.decode(zlib.decompress(row[0])), [place for _, place in group]
+def _delete(db: sqlite3.Connection, request: str, number: int, captures: list[Opened]) -> int:
+    left = [pair for pair in captures if pair[0]["id"] != request]
+    db.execute("DELETE FROM block WHERE number = ?", (number,))
+    if left:
+        heads, bodies = zip(*left, strict=True)
+        block = packed(heads, [*chain.from_iterable(bodies)])
+        add = "INSERT INTO block (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
+        db.execute(add, (number, *block))
+    return len(captures) - len(left)
 
 
 def _used(db: sqlite3.Connection) -> int:

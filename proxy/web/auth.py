@@ -13,7 +13,6 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -256,11 +255,14 @@ class Keys:
         """Which requests of the key of this name are captured, by default those of `default`."""
         if not self._known:
             return default
-        with suppress(StoreUnavailable):
+        try:
             identity = self._bounded.get(name) or self._stored_named(name)
-            own = (held.capture for held in (identity.rights if identity is not None else ()))
-            return next(filter(None, own), default if name else "off")
-        return "off"
+        except StoreUnavailable:
+            return "off"
+        for rights in identity.rights if identity is not None else ():
+            if rights.capture:
+                return rights.capture
+        return default if name else "off"
 
     def shown(self, name: str) -> str:
         """The key's name for people."""

@@ -180,7 +180,7 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
             raise WrongType("the Content-Type must be application/json")
     data = read(environ, limit)
     if CAPTURE in environ and not environ[CAPTURE].sent:
-        environ[CAPTURE].sent.take([data])
+        environ[CAPTURE].sent = data
     if not data:
         if empty is not None:
             return empty

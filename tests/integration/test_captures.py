@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-import sqlite3
 import stat
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ import httpx
 import pytest
 
 from proxy.config.data_folder import CAPTURES
+from proxy.observe.captures import Captures
+from proxy.observe.captures_store import Ring
 from tests.fakes import wait_until
 from tests.ws import connected
 from tools.processes import Gateway, ModelServer
@@ -86,8 +86,9 @@ def test_both_sides_of_every_api_are_captured(
     assert one.stop() == 0
     for file in data.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
-    with closing(sqlite3.connect(data / CAPTURES)) as db:
-        names = {name for (name,) in db.execute("SELECT request FROM packed")}
+    names = {
+        capture["id"] for capture in Captures(Ring(data / CAPTURES, 1 << 20, 60), str).find(99)
+    }
     # What waited when the gateway was stopped was stored; what opted out was not.
     assert last in names and quiet.headers["x-request-id"] not in names
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in data.glob(f"{CAPTURES}*"))

@@ -27,8 +27,8 @@ from proxy.core.task import Task
 from proxy.errors import UpstreamFault
 from proxy.observe import captures as module
 from proxy.observe.captures import Kept
-from proxy.observe.captures_redact import MOST, bodies, without_files
-from proxy.observe.captures_store import Batch, Ring, packed
+from proxy.observe.captures_redact import MOST, redacted, without_files
+from proxy.observe.captures_store import NEWEST, Block, Ring, packed
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
 from tests.unit.backends.rawserver import RawServer, head
@@ -300,8 +300,8 @@ def test_damaged_file_disturbs_nothing_else(tmp_path: Path) -> None:
 
 
 def kept_of(data: bytes, *secrets: bytes) -> dict[str, Any]:
-    (kept,) = bodies([(data, 0)], secrets)
-    return kept
+    ((text, missing),) = redacted([(data, 0)], secrets)
+    return {"text": text.decode(errors="replace"), "missing": missing}
 
 
 def test_files_become_type_size_and_digest() -> None:
@@ -364,36 +364,43 @@ def test_long_bodies_are_cut_and_say_so() -> None:
     kept = Kept()
     for more in (0, 0, 0, module.KEEP):
         kept.take([b"word " * (MOST // 5) + b"x" * more])
-        (cut,) = bodies([kept.joined()])
-        assert len(cut["text"]) <= MOST
-        assert cut["missing"] == kept.size - len(cut["text"])
-    assert cut["missing"] > module.KEEP
+        ((text, missing),) = redacted([kept.joined()])
+        assert len(text) <= MOST
+        assert missing == kept.size - len(text)
+    assert missing > module.KEEP
     assert kept_of(b"RIFF\0\0\0\0")["text"].startswith("[binary, 8 bytes, sha256 ")
 
 
 # -- the ring
 
 
-def batch(*names: str, key: str = "ann", size: int = 10, at: float | None = None) -> Batch:
+def block(*names: str, key: str = "ann", at: float | None = None) -> Block:
     at = time.time() if at is None else at
-    texts = [{"id": name, "key": key, "ended": at, "text": f"{name} " * size} for name in names]
-    return packed(texts)
+    heads = [{"id": name, "key": key, "ended": at, "calls": [{}]} for name in names]
+    sides = ("sent", "received", "asked", "answered")
+    return packed(heads, [(f"{name} {side}".encode(), 0) for name in names for side in sides])
 
 
 def ids(ring: Ring, **chosen: str) -> list[str]:
-    return [capture["id"] for _, capture in ring.find(1000, **chosen)]
+    below, names = NEWEST, list[str]()
+    while below:
+        below, captures = ring.find(below, **chosen)
+        names += [capture["id"] for capture in captures]
+    return names
 
 
 def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
     file = tmp_path / "new" / "captures.db"
     ring = Ring(file, 1 << 18, 60)
     for turn in range(60):
-        data = batch(f"a{turn}", f"b{turn}")._replace(data=os.urandom(16384))
-        ring.write([data, batch(f"c{turn}")])
-    with sqlite3.connect(file) as db:
-        names = [name for (name,) in db.execute("SELECT request FROM packed ORDER BY number")]
-    db.close()
-    assert 9 < len(names) < 60 and names[-3:] == ["a59", "b59", "c59"]
+        noise = base64.b64encode(os.urandom(12288))
+        two = [
+            {"id": f"{name}{turn}", "key": "ann", "ended": time.time(), "calls": []}
+            for name in "ab"
+        ]
+        ring.write([packed(two, [(noise, 0)] * 4), block(f"c{turn}")])
+    names = ids(ring, key="ann")
+    assert 9 < len(names) < 60 and names[:3] == ["c59", "b59", "a59"]
     assert ids(ring, request="c59") == ["c59"] and ids(ring, request="c0") == []
     assert file.stat().st_size < 1 << 19
     for path in file.parent.iterdir():
@@ -402,26 +409,28 @@ def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
 
 def test_old_captures_are_deleted(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
-    ring.write([batch("r0", "r1", at=time.time() - 61)])
+    ring.write([block("r0", "r1", at=time.time() - 61)])
     assert ids(ring, key="ann") == ids(ring, request="r0") == []
-    ring.write([batch("r2", "r3")])
+    ring.write([block("r2", "r3")])
     assert ids(ring, key="ann") == ["r3", "r2"]
 
 
 def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
-    ring.write([batch("r0", "r1", "r2"), batch("r1", key="bob")])
+    ring.write([block("r0", "r1", "r2"), block("r1", key="bob")])
     assert ring.delete(request="r1", key="ann") == 1
     assert ids(ring, key="ann") == ["r2", "r0"] and ids(ring, request="r1") == ["r1"]
-    assert ring.find(1, request="r2", key="ann")[0][1]["text"] == "r2 " * 10
+    _, (left,) = ring.find(request="r2", key="ann")
+    sides = [side[name]["text"] for side in (left, *left["calls"]) for name in ("sent", "received")]
+    assert sides == ["r2 sent", "r2 received", "r2 asked", "r2 answered"]
     assert ids(ring, request="r2", key="bob") == []
     with sqlite3.connect(tmp_path / "captures.db") as db:
-        (data,) = db.execute("SELECT data FROM batch").fetchone()
+        (data,) = db.execute("SELECT data FROM block").fetchone()
     db.close()
     assert b"r1" not in zlib.decompress(data)
     assert ring.delete(key="ann") == 2
     assert ids(ring, key="ann") == [] and ids(ring, key="bob") == ["r1"]
-    ring.write([batch("r3")])  # its number may be one that was deleted
+    ring.write([block("r3")])  # its number may be one that was deleted
     assert ids(ring, key="ann") == ["r3"]
 
 
@@ -455,28 +464,28 @@ def test_export_reads_a_few_at_a_time(tmp_path: Path) -> None:
     app = app_with(ScriptedDriver(), tmp_path)
     captures = services_of(app).captures
     assert captures is not None
-    captures.ring.write([batch(*(f"r{n}" for n in range(module.PAGE + 2)))])
-    read = captures.find(module.PAGE + 1, key="ann")
+    captures.ring.write([block("r0", "r1", "r2"), block("r3", key="bob"), block("r4", "r5")])
+    read = captures.find(4, key="ann")
     newest = next(read)["id"]
-    captures.ring.write([batch("later")])
-    names = [newest, *(capture["id"] for capture in read)]
-    assert names == [f"r{n}" for n in range(module.PAGE + 1, 0, -1)]
+    captures.ring.write([block("later")])
+    assert [newest, *(capture["id"] for capture in read)] == ["r5", "r4", "r2", "r1"]
+    assert [capture["id"] for capture in captures.find(3)] == ["later", "r5", "r4"]
 
 
 def test_ids_are_values_and_never_paths_or_statements(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
     name = "../../'; DROP TABLE capture; --"
-    ring.write([batch(name)])
+    ring.write([block(name)])
     assert ids(ring, request=name) == [name]
     assert [path.name for path in tmp_path.iterdir()] == ["captures.db"]
 
 
 def test_crash_while_writing_leaves_whole_captures(tmp_path: Path) -> None:
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
-    ring.write([batch("r0", "r1")])
+    ring.write([block("r0", "r1")])
 
     def dying() -> Any:
-        yield batch("half")
+        yield block("half")
         raise OSError
 
     with pytest.raises(OSError):
@@ -485,3 +494,25 @@ def test_crash_while_writing_leaves_whole_captures(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "captures.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+def test_captures_of_an_earlier_version_are_dropped_from_the_pages_of_the_file(
+    tmp_path: Path,
+) -> None:
+    with sqlite3.connect(tmp_path / "captures.db") as db:
+        db.execute("CREATE TABLE batch (number INTEGER PRIMARY KEY, at REAL, data BLOB)")
+        db.execute("INSERT INTO batch (data) VALUES ('what was captured before')")
+    db.close()
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write([block("r0")])
+    assert ids(ring, key="ann") == ["r0"]
+    assert b"captured before" not in (tmp_path / "captures.db").read_bytes()
+
+
+def test_requests_with_the_same_checksum_are_told_apart(tmp_path: Path) -> None:
+    same = "plumless", "buckeroo"  # zlib.crc32
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write([block(same[0]), block(same[1])])
+    assert [ids(ring, request=name) for name in same] == [[same[0]], [same[1]]]
+    assert ring.delete("ann", same[0]) == 1
+    assert ids(ring, key="ann") == [same[1]]

@@ -19,7 +19,6 @@ import msgspec
 from flask import Response
 
 from ....errors import BadRequest, GatewayError, QueueFull
-from ....observe.captures import Kept
 from ....runtime.cancel import Cancel
 from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
 from ....store.responses import Stored
@@ -140,7 +139,7 @@ class Session(ClosingBody):
             CANCEL: self._closed,
         }
         if (capture := environ.get(CAPTURE)) is not None:
-            capture = environ[CAPTURE] = capture.again(environ, Kept())
+            capture = environ[CAPTURE] = capture.again(environ)
         record = Record.of(environ)
         dialect = ResponsesDialect(self._services, environ, self._recent)
         sent = completion_view(self._services, environ, dialect, "resp_", begin=dialect.begin)
