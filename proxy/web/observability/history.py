@@ -161,10 +161,10 @@ class History:
         counts: Counts = Counter({("requests", 0): len(rows)})
         for name in ("prompt", "cached", "completion"):
             counts[name, 0] = sum(map(attrgetter(name), usages))
-        measured: dict[str, list[float]] = {
+        measured: dict[str, Iterable[float]] = {
             "queue": [info.queue_wait for info in infos if info.placed or info.queue_wait],
-            "first_token": [info.first_token for info in infos if info.first_token],
-            "prompt_tokens": [usage.prompt for usage in usages if usage.prompt],
+            "first_token": filter(None, map(attrgetter("first_token"), infos)),
+            "prompt_tokens": filter(None, map(attrgetter("prompt"), usages)),
             "speed": [
                 tokens_per_second(info.usage.completion, info.last_token - info.first_token)
                 for info in infos

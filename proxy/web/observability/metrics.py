@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
+from operator import add, attrgetter, sub
 from typing import Any
 
 from msgspec import Struct
@@ -34,7 +36,6 @@ HISTOGRAMS = (
     ("vllm:time_to_first_token_seconds", "Time from the request to its first token", SECONDS),
     ("vllm:inter_token_latency_seconds", "Mean time between output tokens", TOKEN_SECONDS),
     ("vllm:e2e_request_latency_seconds", "Time from the request to its last byte", SECONDS),
-    ("slotproxy:queue_wait_seconds", "Time in the admission queue", SECONDS),
     ("vllm:request_queue_time_seconds", "Time in the queue", SECONDS),
     ("vllm:request_prefill_time_seconds", "Time for the prompt", SECONDS),
     ("vllm:request_decode_time_seconds", "Time from the first token to the last", SECONDS),
@@ -54,6 +55,14 @@ REFUSALS = (
 )
 
 
+# These pass requests in C: there are many, and few threads.
+_info, _usage, _changes = map(attrgetter, ("info", "usage", "changes"))
+_prompt, _cached, _completion = map(attrgetter, ("prompt", "cached", "completion"))
+_outcome, _longest, _queue_wait = map(attrgetter, ("outcome", "longest", "queue_wait"))
+_first_token, _last_token = map(attrgetter, ("first_token", "last_token"))
+_evaluating, _writing = map(attrgetter, ("evaluating", "writing"))
+
+
 class _Histogram:
     """Counts values between bounds, and their sum."""
 
@@ -61,18 +70,18 @@ class _Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(map(float, bounds))  # comparing a float with an int is slower
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts: Counter[int] = Counter()
         self.sum = 0.0
 
     def add(self, values: Sequence[float]) -> None:
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.sum += sum(values)
+        if values:
+            self.counts.update(map(partial(bisect_left, self.bounds), values))
+            self.sum += sum(values)
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*(str(bound) for bound in self.bounds), "+Inf"]
-        return list(zip(names, accumulate(map(float, self.counts)), strict=True))
+        counts = accumulate(float(self.counts[i]) for i in range(len(names)))
+        return list(zip(names, counts, strict=True))
 
 
 class Work(Struct, kw_only=True):
@@ -85,14 +94,14 @@ class Work(Struct, kw_only=True):
     writing: float = 0.0
     longest: int = 0
 
-    def add(self, infos: Iterable[Info]) -> None:
-        for info in infos:
-            self.prompt += info.usage.prompt
-            self.cached += info.usage.cached
-            self.completion += info.usage.completion
-            self.evaluating += info.evaluating
-            self.writing += info.writing
-            self.longest = max(self.longest, info.longest)
+    def add(self, infos: Sequence[Info]) -> None:
+        usages = [*map(_usage, infos)]
+        self.prompt += sum(map(_prompt, usages))
+        self.cached += sum(map(_cached, usages))
+        self.completion += sum(map(_completion, usages))
+        self.evaluating += sum(map(_evaluating, infos))
+        self.writing += sum(map(_writing, infos))
+        self.longest = max(self.longest, *map(_longest, infos))
 
 
 class _Backend:
@@ -107,29 +116,27 @@ class _Backend:
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
     def add(self, rows: Sequence[Finished]) -> None:
-        infos = [row.info for row in rows]
-        usages = [info.usage for info in infos]
-        begun = [info for info in infos if info.first_token]
-        prompts = [usage.prompt for usage in usages if usage.prompt]
-        answers = [usage.completion for usage in usages if usage.completion]
-        counts = sum(prompts), sum(usage.cached for usage in usages), sum(prompts), sum(answers)
+        infos = [*map(_info, rows)]
+        usages = [*map(_usage, infos)]
+        begun = [*filter(_first_token, infos)]
+        prompts, answers = ([*filter(None, map(of, usages))] for of in (_prompt, _completion))
+        counts = sum(prompts), sum(map(_cached, usages)), sum(prompts), sum(answers)
         self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
-        changes = [change for row in rows for change in row.changes]
+        changes = [*chain.from_iterable(map(_changes, rows))]
         replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
-        self.reasons.update(REASONS[info.outcome] for info in infos if info.outcome in REASONS)
-        waits = [info.queue_wait for info in infos]
+        self.reasons.update(filter(None, map(REASONS.get, map(_outcome, infos))))
         prefills = [info.evaluating or max(0.0, info.first_token - info.placed) for info in begun]
-        decodes = [info.last_token - info.first_token for info in begun]
+        decodes = [*map(sub, map(_last_token, begun), map(_first_token, begun))]
         between = [
             (info.last_token - info.first_token) / (info.usage.completion - 1)
             for info in infos
             if info.usage.completion > 1
         ]
-        both = list(map(sum, zip(prefills, decodes, strict=True)))
-        values: list[Sequence[Any]] = [[info.first_token for info in begun], between]
-        values += [[row.took for row in rows], waits, waits, prefills, decodes, both]
-        values += [prompts, answers, *([change[i] for change in replaced] for i in (0, 1))]
+        values: list[Sequence[Any]] = [[*map(_first_token, begun)], between]
+        values += [[row.took for row in rows], [*map(_queue_wait, infos)], prefills, decodes]
+        values += [[*map(add, prefills, decodes)], prompts, answers]
+        values += ([change[i] for change in replaced] for i in (0, 1))
         values.append([change for change in changes if isinstance(change, float)])
         for histogram, measured in zip(self.histograms, values, strict=True):
             histogram.add(measured)
@@ -153,15 +160,17 @@ class Metrics:
             if key not in self.requests and len(self.requests) >= MOST_SERIES:
                 key = OTHER, OTHER
             self.requests[key] += count
-        self.kinds.update((row.info.backend, kind) for row in rows for kind in row.info.kinds)
         by_backend: defaultdict[tuple[str, str], list[Finished]] = defaultdict(list)
         for row in rows:
-            if row.info.backend:
-                by_backend[row.info.backend, row.info.model].append(row)
+            info = row.info
+            if info.backend:
+                by_backend[info.backend, info.model].append(row)
+            if info.kinds:
+                self.kinds.update((info.backend, kind) for kind in info.kinds)
         for names, group in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add(row.info for row in group)
+            self.work.add([*map(_info, group)])
             self.backends[names].add(group)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
