@@ -157,7 +157,7 @@ class Database:
                 raise unavailable(f"its tables are of revision {revision}: {UPGRADE_FIRST}")
             for step in sorted(STEPS):
                 for statement in STEPS[step] if step > revision else ():
-                    if not _adds_what_is_there(connection, statement):
+                    if not _is_done(connection, statement):
                         connection.execute(text(statement))
             connection.execute(update(REVISION).values(version_num=NEWEST))
 
@@ -236,12 +236,13 @@ def insert_into(table: Table, db: Connection | Engine) -> Any:
     return import_module(f"sqlalchemy.dialects.{db.dialect.name}").insert(table)
 
 
-def _adds_what_is_there(connection: Connection, statement: str) -> bool:
-    """Whether it adds a column that exists: SQLite has no "if not exists" for that."""
+def _is_done(connection: Connection, statement: str) -> bool:
+    """Whether it adds a column that exists, or drops none: SQLite has no "if exists" for that."""
     words = statement.split()
-    if words[3:5] != ["add", "column"]:
+    if words[4:5] != ["column"]:
         return False
-    return words[5] in {column["name"] for column in inspect(connection).get_columns(words[2])}
+    names = {column["name"] for column in inspect(connection).get_columns(words[2])}
+    return (words[5] in names) == (words[3] == "add")
 
 
 def _revision(connection: Connection) -> str:

@@ -13,7 +13,6 @@ DAY = 24 * HOUR
 SPAN = HOUR // 6
 OK = "ok"
 CANCELLED = "cancelled"
-BLOCK = 8  # bytes of a block's digest
 
 
 class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
@@ -24,8 +23,8 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     Token counts are those of the answer's own `usage`, of all its choices and rounds with tools.
     `prompt` includes `cached`, and `completion` includes `reasoning`. Times are seconds; those of
     backends are added up over choices. `saved_seconds` is an estimate of the time that the cached
-    tokens would have needed. `outcome` is "ok", "cancelled", or the code of an error. `blocks` are
-    digests of the prompt's beginnings, b"" if unknown, `tags` those of the client, with commas."""
+    tokens would have needed. `outcome` is "ok", "cancelled", or the code of an error. `tags` are
+    those of the client, with commas."""
 
     ended: int
     request: str
@@ -48,7 +47,6 @@ class LedgerRow(Struct, frozen=True, kw_only=True, gc=False):
     seconds: float
     outcome: str
     client: str
-    blocks: bytes = b""
     tags: str = ""
 
 

@@ -29,6 +29,7 @@ STEPS: dict[str, Sequence[str]] = {
         " primary key (width, at, name, bucket))",
     ),
     "0025": ("alter table ledger_row add column tags varchar not null default ''",),
+    "0026": ("alter table ledger_row drop column blocks",),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.

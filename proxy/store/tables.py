@@ -247,12 +247,12 @@ ACCOUNT_STATE = _table(
     "account_state", _number("id"), *_columns(number=BigInteger, secret=LargeBinary)
 )
 # The ledger: one row for each request that asks a model. Times of the day are milliseconds since
-# 1970, `blocks` the digests of the prompt's blocks; see `ledger_rows`.
+# 1970; see `ledger_rows`.
 LEDGER = _table(
     "ledger_row",
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     *_texts("request", "key", "user", "team", "model", "backend", "api", "outcome", "client"),
-    *_columns(ended=BigInteger, slot=Integer, **_SUMS, seconds=Float, blocks=LargeBinary),
+    *_columns(ended=BigInteger, slot=Integer, **_SUMS, seconds=Float),
     _text("tags", server_default=""),
     Index("ledger_row_time", "ended", "id"),
 )

@@ -152,7 +152,7 @@ GATHERED = 500  # rows sent together
 COLUMNS = {"time": "ended"} | {
     f"{name}_tokens" if name in TOKENS else name: name
     for name in LedgerRow.__struct_fields__
-    if name not in ("ended", "blocks")
+    if name != "ended"
 }
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for a formula if a cell begins with it
 

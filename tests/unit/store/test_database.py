@@ -87,10 +87,11 @@ def test_older_tables_get_that_of_measures(database: Database) -> None:
     assert key == [column.name for column in LEDGER_MEASURE.primary_key]
 
 
-def test_older_ledgers_get_a_column_of_tags(database: Database) -> None:
+def test_older_ledgers_get_a_column_of_tags_and_lose_one(database: Database) -> None:
     """As the table of a new database, and again after an interruption."""
     with database.begin() as db:
         db.execute(text("alter table ledger_row drop column tags"))
+        db.execute(text("alter table ledger_row add column blocks varchar not null default ''"))
     for _ in range(2):
         _set_revision(database, "0024")
         database.upgrade()

@@ -39,7 +39,6 @@ ROW = LedgerRow(
     seconds=3.0,
     outcome="ok",
     client="curl/8.0",
-    blocks=b"12345678",
 )
 
 
