@@ -132,7 +132,9 @@ def explain(
 
 def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) -> Window | None:
     """That of the earlier prompt that is most like this one, which has these checksums."""
-    prompts = [sums, *(earlier.sums for earlier in all_earlier)]
+    prompts = [sums, *[earlier.sums for earlier in all_earlier]]
+    if prompts.count(sums) == len(prompts):
+        return None
     pieces = [_first_difference(sums, earlier) for earlier in prompts[1:]]
     piece = max(pieces, default=-1)
     if piece < 0:

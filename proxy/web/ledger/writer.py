@@ -70,13 +70,14 @@ class PrefillSpeeds:
 
     def saved(self, info: Info) -> float:
         """The estimated seconds that cached tokens saved; 0 until a speed is known."""
-        evaluated = info.usage.prompt - info.usage.cached
+        cached = info.usage.cached
+        evaluated = info.usage.prompt - cached
         # Several choices evaluate their prompt several times, and count it once.
-        if info.choices <= 1 and info.evaluating > 0 and evaluated >= FEW:
+        if evaluated >= FEW and info.evaluating > 0 and info.choices <= 1:
             if len(self._seconds) >= MOST_BACKENDS:
                 self._seconds.clear()
             self._seconds[info.backend] = info.evaluating / evaluated
-        return info.usage.cached * self._seconds.get(info.backend, 0.0)
+        return cached * self._seconds.get(info.backend, 0.0)
 
 
 def row_of(

@@ -77,30 +77,29 @@ class Contents:
         info = row.info
         if not info.steps:
             if (grant := info.placement) is not None and info.choices <= 1:
-                began = row.second - max(0.0, info.last_token - info.placed)
-                if (change := self._add(info, grant, began)) is not None:
-                    row.changes = (change,)
+                row.changes = self._add(info, grant, row.second)
             return
         rounds = info.rounds()
         placed = [(info, info.placement) for info in rounds if info.placement and info.choices <= 1]
         if placed:
             last, grant = placed[-1]
-            offset = row.second - max(0.0, last.last_token - last.placed) - grant.at
-            changes = [self._add(info, grant, grant.at + offset) for info, grant in placed]
-            row.changes = [change for change in changes if change is not None]
+            offset = row.second - _worked(last) - grant.at
+            ends = (grant.at + offset + _worked(info) for info, grant in placed)
+            changes = [self._add(*pair, end) for pair, end in zip(placed, ends, strict=True)]
+            row.changes = [*chain.from_iterable(changes)]
 
-    def _add(self, info: Info, placed: Placement, began: float) -> Change | None:
+    def _add(self, info: Info, placed: Placement, until: float) -> Sequence[Change]:
         place = placed.backend, placed.slot if info.slot < 0 else info.slot
         prompt = placed.request.chain
         link = prompt.links[prompt.turn - 1].hex()[:12] if prompt.links else ""
-        until = began + max(0.0, info.last_token - info.placed)
+        began = until - _worked(info)
         new = Tenure(*place, placed.request.key, began, until, info.usage.prompt, link)
         held = self._held.pop(place, None)
         self._held[place] = new  # the last one used is the last
         if len(self._held) > MOST_HELD:
             del self._held[next(iter(self._held))]
         if held is None:
-            return None
+            return ()
         idle = max(0.0, began - held.until)
         goes_on = placed.continues and not placed.replaced
         is_guess = not placed.pinned or place[1] != placed.slot  # the server chose the slot
@@ -108,17 +107,21 @@ class Contents:
             goes_on = held.conversation in (digest.hex()[:12] for digest in prompt.links)
         if goes_on:
             new.since, new.requests = held.since, held.requests + 1
-            return idle
+            return (idle,)
         is_replaced = placed.replaced or is_guess
         held.ended = max(began, held.until)
         held.why = _why(held.key, placed) if is_replaced else "lost"  # before
         self._past.append(held)
-        return (max(0.0, began - held.since), idle, held.why) if is_replaced else None
+        return ((max(0.0, began - held.since), idle, held.why),) if is_replaced else ()
 
     def tenures(self, since: float) -> Iterator[Tenure]:
         """Those that were in their slots at that time or later."""
         both = chain(self._past, self._held.values())
         return (tenure for tenure in both if not tenure.ended or tenure.ended >= since)
+
+
+def _worked(info: Info) -> float:
+    return max(0.0, info.last_token - info.placed)
 
 
 def _why(key: str, placed: Placement) -> str:

@@ -192,14 +192,14 @@ class Observer:
             self._running.discard(record)
 
     def _count(self, record: Record, took: float) -> None:
-        route, asks_model = record.route or OTHER, record.asks_model
+        info, asks_model, ended = record.info, record.asks_model, time.time()
         if asks_model:
             for call in self.on_end:
                 call(record, took)
-        if record.info.outcome == NoIdleSlot.code:
+        if info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
-        ended = time.time()
-        self._finished.append(Finished(ended, route, record.status, took, record.info, asks_model))
+        route = record.route or OTHER
+        self._finished.append(Finished(ended, route, record.status, took, info, asks_model))
         if asks_model:
             for call in self.on_finished:
                 call(record, took)
