@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
+
 from ..errors import Cancelled
 
 Reason = Callable[[], Cancelled]
@@ -24,21 +26,19 @@ def client_left() -> Cancelled:
     return Cancelled("the client closed the request")
 
 
-class Cancel:
+class Cancel(Struct, eq=False):
     """Set once, never unset. The first reason counts.
 
     What concerns a running request travels with it: `headers`, the lines of a trace for its
     backends; `on_exchange`, called before each exchange with what will be sent, and makes the list
     that collects the answer; and `hurried`: its reader wants the answer now, so reasoning ends."""
 
-    __slots__ = ("_callbacks", "_reason", "cancelled", "headers", "hurried", "on_exchange")
-
-    def __init__(self) -> None:
-        self.cancelled = self.hurried = False
-        self.headers = ""
-        self.on_exchange: OnExchange | None = None
-        self._reason: Reason = client_left
-        self._callbacks: list[Callable[[], None]] = []
+    cancelled: bool = False
+    hurried: bool = False
+    headers: str = ""
+    on_exchange: OnExchange | None = None
+    _reason: Reason = client_left
+    _callbacks: list[Callable[[], None]] = []
 
     def cancel(self, reason: Reason = client_left) -> None:
         if not self.cancelled:
