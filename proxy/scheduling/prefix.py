@@ -85,22 +85,27 @@ def chain_of(
         ends = [end for end in ends if 0 < end <= size] or [size]
         boundaries = tuple(b for b in boundaries if 0 < b <= size)
     cuts = ends[-MOST:]
-    turn = bisect_right(cuts, max(boundaries) if boundaries else size) or len(cuts)
-    is_text = isinstance(prompt, str)
-    state = sha256(f"{group}\0{'text' if is_text else 'ids'}\0".encode())
+    turn = bisect_right(cuts, max(boundaries, default=size)) or len(cuts)
     links: list[bytes] = []
-    before, begin, turn_end = None, 0, 0
-    if size in LONG and turns is not None and isinstance(prompt, str):
+    begin = turn_end = 0
+    if not isinstance(prompt, str):
+        state = sha256(f"{group}\0ids\0".encode())
+        for end in cuts:
+            state.update(array("q", prompt[begin:end]))
+            links.append(state.digest()[:SIZE])
+            begin = end
+        return Chain(tuple(links), tuple(cuts), turn)
+    state = sha256(f"{group}\0text\0".encode())
+    if size in LONG and turns is not None:
         turn_end = cuts[turn - 1]
         before = next((old for old in (*turns,) if old.precedes(prompt, group, cuts)), None)
-    if before is not None:
-        links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
+        if before is not None:
+            links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
     for end in cuts[len(links) :]:
-        part: Any = prompt[begin:end]
-        state.update(part.encode("utf-8", "surrogatepass") if is_text else array("q", part))
+        state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
         links.append(state.digest()[:SIZE])
         begin = end
-        if end == turn_end and turns is not None and isinstance(prompt, str):
+        if end == turn_end and turns is not None:
             last = Turn(group, prompt[:end], links.copy(), cuts[:turn], state.copy())
             turns[:] = [last, *(old for old in turns if old is not before)][:KEPT]
     return Chain(tuple(links), tuple(cuts), turn)
