@@ -4,7 +4,7 @@ may outlive the records. No decision depends on them."""
 from __future__ import annotations
 
 from .pool import Pool
-from .prefix import agreement
+from .prefix import Chain
 from .state import ConversationRecord, Grant, Placement, SlotRequest
 
 
@@ -20,21 +20,15 @@ def placement(
     """The facts about a grant, before its slot is taken. If it will be, `forget` the loss that it
     makes up for."""
     backend, own, held = grant.backend, grant.reuse, grant.slot.held
-    loss, turn, shared, kept_on, kept_busy = None, 0, 0, "", False
+    loss, kept_busy = None, False
     continues = own is not None and own.conversation is conversation
     if not continues:
         loss, own = pool.find_loss(request.chain, forget=forget), None
         if conversation.turns:  # only then there can be a prompt of it somewhere
             places = (other for other, _ in pool.matches(request.chain))
             own = next((other for other in places if other.conversation is conversation), None)
-    if own is not None:
-        kept_on, slot = own.backend.name, own.slot
-        kept_busy = slot is not None and (slot.busy or slot.ready > now)
-        if own.chain.links:
-            last = own.chain.turn - 1
-            turn = shared = own.chain.ends[last]
-            if own.chain.links[last : last + 1] != request.chain.links[last : last + 1]:
-                shared = agreement(request.chain, own.chain)
+        if own is not None and (slot := own.slot) is not None:
+            kept_busy = slot.busy or slot.ready > now
     return Placement(
         request=request,
         at=now,
@@ -51,9 +45,8 @@ def placement(
         turns=conversation.turns,
         continues=continues,
         replaced=held.tokens if held is not None and held.conversation is not conversation else 0,
-        kept_on=kept_on,
+        kept_on=own.backend.name if own is not None else "",
         kept_busy=kept_busy,
-        kept_turn=turn,
-        shared=shared,
+        kept=own.chain if own is not None else Chain(),
         loss=loss,
     )

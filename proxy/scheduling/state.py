@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..core.adapters import ADAPTED
 from ..core.task import NO_TIER, Tier
-from .prefix import Chain
+from .prefix import Chain, agreement
 
 CacheKind = Literal["nothing", "ram", "files"]
 ANSWER = 256  # tokens assumed for an answer without a limit
@@ -251,8 +251,8 @@ class Loss(Struct, frozen=True, kw_only=True):
 
 class Placement(Struct, frozen=True, kw_only=True):
     """What the scheduler knew when it granted a slot, to explain the request later (see
-    `placement`). `kept_…` is about the prompt that is cached of the request's own conversation, if
-    any. Positions are characters, or token ids if the prompt is ids."""
+    `placement`). `kept` is the prompt that is cached of the request's own conversation, if any.
+    Positions are characters, or token ids if the prompt is ids."""
 
     request: SlotRequest
     at: float
@@ -270,7 +270,20 @@ class Placement(Struct, frozen=True, kw_only=True):
     continues: bool  # the request continues where its conversation is cached
     replaced: int  # tokens of another conversation that the slot held
     kept_on: str  # a backend
-    kept_busy: bool
-    kept_turn: int  # the position of its last message boundary
-    shared: int  # the position up to which the request agrees with it
+    kept_busy: bool  # its slot is, and the request `continues` elsewhere
+    kept: Chain
     loss: Loss | None  # of the prompt that the request would have continued
+
+    @property
+    def kept_turn(self) -> int:
+        """The position of its last message boundary."""
+        return self.kept.ends[self.kept.turn - 1] if self.kept.links else 0
+
+    @property
+    def shared(self) -> int:
+        """The position up to which the request agrees with it."""
+        kept, chain = self.kept, self.request.chain
+        turn = slice(kept.turn - 1, kept.turn)
+        if kept.links[turn] == chain.links[turn]:
+            return self.kept_turn
+        return agreement(chain, kept)

@@ -15,6 +15,7 @@ from proxy import errors
 from proxy.core.events import FinishReason
 from proxy.core.usage import Usage
 from proxy.gateway import Info
+from proxy.scheduling.prefix import Chain
 from proxy.scheduling.state import Placement, SlotRequest
 from proxy.scheduling.view import View
 from proxy.web.observability import history
@@ -160,8 +161,7 @@ def turn(
         replaced=0 if continues else 120,
         kept_on="",
         kept_busy=False,
-        kept_turn=0,
-        shared=0,
+        kept=Chain(),
         loss=None,
     )
     info = Info(backend="b", model="m", placed=1.0, last_token=3.0, choices=choices)
