@@ -70,31 +70,29 @@ class LeasedSlot(Struct, eq=False):
 
     def start(self, task: Task, cancel: Cancel) -> Run:
         """Start a run. The previous run must be closed."""
-        lease = self.lease
-        spoils = self.caps.doubles and self._may_hold_all_of(task)
-        held = lease.grant.reuse
+        lease, caps, driver = self.lease, self.caps, self.backend.driver
+        held, doubles = lease.grant.reuse, caps.doubles
+        spoils = doubles and self._may_hold_all_of(task)
         if spoils and held is not None and not task.max_tokens and lease.request.idle:
             share = lease.request.chain.size / max(1, held.chain.size)
             self.run = Held(round(share * held.prompt))
             return self.run
-        if lease.grant.fresh or spoils:
+        if spoils or lease.grant.fresh:
             # The slot holds another group's prompt, or reuse would spoil it: evaluate everything.
             self.uncached = self.uncached or (spoils and self.asking is None)
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
         self.asking = task.prompt
         self.end = "cut"
-
-        def begin(task: Task) -> Run:
-            return self.backend.driver.stream(task, lease.pinned, self.caps, cancel)
-
-        if self.caps.doubles and comes_in_pieces(task, lease):
+        if doubles and comes_in_pieces(task, lease):
+            begin = partial(driver.stream, caps=caps, cancel=cancel)
             ids = partial(self.backend.counter.ids, task.text, cancel=cancel)
             anew = held is None or task.sampling.get("cache_prompt") is False
-            self.run = InPieces(begin, ids, task, lease, cancel, anew=anew)
+            run: Run = InPieces(begin, ids, task, lease, cancel, anew=anew)
         else:
-            self.run = begin(task)
-        return self.run
+            run = driver.stream(task, lease.pinned, caps, cancel)
+        self.run = run
+        return run
 
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run
@@ -109,8 +107,8 @@ class LeasedSlot(Struct, eq=False):
         return bool(links) and links[-1] in reuse.chain.links
 
     def on_first_token(self, run: Run) -> None:
-        self.evaluated = self.asking
-        self.lease.on_first_token(run.slot)
+        self.evaluated, lease = self.asking, self.lease
+        lease.owner.on_first_token(lease, run.slot)
 
     def note_calls(self, batch: Batch) -> None:
         """Note whether the answer calls tools: its client returns with their results."""
@@ -152,14 +150,15 @@ class LeasedSlot(Struct, eq=False):
         """Close the run and give the slot back. Returns the slot's number, -1 if the server chose
         it and has not reported it."""
         run, lease, context, end = self.run, self.lease, self.context, self.end
-        number = lease.slot.id
+        number, used = lease.slot.id, -1
         reported = number if lease.grant.backend.pins else -1
         outcome = UNUSED if end == "unused" else CUT
         try:
             if run is not None:
                 run.close()
-                if run.slot >= 0:
-                    number = reported = run.slot
+                used = run.slot
+                if used >= 0:
+                    number = reported = used
                 if end == "cut":
                     usage = run.usage()
                     self.prompt, self.cached = usage.prompt, usage.cached
@@ -167,7 +166,7 @@ class LeasedSlot(Struct, eq=False):
             if end != "unused":
                 outcome = Outcome(
                     end=end,
-                    slot=run.slot if run is not None else -1,
+                    slot=used,
                     prompt=self.prompt,
                     cached=self.cached,
                     completion=self.written,

@@ -38,12 +38,12 @@ def comes_in_pieces(task: Task, lease: Lease) -> bool:
 
 class InPieces(LaterRun):
     """A run whose prompt is evaluated piece by piece before the whole is sent. `begin` sends one to
-    the slot of the lease; `ids` are the tokens of the text. `anew`: nothing in the slot may be
+    a slot; `ids` are the tokens of the text. `anew`: nothing in the slot may be
     reused."""
 
     def __init__(
         self,
-        begin: Callable[[Task], Run],
+        begin: Callable[[Task, int], Run],
         ids: Callable[[], list[int]],
         task: Task,
         lease: Lease,
@@ -78,7 +78,7 @@ class InPieces(LaterRun):
             piece = replace(
                 task, prompt=prompt, sampling=sampling | reuse, max_tokens=0, logprobs=None
             )
-            self._run = run = self._begin(piece)
+            self._run = run = self._begin(piece, self._lease.pinned)
             for batch in run:
                 if batch and isinstance(last := batch[-1], Finished):
                     milliseconds += last.timings.prompt_ms
@@ -92,7 +92,7 @@ class InPieces(LaterRun):
             anew = False
         if self._run is not None:
             task = replace(task, sampling={**task.sampling, "cache_prompt": not anew})
-        self._run = self._begin(task)
+        self._run = self._begin(task, self._lease.pinned)
         self._is_whole = True
         for batch in self._run:
             if batch and isinstance(last := batch[-1], Finished):

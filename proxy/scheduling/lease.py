@@ -48,12 +48,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not -1 <= self.slot < MOST_SLOTS:
             force_setattr(self, "slot", -1)
-        if not 0 <= self.prompt <= MOST_COUNTED:
-            force_setattr(self, "prompt", within(self.prompt))
-        if not 0 <= self.cached <= MOST_COUNTED:
-            force_setattr(self, "cached", within(self.cached))
-        if not 0 <= self.completion <= MOST_COUNTED:
-            force_setattr(self, "completion", within(self.completion))
+        if not (
+            0 <= self.cached <= self.prompt <= MOST_COUNTED and 0 <= self.completion <= MOST_COUNTED
+        ):
+            for name in ("prompt", "cached", "completion"):
+                force_setattr(self, name, within(getattr(self, name)))
 
 
 def within(count: int) -> int:

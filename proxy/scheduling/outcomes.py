@@ -60,18 +60,19 @@ def take(pool: Pool, lease: Lease, now: float) -> None:
     )
     lease.written = held
     lease.replaced = slot.before = old = slot.held
-    is_kept = lease.placement is not None and lease.placement.keeps
-    if old is not None and old.conversation is not lease.conversation and not is_kept:
-        loss = Loss(
-            why="evicted",
-            at=now,
-            backend=backend.name,
-            slot=slot.id,
-            slots=len(backend.slots),
-            key=request.key,
-            side_job=request.background,
-        )
-        pool.lose(old, loss)
+    if old is not None and old.conversation is not lease.conversation:
+        placed = lease.placement
+        if placed is None or not placed.keeps:
+            loss = Loss(
+                why="evicted",
+                at=now,
+                backend=backend.name,
+                slot=slot.id,
+                slots=len(backend.slots),
+                key=request.key,
+                side_job=request.background,
+            )
+            pool.lose(old, loss)
     if not backend.pins:
         _keep_outside_slots(pool, backend, slot, grant.restore is not None)
     pool.put(held)
