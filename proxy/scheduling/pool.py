@@ -36,20 +36,15 @@ OVERDUE = 4  # the time so far, divided by this, is the least that an answer sti
 ENOUGH = 8  # tokens of an answer that are enough to measure a pace
 FEW = 32  # measurements at which a backend's own rate weighs as much as the mean of all
 LOOKED_AT = 12  # places holding a prefix of the prompt that are compared, at most
-FREE_OF_LINK = 4  # of them, free ones with the same prefix: the least recently used
-BUSY_OF_LINK = 2  # and busy ones: those leased longest ago, which probably come free first
+# Of them, free ones with the same prefix: the least recently used; and busy ones: those leased
+# longest ago, which probably come free first.
+OF_LINK = (4, 2)
 SKIPPED = 32  # holders of a prefix that were compared for a longer one already, at most
 
 
-class PrefixHolders(Struct, eq=False):
-    """Cached prompts that share a link, in the order in which their slots were freed or taken. What
-    is cached outside slots is with the free ones."""
-
-    free: dict[CachedPrompt, None] = {}
-    busy: dict[CachedPrompt, None] = {}
-
-
-NO_HOLDERS = PrefixHolders()
+# Cached prompts that share a link, in the order in which their slots were freed or taken: the free
+# ones, with those outside slots, and those of busy slots.
+PrefixHolders = tuple[dict[CachedPrompt, None], dict[CachedPrompt, None]]
 
 
 class Pool(Struct, eq=False):
@@ -83,15 +78,16 @@ class Pool(Struct, eq=False):
         """Cached prompts that share a prefix with this chain, and the number of links they share;
         longest first. Of many prompts that share the same prefix, only a few are returned."""
         seen: set[CachedPrompt] = set()
-        longer, size, depth = NO_HOLDERS, 0, len(chain.links) + 1
+        longer: PrefixHolders | None = None
+        size, depth = 0, len(chain.links) + 1
         for link in reversed(chain.links):
             depth -= 1
             holders = self.index.get(link)
-            if holders is None or (size and len(holders.free) + len(holders.busy) == size):
+            if holders is None or (longer and len(holders[0]) + len(holders[1]) == size):
                 continue
-            for slots, most in ((holders.free, FREE_OF_LINK), (holders.busy, BUSY_OF_LINK)):
+            for slots, most in zip(holders, OF_LINK, strict=True):
                 for held in islice(slots, SKIPPED):
-                    if seen and (held in seen or held in longer.free or held in longer.busy):
+                    if longer and (held in seen or held in longer[0] or held in longer[1]):
                         continue
                     seen.add(held)
                     yield held, depth
@@ -100,13 +96,13 @@ class Pool(Struct, eq=False):
                         return
                     if not most:
                         break
-            longer, size = holders, len(holders.free) + len(holders.busy)
+            longer, size = holders, len(holders[0]) + len(holders[1])
 
     def turns_ahead(self, link: bytes) -> float:
         """The number of leases that end before a new request for this link has its turn: requests
         parked for the link come first, and each slot that holds it serves one of them."""
         holders = self.index.get(link)
-        return self.line.parked(link) / max(1, len(holders.busy) if holders is not None else 0)
+        return self.line.parked(link) / max(1, len(holders[1]) if holders is not None else 0)
 
     def expected_loss(self, held: CachedPrompt, now: float) -> float:
         """The tokens that have to be evaluated again, on average, if this prompt is replaced."""
@@ -114,8 +110,18 @@ class Pool(Struct, eq=False):
 
     def put(self, held: CachedPrompt) -> None:
         """Add a cached prompt. It replaces the prompt that its slot held."""
-        slot = held.slot
-        self._add(held, None if slot is None else slot.held)
+        self.added = held.order = self.added + 1
+        index, links, slot = self.index, held.chain.links, held.slot
+        old, busy = (slot.held, slot.busy) if slot is not None else (None, False)
+        for link in links:
+            holders = index.get(link)
+            if holders is None:
+                holders = index[link] = {}, {}
+            elif old is not None:
+                holders[0].pop(old, None)
+            holders[busy][held] = None
+        if old is not None and old.chain.links != links:
+            self._unindex(old, {*old.chain.links}.difference(links))
         if slot is not None:
             slot.held = held
         else:
@@ -124,36 +130,21 @@ class Pool(Struct, eq=False):
             if len(prompts) > KEPT and not held.file:
                 self.drop(next(iter(prompts)))
 
-    def _add(self, held: CachedPrompt, old: CachedPrompt | None = None) -> None:
-        """Add a prompt to the index in place of the `old` one that its slot held."""
-        self.added = held.order = self.added + 1
-        index, links, slot = self.index, held.chain.links, held.slot
-        busy = slot is not None and slot.busy
-        for link in links:
-            holders = index.get(link)
-            if holders is None:
-                holders = index[link] = PrefixHolders()
-            elif old is not None:
-                holders.free.pop(old, None)
-            (holders.busy if busy else holders.free)[held] = None
-        if old is not None and old.chain.links != links:
-            self._unindex(old, {*old.chain.links}.difference(links))
-
     def slot_freed(self, held: CachedPrompt) -> None:
         self.added = held.order = self.added + 1
         index = self.index
         for link in held.chain.links:
-            holders = index[link]
-            holders.free[held] = holders.busy.pop(held, None)
+            free, busy = index[link]
+            free[held] = busy.pop(held, None)
 
     def _unindex(self, held: CachedPrompt, links: Iterable[bytes]) -> None:
         index = self.index
         for link in links:
             holders = index.get(link)
             if holders is not None:
-                holders.free.pop(held, None)
-                holders.busy.pop(held, None)
-                if not (holders.free or holders.busy):
+                for prompts in holders:
+                    prompts.pop(held, None)
+                if not any(holders):
                     del index[link]
 
     def restore(self) -> None:
@@ -163,7 +154,7 @@ class Pool(Struct, eq=False):
         added = self.added
         for prompt in sorted(held, key=lambda prompt: prompt.order):
             self.added = prompt.order - 1
-            self._add(prompt)
+            self.put(prompt)
         self.added = added
         self.on_changed()
 

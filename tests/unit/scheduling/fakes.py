@@ -122,7 +122,7 @@ def check_slots(scheduler: LocalScheduler, leases: Sequence[Lease]) -> None:
         indexed = {
             (link, id(held), is_busy)
             for link, holders in pool.index.items()
-            for is_busy, some in ((False, holders.free), (True, holders.busy))
+            for is_busy, some in zip((False, True), holders, strict=True)
             for held in some
         }
         assert indexed == {

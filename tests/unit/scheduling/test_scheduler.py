@@ -277,7 +277,7 @@ def test_dropping_a_moved_prompt_keeps_new_prompt_of_its_old_slot() -> None:
     for number in range(20):
         world.turn(*_conversation(f"c{number}", 1))
     pool = world.scheduler.pools["m"]
-    known = {held for holders in pool.index.values() for held in (*holders.free, *holders.busy)}
+    known = {held for holders in pool.index.values() for prompts in holders for held in prompts}
     assert known == {slot.held for slot in pool.backends["b0"].slots}
 
 
