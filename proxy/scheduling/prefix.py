@@ -87,7 +87,7 @@ def chain_of(
     cuts = ends[-MOST:]
     turn = bisect_right(cuts, max(boundaries, default=size)) or len(cuts)
     links: list[bytes] = []
-    begin = turn_end = 0
+    rest, begin, turn_end = cuts, 0, 0
     if not isinstance(prompt, str):
         state = sha256(f"{group}\0ids\0".encode())
         for end in cuts:
@@ -101,7 +101,8 @@ def chain_of(
         before = next((old for old in (*turns,) if old.precedes(prompt, group, cuts)), None)
         if before is not None:
             links, begin, state = before.links.copy(), before.ends[-1], before.state.copy()
-    for end in cuts[len(links) :]:
+            rest = cuts[len(links) :]
+    for end in rest:
         state.update(prompt[begin:end].encode("utf-8", "surrogatepass"))
         links.append(state.digest()[:SIZE])
         begin = end
