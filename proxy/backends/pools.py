@@ -229,6 +229,7 @@ class BackendPools:
         self.adapters: Mapping[str, str] = {}  # of the models that are one with an adapter, by name
         # What happens to conversations that do not fit, by model, where its backends say it.
         self.on_overflow: Mapping[str, OnOverflow] = {}
+        self.late_binding: Mapping[str, tuple[str, ...]] = {}  # the same of lines that are moved
 
     def models(self) -> tuple[str, ...]:
         """The names of the pools, in the order of the configuration. Backends that have not
@@ -482,6 +483,12 @@ class BackendPools:
                 for model, pool in pools.items()
                 for backend in reversed(pool)  # the first one counts
                 if backend.on_overflow
+            }
+            self.late_binding = {
+                model: rules
+                for model, pool in pools.items()
+                for backend in reversed(pool)
+                if (rules := backend.own("late_binding"))
             }
             also = {
                 alias: model

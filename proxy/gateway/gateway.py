@@ -277,10 +277,6 @@ class Gateway:
             check_ids(backend.driver, tokens, backend.caps, "tokens", harmless=True)
         return backend.driver.detokenize(tokens)
 
-    def _late_binding(self, model: str) -> tuple[str, ...]:
-        rules = (backend.own("late_binding") for backend in self.registry.pool(model))
-        return next(filter(None, rules), ())
-
     def _any(self, model: str, may: Permissions) -> Backend:
         """A backend that `may` be used. Raises NoBackend."""
         for backend in self.registry.pool(model, may.barred_tiers)[:1]:
@@ -333,7 +329,8 @@ class Gateway:
                 most = self.context.generation.max_parallel_calls
                 request = msgspec.structs.replace(request, max_tool_calls=most)
             prompter = self._prompters(model)
-            if late := may.first("late_binding", ()) or self._late_binding(model):
+            late = may.first("late_binding", ()) if may.rights else ()
+            if late := late or self.registry.late_binding.get(model):
                 request = late_bound(request, late, apart=isinstance(prompter, Prompter))
             task = rendered(prompter, request, self.now())
             _no_nul(task.prompt)

@@ -60,17 +60,19 @@ def picture_digest(data: str) -> str:
 
 def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Caller) -> SlotRequest:
     text, boundaries, request = task.prompt, task.boundaries, task.request
-    messages = request.messages
-    if messages and not text:
-        text, boundaries = placement_text(request)
-    is_side_job = caller.background or (
-        bool(messages) and messages[-1].content.lstrip().startswith(context.side_jobs)
-    )
-    group = caller.group
+    is_side_job, group = caller.background, caller.group
+    if messages := request.messages:
+        if not text:
+            text, boundaries = placement_text(request)
+        last = messages[-1].content.lstrip()
+        is_side_job = is_side_job or last.startswith(context.side_jobs)
     if "lora" in task.sampling:
         group = group_of(group, task.sampling["lora"])
-    hashed = partial(chain_of, text, boundaries, f"{model}\0{group}", context.turns)
-    chain = hashed() if len(text) <= LARGE else run_in_native_thread(hashed)
+    salt, turns = f"{model}\0{group}", context.turns
+    if len(text) <= LARGE:
+        chain = chain_of(text, boundaries, salt, turns)
+    else:
+        chain = run_in_native_thread(partial(chain_of, text, boundaries, salt, turns))
     return SlotRequest(
         model=model,
         ids=type(text) is tuple,
