@@ -149,7 +149,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                         elif batch:
                             if not streaming:
                                 streaming = True
-                                slot.on_first_token(run)
+                                slot.on_first_token(run, batch)
                                 if self.state is State.RESUMING:
                                     self.tokens.resumed += 1
                                     self.info.continued += 1

@@ -82,6 +82,8 @@ class LeasedSlot(Struct, eq=False):
             self.uncached = self.uncached or (spoils and self.asking is None)
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
+        if self.evaluated is not None and self.run is not None and not lease.streaming:
+            lease.owner.on_first_token(lease, self.run.slot)  # this run belongs into the same slot
         self.asking = task.prompt
         self.end = "cut"
         if doubles and comes_in_pieces(task, lease):
@@ -106,9 +108,11 @@ class LeasedSlot(Struct, eq=False):
             return not task.request.is_chat and len(task.prompt) < SHORT
         return bool(links) and links[-1] in reuse.chain.links
 
-    def on_first_token(self, run: Run) -> None:
+    def on_first_token(self, run: Run, batch: Batch) -> None:
+        """Record the first events of a run. Of one that came whole, its end tells everything."""
         self.evaluated, lease = self.asking, self.lease
-        lease.owner.on_first_token(lease, run.slot)
+        if type(batch[-1]) is not Finished:
+            lease.owner.on_first_token(lease, run.slot)
 
     def note_calls(self, batch: Batch) -> None:
         """Note whether the answer calls tools: its client returns with their results."""
@@ -150,15 +154,11 @@ class LeasedSlot(Struct, eq=False):
         """Close the run and give the slot back. Returns the slot's number, -1 if the server chose
         it and has not reported it."""
         run, lease, context, end = self.run, self.lease, self.context, self.end
-        number, used = lease.slot.id, -1
-        reported = number if lease.grant.backend.pins else -1
-        outcome = UNUSED if end == "unused" else CUT
+        outcome, slot = UNUSED if end == "unused" else CUT, -1
         try:
             if run is not None:
                 run.close()
-                used = run.slot
-                if used >= 0:
-                    number = reported = used
+                slot = run.slot
                 if end == "cut":
                     usage = run.usage()
                     self.prompt, self.cached = usage.prompt, usage.cached
@@ -166,7 +166,7 @@ class LeasedSlot(Struct, eq=False):
             if end != "unused":
                 outcome = Outcome(
                     end=end,
-                    slot=used,
+                    slot=slot,
                     prompt=self.prompt,
                     cached=self.cached,
                     completion=self.written,
@@ -174,12 +174,15 @@ class LeasedSlot(Struct, eq=False):
                     calls=self.calls and end == "whole",
                     pause=self.pause,
                 )
+            if slot < 0 and lease.grant.backend.pins:
+                slot = lease.slot.id
             if context.scheduler.leaks(lease, outcome):
                 # If this fails, the scheduler requests a fresh evaluation there.
                 with contextlib.suppress(GatewayError):
+                    number = slot if slot >= 0 else lease.slot.id
                     self.backend.driver.slot_action("erase", number, "")
                 outcome = msgspec.structs.replace(outcome, erased=True)
         finally:
             lease.release(outcome)
             context.registry.give_back(self.backend)
-        return reported
+        return slot

@@ -166,9 +166,12 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     pool.duration += SMOOTH * (now - slot.used - pool.duration)
     began = slot.streaming
     if not began:
-        slot.streaming, backend.evaluating_since = True, now
+        if backend.most and end == "whole":
+            _learn_from_first_token(pool, backend, slot, now - slot.used, now)
+        slot.streaming, slot.first = True, now
+        backend.evaluating_since = now
         backend.evaluating -= slot.work
-    elif end == "whole" and outcome.completion:
+    if end == "whole" and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)
     slot.busy = slot.finishing = False
     slot.used, slot.before = now, None
