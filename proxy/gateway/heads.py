@@ -37,8 +37,10 @@ class Heads(Struct):
 
     def learn(self, model: str, caller: Caller, task: Task) -> None:
         """Learn from the prompt of an answered request, if it is a conversation's first."""
+        if len(task.prompt) < LEAST:
+            return
         messages, text = task.request.messages, task.text[:LONGEST]
-        if len(text) < LEAST or task.breaks or caller.background or caller.idle:
+        if not text or task.breaks or caller.background or caller.idle:
             return
         if "lora" in task.sampling:
             return

@@ -205,9 +205,10 @@ class Pool(Struct, eq=False):
         """The conversation that this request continues, or a new one: that with the longest known
         prefix of its prompt. In a session named by the client, it is one of that session."""
         session = named(request) if request.session else b""
-        for link in reversed(request.chain.links):
-            record = self.conversations.get(link)
-            if record is not None and not (session and record.session not in (b"", session)):
+        records = self.conversations
+        for link in filter(records.__contains__, reversed(request.chain.links)):
+            record = records[link]
+            if not session or record.session in (b"", session):
                 return record
         if session and not request.chain.links and session in self.sessions.main:
             return self.sessions.main[session]
