@@ -83,18 +83,17 @@ class LeasedSlot(Struct, eq=False):
             sampling = {**task.sampling, "cache_prompt": False}
             task = msgspec.structs.replace(task, sampling=sampling)
         if self.evaluated is not None and self.run is not None and not lease.streaming:
-            lease.owner.on_first_token(lease, self.run.slot)  # this run belongs into the same slot
+            lease.on_first_token(self.run.slot)  # this run belongs into the same slot
         self.asking = task.prompt
         self.end = "cut"
         if doubles and comes_in_pieces(task, lease):
             begin = partial(driver.stream, caps=caps, cancel=cancel)
             ids = partial(self.backend.counter.ids, task.text, cancel=cancel)
             anew = held is None or task.sampling.get("cache_prompt") is False
-            run: Run = InPieces(begin, ids, task, lease, cancel, anew=anew)
+            self.run = InPieces(begin, ids, task, lease, cancel, anew=anew)
         else:
-            run = driver.stream(task, lease.pinned, caps, cancel)
-        self.run = run
-        return run
+            self.run = driver.stream(task, lease.pinned, caps, cancel)
+        return self.run
 
     def _may_hold_all_of(self, task: Task) -> bool:
         """Whether the slot already holds the whole prompt, as for a repeated question. A second run

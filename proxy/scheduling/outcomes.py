@@ -168,8 +168,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     if not began:
         if backend.most and end == "whole":
             _learn_from_first_token(pool, backend, slot, now - slot.used, now)
-        slot.streaming, slot.first = True, now
-        backend.evaluating_since = now
+        slot.streaming, slot.first, backend.evaluating_since = True, now, now
         backend.evaluating -= slot.work
     if end == "whole" and outcome.completion:
         pool.record_answer(backend, outcome.completion, now - slot.first)

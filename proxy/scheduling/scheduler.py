@@ -526,8 +526,8 @@ class LocalScheduler(BaseScheduler):
         backend = grant.backend
         if self._groups or backend.adapters:
             backend.mixes = backend.mixes or ADAPTED in request.group
-            fresh = holds_foreign_cache(grant, request, self._groups)
-            grant = msgspec.structs.replace(grant, fresh=fresh)
+            if holds_foreign_cache(grant, request, self._groups):
+                grant = msgspec.structs.replace(grant, fresh=True)
         lease = Lease(self, request, grant, grant.slot, conversation)
         lease.placement = placement(pool, request, grant, conversation, now)
         outcomes.take(pool, lease, now)

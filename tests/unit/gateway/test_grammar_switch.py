@@ -36,15 +36,18 @@ MODERN = msgspec.structs.replace(CAPS, dialect="llama-server", modern_sampling=T
 class TwoRuns(ScriptedDriver):
     """First free text in the given batches, then constrained text. A token is a character."""
 
-    def __init__(self) -> None:
-        super().__init__(caps=MODERN)
+    def __init__(self, caps: Capabilities) -> None:
+        super().__init__(caps=caps)
+        self.slots: list[int] = []
 
     def plays(self, free: Sequence[Batch], bound: str) -> None:
         self._free, self._bound = free, bound
         self.tasks.clear()
+        self.slots.clear()
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ScriptedRun:
         self.tasks.append(task)
+        self.slots.append(slot)
         script = self._free
         if len(self.tasks) > 1:
             extra = len(str(task.prompt)) - len(str(self.tasks[0].prompt))
@@ -76,8 +79,8 @@ def batches(text: str, cuts: Sequence[int], reason: FinishReason, end_apart: boo
 class Served:
     """A gateway with one driver, for many examples."""
 
-    def __init__(self, template: str) -> None:
-        self.driver = TwoRuns()
+    def __init__(self, template: str, caps: Capabilities = MODERN) -> None:
+        self.driver = TwoRuns(caps)
         self._client = make_app(self.driver, chat_template=template).test_client()
 
     def chat(self, free: Sequence[Batch], bound: str, **fields: Any) -> dict[str, Any]:
@@ -188,3 +191,9 @@ def test_error_after_last_token_is_raised(stream: bool) -> None:
     assert answer.status_code == (200 if stream else 502)
     assert "it broke" in text
     assert '"length"' not in text
+
+
+def test_second_run_goes_to_the_slot_of_the_first_that_came_whole() -> None:
+    served = Served("qwen", msgspec.structs.replace(MODERN, ram_cache=True))  # chooses its slots
+    served.chat(batches(FREE, (), "stop", end_apart=False), '{"x":1}', **DOCUMENT)
+    assert served.driver.slots == [-1, 0]

@@ -647,6 +647,17 @@ def test_replaced_backend_starts_with_free_slots() -> None:
     assert isinstance(world.scheduler.enter(slot_request("b")), Ticket)
 
 
+def test_answer_that_came_whole_tells_its_length_and_no_pace() -> None:
+    world = World()
+    backend = world.scheduler.backends["b0"]
+    pool, pace = backend.pool, backend.pace
+    answer = pool.answer
+    lease = world.take("a")
+    lease.release(ended(lease.slot.id, 10, completion=2000))
+    assert pool.answer > answer and backend.pace == pace
+    assert not backend.evaluating
+
+
 @pytest.mark.parametrize("number", [10**40, -(10**40), 1 << 63])
 def test_extreme_numbers_from_backend_keep_records_consistent(number: int) -> None:
     world = World(slots=0)
