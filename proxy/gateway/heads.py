@@ -37,12 +37,10 @@ class Heads(Struct):
 
     def learn(self, model: str, caller: Caller, task: Task) -> None:
         """Learn from the prompt of an answered request, if it is a conversation's first."""
-        if len(task.prompt) < LEAST:
+        if len(task.prompt) < LEAST or task.breaks or caller.background or caller.idle:
             return
         messages, text = task.request.messages, task.text[:LONGEST]
-        if not text or task.breaks or caller.background or caller.idle:
-            return
-        if "lora" in task.sampling:
+        if not text or "lora" in task.sampling:
             return
         if not messages or any(
             message.role == "assistant" or message.media for message in messages

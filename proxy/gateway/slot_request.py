@@ -64,8 +64,7 @@ def slot_request_of(context: GatewayContext, task: Task, model: str, caller: Cal
     if messages := request.messages:
         if not text:
             text, boundaries = placement_text(request)
-        last = messages[-1].content.lstrip()
-        is_side_job = is_side_job or last.startswith(context.side_jobs)
+        is_side_job |= messages[-1].content.lstrip().startswith(context.side_jobs)
     if "lora" in task.sampling:
         group = group_of(group, task.sampling["lora"])
     salt, turns = f"{model}\0{group}", context.turns

@@ -284,6 +284,5 @@ class Placement(Struct, frozen=True, kw_only=True):
         """The position up to which the request agrees with it."""
         kept, chain = self.kept, self.request.chain
         turn = slice(kept.turn - 1, kept.turn)
-        if kept.links[turn] == chain.links[turn]:
-            return self.kept_turn
-        return agreement(chain, kept)
+        same = kept.links[turn] == chain.links[turn]
+        return self.kept_turn if same else agreement(chain, kept)
