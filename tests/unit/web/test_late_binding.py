@@ -79,8 +79,10 @@ def test_rule_of_a_model(tools: tuple[dict[str, Any], ...]) -> None:
     """The moved lines are behind the tools, which are warm then."""
     driver = ScriptedDriver()
     app = make_app(driver, chat_template="chatml")
-    (backend,) = services_of(app).gateway.registry.pool("scripted")
+    registry = services_of(app).gateway.registry
+    (backend,) = registry.pool("scripted")
     backend.config = BackendConfig(late_binding=("The current time is",))
+    registry.rebuild()
     body = CHAT | {"tools": [*tools]}
     prompt, warnings = sent(app, driver, "/v1/chat/completions", body, {})
     assert is_late(prompt, warnings)
