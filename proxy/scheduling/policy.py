@@ -143,11 +143,16 @@ def decide(
             if cost < least:
                 least, best = cost, WaitForSlot(now + wait, key, cost)
 
+    empty: set[str] = set()  # backends with an empty slot that was compared: the others are alike
     for slot, backend in free_slots(request, pool, now):
+        wait, old = slot_wait(slot, backend, pool, now), slot.held
+        if old is None and not wait:
+            if backend.name in empty:
+                continue
+            empty.add(backend.name)
         reuse, cached = outside.get(backend.name, (None, 0))
-        wait = slot_wait(slot, backend, pool, now)
         cost = cost_of(terms_of, pool, backend, wait, prompt - cached, now)
-        old, save, hold = slot.held, False, 0.0
+        save, hold = False, 0.0
         restore = reuse if reuse is not None and reuse.file else None
         if restore is not None:  # (5)
             cost += DISK * restore.tokens / backend.restore_rate
@@ -189,19 +194,25 @@ def free_slots(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot,
     chosen: list[tuple[Slot, BackendRecord]] = []
     later: list[tuple[Slot, BackendRecord]] = []
     of_backend: dict[str, int] = {}  # slots in `later`
+    serves: dict[str, bool] = {}
     several, passed = len(pool.backends) > 1, 0
     for slot, backend in pool.free.items():
-        if backend.name in request.exclude:
+        name = backend.name
+        if name in request.exclude:
             continue  # another tier of a route may have any number of free slots
         if passed == PASSED_OVER:
             break
         passed += 1
+        if name not in serves:
+            serves[name] = may_serve(backend, request, now)
+        if not serves[name]:
+            continue
         if several and backend.evaluating:
-            count = of_backend.get(backend.name, 0)
-            if count < OF_EVALUATING and may_serve(backend, request, now):
-                of_backend[backend.name] = count + 1
+            count = of_backend.get(name, 0)
+            if count < OF_EVALUATING:
+                of_backend[name] = count + 1
                 later.append((slot, backend))
-        elif may_serve(backend, request, now):
+        else:
             chosen.append((slot, backend))
             if len(chosen) == LOOKED_AT:
                 return chosen
