@@ -342,7 +342,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         last = batch[-1] if batch else None
         if type(last) is Finished:
             slot.on_finished(last)
-            if last.reason == "length" and self.generation.place == "thoughts":
+            if last.reason == "length" and self.generation.in_thoughts:
                 self.info.note(EMPTY)
             tokens = self.tokens
             if tokens.switched or tokens.several or tokens.resumed or tokens.wasted:

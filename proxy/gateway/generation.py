@@ -198,7 +198,7 @@ class Generation(Struct, eq=False):
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
-        if self.thoughts is not None and self.budget < NEVER:
+        if self.thoughts is not None and self.thoughts.reads(batch):
             batch, rest = self._within_budget(batch)
             if rest:
                 out = self.feed(batch)
@@ -318,12 +318,17 @@ class Generation(Struct, eq=False):
     # for the referee
 
     @property
+    def in_thoughts(self) -> bool:
+        """Whether the text so far ends within reasoning."""
+        if self.deferred or self.written_now is ReasoningDelta:
+            return True
+        return self.thoughts is not None and self.thoughts.is_inside
+
+    @property
     def place(self) -> Place:
         """Where the text so far ends."""
         task, calls = self.task, self.calls
-        if self.deferred or (self.thoughts is not None and self.thoughts.is_inside):
-            return "thoughts"
-        if self.written_now is ReasoningDelta:
+        if self.in_thoughts:
             return "thoughts"
         is_open = calls is not None and calls.calls > 0  # the text may be that of a call
         is_open = is_open or self.written_now is ToolCallDelta

@@ -95,10 +95,9 @@ class ThoughtStage:
         return self._parser is not None and not self.over
 
     def feed(self, batch: Batch) -> Batch:
-        if self._parser is None:
-            if self.over or not self._may_begin(batch):
-                return batch
-            self._parser = CallReader(self._read)
+        if not self.reads(batch):
+            return batch
+        assert self._parser is not None
         out: Batch = []
         for at, event in enumerate(batch, 1):
             if isinstance(event, TextDelta):
@@ -119,12 +118,16 @@ class ThoughtStage:
             out.append(event)
         return out
 
-    def _may_begin(self, batch: Batch) -> bool:
-        """Whether reasoning may begin in a batch. Notes if the answer begins instead."""
-        for event in batch:
-            if isinstance(event, TextDelta):
+    def reads(self, batch: Batch) -> bool:
+        """Whether reasoning may begin in a batch, or did before. Notes if the answer begins
+        instead."""
+        if self._parser is not None:
+            return True
+        for event in () if self.over else batch:
+            if type(event) is TextDelta:
                 text = event.text.lstrip()
                 if self.opened or not text or text[0] in _first(self._known, self._content[0]):
+                    self._parser = CallReader(self._read)
                     return True
                 self.over = self.passes = True
                 break
