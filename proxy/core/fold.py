@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Any, cast
 
 from msgspec import Struct, structs
@@ -16,6 +18,7 @@ from .events import (
     ReasoningDelta,
     Searched,
     ServerCall,
+    Started,
     Step,
     TextDelta,
     TokenDetail,
@@ -28,6 +31,7 @@ from .request import ToolCall
 
 Part = TextDelta | ReasoningDelta | Step | ToolCall
 """Text and reasoning are joined up to the next other part."""
+_TEXT, _LOGPROBS = attrgetter("text"), attrgetter("logprobs")
 
 
 class Completion(Struct, frozen=True, kw_only=True):
@@ -45,33 +49,33 @@ class Completion(Struct, frozen=True, kw_only=True):
     compacted: Compacted | None = None
 
 
-class Fold:
+class Fold(Struct, eq=False):
     """Collects the events of one choice; `result()` once Finished has come."""
 
-    def __init__(self, index: int = 0) -> None:
-        self.index = index
-        self.finished: Finished | None = None
-        self.compacted: Compacted | None = None
-        self.tokens: list[int] = []
-        self.calls: dict[int, tuple[ToolCallDelta, list[str]]] = {}
-        # The parts in order: deltas of text or of reasoning, the index of a call, or a step.
-        self._parts: list[list[TextDelta] | list[ReasoningDelta] | int | Step] = []
-        self._run: list[Any] = []  # the last part if it is one of deltas
-        self._kind: type | None = None  # of these
+    index: int = 0
+    finished: Finished | None = None
+    compacted: Compacted | None = None
+    tokens: list[int] = []
+    calls: dict[int, tuple[ToolCallDelta, list[str]]] = {}
+    # The parts in order: deltas of text or of reasoning, the index of a call, or a step.
+    _parts: list[list[TextDelta] | list[ReasoningDelta] | int | Step] = []
+    _run: list[Any] = []  # the last part if it is one of deltas
+    _kind: type | None = None  # of these
 
     def add(self, batch: Batch) -> None:
         """Raises the error of a Failed event."""
         for event in batch:
             kind = type(event)
-            if isinstance(event, (TextDelta, ReasoningDelta)):
-                if kind is not self._kind:
-                    if isinstance(event, TextDelta) and not (event.text or event.logprobs):
-                        continue
-                    self._run, self._kind = [], kind
-                    self._parts.append(self._run)
+            if kind is self._kind:
                 self._run.append(event)
+            elif isinstance(event, (TextDelta, ReasoningDelta)):
+                if event.text or isinstance(event, ReasoningDelta) or event.logprobs:
+                    self._run, self._kind = [event], kind
+                    self._parts.append(self._run)
             elif isinstance(event, Finished):
                 self.finished = event
+            elif kind is Started:
+                continue
             elif isinstance(event, ToolCallDelta):
                 if event.index not in self.calls:
                     self._begin(event.index)
@@ -105,10 +109,10 @@ class Fold:
         said = [part for part in parts if isinstance(part, TextDelta)]
         return Completion(
             index=self.index,
-            text="".join([part.text for part in said]),
+            text="".join(map(_TEXT, said)),
             reasoning="".join([part.text for part in parts if isinstance(part, ReasoningDelta)]),
             tool_calls=tuple(map(self._call, sorted(self.calls))),
-            logprobs=tuple([logprob for part in said for logprob in part.logprobs]),
+            logprobs=tuple(chain.from_iterable(map(_LOGPROBS, said))),
             finished=self.finished,
             parts=parts,
             tokens=tuple(self.tokens),
@@ -120,10 +124,10 @@ class Fold:
             return self._call(part)
         if not isinstance(part, list):
             return cast(Step, part)
-        text = "".join([delta.text for delta in part])
+        text = "".join(map(_TEXT, part))
         if part and isinstance(part[0], ReasoningDelta):
             return ReasoningDelta(text)
-        return TextDelta(text, tuple([logprob for delta in part for logprob in delta.logprobs]))
+        return TextDelta(text, tuple(chain.from_iterable(map(_LOGPROBS, part))))
 
     def _call(self, index: int) -> ToolCall:
         head, arguments = self.calls[index]
