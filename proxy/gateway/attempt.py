@@ -139,11 +139,12 @@ class Attempt(Struct, eq=False, kw_only=True):
                     self.run = run = slot.start(self.next_task, self.cancel)
                     self.info.uncached = slot.uncached
                     generation, text, streaming = self.generation, self.text, False
+                    until = 0  # the length of the text up to which more of it just passes
                     batch: Batch = []
                     for batch in run:
-                        if streaming and len(batch) == 1 and type(batch[0]) is TextDelta:
-                            text += batch[0].text.encode()
-                            if generation.text_passes and len(text) < self.look:
+                        if streaming and len(batch) == 1 and type(event := batch[0]) is TextDelta:
+                            text += event.text.encode()
+                            if len(text) < until:
                                 yield batch
                                 continue
                         elif batch:
@@ -156,17 +157,20 @@ class Attempt(Struct, eq=False, kw_only=True):
                                 self.state = State.STREAMING
                             self._on_batch(slot, batch)
                         out = generation.feed(batch)
-                        if out and self.task.request.tools:
-                            slot.note_calls(out)
-                        if not self.shown:
-                            self.shown = bool(out)
-                            self.info.loading = "" if out else slot.backend.driver.loading()
+                        if out:
+                            if self.task.request.tools:
+                                slot.note_calls(out)
+                            if not self.shown:
+                                self.shown, self.info.loading = True, ""
+                        elif not self.shown:
+                            self.info.loading = slot.backend.driver.loading()
                         if out or not batch or generation.holds:
                             yield out
                         if generation.ended or generation.switch is not None:
                             break
                         if len(text) >= self.look and self._repeats(batch):
                             break
+                        until = self.look if generation.text_passes else 0
                     out = []
                     if generation.switch is not None:
                         out = self._switch(generation.switch, batch)
@@ -324,11 +328,14 @@ class Attempt(Struct, eq=False, kw_only=True):
         info.placed = context.clock() - self.began
         self.state = State.PREFILL
         self.generation = Generation(
-            adapted, slot.caps, context.generation, self.usage, self._prompt_text, self.cancel
+            adapted,
+            slot.caps,
+            context.generation,
+            self.usage,
+            self._prompt_text,
+            self._budget,
+            self.cancel,
         )
-        if self.generation.thoughts is not None:
-            usual = self._slot.backend.own("max_reasoning_tokens") or context.reasoning_tokens
-            self.generation.budget = budget(task.request, limit, usual)
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -347,11 +354,12 @@ class Attempt(Struct, eq=False, kw_only=True):
             tokens = self.tokens
             if tokens.switched or tokens.several or tokens.resumed or tokens.wasted:
                 batch[-1] = msgspec.structs.replace(last, usage=tokens.at_end(last.usage))
+        text = self.text
         for event in batch:
-            if type(event) is TextDelta or type(event) is ReasoningDelta:
-                self.text += event.text.encode()
+            if isinstance(event, (TextDelta, ReasoningDelta)):
+                text += event.text.encode()
             elif type(event) is ToolCallDelta:
-                self.text += event.arguments.encode()
+                text += event.arguments.encode()
 
     def _switch(self, switch: GrammarSwitch, batch: Batch) -> Batch:
         """Continue with a grammar, from the middle of `batch`."""
@@ -589,6 +597,11 @@ class Attempt(Struct, eq=False, kw_only=True):
         return []
 
     # with the backend's help
+
+    def _budget(self) -> int:
+        """What the reasoning may take of the answer."""
+        usual = self._slot.backend.own("max_reasoning_tokens") or self.context.reasoning_tokens
+        return budget(self.task.request, self.tokens.limit, usual)
 
     def _prompt_text(self) -> str:
         prompt = self.task.prompt

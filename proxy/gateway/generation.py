@@ -83,6 +83,7 @@ class Generation(Struct, eq=False):
     settings: GenerationSettings
     usage: Callable[[], Usage]  # the token counts so far
     prompt_text: Callable[[], str]  # the prompt as text
+    find_budget: Callable[[], int]  # of reasoning, in tokens
     cancel: Cancel
     tries: int = 0  # how often the answer was written again
 
@@ -189,23 +190,31 @@ class Generation(Struct, eq=False):
         ):
             self.rest.append(InlineStage(syntax.inline))
 
-    def _settle(self) -> None:
-        """Note whether everything passes unchanged from now on. There is no reasoning any more."""
-        if self.only_stages and not (self.calls or self.rest or self.native or self.thinking):
-            self.idle = self.text_passes = True
+    def _settle(self) -> bool:
+        """Note, and return, whether everything passes unchanged from now on. There is no reasoning
+        any more."""
+        if self.only_stages and not (self.calls or self.rest or self.native):
+            self.text_passes, self.idle = True, not self.thinking  # which is counted at the end
+        return self.idle
 
     def feed(self, batch: Batch) -> Batch:
         """Process a batch of the run. Returns the events to pass on."""
         if self.idle:
             return batch
-        if self.thoughts is not None and self.thoughts.reads(batch):
-            batch, rest = self._within_budget(batch)
-            if rest:
-                out = self.feed(batch)
-                if self.ended or self.switch is not None:
-                    self.beyond = sum(len(e.text.encode()) for e in rest if type(e) is TextDelta)
-                    return out
-                return out + self.feed(rest)
+        if self.thoughts is not None:
+            if self.thoughts.reads(batch):
+                batch, rest = self._within_budget(batch)
+                if rest:
+                    out = self.feed(batch)
+                    if self.ended or self.switch is not None:
+                        beyond = (len(e.text.encode()) for e in rest if type(e) is TextDelta)
+                        self.beyond = sum(beyond)
+                        return out
+                    return out + self.feed(rest)
+            elif self.thoughts.passes and not self.deferred:
+                self.thoughts = None
+                if self._settle():
+                    return batch
         if self.only_stages:
             return self._staged(batch)
         if self.holds and self.task.described:
@@ -215,6 +224,8 @@ class Generation(Struct, eq=False):
     def _within_budget(self, batch: Batch) -> tuple[Batch, Batch]:
         """What the budget of reasoning allows of a batch, and the rest. One read of a fast server
         has many tokens."""
+        if self.budget == NEVER:
+            self.budget = self.find_budget()
         left = max(1, self.budget - self.thinking)
         for at, event in enumerate(batch, 1):
             if type(event) is TextDelta and not event.logprobs:
@@ -256,9 +267,6 @@ class Generation(Struct, eq=False):
                         before += (self.task.syntax or UNKNOWN).content[0]
                     self.switch = self._switch_behind(before, self.start)
                     return self._run_stages([e for e in batch if not isinstance(e, Finished)])
-            elif thoughts.passes:
-                self.thoughts = None
-                self._settle()
         if calls is not None:
             came = batch
             self.content += sum(len(e.text) for e in came if isinstance(e, TextDelta))
@@ -312,7 +320,8 @@ class Generation(Struct, eq=False):
         return self._other(self.tries + 1)
 
     def _other(self, tries: int) -> Generation:
-        common = (self.task, self.caps, self.settings, self.usage, self.prompt_text, self.cancel)
+        facts = (self.task, self.caps, self.settings, self.usage, self.prompt_text)
+        common = (*facts, self.find_budget, self.cancel)
         return Generation(*common, tries=tries, later=True, budget=self.budget)
 
     # for the referee

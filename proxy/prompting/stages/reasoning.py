@@ -122,7 +122,7 @@ class ThoughtStage:
         """Whether reasoning may begin in a batch, or did before. Notes if the answer begins
         instead."""
         if self._parser is not None:
-            return True
+            return not self.passes
         for event in () if self.over else batch:
             if type(event) is TextDelta:
                 text = event.text.lstrip()
