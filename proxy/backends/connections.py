@@ -97,21 +97,12 @@ class _InHub(SocketReader):
         self._timer.start(self._beat)
 
     def read(self, limit: float = 0.0) -> bytes | None:
-        if not limit:
-            return self._read()
-        timer = self._hub.loop.timer(limit)
-        timer.start(self._enough)
-        try:
-            return self._read()
-        finally:
-            timer.stop()
-            timer.close()
-
-    def _read(self) -> bytes | None:
+        if limit:
+            return self._read_within(limit)
         while True:
             self._beats = 0
-            self._waiting = self._current()
-            self._io.start(self._waiting.switch, True)
+            self._waiting = waiting = self._current()
+            self._io.start(waiting.switch, True)
             try:
                 readable = self._hub.switch()
             finally:
@@ -124,6 +115,15 @@ class _InHub(SocketReader):
             except BlockingIOError:
                 continue
             return data
+
+    def _read_within(self, limit: float) -> bytes | None:
+        timer = self._hub.loop.timer(limit)
+        timer.start(self._enough)
+        try:
+            return self.read()
+        finally:
+            timer.stop()
+            timer.close()
 
     def stop(self) -> None:
         self._timer.stop()

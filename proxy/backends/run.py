@@ -52,12 +52,13 @@ class LlamaRun:
     slot = -1
     begun = False
     pieces = prompt_tokens = cached = 0
+    _last: servercpp.Chunk | None = None  # of text, with the counts if the server reports them
     _cut = False  # ended by us because the server would continue
     # Tokens with details in the answer stay separate; others may be joined. What no request for
     # details changes:
     _top: int | None = None
     _report = NO_REPORT
-    _details = _single = False
+    _single = False
     _frames: type[sse.Decoder] = sse.Decoder
     _decode: Callable[[bytes], servercpp.Chunk] = staticmethod(servercpp.chunk)
     _decode_all: Callable[[list[bytes]], Sequence[servercpp.Chunk]] = staticmethod(servercpp.chunks)
@@ -81,8 +82,7 @@ class LlamaRun:
         report = task.request.report
         if task.logprobs is not None or report != NO_REPORT:
             self._top, self._report = task.logprobs, report
-            self._details = report.timings or report.tokens
-            self._single = task.logprobs is not None or self._details
+            self._single = task.logprobs is not None or report.timings or report.tokens
             if report.tokens or report.settings:
                 self._decode = servercpp.detailed_chunk
                 self._decode_all = servercpp.detailed_chunks
@@ -91,6 +91,11 @@ class LlamaRun:
         self._exchange.close()
 
     def usage(self) -> Usage:
+        last = self._last
+        if last is not None and last.tokens_predicted:
+            self.pieces, self.prompt_tokens = last.tokens_predicted, last.tokens_evaluated
+        elif last is not None:
+            self.pieces = self._limit - self._left
         return Usage(self.prompt_tokens, self.pieces, self.cached)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -188,12 +193,7 @@ class LlamaRun:
         """Add the text of plain chunks without the surplus. True if the run is cut."""
         if not self.begun:
             self._begin(chunks[0], batch)
-        last, count = chunks[-1], len(chunks)
-        if last.tokens_predicted:
-            self.pieces = last.tokens_predicted
-            self.prompt_tokens = last.tokens_evaluated
-        else:
-            self.pieces += count
+        self._last, count = chunks[-1], len(chunks)
         self._left = left = self._left - count
         if left < 0:
             count = max(0, count + left)
@@ -206,7 +206,9 @@ class LlamaRun:
 
     def _ended(self, batch: Batch) -> bool:
         """End a run whose own end is not waited for, with our own counts."""
-        usage = Usage(self.prompt_tokens, min(self.pieces, self._limit), self.cached)
+        usage = self.usage()
+        if usage.completion > self._limit:
+            usage = msgspec.structs.replace(usage, completion=self._limit)
         batch.append(Finished(reason="length", usage=usage, slot=self.slot))
         self._cut = True
         return True
@@ -241,28 +243,32 @@ class LlamaRun:
         if chunk.prompt_progress is not None:
             batch.append(self._progress(chunk.prompt_progress, chunk.timings))
             return False
-        if chunk.tokens_predicted:
-            self.pieces = chunk.tokens_predicted
-            self.prompt_tokens = chunk.tokens_evaluated
-        else:
-            self.pieces += 1
+        self._last = chunk
         self._left = left = self._left - 1
         if left < 0:
             return left < -SURPLUS and self._ended(batch)
-        self._room -= len(chunk.content)
-        if chunk.content or self._top is not None:
-            logprobs = (
-                servercpp.logprobs(chunk.completion_probabilities, self._top)
-                if self._top is not None and chunk.completion_probabilities
-                else ()
-            )
-            batch.append(TextDelta(chunk.content, logprobs))
-        if self._details:
-            timings = self._timings(chunk.timings)
-            tokens = chunk.tokens if isinstance(chunk, servercpp.DetailedChunk) else ()
-            if timings is not None or tokens:
-                batch.append(TokenDetail(timings, tokens if self._report.tokens else ()))
+        text = chunk.content
+        if text:
+            self._room -= len(text)
+        if self._single:
+            self._detailed(chunk, batch)
+        elif text:
+            batch.append(TextDelta(text))
         return False
+
+    def _detailed(self, chunk: servercpp.Chunk, batch: Batch) -> None:
+        """Add a token with what is reported about it."""
+        if self._top is not None:
+            logprobs = servercpp.logprobs(chunk.completion_probabilities, self._top)
+            batch.append(TextDelta(chunk.content, logprobs))
+        elif chunk.content:
+            batch.append(TextDelta(chunk.content))
+        timings = self._timings(chunk.timings)
+        tokens: tuple[int, ...] = ()
+        if self._report.tokens and isinstance(chunk, servercpp.DetailedChunk):
+            tokens = chunk.tokens
+        if timings is not None or tokens:
+            batch.append(TokenDetail(timings, tokens))
 
     def _begin(self, chunk: servercpp.Chunk, batch: Batch) -> None:
         self.begun = True
