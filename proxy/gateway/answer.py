@@ -10,22 +10,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from itertools import chain
 
 import msgspec
 from msgspec import Struct
 
-from ..core.events import (
-    Batch,
-    Compacted,
-    Failed,
-    Finished,
-    Order,
-    Progress,
-    Started,
-    TextDelta,
-)
+from ..core.events import Compacted, Failed, Finished, Started
 from ..core.fold import Fold
 from ..core.request import CompletionRequest
 from ..core.task import Task
@@ -33,16 +23,14 @@ from ..core.usage import Usage
 from ..errors import GatewayError
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
-from .attempt import Attempt
+from .attempt import Attempt, name_of
 from .bounded import BoundedAnswer
-from .context import ANYBODY, LATER, NO_USAGE, Caller, GatewayContext, Info
+from .context import ANYBODY, LATER, NO_USAGE, Caller, Choice, GatewayContext, Info
 
 AT_ONCE = 16  # choices of one request that run in parallel, at most
 AHEAD = 64  # batches that the choices may be ahead of a slow client
-_SILENT = (Started, Compacted, Progress)  # events before the first that a reader sees
 _counting = native_lock()  # held for a few additions
 
-Choice = tuple[int, Batch]
 Compact = Callable[
     [CompletionRequest, list[Task], Info],
     Generator[Choice, None, tuple[list[Task], Compacted] | None],
@@ -118,7 +106,7 @@ class Answer(Struct, eq=False, kw_only=True):
 
     def _every_choice(self) -> Generator[Choice, None, None]:
         alone = len(self.tasks) * self.request.n == 1
-        self.running = choices = self._guarded(0, self.tasks[0]) if alone else self._several()
+        self.running = choices = iter(self._attempt(0, self.tasks[0])) if alone else self._several()
         return choices
 
     def _prepare(self) -> Generator[Choice, None, None]:
@@ -169,12 +157,8 @@ class Answer(Struct, eq=False, kw_only=True):
                         bounded.enter(self.cancel)
                     self.tasks = [bounded.within(task) for task in self.tasks]
         except GatewayError as error:
-            info.outcome = _name_of(error)
+            info.outcome = name_of(error)
             yield 0, [Failed(error)]
-
-    def _enter(self, bounded: BoundedAnswer, attempt: Attempt) -> None:
-        bounded.enter(self.cancel)
-        attempt.task = bounded.within(attempt.task)
 
     def _several(self) -> Generator[Choice, None, None]:
         """Run several choices, each in a thread, and interleave their batches as they come. In idle
@@ -192,7 +176,7 @@ class Answer(Struct, eq=False, kw_only=True):
                 if item is None:
                     break
                 try:
-                    for choice in self._guarded(*item):
+                    for choice in self._attempt(*item):
                         ready.put(choice)
                         if over.is_set():
                             return
@@ -225,10 +209,31 @@ class Answer(Struct, eq=False, kw_only=True):
                 except queue.Empty:
                     continue
 
-    def _count(self, number: int, end: Finished, slot_seconds: float) -> None:
+    def _attempt(self, number: int, task: Task) -> Attempt:
+        return Attempt(
+            context=self.context,
+            task=task,
+            model=self.model,
+            caller=self.caller,
+            info=self.info,
+            cancel=self.cancel,
+            began=self.began,
+            number=number,
+            bounded=self.bounded,
+            # One choice tells it: readers add up what summaries cost.
+            compacted=None if number else self.compacted,
+            on_end=self._count,
+        )
+
+    def _count(self, attempt: Attempt) -> None:
         """Add up the counts of the choices. A prompt counts once, with the first choice that is
         made from it, as in the answer."""
-        info, usage, times = self.info, end.usage, end.timings
+        info, number, end = self.info, attempt.number, attempt.end
+        if end is None:
+            end = Finished(reason="stop", usage=attempt.spent())
+            if self.bounded is not None:
+                self.bounded.add(number, end.usage, attempt.slot_seconds)
+        usage, times = end.usage, end.timings
         size = usage.prompt + usage.completion
         with _counting:
             if size > info.longest:
@@ -240,62 +245,7 @@ class Answer(Struct, eq=False, kw_only=True):
             info.choices += 1
             info.evaluating += times.prompt_ms / 1000
             info.writing += times.predicted_ms / 1000
-            info.slot_seconds += slot_seconds
-
-    def _guarded(self, number: int, task: Task) -> Generator[Choice, None, None]:
-        """Run one choice. An error becomes its last event."""
-        info, clock, began = self.info, self.context.clock, self.began
-        order = Order()
-        attempt = Attempt(
-            context=self.context,
-            task=task,
-            model=self.model,
-            caller=self.caller,
-            info=info,
-            cancel=self.cancel,
-            began=began,
-        )
-        if self.bounded is not None:
-            attempt.on_slot = partial(self._enter, self.bounded, attempt)
-        batches = iter(attempt)
-        end: Finished | None = None
-        flows = False  # any delta may follow, and the first was timed
-        try:
-            for batch in batches:
-                if batch:
-                    info.last_token = clock() - began
-                    # Fast path: nearly all batches are a piece of text within an answer.
-                    if not (flows and len(batch) == 1 and type(batch[0]) is TextDelta):
-                        # One choice tells it: readers add up what summaries cost.
-                        if self.compacted is not None and not number and type(batch[0]) is Started:
-                            batch = [batch[0], self.compacted, *batch[1:]]
-                        order.see(batch)
-                        last = batch[-1]
-                        if not info.first_token and type(last) not in _SILENT:
-                            info.first_token = info.last_token
-                        flows = order.flows and info.first_token > 0
-                        if type(last) is Finished:
-                            end = last
-                            info.outcome = last.reason
-                            self.context.learn(self.model, self.caller, task)
-                            if self.bounded is not None:
-                                # The client may send its next request at once.
-                                self.bounded.add(number, last.usage, attempt.leased_seconds())
-                        elif type(last) is Failed:
-                            info.outcome = _name_of(last.error)
-                yield number, batch
-            order.end()
-        except GatewayError as error:
-            info.outcome = _name_of(error)
-            # Frames of its traceback refer to the error: they would hold the request in a cycle.
-            yield number, [Failed(error.with_traceback(None))]
-        finally:
-            batches.close()
-            if end is None:
-                end = Finished(reason="stop", usage=attempt.spent())
-                if self.bounded is not None:
-                    self.bounded.add(number, end.usage, attempt.slot_seconds)
-            self._count(number, end, attempt.slot_seconds)
+            info.slot_seconds += attempt.slot_seconds
 
 
 def written(answer: Answer, info: Info) -> Generator[Choice, None, str]:
@@ -319,8 +269,3 @@ def written(answer: Answer, info: Info) -> Generator[Choice, None, str]:
         info.writing += part.writing
         info.slot_seconds += part.slot_seconds
     return whole.result().text.strip()
-
-
-def _name_of(error: Exception) -> str:
-    assert isinstance(error, GatewayError)
-    return error.code or error.type

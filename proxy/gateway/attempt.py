@@ -18,12 +18,12 @@ The client sees one unbroken stream. Underneath:
 
 This module alone decides about retries and about the deadline of each wait, and counts tokens. The
 slot is released exactly once, at the latest in the `finally` that closing the generator reaches on
-every path.
+every path, and before the client reads of an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Any
@@ -37,7 +37,11 @@ from ..compiling import grammar
 from ..core.events import (
     LAST,
     Batch,
+    Compacted,
+    Failed,
     Finished,
+    Order,
+    Progress,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -65,8 +69,9 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
 from ..scheduling.state import SlotRequest
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
-from .admission import SHARE, OnSlot, Retries, acquire_idle, nothing, retry_pause, without
-from .context import LATER, Caller, GatewayContext, Info
+from .admission import SHARE, Retries, acquire_idle, retry_pause, without
+from .bounded import BoundedAnswer
+from .context import LATER, Caller, Choice, GatewayContext, Info
 from .generation import Generation, GrammarSwitch, first_run, later_run
 from .leased_slot import LeasedSlot, described_too
 from .slot_request import slot_request_of
@@ -76,6 +81,7 @@ PLACE_TICK = 1.0  # seconds between two updates of a client's place in the queue
 SHORT = 1024  # characters or token ids of a prompt that any model holds
 BUSY_TRIES = 100
 BUSY_WAIT = 0.02  # seconds until an old server has noticed that a stream was closed
+SILENT = (Started, Compacted, Progress)  # events before the first that a reader sees
 
 
 class State(StrEnum):
@@ -88,8 +94,8 @@ class State(StrEnum):
 
 
 class Attempt(Struct, eq=False, kw_only=True):
-    """An iterable of batches; an empty batch is a tick of silence. Raises errors of
-    `proxy.errors`."""
+    """An iterable of (choice, batch); an empty batch is a tick of silence. An error becomes the
+    last event."""
 
     context: GatewayContext
     task: Task
@@ -98,7 +104,10 @@ class Attempt(Struct, eq=False, kw_only=True):
     info: Info
     cancel: Cancel
     began: float  # the clock's time at which the request arrived
-    on_slot: OnSlot = nothing  # called with each slot of a request that uses idle slots only
+    number: int = 0  # of the choice
+    bounded: BoundedAnswer | None = None  # the answer, if its caller has limits
+    compacted: Compacted | None = None  # comes behind Started
+    on_end: Callable[[Attempt], None] = lambda _: None  # called once
 
     state: State = State.WAITING
     slot_seconds: float = 0.0  # for which slots were leased so far
@@ -121,77 +130,115 @@ class Attempt(Struct, eq=False, kw_only=True):
     referee: Referee | None = None  # since it has looked
     started: bool = False  # the answer has an event
     shown: bool = False  # an event was passed on to the client
+    order: Order = field(default_factory=Order)  # of these events
+    end: Finished | None = None  # the last of them, if the answer is whole
     busy_tries: int = 0
 
-    def __iter__(self) -> Generator[Batch, None, None]:
+    def __iter__(self) -> Generator[Choice, None, None]:
+        info, number, clock, began = self.info, self.number, self.context.clock, self.began
         try:
-            if len(self.task.prompt) > SHORT:
-                pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
-                check_prompt_size(self.task, pool, self.cancel)
-            self.slot_request = slot_request_of(self.context, self.task, self.model, self.caller)
-            self.context.retries.spent -= SHARE
-            while self.state is not State.DONE:
-                try:
-                    slot = self.leased
-                    if slot is None:
-                        slot = yield from self._acquire()
-                        self._prepare(slot)
-                    self.run = run = slot.start(self.next_task, self.cancel)
-                    self.info.uncached = slot.uncached
-                    generation, text, streaming = self.generation, self.text, False
-                    until = 0  # the length of the text up to which more of it just passes
-                    batch: Batch = []
-                    for batch in run:
-                        if streaming and len(batch) == 1 and type(event := batch[0]) is TextDelta:
-                            text += event.text.encode()
-                            if len(text) < until:
-                                yield batch
-                                continue
-                        elif batch:
-                            if not streaming:
-                                streaming = True
-                                slot.on_first_token(run, batch)
-                                if self.state is State.RESUMING:
-                                    self.tokens.resumed += 1
-                                    self.info.continued += 1
-                                self.state = State.STREAMING
-                            self._on_batch(slot, batch)
-                        out = generation.feed(batch)
-                        if out:
-                            if self.task.request.tools:
-                                slot.note_calls(out)
-                            if not self.shown:
-                                self.shown, self.info.loading = True, ""
-                        elif not self.shown:
-                            self.info.loading = slot.backend.driver.loading()
-                        if out or not batch or generation.holds:
-                            yield out
-                        if generation.ended or generation.switch is not None:
+            try:
+                if len(self.task.prompt) > SHORT:
+                    pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
+                    check_prompt_size(self.task, pool, self.cancel)
+                self.slot_request = slot_request_of(
+                    self.context, self.task, self.model, self.caller
+                )
+                self.context.retries.spent -= SHARE
+                while self.state is not State.DONE:
+                    try:
+                        slot = self.leased
+                        if slot is None:
+                            slot = yield from self._acquire()
+                            self._prepare(slot)
+                        self.run = run = slot.start(self.next_task, self.cancel)
+                        info.uncached = slot.uncached
+                        generation, text, streaming = self.generation, self.text, False
+                        until = 0  # the length of the text up to which more of it just passes
+                        batch: Batch = []
+                        for batch in run:
+                            if (
+                                streaming
+                                and len(batch) == 1
+                                and type(event := batch[0]) is TextDelta
+                            ):
+                                text += event.text.encode()
+                                if len(text) < until:
+                                    info.last_token = clock() - began
+                                    yield number, batch
+                                    continue
+                            elif batch:
+                                if not streaming:
+                                    streaming = True
+                                    self._on_first_batch(slot, run, batch)
+                                self._on_batch(slot, batch)
+                            out = generation.feed(batch)
+                            if out:
+                                if self.task.request.tools:
+                                    slot.note_calls(out)
+                                yield number, self._passed(out)
+                            else:
+                                if not self.shown:
+                                    info.loading = slot.backend.driver.loading()
+                                if not batch or generation.holds:
+                                    yield number, out
+                            if generation.ended or generation.switch is not None:
+                                break
+                            if len(text) >= self.look and self._repeats(batch):
+                                break
+                            if generation.text_passes and info.first_token:
+                                until = self.look
+                        out = []
+                        if generation.switch is not None:
+                            out = self._switch(generation.switch, batch)
+                            slot.note_calls(out)
+                        elif generation.retry:
+                            self._write_anew()
+                        elif not self.look or generation.over_budget:
+                            out = self._step_in()
+                            yield number, []  # for the notice
+                        else:
                             break
-                        if len(text) >= self.look and self._repeats(batch):
-                            break
-                        until = self.look if generation.text_passes else 0
-                    out = []
-                    if generation.switch is not None:
-                        out = self._switch(generation.switch, batch)
-                        slot.note_calls(out)
-                    elif generation.retry:
-                        self._write_anew()
-                    elif not self.look or generation.over_budget:
-                        out = self._step_in()
-                        yield []  # for the notice
-                    else:
-                        return
-                except GatewayError as error:
-                    out = self._on_error(error)
-                if out:
-                    yield out
+                    except GatewayError as error:
+                        out = self._on_error(error)
+                    if out:
+                        yield number, self._passed(out)
+            finally:
+                self._release()
+                self.state = State.DONE
+                # Both refer to this attempt: an error by its traceback, a generation by its
+                # callbacks.
+                self.reason = None
+                self.generation = LATER
+            self.order.end()
+        except GatewayError as error:
+            info.outcome = name_of(error)
+            # Frames of its traceback refer to the error: they would hold the request in a cycle.
+            yield number, [Failed(error.with_traceback(None))]
         finally:
-            self._release()
-            self.state = State.DONE
-            # Both refer to this attempt: an error by its traceback, a generation by its callbacks.
-            self.reason = None
-            self.generation = LATER
+            self.on_end(self)
+
+    def _passed(self, batch: Batch) -> Batch:
+        """Check and note what the client gets."""
+        info, last = self.info, batch[-1]
+        info.last_token = self.context.clock() - self.began
+        if not self.shown:
+            self.shown, info.loading = True, ""
+        if self.compacted is not None and type(batch[0]) is Started:
+            batch = [batch[0], self.compacted, *batch[1:]]
+        self.order.see(batch)
+        if not info.first_token and type(last) not in SILENT:
+            info.first_token = info.last_token
+        if type(last) is Finished:
+            self.end = last
+            info.outcome = last.reason
+            self.context.learn(self.model, self.caller, self.task)
+            if self.bounded is not None:
+                # The client may send its next request at once.
+                self.bounded.add(self.number, last.usage, self.leased_seconds())
+        elif type(last) is Failed:
+            info.outcome = name_of(last.error)
+        return batch
 
     def usage(self) -> Usage:
         """Token counts so far. An old backend reports its own counts only at the end."""
@@ -214,7 +261,7 @@ class Attempt(Struct, eq=False, kw_only=True):
 
     # waiting for a slot
 
-    def _acquire(self) -> Generator[Batch, None, LeasedSlot]:
+    def _acquire(self) -> Generator[Choice, None, LeasedSlot]:
         """Wait for a slot and prepare it. Raises NoBackend, NoIdleSlot, QueueFull, QueueTimeout,
         Cancelled."""
         context, info, is_retry = self.context, self.info, self.reason is not None
@@ -247,8 +294,9 @@ class Attempt(Struct, eq=False, kw_only=True):
             caps = described_too(caps, self.described)
         self.leased = slot = LeasedSlot(context, lease, backend, caps)
         self.leased_at = context.clock()
-        if request.idle:
-            self.on_slot()
+        if request.idle and self.bounded is not None:
+            self.bounded.enter(self.cancel)
+            self.task = self.bounded.within(self.task)
         info.backend, info.tier = name, grant.backend.tier.name
         info.slot = lease.slot.id if grant.backend.pins else -1
         info.placement, info.template, info.task = lease.placement, caps.template, self.task
@@ -257,10 +305,10 @@ class Attempt(Struct, eq=False, kw_only=True):
         if grant.save or grant.restore is not None:
             with info.timed("restore"):
                 for _ in slot.prepare(self.cancel):
-                    yield []
+                    yield self.number, []
         return slot
 
-    def _wait(self, ticket: Ticket) -> Generator[Batch, None, Lease]:
+    def _wait(self, ticket: Ticket) -> Generator[Choice, None, Lease]:
         """Wait for the lease. Yields ticks while no backend is up, and for a client that sees its
         place in the queue or a part of the answer."""
         info, tells_place, tick = self.info, self.caller.tell_place, self.context.ping
@@ -280,7 +328,7 @@ class Attempt(Struct, eq=False, kw_only=True):
                     if tells_place:
                         info.place = ticket.place
                     if ticks or ticket.no_backend_since is not None:
-                        yield []
+                        yield self.number, []
         finally:
             ticket.leave()
             info.ticket = None
@@ -336,6 +384,13 @@ class Attempt(Struct, eq=False, kw_only=True):
             self._budget,
             self.cancel,
         )
+
+    def _on_first_batch(self, slot: LeasedSlot, run: Run, batch: Batch) -> None:
+        slot.on_first_token(run, batch)
+        if self.state is State.RESUMING:
+            self.tokens.resumed += 1
+            self.info.continued += 1
+        self.state = State.STREAMING
 
     def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
         """Keep the text for a resume, and make several runs look like one."""
@@ -630,6 +685,11 @@ class Attempt(Struct, eq=False, kw_only=True):
             return self._slot.backend.counter.count(text) - BOS if text else 0
         except GatewayError:
             return instead
+
+
+def name_of(error: Exception) -> str:
+    assert isinstance(error, GatewayError)
+    return error.code or error.type
 
 
 def _word(error: GatewayError) -> str:

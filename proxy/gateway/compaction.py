@@ -24,8 +24,8 @@ from ..core.task import Task
 from ..core.usage import Usage
 from ..errors import Unsupported
 from ..runtime.cancel import Cancel
-from .answer import Answer, Choice, written
-from .context import Caller, GatewayContext, Info
+from .answer import Answer, written
+from .context import Caller, Choice, GatewayContext, Info
 
 ROOM = 256  # tokens kept free for the answer
 SHARE = 8  # of the context: a summary has at most one part of so many

@@ -13,6 +13,7 @@ from msgspec import Struct
 from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
 from ..backends.registry import Registry
+from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
 from ..scheduling.lease import Ticket
@@ -74,6 +75,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 ANYBODY = Caller()
 NO_USAGE = Usage()
+Choice = tuple[int, Batch]  # the number of a choice, and what it brings
 LATER: Any = None  # the default of a field that is set before it is read
 
 

@@ -15,9 +15,9 @@ from ..core.cache import digest
 from ..core.request import CompletionRequest, Media, Message
 from ..errors import BadRequest, GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
-from .answer import Choice, written
+from .answer import written
 from .compaction import Model
-from .context import Caller, Info
+from .context import Caller, Choice, Info
 from .slot_request import picture_digest
 
 KEPT = 16 << 20  # bytes of descriptions in memory
