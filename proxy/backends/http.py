@@ -290,9 +290,7 @@ class Exchange:
         replaced; 0 after a tick of silence, or after `limit` seconds."""
         reader = self._reader
         if reader is None:
-            raise self._broken("the exchange was closed")
-        if self._fault is not None:
-            raise self._fault  # nothing that follows could be parsed
+            raise self._fault or self._broken("the exchange was closed")
         broken = ""
         try:
             data = reader.read(limit)
@@ -308,6 +306,8 @@ class Exchange:
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._fault = UpstreamFault("the backend sent invalid HTTP", detail=str(error))
                 self._keep = False
+                reader.stop()
+                self._reader = None  # nothing that follows could be parsed
                 raise self._fault from None
         elif self._message and not self._aborted and self._connection.used:
             self._resend()

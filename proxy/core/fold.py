@@ -32,6 +32,7 @@ from .request import ToolCall
 Part = TextDelta | ReasoningDelta | Step | ToolCall
 """Text and reasoning are joined up to the next other part."""
 _TEXT, _LOGPROBS = attrgetter("text"), attrgetter("logprobs")
+_WRITTEN = (TextDelta, ReasoningDelta)
 
 
 class Completion(Struct, frozen=True, kw_only=True):
@@ -68,14 +69,14 @@ class Fold(Struct, eq=False):
             kind = type(event)
             if kind is self._kind:
                 self._run.append(event)
-            elif isinstance(event, (TextDelta, ReasoningDelta)):
+            elif kind is Started:
+                continue
+            elif isinstance(event, _WRITTEN):
                 if event.text or isinstance(event, ReasoningDelta) or event.logprobs:
                     self._run, self._kind = [event], kind
                     self._parts.append(self._run)
             elif isinstance(event, Finished):
                 self.finished = event
-            elif kind is Started:
-                continue
             elif isinstance(event, ToolCallDelta):
                 if event.index not in self.calls:
                     self._begin(event.index)
@@ -124,6 +125,8 @@ class Fold(Struct, eq=False):
             return self._call(part)
         if not isinstance(part, list):
             return cast(Step, part)
+        if len(part) == 1:
+            return cast(Part, part[0])
         text = "".join(map(_TEXT, part))
         if part and isinstance(part[0], ReasoningDelta):
             return ReasoningDelta(text)

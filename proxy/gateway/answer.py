@@ -71,7 +71,7 @@ class Answer(Struct, eq=False, kw_only=True):
         self.info = Info(model=self.name, warnings=self.request.warnings)
         self.began = self.context.clock()
         if not (self.loads or self.describe or self.compact) and self.caller.allowance is None:
-            self.choices = self._every_choice()
+            self.choices = self.running = self._every_choice()
         else:
             self.choices = chain.from_iterable(self._stages())
 
@@ -102,12 +102,13 @@ class Answer(Struct, eq=False, kw_only=True):
         self.running = preparing = self._prepare()
         yield preparing
         if not self.info.outcome:  # nothing has ended the answer
-            yield self._every_choice()
+            self.running = choices = self._every_choice()
+            yield choices
 
     def _every_choice(self) -> Generator[Choice, None, None]:
-        alone = len(self.tasks) * self.request.n == 1
-        self.running = choices = iter(self._attempt(0, self.tasks[0])) if alone else self._several()
-        return choices
+        if len(self.tasks) * self.request.n == 1:
+            return iter(self._attempt(0, self.tasks[0]))
+        return self._several()
 
     def _prepare(self) -> Generator[Choice, None, None]:
         """Load the model, describe images, compact a conversation that is too long, and enter the
