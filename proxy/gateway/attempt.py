@@ -135,16 +135,15 @@ class Attempt(Struct, eq=False, kw_only=True):
     busy_tries: int = 0
 
     def __iter__(self) -> Generator[Choice, None, None]:
-        info, number, clock, began = self.info, self.number, self.context.clock, self.began
+        context, info, number, began = self.context, self.info, self.number, self.began
+        clock = context.clock
         try:
             try:
                 if len(self.task.prompt) > SHORT:
-                    pool = self.context.registry.pool(self.model, self.caller.may.barred_tiers)
+                    pool = context.registry.pool(self.model, self.caller.may.barred_tiers)
                     check_prompt_size(self.task, pool, self.cancel)
-                self.slot_request = slot_request_of(
-                    self.context, self.task, self.model, self.caller
-                )
-                self.context.retries.spent -= SHARE
+                self.slot_request = slot_request_of(context, self.task, self.model, self.caller)
+                context.retries.spent -= SHARE
                 while self.state is not State.DONE:
                     try:
                         slot = self.leased
@@ -153,25 +152,19 @@ class Attempt(Struct, eq=False, kw_only=True):
                             self._prepare(slot)
                         self.run = run = slot.start(self.next_task, self.cancel)
                         info.uncached = slot.uncached
-                        generation, text, streaming = self.generation, self.text, False
+                        generation, text, flows = self.generation, self.text, False
                         until = 0  # the length of the text up to which more of it just passes
                         batch: Batch = []
                         for batch in run:
-                            if (
-                                streaming
-                                and len(batch) == 1
-                                and type(event := batch[0]) is TextDelta
-                            ):
+                            if flows and len(batch) == 1 and type(event := batch[0]) is TextDelta:
                                 text += event.text.encode()
                                 if len(text) < until:
                                     info.last_token = clock() - began
                                     yield number, batch
                                     continue
                             elif batch:
-                                if not streaming:
-                                    streaming = True
-                                    self._on_first_batch(slot, run, batch)
-                                self._on_batch(slot, batch)
+                                self._on_batch(slot, run, batch, first=not flows)
+                                flows = True
                             out = generation.feed(batch)
                             if out:
                                 if self.task.request.tools:
@@ -206,8 +199,7 @@ class Attempt(Struct, eq=False, kw_only=True):
             finally:
                 self._release()
                 self.state = State.DONE
-                # Both refer to this attempt: an error by its traceback, a generation by its
-                # callbacks.
+                # Both refer to this attempt, by a traceback and by callbacks.
                 self.reason = None
                 self.generation = LATER
             self.order.end()
@@ -375,31 +367,25 @@ class Attempt(Struct, eq=False, kw_only=True):
         info.warnings = task.request.warnings + ignored + context.scheduler.notices + info.cut
         info.placed = context.clock() - self.began
         self.state = State.PREFILL
+        callbacks = self.usage, self._prompt_text, self._budget
         self.generation = Generation(
-            adapted,
-            slot.caps,
-            context.generation,
-            self.usage,
-            self._prompt_text,
-            self._budget,
-            self.cancel,
+            adapted, slot.caps, context.generation, *callbacks, self.cancel
         )
 
-    def _on_first_batch(self, slot: LeasedSlot, run: Run, batch: Batch) -> None:
-        slot.on_first_token(run, batch)
-        if self.state is State.RESUMING:
-            self.tokens.resumed += 1
-            self.info.continued += 1
-        self.state = State.STREAMING
-
-    def _on_batch(self, slot: LeasedSlot, batch: Batch) -> None:
+    def _on_batch(self, slot: LeasedSlot, run: Run, batch: Batch, *, first: bool) -> None:
         """Keep the text for a resume, and make several runs look like one."""
-        first = batch[0]
-        if type(first) is Started:
+        if first:
+            slot.on_first_token(run, batch)
+            if self.state is State.RESUMING:
+                self.tokens.resumed += 1
+                self.info.continued += 1
+            self.state = State.STREAMING
+        start = batch[0]
+        if type(start) is Started:
             if self.started:
                 del batch[0]
-            elif self.task.request.report.prompt and self.task.prompt and not first.prompt:
-                batch[0] = msgspec.structs.replace(first, prompt=self._count_prompt())
+            elif self.task.request.report.prompt and self.task.prompt and not start.prompt:
+                batch[0] = msgspec.structs.replace(start, prompt=self._count_prompt())
         self.started = True
         last = batch[-1] if batch else None
         if type(last) is Finished:

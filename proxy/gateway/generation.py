@@ -320,8 +320,8 @@ class Generation(Struct, eq=False):
         return self._other(self.tries + 1)
 
     def _other(self, tries: int) -> Generation:
-        facts = (self.task, self.caps, self.settings, self.usage, self.prompt_text)
-        common = (*facts, self.find_budget, self.cancel)
+        callbacks = self.usage, self.prompt_text, self.find_budget
+        common = (self.task, self.caps, self.settings, *callbacks, self.cancel)
         return Generation(*common, tries=tries, later=True, budget=self.budget)
 
     # for the referee
