@@ -33,8 +33,10 @@ def shared_fields(body: Body, names: Set[str], readers: fields.Table) -> dict[st
     """The fields of CompletionRequest that both kinds of body share, and those of `readers`, if
     present. A field that is not `known` to the kind gets a warning. Raises InvalidParameter."""
     values = fields.read(body, readers)
-    if not _OPTIONS.isdisjoint(body):
-        values["sampling"], values["report"] = sampling(body), report(body)
+    if not _SAMPLING.isdisjoint(body):
+        values["sampling"] = sampling(body)
+    if not _REPORT.keys().isdisjoint(body):
+        values["report"] = report(body)
     values["warnings"] = fields.ignored_fields(body, names)
     return values
 
@@ -151,7 +153,7 @@ PARSED: dict[str, Field] = {
 _OTHERS: Fields = {"logit_bias": LOGIT_BIAS, **REPORT, **doc.SAMPLERS}
 COMMON: Fields = {**PARSED, **_OTHERS, "capture": doc.CAPTURE}
 """The fields that both kinds of body have."""
-_OPTIONS = _OTHERS.keys()
+_SAMPLING = _OTHERS.keys() - REPORT.keys()
 
 
 def usage(counts: Usage) -> dict[str, Any]:
@@ -299,18 +301,22 @@ def whole(
     choice: Callable[[CompletionRequest, Completion], dict[str, Any]],
 ) -> dict[str, Any]:
     """The whole answer; `choice` formats one completion."""
-    finished = {completion.index: completion.finished for completion in completions}
     first = completions[0]
-    answer = {
-        **head(meta, kind),
-        "choices": [choice(request, completion) for completion in completions],
-        "usage": usage(total(finished, request.n)),
-        "timings": timings(first.finished.timings),
-        "truncated": any(completion.finished.truncated for completion in completions),
-    }
+    counts, truncated = first.finished.usage, first.finished.truncated
+    if len(completions) > 1:
+        finished = {completion.index: completion.finished for completion in completions}
+        counts = total(finished, request.n)
+        truncated = any(end.truncated for end in finished.values())
+    answer = head(meta, kind)
+    answer["choices"] = [choice(request, completion) for completion in completions]
+    answer["usage"] = usage(counts)
+    answer["timings"] = timings(first.finished.timings)
+    answer["truncated"] = truncated
     if request.report.settings:  # as llama-server
         answer["__verbose"] = ended(meta, request, first.finished, first.text)
-    return answer | compaction_field(first.compacted)
+    if first.compacted is not None:
+        answer |= compaction_field(first.compacted)
+    return answer
 
 
 class StreamEncoder:
