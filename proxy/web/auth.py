@@ -99,7 +99,9 @@ PERSON = "slotproxy.person"
 BATCH = "slotproxy.batch"
 GONE = "the API key of this session was deleted: sign in again"
 GONE_OF_BATCH = "the API key that made this batch was deleted"
+UNREAD = "the API keys of the settings cannot be read: ask the operator, whose log says why"
 UNKNOWN = "unknown"  # group of what is in none, which few keys may use
+_NO_KEY = b"", "", None
 
 
 class Keys:
@@ -127,21 +129,14 @@ class Keys:
     def replace(self, keys: Iterable[tuple[str, str]], bounded: Mapping[str, Identity]) -> None:
         """Accept these keys of the settings from now on, instead of those before."""
         digests = ((_digest(secret), name) for name, secret in keys)
-        self._known = {digest: (digest, name) for digest, name in digests}
-        self._names = frozenset(name for _, name in self._known.values())
+        self._known = {digest: (digest, name, bounded.get(name)) for digest, name in digests}
+        self._names = frozenset(name for _, name, _ in self._known.values())
         self._bounded = bounded
         self._suspended = False
 
     def suspend(self) -> None:
         """Refuse the keys of the settings until `replace`: they may no longer be valid."""
         self._suspended = True
-
-    def _check_suspended(self) -> None:
-        """Raises StoreUnavailable."""
-        if self._suspended:
-            raise StoreUnavailable(
-                "the API keys of the settings cannot be read: ask the operator, whose log says why"
-            )
 
     @property
     def needed(self) -> bool:
@@ -259,10 +254,10 @@ class Keys:
             identity = self._bounded.get(name) or self._stored_named(name)
         except StoreUnavailable:
             return "off"
-        for rights in identity.rights if identity is not None else ():
-            if rights.capture:
-                return rights.capture
-        return default if name else "off"
+        default = default if name else "off"
+        if identity is None:
+            return default
+        return next(filter(None, (held.capture for held in identity.rights)), default)
 
     def shown(self, name: str) -> str:
         """The key's name for people."""
@@ -272,12 +267,10 @@ class Keys:
     def _find(self, secret: str, peer: str) -> str | Identity:
         """The name of a key of the settings, or the identity of a bounded or stored one."""
         digest = _digest(secret)
-        entry = self._known.get(digest)
-        identity = None
-        if entry is not None and hmac.compare_digest(entry[0], digest):
-            self._check_suspended()
-            name = entry[1]
-            identity = self._bounded.get(name)
+        known, name, identity = self._known.get(digest, _NO_KEY)
+        if hmac.compare_digest(known, digest):
+            if self._suspended:
+                raise StoreUnavailable(UNREAD)
         else:
             identity = self._find_stored(secret, peer)
             name = identity.key
@@ -300,7 +293,8 @@ class Keys:
         """As `_find`, by the name of a key. `gone` is the message if there is no such key. Raises
         Unauthorized if the key is not accepted now, and StoreUnavailable."""
         if name in self._names:
-            self._check_suspended()
+            if self._suspended:
+                raise StoreUnavailable(UNREAD)
             return self._bounded.get(name, name)
         identity = self._stored_named(name)
         if identity is None:
@@ -338,12 +332,8 @@ def basic_password(environ: Mapping[str, Any]) -> str | None:
         return ""
 
 
-def _presented(environ: Mapping[str, object]) -> str:
+def _presented(environ: Mapping[str, Any]) -> str:
     """The key of `Authorization: Bearer`, or of `x-api-key`, as Anthropic's clients send it."""
-    header = environ.get("HTTP_AUTHORIZATION")
-    if isinstance(header, str):
-        scheme, _, value = header.partition(" ")
-        if scheme.lower() == "bearer":
-            return value.strip()
-    key = environ.get("HTTP_X_API_KEY")
-    return key.strip() if isinstance(key, str) else ""
+    scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    key: str = value if scheme.lower() == "bearer" else environ.get("HTTP_X_API_KEY", "")
+    return key.strip()

@@ -151,7 +151,7 @@ def read_request(services: Services, record: Record, environ: Environ) -> dict[s
     changes it, with its documents as texts. Raises BadRequest, WrongType or BodyTooLarge, and what
     reading its documents raises."""
     body = read_json(environ, services.settings.max_body)
-    if not may_capture(body.pop("capture", True)) and record.capture is not None:
+    if "capture" in body and not may_capture(body.pop("capture")) and record.capture is not None:
         record.capture.off = True
     with_documents(services, record, environ, body)
     return with_preset(services, body, record.path) if services.host.presets else body

@@ -14,7 +14,7 @@ from ..errors import Forbidden, GatewayError, ModelNotFound
 from ..gateway import Caller, Embedder, SlotView, View
 from .auth import IDENTITY
 from .model_tables import of_model
-from .observability import Record
+from .observability import RECORD, Record
 from .services import Services
 
 if TYPE_CHECKING:
@@ -49,15 +49,12 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
     return shown
 
 
-def shown_name(services: Services, key: str) -> Callable[[str], str]:
-    """The same for one name and a key that may not see everything: most names are known."""
-    name_of = services.aliases.known
-    return lambda name: name_of(name) or shown_names(services, key)(name)
-
-
 def naming(services: Services, key: str) -> Callable[[str], str]:
-    """How a key reads the names of backends in errors: `str` for one that may see everything."""
-    return str if services.keys.is_admin(key) else shown_name(services, key)
+    """The same for few names, of which most are known."""
+    if services.keys.is_admin(key):
+        return str
+    known = services.aliases.known
+    return lambda name: known.get(name) or shown_names(services, key)(name)
 
 
 def word(services: Services, environ: Mapping[str, Any], key: str, error: GatewayError) -> None:
@@ -144,7 +141,7 @@ def of_caller(
         model = gateway.registry.meant(request.model, may.permits_model)
         if model != request.model:
             request = msgspec.structs.replace(request, model=model)
-    record = Record.of(environ)
+    record: Record = environ[RECORD]
     # What is only explained or counted does not bind a conversation to its model.
     chosen = gateway.choose(request, record.key, may, remembers=record.asks_model)
     if chosen is not None:

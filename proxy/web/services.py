@@ -61,26 +61,22 @@ class Aliases:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         shared = "\0".join(secrets)
         self._salt = blake2s(shared.encode()).digest() if shared else os.urandom(32)
-        self._names: dict[str, str] = {}
+        self.known: dict[str, str] = {}  # the names shown for backends
         self._lock = native_lock()
 
     def digest(self, conversation: str) -> str:
         made = blake2s(conversation.encode(), key=self._salt, person=b"slots")
         return made.hexdigest()[:DIGITS]
 
-    def known(self, name: str) -> str:
-        """Return the name shown for a backend, "" if it has none yet."""
-        return self._names.get(name, "")
-
     def name(self, name: str, address: str) -> str:
         """Return the name shown for a backend; `address` is "" if the backend no longer exists."""
         with self._lock:
-            shown = self._names.get(name)
+            shown = self.known.get(name)
             if shown is None:
                 host = urlsplit(address).netloc
                 named = bool(address) and (not host or host not in name)
-                numbered = sum(alias.startswith("backend-") for alias in self._names.values())
-                shown = self._names[name] = name if named else f"backend-{numbered + 1}"
+                numbered = sum(alias.startswith("backend-") for alias in self.known.values())
+                shown = self.known[name] = name if named else f"backend-{numbered + 1}"
             return shown
 
 

@@ -75,8 +75,8 @@ def completion_view(
     """Answer a request in this dialect. `prefix` starts the answer's id. `early` may answer a body
     that needs no model; `begin` replaces the gateway's `answer`."""
     record: Record = environ[RECORD]
-    if (instead := environ.get(INSTEAD)) is not None:
-        return instead(dialect, begin)  # type: ignore[no-any-return]
+    if INSTEAD in environ:
+        return environ[INSTEAD](dialect, begin)  # type: ignore[no-any-return]
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
     cancel = Cancel()
