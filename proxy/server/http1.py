@@ -213,7 +213,7 @@ class ServerConnection:
             reader.feed(data)
             if not reader.requests and self.state is State.IDLE:
                 self._enter(State.HEAD)
-        self._enter(State.ANSWERING)
+        self.state, self.since = State.ANSWERING, self._clock()
         return reader.requests.pop(0)
 
     def more(self, request: Request) -> bytes:
@@ -263,7 +263,16 @@ class ServerConnection:
         if getattr(parts, "holds_slot", False):
             self._reader.rest()
         try:
-            self._write(parts, answer)
+            try:
+                for part in filter(None, parts):
+                    answer.write(part)
+                if not answer.whole:
+                    answer.end()
+            finally:
+                self.parts = None
+                close = getattr(parts, "close", None)
+                if close is not None:
+                    close()
         except Exception:
             if not answer.whole:
                 raise
@@ -274,21 +283,8 @@ class ServerConnection:
             return False
         if not request.complete:
             return self._drop_body(request)
-        self._enter(State.IDLE)
+        self.state, self.since = State.IDLE, self._clock()
         return True
-
-    def _write(self, parts: Iterable[bytes], answer: ResponseWriter) -> None:
-        try:
-            write = answer.write
-            for part in filter(None, parts):
-                write(part)
-            if not answer.whole:
-                answer.end()
-        finally:
-            self.parts = None
-            close = getattr(parts, "close", None)
-            if close is not None:
-                close()
 
     def _environ_of(self, request: Request) -> dict[str, Any]:
         """Raises Refused."""

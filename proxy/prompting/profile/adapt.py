@@ -17,7 +17,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from ...core.conversation import joined
-from ...core.decoding import Decoding, decoded
+from ...core.decoding import Decoding
 from ...core.request import Message, Role, ToolCall
 from ..formats.base import ID, CallShape
 from ..formats.generic import GENERIC
@@ -248,7 +248,7 @@ def _short(id: str) -> str:
 
 def as_dicts(messages: Sequence[Message], rules: MessageRules = ANY) -> list[dict[str, Any]]:
     """Messages in the form that Hugging Face's templates read."""
-    decode = Decoding() if any(map(_CALLS, messages)) or rules.results == "responses" else decoded
+    decode = Decoding()
     out = [_as_dict(message, rules, decode) for message in messages]
     if rules.results == "responses" and "tool" in map(_ROLE, messages):
         return _with_responses(out, decode)

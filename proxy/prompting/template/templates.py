@@ -46,13 +46,13 @@ _TRIMMED = "You have access to the following functions in JSONSchema format"
 
 @dataclass(eq=False)
 class ChatTemplate:
-    """A compiled template, made by :func:`compile`. It `reads` these variables. Thread-safe."""
+    """A template, compiled by :func:`compile`. It reads these `rare` variables. Thread-safe."""
 
     template: jinja2.Template
     source: str
     name: str
     family: Family
-    reads: Set[str]
+    rare: Set[str]
     rules: MessageRules = ANY
 
     def render(
@@ -91,13 +91,13 @@ class ChatTemplate:
             context["tools"] = tools
         elif "tools" in context:
             del context["tools"]
-        if not _RARE.isdisjoint(self.reads):
-            if "functions" in self.reads:
+        if self.rare:
+            if "functions" in self.rare:
                 context["functions"] = _functions(tools or ())
             context.pop("strftime_now", None)
             if now is not None:
                 for name, form in _TODAY.items():
-                    if name in self.reads:
+                    if name in self.rare:
                         context.setdefault(name, now.strftime(form))
                 context["strftime_now"] = partial(_formatted, now)
         if not refuses:
@@ -175,7 +175,7 @@ def compile(source: str, name: str) -> ChatTemplate:
     finally:
         BUDGET.reset(token)
     family = FAMILIES.get(name) or detect(source)
-    made = ChatTemplate(template, source, name, family or Family(name=name), names)
+    made = ChatTemplate(template, source, name, family or Family(name=name), names & _RARE)
     budget = Budget(PROBING)
     rules = message_rules(partial(made.render, now=_SOME_DAY, budget=budget), names)
     made.rules = rules = replace(rules, trims=_TRIMMED in source)
