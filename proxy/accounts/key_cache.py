@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
@@ -81,16 +81,12 @@ INTERVAL = 0.5  # seconds between two questions for changes
 AT_ONCE = 1000  # changes that are read together
 
 
-FINISH = "finish_running"  # in the details of a change: requests under way go on
-
-
 class Change(NamedTuple):
-    """A change of a key, user or team. `finishes`: requests under way go on after it."""
+    """A change of a key, user or team."""
 
     number: int
     kind: str
     subject: str
-    finishes: bool = False
 
 
 class KeyStore(Protocol):
@@ -128,8 +124,6 @@ class KeyCache:
         # By key and name of the person: the identity of the key, and what it became.
         self._people: dict[tuple[str, str], tuple[Identity, Identity]] = {}
         self._closed = threading.Event()
-        # Called with keys whose requests under way go on, before the keys are refused.
-        self.on_finishing: Callable[[Collection[str]], None] = lambda keys: None
 
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
@@ -182,10 +176,6 @@ class KeyCache:
         with self._following:
             while self._seen is not None:
                 changes = self._store.changes(self._seen, AT_ONCE)
-                if finishing := [change for change in changes if change.finishes]:
-                    with self._lock:
-                        keys = self._changed(finishing)
-                    self.on_finishing(keys)
                 if changes:
                     self._forget(changes)
                 if len(changes) < AT_ONCE:

@@ -60,14 +60,6 @@ class Team(Account, frozen=True, kw_only=True):
     pass
 
 
-class Member(Struct, frozen=True):
-    """A user of a team. `role` is admin or user; it only informs."""
-
-    team_id: str
-    user_id: str
-    role: str = "user"
-
-
 class Entry(Struct, frozen=True, kw_only=True):
     """A change of a key, user or team, by whom and when. `details` has nothing secret."""
 

@@ -338,7 +338,6 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     life.on_close(Step.BACKENDS, registry.close)
     life.on_close(Step.DATABASE, storage.close)
     if key_cache is not None:
-        key_cache.on_finishing = observer.outlive
         life.on_close(Step.DATABASE, key_cache.close)
     if batch_runner is not None:
         life.on_leave.append(batch_runner.leave)

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import structs
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 
-from ..accounts.key_cache import FINISH
 from ..accounts.records import Account, Entry, StoredKey
 from ..accounts.rights import Rights
 from ..errors import BadRequest, NotFound
@@ -44,10 +43,9 @@ def _shown(account: StoredKey | Account) -> dict[str, Any]:
 class Recorder:
     """Records the changes of a transaction. `kind` is key, user or team."""
 
-    def __init__(self, db: Connection, actor: str, finish_running: bool) -> None:
+    def __init__(self, db: Connection, actor: str) -> None:
         self.db = db
         self._actor = actor
-        self._more = {FINISH: True} if finish_running else {}
         self.entries: list[Entry] = []
 
     def record(self, action: str, kind: str, subject: str, details: Mapping[str, Any]) -> None:
@@ -60,7 +58,7 @@ class Recorder:
             action=action,
             kind=kind,
             subject=subject,
-            details={**details, **self._more},
+            details=details,
         )
         self.db.execute(insert(ACCOUNT_CHANGE).values(**structs.asdict(entry)))
         self.entries.append(entry)
@@ -119,17 +117,9 @@ class AccountStore(Generic[A]):
             changes.db.execute(insert(self._table).values(**row_of(new)))
             changes.whole(action, self._kind, new)
 
-    def change(
-        self,
-        name: str,
-        edit: Callable[[A], A],
-        actor: str,
-        action: str = "update",
-        *,
-        finish_running: bool = False,
-    ) -> A:
+    def change(self, name: str, edit: Callable[[A], A], actor: str, action: str = "update") -> A:
         """Raises NotFound, and BadRequest like `add`."""
-        with self.changing(actor, finish_running) as changes:
+        with self.changing(actor) as changes:
             old = self._read(changes.db, name)
             new = structs.replace(edit(old), changed=time.time())
             self._check(changes, new)
@@ -158,12 +148,12 @@ class AccountStore(Generic[A]):
         return BadRequest(f"the {param} {value[:100]!r} is in use", param=param)
 
     @contextmanager
-    def changing(self, actor: str, finish_running: bool = False) -> Iterator[Recorder]:
-        """Begin a transaction that changes accounts. `finish_running`: requests under way go on."""
+    def changing(self, actor: str) -> Iterator[Recorder]:
+        """Begin a transaction that changes accounts."""
         with self._db.begin() as db:
             # Taken first, so that it waits for others before it has read anything.
             db.execute(update(ACCOUNT_STATE).values(number=ACCOUNT_STATE.c.number))
-            recorder = Recorder(db, actor, finish_running)
+            recorder = Recorder(db, actor)
             yield recorder
         for entry in recorder.entries:
             words = entry.kind, entry.subject, entry.action, entry.actor

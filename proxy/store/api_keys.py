@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select
 
 from ..accounts.key_cache import (
-    FINISH,
     SECRET_BYTES,
     SECRET_PREFIX,
     Change,
@@ -46,8 +45,7 @@ TOKEN_BYTES = 32  # of randomness
 
 
 class ApiKeys(AccountStore[StoredKey]):
-    """Implements `accounts.key_cache.KeyStore`. A key is named by its secret, digest or id. Running
-    requests of a key that a change refuses end soon, unless it says `finish_running`."""
+    """Implements `accounts.key_cache.KeyStore`. A key is named by its secret, digest or id."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, "key", StoredKey, API_KEY, ("alias",))
@@ -171,16 +169,9 @@ class ApiKeys(AccountStore[StoredKey]):
 
         return secret, self.change(name, renew, actor, action)
 
-    def delete(
-        self,
-        names: Collection[str],
-        aliases: Collection[str],
-        actor: str,
-        *,
-        finish_running: bool = False,
-    ) -> list[str]:
+    def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
         """Delete all these keys, or none and raise NotFound; returns their digests."""
-        with self.changing(actor, finish_running) as changes:
+        with self.changing(actor) as changes:
             keys = _read(changes.db, names, aliases)
             delete_keys(changes, [key.id for key in keys])
         return [key.digest for key in keys]
@@ -196,10 +187,8 @@ class ApiKeys(AccountStore[StoredKey]):
 
     def changes(self, since: int, most: int) -> Sequence[Change]:
         query = select(ACCOUNT_CHANGE).where(_change.number > since)
-        return [
-            Change(row.number, row.kind, row.subject, row.details.get(FINISH) is True)
-            for row in self._db.rows(query.order_by(_change.number).limit(most))
-        ]
+        rows = self._db.rows(query.order_by(_change.number).limit(most))
+        return [Change(row.number, row.kind, row.subject) for row in rows]
 
     def entries(self, subject: str, before: int | None, limit: int) -> Sequence[Entry]:
         """The last changes, the newest first; of one subject unless it is ""."""

@@ -230,12 +230,6 @@ TEAM = _table(
     Column("alias", String, unique=True),
     *_columns(created=Float, changed=Float, blocked=Boolean, rights=JSON, metadata=JSON),
 )
-TEAM_MEMBER = _table(
-    "account_team_member",
-    _text("team_id", _of("account_team"), primary_key=True),
-    _text("user_id", _of("account_user"), primary_key=True, index=True),
-    *_columns(role=String),
-)
 # Every change of a key, user or team, in order: `number` has no gaps. Rows are never changed.
 ACCOUNT_CHANGE = _table(
     "account_change",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -13,15 +13,13 @@ from ...accounts.rights import Rights
 from ...errors import InvalidParameter
 from .. import fields
 from ..fields import Body
-from ..schema_fields import Field, Fields, Schema, array, flag, mapping, one_of, strings, text
+from ..schema_fields import Field, Fields, Schema, flag, mapping, strings, text
 from ..schema_fields import body as described
 from . import rights, values
 
 A = TypeVar("A", StoredKey, User, Team)
 Edit = Callable[[A], A]
-MAX_MEMBERS = 500  # that one request adds
 ROLES = ("internal_user", "internal_user_viewer")
-FINISH = "finish_running"
 
 
 def _name(key: str, description: str, example: str) -> Field:
@@ -64,60 +62,33 @@ _USER: Fields = {
 }
 _TEAM_ID = text("The team's id.", "research")
 _TEAM: Fields = {**TEAM, **rights.FIELDS, "team_id": _TEAM_ID}
-_MEMBER = {"user_id": "carol", "role": "user"}
 _NAME = text("The key, its `token` or its `key_id`.", "key_0123456789abcdef01234567")
 _GRACE = text("How long the present secret stays valid, such as 24h.", "24h")
-_FINISH: Fields = {
-    FINISH: flag(
-        "Let requests under way of a key that is refused from now on go on. They end within a"
-        " second otherwise."
-    )
-}
 BODIES: dict[str, Schema] = {
     "GenerateKeyRequest": described(**_KEY),
     "InviteRequest": described(
         invitation_duration=text("How long the invitation is valid; a week by default.", "7d"),
         **_KEY,
     ),
-    "UpdateKeyRequest": described("key", key=_NAME, **_FINISH, **_KEY),
+    "UpdateKeyRequest": described("key", key=_NAME, **_KEY),
     "RegenerateKeyRequest": described(key=_NAME, grace_period=_GRACE, **_KEY),
-    "BlockKeyRequest": described("key", key=_NAME, **_FINISH),
+    "BlockKeyRequest": described("key", key=_NAME),
     "DeleteKeysRequest": described(
         keys=strings("Keys, or their `token` or `key_id`.", "key_0123456789abcdef01234567"),
         key_aliases=strings("Aliases of keys.", "alice-laptop"),
-        **_FINISH,
     ),
     "NewUserRequest": described(
         **_USER,
-        teams=strings("Teams that the user joins.", "research"),
         auto_create_key=flag("Make a key of the user, too.", True),
         key_alias=KEY["key_alias"],
         duration=_DURATION,
     ),
-    "UpdateUserRequest": described("user_id", **_FINISH, **_USER),
-    "DeleteUsersRequest": described(
-        "user_ids", user_ids=strings("Ids of users.", "carol"), **_FINISH
-    ),
-    "NewTeamRequest": described(
-        **_TEAM,
-        members_with_roles=array("Objects with `user_id` and `role`, admin or user.", [_MEMBER]),
-    ),
-    "UpdateTeamRequest": described("team_id", **_FINISH, **_TEAM),
-    "TeamRequest": described("team_id", team_id=_TEAM_ID, **_FINISH),
-    "DeleteTeamsRequest": described(
-        "team_ids", team_ids=strings("Ids of teams.", "research"), **_FINISH
-    ),
-    "AddMembersRequest": described(
-        "team_id member",
-        team_id=_TEAM_ID,
-        member=one_of(
-            "An object with `user_id` and `role`, admin or user, or a list of them.",
-            _MEMBER,
-            {"type": "object"},
-            {"type": "array"},
-        ),
-    ),
-    "RemoveMemberRequest": described("team_id user_id", team_id=_TEAM_ID, user_id=_USER["user_id"]),
+    "UpdateUserRequest": described("user_id", **_USER),
+    "DeleteUsersRequest": described("user_ids", user_ids=strings("Ids of users.", "carol")),
+    "NewTeamRequest": described(**_TEAM),
+    "UpdateTeamRequest": described("team_id", **_TEAM),
+    "TeamRequest": described("team_id", team_id=_TEAM_ID),
+    "DeleteTeamsRequest": described("team_ids", team_ids=strings("Ids of teams.", "research")),
 }
 
 
@@ -157,21 +128,6 @@ def _edit(sets: Mapping[str, Any], parse_rights: Callable[[Rights], Rights]) -> 
     return lambda account: replace(account, **sets, rights=parse_rights(account.rights))
 
 
-def members(given: Any, field: str) -> Sequence[tuple[str, str]]:
-    """Users and their roles. Raises InvalidParameter."""
-    if not isinstance(given, list) or len(given) > MAX_MEMBERS:
-        raise InvalidParameter(field, f"must have at most {MAX_MEMBERS} members")
-    roles = []
-    for value in given:
-        entry = fields.entry(value, field)
-        values.refuse_others(entry, {"user_id", "role"})
-        role = fields.text(entry, "role") or "user"
-        if role not in ("admin", "user"):
-            raise InvalidParameter(f"{field}.role", "must be admin or user")
-        roles.append((values.required_name(entry, "user_id"), role))
-    return roles
-
-
 def made(secret: str, key: StoredKey) -> dict[str, Any]:
     """The answer of /key/generate, the only one with the secret."""
     return {"key": secret, "token_id": key.digest, **key_object(key)}
@@ -188,6 +144,15 @@ def key_object(key: StoredKey) -> dict[str, Any]:
         "admin": key.rights.admin,
         "created_by": key.created_by,
     }
+
+
+def user_object(user: User) -> dict[str, Any]:
+    role = ROLES[user.rights.read_only]
+    return {"user_id": user.id, "user_role": role, **shown(user, USER)}
+
+
+def team_object(team: Team) -> dict[str, Any]:
+    return {"team_id": team.id, **shown(team, TEAM)}
 
 
 def shown(account: StoredKey | Account, columns: Mapping[str, Field]) -> dict[str, Any]:

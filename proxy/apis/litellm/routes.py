@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from flask import request
 from msgspec.structs import asdict, replace
 
 from ...accounts.limiting.budgets import NO_PRICE
-from ...accounts.records import Member, StoredKey, Team, User, blocking
+from ...accounts.records import StoredKey, Team, User, blocking
 from ...errors import InvalidParameter, NotFound
 from ...store.accounts import Accounts
 from ...web import permissions
@@ -24,7 +24,7 @@ from ...web.services import Services, current_services
 from ...web.spine import json_route
 from .. import fields
 from . import objects, values
-from .objects import FINISH
+from .objects import team_object, user_object
 
 blueprint = Api("accounts", __name__, group="admin", tag="LiteLLM", schemas=objects.BODIES)
 
@@ -92,8 +92,7 @@ def _limits_money(body: Body) -> bool:
 
 def _change(store: Any, field: str, edit: Any, actor: str, body: Body, action: str) -> Any:
     """Change what the field of the body names."""
-    name = values.required_name(body, field)
-    return store.change(name, edit, actor, action, finish_running=fields.flag(body, FINISH))
+    return store.change(values.required_name(body, field), edit, actor, action)
 
 
 def _block(store: Any, field: str, actor: str, body: Body) -> Any:
@@ -188,8 +187,7 @@ def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
     keys, aliases = values.names(body, "keys"), values.names(body, "key_aliases")
     if not keys and not aliases:
         raise InvalidParameter("keys", "or key_aliases must name a key")
-    gone = accounts.keys.delete(keys, aliases, actor, finish_running=fields.flag(body, FINISH))
-    return {"deleted_keys": gone}
+    return {"deleted_keys": accounts.keys.delete(keys, aliases, actor)}
 
 
 # -- users
@@ -199,19 +197,13 @@ def delete_keys(accounts: Accounts, actor: str, body: Body) -> Any:
 def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a user, and a key of it; for administrators."""
     user = objects.edit_user(body)(User(id=values.name(body, "user_id") or ""))
-    teams = values.names(body, "teams", objects.MAX_MEMBERS)
     key_fields = {name: body.get(name) for name in ("key_alias", "duration")}
     key = objects.edit_key(key_fields, time.time())(NEW)
     makes_key = fields.flag(body, "auto_create_key", True)
-    # What is refused is refused before anything is made.
-    for team in teams:
-        accounts.teams.read(team)
     if makes_key and key.alias:
-        accounts.keys.check_alias(key.alias)
+        accounts.keys.check_alias(key.alias)  # before anything is made
     user = accounts.users.make(user, actor)
-    if teams:
-        accounts.teams.join([Member(team, user.id) for team in teams], actor)
-    shown = _user_object(accounts, user)
+    shown = user_object(user)
     if not makes_key:
         return shown
     return {**objects.made(*accounts.keys.make(replace(key, user_id=user.id), actor)), **shown}
@@ -219,46 +211,7 @@ def new_user(accounts: Accounts, actor: str, body: Body) -> Any:
 
 @json_route(blueprint, "GET", "/user/info", group="")
 def user_info(services: Services, record: Record) -> Any:
-    """A user with its keys and teams; without `user_id`, the caller's."""
-    accounts, user = _named_user(services, record)
-    teams = _teams_of(accounts, user.id)
-    return {
-        "user_id": user.id,
-        "user_info": _user_object(accounts, user),
-        "keys": _keys_of(accounts, user_id=user.id),
-        "teams": [{"team_id": team.id, "team_alias": team.alias} for team in teams],
-    }
-
-
-@json_route(blueprint, "GET", "/v2/user/info", group="")
-def user_alone(services: Services, record: Record) -> Any:
-    """A user; without `user_id`, the caller's."""
-    return _user_object(*_named_user(services, record))
-
-
-@admin_route("/user/list")
-def list_users(accounts: Accounts) -> Any:
-    """The users; for administrators."""
-    names = {"user_email": "email"}
-    return _groups_page("users", accounts.users, 25, names, partial(_user_object, accounts))
-
-
-@admin_route("/user/update", body="UpdateUserRequest")
-def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Change a user; for administrators."""
-    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body, "update")
-    return {"user_id": user.id, "data": _user_object(accounts, user)}
-
-
-@admin_route("/user/delete", body="DeleteUsersRequest")
-def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Delete users and their keys; for administrators."""
-    names = values.names(body, "user_ids")
-    return accounts.users.delete(names, actor, finish_running=fields.flag(body, FINISH))
-
-
-def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
-    """The user of the query, or else the caller's. Raises NotFound and Forbidden."""
+    """A user with its keys; without `user_id`, the caller's."""
     name = request.args.get("user_id", "")
     identity = request.environ.get(IDENTITY)  # a trusted key may name anybody
     own = "" if identity is not None and identity.person else record.user
@@ -268,20 +221,28 @@ def _named_user(services: Services, record: Record) -> tuple[Accounts, User]:
         accounts, name = opened(services), own
     if not name:
         raise NotFound("the API key has no user: name one by user_id", param="user_id")
-    return accounts, accounts.users.read(name)
+    user = accounts.users.read(name)
+    keys = _keys_of(accounts, user_id=user.id)
+    return {"user_id": user.id, "user_info": user_object(user), "keys": keys}
 
 
-def _user_object(accounts: Accounts, user: User) -> dict[str, Any]:
-    return {
-        "user_id": user.id,
-        "user_role": objects.ROLES[user.rights.read_only],
-        "teams": [member.team_id for member in accounts.users.members(user.id)],
-        **objects.shown(user, objects.USER),
-    }
+@admin_route("/user/list")
+def list_users(accounts: Accounts) -> Any:
+    """The users; for administrators."""
+    return _groups_page("users", accounts.users, 25, {"user_email": "email"}, user_object)
 
 
-def _teams_of(accounts: Accounts, user: str) -> list[Team]:
-    return [accounts.teams.read(member.team_id) for member in accounts.users.members(user)]
+@admin_route("/user/update", body="UpdateUserRequest")
+def update_user(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Change a user; for administrators."""
+    user = _change(accounts.users, "user_id", objects.edit_user(body), actor, body, "update")
+    return {"user_id": user.id, "data": user_object(user)}
+
+
+@admin_route("/user/delete", body="DeleteUsersRequest")
+def delete_users(accounts: Accounts, actor: str, body: Body) -> Any:
+    """Delete users and their keys; for administrators."""
+    return accounts.users.delete(values.names(body, "user_ids"), actor)
 
 
 def _keys_of(accounts: Accounts, **owner: str) -> list[dict[str, Any]]:
@@ -329,12 +290,7 @@ def _groups_page(
 def new_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Make a team; for administrators."""
     new = objects.edit_team(body)(Team(id=values.name(body, "team_id") or ""))
-    members = objects.members(body.get("members_with_roles") or [], "members_with_roles")
-    team = accounts.teams.make(new, actor)
-    if members:
-        joining = [Member(team.id, user, role) for user, role in members]
-        accounts.teams.join(joining, actor)
-    return _team_object(accounts, team)
+    return team_object(accounts.teams.make(new, actor))
 
 
 @json_route(blueprint, "GET", "/team/info", group="")
@@ -346,75 +302,42 @@ def team_info(services: Services, record: Record) -> Any:
     team = accounts.teams.read(name)
     return {
         "team_id": team.id,
-        "team_info": _team_object(accounts, team),
+        "team_info": team_object(team),
         "keys": [] if own else _keys_of(accounts, team_id=team.id),
-        "team_memberships": [],
     }
 
 
 @admin_route("/team/list")
 def list_teams(accounts: Accounts) -> Any:
     """The teams; for administrators."""
-    if user := values.name(request.args, "user_id"):
-        teams = _teams_of(accounts, user)
-    else:
-        _, teams = accounts.teams.listed({}, 0, TEAMS_LISTED)
-    return [_team_object(accounts, team) for team in teams]
+    _, teams = accounts.teams.listed({}, 0, TEAMS_LISTED)
+    return [team_object(team) for team in teams]
 
 
 @admin_route("/v2/team/list")
 def teams_page(accounts: Accounts) -> Any:
     """The teams, page by page; for administrators."""
     names = {"team_id": "id", "team_alias": "alias"}
-    return _groups_page("teams", accounts.teams, 10, names, partial(_team_object, accounts))
+    return _groups_page("teams", accounts.teams, 10, names, team_object)
 
 
 @admin_route("/team/update", body="UpdateTeamRequest")
 def update_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Change a team; for administrators."""
     team = _change(accounts.teams, "team_id", objects.edit_team(body), actor, body, "update")
-    return {"team_id": team.id, "data": _team_object(accounts, team)}
+    return {"team_id": team.id, "data": team_object(team)}
 
 
 @admin_route("/team/block", "/team/unblock", body="TeamRequest")
 def block_team(accounts: Accounts, actor: str, body: Body) -> Any:
     """Block or unblock the keys of a team; for administrators."""
-    return _team_object(accounts, _block(accounts.teams, "team_id", actor, body))
+    return team_object(_block(accounts.teams, "team_id", actor, body))
 
 
 @admin_route("/team/delete", body="DeleteTeamsRequest")
 def delete_teams(accounts: Accounts, actor: str, body: Body) -> Any:
     """Delete teams and their keys; for administrators."""
-    names = values.names(body, "team_ids")
-    return accounts.teams.delete(names, actor, finish_running=fields.flag(body, FINISH))
-
-
-@admin_route("/team/member_add", body="AddMembersRequest")
-def add_members(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Add members to a team; for administrators."""
-    team, member = values.required_name(body, "team_id"), body["member"]
-    roles = objects.members(member if isinstance(member, list) else [member], "member")
-    accounts.teams.join([Member(team, user, role) for user, role in roles], actor)
-    users = [accounts.users.read(user) for user, _ in roles]
-    return {
-        **_team_object(accounts, accounts.teams.read(team)),
-        "updated_users": [_user_object(accounts, user) for user in users],
-        "updated_team_memberships": [],
-    }
-
-
-@admin_route("/team/member_delete", body="RemoveMemberRequest")
-def remove_member(accounts: Accounts, actor: str, body: Body) -> Any:
-    """Remove a member from a team; for administrators."""
-    team, user = (values.required_name(body, name) for name in ("team_id", "user_id"))
-    accounts.teams.leave(team, user, actor)
-    return _team_object(accounts, accounts.teams.read(team))
-
-
-def _team_object(accounts: Accounts, team: Team) -> dict[str, Any]:
-    members = accounts.teams.members(team.id)
-    roles = [{"user_id": member.user_id, "role": member.role} for member in members]
-    return {"team_id": team.id, "members_with_roles": roles, **objects.shown(team, objects.TEAM)}
+    return accounts.teams.delete(values.names(body, "team_ids"), actor)
 
 
 # -- the list of changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 import msgspec
@@ -162,22 +162,14 @@ class Observer:
                 record.cancel.cancel(reason)
 
     def running_keys(self) -> set[str]:
-        """The keys of the running requests, but for those that outlive their keys."""
-        return {
-            record.key for record in self._running.copy() if record.key and not record.outlives_key
-        }
+        """The keys of the running requests."""
+        return {record.key for record in self._running.copy() if record.key}
 
     def end(self, key: str, reason: Reason) -> None:
-        """End the running requests of a key, but for those that outlive it."""
+        """End the running requests of a key."""
         for record in self._running.copy():
-            if record.key == key and not record.outlives_key and record.cancel is not None:
+            if record.key == key and record.cancel is not None:
                 record.cancel.cancel(reason)
-
-    def outlive(self, keys: Collection[str]) -> None:
-        """Let the running requests of these keys go on, whatever becomes of the keys."""
-        for record in self._running.copy():
-            if record.key in keys:
-                record.outlives_key = True
 
     def finish(self, record: Record) -> None:
         """Finish a request, whatever its outcome. A second call does nothing."""

@@ -60,8 +60,8 @@ class MemoryKeys:
         self._check()
         return self.log[since : since + most]
 
-    def note(self, subject: str, kind: str = "key", *, finishes: bool = False) -> None:
-        self.log.append(Change(len(self.log) + 1, kind, subject, finishes))
+    def note(self, subject: str, kind: str = "key") -> None:
+        self.log.append(Change(len(self.log) + 1, kind, subject))
 
     def make(self, **values: Any) -> tuple[str, StoredKey]:
         """A new key, and its secret."""

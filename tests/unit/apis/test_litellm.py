@@ -55,10 +55,6 @@ BOUNDS: list[tuple[Callable[[int], Any], int]] = [
         lambda most: values.metadata({"metadata": {"x": "y" * (most - 8)}}, "metadata"),
         values.MAX_METADATA,
     ),
-    (
-        lambda most: objects.members([{"user_id": one} for one in _texts(most)], "member"),
-        objects.MAX_MEMBERS,
-    ),
     (lambda most: rights.parse({"models": _texts(most)}, Rights()), rights.MAX_RIGHTS),
     (lambda most: values.duration({"duration": f"{most}d"}), values.LONGEST // 86_400),
 ]

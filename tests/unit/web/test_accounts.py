@@ -50,7 +50,6 @@ def test_key_is_described_to_administrators_and_to_itself(http: Http) -> None:
 MANAGES = (
     "/key/generate /key/update /key/block /key/unblock /key/delete /user/new /user/update"
     " /user/delete /team/new /team/update /team/block /team/unblock /team/delete"
-    " /team/member_add /team/member_delete"
 )
 
 

@@ -73,16 +73,12 @@ function ofKey(key, priced) {
 function ofUser(user) {
   return [
     [words("keys.email"), user.user_email],
-    [words("keys.teams"), user.teams.join(", ")],
     [words("keys.created"), at(user.created_at)],
   ];
 }
 
 function ofTeam(team) {
-  return [
-    [words("keys.members"), team.members_with_roles.map((member) => member.user_id).join(", ")],
-    [words("keys.created"), at(team.created_at)],
-  ];
+  return [[words("keys.created"), at(team.created_at)]];
 }
 
 function rights(entry) {

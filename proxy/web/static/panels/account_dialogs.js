@@ -1,7 +1,7 @@
-// The dialogs of the page of keys, users and teams: forms for entries, new secrets, members.
+// The dialogs of the page of keys, users and teams: forms for entries, new secrets.
 
 import { words } from "./words.js";
-import { copyText, isLocal, keyed, make, say } from "./dom.js";
+import { copyText, isLocal, make, say } from "./dom.js";
 import { addRow, fill, read } from "./fields.js";
 import { moment } from "./form.js";
 
@@ -104,37 +104,6 @@ export class Dialogs {
     this.#open(dialog, (fields) => this.#calls.post("/key/regenerate", { key: key.token, ...fields }));
   }
 
-  /** Add members to a team, and remove them. */
-  async members(team, name) {
-    const dialog = this.#form("members");
-    say(dialog.querySelector("h2"), words("keys.members_of", { name }));
-    await this.#offer(dialog, {});
-    dialog.querySelector("form").reset();
-    this.#showMembers(team);
-    this.#open(dialog, async (member) => {
-      this.#showMembers(await this.#calls.post("/team/member_add", { team_id: team.team_id, member }));
-      dialog.querySelector("form").reset();
-      return "open";
-    });
-  }
-
-  #showMembers(team) {
-    const list = this.#part("members");
-    keyed(list, team.members_with_roles, (member) => `${member.user_id} ${member.role}`, (member) => {
-      const text = make("button", { type: "button", className: "quiet danger", "aria-label": words("common.remove_name", { name: member.user_id }) }, words("common.remove"));
-      text.addEventListener("click", () =>
-        this.#attempt(this.#form("members"), async () => {
-          const body = { team_id: team.team_id, user_id: member.user_id };
-          this.#showMembers(await this.#calls.post("/team/member_delete", body));
-          return "open";
-        }),
-      );
-      const row = make("li", {}, make("span", {}, member.user_id, " ", make("span", { className: "note" }, words(`keys.roles.${member.role}`))), text);
-      row.update = () => {};
-      return row;
-    });
-  }
-
   #open(dialog, submit) {
     this.#submit = submit;
     say(dialog.querySelector(".error"), "");
@@ -150,12 +119,12 @@ export class Dialogs {
     button.disabled = false;
   }
 
-  /** Run `work` and show its error. Closes the dialog, unless the answer is "open". */
+  /** Run `work` and show its error. Closes the dialog. */
   async #attempt(dialog, work) {
     say(dialog.querySelector(".error"), "");
     try {
       const answer = await work();
-      if (answer !== "open") dialog.close();
+      dialog.close();
       if (answer.invitation || answer.key?.startsWith("sk-")) this.#show(answer);
       this.#changed();
     } catch (error) {

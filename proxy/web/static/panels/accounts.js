@@ -91,7 +91,6 @@ function actions(list, entry) {
   return [
     button(words("common.edit"), () => dialogs.edit(shown, entry, name)),
     shown === "keys" ? button(words("keys.renew"), () => dialogs.renew(entry, name)) : null,
-    shown === "teams" ? button(words("keys.members"), () => dialogs.members(entry, name)) : null,
     shown === "keys" ? null : button(words("common.keys"), () => open("keys", id)),
     button(words(`keys.act.${block}`), () =>
       shown === "users"
