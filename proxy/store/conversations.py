@@ -20,15 +20,13 @@ from .database import Database, containing, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
     MOST_MESSAGES,
-    MOST_RATINGS,
     UNLIMITED,
     Quota,
     check_count,
-    drop_oldest,
 )
 from .records import FOLDER, PINNED, AdoptedMessage, new_id
 from .shared_conversations import SharedStore
-from .tables import CONVERSATION, FEEDBACK, MESSAGE
+from .tables import CONVERSATION, MESSAGE
 
 Role = Literal["system", "user", "assistant"]
 Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
@@ -63,15 +61,6 @@ class StoredMessage(Struct, frozen=True, kw_only=True):
     reasoning: str
     status: Status
     extra: dict[str, Any]
-    created: float
-
-
-class Feedback(Struct, frozen=True):
-    """`score` is from -1 to 100: thumbs are -1 and 1, Chatchat's users rate up to 100."""
-
-    message_id: str
-    score: int
-    reason: str
     created: float
 
 
@@ -210,10 +199,8 @@ class ConversationStore:
         self._db.change(delete(CONVERSATION).where(CONVERSATION.c.id == conversation_id))
 
     def clear(self, owner: str) -> int:
-        """Delete all conversations and ratings of the owner; return the number of conversations."""
-        with self._db.begin() as db:
-            db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner))
-            return db.execute(delete(CONVERSATION).where(CONVERSATION.c.owner == owner)).rowcount
+        """Delete all conversations of the owner; return how many there were."""
+        return self._db.change(delete(CONVERSATION).where(CONVERSATION.c.owner == owner))
 
     # messages
 
@@ -320,8 +307,6 @@ class ConversationStore:
             change = update(CONVERSATION).where(conversation)
             db.execute(change.values(size=max(before - size, 0)))
             db.execute(delete(MESSAGE).where(here, row.id.in_(gone)))
-            rated = FEEDBACK.c.message_id.in_(gone)
-            db.execute(delete(FEEDBACK).where(FEEDBACK.c.owner == owner, rated))
         return tuple(gone)
 
     def append(
@@ -373,24 +358,6 @@ class ConversationStore:
     def interrupted(self) -> int:
         """Mark answers left unfinished by a process that ended; return how many there were."""
         return self._db.change(update(MESSAGE).where(_GROWING).values(status="interrupted"))
-
-    # ratings
-
-    def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        """Store a rating, replacing an earlier one. The message may belong to another API."""
-        with self._db.begin_for(owner) as db:
-            where = (FEEDBACK.c.owner == owner, FEEDBACK.c.message_id == message_id)
-            db.execute(delete(FEEDBACK).where(*where))
-            values = {"owner": owner, "message_id": message_id, "score": score, "reason": reason}
-            db.execute(insert(FEEDBACK).values(created=self._clock(), **values))
-            drop_oldest(db, FEEDBACK, MOST_RATINGS, FEEDBACK.c.owner == owner)
-
-    def ratings(
-        self, owner: str, skipped: int = 0, most: int | None = None
-    ) -> tuple[Feedback, ...]:
-        query = select(FEEDBACK).where(FEEDBACK.c.owner == owner)
-        query = query.order_by(FEEDBACK.c.created, FEEDBACK.c.message_id)
-        return tuple(self._db.records(Feedback, query.offset(skipped).limit(most)))
 
 
 def _size(content: str, extra: Any) -> int:

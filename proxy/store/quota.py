@@ -17,8 +17,7 @@ MOST_BASES = 10_000  # per key: knowledge bases and vector stores
 MOST_CONVERSATIONS = 10_000  # per key
 MOST_SHARED = 200  # per key
 MOST_MESSAGES = 2000  # per conversation: each question reads them all
-# Beyond these, a new rating replaces the oldest.
-MOST_RATINGS = 10_000  # per key
+# Beyond these, a new one replaces the oldest.
 MOST_JOBS = 100  # per base
 MOST_BATCHES = 1000  # per base
 

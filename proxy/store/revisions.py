@@ -30,7 +30,7 @@ STEPS: dict[str, Sequence[str]] = {
     ),
     "0025": ("alter table ledger_row add column tags varchar not null default ''",),
     "0026": ("alter table ledger_row drop column blocks",),
-    "0027": ("drop table if exists account_team_member",),
+    "0027": ("drop table if exists account_team_member", "drop table if exists feedback"),
 }
 BASE, NEWEST = min(STEPS), max(STEPS)
 # What a database of an older one needs, which only a checkout ever made.

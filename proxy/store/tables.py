@@ -122,9 +122,6 @@ SHARED = _table(
     _text("conversation_id", _of("conversation"), index=True),
     *_columns(created=Float, title=Text, messages=JSON, size=BigInteger),
 )
-FEEDBACK = _table(
-    "feedback", *_key("owner", "message_id"), *_columns(score=Integer, reason=Text, created=Float)
-)
 # Data of OpenAI's files and vector stores that bases and documents do not have.
 FILES = _table(
     "openai_file",

@@ -70,7 +70,6 @@ def everything(api: httpx.Client, address: str) -> list[Asked]:
         Asked("GET", f"/v1/responses/{ONE}/input_items"),
         Asked("GET", "/v1/data"),
         Asked("GET", "/knowledge_base/list_knowledge_bases"),
-        Asked("POST", "/chat/feedback", {"json": {"message_id": "0" * 32, "score": 90}}),
         Asked("GET", "/pages/api/chat/conversations"),
         Asked("GET", f"/pages/api/chat/conversations/{conversation}/messages"),
         Asked("POST", "/pages/api/chat/conversations", {"json": {}}),

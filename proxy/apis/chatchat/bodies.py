@@ -30,7 +30,6 @@ TOP_K = 3
 MOST_HITS = 100
 SCORE_THRESHOLD = 1.0
 FARTHEST = 2.0
-LONGEST_REASON = 10_000  # characters
 MAX_NAME = 200
 CHUNK_SIZE = 250  # characters, Chatchat's own defaults
 CHUNK_OVERLAP = 50
@@ -143,10 +142,6 @@ def _nearness(body: Body, field: str) -> float | None:
 
 def _answer_id(body: Body, field: str) -> str:
     return filled(body, field if field in body else "message_id")
-
-
-def _reason(body: Body, field: str) -> str:
-    return text(body, field)[:LONGEST_REASON]
 
 
 def _earlier_upload(body: Body, field: str) -> str:
@@ -320,7 +315,7 @@ BODIES: dict[str, BodyForm] = {
         chat_history_id=doc.text_field("history_id", "The id of the answer.", "0" * 32, _answer_id),
         message_id=doc.text("The same, as later clients call it.", "0" * 32),
         score=doc.count_field("score", "The rating.", 0, 100, 100, 0),
-        reason=doc.text_field("reason", "The reason for it.", read=_reason),
+        reason=doc.text_field("reason", "The reason for it; not kept."),
     ),
     # Knowledge bases
     "ChatchatBase": _of_base(),

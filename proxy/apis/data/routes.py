@@ -26,12 +26,10 @@ from ..batches.routes import reply as batch_object
 
 if TYPE_CHECKING:
     from ...knowledge.service import Knowledge
-    from ...store.conversations import ConversationStore, Feedback
     from ...store.records import Base
 
 blueprint = Api("data", __name__, group="", tag="slotproxy")
 
-AT_ONCE = 64  # ratings read together
 SENT = 64 << 10  # bytes sent together
 MOST_CAPTURES = 1000  # the last ones, in an export
 _encode = msgspec.json.Encoder().encode
@@ -62,7 +60,6 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
             _fields(talk, "messages", _each(talks.each_message(owner, talk.id)))
             for talk in talks.recent(owner, limit=None)
         )
-        lists["feedback"] = _each(_ratings(talks, owner))
     if knowledge is not None:
         bases = knowledge.bases(owner)
         lists["knowledge_bases"] = (_base(knowledge, owner, base) for base in bases)
@@ -87,13 +84,6 @@ def _stored(services: Services, owner: str, ids: Iterable[str]) -> Iterator[Stor
 
 def _each(values: Iterable[Any]) -> Iterator[list[bytes]]:
     return ([_encode(value)] for value in values)
-
-
-def _ratings(conversations: ConversationStore, owner: str) -> Iterator[Feedback]:
-    count = 0
-    while page := conversations.ratings(owner, count, AT_ONCE):
-        yield from page
-        count += len(page)
 
 
 def _base(knowledge: Knowledge, owner: str, base: Base) -> Iterator[bytes]:

@@ -52,7 +52,6 @@ _KEY: Fields = {
     **rights.FIELDS,
     "duration": _DURATION,
     "admin": flag("Let the key do what the keys of `--admins` may."),
-    "key_type": text("Sets the routes of a kind of key.", "llm_api", enum=list(rights.TYPES)),
 }
 _USER: Fields = {
     **USER,

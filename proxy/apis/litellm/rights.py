@@ -261,13 +261,6 @@ def _amount(body: Body, field: str, at: str) -> float | None:
 
 MAX_RIGHTS = 200  # entries of a list
 _EVERY = {"all-proxy-models", "all-team-models", "*"}  # names of all models that a team may use
-# What LiteLLM's types of keys may do. Each sets all three rights: a type replaces an earlier one.
-TYPES: Mapping[str, Mapping[str, Any]] = {
-    "default": {"apis": (), "read_only": False, "admin": False},
-    "llm_api": {"apis": ("llm_api_routes",), "read_only": False, "admin": False},
-    "read_only": {"apis": (), "read_only": True, "admin": False},
-    "management": {"apis": ("management_routes",), "read_only": False, "admin": True},
-}
 
 
 def _names(body: Body, field: str) -> tuple[str, ...]:
@@ -371,38 +364,19 @@ COLUMNS: dict[str, Field] = {
         read=_late_binding,
     ),
 }
-FIELDS: dict[str, Schema | Field] = {
-    **COLUMNS,
-    "object_permission": mapping(
-        "LiteLLM's field: `vector_stores` sets `allowed_knowledge_bases`.",
-        {"vector_stores": ["handbook"]},
-    ),
-    **LIMITS,
-}
+FIELDS: dict[str, Schema | Field] = {**COLUMNS, **LIMITS}
 
 
 def parse(body: Body, before: Rights) -> Rights:
     """The known rights with the changes of a body, where empty fields remove a limit."""
     changes = values.changes(body, COLUMNS)
-    objects = fields.mapping(body, "object_permission")
-    values.refuse_others(objects, {"vector_stores"}, "object_permission.")
-    if objects.get("vector_stores") is not None and "knowledge" not in changes:
-        changes["knowledge"] = values.names(
-            objects, "vector_stores", MAX_RIGHTS, "object_permission."
-        )
     return replace(before, **changes, limits=parse_limits(body, before.limits))
 
 
 def parse_of_key(body: Body, before: Rights) -> Rights:
-    """As `parse`, with the fields of keys. LiteLLM's clients send an empty list of routes with a
-    type: other fields count more than the type, but no routes are no limit."""
-    changes: dict[str, Any] = {}
-    if kind := _one_of(*TYPES)(body, "key_type"):
-        changes.update(TYPES[kind])
-        body = {**body, "allowed_routes": body.get("allowed_routes") or None}
-    if body.get("admin") is not None:
-        changes["admin"] = fields.flag(body, "admin")
-    return parse(body, replace(before, **changes))
+    """As `parse`, with the right that only keys have."""
+    admin = fields.flag(body, "admin", before.admin)
+    return parse(body, replace(before, admin=admin))
 
 
 def shown(rights: Rights) -> dict[str, Any]:
@@ -419,7 +393,7 @@ _OWN = {"group", "priority", "on_overflow"}  # which the file itself knows
 OPTIONS: dict[str, Schema] = {
     name: field.schema if isinstance(field, Field) else field
     for name, field in FIELDS.items()
-    if name not in {*_OWN, "object_permission"}
+    if name not in _OWN
 }
 
 

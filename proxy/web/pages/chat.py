@@ -1,4 +1,4 @@
-"""The chat page and the routes its script calls: conversations, questions, answers and feedback."""
+"""The chat page and the routes its script calls: conversations, questions and answers."""
 
 from __future__ import annotations
 
@@ -382,15 +382,6 @@ def hurry(message: str) -> Response:
     """End the reasoning of an answer that this process writes."""
     if (growing := _answers.get(api.owner(), message)) is not None:
         growing.cancel.hurried = True
-    return api.done()
-
-
-@blueprint.post(f"{API}/answers/<message>/feedback")
-def feedback(message: str) -> Response:
-    body, owner = api.json_body(), api.owner()
-    score = fields.integer(body, "score", -1, 1)
-    answer = api.conversations().message(owner, message)
-    api.conversations().rate(owner, answer.id, score or 0, fields.text(body, "reason")[:2000])
     return api.done()
 
 

@@ -336,10 +336,3 @@ def test_number_is_bounded(name: str) -> None:
     parse(most)
     with pytest.raises(InvalidParameter):
         parse(most + 1)
-
-
-def test_rating_reason_is_truncated() -> None:
-    for size in (chatchat.LONGEST_REASON, chatchat.LONGEST_REASON + 1):
-        body = {"message_id": "m", "score": 1, "reason": "x" * size}
-        values = chatchat.BODIES["ChatchatFeedback"].parse(body)
-        assert len(values["reason"]) == chatchat.LONGEST_REASON

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from proxy.accounts.records import StoredKey, User
 from proxy.accounts.rights import Rights
@@ -97,31 +96,6 @@ def test_litellms_names_of_all_models_are_no_limit(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("default", Rights()),
-        ("read_only", Rights(read_only=True)),
-        ("llm_api", Rights(apis=("llm_api_routes",))),
-        ("management", Rights(apis=("management_routes",), admin=True)),
-    ],
-)
-@pytest.mark.parametrize("former", rights.TYPES)
-@pytest.mark.parametrize("routes", [{}, {"allowed_routes": []}])
-def test_type_of_key_sets_its_rights_in_place_of_the_former_one(
-    kind: str, expected: Rights, former: str, routes: dict[str, Any]
-) -> None:
-    known = rights.parse_of_key({"key_type": former}, Rights(models=("qwen*",)))
-    read = rights.parse_of_key({"key_type": kind, **routes}, known)
-    assert read == replace(expected, models=("qwen*",))
-
-
-def test_fields_of_a_body_count_more_than_its_type_of_key() -> None:
-    body = {"key_type": "management", "allowed_routes": ["chat"], "admin": False}
-    assert rights.parse_of_key(body, Rights()) == Rights(apis=("chat",))
-    assert rights.parse_of_key({"key_type": "llm_api", "read_only": True}, Rights()).read_only
-
-
-@pytest.mark.parametrize(
     ("role", "field", "read_only"),
     [
         ("internal_user", {}, False),
@@ -145,7 +119,6 @@ def test_read_only_counts_more_than_the_role_of_a_user(
         {"allowed_routes": ["unknown"]},
         {"allowed_ips": ["10.0.0.0/99"]},
         {"allowed_ips": ["localhost"]},
-        {"key_type": "root"},
         {"priority": "highest"},
         {"on_overflow": "cut"},
         {"group": "two words"},

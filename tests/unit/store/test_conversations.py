@@ -129,17 +129,6 @@ def test_messages_of_a_conversation_are_bounded(
     store.add("ann", store.create("ann").id, "user", "x")
 
 
-def test_oldest_ratings_of_a_key_are_dropped_at_the_bound(
-    store: ConversationStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversations, "MOST_RATINGS", 3)
-    store.rate("bob", "m", 1)
-    for name in "abcad":
-        store.rate("ann", name, 1)
-    assert [one.message_id for one in store.ratings("ann")] == ["c", "a", "d"]
-    assert len(store.ratings("bob")) == 1
-
-
 def test_questions_and_images_count_towards_bytes_of_a_key(database: Database) -> None:
     store = ConversationStore(database, quota=Quota(bytes=100))
     talk = store.create("ann")
@@ -204,13 +193,11 @@ def test_question_is_deleted_with_its_answers_and_what_follows_stays(
     answers = [add("assistant", f"Two, version {n}.", second) for n in (1, 2)]
     third = [add("user", "Three?", answer) for answer in answers]
     last = add("assistant", "Three.", third[0])
-    store.rate("ann", answers[0], 1)
     with pytest.raises(NotFound):
         store.remove("bob", second)
     assert set(store.remove("ann", second)) == {second, *answers}
     left = {message.id: message.parent_id for message in store.messages("ann", talk)}
     assert left == {first: None, said: first, third[0]: said, third[1]: said, last: third[0]}
-    assert store.ratings("ann") == ()
     assert store.remove("ann", third[0]) == (third[0], last)
     assert store.remove("ann", first) == (first, said)
     assert [message.parent_id for message in store.messages("ann", talk)] == [None]

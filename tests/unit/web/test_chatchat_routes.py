@@ -4,7 +4,6 @@ document a chunk, and what goes wrong has the form its client looks for."""
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +13,6 @@ from flask.testing import FlaskClient
 from proxy.config import Secret
 from proxy.core.events import Failed, Started, TextDelta
 from proxy.errors import QueueFull, UpstreamFault, UpstreamTimeout
-from proxy.web.services import EXTENSION
 from tests.fakes import Script, ScriptedDriver, client, make_app, say
 
 Q = {"query": "Hi"}
@@ -164,27 +162,13 @@ def test_unknown_template_error_lists_known_templates(path: str) -> None:
     assert "default" in answer.json["msg"]
 
 
-class Ratings:
-    """A fake of the store of conversations."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[str, str, int, str]] = []
-
-    def rate(self, owner: str, message_id: str, score: int, reason: str = "") -> None:
-        self.kept.append((owner, message_id, score, reason))
-
-
-def test_answer_is_rated_by_its_id() -> None:
-    app = make_app(ScriptedDriver(), chatchat=True)
-    api, ratings = app.test_client(), Ratings()
-    answered = api.post("/chat/chat", json=Q).json
-    rated = {"chat_history_id": answered["chat_history_id"], "score": 80, "reason": "good"}
-    services = app.extensions[EXTENSION]
-    app.extensions[EXTENSION] = dataclasses.replace(services, conversations=None)
-    assert api.post("/chat/feedback", json=rated).json["code"] == 403, "where nothing is kept"
-    app.extensions[EXTENSION] = dataclasses.replace(services, conversations=ratings)
-    assert api.post("/chat/feedback", json=rated).json["code"] == 200
-    assert ratings.kept == [("", answered["chat_history_id"], 80, "good")]
+def test_answer_is_rated_by_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    api = client(chatchat=True)
+    answer = api.post("/chat/chat", json=Q).json["chat_history_id"]
+    rated = {"chat_history_id": answer, "score": 80, "reason": "good"}
+    with caplog.at_level("INFO", "slotproxy.chatchat"):
+        assert api.post("/chat/feedback", json=rated).json["code"] == 200
+    assert caplog.messages == [f"the answer {answer} got 80 of 100"]
     unknown = api.post("/chat/feedback", json={**rated, "chat_history_id": "x"})
     assert (unknown.status_code, unknown.json["code"]) == (200, 404)
 

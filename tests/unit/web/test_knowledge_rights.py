@@ -161,15 +161,8 @@ def test_documents_chunks_and_jobs_belong_to_their_base(http: Http) -> None:
     assert bases.get(f"{permitted}/original").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "right",
-    [
-        {"allowed_knowledge_bases": ["handbook"]},
-        {"object_permission": {"vector_stores": ["handbook"]}},
-    ],
-)
-def test_names_ids_and_litellms_field_are_accepted(http: Http, right: Any) -> None:
-    bases = Bases(http, **right)
+def test_names_and_ids_are_accepted(http: Http) -> None:
+    bases = Bases(http, allowed_knowledge_bases=["handbook"])
     assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
     bases.restrict(allowed_knowledge_bases=[bases.ids["salaries"]])
     assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["salaries"]
@@ -188,8 +181,6 @@ def test_the_right_of_the_team_counts_too(http: Http) -> None:
     [
         {"allowed_knowledge_bases": "handbook"},
         {"allowed_knowledge_bases": [""]},
-        {"object_permission": {"vector_stores": 1}},
-        {"object_permission": {"mcp_servers": ["a"]}},
     ],
 )
 def test_wrong_values_are_refused_by_name(http: Http, field: dict[str, Any]) -> None:

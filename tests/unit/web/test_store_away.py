@@ -53,7 +53,6 @@ WRITTEN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/conversations", {"json": {}}),
     ("/v1/responses", {"json": {"input": "Hi", "previous_response_id": "resp_1"}}),
     ("/knowledge_base/create_knowledge_base", {"json": {"knowledge_base_name": "a"}}),
-    ("/chat/feedback", {"json": {"message_id": "0" * 32, "score": 90}}),
     ("/pages/api/chat/conversations", {"json": {}}),
     ("/pages/api/knowledge", {"json": {"name": "a"}}),
 )
@@ -272,8 +271,6 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
         talk = store.create("", f"t{number}")
         for _ in range(10):
             store.add("", talk.id, "user", "x" * 20_000)
-    for number in range(130):
-        store.rate("", f"m{number}", 1, "good")
     chained(api, "x" * 100_000)
     with api.get("/v1/data", buffered=False) as sent:
         pieces: list[bytes] = list(sent.iter_encoded())
@@ -281,12 +278,11 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
     whole = json.loads(b"".join(pieces))
     assert list(whole) == [
         "object", "responses", "response_conversations",
-        "conversations", "feedback", "knowledge_bases", "files", "batches",
+        "conversations", "knowledge_bases", "files", "batches",
     ]  # fmt: skip
     assert len(whole["responses"]) == 1
     assert sorted(len(one["messages"]) for one in whole["conversations"]) == [10, 10, 10]
     assert {one["title"] for one in whole["conversations"]} == {"t0", "t1", "t2"}
-    assert [one["message_id"] for one in whole["feedback"]] == [f"m{n}" for n in range(130)]
     assert whole["knowledge_bases"] == whole["files"] == []
 
 

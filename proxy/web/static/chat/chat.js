@@ -200,7 +200,6 @@ const acts = {
   edit: (message, text) => ask(() => ({ text, parent_id: message.parent_id, images_of: message.id })),
   image: (message, n) => `${page.dataset.api}/messages/${message.id}/images/${n}`,
   hurry: (message) => attempt(() => calls.post(`/answers/${message.id}/hurry`)),
-  rate: (message, score, reason) => attempt(() => calls.post(`/answers/${message.id}/feedback`, { score, reason })),
   turn: (id, from) => {
     const { top } = from.getBoundingClientRect();
     leaf = newest(id);

@@ -13,7 +13,7 @@ const CUT = ["stopped", "interrupted", "failed"]; // statuses of answers that ca
 
 /** `acts`: again(message), resume(message), edit(message, text), image(message, n) returns an address,
  * lonely(message) tells whether a question has no answer, answer(message) asks it again,
- * rate(message, score, reason), remove(message), hurry(message), turn(id), read(element) tells whether the user scrolled
+ * remove(message), hurry(message), turn(id), read(element) tells whether the user scrolled
  * up to it, model(name) returns the state of a model, look() reads it anew. */
 export class Message {
   constructor(message, siblings, acts) {
@@ -195,15 +195,7 @@ export class Message {
     if (this.user && acts.lonely(message)) this.foot.append(this.#large("again", "chat.answer_again", acts.answer));
     if (this.user) this.foot.append(edit, copy, away);
     else if (message.status !== "growing") {
-      const rate = (score) => async ({ currentTarget }) => {
-        const reason = score < 0 ? prompt(words("chat.reason")) : "";
-        if (reason === null) return;
-        if ((await acts.rate(message, score, reason)) === undefined) return;
-        for (const thumb of [up, down]) thumb.ariaPressed = String(thumb === currentTarget);
-      };
       const failed = message.status === "failed";
-      const up = button("good", words("chat.good"), rate(1));
-      const down = button("bad", words("chat.bad"), rate(-1));
       const raw = button("code", words("chat.raw"), () => {
         const on = raw.ariaPressed !== "true";
         raw.ariaPressed = String(on);
@@ -216,7 +208,6 @@ export class Message {
       again.classList.toggle("resume", failed);
       this.foot.append(again);
       if (message.content) this.foot.append(copy, raw);
-      if (!failed) this.foot.append(up, down);
       this.foot.append(away);
     }
   }
