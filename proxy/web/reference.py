@@ -11,8 +11,7 @@ import msgspec
 from flask import Flask, Response, current_app, request
 
 from .. import __version__
-from ..apis.answer_schemas import ANSWERS, ERRORS
-from ..apis.schema_fields import Schema
+from ..apis.schema_fields import TEXT, Schema, object_of
 from .routes import ANY, Api, Route, Served, routes_of
 from .services import current_services
 
@@ -24,6 +23,7 @@ VIEWER = "panel_reference"  # the blueprint of the page that shows the document
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FIRST = ("OpenAI", "Anthropic", "Ollama")  # the tags that readers look for; then the others
 SHOWN = ("model", "messages", "prompt", "input")  # in examples of bodies, required or not
+ERROR = object_of("error", error=object_of("message type", message=TEXT, type=TEXT))
 
 
 def documented(app: Flask) -> Iterator[tuple[str, str, Served]]:
@@ -86,7 +86,7 @@ def place(app: Flask) -> str:
 
 def schemas_of(app: Flask) -> dict[str, Schema]:
     """The schemas of all served APIs, by their names in the document."""
-    schemas: dict[str, Schema] = {**ANSWERS, **ERRORS}
+    schemas: dict[str, Schema] = {"Error": ERROR}
     for api in app.iter_blueprints():
         schemas |= getattr(api, "schemas", {})
     return schemas
@@ -98,8 +98,6 @@ def _operation(
     route = served.route
     slug = re.sub(r"\W+", "_", path).strip("_")
     answers: dict[str, Any] = {route.answer: {}}
-    if route.reply:
-        answers[route.answer] = {"schema": _ref(route.reply)}
     if route.streams:
         answers[route.streams] = {}
     error = {"schema": _ref(served.error_schema)}

@@ -33,21 +33,19 @@ OTHER = "other"  # the API of the ledger for routes that ask no model
 class Route(NamedTuple):
     """The keywords that a route's decorator takes.
 
-    `body` names the schema of a body or form, `other` that of an alternative body, `reply` that of
-    a complete answer. `streams` is the media type of the streamed answer, `answer` that of the
-    whole one, "" if there is none. `empty` describes answers without a body, by status. `foreign`:
-    errors are those of a model's server, of any media type. `is_open`: no key is needed.
-    `quiet`: it is logged only with a 5xx or at level debug, as is all that the pages poll. The
-    others replace what the API says: the group of rights, the name in the ledger, the tag and the
-    schema of errors in the document. `summary` is the first paragraph of the view's docstring,
-    unless it is given."""
+    `body` names the schema of a body or form, `other` that of an alternative body. `streams` is the
+    media type of the streamed answer, `answer` that of the whole one, "" if there is none. `empty`
+    describes answers without a body, by status. `foreign`: errors are those of a model's server, of
+    any media type. `is_open`: no key is needed. `quiet`: it is logged only with a 5xx or at level
+    debug, as is all that the pages poll. The others replace what the API says: the group of rights,
+    the name in the ledger, the tag and the schema of errors in the document. `summary` is the first
+    paragraph of the view's docstring, unless it is given."""
 
     summary: str = ""
     body: str = ""
     streams: str = ""
     answer: str = "application/json"
     other: str = ""
-    reply: str = ""
     empty: Mapping[str, str] = {}
     foreign: bool = False
     is_open: bool = False
@@ -77,7 +75,7 @@ Routes = Mapping[tuple[str, str], Served]
 class Api(Blueprint):
     """The routes of an API. Every key may use those of the group "". `owns` is the beginning of all
     its paths, if no other API has such paths: unknown ones get errors in its form, too. `schemas`
-    are those of its bodies, answers and errors, by the names that its routes give."""
+    are those of its bodies and errors, by the names that its routes give."""
 
     def __init__(
         self,

@@ -43,6 +43,11 @@ blueprint = Api(
     schemas={
         "MessageRequest": doc.body("messages max_tokens", **FIELDS),
         "CountTokensRequest": doc.body("messages", **FIELDS),
+        "AnthropicError": doc.object_of(
+            "type error",
+            type=doc.TEXT,
+            error=doc.object_of("type message", type=doc.TEXT, message=doc.TEXT),
+        ),
     },
 )
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
@@ -88,7 +93,7 @@ class MessagesDialect:
         return anthropic.Encoder(meta, request, self._applied)
 
 
-@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE, reply="Message")
+@post(blueprint, "/v1/messages", body="MessageRequest", streams=SSE)
 def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A message, streamed or whole."""
     dialect = MessagesDialect(services, environ)

@@ -132,10 +132,5 @@ langchain = RouteDialect(parse, langchain_reply, error, Encoder)
 
 SCHEMAS: dict[str, Schema] = {
     "GLMChatRequest": doc.body("prompt", **FIELDS),
-    "GLMChat": doc.object_of(
-        "content",
-        **dict.fromkeys(("content", "model", "object"), doc.TEXT),
-        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), doc.COUNT),
-    ),
     "GLMError": doc.object_of("detail", detail=doc.TEXT),
 }

@@ -28,7 +28,7 @@ blueprint = Api(
 )
 
 
-@post(blueprint, "/chat", body="GLMChatRequest", reply="GLMChat")
+@post(blueprint, "/chat", body="GLMChatRequest")
 def chat(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat."""
     return completion_view(services, environ, glm.chat, "")

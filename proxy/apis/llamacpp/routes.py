@@ -39,13 +39,13 @@ blueprint = Api(
 _route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/completion", body="LlamaCompletionRequest", streams=SSE, reply="LlamaCompletion")
+@post(blueprint, "/completion", body="LlamaCompletionRequest", streams=SSE)
 def completion(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A completion, streamed or whole."""
     return completion_view(services, environ, llamacpp_native.completion, "")
 
 
-@post(blueprint, "/infill", body="LlamaInfillRequest", streams=SSE, reply="LlamaCompletion")
+@post(blueprint, "/infill", body="LlamaInfillRequest", streams=SSE)
 def infill(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """Code completion, streamed or whole."""
     return completion_view(services, environ, llamacpp_native.infill, "")

@@ -67,7 +67,6 @@ _MODELS = Tool(
     "/mcp",
     body="McpMessage",
     streams=SSE,
-    reply="McpAnswer",
     empty={"202": "A notification or an answer was accepted"},
 )
 def answer(services: Services, record: Record) -> Any:

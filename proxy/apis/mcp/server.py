@@ -164,5 +164,8 @@ SCHEMAS: dict[str, Schema] = {
         params=doc.mapping("The parameters of the method.", {}),
         result=doc.mapping("The result of a request of the server, which makes none.", {}),
         error=doc.mapping("The error of a request of the server, which makes none.", {}),
-    )
+    ),
+    "McpError": doc.object_of(
+        "jsonrpc error", error=doc.object_of("code message", code=doc.COUNT, message=doc.TEXT)
+    ),
 }

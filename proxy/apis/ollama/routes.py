@@ -57,21 +57,20 @@ blueprint = Api(
             model=doc.text("The model's name. Here any name must be one that is served.", "any"),
             name=doc.text("The same, in the older form.", "any"),
         ),
+        "OllamaError": doc.object_of("error", error=doc.TEXT),
     },
 )
 _route = partial(json_route, blueprint)
 
 
-@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES, reply="OllamaChat")
+@post(blueprint, "/api/chat", body="OllamaChatRequest", streams=LINES)
 def chat_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed unless `stream` is false."""
     early = _early(services, environ, "messages", message={"role": "assistant", "content": ""})
     return completion_view(services, environ, chat, "", early=early)
 
 
-@post(
-    blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES, reply="OllamaGenerate"
-)
+@post(blueprint, "/api/generate", body="OllamaGenerateRequest", streams=LINES)
 def generate_(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A completion, streamed unless `stream` is false."""
     return completion_view(

@@ -48,7 +48,6 @@ blueprint = Api(
     "/chat/completions",
     body="ChatCompletionRequest",
     streams=SSE,
-    reply="ChatCompletion",
 )
 def chat_completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A chat, streamed or whole."""
@@ -60,7 +59,6 @@ def chat_completions(services: Services, environ: Environ) -> Response | BodyAnd
     "/v1/completions",
     body="CompletionRequest",
     streams=SSE,
-    reply="Completion",
     group="completions",
 )
 def completions(services: Services, environ: Environ) -> Response | BodyAndHeaders:
@@ -73,7 +71,6 @@ def completions(services: Services, environ: Environ) -> Response | BodyAndHeade
     "/completions",
     body="CompletionRequestBoth",
     streams=SSE,
-    reply="CompletionBoth",
     group="completions",
     tag="llama.cpp",
 )

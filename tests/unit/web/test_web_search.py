@@ -10,9 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
 
-from proxy.apis.answer_schemas import ANSWERS
 from proxy.core.events import Batch, Finished, Started, ToolCallDelta
 from proxy.core.usage import Usage
 from tests.contract import ears
@@ -44,11 +42,10 @@ def served(searxng: SearXNG, *scripts: Any) -> tuple[Any, ScriptsInTurn]:
 
 
 def content(http: Any, **more: Any) -> Any:
-    """The blocks of an answer, which has its documented form, and the number of searches."""
+    """The blocks of an answer, and the number of searches."""
     body = {**BODY, "tools": [TOOL], "stream": False, **more}
     answer = http.post("/v1/messages", json=body)
     assert answer.status_code == 200, answer.json
-    Draft202012Validator(ANSWERS["Message"]).validate(answer.json)
     return answer.json["content"], answer.json["usage"]["server_tool_use"]["web_search_requests"]
 
 

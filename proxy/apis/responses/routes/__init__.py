@@ -39,9 +39,7 @@ blueprint = Api(
 )
 
 
-@post(
-    blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE, reply="Response"
-)
+@post(blueprint, "/v1/responses", "/responses", body="ResponseRequest", streams=SSE)
 def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A response, streamed, whole, or in the background."""
     dialect = ResponsesDialect(services, environ)
@@ -49,13 +47,7 @@ def create(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     return completion_view(services, environ, dialect, "resp_", early, begin)
 
 
-@post(
-    blueprint,
-    "/v1/responses/compact",
-    "/responses/compact",
-    body="CompactRequest",
-    reply="Compaction",
-)
+@post(blueprint, "/v1/responses/compact", "/responses/compact", body="CompactRequest")
 def compact(services: Services, environ: Environ) -> Response | BodyAndHeaders:
     """A conversation summed up by the model."""
     dialect = CompactDialect(services, environ)
@@ -80,7 +72,7 @@ def input_tokens(services: Services, record: Record) -> Any:
     return {"object": "response.input_tokens", "input_tokens": count}
 
 
-@v1_route(blueprint, "GET", "/responses/<key>", reply="Response")
+@v1_route(blueprint, "GET", "/responses/<key>")
 def read(services: Services, record: Record, key: str) -> Any:
     """A stored response."""
     if request.args.get("stream") == "true":
@@ -99,7 +91,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
     return {"id": key, "object": "response", "deleted": True}
 
 
-@v1_route(blueprint, "POST", "/responses/<key>/cancel", reply="Response")
+@v1_route(blueprint, "POST", "/responses/<key>/cancel")
 def cancel(services: Services, record: Record, key: str) -> Any:
     """Cancel a response that runs in the background."""
     stored = _kept(services, record, key)
