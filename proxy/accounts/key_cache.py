@@ -82,8 +82,6 @@ AT_ONCE = 1000  # changes that are read together
 
 
 class Change(NamedTuple):
-    """A change of a key, user or team."""
-
     number: int
     kind: str
     subject: str

@@ -61,8 +61,6 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 class RunnableTool(Protocol):
-    """A tool that can be called."""
-
     @property
     def tool(self) -> Tool: ...
 
@@ -71,8 +69,6 @@ class RunnableTool(Protocol):
 
 
 class LocalTool(NamedTuple):
-    """A tool of this process."""
-
     tool: Tool
     function: Callable[[Mapping[str, Any], Cancel], str]
 
@@ -93,7 +89,6 @@ def local_tool(
 
 
 def schema_of(kind: type[Struct]) -> dict[str, Any]:
-    """The JSON schema of arguments."""
     schema = msgspec.json.schema(kind)
     own: dict[str, Any] = schema["$defs"].pop(kind.__name__)
     own.pop("title", None)
@@ -109,8 +104,6 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 class ChildTool(NamedTuple):
-    """A tool that runs in a child process."""
-
     tool: Tool
     children: Children
 

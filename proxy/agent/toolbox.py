@@ -101,8 +101,6 @@ class Toolbox:
 
 @dataclass(eq=False)
 class _Source:
-    """The tools of another process."""
-
     name: str
     offers: Callable[[], tuple[list[ChildTool], Children]]
     clock: Callable[[], float]

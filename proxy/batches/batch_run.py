@@ -348,7 +348,6 @@ class BatchRun:
         self._spare = size + retry_while_unavailable(check) / 2
 
     def _fail(self, error: LineError | QuotaExceeded) -> None:
-        """End the batch with the results so far."""
         if isinstance(error, QuotaExceeded):
             error = LineError(error.code, error.message)
         with suppress(QuotaExceeded):

@@ -285,7 +285,6 @@ class VectorStores:
         return batch
 
     def cancel(self, owner: str, base_id: str, batch_id: str) -> Batch:
-        """Cancel the files that have not been read yet."""
         batch = self.batch(owner, base_id, batch_id)
         members = self.members(owner, base_id, batch_id)
         open_ = [member for member in members if member.status == "in_progress"]

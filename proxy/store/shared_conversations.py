@@ -31,8 +31,6 @@ class SharedConversation(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """The address of a copy."""
-
     id: str
     created: float
     title: str

@@ -41,8 +41,6 @@ log = logging.getLogger("slotproxy.responses")
 
 
 class Jobs:
-    """The background responses that this process generates."""
-
     def __init__(self, store: ResponseStore, observer: Observer, *, alone: bool = False) -> None:
         """`alone`: at most one key is configured."""
         self._store = store
@@ -113,7 +111,6 @@ class Jobs:
         return self._places.taken
 
     def cancel(self, owner: str, key: str) -> None:
-        """Cancel the response if this process generates it."""
         cancel = self._running.get((owner, key))
         if cancel is not None:
             cancel.cancel()

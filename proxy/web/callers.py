@@ -48,7 +48,6 @@ class KeyWatch:
         self._closed = True
 
     def look(self) -> None:
-        """End the requests of keys that are refused now."""
         for key in self._observer.running_keys() if self._keys.needed else ():
             try:
                 self._keys.named(key, GONE)
@@ -65,8 +64,6 @@ _WISHES = (BATCH, *(f"HTTP_X_SLOTPROXY_{name}" for name in ("PRIORITY", "JOB", "
 
 
 class Callers:
-    """The callers of all configured keys."""
-
     def __init__(self, keys: Iterable[ApiKey], *, limits: LimitService | None = None) -> None:
         """`limits` are needed for keys of the store, and for those with limits of their own."""
         self._limits = limits

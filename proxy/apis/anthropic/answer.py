@@ -217,7 +217,6 @@ class Encoder:
         return b"".join(out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """Closes the open block and sends the failure as an event."""
         out: list[bytes] = []
         self._close(out)
         out.append(sse.encode(error(fault), "error"))
@@ -310,7 +309,6 @@ def model_object(name: str, created: int, n_ctx: int) -> dict[str, Any]:
 
 
 def models_list(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The list of all models, always on one page."""
     return {
         "data": list(models),
         "has_more": False,

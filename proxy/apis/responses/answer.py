@@ -290,7 +290,6 @@ class Encoder(Writer):
         return b"".join(self._out)
 
     def fail(self, fault: GatewayError) -> bytes:
-        """Closes the open item and sends the failure as the last event."""
         self._begin()
         self._close("incomplete")
         if self._begun_step is not None:  # a search, or a call of a server's tool

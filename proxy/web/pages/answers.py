@@ -119,8 +119,6 @@ def _sent(event: dict[str, Any], at: StreamPosition) -> bytes:
 
 
 class Answers:
-    """The answers that this process writes, by message id."""
-
     def __init__(self, beat: float = BEAT) -> None:
         self._writers: dict[str, LiveAnswer] = {}
         self._beat = beat

@@ -55,7 +55,6 @@ class Program(Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.cache
 def programs() -> tuple[Program, ...]:
-    """The programs of templates/connect.toml."""
     read = tomllib.loads((resources.templates() / FILE).read_text("utf-8"))
     return msgspec.convert(read["program"], tuple[Program, ...])
 

@@ -54,7 +54,6 @@ class Sessions:
 
     @property
     def needed(self) -> bool:
-        """Whether users have to sign in."""
         return bool(self._keys)
 
     def sign(self, name: str) -> tuple[str, Session]:
@@ -78,7 +77,6 @@ def _digest(value: str) -> str:
 
 
 def sessions() -> Sessions:
-    """Return the Sessions of the current application, created on first use."""
     made = current_app.extensions.get("slotproxy.sessions")
     if made is None:
         keys = ((key.name, key.secret) for key in current_services().settings.keys)

@@ -134,8 +134,6 @@ ONE = frozenset({"chat_history_id", "message_id"})  # fields with the same value
 
 
 class RequestContext(NamedTuple):
-    """The parts of a request that its answer depends on."""
-
     services: Services
     record: Record
     caller: Caller
@@ -176,7 +174,6 @@ class _Body(ClosingBody):
 
 
 def whole_of(documents: Iterable[Document]) -> Document:
-    """Merges all documents into one."""
     merged: Document = {}
     for document in documents:
         for name, value in document.items():

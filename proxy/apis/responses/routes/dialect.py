@@ -37,8 +37,6 @@ log = logging.getLogger("slotproxy.responses")
 
 
 class ResponsesDialect:
-    """The dialect of one request."""
-
     parsed: ParsedRequest
     error = staticmethod(error)
 
