@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.apis.test_chat_exports import CHATGPT, OPEN_WEBUI
+from tests.browser.exported_chats import CHATGPT, OPEN_WEBUI
 
 from .conftest import DESKTOP, OPENED, PHONE, Open
 from .fed import fed_site
@@ -113,7 +113,14 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     with page.expect_download() as download:
         page.get_by_role("link", name="Export all").click()
     exported = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-    assert sorted(one["title"] for one in exported) == ["Ships", "Tides and moons"]
+    tides, ships = sorted(exported, key=lambda talk: talk["title"], reverse=True)
+    assert (ships["title"], tides["title"]) == ("Ships", "Tides and moons")
+    assert ships["settings"]["pinned"] is True
+    assert [message["content"] for message in ships["messages"]] == ["A ship?", "Yes."]
+    said = ["Why?", "The moon\n\nand the sun.", "The moon."]
+    assert [message["content"] for message in tides["messages"]] == said
+    parents = [message["parent_id"] for message in tides["messages"]]
+    assert parents == [None, tides["messages"][0]["id"], tides["messages"][0]["id"]]
     upload(page, exported)
     page.get_by_text("2 conversations imported.").wait_for()
     until(page, lambda: rows.count() == 4)

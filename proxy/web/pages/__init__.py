@@ -10,6 +10,7 @@ from . import (
     folders,
     guard,
     images,
+    imports,
     invitations,
     knowledge,
     models,
@@ -30,7 +31,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chatting = (chat, folders, images, shared, warming)
+    chatting = (chat, folders, images, imports, shared, warming)
     signing_in = (session_routes, oidc, invitations)
     panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
     for part in (shell, *chatting, *signing_in, *panels):

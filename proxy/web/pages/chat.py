@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from flask import Response, make_response, render_template, request
-from msgspec import structs
 
-from ...apis import chat_exports, fields
-from ...apis.chat_exports import TITLE
+from ...apis import fields
 from ...apis.media.routes import HEARD, forwarded
 from ...core.request import Message
 from ...core.sampling import sampling
@@ -20,7 +18,7 @@ from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
 from ...errors import InvalidParameter, NoBackend, NotFound
 from ...prompting.template.dialogues import Layouts
-from ...store.records import FOLDER, PINNED, AdoptedMessage
+from ...store.records import FOLDER, PINNED
 from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
@@ -111,6 +109,7 @@ guard.protect(blueprint)
 API = "/pages/api/chat"
 TALKS = 50  # conversations per page
 LONGEST = 100_000  # characters of a question
+TITLE = 200  # characters
 _answers = Answers()
 
 
@@ -457,7 +456,7 @@ def remove_file(conversation: str, document: str) -> Response:
     return api.done()
 
 
-# -- export and import
+# -- export
 
 
 @blueprint.get(f"{API}/conversations/<conversation>/export")
@@ -481,31 +480,10 @@ def export(conversation: str) -> Response:
 
 @blueprint.get(f"{API}/conversations/export")
 def export_all() -> Response:
-    """Download all conversations as a JSON list, which `import_` takes one by one."""
+    """Download all conversations as a JSON list."""
     store, owner = api.conversations(), api.owner()
     stream = passthrough(_all(store, owner), body.JSON, [])
     return _download(stream, "slotproxy conversations", "json")
-
-
-@blueprint.post(f"{API}/conversations/import")
-def import_() -> Response:
-    """Store a conversation of an export of these pages, Open WebUI or ChatGPT."""
-    imported = chat_exports.read(api.json_body())
-    if not imported.messages:
-        return api.done()
-    messages = [AdoptedMessage(**structs.asdict(message)) for message in imported.messages]
-    settings: dict[str, Any] = {PINNED: True} if imported.pinned else {}
-    with contextlib.suppress(InvalidParameter):  # one folder too many: it is in none
-        settings[FOLDER] = folders.name_of(api.owner(), {FOLDER: imported.folder}, FOLDER)
-    made = api.conversations().create(
-        api.owner(),
-        imported.title,
-        settings,
-        created=imported.created,
-        changed=imported.changed,
-        messages=messages,
-    )
-    return json_response(made, 201)
 
 
 def _whole(store: ConversationStore, owner: str, chat: StoredConversation) -> bytes:

@@ -29,7 +29,7 @@ export function archive(at, calls, attempt, tell, over) {
     const skipped = [];
     const send = async (talk) => {
       try {
-        await calls.post("/conversations/import", slim(talk));
+        await calls.post("/conversations/import", ours(talk));
       } catch (error) {
         if (!OF_ONE.includes(error.status)) throw error;
         skipped.push(words("chat.quoted", { title: String(talk.title ?? "").slice(0, 60), why: error.message }));
@@ -59,30 +59,34 @@ async function parsed(file) {
   }
 }
 
-/** Return a conversation with only what `proxy/apis/chat_exports.py` reads. */
-function slim(talk) {
-  const { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at } = talk;
-  const about = { title, created, changed, settings, pinned, create_time, update_time, created_at, updated_at };
-  if (Array.isArray(talk.messages)) return { ...about, messages: talk.messages.map((node) => only(node, OURS)) };
-  const each = (nodes, read) => Object.fromEntries(Object.entries(nodes).map(([id, node]) => [id, read(node)]));
-  const messages = talk.chat?.history?.messages;
-  if (messages) return { ...about, chat: { history: { messages: each(messages, (node) => only(node, OPEN_WEBUI)) } } };
-  return talk.mapping ? { ...about, mapping: each(talk.mapping, chatgpt) } : talk;
+/** Return a conversation in the form of our own exports. */
+function ours({ title, chat, mapping, messages, ...about }) {
+  const made = (created, changed, nodes, settings) => ({
+    title: text(title),
+    created: time(created),
+    changed: time(changed),
+    settings,
+    messages: nodes?.filter((message) => typeof message.id === "string"),
+  });
+  if (mapping) return made(about.create_time, about.update_time, Object.entries(mapping).map(chatgpt));
+  const webui = chat?.history?.messages;
+  if (webui) return made(about.created_at, about.updated_at, Object.entries(webui).map(openWebui), { pinned: about.pinned === true });
+  return made(about.created, about.changed, messages?.map?.(own), about.settings);
 }
 
-const OURS = ["id", "parent_id", "role", "content", "reasoning", "created"];
-const OPEN_WEBUI = ["parentId", "role", "content", "timestamp"];
+const text = (value) => (typeof value === "string" ? value : undefined);
+const time = (value) => (value > 0 && value < 1e11 ? value : undefined);
 
-function only(node, names) {
-  return Object.fromEntries(names.filter((name) => node?.[name] !== undefined).map((name) => [name, node[name]]));
+function node(id, parent, { role, content, reasoning }, created) {
+  return { id, parent_id: text(parent), role: text(role), content: text(content), reasoning: text(reasoning), created: time(created) };
 }
 
-function chatgpt(node) {
-  const { author, content, metadata, create_time } = node?.message ?? {};
-  const hidden = "is_visually_hidden_from_conversation";
+const own = (message) => node(message?.id, message?.parent_id, message ?? {}, message?.created);
+const openWebui = ([id, message]) => node(id, message?.parentId, message ?? {}, message?.timestamp);
+
+function chatgpt([id, entry]) {
+  const { author, content, metadata, create_time } = entry?.message ?? {};
   const parts = content?.parts?.filter?.((part) => typeof part === "string");
-  return {
-    parent: node?.parent,
-    message: { author: only(author, ["role"]), content: { parts, text: content?.text }, metadata: only(metadata, [hidden]), create_time },
-  };
+  const role = metadata?.is_visually_hidden_from_conversation ? "" : author?.role;
+  return node(id, entry?.parent, { role, content: parts?.join("\n\n") ?? content?.text }, create_time);
 }
