@@ -89,9 +89,8 @@ class Api(Blueprint):
         error_schema: str = "Error",
         owns: str = "",
         schemas: Mapping[str, Schema] = {},
-        url_prefix: str | None = None,
     ) -> None:
-        super().__init__(name, import_name, url_prefix=url_prefix)
+        super().__init__(name, import_name)
         self.group, self.tag, self.ledger = group, tag, ledger
         self.error, self.error_schema, self.owns = error, error_schema, owns
         self.schemas = schemas
