@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool, StaticPool
 
 from ..errors import NotFound
 from ..runtime import private_files
-from . import postgres, sqlite
+from . import sqlite
 from .outage import outage, unavailable
 from .records import is_gone
 from .revisions import BASE, NEWEST, STEPS, UPGRADE_FIRST
@@ -50,6 +51,16 @@ S = TypeVar("S", bound=Struct)
 BUSY = 10.0  # seconds to wait for another SQLite writer, or for a free connection
 STARTING = 30.0  # seconds to wait for another process that creates the tables
 _LOCK = 0x510F  # PostgreSQL advisory lock; an arbitrary number
+CONNECTING = 5  # seconds
+# Parameters of a connection to PostgreSQL unless its address sets them. A stopped machine or a cut
+# network does not close connections: the last four let the system find out within ten seconds.
+DEFAULTS = {
+    "connect_timeout": CONNECTING,
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 2,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
 
 
 class Database:
@@ -68,9 +79,7 @@ class Database:
         options: dict[str, Any] = {"hide_parameters": True}
         pooled = {"poolclass": _Pool, "pool_timeout": BUSY}
         if parsed.get_backend_name() != "sqlite":
-            arguments: dict[str, Any] = {
-                k: v for k, v in postgres.DEFAULTS.items() if k not in parsed.query
-            }
+            arguments: dict[str, Any] = {k: v for k, v in DEFAULTS.items() if k not in parsed.query}
             options |= {**pooled, "pool_pre_ping": True, "connect_args": arguments}
         else:
             arguments = {"timeout": BUSY, "check_same_thread": False}
@@ -89,7 +98,7 @@ class Database:
             if self._file is not None:
                 event.listen(self.engine, "checkout", sqlite.check)
         else:
-            event.listen(self.engine, "connect", postgres.prepare)
+            event.listen(self.engine, "connect", _adapt)
 
     def begin(self) -> AbstractContextManager[Connection]:
         """Begin a transaction, which is committed at the end, or rolled back after an exception."""
@@ -277,3 +286,25 @@ def _prepare(connection: Any, record: Any) -> None:
     cache = f"cache_size = -{sqlite.PAGE_CACHE >> 10}"  # in KiB, if negative
     for pragma in (*pragmas, "secure_delete = on", cache):
         connection.execute(f"pragma {pragma}").close()
+
+
+def _adapt(connection: Any, record: Any) -> None:
+    """Configure a psycopg connection: PostgreSQL's texts have no NUL, which becomes U+FFFD."""
+    for dumper in _dumpers():
+        connection.adapters.register_dumper(str, dumper)
+
+
+@cache
+def _dumpers() -> tuple[type[Any], ...]:
+    """The dumpers for str; the last is the default, as in psycopg."""
+    from psycopg.types import string  # deferred: needed only with PostgreSQL
+
+    class Binary(string.StrBinaryDumper):
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\ufffd"))
+
+    class Text(string.StrDumperUnknown):
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\ufffd"))
+
+    return Binary, Text
