@@ -71,25 +71,6 @@ def test_grammar_that_crashes_old_server_never_reaches_it(
     assert any_old_server.alive
 
 
-def test_grammar_with_banned_end_token_never_reaches_old_server(
-    address: str, any_old_server: ModelServer
-) -> None:
-    """The server would abort at the end of the grammar, with no token left to choose."""
-    body = {"messages": USER, "max_tokens": 9, "grammar": 'root ::= "ab"'}
-    status, _, value = fetch(address, CHAT, {**body, "ignore_eos": True})
-    assert (status, value["error"]["param"]) == (400, "ignore_eos")
-    never = [[token, False] for token in range(3)]
-    status, _, value = fetch(address, CHAT, {**body, "logit_bias": never})
-    assert status == 200
-    assert value["choices"][0]["message"]["content"] == "ab"
-    assert any_old_server.alive
-
-
-def test_other_content_types_are_refused(address: str) -> None:
-    status, _, value = fetch(address, CHAT, {}, {"Content-Type": "text/plain"})
-    assert (status, value["error"]["code"]) == (415, "unsupported_media_type")
-
-
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
 def test_json_without_content_type_is_accepted_but_not_cross_site(address: str, kind: str) -> None:
     body = {"messages": USER, "max_tokens": 2}

@@ -110,13 +110,6 @@ def test_slot_that_another_key_took(one: Gateway) -> None:
     assert abs(values["seconds"] - (request["placed"] - bobs["began"])) <= 1
 
 
-def test_too_few_slots_for_the_conversations_of_a_key(one: Gateway) -> None:
-    talk = Talk(one)
-    talk.turn()
-    Talk(one).turn()
-    assert reason(talk.turn(), "evicted_own")["slots"] == 1
-
-
 def test_conversation_that_is_too_long(one: Gateway) -> None:
     talk = Talk(one, "cat")
     for _ in range(12):
@@ -126,27 +119,6 @@ def test_conversation_that_is_too_long(one: Gateway) -> None:
     values = reason(request, "context")
     assert 0 < values["messages"] < len(talk.messages)
     assert "summary" in [step["step"] for step in request["timeline"]]
-
-
-def test_time_in_the_system_message(one: Gateway) -> None:
-    talk = Talk(one)
-    head = "You are a helpful assistant of the harbour. " * 6
-    talk.messages.append({"role": "system", "content": f"{head}It is 10:00."})
-    talk.turn()
-    talk.messages[0] = {"role": "system", "content": f"{head}It is 11:00."}
-    request = talk.turn()
-    values = reason(request, "head")
-    words = request["decision"]["reason"]["difference"]
-    assert "It is 11:00." in words["before"] + words["after"]
-    assert values["end"] - values["begin"] <= 64
-
-
-def test_side_job(one: Gateway) -> None:
-    talk = Talk(one)
-    talk.turn()
-    task = "### Task: write a title for this talk: " + " ".join(map(str, range(99)))
-    reason(Talk(one).turn(task), "side_job")
-    assert reason(talk.turn(), "evicted_side_job")["slot"] == 0
 
 
 def test_repeated_question_that_a_server_spoils(one: Gateway, server: ModelServer) -> None:
@@ -200,25 +172,6 @@ def test_changed_template(one: Gateway, server: ModelServer) -> None:
     server.start()
     up(one, 1)
     reason(talk.turn(), "template")
-
-
-def test_other_backend(
-    one: Gateway, server: ModelServer, start_server: StartServer, gateway: StartGateway, keys: str
-) -> None:
-    extra = (*WITHOUT_RAM[server.name], "--alias", "one")
-    servers = [server, start_server(server.name, slots=1, ctx=2048, extra=extra)]
-    urls = ",".join(each.url for each in servers)
-    flags = ("--llama-api", urls, "--api-key-file", keys, "--chat-template", "legacy")
-    two = gateway(*flags, *FLAGS)
-    up(two, 2)
-    talk = Talk(two)
-    kept = talk.turn()["backend"]
-    (held,) = (each for each in servers if each.url.endswith(kept))
-    held.kill()
-    up(two, 1)
-    request = talk.turn()
-    values = reason(request, "elsewhere")
-    assert (values["kept"], values["backend"]) == (kept, request["backend"])
 
 
 def test_contents_of_a_server_that_chooses_its_slots(

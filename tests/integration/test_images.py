@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from tests import documents
-from tests.clients import anthropic, ollama, openai
+from tests.clients import anthropic, ollama
 from tests.integration.asking import openai_client
-from tests.integration.generations import SERVER_FIXTURES
 from tools import made_up_mmproj
 from tools.processes import Gateway, ModelServer
 
@@ -172,19 +171,3 @@ def test_tool_result_may_contain_an_image(address: str) -> None:
             ).content
 
     assert say(RED) and say(RED) != say(BLUE)
-
-
-@pytest.mark.parametrize("name", [*SERVER_FIXTURES])
-def test_image_is_refused_without_vision(
-    name: str, request: pytest.FixtureRequest, module_gateway: Callable[..., Gateway]
-) -> None:
-    blind = module_gateway("--llama-api", request.getfixturevalue(SERVER_FIXTURES[name]).url).url
-    for look in (openai_chat, openai_responses):
-        with pytest.raises(openai.BadRequestError, match="does not accept image input"):
-            look(blind, RED)
-    with pytest.raises(anthropic.BadRequestError, match="does not accept image input"):
-        anthropic_messages(blind, RED)
-    for look in (ollama_chat, ollama_generate):
-        with pytest.raises(ollama.ResponseError, match="does not accept image input") as caught:
-            look(blind, RED)
-        assert caught.value.status_code == 400

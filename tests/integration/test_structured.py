@@ -36,16 +36,6 @@ def client(address: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_stop_string_of_the_client_ends_a_document(client: openai.OpenAI) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    form: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
-    answer = client.chat.completions.create(
-        model="any", messages=ASK, response_format=form, max_tokens=99, stop=['"a":']
-    )
-    choice = answer.choices[0]
-    assert (choice.message.content, choice.finish_reason) == ("{", "stop")
-
-
 class Step(BaseModel):
     title: str = Field(max_length=12)
     minutes: int = Field(ge=0, le=90)
