@@ -161,8 +161,7 @@ NOBODY = "http://127.0.0.1:9"
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("model", ["", "mine"])
+@pytest.mark.parametrize(("model", "stream"), [("", False), ("mine", True)])
 def test_a_backend_that_was_never_there_is_named_with_the_reason(stream: bool, model: str) -> None:
     """Without the whole wait: a wrong address is likelier than a restart."""
     keys = (ApiKey("admin", Secret("sk-admin")), ApiKey("ann", Secret("sk-ann")))
@@ -178,17 +177,20 @@ def test_a_backend_that_was_never_there_is_named_with_the_reason(stream: bool, m
     )
     (named,) = settings.backends
     client = app_on([backend_of(settings, named)], settings).test_client()
-    messages = {}
-    for key in keys:
+
+    def message(key: ApiKey) -> str:
         headers = {"Authorization": f"Bearer {key.secret}"}
-        body = {**HI, "stream": stream}
-        answer = client.post("/v1/chat/completions", json=body, headers=headers)
+        http = client.application.test_client()
+        answer = http.post("/v1/chat/completions", json={**HI, "stream": stream}, headers=headers)
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"
         assert answer.json is not None
-        messages[key.name] = answer.json["error"]["message"]
+        return str(answer.json["error"]["message"])
+
+    with ThreadPoolExecutor(len(keys)) as threads:
+        messages = list(threads.map(message, keys))
     reason = "is not responding: connection refused"
-    assert messages == {
+    assert dict(zip((key.name for key in keys), messages, strict=True)) == {
         "admin": f"the backend 127.0.0.1:9 {reason}; slotproxy doctor says what to do",
         "ann": f"the backend backend-1 {reason}",
     }
