@@ -158,29 +158,6 @@ def test_backend_overrides_the_setting(serve: Serve) -> None:
     assert not answer(gateway, asked(turns(8)))[1]
 
 
-def test_conversation_that_fits_costs_nothing(serve: Serve) -> None:
-    driver = ScriptedDriver()
-    events, told = answer(serve(driver, on_overflow="compact"), asked(turns(3)))
-    assert not told and len(driver.tasks) == 1
-    assert not any(isinstance(event, Compacted) for event in events)
-
-
-def test_client_names_the_threshold_and_the_instructions(serve: Serve) -> None:
-    driver = ScriptsInTurn(say("Haiku."))
-    request = asked(turns(3), compaction=Compaction(500, "Write a haiku."))
-    events, told = answer(serve(driver), request)
-    assert told and compacted(events).summary == "Haiku."
-    assert "Write a haiku." in prompts(driver)[0] and ASK not in prompts(driver)[0]
-
-
-def test_client_can_ask_for_the_summary_alone(serve: Serve) -> None:
-    driver = ScriptsInTurn(say("Short."))
-    request = asked(turns(3), compaction=Compaction(500, "", True))
-    events, _ = answer(serve(driver), request)
-    assert compacted(events).summary == "Short." and len(driver.tasks) == 1
-    assert isinstance(events[-1], Finished) and events[-1].usage == Usage()
-
-
 @pytest.mark.parametrize("question", ["long", "nothing before"])
 def test_what_cannot_be_made_to_fit_is_refused(serve: Serve, question: str) -> None:
     last = Message(role="user", content="x" * 3000)

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -18,12 +17,12 @@ from proxy.core.events import Batch, Event, Failed, Finished, ReasoningDelta, St
 from proxy.core.request import CompletionRequest, Message, OutputFormat
 from proxy.core.task import Task
 from proxy.core.usage import Usage
-from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout, Unreachable
+from proxy.errors import BackendFailed, GatewayError, NoBackend, QueueTimeout
 from proxy.gateway import Answer, Caller, Gateway
 from proxy.runtime.cancel import Cancel
-from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, say, wait_until
+from tests.fakes import CAPS, Script, ScriptedRun, ScriptsInTurn, say
 
-from .test_attempt import CUT, LOST, REFUSED, text, usage
+from .test_attempt import CUT, REFUSED, text, usage
 
 BROKEN = BackendFailed("it broke")  # the request excludes this backend from now on
 MODERN = msgspec.structs.replace(
@@ -120,18 +119,6 @@ def test_request_with_refused_connection_is_answered_after_recovery(
     assert driver.probes == 2, "it was given a request without a look"
 
 
-def test_requests_wait_for_a_down_backend(serve: Serve) -> None:
-    driver = Faulty()
-    gateway = serve(driver, slots=2)
-    driver.up = False
-    with ThreadPoolExecutor(8) as threads:
-        answers = [threads.submit(answered, gateway) for _ in range(8)]
-        wait_until(lambda: gateway.scheduler.waiting == 8 and not gateway.scheduler.outstanding)
-        assert not gateway.registry.ready
-        driver.up = True
-        assert [answer.result(60) for answer in answers] == ["Hello"] * 8
-
-
 def test_wait_for_backend_ends_with_503_and_retry_after(serve: Serve) -> None:
     driver = Faulty()
     gateway = serve(driver, wait_for_backend=0.4)
@@ -142,24 +129,6 @@ def test_wait_for_backend_ends_with_503_and_retry_after(serve: Serve) -> None:
     assert 0.4 <= time.monotonic() - began < 20.0
     assert caught.value.status == 503
     assert caught.value.retry_after
-
-
-def test_backend_gone_for_longer_than_the_wait_is_503_with_the_reason_in_two_seconds(
-    serve: Serve,
-) -> None:
-    """A machine that was switched off is no restart."""
-    driver = Faulty()
-    gateway = serve(driver, wait_for_backend=60.0)
-    driver.fault = Unreachable("the backend is not responding: connection refused")
-    driver.up = False
-    (backend,) = gateway.registry.backends.values()
-    gateway.registry.failed(backend, driver.fault)
-    wait_until(lambda: backend.unreachable_since < math.inf)
-    backend.unreachable_since = time.monotonic() - 60.0
-    began = time.monotonic()
-    with pytest.raises(NoBackend, match="connection refused"):
-        answered(gateway)
-    assert 1.9 <= time.monotonic() - began < 30.0
 
 
 @pytest.mark.parametrize(
@@ -202,29 +171,7 @@ def heartbeats(answer: Answer, driver: Faulty) -> Batch:
     return received
 
 
-def test_stream_gets_heartbeats_while_waiting_for_backend(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Faulty()
-    monkeypatch.setattr(fixed, "PING", 0.05)
-    gateway = serve(driver)
-    driver.up = False
-    assert text(heartbeats(gateway.answer(TEXT, Cancel()), driver)) == "Hello"
-
-
 # faults of one request
-
-
-@pytest.mark.parametrize("fault", [LOST, CUT])
-@pytest.mark.parametrize("when", ["connecting", "waiting for the first token"])
-def test_lost_connection_before_first_token_is_retried(
-    serve: Serve, fault: GatewayError, when: str
-) -> None:
-    driver = Faulty(fault if when == "connecting" else [fault])
-    gateway = serve(driver, wait_for_backend=0.0)
-    assert answered(gateway) == "Hello"
-    assert len(driver.tasks) == 2
-    assert driver.probes == 1, "one lost connection took the backend from everybody"
 
 
 def test_retries_after_refused_connections_are_bounded(serve: Serve) -> None:

@@ -43,17 +43,6 @@ def reason(lease: Lease, cached: int = 0, earlier: Sequence[Earlier] = (), **inf
     return told
 
 
-def test_next_turn_in_its_slot_is_warm() -> None:
-    world = World(slots=1)
-    world.turn(*talk("a", 1))
-    lease = world.take(*talk("a", 3))
-    assert reason(lease, lease.grant.cached).cause == "warm"
-
-
-def test_first_turn_is_new() -> None:
-    assert reason(World().take(*talk("a", 1))).cause == "new"
-
-
 @pytest.mark.parametrize(
     ("key", "background", "cause"),
     [
@@ -74,13 +63,6 @@ def test_slot_that_another_conversation_took(key: str, background: bool, cause: 
     assert "slot 0 of b0" in sentence and "7s before" in sentence
 
 
-def test_restarted_backend() -> None:
-    world = World(slots=2)
-    world.turn(*talk("a", 1))
-    world.scheduler.update("b0", BackendFacts(model="m", slots=2), up=True)
-    assert reason(world.take(*talk("a", 2))).cause == "restarted"
-
-
 def test_backend_with_another_model_in_between() -> None:
     world = World(slots=2, backends=2)
     world.turn(*talk("a", 1))
@@ -94,14 +76,6 @@ def test_model_that_was_not_loaded() -> None:
     world = World(slots=1)
     world.scheduler.mark("b0", True, load_delay=3.0)
     assert reason(world.take(*talk("a", 1))).cause == "loads"
-
-
-def test_other_backend_because_its_own_is_down() -> None:
-    world = World(slots=1, backends=2)
-    first = world.turn(*talk("a", 1)).backend
-    world.scheduler.mark(first, False)
-    told = reason(world.take(*talk("a", 2)))
-    assert told.cause == "elsewhere" and told.values["kept"] == first
 
 
 def test_slot_that_is_still_in_use() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -15,7 +12,6 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.policy import decide
 from proxy.scheduling.pool import LOOKED_AT
-from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import (
     MOST_SLOTS,
     BackendFacts,
@@ -594,28 +590,6 @@ def test_slot_with_empty_prompt_is_not_saved() -> None:
 
 
 # leases
-
-
-def test_concurrent_threads_lose_no_slot() -> None:
-    scheduler = LocalScheduler(time.monotonic)
-    scheduler.update("b", BackendFacts(model="m", slots=3), up=True)
-    most, now, lock = 0, 0, threading.Lock()
-
-    def work(number: int) -> None:
-        nonlocal most, now
-        for turn in range(5):
-            lease = scheduler.acquire(slot_request(f"{number} " * 20 * (turn + 1)), Cancel())
-            with lock:
-                now += 1
-                most = max(most, now)
-            with lock:
-                now -= 1
-            lease.release(ended(lease.slot.id, 10, evaluating=0.01))
-
-    with ThreadPoolExecutor(12) as threads:
-        list(threads.map(work, range(12)))
-    assert most <= 3
-    assert scheduler.outstanding == 0
 
 
 def test_backend_model_change_during_lease_loses_no_slot() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.config import keys
-from proxy.core.conversation import LEAD
+from proxy.core.conversation import ASK, LEAD
 from proxy.core.usage import Usage
 from tests.fakes import ScriptsInTurn, client, say
 
@@ -124,7 +124,8 @@ def test_stream_has_the_block_first() -> None:
     assert started["type"] == "message_start" and stopped["type"] == "content_block_stop"
     assert block["content_block"] == {"type": "compaction", "content": None}
     assert delta["delta"] == {"type": "compaction_delta", "content": "They said x."}
-    assert "Be terse." in str(driver.tasks[0].prompt)
+    prompt = str(driver.tasks[0].prompt)
+    assert "Be terse." in prompt and ASK not in prompt
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.config.keys import Secret, unnamed
-from proxy.core.events import Started, TextDelta
-from proxy.errors import UpstreamFault
-from tests.fakes import CAPS, Script, ScriptedDriver, client, make_app, say, services_of
+from tests.fakes import CAPS, ScriptedDriver, client, make_app, say, services_of
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -191,18 +189,6 @@ def test_url_prefix_applies_to_every_route() -> None:
 
 
 # errors
-
-
-def test_fault_during_stream_is_a_final_error_event() -> None:
-    script: Script = [
-        [Started(), TextDelta("Hel")],
-        UpstreamFault("the backend's response ended early"),
-    ]
-    answer = chat(client(ScriptedDriver(script)), stream=True)
-    assert answer.status_code == 200
-    *_, text, error = events(answer)
-    assert text["choices"][0]["delta"] == {"content": "Hel"}
-    assert error["error"]["code"] == "upstream_fault"
 
 
 # leases
