@@ -78,6 +78,14 @@ def test_model_that_was_not_loaded() -> None:
     assert reason(world.take(*talk("a", 1))).cause == "loads"
 
 
+def test_other_backend_because_its_own_is_down() -> None:
+    world = World(slots=1, backends=2)
+    first = world.turn(*talk("a", 1)).backend
+    world.scheduler.mark(first, False)
+    told = reason(world.take(*talk("a", 2)))
+    assert told.cause == "elsewhere" and told.values["kept"] == first
+
+
 def test_slot_that_is_still_in_use() -> None:
     world = World(slots=2)
     world.take(*talk("a", 1))
