@@ -207,24 +207,6 @@ def test_closing_ends_choices_that_are_still_in_the_queue(serve: Serve) -> None:
 # a model that must be loaded first
 
 
-def test_tasks_are_made_again_when_the_model_is_loaded(serve: Serve) -> None:
-    harness = serve(Lazy())
-    made: list[Task] = []
-
-    def make_tasks(_: CompletionRequest) -> list[Task]:
-        made.append(Task(prompt=f"try {len(made)}", max_tokens=8, request=REQUEST))
-        return made[-1:]
-
-    answer = harness.answer(make_tasks=make_tasks)
-    answer.prime()
-    assert answer.info.loading == "loading lazy, 50%"
-    assert not harness.driver.tasks
-    (events,) = events_by_choice(answer).values()
-    assert text(events) == "Hello"
-    assert answer.info.loading == ""
-    assert [task.prompt for task in harness.driver.tasks] == ["try 1"]
-
-
 def test_model_that_cannot_be_loaded_is_the_last_event(serve: Serve) -> None:
     fault = BackendFailed("the model could not be loaded")
     answer = serve(Lazy(fault)).answer()
@@ -244,3 +226,4 @@ def test_request_that_the_loaded_model_refuses_is_the_last_event(serve: Serve) -
 
     answer = serve(Lazy()).answer(make_tasks=make_tasks)
     assert list(answer)[-1] == (0, [Failed(refused)])
+    assert answer.info.loading == ""

@@ -237,14 +237,3 @@ def test_models_stay_together_as_their_sets_say(make: Make, order: str, stay: st
     for name in order:
         used(next(model for model in models if model.name == name))
     wait_until(lambda: loaded(models) == stay)
-
-
-def test_a_busy_model_answers_before_it_is_unloaded(make: Make, pool: ThreadPoolExecutor) -> None:
-    a, b = make(1, 1, unloads={"b": "a"})
-    fakes.use(a)
-    waits = pool.submit(used, b)
-    wait_until(lambda: b.status == "loading")
-    assert a.status == "loaded"
-    a.leave(answered=True)
-    waits.result(60)
-    assert loaded([a, b]) == "b"
