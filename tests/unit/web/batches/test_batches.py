@@ -97,8 +97,9 @@ Serve = Callable[..., FlaskClient]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Starts gateways on one folder, whose threads end with the test."""
+    monkeypatch.setattr(batch_run, "BEAT", 0.05)  # a cancelled batch is noticed by its heartbeat
     started: list[FlaskClient] = []
 
     def start(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
@@ -186,7 +187,6 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_run, "TURN", 0.0)
-    monkeypatch.setattr(batch_run, "BEAT", 0.05)
 
     class Slow(ScriptedDriver):
         def stream(self, task: Any, slot: int, caps: Any, cancel: Any) -> Any:
