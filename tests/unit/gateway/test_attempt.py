@@ -628,6 +628,3 @@ def test_token_passes_three_generators_at_most() -> None:
     body.close()
     gateway.registry.close()
     assert len(passed) == 3, passed
-
-
-# before the first token

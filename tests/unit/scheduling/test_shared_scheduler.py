@@ -240,9 +240,6 @@ def test_request_waiting_for_backend_survives_loss_of_the_log(join: Join, memory
         waits.result(PATIENCE).release()
 
 
-# workers that differ
-
-
 # unexpected failures
 
 

@@ -188,9 +188,6 @@ def test_url_prefix_applies_to_every_route() -> None:
     assert to.get("/v1/models").status_code == 404
 
 
-# errors
-
-
 # leases
 
 
