@@ -521,6 +521,5 @@ def _unavailable(backend: Backend, who: str, before: str = "") -> NoBackend:
     return error
 
 
-def _rank(backend: Backend, rises: bool) -> tuple[bool, bool, int, bool]:
-    up, tier = bool(backend.up or rises), backend.tier
-    return not up, bool(tier.canary), tier.number, backend.provisional
+def _rank(backend: Backend, rises: bool) -> tuple[bool, int, bool]:
+    return not (backend.up or rises), backend.tier.number, backend.provisional

@@ -24,13 +24,6 @@ class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     backends: Annotated[tuple[_Name, ...], Meta(min_length=1, max_length=1000)]
 
 
-class CanaryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A backend of a route that gets a share of its conversations."""
-
-    backend: _Name
-    share: Annotated[float, Meta(gt=0, le=1)]
-
-
 class Rule(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -54,14 +47,12 @@ class Rule(
 class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A ``[[route]]`` table of the file. Clients ask for the `model`. The next of the `tiers` is
     used if no backend of the tiers before is up, or if the expected wait there is longer than
-    `overflow_after` seconds. The `canary` is one of their backends. The `rules` come before the
-    tiers, in their order."""
+    `overflow_after` seconds. The `rules` come before the tiers, in their order."""
 
     model: _Name
     tiers: Annotated[tuple[TierConfig, ...], Meta(max_length=16)] = ()
     rules: Annotated[tuple[Rule, ...], Meta(max_length=100)] = ()
     overflow_after: Annotated[float, Meta(ge=0, le=86400)] = 10.0
-    canary: CanaryConfig | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -95,10 +86,6 @@ def read(raw: Any) -> tuple[RouteConfig, ...]:
                     where = f"the route {seen[backend]}"
                     raise ValueError(f"the backend {backend!r} is in {where} already; {why}")
                 seen[backend] = route.model
-            if route.canary is not None and route.canary.backend not in backends:
-                raise ValueError(
-                    f"canary: {route.canary.backend!r} is in none of the route's tiers"
-                )
     return routes
 
 
@@ -113,12 +100,9 @@ def rules(routes: Iterable[RouteConfig]) -> Mapping[str, tuple[Rule, ...]]:
 
 def places(routes: Iterable[RouteConfig]) -> Mapping[str, Place]:
     """The place of each backend in a route, by its name."""
-    by_name = {}
-    for route in routes:
-        for number, tier in enumerate(route.tiers):
-            for name in tier.backends:
-                canary = route.canary
-                share = canary.share if canary is not None and canary.backend == name else 0.0
-                place = Tier(number, tier.name, route.overflow_after, share)
-                by_name[name] = Place(route.model, place)
-    return by_name
+    return {
+        name: Place(route.model, Tier(number, tier.name, route.overflow_after))
+        for route in routes
+        for number, tier in enumerate(route.tiers)
+        for name in tier.backends
+    }

@@ -33,7 +33,7 @@ def read(tmp_path: Path, text: str) -> Settings:
 
 
 def test_backends_get_their_place_in_the_route(tmp_path: Path) -> None:
-    settings = read(tmp_path, BACKENDS + ROUTE + 'canary = { backend = "gpu-2", share = 0.05 }')
+    settings = read(tmp_path, BACKENDS + ROUTE)
     places = {one.name: one.place for one in settings.backends}
     assert {name: place and place.model for name, place in places.items()} == {
         "gpu-1": "assistant",
@@ -41,7 +41,7 @@ def test_backends_get_their_place_in_the_route(tmp_path: Path) -> None:
     }
     assert [place.tier for place in places.values() if place] == [
         Tier(0, "own", 5.0),
-        Tier(1, "cloud", 5.0, 0.05),
+        Tier(1, "cloud", 5.0),
     ]
 
 
@@ -58,8 +58,6 @@ def test_backends_outside_of_routes_have_no_place(tmp_path: Path) -> None:
         (ROUTE + ROUTE, "two routes have this model"),
         (ROUTE.replace("cloud", "own"), "two tiers have the same name"),
         (ROUTE.replace("gpu-2", "gpu-1"), "the backend 'gpu-1' is in the route assistant already"),
-        (ROUTE + 'canary = { backend = "other", share = 0.5 }', "in none of the route's tiers"),
-        (ROUTE + 'canary = { backend = "gpu-1", share = 2 }', "share"),
         (ROUTE.replace("overflow_after = 5", "overflow_after = -1"), "overflow_after"),
         (ROUTE.replace("overflow_after", "overflow"), "overflow"),
         (ROUTE.replace('"cloud"', '"a cloud"'), "name"),

@@ -213,9 +213,7 @@ function stateOf(state, view) {
 
 function factsOf({ model, n_ctx, found: caps, view }) {
   const facts = [[words("common.model"), model || "–"]];
-  if (view?.tier) {
-    facts.push([words("status.tier"), view.canary ? words("status.canary", { tier: view.tier, share: percent(view.canary) }) : view.tier]);
-  }
+  if (view?.tier) facts.push([words("status.tier"), view.tier]);
   const instead = Object.entries(view?.instead ?? {});
   if (instead.length) {
     const parts = instead.map(([reason, n]) => words("status.instead_value", { reason: words(`status.passed.${reason}`, {}, reason), n: count(n) }));
