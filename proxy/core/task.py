@@ -84,13 +84,11 @@ class Task(Struct, frozen=True, kw_only=True):
 
 class Tier(Struct, frozen=True, array_like=True):
     """`number` counts the tiers of a route from 0. The next tier is used if no backend of this
-    one is up, or if a request would wait for more than `overflow_after` seconds in all. `canary`
-    is the share of the conversations that the backend gets as a canary."""
+    one is up, or if a request would wait for more than `overflow_after` seconds in all."""
 
     number: int = 0
     name: str = ""
     overflow_after: float = math.inf
-    canary: float = 0.0
 
 
 NO_TIER = Tier()

@@ -43,7 +43,7 @@ from .state import (
     SlotStep,
     WaitForSlot,
 )
-from .tiers import EVERYWHERE, TierChoice, Tiers, canary_sample
+from .tiers import EVERYWHERE, TierChoice, Tiers
 from .view import View, view
 
 log = logging.getLogger("slotproxy.scheduling")
@@ -192,7 +192,7 @@ class LocalScheduler(BaseScheduler):
             conversation = pool.conversation(request)
             reach = EVERYWHERE
             if pool.tiered:
-                reach = Tiers(pool, now).reach(request, conversation.sample, 0)
+                reach = Tiers(pool, now).reach(request, 0)
             decision = self._policy(_within(request, reach), pool, now)
             if type(decision) is Grant and idle.may_take(
                 decision, request, pool, self.idle_leases, now
@@ -226,14 +226,12 @@ class LocalScheduler(BaseScheduler):
         ):
             request = msgspec.structs.replace(request, background=True)
             conversation.background = True
-        if pool.tiered and not conversation.turns:
-            conversation.sample = canary_sample(request)
         decision: Grant | WaitForSlot | None = None
         reach = EVERYWHERE
         if pool.free and not pool.line.active:
             in_reach = request
             if pool.tiered:
-                reach = Tiers(pool, now).reach(request, conversation.sample, len(pool.line))
+                reach = Tiers(pool, now).reach(request, len(pool.line))
                 in_reach = _within(request, reach)
             decide_now = decide_whole_backend if request.whole_backend else self._policy
             decision = decide_now(in_reach, pool, now)
@@ -270,17 +268,16 @@ class LocalScheduler(BaseScheduler):
             if request.session and pool.sessions.is_side_job(session, conversation, request.tools):
                 request = msgspec.structs.replace(request, background=True)
             request = in_reach = msgspec.structs.replace(request, since=now)
-            sample = conversation.sample if conversation.turns else canary_sample(request)
             reach, decision, place = EVERYWHERE, None, len(self.queue) + 1
             if pool.tiered:
-                reach = Tiers(pool, now).reach(request, sample, len(pool.line))
+                reach = Tiers(pool, now).reach(request, len(pool.line))
                 in_reach = _within(request, reach)
             if pool.free and not pool.line.active:
                 decision = self._policy(in_reach, pool, now)
             compared = places(in_reach, pool, now, decision)
             if isinstance(decision, Grant):
                 placed = placement(pool, request, decision, conversation, now, forget=False)
-                return Preview(placed, 0, 0.0, compared, reach.before(decision.backend, sample))
+                return Preview(placed, 0, 0.0, compared, reach.before(decision.backend))
             wait = decision.until - now if decision is not None else pool.expected_wait(place - 1)
             return Preview(None, place, max(0.0, wait), compared)
 
@@ -419,7 +416,7 @@ class LocalScheduler(BaseScheduler):
             request, conversation, reach = ticket.request, ticket.conversation, EVERYWHERE
             if tiers is not None:
                 ahead += 1
-                reach = tiers.reach(request, conversation.sample, ahead)
+                reach = tiers.reach(request, ahead)
                 self._ask_by(ticket, reach.due)
                 request = _within(request, reach)
             whole = request.whole_backend
@@ -518,7 +515,7 @@ class LocalScheduler(BaseScheduler):
         if grant.slot.busy:
             raise RuntimeError("the policy granted a slot twice")
         if reach.passed:
-            passed = reach.before(grant.backend, conversation.sample)
+            passed = reach.before(grant.backend)
             grant = msgspec.structs.replace(grant, passed=passed)
             if passed:
                 counts, reason = grant.backend.instead, passed[0][1]
@@ -557,7 +554,7 @@ class LocalScheduler(BaseScheduler):
             saved_slots.record_step(lease, step, tokens, size, seconds, apart)
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
-        """Whether an answer found more cached than its group can have put there (the canary)."""
+        """Whether an answer found more cached than its group can have put there."""
         if not (self._groups and outcome.end == "whole" and outcomes.leaks(lease, outcome)):
             return False
         log.warning(

@@ -20,7 +20,6 @@ ANSWER = 256  # tokens assumed for an answer without a limit
 VAIN = 2  # restored files of no use in a row, after which none is saved any more
 MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 SOONEST = 5.0  # seconds between two tries of one more slot, at least
-NO_SAMPLE = 1.0  # of a conversation that no canary gets
 
 
 class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
@@ -38,7 +37,6 @@ class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
     session: bytes = b""  # the digest of its session's name
     beside: bool = False  # another conversation is the main one of its session
     session_last: float = 0.0  # of the main one: when any of its session was last active
-    sample: float = NO_SAMPLE  # decides whether a canary serves it (see `tiers`)
 
 
 class CachedPrompt(Struct, eq=False, kw_only=True):

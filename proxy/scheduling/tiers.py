@@ -5,9 +5,6 @@ tiers before can serve it (they are down, paused after failures, or failed it), 
 longer than `overflow_after` seconds for a slot there, including its wait so far. Loading a model
 does not count, or a model would never be loaded; requests in idle slots never overflow for a wait.
 Among the backends that are open to a request, the policy places it as always.
-
-A canary gets the conversations whose sample is below its share: it is their first tier and the last
-one of all others. The sample is drawn once, so a conversation stays on its side.
 """
 
 from __future__ import annotations
@@ -19,39 +16,20 @@ from msgspec import Struct
 
 from .policy import TRIAL_AFTER, slot_wait
 from .pool import Pool
-from .sessions import named
-from .state import NO_SAMPLE, BackendRecord, SlotRequest
+from .state import BackendRecord, SlotRequest
 
-FIRST, LAST = -1, 1 << 16  # places of a canary among the tiers
-SAMPLE = 4  # bytes of a digest that are a sample
 MOST_PASSED = 16  # backends that are named with the reason why they were passed over
-
-
-def canary_sample(request: SlotRequest) -> float:
-    """The number between 0 and 1 that decides whether the request's conversation goes to a canary.
-    All conversations of a session have the same one."""
-    links = request.chain.links
-    digest = named(request) if request.session else links[request.chain.turn - 1] if links else b""
-    return int.from_bytes(digest[:SAMPLE]) / (1 << 8 * SAMPLE) if digest else NO_SAMPLE
-
-
-def place(backend: BackendRecord, sample: float) -> int:
-    """The number of the backend's tier for a conversation with this sample."""
-    tier = backend.tier
-    if not tier.canary:
-        return tier.number
-    return FIRST if sample < tier.canary else LAST
 
 
 class TierChoice(Struct, frozen=True):
     closed: frozenset[str] = frozenset()  # the backends that the request may not use now
     due: float = math.inf  # when the next tier opens, at the latest
-    passed: tuple[tuple[int, str, str], ...] = ()  # place, name and fault of those passed over
+    passed: tuple[tuple[int, str, str], ...] = ()  # tier, name and fault of those passed over
 
-    def before(self, backend: BackendRecord, sample: float) -> tuple[tuple[str, str], ...]:
+    def before(self, backend: BackendRecord) -> tuple[tuple[str, str], ...]:
         """The backends of the tiers before this one, and why they were passed over: `down`,
         `paused`, `failed`, `busy` or `barred`."""
-        here = place(backend, sample)
+        here = backend.tier.number
         names = [(name, why) for number, name, why in self.passed if number < here]
         return tuple(names[:MOST_PASSED])
 
@@ -66,13 +44,13 @@ class Tiers(Struct):
     now: float
     waits: dict[tuple[str, ...], list[float]] = {}
 
-    def reach(self, request: SlotRequest, sample: float, ahead: int) -> TierChoice:
+    def reach(self, request: SlotRequest, ahead: int) -> TierChoice:
         """What a request may use that has so many others before it."""
         closed: list[str] = []
         passed: list[tuple[int, str, str]] = []
         tiers: dict[int, list[BackendRecord]] = {}
         for backend in self.pool.backends.values():
-            number = place(backend, sample)
+            number = backend.tier.number
             if backend.tier.name in request.barred:
                 closed.append(backend.name)
                 passed.append((number, backend.name, "barred"))

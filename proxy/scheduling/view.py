@@ -36,7 +36,6 @@ class BackendView(Struct, kw_only=True):
     on_trial: bool
     circuit: str  # closed, open while paused after failures, half-open until a trial succeeded
     tier: str  # in a route, "" for none
-    canary: float  # its share of the conversations there
     instead: dict[str, int]  # requests it got instead of a backend of an earlier tier, by reason
     slots_known: bool
     slots_learned: bool  # their number was a guess, and is learned from the traffic
@@ -89,7 +88,6 @@ def _backend(pool: Pool, backend: BackendRecord, group: str | None, now: float) 
         on_trial=backend.failures > 0,
         circuit=_circuit(backend, now),
         tier=backend.tier.name,
-        canary=backend.tier.canary,
         instead=dict(backend.instead),
         slots_known=not backend.counting,
         slots_learned=backend.most > 0,

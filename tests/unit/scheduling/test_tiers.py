@@ -6,7 +6,6 @@ import pytest
 
 from proxy.core.task import Tier
 from proxy.errors import NoIdleSlot
-from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.shared import ops
@@ -181,55 +180,6 @@ def test_number_of_backends_named_as_passed_over_is_bounded() -> None:
     for number in range(MOST_PASSED + 5):
         route.scheduler.mark(f"own-{number}", up=False)
     assert len(route.take().grant.passed) == MOST_PASSED
-
-
-def _turn(name: str, number: int) -> tuple[str, tuple[int, ...]]:
-    texts = [f"{name} turn {n}. " * 20 for n in range(number + 1)]
-    ends = [len("".join(texts[: n + 1])) for n in range(number + 1)]
-    return "".join(texts), tuple(ends)
-
-
-def test_canary_gets_its_share_and_keeps_its_conversations() -> None:
-    route = Route(own=1, slots=50)
-    route.add("canary", Tier(0, OWN, 10.0, 0.2), slots=50)
-    first: dict[int, str] = {}
-    for turn in range(3):
-        for number in range(200):
-            prompt, ends = _turn(f"conversation {number}", turn)
-            lease = route.scheduler.acquire(slot_request(prompt, ends), Cancel())
-            assert first.setdefault(number, lease.backend) == lease.backend
-            lease.release(Outcome(end="whole"))
-    share = sum(name == "canary" for name in first.values()) / len(first)
-    assert 0.1 < share < 0.3
-    assert set(first.values()) == {"own-0", "canary"}
-
-
-def test_all_conversations_of_a_session_are_on_the_same_side() -> None:
-    route = Route(own=1, slots=50)
-    route.add("canary", Tier(0, OWN, 10.0, 0.5), slots=50)
-    sides: dict[str, str] = {}
-    for number in range(60):
-        session = f"session {number % 6}"
-        lease = route.take(f"question {number}", session=session)
-        assert sides.setdefault(session, lease.backend) == lease.backend
-    assert len(set(sides.values())) == 2
-
-
-def test_conversations_of_a_canary_that_is_down_are_served() -> None:
-    route = Route(own=1)
-    route.add("canary", Tier(0, OWN, 10.0, 1.0))
-    assert route.take().backend == "canary"
-    route.scheduler.mark("canary", up=False)
-    assert route.take("another").backend == "own-0"
-
-
-def test_canary_is_the_last_resort_of_other_conversations() -> None:
-    route = Route(own=1)
-    route.add("canary", Tier(0, OWN, 10.0, 1e-9))
-    route.scheduler.mark("own-0", up=False)
-    assert route.take().backend == CLOUD
-    route.scheduler.mark(CLOUD, up=False)
-    assert route.take("another").backend == "canary"
 
 
 def test_routes_are_part_of_a_shared_table() -> None:
