@@ -130,7 +130,7 @@ def test_backend_that_moves_in_a_route_keeps_its_server(harness: Harness) -> Non
 
 
 def test_backends_of_earlier_tiers_come_first_in_a_pool(harness: Harness) -> None:
-    places = {"b2": Tier(1, "far"), "b1": Tier(0, "own", 5.0, 0.1), "b0": Tier(0, "own")}
+    places = {"b2": Tier(2, "far"), "b1": Tier(1, "near"), "b0": Tier(0, "own")}
     harness.reload(*(config(n, place=Place("assistant", tier)) for n, tier in places.items()))
     harness.settle()
-    assert [one.name for one in harness.registry.pool("assistant")] == ["b0", "b2", "b1"]
+    assert [one.name for one in harness.registry.pool("assistant")] == ["b0", "b1", "b2"]
