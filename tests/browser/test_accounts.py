@@ -77,7 +77,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     form.get_by_label("Id of the new user").fill("carol")
     form.get_by_label("Expires").select_option("30d")
     form.get_by_text("Rights", exact=True).click()
-    form.get_by_label("Models").fill("qwen*\nsmol")
+    form.get_by_label("Models", exact=True).fill("qwen*\nsmol")
     form.get_by_label("chat", exact=True).check()
     form.get_by_label("Other groups and paths").fill("/v1/models")
     form.get_by_label("Priority").select_option("low")
@@ -98,7 +98,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     assert form.get_by_role("textbox", name="Name").input_value() == "laptop"
     assert form.locator('[name="user_id"]').input_value() == "carol"
     form.get_by_text("Rights", exact=True).click()
-    assert form.get_by_label("Models").input_value() == "qwen*\nsmol"
+    assert form.get_by_label("Models", exact=True).input_value() == "qwen*\nsmol"
     assert form.get_by_label("chat", exact=True).is_checked()
     assert form.get_by_label("Conversations that are too long").input_value() == "compact"
     assert form.get_by_label("Other groups and paths").input_value() == "/v1/models"
@@ -106,7 +106,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     press(page, "Save")
     form.get_by_role("alert").get_by_text("neither an address nor a network").wait_for()
     form.get_by_label("Client addresses").fill("10.0.0.0/8")
-    form.get_by_label("Models").fill("")
+    form.get_by_label("Models", exact=True).fill("")
     press(page, "Save")
     state(page, "laptop", "active").get_by_text("10.0.0.0/8").wait_for()
     assert "qwen*" not in state(page, "laptop", "active").inner_text()
