@@ -205,7 +205,8 @@ class Attempt(Struct, eq=False, kw_only=True):
             self.order.end()
         except GatewayError as error:
             info.outcome = name_of(error)
-            # Frames of its traceback refer to the error: they would hold the request in a cycle.
+            # Frames of both tracebacks refer to the request: they would hold it in a cycle.
+            error.__context__ = None
             yield number, [Failed(error.with_traceback(None))]
         finally:
             self.on_end(self)
