@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -14,6 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 PATIENCE = 60.0  # seconds
+
+
+def _as_in_a_terminal() -> None:
+    """Ctrl-C is a signal, also if the tests run in the background of a script, which ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Terminal:
@@ -30,7 +37,7 @@ class Terminal:
             stderr=inner,
             env={**os.environ, "TERM": "xterm", **(env or {})},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C is a signal
+            preexec_fn=_as_in_a_terminal,
         )
         os.close(inner)
 

@@ -31,7 +31,7 @@ SEARCHES = {
     "docker": "deploy/container/",
     "rate limit": "team/",
     "ollama": "clients/ollama/",
-    "ollama pull": "coming-from/ollama/",
+    "ollama pull": "clients/ollama/",
     "llama-swap": "coming-from/llama-swap/",
     "rollback": "upgrading/",
     "prompt injection": "security/",
