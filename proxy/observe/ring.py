@@ -71,8 +71,8 @@ class Requests:
             part.task = None
         earlier: Sequence[Earlier] = ()
         if (placed := first.placement) is not None:
-            usage, sums = first.usage, checksums(text)
-            earlier = self._earlier(placed, Earlier(placed.request.chain, first.template, sums))
+            usage = first.usage
+            earlier, sums = self._earlier(placed, first.template, text)
             if sums and 2 * usage.cached < usage.prompt:
                 window = window_of(text, sums, earlier)
         self._finished.append(
@@ -169,27 +169,31 @@ class Requests:
     ) -> Seen:
         return self._seen(record, took, ended, _decision(first, earlier, lambda: window))
 
-    def _earlier(self, placed: Placement, new: Earlier | None = None) -> Sequence[Earlier]:
-        """The last prompts of the same key and session, the latest first. The `new` one is
-        remembered, to compare the next with it."""
+    def _earlier(
+        self, placed: Placement, template: str = "", text: str | None = None
+    ) -> tuple[Sequence[Earlier], Sequence[int]]:
+        """The last prompts of the same key and session, the latest first, and the checksums of this
+        one's `text`, if it has ended. Then it is remembered, to compare the next with it."""
         request = placed.request
         talk = request.model, request.key, request.session
         with self._remembering:
             prompts = self._prompts.pop(talk, ())
-            if new is not None and not request.background:
+            sums = checksums(text or "", request.chain.links, prompts)
+            if text is not None and not request.background:
+                new = Earlier(request.chain, template, sums)
                 self._prompts[talk] = (new, *prompts[: PROMPTS - 1])
                 if len(self._prompts) > TALKS:
                     del self._prompts[next(iter(self._prompts))]
             elif prompts:
                 self._prompts[talk] = prompts
-        return prompts
+        return prompts, sums
 
     def _decision(self, info: Info) -> Json | None:
         """That about a request whose prompt is at hand."""
         info = info.rounds()[0]
         if info.placement is None:
             return None
-        earlier = self._earlier(info.placement)
+        earlier, _ = self._earlier(info.placement)
 
         def find() -> Window | None:
             text = _text(info)

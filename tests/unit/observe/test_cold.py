@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.observe.cold import Earlier, Reason, explain
+from proxy.observe.cold import Earlier, Reason, checksums, explain
 from proxy.observe.ring import _became, _decision, sentences
 from proxy.scheduling import outcomes
 from proxy.scheduling.lease import Lease, Outcome
@@ -192,6 +192,20 @@ def test_difference_is_said_before_the_slot_of_another_group() -> None:
     lease = world.take("z" + text[1:], ends, group="ann")
     assert lease.placement is not None and lease.placement.fresh
     assert reason(lease, earlier=[earlier]).cause == "head"
+
+
+def test_next_turn_takes_over_the_checksums_of_the_same_beginning() -> None:
+    def of(text: str, ends: tuple[int, ...], *before: Earlier) -> Earlier:
+        chain = chain_of(text, ends)
+        return Earlier(chain, "", checksums(text, chain.links, before))
+
+    last, other = of(*talk("a", 300)), of(*talk("b", 300))
+    text, ends = talk("a", 302)
+    assert of(text, ends, other, last).sums is last.sums
+    for at in (0, 1000):
+        changed = f"{text[:at]}!{text[at + 1 :]}"
+        sums = of(changed, ends, other, last).sums
+        assert sums == checksums(changed) != last.sums
 
 
 def test_loss_within_the_same_second_has_its_time() -> None:
