@@ -41,7 +41,7 @@ from .connections import Connection, ConnectionLimit, SocketReader, shut_down, s
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 WARM = 0.5  # seconds for which an idle connection is assumed to be still open
 MAX_WHOLE = 64 << 20  # bytes of an answer that is read whole
-PIECE = 256 << 10  # bytes of a request that are sent in one call
+PIECE = 512 << 10  # bytes of a request that are sent in one call
 MAX_FRAME = 256 << 10  # bytes of a head, or of trailers and chunk framing
 NOTHING: tuple[bytes, ...] = ()
 _json = msgspec.json.Encoder().encode

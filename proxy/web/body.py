@@ -21,7 +21,8 @@ from .observability.record import CAPTURE, Record
 # Decoding is one call that cannot be interrupted, so its cost is checked first. Parsing runs in a
 # thread: it shares the interpreter with the loop, and yields to it every half a millisecond.
 T = TypeVar("T")
-LARGE = 256 << 10  # bytes; larger bodies are handled in a thread
+LARGE = 256 << 10  # bytes; larger bodies are handled in a thread,
+MANY = 512  # or twice as large ones if they have fewer messages
 
 
 def check_cost(data: bytes) -> None:
@@ -40,10 +41,13 @@ def costs_much(data: bytes) -> bool:
     return not is_clearly_cheap(data) and run_in_native_thread(lambda: is_dear(data))
 
 
-def parsed(parse: Callable[[], T], environ: Mapping[str, Any], more: int = 0) -> T:
+def parsed(
+    parse: Callable[[], T], environ: Mapping[str, Any], body: Mapping[str, Any], more: int = 0
+) -> T:
     """Call `parse`, in a thread if the body, which was read, and `more` bytes are large."""
-    length = environ.get("CONTENT_LENGTH")
-    if length and int(length) + more < LARGE:
+    length, messages = environ.get("CONTENT_LENGTH"), body.get("messages")
+    has_few = type(messages) is list and len(messages) < MANY
+    if length and int(length) + more < (2 * LARGE if has_few else LARGE):
         return parse()
     return run_in_native_thread(parse)
 

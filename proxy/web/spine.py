@@ -33,7 +33,7 @@ from ..gateway import Answer, Caller
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from . import disconnect, permissions
-from .body import JSON, LARGE
+from .body import JSON, parsed
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
@@ -121,11 +121,8 @@ def read_chat(
     services: Services, environ: Environ, dialect: Dialect, raw: dict[str, Any]
 ) -> tuple[CompletionRequest, Caller]:
     """The request of a body in this dialect, and its caller, whose key was checked."""
-    is_small = int(environ.get("CONTENT_LENGTH") or LARGE) < LARGE
-    if is_small or not isinstance(dialect, _PURE):
-        chat = dialect.parse(raw)
-    else:
-        chat = run_in_native_thread(partial(dialect.parse, raw))
+    parse = partial(dialect.parse, raw)
+    chat = parsed(parse, environ, raw) if isinstance(dialect, _PURE) else parse()
     session = session_name(environ, raw, chat.session)
     if session != chat.session:
         chat = msgspec.structs.replace(chat, session=session)

@@ -162,13 +162,15 @@ def _system(value: Any) -> tuple[Message, ...]:
 def _messages(body: Body, warnings: list[str]) -> list[Message]:
     runs: list[list[Message]] = []
     for message, at in fields.objects(body, "messages"):
-        summary = summary_of(message, at)
-        if summary is not None:  # it replaces everything before it
-            runs = [[summary]]
-        role = role_of(message, ROLES, at)
-        turn = _Turn(role, warnings).read(message.get("content"), at + "content")
-        if summary is not None and turn == [Message(role=role)]:
-            continue  # it has nothing else
+        role, content = role_of(message, ROLES, at), message.get("content")
+        if type(content) is str:  # as most
+            turn = [Message(role=role, content=content)]
+        else:
+            turn = _Turn(role, warnings).read(content, at + "content")
+            if (summary := summary_of(message, at)) is not None:
+                runs = [[summary]]  # it replaces everything before it
+                if turn == [Message(role=role)]:
+                    continue  # it has nothing else
         if role != "system" and runs and runs[-1][-1].role == turn[0].role == role:
             runs[-1].append(turn.pop(0))
         runs += [[message] for message in turn]

@@ -66,7 +66,7 @@ class MessagesDialect:
     def parse(self, body: Mapping[str, Any]) -> CompletionRequest:
         if body.get("context_management"):
             self._edits = context_edits.parse(body).edits
-        message = parsed(partial(anthropic.parse, body), self.environ)
+        message = parsed(partial(anthropic.parse, body), self.environ, body)
         if message.searches and "web_search" not in self.services.dialogues.searches:
             raise BadRequest("web search is not configured: set --search-engine", param="tools")
         return message

@@ -85,7 +85,7 @@ def vectors_of(
     services: Services, record: Record, raw: Mapping[str, Any], table: Mapping[str, doc.Field]
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    wanted = parsed(partial(embeddings.parse, raw, table), request.environ)
+    wanted = parsed(partial(embeddings.parse, raw, table), request.environ, raw)
     name, result = embedded(services, record, wanted.model, wanted.inputs)
     vectors, warnings = embeddings.shaped(wanted, result)
     record.warnings += (*wanted.warnings, *warnings)

@@ -155,7 +155,10 @@ def _messages(values: list[Any]) -> tuple[Message, ...]:
     messages = []
     waiting: list[ToolCall] = []
     for i, (body, at) in enumerate(fields.entries(values, "messages")):
-        role = role_of(body, ROLES, at)
+        role, content = role_of(body, ROLES, at), body.get("content")
+        if len(body) == 2 and role != "tool" and type(content) is str:
+            messages.append(Message(role=role, content=content))
+            continue  # as most
         name, call_id = (fields.text(body, key, at=at) for key in ("tool_name", "tool_call_id"))
         calls = tuple(
             _call(call, f"call_{i}_{j}", path)

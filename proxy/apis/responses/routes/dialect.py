@@ -63,7 +63,7 @@ class ResponsesDialect:
         # loop, and parsing may run in another thread.
         find = self._referable(body.get("input"), earlier).get
         read = partial(parse, body, earlier, searches, find)
-        self.parsed = parsed(read, self._environ, self._read)
+        self.parsed = parsed(read, self._environ, body, self._read)
         request = self.parsed.request
         # A continued conversation is named after the first item that has an id, which all later
         # responses repeat.
