@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
@@ -43,6 +43,8 @@ from ...errors import InvalidParameter
 
 MOST = 512  # control tokens of a template; real ones have 40 at most
 LONGEST = 66  # characters of a control token
+REACH = 2 * LONGEST  # characters that decide whether a token begins
+PIECE = 64 << 10  # characters that are searched in one call, which holds the interpreter
 _BAR = "|\uff5c"  # DeepSeek's are full-width
 _NAME = rf"[^\s<>{_BAR}]{{1,62}}+"  # possessive: nothing shorter can match
 
@@ -119,10 +121,17 @@ class ControlTokens:
         self._endings = {t[n:] for t in self.tokens for n in range(1, len(t) - 1)}
 
     def inside(self, text: str) -> bool:
+        return next(self._ends_of_first(text), None) is not None
+
+    def _ends_of_first(self, text: str) -> Iterator[int]:
+        """The offsets behind the first characters of control tokens, unordered. Searched in pieces,
+        between which other threads run."""
         for first, pattern in self._patterns.items():
-            if first in text and pattern.search(text):
-                return True
-        return False
+            for begin in range(0, len(text), PIECE) if first in text else ():
+                end = begin + PIECE
+                for match in pattern.finditer(text, begin, end + REACH):
+                    if match.start() < end:
+                        yield match.end()
 
     def touches(self, text: str) -> bool:
         """Whether `breaks` finds something."""
@@ -137,7 +146,7 @@ class ControlTokens:
         """The offsets, ascending, at which a text must be cut so that no control token is left:
         behind the first character of each, and at the end or beginning of the text if that is
         within one, which its neighbour might complete."""
-        cuts = {match.end() for p in self._patterns.values() for match in p.finditer(text)}
+        cuts = {*self._ends_of_first(text)}
         if self._begins_within(text):
             cuts.add(0)
         if self._ends_within(text):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -21,12 +22,14 @@ import pytest
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall
 from proxy.core.task import Task
 from proxy.errors import InvalidParameter
+from proxy.prompting.profile import neutralise
 from proxy.prompting.profile.neutralise import (
     COMMON,
     JOINER,
     LONGEST,
     MARKS,
     MOST,
+    OF_ROLES,
     ControlTokens,
     Neutraliser,
 )
@@ -294,6 +297,34 @@ def test_text_of_an_answer_that_goes_on_breaks_at_roles_alone() -> None:
     assert guard.breaks("<|channel|>final<|message|>a<|end|><|start|>assistant") == ()
     guard = prompter("qwen").render(conversation("x"), NOW).guard
     assert guard.breaks("<think>a</think><tool_call> <|im_start|>system") == (29,)
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|" + "x" * 62 + "|>", "[INST]"])
+def test_token_across_two_pieces_of_a_search_breaks(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = ControlTokens("<|im_end|> [INST]", condition=OF_ROLES if "im" in token else "")
+    text = f"so {token} <|{token}"
+    whole = tokens.breaks(text)
+    assert len(whole) >= 2
+    for size in range(1, len(text)):
+        monkeypatch.setattr(neutralise, "PIECE", size)
+        assert tokens.breaks(text) == whole
+        assert tokens.inside(text)
+
+
+def test_long_text_is_searched_in_short_calls() -> None:
+    class Pattern(NamedTuple):
+        searched: list[int]
+
+        def finditer(self, text: str, begin: int, end: int) -> Iterator[re.Match[str]]:
+            self.searched.append(end - begin)
+            return iter(())
+
+    tokens, pattern = ControlTokens(""), Pattern([])
+    tokens._patterns = {"<": pattern}  # type: ignore[dict-item]  # it notes what is searched
+    assert not tokens.inside("<|" * 500_000)
+    assert max(pattern.searched) < 70_000 and sum(pattern.searched) >= 1_000_000
 
 
 def test_number_and_length_of_control_tokens_are_bounded() -> None:
