@@ -66,19 +66,22 @@ class Requests:
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds. Its text is let go of."""
         rounds = record.info.rounds() if record.info.steps else (record.info,)
-        first, text, window = rounds[0], _text(rounds[0]), None
+        first, text, is_long = rounds[0], _text(rounds[0]), False
         for part in rounds:
             part.task = None
         earlier: Sequence[Earlier] = ()
+        compare: Callable[[], Window | None] = _no_window
         if (placed := first.placement) is not None:
-            usage = first.usage
+            usage, is_long = first.usage, placed.request.chain.size > LONG
             earlier, sums = self._earlier(placed, first.template, text)
             if sums and 2 * usage.cached < usage.prompt:
-                window = window_of(text, sums, earlier)
+                compare = partial(window_of, text, sums, earlier)
+        window, ended = None if is_long else compare(), time.time()
+        find = compare if is_long else lambda: window  # without the text
         self._finished.append(
-            partial(self._worked_out, record, took, time.time(), first, earlier, window)
+            lambda: self._seen(record, took, ended, _decision(first, earlier, find))
         )
-        if placed is not None and placed.request.chain.size > LONG:
+        if is_long:
             self._work_out()
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
@@ -158,17 +161,6 @@ class Requests:
             for _ in range(len(self._finished)):
                 self._ended.append(self._finished.popleft()())
 
-    def _worked_out(
-        self,
-        record: Record,
-        took: float,
-        ended: float,
-        first: Info,
-        earlier: Sequence[Earlier],
-        window: Window | None,
-    ) -> Seen:
-        return self._seen(record, took, ended, _decision(first, earlier, lambda: window))
-
     def _earlier(
         self, placed: Placement, template: str = "", text: str | None = None
     ) -> tuple[Sequence[Earlier], Sequence[int]]:
@@ -200,6 +192,10 @@ class Requests:
             return window_of(text, checksums(text), earlier)
 
         return _decision(info, earlier, find)
+
+
+def _no_window() -> Window | None:
+    return None
 
 
 def _decision(
