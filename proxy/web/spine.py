@@ -104,8 +104,8 @@ def completion_view(
             record.status, record.stream = 200, True
             return stream, [("Content-Type", encoder.content_type), *STREAM_HEADERS]
         write = partial(dialect.reply, meta, parsed_request, fold(answer))
-        has_many = parsed_request.logprobs and isinstance(dialect, _PURE)  # alternatives
-        reply = run_in_native_thread(write) if has_many else write()
+        is_large = parsed_request.logprobs is not None and isinstance(dialect, _PURE)
+        reply = run_in_native_thread(write) if is_large else write()
         if parsed_request.return_prompt_tokens and isinstance(answer, Answer):
             reply["promptToken"] = services.gateway.prompt_tokens(answer, cancel)
     except GatewayError as error:
