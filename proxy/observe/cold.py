@@ -25,11 +25,7 @@ PIECES = 2048  # that have one
 BEFORE, AFTER = 16, 48  # characters of a prompt that are shown around a difference
 OPENING = 2  # messages of a conversation that begins: instructions and a question
 CUTS = ("changed", "head", "template")  # causes that are a difference between two prompts
-FIRST = (
-    "new",
-    "unmatched",
-    "fresh",
-)  # and those that a change near the head may look like
+FIRST = ("new", "unmatched", "fresh")  # and those that a change near the head may look like
 SHORT = 16  # pieces that a short difference may have,
 SHIFT = 64  # characters by which it may be longer or shorter than the earlier one,
 SAME = 8  # and pieces behind it that are the same

@@ -22,6 +22,7 @@ from ..gateway.slot_request import placement_text
 from ..runtime.locks import native_lock
 from ..scheduling.state import Placement
 from ..store.ledger_rows import LedgerRow
+from ..web.disconnect import nothing
 from ..web.ledger.writer import PrefillSpeeds, row_of
 from ..web.observability import Observer, Record
 from ..web.routes import Routes
@@ -70,7 +71,7 @@ class Requests:
         for part in rounds:
             part.task = None
         earlier: Sequence[Earlier] = ()
-        compare: Callable[[], Window | None] = _no_window
+        compare: Callable[[], Window | None] = nothing
         if (placed := first.placement) is not None:
             usage, is_long = first.usage, placed.request.chain.size > LONG
             earlier, sums = self._earlier(placed, first.template, text)
@@ -192,10 +193,6 @@ class Requests:
             return window_of(text, checksums(text), earlier)
 
         return _decision(info, earlier, find)
-
-
-def _no_window() -> Window | None:
-    return None
 
 
 def _decision(
