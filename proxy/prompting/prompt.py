@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -83,7 +82,6 @@ class LegacyFormat(msgspec.Struct, frozen=True, kw_only=True):
 _PROMPT_END = 128
 _ROLE = attrgetter("role")
 _CALLS = attrgetter("tool_calls")
-_START = methodcaller("start")
 
 
 class Prompter:
@@ -125,7 +123,7 @@ class Prompter:
         turn_ends = (*self.syntax.stops[:1], *form.family.turn_stop_texts)
         if isinstance(form, LegacyFormat):
             turn_ends = (form.user_name, form.ai_name.rstrip())
-        self._turn_ends = [re.compile(re.escape(end)) for end in dict.fromkeys(turn_ends) if end]
+        self._turn_ends = {*filter(None, turn_ends)}
         rules = form.rules
         self._usual = _variables(CompletionRequest(), rules)
         # Whether a conversation without calls may not stay as it is.
@@ -216,9 +214,11 @@ class Prompter:
         if not opened and text[-64:].rstrip().endswith(rules.end):
             # Gemma 4 opens no turn for the model after a call with a text.
             text += rules.opening
-        starts: Iterable[int] = ()
+        starts: set[int] = set()
         for end in self._turn_ends:
-            starts = {*starts, *map(_START, end.finditer(text))}
+            at = len(text)
+            while (at := text.rfind(end, 0, at + len(end) - 1)) >= 0:  # twice as fast as find
+                starts.add(at)
         return Task(
             prompt=text,
             stop_tokens=syntax.stops,
