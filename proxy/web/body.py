@@ -45,11 +45,12 @@ def parsed(
     parse: Callable[[], T], environ: Mapping[str, Any], body: Mapping[str, Any], more: int = 0
 ) -> T:
     """Call `parse`, in a thread if the body, which was read, and `more` bytes are large."""
-    length, messages = environ.get("CONTENT_LENGTH"), body.get("messages")
-    has_few = type(messages) is list and len(messages) < MANY
-    if length and int(length) + more < (2 * LARGE if has_few else LARGE):
+    length = environ.get("CONTENT_LENGTH")
+    size = int(length) + more if length else 2 * LARGE
+    if size < LARGE:
         return parse()
-    return run_in_native_thread(parse)
+    has_few = type(messages := body.get("messages")) is list and len(messages) < MANY
+    return parse() if has_few and size < 2 * LARGE else run_in_native_thread(parse)
 
 
 Environ = MutableMapping[str, Any]

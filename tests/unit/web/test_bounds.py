@@ -12,7 +12,7 @@ from werkzeug.test import EnvironBuilder
 from proxy.apis.openai.routes import MOST_PIECES
 from proxy.errors import BadRequest, BodyTooLarge
 from proxy.gateway.gateway import MOST_WITH_PIECES
-from proxy.web import client_address
+from proxy.web import body, client_address
 from proxy.web.auth import MOST_SEEN, WrongKeyLimiter
 from proxy.web.client_address import TrustedProxies
 from proxy.web.form import (
@@ -127,3 +127,21 @@ def test_number_of_tokens_with_pieces_is_bounded() -> None:
         asked = {"prompt": "a" * size, "max_length": 10 * MOST_PIECES}
         told = api.post("/tokenize", json=asked).json
         assert told is not None and len(told["tokens"]) == MOST_PIECES
+
+
+@pytest.mark.parametrize(
+    ("size", "messages", "in_thread"),
+    [
+        (body.LARGE - 1, body.MANY, False),
+        (body.LARGE, body.MANY - 1, False),
+        (body.LARGE, body.MANY, True),
+        (2 * body.LARGE, 1, True),
+    ],
+)
+def test_large_bodies_of_many_messages_are_parsed_beside_the_loop(
+    size: int, messages: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "run_in_native_thread", lambda parse: (parse(), "in a thread"))
+    value: dict[str, Any] = {"messages": [{}] * messages}
+    parsed: Any = body.parsed(lambda: "parsed", {"CONTENT_LENGTH": str(size)}, value)
+    assert parsed == (("parsed", "in a thread") if in_thread else "parsed")
