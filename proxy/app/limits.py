@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -88,16 +88,16 @@ def limit_service(settings: Settings, life: Life, ledger: Ledger | None) -> Limi
 
 
 def _spent(ledger: Ledger, prices: Sequence[Price]) -> Spent:
-    """What the ledger's sums say was spent of a budget since the begin of its period."""
+    """What the ledger's sums say was spent of a budget since the begin of its period. Workers whose
+    clocks are ahead write hours that have not begun here, so there is no end."""
 
     def spent(charge: Charge) -> int:
         unit = unit_of(charge.meter)
         if unit is None:
             return 0
         kind, _, name = charge.subject.partition(" ")
-        begin, end = 1000 * charge.meter.epoch, int(1000 * time.time()) + 1
-        amount = 0.0
-        for group in ledger.groups(begin, end, by=("model",), only={kind: (name,)}):
+        begin, amount = 1000 * charge.meter.epoch, 0.0
+        for group in ledger.groups(begin, sys.maxsize, by=("model",), only={kind: (name,)}):
             sums, price = group.sums, price_of(prices, group.names["model"])
             used = Used(sums.prompt, sums.cached, sums.completion, sums.slot_seconds)
             amount += cost(unit, used, price)

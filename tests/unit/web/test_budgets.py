@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -255,11 +256,16 @@ def test_models_without_a_price_cost_no_money(tmp_path: Path) -> None:
     assert _chat(http, http.make(max_budget=0)["key"]).status_code == 200
 
 
-def test_what_was_spent_before_a_start_is_read_from_the_ledger(tmp_path: Path) -> None:
+def test_what_was_spent_before_a_start_is_read_from_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even by a clock that is ahead."""
     http = _http(tmp_path)
-    made = http.make(max_budget=1.60, budget_duration="365d")
+    made = http.make(max_budget=1.60)
     assert _chat(http, made["key"]).status_code == 200
     ledger_of(http.app)
+    ahead = time.time
+    monkeypatch.setattr(time, "time", lambda: ahead() - 7200)
     again = _http(tmp_path)
     refused = _chat(again, made["key"])
     assert refused.status_code == 429
