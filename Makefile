@@ -14,7 +14,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openwebui test-openapi test-agents test-connect soak screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
+.PHONY: help run run-chatglm first-server first-model install test test-all test-langchain test-litellm test-openwebui test-openapi test-agents test-connect soak chaos screenshots bench bench-quick bench-check docs dist zipapp release lint format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -87,6 +87,10 @@ SOAK ?= 3600
 soak: $(VENV)/installed ## an hour of mixed traffic before servers that die, reported (SOAK=600: ten minutes)
 	@$(RUN) -m tools.servers build llama-2023 llama-2026 >/dev/null
 	$(RUN) -m tests.soak --seconds $(SOAK) $(FLAGS)
+
+CHAOS ?= 600
+chaos: $(VENV)/installed ## ten minutes of trouble for four gateways on one Redis, reported (CHAOS=120: two)
+	$(RUN) -m tests.soak --gateways 4 --stubs 16 --seconds $(CHAOS) $(FLAGS)
 
 screenshots: $(VENV)/installed ## pictures of the main pages into docs/images/
 	@$(RUN) -m tools.servers build llama-2023 >/dev/null

@@ -10,7 +10,8 @@ microseconds of the system's monotonic clock, and a blank, so that the reader kn
 /pace/20` sets the tokens per second of streams that start later; 0, the default, means full speed,
 with streams served in turn. A client that does not read holds up no other. With `--words`,
 `/tokenize` counts words and marks as tokens, so that a text can be tokenized in pieces; otherwise
-every text has as many.
+every text has as many. A paced stream of twenty more tokens, while another has the slot that it was
+sent to by number, is printed: `doubled SLOT FIRST SECOND TIME`, with the addresses of both clients.
 
 It is one process with one thread and epoll; all messages but the time in them are prepared. It
 trusts its input, which only comes from the load generator.
@@ -19,6 +20,7 @@ trusts its input, which only comes from the load generator.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import heapq
 import json
 import re
@@ -151,9 +153,9 @@ def whole_chat(tokens: int) -> bytes:
 
 class Stream:
     """A stream in progress, with `pause` seconds between tokens. `unsent` is what its client had no
-    room for."""
+    room for. `rival`: who was given its slot, and after how many of its tokens."""
 
-    __slots__ = ("client", "ending", "frames", "pause", "sent", "slot", "unsent")
+    __slots__ = ("client", "ending", "frames", "pause", "rival", "sent", "slot", "unsent")
 
     def __init__(
         self, client: socket.socket, frames: list[Frame], ending: bytes, slot: bytes
@@ -165,6 +167,7 @@ class Stream:
         self.sent = 0
         self.pause = 0.0
         self.unsent = b""
+        self.rival: tuple[str, str, int] | None = None
 
     def token(self) -> bool:
         """Send the next token, or what is unsent; return False after the last, or if the client has
@@ -211,6 +214,7 @@ class Stub:
         self._ready: deque[Stream] = deque()  # unpaced streams, in turn
         self._blocked: dict[int, Stream] = {}  # those of them whose client does not read
         self._due: list[tuple[float, int, Stream]] = []  # paced streams, by time
+        self._pinned: dict[int, Stream] = {}  # the newest of them, by the slot in their request
         self._number = 0
         self.port: int = self._listener.getsockname()[1]
 
@@ -253,6 +257,9 @@ class Stub:
                 heapq.heapreplace(due, (at + stream.pause, number, stream))
             else:
                 heapq.heappop(due)
+                if stream.rival and stream.sent >= stream.rival[2] + 20:
+                    first, second, _ = stream.rival
+                    print("doubled", int(stream.slot), first, second, moment, flush=True)
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -294,7 +301,9 @@ class Stub:
                 # The same width as the placeholder.
                 slot = b"%8d" % (pinned if 0 <= pinned < self._slots else 0)
                 if asked.get("stream"):
-                    self._begin(client, *native(self._modern, count), slot)
+                    stream = self._begin(client, *native(self._modern, count), slot)
+                    if "id_slot" in asked and 0 <= pinned < self._slots:
+                        self._pin(pinned, stream)
                 else:
                     self._all(client, whole_native(self._modern, wanted).replace(HOLE, slot))
             elif asked.get("stream"):
@@ -316,14 +325,23 @@ class Stub:
 
     def _begin(
         self, client: socket.socket, frames: list[Frame], ending: bytes, slot: bytes
-    ) -> None:
+    ) -> Stream:
         stream = Stream(client, frames, ending, slot)
         if not self._rate:
             self._ready.append(stream)
-            return
+            return stream
         stream.pause = 1 / self._rate
         self._number += 1
         heapq.heappush(self._due, (time.monotonic(), self._number, stream))
+        return stream
+
+    def _pin(self, slot: int, stream: Stream) -> None:
+        before = self._pinned.get(slot)
+        self._pinned[slot] = stream
+        if before and before.sent < len(before.frames) and before.client.fileno() >= 0:
+            with contextlib.suppress(OSError):  # it has disconnected
+                first, second = (each.client.getpeername()[0] for each in (before, stream))
+                before.rival = first, second, before.sent
 
     def _all(self, client: socket.socket, template: bytes) -> None:
         self._whole(client, template.replace(b"@", STAMP % now()))

@@ -24,11 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long it asks")
     parser.add_argument("--seed", type=int, default=1, help="makes requests and troubles")
     parser.add_argument("--rate", type=float, default=RATE, help="requests a second")
+    parser.add_argument("--gateways", type=int, default=1, help="more than one: before stubs alone")
+    parser.add_argument("--stubs", type=int, default=2, help="stand-ins for model servers")
     parser.add_argument("--report", type=Path, help="write the report to this page")
     parser.add_argument("--keep", type=Path, help="folder for logs and data")
     given = parser.parse_args(argv)
     folder = given.keep or Path(tempfile.mkdtemp(prefix="soak-"))
-    done = soak(folder, given.seconds, given.seed, given.rate)
+    done = soak(folder, given.seconds, given.seed, given.rate, given.gateways, given.stubs)
     told = report.outcome(done)
     print(told)
     for one in done.lost:
@@ -37,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     samples = folder / "samples.json"
     samples.write_text(json.dumps([one._asdict() for one in done.samples]))
     if given.report:
-        given.report.write_text(report.PAGE + told)
+        before = given.report.read_text() if given.report.exists() else ""
+        given.report.write_text(report.page(before, done))
     failed = report.failures(done)
     for line in failed:
         print(line, file=sys.stderr)

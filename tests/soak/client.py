@@ -5,31 +5,45 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import socket
-import threading
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from .questions import Question
+from .scene import Member
 from .verdict import Answer, Verdict, judged, returned
 
 LIMIT = 180.0  # seconds from a request to the end of its answer, all waits of a busy machine in it
 AT_ONCE = 1.0  # seconds in which a connection that was closed while idle says so
 SLICE = 4096  # bytes that a slow client reads at once, at most
 MOST = 16 << 20  # bytes of an answer
+PATIENCE = 15.0  # seconds without a byte after which a client of several gateways takes another
 
 
 class Left(Exception):
     """The client hung up, as its question says."""
 
 
-class Client:
-    """Speaks to one gateway. Not for several threads at once. `ids` are those of valid requests
-    whose answers began: each is a row of the ledger. While the gateway is `away`, it asks again."""
+class Begun(NamedTuple):
+    """A valid request whose answer began, and so has a row of the ledger. `ended` by the system's
+    monotonic clock."""
 
-    def __init__(self, at: str, away: threading.Event) -> None:
-        self._at = at
-        self._away = away
-        self.ids: list[str] = []
+    id: str
+    member: Member
+    ended: float
+
+
+class Client:
+    """Speaks to one gateway, or to several in turn. Not for several threads at once. While a
+    gateway is away, it asks again, or asks the next."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._member = members[0]
+        self.begun: list[Begun] = []
+        self._id = ""  # of the answer that is read
         self._connection: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
@@ -39,10 +53,16 @@ class Client:
 
     def ask(self, question: Question) -> Verdict:
         """What became of it; "left" if the client hung up."""
+        begun, self._id = time.monotonic(), ""
         try:
             answer = self._exchange(question)
         except Left:
             return Verdict("left")
+        finally:
+            if self._id:
+                self.begun.append(Begun(self._id, self._member, time.monotonic()))
+        if answer.status and answer.cut and any(at >= begun for at, _ in self._member.kills):
+            return Verdict("killed")
         verdict = judged(question, answer)
         if question.kind.endswith("upload") and answer.status == 200:
             return self._kept(question, answer)
@@ -63,20 +83,28 @@ class Client:
 
     def _exchange(self, question: Question) -> Answer:
         """Raises Left. Without a single byte of an answer, it is asked again, as official clients
-        do: on a new connection if the gateway closed an idle one, and while it is stopped."""
+        do: on a new connection if the gateway closed an idle one, and while it is away."""
         until = time.monotonic() + LIMIT
-        answer = self._asked(question, until)
-        while not answer.status and time.monotonic() < until and self._was_away():
+        turn = question.number
+        while True:
+            begun = time.monotonic()
+            self._choose(turn)
             answer = self._asked(question, until)
-        return answer
+            if answer.status or time.monotonic() > until or not self._member.was_away(begun):
+                return answer
+            while len(self._members) == 1 and self._member.away.is_set():
+                time.sleep(0.1)
+            turn += 1
 
-    def _was_away(self) -> bool:
-        """Whether the gateway is stopped; then it is waited for."""
-        if not self._away.is_set():
-            return False
-        while self._away.is_set():
-            time.sleep(0.1)
-        return True
+    def _choose(self, turn: int) -> None:
+        """Take the gateway of this turn, or the next of which it is not known that it is away."""
+        count, now = len(self._members), time.monotonic()
+        turns = [self._members[(turn + n) % count] for n in range(count)]
+        well = [one for one in turns if not one.away.is_set() or now < one.gone + PATIENCE]
+        chosen = (well or turns)[0]
+        if chosen is not self._member:
+            self.close()
+            self._member = chosen
 
     def _asked(self, question: Question, until: float) -> Answer:
         if question.slow or question.hang_up is not None:
@@ -97,9 +125,10 @@ class Client:
 
     def _opened(self, question: Question) -> http.client.HTTPConnection:
         if self._connection is None:
-            connection = http.client.HTTPConnection(self._at, timeout=LIMIT)
+            at = self._member.at
+            connection = http.client.HTTPConnection(at, timeout=LIMIT)
             if question.slow:
-                host, _, port = self._at.partition(":")
+                host, _, port = at.partition(":")
                 sock = socket.socket()
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 sock.settimeout(LIMIT)
@@ -139,8 +168,9 @@ class Client:
         def left() -> float:
             return max(until - time.monotonic(), 0.001)
 
-        connection.sock.settimeout(left())
         try:
+            self._wait(connection.sock, until)
+            connection.sock.settimeout(left())
             answer = connection.getresponse()
         except TimeoutError:
             self.close()
@@ -149,7 +179,7 @@ class Client:
             return Answer(0, "", b"", f"no answer within {LIMIT:g} s")
         kind = answer.headers.get_content_type()
         if answer.status == 200 and question.dialect is not None and not question.may_refuse:
-            self.ids.append(answer.headers["x-request-id"])
+            self._id = answer.headers["x-request-id"]
         data, why = bytearray(), ""
         try:
             while True:
@@ -176,3 +206,12 @@ class Client:
         if why or answer.will_close or question.slow:
             self.close()
         return Answer(answer.status, kind, bytes(data), why)
+
+    def _wait(self, sock: socket.socket, until: float) -> None:
+        """Until the answer begins. Raises TimeoutError, of several gateways sooner from one that
+        is away."""
+        begun = time.monotonic()
+        while not select.select([sock], [], [], min(1.0, max(0.0, until - time.monotonic())))[0]:
+            late = time.monotonic() - begun > PATIENCE and self._member.away.is_set()
+            if time.monotonic() >= until or (late and len(self._members) > 1):
+                raise TimeoutError

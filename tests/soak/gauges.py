@@ -11,8 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from proxy.accounts.limiting.shared import LEASE
 from tests.fuzz.subject import BAD
+from tools.processes import ask
 
+from .questions import STUB
 from .scene import LIMITED, Scene
 
 SHOWN = 2000  # characters of a log
@@ -79,13 +82,15 @@ def cpu(pid: int) -> float:
 
 def idle(scene: Scene) -> Idle:
     """Raises ValueError if the gateway does not answer."""
-    slots = scene.get("/v1/slots")
-    return Idle(
-        sum(one["state"] == "busy" for backend in slots["backends"] for one in backend["slots"]),
-        sum(one["in_flight"] for one in scene.get("/v1/backends")["data"]),
-        len(slots["queue"]),
-        _reserved(scene),
-    )
+    busy = in_flight = queued = 0
+    for member in scene.members:
+        slots = scene.get("/v1/slots", member=member)
+        states = [slot["state"] for backend in slots["backends"] for slot in backend["slots"]]
+        busy += states.count("busy")
+        backends = scene.get("/v1/backends", member=member)["data"]
+        in_flight += sum(one["in_flight"] for one in backends)
+        queued += len(slots["queue"])
+    return Idle(busy, in_flight, queued, _reserved(scene))
 
 
 def _reserved(scene: Scene) -> int:
@@ -103,7 +108,14 @@ def _reserved(scene: Scene) -> int:
 
 def uncharged(scene: Scene) -> int:
     """Tokens that the ledger has, and the budget of the limited key has not; negative for those
-    that were charged twice. Raises ValueError."""
+    that were charged twice. One more request gives back what dead workers reserved. Raises
+    ValueError."""
+    if len(scene.members) > 1:
+        time.sleep(LEASE + 1.0)
+        body = {"model": STUB, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        headers = {"Authorization": f"Bearer {scene.keys[LIMITED]}"}
+        ask(f"http://{scene.members[0].at}/v1/chat/completions", body, headers=headers)
+        time.sleep(2.0)  # the ledger has it
     usage = scene.get("/pages/api/usage", LIMITED)
     (budget,) = (one for one in usage["limits"] if one["is_budget"])
     total = usage["total"]
@@ -122,8 +134,8 @@ def growth(samples: list[Sample], warm: float) -> float:
 
 
 class Watch(threading.Thread):
-    """Samples every `every` seconds until `stop`, and reads the gateway's log. `findings` are lines
-    that must not be in it, and workers that died."""
+    """Samples every `every` seconds until `stop`, and reads the gateways' logs. `findings` are
+    lines that must not be in them, and workers that died."""
 
     def __init__(self, scene: Scene, every: float) -> None:
         super().__init__(name="watch")
@@ -137,11 +149,12 @@ class Watch(threading.Thread):
         self._seen: set[str] = set()
 
     def run(self) -> None:
-        assert self._scene.gateway.log_file is not None
-        with self._scene.gateway.log_file.open(encoding="utf-8", errors="replace") as log:
+        files = [member.log_file for member in self._scene.members if member.log_file]
+        with contextlib.ExitStack() as opened:
+            logs = [opened.enter_context(file.open(errors="replace")) for file in files]
             while True:
                 over = self._stopped.wait(self._every)
-                self._look(log.read())
+                self._look("".join(log.read() for log in logs))
                 if over:
                     return
 
@@ -149,19 +162,20 @@ class Watch(threading.Thread):
         for found in BAD.finditer(new):
             line = new[new.rfind("\n", 0, found.start()) + 1 : found.end() + SHOWN]
             self._find(re.sub("[0-9]+", "N", line[:150]), line)
-        if self._scene.away.is_set():
-            return
-        workers, starts = self._scene.workers, self._scene.starts
-        if starts != self._starts:
-            self._workers, self._starts = workers, starts
-        if workers != self._workers:
-            self._find("a worker died", f"{self._workers} became {workers}")
-            self._workers = workers
+        starts = self._scene.starts
         try:
-            self.samples.append(sample(self._scene, time.monotonic() - self._begun))
+            workers = self._scene.workers
+            new_sample = sample(self._scene, time.monotonic() - self._begun)
         except OSError as error:
-            if not self._scene.away.is_set():
+            if not self._scene.is_down and starts == self._scene.starts:
                 self._find("a worker is gone", str(error))
+            return
+        if self._scene.is_down or starts != self._scene.starts:
+            return
+        if workers != self._workers and starts == self._starts:
+            self._find("a worker died", f"{self._workers} became {workers}")
+        self._workers, self._starts = workers, starts
+        self.samples.append(new_sample)
 
     def _find(self, name: str, more: str) -> None:
         if name not in self._seen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tests.contract import ears
@@ -26,6 +26,7 @@ SCHEMA = {
 }
 TOOL = {"name": "paint", "description": "Paints a wall", "parameters": SCHEMA}
 SYSTEM = "You are the helpful assistant of a small company. " + " ".join(WORDS * 12)
+LONG = 300  # tokens of an answer that outlasts the lease of a gateway that is stopped
 FORM = "multipart/form-data; boundary=soak"
 
 
@@ -119,20 +120,23 @@ SHARES = {
     "wrong key": 1,
     "look": 6,
 }
+CHAOS = {"chat": 70, "long": 10, "hang-up": 10, "wrong key": 1, "look": 6}  # before stubs alone
 
 
 class Asker:
-    """Makes requests. `keys` are those of the gateway."""
+    """Makes requests of these shares. `keys` are those of the gateway."""
 
-    def __init__(self, seed: int, keys: tuple[str, ...]) -> None:
+    def __init__(self, seed: int, keys: tuple[str, ...], shares: Mapping[str, int]) -> None:
         self._seed = seed
+        self._shares = shares
+        self._models = [TINY, STUB] if shares is SHARES else [STUB]
         self._keys = keys
         seeds = [_chat([{"role": "user", "content": "Hi"}], 8), {"tools": [TOOL], "format": SCHEMA}]
         self._mutator = Mutator(["messages", "tools", "stream", "options", "format"], seeds)
 
     def question(self, number: int) -> Question:
         rng = random.Random(f"{self._seed}/{number}")
-        kind = rng.choices([*SHARES], [*SHARES.values()])[0]
+        kind = rng.choices([*self._shares], [*self._shares.values()])[0]
         headers = {"Authorization": f"Bearer {rng.choice(self._keys)}"}
         if kind == "look":
             path = rng.choice(LOOKS)
@@ -147,8 +151,8 @@ class Asker:
         self, rng: random.Random, number: int, kind: str, headers: dict[str, str]
     ) -> Question:
         dialect = rng.choice(DIALECTS)
-        model = TINY if kind == "malformed" else rng.choice([TINY, STUB])
-        tokens = rng.randrange(4, 80)
+        model = TINY if kind == "malformed" else rng.choice(self._models)
+        tokens = LONG if kind == "long" else rng.randrange(4, 80)
         if kind == "slow reader":
             dialect, model, tokens = rng.choice(DIALECTS[:3]), STUB, 2500
         streamed = kind == "slow reader" or rng.random() < 0.6

@@ -6,14 +6,16 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from . import questions
 from .gauges import Idle, growth
-from .questions import SHARES
 from .run import Soak
 
 WARM = 600.0  # seconds after which memory must be flat
 FLAT = 0.05  # allowed growth of memory from then on
+DOUBLED = "answers on a slot of another, without a reason"
+MANY = 400  # requests from which a soak of several gateways has enough samples to judge
 SHORT = 2 * WARM  # seconds; memory of a shorter soak is told, and not judged
-ENDS = ("whole", "refused", "broken off", "left", "lost")
+ENDS = ("whole", "refused", "broken off", "left", "killed", "lost")
 PAGE = """\
 # Soak
 
@@ -38,9 +40,30 @@ real model servers that die and come back, and tells what was lost and what is l
 
 Requests follow from the seed. `python -m tests.soak --help` lists the options.
 
-## The last run
+"""
+SOAK = "## The last run\n"
+CHAOS = "## Several gateways\n"
+OF_SEVERAL = """\
+`make chaos` asks four gateways on one Redis, before 16 stubs of two slots, for ten minutes
+(`CHAOS=120`: two). Each has a network of its own to Redis and to the backends, which can be cut.
+Troubles overlap: `kill -9`, SIGSTOP and cuts of up to two minutes, clocks that jump by up to an
+hour, Redis that comes back empty, an upgrade of one gateway after the other. Clients take the next
+gateway if one is away and has sent no byte. An answer under way ends with a gateway that is killed.
+
+The stubs notice a second answer on a slot. That needs a reason: a gateway that was stopped or cut
+off from Redis for longer than its lease, or from that backend, or Redis that was away, until
+20 seconds later. Then leases end before their answers, and the server keeps the answers apart.
 
 """
+
+
+def page(before: str, soak: Soak) -> str:
+    """The page with the outcome of this run instead of an earlier one of its kind."""
+    alone, mark, several = before.partition(CHAOS)
+    told = outcome(soak)
+    if soak.gateways > 1:
+        return f"{alone.rstrip()}\n\n{CHAOS}\n{OF_SEVERAL}{told}"
+    return f"{PAGE}{SOAK}\n{told}\n{mark}{several}".rstrip() + "\n"
 
 
 class Target(NamedTuple):
@@ -60,17 +83,24 @@ def targets(soak: Soak) -> list[Target]:
     before, after, quiet = soak.before, soak.after, soak.quiet
     left = "no answer" if quiet is None else " / ".join(map(str, quiet))
     judged = soak.seconds >= SHORT
+    several = soak.gateways > 1
+    is_long = not several or soak.asked >= MANY
     asked = [one for one in soak.samples if one.at <= soak.seconds / 2]
+    uncharged, killed = str(soak.uncharged), "not judged: `kill -9` loses half a second"
+    charged = (killed, uncharged, None) if several else ("0", uncharged, soak.uncharged == 0)
+    explained, doubled = soak.doubled
+    doubles = Target(DOUBLED, "0", f"{len(doubled)} (with a reason {explained})",
+                     not doubled if is_long else None)  # fmt: skip
     return [
         Target("requests lost without an error", "0", str(lost), lost == 0),
         Target("slots busy / requests in flight / queued / places under limits at the end",
                "0 / 0 / 0 / 0", left, quiet == Idle(0, 0, 0, 0)),
-        Target("tokens in the ledger that the budget of their key lacks", "0",
-               str(soak.uncharged), soak.uncharged == 0),
+        Target("tokens in the ledger that the budget of their key lacks", *charged),
+        *([doubles] if several else []),
         Target(f"growth of memory after {warm / 60:.3g} minutes",
                f"≤ {FLAT:.0%}" if judged else "", f"{grew:+.1%}", grew <= FLAT if judged else None),
-        _still_idle("descriptors", [one.descriptors for one in asked], after.descriptors),
-        _still_idle("threads", [one.threads for one in asked], after.threads),
+        _still_idle("descriptors", [one.descriptors for one in asked], after.descriptors, is_long),
+        _still_idle("threads", [one.threads for one in asked], after.threads, is_long),
         Target("temporary files at the end", f"{before.temporary}", str(after.temporary),
                after.temporary <= before.temporary),
         Target("database, before and at the end", "", f"{_mb(before.database)}, "
@@ -80,27 +110,31 @@ def targets(soak: Soak) -> list[Target]:
     ]  # fmt: skip
 
 
-def _still_idle(name: str, asked: Sequence[int], idle: int) -> Target:
+def _still_idle(name: str, asked: Sequence[int], idle: int, is_long: bool) -> Target:
     """Whether an idle gateway has no more of these than it had while it was asked."""
     most = max(asked, default=0)
     wanted = f"≤ {most}, the most in the first half"
-    return Target(f"{name} of all workers at the end", wanted, str(idle), idle <= most)
+    return Target(
+        f"{name} of all workers at the end", wanted, str(idle), idle <= most if is_long else None
+    )
 
 
 def outcome(soak: Soak) -> str:
     """The part of the page that a run makes."""
     ends = [end for end in ENDS if any(key[1] == end for key in soak.ends) or end == "lost"]
-    kinds = [[kind, *(str(soak.ends[kind, end]) for end in ends)] for kind in SHARES]
-    total = [str(sum(soak.ends[kind, end] for kind in SHARES)) for end in ends]
+    shares = questions.CHAOS if soak.gateways > 1 else questions.SHARES
+    kinds = [[kind, *(str(soak.ends[kind, end]) for end in ends)] for kind in shares]
+    total = [str(sum(soak.ends[kind, end] for kind in shares)) for end in ends]
     parts = [
-        f"{soak.seconds / 60:.3g} minutes, seed {soak.seed}, {_workers(soak.workers)},"
+        f"{soak.seconds / 60:.3g} minutes, seed {soak.seed}, {_workers(soak)},"
         f" {os.cpu_count()} cores: {soak.asked} requests, of"
         f" {soak.limit:g} seconds at most, the longest"
         f" {soak.longest:.1f} s; the gateway used {soak.cpu / soak.seconds:.0%} of a core.",
         _table(["", "Target", "Found", ""],
                [[one.name, one.wanted, one.found, _MET[one.met]] for one in targets(soak)]),
         "How requests ended. *Refused*: an error instead of an answer; *broken off*: an error event"
-        " within a stream; *left*: the client hung up.",
+        " within a stream; *left*: the client hung up; *killed*: the gateway was, within"
+        " its answer.",
         _table(["Request", *(end.capitalize() for end in ends)],
                [*kinds, ["**all**", *total]]),
     ]  # fmt: skip
@@ -117,16 +151,19 @@ _MET = {True: "✓", False: "✗", None: ""}
 
 def failures(soak: Soak) -> list[str]:
     """What was not met, with what is known about it; [] if the soak passed."""
-    missed = [f"{one.name}: {one.found}, wanted {one.wanted}"
-              for one in targets(soak) if one.met is False]  # fmt: skip
+    unmet = [one for one in targets(soak) if one.met is False]
+    missed = [f"{one.name}: {one.found}, wanted {one.wanted}" for one in unmet]
+    missed += soak.doubled[1] if any(one.name == DOUBLED for one in unmet) else []
     lost = [f"lost {one.question.number} ({one.question.kind}) at {one.at:.1f} s: {one.why}\n"
             f"  {one.question.method} {one.question.path} {one.question.body[:300]!r}"
             for one in soak.lost]  # fmt: skip
     return [*missed, *lost, *soak.findings]
 
 
-def _workers(count: int) -> str:
-    return "one worker without Redis" if count == 1 else f"{count} workers with Redis"
+def _workers(soak: Soak) -> str:
+    if soak.gateways > 1:
+        return f"{soak.gateways} gateways with Redis"
+    return "one worker without Redis" if soak.workers == 1 else f"{soak.workers} workers with Redis"
 
 
 def _mb(size: int) -> str:

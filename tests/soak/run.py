@@ -11,21 +11,24 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from . import gauges
-from .client import LIMIT, Client
+from .client import LIMIT, Begun, Client
 from .gauges import Idle, Sample
-from .questions import Asker, Question
-from .scene import KEYS, Scene
-from .trouble import EVERY, Trouble
+from .questions import CHAOS, SHARES, Asker, Question
+from .scene import KEYS, Member, Scene
+from .trouble import Break, Trouble
 from .verdict import Verdict
 
 CLIENTS = 48  # requests at once
 RATE = 8.0  # requests a second
 SAMPLES = 240  # of one soak, at most
 QUIET = 45.0  # seconds until everything is idle again
+UNSTORED = 10.0  # seconds of rows of the ledger that `kill -9` may lose, on a busy machine
 KEPT = 20  # lost requests whose bodies are kept
 
 
@@ -38,12 +41,14 @@ class Lost(NamedTuple):
 class Soak(NamedTuple):
     """The outcome. `limit`: seconds that a request may take. `ends`: how many requests of a kind
     ended how; `reasons`: of refusals and answers broken off. `quiet` is None if the gateway did not
-    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateway. `uncharged`:
-    tokens that are in the ledger and not in the budget of their key."""
+    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateways. `uncharged`:
+    tokens that are in the ledger and not in the budget of their key. `doubled`: slots that had two
+    answers at once, with a reason and without."""
 
     seconds: float
     limit: float
     seed: int
+    gateways: int
     workers: int
     ends: Counter[tuple[str, str]]
     reasons: Counter[str]
@@ -54,6 +59,7 @@ class Soak(NamedTuple):
     after: Sample
     quiet: Idle | None
     uncharged: int
+    doubled: tuple[int, list[str]]
     findings: list[str]
     longest: float
     cpu: float
@@ -72,7 +78,7 @@ class Tally:
         self.ends: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str] = Counter()
         self.lost: deque[Lost] = deque(maxlen=KEPT)
-        self.ids: list[str] = []
+        self.begun: list[Begun] = []
         self.longest = 0.0
 
     def count(self, question: Question, verdict: Verdict, seconds: float) -> None:
@@ -85,12 +91,14 @@ class Tally:
                 self.lost.append(Lost(question, verdict.why, time.monotonic() - self._begun))
 
 
-def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
-    """Soaks a gateway for so long; all files are below `folder`."""
-    with Scene(folder) as scene:
+def soak(
+    folder: Path, seconds: float, seed: int, rate: float = RATE, gateways: int = 1, stubs: int = 2
+) -> Soak:
+    """Soaks gateways for so long; all files are below `folder`."""
+    with Scene(folder, gateways, stubs) as scene:
         before = gauges.sample(scene, 0.0)
         watch = gauges.Watch(scene, max(2.0, seconds / SAMPLES))
-        trouble = Trouble(scene, seed, min(EVERY, seconds / 8))
+        trouble = Trouble(scene, seed, seconds)
         tally = Tally()
         begun = time.monotonic()
         watch.start()
@@ -102,29 +110,31 @@ def soak(folder: Path, seconds: float, seed: int, rate: float = RATE) -> Soak:
             watch.stop()
         took = time.monotonic() - begun
         quiet = _quiet(scene)
-        after = gauges.sample(scene, took)
         uncharged = gauges.uncharged(scene)
+        after = gauges.sample(scene, took)
         findings = [*watch.findings, *([trouble.failure] if trouble.failure else [])]
         workers = len(scene.workers)
-        cpu = sum(map(gauges.cpu, [scene.gateway.pid, *scene.workers]))
-        code = scene.gateway.stop()
-        if code:
-            findings.append(f"the gateway ended with {code}")
-        findings += uncounted(folder, tally.ids)
+        pids = [member.pid for member in scene.members]
+        cpu = sum(map(gauges.cpu, [*pids, *scene.workers]))
+        for member in scene.members:
+            if code := member.stop():
+                findings.append(f"{member.name} ended with {code}")
+        findings += uncounted(folder, scene.members, tally.begun)
         return Soak(
-            took, LIMIT, seed, workers, tally.ends, tally.reasons, [*tally.lost], trouble.counts,
-            watch.samples, before, after, quiet, uncharged, findings, tally.longest, cpu,
+            took, LIMIT, seed, gateways, workers, tally.ends, tally.reasons, [*tally.lost],
+            trouble.counts, watch.samples, before, after, quiet, uncharged,
+            doubles(scene, trouble.breaks), findings, tally.longest, cpu,
         )  # fmt: skip
 
 
 def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> None:
     """Asks at random times; if all clients are busy, the next waits for one."""
-    asker = Asker(seed, tuple(KEYS.values()))
+    several = len(scene.members) > 1
+    asker = Asker(seed, tuple(KEYS.values()), CHAOS if several else SHARES)
     numbers: queue.Queue[int | None] = queue.Queue(maxsize=1)
-    at = scene.gateway.url.removeprefix("http://")
 
     def work() -> None:
-        client = Client(at, scene.away)
+        client = Client(scene.members)
         while (number := numbers.get()) is not None:
             question = asker.question(number)
             begun = time.monotonic()
@@ -134,10 +144,11 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
                 client.close()
                 verdict = Verdict("lost", f"the client broke: {type(error).__name__}: {error}")
             tally.count(question, verdict, time.monotonic() - begun)
-        tally.ids += client.ids
+        tally.begun += client.begun
         client.close()
 
-    clients = [threading.Thread(target=work, name=f"client-{n}") for n in range(CLIENTS)]
+    count = CLIENTS * (1 + several)
+    clients = [threading.Thread(target=work, name=f"client-{n}") for n in range(count)]
     for client in clients:
         client.start()
     rng = random.Random(f"{seed}/times")
@@ -157,15 +168,22 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
             client.join()
 
 
-def uncounted(folder: Path, ids: list[str]) -> list[str]:
-    """What is wrong with the ledger and the log, in which each answer that began is once, and
-    which agree on requests and tokens."""
+def uncounted(folder: Path, members: Sequence[Member], begun: list[Begun]) -> list[str]:
+    """What is wrong with the ledger and the logs, in which each answer that began is once, and
+    which agree on requests and tokens. What ended when its gateway was killed may be missing."""
     with contextlib.closing(sqlite3.connect(folder / "data" / "slotproxy.db")) as db:
         rows = db.execute("select request, prompt, completion from ledger_row").fetchall()
-    text = (folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"id"')]
-    logged = [(line["id"], line["prompt_tokens"], line["completion_tokens"]) for line in lines]
-    answered = [row for row, line in zip(logged, lines, strict=True) if line["backend"]]
+    logged, answered = [], []
+    for member in members:
+        lines = [json.loads(line) for line in member.log.splitlines() if line.startswith('{"id"')]
+        killed = [at for _, at in member.kills]
+        for line in lines:
+            row = line["id"], line["prompt_tokens"], line["completion_tokens"]
+            logged.append(row)
+            ended = datetime.fromisoformat(line["time"]).timestamp()
+            if line["backend"] and not _near(ended, killed):
+                answered.append(row)
+    ids = [one.id for one in begun if not _near(one.ended, [at for at, _ in one.member.kills])]
     counted = Counter(rows)
     once = Counter(id for id, *_ in rows)
     wrong = {
@@ -175,6 +193,26 @@ def uncounted(folder: Path, ids: list[str]) -> list[str]:
         "rows of the ledger that are not in the log": [*(counted - Counter(logged))],
     }
     return [f"{len(some)} {what}, for example {some[0]}" for what, some in wrong.items() if some]
+
+
+def _near(moment: float, killed: list[float]) -> bool:
+    return any(abs(moment - at) < UNSTORED for at in killed)
+
+
+def doubles(scene: Scene, breaks: list[Break]) -> tuple[int, list[str]]:
+    """How many slots had two answers at once where leases may have ended, and where not."""
+    explained, other = 0, []
+    for name, backend in scene.backends.items():
+        for line in backend.log.splitlines():
+            if line.startswith("doubled "):
+                _, slot, first, second, at = line.split()
+                hosts = ("", first, second)
+                near = [one for one in breaks if one.begun <= float(at) <= one.ended]
+                if any(one.host in hosts and one.backend in ("", name) for one in near):
+                    explained += 1
+                else:
+                    other.append(f"slot {slot} of {name}: leases of {first} and {second} at {at}")
+    return explained, other
 
 
 def _quiet(scene: Scene) -> Idle | None:

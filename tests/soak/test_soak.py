@@ -1,4 +1,4 @@
-"""A short soak passes."""
+"""Short soaks pass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import redis_servers
 from tests.soak import report
 from tests.soak.run import soak
 from tools import servers
@@ -25,3 +26,14 @@ def test_forty_seconds_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
     assert not failed, "\n".join([*failed, report.outcome(done)])
     assert done.ends["chat", "whole"] > 50
     assert sum(done.troubles.values()) >= 3
+
+
+@needs_proc
+@pytest.mark.slow
+def test_several_gateways_lose_nothing_while_they_and_their_networks_fail(tmp_path: Path) -> None:
+    redis_servers.first()
+    done = soak(tmp_path, 15.0, seed=4, rate=4.0, gateways=3, stubs=8)
+    failed = report.failures(done)
+    assert not failed, "\n".join([*failed, report.outcome(done)])
+    assert done.ends["chat", "whole"] > 10
+    assert sum(done.troubles.values()) >= 1
