@@ -61,6 +61,7 @@ PASSED_OVER = 128  # free slots that are looked at to find them, at most
 OF_EVALUATING = 2  # free slots of a backend that evaluates a prompt, if there are other backends
 TRIAL_AFTER = 3  # failures in a row after which a backend gets one request at a time
 LOAD = 0.002  # seconds added for a fully loaded backend, to prefer an idle one
+SIMILAR = 10  # a busy slot is waited for if it holds more than a tenth of the prompt
 WORTH_A_WAIT = 0.005  # seconds that a wait saves at least; saving less is not worth the work
 ENDING = 0.001  # seconds from the last token until the lease is released
 DISK = 0.02  # weight of a second of saving or restoring: it delays no other answer
@@ -91,9 +92,9 @@ def decide(
         backend, slot = held.backend, held.slot
         if not may_serve(backend, request, now):
             continue
-        if not (may_wait or slot is None or not slot.busy):
-            continue
         cached = min(reused(held, depth, request.chain), prompt - 1)
+        if slot is not None and slot.busy and not (may_wait and SIMILAR * cached > prompt):
+            continue
         if slot is None or not (backend.pins or slot.busy):
             if not held.file or restoring_pays(pool, backend, held.tokens, cached):
                 best_outside = outside.get(backend.name)
@@ -311,15 +312,14 @@ def cost_of(
 
 def _terms(pool: Pool, backend: BackendRecord, now: float) -> Terms:
     """Of a backend: the seconds of its evaluations before this one, its load, the seconds that a
-    token takes, its part of the requests that wait for any slot and of those parked for a busy one,
-    and how many of these it serves a second."""
-    backends, line = len(pool.backends), pool.line
+    token takes, the requests that wait for any slot, its part of those parked for a busy one, and
+    how many of these it serves a second."""
     return (
         pool.backlog(backend, now) / backend.weight,
         backend.in_flight / (len(backend.slots) * backend.weight),
         1 / pool.rate(backend),
-        len(line.active) / backends,
-        (len(line) - len(line.active)) / backends,
+        len(pool.line.active),
+        pool.line.all_parked / len(pool.backends),
         backend.in_flight * pool.pace(backend) / pool.answer,
     )
 

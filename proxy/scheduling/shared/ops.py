@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 20  # of entries and snapshots; other formats are never read
+FORMAT = 21  # of entries and snapshots; other formats are never read
 
 
 class Op(Struct, frozen=True, array_like=True):
