@@ -106,8 +106,9 @@ def test_wait_for_a_busy_slot_is_as_long_as_its_answer_may_be() -> None:
         lease.release()
 
 
-def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
-    world = World(slots=3)
+@pytest.mark.parametrize("backends", [1, 2])
+def test_evaluation_for_one_delays_the_requests_that_wait(backends: int) -> None:
+    world = World(slots=3, backends=backends)
     pool = world.scheduler.pools["m"]
     busy = world.take("s" * 4000)
     busy.on_first_token(busy.slot.id)
@@ -118,6 +119,18 @@ def test_evaluation_for_one_delays_the_requests_that_wait() -> None:
     for ticket in waiting:
         pool.line.activate(ticket)
     assert isinstance(decide(question, pool, world.clock.now), WaitForSlot)
+
+
+@pytest.mark.parametrize(("shared", "waits"), [(2000, True), (200, False)])
+def test_request_waits_for_no_busy_slot_with_little_of_its_prompt(shared: int, waits: bool) -> None:
+    world = World(slots=2)
+    busy = world.take("s" * shared)
+    world.take("o" * 20000).release(ended(1, 5000, evaluating=10.0))
+    busy.on_first_token(busy.slot.id)
+    world.scheduler.on_last_token(busy)
+    question = slot_request("s" * shared + "q" * (4000 - shared), (shared, 4000))
+    decision = decide(question, world.scheduler.pools["m"], world.clock.now)
+    assert isinstance(decision, WaitForSlot) is waits
 
 
 def test_prompts_of_a_backend_are_evaluated_one_after_the_other() -> None:
