@@ -289,12 +289,13 @@ def seen_json(seen: Seen, shown: Shown) -> Json:
 def row_json(row: LedgerRow, shown: Shown) -> Json:
     """A request of which only the row in the ledger is known."""
     speed = tokens_per_second(row.completion, row.decode_seconds)
+    seconds = round(row.seconds, 3)  # before the sum: it is the time of the end
     return {
         "id": row.request,
         "object": "request",
         "state": "ended",
-        "started": round(row.ended / 1000 - row.seconds, 3),
-        "seconds": round(row.seconds, 3),
+        "started": round(row.ended / 1000 - seconds, 3),
+        "seconds": seconds,
         **{name: getattr(row, name) for name in AS_STORED},
         "backend": shown(row.backend) if row.backend else "",
         "place": 0,

@@ -112,15 +112,15 @@ def listed(services: Services, record: Record) -> Any:
     if len(ended) < limit and args.get("stored") != "false":
         ids = {row["id"] for row in ended}
         stored = fitting(visible.stored(begin, end, only, limit))
-        ended = sorted([*ended, *(row for row in stored if row["id"] not in ids)], key=_end)
-        ended = ended[: -limit - 1 : -1]
+        ended += (row for row in stored if row["id"] not in ids)
+        ended = sorted(ended, key=_end, reverse=True)[:limit]  # keeps ties in order
     running = [*fitting(map(visible.json, services.requests.running(visible.may_see)))]
     mode = services.captures.mode(record.key) if services.captures is not None else "off"
     return {"object": "list", "capture": mode, "running": running, "data": ended}
 
 
 def _end(row: Json) -> float:
-    return float(row["started"] + row["seconds"])
+    return round(float(row["started"] + row["seconds"]), 3)
 
 
 @json_route(blueprint, "GET", "/v1/requests/<name>")
