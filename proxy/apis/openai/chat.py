@@ -34,36 +34,13 @@ INSTEAD = frozenset(
 )
 
 
-# A client sends the same options with each request: the values of the last ones, by their text.
-_last_options: dict[str, dict[str, Any]] = {}
-MOST_OPTIONS = 64
-LONGEST_OPTIONS = 512  # characters
-_NESTED: frozenset[object] = frozenset({dict, list})
-
-
 def parse(body: Body) -> CompletionRequest:
-    options = dict(body)
-    options.pop("messages", None)
-    key = repr(options) if _NESTED.isdisjoint(map(type, options.values())) else ""
-    values = _last_options.get(key)
-    if values is None:
-        values = _read_options(body)
-        # _END is checked together with the messages.
-        if 0 < len(key) <= LONGEST_OPTIONS and _END.isdisjoint(options):
-            if len(_last_options) >= MOST_OPTIONS:
-                _last_options.clear()
-            _last_options[key] = values
-    return CompletionRequest(messages=messages(fields.items(body, "messages")), **values)
-
-
-def _read_options(body: Body) -> dict[str, Any]:
-    """The values of all fields but the messages."""
     if not synonyms.NAMES.isdisjoint(body):
         body = synonyms.canonical(body, chat=True)
     values = openai.shared_fields(body, KNOWN, _TABLE)
     if not _OTHERS.isdisjoint(body):
         _read_others(body, values)
-    return values
+    return CompletionRequest(messages=messages(fields.items(body, "messages")), **values)
 
 
 def _read_others(body: Body, values: dict[str, Any]) -> None:
@@ -80,7 +57,7 @@ def _read_others(body: Body, values: dict[str, Any]) -> None:
         tools = openai_tools.chosen(body)
         values["warnings"] += tools.pop("warnings", ())
         values |= tools
-    if not _END.isdisjoint(body):
+    if "add_generation_prompt" in body or "continue_final_message" in body:
         _check_end(body)
         if body.get("add_generation_prompt") is False and not body.get("continue_final_message"):
             values["warnings"] += ("add_generation_prompt is ignored",)
@@ -141,7 +118,6 @@ FIELDS: Fields = {
 }
 _TABLE = table({**openai.PARSED, **_OWN})
 KNOWN = FIELDS.keys()
-_END = frozenset({"add_generation_prompt", "continue_final_message"})
 _OTHERS = KNOWN - openai.COMMON.keys() - _OWN.keys() - {"messages"}
 
 

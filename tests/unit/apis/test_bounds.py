@@ -58,27 +58,6 @@ def test_many_messages_of_one_role_are_joined_in_linear_time(name: str) -> None:
     assert len(request.messages[1].content) == 16_000 * 601 - 1
 
 
-@pytest.mark.parametrize("stream", [1, 1.0, "True"])
-def test_options_that_resemble_the_last_ones_are_read_anew(stream: object) -> None:
-    """A client's options are only read once, as long as they stay the same."""
-    read = openai_chat.parse({"messages": [SAID], "stream": True, "temperature": 1})
-    again = openai_chat.parse({"messages": [SAID, SAID], "stream": True, "temperature": 1})
-    assert (again.stream, again.sampling) == (read.stream, {"temperature": 1})
-    assert (len(read.messages), len(again.messages)) == (1, 2)
-    other = openai_chat.parse({"messages": [SAID], "stream": True, "temperature": 2})
-    assert other.sampling == {"temperature": 2}
-    with pytest.raises(InvalidParameter, match="stream"):
-        openai_chat.parse({"messages": [SAID], "stream": stream, "temperature": 1})
-
-
-def test_end_of_the_messages_is_checked_although_the_options_are_known() -> None:
-    options = {"continue_final_message": True, "add_generation_prompt": False}
-    begun = {"role": "assistant", "content": "x"}
-    assert len(openai_chat.parse({"messages": [SAID, begun], **options}).messages) == 2
-    with pytest.raises(InvalidParameter, match="continue_final_message"):
-        openai_chat.parse({"messages": [SAID], **options})
-
-
 def test_images_between_texts_keep_their_position() -> None:
     text = {"type": "text", "text": "ab"}
     image = {"type": "image", "source": {"type": "url", "url": "http://x/y"}}
