@@ -1,12 +1,16 @@
-"""What a running batch costs other requests: their time to the first token without and beside one.
+"""What a running batch, or prewarming, costs other requests: their time to the first token without
+and beside it.
 
     python -m benchmarks.idle_slots
+    python -m benchmarks.idle_slots --prewarm --runs 4
 
 Conversations begin at random times, and have some turns each. The same conversations are asked at
 the same times through two gateways, each before a modelled server (`batching_server`) of its own;
 one of them runs a batch meanwhile. So every request beside the batch has its equal without it. Its
-lines share a long beginning. The interval of a ratio is that of 95 % of bootstrap samples: of
-blocks of requests that followed one another, because these delay each other.
+lines share a long beginning. With `--prewarm`, the same prompts of 8 000 tokens come through both
+gateways instead, and one prewarms each some seconds before. The interval of a ratio is that of 95 %
+of bootstrap samples: of blocks of requests that followed one another, because these delay each
+other.
 
 The time of the modelled servers hardly depends on other work of the machine. `--runs` are side by
 side, each with other conversations.
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -34,6 +39,9 @@ BEGINNING = "Rule {}: answer in plain words, and never repeat the question. "
 SETTLING = 60.0  # seconds after which the gateways know the servers and their clients
 BLOCK = 20  # requests of a block
 SAMPLES = 2000
+LONG = 470  # rules of a prompt of 8 000 tokens,
+EACH = 20.0  # mean seconds until the next is prewarmed, and
+AHEAD = 8.0  # seconds between prewarming and asking
 
 
 class Turn(NamedTuple):
@@ -88,34 +96,48 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512, help="prompt tokens of a server's step")
     parser.add_argument("--rules", type=int, default=20, help="that all lines begin with")
     parser.add_argument("--own", type=int, default=20, help="words of a line's own")
+    parser.add_argument("--prewarm", action="store_true", help="long prompts, instead of a batch")
     options = parser.parse_args()
     with ThreadPoolExecutor(options.runs) as pool:
-        found = list(pool.map(lambda seed: run(seed, options), range(options.runs)))
-    report([pairs for pairs, _ in found], sum(rate for _, rate in found) / len(found))
+        results = list(pool.map(lambda seed: run(seed, options), range(options.runs)))
+    report([pairs for pairs, _ in results])
+    for name in results[0][1]:
+        values = [value for _, other in results for value in other[name]]
+        print(f"{name}: {statistics.median(values):.2f} (median of {len(values)})")
 
 
-def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], float]:
-    """The pairs of a run in their order, and how many lines a second were answered."""
+def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], dict[str, list[float]]]:
+    """The pairs of a run in their order, and by name what was measured of the work beside them."""
     made = conversations(random.Random(seed), options)
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), (options.slots, options.chunk)
         with World(folder / "alone", *size) as alone, World(folder / "beside", *size) as beside:
-            batch = begin(beside, upload(beside, options))
-            before, began = answered(beside, batch), time.monotonic()
+            batch = "" if options.prewarm else begin(beside, upload(beside, options))
+            before, began = answered(beside, batch) if batch else 0, time.monotonic()
+            long = long_prompts(random.Random(f"{seed}/long"), options) if options.prewarm else []
             with ThreadPoolExecutor(256) as pool:
+                others = [
+                    pool.submit(ask_long, api, began, long, prewarm=api is beside)
+                    for api in (alone, beside)
+                ]
                 asked = [
                     [pool.submit(converse, api, began, turns) for api in (alone, beside)]
                     for turns in made
                 ]
                 firsts = [[one.result() for one in both] for both in asked]
-            rate = (answered(beside, batch) - before) / (time.monotonic() - began)
+                cold, warm = (other.result() for other in others)
+            if batch:
+                rate = (answered(beside, batch) - before) / (time.monotonic() - began)
+                measured = {"lines answered a second": [rate]}
+            else:
+                measured = {"first token of a long prompt, s": cold, "prewarmed": warm}
     ordered = sorted(
         (turn.at, Pair(number, without, with_batch))
         for turns, both in zip(made, firsts, strict=True)
         for number, (turn, without, with_batch) in enumerate(zip(turns, *both, strict=True))
         if turn.at > SETTLING
     )
-    return [pair for _, pair in ordered], rate
+    return [pair for _, pair in ordered], measured
 
 
 def conversations(chooses: random.Random, options: argparse.Namespace) -> list[list[Turn]]:
@@ -142,6 +164,29 @@ def converse(api: httpx.Client, began: float, turns: Sequence[Turn]) -> list[flo
         first, answer = first_token(api, messages)
         messages.append({"role": "assistant", "content": answer})
         firsts.append(first)
+    return firsts
+
+
+def long_prompts(chooses: random.Random, options: argparse.Namespace) -> list[Turn]:
+    prompts, at = [], AHEAD
+    while (at := at + AHEAD + chooses.expovariate(1 / EACH)) < options.seconds:
+        rules = (BEGINNING.format(chooses.randrange(10**6)) for _ in range(LONG))
+        prompts.append(Turn(at, "".join(rules)))
+    return prompts
+
+
+def ask_long(
+    api: httpx.Client, began: float, prompts: Sequence[Turn], *, prewarm: bool
+) -> list[float]:
+    """Seconds to the first token of each."""
+    firsts = []
+    for prompt in prompts:
+        messages = [{"role": "system", "content": prompt.text}, said("Why?")]
+        time.sleep(max(0.0, began + prompt.at - AHEAD - time.monotonic()))
+        if prewarm:
+            api.post("/v1/prewarm", json={"messages": messages})  # 429 if no slot is idle
+        time.sleep(max(0.0, began + prompt.at - time.monotonic()))
+        firsts.append(first_token(api, messages)[0])
     return firsts
 
 
@@ -198,13 +243,13 @@ def answered(api: httpx.Client, batch: str) -> int:
     return int(api.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"])
 
 
-def report(runs: Sequence[Sequence[Pair]], rate: float) -> None:
+def report(runs: Sequence[Sequence[Pair]]) -> None:
     kinds = (
         ("all", runs),
         ("first turns", [[pair for pair in pairs if not pair.turn] for pairs in runs]),
         ("later turns", [[pair for pair in pairs if pair.turn] for pairs in runs]),
     )
-    print("| requests | number | | no batch, ms | beside a batch, ms | ratio | 95 % interval |")
+    print("| requests | number | | alone, ms | beside, ms | ratio | 95 % interval |")
     print("|---|---|---|---|---|---|---|")
     for name, some in kinds:
         for share in (0.5, 0.9, 0.99):
@@ -216,7 +261,6 @@ def report(runs: Sequence[Sequence[Pair]], rate: float) -> None:
                 f"{number} | p{100 * share:.0f} | {1000 * alone:.0f} | {1000 * beside:.0f}"
                 f" | {beside / alone:.3f} | {low:.3f} to {high:.3f} |"
             )
-    print(f"lines answered beside requests: {rate:.2f} a second")
 
 
 def quantiles(pairs: Sequence[Pair], share: float) -> tuple[float, float]:
