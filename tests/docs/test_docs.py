@@ -33,8 +33,8 @@ FOREIGN = frozenset(
     --force --format --graceful-timeout --if-exists --jinja --json --key-file --list --lora
     --lora-init-without-apply --lora-scaled --match --mmproj
     --modelfile --models-dir --models-max --models-preset --no-cache-idle-slots
-    --no-models-autoload --report --rounds --slot-save-path --system --time --tokens
-    --url""".split()
+    --no-models-autoload --prewarm --report --rounds --slot-save-path --system
+    --runs --time --tokens --url""".split()
 )
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version"}
