@@ -153,7 +153,7 @@ def whole_chat(tokens: int) -> bytes:
 
 class Stream:
     """A stream in progress, with `pause` seconds between tokens. `unsent` is what its client had no
-    room for. `rival`: who was given its slot, and after how many of its tokens."""
+    room for. `rival`: the request that got its slot, and after how many of its tokens."""
 
     __slots__ = ("client", "ending", "frames", "pause", "rival", "sent", "slot", "unsent")
 

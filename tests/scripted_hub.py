@@ -127,6 +127,16 @@ class HubServer(FakeServer):
         super().__init__(_Handler, hub=hub)
 
 
+@contextlib.contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[Hub]:
+    """A hub on a port of loopback, which is its `url`."""
+    hub = Hub(files)
+    with HubServer(hub) as server:
+        hub.url = server.url
+        yield hub
+        hub.go.set()
+
+
 class _Handler(FakeHandler):
     hub: Hub
 

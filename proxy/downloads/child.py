@@ -130,14 +130,14 @@ def _transfer(repository: str, revision: str, file: HubFile, part: Path) -> None
     cached = try_to_load_from_cache(repository, file.path, revision=revision)
     if isinstance(cached, str):
         shutil.copyfile(cached, part)
-    url, tries, known = hf_hub_url(repository, file.path, revision=revision), 0, -1
+    url, tries, size_before = hf_hub_url(repository, file.path, revision=revision), 0, -1
     while True:
         with part.open("ab") as opened:
             if opened.tell() > file.size:
                 opened.truncate(0)
             size = opened.seek(0, os.SEEK_END)
-            tries = tries + 1 if size == known else 0
-            known = size
+            tries = tries + 1 if size == size_before else 0
+            size_before = size
             try:
                 http_get(
                     url,
@@ -150,7 +150,7 @@ def _transfer(repository: str, revision: str, file: HubFile, part: Path) -> None
             except httpx2.TransportError:
                 if tries == TRIES:
                     raise
-        time.sleep(min(tries, 2))
+        time.sleep(min(tries, 2))  # a hub that sends nothing is left alone for a moment
 
 
 def _check(file: HubFile, part: Path) -> None:

@@ -114,27 +114,28 @@ def choose(models: Sequence[HubModel], quantization: str = "", room: int = 0) ->
     those whose files have at most `room` bytes, 0 for any. Raises NotFound, BadRequest."""
     if not models:
         raise NotFound("the repository has no GGUF file of a model", param="model")
-    wanted = quantization.lower()
-    if wanted:
-        meant = [
-            model for model in models if wanted in (model.name.lower(), model.quantization.lower())
+    name = quantization.lower()
+    if name:
+        fitting = [
+            model for model in models if name in (model.name.lower(), model.quantization.lower())
         ]
-        if not meant:
+        if not fitting:
             why = f"the repository has no {quantization[:60]!r}: it has {_named(models)}"
             raise NotFound(why, param="model")
     else:
-        meant = [model for model in models if not room or model.size <= room]
-        if not meant:
+        fitting = [model for model in models if not room or model.size <= room]
+        if not fitting:
             why = f"no model of the repository fits: it has {_named(models)}"
             raise BadRequest(f"{why}. Name one to download it all the same", param="model")
-        usual = [model for quant in USUAL for model in meant if model.quantization == quant]
-        meant = [model for model in usual if model.quantization == usual[0].quantization] or [
-            meant[-1]
+        usual = [model for quant in USUAL for model in fitting if model.quantization == quant]
+        fitting = [model for model in usual if model.quantization == usual[0].quantization] or [
+            fitting[-1]
         ]
-    if len(meant) > 1:
-        why = f"several models are meant, name one: {', '.join(m.name for m in meant[:MAX_NAMED])}"
+    if len(fitting) > 1:
+        names = ", ".join(model.name for model in fitting[:MAX_NAMED])
+        why = f"several models are meant, name one: {names}"
         raise BadRequest(why, param="model")
-    return meant[0]
+    return fitting[0]
 
 
 def _model(files: Sequence[HubFile], projector: tuple[HubFile, ...]) -> HubModel:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.extras import need
 from tests.fakes import wait_until
-from tests.scripted_hub import Hub, HubServer
+from tests.scripted_hub import Hub, serving
 from tools.processes import Gateway
 
 from .conftest import Open
@@ -24,11 +24,8 @@ NAME = "Small-Q4_K_M"
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    made = Hub({f"{NAME}.gguf": DATA, "Small-Q8_0.gguf": DATA * 2})
-    with HubServer(made) as server:
-        made.url = server.url
-        yield made
-        made.go.set()
+    with serving({f"{NAME}.gguf": DATA, "Small-Q8_0.gguf": DATA * 2}) as served:
+        yield served
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests.extras import need
 from tests.integration.child_processes import command, descendants
-from tests.scripted_hub import Hub, HubServer
+from tests.scripted_hub import Hub, serving
 from tests.terminal import Terminal
 from tools.processes import Gateway, ask
 
@@ -28,11 +28,8 @@ PATIENCE = 120.0
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    made = Hub({f"{NAME}.gguf": DATA, "Small-Q8_0.gguf": DATA * 2})
-    with HubServer(made) as server:
-        made.url = server.url
-        yield made
-        made.go.set()
+    with serving({f"{NAME}.gguf": DATA, "Small-Q8_0.gguf": DATA * 2}) as served:
+        yield served
 
 
 def _start(hub: Hub, folder: Path, *words: str) -> subprocess.Popen[str]:

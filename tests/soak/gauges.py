@@ -111,11 +111,11 @@ def uncharged(scene: Scene) -> int:
     that were charged twice. One more request gives back what dead workers reserved. Raises
     ValueError."""
     if len(scene.members) > 1:
-        time.sleep(LEASE + 1.0)
+        time.sleep(LEASE + 1.0)  # the gateways take dead workers for dead
         body = {"model": STUB, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         headers = {"Authorization": f"Bearer {scene.keys[LIMITED]}"}
         ask(f"http://{scene.members[0].at}/v1/chat/completions", body, headers=headers)
-        time.sleep(2.0)  # the ledger has it
+        time.sleep(2.0)  # the ledger is written twice a second
     usage = scene.get("/pages/api/usage", LIMITED)
     (budget,) = (one for one in usage["limits"] if one["is_budget"])
     total = usage["total"]
