@@ -364,6 +364,18 @@ def test_own_prompt_that_an_old_server_evaluated_in_another_slot_is_no_leak() ->
     assert not world.scheduler.leaks(other, ended(other.slot.id, 518, 518))
 
 
+def test_slot_of_an_old_server_comes_free_when_the_request_beside_it_is_not_sent() -> None:
+    """Such a server frees slots between its rounds, and that request is in none."""
+    world = World(slots=2)
+    world.scheduler.update("b0", BackendFacts(model="m", slots=2, release_delay=0.005), up=True)
+    answered, unsent = world.take("a" * 40), world.take("b" * 40)
+    answered.release(ended(0, 40))
+    unsent.release()
+    world.clock.now += 1
+    (backend,) = world.scheduler.view(None, "").backends
+    assert [slot.state for slot in backend.slots] == ["free", "free"]
+
+
 def test_unknown_content_of_the_slot_that_the_server_chose_is_no_leak() -> None:
     world = World(slots=2, groups=True)
     world.turn(*_conversation("a", 1), group="a")
