@@ -97,7 +97,7 @@ screenshots: $(VENV)/installed ## pictures of the main pages into docs/images/
 	@$(RUN) -m tools.browser
 	$(RUN) -m tools.screenshots
 
-bench: $(VENV)/installed ## measure slotproxy and others side by side, into docs/performance.md (half an hour)
+bench: $(VENV)/installed ## measure slotproxy and others side by side, into docs/performance.md (a quarter of an hour)
 	@$(RUN) -m benchmarks $(FLAGS)
 
 bench-quick: $(VENV)/installed ## slotproxy, nginx and a naive proxy, printed (two minutes)

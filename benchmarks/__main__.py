@@ -1,6 +1,6 @@
 """Measures slotproxy and other gateways, side by side.
 
-    python -m benchmarks            everything, half an hour; writes docs/performance.md and others
+    python -m benchmarks            everything, a quarter of an hour; writes docs/performance.md
     python -m benchmarks --quick    ours, nginx and the naive one, two minutes; prints only
     python -m benchmarks --check    ours for some seconds; fails when an answer is lost
 
@@ -159,14 +159,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="a smoke test without figures")
     parser.add_argument("--only", help="names of gateways, separated by commas")
     parser.add_argument(
-        "--scale", type=float, help="relative length of every part; 1 is the full length"
+        "--scale", type=float, help="relative length of every part; 1 takes half an hour"
     )
     parser.add_argument("--repeats", type=int)
     args = parser.parse_args()
     names = args.only.split(",") if args.only else QUICK if args.quick else [k.name for k in KINDS]
     if args.check:
         names, args.repeats = ["slotproxy"], 1
-    scale = args.scale or (0.05 if args.check else 0.25 if args.quick else 1.0)
+    scale = args.scale or (0.05 if args.check else 0.25 if args.quick else 0.5)
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
@@ -208,6 +208,7 @@ def main() -> int:
         "repeats": repeats,
         "calm": round(calm.share),
         "labels": {k.name: k.label for k in (*KINDS, BEFORE_2023)},
+        "versions": [k.version() for k in KINDS if k.name in measured and k.version()],
         "measured": measured,
         "prompts": [dataclasses.asdict(row) for row in rows],
     }

@@ -13,6 +13,7 @@ import time
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,11 +34,13 @@ class Missing(RuntimeError):
 @dataclass(frozen=True)
 class Kind:
     """`command` makes the command line from the stub's address, a port and a writable folder;
-    `patience` is the start-up timeout in seconds."""
+    `version` names the program and its version, "" for this project; `patience` is the start-up
+    timeout in seconds."""
 
     name: str
     label: str
     command: Command
+    version: Callable[[], str] = str
     patience: float = 60.0
 
 
@@ -91,6 +94,11 @@ def environment(name: str) -> Path:
     return home / "bin"
 
 
+def _pinned(name: str) -> Callable[[], str]:
+    wanted = HERE / "requirements" / f"{name}.txt"
+    return lambda: f"{name} {wanted.read_text().strip().rpartition('==')[2]}"
+
+
 def slotproxy(upstream: str, port: int, folder: Path) -> list[str | Path]:
     """As in production: with API keys, metrics and an access log."""
     flags = f"--llama-api {upstream} --port {port} --metrics --api-key {KEY}"
@@ -106,10 +114,20 @@ def _by_openai(upstream: str, port: int, folder: Path) -> list[str | Path]:
     return [sys.executable, "-m", "proxy", *flags.split(), "--data", folder / f"data-{port}"]
 
 
-def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:
+def _nginx_program() -> str:
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         raise Missing("nginx is not installed (Debian: apt-get install nginx-light)")
+    return program
+
+
+def _nginx_version() -> str:
+    done = subprocess.run([_nginx_program(), "-v"], capture_output=True, text=True)
+    return f"nginx {done.stderr.strip().rpartition('/')[2]}"
+
+
+def _nginx(upstream: str, port: int, folder: Path) -> list[str | Path]:
+    program = _nginx_program()
     config = folder / "nginx.conf"
     config.write_text(
         f"""
@@ -142,10 +160,11 @@ http {{
     return [program, "-e", folder / "nginx-error.log", "-c", config]
 
 
-def _sglang(upstream: str, port: int, folder: Path) -> list[str | Path]:
+def _smg(upstream: str, port: int, folder: Path) -> list[str | Path]:
     flags = f"--worker-urls {upstream} --port {port} --host 127.0.0.1 --policy round_robin"
-    flags += f" --prometheus-port {free_port()} --log-level error --max-concurrent-requests 4096"
-    return [environment("sglang-router") / "sglang-router", "launch", *flags.split()]
+    flags += f" --backend openai --prometheus-host 127.0.0.1 --prometheus-port {free_port()}"
+    flags += " --log-level error --max-concurrent-requests 4096"
+    return [environment("smg") / "smg", "launch", *flags.split()]
 
 
 def _litellm(upstream: str, port: int, folder: Path) -> list[str | Path]:
@@ -170,9 +189,14 @@ def _naive(upstream: str, port: int, folder: Path) -> list[str | Path]:
 KINDS = (
     Kind("slotproxy", "**slotproxy**", slotproxy),
     Kind("slotproxy-openai", "slotproxy, backend with OpenAI's API", _by_openai),
-    Kind("nginx", "nginx, plain reverse proxy", _nginx),
-    Kind("sglang-router", "sglang-router (Rust)", _sglang),
-    Kind("naive", "Flask and requests, as the reference script", _naive),
-    Kind("litellm", "LiteLLM proxy", _litellm, patience=180.0),
+    Kind("nginx", "nginx, plain reverse proxy", _nginx, _nginx_version),
+    Kind("smg", "Shepherd Model Gateway, once sglang-router (Rust)", _smg, _pinned("smg")),
+    Kind(
+        "naive",
+        "Flask and requests, as the reference script",
+        _naive,
+        lambda: f"Flask {version('flask')}",
+    ),
+    Kind("litellm", "LiteLLM proxy", _litellm, _pinned("litellm"), patience=180.0),
 )
 BEFORE_2023 = Kind("slotproxy-2023", "slotproxy, in front of a server of 2023", slotproxy)

@@ -95,10 +95,11 @@ def publish(results: Mapping[str, Any], prompts: str) -> None:
     python = gateways.environment("plots") / "python"
     subprocess.run([python, Path(__file__).parent / "plots.py"], check=True)
     page = ROOT / "docs" / "performance.md"
+    versions = ", ".join(results["versions"])
     text = page.read_text("utf-8")
     block = (
         f"{table(results)}\nMeasured {results['date']} by `make bench` on one core of: "
-        f"{results['machine']}; medians of {results['repeats']} rounds, each part at "
+        f"{results['machine']}; {versions}; medians of {results['repeats']} rounds, each part at "
         f"{results['scale']:.0%} of its full length. The core ran at full speed in "
         f"{results['calm']} % of the samples; in the others it was shared, so absolute times are"
         " upper bounds.\n\n"
