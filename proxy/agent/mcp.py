@@ -28,7 +28,7 @@ from ..errors import Forbidden, GatewayError, UpstreamFault
 from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
 from ..runtime.subprocesses import LAST, Children, channel
-from .functions import FAILED, NAME, ChildTool, Server
+from .functions import FAILED, NAME, RunnableTool, Server, child_tool
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -41,7 +41,7 @@ MOST_BYTES = 1 << 20
 LONGEST_DESCRIPTION = 4096
 
 
-def tools(server: Server, children: Children) -> list[ChildTool]:
+def tools(server: Server, children: Children) -> list[RunnableTool]:
     """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
     listed = children.ask({}, Cancel(), PATIENCE)
     if "wrong" in listed:
@@ -56,7 +56,7 @@ def tools(server: Server, children: Children) -> list[ChildTool]:
             names,
         )
     return [
-        ChildTool(Tool(name, text, schema, annotations=said or {}, server=server.name), children)
+        child_tool(Tool(name, text, schema, annotations=said or {}, server=server.name), children)
         for name, text, schema, said in listed["tools"]
     ]
 

@@ -21,7 +21,7 @@ from ..core.mcp import fitting, function_name, names_address
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, Reach, RunnableTool, Server, local_tool
+from .functions import Reach, RunnableTool, Server, local_tool
 
 log = logging.getLogger("slotproxy.tools")
 
@@ -83,7 +83,7 @@ class Toolbox:
                     tools.setdefault(name, tool)
         return tools
 
-    def of_server(self, name: str) -> list[ChildTool]:
+    def of_server(self, name: str) -> list[RunnableTool]:
         """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
         that cannot list its tools."""
         source = self._sources.get(name)
@@ -102,17 +102,17 @@ class Toolbox:
 @dataclass(eq=False)
 class _Source:
     name: str
-    offers: Callable[[], tuple[list[ChildTool], Children]]
+    offers: Callable[[], tuple[list[RunnableTool], Children]]
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._tools: list[ChildTool] | None = None
+        self._tools: list[RunnableTool] | None = None
         self._children: Children | None = None
         self._failed = 0.0
         self._error = ""
 
-    def listed(self) -> list[ChildTool]:
+    def listed(self) -> list[RunnableTool]:
         """The tools. Raises the error of a source that cannot list them, for a while without
         trying again."""
         with self._lock:
@@ -135,7 +135,7 @@ class _Source:
             self._children.close()
 
 
-def _offers(server: Server) -> tuple[list[ChildTool], Children]:
+def _offers(server: Server) -> tuple[list[RunnableTool], Children]:
     from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
 
     children = mcp.children(server)
@@ -156,7 +156,7 @@ class Remotes:
     @contextmanager
     def open(
         self, label: str, url: str, headers: Mapping[str, str]
-    ) -> Iterator[Callable[[], list[ChildTool]]]:
+    ) -> Iterator[Callable[[], list[RunnableTool]]]:
         """A server in use: a function that lists its tools, and raises UpstreamFault and
         UpstreamTimeout. Raises Forbidden, InvalidParameter and QueueFull."""
         from . import mcp  # lazy, as in _offers
