@@ -472,7 +472,6 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
-        on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
         aliases=config.aliases,
     )
