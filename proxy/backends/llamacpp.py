@@ -20,7 +20,7 @@ import msgspec
 from ..core.decoding import decoded_object
 from ..core.hearing import TIMED, usage
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Call, CallMaker, Embedded, Forwarded, Ranked, Task
+from ..core.task import Call, CallMaker, Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -36,11 +36,10 @@ from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
 from .driver import Capabilities, Input, OnCapabilities, Run, SlotAction, ignore
-from .http import ConnectionPool
-from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
+from .http import ConnectionPool, ForwardedAnswer
+from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as, recording
 from .old import NOTHING, count_slots, counted
 from .probe import outline, probe
-from .recordings import Written, form_of, whole
 from .refusals import check_cost
 from .run import EMPTY, NO_REPORT, LlamaRun
 
@@ -276,23 +275,22 @@ class LlamaCpp(HTTPDriver):
             raise UpstreamFault("the backend did not return one score per document")
         return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         """Raises Unsupported for a transcription with times."""
         call = make(self._model)
-        form = form_of(call)
+        form = recording(call)
         if form is None:
-            return super().forward(make, cancel)
+            return self._forwarded(call, cancel)
         request = form.hearing()
         if request.format in TIMED:
             raise Unsupported(NO_TIMES.format(request.format), param="response_format")
         body = form.written(hearing.llama_fields(request, self._model))
-        call = Call("POST", call.path, call.headers, body)
-        answer = super().forward(lambda _: call, cancel)
-        if request.format == "json" or request.stream or answer.status != 200:
-            return answer
-        data = whole(answer)
-        heard = decoded_as(data, hearing.Heard)
-        return Written(*hearing.reply(heard, request), usage(data))
+        answer = self._forwarded(Call("POST", call.path, call.headers, body), cancel)
+        if request.format != "json" and not request.stream and answer.status == 200:
+            data = answer.read_all()
+            heard = decoded_as(data, hearing.Heard)
+            answer.rewrite(*hearing.reply(heard, request), usage(data))
+        return answer
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
