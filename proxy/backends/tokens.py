@@ -9,14 +9,14 @@ are cached, for the next turn. Near the limit, the whole text is counted: a cut 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
-from ..errors import BadRequest, ContextExceeded
+from ..errors import BackendBusy, BadRequest, ContextExceeded, Unsupported
 from ..runtime.cancel import Cancel
 from .connections import ConnectionLimit
-from .driver import Driver
+from .driver import Capabilities, Driver
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
@@ -182,3 +182,32 @@ def exact_tokens(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel |
     if count >= n_ctx:
         raise ContextExceeded(count, n_ctx)
     return count
+
+
+def check_ids(
+    driver: Driver, ids: Collection[int], caps: Capabilities, param: str, *, harmless: bool = False
+) -> None:
+    """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server; if
+    it is not `harmless`, Unsupported for a vocabulary of unknown size. Like `Driver.n_vocab`."""
+    if not ids or (caps.queues and not caps.n_vocab):
+        return
+    try:
+        size = caps.n_vocab or driver.n_vocab()
+    except BackendBusy:
+        if harmless:
+            return
+        raise
+    if size is None:
+        return
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if size and wrong is not None:
+        raise BadRequest(
+            f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
+            param=param,
+        )
+    if not size and not harmless:
+        raise Unsupported(
+            "this model's backend does not report its vocabulary, so token ids cannot be checked:"
+            " send text",
+            param=param,
+        )
