@@ -27,7 +27,7 @@ AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has
 MOST = 1 << 22  # characters of a text that is tokenized
 MOST_OLD = 1 << 18  # the same as a whole, on a server of 2023: half a minute
 SIZE = 8192  # characters of a piece
-NEAR, FAR = 256, SIZE // 2  # characters before its end in which it is cut
+NEAR = 256  # characters before its end in which it is cut, or else in its second half
 
 CUTS = (
     re.compile(r"<[|\uff5c][^\s<>]{1,48}>|</?[a-z_]{1,32}>|\[/?[A-Z_]{2,32}\]"),  # before a mark
@@ -136,13 +136,14 @@ def _key(text: str, breaks: Sequence[int] = ()) -> bytes:
     return digest("\0".join((text, *map(str, breaks))).encode())
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces that are not too long. They begin at the same places when it grows."""
+def pieces(text: str, most: int = SIZE) -> Iterator[str]:
+    """The text in pieces of `most` characters. They begin at the same places when it grows."""
     start = 0
-    while len(text) - start > SIZE:
-        end = start + SIZE
+    while len(text) - start > most:
+        end = start + most
         # Nearby first: there are hundreds of places between words.
-        places = (cuts.finditer(text, end - size, end) for cuts in CUTS for size in (NEAR, FAR))
+        begins = [end - size for size in (NEAR, most // 2)]
+        places = (cuts.finditer(text, begin, end) for cuts in CUTS for begin in begins)
         starts = next(filter(None, ([m.start() for m in matches] for matches in places)), [end])
         cut = starts[-1]
         yield text[start:cut]
