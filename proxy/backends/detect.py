@@ -42,22 +42,16 @@ class Identity(NamedTuple):
     shown: bool = True
 
 
-class Detector:
-    """Chooses the driver for the server at `root`. `make` creates one, for a kind and a URL; `pool`
-    has the connections to the root."""
-
-    def __init__(
-        self, root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver]
-    ) -> None:
-        self._root, self._pool, self._make = root, pool, make
-
-    def __call__(self, current: Driver) -> Driver:
-        """The driver for what answers now, `current` if it suits. Raises BackendDown."""
-        kind, api, *_ = identify(self._pool)
-        url = self._root + api if kind == "openai" else self._root
-        if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
-            return current
-        return self._make(kind, url)
+def suiting(
+    root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver], current: Driver
+) -> Driver:
+    """The driver for what answers now at `root`, to which `pool` has the connections: the `current`
+    one if it suits, else what `make` creates for a kind and a URL. Raises BackendDown."""
+    kind, api, *_ = identify(pool)
+    url = root + api if kind == "openai" else root
+    if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
+        return current
+    return make(kind, url)
 
 
 def root_of(url: str) -> str:

@@ -21,7 +21,6 @@ from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
-from .detect import Detector
 from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
@@ -57,7 +56,8 @@ class Backend:
     lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    detect: Detector | None = None  # chooses the driver for what answers at the address
+    # Chooses the driver for what answers at the address, from the present one.
+    detect: Callable[[Driver], Driver] | None = None
     router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
