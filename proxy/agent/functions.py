@@ -5,7 +5,7 @@ signature the schema of its arguments. It returns text or any JSON value. Instal
 means trusting it with everything the child process can do; the settings still choose which tools
 may be used.
 
-This module has both sides: `functions` in the gateway, and the child process that imports and calls
+This module has both sides: `tools` in the gateway, and the child process that imports and calls
 them (`python -m proxy.agent.functions`).
 """
 
@@ -122,13 +122,15 @@ def installed() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-def functions(names: Sequence[str]) -> tuple[list[RunnableTool], Children]:
-    """The functions of these names, and the child processes they run in. Raises UpstreamFault if
-    one cannot be imported."""
-    children = Children(__name__, {"names": list(names)}, whole=True)
+def children(names: Sequence[str]) -> Children:
+    """The processes for the functions of these names."""
+    return Children(__name__, {"names": list(names)}, whole=True)
+
+
+def tools(children: Children) -> list[RunnableTool]:
+    """The functions of these processes. Raises UpstreamFault if one cannot be imported."""
     listed = children.ask({}, Cancel(), PATIENCE)
-    tools = msgspec.convert(listed["tools"], list[Tool])
-    return [child_tool(tool, children) for tool in tools], children
+    return [child_tool(tool, children) for tool in msgspec.convert(listed["tools"], list[Tool])]
 
 
 # in the child process
