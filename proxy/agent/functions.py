@@ -5,7 +5,7 @@ signature the schema of its arguments. It returns text or any JSON value. Instal
 means trusting it with everything the child process can do; the settings still choose which tools
 may be used.
 
-This module has both sides: `functions` in the gateway, and the child process that imports and calls
+This module has both sides: `tools` in the gateway, and the child process that imports and calls
 them (`python -m proxy.agent.functions`).
 """
 
@@ -17,7 +17,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -60,32 +60,28 @@ class Server(Struct, frozen=True, kw_only=True):
     reach: Reach = ""
 
 
-class RunnableTool(Protocol):
-    @property
-    def tool(self) -> Tool: ...
+class RunnableTool(NamedTuple):
+    """`call` returns the observation for these arguments, within so many seconds. It raises
+    ToolError, Cancelled, UpstreamTimeout and UpstreamFault."""
 
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        """The tool's observation. Raises ToolError, Cancelled, UpstreamTimeout, UpstreamFault."""
-
-
-class LocalTool(NamedTuple):
     tool: Tool
-    function: Callable[[Mapping[str, Any], Cancel], str]
+    call: Callable[[Mapping[str, Any], Cancel, float], str]
 
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        return self.function(arguments, cancel)
+    @property
+    def reads_only(self) -> bool:
+        return self.tool.annotations.get("readOnlyHint") is True
 
 
 def local_tool(
     name: str, description: str, kind: type[T], function: Callable[[T, Cancel], str]
-) -> LocalTool:
+) -> RunnableTool:
     """A tool whose arguments are this struct."""
 
-    def call(given: Mapping[str, Any], cancel: Cancel) -> str:
+    def call(given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
         return function(arguments(kind, given), cancel)
 
     reads = {"readOnlyHint": True}
-    return LocalTool(Tool(name, description, schema_of(kind), annotations=reads), call)
+    return RunnableTool(Tool(name, description, schema_of(kind), annotations=reads), call)
 
 
 def schema_of(kind: type[Struct]) -> dict[str, Any]:
@@ -103,22 +99,18 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
 
-class ChildTool(NamedTuple):
-    tool: Tool
-    children: Children
+def child_tool(tool: Tool, children: Children) -> RunnableTool:
+    """A tool that runs in one of these processes."""
 
-    @property
-    def reads_only(self) -> bool:
-        return self.tool.annotations.get("readOnlyHint") is True
-
-    def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        question = {"call": self.tool.name, "arguments": arguments}
-        answer = self.children.ask(question, cancel, seconds)
+    def call(given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        answer = children.ask({"call": tool.name, "arguments": given}, cancel, seconds)
         if "wrong" in answer:
             if detail := answer.get("detail"):
-                log.warning("a call of the tool %s failed: %s", self.tool.name, detail)
+                log.warning("a call of the tool %s failed: %s", tool.name, detail)
             raise ToolError(answer["wrong"], answer.get("code", 0))
         return str(answer["text"])
+
+    return RunnableTool(tool, call)
 
 
 GROUP = "slotproxy.tools"
@@ -130,13 +122,15 @@ def installed() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-def functions(names: Sequence[str]) -> tuple[list[ChildTool], Children]:
-    """The functions of these names, and the child processes they run in. Raises UpstreamFault if
-    one cannot be imported."""
-    children = Children(__name__, {"names": list(names)}, whole=True)
+def children(names: Sequence[str]) -> Children:
+    """The processes for the functions of these names."""
+    return Children(__name__, {"names": list(names)}, whole=True)
+
+
+def tools(children: Children) -> list[RunnableTool]:
+    """The functions of these processes. Raises UpstreamFault if one cannot be imported."""
     listed = children.ask({}, Cancel(), PATIENCE)
-    tools = msgspec.convert(listed["tools"], list[Tool])
-    return [ChildTool(tool, children) for tool in tools], children
+    return [child_tool(tool, children) for tool in msgspec.convert(listed["tools"], list[Tool])]
 
 
 # in the child process

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import signal
 import socket
 import sys
@@ -23,52 +22,17 @@ from typing import Any
 
 import msgspec
 
-from ..core.request import Tool
 from ..errors import Forbidden, GatewayError, UpstreamFault
-from ..runtime.cancel import Cancel
 from ..runtime.confinement import MEMORY, confine, limit
-from ..runtime.subprocesses import LAST, Children, channel
-from .functions import FAILED, NAME, ChildTool, Server
+from ..runtime.subprocesses import LAST, channel
+from .functions import FAILED, NAME
 
-log = logging.getLogger("slotproxy.tools")
-
-PATIENCE = 60.0  # seconds for a server to start and list its tools; npx may fetch it first
 MOST_PAGES = 20
 # Of a list: the tools, the bytes of a schema and of all tools, the characters of a description.
 MOST_TOOLS = 1024
 LONGEST_SCHEMA = 65_536
 MOST_BYTES = 1 << 20
 LONGEST_DESCRIPTION = 4096
-
-
-def tools(server: Server, children: Children) -> list[ChildTool]:
-    """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
-    listed = children.ask({}, Cancel(), PATIENCE)
-    if "wrong" in listed:
-        raise UpstreamFault(
-            f"MCP server {server.name}: {listed['wrong']}", detail=listed.get("detail", "")
-        )
-    if names := listed["ignored"]:
-        log.warning(
-            "ignoring tools of MCP server %s whose name or schema is invalid or too long, or which"
-            " are too many: %s",
-            server.name,
-            names,
-        )
-    return [
-        ChildTool(Tool(name, text, schema, annotations=said or {}, server=server.name), children)
-        for name, text, schema, said in listed["tools"]
-    ]
-
-
-def children(server: Server) -> Children:
-    setup = msgspec.to_builtins(server)
-    if server.reach:
-        return Children(__name__, setup, most=1)
-    return Children(__name__, setup, whole=True)
-
-
-# in the child process
 
 
 async def _serve(setup: Mapping[str, Any], questions: asyncio.Queue[Any], answers: Any) -> None:

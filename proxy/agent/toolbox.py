@@ -15,19 +15,24 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from ..core.mcp import fitting, function_name, names_address
+from ..core.request import Tool
 from ..errors import Forbidden, GatewayError, InvalidParameter, NotFound, QueueFull, UpstreamFault
+from ..runtime.cancel import Cancel
 from ..runtime.subprocesses import Children
 from . import calculator, functions
-from .functions import ChildTool, Reach, RunnableTool, Server, local_tool
+from .functions import Reach, RunnableTool, Server, child_tool, local_tool
 
 log = logging.getLogger("slotproxy.tools")
 
 CALCULATOR, TIME = OWN = "calculator", "time"
 MOST_REMOTE = 16  # servers that requests name, in use at once, for all requests together
 AGAIN = 30.0  # seconds until a failed source of tools is tried again
+MCP = "proxy.agent.mcp"  # the child that speaks to an MCP server
+PATIENCE = 60.0  # seconds for a server to start and list its tools; npx may fetch it first
 
 
 class Toolbox:
@@ -58,14 +63,15 @@ class Toolbox:
         }
         self._own: dict[str, RunnableTool] = {name: own[name] for name in allowed if name in own}
         self._sources = {
-            server.name: _Source(server.name, partial(_offers, server), clock)
+            server.name: _Source(server.name, _children(server), partial(_tools_of, server), clock)
             for server in servers
             if server.name in allowed
         }
         names = set(allowed) - set(own) - {server.name for server in servers}
         chosen = [name for name in functions.installed() if name in names] if names else []
         if chosen:
-            self._sources[""] = _Source("functions", partial(functions.functions, chosen), clock)
+            children = functions.children(chosen)
+            self._sources[""] = _Source("functions", children, functions.tools, clock)
 
     def __bool__(self) -> bool:
         return bool(self._own or self._sources)
@@ -83,7 +89,7 @@ class Toolbox:
                     tools.setdefault(name, tool)
         return tools
 
-    def of_server(self, name: str) -> list[ChildTool]:
+    def of_server(self, name: str) -> list[RunnableTool]:
         """The tools of an MCP server. May wait for it. Raises NotFound, and the error of a server
         that cannot list its tools."""
         source = self._sources.get(name)
@@ -96,23 +102,23 @@ class Toolbox:
 
     def close(self) -> None:
         for source in self._sources.values():
-            source.close()
+            source.children.close()
 
 
 @dataclass(eq=False)
 class _Source:
     name: str
-    offers: Callable[[], tuple[list[ChildTool], Children]]
+    children: Children
+    tools_of: Callable[[Children], list[RunnableTool]]
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._tools: list[ChildTool] | None = None
-        self._children: Children | None = None
+        self._tools: list[RunnableTool] | None = None
         self._failed = 0.0
         self._error = ""
 
-    def listed(self) -> list[ChildTool]:
+    def listed(self) -> list[RunnableTool]:
         """The tools. Raises the error of a source that cannot list them, for a while without
         trying again."""
         with self._lock:
@@ -121,7 +127,7 @@ class _Source:
             if self._error and self.clock() - self._failed < AGAIN:
                 raise UpstreamFault(self._error)  # a new one: each raise adds to a traceback
             try:
-                self._tools, self._children = self.offers()
+                self._tools = self.tools_of(self.children)
             except GatewayError as error:
                 self._failed, self._error = self.clock(), error.message
                 log.warning(
@@ -130,20 +136,30 @@ class _Source:
                 raise
             return self._tools
 
-    def close(self) -> None:
-        if self._children is not None:
-            self._children.close()
+
+def _children(server: Server) -> Children:
+    setup = msgspec.to_builtins(server)
+    return Children(MCP, setup, most=1) if server.reach else Children(MCP, setup, whole=True)
 
 
-def _offers(server: Server) -> tuple[list[ChildTool], Children]:
-    from . import mcp  # lazy: asyncio and jsonschema are needed only with MCP servers
-
-    children = mcp.children(server)
-    try:
-        return mcp.tools(server, children), children
-    except GatewayError:
-        children.close()
-        raise
+def _tools_of(server: Server, children: Children) -> list[RunnableTool]:
+    """The tools of a server that may be used. Raises UpstreamFault and UpstreamTimeout."""
+    listed = children.ask({}, Cancel(), PATIENCE)
+    if "wrong" in listed:
+        raise UpstreamFault(
+            f"MCP server {server.name}: {listed['wrong']}", detail=listed.get("detail", "")
+        )
+    if names := listed["ignored"]:
+        log.warning(
+            "ignoring tools of MCP server %s whose name or schema is invalid or too long, or which"
+            " are too many: %s",
+            server.name,
+            names,
+        )
+    return [
+        child_tool(Tool(name, text, schema, annotations=said or {}, server=server.name), children)
+        for name, text, schema, said in listed["tools"]
+    ]
 
 
 class Remotes:
@@ -156,11 +172,9 @@ class Remotes:
     @contextmanager
     def open(
         self, label: str, url: str, headers: Mapping[str, str]
-    ) -> Iterator[Callable[[], list[ChildTool]]]:
+    ) -> Iterator[Callable[[], list[RunnableTool]]]:
         """A server in use: a function that lists its tools, and raises UpstreamFault and
         UpstreamTimeout. Raises Forbidden, InvalidParameter and QueueFull."""
-        from . import mcp  # lazy, as in _offers
-
         try:
             patterns = fitting(self._patterns, url)
         except ValueError as error:
@@ -175,9 +189,9 @@ class Remotes:
             raise QueueFull("too many MCP servers are in use: try again", retry_after=5.0)
         reach: Reach = "any" if any(map(names_address, patterns)) else "public"
         server = Server(name=label, url=url, headers=dict(headers), reach=reach)
-        children = mcp.children(server)
+        children = _children(server)
         try:
-            yield partial(mcp.tools, server, children)
+            yield partial(_tools_of, server, children)
         finally:
             self._free.release()
             children.close()

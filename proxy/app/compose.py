@@ -29,7 +29,7 @@ from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
 from ..backends.chatglm.supervisor import InThread, start
-from ..backends.detect import API, Detector, Kind, root_of
+from ..backends.detect import API, Kind, root_of, suiting
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
@@ -472,14 +472,13 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         set_n_ctx=config.ctx_size,
         weight=config.weight,
         chat_mode=config.chat_mode or settings.chat_mode,
-        on_overflow=config.on_overflow or settings.on_overflow,
         config=config,
         aliases=config.aliases,
     )
     if config.kind == "auto" and isinstance(driver, LlamaCpp):
         root = root_of(config.url)
         pool = driver.new_pool(url=root, idle=0)
-        backend.detect = Detector(root, pool, partial(_of_server, settings, config))
+        backend.detect = partial(suiting, root, pool, partial(_of_server, settings, config))
     if model is not None:
         backend.aliases = model.config.aliases
         backend.unlisted = model.config.unlisted

@@ -17,6 +17,7 @@ from itertools import chain, islice, pairwise
 
 from ..errors import UpstreamFault
 from ..runtime.cancel import Cancel
+from .tokens import pieces
 
 BETWEEN = -1  # no vocabulary has it
 LEADS = ("\n", ".", "0")  # put before a text; tried until no token spans it and the text
@@ -44,11 +45,11 @@ class BrokenPrompts:
         ends = [end for end in ends if self._known_token(end, cancel)]
         first, *behind = [text[a:b] for a, b in pairwise((0, *breaks, len(text)))]
         parted = [_parted(each, ends) for each in behind]
-        batches = _batches(chain.from_iterable(pieces for pieces, _ in parted))
+        batches = _batches(chain.from_iterable(texts for texts, _ in parted))
         ids = chain.from_iterable(self._of_batch(batch, LEADS, cancel) for batch in batches)
         out: list[Part] = [first]
-        for pieces, rest in parted:
-            out += chain.from_iterable(islice(ids, len(pieces)))
+        for texts, rest in parted:
+            out += chain.from_iterable(islice(ids, len(texts)))
             if rest:
                 out.append(rest)
         return out
@@ -87,14 +88,7 @@ def _parted(text: str, ends: Iterable[str]) -> tuple[list[str], str]:
     """A text behind a break: what is sent as ids, in pieces that begin at the same places when it
     grows, and the text from the end of the turn on."""
     at = min((place for end in ends if (place := text.find(end, 1)) > 0), default=len(text))
-    broken, rest = text[:at], text[at:]
-    pieces = []
-    while len(broken) > LONG:
-        spaces = (broken.rfind(space, LONG // 2, LONG) for space in "\n ")
-        cut = next((at for at in spaces if at > 0), LONG)
-        pieces.append(broken[:cut])
-        broken = broken[cut:]
-    return [*pieces, broken], rest
+    return [*pieces(text[:at], LONG)], text[at:]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

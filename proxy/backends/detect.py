@@ -7,15 +7,14 @@ people may give the address of any server, with or without /v1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import BackendDown
-from ..wire.router import as_dict
 from .driver import Driver
 from .http import ConnectionPool
 from .llamacpp import LlamaCpp
 from .openai.driver import OpenAIServer
-from .openai.server_types import BY_OWNER
+from .openai.server_types import BY_OWNER, models
 from .probe import ROUTER, document, not_listed
 from .whisper import MODEL, WhisperServer, is_whisper
 
@@ -43,22 +42,16 @@ class Identity(NamedTuple):
     shown: bool = True
 
 
-class Detector:
-    """Chooses the driver for the server at `root`. `make` creates one, for a kind and a URL; `pool`
-    has the connections to the root."""
-
-    def __init__(
-        self, root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver]
-    ) -> None:
-        self._root, self._pool, self._make = root, pool, make
-
-    def __call__(self, current: Driver) -> Driver:
-        """The driver for what answers now, `current` if it suits. Raises BackendDown."""
-        kind, api, *_ = identify(self._pool)
-        url = self._root + api if kind == "openai" else self._root
-        if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
-            return current
-        return self._make(kind, url)
+def suiting(
+    root: str, pool: ConnectionPool, make: Callable[[Kind, str], Driver], current: Driver
+) -> Driver:
+    """The driver for what answers now at `root`, to which `pool` has the connections: the `current`
+    one if it suits, else what `make` creates for a kind and a URL. Raises BackendDown."""
+    kind, api, *_ = identify(pool)
+    url = root + api if kind == "openai" else root
+    if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
+        return current
+    return make(kind, url)
 
 
 def root_of(url: str) -> str:
@@ -79,12 +72,14 @@ def identify(pool: ConnectionPool) -> Identity:
         status, listed = document(pool, f"{api}/models") if status else (0, {})
         if status == 0:
             raise not_listed(0)
-        owners = owners_of(listed)
-        names = tuple(owners or ())
-        is_other = owners is not None and not _OTHERS.isdisjoint(owners.values())
-        if is_llama or (is_locked and owners is not None and "llamacpp" in owners.values()):
-            return Identity("openai" if is_other else "llamacpp", api, names)
-        if owners is not None:
+        try:
+            found, is_list = models(listed), True
+        except ValueError:
+            found, is_list = (), False
+        names, owners = tuple(model.name for model in found), {model.owner for model in found}
+        if is_llama or (is_locked and "llamacpp" in owners):
+            return Identity("llamacpp" if _OTHERS.isdisjoint(owners) else "openai", api, names)
+        if is_list:
             return Identity("openai", api, names)
         refused = status if status in REFUSED else refused
     if refused:
@@ -92,15 +87,3 @@ def identify(pool: ConnectionPool) -> Identity:
     if is_whisper(pool):
         return Identity("whisper", "", (MODEL,))
     return Identity("llamacpp", API, shown=False)
-
-
-def owners_of(listed: Mapping[str, Any]) -> dict[str, str] | None:
-    """Who owns the models of a list, by their names; None if it is none."""
-    entries = listed.get("data")
-    if entries is None and listed.get("object") == "list":
-        return {}  # Ollama's, while it has no model
-    if not isinstance(entries, list):
-        return None
-    models = [as_dict(entry) for entry in entries]
-    named = all(isinstance(model.get("id"), str) for model in models)
-    return {model["id"]: str(model.get("owned_by")) for model in models} if named else None

@@ -20,6 +20,7 @@ from ..runtime.cancel import Cancel
 from ..wire.router import Listed
 
 AT_ONCE = 32  # inputs in one call for embeddings
+NO_API = "this model's backend does not support this API: name a model whose server does"
 
 Input = str | tuple[int, ...]
 SlotAction = Literal["save", "restore", "erase"]
@@ -196,10 +197,7 @@ class Driver(ABC):
 
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         """Forward a call, and wait for the head of its answer, which must be closed."""
-        raise Unsupported(
-            "this model's backend does not support this API: name a model whose server does",
-            param="model",
-        )
+        raise Unsupported(NO_API, param="model")
 
     # for a server that renders chats like us
 

@@ -23,6 +23,7 @@ import httptools
 import msgspec
 
 from ..core.task import Call
+from ..core.usage import Usage
 from ..errors import (
     AnswerCut,
     BackendDown,
@@ -509,6 +510,7 @@ def _unreachable(error: OSError) -> Unreachable:
 
 # -- requests that a server gets as the client sent them, and their answers ------------------------
 
+MAX_READ = 16 << 20  # bytes of an answer that is read here
 # Headers about the content of an answer. All others end here: those of the connection, cookies
 # (the gateway has its own), and rules for browsers, which are the gateway's too.
 KEPT = frozenset(
@@ -520,7 +522,8 @@ KEPT = frozenset(
 class ForwardedAnswer:
     """The answer to a call that was sent to `path`. Redirects are not followed."""
 
-    usage = None
+    usage: Usage | None = None
+    _written: bytes | None = None  # what replaces the body
     _whole = False
 
     def __init__(
@@ -550,9 +553,21 @@ class ForwardedAnswer:
         self.status = exchange.status
         self.headers = {name: text for name, text in exchange.headers.items() if name in KEPT}
 
+    def read_all(self) -> bytes:
+        """The whole body, which `rewrite` may then replace. Raises like `Exchange.read_all`."""
+        with contextlib.closing(self._exchange):
+            return self._exchange.read_all(self._timeout, MAX_READ)
+
+    def rewrite(self, kind: str, data: bytes, usage: Usage) -> None:
+        """Answer with this body of this type instead, which has so many tokens."""
+        self.headers, self._written, self.usage = {"content-type": kind}, data, usage
+
     def __iter__(self) -> Iterator[bytes]:
-        while part := self._exchange.read_within(self._timeout):
-            yield part
+        if self._written is not None:
+            yield self._written
+        else:
+            while part := self._exchange.read_within(self._timeout):
+                yield part
         self._whole = True
 
     def close(self) -> None:

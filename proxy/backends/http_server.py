@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..core.decoding import LONGEST
-from ..core.task import CallMaker, Embedded, Forwarded
+from ..core.task import Call, CallForm, CallMaker, Embedded
 from ..errors import (
     BackendDown,
     GatewayError,
@@ -30,6 +30,7 @@ DIALECT = "http"
 CHECK_TIMEOUT = 5.0
 PATIENCE = 1.0  # seconds to wait for a connection before the request goes back into the queue
 TOKENIZE_TIMEOUT = 60.0  # seconds for one text
+TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
 
 
 T = TypeVar("T", bound=Struct)
@@ -43,6 +44,15 @@ def decoded_as(data: bytes, kind: type[T]) -> T:
         return lenient.decoder(kind)(data)
     except lenient.WireFault:
         raise UpstreamFault("the backend returned an invalid response") from None
+
+
+def recording(call: Call) -> CallForm | None:
+    """The form with a recording; None for a call of another path. Raises Unsupported."""
+    if call.path not in (TRANSCRIPTIONS, TRANSLATIONS):
+        return None
+    if call.form is None:
+        raise Unsupported("send the recording as a form (multipart/form-data) with file and model")
+    return call.form
 
 
 def check_vectors(vectors: Sequence[Sequence[float]]) -> None:
@@ -106,8 +116,10 @@ class HTTPDriver(Driver):
         except (UpstreamFault, UpstreamTimeout):
             return 0
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
-        call = make(self._model)
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
+        return self._forwarded(make(self._model), cancel)
+
+    def _forwarded(self, call: Call, cancel: Cancel) -> ForwardedAnswer:
         options = {"tick": self._tick, "timeout": self.timeout}
         return ForwardedAnswer(self._pool, call, call.path, cancel, **options)
 

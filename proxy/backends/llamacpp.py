@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from ..core.decoding import decoded_object
 from ..core.hearing import TIMED, usage
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Call, CallMaker, Embedded, Forwarded, Ranked, Task
+from ..core.task import Call, CallMaker, Embedded, Ranked, Task
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -36,11 +36,9 @@ from . import relay
 from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
 from .driver import Capabilities, Input, OnCapabilities, Run, SlotAction, ignore
-from .http import ConnectionPool
-from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as
-from .old import NOTHING, count_slots, counted
+from .http import ConnectionPool, ForwardedAnswer
+from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_as, recording
 from .probe import outline, probe
-from .recordings import Written, form_of, whole
 from .refusals import check_cost
 from .run import EMPTY, NO_REPORT, LlamaRun
 
@@ -276,23 +274,22 @@ class LlamaCpp(HTTPDriver):
             raise UpstreamFault("the backend did not return one score per document")
         return Ranked(tuple(scores[i] for i in range(len(documents))), answer.usage.prompt_tokens)
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         """Raises Unsupported for a transcription with times."""
         call = make(self._model)
-        form = form_of(call)
+        form = recording(call)
         if form is None:
-            return super().forward(make, cancel)
+            return self._forwarded(call, cancel)
         request = form.hearing()
         if request.format in TIMED:
             raise Unsupported(NO_TIMES.format(request.format), param="response_format")
         body = form.written(hearing.llama_fields(request, self._model))
-        call = Call("POST", call.path, call.headers, body)
-        answer = super().forward(lambda _: call, cancel)
-        if request.format == "json" or request.stream or answer.status != 200:
-            return answer
-        data = whole(answer)
-        heard = decoded_as(data, hearing.Heard)
-        return Written(*hearing.reply(heard, request), usage(data))
+        answer = self._forwarded(Call("POST", call.path, call.headers, body), cancel)
+        if request.format != "json" and not request.stream and answer.status == 200:
+            data = answer.read_all()
+            heard = decoded_as(data, hearing.Heard)
+            answer.rewrite(*hearing.reply(heard, request), usage(data))
+        return answer
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
@@ -393,3 +390,39 @@ def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:
     if 0 < body.get("temperature", 1) < 0.001:
         body["temperature"] = 0
     return body
+
+
+# -- servers of 2023, which report neither their slots nor their vocabulary ------------------------
+
+NOTHING = {"prompt": "", "n_predict": 1, "cache_prompt": True}  # evaluates nothing
+STEP = 1024
+MOST = STEP * STEP  # ids; larger than any vocabulary
+MOST_SLOTS = 256
+
+
+def counted(existing: Callable[[Sequence[int]], set[int]]) -> int:
+    """The number of ids, 0 if the answers are not plausible. `existing` returns which ids exist: an
+    old server repeats the pairs of `logit_bias` with such ids at the end of an answer."""
+    coarse = existing(range(0, MOST, STEP)).intersection(range(0, MOST, STEP))
+    if not coarse or MOST - STEP in coarse:
+        return 0  # a server that repeats every id reveals nothing
+    fine = range(max(coarse), max(coarse) + STEP)
+    return max(existing(fine).intersection(fine), default=-1) + 1
+
+
+def count_slots(ask: Callable[[int], int | None]) -> int:
+    """The number of slots. 0 if the server does not answer or names slots beyond MOST_SLOTS.
+
+    The answer to an empty prompt names its slot: the requested one if it exists and is idle,
+    otherwise the least recently used idle one. So it proves that all lower numbers exist. The next
+    number is requested until it was missed so often that every idle slot has had its turn."""
+    count = missed = 0
+    while missed <= count:
+        slot = ask(count)
+        if slot is None or not 0 <= slot < MOST_SLOTS:
+            return 0
+        if slot >= count:
+            count, missed = slot + 1, 0
+        else:
+            missed += 1
+    return count

@@ -21,7 +21,6 @@ from ..errors import GatewayError, ModelNotFound, NoBackend, Unsupported
 from ..prompting.profile import verify
 from ..runtime.locks import native_lock
 from ..scheduling.state import BackendFacts
-from .detect import Detector
 from .driver import Capabilities, Driver, ModelHost
 from .tokens import TokenCounter
 
@@ -50,7 +49,6 @@ class Backend:
     set_n_ctx: int = 0
     weight: float = 1.0
     chat_mode: ChatMode = "auto"
-    on_overflow: OnOverflow | None = None
     config: BackendConfig | None = None
     aliases: tuple[str, ...] = ()  # other names of its model
     unlisted: bool = False  # lists of models leave it out
@@ -58,7 +56,8 @@ class Backend:
     lists_aliases: bool = False  # they have its other names, too
     forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
-    detect: Detector | None = None  # chooses the driver for what answers at the address
+    # Chooses the driver for what answers at the address, from the present one.
+    detect: Callable[[Driver], Driver] | None = None
     router: ModelHost | None = None  # if its address has several models: it serves nothing
     host: Backend | None = None  # that backend, for each of these models
     router_of: Backend | None = None  # the backend whose router its driver uses
@@ -119,7 +118,6 @@ class Backend:
             set_n_ctx=self.set_n_ctx,
             weight=self.weight,
             chat_mode=self.chat_mode,
-            on_overflow=self.on_overflow,
             aliases=aliases,
             place=self.place if self.set_model else None,
             host=self,
@@ -478,18 +476,8 @@ class BackendPools:
             self._known = {model: (model, model) for model in self._answering}
             shown = [name for name in self.names() if name not in self._forwarding]
             self._shown = next(iter((*shown, *self._answering)), "")
-            self.on_overflow = {
-                model: backend.on_overflow
-                for model, pool in pools.items()
-                for backend in reversed(pool)  # the first one counts
-                if backend.on_overflow
-            }
-            self.late_binding = {
-                model: rules
-                for model, pool in pools.items()
-                for backend in reversed(pool)
-                if (rules := backend.own("late_binding"))
-            }
+            self.on_overflow = _settings_of(pools, "on_overflow")
+            self.late_binding = _settings_of(pools, "late_binding")
             also = {
                 alias: model
                 for model, pool in pools.items()
@@ -508,6 +496,12 @@ class BackendPools:
             ]
             self._also = {**also, **{name: model for name, model, _ in adapted}}
             self.adapters = {name: adapter for name, _, adapter in adapted}
+
+
+def _settings_of(pools: Mapping[str, Sequence[Backend]], name: str) -> dict[str, Any]:
+    """A setting of each model, where the first backend that has it counts."""
+    backends = ((model, backend) for model in pools for backend in reversed(pools[model]))
+    return {model: value for model, backend in backends if (value := backend.own(name))}
 
 
 def _unavailable(backend: Backend, who: str, before: str = "") -> NoBackend:

@@ -7,7 +7,7 @@ since its own parsers would look for reasoning and calls in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.events import (
@@ -25,7 +25,7 @@ from ..core.task import Task
 from ..core.usage import Timings
 from ..prompting.constraints import callable_tools, document_schema, most_calls
 from ..prompting.formats import generic
-from ..prompting.profile.adapt import as_texts
+from ..prompting.profile.adapt import MessageRules, as_dicts, as_texts
 from ..prompting.prompt import assistant_prefill, tool_dict
 from ..wire import openai_stream, servercpp
 from ..wire.lenient import WireFault
@@ -37,6 +37,7 @@ PATH = "/v1/chat/completions"
 # together, and one token may be several events.
 SURPLUS = 64
 EVENTS = 4  # of a token, at most
+_IN_API = MessageRules(arguments="text")
 REASONS: Mapping[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
 
 
@@ -46,7 +47,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
     chat = task.messages or request.messages
-    messages = [message_dict(message, parts=True) for message in chat]
+    messages = message_dicts(chat, parts=True)
     if task.call_format is not None:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)
@@ -96,30 +97,16 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
 
 def rewritten(request: CompletionRequest, guide: str) -> list[dict[str, Any]]:
     """The messages for a server without tools, with `guide` in that of the system."""
-    return [message_dict(message) for message in as_texts(request.messages, guide)]
+    return message_dicts(as_texts(request.messages, guide))
 
 
-def message_dict(message: Message, *, parts: bool = False) -> dict[str, Any]:
-    """A message in OpenAI's form. With `parts`, for servers that take them, texts stay apart."""
-    out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.media or (parts and message.parts):
-        out["content"] = [_part(piece) for piece in message.pieces]
-    if message.name:
-        out["name"] = message.name
-    if message.tool_calls:
-        out["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        out["tool_call_id"] = message.tool_call_id
-    if message.reasoning:
-        out["reasoning_content"] = message.reasoning
-    return out
+def message_dicts(messages: Sequence[Message], *, parts: bool = False) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form. With `parts`, for servers that take them, texts stay apart."""
+    written = as_dicts(messages, _IN_API)
+    for message, out in zip(messages, written, strict=True):
+        if message.media or (parts and message.parts):
+            out["content"] = [_part(piece) for piece in message.pieces]
+    return written
 
 
 def _part(piece: str | Media) -> dict[str, Any]:

@@ -9,14 +9,14 @@ are cached, for the next turn. Near the limit, the whole text is counted: a cut 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
-from ..errors import BadRequest, ContextExceeded
+from ..errors import BackendBusy, BadRequest, ContextExceeded, Unsupported
 from ..runtime.cancel import Cancel
 from .connections import ConnectionLimit
-from .driver import Driver
+from .driver import Capabilities, Driver
 
 REMEMBERED = 1024  # counts of texts
 PIECES = 16384  # counts of pieces
@@ -27,7 +27,7 @@ AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has
 MOST = 1 << 22  # characters of a text that is tokenized
 MOST_OLD = 1 << 18  # the same as a whole, on a server of 2023: half a minute
 SIZE = 8192  # characters of a piece
-NEAR, FAR = 256, SIZE // 2  # characters before its end in which it is cut
+NEAR = 256  # characters before its end in which it is cut, or else in its second half
 
 CUTS = (
     re.compile(r"<[|\uff5c][^\s<>]{1,48}>|</?[a-z_]{1,32}>|\[/?[A-Z_]{2,32}\]"),  # before a mark
@@ -136,13 +136,14 @@ def _key(text: str, breaks: Sequence[int] = ()) -> bytes:
     return digest("\0".join((text, *map(str, breaks))).encode())
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces that are not too long. They begin at the same places when it grows."""
+def pieces(text: str, most: int = SIZE) -> Iterator[str]:
+    """The text in pieces of `most` characters. They begin at the same places when it grows."""
     start = 0
-    while len(text) - start > SIZE:
-        end = start + SIZE
+    while len(text) - start > most:
+        end = start + most
         # Nearby first: there are hundreds of places between words.
-        places = (cuts.finditer(text, end - size, end) for cuts in CUTS for size in (NEAR, FAR))
+        begins = [end - size for size in (NEAR, most // 2)]
+        places = (cuts.finditer(text, begin, end) for cuts in CUTS for begin in begins)
         starts = next(filter(None, ([m.start() for m in matches] for matches in places)), [end])
         cut = starts[-1]
         yield text[start:cut]
@@ -182,3 +183,32 @@ def exact_tokens(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel |
     if count >= n_ctx:
         raise ContextExceeded(count, n_ctx)
     return count
+
+
+def check_ids(
+    driver: Driver, ids: Collection[int], caps: Capabilities, param: str, *, harmless: bool = False
+) -> None:
+    """Raises BadRequest for a token id outside of the vocabulary, which crashes an old server; if
+    it is not `harmless`, Unsupported for a vocabulary of unknown size. Like `Driver.n_vocab`."""
+    if not ids or (caps.queues and not caps.n_vocab):
+        return
+    try:
+        size = caps.n_vocab or driver.n_vocab()
+    except BackendBusy:
+        if harmless:
+            return
+        raise
+    if size is None:
+        return
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if size and wrong is not None:
+        raise BadRequest(
+            f"{param} contains the token id {wrong}: this model's ids are 0 to {size - 1}",
+            param=param,
+        )
+    if not size and not harmless:
+        raise Unsupported(
+            "this model's backend does not report its vocabulary, so token ids cannot be checked:"
+            " send text",
+            param=param,
+        )

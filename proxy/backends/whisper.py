@@ -6,17 +6,16 @@ It works on one recording at a time, and aborts that when the connection closes.
 from __future__ import annotations
 
 from ..core.hearing import tokens_of
-from ..core.task import Call, CallMaker, Forwarded
+from ..core.task import Call, CallMaker
 from ..core.usage import Usage
-from ..errors import BackendDown, BadRequest, UpstreamFault, UpstreamTimeout
+from ..errors import BackendDown, BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..wire import hearing
-from .driver import Capabilities, Driver, OnCapabilities, ignore
+from .driver import NO_API, Capabilities, OnCapabilities, ignore
 from .http import ConnectionPool, ForwardedAnswer
-from .http_server import CHECK_TIMEOUT, HTTPServer
+from .http_server import CHECK_TIMEOUT, TRANSLATIONS, HTTPServer, recording
 from .probe import document
-from .recordings import TRANSLATIONS, Written, form_of, whole
 from .refusals import check_cost
 
 DIALECT = "whisper.cpp"
@@ -55,29 +54,28 @@ class WhisperServer(HTTPServer):
     def alive(self) -> bool:
         return self.status_of("/health", CHECK_TIMEOUT) not in (0, 503)
 
-    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+    def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make("")
-        form = form_of(call)
+        form = recording(call)
         if form is None:
-            return Driver.forward(self, make, cancel)  # raises Unsupported
+            raise Unsupported(NO_API, param="model")
         request = form.hearing()
         sent = hearing.whisper_fields(request, translate=call.path == TRANSLATIONS)
         call = Call("POST", hearing.PATH, call.headers, form.written(sent))
-        options = {"tick": self._tick, "timeout": self.timeout}
-        answer = ForwardedAnswer(self._pool, call, call.path, cancel, **options)
-        data = whole(answer)
+        answer = self._forwarded(call, cancel)
+        data = answer.read_all()
         if answer.status == 400:
             raise BadRequest(UNREADABLE, param="file")
         if answer.status != 200:
             raise self._refusal(answer.status, data)
         check_cost(data)
 
-        def write() -> Written:
+        def write() -> None:
             heard = hearing.heard(data)
-            usage = Usage(tokens_of(heard.duration))
-            return Written(*hearing.reply(heard, request), usage)
+            answer.rewrite(*hearing.reply(heard, request), Usage(tokens_of(heard.duration)))
 
         try:
-            return run_in_native_thread(write)
+            run_in_native_thread(write)
         except ValueError:  # WireFault
             raise UpstreamFault("the backend returned an invalid response") from None
+        return answer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from ..accounts.rights import Permissions
-from ..agent.functions import LocalTool, RunnableTool, ToolError, local_tool, schema_of
+from ..agent.functions import RunnableTool, ToolError, local_tool, schema_of
 from ..core.events import NONE_FOUND, Citation, passages
 from ..core.request import Message, Search, Tool
 from ..errors import Forbidden, NotFound
@@ -189,7 +189,7 @@ class Finder:
         """The searches that are allowed and configured, as tools of an agent. Their results are
         numbered by `numbers` and appended to `sources`."""
 
-        def tool(name: str, find: Callable[[str, Cancel], list[Citation]]) -> LocalTool:
+        def tool(name: str, find: Callable[[str, Cancel], list[Citation]]) -> RunnableTool:
             def search(given: _Query, cancel: Cancel) -> str:
                 if not given.query.strip():
                     raise ToolError("query must be a search string")

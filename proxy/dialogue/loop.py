@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ..agent.functions import FAILED, NAME, ChildTool, RunnableTool, ToolError
+from ..agent.functions import FAILED, NAME, RunnableTool, ToolError
 from ..agent.toolbox import Remotes, Toolbox
 from ..config import AgentConfig
 from ..core.decoding import decoded_object
@@ -176,8 +176,9 @@ class Runner:
                 raise ToolError(missing, FAILED)
             if arguments is None:
                 raise ToolError("the arguments must be a JSON object")
-            call = partial(tool.call, arguments, seconds=seconds)
-            text = _cut((yield from self.aside(call, seconds)), self.longest)
+            call, given = tool.call, arguments
+            work = self.aside(lambda own: call(given, own, seconds), seconds)
+            text = _cut((yield from work), self.longest)
         except Cancelled:
             raise
         except ToolError as fault:
@@ -268,7 +269,7 @@ class ServerRunner(Runner):
 
     def __post_init__(self) -> None:
         self._opened = ExitStack()
-        self._offers: dict[str, tuple[McpServer, ChildTool]] = {}
+        self._offers: dict[str, tuple[McpServer, RunnableTool]] = {}
 
     def listed(self) -> list[Event]:
         """Raises NotFound for a server that is not configured, and Forbidden for a URL that is not
@@ -324,15 +325,15 @@ class ServerRunner(Runner):
         """Close the servers that the request names by URL; those that are configured stay open."""
         self._opened.close()
 
-    def _of(self, server: McpServer) -> list[ChildTool]:
-        work: Callable[[], list[ChildTool]] = partial(self.toolbox.of_server, server.label)
+    def _of(self, server: McpServer) -> list[RunnableTool]:
+        work: Callable[[], list[RunnableTool]] = partial(self.toolbox.of_server, server.label)
         if server.url:
             self.caller.may.check_tool(server.url)
             remote = self.remotes.open(server.label, server.url, server.headers)
             work = self._opened.enter_context(remote)
         return result_of(run_with_ticks(lambda _: work(), self.cancel, LISTING, 0, list[Event]))
 
-    def _permitted(self, server: McpServer, tools: Sequence[ChildTool]) -> list[ChildTool]:
+    def _permitted(self, server: McpServer, tools: Sequence[RunnableTool]) -> list[RunnableTool]:
         """The tools that request and caller permit. Raises Forbidden."""
         may = self.caller.may
         fitting = [

@@ -13,9 +13,15 @@ import msgspec
 
 from .. import compiling
 from ..backends.driver import Capabilities
-from ..backends.old import check_ids
 from ..backends.pools import Backend
-from ..backends.tokens import ROUGH, TokenCounter, exact_tokens, most_tokens, must_fit
+from ..backends.tokens import (
+    ROUGH,
+    TokenCounter,
+    check_ids,
+    exact_tokens,
+    most_tokens,
+    must_fit,
+)
 from ..core.adapters import for_server
 from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out

@@ -21,9 +21,9 @@ import msgspec
 from msgspec import Struct
 
 from ..backends.driver import Capabilities, Driver, Input
-from ..backends.old import check_ids
 from ..backends.pools import Backend
 from ..backends.registry import Registry
+from ..backends.tokens import check_ids
 from ..core.task import Embedded, Ranked
 from ..errors import (
     BackendBusy,

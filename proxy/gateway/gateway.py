@@ -16,9 +16,9 @@ import msgspec
 
 from ..accounts.rights import Permissions
 from ..backends.driver import Driver, SlotAction
-from ..backends.old import check_ids
 from ..backends.pools import UNNAMED, Backend, OnOverflow
 from ..backends.run import TOKEN_TEXT
+from ..backends.tokens import check_ids
 from ..core.cache import BoundedCache
 from ..core.late_binding import late_bound
 from ..core.request import CompletionRequest

@@ -15,10 +15,8 @@ from heapq import heappop, heappush
 from .charset import Charset, contains, gaps, normal
 from .gbnf import FORBIDDEN, MAX_NESTING, MAX_TEXT, Places, parse, render
 from .values import (
-    MAX_CODE_POINT,
     ROOT,
     Alternatives,
-    AnyChar,
     CharClass,
     Element,
     Grammar,
@@ -35,7 +33,7 @@ MAX_RULES = 20_000  # the old server copies all rules for every request
 # Ways from a rule to its first character. The old sampler keeps a stack for each way, and the new
 # one walks each way again when it looks for left recursion.
 MAX_WAYS = 5_000
-_CHARACTERS = frozenset({Literal, CharClass, AnyChar})
+_CHARACTERS = frozenset({Literal, CharClass})
 
 
 def check(text: str, limits: GrammarLimits) -> Grammar:
@@ -380,13 +378,10 @@ class _Program:
             ranges = normal(element.ranges)
             return gaps(ranges) if element.negated else ranges
         choice = _Choice()
-        if isinstance(element, Group):
-            self._fill(choice, element.alternatives)
-        elif isinstance(element, Repeat):
+        if isinstance(element, Repeat):
             self._fill(choice, ((element.element,),))
             return _Loop(choice, element.min, element.max)
-        else:
-            return ((0, MAX_CODE_POINT),)
+        self._fill(choice, element.alternatives if isinstance(element, Group) else ((element,),))
         return choice
 
     def push(self, steps: tuple[_Step, ...], at: int, below: int) -> int:

@@ -23,10 +23,10 @@ from functools import lru_cache
 from typing import NoReturn
 
 from .values import (
+    ANY_CHAR,
     MAX_CODE_POINT,
     ROOT,
     Alternatives,
-    AnyChar,
     CharClass,
     Element,
     Grammar,
@@ -165,7 +165,7 @@ class _Reader(Scanner):
                 elif char == "(":
                     last = self.group()
                 elif self.limits.any_char and self.take("."):
-                    last = AnyChar()
+                    last = ANY_CHAR
                 elif char in "<!":
                     self.fail("token elements are not supported")
                 else:
@@ -348,9 +348,7 @@ class _Writer:
             return _class(element)
         if isinstance(element, Repeat):
             return self.repeat(element)
-        if isinstance(element, Group):
-            return f"({self.alternatives(element.alternatives)})"
-        return "." if self.limits.any_char else "[^\\x00]"
+        return f"({self.alternatives(element.alternatives)})"
 
     def repeat(self, repeat: Repeat) -> str:
         low, high = repeat.min, repeat.max

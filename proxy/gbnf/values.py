@@ -59,9 +59,8 @@ class CharClass:
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AnyChar:
-    """Any one character: `.`"""
+ANY_CHAR = CharClass(((0, 0),), negated=True)
+"""Any one character, written `.` or `[^\\x00]`: a text has no NUL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Group:
     alternatives: Alternatives
 
 
-Element = Literal | CharClass | AnyChar | RuleRef | Repeat | Group
+Element = Literal | CharClass | RuleRef | Repeat | Group
 Sequence = tuple[Element, ...]
 Alternatives = tuple[Sequence, ...]
 

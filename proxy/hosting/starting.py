@@ -13,9 +13,7 @@ import msgspec
 
 from ..backends.driver import Capabilities
 from ..backends.http import CheckPeer
-from ..backends.http_server import HTTPServer
-from ..backends.llamacpp import LlamaCpp
-from ..backends.openai.driver import OpenAIServer
+from ..backends.http_server import HTTPDriver
 from ..backends.probe import ROUTER
 from ..backends.refusals import LOAD_FAILED, MAX_SAID, plain
 from ..config import PORT, ModelConfig
@@ -32,7 +30,7 @@ SELDOM = 0.5  # the same, later; also of a request for a cancellation
 CHECK_TIMEOUT = 5.0
 NO_PROGRAM = "exit code 127"  # as a shell
 
-Server = LlamaCpp | OpenAIServer | HTTPServer
+Server = HTTPDriver
 
 
 class Hosting(msgspec.Struct, kw_only=True):

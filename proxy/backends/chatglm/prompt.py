@@ -22,7 +22,7 @@ from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.formats.base import CallFormat
 from ...prompting.formats.python_calls import CHATGLM3, GLM4
-from ...prompting.prompt import assistant_prefill
+from ...prompting.prompt import assistant_prefill, tool_dict
 from .protocol import ChatTurn, Family, PromptMessage
 
 # The forms of the calls of the families that have tools.
@@ -108,20 +108,13 @@ def _rounds(request: CompletionRequest, family: Family) -> tuple[ChatTurn, ...]:
     return tuple(out)
 
 
-def _function(tool: Tool) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": msgspec.to_builtins(tool.parameters),
-    }
-
-
 def _with_tools(system: str, offered: Sequence[Tool], family: Family) -> str:
+    functions = [tool_dict(tool)["function"] for tool in offered]
     if family == "chatglm3":
-        return (system or _CHATGLM3_SYSTEM) + _CHATGLM3_TOOLS + _listed([*map(_function, offered)])
+        return (system or _CHATGLM3_SYSTEM) + _CHATGLM3_TOOLS + _listed(functions)
     parts = [(system or _GLM4_SYSTEM) + "\n\n# 可用工具"]
-    for tool in offered:
-        parts.append(f"## {tool.name}\n\n{_listed(_function(tool))}\n{_GLM4_CALLS}")
+    for function in functions:
+        parts.append(f"## {function['name']}\n\n{_listed(function)}\n{_GLM4_CALLS}")
     return "\n\n".join(parts)
 
 

@@ -49,7 +49,6 @@ Launch = Callable[[], "Helper | InThread"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 LOOK = 0.2  # seconds between two looks for a cancellation
-SOON = 0.01  # seconds
 
 
 def start(threads: int = 0) -> Helper:
@@ -118,19 +117,14 @@ class Engine:
         self.process = process
         self._numbers = itertools.count(1)
         self.calls: dict[int, PendingCall] = {}
-        self._lock = threading.Lock()
         self.out: queue.Queue[Load | Order | None] = queue.Queue()
-        self._gone = False
         self.out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
-    def call(self, order: Generate | Encode | Decode) -> PendingCall | None:
-        """Send an order, with a number of its own; None if the engine has ended."""
+    def call(self, order: Generate | Encode | Decode) -> PendingCall:
+        """Send an order, with a number of its own."""
         call = PendingCall(self, next(self._numbers))
-        with self._lock:
-            if self._gone:
-                return None
-            self.calls[call.id] = call
+        self.calls[call.id] = call
         self.out.put(msgspec.structs.replace(order, id=call.id))
         return call
 
@@ -148,10 +142,7 @@ class Engine:
 
     def close(self) -> str:
         """End it, and notify every open call. Returns how it ended."""
-        with self._lock:
-            self._gone = True
-            calls, self.calls = list(self.calls.values()), {}
-        for call in calls:
+        for call in list(self.calls.values()):
             call.put(None)
         self.out.put(None)
         self.process.close(LOOK)
@@ -188,13 +179,11 @@ class Supervisor:
     ) -> PendingCall | None:
         """Send an order to the engine, which is started if necessary; None if its model is not
         loaded within `timeout` seconds. Raises BackendDown if the engine cannot run, Cancelled."""
-        end = time.monotonic() + timeout
-        while self.is_loaded(end - time.monotonic(), cancel):
-            engine = self._engine
-            if engine is not None and (call := engine.call(order)) is not None:
-                return call
-            time.sleep(SOON)  # it is ending: the next one executes the order
-        return None
+        with self._changed:
+            if not self.is_loaded(timeout, cancel):
+                return None
+            assert self._engine is not None, "its model is loaded"
+            return self._engine.call(order)
 
     def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
         """Start the engine if necessary, and wait for its model. Raises like `call`."""
@@ -294,5 +283,7 @@ class Supervisor:
                     self.ready, self.error = report, ""
                     self._changed.notify_all()
         finally:
+            with self._changed:
+                self.ready = None  # from here on, the next engine gets the orders
             ended = engine.close()
         return broken or f"its process exited{while_loading} ({ended})"

@@ -23,7 +23,7 @@ from ..http import Exchange, ForwardedAnswer
 from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
-from ..relay import message_dict
+from ..relay import message_dicts
 from . import ollama
 from .run import OpenAIRun, native_formats, path, payload
 from .server_types import (
@@ -196,10 +196,7 @@ class OpenAIServer(HTTPDriver):
         request = task.request
         if not (task.backend_templates and request.is_chat):
             return None
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": [message_dict(message) for message in request.messages],
-        }
+        body = {"model": self._model, "messages": message_dicts(request.messages)}
         if request.tools:
             body["tools"] = [tool_dict(tool) for tool in request.tools]
         template = self._tokenizer.template

@@ -25,7 +25,7 @@ from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange
 from ..refusals import openai_refusal, pause_of
-from ..relay import RelayRun, message_dict, rewritten
+from ..relay import RelayRun, message_dicts, rewritten
 from .server_types import ServerType
 
 # -- the request -----------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def payload(
     if task.described:
         body["messages"] = rewritten(request, describe_constraints(request, by_prompt))
     else:
-        body["messages"] = [message_dict(message) for message in request.messages]
+        body["messages"] = message_dicts(request.messages)
     if assistant_prefill(request):
         if not server.continues:
             raise Unsupported(

@@ -126,7 +126,8 @@ def text_with_marks(
                     yield from at_start(reader, tools)
                 except Malformed:
                     reader.rewind()
-            yield from text(reader, tools, marks, read)
+            while mark := (yield from reader.text_until(marks if tools else ())):
+                yield from opened(reader, tools, mark, read)
 
         return run
 
@@ -156,12 +157,6 @@ def thoughts(
             break
     reader.begin_text()
     return mark
-
-
-def text(reader: CallReader, tools: Tools, marks: Sequence[str], read: Read) -> Wait:
-    """Reads text with calls up to the end of the answer."""
-    while mark := (yield from reader.text_until(marks)):
-        yield from opened(reader, tools, mark, read)
 
 
 def opened(reader: CallReader, tools: Tools, mark: str, read: Read) -> Reading[bool]:

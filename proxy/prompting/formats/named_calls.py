@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .base import ID, CallFormat, CallShape, Tools, marks_in, opened, text, text_with_marks
-from .objects import read_arguments, read_object
+from .base import ID, CallFormat, CallShape, Tools, marks_in, opened, text_with_marks
+from .objects import read_arguments, read_named, read_object
 from .reader import Body, CallReader, Malformed, Wait
 
 # Kimi K2's tool calls, each with an id that contains the name and the number of the call::
@@ -69,13 +69,6 @@ _TO = ">>>"
 _ALL = "all\n"
 
 
-def _functionary_read(reader: CallReader, tools: Tools, mark: str = _TO) -> Wait:
-    name = yield from reader.skip_one(sorted(f"{name}\n" for name in tools))
-    if name is None:
-        raise Malformed
-    yield from read_arguments(reader, name[:-1])
-
-
 def _functionary_body(tools: Tools) -> Body:
     marks = (_TO,) if tools else ()
 
@@ -84,14 +77,14 @@ def _functionary_body(tools: Tools) -> Body:
         yield from reader.skip(_TO)
         if not (yield from reader.skip(_ALL)):
             try:
-                yield from _functionary_read(reader, tools)
+                yield from read_named(reader, tools)
             except Malformed:
                 reader.rewind()
         while mark := (yield from reader.text_until(marks)):
             if (yield from reader.skip(_ALL)):
                 reader.accept()
             else:
-                yield from opened(reader, tools, mark, _functionary_read)
+                yield from opened(reader, tools, mark, lambda *_: read_named(reader, tools))
 
     return run
 
@@ -122,11 +115,6 @@ _ROLE, _GIGACHAT_END = "<|role_sep|>", "<|message_sep|>"
 _GIGACHAT_CALL = f"{_GIGACHAT_END}\n\nfunction call{_ROLE}\n"
 
 
-def _gigachat_body(tools: Tools) -> Body:
-    marks = (_GIGACHAT_CALL,) if tools else ()
-    return lambda reader: text(reader, tools, marks, lambda reader, *_: read_object(reader))
-
-
 GIGACHAT3 = CallFormat(
     name="gigachat3",
     opening=(_GIGACHAT_CALL,),
@@ -136,7 +124,7 @@ GIGACHAT3 = CallFormat(
         suffix="}",
         parallel=False,
     ),
-    body=_gigachat_body,
+    body=text_with_marks((_GIGACHAT_CALL,), lambda reader, *_: read_object(reader)),
     turns=(f"assistant{_ROLE}\n",),
     tokens=(_ROLE, _GIGACHAT_END),
     # Version 3.1 writes a mark before its calls.

@@ -126,6 +126,19 @@ def read_string(reader: CallReader) -> Reading[str]:
     return str(json.loads("".join(parts)))
 
 
+def read_named(reader: CallReader, tools: Tools) -> Wait:
+    """Reads a call that is a line with the name of a known tool, and its arguments below."""
+    yield from read_arguments(reader, (yield from read_name(reader, tools)))
+
+
+def read_name(reader: CallReader, tools: Tools) -> Reading[str]:
+    """Takes a line that is the name of a known tool."""
+    name = yield from reader.skip_one(sorted(f"{name}\n" for name in tools))
+    if name is None:
+        raise Malformed
+    return name[:-1]
+
+
 def read_arguments(reader: CallReader, name: str) -> Wait:
     """Reads the arguments of a call of ``name``, a JSON object, as they stream."""
     yield from reader.spaces()

@@ -9,8 +9,8 @@ import warnings
 from typing import Any
 
 from .base import CallFormat, CallShape, Tools, marks_in, text_with_marks
-from .objects import read_arguments
-from .reader import MAX_HELD, CallReader, Malformed, Reading, Wait
+from .objects import read_name, read_named
+from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .scanner import is_json
 from .shaped import ShapeReader
 
@@ -68,17 +68,9 @@ _AS_JSON = "tool_call(**"
 """How a grammar makes ChatGLM3 write its arguments: valid Python that contains a JSON object."""
 
 
-def _name(reader: CallReader, tools: Tools) -> Reading[str]:
-    """Reads a line that is the name of a known tool."""
+def _python(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
     yield from reader.spaces()
-    name = yield from reader.skip_one(sorted(f"{name}\n" for name in tools))
-    if name is None:
-        raise Malformed
-    return name[:-1]
-
-
-def _python(reader: CallReader, tools: Tools) -> Wait:
-    name = yield from _name(reader, tools)
+    name = yield from read_name(reader, tools)
     yield from reader.expect(" ```python")
     if (yield from reader.skip(f" {_AS_JSON}")):
         if (yield from reader.peek()) != "{":
@@ -93,9 +85,9 @@ def _python(reader: CallReader, tools: Tools) -> Wait:
     reader.call(name, arguments)
 
 
-def _json(reader: CallReader, tools: Tools) -> Wait:
-    name = yield from _name(reader, tools)
-    yield from read_arguments(reader, name)
+def _json(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
+    yield from reader.spaces()
+    yield from read_named(reader, tools)
 
 
 CHATGLM3 = CallFormat(
@@ -107,7 +99,7 @@ CHATGLM3 = CallFormat(
         separator=_HEADER,
         parallel=False,
     ),
-    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _python(reader, tools), _python),
+    body=text_with_marks((_HEADER,), _python, _python),
     matches=marks_in("[gMASK]sop", "tool_call("),
 )
 
@@ -115,7 +107,7 @@ GLM4 = CallFormat(
     name="glm4",
     opening=(_HEADER,),
     shape=CallShape(after_name="\n", separator=_HEADER, parallel=False),
-    body=text_with_marks((_HEADER,), lambda reader, tools, mark: _json(reader, tools), _json),
+    body=text_with_marks((_HEADER,), _json, _json),
     # Later templates of the family write tags.
     matches=marks_in("[gMASK]<sop>", without=["<tool_call>"]),
 )

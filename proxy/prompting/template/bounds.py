@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from types import MappingProxyType
 from typing import Any, cast
 
-from jinja2 import nodes, pass_context
+from jinja2 import nodes, pass_context, sandbox
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.utils import Namespace
@@ -20,7 +20,7 @@ from markupsafe import Markup
 MAX_STEPS = 1_000_000  # loop iterations, calls and filters in one rendering
 FEW_STEPS = 50_000  # of a conversation of a few words; messages and tools add to them
 MAX_SIZE = 16_000_000  # characters of the output and of any string, and items of any list
-MAX_RANGE = 100_000  # numbers of a ``range``, a padding width or an indent
+MAX_RANGE = sandbox.MAX_RANGE  # numbers of a ``range``, a padding width or an indent
 
 LARGE = 65_536
 COLLECTIONS: frozenset[object] = frozenset({str, Markup, list, tuple, dict, range})
@@ -188,14 +188,6 @@ def grow(method: str, text: Any, *args: Any) -> None:
     elif method == "expandtabs":
         size = text.count("\t") * (args[0] if args and isinstance(args[0], int) else 8)
     fits(size)
-
-
-def bounded_range(*args: int) -> range:
-    """``range`` for templates, limited to MAX_RANGE numbers."""
-    numbers = range(*args)
-    if len(numbers) > MAX_RANGE:
-        raise SecurityError("the template uses too long a range")
-    return numbers
 
 
 # Rewrites the syntax tree of a template, so that its loops, slices and comparisons spend: the

@@ -32,7 +32,6 @@ from .bounds import (
     COLLECTIONS,
     Bounding,
     added,
-    bounded_range,
     charged,
     compared,
     cost,
@@ -197,7 +196,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["sized by the sandbox"] = sized
         self.filters["weighed by the sandbox"] = weighed
         self.filters["written by the sandbox"] = _written
-        self.globals["range"] = bounded_range
         self.globals["raise_exception"] = _raise_exception
         del self.globals["lipsum"]
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from proxy.backends import recordings
 from proxy.backends.connections import READ_SIZE
 from proxy.backends.driver import Capabilities
-from proxy.backends.http import MAX_FRAME, MAX_WHOLE, ConnectionPool
+from proxy.backends.http import MAX_FRAME, MAX_READ, MAX_WHOLE, ConnectionPool, ForwardedAnswer
 from proxy.backends.probe import MAX_ANSWER, document
 from proxy.backends.refusals import MAX_BODY
 from proxy.backends.run import FORGIVEN_TEXT, TOKEN_TEXT
 from proxy.core.events import Batch, Finished, TextDelta
-from proxy.core.task import Task
+from proxy.core.task import Call, Task
 from proxy.errors import BadRequest, UpstreamFault
 from proxy.runtime.cancel import Cancel
 from proxy.wire.sse import MAX_EVENT, Decoder, SSEError
@@ -132,27 +130,12 @@ def test_repeated_probabilities_of_an_answer_are_not_bounded() -> None:
         play(streamed(event(completion_probabilities=too_large, content="a")), logprobs=1)
 
 
-class Recorded:
-    """An answer of so many bytes."""
-
-    status, headers, usage = 200, {"content-type": "application/json"}, None
-
-    def __init__(self, size: int) -> None:
-        self.closing: list[Callable[[bool], object]] = []
-        self.is_closed = False
-        self._size = size
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield bytes(self._size - 1)
-        yield b"x"
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
 def test_text_of_a_recording_is_bounded() -> None:
-    assert len(recordings.whole(Recorded(recordings.MAX_ANSWER))) == recordings.MAX_ANSWER
-    answer = Recorded(recordings.MAX_ANSWER + 1)
-    with pytest.raises(UpstreamFault, match="too long"):
-        recordings.whole(answer)
-    assert answer.is_closed
+    def text(size: int) -> bytes:
+        with RawServer([head(size) + b"x" * size]) as server:
+            pool, call = ConnectionPool(server.url, idle=0), Call("POST", "/inference")
+            return ForwardedAnswer(pool, call, call.path, Cancel(), tick=60, timeout=60).read_all()
+
+    assert len(text(MAX_READ)) == MAX_READ
+    with pytest.raises(UpstreamFault, match="too large"):
+        text(MAX_READ + 1)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.old import MOST_SLOTS, count_slots
+from proxy.backends.llamacpp import MOST_SLOTS, count_slots
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.core.task import Task

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.old import MOST, STEP, check_ids, counted
+from proxy.backends.llamacpp import MOST, STEP, counted
+from proxy.backends.tokens import check_ids
 from proxy.errors import BadRequest, Unsupported
 from tests.fakes import ScriptedDriver
 

@@ -54,10 +54,14 @@ class Echo:
             raise ToolError("no such thing")
         return f"echo {arguments.get('text')}"
 
+    @property
+    def runnable(self) -> RunnableTool:
+        return RunnableTool(self.tool, self.call)
+
 
 def run(
     model: Scripted,
-    tool: RunnableTool | None = None,
+    tool: Echo | None = None,
     bounds: AgentConfig = AgentConfig(),  # noqa: B008  # frozen
     told: list[Sources] | None = None,
     cancel: Cancel | None = None,
@@ -70,7 +74,7 @@ def run(
 
 def events_of(
     model: Scripted,
-    tool: RunnableTool,
+    tool: Echo,
     bounds: AgentConfig,
     told: list[Sources],
     cancel: Cancel | None,
@@ -79,7 +83,7 @@ def events_of(
     interval: float = 0,
 ) -> Iterator[Any]:
     cancel = cancel or Cancel()
-    runner = AgentRunner(cancel, interval, {"echo": tool})
+    runner = AgentRunner(cancel, interval, {"echo": tool.runnable})
     gateway: Any = model
     gateway.clock = clock
     answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)
@@ -109,7 +113,7 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
 def test_rounds_and_tools_are_steps_of_the_answer() -> None:
     model: Any = Scripted(called("echo", "{}"), said("a"))
     cancel = Cancel()
-    runner = AgentRunner(cancel, 0, {"echo": Echo()})
+    runner = AgentRunner(cancel, 0, {"echo": Echo().runnable})
     answer = ToolAnswer(model, [runner], ASKED, cancel, ANYBODY, AgentConfig())
     assert [*answer]
     steps = ["round" if isinstance(step, Info) else step[0] for step in answer.info.steps]

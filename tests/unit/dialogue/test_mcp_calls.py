@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from proxy.accounts.rights import Permissions, Rights
-from proxy.agent.functions import FAILED, ChildTool
+from proxy.agent.functions import FAILED, RunnableTool, child_tool
 from proxy.agent.toolbox import Remotes, Toolbox
 from proxy.core.events import (
     ApprovalRequested,
@@ -67,10 +67,10 @@ class Box(Toolbox):
         self.children = Answers(answer or {"text": "4"})
         self.error = error
 
-    def of_server(self, name: str) -> list[ChildTool]:
+    def of_server(self, name: str) -> list[RunnableTool]:
         if self.error is not None:
             raise self.error
-        return [ChildTool(Tool(one, "", SCHEMA), self.children) for one in ("get", "put")]
+        return [child_tool(Tool(one, "", SCHEMA), self.children) for one in ("get", "put")]
 
 
 def run(

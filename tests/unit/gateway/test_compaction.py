@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.config import BackendConfig
 from proxy.core.conversation import ASK, LEAD, cuts, with_summary
 from proxy.core.events import Compacted, Event, Failed, Finished
 from proxy.core.fold import fold
@@ -153,7 +154,7 @@ def test_who_says_what_happens(
 def test_backend_overrides_the_setting(serve: Serve) -> None:
     gateway = serve(ScriptedDriver(say("Sum")), on_overflow="compact")
     for backend in gateway.registry.backends.values():
-        backend.on_overflow = "refuse"
+        backend.config = BackendConfig(on_overflow="refuse")
     gateway.registry.rebuild()
     assert not answer(gateway, asked(turns(8)))[1]
 

@@ -14,7 +14,6 @@ from typing import Any
 from proxy.gbnf.values import (
     MAX_CODE_POINT,
     Alternatives,
-    AnyChar,
     CharClass,
     Element,
     Grammar,
@@ -370,10 +369,8 @@ class Sampler:
         else:
             out.append(self._char(element))
 
-    def _char(self, element: CharClass | AnyChar) -> str:
+    def _char(self, element: CharClass) -> str:
         ranges = ((0x20, 0x7E), (0xA1, 0xFF), (0x4E00, 0x4EFF), (0x1F600, 0x1F64F))
-        if isinstance(element, AnyChar):
-            return chr(self.source.randint(*self.source.choice(ranges)))
         if not element.negated:
             low, high = self.source.choice(element.ranges)
             high = min(high, low + 500) if self.source.random() < 0.8 else high

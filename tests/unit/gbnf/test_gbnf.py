@@ -16,7 +16,7 @@ from proxy.gbnf import NEW, OLD, GrammarError, GrammarLimits, check, matches, re
 from proxy.gbnf.check import MOST_WAYS, checked_render
 from proxy.gbnf.gbnf import MAX_NESTING, MAX_TEXT
 from proxy.gbnf.values import (
-    AnyChar,
+    ANY_CHAR,
     CharClass,
     Grammar,
     Group,
@@ -85,7 +85,7 @@ def test_grammar_for_both_servers_is_accepted(
 @pytest.mark.parametrize(
     ("text", "element"),
     [
-        ("root ::= .", AnyChar()),
+        ("root ::= .", ANY_CHAR),
         (r"root ::= [a\-z]", CharClass(((97, 97), (45, 45), (122, 122)))),
         ('root ::= "a"{3}', Repeat(A, 3, 3)),
         ('root ::= "a"{2,}', Repeat(A, 2, None)),
@@ -241,7 +241,7 @@ def test_ways_to_begin_a_written_rule_are_bounded() -> None:
 
 
 def test_counted_repetition_is_expanded_for_old_server() -> None:
-    grammar = Grammar({"root": ((Repeat(Literal("ab"), 2, 4), AnyChar(), Repeat(A, 3, None)),)})
+    grammar = Grammar({"root": ((Repeat(Literal("ab"), 2, 4), ANY_CHAR, Repeat(A, 3, None)),)})
     text = render(grammar, OLD)
     assert "{" not in text and "." not in text
     read = check(text, OLD)

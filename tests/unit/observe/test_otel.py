@@ -290,7 +290,7 @@ def test_tools_run_between_the_rounds(
     request = CompletionRequest(
         model="scripted", messages=(Message(role="user", content="Echo a, please."),)
     )
-    runner = AgentRunner(cancel, 0, {"echo": Echo()})
+    runner = AgentRunner(cancel, 0, {"echo": Echo().runnable})
     answer = ToolAnswer(services.gateway, [runner], request, cancel, ANYBODY, AgentConfig())
     record.info = answer.info
     assert [*answer]

@@ -148,7 +148,7 @@ def test_ollama_loads_and_unloads_with_an_empty_prompt(served: Served) -> None:
 
 
 def test_ollama_learns_why_a_model_is_not_loaded(served: Served) -> None:
-    kind = type(served.model._starter.connect("http://127.0.0.1:1", lambda sock: None))
+    kind: Any = type(served.model._starter.connect("http://127.0.0.1:1", lambda sock: None))
     kind.faults = (UpstreamFault("no such file"),)
     answer = served.post("/api/generate", model="scripted")
     assert (answer.status_code, answer.json) == (502, {"error": "no such file"})
