@@ -7,11 +7,9 @@ from . import (
     answers,
     chat,
     connect,
-    folders,
     guard,
     images,
     imports,
-    invitations,
     knowledge,
     models,
     oidc,
@@ -22,7 +20,6 @@ from . import (
     shell,
     status,
     usage,
-    warming,
 )
 
 __all__ = ["answers", "guard", "install", "status"]
@@ -31,8 +28,8 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chatting = (chat, folders, images, imports, shared, warming)
-    signing_in = (session_routes, oidc, invitations)
+    chatting = (chat, images, imports, shared)
+    signing_in = (session_routes, oidc)
     panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
     for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

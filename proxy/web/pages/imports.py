@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 from ...errors import InvalidParameter
 from ...store.records import FOLDER, PINNED, AdoptedMessage
 from ..spine import json_response
-from . import api, folders, guard
-from .chat import TITLE
+from . import api, guard
+from .chat import TITLE, folder_name
 
 MOST_NODES = 4000  # messages of a conversation, with those that are left out
 Time = Annotated[float, Meta(ge=0, lt=1e11)]  # seconds since 1970, 0 if unknown
@@ -52,7 +52,7 @@ def import_() -> Response:
         return api.done()
     settings: dict[str, Any] = {PINNED: True} if export.settings.get(PINNED) is True else {}
     with contextlib.suppress(InvalidParameter):  # one folder too many: it is in none
-        settings[FOLDER] = folders.name_of(owner, export.settings, FOLDER)
+        settings[FOLDER] = folder_name(owner, export.settings, FOLDER)
     made = api.conversations().create(
         owner,
         " ".join(export.title.split())[:TITLE],
