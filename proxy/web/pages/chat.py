@@ -419,8 +419,8 @@ def hurry(message: str) -> Response:
 
 @blueprint.post(f"{API}/warm")
 def warm() -> Response:
-    """Prewarm the question `{"text", "parent_id", "conversation", "options"}` while it is typed (see
-    `gateway.prewarm`), as far as that costs nothing: a plain chat, a model that is loaded, no
+    """Prewarm the question `{"text", "parent_id", "conversation", "options"}` while it is typed
+    (see `gateway.prewarm`), as far as that costs nothing: a plain chat, a model that is loaded, no
     server that may take money for it, and no limits that would count it."""
     services, owner, body = current_services(), api.owner(), api.json_body()
     store, parent = api.conversations(), fields.text(body, "parent_id")
