@@ -1,5 +1,5 @@
-"""Sign-in at an OpenID provider: the authorization code flow with PKCE, state and nonce. This module
-needs no other package, so a gateway without a provider imports it."""
+"""Sign-in at an OpenID provider: the authorization code flow with PKCE, state and nonce. This
+module needs no other package, so a gateway without a provider imports it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from msgspec import Struct
 
 
 class Started(Struct, frozen=True):
-    """A sign-in that has begun: what the browser keeps until it returns from the provider. `to` is the page to open then."""
+    """A sign-in that has begun: what the browser keeps until it returns from the provider. `to` is
+    the page to open then."""
 
     state: str
     nonce: str
