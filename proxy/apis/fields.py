@@ -155,16 +155,6 @@ def strings(body: Body, name: str, at: str = "", most: int = MAX_ITEMS) -> tuple
     return tuple(dict.fromkeys(values))
 
 
-def names(values: Any, at: str) -> frozenset[str]:
-    if not isinstance(values, list):
-        raise InvalidParameter(at, "must be a list of strings")
-    bounded(values, at)
-    for i, name in enumerate(values):
-        if type(name) is not str:
-            raise InvalidParameter(f"{at}[{i}]", "must be a string")
-    return frozenset(values)
-
-
 def count_of(query: Mapping[str, str], name: str, default: int, most: int, least: int = 1) -> int:
     number = decimal(query.get(name) or str(default), least, most)
     if number is None:
