@@ -21,7 +21,6 @@ MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
 LONGEST_ID = 512  # characters of a custom_id
 LONGEST_WINDOW = 30 * 86_400  # seconds
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 _WINDOW = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

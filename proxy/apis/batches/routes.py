@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
-from ...store.records import RequestBatch, new_id
+from ...store.records import OPEN, RequestBatch, new_id
 from ...web import body
 from ...web.observability import Record
 from ...web.routes import Api
@@ -88,7 +88,7 @@ def _reply(batch: RequestBatch | None, key: str) -> dict[str, Any]:
 
 
 def reply(batch: RequestBatch) -> dict[str, Any]:
-    over = batch.status not in batches.OPEN  # its files are whole
+    over = batch.status not in OPEN  # its files are whole
     read, cached, written, reasoning = batch.tokens
     names = "expires in_progress finalizing completed failed expired cancelling cancelled".split()
     times = {f"{name}_at": batch.times.get(name) for name in names}
