@@ -20,7 +20,7 @@ import msgspec
 
 from ..accounts.limiting.budgets import Price
 from ..core.mcp import SEPARATOR
-from . import keys, macros, model_presets, models, models_folder, routes
+from . import keys, macros, model_presets, models, routes
 from .checks import agree, warnings
 from .command_line import no_command, parser
 from .models import ImportedConfig
@@ -214,7 +214,7 @@ def _mcp(raw: Any) -> tuple[McpConfig, ...]:
 def _of_folder(values: Mapping[str, Any]) -> tuple[models.ModelConfig, ...]:
     """The models of --models-dir. Raises ValueError."""
     ttl = values.get("models_ttl", 0.0)
-    return models_folder.of_folder(values["models_dir"], _program(values), ttl)
+    return models.of_folder(values["models_dir"], _program(values), ttl)
 
 
 def _program(values: Mapping[str, Any]) -> str:
