@@ -7,16 +7,15 @@ from . import (
     answers,
     chat,
     connect,
+    exchange,
     guard,
     images,
-    imports,
     knowledge,
     models,
     oidc,
     reference,
     requests,
     session_routes,
-    shared,
     shell,
     status,
     usage,
@@ -28,7 +27,7 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chatting = (chat, images, imports, shared)
+    chatting = (chat, images, exchange)
     signing_in = (session_routes, oidc)
     panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
     for part in (shell, *chatting, *signing_in, *panels):

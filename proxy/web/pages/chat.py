@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from flask import Response, make_response, render_template, request
+from flask import Response, render_template, request
 
 from ...apis import fields
 from ...apis.media.routes import HEARD, forwarded
@@ -31,7 +30,7 @@ from . import api, chat_models, guard, images, titles
 from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
-    from ...store.conversations import ConversationStore, StoredConversation, StoredMessage
+    from ...store.conversations import StoredConversation, StoredMessage
 
 
 # What an empty chat offers to try: first what is configured here, then what any model can answer.
@@ -520,53 +519,3 @@ def remove_file(conversation: str, document: str) -> Response:
     knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     knowledge.remove(owner, _base_of(store.get(owner, conversation)), document)
     return api.done()
-
-
-# -- export
-
-
-@blueprint.get(f"{API}/conversations/<conversation>/export")
-def export(conversation: str) -> Response:
-    """Download the conversation as `?as=md` (only the open branch) or `json`."""
-    store, owner = api.conversations(), api.owner()
-    chat = store.get(owner, conversation)
-    if request.args.get("as") == "json":
-        return _download(make_response(_whole(store, owner, chat)), chat.title, "json")
-    messages = store.messages(owner, conversation)
-    ids = [message.id for message in messages]
-    leaf = chat.settings.get(LEAF)
-    branch = store.path(owner, leaf if leaf in ids else ids[-1]) if ids else ()
-    parts = [
-        f"# {chat.title}",
-        *(f"## {message.role}\n\n{images.markdown(message)}" for message in branch),
-    ]
-    data = "\n\n".join(parts).encode() + b"\n"
-    return _download(make_response(data), chat.title, "md")
-
-
-@blueprint.get(f"{API}/conversations/export")
-def export_all() -> Response:
-    """Download all conversations as a JSON list."""
-    store, owner = api.conversations(), api.owner()
-    stream = passthrough(_all(store, owner), body.JSON, [])
-    return _download(stream, "slotproxy conversations", "json")
-
-
-def _whole(store: ConversationStore, owner: str, chat: StoredConversation) -> bytes:
-    messages = store.messages(owner, chat.id)
-    return msgspec.json.encode({**msgspec.to_builtins(chat), "messages": messages})
-
-
-def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
-    """Yield one conversation at a time: together they may be large."""
-    before = b"["
-    for chat in store.recent(owner, limit=None):
-        yield before + _whole(store, owner, chat)
-        before = b",\n"
-    yield b"]" if before != b"[" else b"[]"
-
-
-def _download(response: Response, title: str, ending: str) -> Response:
-    name = re.sub(r"[^\w\- ]", "", title).strip()[:60] or "conversation"
-    kind = "application/json" if ending == "json" else "text/markdown"
-    return api.download(response, f"{name}.{ending}", kind)
