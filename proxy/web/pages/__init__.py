@@ -13,7 +13,6 @@ from . import (
     knowledge,
     models,
     oidc,
-    reference,
     requests,
     session_routes,
     shell,
@@ -29,6 +28,6 @@ def install(app: Flask, prefix: str) -> None:
     shell.install(app)
     chatting = (chat, images, exchange)
     signing_in = (session_routes, oidc)
-    panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
+    panels = (knowledge, models, connect, usage, requests, accounts, status)
     for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)
