@@ -38,9 +38,8 @@ from proxy.app import create_app
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from proxy.config.keys import ApiKey, Secret
-from proxy.store.api_keys import ApiKeys
+from proxy.store.api_keys import ApiKeys, teams, users
 from proxy.store.database import Database
-from proxy.store.groups import teams, users
 from proxy.store.tables import API_KEY
 from tests.fakes import CAPS, ScriptedDriver, services_of, wait_until
 

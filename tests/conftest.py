@@ -14,7 +14,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from proxy.app.life import Life
+from proxy.runtime.life import Life
 from tests.postgres import empty, running
 from tests.thorough import FEW, share
 
@@ -121,7 +121,7 @@ def closers() -> Iterator[list[Callable[[], object]]]:
         patch.setattr(atexit, "register", recorded)
         patch.setattr(Life, "__init__", born)
         # A stream that a test client has read and not closed counts as under way.
-        patch.setattr("proxy.app.life.ENDING", 0.1)
+        patch.setattr("proxy.runtime.life.ENDING", 0.1)
         yield found
     _close(found, 0)
 

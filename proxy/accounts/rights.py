@@ -103,12 +103,8 @@ class Permissions(Struct, frozen=True):
         """Raises Forbidden; `requested` is what the client calls the model."""
         if self.rights and not self.permits_model(*names):
             means = f" (asked for as {requested[:100]!r})" if requested not in ("", *names) else ""
-            raise Forbidden(
-                f"this API key may not use the model {names[0][:100]!r}{means}: its models do not"
-                " include it",
-                param="model",
-                code="model_forbidden",
-            )
+            what = f"the model {names[0][:100]!r}{means}: its models do not include it"
+            raise _refused(what, code="model_forbidden", param="model")
 
     def permits_tool(self, name: str) -> bool:
         return self._permit("tools", (name,))
@@ -116,11 +112,8 @@ class Permissions(Struct, frozen=True):
     def check_tool(self, name: str) -> None:
         """Raises Forbidden."""
         if not self.permits_tool(name):
-            raise Forbidden(
-                f"this API key may not use the tool {name[:100]!r}: its allowed_tools do not"
-                " include it",
-                code="tool_forbidden",
-            )
+            what = f"the tool {name[:100]!r}: its allowed_tools do not include it"
+            raise _refused(what, code="tool_forbidden")
 
     @property
     def bounds_knowledge(self) -> bool:
@@ -132,29 +125,24 @@ class Permissions(Struct, frozen=True):
     def check_base(self, requested: str, *names: str) -> None:
         """Raises Forbidden; `requested` is what the client calls the base."""
         if not self.permits_base(*names):
-            raise Forbidden(
-                f"this API key may not use the knowledge base {requested[:100]!r}: its"
-                " allowed_knowledge_bases do not include it",
-                code="knowledge_forbidden",
-            )
+            why = "its allowed_knowledge_bases do not include it"
+            what = f"the knowledge base {requested[:100]!r}: {why}"
+            raise _refused(what, code="knowledge_forbidden")
 
     def check_tiers(self, model: str, tiers: Collection[str]) -> None:
         """`tiers` are those of the model's backends. Raises Forbidden if none may be used."""
         if tiers and self.barred_tiers.issuperset(tiers):
-            raise Forbidden(
-                f"this API key may not use the model {model[:100]!r}: its barred_tiers include all"
-                " tiers of the model",
-                param="model",
-                code="tier_forbidden",
-            )
+            what = f"the model {model[:100]!r}: its barred_tiers include all tiers of the model"
+            raise _refused(what, code="tier_forbidden", param="model")
 
     def check_route(self, api: str, path: str, *, reads: bool) -> None:
         """`api` is the group of the route, `path` its rule. Raises Forbidden."""
         for granted in self.rights:
             if granted.apis and api and not _permits_api(granted.apis, api, path):
-                raise _refused(f"the API {api!r}: its allowed_routes do not include it")
+                what = f"the API {api!r}: its allowed_routes do not include it"
+                raise _refused(what, code="route_forbidden")
             if granted.read_only and not reads:
-                raise _refused("this route: it is read only")
+                raise _refused("this route: it is read only", code="route_forbidden")
 
     def check_peer(self, address: str) -> None:
         """Raises Forbidden if the key may not be used from this address."""
@@ -167,8 +155,8 @@ class Permissions(Struct, frozen=True):
                 )
 
 
-def _refused(what: str) -> Forbidden:
-    return Forbidden(f"this API key may not use {what}", code="route_forbidden")
+def _refused(what: str, *, code: str, param: str | None = None) -> Forbidden:
+    return Forbidden(f"this API key may not use {what}", code=code, param=param)
 
 
 ALL = Permissions()

@@ -150,19 +150,10 @@ def strings(body: Body, name: str, at: str = "", most: int = MAX_ITEMS) -> tuple
     values = items(body, name, at)
     if len(values) > most:
         raise InvalidParameter(at + name, f"may have at most {most} entries")
-    if not all(type(value) is str for value in values):
-        raise InvalidParameter(at + name, "must be a list of strings")
+    for i, value in enumerate(values):
+        if type(value) is not str:
+            raise InvalidParameter(f"{at}{name}[{i}]", "must be a string")
     return tuple(dict.fromkeys(values))
-
-
-def names(values: Any, at: str) -> frozenset[str]:
-    if not isinstance(values, list):
-        raise InvalidParameter(at, "must be a list of strings")
-    bounded(values, at)
-    for i, name in enumerate(values):
-        if type(name) is not str:
-            raise InvalidParameter(f"{at}[{i}]", "must be a string")
-    return frozenset(values)
 
 
 def count_of(query: Mapping[str, str], name: str, default: int, most: int, least: int = 1) -> int:

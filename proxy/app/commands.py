@@ -1,4 +1,4 @@
-"""What ``slotproxy COMMAND`` does. Each command is imported when it is called."""
+"""What ``slotproxy COMMAND`` does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from pathlib import Path
 from .. import __version__
 from ..config import Settings
 from ..config.data_folder import DATABASE, INDEX, database_file, folder_of
-from ..errors import GatewayError
+from ..downloads.child import Job, Said
+from ..downloads.choice import HubModel, reference
+from ..downloads.download import Download, is_installed, room
+from ..errors import BadRequest, GatewayError
+from ..hosting.need import Cards
+from ..runtime.installation import install
 from ..store import archive
 from ..store.archive import BackupError, Manifest
 from ..store.revisions import NEWEST
 from .initialize import InitError, convert, write
+
+LOOK = 0.5  # seconds between two looks at the progress of a download
 
 
 def write_backup(settings: Settings, file: str, *, force: bool = False) -> str:
@@ -68,6 +75,63 @@ def _when(manifest: Manifest) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.created))
 
 
+# -- pull: a model downloaded in the terminal
+
+
+def pull(settings: Settings, text: str, *, only_list: bool = False) -> str:
+    """Download a model, or list those of its repository. Returns what is there then. Raises
+    GatewayError."""
+    meant = reference(text)
+    fits = room(settings.memory_bytes, Cards(settings.gpu_memory_bytes).totals)
+    if not (only_list or settings.models_dir):
+        raise BadRequest("name the folder of models: --models-dir DIR")
+    folder = "" if only_list else str(Path(settings.models_dir).absolute())
+    if not is_installed():
+        raise BadRequest(f"downloads require the extra pull: {install('pull')}")
+    download = Download(Job(meant, folder, fits))
+    try:
+        download.listed.wait()
+        if download.said.models:
+            print("\n".join(table(download.said, fits)), flush=True)
+        if not only_list:
+            _show_progress(download)
+        download.wait()
+    except KeyboardInterrupt:
+        download.cancel()
+        raise BadRequest("interrupted: the same command continues the download") from None
+    if only_list:
+        return f"{len(download.said.models)} models"
+    return (
+        f"{download.said.chosen} is in {folder}: slotproxy serves it after a restart, a reload"
+        " (kill -HUP), or at once with --watch-config"
+    )
+
+
+def table(said: Said, fits: int) -> list[str]:
+    """The models of a repository: quantization, size, and whether it fits."""
+    context = f"made for {said.context} tokens of context" if said.context else ""
+    return [*(_row(model, said.chosen, fits) for model in said.models), *filter(None, [context])]
+
+
+def _row(model: HubModel, chosen: str, fits: int) -> str:
+    mark = "*" if model.name == chosen else " "
+    why = "does not fit --memory or the cards" if fits and model.size > fits else ""
+    size = f"{model.size / 1e9:.1f} GB"
+    return f"{mark} {model.quantization:<12} {size:>9}  {model.name}  {why}".rstrip()
+
+
+def _show_progress(download: Download) -> None:
+    began, before = time.monotonic(), download.bytes
+    while sys.stdout.isatty() and not download.ended.wait(LOOK):
+        size, present = max(1, download.said.size), download.bytes
+        speed = (present - before) / (time.monotonic() - began)
+        line = f"{100 * present // size:3} %  {present / 1e9:.2f} of {size / 1e9:.2f} GB"
+        line = "checking" if download.checking else f"{line}  {speed / 1e6:.1f} MB/s"
+        print(f"\r{line:<60}", end="", flush=True)
+    if sys.stdout.isatty():
+        print()
+
+
 def run(command: str, own: Namespace, settings: Settings) -> int:
     """Carry out a command with its `own` arguments. Returns the exit code."""
     if command == "doctor":
@@ -75,9 +139,7 @@ def run(command: str, own: Namespace, settings: Settings) -> int:
 
         return doctor.main(settings, as_json=own.json)
     if command == "pull":
-        from . import pull
-
-        return _printed(lambda: pull.pull(settings, own.model, only_list=own.list))
+        return _printed(lambda: pull(settings, own.model, only_list=own.list))
     if command == "backup":
         return _printed(lambda: write_backup(settings, own.file, force=own.force))
     return _printed(lambda: restore_backup(settings, own.file, _agreement(own)))

@@ -68,6 +68,7 @@ from ..prompting.template.dialogues import Layouts
 from ..runtime import resources
 from ..runtime.cancel import Cancel
 from ..runtime.installation import install
+from ..runtime.life import Life, Step
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.shared import RedisLog, SharedScheduler
@@ -87,7 +88,6 @@ from ..web.services import Aliases, Services
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch
 from . import discovery
-from .life import Life, Step
 from .limits import limit_service
 from .prompter_registry import Prompters
 from .storage import LazyServices

@@ -18,7 +18,7 @@ from ..batches.batch_run import make_sender
 from ..config import Settings, routes
 from ..errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from ..runtime import logs
-from ..server.stopping import Life
+from ..runtime.life import Life
 from ..web import body, pages, reference, site
 from ..web.auth import basic_password
 from ..web.client_address import TrustedProxies

@@ -19,8 +19,7 @@ from ..backends.chatglm.driver import listens
 from ..backends.detect import identify
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
-from ..config.models import MAX_NAME
-from ..config.models_folder import of_files, of_folder
+from ..config.models import MAX_NAME, of_files, of_folder
 from ..config.validators import in_bytes
 from ..errors import GatewayError
 from ..runtime import resources

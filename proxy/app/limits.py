@@ -17,8 +17,8 @@ from ..accounts.limiting.limiter import Charge, LocalLimiter, Spent, nothing
 from ..accounts.limiting.shared import SharedLimiter
 from ..config import Settings
 from ..errors import GatewayError
+from ..runtime.life import Life, Step
 from ..websearch.fetch import EngineRequest, fetch
-from .life import Life, Step
 
 if TYPE_CHECKING:
     from ..store.ledger import Ledger  # imports SQLAlchemy

@@ -28,10 +28,9 @@ from ..store.responses import MemoryResponses
 if TYPE_CHECKING:  # these import SQLAlchemy
     from ..knowledge.service import Knowledge
     from ..knowledge.stores import VectorStores
-    from ..store.api_keys import ApiKeys
+    from ..store.api_keys import ApiKeys, Groups
     from ..store.conversations import ConversationStore
     from ..store.database_responses import ResponseStore
-    from ..store.groups import Groups
     from ..store.ledger import Ledger
     from ..store.measured_memory import MeasuredMemory
     from ..store.request_batches import RequestBatches

@@ -17,8 +17,7 @@ from ..knowledge.service import Knowledge
 from ..knowledge.stores import VectorStores
 from ..runtime import private_files
 from ..runtime.cancel import Cancel
-from ..store import groups
-from ..store.api_keys import ApiKeys
+from ..store import api_keys
 from ..store.conversations import ConversationStore
 from ..store.database import Database
 from ..store.database_responses import DatabaseResponses
@@ -60,9 +59,9 @@ class Stores:
         self.responses = DatabaseResponses(database, fixed.STORED_RESPONSES)
         self.batches = RequestBatches(database, self._quota)
         self.sessions = SessionStore(database)
-        self.api_keys = ApiKeys(database)
-        self.users = groups.users(database)
-        self.teams = groups.teams(database)
+        self.api_keys = api_keys.ApiKeys(database)
+        self.users = api_keys.users(database)
+        self.teams = api_keys.teams(database)
         self.measured_memory = MeasuredMemory(database)
         self.ledger = Ledger(database)
         self._rows = KnowledgeStore(database, self._quota)

@@ -20,11 +20,10 @@ import msgspec
 
 from ..accounts.limiting.budgets import Price
 from ..core.mcp import SEPARATOR
-from . import keys, macros, model_presets, models, models_folder, routes
+from . import keys, macros, model_presets, models, routes
 from .checks import agree, warnings
 from .command_line import no_command, parser
 from .models import ImportedConfig
-from .removed import REMOVED
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
 from .validators import naming, no_field, of_table, optional_url, tables
@@ -41,6 +40,46 @@ MISTAKES = (
 )
 HEADER = re.compile(r"[\x20-\x7e]*")
 TABLES = ("aliases", "backend", "macros", "mcp", "model", "price", "route", *SECTIONS)
+
+# Settings that are gone: for each, what to do instead. Their use is refused with that.
+_GONE = "this setting was removed"
+
+# Those that are now in a table of the file, by its name: their names began with it.
+_NOW_IN = {
+    f"{table}_{key}": (table, key)
+    for table, struct in SECTIONS.items()
+    for key in struct.__struct_fields__
+}
+_NOW_IN |= {key: ("search", key) for key in ("brave_key", "tavily_key")}
+_NOW_IN["tool_timeout"] = ("agent", "tool_timeout")
+# Now constants, in `fixed` or beside their users.
+_FIXED = """body_timeout chatglm_unload connect_timeout health_deadline json_retries
+    local_embeddings_unload max_media max_parallel_calls quota_documents quota_files
+    reading_memory reading_timeout send_timeout side_jobs sse_ping_interval
+    stored_responses threads"""
+_OTHERS = {
+    "all": "everything but --chatchat is on by default",
+    "bing_key": "Microsoft shut down the Bing Search API; use ddgs, searxng, brave or tavily",
+    "cached_weight": "give cached tokens a price of their own in a [[price]], and limit money",
+    "embedding_shortens": "a request with fewer dimensions gets shorter vectors, with a warning",
+    "hide_forbidden": "what a key may not use is answered with 403 and the name of the right",
+    "ignore_unsupported": "leave parameters that a backend does not support out of the request",
+    "limits_fail": "requests of keys with limits are refused with 503 while Redis is away",
+    "moderation_model": "ask a chat model, with a JSON schema",
+    "prefix_hygiene": "prompts are sent as they are",
+    "response_store": "use --data, which keeps responses in the database with everything else",
+    "worker_class": "gunicorn serves with slotproxy's own worker; --server waitress has threads",
+}
+
+REMOVED = {
+    **{
+        name: f"this setting moved: set {key} in the table [{table}] of the settings file, or"
+        f" SLOTPROXY_{table.upper()}_{key.upper()} in the environment"
+        for name, (table, key) in _NOW_IN.items()
+    },
+    **dict.fromkeys(_FIXED.split(), f"{_GONE}: its default applies, so remove it"),
+    **{name: f"{_GONE}: {why}" for name, why in _OTHERS.items()},
+}
 
 
 def _no_such(name: str, names: Iterable[str]) -> str:
@@ -175,7 +214,7 @@ def _mcp(raw: Any) -> tuple[McpConfig, ...]:
 def _of_folder(values: Mapping[str, Any]) -> tuple[models.ModelConfig, ...]:
     """The models of --models-dir. Raises ValueError."""
     ttl = values.get("models_ttl", 0.0)
-    return models_folder.of_folder(values["models_dir"], _program(values), ttl)
+    return models.of_folder(values["models_dir"], _program(values), ttl)
 
 
 def _program(values: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import BadRequest, Forbidden, GatewayError, NotFound, UpstreamFault
+from ..runtime.subprocesses import channel
 from .choice import HubFile, HubModel, Reference, choose, models
 
 HIDDEN = ".downloads"  # in the folder of models; never a model itself
@@ -189,10 +189,8 @@ def _failure(error: Exception, repository: str) -> GatewayError:
 
 
 def main() -> None:
-    lines = sys.stdin.buffer
+    lines, output = channel()
     job = msgspec.json.decode(lines.readline(), type=Job)
-    output = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
 
     def end_with_parent() -> None:
         lines.read()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..config.models_folder import files_of
+from ..config.models import files_of
 from ..errors import (
     BadRequest,
     Forbidden,

@@ -26,7 +26,7 @@ from msgspec import Struct
 from ..config import OidcConfig
 from ..errors import GatewayError, Unauthorized, UpstreamFault
 from ..websearch.fetch import EngineRequest, WebPage
-from .started import Started
+from . import Started
 
 SECONDS = 10.0  # that one answer of the provider may take
 LARGEST = 256 << 10  # bytes of an answer

@@ -16,8 +16,8 @@ from ..accounts.records import StoredKey
 from ..config import OidcConfig
 from ..errors import BadRequest, Forbidden, NotFound
 from ..store.accounts import Accounts
+from . import Started
 from .provider import Provider
-from .started import Started
 
 # Which user of the gateway the claims of an OpenID provider mean. Pure.
 MOST_GROUPS = 200  # teams of a claim that are looked at

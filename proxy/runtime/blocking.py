@@ -19,11 +19,9 @@ SWITCH = 0.0005  # seconds
 _marks: list[Any] = []  # a native thread-local that marks our own threads
 
 
-def run_in_native_thread(
-    work: Callable[[], T], threads: NativeThreads | None = None, *, timeout: float | None = None
-) -> T:
+def run_in_native_thread(work: Callable[[], T], threads: NativeThreads | None = None) -> T:
     """Run `work()` in one of `threads`, or in the hub's pool, and return its result. Raises its
-    exception, or TimeoutError after `timeout` seconds; the work itself is not ended."""
+    exception."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return work()
@@ -49,8 +47,7 @@ def run_in_native_thread(
 
     pool = gevent.get_hub().threadpool if threads is None else threads.pool()
     done: Any
-    with gevent.Timeout(timeout, TimeoutError("it took too long")):
-        done, error = pool.apply(marked)
+    done, error = pool.apply(marked)
     if error is not None:
         try:
             raise error

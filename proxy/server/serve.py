@@ -10,6 +10,7 @@ backends in the running process, so the table of slots stays.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import math
@@ -20,8 +21,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
@@ -32,7 +34,7 @@ from proxy.runtime import logs
 from proxy.runtime.confinement import bound_malloc
 from proxy.runtime.leash import end_with_parent
 from proxy.runtime.logs import say as say  # part of this module's interface
-from proxy.server import listening, open_files, stopping
+from proxy.server import stopping
 from proxy.server.stopping import CUT, MARGIN, TWICE, Wakeup
 
 if TYPE_CHECKING:
@@ -177,10 +179,62 @@ def _on_change(app: Flask, settings: Settings, reread: Reread) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)  # see spawn_without_signals
 
 
+# -- whether slotproxy can listen at an address, and if not, why and what to do
+
+PATIENCE = 0.3  # seconds for the worker of a killed slotproxy to end
+PAUSE = 0.05  # seconds between two tries
+LISTENS = "0A"  # the state of a socket in /proc/net/tcp
+REMEDIES = {
+    errno.EACCES: "this user may not; choose a port above 1023 with --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; --host 0.0.0.0 is all of them",
+}
+
+
+def obstacle(host: str, port: int) -> str:
+    """Why nothing can listen there, "" if it can."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                if os.name != "nt":  # there it would share the port
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+            return ""
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                why = REMEDIES.get(error.errno or 0, str(error))
+            elif time.monotonic() >= end:
+                why = f"{holder(port)} uses the port; choose another with --port, or end it"
+            else:
+                time.sleep(PAUSE)
+                continue
+            return f"cannot listen on {host}:{port}: {why}"
+
+
+def holder(port: int) -> str:
+    """Who listens on a port, as far as /proc shows it to this user."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for folder in Path("/proc").glob("[0-9]*") if sockets else ():
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file) in sockets for file in (folder / "fd").iterdir()):
+                words = (folder / "cmdline").read_text().split("\0")
+                name = "python -m proxy" if words[1:3] == ["-m", "proxy"] else Path(words[0]).name
+                return f"{name} (process {folder.name})"
+    return "another program"
+
+
+def _listening(port: int) -> Iterator[str]:
+    for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        rows = file.read_text().splitlines()[1:] if file.exists() else ()
+        for row in map(str.split, rows):
+            if row[3] == LISTENS and int(row[1].rpartition(":")[2], 16) == port:
+                yield row[9]
+
+
 def _check(addresses: Sequence[Any]) -> None:
     """End the process with one line that says why it cannot listen."""
     for address in addresses:
-        if isinstance(address, tuple) and (why := listening.obstacle(*address[:2])):
+        if isinstance(address, tuple) and (why := obstacle(*address[:2])):
             say(why, logging.ERROR)
             raise SystemExit(1)
 
@@ -205,6 +259,36 @@ def _address(name: Any) -> str:
     return f"http://{host}:{name[1]}"
 
 
+# -- open files: the limit, raised to what the system allows, and how many connections fit in it
+
+FOR_OTHERS = 100  # files other than client connections: model servers, databases, pipes, logs
+MOST_CONNECTIONS = 8192  # each takes some 20 to 30 kB
+_MOST_FILES = 1 << 20  # a hard limit may be "infinite", which some systems refuse as a soft one
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one. Returns it; Windows has none."""
+    try:
+        import resource
+    except ImportError:
+        return _MOST_FILES
+    limit: Any = resource.RLIMIT_NOFILE
+    soft, hard = resource.getrlimit(limit)
+    for wanted in (hard, min(hard, _MOST_FILES), 10240):
+        unlimited = wanted == resource.RLIM_INFINITY
+        if not unlimited and soft != resource.RLIM_INFINITY and wanted > soft:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(limit, (wanted, hard))
+                break
+    soft = resource.getrlimit(limit)[0]
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def connections(files: int, wanted: int = MOST_CONNECTIONS) -> int:
+    """The number of connections to allow with so many open files."""
+    return max(16, min(wanted, files - FOR_OTHERS))
+
+
 # -- gunicorn --------------------------------------------------------------------------------------
 
 
@@ -224,9 +308,9 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
             raise SystemExit(2)
         is_ours = {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port
         _check(() if is_ours else arbiter.cfg.address)
-        files = open_files.raise_limit()
+        files = raise_limit()
         wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", open_files.connections(files, wanted))
+        arbiter.cfg.set("worker_connections", connections(files, wanted))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.
@@ -305,7 +389,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
         "worker_class": WORKER,
-        "worker_connections": open_files.MOST_CONNECTIONS,
+        "worker_connections": MOST_CONNECTIONS,
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
@@ -372,7 +456,7 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
         app,
         sockets=[listener],
         threads=fixed.THREADS,
-        connection_limit=open_files.connections(open_files.raise_limit()),
+        connection_limit=connections(raise_limit()),
         asyncore_use_poll=True,  # select() is limited to file descriptors below 1024
         channel_timeout=KEEPALIVE,
         max_request_body_size=max(settings.max_body, settings.max_document) + FORM,

@@ -4,14 +4,13 @@
     │ answers go on │ they are ended  │ what is left is cut,   │ gunicorn kills
     │               │ with an error   │ all is closed          │
 
-SIGTERM starts it at 0, and SIGINT (Ctrl-C) at GRACE. `proxy.app.life` says what ends when.
+SIGTERM starts it at 0, and SIGINT (Ctrl-C) at GRACE. `proxy.runtime.life` says what ends when.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from proxy.config import ModelConfig
 
@@ -22,21 +21,6 @@ SHUTDOWN = 40
 USUAL_STOP = 10.0
 TWICE = 0.3  # seconds within which one Ctrl-C may come twice
 MARGIN = 2.0  # seconds before gunicorn's kill
-
-
-class Life(Protocol):
-    """What a server does with the services: see `proxy.app.life`."""
-
-    reload: Callable[[], object]
-
-    @property
-    def busy(self) -> bool: ...
-
-    def leave(self) -> None: ...
-
-    def end_requests(self) -> None: ...
-
-    def close(self, seconds: float = ...) -> None: ...
 
 
 def shutdown_seconds(models: Sequence[ModelConfig]) -> int:

@@ -28,9 +28,10 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.life import Life
 from .client_socket import ClientSocket, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
-from .stopping import CUT, GRACE, Life, Wakeup
+from .stopping import CUT, GRACE, Wakeup
 
 log = logging.getLogger("slotproxy")
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..accounts.records import Team, User
 
 if TYPE_CHECKING:
-    from .api_keys import ApiKeys
-    from .groups import Groups
+    from .api_keys import ApiKeys, Groups
 
 
 class Accounts(NamedTuple):

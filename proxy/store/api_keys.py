@@ -1,11 +1,11 @@
-"""API keys in the database, found by the digest of their secret."""
+"""API keys in the database, found by the digest of their secret, and users and teams."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
 from secrets import token_bytes, token_hex, token_urlsafe
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -22,10 +22,12 @@ from ..accounts.key_cache import (
 from ..accounts.records import (
     MOST_PEOPLE,
     NO_BOUND,
+    Account,
     Bound,
     Entry,
     Identity,
     StoredKey,
+    Team,
     User,
     identity_of,
 )
@@ -35,6 +37,7 @@ from .account_changes import AccountStore, Recorder, ensure_user, of_row, row_of
 from .database import Database
 from .tables import ACCOUNT_CHANGE, ACCOUNT_STATE, ACCOUNT_USER, API_KEY, TEAM
 
+A = TypeVar("A", bound=Account)
 _c = API_KEY.c
 _change = ACCOUNT_CHANGE.c
 
@@ -240,3 +243,33 @@ def _bound(blocked: bool | None, rights: Any) -> Bound:
     if blocked is None:
         return NO_BOUND
     return Bound(blocked, msgspec.convert(rights, Rights))
+
+
+class Groups(AccountStore[A]):
+    """Users or teams, with their keys."""
+
+    def make(self, new: A, actor: str) -> A:
+        """Add one with the time of now, and a new id if it has none. Raises as `add`."""
+        now = time.time()
+        made = replace(new, id=new.id or token_hex(12), created=now, changed=now)
+        self.add(made, actor)
+        return made
+
+    def delete(self, names: Collection[str], actor: str) -> int:
+        """Delete these and their keys, or none and raise NotFound; returns how many there were."""
+        with self.changing(actor) as changes:
+            for name in names:
+                old = self._read(changes.db, name)
+                owned = select(API_KEY.c.id).where(API_KEY.c[f"{self._kind}_id"] == name)
+                delete_keys(changes, changes.db.execute(owned).scalars().all())
+                changes.db.execute(delete(self._table).where(self._table.c.id == name))
+                changes.whole("delete", self._kind, old)
+        return len(names)
+
+
+def users(database: Database) -> Groups[User]:
+    return Groups(database, "user", User, ACCOUNT_USER, ("email",))
+
+
+def teams(database: Database) -> Groups[Team]:
+    return Groups(database, "team", Team, TEAM, ("alias",))

@@ -7,6 +7,7 @@ stores nothing, since the writer may only be slow.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -20,13 +21,13 @@ from .database import Database, containing, owned, record
 from .quota import (
     MOST_CONVERSATIONS,
     MOST_MESSAGES,
+    MOST_SHARED,
     UNLIMITED,
     Quota,
     check_count,
 )
 from .records import FOLDER, PINNED, AdoptedMessage, new_id
-from .shared_conversations import SharedStore
-from .tables import CONVERSATION, MESSAGE
+from .tables import CONVERSATION, MESSAGE, SHARED
 
 Role = Literal["system", "user", "assistant"]
 Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
@@ -35,6 +36,8 @@ Status = Literal["growing", "done", "stopped", "failed", "interrupted"]
 LEASE = 20.0
 MOST_SHOWN = 100  # pinned conversations
 TOO_LONG = "a conversation may have at most {} messages: start a new one"
+LARGEST = 16 << 20  # bytes of a shared copy: a page has all of it
+TOO_MANY = "an API key may share at most {} conversations: delete some of its links"
 _folder = CONVERSATION.c.settings[FOLDER].as_string()
 _GROWING = MESSAGE.c.status == "growing"
 
@@ -62,6 +65,62 @@ class StoredMessage(Struct, frozen=True, kw_only=True):
     status: Status
     extra: dict[str, Any]
     created: float
+
+
+class SharedConversation(Struct, frozen=True):
+    """A copy of a branch that its owner shares: who knows its id may read it. `messages` are what
+    the page wrote. `created` is in seconds since 1970."""
+
+    id: str
+    owner: str
+    created: float
+    title: str
+    messages: list[dict[str, Any]]
+
+
+class Link(Struct, frozen=True):
+    id: str
+    created: float
+    title: str
+
+
+class SharedStore:
+    def __init__(self, database: Database, clock: Callable[[], float], quota: Quota) -> None:
+        self._db, self._clock, self._quota = database, clock, quota
+
+    def add(
+        self, owner: str, conversation: str, title: str, messages: Sequence[dict[str, Any]]
+    ) -> Link:
+        """Keep a copy. Raises InvalidParameter, NotFound and QuotaExceeded."""
+        link = Link(secrets.token_urlsafe(16), self._clock(), title)
+        row = {"owner": owner, "conversation_id": conversation, "messages": list(messages)}
+        size = len(msgspec.json.encode(messages))
+        if size > LARGEST:
+            raise InvalidParameter("leaf", "ends a branch that is too large to be shared")
+        with self._db.begin_for(owner) as db:
+            db.execute(insert(SHARED).values(**row, **structs.asdict(link), size=size))
+            check_count(db, SHARED, MOST_SHARED, TOO_MANY, SHARED.c.owner == owner)
+            self._quota.check(db, owner)
+        return link
+
+    def links(self, owner: str, conversation: str) -> Sequence[Link]:
+        """The copies of a conversation, the newest first."""
+        row = SHARED.c
+        query = select(row.id, row.created, row.title)
+        query = query.where(row.owner == owner, row.conversation_id == conversation)
+        return self._db.records(Link, query.order_by(row.created.desc()))
+
+    def read(self, link: str) -> SharedConversation:
+        """Raises NotFound."""
+        shared = self._db.one(SharedConversation, select(SHARED).where(SHARED.c.id == link))
+        if shared is None:
+            raise NotFound("there is no such page, or it is no longer shared")
+        return shared
+
+    def remove(self, owner: str, link: str) -> None:
+        """Raises NotFound."""
+        if not self._db.change(delete(SHARED).where(owned(SHARED, owner, link))):
+            raise NotFound("this link does not exist")
 
 
 class ConversationStore:

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Connection, Update, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Update, delete, insert, select, update
 
 from ..errors import NotFound
 from . import records
@@ -59,16 +59,9 @@ class RequestBatches:
         query = select(REQUEST_BATCH).where(owned(REQUEST_BATCH, owner, key))
         return self._db.one(RequestBatch, query)
 
-    def page(self, owner: str, most: int, after: str = "") -> list[RequestBatch]:
-        """At most `most` batches, newest first, older than `after`. Raises NotFound."""
-        query = select(REQUEST_BATCH).where(_b.owner == owner)
-        if after:
-            last = self.get(owner, after)
-            if last is None:
-                raise NotFound(f"no such batch: {after[:100]!r}")
-            older = and_(_b.created == last.created, _b.id < last.id)
-            query = query.where(or_(_b.created < last.created, older))
-        query = query.order_by(_b.created.desc(), _b.id.desc()).limit(most)
+    def all(self, owner: str) -> list[RequestBatch]:
+        """The batches of a key, the oldest first."""
+        query = select(REQUEST_BATCH).where(_b.owner == owner).order_by(_b.created, _b.id)
         return self._db.records(RequestBatch, query)
 
     def cancel(self, owner: str, key: str, now: float) -> RequestBatch | None:

@@ -19,7 +19,7 @@ blueprint = Api("reference", __name__, group="", tag="slotproxy")
 
 KEPT = "slotproxy.openapi"  # key of the finished document in app.extensions, and compressed
 ALIAS = "x-alias"  # marks operations that the viewer leaves out
-VIEWER = "panel_reference"  # the blueprint of the page that shows the document
+VIEWER = "panel_connect"  # the blueprint of the page that shows the document
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FIRST = ("OpenAI", "Anthropic", "Ollama")  # the tags that readers look for; then the others
 SHOWN = ("model", "messages", "prompt", "input")  # in examples of bodies, required or not

@@ -21,8 +21,8 @@ from ..hosting.host import ModelHost
 from ..observe.captures import Captures
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
+from ..runtime.life import Life
 from ..runtime.locks import native_lock
-from ..server.stopping import Life
 from ..store.accounts import Accounts
 from ..store.live import MemorySessions
 from .attached import AttachedDocuments

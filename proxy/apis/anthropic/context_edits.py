@@ -158,7 +158,7 @@ def _value(edit: Body, name: str, at: str) -> int | None:
 
 
 def _names(edit: Body, name: str, at: str) -> frozenset[str]:
-    return fields.names(fields.items(edit, name, at), at + name)
+    return frozenset(fields.strings(edit, name, at))
 
 
 def _clear_results(messages: Sequence[Message], edit: Edit) -> tuple[list[Message], int]:

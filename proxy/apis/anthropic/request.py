@@ -342,9 +342,9 @@ def _servers(body: Body) -> tuple[McpServer, ...]:
         if len(servers) == MOST_SERVERS:
             raise InvalidParameter("mcp_servers", f"may contain at most {MOST_SERVERS}")
         config, place = fields.mapping(value, "tool_configuration", at), at + "tool_configuration."
-        allowed = config.get("allowed_tools")
-        if allowed is not None:
-            allowed = fields.names(allowed, place + "allowed_tools")
+        allowed = None
+        if config.get("allowed_tools") is not None:
+            allowed = frozenset(fields.strings(config, "allowed_tools", place))
         if not fields.flag(config, "enabled", True, place):
             off.add(label)
         servers[label] = McpServer(

@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import InvalidParameter
 from .. import schema_fields as doc
-from ..fields import Body, filled, integer, mapping, required
+from ..fields import Body, choice, filled, integer, mapping, required
 from ..schema_fields import Schema
 from ..vector_stores.request import LATEST, METADATA, SOONEST, metadata
 
@@ -21,7 +21,6 @@ MOST_LINES = 50_000
 MOST_ERRORS = 100  # told of an invalid file
 LONGEST_ID = 512  # characters of a custom_id
 LONGEST_WINDOW = 30 * 86_400  # seconds
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 _WINDOW = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -43,9 +42,7 @@ class LineError(Exception):
 def parse(body: Body) -> tuple[dict[str, Any], int]:
     """The fields of a new batch, and its window in seconds; `lasts` is how long its output files
     are kept, in seconds, None for ever. Raises InvalidParameter."""
-    endpoint = required(body, "endpoint")
-    if endpoint not in ENDPOINTS:
-        raise InvalidParameter("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
+    endpoint = choice(body, "endpoint", ENDPOINTS)
     window = required(body, "completion_window")
     match = _WINDOW.fullmatch(window)
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from flask import request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
-from ...store.records import RequestBatch, new_id
+from ...store.records import OPEN, RequestBatch, new_id
 from ...web import body
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import v1_route
-from ..fields import count_of
+from ..fields import page_of
 from ..vector_stores.routes import opened
 from . import objects as batches
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:  # it imports SQLAlchemy
     from ...store.request_batches import RequestBatches
 
 blueprint = Api("batches", __name__, group="files", tag="OpenAI: batches", schemas=batches.SCHEMAS)
-
-MOST_LISTED, LISTED = 100, 20
 
 
 @v1_route(blueprint, "POST", "/batches", body="BatchRequest")
@@ -54,16 +52,8 @@ def create(services: Services, record: Record) -> Any:
 @v1_route(blueprint, "GET", "/batches")
 def listed(services: Services, record: Record) -> Any:
     """The batches of the key."""
-    most = count_of(request.args, "limit", LISTED, MOST_LISTED)
-    rows = _store(services).page(record.key, most + 1, request.args.get("after") or "")
-    page = rows[:most]
-    return {
-        "object": "list",
-        "data": [reply(batch) for batch in page],
-        "first_id": page[0].id if page else None,
-        "last_id": page[-1].id if page else None,
-        "has_more": len(rows) > most,
-    }
+    stored = _store(services).all(record.key)
+    return page_of(request.args, stored, lambda batch: batch.id, reply)
 
 
 @v1_route(blueprint, "GET", "/batches/<key>")
@@ -98,7 +88,7 @@ def _reply(batch: RequestBatch | None, key: str) -> dict[str, Any]:
 
 
 def reply(batch: RequestBatch) -> dict[str, Any]:
-    over = batch.status not in batches.OPEN  # its files are whole
+    over = batch.status not in OPEN  # its files are whole
     read, cached, written, reasoning = batch.tokens
     names = "expires in_progress finalizing completed failed expired cancelling cancelled".split()
     times = {f"{name}_at": batch.times.get(name) for name in names}

@@ -13,7 +13,6 @@ import msgspec
 from flask import Response, request
 
 from ...errors import NotFound
-from ...store.records import MOST as MOST_BATCHES
 from ...store.responses import CONVERSATION, OTHERS, Stored
 from ...web import body
 from ...web.background import encoded
@@ -66,8 +65,7 @@ def _exported(services: Services, owner: str, knowledge: Knowledge | None) -> It
     if services.vector_stores is not None:
         lists["files"] = _each(services.vector_stores.files(owner))
     if services.batches is not None:
-        batches = services.batches.page(owner, MOST_BATCHES)
-        lists["batches"] = _each(map(batch_object, batches))
+        lists["batches"] = _each(map(batch_object, services.batches.all(owner)))
     if services.captures is not None:
         lists["captures"] = _each(services.captures.find(MOST_CAPTURES, key=owner))
     yield b'{"object":"data"'

@@ -15,7 +15,7 @@ from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import passthrough, v1_route
 from .. import schema_fields as doc
-from ..fields import decimal, page_of
+from ..fields import choice, decimal, page_of
 from ..schema_fields import Schema
 from ..vector_stores.request import LATEST, SOONEST
 from ..vector_stores.routes import opened
@@ -49,9 +49,7 @@ def parse(form: Mapping[str, str], filename: str | None) -> tuple[str, str, int 
     InvalidParameter."""
     if filename is None:
         raise InvalidParameter("file", "is missing")
-    purpose = form.get("purpose") or ""
-    if purpose not in PURPOSES:
-        raise InvalidParameter("purpose", f"must be one of {', '.join(PURPOSES)}")
+    purpose = choice(form, "purpose", PURPOSES)
     seconds, lasts = form.get("expires_after[seconds]"), None
     if seconds is not None:
         if form.get("expires_after[anchor]") != "created_at":

@@ -306,16 +306,6 @@ def _group(body: Body, field: str) -> str:
     return group
 
 
-def _one_of(*choices: str) -> Callable[[Body, str], str]:
-    def read(body: Body, field: str) -> str:
-        value = fields.text(body, field)
-        if value not in ("", *choices):
-            raise InvalidParameter(field, f"must be one of {', '.join(choices)}")
-        return value
-
-    return read
-
-
 def _list(
     key: str, description: str, *example: str, read: Callable[[Body, str], tuple[str, ...]] = _names
 ) -> Field:
@@ -323,7 +313,10 @@ def _list(
 
 
 def _choice(key: str, description: str, example: str, choices: Sequence[str]) -> Field:
-    return Field(text(description, example, enum=["", *choices]), key, _one_of(*choices))
+    def read(body: Body, field: str) -> str:
+        return fields.text(body, field) and fields.choice(body, field, choices)
+
+    return Field(text(description, example, enum=["", *choices]), key, read)
 
 
 _BASES = "Names or ids of knowledge bases, or patterns with `*`; empty for all."

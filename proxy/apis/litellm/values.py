@@ -25,14 +25,14 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|mo|m|h|d|w)")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
-def refuse_others(body: Body, names: Collection[str], at: str = "") -> None:
-    """Raises InvalidParameter for a field of the body at `at` that is neither known nor empty."""
+def refuse_others(body: Body, names: Collection[str]) -> None:
+    """Raises InvalidParameter for a field of the body that is neither known nor empty."""
     for field, value in body.items():
         if field in names or value is None or value is False or value in ("", [], {}):
             continue
         if field == "spend" and value == 0:
             continue
-        raise InvalidParameter(at + field[:100], "is not supported by this gateway: remove it")
+        raise InvalidParameter(field[:100], "is not supported by this gateway: remove it")
 
 
 def changes(body: Body, columns: Fields) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def filters(query: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str
     return {ours: value for ours, value in given.items() if value}
 
 
-def names(body: Body, field: str, most: int = MAX_KEYS, at: str = "") -> tuple[str, ...]:
+def names(body: Body, field: str, most: int = MAX_KEYS) -> tuple[str, ...]:
     """A list of ids, aliases or keys, each once."""
-    values = fields.strings(body, field, at, most)
+    values = fields.strings(body, field, most=most)
     if not all(0 < len(value) <= MAX_NAME for value in values):
-        raise InvalidParameter(at + field, f"must be a list of texts of 1 to {MAX_NAME} characters")
+        raise InvalidParameter(field, f"must be a list of texts of 1 to {MAX_NAME} characters")
     return values
 
 

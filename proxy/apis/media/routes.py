@@ -11,14 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, cast, get_args
 from urllib.parse import quote, urlencode
 
 import msgspec
 from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
-from ...core.hearing import TAIL, Hearing, usage
+from ...core.hearing import TAIL, Format, Hearing, usage
 from ...core.task import Call, CallBody, CallMaker, Forwarded
 from ...errors import (
     BadRequest,
@@ -43,8 +43,7 @@ from ...web.services import Services
 from ...web.spine import View, json_route
 from ...web.stream import SlotBody
 from .. import schema_fields as doc
-from ..fields import model_name
-from . import hearing
+from ..fields import choice, model_name
 
 blueprint = Api(
     "forwarding",
@@ -340,7 +339,7 @@ class FormBody:
         return self.written(values)
 
     def hearing(self) -> Hearing:
-        return hearing.parse(self._form.values)
+        return parse_hearing(self._form.values)
 
     def check_recording(self) -> None:
         """Raises InvalidParameter without a file, or for one that is too long."""
@@ -349,8 +348,8 @@ class FormBody:
             raise InvalidParameter("file", "is missing: send the recording as a file of this name")
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        if hearing.wav_seconds(file.read(hearing.HEAD), size) > hearing.LONGEST:
-            raise InvalidParameter("file", f"may last at most {hearing.LONGEST} seconds")
+        if wav_seconds(file.read(HEAD), size) > LONGEST_RECORDING:
+            raise InvalidParameter("file", f"may last at most {LONGEST_RECORDING} seconds")
 
     def written(self, values: Sequence[tuple[str, str]]) -> CallBody:
         parts: list[bytes | IO[bytes]] = [
@@ -382,6 +381,54 @@ def _quoted(name: str) -> str:
             "the name of a form part or file contains a control character or a backslash: rename it"
         )
     return name.replace('"', "%22")
+
+
+# -- recordings
+
+LONGEST_RECORDING = 4 * 3600  # seconds of a recording whose header says how long it is
+HEAD = 4096  # bytes of a file in which that header ends
+GRANULARITIES = "timestamp_granularities[]"
+_LANGUAGE = re.compile(r"[A-Za-z]{2,20}(-[A-Za-z]{2,8})?")
+_SHARE = re.compile(r"0?\.\d{1,20}|[01](\.0{0,20})?")
+
+
+def parse_hearing(values: Sequence[tuple[str, str]]) -> Hearing:
+    """A form of transcriptions or translations, as OpenAI's. Raises InvalidParameter."""
+    form = {name: value for name, value in values if value}
+    language = form.get("language", "")
+    if language and not _LANGUAGE.fullmatch(language):
+        raise InvalidParameter("language", "must be a code such as en")
+    temperature = form.get("temperature", "")
+    if temperature and not _SHARE.fullmatch(temperature):
+        raise InvalidParameter("temperature", "must be a number from 0 to 1")
+    times = {value for name, value in values if name == GRANULARITIES}
+    if not times <= {"word", "segment"}:
+        raise InvalidParameter(GRANULARITIES, "must be word or segment")
+    return Hearing(
+        language=language,
+        prompt=form.get("prompt", ""),
+        temperature=temperature,
+        format=cast(Format, choice(form, "response_format", get_args(Format), "json")),
+        stream=form.get("stream", "").lower() in ("true", "1"),
+        words="word" in times,
+        segments=times != {"word"},
+    )
+
+
+def wav_seconds(head: bytes, size: int) -> float:
+    """The length of a WAV file of `size` bytes that begins so; 0 for another file. Of a header that
+    names more bytes than there are, those that there are count."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0.0
+    at, rate = 12, 0
+    while at + 8 <= len(head):
+        name, length = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+        if name == b"fmt ":
+            rate = int.from_bytes(head[at + 16 : at + 20], "little")  # bytes of a second
+        elif name == b"data":
+            return min(length, size - at - 8) / rate if rate else 0.0
+        at += 8 + length + length % 2
+    return 0.0
 
 
 class _Parts:

@@ -27,7 +27,7 @@ from ...core.mcp import (
 )
 from ...core.request import Message, ToolCall
 from ...errors import InvalidParameter
-from ..fields import Body, entry, flag, mapping, names, required, text
+from ..fields import Body, entry, flag, mapping, required, strings, text
 
 KINDS = ("mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response")
 MOST_SERVERS = 8
@@ -121,10 +121,10 @@ def _filter(value: Any, at: str) -> ToolFilter | None:
     if value is None:
         return None
     if isinstance(value, list):
-        return ToolFilter(names(value, at))
+        return ToolFilter(frozenset(strings({at: value}, at)))
     named, read_only = entry(value, at).get("tool_names"), value.get("read_only")
     return ToolFilter(
-        None if named is None else names(named, at),
+        None if named is None else frozenset(strings(value, "tool_names", at + ".")),
         read_only=None if read_only is None else flag(value, "read_only", at=at + "."),
     )
 

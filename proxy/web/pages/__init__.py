@@ -7,22 +7,17 @@ from . import (
     answers,
     chat,
     connect,
-    folders,
+    exchange,
     guard,
     images,
-    imports,
-    invitations,
     knowledge,
     models,
     oidc,
-    reference,
     requests,
     session_routes,
-    shared,
     shell,
     status,
     usage,
-    warming,
 )
 
 __all__ = ["answers", "guard", "install", "status"]
@@ -31,8 +26,8 @@ __all__ = ["answers", "guard", "install", "status"]
 def install(app: Flask, prefix: str) -> None:
     """Register the pages with the application; all paths start with `prefix`."""
     shell.install(app)
-    chatting = (chat, folders, images, imports, shared, warming)
-    signing_in = (session_routes, oidc, invitations)
-    panels = (knowledge, models, connect, usage, requests, accounts, status, reference)
+    chatting = (chat, images, exchange)
+    signing_in = (session_routes, oidc)
+    panels = (knowledge, models, connect, usage, requests, accounts, status)
     for part in (shell, *chatting, *signing_in, *panels):
         app.register_blueprint(part.blueprint, url_prefix=prefix)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from flask import Response, make_response, render_template, request
+from flask import Response, render_template, request
 
 from ...apis import fields
 from ...apis.media.routes import HEARD, forwarded
+from ...core.fold import fold
 from ...core.request import Message
 from ...core.sampling import sampling
 from ...dialogue.events import FOLDERS, DialogueRequest, Kind
 from ...dialogue.finding import EMPTY
-from ...errors import InvalidParameter, NoBackend, NotFound
+from ...errors import GatewayError, InvalidParameter, NoBackend, NotFound
+from ...gateway.explain import must_load
+from ...gateway.prewarm import prewarm
 from ...prompting.template.dialogues import Layouts
 from ...store.records import FOLDER, PINNED
 from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
-from ..spine import STREAM_HEADERS, json_response, passthrough
-from . import api, chat_models, folders, guard, images, titles
+from ..spine import STREAM_HEADERS, asking, json_response, passthrough
+from . import api, chat_models, guard, images, titles
 from .answers import Answers, StreamPosition, follow, stored
 
 if TYPE_CHECKING:
-    from ...store.conversations import ConversationStore, StoredConversation, StoredMessage
+    from ...store.conversations import StoredConversation, StoredMessage
 
 
 # What an empty chat offers to try: first what is configured here, then what any model can answer.
@@ -110,6 +112,8 @@ API = "/pages/api/chat"
 TALKS = 50  # conversations per page
 LONGEST = 100_000  # characters of a question
 TITLE = 200  # characters
+MOST_FOLDERS = 100  # of a key
+LONGEST_FOLDER = 60  # characters of the name of one
 _answers = Answers()
 
 
@@ -213,7 +217,7 @@ def change(conversation: str) -> Response:
     if "pinned" in body:
         changed[PINNED] = fields.flag(body, "pinned")
     if "folder" in body:
-        changed[FOLDER] = folders.name_of(owner, body, "folder")
+        changed[FOLDER] = folder_name(owner, body, "folder")
     edit = titles.final if title else dict
     return json_response(
         store.change(owner, conversation, title, lambda before: {**edit(before), **changed})
@@ -243,6 +247,34 @@ def remove(message: str) -> Response:
     for gone in api.conversations().remove(owner, message):
         if growing := _answers.get(owner, gone):
             growing.cancel.cancel()
+    return api.done()
+
+
+# -- folders: names in the settings of conversations, which exist as long as one of them has them
+
+
+def folder_name(owner: str, body: Mapping[str, Any], field: str) -> str:
+    """Read the name of a folder, which may be a new one. Raises InvalidParameter."""
+    name = " ".join(fields.text(body, field).split())
+    if len(name) > LONGEST_FOLDER or not name.isprintable():
+        raise InvalidParameter(field, f"must have at most {LONGEST_FOLDER} printable characters")
+    names = api.conversations().folders(owner)
+    if name and name not in names and len(names) >= MOST_FOLDERS:
+        raise InvalidParameter(field, f"is one too many: there may be {MOST_FOLDERS} folders")
+    return name
+
+
+@blueprint.get(f"{API}/folders")
+def folders() -> Response:
+    return json_response(api.conversations().folders(api.owner()))
+
+
+@blueprint.put(f"{API}/folders")
+def rename_folder() -> Response:
+    """Rename a folder: `{"folder", "name"}`. The name "" leaves its conversations in no folder."""
+    body, owner = api.json_body(), api.owner()
+    name = folder_name(owner, body, "name")
+    api.conversations().rename_folder(owner, fields.filled(body, "folder"), name)
     return api.done()
 
 
@@ -384,6 +416,39 @@ def hurry(message: str) -> Response:
     return api.done()
 
 
+@blueprint.post(f"{API}/warm")
+def warm() -> Response:
+    """Prewarm the question `{"text", "parent_id", "conversation", "options"}` while it is typed
+    (see `gateway.prewarm`), as far as that costs nothing: a plain chat, a model that is loaded, no
+    server that may take money for it, and no limits that would count it."""
+    services, owner, body = current_services(), api.owner(), api.json_body()
+    store, parent = api.conversations(), fields.text(body, "parent_id")
+    question = Message(role="user", content=fields.text(body, "text").strip()[:LONGEST])
+    before = messages_of(store.path(owner, parent)) if parent else []
+    chosen, session = fields.mapping(body, "options"), fields.text(body, "conversation")
+    wanted = read(chosen, [*before, question], services.layouts, owner, session)
+    caller = services.callers.caller(owner, request.environ)
+    gateway, record = services.gateway, Record.of(request.environ)
+    if wanted.kind != "chat" or caller.allowance is not None or must_load(gateway, wanted.model):
+        return api.done()
+    if gateway.registry.ruled(wanted.model):  # the whole question chooses the model
+        return api.done()
+    chat = services.dialogues.chat(wanted, caller)
+    pool = gateway.registry.pool(gateway.registry.resolve(chat.model)[0])
+    if any(backend.caps is None or backend.caps.native for backend in pool):
+        return api.done()
+    record.key, record.user, record.team = owner, caller.user, caller.team
+    record.route, record.status = str(request.url_rule), 204
+    with asking(services, record, request.environ) as cancel:
+        try:
+            with contextlib.closing(prewarm(gateway, chat, cancel, caller)) as answer:
+                record.info = answer.info
+                fold(answer)
+        except GatewayError as error:  # the question itself will tell
+            record.info.outcome = record.info.outcome or error.code or error.type
+    return api.done()
+
+
 # -- files of a conversation, in a temporary knowledge base of its own
 
 FILES = f"{API}/conversations/<conversation>/files"
@@ -454,53 +519,3 @@ def remove_file(conversation: str, document: str) -> Response:
     knowledge, store, owner = api.knowledge(), api.conversations(), api.owner()
     knowledge.remove(owner, _base_of(store.get(owner, conversation)), document)
     return api.done()
-
-
-# -- export
-
-
-@blueprint.get(f"{API}/conversations/<conversation>/export")
-def export(conversation: str) -> Response:
-    """Download the conversation as `?as=md` (only the open branch) or `json`."""
-    store, owner = api.conversations(), api.owner()
-    chat = store.get(owner, conversation)
-    if request.args.get("as") == "json":
-        return _download(make_response(_whole(store, owner, chat)), chat.title, "json")
-    messages = store.messages(owner, conversation)
-    ids = [message.id for message in messages]
-    leaf = chat.settings.get(LEAF)
-    branch = store.path(owner, leaf if leaf in ids else ids[-1]) if ids else ()
-    parts = [
-        f"# {chat.title}",
-        *(f"## {message.role}\n\n{images.markdown(message)}" for message in branch),
-    ]
-    data = "\n\n".join(parts).encode() + b"\n"
-    return _download(make_response(data), chat.title, "md")
-
-
-@blueprint.get(f"{API}/conversations/export")
-def export_all() -> Response:
-    """Download all conversations as a JSON list."""
-    store, owner = api.conversations(), api.owner()
-    stream = passthrough(_all(store, owner), body.JSON, [])
-    return _download(stream, "slotproxy conversations", "json")
-
-
-def _whole(store: ConversationStore, owner: str, chat: StoredConversation) -> bytes:
-    messages = store.messages(owner, chat.id)
-    return msgspec.json.encode({**msgspec.to_builtins(chat), "messages": messages})
-
-
-def _all(store: ConversationStore, owner: str) -> Iterator[bytes]:
-    """Yield one conversation at a time: together they may be large."""
-    before = b"["
-    for chat in store.recent(owner, limit=None):
-        yield before + _whole(store, owner, chat)
-        before = b",\n"
-    yield b"]" if before != b"[" else b"[]"
-
-
-def _download(response: Response, title: str, ending: str) -> Response:
-    name = re.sub(r"[^\w\- ]", "", title).strip()[:60] or "conversation"
-    kind = "application/json" if ending == "json" else "text/markdown"
-    return api.download(response, f"{name}.{ending}", kind)

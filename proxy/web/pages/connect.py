@@ -21,7 +21,7 @@ from ..services import current_services
 from . import api, chat_models, guard, session, texts
 from .accounts import API as ACCOUNTS
 
-blueprint = guard.guarded("panel_connect")
+blueprint = guard.guarded("panel_connect", open_to_all=("reference",))
 
 FILE = "connect.toml"  # in templates/
 _PLACE = re.compile(r"\{(address|key|model|context|input|output)\}")
@@ -115,3 +115,27 @@ def page() -> Response:
         api=prefix + ACCOUNTS,
     )
     return make_response(text)
+
+
+# The viewer, RapiDoc, has inline styles. It needs no inline scripts, no eval and no fonts.
+REFERENCE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none';"
+    " form-action 'self'; frame-ancestors 'none'"
+)
+
+
+@blueprint.get("/docs")
+def reference() -> Response:
+    """The API reference: /openapi.json in a viewer. It needs no key, as the document needs none."""
+    response = make_response(render_template("reference.html", model=_model()))
+    response.headers["Content-Security-Policy"] = REFERENCE_POLICY
+    return response
+
+
+def _model() -> str:
+    """A model for the examples, "" for a reader who has not signed in."""
+    if session.signed_in() is None:
+        return ""
+    session.require()
+    return next(iter(chat_models.names(current_services(), request.environ)), "")

@@ -14,7 +14,7 @@ from flask import Response, make_response, redirect, render_template, request, u
 from itsdangerous import BadSignature
 
 from ...errors import GatewayError, NotFound, Unauthorized
-from ...oidc.started import Started, start
+from ...oidc import Started, start
 from ..observability import Record
 from ..services import current_services
 from . import guard, session, session_routes, shell

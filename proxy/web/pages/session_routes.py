@@ -1,4 +1,4 @@
-"""Routes for signing in and out, and the page of open sign-in sessions."""
+"""Routes for signing in and out, invitations, and the page of open sign-in sessions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from flask import Response, make_response, redirect, render_template, request, url_for
 
 from ...apis.fields import required
+from ...apis.litellm.routes import opened
 from ...errors import KeyBlocked, KeyExpired, NotFound, TooManyWrongKeys, Unauthorized
-from .. import permissions
+from .. import body, permissions
 from ..ledger.query import everyone
 from ..observability import Record
 from ..services import current_services
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from ...store.sessions import LiveSessions  # it imports SQLAlchemy, an extra
 
 MOST_LISTED = 500  # open sessions
+OPEN = ("form", "sign_in", "sign_out", "who", "invitation", "accept")
 
-blueprint = guard.guarded("session", open_to_all=("form", "sign_in", "sign_out", "who"))
+blueprint = guard.guarded("session", open_to_all=OPEN)
 
 
 @blueprint.get("/signin")
@@ -75,6 +77,35 @@ def who() -> Response:
 
 def _go(to: str) -> Response:
     return make_response(redirect(guard.local_path(to) or shell.home(), 303))
+
+
+# -- invitations: a new person gets a key, once, without signing in. The link has the token behind
+# a #, which browsers do not send: it is in no log and no Referer. The page sends it when its button
+# is pressed, so a look at the link by another program uses up nothing.
+
+
+@blueprint.get("/invitation")
+def invitation() -> Response:
+    return make_response(render_template("invitation.html"))
+
+
+@blueprint.post("/pages/api/invitation")
+def accept() -> Response:
+    """The key of an invitation, `{"token"}`. Raises NotFound, TooManyWrongKeys."""
+    services, record = current_services(), Record.of(request.environ)
+    services.keys.wrong_keys.check(record.peer)
+    accounts = opened(services)
+    token = required(body.read_json(request.environ, guard.MAX_BYTES), "token")
+    try:
+        secret, key = accounts.keys.accept(token)
+    except NotFound:
+        services.keys.wrong_keys.count_wrong(record.peer)
+        raise NotFound(
+            "this invitation has been used or has expired: ask an administrator for a new one"
+        ) from None
+    accounts.follow()
+    record.info.outcome = "accepted"
+    return json_response({"key": secret, "name": key.alias or key.user_id or ""})
 
 
 # -- open sessions: the caller's own; for administrators, those of all keys

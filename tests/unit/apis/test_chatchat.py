@@ -101,7 +101,7 @@ B = {"knowledge_base_name": "b"}
         ("upload_docs", {**B, "chunk_size": "50", "chunk_overlap": "50"}, "chunk_overlap"),
         ("upload_docs", {**B, "docs": "{"}, "docs"),
         ("upload_docs", {**B, "docs": '{"a": [5]}'}, "docs.a[0]"),
-        ("delete_docs", {**B, "file_names": [5]}, "file_names"),
+        ("delete_docs", {**B, "file_names": [5]}, "file_names[0]"),
         ("update_docs_by_id", {**B, "docs": {"1": 5}}, "docs.1"),
         ("get_prompt_template", {"type": "../chat"}, "type"),
         ("embed_texts", {"texts": []}, "texts"),

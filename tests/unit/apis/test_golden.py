@@ -133,7 +133,7 @@ TOOLS: list[tuple[str, Any, str]] = [
     ("responses", {**REMOTE, "headers": {"Host": "b"}}, "headers"),
     ("responses", {**REMOTE, **TWO}, "authorization"),
     ("responses_searches", {"type": "file_search"}, "vector_store_ids"),
-    ("responses_searches", {**SEARCH, "vector_store_ids": [1]}, "vector_store_ids"),
+    ("responses_searches", {**SEARCH, "vector_store_ids": [1]}, "vector_store_ids[0]"),
     ("responses_searches", {**SEARCH, "max_num_results": 51}, "max_num_results"),
     (
         "responses_searches",
@@ -293,7 +293,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("llamacpp", {"prompt": "P", "temperature": "x"}, "temperature"),
     ("llamacpp", {"prompt": "P", "stop": [5]}, "stop"),
     ("llamacpp", {"prompt": "P", "json_schema": "x"}, "json_schema"),
-    ("llamacpp", {"prompt": "P", "response_fields": [5]}, "response_fields"),
+    ("llamacpp", {"prompt": "P", "response_fields": [5]}, "response_fields[0]"),
     ("llamacpp", {"prompt": "P", "image_data": [{}]}, "image_data"),
     ("llamacpp_infill", {"input_prefix": 5}, "input_prefix"),
     ("llamacpp_infill", {"input_extra": ["x"]}, "input_extra[0]"),

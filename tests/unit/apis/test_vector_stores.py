@@ -67,7 +67,7 @@ INVALID: dict[Callable[[Any], Any], list[tuple[Any, str]]] = {
         ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"expires_after": {"anchor": "now", "days": 1}}, "expires_after.anchor"),
         ({"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
-        ({"file_ids": [1]}, "file_ids"),
+        ({"file_ids": [1]}, "file_ids[0]"),
         ({"chunking_strategy": {"type": "other"}}, "chunking_strategy.type"),
         (
             {"chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 99}}},

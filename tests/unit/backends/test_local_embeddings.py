@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from proxy.app import compose
-from proxy.app.life import Life
 from proxy.backends.local_embeddings import AT_ONCE, LONGEST, LocalEmbeddings
 from proxy.config import Settings
 from proxy.core.task import Embedded
 from proxy.errors import BadRequest, Unsupported, UpstreamFault
 from proxy.runtime.cancel import Cancel
+from proxy.runtime.life import Life
 from tests.fakes import CAPS
 
 

@@ -22,7 +22,7 @@ from proxy.config import (
     table,
 )
 from proxy.config.checks import changed
-from proxy.config.removed import REMOVED
+from proxy.config.sources import REMOVED
 
 NORMAL = ("http://a:1", "https://[::1]:1/b")
 TEXTS = ("chat-prompt", "user-name", "ai-name", "system-name", "stop")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app import pull
+from proxy.app import commands
 from proxy.config import Settings
 from proxy.downloads import download
 from proxy.downloads.child import Job, Said
@@ -110,7 +110,7 @@ def test_table_shows_sizes_and_what_does_not_fit() -> None:
         for name, size in {"Q4_0": 4, "Q8_0": 8}.items()
     ]
     said = Said(models=tuple(listed), chosen="m-Q4_0", context=4096)
-    assert pull.table(said, 5 * 10**9) == [
+    assert commands.table(said, 5 * 10**9) == [
         "* Q4_0            4.0 GB  m-Q4_0",
         "  Q8_0            8.0 GB  m-Q8_0  does not fit --memory or the cards",
         "made for 4096 tokens of context",
@@ -119,17 +119,17 @@ def test_table_shows_sizes_and_what_does_not_fit() -> None:
 
 def test_command_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRequest, match="--models-dir DIR"):
-        pull.pull(Settings(), "hf:a/b")
-    monkeypatch.setattr(pull, "is_installed", lambda: False)
+        commands.pull(Settings(), "hf:a/b")
+    monkeypatch.setattr(commands, "is_installed", lambda: False)
     with pytest.raises(BadRequest, match=r"extra pull: .*\[pull\]"):
-        pull.pull(Settings(models_dir="/nowhere"), "hf:a/b")
+        commands.pull(Settings(models_dir="/nowhere"), "hf:a/b")
 
 
 def test_command_downloads_and_says_where(
     child: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pull, "is_installed", lambda: True)
+    monkeypatch.setattr(commands, "is_installed", lambda: True)
     says(child, LIST + b"}\n", b'{"done": true}\n')
-    text = pull.pull(Settings(models_dir=str(tmp_path)), "hf:a/b")
+    text = commands.pull(Settings(models_dir=str(tmp_path)), "hf:a/b")
     assert text.startswith(f"m-Q4_0 is in {tmp_path}: ")
     assert "* Q4_0" in capsys.readouterr().out

@@ -14,10 +14,10 @@ from joserfc.jwk import OctKey, RSAKey
 
 from proxy.config import OidcConfig, Secret
 from proxy.errors import Forbidden, Unauthorized, UpstreamFault
+from proxy.oidc import Started
 from proxy.oidc import provider as module
 from proxy.oidc.provider import LARGEST, Provider
 from proxy.oidc.service import person
-from proxy.oidc.started import Started
 from proxy.websearch.fetch import EngineRequest, WebPage
 
 ISSUER = "https://id.example.org"

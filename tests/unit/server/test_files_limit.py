@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from proxy.server.open_files import FOR_OTHERS, MOST_CONNECTIONS, connections, raise_limit
+from proxy.server.serve import FOR_OTHERS, MOST_CONNECTIONS, connections, raise_limit
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server import listening
-from proxy.server.listening import obstacle
+from proxy.server import serve
+from proxy.server.serve import obstacle
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads Linux's /proc")
@@ -24,7 +24,7 @@ def test_program_that_uses_the_port_is_named() -> None:
 
 
 def test_program_of_another_user_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "Path", lambda *parts: Path("/no/such", *parts[1:]))
+    monkeypatch.setattr(serve, "Path", lambda *parts: Path("/no/such", *parts[1:]))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "another program uses the port" in obstacle(*taken.getsockname())
 

@@ -8,9 +8,8 @@ from msgspec.structs import replace
 from proxy.accounts.records import StoredKey, Team, User
 from proxy.accounts.rights import Rights
 from proxy.errors import BadRequest
-from proxy.store.api_keys import ApiKeys
+from proxy.store.api_keys import ApiKeys, teams, users
 from proxy.store.database import Database
-from proxy.store.groups import teams, users
 
 
 def _key(number: int, **fields: object) -> StoredKey:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.web.pages import folders
+from proxy.web.pages import chat
 from tests.fakes import ScriptedDriver
 
 from .test_pages_chat import API, KEYED, Page
@@ -59,7 +59,7 @@ def test_folder_is_renamed_merged_and_dissolved(tmp_path: Path) -> None:
 def test_folders_are_bounded_and_exports_keep_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "MOST", 2)
+    monkeypatch.setattr(chat, "MOST_FOLDERS", 2)
     page = Filed(ScriptedDriver(), tmp_path)
     talk = page.talk_in("One", "A")
     page.talk_in("Two", "B")

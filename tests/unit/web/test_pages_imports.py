@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidParameter
-from proxy.web.pages.imports import MOST_NODES, in_order, parse
+from proxy.web.pages.exchange import MOST_NODES, in_order, parse
 
 OURS: dict[str, Any] = {
     "title": "Lamps",

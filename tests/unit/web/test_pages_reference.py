@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from proxy.web.pages import guard, reference
+from proxy.web.pages import connect, guard
 from tests.fakes import ScriptedDriver, client
 from tests.unit.web.account_client import keyed
 from tests.unit.web.test_pages_session import BROWSER, sign_in
@@ -25,7 +25,7 @@ def test_reference_needs_no_key_and_names_no_model_without_one(tmp_path: Path) -
 def test_policy_of_the_reference_is_its_own_and_allows_no_script_in_the_page() -> None:
     visitor = client(ScriptedDriver())
     policy = visitor.get("/docs", headers=BROWSER).headers["Content-Security-Policy"]
-    assert policy == reference.POLICY
+    assert policy == connect.REFERENCE_POLICY
     assert "script-src 'self';" in policy and "unsafe-eval" not in policy
     assert "connect-src 'self';" in policy and "http" not in policy
     others = visitor.get("/status", headers=BROWSER).headers["Content-Security-Policy"]

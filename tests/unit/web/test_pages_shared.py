@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.config import keys as api_keys
-from proxy.store import shared_conversations
+from proxy.store import conversations
 from tests.fakes import ScriptedDriver, client, say, services_of
 
 from .test_pages_chat import API, KEYED, Page
@@ -74,7 +74,7 @@ def test_link_is_revoked_and_deleted_with_its_conversation(tmp_path: Path) -> No
 
 
 def test_links_of_a_key_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_conversations, "MOST_SHARED", 1)
+    monkeypatch.setattr(conversations, "MOST_SHARED", 1)
     page = Sharing(ScriptedDriver(say("Paris")), tmp_path)
     page.ask()
     leaf = page.over()["id"]
@@ -83,7 +83,7 @@ def test_links_of_a_key_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_size_of_a_copy_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_conversations, "LARGEST", 100)
+    monkeypatch.setattr(conversations, "LARGEST", 100)
     page = Sharing(ScriptedDriver(say("Paris" * 30)), tmp_path)
     page.ask()
     assert page.share(page.over()["id"]).status_code == 400

@@ -365,7 +365,7 @@ def test_list_has_pages(serve: Serve) -> None:
     rest = to.get(f"/v1/batches?limit=2&after={first['last_id']}").json
     assert rest is not None and not rest["has_more"]
     assert [one["id"] for one in (*first["data"], *rest["data"])] == names[::-1]
-    assert to.get("/v1/batches?after=batch_0").status_code == 404
+    assert to.get("/v1/batches?after=batch_0").status_code == 400
     assert to.get("/v1/batches?limit=0").status_code == 400
 
 

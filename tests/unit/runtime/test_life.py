@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from proxy.app.life import Life, Step
+from proxy.runtime.life import Life, Step
 
 ORDER = "batches, the ledger, limits, tools, traces, models, backends, shared tables, the database"
 
