@@ -133,7 +133,7 @@ def test_no_line_is_lost_or_answered_twice_after_kills(
     kills = 0
     while True:
         with openai_client(served) as api:
-            seen = _advanced(api, made.id, 30)
+            seen = _advanced(api, made.id, 25)
             if seen.status == "completed":
                 check(api, seen, 100)
                 break
