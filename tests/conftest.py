@@ -33,6 +33,7 @@ settings.register_profile(
 )
 settings.load_profile("slotproxy")
 
+LONGEST = "test_every_page"  # of the files with tests in a browser
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -196,9 +197,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others compute: both are dealt out side by side, so that the cores always have work. The last
     files only compute, as a long wait at the end would keep one worker alone. Tests in a browser
     come after all: Playwright leaves an event loop running in its thread, and asyncio.run() refuses
-    to begin another."""
+    to begin another. The longest of them is the first, as one worker has all of it."""
     files: dict[str, list[Path]] = {"integration": [], "browser": [], "": []}
-    for path in dict.fromkeys(item.path for item in items):
+    for path in sorted({item.path: 0 for item in items}, key=lambda path: path.stem != LONGEST):
         files.get(path.parent.name, files[""]).append(path)
     shares = {"integration": (0.0, 0.8), "browser": (1.0, 1.0), "": (0.0, 1.0)}
     places = {

@@ -19,20 +19,23 @@ IN_VIEW = """(all) => all.every((one) => {
 })"""
 
 
-@pytest.mark.parametrize("size", [PHONE, TABLET], ids=["phone", "tablet"])
 @pytest.mark.parametrize(
-    ("language", "label", "name"), [("en", "Pages: Models", "Usage"), ("zh", "页面：模型", "用量")]
+    ("size", "language", "dark", "label", "name"),
+    [
+        (PHONE, "en", True, "Pages: Models", "Usage"),
+        (PHONE, "zh", False, "页面：模型", "用量"),
+        (TABLET, "en", False, "Pages: Models", "Usage"),
+    ],
 )
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_menu_shows_all_pages_and_opens_them(
     site: Gateway,
     visit: Open,
     accessible: Any,
     size: tuple[int, int],
     language: str,
+    dark: bool,
     label: str,
     name: str,
-    dark: bool,
 ) -> None:
     page = visit(f"{site.url}/models", size=size, language=language, dark=dark)
     page.wait_for_load_state()  # a page that has only begun does not listen yet

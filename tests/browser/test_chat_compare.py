@@ -37,8 +37,7 @@ def two_models(tmp_path: Path) -> Iterator[Gateway]:
             yield gateway
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_two_models_answer_and_one_answer_is_kept(
     two_models: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:

@@ -14,8 +14,7 @@ from .test_chat import answered, until
 TABLET = (768, 1024)
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_empty_chat_names_the_model_and_its_offer_is_answered(
     site: Gateway, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:

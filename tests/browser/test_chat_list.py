@@ -25,8 +25,7 @@ def upload(page: Any, data: Any, name: str = "conversations.json") -> None:
     page.locator('[data-part="import"]').set_input_files([file])
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_exports_of_others_are_imported_by_day(
     start_site: Any, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:
@@ -126,8 +125,7 @@ def test_all_conversations_are_exported_and_imported_again(start_site: Any, visi
     until(page, lambda: rows.count() == 4)
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_conversation_is_moved_to_a_folder(
     start_site: Any, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:

@@ -24,12 +24,11 @@ def message(number: int, role: str, content: str, **extra: Any) -> dict[str, Any
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize(
-    ("language", "shows", "raw", "close"),
+    ("size", "language", "shows", "raw", "close"),
     [
-        ("en", "Show the passage", "Show the raw text", "Close"),
-        ("zh", "查看引用段落", "显示原文", "关闭"),
+        (DESKTOP, "en", "Show the passage", "Show the raw text", "Close"),
+        (PHONE, "zh", "查看引用段落", "显示原文", "关闭"),
     ],
     ids=["en", "zh"],
 )

@@ -80,8 +80,7 @@ def opened(site: Gateway, page: Any, answer: str) -> Any:
     return page.locator(".message.assistant .said")
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_answer_is_shown_with_all_of_its_markdown(
     site: Gateway,
     visit: Open,

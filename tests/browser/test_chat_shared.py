@@ -12,8 +12,7 @@ from .fed import fed_site
 from .test_chat import answered, ask, until
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("size", "language"), [(PHONE, "zh"), (DESKTOP, "en")])
 def test_conversation_is_shared_and_the_link_revoked(
     tmp_path: Path, visit: Open, accessible: Any, size: tuple[int, int], language: str
 ) -> None:

@@ -1,5 +1,9 @@
 """Every page, on a phone, a tablet and a desktop, in both languages and themes: it fits, its words
-are translated, it is accessible, reached by the keyboard, and without errors; and it is light."""
+are translated, it is accessible, reached by the keyboard, and without errors; and it is light.
+
+Colours and what the keyboard reaches do not depend on the language, and a tablet shows what a phone
+or a desktop does.
+"""
 
 from __future__ import annotations
 
@@ -126,8 +130,11 @@ def _bad(said: Any, address: str) -> bool:
     return said.type in ("error", "warning") and not known
 
 
-@pytest.mark.parametrize("size", [PHONE, TABLET, DESKTOP], ids=["phone", "tablet", "desktop"])
-@pytest.mark.parametrize("language", texts.LANGUAGES)
+@pytest.mark.parametrize(
+    ("language", "size"),
+    [("en", PHONE), ("en", TABLET), ("en", DESKTOP), ("zh", PHONE), ("zh", DESKTOP)],
+    ids=["en-phone", "en-tablet", "en-desktop", "zh-phone", "zh-desktop"],
+)
 @pytest.mark.parametrize("row", PAGES, ids=[one.path for one in PAGES])
 def test_page_fits_is_translated_accessible_and_reached_by_keyboard(
     locked: Gateway,
@@ -148,11 +155,13 @@ def test_page_fits_is_translated_accessible_and_reached_by_keyboard(
         assert [one for one in said if SENTENCE.search(one) and not HAN.search(one)] == []
         assert (_texts("en") - _texts("zh")).intersection(said) == set()
     accessible(page)
-    page.emulate_media(color_scheme="dark", reduced_motion="reduce")  # no colour in between
-    accessible(page)
-    for _ in range(page.evaluate(USED) + 12):
-        page.keyboard.press("Tab")
-    assert page.evaluate(MISSED) == []
+    if language == "en" and size != TABLET:
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")  # no colour in between
+        accessible(page)
+    if language == "en":
+        for _ in range(page.evaluate(USED) + 12):
+            page.keyboard.press("Tab")
+        assert page.evaluate(MISSED) == []
     assert wrong == []
 
 

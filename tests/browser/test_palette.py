@@ -24,9 +24,9 @@ def run(page: Any, words: str, chosen: str) -> None:
     page.keyboard.press("Enter")
 
 
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize(
-    ("language", "models", "none"), [("en", "Models", "No results."), ("zh", "模型", "没有结果。")]
+    ("size", "language", "models", "none"),
+    [(DESKTOP, "en", "Models", "No results."), (PHONE, "zh", "模型", "没有结果。")],
 )
 def test_palette_is_accessible_and_traps_the_focus(
     site: Gateway,

@@ -78,20 +78,27 @@ def test_an_answer_has_as_many_tokens_as_were_asked_for(house: House, stream: bo
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "name"),
     [
-        {"prompt": [72, VOCABULARY]},
-        {"prompt": "Hi", "temperature": "hot"},
-        {"prompt": "Hi", "stop": [5]},
-        {"prompt": "Hi", "logit_bias": {"72": "much"}},
-        {"prompt": "Hi", "grammar": "root ::= ("},
+        ({"prompt": [72, VOCABULARY]}, "prompt"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"stop": [5]}, "stop"),
+        ({"logit_bias": {"72": "much"}}, "logit_bias"),
+        *(
+            ({"grammar": grammar}, "grammar")
+            for grammar in ("root ::= (", "root ::= root", 'x ::= "a"', "root ::= x")
+        ),
+        ({"xtc_probability": 0.5}, "xtc_probability"),
+        ({"dry_multiplier": 0.8}, "dry_multiplier"),
+        ({"top_n_sigma": 1}, "top_n_sigma"),
+        ({"suffix": "b"}, "suffix"),
     ],
 )
-def test_what_would_end_it_is_refused_before_it_is_sent(
-    house: House, fields: dict[str, Any]
+def test_what_would_end_it_or_it_would_ignore_is_refused_by_name(
+    house: House, fields: dict[str, Any], name: str
 ) -> None:
-    answer = house.post(max_tokens=3, **fields)
-    assert answer.status_code == 400
+    answer = house.post(max_tokens=3, **{"prompt": "Hi", **fields})
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, name)
     assert house.server.died == ""
     assert house.post(prompt="Hi", max_tokens=3).status_code == 200
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from proxy.config.data_folder import CAPTURES
 from proxy.observe.captures import Captures
@@ -53,10 +52,10 @@ def capture(client: httpx.Client, name: str) -> dict[str, Any]:
 
 
 def test_both_sides_of_every_api_are_captured(
-    gateway: StartGateway, any_server: ModelServer, tmp_path: Path
+    gateway: StartGateway, old_server: ModelServer, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    flags = ("--llama-api", any_server.url, "--api-key", SECRET, "--data", str(data))
+    flags = ("--llama-api", old_server.url, "--api-key", SECRET, "--data", str(data))
     one = gateway(*flags, "--capture", "all", "--chat-template", "chatml")
     with client_of(one) as client:
         answers = [client.post(path, json=body) for path, body, _ in ASKED]
@@ -99,45 +98,30 @@ def test_both_sides_of_every_api_are_captured(
         assert client.get(f"/v1/requests/{last}/capture").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/pages/api/chat", "socket"])
 def test_answers_besides_plain_requests_are_captured(
-    gateway: StartGateway, old_server: ModelServer, tmp_path: Path, path: str
+    gateway: StartGateway, old_server: ModelServer, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data"
-    one = gateway(
-        "--llama-api",
-        old_server.url,
-        "--capture",
-        "all",
-        "--data",
-        str(data),
-        "--no-local-embeddings",
-    )
+    """Of the WebSocket, in the background, and of the chat page."""
+    one = gateway("--llama-api", old_server.url, "--capture", "all", "--data", str(tmp_path))
     with httpx.Client(base_url=one.url, timeout=90) as client:
-        if path == "socket":
-            with connected(one.url) as socket:
-                socket.say({"type": "response.create", "input": "Hello there!", **SHORT_INPUT})
-                assert list(socket.answer())
-        elif path == "/v1/responses":
-            body = {"input": "Hello there!", "background": True, "max_output_tokens": 16}
-            assert client.post(path, json=body).json()["status"] == "queued"
-        else:
-            page = client.get("/", headers={"Accept": "text/html"}).text
-            token = page.partition('data-csrf="')[2].partition('"')[0]
-            client.headers["X-CSRF-Token"] = token
-            made = client.post(f"{path}/conversations", json={}).json()
-            body = {"text": "Hello there!", "options": {"max_tokens": 5}}
-            asked = client.post(f"{path}/conversations/{made['id']}/ask", json=body)
-            assert asked.status_code < 300, asked.text
+        with connected(one.url) as socket:
+            socket.say({"type": "response.create", "input": "By the socket", **SHORT_INPUT})
+            assert list(socket.answer())
+        body = {"input": "Behind the scenes", "background": True, "max_output_tokens": 16}
+        assert client.post("/v1/responses", json=body).json()["status"] == "queued"
+        page = client.get("/", headers={"Accept": "text/html"}).text
+        client.headers["X-CSRF-Token"] = page.partition('data-csrf="')[2].partition('"')[0]
+        talks = "/pages/api/chat/conversations"
+        made = client.post(talks, json={}).json()
+        body = {"text": "On the page", "options": {"max_tokens": 5}}
+        asked = client.post(f"{talks}/{made['id']}/ask", json=body)
+        assert asked.status_code < 300, asked.text
 
-        def calls() -> list[str]:
-            found = client.get("/v1/requests").json()["data"]
-            names = [
-                row["id"]
-                for row in found
-                if client.get(f"/v1/requests/{row['id']}").json()["captured"]
-            ]
+        def calls() -> str:
+            rows = [row["id"] for row in client.get("/v1/requests").json()["data"]]
+            names = [row for row in rows if client.get(f"/v1/requests/{row}").json()["captured"]]
             kept = [client.get(f"/v1/requests/{name}/capture").json() for name in names]
-            return [call["sent"]["text"] for each in kept for call in each["calls"]]
+            return " ".join(call["sent"]["text"] for each in kept for call in each["calls"])
 
-        wait_until(lambda: any("Hello there!" in sent for sent in calls()))
+        for words in ("By the socket", "Behind the scenes", "On the page"):
+            wait_until(lambda words=words: words in calls())  # type: ignore[misc]

@@ -293,26 +293,31 @@ TALKS |= {
 }
 
 
+@pytest.fixture(scope="module")
+def wide(module_gateway: StartGateway) -> Iterator[Gateway]:
+    """A gateway whose backend takes prompts of any length."""
+    with served_by("-m", "benchmarks.stub", "--context", f"{1 << 24}") as url:
+        yield module_gateway("--llama-api", url)
+
+
 @pytest.mark.parametrize("name", TALKS)
-def test_four_megabytes_hold_the_loop_for_less_than_50_ms(name: str, gateway: StartGateway) -> None:
+def test_four_megabytes_hold_the_loop_for_less_than_50_ms(name: str, wide: Gateway) -> None:
     count, text = TALKS[name]
     body = {"messages": _turns(count, text), "max_tokens": 1}
     raw = json.dumps(body | {"temperature": 0}).encode()
-    with served_by("-m", "benchmarks.stub", "--context", f"{1 << 24}") as url:
-        running = gateway("--llama-api", url)
 
-        def work() -> None:
-            for _ in range(2):  # a first turn, and a next one
-                answer = httpx.post(
-                    running.url + CHAT,
-                    content=raw,
-                    headers={"Content-Type": "application/json"},
-                    timeout=100,
-                )
-                assert answer.status_code == 200, answer.text[:500]
+    def work() -> None:
+        for _ in range(2):  # a first turn, and a next one
+            answer = httpx.post(
+                wide.url + CHAT,
+                content=raw,
+                headers={"Content-Type": "application/json"},
+                timeout=100,
+            )
+            assert answer.status_code == 200, answer.text[:500]
 
-        work()  # imports and the first prompt are not measured
-        assert_loop_stays_free(running, work, longest=0.05)
+    work()  # imports and the first prompt are not measured
+    assert_loop_stays_free(wide, work, longest=0.05)
 
 
 def _words(count: int) -> list[str]:
@@ -371,12 +376,12 @@ SCHEMAS: dict[str, Callable[[bool], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["/health", "/livez"])
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_health_is_answered_in_50_ms_while_the_worst_schemas_are_compiled(
-    name: str, path: str, stub: str, gateway: StartGateway
+    name: str, stub: str, module_gateway: StartGateway
 ) -> None:
-    running = gateway("--llama-api", stub)
+    """/health does all that /livez does."""
+    running = module_gateway("--llama-api", stub)
 
     def work() -> None:
         for strict in (False, True):
@@ -384,7 +389,7 @@ def test_health_is_answered_in_50_ms_while_the_worst_schemas_are_compiled(
             # 429: the machine is too busy for the child to finish in time.
             assert answer.status_code in (200, 400, 429), answer.text[:500]
 
-    assert_loop_stays_free(running, work, path, 0.05)
+    assert_loop_stays_free(running, work, "/health", 0.05)
 
 
 STUB = """
@@ -452,9 +457,8 @@ EVENTS = {
 
 
 @pytest.mark.parametrize("name", EVENTS)
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_worst_backend_does_not_block_the_loop(
-    name: str, stream: bool, gateway: StartGateway, tmp_path: Path
+    name: str, gateway: StartGateway, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
     said.write_bytes(EVENTS[name])
@@ -462,12 +466,13 @@ def test_worst_backend_does_not_block_the_loop(
         running = gateway("--llama-api", url)
 
         def work() -> None:
-            answer = httpx.post(
-                running.url + "/v1/completions",
-                json={"prompt": "do your worst", "max_tokens": 4, "stream": stream},
-                timeout=100,
-            )
-            assert answer.status_code in (200, 502), answer.text[:500]
+            for stream in (True, False):
+                answer = httpx.post(
+                    running.url + "/v1/completions",
+                    json={"prompt": "do your worst", "max_tokens": 4, "stream": stream},
+                    timeout=100,
+                )
+                assert answer.status_code in (200, 502), answer.text[:500]
 
         assert_loop_stays_free(running, work)
 
@@ -480,7 +485,6 @@ def _token(alternatives: int) -> bytes:
     return b"data: %b\n\n" % json.dumps(event).encode()
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize(
     ("path", "alternatives", "asked"),
     [
@@ -492,7 +496,6 @@ def test_most_alternatives_do_not_block_the_loop(
     path: str,
     alternatives: int,
     asked: dict[str, Any],
-    stream: bool,
     gateway: StartGateway,
     tmp_path: Path,
 ) -> None:
@@ -506,12 +509,14 @@ def test_most_alternatives_do_not_block_the_loop(
         words: dict[str, Any] = {"prompt": "do your worst", "ignore_eos": True}
         if path == CHAT:
             words = {"messages": [{"role": "user", "content": "do your worst"}], "ignore_eos": True}
-        body = {"max_tokens": count, "n_predict": count, "stream": stream, **words, **asked}
+        body = {"max_tokens": count, "n_predict": count, **words, **asked}
 
         def work() -> None:
-            answer = httpx.post(running.url + path, json=body, timeout=100)
-            assert answer.status_code == 200, answer.text[:500]
-            assert len(answer.content) > 40 * MOST_ALTERNATIVES
+            for stream in (True, False):
+                whole = body | {"stream": stream}
+                answer = httpx.post(running.url + path, json=whole, timeout=100)
+                assert answer.status_code == 200, answer.text[:500]
+                assert len(answer.content) > 40 * MOST_ALTERNATIVES
 
         assert_loop_stays_free(running, work)
 

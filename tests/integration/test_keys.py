@@ -101,17 +101,11 @@ def test_no_secret_is_written_anywhere(tmp_path: Path, one: Gateway) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redis_server", [""], indirect=True)
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_change_counts_soon_on_every_worker_and_gateway(
-    request: pytest.FixtureRequest,
-    gateway: StartGateway,
-    tmp_path: Path,
-    redis_server: RedisServer,
-    database: str,
+    gateway: StartGateway, tmp_path: Path, redis_server: RedisServer, postgres: str
 ) -> None:
-    more = ["--state", redis_server.url, "--data", str(tmp_path / "data")]
-    if database == "postgres":
-        more += ["--database", request.getfixturevalue("postgres")]
+    """On PostgreSQL; test_key_ends.py has workers on one SQLite file."""
+    more = ["--state", redis_server.url, "--data", str(tmp_path / "data"), "--database", postgres]
     gateways = [gateway(*_flags(tmp_path, "--workers", "2", *more), ready=0) for _ in range(2)]
 
     def everywhere(key: str, status: int) -> bool:

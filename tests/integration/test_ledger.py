@@ -217,7 +217,7 @@ def test_sums_equal_what_clients_received_when_workers_are_killed(
     stub: Stub, gateway: StartGateway, tmp_path: Path
 ) -> None:
     one = gateway("--llama-api", stub.upstream, "--data", str(tmp_path / "data"))
-    count = 2000 if thorough.FEW else 10_000
+    count = 2000 if thorough.FEW else 5000
     compared, lost = _check(
         one, f"sqlite:///{tmp_path}/data/slotproxy.db", count, kills=4, workers=1
     )

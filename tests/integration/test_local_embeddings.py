@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,17 +43,20 @@ def children(served: Gateway) -> list[int]:
     return [one for one in descendants(served.pid) if "local_embeddings" in command(one)]
 
 
-@pytest.fixture
-def served(gateway: StartGateway, tmp_path: Path) -> Gateway:
-    flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
-    return gateway(*flags, env=ON, ready=0)
+@pytest.fixture(scope="module")
+def served(
+    module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    flags = ["--llama-api", NOBODY, "--data", str(tmp_path_factory.mktemp("data"))]
+    one = module_gateway(*flags, env=ON, ready=0)
+    assert not children(one)  # it starts with the first text
+    yield one
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_question_finds_a_passage_with_which_it_shares_no_word(
     served: Gateway, language: str
 ) -> None:
-    assert not children(served)  # it starts with the first text
     with openai_client(served) as api:
         store = api.vector_stores.create(name="meaning")
         batch = api.vector_stores.file_batches.upload_and_poll(
@@ -93,6 +97,7 @@ def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
 
 
 def test_child_is_started_again_and_ends_with_a_killed_gateway(served: Gateway) -> None:
+    """The last test: the others share its gateway."""
     with openai_client(served) as api:
 
         def embeds() -> bool:

@@ -19,8 +19,6 @@ from tests.unit.observe.test_otel import APIS, tree
 from tools.processes import ModelServer
 
 from .conftest import StartGateway, StartServer
-from .test_explain import FLAGS, WITHOUT_RAM, Talk, up
-from .test_explain import keys as keys
 
 TESTS = Path(__file__).parents[1]
 need("otel", "opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")
@@ -99,28 +97,6 @@ def test_each_api_has_the_tree_of_a_real_server(
     known.pop("slotproxy.queue", None)  # an old server frees its slot a moment later
     steps = ("slotproxy.slot", "slotproxy.prefill", "slotproxy.decode")
     assert known == {root: "", call.name: root, **dict.fromkeys(steps, call.name)}
-
-
-@pytest.mark.parametrize("name", WITHOUT_RAM)
-def test_a_conversation_whose_slot_was_lost(
-    name: str, start_server: StartServer, gateway: StartGateway, collector: Collector, keys: str
-) -> None:
-    server = start_server(name, slots=1, ctx=2048, extra=WITHOUT_RAM[name])
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-    flags = ("--api-key-file", keys, "--chat-template", "legacy", *FLAGS)
-    served = gateway("--llama-api", server.url, *flags, env=env)
-    up(served, 1)
-    talk = Talk(served)
-    ids = [talk.turn()["id"], Talk(served, "bob").turn()["id"], talk.turn()["id"]]
-    traces = [collector.whole_trace_of(name) for name in ids]
-    first, bobs, last = (
-        next(of(span) for span in spans if span.name == "slotproxy.slot") for spans in traces
-    )
-    assert (last["slotproxy.lost"], last["slotproxy.lost_to"]) == ("evicted", "bob")
-    assert bobs["slotproxy.replaced"] > 0 and last["slotproxy.turns_before"] == 1
-    assert not {"slotproxy.lost", "slotproxy.lost_to"} & {*first, *bobs}
-    (prefill,) = (span for span in traces[2] if span.name == "slotproxy.prefill")
-    assert of(prefill)["slotproxy.evaluated"] > of(prefill)["slotproxy.cached"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")

@@ -42,8 +42,8 @@ def _plain() -> set[str]:
     return {name for name, _ in found}
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     plain = _plain()
     of = packages_distributions()
     hidden = [
@@ -52,8 +52,9 @@ def plain(tmp_path: Path) -> dict[str, str]:
         if not plain & {canonicalize_name(name) for name in names} and module != "proxy"
     ]
     assert {"numpy", "pytest", "sqlalchemy"} <= set(hidden)
-    (tmp_path / "sitecustomize.py").write_text(HIDING % (sorted(hidden),), encoding="utf-8")
-    return {"PYTHONPATH": str(tmp_path)}
+    folder = tmp_path_factory.mktemp("hiding")
+    (folder / "sitecustomize.py").write_text(HIDING % (sorted(hidden),), encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "waitress"])

@@ -188,7 +188,36 @@ APPROVAL = {
     "arguments": "{}",
 }
 ANSWER = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+# A value of the wrong type or size for each of these fields of a chat.
+FIELDS: dict[str, Any] = {
+    "temperature": "hot",
+    "top_p": 7,
+    "top_k": 1.5,
+    "max_tokens": "many",
+    "max_completion_tokens": -2,
+    "n": 17,
+    "stop": [5],
+    "stream": "yes",
+    "stream_options": 1,
+    "seed": "x",
+    "logit_bias": {"": 1},
+    "logprobs": 3,
+    "top_logprobs": 3,
+    "presence_penalty": [],
+    "mirostat": 9,
+    "grammar": 7,
+    "model": 7,
+    "user": {},
+    "tools": {},
+    "tool_choice": 3,
+}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
+    *(("openai_chat", {"messages": USER, name: value}, name) for name, value in FIELDS.items()),
+    ("openai_chat", {"messages": []}, "messages"),
+    ("openai_chat", {"messages": ["x"]}, "messages[0]"),
+    ("openai_chat", {"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
+    ("openai_chat", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ("openai_chat", {"messages": [said({"type": "odd"})]}, "messages[0].content[0].type"),
     ("openai_chat", {"messages": [{"role": "user"}]}, "messages[0].content"),
     ("openai_chat", {"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ("openai_chat", {"messages": [{"role": "system"}]}, "messages[0].content"),

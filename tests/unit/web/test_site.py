@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_own_pages_and_programs_are_accepted(
     open_one: FlaskClient, headers: dict[str, str]
 ) -> None:
     assert open_one.post("/v1/chat/completions", json=CHAT, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+def test_json_needs_its_type_only_from_pages(open_one: FlaskClient, kind: str) -> None:
+    """`curl -d` and Ollama's examples do not set it."""
+    sent: dict[str, Any] = {"data": json.dumps(CHAT), "content_type": kind}
+    assert open_one.post("/v1/chat/completions", **sent).status_code == 200
+    own = {"Origin": "http://localhost"}
+    assert open_one.post("/v1/chat/completions", headers=own, **sent).status_code == 415
 
 
 @pytest.mark.parametrize("named", ["http://evil.example", "*"])
