@@ -109,11 +109,11 @@ def test_ctrl_c_says_how_to_continue(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_file_survives_three_cuts_byte_for_byte(hub: Hub, tmp_path: Path) -> None:
+def test_a_gigabyte_survives_three_cuts_byte_for_byte(hub: Hub, tmp_path: Path) -> None:
     block = os.urandom(1 << 20)
-    data = b"GGUF" + block * 256
+    data = b"GGUF" + block * 1024
     hub.files = {f"{NAME}.gguf": data}
-    hub.cuts = [75 << 20, 1, 100 << 20]
+    hub.cuts = [300 << 20, 1, 400 << 20]
     code, out, err = _run(hub, tmp_path, "hf:maker/Small-GGUF")
     assert (code, err) == (0, ""), out
     with (tmp_path / NAME / f"{NAME}.gguf").open("rb") as made:
