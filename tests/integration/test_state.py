@@ -313,6 +313,11 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
             reads.wait()  # behind it, so that a read that begins late shows nothing new either
             return found
 
+        def exchange(self, member: str, ops: bytes, position: str) -> Sequence[LogEntry]:
+            found = super().exchange(member, ops, position)
+            reads.wait()
+            return found
+
     def join(log: RedisLog) -> SharedScheduler:
         worker = SharedScheduler(log, time.monotonic, version="test", queue_timeout=60.0)
         assert worker.ready(60.0)

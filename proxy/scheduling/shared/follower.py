@@ -1,7 +1,8 @@
 """Connects a worker to the shared log: writes its operations and applies everybody's entries.
 
-Two threads do the round trips to Redis, so that no request waits for a write. When the log is lost,
-the follower logs it once, keeps the operations that must not be lost, and joins again when the log
+Two threads do the round trips to Redis, so that no request waits for a write. One writes, and reads
+what is new in the same round trip; the other one waits for entries that other workers write. When
+the log is lost, the follower logs it once, keeps the operations that must not be lost, and joins again when the log
 is back. An unexpected exception counts as a loss of the log too, so both threads keep running.
 """
 
@@ -11,13 +12,13 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from . import ops, snapshot
-from .log import EVERY, LogEntry, LogError, RedisLog
+from .log import BATCH, EVERY, LogEntry, LogError, RedisLog
 from .ops import Op
 from .replica import OpResult, Replica, ReplicaMember, SharedRules
 
@@ -26,6 +27,8 @@ log = logging.getLogger("slotproxy.scheduling")
 BEAT = 1.5  # seconds between two heartbeats
 REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
+LINGER = 0.001  # seconds in which operations without a result are written together
+PAUSE = 0.005  # seconds between two reads of entries that others write
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
 
@@ -65,7 +68,9 @@ class Follower:
         self._outbox: list[Op] = []
         self._beating = False
         self._mine: ReplicaMember | None = None  # as of this worker's last entry
+        self._position = "0"  # of the last entry applied
         self._posted = threading.Event()
+        self._hurried = threading.Event()  # some of it has a result that a request waits for
         self._joined = threading.Event()
         self._closed = threading.Event()
         self._threads = [
@@ -92,6 +97,8 @@ class Follower:
             if self.up or isinstance(op, ops.Release | ops.Leave):
                 self._outbox.append(op)
                 self._posted.set()
+                if isinstance(op, ops.Enqueue | ops.RequestSteps):
+                    self._hurried.set()
 
     def time_left(self, until: float, now: float) -> float:
         """Seconds until the log's time is `until`. Posts a heartbeat if that has passed, because
@@ -140,17 +147,20 @@ class Follower:
     def _write(self) -> None:
         agreed = 0.0
         while not self._closed.is_set():
-            self._posted.wait(BEAT)
+            if self._posted.wait(BEAT):
+                self._hurried.wait(LINGER)
             with self.lock:
                 self._posted.clear()
-                written, going = self._outbox, self.up
+                self._hurried.clear()
+                written, going, replica = self._outbox, self.up, self.replica
                 if going:
                     self._outbox = []
             if not going:
                 self._joined.wait(BEAT)
                 continue
             try:
-                self._log.append(self._me, ops.encode(written or [ops.Heartbeat()]))
+                encoded = ops.encode(written or [ops.Heartbeat()])
+                self._take(replica, self._log.exchange(self._me, encoded, self._position))
                 if self._clock() - agreed > 4 * BEAT:
                     self._log.agree(msgspec.msgpack.encode(self._rules))
                     agreed = self._clock()
@@ -164,15 +174,16 @@ class Follower:
     def _follow(self) -> None:
         while not self._closed.is_set():
             try:
-                position = self._join()
+                self._join()
                 while self.up and not self._closed.is_set():
-                    position = self._read(position)
+                    if self._read() < BATCH:
+                        self._closed.wait(PAUSE)
             except Exception as error:
                 self._lose_by(error)
             self._closed.wait(REJOIN)
 
-    def _join(self) -> str:
-        """Load the newest snapshot and apply the entries after it. Returns the position."""
+    def _join(self) -> None:
+        """Load the newest snapshot and apply the entries after it."""
         self._log.agree(msgspec.msgpack.encode(self._rules))
         data, position = self._log.begin()
         try:
@@ -185,19 +196,30 @@ class Follower:
                 _apply(replica, entry)
                 position = entry.position
         with self.lock:
-            self.replica, self._applied = replica, self._clock()
+            self.replica, self._applied, self._position = replica, self._clock(), position
             self._mine = self.member
             self.up = True
             self._joined.set()
             log.info("state: %d workers share the slots", len(replica.members))
             self._listener.joined()
-        return position
 
-    def _read(self, position: str) -> str:
-        for entry in self._log.read(position):
+    def _read(self) -> int:
+        """Apply new entries. Returns how many were read."""
+        replica = self.replica
+        entries = self._log.read(self._position)
+        self._take(replica, entries)
+        return len(entries)
+
+    def _take(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
+        """Apply entries that were read for this replica, and pass on the results."""
+        for entry in entries:
             with self.lock:
-                results = _apply(self.replica, entry)
-                self._applied = self._clock()
+                if replica is not self.replica:
+                    return  # this worker has joined again meanwhile
+                if entry.number <= replica.entries:
+                    continue  # the other thread has read it, too
+                results = _apply(replica, entry)
+                self._applied, self._position = self._clock(), entry.position
                 if entry.member == self._me:
                     self._beating = False
                     if self._is_forgotten() and not self._closed.is_set():
@@ -206,12 +228,10 @@ class Follower:
                     if result.member == self._me:
                         self._listener.on_result(result)
                 data = b""
-                if self.replica.entries % EVERY == 0 and entry.member == self._me:
-                    data = snapshot.dump(self.replica)
+                if replica.entries % EVERY == 0 and entry.member == self._me:
+                    data = snapshot.dump(replica)
             if data:
                 self._log.keep(entry, data)
-            position = entry.position
-        return position
 
     def _is_forgotten(self) -> bool:
         """Whether the other workers have dropped this one since its last entry: then the newest

@@ -60,6 +60,10 @@ class FakeLog:
         self._reach()
         return self._memory.append(member, ops)
 
+    def exchange(self, member: str, ops: bytes, position: str) -> list[LogEntry]:
+        self.append(member, ops)
+        return self._memory.entries[int(position.split("-")[0]) :]
+
     def read(self, position: str) -> list[LogEntry]:
         after = int(position.split("-")[0])
         with self._memory.news:
