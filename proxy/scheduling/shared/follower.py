@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from ...runtime.locks import native_rlock
 from . import ops, snapshot
 from .log import BATCH, EVERY, LogEntry, LogError, RedisLog
 from .ops import Op
@@ -49,12 +50,13 @@ class Listener(Protocol):
 
 
 class Follower:
-    """`lock` protects the replica and everything derived from it. `up`: the table is shared."""
+    """`lock` protects the replica and everything derived from it. Nothing waits under it, so it is
+    a native lock. `up`: the table is shared."""
 
     def __init__(
         self, shared: RedisLog, clock: Callable[[], float], rules: SharedRules, listener: Listener
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = native_rlock()
         self.replica = Replica(rules)
         self.up = False
         self._log = shared
@@ -112,16 +114,16 @@ class Follower:
     def lose(self, why: str) -> None:
         """Record that the log is unavailable or unusable, with the reason."""
         with self.lock:
-            if not self.up:
-                if why != self._why:
-                    log.warning("state: %s", why)
-                    self._why = why
-                return
-            log.warning("state: %s; placing requests by load until it recovers", why)
+            was_up, is_news = self.up, why != self._why
             self.up, self._why = False, why
-            self._joined.clear()
-            self._beating = False
-            self._listener.lost()
+            if was_up:
+                self._joined.clear()
+                self._beating = False
+                self._listener.lost()
+        if was_up:
+            log.warning("state: %s; placing requests by load until it recovers", why)
+        elif is_news:
+            log.warning("state: %s", why)
 
     def _lose_by(self, error: Exception) -> None:
         if isinstance(error, LogError):
@@ -169,7 +171,7 @@ class Follower:
                     self._outbox = [
                         op for op in written if isinstance(op, ops.Release | ops.Leave)
                     ] + self._outbox
-                    self._lose_by(error)
+                self._lose_by(error)
 
     def _follow(self) -> None:
         while not self._closed.is_set():
@@ -200,8 +202,8 @@ class Follower:
             self._mine = self.member
             self.up = True
             self._joined.set()
-            log.info("state: %d workers share the slots", len(replica.members))
             self._listener.joined()
+        log.info("state: %d workers share the slots", len(replica.members))
 
     def _read(self) -> int:
         """Apply new entries. Returns how many were read."""
@@ -220,9 +222,11 @@ class Follower:
                     continue  # the other thread has read it, too
                 results = _apply(replica, entry)
                 self._applied, self._position = self._clock(), entry.position
+                is_forgotten = False
                 if entry.member == self._me:
                     self._beating = False
-                    if self._is_forgotten() and not self._closed.is_set():
+                    is_forgotten = self._is_forgotten() and not self._closed.is_set()
+                    if is_forgotten:
                         self._listener.forgotten()  # before it hears of backends that it lacks
                 for result in results:
                     if result.member == self._me:
@@ -230,6 +234,8 @@ class Follower:
                 data = b""
                 if replica.entries % EVERY == 0 and entry.member == self._me:
                     data = snapshot.dump(replica)
+            if is_forgotten:
+                log.warning("state: the other workers considered this worker dead")
             if data:
                 self._log.keep(entry, data)
 
