@@ -338,7 +338,7 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
             lease(one).release(Outcome(end="whole"))
         reads.set()
         lease(two).release(Outcome(end="whole"))
-        assert "missed entries of the log" in caplog.text
+        wait_until(lambda: "missed entries of the log" in caplog.text)
     finally:
         reads.set()
         for worker in (one, two):

@@ -1,8 +1,8 @@
 """Connects a worker to the shared log: writes its operations and applies everybody's entries.
 
 Two threads do the round trips to Redis, so that no request waits for a write. One writes, and reads
-what is new in the same round trip; the other one waits for entries that other workers write. When
-the log is lost, the follower logs it once, keeps the operations that must not be lost, and joins again when the log
+what is new in the same round trip; the other waits for entries of other workers. When the log is
+lost, the follower logs it once, keeps the operations that must not be lost, and joins again when it
 is back. An unexpected exception counts as a loss of the log too, so both threads keep running.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -19,7 +20,7 @@ import msgspec
 
 from ...runtime.locks import native_rlock
 from . import ops, snapshot
-from .log import BATCH, EVERY, LogEntry, LogError, RedisLog
+from .log import EVERY, LogEntry, LogError, RedisLog
 from .ops import Op
 from .replica import OpResult, Replica, ReplicaMember, SharedRules
 
@@ -29,7 +30,8 @@ BEAT = 1.5  # seconds between two heartbeats
 REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
 LINGER = 0.001  # seconds in which operations without a result are written together
-PAUSE = 0.005  # seconds between two reads of entries that others write
+PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
+HURRIED = (ops.Enqueue, ops.RequestSteps)
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
 
@@ -71,6 +73,7 @@ class Follower:
         self._beating = False
         self._mine: ReplicaMember | None = None  # as of this worker's last entry
         self._position = "0"  # of the last entry applied
+        self._read_at = 0.0  # when the writer last read
         self._posted = threading.Event()
         self._hurried = threading.Event()  # some of it has a result that a request waits for
         self._joined = threading.Event()
@@ -99,7 +102,7 @@ class Follower:
             if self.up or isinstance(op, ops.Release | ops.Leave):
                 self._outbox.append(op)
                 self._posted.set()
-                if isinstance(op, ops.Enqueue | ops.RequestSteps):
+                if isinstance(op, HURRIED):
                     self._hurried.set()
 
     def time_left(self, until: float, now: float) -> float:
@@ -149,8 +152,8 @@ class Follower:
     def _write(self) -> None:
         agreed = 0.0
         while not self._closed.is_set():
-            if self._posted.wait(BEAT):
-                self._hurried.wait(LINGER)
+            if self._posted.wait(BEAT) and self._hurried.wait(LINGER):
+                time.sleep(0)  # for requests that are about to write, too
             with self.lock:
                 self._posted.clear()
                 self._hurried.clear()
@@ -163,6 +166,7 @@ class Follower:
             try:
                 encoded = ops.encode(written or [ops.Heartbeat()])
                 self._take(replica, self._log.exchange(self._me, encoded, self._position))
+                self._read_at = self._clock()
                 if self._clock() - agreed > 4 * BEAT:
                     self._log.agree(msgspec.msgpack.encode(self._rules))
                     agreed = self._clock()
@@ -177,9 +181,12 @@ class Follower:
         while not self._closed.is_set():
             try:
                 self._join()
-                while self.up and not self._closed.is_set():
-                    if self._read() < BATCH:
-                        self._closed.wait(PAUSE)
+                while self.up:
+                    waits = self.member is not None and self.member.tickets
+                    if self._closed.wait(0.0 if waits else PAUSE):
+                        break
+                    if waits or self._clock() - self._read_at > PAUSE:
+                        self._read()
             except Exception as error:
                 self._lose_by(error)
             self._closed.wait(REJOIN)
@@ -205,12 +212,8 @@ class Follower:
             self._listener.joined()
         log.info("state: %d workers share the slots", len(replica.members))
 
-    def _read(self) -> int:
-        """Apply new entries. Returns how many were read."""
-        replica = self.replica
-        entries = self._log.read(self._position)
-        self._take(replica, entries)
-        return len(entries)
+    def _read(self) -> None:
+        self._take(self.replica, self._log.read(self._position))
 
     def _take(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
         """Apply entries that were read for this replica, and pass on the results."""

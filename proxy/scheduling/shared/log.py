@@ -137,19 +137,19 @@ class RedisLog:
         return "XREAD", "COUNT", BATCH, *options, "STREAMS", self._log, position
 
     def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """The replies to commands sent at once, without what redis-py's client does for each
-        command, which takes longer than the command."""
+        """The replies to commands sent at once, without what redis-py does around each of them."""
         with self._reach():
             pool = self._redis.connection_pool
             connection = self._idle.pop() if self._idle else pool.make_connection()
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
-                replies = [connection.read_response() for _ in commands]
+                return [connection.read_response() for _ in commands]
             except BaseException:
-                connection.disconnect()
+                for broken in (connection, *self._idle):
+                    broken.disconnect()  # until its next use
                 raise
-            self._idle.append(connection)
-            return replies
+            finally:
+                self._idle.append(connection)
 
     def keep(self, entry: LogEntry, data: bytes) -> None:
         """Store a snapshot of the state after all entries up to this one, unless there is a newer

@@ -128,7 +128,9 @@ class Worker:
         written, self.follower._outbox = self.follower._outbox, []
         if written:
             self.log.append(self.name, ops.encode(written))
-        return self.follower._read() > 0
+        before = self.position
+        self.follower._read()
+        return self.position != before
 
     def is_up(self, name: str) -> bool:
         return self.scheduler._backends.get(name, (False, None))[0] is True
