@@ -1,7 +1,8 @@
 """Connects a worker to the shared log: writes its operations and applies everybody's entries.
 
-Two threads do the round trips to Redis, so that no request waits for a write. When the log is lost,
-the follower logs it once, keeps the operations that must not be lost, and joins again when the log
+Two threads do the round trips to Redis, so that no request waits for a write. One writes, and reads
+what is new in the same round trip; the other waits for entries of other workers. When the log is
+lost, the follower logs it once, keeps the operations that must not be lost, and joins again when it
 is back. An unexpected exception counts as a loss of the log too, so both threads keep running.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
+from ...runtime.locks import native_rlock
 from . import ops, snapshot
 from .log import EVERY, LogEntry, LogError, RedisLog
 from .ops import Op
@@ -26,6 +29,9 @@ log = logging.getLogger("slotproxy.scheduling")
 BEAT = 1.5  # seconds between two heartbeats
 REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
+LINGER = 0.001  # seconds in which operations without a result are written together
+PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
+HURRIED = (ops.Enqueue, ops.RequestSteps)
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
 
@@ -46,12 +52,13 @@ class Listener(Protocol):
 
 
 class Follower:
-    """`lock` protects the replica and everything derived from it. `up`: the table is shared."""
+    """`lock` protects the replica and everything derived from it. Nothing waits under it, so it is
+    a native lock. `up`: the table is shared."""
 
     def __init__(
         self, shared: RedisLog, clock: Callable[[], float], rules: SharedRules, listener: Listener
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = native_rlock()
         self.replica = Replica(rules)
         self.up = False
         self._log = shared
@@ -65,7 +72,10 @@ class Follower:
         self._outbox: list[Op] = []
         self._beating = False
         self._mine: ReplicaMember | None = None  # as of this worker's last entry
+        self._position = "0"  # of the last entry applied
+        self._read_at = 0.0  # when the writer last read
         self._posted = threading.Event()
+        self._hurried = threading.Event()  # some of it has a result that a request waits for
         self._joined = threading.Event()
         self._closed = threading.Event()
         self._threads = [
@@ -92,6 +102,8 @@ class Follower:
             if self.up or isinstance(op, ops.Release | ops.Leave):
                 self._outbox.append(op)
                 self._posted.set()
+                if isinstance(op, HURRIED):
+                    self._hurried.set()
 
     def time_left(self, until: float, now: float) -> float:
         """Seconds until the log's time is `until`. Posts a heartbeat if that has passed, because
@@ -105,16 +117,16 @@ class Follower:
     def lose(self, why: str) -> None:
         """Record that the log is unavailable or unusable, with the reason."""
         with self.lock:
-            if not self.up:
-                if why != self._why:
-                    log.warning("state: %s", why)
-                    self._why = why
-                return
-            log.warning("state: %s; placing requests by load until it recovers", why)
+            was_up, is_news = self.up, why != self._why
             self.up, self._why = False, why
-            self._joined.clear()
-            self._beating = False
-            self._listener.lost()
+            if was_up:
+                self._joined.clear()
+                self._beating = False
+                self._listener.lost()
+        if was_up:
+            log.warning("state: %s; placing requests by load until it recovers", why)
+        elif is_news:
+            log.warning("state: %s", why)
 
     def _lose_by(self, error: Exception) -> None:
         if isinstance(error, LogError):
@@ -140,17 +152,21 @@ class Follower:
     def _write(self) -> None:
         agreed = 0.0
         while not self._closed.is_set():
-            self._posted.wait(BEAT)
+            if self._posted.wait(BEAT) and self._hurried.wait(LINGER):
+                time.sleep(0)  # for requests that are about to write, too
             with self.lock:
                 self._posted.clear()
-                written, going = self._outbox, self.up
+                self._hurried.clear()
+                written, going, replica = self._outbox, self.up, self.replica
                 if going:
                     self._outbox = []
             if not going:
                 self._joined.wait(BEAT)
                 continue
             try:
-                self._log.append(self._me, ops.encode(written or [ops.Heartbeat()]))
+                encoded = ops.encode(written or [ops.Heartbeat()])
+                self._take(replica, self._log.exchange(self._me, encoded, self._position))
+                self._read_at = self._clock()
                 if self._clock() - agreed > 4 * BEAT:
                     self._log.agree(msgspec.msgpack.encode(self._rules))
                     agreed = self._clock()
@@ -159,20 +175,24 @@ class Follower:
                     self._outbox = [
                         op for op in written if isinstance(op, ops.Release | ops.Leave)
                     ] + self._outbox
-                    self._lose_by(error)
+                self._lose_by(error)
 
     def _follow(self) -> None:
         while not self._closed.is_set():
             try:
-                position = self._join()
-                while self.up and not self._closed.is_set():
-                    position = self._read(position)
+                self._join()
+                while self.up:
+                    waits = self.member is not None and self.member.tickets
+                    if self._closed.wait(0.0 if waits else PAUSE):
+                        break
+                    if waits or self._clock() - self._read_at > PAUSE:
+                        self._read()
             except Exception as error:
                 self._lose_by(error)
             self._closed.wait(REJOIN)
 
-    def _join(self) -> str:
-        """Load the newest snapshot and apply the entries after it. Returns the position."""
+    def _join(self) -> None:
+        """Load the newest snapshot and apply the entries after it."""
         self._log.agree(msgspec.msgpack.encode(self._rules))
         data, position = self._log.begin()
         try:
@@ -185,33 +205,42 @@ class Follower:
                 _apply(replica, entry)
                 position = entry.position
         with self.lock:
-            self.replica, self._applied = replica, self._clock()
+            self.replica, self._applied, self._position = replica, self._clock(), position
             self._mine = self.member
             self.up = True
             self._joined.set()
-            log.info("state: %d workers share the slots", len(replica.members))
             self._listener.joined()
-        return position
+        log.info("state: %d workers share the slots", len(replica.members))
 
-    def _read(self, position: str) -> str:
-        for entry in self._log.read(position):
+    def _read(self) -> None:
+        self._take(self.replica, self._log.read(self._position))
+
+    def _take(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
+        """Apply entries that were read for this replica, and pass on the results."""
+        for entry in entries:
             with self.lock:
-                results = _apply(self.replica, entry)
-                self._applied = self._clock()
+                if replica is not self.replica:
+                    return  # this worker has joined again meanwhile
+                if entry.number <= replica.entries:
+                    continue  # the other thread has read it, too
+                results = _apply(replica, entry)
+                self._applied, self._position = self._clock(), entry.position
+                is_forgotten = False
                 if entry.member == self._me:
                     self._beating = False
-                    if self._is_forgotten() and not self._closed.is_set():
+                    is_forgotten = self._is_forgotten() and not self._closed.is_set()
+                    if is_forgotten:
                         self._listener.forgotten()  # before it hears of backends that it lacks
                 for result in results:
                     if result.member == self._me:
                         self._listener.on_result(result)
                 data = b""
-                if self.replica.entries % EVERY == 0 and entry.member == self._me:
-                    data = snapshot.dump(self.replica)
+                if replica.entries % EVERY == 0 and entry.member == self._me:
+                    data = snapshot.dump(replica)
+            if is_forgotten:
+                log.warning("state: the other workers considered this worker dead")
             if data:
                 self._log.keep(entry, data)
-            position = entry.position
-        return position
 
     def _is_forgotten(self) -> bool:
         """Whether the other workers have dropped this one since its last entry: then the newest

@@ -77,8 +77,8 @@ class RedisLog:
         self._log, self._snapshot = f"{key}log:{FORMAT}", f"{key}snapshot:{FORMAT}"
         self._rules = key + "rules"
         self._begin = self._redis.register_script(BEGIN)
-        self._append = self._redis.register_script(APPEND)
         self._keep = self._redis.register_script(KEEP)
+        self._idle: list[Any] = []  # connections
 
     @contextmanager
     def _reach(self) -> Iterator[None]:
@@ -116,25 +116,40 @@ class RedisLog:
 
     def append(self, member: str, ops: bytes) -> str:
         """Write an entry. Returns its position."""
-        with self._reach():
-            position = self._append([self._log], [member, ops])
-        if position is None:
-            raise LogError("the log in Redis was deleted")
-        return str(position.decode())
+        (position,) = self._ask(self._append(member, ops))
+        return _position(position)
+
+    def exchange(self, member: str, ops: bytes, position: str) -> Sequence[LogEntry]:
+        """Write an entry. Returns the entries after a position, in one round trip."""
+        mark, streams = self._ask(self._append(member, ops), self._read(position))
+        _position(mark)
+        return _entries(streams)
 
     def read(self, position: str) -> Sequence[LogEntry]:
         """The entries after a position. Waits for a moment; empty if there are none."""
+        (streams,) = self._ask(self._read(position, "BLOCK", BLOCK))
+        return _entries(streams)
+
+    def _append(self, member: str, ops: bytes) -> tuple[Any, ...]:
+        return "EVAL", APPEND, 1, self._log, member, ops
+
+    def _read(self, position: str, *options: Any) -> tuple[Any, ...]:
+        return "XREAD", "COUNT", BATCH, *options, "STREAMS", self._log, position
+
+    def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies to commands sent at once, without what redis-py does around each of them."""
         with self._reach():
-            streams = self._redis.xread({self._log: position}, count=BATCH, block=BLOCK)
-        entries = []
-        for _, rows in streams or ():
-            for key, fields in rows:
-                at = key.decode()
-                member = fields.get(b"member", b"").decode("utf-8", "replace")
-                time = int(at.split("-")[0]) / 1000
-                number = int(fields.get(b"number", 0))
-                entries.append(LogEntry(number, at, time, member, fields.get(b"ops", b"\x90")))
-        return entries
+            pool = self._redis.connection_pool
+            connection = self._idle.pop() if self._idle else pool.make_connection()
+            try:
+                connection.send_packed_command(connection.pack_commands(commands))
+                return [connection.read_response() for _ in commands]
+            except BaseException:
+                for broken in (connection, *self._idle):
+                    broken.disconnect()  # until its next use
+                raise
+            finally:
+                self._idle.append(connection)
 
     def keep(self, entry: LogEntry, data: bytes) -> None:
         """Store a snapshot of the state after all entries up to this one, unless there is a newer
@@ -144,4 +159,26 @@ class RedisLog:
             self._keep([self._snapshot, self._log], values)
 
     def close(self) -> None:
+        for connection in self._idle:
+            connection.disconnect()
         self._redis.close()
+
+
+def _position(reply: bytes | None) -> str:
+    if reply is None:
+        raise LogError("the log in Redis was deleted")
+    return reply.decode()
+
+
+def _entries(streams: Any) -> list[LogEntry]:
+    """The entries in the reply to XREAD."""
+    entries = []
+    for _, rows in streams or ():
+        for key, values in rows:
+            at = key.decode()
+            fields = dict(zip(values[::2], values[1::2], strict=True))
+            member = fields.get(b"member", b"").decode("utf-8", "replace")
+            time = int(at.split("-")[0]) / 1000
+            number = int(fields.get(b"number", 0))
+            entries.append(LogEntry(number, at, time, member, fields.get(b"ops", b"\x90")))
+    return entries

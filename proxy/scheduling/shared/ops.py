@@ -39,8 +39,8 @@ class Enqueue(Op, frozen=True, tag=1):
 
 def enqueue(number: int, request: SlotRequest, is_retry: bool) -> Enqueue:
     """The session name is the client's own text, so only its digest is written."""
-    session = blake2b(request.session.encode("utf-8", "replace"), digest_size=12).hexdigest()
-    digest = session if request.session else ""
+    session = request.session.encode("utf-8", "replace")
+    digest = blake2b(session, digest_size=12).hexdigest() if session else ""
     return Enqueue(number, replace(request, session=digest, since=0.0, views=None), is_retry)
 
 

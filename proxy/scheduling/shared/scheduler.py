@@ -13,7 +13,6 @@ worker joins again and forgets cached prompts where they may have changed.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import queue
 from collections.abc import Callable
@@ -38,8 +37,6 @@ class SharedTicket(Ticket, kw_only=True):
     id: int  # its number in the log
     local_ticket: Ticket | None = None  # replaces it because the log was lost
 
-
-log = logging.getLogger("slotproxy.scheduling")
 
 ANSWER = 2.0  # seconds until an operation's result counts as missing
 ALONE = "state: Redis is unavailable, placing requests by load"
@@ -137,10 +134,9 @@ class SharedScheduler(BaseScheduler):
                 raise self._too_late(request)
             ticket = SharedTicket(self, request, ConversationRecord(), began, is_retry, id=0)
             self._write(ticket, is_retry)
-        answered = ticket.event.wait(ANSWER)
+        if not ticket.event.wait(ANSWER):
+            self._follower.lose("Redis is not responding")
         with self._lock:
-            if not answered:
-                self._follower.lose("Redis is not responding")
             if ticket.error is not None:
                 raise ticket.error
             if ticket.lease is None:
@@ -329,9 +325,7 @@ class SharedScheduler(BaseScheduler):
         self._used_alone = set()
 
     def forgotten(self) -> None:
-        if self._backends:
-            log.warning("state: the other workers considered this worker dead")
-            self._introduce(set())
+        self._introduce(set())
         member = self._follower.member
         for ticket in tuple(self._waiting.values()):
             if member is None or ticket.id not in member.tickets:

@@ -104,7 +104,7 @@ class Worker:
             disk=1 << 20,
         )
         self.follower = self.scheduler._follower
-        self.position = self.follower._join()
+        self.follower._join()
         self.scheduler._post = self.post
         self.answers: list[Lease] = []
         self.used_while_offline: list[Lease] = []
@@ -115,6 +115,10 @@ class Worker:
     def name(self) -> str:
         return self.follower._me
 
+    @property
+    def position(self) -> str:
+        return self.follower._position
+
     def post(self, op: Any) -> None:
         self.follower.post(op)
         self.log.deliver()
@@ -124,7 +128,8 @@ class Worker:
         written, self.follower._outbox = self.follower._outbox, []
         if written:
             self.log.append(self.name, ops.encode(written))
-        before, self.position = self.position, self.follower._read(self.position)
+        before = self.position
+        self.follower._read()
         return self.position != before
 
     def is_up(self, name: str) -> bool:

@@ -60,6 +60,10 @@ class FakeLog:
         self._reach()
         return self._memory.append(member, ops)
 
+    def exchange(self, member: str, ops: bytes, position: str) -> list[LogEntry]:
+        self.append(member, ops)
+        return self._memory.entries[int(position.split("-")[0]) :]
+
     def read(self, position: str) -> list[LogEntry]:
         after = int(position.split("-")[0])
         with self._memory.news:
@@ -261,6 +265,18 @@ def test_log_threads_survive_unexpected_exception(
     acquire(one, "a").release()
     until(lambda: one.in_flight("b") == 0)
     assert caplog.text.count("unhandled exception while sharing slots") == 1
+
+
+def test_request_whose_entry_has_no_result_is_placed_without_the_log(
+    join: Join, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = join()
+    acquire(one, "a").release()
+    append, nothing = FakeLog.append, ops.encode([ops.Heartbeat()])
+    monkeypatch.setattr(FakeLog, "append", lambda log, member, _: append(log, member, nothing))
+    monkeypatch.setattr(module, "ANSWER", 0.2)
+    acquire(one, "b").release()
+    until(lambda: "Redis is not responding" in caplog.text)
 
 
 def test_operation_that_cannot_be_encoded_loses_no_slot(caplog: pytest.LogCaptureFixture) -> None:
