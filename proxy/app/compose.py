@@ -264,7 +264,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         bounds = settings.captures
         ring = Ring(folder_of(settings) / CAPTURES, bounds.size, 86400 * bounds.days)
         texts = [key.secret for key in settings.keys]
-        captures = Captures(ring, lambda key: keys.capture(key, settings.capture), texts)
+        captures = Captures(ring, partial(keys.capture, default=settings.capture), texts)
         observer.on_begin.append(captures.begin)
         observer.on_end.append(captures.finished)
         life.on_close(Step.LEDGER, captures.close)

@@ -160,14 +160,17 @@ class LlamaCpp(HTTPDriver):
         return self.status_of("/props", ALIVE_TIMEOUT) in (200, 401, 403, 404)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
+        if not (task.backend_templates or caps.modern_sampling):
+            task = self._with_token_ids(task, cancel)
+        body = relay.payload(task, slot) if task.backend_templates else payload(task, slot, caps)
+        if caps.queues and task.request.max_tokens is None and body["n_predict"] >= caps.n_ctx > 0:
+            # Nobody asked for a length: a newer server then ends at its own `-n`, which it reports
+            # nowhere, or at the end of its context.
+            del body["n_predict"]
         if task.backend_templates:
-            body = _with_own_limit(relay.payload(task, slot), task, caps)
             exchange = self._pool.send("POST", relay.PATH, body, cancel, self._tick)
             return relay.RelayRun(exchange, task, caps, self._secret, slot=slot)
-        if not caps.modern_sampling:
-            task = self._with_token_ids(task, cancel)
         path = "/completion" if task.suffix is None else "/infill"
-        body = _with_own_limit(payload(task, slot, caps), task, caps)
         if task.breaks:
             body["prompt"] = self.in_parts(task, cancel)
         pool, explain = (self._pool, None) if caps.queues else (self._careful, self._why_empty)
@@ -332,14 +335,6 @@ class EmbeddingServer(LlamaCpp):
         else:
             self.rerank("Hi", ("Hello",), caps, Cancel())
         return msgspec.structs.replace(caps, embeddings=True)
-
-
-def _with_own_limit(body: dict[str, Any], task: Task, caps: Capabilities) -> dict[str, Any]:
-    """The body, without a length if nobody asked for one: a newer server then ends at its own `-n`,
-    which it reports nowhere, or at the end of its context."""
-    if caps.queues and task.request.max_tokens is None and body["n_predict"] >= caps.n_ctx > 0:
-        del body["n_predict"]
-    return body
 
 
 def payload(task: Task, slot: int, caps: Capabilities) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class LlamaRun:
     ) -> None:
         """`secret` is the backend's key, for no message. `explain` tells why nothing came."""
         self._exchange = exchange
+        self.close = exchange.close
         self._secret = secret
         self._explain = explain
         self._task = task
@@ -86,9 +87,6 @@ class LlamaRun:
             if report.tokens or report.settings:
                 self._decode = servercpp.detailed_chunk
                 self._decode_all = servercpp.detailed_chunks
-
-    def close(self) -> None:
-        self._exchange.close()
 
     def usage(self) -> Usage:
         last = self._last
@@ -273,11 +271,11 @@ class LlamaRun:
     def _begin(self, chunk: servercpp.Chunk, batch: Batch) -> None:
         self.begun = True
         self.slot = slot = chunk.id_slot if chunk.id_slot >= 0 else chunk.slot_id
-        progress = chunk.prompt_progress
-        if progress is None:
-            self.cached, prompt = chunk.cached, chunk.tokens_evaluated
-        else:
+        prompt, progress = chunk.tokens_evaluated, chunk.prompt_progress
+        if progress is not None:
             self.cached, prompt = progress.cache, progress.total
+        elif chunk.timings is not None:
+            self.cached = chunk.cached
         self.prompt_tokens = prompt
         batch.append(Started(slot, prompt))
 

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 PIECE = 64 << 10  # bytes
 SHORT = 64 << 10  # bytes that never block for long, whatever they are
@@ -101,23 +102,20 @@ def _outside(marks: bytes) -> int:
     return cost
 
 
-class Decoding:
-    """Decodes the JSON texts of one request or answer, which together may take `most`
-    nanoseconds."""
+class Decoding(Struct, eq=False):
+    """Decodes the JSON texts of one request or answer, which together may take as many nanoseconds
+    as are `left`."""
 
-    __slots__ = ("_left", "_size")
-
-    def __init__(self, most: int = LONGEST) -> None:
-        self._left = most
-        self._size = 0
+    left: int = LONGEST
+    size: int = 0
 
     def __call__(self, text: str | bytes) -> Any:
         """Raises ValueError if it is not JSON, is nested too deeply, or takes too long."""
         data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-        self._size += len(data)
-        if self._size > SHORT:
-            self._left -= decoding_cost(data, self._left)
-            if self._left < 0:
+        self.size += len(data)
+        if self.size > SHORT:
+            self.left -= decoding_cost(data, self.left)
+            if self.left < 0:
                 raise ValueError("the JSON takes too long to decode")
         try:
             return msgspec.json.decode(data)

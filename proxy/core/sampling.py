@@ -122,11 +122,10 @@ def check(name: str, value: Any) -> Any:
 def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     """The checked sampling fields of a request body, and its `logit_bias`; null counts as absent.
     Raises InvalidParameter."""
-    values = {
-        name: check(name, body[name])
-        for name in filter(FIELDS.__contains__, body)
-        if body[name] is not None
-    }
+    values = {}
+    for name in filter(FIELDS.__contains__, body):
+        if body[name] is not None:
+            values[name] = check(name, body[name])
     if body.get("logit_bias"):
         values["logit_bias"] = logit_bias(body["logit_bias"])
     return values

@@ -341,7 +341,7 @@ class Gateway:
         else:
             prompts = [self._ids(prompt, model, cancel, may) for prompt in request.prompts]
             tasks = [_text_task(request, prompt) for prompt in prompts]
-        if tasks[0].is_unconstrained:
+        if not (grammar or request.tools) and request.output.kind == "text":
             return tasks
         if tool_gaps := validate_constraints(tasks[0], cancel).tool_gaps:
             tasks = [msgspec.structs.replace(task, tool_gaps=tool_gaps) for task in tasks]

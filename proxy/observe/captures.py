@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from ..errors import NoIdleSlot, StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
@@ -115,18 +117,20 @@ class Raw(NamedTuple):
         return {**self.about, "headers": headers, "calls": calls}
 
 
-class Capture:
+class Capture(Struct, eq=False, dict=True):
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
-    what is captured of its key, once that is known. Without `about`, nothing is to be stored."""
+    what is captured of its key, once that is known. Without `about`, nothing is to be stored.
+    `ends` has as many items as ends come before all is over: pop() is atomic."""
 
-    mode, by, more, off = "", 0, 0, False
+    environ: dict[str, Any]
+    ends: list[int]
+    mode: str = ""
+    by: int = 0
+    more: int = 0
+    off: bool = False
     about: Json | None = None
-    sent = b""
+    sent: bytes = b""
     calls: Sequence[_Call] = ()
-
-    def __init__(self, environ: dict[str, Any], ends: list[int]) -> None:
-        """`ends` has as many items as ends come before all is over: pop() is atomic."""
-        self.environ, self.ends = environ, ends
 
     @cached_property
     def received(self) -> Kept:
@@ -199,7 +203,7 @@ class Captures:
             if not record.asks_model:
                 record.capture = None  # ends another
                 self._end(capture)
-            elif capture.mode != "off" and self._mode(capture, record) != "off":
+            elif (capture.mode or self._mode(capture, record)) != "off":
                 if type(parts) is not list:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                     close = getattr(parts, "close", nothing)
@@ -212,8 +216,8 @@ class Captures:
 
     def _mode(self, capture: Capture, record: Record) -> str:
         """What is captured of the request, whose key is known."""
-        capture.mode = capture.mode or self.mode(record.key)
-        return capture.mode
+        capture.mode = mode = self.mode(record.key)
+        return mode
 
     def begin(self, record: Record, cancel: Cancel) -> None:
         """Watch what a request asks of backends."""
@@ -229,7 +233,8 @@ class Captures:
         self, record: Record, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
     ) -> list[bytes]:
         """The list in which an exchange collects what it parses."""
-        if self._mode(capture, record) == "off" or message.find(COUNTING, 0, 256) >= 0:
+        mode = capture.mode or self._mode(capture, record)
+        if mode == "off" or message.find(COUNTING, 0, 256) >= 0:
             return []
         if len(capture.calls) >= CALLS:
             capture.more += 1
@@ -244,7 +249,7 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
-        if capture.off or (mode := self._mode(capture, record)) == "off":
+        if capture.off or (mode := capture.mode or self._mode(capture, record)) == "off":
             return
         is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
         if not is_again and (mode == "all" or outcome_of(record) not in (OK, CANCELLED)):

@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress, count, pairwise, starmap
-from operator import ne
+from operator import attrgetter, ne
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -60,6 +60,9 @@ class Earlier(Struct, frozen=True):
     chain: Chain
     template: str
     sums: Sequence[int] = ()
+
+
+_SUMS = attrgetter("sums")
 
 
 def checksums(
@@ -127,7 +130,7 @@ def explain(
 
 def window_of(text: str, sums: Sequence[int], all_earlier: Iterable[Earlier]) -> Window | None:
     """That of the earlier prompt that is most like this one, which has these checksums."""
-    prompts = [sums, *[earlier.sums for earlier in all_earlier]]
+    prompts = [sums, *map(_SUMS, all_earlier)]
     if prompts.count(sums) == len(prompts):
         return None
     pieces = [_first_difference(sums, earlier) for earlier in prompts[1:]]

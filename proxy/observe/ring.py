@@ -238,8 +238,8 @@ def _text(info: Info) -> str:
     task, placed = info.task, info.placement
     if task is None or placed is None:
         return ""
-    if text := task.text:
-        return text
+    if task.prompt and isinstance(task.prompt, str):
+        return task.prompt
     is_dear = task.media or placed.request.chain.size > DEAR
     return "" if is_dear else placement_text(task.request)[0]
 

@@ -19,6 +19,7 @@ import re
 from typing import Any
 
 import httptools
+from msgspec import Struct
 
 # Bytes of anything incomplete: a head, a chunk's size line, the trailers. The largest heads of real
 # clients (cookies, tokens) have 16 kB.
@@ -48,18 +49,16 @@ class Refused(Exception):
         self.status = status
 
 
-class Request:
+class Request(Struct, eq=False):
     """A request with a complete head; `body` grows until `complete`."""
 
-    __slots__ = ("body", "complete", "environ", "keep", "method", "url", "version")
-
-    def __init__(
-        self, method: str, url: bytes, version: str, environ: dict[str, Any], keep: bool
-    ) -> None:
-        self.method, self.url, self.version = method, url, version
-        self.environ, self.keep = environ, keep
-        self.body: list[bytes] = []
-        self.complete = False
+    method: str
+    url: bytes
+    version: str
+    environ: dict[str, Any]
+    keep: bool
+    body: list[bytes] = []
+    complete: bool = False
 
     def is_last(self) -> None:
         """Close the connection after this answer, and say so in its head if that is not sent."""
@@ -71,13 +70,15 @@ class Reader:
     answered first. `unparsed` are bytes to be fed again, before others, when fewer wait."""
 
     __slots__ = tuple(
-        "_coming _environ _head _left _parser _repeats _url held refusal requests unparsed".split()
+        "_coming _environ _head _left _parser _repeats _url held on_url refusal requests"
+        " unparsed".split()
     )
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
         self._parser: Any = None  # created when bytes come
-        self._url = b""
+        self._url = bytearray()
+        self.on_url = self._url.extend  # called by the parser, perhaps for each part
         self._head: Any = None  # the environment of a request while its head is being parsed
         self._coming: Request  # the request whose head came last
         self._repeats = 0  # of headers in this head
@@ -125,12 +126,9 @@ class Reader:
     # called by the parser: what makes progress sets `held` to 0
 
     def on_message_begin(self) -> None:
-        self._url = b""
+        self._url.clear()
         self._head = self._environ.copy()
         self._repeats = 0
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         head = self._head
@@ -156,7 +154,7 @@ class Reader:
         if version == "1.1" if host is None else not _HOSTS[host]:
             self._refuse(BAD_HOST)
         method, keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
-        request = self._coming = Request(method, self._url, version, head, keep)
+        request = self._coming = Request(method, bytes(self._url), version, head, keep)
         self.requests.append(request)
         self._left = int(head.get("CONTENT_LENGTH", 0))
         self.held = 0

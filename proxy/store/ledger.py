@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
@@ -53,12 +53,13 @@ class Ledger:
     ) -> bool:
         """Store a batch of rows, and what was `measured` by the span in seconds. False if it was
         stored before. Batches of a writer ascend."""
-        measures = sorted(  # all writers lock rows in the same order
+        measures = [
             (width, 1000 * second - 1000 * second % width, *key, count)
             for second, counts in (measured or {}).items()
             for key, count in counts.items()
             for width in MEASURED
-        )
+        ]
+        measures.sort()  # all writers lock rows in the same order
         names = [column.name for column in LEDGER_MEASURE.c]
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
@@ -220,6 +221,7 @@ def _portions(rows: Sequence[LedgerRow]) -> Iterator[Sequence[LedgerRow]]:
             size //= 2
 
 
+@cache
 def _insertion(paramstyle: str, count: int) -> str:
     """The statement that inserts so many rows, with a mark for each field."""
     names = LedgerRow.__struct_fields__

@@ -95,7 +95,7 @@ def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     sums = []
     for group in sorted(groups):
         rows = groups[group]
-        failed = sum(row.outcome not in (OK, CANCELLED) for row in rows)
+        failed = sum([row.outcome not in (OK, CANCELLED) for row in rows])
         values = (*group, len(rows), failed, *map(sum, zip(*map(_summed, rows), strict=True)))
         sums.append(dict(zip(("hour", *DIMENSIONS, *COUNTED), values, strict=True)))
     return sums

@@ -141,6 +141,8 @@ def of_caller(
         model = gateway.registry.meant(request.model, may.permits_model)
         if model != request.model:
             request = msgspec.structs.replace(request, model=model)
+    if not gateway.registry.rules:
+        return request
     record: Record = environ[RECORD]
     # What is only explained or counted does not bind a conversation to its model.
     chosen = gateway.choose(request, record.key, may, remembers=record.asks_model)

@@ -65,8 +65,6 @@ def chunk(line: Line, calls: int, prompt: int) -> openai.ChatChunk:
 class Lines(sse.Decoder):
     """Frames lines as a decoder of events does."""
 
-    __slots__ = ()
-
     def plain(self, data: bytes) -> None:
         return None
 

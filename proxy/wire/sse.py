@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import msgspec
+from msgspec import Struct
 
 _json = msgspec.json.Encoder().encode
 Event = tuple[str, bytes]
@@ -22,19 +23,12 @@ class SSEError(ValueError):
     """The stream ended within an event, or an event is larger than MAX_EVENT."""
 
 
-class Decoder:
+class Decoder(Struct, eq=False):
     """feed(bytes) -> list of (event name, data). The name of an ordinary event is ""."""
 
-    __slots__ = (
-        "_more",
-        "_rest",
-        "_size",
-    )
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._more: list[bytes] = []  # the data after it, until a line ends
-        self._size = 0
+    _rest: bytes = b""
+    _more: list[bytes] = []  # the data after it, until a line ends
+    _size: int = 0
 
     def plain(self, data: bytes) -> list[bytes] | None:
         """The data of each event, like `feed`, if all data so far is plain events, the last one

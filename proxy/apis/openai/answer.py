@@ -180,28 +180,21 @@ def total(finished: Mapping[int, events.Finished], n: int) -> Usage:
     return sum(counts, Usage())
 
 
-def pace(tokens: int, ms: float) -> tuple[float, float]:
-    """Milliseconds per token, and tokens per second; 0 if unknown."""
-    if tokens <= 0:
-        return 0.0, 0.0
-    return ms / tokens, 1000.0 * tokens / ms if ms > 0 else 0.0
-
-
 def timings(times: Timings) -> dict[str, Any]:
-    """llama.cpp's timings object; times are in milliseconds."""
-    prompt_ms, prompt_speed = pace(times.prompt_n, times.prompt_ms)
+    """llama.cpp's timings object; times are in milliseconds, and what is unknown is 0."""
+    prompt, prompt_ms = times.prompt_n, times.prompt_ms
     # The first token comes with the end of the prompt's evaluation.
-    predicted_ms, predicted_speed = pace(times.predicted_n - 1, times.predicted_ms)
+    later, later_ms = times.predicted_n - 1, times.predicted_ms
     out: dict[str, Any] = {
         "cache_n": times.cache_n,
-        "prompt_n": times.prompt_n,
-        "prompt_ms": times.prompt_ms,
-        "prompt_per_token_ms": prompt_ms,
-        "prompt_per_second": prompt_speed,
+        "prompt_n": prompt,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": prompt_ms / prompt if prompt > 0 else 0.0,
+        "prompt_per_second": 1000.0 * prompt / prompt_ms if prompt > 0 and prompt_ms > 0 else 0.0,
         "predicted_n": times.predicted_n,
-        "predicted_ms": times.predicted_ms,
-        "predicted_per_token_ms": predicted_ms,
-        "predicted_per_second": predicted_speed,
+        "predicted_ms": later_ms,
+        "predicted_per_token_ms": later_ms / later if later > 0 else 0.0,
+        "predicted_per_second": 1000.0 * later / later_ms if later > 0 and later_ms > 0 else 0.0,
     }
     if times.draft_n:
         out["draft_n"], out["draft_n_accepted"] = times.draft_n, times.draft_n_accepted
@@ -355,7 +348,7 @@ class Chunks(StreamEncoder):
     _compacted: events.Compacted | None = None
 
     def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, request)
+        self._meta, self._request = meta, request
         self._finished: dict[int, events.Finished] = {}
         begin = to_json(head(meta, self.kind))
         self._head = b"data: " + begin[:-1] + b',"choices":['

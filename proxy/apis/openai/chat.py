@@ -253,6 +253,9 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
     }
 
 
+NO_REASON = b'},"logprobs":null,"finish_reason":null}'
+
+
 class Encoder(openai.Chunks):
     """Encodes events as chunks; a text delta is a prebuilt frame around the text."""
 
@@ -260,10 +263,6 @@ class Encoder(openai.Chunks):
     reason = staticmethod(_finish_reason)
     shows_load = True  # as reasoning, if the model's table wants it
     _text_choice, _text_head = -1, b""  # the choice of the frame that is prebuilt
-
-    def __init__(self, meta: ResponseMeta, request: CompletionRequest) -> None:
-        super().__init__(meta, request)
-        self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def encode(self, choice: int, batch: events.Batch) -> bytes:
         if not batch:
@@ -275,10 +274,10 @@ class Encoder(openai.Chunks):
                     if choice != self._text_choice:
                         self._text_choice = choice
                         self._text_head = self._head + b'{"index":%d,"delta":{"content":' % choice
-                    out += self._text_head, to_json(event.text), self._text_tail
+                    out += self._text_head, to_json(event.text), NO_REASON, self._tail
             elif type(event) is events.Started:
                 begun = b'{"index":%d,"delta":{"role":"assistant","content":null' % choice
-                out += self._head, begun, self._text_tail
+                out += self._head, begun, NO_REASON, self._tail
             elif type(event) is events.Finished:
                 out.append(self._last(choice, event))
             else:

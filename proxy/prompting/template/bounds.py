@@ -16,6 +16,7 @@ from jinja2.runtime import Context
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
+from msgspec import Struct
 
 MAX_STEPS = 1_000_000  # loop iterations, calls and filters in one rendering
 FEW_STEPS = 50_000  # of a conversation of a few words; messages and tools add to them
@@ -31,17 +32,15 @@ _HOLDING = (list, tuple, set, frozenset, *_VIEWS)
 _WIDE = re.compile(r"\d{6,}")
 
 
-class Budget:
+class Budget(Struct, eq=False):
     """Steps left for one rendering, or for some, of these `values`, whose lists a template must not
     change. A `reserve` counts more steps for them, which most renderings never need."""
 
+    left: int = MAX_STEPS
+    reserve: Callable[[Any], int] | None = None
     values: Any = None
     _walked: Any = None
     _lists: Set[int] = frozenset()
-
-    def __init__(self, steps: int = MAX_STEPS, reserve: Callable[[Any], int] | None = None) -> None:
-        self.left = steps
-        self.reserve = reserve
 
     def protects(self, changed: list[Any]) -> bool:
         """Whether this list is part of the values, rather than the template's own."""

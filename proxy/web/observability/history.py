@@ -176,7 +176,7 @@ class History:
         }
         for name, values in measured.items():
             counts.update(zip(repeat(name), map(bucket_of, values)))
-        changes = chain.from_iterable(row.changes for row in rows)
+        changes = chain.from_iterable(map(attrgetter("changes"), rows))
         evictions = [change[2] for change in changes if isinstance(change, tuple)]
         losses = [info.placement.loss for info in infos if info.placement is not None]
         # An eviction was counted when it happened.

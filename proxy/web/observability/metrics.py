@@ -155,7 +155,7 @@ class Metrics:
         self.before = Work()
 
     def add(self, rows: Sequence[Finished]) -> None:
-        alike = Counter((row.route, row.info.outcome or str(row.status)) for row in rows)
+        alike = Counter([(row.route, row.info.outcome or str(row.status)) for row in rows])
         for key, count in alike.items():
             if key not in self.requests and len(self.requests) >= MOST_SERIES:
                 key = OTHER, OTHER

@@ -235,6 +235,6 @@ class Observer:
         del self._finished[: len(rows)]
         for row in rows:
             self._contents.add(row)
-        self._history.add(row for row in rows if row.asks_model)
+        self._history.add([row for row in rows if row.asks_model])
         if self._metrics is not None:
             self._metrics.add(rows)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from proxy.apis.openai.answer import pace
+from proxy.apis.openai.answer import timings
 from proxy.core.events import TokenLogprob
 from proxy.wire import lenient, servercpp
 
@@ -65,7 +65,8 @@ def test_non_numeric_timings_count_as_absent() -> None:
     part = servercpp.chunk(b'{"stop":true,"timings":{"prompt_n":1,"prompt_ms":null}}')
     times = servercpp.times(part.timings, part.cached)
     assert times.prompt_ms == 0
-    assert pace(times.prompt_n, times.prompt_ms) == (0, 0)
+    reported = timings(times)
+    assert (reported["prompt_per_token_ms"], reported["prompt_per_second"]) == (0, 0)
 
 
 @pytest.mark.parametrize("raw", [b"", b"no json", b"[1]", b'{"content":5}'])
