@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from functools import lru_cache, partial
+from itertools import chain
+from typing import Any, TypeVar
 
-from msgspec import Struct
+import msgspec
 
 from ..errors import NoIdleSlot, StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
@@ -27,7 +28,7 @@ from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
 from ..web.stream import ClosingBody, SlotBody
-from .captures_redact import HIDDEN, Body, redacted, unlike_keys
+from .captures_redact import HIDDEN, Body, joined, redacted, unlike_keys
 from .captures_store import NEWEST, Block, Json, Ring, packed
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
@@ -38,7 +39,7 @@ PERIOD = 1.0  # seconds between two looks for them: many together cost a third l
 PACK = 256 << 10  # bytes of captures that are packed together, or so
 LONGEST = 1024  # characters of a header
 OPT_OUT = "HTTP_X_SLOTPROXY_CAPTURE"
-is_private = lru_cache(256)(re.compile("auth|key|token|cookie|secret|password").search)
+PRIVATE = re.compile("auth|key|token|cookie|secret|password")
 COUNTING = b"tokenize HTTP/1.1\r"  # ends the first line of a call that only counts
 
 log = logging.getLogger("slotproxy.captures")
@@ -47,77 +48,44 @@ WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Kept(list[bytes]):
-    """The pieces of a body, but for those beyond `KEEP`; `size` is that of all."""
+    """Pieces of a body that nobody has read yet. Then they are kept, but for those beyond `KEEP`;
+    `size` is that of all."""
 
     size = 0
 
-    def take(self, pieces: list[bytes]) -> None:
-        self.size += sum(map(len, pieces))
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def clear(self) -> None:
+        self.size += sum(map(len, self))
         if self.size <= KEEP:
-            self += pieces
+            self._pieces += self
+        del self[:]
 
     def of(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         """Yield parts, and keep them."""
         for part in parts:
             self.size += len(part)
             if self.size <= KEEP:
-                self.append(part)
+                self._pieces.append(part)
             yield part
 
     def joined(self) -> Body:
-        data = b"".join(self)
+        data = b"".join(self._pieces)
         return data, self.size - len(data)
 
 
-class _Read(list[bytes]):
-    """What an exchange has parsed and nobody has read yet; then it is kept."""
-
-    def __init__(self, body: Kept) -> None:
-        self._kept = body
-
-    def clear(self) -> None:
-        self._kept.take(self)
-        super().clear()
-
-
-class _Call(NamedTuple):
-    """A request to a backend, whose status the exchange knows later."""
-
-    exchange: Any
-    message: bytes
-    rest: Iterable[bytes]
-    received: Kept
-
-
-class Raw(NamedTuple):
-    """What waits to be stored, as it came: the client's headers, the head of each message to a
-    backend with the answer's status, and the bodies of both sides, then of each call's."""
+class Raw(msgspec.Struct):
+    """What waits to be stored: all but the bodies, what must be in none, and the bodies of both
+    sides as they came, then of each call's."""
 
     about: Json
-    headers: dict[str, str]
-    calls: list[tuple[bytes, int]]
+    secrets: list[bytes]
     bodies: list[Body]
     size: int
 
-    def json(self, secrets: set[bytes]) -> Json:
-        """All but the bodies. Adds what must be in none."""
-        headers = self.headers
-        for name, value in headers.items():
-            headers[name] = value[:LONGEST]
-            if is_private(name):
-                secrets.add(value[:LONGEST].rpartition(" ")[2].encode("latin-1"))
-                headers[name] = HIDDEN.decode()
-        calls: list[Json] = []
-        for head, status in self.calls:
-            line = head[: head.find(b" HTTP/")].decode("latin-1")
-            calls.append({"request": line, "status": status})
-            if b"\r\nAuthor" in head:
-                lines = head.split(b"\r\n")
-                secrets.update(line.rpartition(b" ")[2] for line in lines if line[:6] == b"Author")
-        return {**self.about, "headers": headers, "calls": calls}
 
-
-class Capture(Struct, eq=False, dict=True):
+class Capture(msgspec.Struct, eq=False):
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
     what is captured of its key, once that is known. Without `about`, nothing is to be stored.
     `ends` has as many items as ends come before all is over: pop() is atomic."""
@@ -130,11 +98,9 @@ class Capture(Struct, eq=False, dict=True):
     off: bool = False
     about: Json | None = None
     sent: bytes = b""
-    calls: Sequence[_Call] = ()
-
-    @cached_property
-    def received(self) -> Kept:
-        return Kept()
+    calls: tuple[tuple[Any, bytes, Iterable[bytes], Kept], ...] = ()
+    """Requests to backends, the exchanges of which know the status later."""
+    received: Kept = msgspec.field(default_factory=Kept)
 
     def again(self, environ: dict[str, Any], sent: bytes = b"") -> Capture:
         """The capture of what this request began, and what outlasts it."""
@@ -144,19 +110,24 @@ class Capture(Struct, eq=False, dict=True):
 
     def raw(self, about: Json) -> Raw:
         """The bytes alone: what else belongs to the request is free then."""
-        environ, bodies = self.environ, [_bounded(self.sent), self.received.joined()]
-        headers = {name: environ[variable] for variable, name in _headers(tuple(environ))}
-        calls = []
+        environ, calls = self.environ, list[Json]()
+        variables = _headers(tuple(environ))
+        headers, secrets = _shown(variables, *map(environ.__getitem__, variables))
+        bodies = [_bounded(self.sent), self.received.joined()]
         for exchange, message, rest, received in self.calls:
             head, _, text = message.partition(b"\r\n\r\n")
-            calls.append((head, exchange.status))
+            line = head[: head.find(b" HTTP/")].decode("latin-1")
+            calls.append({"request": line, "status": exchange.status})
+            if b"\r\nAuthor" in head:
+                lines = [line for line in head.split(b"\r\n") if line[:6] == b"Author"]
+                secrets = [*secrets, *[line.rpartition(b" ")[2] for line in lines]]
             # The parts of an upload are in a file, which is closed by now.
-            more = rest if type(rest) is tuple else ()
-            bodies += _bounded(b"".join((text, *more))), received.joined()
+            bodies.append(_bounded(b"".join((text, *rest)) if type(rest) is tuple else text))
+            bodies.append(received.joined())
         self.calls = ()  # ends a cycle of references
         about["request"] = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
-        about["more_calls"] = self.more
-        return Raw(about, headers, calls, bodies, sum(len(data) for data, _ in bodies))
+        about |= {"more_calls": self.more, "headers": headers, "calls": calls}
+        return Raw(about, secrets, bodies, sum(map(len, next(zip(*bodies, strict=True)))))
 
 
 def _bounded(data: bytes) -> Body:
@@ -164,18 +135,28 @@ def _bounded(data: bytes) -> Body:
 
 
 @lru_cache(64)  # names may be long, and those of a client are the same each time
-def _headers(variables: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Those of an environ that are headers, and the names of these."""
-    names = [name for name in variables if name.startswith("HTTP_") or name == "CONTENT_TYPE"]
-    return [(name, name.removeprefix("HTTP_").replace("_", "-").lower()) for name in names]
+def _headers(variables: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of an environ that are headers."""
+    return tuple(name for name in variables if name.startswith("HTTP_") or name == "CONTENT_TYPE")
+
+
+@lru_cache(64)  # nearly always the same, too
+def _shown(variables: tuple[str, ...], *texts: str) -> tuple[msgspec.Raw, list[bytes]]:
+    """Headers as they are stored, and what must be in no body."""
+    names = [name.removeprefix("HTTP_").replace("_", "-").lower() for name in variables]
+    headers = dict(zip(names, [text[:LONGEST] for text in texts], strict=True))
+    secrets = []
+    for name in filter(PRIVATE.search, names):
+        secrets.append(headers[name].rpartition(" ")[2].encode("latin-1"))
+        headers[name] = HIDDEN.decode()
+    return msgspec.Raw(msgspec.json.encode(headers)), secrets
 
 
 def _block(captures: Sequence[Raw], keys: Iterable[bytes]) -> Block:
     """Captures of one key, packed without its secrets and these keys."""
-    secrets = set(keys)
-    heads = [capture.json(secrets) for capture in captures]
-    bodies = [body for capture in captures for body in capture.bodies]
-    return packed(heads, redacted(bodies, secrets))
+    secrets = set(keys).union(*[capture.secrets for capture in captures])
+    bodies = joined(chain.from_iterable([capture.bodies for capture in captures]))
+    return packed([capture.about for capture in captures], *redacted(*bodies, secrets))
 
 
 class Captures:
@@ -208,7 +189,8 @@ class Captures:
                     body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                     close = getattr(parts, "close", nothing)
                     return body(capture.received.of(parts), close, partial(self._end, capture))
-                capture.received.take(parts)
+                capture.received.extend(parts)
+                capture.received.clear()
                 self._end(capture)
             return parts  # type: ignore[no-any-return]
 
@@ -239,8 +221,8 @@ class Captures:
         if len(capture.calls) >= CALLS:
             capture.more += 1
             return []
-        capture.calls = (*capture.calls, _Call(exchange, message, rest, received := Kept()))
-        return _Read(received)
+        capture.calls = (*capture.calls, (exchange, message, rest, received := Kept()))
+        return received
 
     def finished(self, record: Record, took: float) -> None:
         """Called with every request that asked a model."""

@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ import msgspec
 
 from ..errors import StoreUnavailable
 from ..runtime import private_files
-from .captures_redact import Body
+from .captures_redact import Body, Sizes, joined, split
 
 if TYPE_CHECKING:
     import sqlite3
@@ -52,25 +51,22 @@ Opened = tuple[Json, list[Body]]
 """A capture without its bodies: those of both sides of the client, then of each call."""
 
 
-def packed(captures: Sequence[Json], bodies: Sequence[Body]) -> Block:
+def packed(captures: Sequence[Json], text: bytes, sizes: Sizes) -> Block:
     """Captures of one key, and the bodies of all."""
     last, requests = captures[-1], b"".join([_sum(capture["id"]) for capture in captures])
-    head = msgspec.json.encode((captures, [(len(text), missing) for text, missing in bodies]))
-    data = b"".join([head, b"\n", *[text for text, _ in bodies]])
+    data = b"\n".join((msgspec.json.encode((captures, sizes)), text))
     return Block(last["ended"], last["key"], requests, zlib.compress(data, LEVEL))
 
 
 def _opened(data: bytes) -> list[Opened]:
-    texts = BytesIO(zlib.decompress(data))
-    captures, sizes = msgspec.json.decode(texts.readline())
-    bodies = ((texts.read(size), missing) for size, missing in sizes)
+    head, _, text = zlib.decompress(data).partition(b"\n")
+    captures, sizes = msgspec.json.decode(head)
+    bodies = iter(split(text, sizes))
     return [(capture, [*islice(bodies, 2 + 2 * len(capture["calls"]))]) for capture in captures]
 
 
 def _whole(capture: Json, bodies: Iterable[Body]) -> Json:
-    texts = (
-        {"text": data.decode(errors="replace"), "missing": missing} for data, missing in bodies
-    )
+    texts = ({"text": data.decode(errors="replace"), "missing": gone} for data, gone in bodies)
     for side in (capture, *capture["calls"]):
         side |= {"sent": next(texts), "received": next(texts)}
     return capture
@@ -161,7 +157,7 @@ def _delete(db: sqlite3.Connection, request: str, number: int, captures: list[Op
     db.execute("DELETE FROM block WHERE number = ?", (number,))
     if left:
         heads, bodies = zip(*left, strict=True)
-        block = packed(heads, [*chain.from_iterable(bodies)])
+        block = packed(heads, *joined(chain.from_iterable(bodies)))
         add = "INSERT INTO block (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
         db.execute(add, (number, *block))
     return len(captures) - len(left)

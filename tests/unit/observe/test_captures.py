@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.backends.driver import Capabilities
 from proxy.backends.http import ConnectionPool
@@ -26,8 +28,9 @@ from proxy.config.keys import Secret
 from proxy.core.task import Task
 from proxy.errors import UpstreamFault
 from proxy.observe import captures as module
+from proxy.observe import captures_redact
 from proxy.observe.captures import Kept
-from proxy.observe.captures_redact import MOST, redacted, without_files
+from proxy.observe.captures_redact import MOST, joined, redacted, split, without_files
 from proxy.observe.captures_store import NEWEST, Block, Ring, packed
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
@@ -300,7 +303,7 @@ def test_damaged_file_disturbs_nothing_else(tmp_path: Path) -> None:
 
 
 def kept_of(data: bytes, *secrets: bytes) -> dict[str, Any]:
-    ((text, missing),) = redacted([(data, 0)], secrets)
+    ((text, missing),) = split(*redacted(*joined([(data, 0)]), secrets))
     return {"text": text.decode(errors="replace"), "missing": missing}
 
 
@@ -315,8 +318,8 @@ def test_files_become_type_size_and_digest() -> None:
             "short": "aGVsbG8=",
         }
     ).encode()
-    for given in (sent, sent.replace(b"/", b"\\/")):
-        kept = json.loads(without_files(given))
+    for body in (sent, sent.replace(b"/", b"\\/")):
+        kept = json.loads(without_files(body))
         note = f"[image/png, {len(PICTURE)} bytes, sha256 {digest}]"
         assert kept["image_url"] == note
         assert kept["text"] == f"see ![]({note}) and go on"
@@ -349,6 +352,43 @@ def test_ordinary_text_stays_as_it_is() -> None:
     assert kept_of(text.encode(), b"short") == {"text": text, "missing": 0}
 
 
+PIECES = (
+    b'"x-Api_Key" : "abc 123"',
+    b'{\\"access-token\\": \\"abc123\\"}',
+    b'"AUTHORIZATION": "Basic abc"',
+    b'"authorization_token":"abc"',
+    b'"Client_Secret": "abc"',
+    b'\\"password\\":\\"abc',
+    b"\\nBearer abcdefgh12",
+    b"sk-abcdefgh12",
+    b"https://me:abc@example.org",
+    b"data:image/png;base64,QUJD",
+    b'"' + b"QUJD" * 300,
+    b"no-usual-key",
+    b"sk-known",
+    b"RIFF\0",
+    *(b'"', b"\\", b" ", b": ", b"sk", b"-", b"@", b"token", b"bearer", b"Pass", b"word"),
+)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(PIECES), max_size=5).map(b"".join), min_size=1, max_size=4)
+)
+def test_what_is_hidden_in_a_body_is_hidden_among_others(texts: list[bytes]) -> None:
+    secrets = [b"no-usual-key", b"sk-known", b"short"]
+
+    def plainly(text: bytes) -> bytes:
+        text = without_files(text)
+        for secret in secrets[:2]:
+            text = text.replace(secret, b"[key]")
+        for _, pattern in (*captures_redact._SECRETS, *captures_redact._SQUEEZED):
+            text = pattern.sub(rb"\1[key]", text)
+        return text
+
+    shown = split(*redacted(*joined([(text, 0) for text in texts]), secrets))
+    assert shown == [(plainly(text), 0) for text in texts]
+
+
 @pytest.mark.parametrize(
     "piece",
     [b'"', b"\\", b"a", b"sk-", b"data:", b";a=b", b'"api_key', b"bearer ", b"://a@", b";base64,"],
@@ -363,8 +403,9 @@ def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
 def test_long_bodies_are_cut_and_say_so() -> None:
     kept = Kept()
     for more in (0, 0, 0, module.KEEP):
-        kept.take([b"word " * (MOST // 5) + b"x" * more])
-        ((text, missing),) = redacted([kept.joined()])
+        kept.append(b"word " * (MOST // 5) + b"x" * more)
+        kept.clear()
+        ((text, missing),) = split(*redacted(*joined([kept.joined()])))
         assert len(text) <= MOST
         assert missing == kept.size - len(text)
     assert missing > module.KEEP
@@ -378,7 +419,8 @@ def block(*names: str, key: str = "ann", at: float | None = None) -> Block:
     at = time.time() if at is None else at
     heads = [{"id": name, "key": key, "ended": at, "calls": [{}]} for name in names]
     sides = ("sent", "received", "asked", "answered")
-    return packed(heads, [(f"{name} {side}".encode(), 0) for name in names for side in sides])
+    bodies = [(f"{name} {side}".encode(), 0) for name in names for side in sides]
+    return packed(heads, *joined(bodies))
 
 
 def ids(ring: Ring, **chosen: str) -> list[str]:
@@ -398,7 +440,7 @@ def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
             {"id": f"{name}{turn}", "key": "ann", "ended": time.time(), "calls": []}
             for name in "ab"
         ]
-        ring.write([packed(two, [(noise, 0)] * 4), block(f"c{turn}")])
+        ring.write([packed(two, *joined([(noise, 0)] * 4)), block(f"c{turn}")])
     names = ids(ring, key="ann")
     assert 9 < len(names) < 60 and names[:3] == ["c59", "b59", "a59"]
     assert ids(ring, request="c59") == ["c59"] and ids(ring, request="c0") == []
