@@ -116,6 +116,7 @@ MOST = 64  # lines asked at a time
 TRIES = 3  # of a line that a server fails to answer
 FAULTS = (429, 500, 502, 503, 504)
 LONGEST_PAUSE = 15.0  # seconds until a model that is not available is asked again
+ENDING = 5.0  # seconds that an end waits for what is under way
 AT_ONCE = 500  # results without an answer that are stored together
 
 
@@ -171,6 +172,14 @@ class BatchRun:
         """End what is under way; it is asked again, by the next process if this one stops."""
         for cancel in tuple(self._running.values()):
             cancel.cancel(GatewayStopping if self._runner.over.is_set() else client_left)
+
+    def end(self) -> None:
+        """Stop, and wait for it: what answers a line is closed after the batches."""
+        self.stop()
+        until = time.monotonic() + ENDING
+        while self._running and (left := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                del self._running[self._finished.get(timeout=left)[0]]
 
     # the input file
 
@@ -379,7 +388,6 @@ def _lost() -> NotFound:
 
 
 LOOK = 5.0  # seconds between two looks for batches that other processes left
-ENDING = 5.0  # seconds that the end of the process waits for the thread
 
 
 class BatchRunner:
@@ -443,7 +451,7 @@ class BatchRunner:
             with suppress(NotFound):  # deleted, or taken over by another process
                 run.run()
         finally:
-            run.stop()
+            run.end()
             with suppress(StoreUnavailable):
                 self.store.release(batch.id, time.time())
         return True

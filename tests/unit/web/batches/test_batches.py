@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -381,6 +382,27 @@ def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
 
     runner.ask = ask
     return asked
+
+
+def test_runner_ends_after_the_lines_of_a_deleted_batch(serve: Serve) -> None:
+    """They use what is closed after it."""
+    to = serve()
+    begun, ended = threading.Event(), threading.Event()
+
+    def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
+        begun.set()
+        cancel.wait(30)
+        time.sleep(0.2)
+        ended.set()
+        return LineResponse(200, "r", b"{}")
+
+    runner_of(to).ask = ask
+    create(to, lines(1))
+    assert begun.wait(30)
+    to.delete("/v1/data")
+    time.sleep(batch_run.BEAT)  # the next heartbeat sees it
+    runner_of(to).close()
+    assert ended.is_set()
 
 
 def test_line_is_asked_when_its_refusal_says_and_a_wrong_one_costs_no_tokens(serve: Serve) -> None:
