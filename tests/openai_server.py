@@ -17,10 +17,15 @@ Reply = str | tuple[int, Any] | Iterable[Mapping[str, Any]]
 
 class OpenAIServerFake(FakeServer):
     """Answers on a port of 127.0.0.1. `replies` are given in turn, the last one again and again;
-    `pages` are the documents of other paths, by "GET /path"; `bodies` are the requests so far."""
+    `pages` are the documents of other paths, by "GET /path"; `bodies` are the requests so far.
+    `known` are attributes of the handler."""
 
     def __init__(
-        self, *replies: Reply, owner: str = "", pages: Mapping[str, Any] | None = None
+        self,
+        *replies: Reply,
+        owner: str = "",
+        pages: Mapping[str, Any] | None = None,
+        **known: Any,
     ) -> None:
         listed = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": owner}]}
         self.pages = {"GET /v1/models": listed, **(pages or {})}
@@ -28,7 +33,7 @@ class OpenAIServerFake(FakeServer):
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []  # when each came
         self.pause = 0  # seconds, in refusals
-        super().__init__(_Handler, server_fake=self)
+        super().__init__(_Handler, server_fake=self, **known)
         self.root = self.url
         self.url = f"{self.root}/v1"
 

@@ -56,15 +56,16 @@ def test_place_in_the_queue_moves(fed: FedSite, visit: Open) -> None:
 def test_wait_for_a_lost_server_says_so(visit: Open, tmp_path: Path, language: str) -> None:
     with ExitStack() as stack:
         lost = stack.enter_context(ExitStack())
-        model = lost.enter_context(OpenAIServerFake("Yes."))
+        # Each connection ends with its first answer, so none outlasts the server.
+        model = lost.enter_context(OpenAIServerFake("Yes.", protocol_version="HTTP/1.0"))
         words = ["--llama-api", model.url, "--data", str(tmp_path / "data")]
         words += ["--health-interval", "0.5", "--no-local-embeddings"]
         gateway = Gateway(words, tmp_path / "gateway.log")
         stack.enter_context(running(gateway))
         page = opened(gateway.url, visit, language=language)
-        lost.close()
-        ask(page, "Hello!")  # the last answer of its open connection
+        ask(page, "Hello!")
         page.locator(DONE).wait_for()
+        lost.close()
         state = page.locator("#model-state")
         state.filter(has_text={"en": "Not reachable", "zh": "无法连接"}[language]).wait_for()
         ask(page, "Are you there?")
