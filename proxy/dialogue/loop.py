@@ -176,8 +176,8 @@ class Runner:
                 raise ToolError(missing, FAILED)
             if arguments is None:
                 raise ToolError("the arguments must be a JSON object")
-            call, given = tool.call, arguments
-            work = self.aside(lambda own: call(given, own, seconds), seconds)
+            call_with_arguments = partial(tool.call, arguments)
+            work = self.aside(lambda own: call_with_arguments(own, seconds), seconds)
             text = _cut((yield from work), self.longest)
         except Cancelled:
             raise

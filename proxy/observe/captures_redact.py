@@ -45,8 +45,8 @@ try:
 except (AttributeError, OSError, TypeError):  # Windows
     _memmem = None
 
-Body = tuple[bytes, int]  # what is kept of a body, and how many bytes are missing
-Sizes = list[tuple[int, int]]  # of texts one after the other: their bytes, and how many are missing
+Body = tuple[bytes, int]  # the stored part of a body, and the number of bytes dropped from it
+Sizes = list[tuple[int, int]]  # of joined bodies: the length of each, and its dropped bytes
 
 
 def _has(text: bytes, part: bytes) -> bool:

@@ -176,14 +176,14 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
     slot.used, slot.before = now, None
     if backend.release_delay:
         _evaluated(backend, slot, now)  # also if the server was not asked: nothing to wait for
-    if backend.release_delay and end != "unused":
-        # An old server frees slots at the beginning of a round, just after it looked for new
-        # requests. A round that evaluates prompts is long and ends with their first tokens.
-        slot.ready = now + backend.release_delay * (1 if end == "whole" else CUT)
-        slot.after = frozenset(s for s in backend.slots if s.busy and not s.streaming)
-        if grant.whole:
-            for other in backend.slots:
-                other.ready = max(other.ready, slot.ready)
+        if end != "unused":
+            # An old server frees slots at the beginning of a round, just after it looked for new
+            # requests. A round that evaluates prompts is long and ends with their first tokens.
+            slot.ready = now + backend.release_delay * (1 if end == "whole" else CUT)
+            slot.after = frozenset(s for s in backend.slots if s.busy and not s.streaming)
+            if grant.whole:
+                for other in backend.slots:
+                    other.ready = max(other.ready, slot.ready)
     conversation = lease.conversation
     conversation.last = now
     if not lease.request.idle:

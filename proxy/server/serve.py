@@ -274,11 +274,10 @@ def raise_limit() -> int:
         return _MOST_FILES
     limit: Any = resource.RLIMIT_NOFILE
     soft, hard = resource.getrlimit(limit)
-    for wanted in (hard, min(hard, _MOST_FILES), 10240):
-        unlimited = wanted == resource.RLIM_INFINITY
-        if not unlimited and soft != resource.RLIM_INFINITY and wanted > soft:
+    for most in (hard, min(hard, _MOST_FILES), 10240):
+        if resource.RLIM_INFINITY not in (most, soft) and most > soft:
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(limit, (wanted, hard))
+                resource.setrlimit(limit, (most, hard))
                 break
     soft = resource.getrlimit(limit)[0]
     return _MOST_FILES if soft == resource.RLIM_INFINITY else soft

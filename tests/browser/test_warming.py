@@ -33,5 +33,5 @@ def test_question_is_evaluated_while_it_is_typed(site: Gateway, visit: Open) -> 
     assert len(prewarmed(site)) == before + 1
     warm = prewarmed(site)[0]
     ended = fetch(site.url, "/v1/requests")[2]["data"]
-    since = ended[: [one["id"] for one in ended].index(warm["id"])]  # a title may be among them
-    assert max(one["cached_tokens"] for one in since) >= warm["prompt_tokens"] // 2
+    since = ended[: [row["id"] for row in ended].index(warm["id"])]  # a title may be among them
+    assert max(row["cached_tokens"] for row in since) >= warm["prompt_tokens"] // 2

@@ -1,8 +1,7 @@
 """Real model servers and a real gateway, each a process on a loopback port.
 
-Servers end with their module: an old one spins a core while it idles, and starts in a tenth of a
-second. A test that kills one starts it again (``server.start()``: the port stays). Gateways end
-with their test.
+Servers end with their module: an old one starts in a tenth of a second. A test that kills one
+starts it again (``server.start()``: the port stays). Gateways end with their test.
 """
 
 from __future__ import annotations

@@ -123,5 +123,5 @@ def test_answers_besides_plain_requests_are_captured(
             kept = [client.get(f"/v1/requests/{name}/capture").json() for name in names]
             return " ".join(call["sent"]["text"] for each in kept for call in each["calls"])
 
-        for words in ("By the socket", "Behind the scenes", "On the page"):
-            wait_until(lambda words=words: words in calls())  # type: ignore[misc]
+        words = ("By the socket", "Behind the scenes", "On the page")
+        wait_until(lambda: all(map(calls().__contains__, words)))

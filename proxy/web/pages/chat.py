@@ -425,15 +425,16 @@ def warm() -> Response:
     store, parent = api.conversations(), fields.text(body, "parent_id")
     question = Message(role="user", content=fields.text(body, "text").strip()[:LONGEST])
     before = messages_of(store.path(owner, parent)) if parent else []
-    chosen, session = fields.mapping(body, "options"), fields.text(body, "conversation")
-    wanted = read(chosen, [*before, question], services.layouts, owner, session)
+    options, session = fields.mapping(body, "options"), fields.text(body, "conversation")
+    dialogue = read(options, [*before, question], services.layouts, owner, session)
     caller = services.callers.caller(owner, request.environ)
     gateway, record = services.gateway, Record.of(request.environ)
-    if wanted.kind != "chat" or caller.allowance is not None or must_load(gateway, wanted.model):
+    model = dialogue.model
+    if dialogue.kind != "chat" or caller.allowance is not None or must_load(gateway, model):
         return api.done()
-    if gateway.registry.ruled(wanted.model):  # the whole question chooses the model
+    if gateway.registry.ruled(model):  # the whole question chooses the model
         return api.done()
-    chat = services.dialogues.chat(wanted, caller)
+    chat = services.dialogues.chat(dialogue, caller)
     pool = gateway.registry.pool(gateway.registry.resolve(chat.model)[0])
     if any(backend.caps is None or backend.caps.native for backend in pool):
         return api.done()

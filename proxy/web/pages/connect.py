@@ -134,7 +134,7 @@ def reference() -> Response:
 
 
 def _model() -> str:
-    """A model for the examples, "" for a reader who has not signed in."""
+    """The name of a model for the examples; "" without a signed-in reader."""
     if session.signed_in() is None:
         return ""
     session.require()

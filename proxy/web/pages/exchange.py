@@ -151,8 +151,8 @@ def in_order(nodes: Sequence[Node]) -> Sequence[AdoptedMessage]:
         node, place = left.pop()
         if node.role in ("user", "assistant") and node.content.strip():
             role = cast(Any, node.role)
-            said = AdoptedMessage(place, role, node.content, node.reasoning, node.created)
-            messages.append(said)
+            message = AdoptedMessage(place, role, node.content, node.reasoning, node.created)
+            messages.append(message)
             place = len(messages) - 1
         left += [(reply, place) for reply in reversed(replies.get(node.id, ()))]
     return messages

@@ -392,7 +392,7 @@ def test_runner_ends_after_the_lines_of_a_deleted_batch(serve: Serve) -> None:
     def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
         begun.set()
         cancel.wait(30)
-        time.sleep(0.2)
+        time.sleep(0.2)  # an answer takes a moment to end
         ended.set()
         return LineResponse(200, "r", b"{}")
 
