@@ -5,13 +5,14 @@ Captures of a key are packed together, in one row: their JSON without the texts,
 
 from __future__ import annotations
 
+import sys
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -29,12 +30,13 @@ LEVEL = 1  # of the compression
 NEWEST = 1 << 62  # above all numbers
 # The index has all that a search needs: no other page is read until something is found.
 _SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-PRAGMA secure_delete = ON; DROP TABLE IF EXISTS packed; DROP TABLE IF EXISTS batch;
+PRAGMA secure_delete = ON; DROP TABLE IF EXISTS packed;
+DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS block;
 PRAGMA secure_delete = OFF;
-CREATE TABLE IF NOT EXISTS block (
+CREATE TABLE IF NOT EXISTS frame (
     number INTEGER PRIMARY KEY, at REAL, key TEXT, requests BLOB, data BLOB);
-CREATE INDEX IF NOT EXISTS block_found ON block (key, number, requests);"""
-_FIRST = "number < (SELECT min(number) FROM block) +"
+CREATE INDEX IF NOT EXISTS frame_found ON frame (key, number, requests);"""
+_FIRST = "number < (SELECT min(number) FROM frame) +"
 Json = dict[str, Any]
 
 
@@ -51,15 +53,23 @@ Opened = tuple[Json, list[Body]]
 """A capture without its bodies: those of both sides of the client, then of each call."""
 
 
+def _zstd() -> Any:  # most gateways capture nothing
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
 def packed(captures: Sequence[Json], text: bytes, sizes: Sizes) -> Block:
     """Captures of one key, and the bodies of all."""
     last, requests = captures[-1], b"".join([_sum(capture["id"]) for capture in captures])
     data = b"\n".join((msgspec.json.encode((captures, sizes)), text))
-    return Block(last["ended"], last["key"], requests, zlib.compress(data, LEVEL))
+    return Block(last["ended"], last["key"], requests, _zstd().compress(data, LEVEL))
 
 
 def _opened(data: bytes) -> list[Opened]:
-    head, _, text = zlib.decompress(data).partition(b"\n")
+    head, _, text = _zstd().decompress(data).partition(b"\n")
     captures, sizes = msgspec.json.decode(head)
     bodies = iter(split(text, sizes))
     return [(capture, [*islice(bodies, 2 + 2 * len(capture["calls"]))]) for capture in captures]
@@ -73,7 +83,7 @@ def _whole(capture: Json, bodies: Iterable[Body]) -> Json:
 
 
 def _sum(request: str) -> bytes:
-    return zlib.crc32(request.encode()).to_bytes(4, "big")
+    return crc32(request.encode()).to_bytes(4, "big")
 
 
 class Ring:
@@ -89,12 +99,12 @@ class Ring:
         private_files.database(self._file)
         with self._open() as db, db:
             db.execute("BEGIN IMMEDIATE")
-            add = "INSERT INTO block (at, key, requests, data) VALUES (?, ?, ?, ?)"
+            add = "INSERT INTO frame (at, key, requests, data) VALUES (?, ?, ?, ?)"
             db.executemany(add, blocks)
-            db.execute(f"DELETE FROM block WHERE {_FIRST} {OLD} AND at < ?", (before,))
+            db.execute(f"DELETE FROM frame WHERE {_FIRST} {OLD} AND at < ?", (before,))
             while gone and _used(db) > self._size:
-                oldest = f"1 + (SELECT max(number) - min(number) FROM block) / {SHARE}"
-                gone = db.execute(f"DELETE FROM block WHERE {_FIRST} {oldest}").rowcount
+                oldest = f"1 + (SELECT max(number) - min(number) FROM frame) / {SHARE}"
+                gone = db.execute(f"DELETE FROM frame WHERE {_FIRST} {oldest}").rowcount
 
     def find(
         self, below: int = NEWEST, key: str | None = None, request: str = ""
@@ -118,9 +128,9 @@ class Ring:
                 if request:
                     gone = sum(_delete(db, request, *block) for block in _blocks(db, key, request))
                 else:
-                    count = "SELECT total(length(requests)) / 4 FROM block WHERE key = ?"
+                    count = "SELECT total(length(requests)) / 4 FROM frame WHERE key = ?"
                     gone = int(db.execute(count, (key,)).fetchone()[0])
-                    db.execute("DELETE FROM block WHERE key = ?", (key,))
+                    db.execute("DELETE FROM frame WHERE key = ?", (key,))
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -134,7 +144,7 @@ class Ring:
             with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
                 db.executescript(_SCHEMA)
                 yield db
-        except (sqlite3.Error, zlib.error) as error:
+        except (sqlite3.Error, _zstd().ZstdError) as error:
             raise StoreUnavailable(f"the captures cannot be used: {error}") from error
 
 
@@ -145,20 +155,20 @@ def _blocks(
     numbers, the newest first."""
     whose = "" if key is None else "key = :key AND"
     where = f"{whose} instr(requests, :sum) AND number < :below"
-    query = f"SELECT max(number) FROM block INDEXED BY block_found WHERE {where}"
+    query = f"SELECT max(number) FROM frame INDEXED BY frame_found WHERE {where}"
     values = {"key": key, "sum": _sum(request) if request else b""}
     while below := db.execute(query, {**values, "below": below}).fetchone()[0] or 0:
-        (data,) = db.execute("SELECT data FROM block WHERE number = ?", (below,)).fetchone()
+        (data,) = db.execute("SELECT data FROM frame WHERE number = ?", (below,)).fetchone()
         yield below, _opened(data)
 
 
 def _delete(db: sqlite3.Connection, request: str, number: int, captures: list[Opened]) -> int:
     left = [pair for pair in captures if pair[0]["id"] != request]
-    db.execute("DELETE FROM block WHERE number = ?", (number,))
+    db.execute("DELETE FROM frame WHERE number = ?", (number,))
     if left:
         heads, bodies = zip(*left, strict=True)
         block = packed(heads, *joined(chain.from_iterable(bodies)))
-        add = "INSERT INTO block (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
+        add = "INSERT INTO frame (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
         db.execute(add, (number, *block))
     return len(captures) - len(left)
 

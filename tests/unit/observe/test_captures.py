@@ -10,7 +10,6 @@ import sqlite3
 import stat
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from proxy.observe import captures as module
 from proxy.observe import captures_redact
 from proxy.observe.captures import Kept
 from proxy.observe.captures_redact import MOST, joined, redacted, split, without_files
-from proxy.observe.captures_store import NEWEST, Block, Ring, packed
+from proxy.observe.captures_store import NEWEST, Block, Ring, _zstd, packed
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
 from tests.unit.backends.rawserver import RawServer, head
@@ -467,9 +466,9 @@ def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> 
     assert sides == ["r2 sent", "r2 received", "r2 asked", "r2 answered"]
     assert ids(ring, request="r2", key="bob") == []
     with sqlite3.connect(tmp_path / "captures.db") as db:
-        (data,) = db.execute("SELECT data FROM block").fetchone()
+        (data,) = db.execute("SELECT data FROM frame").fetchone()
     db.close()
-    assert b"r1" not in zlib.decompress(data)
+    assert b"r1" not in _zstd().decompress(data)
     assert ring.delete(key="ann") == 2
     assert ids(ring, key="ann") == [] and ids(ring, key="bob") == ["r1"]
     ring.write([block("r3")])  # its number may be one that was deleted
@@ -542,8 +541,8 @@ def test_captures_of_an_earlier_version_are_dropped_from_the_pages_of_the_file(
     tmp_path: Path,
 ) -> None:
     with sqlite3.connect(tmp_path / "captures.db") as db:
-        db.execute("CREATE TABLE batch (number INTEGER PRIMARY KEY, at REAL, data BLOB)")
-        db.execute("INSERT INTO batch (data) VALUES ('what was captured before')")
+        db.execute("CREATE TABLE block (number INTEGER PRIMARY KEY, at REAL, data BLOB)")
+        db.execute("INSERT INTO block (data) VALUES ('what was captured before')")
     db.close()
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
     ring.write([block("r0")])
@@ -552,7 +551,7 @@ def test_captures_of_an_earlier_version_are_dropped_from_the_pages_of_the_file(
 
 
 def test_requests_with_the_same_checksum_are_told_apart(tmp_path: Path) -> None:
-    same = "plumless", "buckeroo"  # zlib.crc32
+    same = "plumless", "buckeroo"  # for zlib.crc32
     ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
     ring.write([block(same[0]), block(same[1])])
     assert [ids(ring, request=name) for name in same] == [[same[0]], [same[1]]]
