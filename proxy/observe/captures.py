@@ -87,12 +87,12 @@ class Raw(msgspec.Struct):
 
 class Capture(msgspec.Struct, eq=False):
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
-    what is captured of its key, once that is known. Without `about`, nothing is to be stored.
+    what is captured of its key, once that asks a model. Without `about`, nothing is to be stored.
     `ends` has as many items as ends come before all is over: pop() is atomic."""
 
     environ: dict[str, Any]
     ends: list[int]
-    mode: str = ""
+    mode: str = "off"
     by: int = 0
     more: int = 0
     off: bool = False
@@ -100,7 +100,7 @@ class Capture(msgspec.Struct, eq=False):
     sent: bytes = b""
     calls: tuple[tuple[Any, bytes, Iterable[bytes], Kept], ...] = ()
     """Requests to backends, the exchanges of which know the status later."""
-    received: Kept = msgspec.field(default_factory=Kept)
+    received: Kept = None  # type: ignore[assignment]  # until its mode is known
 
     def again(self, environ: dict[str, Any], sent: bytes = b"") -> Capture:
         """The capture of what this request began, and what outlasts it."""
@@ -178,45 +178,40 @@ class Captures:
                 return app(environ, start_response)
             capture = environ[CAPTURE] = Capture(environ, [0, 1])
             parts: Any = app(environ, start_response)
-            record: Record = environ[RECORD]
             if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
                 del environ[CAPTURE]  # ends a cycle of references
-            if not record.asks_model:
-                record.capture = None  # ends another
-                self._end(capture)
-            elif (capture.mode or self._mode(capture, record)) != "off":
-                if type(parts) is not list:
-                    body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
-                    close = getattr(parts, "close", nothing)
-                    return body(capture.received.of(parts), close, partial(self._end, capture))
-                capture.received.extend(parts)
-                capture.received.clear()
-                self._end(capture)
-            return parts  # type: ignore[no-any-return]
+            if capture.mode == "off":
+                environ[RECORD].capture = None  # ends another
+                return parts  # type: ignore[no-any-return]
+            if type(parts) is not list:
+                body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
+                close = getattr(parts, "close", nothing)
+                return body(capture.received.of(parts), close, partial(self._end, capture))
+            capture.received.extend(parts)
+            capture.received.clear()
+            self._end(capture)
+            return parts
 
         return watched
 
-    def _mode(self, capture: Capture, record: Record) -> str:
-        """What is captured of the request, whose key is known."""
-        capture.mode = mode = self.mode(record.key)
-        return mode
-
     def begin(self, record: Record, cancel: Cancel) -> None:
-        """Watch what a request asks of backends."""
+        """Watch what a request asks of backends, if those of its key are captured."""
         capture: Capture | None = record.capture
         if capture is None:
             return
+        if (mode := self.mode(record.key)) == "off":
+            record.capture = None
+            return
         if capture.by and capture.by != id(record):  # a job, which outlasts the request
             record.capture = capture = capture.again(capture.environ, capture.sent)
-        capture.by = id(record)
-        cancel.on_exchange = partial(self._called, record, capture)
+        capture.by, capture.mode, capture.received = id(record), mode, Kept()
+        cancel.on_exchange = partial(self._called, capture)
 
     def _called(
-        self, record: Record, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
+        self, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
     ) -> list[bytes]:
         """The list in which an exchange collects what it parses."""
-        mode = capture.mode or self._mode(capture, record)
-        if mode == "off" or message.find(COUNTING, 0, 256) >= 0:
+        if message.find(COUNTING, 0, 256) >= 0:
             return []
         if len(capture.calls) >= CALLS:
             capture.more += 1
@@ -231,10 +226,10 @@ class Captures:
             return
         if record.cancel is not None:
             record.cancel.on_exchange = None  # ends a cycle of references
-        if capture.off or (mode := capture.mode or self._mode(capture, record)) == "off":
+        if capture.off:
             return
         is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
-        if not is_again and (mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
+        if not is_again and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
             about = {"id": record.id, "object": "request.capture", "key": record.key}
             capture.about = {**about, "ended": time.time(), "status": record.status}
         self._end(capture)

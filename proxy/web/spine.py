@@ -80,10 +80,12 @@ def completion_view(
     if not record.route:
         record.route = record.path  # a route on the fast path has no variable parts
     cancel = Cancel()
-    services.observer.begin(record, cancel)
     answer: EventSource | None = None
     try:
-        record.key = services.keys.check(environ)
+        try:
+            record.key = services.keys.check(environ)
+        finally:  # a request that is refused counts, too
+            services.observer.begin(record, cancel)
         record.shown = permissions.naming(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)

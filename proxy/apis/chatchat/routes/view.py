@@ -23,7 +23,7 @@ from ....web.auth import basic_password
 from ....web.body import JSON
 from ....web.observability import Record
 from ....web.routes import Api, Shape
-from ....web.services import Services, current_services
+from ....web.services import Services
 from ....web.stream import ClosingBody
 from ..bodies import BODIES, SCHEMAS, EmptyName, PathName
 
@@ -164,8 +164,15 @@ def respond(
         record.status = 200
         return Response(whole, 200, content_type="text/plain; charset=utf-8" if as_text else JSON)
 
-    current_services().observer.begin(Record.of(environ), cancel)
-    return spine.json_view(answered, error_reply, owner, refused)
+    def begun(services: Services, environ: dict[str, Any]) -> str:
+        record = Record.of(environ)
+        try:
+            record.key = owner(services, environ)
+            return record.key
+        finally:  # a request that is refused counts, too
+            services.observer.begin(record, cancel)
+
+    return spine.json_view(answered, error_reply, begun, refused)
 
 
 class _Body(ClosingBody):

@@ -139,7 +139,7 @@ class Session(ClosingBody):
             CANCEL: self._closed,
         }
         if (capture := environ.get(CAPTURE)) is not None:
-            capture = environ[CAPTURE] = capture.again(environ)
+            environ[CAPTURE] = capture.again(environ)
         record = Record.of(environ)
         dialect = ResponsesDialect(self._services, environ, self._recent)
         sent = completion_view(self._services, environ, dialect, "resp_", begin=dialect.begin)
@@ -151,7 +151,7 @@ class Session(ClosingBody):
         parts: Any = sent[0]
         succeeded = True
         with contextlib.closing(parts):
-            for part in parts if capture is None else capture.received.of(parts):
+            for part in parts if record.capture is None else record.capture.received.of(parts):
                 for block in filter(None, part.decode().split("\n\n")):
                     kind, _, event = block.partition("\ndata: ")
                     if event:
