@@ -404,12 +404,9 @@ class _Writer:
     def value(self, schema: Any, name: str, strict: bool, an_object: bool) -> Elements:
         """A value that satisfies the schema, and is an object if `an_object`."""
         more = (ANY_OBJECT,) if an_object else ()
-        # Arguments of tools are closed, since models invent some. An old server has no room for the
-        # rules of undeclared members, and refuses the alternatives that overlap because of them.
-        closed = strict or an_object or not self._limits.merges_stacks
         document = Document(schema, name)
         try:
-            compiler = SchemaCompiler(document, self.rules, self._limits, strict, closed)
+            compiler = SchemaCompiler(document, self.rules, self._limits, strict)
             elements = compiler.root(*more)
         except UnsupportedSchema as error:
             if strict or (error.keyword == "$ref" and not an_object):

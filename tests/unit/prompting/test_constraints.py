@@ -102,6 +102,17 @@ def test_grammar_tells_the_keywords_it_leaves_out(limits: GrammarLimits) -> None
     assert plain.schema_gaps == plain.tool_gaps == ()
 
 
+@LIMITS
+@pytest.mark.parametrize("strict", [False, True])
+def test_undeclared_members_need_permission(limits: GrammarLimits, strict: bool) -> None:
+    closed = Constraint(schema=json.dumps(CITY).encode(), strict=strict)
+    assert said(closed, limits, '{"city":"x"}')
+    assert not said(closed, limits, '{"city":"x","more":1}')
+    allowed = json.dumps({**CITY, "additionalProperties": True}).encode()
+    assert said(Constraint(schema=allowed, strict=strict), limits, '{"city":"x","more":1}')
+    assert said(Constraint(schema=b'{"type":"object"}', strict=strict), limits, '{"more":1}')
+
+
 def _f(arguments: str) -> str:
     return f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
 
