@@ -112,7 +112,8 @@ test-langchain: $(VENV)/installed ## LangChain's standard tests of its OpenAI, A
 	$(PYTHON) -m venv build/langchain-venv
 	build/langchain-venv/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/langchain.in -e .
 	build/langchain-venv/bin/python -m pytest tests/integration/test_langchain.py -W default \
-		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $(FLAGS)
+		-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=session \
+		-o asyncio_default_test_loop_scope=session $(FLAGS)
 
 # In an environment of its own: LiteLLM pins a hundred packages.
 test-litellm: $(VENV)/installed ## LiteLLM's own client makes, lists and deletes API keys

@@ -91,9 +91,9 @@ class TestOpenAI(Standard):
             "model": "tinychat",
             "base_url": base,
             "api_key": "x",
-            "max_tokens": 200,
-            # In a string that may hold anything the model goes round in circles, and the client
-            # takes no object that is cut.
+            # In a string that may hold anything the model goes round in circles until the penalty
+            # is high, and the client takes no object that is cut.
+            "max_tokens": 800,
             "frequency_penalty": 2.0,
             "stream_usage": True,
         }
