@@ -45,7 +45,7 @@ def opened(services: Services) -> Accounts:
     if services.accounts is None:
         raise NotFound(
             "this gateway keeps no API keys in its store: start it with API keys, --admins, and the"
-            " extra slotproxy[knowledge]"
+            " extra `knowledge`"
         )
     return services.accounts
 

@@ -175,7 +175,7 @@ def opened(services: Services) -> VectorStores:
     """The vector stores that the caller of this request may use. Raises Unsupported."""
     stores = permissions.vector_stores(services, request.environ)
     if stores is None:
-        raise Unsupported("files and vector stores are not available: install slotproxy[knowledge]")
+        raise Unsupported("files need the extra `knowledge`, which is not installed")
     return stores
 
 

@@ -258,4 +258,4 @@ class LedgerWriter:
         new = self._lost - self._reported
         if new and time.monotonic() - self._logged >= quiet:
             self._logged, self._reported = time.monotonic(), self._lost
-            log.error("usage: %d requests lost: the database could not store them in time", new)
+            log.error("usage: %d requests lost: the database did not store them", new)
