@@ -330,7 +330,8 @@ class Registry(BackendPools):
         # Before `up` is set, the pools and the scheduler must know the backend.
         self._update_scheduler(backend, rising=True)
         backend.up = True
-        log.info("%s", _is_up(backend, caps))
+        if backend.status != "failed":  # the log has the reason already
+            log.info("%s", _is_up(backend, caps))
 
     def _count(self, backend: Backend) -> bool:
         """Count the slots if the server does not report them and none of our requests runs there.

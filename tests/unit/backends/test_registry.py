@@ -213,6 +213,22 @@ def test_failed_health_check_marks_backend_down(start: Start) -> None:
     wait_until(harness.up)
 
 
+@pytest.mark.parametrize("status", ["failed", "unloaded"])
+def test_model_that_failed_is_not_called_available(
+    start: Start, caplog: pytest.LogCaptureFixture, status: str
+) -> None:
+    class OnDemand(Watched):
+        @property
+        def status(self) -> str:
+            return status
+
+    with caplog.at_level(logging.INFO, "slotproxy.backends"):
+        harness = start(OnDemand(), interval=0.01)
+        wait_until(lambda: harness.driver.looks >= 1)  # after the line, in the same thread
+    lines = [line for line in caplog.messages if " is up" in line]
+    assert len(lines) == (status == "unloaded")
+
+
 @pytest.mark.parametrize(
     ("backend", "caps", "text"),
     [
