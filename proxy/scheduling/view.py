@@ -19,7 +19,7 @@ from .state import BackendRecord, CachedPrompt, Slot
 class SlotView(Struct, kw_only=True):
     id: int
     state: str  # busy, free or settling
-    since: float
+    since: float | None  # seconds since it was taken or freed; None: never
     held: bool = False  # a prompt is in it, of the conversation below if the caller may know
     conversation: str | None = None  # a digest
     group: str | None = None
@@ -112,7 +112,8 @@ def _circuit(backend: BackendRecord, now: float) -> str:
 def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str | None, now: float) -> SlotView:
     settling = slot.ready > now or slot.after
     state = "busy" if slot.busy or exclusive else "settling" if settling else "free"
-    shown = SlotView(id=slot.id, state=state, since=round(now - slot.used, 3))
+    since = round(now - slot.used, 3) if slot.used else None
+    shown = SlotView(id=slot.id, state=state, since=since)
     held: CachedPrompt | None = slot.held
     shown.held = held is not None and bool(held.chain.links)
     owner = held.conversation.group.partition(ADAPTED)[0] if held is not None else ""

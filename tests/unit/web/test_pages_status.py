@@ -31,6 +31,8 @@ def test_status_has_backends_slots_and_totals() -> None:
     assert [one["state"] for one in told["backends"]] == ["up", "up"]
     assert told["backends"][0]["found"]["dialect"] == "2023"
     assert [len(one["slots"]) for one in told["slots"]] == [2, 2]
+    since = [slot["since"] for one in told["slots"] for slot in one["slots"]]
+    assert since.count(None) == 3, "a slot that was never used"
     assert [told["total"][name] for name in ("requests", "prompt", "cached")] == [1, 7, 2]
     assert told["points"]["requests"][-1] == 1
     assert told["minute"] == 1
