@@ -125,8 +125,6 @@ class Replica:
             case ops.FirstToken() if lease is not None:
                 lease.on_first_token(op.number)
                 results.append(OpResult(name, op.id, None))
-            case ops.LastToken() if lease is not None:
-                self.scheduler.on_last_token(lease)
             case ops.RequestSteps() if lease is not None:
                 results.append(OpResult(name, op.id, lease.steps()))
             case ops.StepDone() if lease is not None:

@@ -279,7 +279,6 @@ class Machine(RuleBasedStateMachine):
             lease.step_done(step, 10, 100, 0.1)
         if flows:
             lease.on_first_token(lease.slot.id)
-            lease.owner.on_last_token(lease)
         outcome = ended(lease.slot.id, 50, 10)
         lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
         for mine in (worker.answers, worker.used_while_offline):
