@@ -1,7 +1,7 @@
 """Measures the cost of a shared slot table: ``python -m benchmarks.shared``; needs redis-server.
 
 Prints one line of JSON: the microseconds of CPU that every worker spends on each request of any
-worker (its arrival, first and last token and end, as read from the log), compared with a single
+worker (its arrival, first token and end, as read from the log), compared with a single
 process; the size of a snapshot and the milliseconds to write and read one; and the milliseconds
 from a request to its slot through a real Redis, compared with a bare PING.
 """
@@ -48,11 +48,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
         outcome = Outcome(end="whole", slot=-1, prompt=150, cached=0, completion=60, evaluating=0.1)
         ended = [
             ops.encode([one])
-            for one in (
-                ops.FirstToken(number, -1),
-                ops.LastToken(number),
-                ops.Release(number, outcome),
-            )
+            for one in (ops.FirstToken(number, -1), ops.Release(number, outcome))
         ]
         now = 1000.0 + number / 100
         began = time.process_time_ns()

@@ -19,8 +19,8 @@ import pytest
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.prefix import chain_of
-from proxy.scheduling.shared import RedisLog, SharedScheduler, follower
-from proxy.scheduling.shared.log import LogEntry
+from proxy.scheduling.shared import LogError, RedisLog, SharedScheduler, follower
+from proxy.scheduling.shared.log import LogEntry, Position
 from proxy.scheduling.shared.ops import FORMAT
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.fakes import wait_until
@@ -281,21 +281,24 @@ def test_slow_worker_replaces_no_newer_snapshot(redis_server: RedisServer) -> No
     import redis
 
     log = RedisLog(redis_server.url, "kept")
-    log.begin()
-    for _ in range(400):
-        log.append("a", b"\x90")
+    _, begin = log.begin()
+    written = [log.append("a", b"\x90") for _ in range(400)]
     entries: list[LogEntry] = []
-    while len(entries) < 401:
-        entries += log.read(entries[-1].position if entries else "0")
-    assert [entry.number for entry in entries] == list(range(1, 402))
-    old, new = entries[99], entries[299]
-    log.keep(old, b"of 100")
-    log.keep(new, b"of 300")  # trims what is before the one of 100
-    log.keep(old, b"of 100, by a worker that was slow")
-    assert log.begin() == (b"of 300", new.position)
+    while len(entries) < 400:
+        entries += log.read(entries[-1].position if entries else begin)
+    assert [entry.position for entry in entries] == written
+    old, new = written[99], written[299]
+    log.keep(100, old, b"of 100")
+    log.keep(300, new, b"of 300")  # trims what is before the one of 100
+    log.keep(100, old, b"of 100, by a worker that was slow")
+    assert log.begin() == (b"of 300", new)
+    assert log.exchange("a", b"\x90", old)[0].position == written[100]
     with redis.Redis(port=redis_server.port) as client:
-        first = client.xrange(f"slotproxy:{{kept}}:log:{FORMAT}", count=1)
-    assert first[0][0].decode() <= old.position
+        client.xtrim(f"slotproxy:{{kept}}:log:{FORMAT}", minid="{}-{}".format(*new), approximate=False)
+    with pytest.raises(LogError, match="missed entries"):
+        log.exchange("a", b"\x90", old)
+    with pytest.raises(LogError, match="missed entries"):
+        log.read(old)
     log.close()
 
 
@@ -308,12 +311,12 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
     reads.set()
 
     class Slow(RedisLog):
-        def read(self, position: str) -> Sequence[LogEntry]:
+        def read(self, position: Position) -> Sequence[LogEntry]:
             found = super().read(position)
             reads.wait()  # behind it, so that a read that begins late shows nothing new either
             return found
 
-        def exchange(self, member: str, ops: bytes, position: str) -> Sequence[LogEntry]:
+        def exchange(self, member: str, ops: bytes, position: Position) -> Sequence[LogEntry]:
             found = super().exchange(member, ops, position)
             reads.wait()
             return found

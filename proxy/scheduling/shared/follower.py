@@ -20,7 +20,7 @@ import msgspec
 
 from ...runtime.locks import native_rlock
 from . import ops, snapshot
-from .log import EVERY, LogEntry, LogError, RedisLog
+from .log import EVERY, LogEntry, LogError, Position, RedisLog
 from .ops import Op
 from .replica import OpResult, Replica, ReplicaMember, SharedRules
 
@@ -72,7 +72,7 @@ class Follower:
         self._outbox: list[Op] = []
         self._beating = False
         self._mine: ReplicaMember | None = None  # as of this worker's last entry
-        self._position = "0"  # of the last entry applied
+        self._position: Position = 0, 0  # of the last entry applied
         self._read_at = 0.0  # when the writer last read
         self._posted = threading.Event()
         self._hurried = threading.Event()  # some of it has a result that a request waits for
@@ -200,7 +200,7 @@ class Follower:
         except ValueError as error:
             raise LogError(f"{error} in Redis: delete the log and its snapshot") from None
         mark = self._log.append(self._me, ops.encode([ops.Heartbeat()]))
-        while _order(position) < _order(mark):
+        while position < mark:
             for entry in self._log.read(position):
                 _apply(replica, entry)
                 position = entry.position
@@ -221,7 +221,7 @@ class Follower:
             with self.lock:
                 if replica is not self.replica:
                     return  # this worker has joined again meanwhile
-                if entry.number <= replica.entries:
+                if entry.position <= self._position:
                     continue  # the other thread has read it, too
                 results = _apply(replica, entry)
                 self._applied, self._position = self._clock(), entry.position
@@ -234,13 +234,13 @@ class Follower:
                 for result in results:
                     if result.member == self._me:
                         self._listener.on_result(result)
-                data = b""
-                if replica.entries % EVERY == 0 and entry.member == self._me:
+                number, data = replica.entries, b""
+                if number % EVERY == 0 and entry.member == self._me:
                     data = snapshot.dump(replica)
             if is_forgotten:
                 log.warning("state: the other workers considered this worker dead")
             if data:
-                self._log.keep(entry, data)
+                self._log.keep(number, entry.position, data)
 
     def _is_forgotten(self) -> bool:
         """Whether the other workers have dropped this one since its last entry: then the newest
@@ -250,17 +250,9 @@ class Follower:
 
 
 def _apply(replica: Replica, entry: LogEntry) -> list[OpResult]:
-    """Raises LogError if entries before this one are missing: this worker has to join again."""
-    if entry.number != replica.entries + 1:
-        raise LogError("this worker missed entries of the log, as after a long pause")
     try:
         written = ops.decode(entry.ops)
     except (ValueError, RecursionError):
         log.error("state: invalid log entry from %s", entry.member[:40])
         written = []
     return replica.apply(entry.time, entry.member, written)
-
-
-def _order(position: str) -> tuple[int, int]:
-    time, _, number = position.partition("-")
-    return int(time), int(number or 0)

@@ -1,9 +1,9 @@
 """The log: a stream in Redis or Valkey, with a snapshot of the state after its entries.
 
-The server's stream ids order the entries and are the clock. Entries are numbered without gaps, so
-that a reader notices missing ones. Every `EVERY` entries, the worker that wrote the last of them
-writes a snapshot, and the stream is trimmed before the previous snapshot, so that slow readers
-still find their entries. A slower reader, such as one on a machine that was suspended, does not.
+The server's stream ids order the entries and are the clock. Every `EVERY` entries, the worker that
+wrote the last of them writes a snapshot, and the stream is trimmed before the previous snapshot, so
+that slow readers still find their entries. A slower reader, such as one on a machine that was
+suspended, does not; it notices, because each reply to it begins with the last entry it had.
 """
 
 from __future__ import annotations
@@ -20,19 +20,12 @@ BATCH = 64  # entries read per batch, at most, so that other threads may run in 
 BLOCK = 500  # milliseconds a read waits for new entries
 RULES_LAST = 30  # seconds that the rules outlive the last worker using them
 
-# Whoever begins an empty log writes the entry of number 1. Returns {its first entry}.
+# Whoever begins an empty log writes an entry without operations. Returns {its first entry}.
 BEGIN = """
 if redis.call('XLEN', KEYS[1]) == 0 then
-  redis.call('XADD', KEYS[1], '*', 'number', 1, 'begin', '')
+  redis.call('XADD', KEYS[1], '*', 'begin', '')
 end
 return redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-"""
-# ARGV: member, ops. Returns the position of the new entry, false if there is no log.
-APPEND = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if not last then return false end
-return redis.call(
-  'XADD', KEYS[1], '*', 'number', last[2][2] + 1, 'member', ARGV[1], 'ops', ARGV[2])
 """
 # KEYS: snapshot, log. ARGV: the number and position of an entry, and the state after it. A worker
 # that was slow must not replace a newer snapshot: the entries after its own may be trimmed.
@@ -49,12 +42,13 @@ class LogError(Exception):
     """The log is unavailable. The message is logged and shown to clients; it has no secrets."""
 
 
-class LogEntry(NamedTuple):
-    """`number` counts all entries from 1, `time` is in seconds of the Redis server; `ops` is the
-    output of `ops.encode`."""
+Position = tuple[int, int]  # an id of the stream
 
-    number: int
-    position: str
+
+class LogEntry(NamedTuple):
+    """`time` is in seconds of the Redis server; `ops` is the output of `ops.encode`."""
+
+    position: Position
     time: float
     member: str
     ops: bytes
@@ -103,38 +97,40 @@ class RedisLog:
         if current != rules:
             raise LogError("other gateways on this Redis use different settings or another version")
 
-    def begin(self) -> tuple[bytes, str]:
+    def begin(self) -> tuple[bytes, Position]:
         """The snapshot (b"" for none), and the position after which to read."""
         with self._reach():
             position, data = self._redis.hmget(self._snapshot, "position", "data")
             if data is not None:
-                return data, position.decode()
-            ((_, fields),) = self._begin([self._log])
+                return data, _position(position)
+            ((begin, fields),) = self._begin([self._log])
         if b"begin" not in fields:
             raise LogError(f"the snapshot of the log {self._log} is missing: delete the log")
-        return b"", "0"
+        return b"", _position(begin)
 
-    def append(self, member: str, ops: bytes) -> str:
+    def append(self, member: str, ops: bytes) -> Position:
         """Write an entry. Returns its position."""
         (position,) = self._ask(self._append(member, ops))
         return _position(position)
 
-    def exchange(self, member: str, ops: bytes, position: str) -> Sequence[LogEntry]:
+    def exchange(self, member: str, ops: bytes, position: Position) -> Sequence[LogEntry]:
         """Write an entry. Returns the entries after a position, in one round trip."""
-        mark, streams = self._ask(self._append(member, ops), self._read(position))
+        mark, rows = self._ask(self._append(member, ops), self._read(position))
         _position(mark)
-        return _entries(streams)
+        return _entries(rows, position)
 
-    def read(self, position: str) -> Sequence[LogEntry]:
+    def read(self, position: Position) -> Sequence[LogEntry]:
         """The entries after a position. Waits for a moment; empty if there are none."""
-        (streams,) = self._ask(self._read(position, "BLOCK", BLOCK))
-        return _entries(streams)
+        last = "{}-{}".format(*position)
+        news = "XREAD", "COUNT", 1, "BLOCK", BLOCK, "STREAMS", self._log, last
+        _, rows = self._ask(news, self._read(position))
+        return _entries(rows, position)
 
     def _append(self, member: str, ops: bytes) -> tuple[Any, ...]:
-        return "EVAL", APPEND, 1, self._log, member, ops
+        return "XADD", self._log, "NOMKSTREAM", "*", "member", member, "ops", ops
 
-    def _read(self, position: str, *options: Any) -> tuple[Any, ...]:
-        return "XREAD", "COUNT", BATCH, *options, "STREAMS", self._log, position
+    def _read(self, position: Position) -> tuple[Any, ...]:
+        return "XRANGE", self._log, "{}-{}".format(*position), "+", "COUNT", 1 + BATCH
 
     def _ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies to commands sent at once, without what redis-py does around each of them."""
@@ -151,11 +147,10 @@ class RedisLog:
             finally:
                 self._idle.append(connection)
 
-    def keep(self, entry: LogEntry, data: bytes) -> None:
-        """Store a snapshot of the state after all entries up to this one, unless there is a newer
-        one."""
+    def keep(self, number: int, position: Position, data: bytes) -> None:
+        """Store a snapshot of the state after so many entries, unless there is a newer one."""
         with self._reach():
-            values = [entry.number, entry.position, data]
+            values = [number, "{}-{}".format(*position), data]
             self._keep([self._snapshot, self._log], values)
 
     def close(self) -> None:
@@ -164,21 +159,23 @@ class RedisLog:
         self._redis.close()
 
 
-def _position(reply: bytes | None) -> str:
+def _position(reply: bytes | None) -> Position:
     if reply is None:
         raise LogError("the log in Redis was deleted")
-    return reply.decode()
+    time, _, number = reply.partition(b"-")
+    return int(time), int(number)
 
 
-def _entries(streams: Any) -> list[LogEntry]:
-    """The entries in the reply to XREAD."""
+def _entries(rows: Any, after: Position) -> list[LogEntry]:
+    """The entries in the reply to XRANGE, which begins with the one at the position. Without it,
+    entries after it may be missing too, so this worker has to join again."""
+    if not rows or _position(rows[0][0]) != after:
+        raise LogError("this worker missed entries of the log, as after a long pause")
     entries = []
-    for _, rows in streams or ():
-        for key, values in rows:
-            at = key.decode()
-            fields = dict(zip(values[::2], values[1::2], strict=True))
-            member = fields.get(b"member", b"").decode("utf-8", "replace")
-            time = int(at.split("-")[0]) / 1000
-            number = int(fields.get(b"number", 0))
-            entries.append(LogEntry(number, at, time, member, fields.get(b"ops", b"\x90")))
+    for key, values in rows[1:]:
+        position = _position(key)
+        fields = dict(zip(values[::2], values[1::2], strict=True))
+        member = fields.get(b"member", b"").decode("utf-8", "replace")
+        ops = fields.get(b"ops", b"\x90")
+        entries.append(LogEntry(position, position[0] / 1000, member, ops))
     return entries

@@ -21,7 +21,7 @@ from ..state import BackendFacts, SlotRequest, SlotStep
 
 log = logging.getLogger("slotproxy.scheduling")
 
-FORMAT = 21  # of entries and snapshots; other formats are never read
+FORMAT = 22  # of entries and snapshots; other formats are never read
 
 
 class Op(Struct, frozen=True, array_like=True):
@@ -55,15 +55,11 @@ class FirstToken(Op, frozen=True, tag=3):
     number: int  # of the slot it came from
 
 
-class LastToken(Op, frozen=True, tag=4):
+class RequestSteps(Op, frozen=True, tag=4):
     id: int
 
 
-class RequestSteps(Op, frozen=True, tag=5):
-    id: int
-
-
-class StepDone(Op, frozen=True, tag=6):
+class StepDone(Op, frozen=True, tag=5):
     id: int
     step: SlotStep
     tokens: int
@@ -71,12 +67,12 @@ class StepDone(Op, frozen=True, tag=6):
     seconds: float
 
 
-class Release(Op, frozen=True, tag=7):
+class Release(Op, frozen=True, tag=6):
     id: int
     outcome: Outcome
 
 
-class BackendFound(Op, frozen=True, tag=8):
+class BackendFound(Op, frozen=True, tag=7):
     """The writer's own view of a backend. `anew`: nothing known of its slots can be trusted;
     `replaces`: to the writer it is a different server under an old name."""
 
@@ -87,7 +83,7 @@ class BackendFound(Op, frozen=True, tag=8):
     replaces: bool = False
 
 
-class BackendHealth(Op, frozen=True, tag=9):
+class BackendHealth(Op, frozen=True, tag=8):
     """The writer finds a backend up or down. `load_delay` as in `LocalScheduler.mark`."""
 
     name: str
@@ -95,15 +91,15 @@ class BackendHealth(Op, frozen=True, tag=9):
     load_delay: float = 0.0
 
 
-class Drain(Op, frozen=True, tag=10):
+class Drain(Op, frozen=True, tag=9):
     name: str
 
 
-class Heartbeat(Op, frozen=True, tag=11):
+class Heartbeat(Op, frozen=True, tag=10):
     """The writer is alive. Also advances the log's time."""
 
 
-class MemberLeft(Op, frozen=True, tag=12):
+class MemberLeft(Op, frozen=True, tag=11):
     """The writer leaves."""
 
 

@@ -89,8 +89,6 @@ class Replica:
     def apply(self, now: float, name: str, written: Sequence[Op]) -> list[OpResult]:
         """Apply one entry of member `name`. Returns the results for all members."""
         self.entries += 1
-        if not name:
-            return []  # the marker at the beginning of the log
         if now - self.now > LEASE:
             for member in self.members.values():
                 member.last = now
@@ -125,8 +123,6 @@ class Replica:
             case ops.FirstToken() if lease is not None:
                 lease.on_first_token(op.number)
                 results.append(OpResult(name, op.id, None))
-            case ops.LastToken() if lease is not None:
-                self.scheduler.on_last_token(lease)
             case ops.RequestSteps() if lease is not None:
                 results.append(OpResult(name, op.id, lease.steps()))
             case ops.StepDone() if lease is not None:

@@ -28,7 +28,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome, Ticket
 from proxy.scheduling.prefix import chain_of
 from proxy.scheduling.shared import SharedScheduler, follower, ops, snapshot
-from proxy.scheduling.shared.log import LogEntry
+from proxy.scheduling.shared.log import LogEntry, Position
 from proxy.scheduling.shared.replica import LEASE
 from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.thorough import share
@@ -51,27 +51,26 @@ class Log:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.entries: list[LogEntry] = []
-        self.kept = (b"", "0-0")
+        self.kept = b"", (0, 0)
         self.awake: list[Worker] = []
         self._delivering = False
 
     def agree(self, rules: bytes) -> None:
         pass
 
-    def begin(self) -> tuple[bytes, str]:
+    def begin(self) -> tuple[bytes, Position]:
         return self.kept
 
-    def append(self, member: str, ops: bytes) -> str:
-        number = len(self.entries) + 1
-        at = f"{number}-0"
-        self.entries.append(LogEntry(number, at, self.clock.now, member, ops))
-        return at
+    def append(self, member: str, ops: bytes) -> Position:
+        position = len(self.entries) + 1, 0
+        self.entries.append(LogEntry(position, self.clock.now, member, ops))
+        return position
 
-    def read(self, position: str) -> list[LogEntry]:
-        return self.entries[int(position.split("-")[0]) :]
+    def read(self, position: Position) -> list[LogEntry]:
+        return self.entries[position[0] :]
 
-    def keep(self, entry: LogEntry, data: bytes) -> None:
-        self.kept = data, entry.position
+    def keep(self, number: int, position: Position, data: bytes) -> None:
+        self.kept = data, position
 
     def close(self) -> None:
         pass
@@ -116,7 +115,7 @@ class Worker:
         return self.follower._me
 
     @property
-    def position(self) -> str:
+    def position(self) -> Position:
         return self.follower._position
 
     def post(self, op: Any) -> None:
@@ -201,8 +200,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def keep(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.awake))
-        entry = self.log.entries[int(worker.position.split("-")[0]) - 1]
-        self.log.keep(entry, snapshot.dump(worker.follower.replica))
+        replica = worker.follower.replica
+        self.log.keep(replica.entries, worker.position, snapshot.dump(replica))
 
     @rule(seconds=st.sampled_from((0.1, 1.0, 2 * LEASE)))
     def pass_time(self, seconds: float) -> None:
@@ -279,7 +278,6 @@ class Machine(RuleBasedStateMachine):
             lease.step_done(step, 10, 100, 0.1)
         if flows:
             lease.on_first_token(lease.slot.id)
-            lease.owner.on_last_token(lease)
         outcome = ended(lease.slot.id, 50, 10)
         lease.release(msgspec.structs.replace(outcome, end=end, calls=calls))
         for mine in (worker.answers, worker.used_while_offline):

@@ -15,7 +15,7 @@ from proxy.runtime.cancel import Cancel
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
-from proxy.scheduling.shared.log import LogEntry
+from proxy.scheduling.shared.log import LogEntry, Position
 from proxy.scheduling.state import BackendFacts, SlotStep
 from tests.unit.scheduling.fakes import ended, slot_request
 
@@ -30,13 +30,12 @@ class Memory:
         self.news = threading.Condition()
         self.gone = False
 
-    def append(self, member: str, ops: bytes) -> str:
+    def append(self, member: str, ops: bytes) -> Position:
         with self.news:
-            number = len(self.entries) + 1
-            at = f"{number}-0"
-            self.entries.append(LogEntry(number, at, time.monotonic(), member, ops))
+            position = len(self.entries) + 1, 0
+            self.entries.append(LogEntry(position, time.monotonic(), member, ops))
             self.news.notify_all()
-            return at
+            return position
 
 
 class FakeLog:
@@ -52,20 +51,20 @@ class FakeLog:
     def agree(self, rules: bytes) -> None:
         self._reach()
 
-    def begin(self) -> tuple[bytes, str]:
+    def begin(self) -> tuple[bytes, Position]:
         self._reach()
-        return b"", "0-0"
+        return b"", (0, 0)
 
-    def append(self, member: str, ops: bytes) -> str:
+    def append(self, member: str, ops: bytes) -> Position:
         self._reach()
         return self._memory.append(member, ops)
 
-    def exchange(self, member: str, ops: bytes, position: str) -> list[LogEntry]:
+    def exchange(self, member: str, ops: bytes, position: Position) -> list[LogEntry]:
         self.append(member, ops)
-        return self._memory.entries[int(position.split("-")[0]) :]
+        return self._memory.entries[position[0] :]
 
-    def read(self, position: str) -> list[LogEntry]:
-        after = int(position.split("-")[0])
+    def read(self, position: Position) -> list[LogEntry]:
+        after = position[0]
         with self._memory.news:
             self._memory.news.wait_for(
                 lambda: self._memory.gone or len(self._memory.entries) > after, 0.2
@@ -73,7 +72,7 @@ class FakeLog:
             self._reach()
             return self._memory.entries[after:]
 
-    def keep(self, entry: LogEntry, data: bytes) -> None:
+    def keep(self, number: int, position: Position, data: bytes) -> None:
         self._reach()
 
     def close(self) -> None:
