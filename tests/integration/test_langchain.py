@@ -30,12 +30,12 @@ SERVERS = {
 # Tests that ask for more than the model knows, of all clients or of one, with the reason.
 _CALL = "the model copies one argument of words it was asked with; it does not work out numbers"
 _FORM = "not bound to a schema, the model writes whatever object comes and meets the budget"
-_LOOP = "the model was not taught to answer from a result it did not expect"
+_CIRCLES = "an argument goes round in circles, and this client cannot ask for a penalty on that"
 BEYOND = {
-    "TestAnthropic.test_agent_loop": _LOOP,
-    "TestOllama.test_agent_loop": _LOOP,
-    "TestAnthropic.test_structured_output_optional_param": "an argument goes round in circles, and "
-    "this client cannot ask for a penalty on that",
+    "TestAnthropic.test_agent_loop": _CIRCLES,
+    "TestOllama.test_agent_loop": "the model was not taught to answer from a result it did not "
+    "expect",
+    "TestAnthropic.test_structured_output_optional_param": _CIRCLES,
     "test_json_mode": _FORM,
     "test_tool_calling": _CALL,
     "test_tool_calling_async": _CALL,
@@ -64,7 +64,9 @@ class Standard(ChatModelIntegrationTests):  # type: ignore[misc]
         name = request.node.originalname
         reason = BEYOND.get(name) or BEYOND.get(f"{type(self).__name__}.{name}")
         if reason is not None:
-            request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+            # What the model wrote may be wrong; an error of the gateway is none of these two.
+            wrong = (AssertionError, ValueError)
+            request.applymarker(pytest.mark.xfail(reason=reason, raises=wrong, strict=False))
 
     address = ""
     fields: ClassVar[dict[str, Any]] = {"temperature": 0}
