@@ -47,8 +47,7 @@ def in_the_log(slots: int, conversations: int) -> dict[str, float]:
         came = ops.encode([ops.enqueue(number, request, False)])
         outcome = Outcome(end="whole", slot=-1, prompt=150, cached=0, completion=60, evaluating=0.1)
         ended = [
-            ops.encode([one])
-            for one in (ops.FirstToken(number, -1), ops.Release(number, outcome))
+            ops.encode([one]) for one in (ops.FirstToken(number, -1), ops.Release(number, outcome))
         ]
         now = 1000.0 + number / 100
         began = time.process_time_ns()

@@ -294,7 +294,8 @@ def test_slow_worker_replaces_no_newer_snapshot(redis_server: RedisServer) -> No
     assert log.begin() == (b"of 300", new)
     assert log.exchange("a", b"\x90", old)[0].position == written[100]
     with redis.Redis(port=redis_server.port) as client:
-        client.xtrim(f"slotproxy:{{kept}}:log:{FORMAT}", minid="{}-{}".format(*new), approximate=False)
+        name, oldest = f"slotproxy:{{kept}}:log:{FORMAT}", "{}-{}".format(*new)
+        client.xtrim(name, minid=oldest, approximate=False)
     with pytest.raises(LogError, match="missed entries"):
         log.exchange("a", b"\x90", old)
     with pytest.raises(LogError, match="missed entries"):

@@ -20,7 +20,7 @@ import msgspec
 
 from ...runtime.locks import native_rlock
 from . import ops, snapshot
-from .log import EVERY, LogEntry, LogError, Position, RedisLog
+from .log import BATCH, EVERY, LogEntry, LogError, Position, RedisLog
 from .ops import Op
 from .replica import OpResult, Replica, ReplicaMember, SharedRules
 
@@ -30,7 +30,7 @@ BEAT = 1.5  # seconds between two heartbeats
 REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
 LINGER = 0.001  # seconds in which operations without a result are written together
-PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
+PAUSE = 0.05  # seconds between two reads of entries that others write, if none waits for a slot
 HURRIED = (ops.Enqueue, ops.RequestSteps)
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
@@ -76,6 +76,7 @@ class Follower:
         self._read_at = 0.0  # when the writer last read
         self._posted = threading.Event()
         self._hurried = threading.Event()  # some of it has a result that a request waits for
+        self._urgent = threading.Event()  # the reader does not pause
         self._joined = threading.Event()
         self._closed = threading.Event()
         self._threads = [
@@ -141,6 +142,7 @@ class Follower:
         """Tell the other workers that this one leaves, and stop."""
         self._closed.set()
         self._posted.set()
+        self._urgent.set()
         self._joined.set()
         for thread in self._threads:
             thread.join(timeout=ENDING)
@@ -181,11 +183,9 @@ class Follower:
         while not self._closed.is_set():
             try:
                 self._join()
-                while self.up:
-                    waits = self.member is not None and self.member.tickets
-                    if self._closed.wait(0.0 if waits else PAUSE):
-                        break
-                    if waits or self._clock() - self._read_at > PAUSE:
+                while self.up and not self._closed.is_set():
+                    if self._urgent.wait(PAUSE) or self._clock() - self._read_at > PAUSE:
+                        self._urgent.clear()
                         self._read()
             except Exception as error:
                 self._lose_by(error)
@@ -241,6 +241,9 @@ class Follower:
                 log.warning("state: the other workers considered this worker dead")
             if data:
                 self._log.keep(number, entry.position, data)
+        member = self.member
+        if len(entries) == BATCH or (member is not None and member.tickets):
+            self._urgent.set()
 
     def _is_forgotten(self) -> bool:
         """Whether the other workers have dropped this one since its last entry: then the newest

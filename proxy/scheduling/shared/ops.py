@@ -39,9 +39,10 @@ class Enqueue(Op, frozen=True, tag=1):
 
 def enqueue(number: int, request: SlotRequest, is_retry: bool) -> Enqueue:
     """The session name is the client's own text, so only its digest is written."""
-    session = request.session.encode("utf-8", "replace")
-    digest = blake2b(session, digest_size=12).hexdigest() if session else ""
-    return Enqueue(number, replace(request, session=digest, since=0.0, views=None), is_retry)
+    if request.session:
+        session = request.session.encode("utf-8", "replace")
+        request = replace(request, session=blake2b(session, digest_size=12).hexdigest())
+    return Enqueue(number, request, is_retry)
 
 
 class Leave(Op, frozen=True, tag=2):

@@ -148,7 +148,7 @@ class Replica:
         self, name: str, writer: ReplicaMember, op: ops.Enqueue
     ) -> Lease | Ticket | GatewayError:
         try:
-            request = msgspec.structs.replace(op.request, views=writer.backends)
+            request = msgspec.structs.replace(op.request, views=writer.backends, since=self.now)
             entry = self.scheduler.enter(request, op.is_retry)
         except GatewayError as error:
             return error

@@ -3,7 +3,7 @@
 Every worker applies the log to a replica of its own; the log's order makes the replicas agree. A
 request costs one round trip to Redis before it is placed, and the policy is the same as in a single
 process. Operations that need no result (a first token, a released slot) are written without
-waiting; a last token is not, since the release follows at once.
+waiting.
 
 Without the log, a local scheduler places requests by load: no slot is requested by number, because
 other workers use them too, and each worker uses its part of the slots. When the log is back, the
@@ -199,6 +199,9 @@ class SharedScheduler(BaseScheduler):
         return self._local.leaks(lease, outcome)
 
     # for leases
+
+    def on_last_token(self, lease: Lease) -> None:
+        """Nothing is written: the release follows at once."""
 
     def on_first_token(self, lease: Lease, number: int) -> None:
         self._post(ops.FirstToken(lease.id, number if -1 <= number < MOST_SLOTS else -1))
